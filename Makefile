@@ -1,0 +1,126 @@
+# hesscomp: `make help` lists what this file does.
+#
+# Variables:
+#   PYTHON=python3   the Python (3.11 or later) that makes the environment
+#   VENV=.venv       where the environment is
+#   MPI=wheel        MPICH from PyPI; MPI=system takes the mpiexec in PATH and its library
+#   RANKS="2 3 4"    the numbers of ranks that `make test` runs on
+#   PYTEST_FLAGS=    further options for pytest, such as -x or -k NAME
+
+PYTHON = python3
+VENV = .venv
+MPI = wheel
+RANKS = 2 3 4
+PYTEST_FLAGS =
+
+BIN := $(VENV)/bin
+ifeq ($(MPI),system)
+MPIEXEC = mpiexec
+RUN_EXTRA =
+TEST_EXTRA = [test]
+BENCH_EXTRA = [bench]
+else
+MPIEXEC = $(BIN)/mpiexec
+RUN_EXTRA = [mpich]
+TEST_EXTRA = [mpich,test]
+BENCH_EXTRA = [mpich,bench]
+endif
+
+# Stamps: an extra is installed again only when setup.cfg changes or MPI is switched.
+RUN := $(VENV)/.stamp-run-$(MPI)
+TEST := $(VENV)/.stamp-test-$(MPI)
+BENCH := $(VENV)/.stamp-bench-$(MPI)
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --editable
+
+# Open MPI refuses more ranks than cores unless told otherwise; MPICH ignores both.
+export OMPI_MCA_rmaps_base_oversubscribe = 1
+export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint bench clean
+.DELETE_ON_ERROR:
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(RUN)  ## make .venv and install hesscomp in it (editable)
+
+demo: $(RUN)  ## Newton on the Adult data on 2 ranks; results and plots in out/
+	@mkdir -p out
+	$(MPIEXEC) -n 2 $(BIN)/hesscomp newton --data adult --solver pcg --rank 40 \
+		--factor-out out/adult-factor.h5 --report out/adult-report.json \
+		--plot out/adult-convergence.png
+	$(BIN)/hesscomp plot out/adult-factor.h5 --out out/adult-spectrum.png
+	$(BIN)/hesscomp inspect out/adult-factor.h5
+	@ls out/adult-factor.h5 out/adult-report.json out/adult-convergence.png \
+		out/adult-spectrum.png >/dev/null
+	@echo
+	@echo "out/adult-factor.h5        the Hessian at the optimum as a certified rank-40 factor (HDF5)"
+	@echo "out/adult-report.json      the result, every iteration and what it cost"
+	@echo "out/adult-convergence.png  objective and gradient norm by iteration"
+	@echo "out/adult-spectrum.png     the factor's eigenvalues"
+
+test: $(TEST)  ## all tests but the slow ones: serial, then on each of RANKS
+	$(call run_tests,not slow)
+
+test-slow: $(TEST)  ## the slow tests: serial, then on each of RANKS
+	$(call run_tests,slow)
+
+# The first run that fails ends the target, so the last line of pytest is the verdict.
+# 5 is "no test selected": allowed for slow tests, of which some kinds may not exist.
+define run_tests
+	@set -e; \
+	run() { \
+		status=0; "$$@" || status=$$?; \
+		if [ $$status = 5 ] && [ "$(1)" = slow ]; then status=0; fi; \
+		return $$status; \
+	}; \
+	echo "== tests, serial"; \
+	run $(BIN)/python -m pytest -m "$(1)" $(PYTEST_FLAGS); \
+	for ranks in $(RANKS); do \
+		echo "== tests on $$ranks ranks"; \
+		run $(MPIEXEC) -n $$ranks $(BIN)/python -m pytest -p no:cacheprovider tests \
+			-m "ranks and $(1)" $(PYTEST_FLAGS); \
+	done
+endef
+
+lint: $(TEST)  ## style, format, the walls between subpackages, shell scripts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/shellcheck .ci/run jobs/*.sh jobs/*.sbatch
+
+bench: $(BENCH)  ## run the benchmarks in scripts/bench/, one after another (minutes)
+	@set -e; for script in scripts/bench/*.py; do \
+		echo "== $$script"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python "$$script"; \
+	done
+
+clean:  ## remove the environment, results and caches
+	rm -rf $(VENV) out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "hesscomp needs Python 3.11 or later, and $(PYTHON) is" \
+			"$$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make environments; on Debian: apt-get install python3-venv" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): setup.cfg pyproject.toml | $(BIN)/python
+	@echo "Installing hesscomp and what it needs into $(VENV) (some minutes, 2.5 GB)"
+ifeq ($(MPI),system)
+	@command -v mpiexec >/dev/null || { echo "MPI=system, but there is no mpiexec in PATH" >&2; exit 1; }
+	@$(BIN)/python -m pip uninstall --quiet --yes mpich
+endif
+	$(PIP) '.$(RUN_EXTRA)'
+	@rm -f $(VENV)/.stamp-* && touch $@
+
+$(TEST): $(RUN)
+	$(PIP) '.$(TEST_EXTRA)'
+	@touch $@
+
+$(BENCH): $(RUN)
+	$(PIP) '.$(BENCH_EXTRA)'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Plots and reports of factors and runs; loads neither TensorFlow nor MPI."""

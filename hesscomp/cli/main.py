@@ -1,0 +1,81 @@
+"""The `hesscomp` command: subcommands, exit statuses, and errors in one line.
+
+Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged.
+"""
+
+import argparse
+import importlib
+import logging
+import sys
+import time
+
+import hesscomp
+from hesscomp.errors import HesscompError, InputError, OperatorError
+
+STARTED = time.perf_counter()
+
+COMMANDS = {
+    "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
+    "compress": "compress a Hessian to a certified low-rank factor (MPI)",
+    "data": "describe a data set and how it would be sharded (MPI)",
+    "inspect": "show what a factor file holds",
+    "plot": "draw a factor's spectrum or a report's convergence",
+    "solve": "solve with a factor: (F + shift I) X = B",
+}
+PARALLEL = ("newton", "compress", "data")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="hesscomp: %(message)s")
+    arguments = sys.argv[1:] if argv is None else argv
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    parser = _parser(name)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    command = importlib.import_module(f"hesscomp.cli.{name}")
+    if name in PARALLEL:
+        from hesscomp.cli.session import run_on_ranks
+
+        return run_on_ranks(command.run, options, STARTED)
+    try:
+        return command.run(options)
+    except (HesscompError, OSError) as error:
+        return report_error(error)
+
+
+def _parser(name: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hesscomp",
+        description=hesscomp.__doc__,
+        epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "
+        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged.",
+    )
+    parser.add_argument("--version", action="version", version=f"hesscomp {hesscomp.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for command, summary in COMMANDS.items():
+        subparser = commands.add_parser(
+            command,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        if command == name:  # only what is asked for is imported
+            importlib.import_module(f"hesscomp.cli.{command}").add_arguments(subparser)
+    return parser
+
+
+def exit_status(error: BaseException) -> int:
+    """2 for what the user can mend in input or usage, 1 for any other failure."""
+    return 2 if isinstance(error, InputError | OperatorError) else 1
+
+
+def report_error(error: BaseException) -> int:
+    """Say in one line what went wrong; returns the exit status."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    print(f"hesscomp: error: {text}", file=sys.stderr, flush=True)
+    return exit_status(error)

@@ -1,0 +1,162 @@
+"""`hesscomp newton`: distributed Newton for logistic regression."""
+
+import argparse
+import math
+
+from hesscomp.cli.options import (
+    add_data_arguments,
+    add_problem_arguments,
+    add_sketch_arguments,
+    load_problem,
+)
+from hesscomp.cli.session import Session, seconds_since
+from hesscomp.compression import compress
+from hesscomp.errors import InputError
+from hesscomp.factors import save_factor
+from hesscomp.runs.files import check_picture_name
+from hesscomp.runs.report import write_json
+
+HEADER = (
+    f"{'iter':>4} {'objective':>14} {'||gradient||':>15} {'step':>9} {'CG':>4} {'rank':>5} "
+    f"{'error':>10} {'passes':>8} {'words':>12} {'seconds':>8}"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser)
+    solver = parser.add_argument_group("solver")
+    solver.add_argument("--solver", choices=("auto", "pcg", "lowrank", "direct"), default="auto")
+    solver.add_argument("--tol", type=float, default=1e-8, metavar="T", help="stop at ||g||_2 <= T")
+    solver.add_argument("--max-iter", type=int, default=100, metavar="K", help="most Newton steps")
+    solver.add_argument("--step", choices=("line-search", "fixed"), default="line-search")
+    solver.add_argument("--gamma", type=float, default=None, metavar="G", help="the fixed step (1)")
+    solver.add_argument("--rank", type=int, default=40, metavar="K", help="of the low-rank factor")
+    solver.add_argument(
+        "--tail", default="last", metavar="last|zero|FLOAT", help="unresolved spectrum, for lowrank"
+    )
+    add_sketch_arguments(solver)
+    add_problem_arguments(solver)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--factor-out", metavar="F.h5", help="certified factor of the Hessian at the final point"
+    )
+    output.add_argument("--report", metavar="R.json", help="objective, accuracies, history, costs")
+    output.add_argument("--plot", metavar="P.png", help="convergence plot")
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    world = session.world
+    if options.gamma is not None and options.step != "fixed":
+        raise InputError("--gamma goes with --step fixed")
+    if options.plot is not None:
+        check_picture_name(options.plot)
+    session.check_outputs(options.factor_out, options.report, options.plot)
+    with world.ledger.timed("startup"):
+        dataset, problem = load_problem(options, session)
+        from hesscomp.curvature.hessian import HessianOperator
+        from hesscomp.optimizers.newton import NewtonOptions, newton
+
+        settings = NewtonOptions(
+            solver=options.solver,
+            tolerance=options.tol,
+            max_iterations=options.max_iter,
+            step=options.step,
+            gamma=1.0 if options.gamma is None else options.gamma,
+            rank=options.rank,
+            oversample=options.oversample,
+            seed=options.seed,
+            tail=options.tail,
+        )
+        settings.validate()
+    startup = seconds_since(session.started)
+    session.say(
+        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, ridge {problem.ridge:g}; "
+        f"{_count(world.size, 'rank')} of {_count(session.threads, 'thread')}, "
+        f"{problem.dtype} curvature"
+    )
+    with world.ledger.timed("compile"):
+        problem.compile()
+    session.say(HEADER)
+    with world.ledger.timed("newton"):
+        result = newton(problem, options=settings, on_iteration=lambda row: session.say(_line(row)))
+    session.say(
+        f"{'converged' if result.converged else 'not converged'} after "
+        f"{_count(result.iterations, 'step')}: {result.reason}"
+    )
+    if result.choice:
+        session.say(f"solver auto took {result.solver}: {result.choice}")
+    train = problem.accuracy(result.x, dataset.train)
+    test = problem.accuracy(result.x, dataset.test) if dataset.test else math.nan
+    session.say(f"accuracy: train {train:.5f}" + ("" if math.isnan(test) else f", test {test:.5f}"))
+
+    if options.factor_out is not None:
+        with world.ledger.timed("final factor"):
+            factor = compress(
+                HessianOperator(problem, result.x),
+                options.rank,
+                method=options.method,
+                oversample=options.oversample,
+                power=options.power,
+                seed=options.seed,
+            )
+        factor = problem.describe(factor, result.x)
+        session.write("factor", options.factor_out, lambda path: save_factor(factor, path))
+    history = [row.as_dict() for row in result.history]
+    ledger = world.ledger.as_dict()
+    report = {
+        "command": "newton",
+        "data": dataset.name,
+        "rows": dataset.rows,
+        "features": problem.n,
+        "data_fingerprint": dataset.fingerprint,
+        "ridge": problem.ridge,
+        "dtype": problem.dtype,
+        "seed": options.seed,
+        "tolerance": options.tol,
+        "solver": result.solver,
+        "solver_choice": result.choice,
+        "objective": result.objective,
+        "gradient_norm": result.gradient_norm,
+        "iterations": result.iterations,
+        "converged": result.converged,
+        "reason": result.reason,
+        "train_accuracy": train,
+        "test_accuracy": test,
+        "ranks": world.size,
+        "threads_per_rank": session.threads,
+        "seconds": {
+            "startup": startup,
+            "compile": ledger["seconds"]["compile"],
+            "solve": ledger["seconds"]["newton"],
+        },
+        "history": history,
+        "ledger": ledger,
+    }
+    session.write("report", options.report, lambda path: write_json(path, report))
+    if options.plot is not None:
+        from hesscomp.analysis.plots import plot_convergence
+
+        title = (
+            f"{dataset.name}: Newton, {result.solver}, ridge {problem.ridge:g}, "
+            f"{_count(world.size, 'rank')}"
+        )
+        session.write(
+            "convergence plot", options.plot, lambda path: plot_convergence(history, path, title)
+        )
+    return 0 if result.converged else 3
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _line(row) -> str:
+    if row.factor_rank:
+        factor = f"{row.factor_rank:5d} {row.factor_error:10.1e}"
+    else:
+        factor = f"{'-':>5} {'-':>10}"
+    return (
+        f"{row.iteration:4d} {row.objective:14.10f} {row.gradient_norm:15.6e} {row.step:9.3g} "
+        f"{row.cg_iterations:4d} {factor} {row.passes:8d} {row.words_reduced:12d} "
+        f"{row.seconds:8.2f}"
+    )

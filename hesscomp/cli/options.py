@@ -1,0 +1,76 @@
+"""Options that several commands share."""
+
+import argparse
+
+from hesscomp.cli.session import Session, add_thread_argument
+from hesscomp.errors import InputError
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, metavar="adult|FILE", help="data set or file")
+    add_format_arguments(data)
+    data.add_argument(
+        "--features", choices=("raw", "fourier"), default="raw", help="lift the data first"
+    )
+    data.add_argument("--feature-count", type=int, metavar="D", help="number of Fourier features")
+    data.add_argument("--bandwidth", type=float, metavar="S", help="of the Fourier features")
+
+
+def add_format_arguments(parser) -> None:
+    parser.add_argument(
+        "--format", choices=("libsvm", "csv", "hdf5", "npz", "npy"), help="default: by extension"
+    )
+    parser.add_argument(
+        "--label", metavar="NAME", help="label column or data set; default: the last"
+    )
+    parser.add_argument("--test", metavar="FILE", help="test data of the same form")
+
+
+def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ridge", type=float, default=1e-3, metavar="R", help="(R/2) ||x||^2")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float32", help="of curvature products"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    add_thread_argument(parser)
+
+
+def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--method", choices=("auto", "eigh", "nystrom"), default="auto", help="of compression"
+    )
+    parser.add_argument(
+        "--oversample", type=int, default=10, metavar="P", help="sketch columns beyond the rank"
+    )
+    parser.add_argument(
+        "--power", type=int, default=1, metavar="Q", help="further multiplications by H"
+    )
+
+
+def load_problem(options, session: Session):
+    """The data set (lifted if asked) and its logistic regression problem."""
+    from hesscomp.datasets import fourier_features, load_dataset
+
+    fourier = options.features == "fourier"
+    if fourier and (options.feature_count is None or options.bandwidth is None):
+        raise InputError("--features fourier needs --feature-count D and --bandwidth S")
+    if not fourier and (options.feature_count is not None or options.bandwidth is not None):
+        raise InputError("--feature-count and --bandwidth go with --features fourier")
+    dataset = load_dataset(
+        options.data, session.world, format=options.format, label=options.label, test=options.test
+    )
+    if fourier:
+        dataset = fourier_features(
+            dataset,
+            session.world,
+            options.feature_count,
+            options.bandwidth,
+            seed=options.seed,
+            dtype=options.dtype,
+        )
+    session.start_tensorflow()  # after the data: what is wrong with them is said without it
+    from hesscomp.problems.logistic import LogisticRegression
+
+    problem = LogisticRegression(dataset, session.world, ridge=options.ridge, dtype=options.dtype)
+    return dataset, problem

@@ -1,0 +1,103 @@
+"""Commands that run on all ranks: threads, time, and errors that end every rank."""
+
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+
+from threadpoolctl import threadpool_limits
+
+from hesscomp.cli.main import exit_status, report_error
+from hesscomp.errors import HesscompError, InputError
+from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.parallel.world import World
+from hesscomp.runs.files import check_writable
+
+
+@dataclass
+class Session:
+    """What a command needs beside its options: the world, its threads and the clock."""
+
+    world: World
+    threads: int
+    started: float
+    _limits: object = field(repr=False, default=None)
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this rank speaks and writes."""
+        return self.world.rank == 0
+
+    def say(self, text: str = "") -> None:
+        """Print a line on rank 0."""
+        if self.is_root:
+            print(text, flush=True)
+
+    def start_tensorflow(self) -> None:
+        """Import TensorFlow with this session's threads."""
+        from hesscomp.curvature.tensorflow import set_threads
+
+        set_threads(self.threads)
+
+    def check_outputs(self, *paths) -> None:
+        """Refuse outputs that could not be written, before the work is done."""
+        with self.world.phase("checking the output files"):
+            if self.is_root:
+                given = [path for path in paths if path is not None]
+                if len(set(given)) < len(given):
+                    raise InputError("two outputs have the same name; give each its own")
+                for path in given:
+                    check_writable(path)
+
+    def write(self, what: str, path, writer) -> None:
+        """Let rank 0 call ``writer(path)``; all ranks learn if that fails."""
+        if path is None:
+            return
+        with self.world.phase(f"writing {path}"):
+            if self.is_root:
+                writer(path)
+        self.say(f"wrote {what}: {path}")
+
+
+def add_thread_argument(parser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=None,
+        metavar="T",
+        help="threads per rank; by default OMP_NUM_THREADS, else the rank's share of its cores",
+    )
+
+
+def run_on_ranks(command, options, started: float) -> int:
+    """Run ``command(options, session)`` on every rank; returns the exit status.
+
+    Errors that all ranks raise together are printed once. A rank that fails alone prints its
+    error and ends the others.
+    """
+    world = World()
+    try:
+        if options.threads is not None and options.threads < 1:
+            raise InputError(f"--threads must be at least 1, not {options.threads}")
+        threads = threads_per_rank(world, options.threads)
+        limits = threadpool_limits(threads)
+        return command(options, Session(world, threads, started, limits))
+    except HesscompError as error:
+        if world.everyone_is_here():
+            return report_error(error) if world.rank == 0 else exit_status(error)
+        print(f"hesscomp: rank {world.rank} failed alone", file=sys.stderr)
+        report_error(error)
+        world.abort(exit_status(error))
+    except KeyboardInterrupt:
+        world.abort(130)
+    except BaseException:
+        print(
+            f"hesscomp: rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}",
+            file=sys.stderr,
+        )
+        world.abort(1)
+    return 1
+
+
+def seconds_since(started: float) -> float:
+    return time.perf_counter() - started

@@ -1,0 +1,101 @@
+"""An uncut approximation of an operator and the estimates of its error."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.curvature.operator import Operator
+from hesscomp.factors.certificate import Certificate
+from hesscomp.sketching.gaussian import probes
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Fresh Gaussian vectors and what the operator makes of them: how errors are measured.
+
+    `vectors` and `images` are (n, r) arrays.
+    """
+
+    vectors: np.ndarray
+    images: np.ndarray
+
+    @classmethod
+    def draw(cls, operator: Operator, first: int, last: int, seed: int) -> "Probes":
+        """Probes ``first:last`` of this seed; one block product."""
+        vectors = probes(operator.n, first, last, seed)
+        return cls(vectors, operator @ vectors)
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """All l eigenpairs that a sketch of l columns gives, before truncation to a rank.
+
+    Attributes
+    ----------
+    eigenvalues, eigenvectors : (l,) and (n, l) arrays
+        Sorted by absolute value, largest first.
+    range_error : float or None
+        Leave-one-out estimate of ||H - F_l||_F, where the sketch allows it.
+    galerkin : bool
+        Whether F_l = Q (Q^T H Q) Q^T, so that H - F_l and F_l are orthogonal as matrices.
+    estimator : str
+        What made `range_error`: "leave-one-out", or "exact" for an assembled matrix.
+    """
+
+    eigenvalues: np.ndarray
+    eigenvectors: np.ndarray
+    range_error: float | None = None
+    galerkin: bool = False
+    estimator: str = "leave-one-out"
+
+    def certificate(self, rank: int, probes: Probes | None) -> Certificate:
+        """The certificate of the leading `rank` eigenpairs, by probes where there are any.
+
+        The error splits into H - F_l, which is estimated, and F_l - F_k, which is known exactly:
+        its part is added, not sampled, and so has no variance. For a Galerkin approximation the
+        two are orthogonal; otherwise their inner product is sampled too.
+        """
+        known = float(np.sum(self.eigenvalues**2))
+        dropped = float(np.sum(self.eigenvalues[rank:] ** 2))
+        if probes is None:
+            error = self.range_error**2
+            return Certificate(
+                frobenius_error_estimate=float(np.sqrt(error + dropped)),
+                frobenius_norm_estimate=float(np.sqrt(error + known)),
+                estimator=self.estimator,
+            )
+        w = self.eigenvalues
+        coordinates = self.eigenvectors.T @ probes.vectors
+        rest = probes.images - self.eigenvectors @ (w[:, None] * coordinates)
+        error = float(np.mean(np.sum(rest**2, axis=0)))
+        cross_dropped = cross_known = 0.0
+        if not self.galerkin:
+            products = w[:, None] * coordinates * (self.eigenvectors.T @ rest)
+            cross = 2 * products.mean(axis=1)
+            cross_known, cross_dropped = max(cross.sum(), 0.0), max(cross[rank:].sum(), 0.0)
+        residual = rest + self.eigenvectors[:, rank:] @ (w[rank:, None] * coordinates[rank:])
+        largest = float(np.sqrt(np.max(np.sum(residual**2, axis=0))))
+        return Certificate(
+            frobenius_error_estimate=float(np.sqrt(error + cross_dropped + dropped)),
+            frobenius_norm_estimate=float(np.sqrt(error + cross_known + known)),
+            spectral_error_bound=10 * np.sqrt(2 / np.pi) * largest,
+            estimator="probes",
+        )
+
+    def smallest_rank(self, error: float, allowed: float) -> int:
+        """Fewest leading eigenpairs with error^2 + (sum of the dropped squares) <= allowed^2."""
+        tails = np.append(np.cumsum(self.eigenvalues[::-1] ** 2)[::-1], 0.0)
+        enough = error**2 + tails <= allowed**2
+        return int(np.argmax(enough)) if enough.any() else len(self.eigenvalues)
+
+
+def sorted_eigh(T: np.ndarray) -> np.ndarray:
+    """Eigenpairs of a small symmetric matrix by decreasing |w|, stacked: row 0 is w, below it S.
+
+    Signs are canonical: each eigenvector's entry of largest magnitude is positive.
+    """
+    w, S = np.linalg.eigh((T + T.T) / 2)
+    order = np.argsort(-np.abs(w), kind="stable")
+    w, S = w[order], S[:, order]
+    peaks = S[np.argmax(np.abs(S), axis=0), np.arange(len(w))]
+    return np.vstack([w, S * np.where(peaks < 0, -1.0, 1.0)])

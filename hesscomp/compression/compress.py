@@ -1,0 +1,238 @@
+"""The front door: an operator in, a certified factor out."""
+
+import logging
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.eigh import RandomizedEigh
+from hesscomp.compression.nystrom import Nystrom
+from hesscomp.curvature.operator import Operator
+from hesscomp.errors import InputError, NumericalError, OperatorError
+from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.provenance import NAN, Provenance
+
+log = logging.getLogger(__name__)
+
+METHODS = {method.name: method for method in (RandomizedEigh, Nystrom)}
+FIRST_BLOCK = 16  # columns that an adaptive sketch starts with; it then grows by half
+
+
+def compress(
+    operator: Operator,
+    rank: int | None = None,
+    tolerance: float | None = None,
+    *,
+    method: str = "auto",
+    oversample: int = 10,
+    power: int = 1,
+    seed: int = 0,
+    max_rank: int | None = None,
+    tolerance_norm: str = "frobenius",
+    probe_count: int = 8,
+) -> LowRank:
+    """Compress a symmetric operator to a low-rank factor with an error certificate.
+
+    Ask for a `rank` or for a `tolerance`, not both. Collective.
+
+    Parameters
+    ----------
+    operator : Operator
+        Symmetric; whether it is positive semidefinite decides which methods fit.
+    rank : int, optional
+        Eigenpairs wanted; at most n are given.
+    tolerance : float, optional
+        Grow the sketch until ||H - F|| <= tolerance ||H||, both estimated, confirm with fresh
+        probes, and cut to the smallest rank that meets it. Where `max_rank` does not suffice the
+        certificate says ``converged=False``.
+    method : {"auto", "eigh", "nystrom"}
+        "eigh" is Halko, Martinsson and Tropp 4.4 with 5.3; "nystrom" has the stable shift and
+        needs a semidefinite operator. "auto" takes nystrom where that is declared, eigh
+        elsewhere. Where the sketch would be as wide as the matrix (under "auto": would cost as
+        many products) the matrix is assembled instead, and the factor's method is "dense".
+    oversample : int
+        Columns of the sketch beyond `rank`.
+    power : int
+        Further multiplications by H after the first, orthonormalised in between.
+    seed : int
+        Of test matrix and probes; the result does not depend on the number of ranks.
+    max_rank : int, optional
+        Largest rank allowed with `tolerance`; default n.
+    tolerance_norm : {"frobenius", "spectral"}
+    probe_count : int
+        Fresh Gaussian vectors that measure the error (none where leave-one-out does).
+
+    Returns
+    -------
+    LowRank
+        With certificate and the provenance of method and costs.
+
+    Raises
+    ------
+    InputError
+        For arguments out of range.
+    OperatorError
+        For Nystrom on an operator that is not declared positive semidefinite.
+
+    Notes
+    -----
+    For a sketch of l = rank + oversample columns, eigh costs (2 + power) l + probes product
+    columns, nystrom (1 + power) l (+ probes with power steps). Memory 4 n l numbers at most.
+    """
+    _check_request(rank, tolerance, oversample, power, max_rank, probe_count, seed)
+    if tolerance_norm not in ("frobenius", "spectral"):
+        raise InputError(f"tolerance_norm must be frobenius or spectral, not {tolerance_norm}")
+    world = operator.world
+    start, before = time.perf_counter(), replace(world.ledger)
+    kind = _choose(method, operator)
+    if rank is not None:
+        columns = min(operator.n, rank + oversample)
+        if method == "auto" and kind.columns(columns, power, probe_count) >= operator.n:
+            kind = Dense
+        sketch, approximation = _grow(kind(operator, power, seed, probe_count), columns)
+        k = min(rank, operator.n)
+        certificate = approximation.certificate(k, sketch.probes)
+    else:
+        sketch, approximation, k, certificate = _grow_to_tolerance(
+            kind(operator, power, seed, probe_count),
+            tolerance,
+            tolerance_norm,
+            min(max_rank or operator.n, operator.n),
+            oversample,
+        )
+    ledger = world.ledger
+    return LowRank(
+        approximation.eigenvalues[:k].copy(),
+        np.ascontiguousarray(approximation.eigenvectors[:, :k]),
+        certificate,
+        Provenance(
+            operator=type(operator).__name__,
+            method=sketch.name,
+            rank_requested=-1 if rank is None else rank,
+            tolerance_requested=NAN if tolerance is None else tolerance,
+            oversample=oversample,
+            power=power,
+            seed=seed,
+            dtype=operator.dtype.name,
+            ranks=world.size,
+            columns=ledger.columns - before.columns,
+            passes=ledger.passes - before.passes,
+            words_reduced=ledger.words_reduced - before.words_reduced,
+            seconds=time.perf_counter() - start,
+        ),
+    )
+
+
+class Dense:
+    """The matrix itself, where a sketch would be as wide: exact, at n columns."""
+
+    name = "dense"
+    probes = None
+
+    def __init__(self, operator: Operator, *_):
+        self.operator = operator
+        self.size = 0
+
+    def grow(self, columns: int) -> None:
+        self.matrix = self.operator.to_dense()
+        self.size = self.operator.n
+
+    def approximation(self) -> Approximation:
+        w, *S = self.operator.world.on_root(sorted_eigh, self.matrix)
+        return Approximation(w, np.array(S), range_error=0.0, estimator="exact")
+
+
+def _choose(method: str, operator: Operator):
+    if method == "auto":
+        return Nystrom if operator.psd else RandomizedEigh
+    if method not in METHODS:
+        raise InputError(f"method must be auto, {' or '.join(METHODS)}, not {method}")
+    if method == "nystrom" and not operator.psd:
+        raise OperatorError(
+            "Nystrom needs a positive semidefinite operator and this one is not declared so; "
+            "use method eigh"
+        )
+    return METHODS[method]
+
+
+def _grow(sketch, columns: int):
+    """The sketch with `columns` more, and its approximation.
+
+    Where the sketch would fill the space the matrix is assembled instead, and where a Nystrom core
+    turns out negative its sketch becomes the range of an eigendecomposition.
+    """
+    if sketch.size + columns >= sketch.operator.n:
+        sketch = Dense(sketch.operator)
+    sketch.grow(columns)
+    try:
+        return sketch, sketch.approximation()
+    except NumericalError as error:
+        log.warning("%s; continuing with method eigh on the same sketch", error)
+        sketch = RandomizedEigh.on_range(sketch)
+        return sketch, sketch.approximation()
+
+
+def _grow_to_tolerance(sketch, tolerance, norm, max_rank, oversample):
+    """Grow until the tolerance is met: on the sketch's own estimate, then on fresh probes."""
+    operator, world = sketch.operator, sketch.operator.world
+    ceiling = min(operator.n, max_rank + oversample)
+    drawn = sketch.probe_count
+    columns = min(FIRST_BLOCK, ceiling)
+    while True:
+        sketch, approximation = _grow(sketch, columns)
+        if norm == "spectral" and sketch.probes is None and sketch.name != "dense":
+            sketch.probes = Probes.draw(operator, 0, sketch.probe_count, sketch.seed)
+        k, certificate = _cut(approximation, sketch.probes, tolerance, norm, max_rank, world)
+        if sketch.name == "dense":
+            return sketch, approximation, k, certificate
+        if certificate.converged:
+            fresh = Probes.draw(operator, drawn, drawn + sketch.probe_count, sketch.seed)
+            drawn += sketch.probe_count
+            k, certificate = _cut(approximation, fresh, tolerance, norm, max_rank, world)
+        if certificate.converged or sketch.size >= ceiling:
+            return sketch, approximation, k, certificate
+        columns = min(max(sketch.size // 2, 1), ceiling - sketch.size)
+
+
+def _cut(approximation, probes, tolerance, norm, max_rank, world):
+    """Smallest rank that meets the tolerance, else the largest allowed, and its certificate."""
+    full = min(len(approximation.eigenvalues), max_rank)
+    certificate = approximation.certificate(full, probes)
+    if norm == "spectral":
+        largest = abs(approximation.eigenvalues[0])
+        bound = certificate.spectral_error_bound
+        if probes is None:  # assembled: what is dropped is all the error
+            bound = (
+                abs(approximation.eigenvalues[full])
+                if full < len(approximation.eigenvalues)
+                else 0.0
+            )
+        met = world.decide(bound <= tolerance * largest)
+        return full, replace(certificate, spectral_error_bound=float(bound), converged=met)
+    allowed = tolerance * certificate.frobenius_norm_estimate
+    if not world.decide(certificate.frobenius_error_estimate <= allowed):
+        return full, replace(certificate, converged=False)
+    own = approximation.certificate(len(approximation.eigenvalues), probes)
+    k = world.broadcast(approximation.smallest_rank(own.frobenius_error_estimate, allowed))
+    return k, approximation.certificate(k, probes)
+
+
+def _check_request(rank, tolerance, oversample, power, max_rank, probe_count, seed):
+    if (rank is None) == (tolerance is None):
+        raise InputError("ask for a rank or for a tolerance, not both and not neither")
+    if rank is not None and rank < 1:
+        raise InputError(f"rank must be at least 1, not {rank}")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise InputError(f"tolerance must lie between 0 and 1, not {tolerance}")
+    if max_rank is not None and max_rank < 1:
+        raise InputError(f"the largest rank must be at least 1, not {max_rank}")
+    for name, value, least in (
+        ("oversample", oversample, 0),
+        ("power", power, 0),
+        ("probe count", probe_count, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, not {value}")

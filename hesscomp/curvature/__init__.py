@@ -1,0 +1,1 @@
+"""Curvature operators and the block product engines under them."""

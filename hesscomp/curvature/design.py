@@ -1,0 +1,203 @@
+"""Products with a shard's data matrix A: the engine under every generalised linear model.
+
+A generalised linear model's Hessian is A^T diag(d) A, so its block product is two matrix products
+and a scaling. A dense shard is read in row chunks that stay in cache between the two: one sweep
+through memory for a product instead of two, which is what a single column costs.
+"""
+
+import functools
+from types import SimpleNamespace
+
+import numpy as np
+import scipy.sparse
+
+from hesscomp.curvature.tensorflow import share, tf
+
+CHUNK_BYTES = 4 * 2**20  # of A in one chunk: within the last-level cache, few dispatches
+WIDE_ROWS = 2048  # rows in a chunk for wide blocks, which are bound by arithmetic instead
+ALIGNED_ROWS = 64  # chunks begin on cache lines whatever n: TensorFlow then slices without a copy
+
+
+def make_design(X: np.ndarray | scipy.sparse.csr_array, curvature_dtype: str):
+    """The shard's data matrix as TensorFlow products: `DenseDesign` or `SparseDesign`."""
+    kind = SparseDesign if scipy.sparse.issparse(X) else DenseDesign
+    return kind(X, tf.as_dtype(curvature_dtype))
+
+
+class DenseDesign:
+    """A dense (rows, n) shard.
+
+    Float64 products come from the data as they were given (float32 data are widened chunk by
+    chunk); curvature products from a copy in `dtype`, made only where the data have another.
+
+    Methods take and return tensors; `v`, `r` and the weights are float64, blocks are in `dtype`.
+    """
+
+    def __init__(self, X: np.ndarray, dtype: tf.DType):
+        self.rows, self.n = X.shape
+        self.dtype = dtype
+        self._given = share(X)
+        self._curved = self._given if self._given.dtype == dtype else tf.cast(self._given, dtype)
+        self._exact_kernels = _dense_kernels(self._given.dtype.name)
+        self._kernels = _dense_kernels(dtype.name)
+
+    def _chunk(self, row_bytes: int) -> tf.Tensor:
+        rows = CHUNK_BYTES // max(row_bytes, 1) // ALIGNED_ROWS * ALIGNED_ROWS
+        return tf.constant(max(rows, ALIGNED_ROWS), tf.int32)
+
+    def forward(self, v: tf.Tensor) -> tf.Tensor:
+        """A v in float64: (n,) to (rows,)."""
+        return self._exact_kernels.forward(self._given, v, self._chunk(8 * self.n))
+
+    def adjoint(self, r: tf.Tensor) -> tf.Tensor:
+        """A^T r in float64: (rows,) to (n,)."""
+        return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
+
+    def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        """A^T (weights * (A V)): (n, k) to (n, k); 4 rows n k operations, one sweep over A."""
+        wide = V.shape[1] > 8
+        chunk = tf.constant(WIDE_ROWS) if wide else self._chunk(self.dtype.size * self.n)
+        return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), V, chunk)
+
+    def gram(self, weights: tf.Tensor) -> tf.Tensor:
+        """A^T diag(weights) A: (n, n); 2 rows n^2 operations."""
+        return self._kernels.gram(
+            self._curved, tf.cast(weights, self.dtype), tf.constant(WIDE_ROWS)
+        )
+
+    def compile(self) -> None:
+        """Trace and optimise the products on one row, so that no timed product does."""
+        self._exact_kernels.forward(self._given[:1], tf.zeros([self.n], tf.float64), 1)
+        self._exact_kernels.adjoint(
+            self._given[:1], tf.zeros([len(self._given[:1])], tf.float64), 1
+        )
+        row = self._curved[:1]
+        weights = tf.zeros([len(row)], self.dtype)
+        self._kernels.gram_product(row, weights, tf.zeros([self.n, 1], self.dtype), 1)
+        self._kernels.gram(row[:, :1], weights, 1)
+
+
+class SparseDesign:
+    """A sparse (rows, n) shard, kept as CSR of A and of A^T (fast in both directions).
+
+    Same methods as `DenseDesign`. Memory: 4 bytes an index and the value, twice; twice again where
+    curvature products have another type than the data.
+    """
+
+    def __init__(self, X: scipy.sparse.csr_array, dtype: tf.DType):
+        self.rows, self.n = X.shape
+        self.dtype = dtype
+        self._given = _csr_pair(X.astype(np.float64))
+        self._curved = self._given
+        if dtype != tf.float64:
+            self._curved = _csr_pair(X.astype(dtype.as_numpy_dtype))
+
+    def forward(self, v: tf.Tensor) -> tf.Tensor:
+        """A v in float64: (n,) to (rows,)."""
+        return tf.squeeze(_csr_product(self._given[0], v[:, None]), 1)
+
+    def adjoint(self, r: tf.Tensor) -> tf.Tensor:
+        """A^T r in float64: (rows,) to (n,)."""
+        return tf.squeeze(_csr_product(self._given[1], r[:, None]), 1)
+
+    def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        """A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
+        scale = tf.cast(weights, self.dtype)[:, None]
+        return _csr_product(self._curved[1], scale * _csr_product(self._curved[0], V))
+
+    def gram(self, weights: tf.Tensor) -> tf.Tensor:
+        """A^T diag(weights) A: (n, n), by block products with the unit vectors."""
+        panels = [
+            self.gram_product(weights, tf.eye(self.n, dtype=self.dtype)[:, start : start + 256])
+            for start in range(0, self.n, 256)
+        ]
+        return tf.concat(panels, axis=1)
+
+    def compile(self) -> None:
+        """Nothing to trace: the products are single operations."""
+
+
+def _csr_pair(X: scipy.sparse.csr_array):
+    return _csr(X), _csr(X.T.tocsr())
+
+
+def _csr(X: scipy.sparse.csr_array):
+    X.sort_indices()
+    rows = np.repeat(np.arange(X.shape[0], dtype=np.int64), np.diff(X.indptr))
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=np.stack([rows, X.indices], axis=1),
+        values=X.data,
+        dense_shape=np.array(X.shape, dtype=np.int64),
+    )
+
+
+def _csr_product(A, V: tf.Tensor) -> tf.Tensor:
+    return tf.raw_ops.SparseMatrixMatMul(a=A, b=V)
+
+
+def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tensor:
+    """total + the sum of part(start, stop) over the chunks of rows, one after the other."""
+    return tf.while_loop(
+        lambda start, _: start < rows,
+        lambda start, total: (
+            start + chunk,
+            total + part(start, tf.minimum(start + chunk, rows)),
+        ),
+        (0, total),
+        parallel_iterations=1,
+    )[1]
+
+
+@functools.cache
+def _dense_kernels(name: str) -> SimpleNamespace:
+    """Compiled products with a dense matrix of type `name`, traced once for all shapes."""
+    matrix = tf.TensorSpec([None, None], name)
+    weights = tf.TensorSpec([None], name)
+    vector = tf.TensorSpec([None], tf.float64)
+    count = tf.TensorSpec([], tf.int32)
+
+    @tf.function(input_signature=[matrix, vector, count])
+    def forward(A, v, chunk):
+        if A.dtype == tf.float64:
+            return tf.linalg.matvec(A, v)
+        rows = tf.shape(A)[0]
+        pieces = tf.TensorArray(
+            tf.float64, size=(rows + chunk - 1) // chunk, infer_shape=False, element_shape=[None]
+        )
+
+        def step(i, pieces):
+            piece = tf.cast(A[i * chunk : (i + 1) * chunk], tf.float64)
+            return i + 1, pieces.write(i, tf.linalg.matvec(piece, v))
+
+        return tf.while_loop(
+            lambda i, _: i * chunk < rows, step, (0, pieces), parallel_iterations=1
+        )[1].concat()
+
+    @tf.function(input_signature=[matrix, vector, count])
+    def adjoint(A, r, chunk):
+        def part(start, stop):
+            piece = tf.cast(A[start:stop], tf.float64)
+            return tf.linalg.matvec(piece, r[start:stop], transpose_a=True)
+
+        shape = tf.shape(A)
+        return _sweep(shape[0], chunk, tf.zeros(shape[1:], tf.float64), part)
+
+    @tf.function(input_signature=[matrix, weights, matrix, count])
+    def gram_product(A, weights, V, chunk):
+        def part(start, stop):
+            piece = A[start:stop]
+            scaled = weights[start:stop, None] * tf.matmul(piece, V)
+            return tf.matmul(piece, scaled, transpose_a=True)
+
+        return _sweep(tf.shape(A)[0], chunk, tf.zeros_like(V), part)
+
+    @tf.function(input_signature=[matrix, weights, count])
+    def gram(A, weights, chunk):
+        def part(start, stop):
+            piece = A[start:stop]
+            return tf.matmul(piece, weights[start:stop, None] * piece, transpose_a=True)
+
+        shape = tf.shape(A)
+        return _sweep(shape[0], chunk, tf.zeros([shape[1], shape[1]], A.dtype), part)
+
+    return SimpleNamespace(forward=forward, adjoint=adjoint, gram_product=gram_product, gram=gram)

@@ -1,0 +1,73 @@
+"""What a data set is and how it spreads over ranks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+
+from hesscomp.datasets.dataset import Dataset
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """The facts of a data set over all ranks.
+
+    Attributes
+    ----------
+    name, fingerprint : str
+    rows, features, test_rows : int
+    classes : (str, str)
+    counts : (int, int)
+        Training rows of each class.
+    density : float
+        Share of entries that are not zero.
+    storage : {"dense", "sparse"}
+    dtype : str
+    nbytes : int
+        Of all ranks' training rows.
+    shard_rows, shard_bytes : tuple of int
+        What each of the ranks planned for would hold.
+    """
+
+    name: str
+    fingerprint: str
+    rows: int
+    features: int
+    test_rows: int
+    classes: tuple[str, str]
+    counts: tuple[int, int]
+    density: float
+    storage: str
+    dtype: str
+    nbytes: int
+    shard_rows: tuple[int, ...]
+    shard_bytes: tuple[int, ...]
+
+
+def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> DatasetSummary:
+    """Summarise a data set, sharded over `ranks` (by default those of the world). Collective."""
+    shard = dataset.train
+    sparse = scipy.sparse.issparse(shard.X)
+    nonzeros = shard.X.nnz if sparse else np.count_nonzero(shard.X)
+    local = [nonzeros, np.count_nonzero(shard.y > 0), shard.nbytes]
+    nonzeros, positive, nbytes = world.sum(np.array(local, dtype=np.int64)).tolist()
+    planned = ranks or world.size
+    ranges = (row_range(dataset.rows, rank, planned) for rank in range(planned))
+    rows = tuple(stop - start for start, stop in ranges)
+    return DatasetSummary(
+        name=dataset.name,
+        fingerprint=dataset.fingerprint,
+        rows=dataset.rows,
+        features=dataset.features,
+        test_rows=dataset.test.total if dataset.test else 0,
+        classes=dataset.classes,
+        counts=(dataset.rows - positive, positive),
+        density=nonzeros / max(dataset.rows * dataset.features, 1),
+        storage="sparse" if sparse else "dense",
+        dtype=shard.X.dtype.name,
+        nbytes=nbytes,
+        shard_rows=rows,
+        shard_bytes=tuple(round(nbytes * count / dataset.rows) for count in rows),
+    )

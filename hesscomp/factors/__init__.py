@@ -1,0 +1,8 @@
+"""Factors: what a compression leaves in your hands."""
+
+from hesscomp.factors.certificate import Certificate
+from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
+from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.provenance import Provenance
+
+__all__ = ["Certificate", "LowRank", "Provenance", "load_factor", "load_parameters", "save_factor"]

@@ -1,0 +1,1 @@
+"""The MPI world: ranks, reductions, agreement on errors, row ranges, random blocks, threads."""

@@ -1,0 +1,43 @@
+"""Random arrays that every rank can make in part and that do not depend on how many there are.
+
+Philox is a counter-based generator: a key and a counter give the numbers, nothing is stored or
+sent. The key is (seed, stream); the counter's upper words are (row block, column), so each block
+of each column stands alone. Any rows of any columns can be made anywhere, and a matrix that grows
+by columns keeps its earlier ones.
+"""
+
+import numpy as np
+
+BLOCK = 8192  # rows that one (key, counter) pair generates together
+
+# Streams: one number for each use, so that no two uses share numbers.
+SKETCH, PROBE, FEATURE_WEIGHTS, FEATURE_PHASES, POWER_START = range(5)
+
+
+def standard_normal(
+    seed: int, stream: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> np.ndarray:
+    """Rows ``rows[0]:rows[1]``, columns ``columns[0]:columns[1]`` of an unbounded normal matrix.
+
+    Returns a (rows, columns) float64 array, column-contiguous. About 10 ns an entry.
+    """
+    return _fill(seed, stream, rows, columns, np.random.Generator.standard_normal)
+
+
+def uniform(seed: int, stream: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
+    """As `standard_normal`, uniform on [0, 1)."""
+    return _fill(seed, stream, rows, columns, np.random.Generator.random)
+
+
+def _fill(seed, stream, rows, columns, draw) -> np.ndarray:
+    (start, stop), (first, last) = rows, columns
+    out = np.empty((last - first, stop - start))
+    for column in range(first, last):
+        for block in range(start // BLOCK, -(-stop // BLOCK)):
+            bits = np.random.Philox(key=[seed % 2**64, stream], counter=[0, 0, block, column])
+            base = block * BLOCK
+            begin, end = max(start, base), min(stop, base + BLOCK)
+            # A shorter draw is a prefix of a longer one, so rows past `end` need not be made.
+            values = draw(np.random.Generator(bits), end - base)
+            out[column - first, begin - start : end - start] = values[begin - base :]
+    return out.T

@@ -1,0 +1,145 @@
+"""Binary logistic regression over sharded data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.curvature.design import make_design
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.datasets import Dataset, Shard
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+from hesscomp.problems.problem import ParameterBlock, Problem
+
+
+class LogisticRegression(Problem):
+    """E(x) = (1/m) sum_i log(1 + exp(-b_i a_i.x)) + (ridge/2) ||x||^2, labels b_i = +1 or -1.
+
+    Safe for margins of any size. Convex: the Hessian is positive semidefinite.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its `train` shard is used; `test` serves `accuracy` only.
+    world : World
+    ridge : float
+        Non-negative; applies to all n coefficients.
+    dtype : {"float32", "float64"}
+        Precision of curvature products. Loss and gradient are float64 always.
+
+    Notes
+    -----
+    Memory per rank: the shard, once more in `dtype` where the data have another type, and a few
+    vectors of its number of rows.
+    """
+
+    name = "logistic-regression"
+    psd = True
+
+    def __init__(
+        self, dataset: Dataset, world: World, *, ridge: float = 1e-3, dtype: str = "float32"
+    ):
+        if not (np.isfinite(ridge) and ridge >= 0):
+            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
+        if dtype not in ("float32", "float64"):
+            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        self.world, self.ridge, self.dtype = world, float(ridge), dtype
+        self.n, self.rows = dataset.features, dataset.rows
+        self.dataset_name, self.fingerprint = dataset.name, dataset.fingerprint
+        self.blocks = (ParameterBlock("coefficients", (self.n,), 0),)
+        self.design = make_design(dataset.train.X, dtype)
+        self.labels = tf.convert_to_tensor(dataset.train.y)
+
+    def compile(self) -> None:
+        """Trace and optimise everything that runs later; local, no pass over the data."""
+        self.design.compile()
+        one = tf.zeros([1], tf.float64)
+        _loss_and_slopes(one, one)
+        _curvature_weights(one)
+        _losses_along(one, one, one, one)
+
+    def linearize(self, x: np.ndarray) -> "LogisticCurvature":
+        return self.curvature_at(self.margins(x))
+
+    def margins(self, x: np.ndarray) -> tf.Tensor:
+        """a_i.x for this shard's rows; local, one pass."""
+        self.world.ledger.passes += 1
+        return self.design.forward(tf.convert_to_tensor(x, tf.float64))
+
+    def curvature_at(self, margins: tf.Tensor) -> "LogisticCurvature":
+        """The shard's curvature where its margins are known; no pass over the data."""
+        return LogisticCurvature(self.design, _curvature_weights(margins))
+
+    def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.evaluate(x, self.margins(x))
+
+    def evaluate(self, x: np.ndarray, margins: tf.Tensor) -> tuple[float, np.ndarray]:
+        """E(x) and its gradient where the margins are known; one pass, one reduction of n + 1."""
+        self.world.ledger.passes += 1
+        loss, slopes = _loss_and_slopes(margins, self.labels)
+        local = np.append(self.design.adjoint(slopes).numpy(), loss.numpy())
+        total = self.world.sum(local) / self.rows
+        return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
+
+    def losses_along(
+        self, margins: tf.Tensor, direction: tf.Tensor, steps: np.ndarray
+    ) -> np.ndarray:
+        """The mean loss, without ridge, at margins + step * direction for each of the steps.
+
+        No pass over the data and one reduction of len(steps) words, however many steps.
+        """
+        local = _losses_along(
+            margins, direction, self.labels, tf.convert_to_tensor(steps, tf.float64)
+        )
+        return self.world.sum(local.numpy()) / self.rows
+
+    def accuracy(self, x: np.ndarray, shard: Shard) -> float:
+        """Share of the rows of all ranks' `shard` whose label is the sign of a.x; NaN if none.
+
+        A row with a.x = 0 is taken as negative, as scikit-learn does.
+        """
+        hits = 0
+        for first in range(0, len(shard.y), 1024):  # float32 rows are widened, a few at a time
+            rows = slice(first, first + 1024)
+            hits += np.count_nonzero((shard.X[rows] @ x > 0) == (shard.y[rows] > 0))
+        total = self.world.sum(np.array([hits, len(shard.y)], dtype=np.int64))
+        return float(total[0] / total[1]) if total[1] else float("nan")
+
+
+@dataclass(frozen=True)
+class LogisticCurvature:
+    """A shard's sum of sigma(t) sigma(-t) a a^T."""
+
+    design: object
+    weights: tf.Tensor
+
+    def product(self, V: tf.Tensor) -> tf.Tensor:
+        return self.design.gram_product(self.weights, V)
+
+    def dense(self) -> tf.Tensor:
+        return self.design.gram(self.weights)
+
+
+def _softplus(t: tf.Tensor) -> tf.Tensor:
+    """log(1 + exp(t)) to full precision for any t (tf.nn.softplus switches branches early)."""
+    return tf.maximum(t, 0.0) + tf.math.log1p(tf.exp(-tf.abs(t)))
+
+
+VECTOR = tf.TensorSpec([None], tf.float64)
+
+
+@tf.function(input_signature=[VECTOR, VECTOR])
+def _loss_and_slopes(margins, labels):
+    t = labels * margins
+    return tf.reduce_sum(_softplus(-t)), -labels * tf.sigmoid(-t)
+
+
+@tf.function(input_signature=[VECTOR])
+def _curvature_weights(margins):
+    return tf.sigmoid(margins) * tf.sigmoid(-margins)
+
+
+@tf.function(input_signature=[VECTOR, VECTOR, VECTOR, VECTOR])
+def _losses_along(margins, direction, labels, steps):
+    t = labels * (margins + steps[:, None] * direction)
+    return tf.reduce_sum(_softplus(-t), axis=1)

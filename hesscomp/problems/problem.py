@@ -1,0 +1,100 @@
+"""What every problem offers: a global mean loss plus a ridge, over sharded data."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.errors import InputError
+from hesscomp.factors import LowRank
+from hesscomp.parallel.world import World
+
+
+@dataclass(frozen=True)
+class ParameterBlock:
+    """One named piece of the flat parameter vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape))
+
+
+class ShardCurvature(Protocol):
+    """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge."""
+
+    def product(self, V: tf.Tensor) -> tf.Tensor: ...
+
+    def dense(self) -> tf.Tensor: ...
+
+
+class Problem(ABC):
+    """f(x) = (1/m) sum_i l_i(x) + (ridge/2) ||x||^2, m counting the rows of all ranks.
+
+    Attributes
+    ----------
+    name : str
+    n : int
+        Number of parameters.
+    rows : int
+        m, over all ranks.
+    ridge : float
+    dtype : str
+        Precision of curvature products, "float32" or "float64"; all else is float64.
+    psd : bool
+        Whether the Hessian is positive semidefinite everywhere.
+    blocks : tuple of ParameterBlock
+    fingerprint : str
+        Of the training data, independent of the number of ranks.
+    """
+
+    name: str
+    n: int
+    rows: int
+    ridge: float
+    dtype: str
+    psd: bool
+    blocks: tuple[ParameterBlock, ...]
+    dataset_name: str
+    fingerprint: str
+    world: World
+
+    @abstractmethod
+    def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """f(x) and its (n,) gradient, in float64; collective."""
+
+    @abstractmethod
+    def linearize(self, x: np.ndarray) -> ShardCurvature:
+        """This shard's curvature at x; local."""
+
+    def describe(self, factor: LowRank, x: np.ndarray) -> LowRank:
+        """`factor`, told which problem it belongs to and at which point it was made."""
+        provenance = replace(
+            factor.provenance,
+            problem=self.name,
+            dataset=self.dataset_name,
+            data_fingerprint=self.fingerprint,
+            rows=self.rows,
+            ridge=self.ridge,
+        )
+        blocks = tuple((block.name, block.shape, block.offset) for block in self.blocks)
+        return replace(factor, provenance=provenance, parameters=x, blocks=blocks)
+
+    def check_point(self, x) -> np.ndarray:
+        """x as a finite float64 (n,) array, or InputError."""
+        x = np.asarray(x, dtype=np.float64)
+        if x.shape != (self.n,):
+            raise InputError(
+                f"the point has shape {x.shape}, but {self.name} on {self.dataset_name} has "
+                f"{self.n} parameters"
+            )
+        if not np.isfinite(x).all():
+            raise InputError(
+                f"the point has {np.count_nonzero(~np.isfinite(x))} entries that are not finite"
+            )
+        return x

@@ -1,0 +1,1 @@
+"""What one run needs around the numerics: cost ledger, atomic files, progress."""

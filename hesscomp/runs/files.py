@@ -1,0 +1,65 @@
+"""Files that are whole or absent, and output paths that are refused before the work, not after."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hesscomp.errors import InputError
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename it to `path` once the block succeeds.
+
+    The data are flushed to disk before the rename. If the block raises, the temporary file is
+    removed and an earlier file at `path` is left as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename in it survives a crash."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def check_picture_name(path: str | os.PathLike) -> None:
+    """Raise InputError unless `path` ends in a kind of picture that can be written."""
+    if Path(path).suffix.lower() not in PICTURES:
+        raise InputError(f"{path}: pictures end in {', '.join(PICTURES)}; name one of these")
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise InputError unless a file can be written at `path`.
+
+    Tries by making and removing a file beside it, since permission bits alone do not tell
+    (read-only mounts, quotas, root).
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file to write")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); "
+            "name a folder that exists and is writable"
+        ) from error

@@ -1,0 +1,65 @@
+"""What a run costs: columns, passes over the data, reductions, words and seconds."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Ledger:
+    """Running totals of one world's work.
+
+    Attributes
+    ----------
+    columns : int
+        Columns multiplied by a curvature operator.
+    passes : int
+        Sweeps over all rows of the data, of whatever kind: one block product of any width is
+        one pass, and so is one product with the data matrix or with its transpose.
+    reductions, words_reduced : int
+        Reductions over the ranks, and array elements handed to them (each counted once,
+        whatever its type), agreements on errors included.
+    seconds : dict of str to float
+        Wall time of this rank by phase. Phases may nest; a phase's time includes what runs in it.
+    listener : callable, optional
+        Called as ``listener(ledger)`` after every block product: where progress is shown from.
+    """
+
+    columns: int = 0
+    passes: int = 0
+    reductions: int = 0
+    words_reduced: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    listener: Callable[["Ledger"], None] | None = field(default=None, repr=False, compare=False)
+
+    def product(self, columns: int, passes: int = 1) -> None:
+        """Count one block product of `columns` columns."""
+        self.columns += columns
+        self.passes += passes
+        if self.listener is not None:
+            self.listener(self)
+
+    def reduced(self, words: int) -> None:
+        """Count one reduction of `words` array elements."""
+        self.reductions += 1
+        self.words_reduced += words
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time spent in the block to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def as_dict(self) -> dict:
+        """The totals as plain numbers, for reports."""
+        return {
+            "columns": self.columns,
+            "passes": self.passes,
+            "reductions": self.reductions,
+            "words_reduced": self.words_reduced,
+            "seconds": dict(self.seconds),
+        }

@@ -1,0 +1,1 @@
+"""Test matrices, range finders and orthonormalisation."""

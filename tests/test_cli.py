@@ -1,0 +1,199 @@
+"""The command line as users call it: results, files, exit statuses, one-line errors."""
+
+import json
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from hesscomp.cli.main import main
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_csv(path, rows=60, n=4, seed=0, bad=None):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((rows, n))
+    y = (X[:, 0] + 0.5 * rng.standard_normal(rows) > 0).astype(int)
+    lines = [",".join(f"f{j}" for j in range(n)) + ",label"]
+    lines += [
+        ",".join(f"{value:.6f}" for value in row) + f",{label}"
+        for row, label in zip(X, y, strict=True)
+    ]
+    if bad is not None:
+        lines[bad[0]] = bad[1]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_newton_on_two_ranks_end_to_end(run_ranks, in_tmp):
+    done = run_ranks(
+        2,
+        ["newton", "--data", "adult", "--solver", "pcg", "--dtype", "float64", "--tol", "1e-9",
+         "--factor-out", "f.h5", "--report", "r.json", "--plot", "p.png"],
+        cwd=in_tmp,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report = json.loads((in_tmp / "r.json").read_text())
+    assert abs(report["objective"] - 0.326523399290756) <= 1e-12
+    assert report["gradient_norm"] <= 1e-9 and report["converged"] is True
+    assert report["iterations"] <= 8 and report["ranks"] == 2
+    assert round(report["train_accuracy"], 5) == 0.85212
+    assert round(report["test_accuracy"], 5) == 0.85302
+    assert {"startup", "compile", "solve"} <= report["seconds"].keys()
+    assert report["history"][0]["iteration"] == 0
+    assert set(report["history"][-1]) == {
+        "iteration", "objective", "gradient_norm", "step", "cg_iterations", "factor_rank",
+        "factor_error", "passes", "words_reduced", "seconds",
+    }  # fmt: skip
+    assert {"columns", "passes", "reductions", "words_reduced", "seconds"} <= report[
+        "ledger"
+    ].keys()
+    assert (in_tmp / "p.png").read_bytes().startswith(b"\x89PNG")
+    reader = (  # a laptop without hesscomp
+        "import h5py, numpy, sys; f = h5py.File('f.h5');"
+        "U, w = f['eigenvectors'][:], f['eigenvalues'][:];"
+        "departure = abs(U.T @ U - numpy.eye(len(w))).max();"
+        "print(f.attrs['format'], U.shape, departure < 1e-12);"
+        "assert 'hesscomp' not in sys.modules"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", reader], cwd=in_tmp, capture_output=True, text=True
+    )
+    assert shown.stdout.split("\n")[0] == "hesscomp-factor (109, 40) True"
+    table = done.stdout
+    assert "converged after" in table and "||gradient||" in table and "wrote factor: f.h5" in table
+    assert main(["inspect", "f.h5"]) == 0
+    assert (
+        main(["plot", "f.h5", "--out", "s.png"]) == 0
+        and main(["plot", "r.json", "--out", "c.svg"]) == 0
+    )
+    np.save("g.npy", np.ones(109))
+    assert main(["solve", "f.h5", "--rhs", "g.npy", "--shift", "1e-3", "--out", "d.npy"]) == 0
+    with h5py.File("f.h5") as file:
+        U, w = file["eigenvectors"][:], file["eigenvalues"][:]
+        assert file["provenance"].attrs["ranks"] == 2 and file["provenance"].attrs["ridge"] == 1e-3
+    matrix = (U * (w - w[-1])) @ U.T + (w[-1] + 1e-3) * np.eye(109)
+    np.testing.assert_allclose(np.load("d.npy"), np.linalg.solve(matrix, np.ones(109)), rtol=1e-8)
+
+
+def test_compress_and_use_the_point_of_another_factor(run_ranks, in_tmp):
+    write_csv(in_tmp / "d.csv", rows=7)
+    done = run_ranks(4, ["compress", "--data", "d.csv", "--rank", "2", "--out", "a.h5"], cwd=in_tmp)
+    assert done.returncode == 0, done.stderr
+    done = run_ranks(
+        1,
+        ["compress", "--data", "d.csv", "--tolerance", "0.5", "--at", "a.h5", "--out", "b.h5",
+         "--report", "b.json"],
+        cwd=in_tmp,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((in_tmp / "b.json").read_text())["certificate"]["converged"] is True
+
+
+def test_a_missed_tolerance_is_written_and_exits_with_3(run_ranks, in_tmp):
+    done = run_ranks(
+        2,
+        ["compress", "--data", "adult", "--tolerance", "1e-6", "--max-rank", "5", "--out", "f.h5"],
+        cwd=in_tmp,
+    )
+    assert done.returncode == 3
+    with h5py.File(in_tmp / "f.h5") as file:
+        assert not file["certificate"].attrs["converged"] and file.attrs["rank"] == 5
+
+
+BAD_CALLS = {
+    "missing file": (["newton", "--data", "none.csv"], "none.csv"),
+    "nan": (["newton", "--data", "nan.csv"], "row 7"),
+    "columns": (["newton", "--data", "columns.csv"], "row 50"),
+    "label": (["newton", "--data", "label.csv"], "row 3"),
+    "output folder": (
+        ["newton", "--data", "good.csv", "--report", "no/such/r.json"],
+        "no/such/r.json",
+    ),
+    "picture": (["newton", "--data", "good.csv", "--plot", "p.xyz"], ".png"),
+    "point": (
+        ["compress", "--data", "good.csv", "--at", "short.npy", "--out", "o.h5"],
+        "parameters",
+    ),
+    "ridge": (["newton", "--data", "good.csv", "--ridge", "-1"], "ridge"),
+    "features": (["newton", "--data", "good.csv", "--features", "fourier"], "--feature-count"),
+    "gamma": (["newton", "--data", "good.csv", "--gamma", "0.5"], "--step fixed"),
+    "threads": (["newton", "--data", "good.csv", "--threads", "0"], "--threads"),
+    "same output": (
+        ["newton", "--data", "good.csv", "--report", "r", "--factor-out", "r"],
+        "same name",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_bad_input_ends_all_ranks_with_one_line(case, run_ranks, in_tmp):
+    arguments, words = BAD_CALLS[case]
+    write_csv(in_tmp / "good.csv")
+    write_csv(in_tmp / "nan.csv", bad=(7, "1,2,nan,4,1"))
+    write_csv(in_tmp / "columns.csv", bad=(50, "1,2,1"))
+    write_csv(in_tmp / "label.csv", bad=(3, "1,2,3,4,maybe"))
+    np.save(in_tmp / "short.npy", np.zeros(3))
+    before = sorted(path.name for path in in_tmp.iterdir())
+    done = run_ranks(3, arguments, cwd=in_tmp, timeout=120)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("hesscomp: error: ") and words in lines[0]
+    assert sorted(path.name for path in in_tmp.iterdir()) == before
+
+
+def test_serial_commands_refuse_bad_files_in_one_line(in_tmp, capsys):
+    (in_tmp / "bad.h5").write_bytes(b"\x89HDF\r\n\x1a\nnonsense")
+    (in_tmp / "bad.json").write_text("{")
+    np.save("g.npy", np.ones(3))
+    for arguments in (
+        ["inspect", "none.h5"], ["inspect", "bad.h5"], ["plot", "bad.json", "--out", "p.png"],
+        ["plot", "bad.h5", "--out", "p.txt"], ["plot", "bad.h5", "--out", "no/p.png"],
+        ["solve", "bad.h5", "--rhs", "g.npy", "--shift", "1", "--out", "d.npy"],
+    ):  # fmt: skip
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("hesscomp: error: ") and error.count("\n") == 1
+
+
+def test_help_and_usage(capsys):
+    for arguments in (["--help"], ["newton", "--help"], ["compress", "--help"], ["--version"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+    assert main([]) == 2
+    for arguments in (
+        ["nonsense"],
+        ["newton"],
+        ["compress", "--data", "x", "--rank", "1", "--tolerance", "1"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 2
+    capsys.readouterr()
+
+
+def test_a_killed_rank_ends_the_others_and_leaves_no_file(run_command, mpiexec, in_tmp):
+    script = (
+        "import os, sys; from hesscomp.cli import main as m\n"
+        "from hesscomp.parallel.world import World\n"
+        "import hesscomp.optimizers.newton as n\n"
+        "w = World(); inner = n.conjugate_gradients\n"
+        "def dies(*a, **k):\n"
+        "    if w.rank == 1: os.kill(os.getpid(), 9)\n"
+        "    return inner(*a, **k)\n"
+        "n.conjugate_gradients = dies\n"
+        "a = ['newton', '--data', 'adult', '--solver', 'pcg', '--factor-out', 'f.h5']\n"
+        "sys.exit(m.main(a))\n"
+    )
+    (in_tmp / "run.py").write_text(script)
+    done = run_command([mpiexec, "-n", "2", sys.executable, "run.py"], cwd=in_tmp, timeout=100)
+    assert done.returncode != 0
+    assert [path.name for path in in_tmp.iterdir()] == ["run.py"]

@@ -1,0 +1,204 @@
+"""Compression against dense eigendecompositions, and its certificates against the truth."""
+
+import numpy as np
+import pytest
+from oracles import check_factor, check_operator
+
+from hesscomp.compression import compress
+from hesscomp.curvature.operator import MatrixOperator, Operator
+from hesscomp.errors import InputError, OperatorError
+from hesscomp.sketching.orthonormalize import orthonormalize
+
+pytestmark = pytest.mark.ranks
+N = 150
+
+
+def spectrum(kind: str, n: int = N) -> np.ndarray:
+    index = np.arange(1, n + 1)
+    return {
+        "polynomial": 1.0 / index,
+        "exponential": 10.0 ** (-0.25 * (index - 1)),
+        "flat tail": np.where(index <= 10, 11.0 - index, 1e-2),
+        "low rank": np.where(index <= 5, 6.0 - index, 0.0),
+        "equal": np.where(index <= 12, 1.0, 0.1 / index),
+    }[kind]
+
+
+def matrix(kind: str, signs: bool = False, n: int = N) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    w = spectrum(kind, n) * (rng.choice([-1.0, 1.0], n) if signs else 1.0)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    A = (Q * w) @ Q.T
+    return (A + A.T) / 2
+
+
+class Sharded(Operator):
+    """A sum of unequal parts, one on each rank: what a sharded Hessian is."""
+
+    def __init__(self, dense, world, psd):
+        super().__init__(len(dense), world, psd=psd)
+        shares = np.arange(world.size, dtype=float)  # rank 0 holds nothing
+        shares = shares / shares.sum() if world.size > 1 else np.ones(1)
+        self.part = shares[world.rank] * dense
+
+    def _block(self, V):
+        return self.world.sum(self.part @ V)
+
+    def _project(self, Q, V):
+        return self.world.sum(Q.T @ (self.part @ V))
+
+
+def error(factor, A) -> float:
+    return np.linalg.norm(A - (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T)
+
+
+def test_operators(world):
+    check_operator(
+        MatrixOperator(matrix("polynomial", True), world), matrix("polynomial", True), 1e-12
+    )
+    check_operator(Sharded(matrix("polynomial"), world, True), matrix("polynomial"), 1e-12)
+    with pytest.raises(InputError, match="order 150 cannot multiply"):
+        MatrixOperator(matrix("equal")) @ np.zeros(3)
+
+
+@pytest.mark.parametrize("method, signs", [("eigh", False), ("eigh", True), ("nystrom", False)])
+@pytest.mark.parametrize("kind", ["polynomial", "exponential", "flat tail", "low rank", "equal"])
+@pytest.mark.parametrize("power", [0, 2])
+def test_fixed_rank(world, method, signs, kind, power):
+    A = matrix(kind, signs)
+    factor = compress(Sharded(A, world, not signs), 20, method=method, power=power)
+    assert (factor.rank, factor.provenance.method) == (20, method)
+    assert np.abs(factor.eigenvectors.T @ factor.eigenvectors - np.eye(20)).max() <= 1e-12
+    w = np.linalg.eigvalsh(A)
+    w = w[np.argsort(-np.abs(w))]
+    best = np.sqrt(np.sum(w[20:] ** 2))
+    true = error(factor, A)
+    floor = 1e-13 * np.linalg.norm(A)
+    assert true <= (1.05 if power else 3.5) * best + floor
+    if power:
+        found, slow = np.abs(factor.eigenvalues[:5]), kind == "polynomial"
+        np.testing.assert_allclose(found, np.abs(w[:5]), rtol=1e-3 if slow else 1e-6)
+    certificate = factor.certificate
+    if true > 10 * floor:
+        assert 0.5 <= certificate.frobenius_error_estimate / true <= 3
+    assert abs(certificate.frobenius_norm_estimate / np.linalg.norm(A) - 1) < 0.2
+    if method == "eigh" or power:
+        dense = (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T
+        assert np.linalg.norm(A - dense, 2) <= certificate.spectral_error_bound + floor
+
+
+@pytest.mark.parametrize("method", ["eigh", "nystrom"])
+@pytest.mark.parametrize("power", [0, 1])
+def test_factors_and_costs(world, method, power, tmp_path):
+    A = Sharded(matrix("polynomial"), world, True)
+    reductions, words = world.ledger.reductions, world.ledger.words_reduced
+    factor = compress(A, 10, method=method, power=power, oversample=6)
+    check_factor(factor, tmp_path)
+    l, r = 16, 8
+    if method == "eigh":
+        columns, expected = (2 + power) * l + r, N * ((1 + power) * l + r) + l * l
+    else:
+        probes = r if power else 0
+        columns, expected = (1 + power) * l + probes, N * ((1 + power) * l + probes)
+    assert factor.provenance.columns == columns
+    assert factor.provenance.words_reduced == expected == world.ledger.words_reduced - words
+    assert world.ledger.reductions - reductions == (2 if method == "eigh" else 1) + power
+
+
+@pytest.mark.parametrize("method", ["eigh", "nystrom"])
+def test_the_same_factor_on_any_number_of_ranks(world, method):
+    A = matrix("exponential")
+    spread = compress(Sharded(A, world, True), 8, method=method, power=1)
+    alone = compress(MatrixOperator(A, psd=True), 8, method=method, power=1)
+    np.testing.assert_allclose(spread.eigenvalues, alone.eigenvalues, rtol=1e-10)
+    np.testing.assert_allclose(spread.eigenvectors, alone.eigenvectors, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "method, power", [("eigh", 0), ("eigh", 1), ("nystrom", 0), ("nystrom", 1)]
+)
+@pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-6])
+def test_tolerance(world, method, power, tolerance):
+    A = matrix("exponential")
+    factor = compress(Sharded(A, world, True), tolerance=tolerance, method=method, power=power)
+    assert factor.certificate.converged
+    assert error(factor, A) <= 1.5 * tolerance * np.linalg.norm(A)
+    w = np.sort(np.linalg.eigvalsh(A))[::-1]
+    tails = np.sqrt(np.cumsum(w[::-1] ** 2)[::-1])
+    smallest = int(np.argmax(tails <= tolerance * np.linalg.norm(A)))
+    assert smallest - 1 <= factor.rank <= smallest + 3
+
+
+def test_tolerance_out_of_reach_is_said(world):
+    A = Sharded(matrix("polynomial"), world, True)
+    factor = compress(A, tolerance=1e-3, max_rank=12)
+    assert not factor.certificate.converged
+    assert factor.rank == 12
+    whole = compress(A, tolerance=1e-3)
+    assert whole.certificate.converged and whole.certificate.relative_error <= 1e-3
+
+
+def test_spectral_tolerance(world):
+    A = matrix("exponential", signs=True)
+    factor = compress(Sharded(A, world, False), tolerance=1e-2, tolerance_norm="spectral")
+    dense = (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T
+    assert factor.certificate.converged and factor.rank < N
+    assert np.linalg.norm(A - dense, 2) <= 1e-2 * np.linalg.norm(A, 2)
+
+
+def test_a_wide_request_assembles_the_matrix(world):
+    A = matrix("polynomial", signs=True)
+    for request in ({"rank": N}, {"rank": 10 * N}, {"rank": N - 5, "method": "eigh"}):
+        factor = compress(Sharded(A, world, False), **request)
+        assert factor.provenance.method == "dense" and factor.certificate.estimator == "exact"
+        assert error(factor, A) <= factor.certificate.frobenius_error_estimate + 1e-12
+
+
+@pytest.mark.parametrize("method", ["eigh", "nystrom", "auto"])
+def test_degenerate_operators(world, method, tmp_path):
+    zero = compress(Sharded(np.zeros((N, N)), world, True), 5, method=method)
+    assert np.all(zero.eigenvalues == 0) and zero.certificate.frobenius_error_estimate == 0
+    tiny = compress(Sharded(np.array([[3.0]]), world, True), 5, method=method)
+    assert (tiny.n, tiny.rank) == (1, 1) and tiny.eigenvalues[0] == pytest.approx(3)
+    negative = compress(Sharded(-matrix("polynomial"), world, False), 10, method="eigh")
+    assert np.all(negative.eigenvalues < 0)
+
+
+def test_requests_that_make_no_sense_are_refused(world):
+    A = Sharded(matrix("polynomial", signs=True), world, False)
+    with pytest.raises(OperatorError, match="use method eigh"):
+        compress(A, 5, method="nystrom")
+    for bad in (
+        {}, {"rank": 5, "tolerance": 0.1}, {"rank": 0}, {"tolerance": 0.0}, {"tolerance": 2.0},
+        {"rank": 5, "method": "magic"}, {"rank": 5, "power": -1}, {"rank": 5, "oversample": -1},
+        {"rank": 5, "seed": -1}, {"tolerance": 0.1, "tolerance_norm": "nuclear"},
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            compress(A, **bad)
+
+
+def test_a_negative_nystrom_core_falls_back_and_says_so(world, caplog):
+    A = matrix("flat tail", signs=True)
+    factor = compress(Sharded(A, world, True), 20, method="nystrom", power=1)
+    assert factor.provenance.method == "eigh"
+    assert "continuing with method eigh" in caplog.text
+    assert error(factor, A) <= 1.2 * np.sqrt(np.sum(np.sort(spectrum("flat tail"))[:-20] ** 2))
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6, 1e12, np.inf])
+def test_orthonormalize(world, condition):
+    rng = np.random.default_rng(0)
+    U, V = (
+        np.linalg.qr(rng.standard_normal((80, 9)))[0],
+        np.linalg.qr(rng.standard_normal((9, 9)))[0],
+    )
+    s = np.geomspace(1, 1 / condition, 9) if np.isfinite(condition) else np.r_[1.0, np.zeros(8)]
+    Y = (U * s) @ V.T
+    Q = orthonormalize(Y, world)
+    assert np.abs(Q.T @ Q - np.eye(9)).max() <= 1e-13
+    assert np.linalg.norm(Y - Q @ (Q.T @ Y)) <= 1e-13
+    basis = np.linalg.qr(rng.standard_normal((80, 20)))[0]
+    for block in (Y, basis[:, :9]):  # also a block that lies within the basis
+        Q = orthonormalize(block, world, against=basis)
+        assert np.abs(Q.T @ Q - np.eye(9)).max() <= 1e-12
+        assert np.abs(basis.T @ Q).max() <= 1e-12

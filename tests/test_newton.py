@@ -1,0 +1,191 @@
+"""Newton on Adult against the reference optimum, and conjugate gradients against SciPy."""
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+
+from hesscomp.compression import compress
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.operator import MatrixOperator
+from hesscomp.datasets import fourier_features, from_arrays, load_dataset
+from hesscomp.errors import InputError, NumericalError
+from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.optimizers.newton import NewtonOptions, cheapest_solver, newton
+from hesscomp.problems.logistic import LogisticRegression
+
+pytestmark = pytest.mark.ranks
+
+# Float64 optima of Adult from x = 0 by an independent implementation; Newton steps allowed.
+REFERENCE = [
+    (1e-3, 0.326523399290756, 8),
+    (1 / 32561, 0.316791792372687, 9),
+    (1e-6, 0.315876980937539, 10),
+]
+
+
+@pytest.fixture(scope="module")
+def adult(world):
+    return load_dataset("adult", world)
+
+
+@pytest.mark.parametrize("solver", ["pcg", "direct"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("ridge, objective, steps", REFERENCE)
+def test_adult_reaches_the_reference(world, adult, solver, dtype, ridge, objective, steps):
+    problem = LogisticRegression(adult, world, ridge=ridge, dtype=dtype)
+    result = newton(problem, options=NewtonOptions(solver=solver, tolerance=1e-9))
+    assert result.converged and result.gradient_norm <= 1e-9
+    assert abs(result.objective - objective) <= (1e-13 if dtype == "float64" else 1e-12)
+    assert result.iterations <= steps + (3 if dtype == "float32" else 0)
+    if ridge == 1e-3:
+        assert round(problem.accuracy(result.x, adult.train), 5) == 0.85212
+        assert round(problem.accuracy(result.x, adult.test), 5) == 0.85302
+
+
+def test_history_and_ledger_agree(world, adult):
+    problem = LogisticRegression(adult, world)
+    passes, words = world.ledger.passes, world.ledger.words_reduced
+    seen = []
+    result = newton(problem, options=NewtonOptions(solver="pcg"), on_iteration=seen.append)
+    assert tuple(seen) == result.history and len(seen) == result.iterations + 1
+    first, last = seen[0], seen[-1]
+    assert (first.iteration, first.step, first.cg_iterations, first.factor_rank) == (0, 0.0, 0, 0)
+    assert first.objective == pytest.approx(np.log(2), rel=1e-15)
+    assert last.objective == result.objective and last.gradient_norm == result.gradient_norm
+    assert last.factor_rank == 40 and 0 < last.factor_error < 1
+    cg = sum(row.cg_iterations for row in seen)
+    sketches = 1 + sum(row.factor_rank != seen[1].factor_rank for row in seen[1:])
+    assert world.ledger.passes - passes >= 2 + 2 * result.iterations + cg + sketches
+    assert last.words_reduced - words >= (result.iterations + 1) * 110 + cg * 109 + 50 * 109
+    assert np.all(np.diff([row.objective for row in seen]) <= 1e-15)
+
+
+def test_fixed_steps_and_the_factor_alone(world, adult):
+    problem = LogisticRegression(adult, world, ridge=0.1, dtype="float64")
+    optimum = newton(problem, options=NewtonOptions(solver="direct", tolerance=1e-11)).x
+    fixed = newton(
+        problem, options=NewtonOptions(solver="direct", step="fixed", gamma=0.5, max_iterations=60)
+    )
+    assert fixed.converged and {row.step for row in fixed.history[1:]} == {0.5}
+    alone = newton(problem, options=NewtonOptions(solver="lowrank", rank=60))
+    assert alone.converged and alone.solver == "lowrank"
+    for x in (fixed.x, alone.x):
+        np.testing.assert_allclose(x, optimum, atol=1e-6)
+
+
+def test_stops_that_are_not_convergence(world, adult):
+    problem = LogisticRegression(adult, world, dtype="float64")
+    short = newton(problem, options=NewtonOptions(max_iterations=2))
+    assert not short.converged and short.iterations == 2 and "2 iterations" in short.reason
+    deep = newton(
+        problem, options=NewtonOptions(solver="direct", tolerance=1e-30, max_iterations=30)
+    )
+    assert not deep.converged and deep.gradient_norm < 1e-15
+
+
+def test_a_good_start_takes_no_step(world, adult):
+    problem = LogisticRegression(adult, world)
+    first = newton(problem)
+    again = newton(problem, first.x)
+    assert (again.iterations, again.converged) == (0, True)
+
+
+def test_separable_data_without_ridge_do_not_hang(world):
+    X = np.array([[1.0], [-1.0]]) if world.rank == 0 else np.empty((0, 1))
+    y = np.array([1.0, -1.0]) if world.rank == 0 else np.empty(0)
+    problem = LogisticRegression(from_arrays(X, y, world), world, ridge=0.0, dtype="float64")
+    result = newton(problem, options=NewtonOptions(solver="direct", tolerance=1e-6))
+    assert result.converged and result.x[0] > 10
+    singular = from_arrays(np.hstack([X, X]), y, world)
+    problem = LogisticRegression(singular, world, ridge=0.0, dtype="float64")
+    with pytest.raises(NumericalError, match="raise --ridge"):
+        newton(problem, options=NewtonOptions(solver="direct"))
+
+
+def test_options_are_checked(world, adult):
+    problem = LogisticRegression(adult, world)
+    for bad in (
+        {"solver": "magic"}, {"step": "long"}, {"tolerance": 0.0}, {"gamma": -1.0}, {"rank": 0},
+        {"max_iterations": -1},
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            newton(problem, options=NewtonOptions(**bad))
+    with pytest.raises(InputError, match="109 parameters"):
+        newton(problem, np.zeros(5))
+
+
+def test_the_cost_model_knows_small_from_large():
+    assert cheapest_solver(109, 32561, 2, 40, 10)[0] == "direct"
+    assert cheapest_solver(4000, 32561, 2, 200, 10)[0] == "pcg"
+
+
+def test_fourier_features_problem(world, adult):
+    lifted = fourier_features(adult, world, 150, 6.0, seed=1, dtype="float32")
+    problem = LogisticRegression(lifted, world, ridge=1e-6)
+    pcg = newton(problem, options=NewtonOptions(solver="pcg", tolerance=1e-9))
+    exact = newton(problem, options=NewtonOptions(solver="direct", tolerance=1e-9))
+    assert pcg.converged and exact.converged
+    assert pcg.objective == pytest.approx(exact.objective, abs=1e-12)
+
+
+def relative_errors(factor, w, leading):
+    return np.max(np.abs(factor.eigenvalues[:leading] - w[:leading]) / w[:leading])
+
+
+@pytest.mark.parametrize("method", ["eigh", "nystrom"])
+def test_adult_factors_over_twenty_seeds(world, adult, method):
+    problem = LogisticRegression(adult, world, ridge=1e-3, dtype="float64")
+    optimum = newton(problem, options=NewtonOptions(solver="direct")).x
+    for x in (np.zeros(problem.n), optimum):
+        dense = HessianOperator(problem, x).to_dense()
+        w = np.linalg.eigvalsh(dense)[::-1]
+        hessian = MatrixOperator(dense, psd=True)  # the same products, twenty times cheaper
+        for seed in range(20):
+            factor = functools.partial(compress, hessian, method=method, power=2, seed=seed)
+            large, small = factor(60), factor(20)
+            assert relative_errors(large, w, 10) <= 1e-10
+            assert relative_errors(small, w, 5) <= 1e-6
+            assert relative_errors(small, w, 10) <= 1e-3
+            for power in (0, 2):
+                for rank in (20, 60):
+                    one = compress(hessian, rank, method=method, power=power, seed=seed)
+                    approximation = (one.eigenvectors * one.eigenvalues) @ one.eigenvectors.T
+                    true = np.linalg.norm(dense - approximation)
+                    assert 0.5 <= one.certificate.frobenius_error_estimate / true <= 3
+        on_ranks = compress(HessianOperator(problem, x), 20, method=method, power=2, seed=0)
+        np.testing.assert_allclose(
+            on_ranks.eigenvalues,
+            compress(hessian, 20, method=method, power=2, seed=0).eigenvalues,
+            rtol=1e-10,
+        )
+
+
+@pytest.mark.parametrize("preconditioned", [False, True])
+def test_conjugate_gradients_against_scipy(world, preconditioned):
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((60, 60)))[0]
+    A = (Q * np.geomspace(1, 100, 60)) @ Q.T
+    b = rng.standard_normal(60)
+    operator = MatrixOperator(A, world, psd=True)
+    M = compress(operator, 20).preconditioner(0.0) if preconditioned else None
+    result = conjugate_gradients(operator, b, tolerance=1e-9, preconditioner=M)
+    count = [0]
+    x, _ = scipy.sparse.linalg.cg(
+        A, b, rtol=0, atol=1e-9, M=None if M is None else M @ np.eye(60), maxiter=200,
+        callback=lambda _: count.__setitem__(0, count[0] + 1),
+    )  # fmt: skip
+    assert result.converged and np.linalg.norm(A @ result.x - b) <= 2e-8
+    np.testing.assert_allclose(result.x, x, atol=1e-7)
+    assert abs(result.iterations - count[0]) <= 2
+
+
+def test_conjugate_gradients_sees_negative_curvature(world):
+    A = MatrixOperator(np.diag([1.0, -1.0, 2.0]), world)
+    result = conjugate_gradients(A, np.ones(3), tolerance=1e-12)
+    assert result.negative_curvature and not result.converged
+    limited = conjugate_gradients(
+        MatrixOperator(np.diag([1.0, 10.0])), np.ones(2), tolerance=1e-12, max_iterations=1
+    )
+    assert (limited.iterations, limited.converged) == (1, False)

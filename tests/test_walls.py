@@ -1,0 +1,69 @@
+"""The walls between the subpackages: who may import what, and what a light command may load."""
+
+import pkgutil
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Ends the process in error, naming them, where heavy modules are loaded.
+CHECK = """
+import sys
+heavy = {"tensorflow", "keras", "mpi4py"} & sys.modules.keys()
+sys.exit(f"loads {heavy}" if heavy else 0)
+"""
+
+# Runs a hesscomp command line in this process, then checks.
+RUN_AND_CHECK = f"""
+import runpy, sys
+sys.argv[0] = "hesscomp"
+try:
+    runpy.run_module("hesscomp", run_name="__main__")
+except SystemExit as end:
+    if end.code:
+        raise
+{CHECK}
+"""
+
+
+def test_imports_keep_the_walls(run_command):
+    pytest.importorskip("importlinter")
+    lint = shutil.which("lint-imports", path=Path(sys.executable).parent) or "lint-imports"
+    done = run_command([lint, "--no-logo", "--no-cache"], cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("package", ["factors", "analysis"])
+def test_no_module_loads_tensorflow_or_mpi(run_command, package):
+    folder = ROOT / "hesscomp" / package
+    modules = [f"hesscomp.{package}"]
+    modules += [info.name for info in pkgutil.walk_packages([folder], f"hesscomp.{package}.")]
+    check = f"import {', '.join(modules)}\n{CHECK}"
+    done = run_command([sys.executable, "-c", check], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def factor_file(tmp_path):
+    from hesscomp.factors.certificate import Certificate
+    from hesscomp.factors.hdf5 import save_factor
+    from hesscomp.factors.lowrank import LowRank
+    from hesscomp.factors.provenance import Provenance
+
+    path = tmp_path / "factor.h5"
+    certificate = Certificate(frobenius_error_estimate=0.1, frobenius_norm_estimate=2.3)
+    save_factor(LowRank(np.array([2.0, -1.0]), np.eye(5, 2), certificate, Provenance()), path)
+    return path
+
+
+@pytest.mark.parametrize("command", ["inspect", "plot"])
+def test_light_commands_load_neither_tensorflow_nor_mpi(run_command, factor_file, command):
+    arguments = [command, factor_file]
+    if command == "plot":
+        arguments += ["--out", factor_file.with_suffix(".png")]
+    done = run_command([sys.executable, "-c", RUN_AND_CHECK, *arguments], cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
