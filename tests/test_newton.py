@@ -1,7 +1,5 @@
 """Newton on Adult against the reference optimum, and conjugate gradients against SciPy."""
 
-import functools
-
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -130,36 +128,13 @@ def test_fourier_features_problem(world, adult):
     assert pcg.objective == pytest.approx(exact.objective, abs=1e-12)
 
 
-def relative_errors(factor, w, leading):
-    return np.max(np.abs(factor.eigenvalues[:leading] - w[:leading]) / w[:leading])
-
-
 @pytest.mark.parametrize("method", ["eigh", "nystrom"])
-def test_adult_factors_over_twenty_seeds(world, adult, method):
-    problem = LogisticRegression(adult, world, ridge=1e-3, dtype="float64")
-    optimum = newton(problem, options=NewtonOptions(solver="direct")).x
-    for x in (np.zeros(problem.n), optimum):
-        dense = HessianOperator(problem, x).to_dense()
-        w = np.linalg.eigvalsh(dense)[::-1]
-        hessian = MatrixOperator(dense, psd=True)  # the same products, twenty times cheaper
-        for seed in range(20):
-            factor = functools.partial(compress, hessian, method=method, power=2, seed=seed)
-            large, small = factor(60), factor(20)
-            assert relative_errors(large, w, 10) <= 1e-10
-            assert relative_errors(small, w, 5) <= 1e-6
-            assert relative_errors(small, w, 10) <= 1e-3
-            for power in (0, 2):
-                for rank in (20, 60):
-                    one = compress(hessian, rank, method=method, power=power, seed=seed)
-                    approximation = (one.eigenvectors * one.eigenvalues) @ one.eigenvectors.T
-                    true = np.linalg.norm(dense - approximation)
-                    assert 0.5 <= one.certificate.frobenius_error_estimate / true <= 3
-        on_ranks = compress(HessianOperator(problem, x), 20, method=method, power=2, seed=0)
-        np.testing.assert_allclose(
-            on_ranks.eigenvalues,
-            compress(hessian, 20, method=method, power=2, seed=0).eigenvalues,
-            rtol=1e-10,
-        )
+def test_adult_factor_is_the_same_on_any_number_of_ranks(world, adult, method):
+    problem = LogisticRegression(adult, world, dtype="float64")
+    hessian = HessianOperator(problem, np.zeros(problem.n))
+    alone = MatrixOperator(hessian.to_dense(), psd=True)
+    spread, alone = (compress(H, 20, method=method, power=2) for H in (hessian, alone))
+    np.testing.assert_allclose(spread.eigenvalues, alone.eigenvalues, rtol=1e-10)
 
 
 @pytest.mark.parametrize("preconditioned", [False, True])

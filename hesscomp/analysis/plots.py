@@ -52,7 +52,7 @@ def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
         if errors[-1] > 0:
             right.plot(ranks[-1], errors[-1], "o", ms=6, color=BLUE)
             right.annotate(
-                f"{errors[-1]:.1e}", (ranks[-1], errors[-1]), xytext=(-6, 8),
+                f"{errors[-1]:.1e}", (ranks[-1], errors[-1]), xytext=(-10, -3),
                 textcoords="offset points", ha="right", fontsize=10, color=BLUE,
             )  # fmt: skip
             right.set_yscale("log")
@@ -95,7 +95,7 @@ def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -
     for x, y, count in zip(passes[1:], norm[1:], cg[1:], strict=True):
         if count:
             right.annotate(
-                f"{count:.0f} CG", (x, y), xytext=(5, 4), textcoords="offset points", fontsize=9,
+                f"{count:.0f} CG", (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9,
                 color=GREY,
             )  # fmt: skip
     right.set_xlabel("passes over the data")

@@ -25,6 +25,13 @@ COMMANDS = {
 PARALLEL = ("newton", "compress", "data")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="hesscomp: %(message)s")
@@ -60,7 +67,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
             command,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=HelpFormatter,
         )
         if command == name:  # only what is asked for is imported
             importlib.import_module(f"hesscomp.cli.{command}").add_arguments(subparser)

@@ -25,11 +25,20 @@ HEADER = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     solver = parser.add_argument_group("solver")
-    solver.add_argument("--solver", choices=("auto", "pcg", "lowrank", "direct"), default="auto")
+    solver.add_argument(
+        "--solver",
+        choices=("auto", "pcg", "lowrank", "direct"),
+        default="auto",
+        help="auto picks direct or pcg by a cost model and says why",
+    )
     solver.add_argument("--tol", type=float, default=1e-8, metavar="T", help="stop at ||g||_2 <= T")
     solver.add_argument("--max-iter", type=int, default=100, metavar="K", help="most Newton steps")
-    solver.add_argument("--step", choices=("line-search", "fixed"), default="line-search")
-    solver.add_argument("--gamma", type=float, default=None, metavar="G", help="the fixed step (1)")
+    solver.add_argument(
+        "--step", choices=("line-search", "fixed"), default="line-search", help="Armijo"
+    )
+    solver.add_argument(
+        "--gamma", type=float, default=None, metavar="G", help="the fixed step; default: 1"
+    )
     solver.add_argument("--rank", type=int, default=40, metavar="K", help="of the low-rank factor")
     solver.add_argument(
         "--tail", default="last", metavar="last|zero|FLOAT", help="unresolved spectrum, for lowrank"

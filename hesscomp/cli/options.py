@@ -11,7 +11,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", required=True, metavar="adult|FILE", help="data set or file")
     add_format_arguments(data)
     data.add_argument(
-        "--features", choices=("raw", "fourier"), default="raw", help="lift the data first"
+        "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
     )
     data.add_argument("--feature-count", type=int, metavar="D", help="number of Fourier features")
     data.add_argument("--bandwidth", type=float, metavar="S", help="of the Fourier features")
@@ -32,7 +32,7 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), default="float32", help="of curvature products"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all random numbers")
     add_thread_argument(parser)
 
 

@@ -6,11 +6,10 @@ training set's categories in sorted order ("?" being one like any other), and a 
 ones: 109 features in the file's column order.
 """
 
-import csv
 import hashlib
 import importlib.resources
-import io
 import lzma
+from itertools import repeat
 
 import numpy as np
 
@@ -37,46 +36,51 @@ def load_adult(world: World) -> Dataset:
     rows.
     """
     with world.phase("reading the packaged Adult data"):
-        train, test = _rows("adult.data.xz"), _rows("adult.test.xz")
+        train, test = _columns("adult.data.xz"), _columns("adult.test.xz")
         encoders = [_Encoder(name, column) for name, column in zip(COLUMNS, train, strict=False)]
         shards = [_encode(table, encoders, world) for table in (train, test)]
     names = (*(name for encoder in encoders for name in encoder.names), "ones")
     return Dataset("adult", *shards, len(names), names, CLASSES, fingerprint(shards[0], world))
 
 
-def _rows(name: str) -> list[tuple[str, ...]]:
+def _columns(name: str) -> list[list[str]]:
     """The file's columns, label last."""
     folder = importlib.resources.files("hesscomp.datasets") / "adult"
     packed = (folder / name).read_bytes()
     sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
     if hashlib.sha256(packed).hexdigest() != sums[name]:
         raise InputError(f"{name}: the packaged file is damaged; install hesscomp again")
-    text = lzma.decompress(packed).decode()
-    rows = csv.reader(io.StringIO(text), skipinitialspace=True)
-    return list(zip(*(row for row in rows if len(row) == len(COLUMNS) + 1), strict=True))
+    lines = lzma.decompress(packed).decode().splitlines()
+    # One flat list: a list for each row would keep the garbage collector busy.
+    cells = ", ".join(line for line in lines if line.count(",") == len(COLUMNS)).split(", ")
+    return [cells[at :: len(COLUMNS) + 1] for at in range(len(COLUMNS) + 1)]
 
 
 class _Encoder:
     """Turns one raw column into one or several features, as the training column says."""
 
-    def __init__(self, name: str, column: tuple[str, ...]):
+    def __init__(self, name: str, column: list[str]):
         self.numeric = name in NUMERIC
         if self.numeric:
-            values = np.array(column, dtype=np.float64)
+            values = _numbers(column)
             self.mean, self.deviation = values.mean(), values.std()
             self.names = [name]
         else:
             self.categories = {value: i for i, value in enumerate(sorted(set(column)))}
             self.names = [f"{name}={value}" for value in self.categories]
 
-    def encode(self, column: tuple[str, ...], out: np.ndarray) -> None:
+    def encode(self, column: list[str], out: np.ndarray) -> None:
         if self.numeric:
-            out[:, 0] = (np.array(column, dtype=np.float64) - self.mean) / self.deviation
+            out[:, 0] = (_numbers(column) - self.mean) / self.deviation
             return
         out[:] = 0.0
-        codes = np.array([self.categories.get(value, -1) for value in column], dtype=np.int64)
+        codes = np.array(list(map(self.categories.get, column, repeat(-1))), dtype=np.int64)
         known = np.flatnonzero(codes >= 0)
         out[known, codes[known]] = 1.0
+
+
+def _numbers(column: list[str]) -> np.ndarray:
+    return np.fromiter(map(float, column), np.float64, len(column))
 
 
 def _encode(table, encoders: list[_Encoder], world: World) -> Shard:
@@ -89,7 +93,6 @@ def _encode(table, encoders: list[_Encoder], world: World) -> Shard:
         encoder.encode(column[start:stop], X[:, offset : offset + width])
         offset += width
     X[:, offset] = 1.0
-    y = np.array(
-        [1.0 if label.rstrip(".") == CLASSES[1] else -1.0 for label in table[-1][start:stop]]
-    )
+    positive = [label.rstrip(".") == CLASSES[1] for label in table[-1][start:stop]]
+    y = np.where(np.array(positive, dtype=bool), 1.0, -1.0)
     return Shard(X, y, start, total)

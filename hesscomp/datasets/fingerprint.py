@@ -16,7 +16,7 @@ from hesscomp.parallel.world import World
 
 
 def fingerprint(shard, world: World) -> str:
-    """ "sha256:..." of all ranks' rows. Collective.
+    """The hash of all ranks' rows, "sha256:...". Collective.
 
     Shards may begin anywhere: the rows before a rank's first block boundary travel to the rank on
     which that block begins.

@@ -1,18 +1,19 @@
 """Data sets by name or from files, each rank reading its own rows."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.adult import load_adult
-from hesscomp.datasets.arrays import Hdf5Source, NpySource, NpzSource
 from hesscomp.datasets.dataset import Dataset, Shard
+from hesscomp.datasets.delimited import CsvSource
 from hesscomp.datasets.fingerprint import fingerprint
-from hesscomp.datasets.labels import agree_on_classes, signs
-from hesscomp.datasets.text import CsvSource, LibsvmSource
-from hesscomp.datasets.validation import check_finite
+from hesscomp.datasets.hdf5 import Hdf5Source
+from hesscomp.datasets.labels import agree_on_classes, class_names, signs
+from hesscomp.datasets.libsvm import LibsvmSource
+from hesscomp.datasets.numpy_files import NpySource, NpzSource
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -54,7 +55,8 @@ def load_dataset(
         The label column of a CSV file (default: the last), the data set of an HDF5 or NPZ file
         (default: y), or a .npy file of labels beside a .npy file (default: its last column).
     test : path, optional
-        Test rows in a file of the same kind.
+        Test rows, in a file with the same columns. (Beside a .npy file with `label`, a .npy file
+        whose last column is the label.)
 
     Raises
     ------
@@ -70,23 +72,17 @@ def load_dataset(
         if format or label or test:
             raise InputError("the packaged adult data take no format, label or test file")
         return load_adult(world)
-    train = _read(source, world, format, label)
-    classes = agree_on_classes(train.labels, train.start, world, train.name)
-    shard = train.shard(train.width, classes)
+    train, reader = _read(source, world, format, label)
+    classes = agree_on_classes(train.y, train.start, world, str(source), where=reader.where)
+    train = replace(train, y=signs(train.y, classes))
     held_out = None
     if test is not None:
-        part = _read(test, world, format, label)
-        agree_on_classes(part.labels, part.start, world, part.name, classes)
-        if part.width != train.width and not (part.grows and part.width < train.width):
-            raise InputError(
-                f"{test}: has {part.width} features but {source} has {train.width}; "
-                "both files need the same"
-            )
-        held_out = part.shard(train.width, classes)
-    shown = tuple(f"{value:g}" if isinstance(value, float) else value for value in classes)
-    return Dataset(
-        str(source), shard, held_out, train.width, train.columns, shown, fingerprint(shard, world)
-    )
+        label = None if isinstance(reader, NpySource) else label
+        held_out, other = _read(test, world, format, label, reader)
+        agree_on_classes(held_out.y, held_out.start, world, str(test), classes, other.where)
+        held_out = replace(held_out, y=signs(held_out.y, classes))
+    n, names, hashed = train.X.shape[1], class_names(classes), fingerprint(train, world)
+    return Dataset(str(source), train, held_out, n, reader.columns, names, hashed)
 
 
 def prefer_dense(n: int, density: float) -> bool:
@@ -98,30 +94,20 @@ def prefer_dense(n: int, density: float) -> bool:
     return density > 0.25 or (n <= 2000 and density > 0.05)
 
 
-class _Rows:
-    """One file's rows on this rank, and what all ranks know of them."""
+def _read(path, world: World, format: str | None, label: str | None, train=None):
+    """This rank's rows of a file, labels as they came, and the source that read them.
 
-    def __init__(self, name, X, labels, start, total, width, columns, grows):
-        self.name, self.X, self.labels = name, X, labels
-        self.start, self.total, self.width = start, total, width
-        self.columns, self.grows = columns, grows
-
-    def shard(self, width: int, classes: tuple) -> Shard:
-        X = self.X
-        if scipy.sparse.issparse(X):
-            X = scipy.sparse.csr_array((X.data, X.indices, X.indptr), shape=(X.shape[0], width))
-        elif X.shape[1] < width:
-            X = np.hstack([X, np.zeros((X.shape[0], width - X.shape[1]))])
-        return Shard(X, signs(self.labels, classes), self.start, self.total)
-
-
-def _read(path, world: World, format: str | None, label: str | None) -> _Rows:
+    `train` is the source of the training data where these are the test data.
+    """
     path = Path(path)
-    source, count = None, 0
+    source = X = labels = None
+    count = 0
     with world.phase(f"opening {path.name}"):
         kind = SOURCES[_format(path, format)]
+        if train is not None and type(train) is not kind:
+            raise InputError(f"{path}: is not of the format of {train.path}; both need the same")
         if not path.exists():
-            raise InputError(f"{path}: no such file")
+            raise InputError(f"{path}: no such file; check the path")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a file")
         source = kind(path, label, world.rank, world.size)
@@ -129,30 +115,32 @@ def _read(path, world: World, format: str | None, label: str | None) -> _Rows:
     counts = world.gather(count)
     total = source.total(counts)
     if total == 0:
-        raise InputError(f"{path}: holds no rows")
+        raise InputError(f"{path}: is empty: it holds no rows")
     start, stop = row_range(total, world.rank, world.size)
-    X = labels = None
     with world.phase(f"reading {path.name}"):
         X, labels = source.read(start, stop, counts)
-        check_finite(X, start, str(path), source.columns)
-    X, width = source.agree(X, world.gather)
+    X, width = source.agree(X, start, world.gather, train)
+    if width == 0:
+        raise InputError(f"{path}: holds no features")
     if scipy.sparse.issparse(X):
         nonzeros = sum(world.gather(X.nnz))
-        if prefer_dense(width, nonzeros / max(total * width, 1)):
-            dense = aligned_empty((X.shape[0], width), X.dtype)
-            X.toarray(out=dense)
-            X = dense
-    return _Rows(str(path), X, labels, start, total, width, source.columns, source.grows)
+        if prefer_dense(width, nonzeros / (total * width)):
+            with world.phase(f"filling {path.name} up"):
+                dense = aligned_empty(X.shape, X.dtype)
+                X = X.toarray(out=dense)
+    return Shard(X, labels, start, total), source
 
 
 def _format(path: Path, format: str | None) -> str:
     if format is not None:
         if format not in SOURCES:
-            raise InputError(f"{path}: unknown format {format}; known: {', '.join(SOURCES)}")
+            raise InputError(f"{path}: unknown format {format}; use one of {', '.join(SOURCES)}")
         return format
     endings = [ending.lower() for ending in path.suffixes]
     if endings and endings[-1] in COMPRESSED:
         endings.pop()
     if not endings or endings[-1] not in ENDINGS:
-        raise InputError(f"{path}: its ending names no format; say --format {'|'.join(SOURCES)}")
+        raise InputError(
+            f"{path}: its ending names no format; give format as one of {', '.join(SOURCES)}"
+        )
     return ENDINGS[endings[-1]]

@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.dataset import Dataset
+from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 
@@ -25,6 +26,7 @@ class DatasetSummary:
         Share of entries that are not zero.
     storage : {"dense", "sparse"}
     dtype : str
+    feature_names : tuple of str, or None
     nbytes : int
         Of all ranks' training rows.
     shard_rows, shard_bytes : tuple of int
@@ -41,6 +43,7 @@ class DatasetSummary:
     density: float
     storage: str
     dtype: str
+    feature_names: tuple[str, ...] | None
     nbytes: int
     shard_rows: tuple[int, ...]
     shard_bytes: tuple[int, ...]
@@ -48,9 +51,11 @@ class DatasetSummary:
 
 def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> DatasetSummary:
     """Summarise a data set, sharded over `ranks` (by default those of the world). Collective."""
+    if ranks is not None and ranks < 1:
+        raise InputError(f"the number of ranks must be at least 1, not {ranks}")
     shard = dataset.train
     sparse = scipy.sparse.issparse(shard.X)
-    nonzeros = shard.X.nnz if sparse else np.count_nonzero(shard.X)
+    nonzeros = np.count_nonzero(shard.X.data if sparse else shard.X)
     local = [nonzeros, np.count_nonzero(shard.y > 0), shard.nbytes]
     nonzeros, positive, nbytes = world.sum(np.array(local, dtype=np.int64)).tolist()
     planned = ranks or world.size
@@ -67,6 +72,7 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
         density=nonzeros / max(dataset.rows * dataset.features, 1),
         storage="sparse" if sparse else "dense",
         dtype=shard.X.dtype.name,
+        feature_names=dataset.feature_names,
         nbytes=nbytes,
         shard_rows=rows,
         shard_bytes=tuple(round(nbytes * count / dataset.rows) for count in rows),

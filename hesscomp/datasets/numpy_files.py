@@ -1,0 +1,99 @@
+"""NPY and NPZ files, mapped into memory where they are stored plainly. Pickles are never read."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from hesscomp.datasets.arrays import ArraySource, StoredRows
+from hesscomp.errors import InputError
+from hesscomp.runs.hdf5 import MAX_COMPRESSION
+
+LOCAL_HEADER = 30  # bytes of a zip member's fixed local header; two lengths stand at its end
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+class NpzSource(ArraySource):
+    """X and y; or y beside what ``scipy.sparse.save_npz`` stores for a CSR matrix."""
+
+    kind = "NPZ"
+
+    def stored(self) -> StoredRows:
+        with zipfile.ZipFile(self.path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+            def array(name: str) -> np.ndarray:
+                if name not in members:
+                    raise InputError(
+                        f"{self.path}: has no array {name!r}; it has {', '.join(members)}"
+                    )
+                return _member(self.path, archive, members[name])
+
+            y = array(self.label or "y")
+            if "X" in members or "indptr" not in members:
+                return StoredRows(self.path, array("X"), y)
+            if array("format").item() not in (b"csr", "csr"):
+                raise InputError(f"{self.path}: is sparse but not CSR; save X.tocsr()")
+            rows, columns = array("shape").tolist()
+            parts = tuple(array(name) for name in ("data", "indices", "indptr"))
+            return StoredRows(self.path, parts, y, (rows, columns))
+
+
+class NpySource(ArraySource):
+    """A 2-D array whose last column is the label; or X alone, with labels in the file `label`."""
+
+    kind = "NPY"
+
+    def stored(self) -> StoredRows:
+        table = _mapped_npy(self.path)
+        if self.label is not None:
+            return StoredRows(self.path, table, _mapped_npy(Path(self.label)))
+        if table.ndim != 2 or table.shape[1] < 2:
+            raise InputError(
+                f"{self.path}: has shape {table.shape}; store rows with the label as last column"
+            )
+        return StoredRows(self.path, table[:, :-1], table[:, -1])
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """An array of the archive: mapped where it is stored plainly, else unpacked."""
+    if info.file_size > MAX_COMPRESSION * max(info.compress_size, 1):
+        raise InputError(f"{path}: {info.filename} claims {info.file_size} bytes unpacked")
+    with archive.open(info) as stream:
+        shape, fortran, dtype = _header(path, info.filename, stream, info.file_size)
+        if info.compress_type != zipfile.ZIP_STORED:
+            values = np.frombuffer(stream.read(), dtype, count=math.prod(shape))
+            return values.reshape(shape, order="F" if fortran else "C")
+        inside = stream.tell()
+    with open(path, "rb") as raw:
+        raw.seek(info.header_offset)
+        header = raw.read(LOCAL_HEADER)
+    before = sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28)) + LOCAL_HEADER
+    return _mapped(path, dtype, info.header_offset + before + inside, shape, fortran)
+
+
+def _mapped_npy(path: Path) -> np.ndarray:
+    with open(path, "rb") as stream:
+        shape, fortran, dtype = _header(path, path.name, stream, path.stat().st_size)
+        return _mapped(path, dtype, stream.tell(), shape, fortran)
+
+
+def _header(path: Path, name: str, stream, length: int):
+    """Shape, order and type of an array stored in `length` bytes, which must hold it."""
+    version = np.lib.format.read_magic(stream)
+    if version not in HEADERS:
+        raise InputError(f"{path}: {name} is of NPY version {version}, not of plain numbers")
+    shape, fortran, dtype = HEADERS[version](stream)
+    if dtype.hasobject:
+        raise InputError(f"{path}: {name} holds Python objects, which are never read")
+    needed, there = dtype.itemsize * math.prod(shape), length - stream.tell()
+    if needed > there or min(shape, default=0) < 0:
+        raise InputError(f"{path}: {name} is cut short: {there} bytes of {needed}")
+    return shape, fortran, dtype
+
+
+def _mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
