@@ -94,16 +94,16 @@ class SparseDesign:
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
         """A v in float64: (n,) to (rows,)."""
-        return tf.squeeze(_csr_product(self._given[0], v[:, None]), 1)
+        return tf.squeeze(self._given[0] @ v[:, None], 1)
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
         """A^T r in float64: (rows,) to (n,)."""
-        return tf.squeeze(_csr_product(self._given[1], r[:, None]), 1)
+        return tf.squeeze(self._given[1] @ r[:, None], 1)
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         """A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
         scale = tf.cast(weights, self.dtype)[:, None]
-        return _csr_product(self._curved[1], scale * _csr_product(self._curved[0], V))
+        return self._curved[1] @ (scale * (self._curved[0] @ V))
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
         """A^T diag(weights) A: (n, n), by block products with the unit vectors."""
@@ -117,22 +117,28 @@ class SparseDesign:
         """Nothing to trace: the products are single operations."""
 
 
-def _csr_pair(X: scipy.sparse.csr_array):
-    return _csr(X), _csr(X.T.tocsr())
+def _csr_pair(X: scipy.sparse.csr_array) -> tuple["_Csr", "_Csr"]:
+    return _Csr(X), _Csr(X.T.tocsr())
 
 
-def _csr(X: scipy.sparse.csr_array):
-    X.sort_indices()
-    rows = np.repeat(np.arange(X.shape[0], dtype=np.int64), np.diff(X.indptr))
-    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        indices=np.stack([rows, X.indices], axis=1),
-        values=X.data,
-        dense_shape=np.array(X.shape, dtype=np.int64),
-    )
+class _Csr:
+    """A sparse matrix in TensorFlow; ``A @ V`` for a dense block."""
 
+    def __init__(self, X: scipy.sparse.csr_array):
+        self.rows = X.shape[0]
+        self.empty = X.nnz == 0  # TensorFlow's product divides by the number of nonzeros
+        X.sort_indices()
+        rows = np.repeat(np.arange(X.shape[0], dtype=np.int64), np.diff(X.indptr))
+        self.matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
+            indices=np.stack([rows, X.indices], axis=1),
+            values=X.data,
+            dense_shape=np.array(X.shape, dtype=np.int64),
+        )
 
-def _csr_product(A, V: tf.Tensor) -> tf.Tensor:
-    return tf.raw_ops.SparseMatrixMatMul(a=A, b=V)
+    def __matmul__(self, V: tf.Tensor) -> tf.Tensor:
+        if self.empty:
+            return tf.zeros([self.rows, V.shape[1]], V.dtype)
+        return tf.raw_ops.SparseMatrixMatMul(a=self.matrix, b=V)
 
 
 def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tensor:
