@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 import hesscomp.datasets
 from hesscomp.datasets import fourier_features, from_arrays, load_dataset, text
-from hesscomp.datasets.features import _cosine_of_turns
 from hesscomp.datasets.load import prefer_dense
 from hesscomp.datasets.summary import summarize
 from hesscomp.errors import InputError
@@ -191,7 +190,7 @@ STORED = {
     "a.tsv": lambda path, X, y: path.write_text(csv_text(X, y, "\t").replace("\n", "\r\n")),
     "a.csv.xz": lambda path, X, y: path.write_bytes(lzma.compress(csv_text(X, y).encode())),
     "a.h5": lambda path, X, y: write_hdf5(path, X=X, y=y),
-    "text.h5": lambda path, X, y: write_hdf5(path, X=X, y=["yes" if v > 0 else "no" for v in y]),
+    "text.h5": lambda path, X, y: write_hdf5(path, X=X, y=np.where(y > 0, b"yes", b"no")),
     "sparse.hdf5": lambda path, X, y: write_hdf5(path, X=scipy.sparse.csr_array(X), y=y),
     "a.npz": lambda path, X, y: np.savez(path, X=X, y=y),
     "fortran.npz": lambda path, X, y: np.savez(path, X=np.asfortranarray(X), y=y.astype(int)),
@@ -473,6 +472,7 @@ ARRAY_ERRORS = {
     "lengths.h5": (lambda p: write_hdf5(p, X=ONES, y=Y[:2]), "X has 3 rows but the labels have"),
     "flat.h5": (lambda p: write_hdf5(p, X=ONES[0], y=Y), "X has 1 dimensions"),
     "text.h5": (lambda p: write_hdf5(p, X=[["a", "b"]] * 3, y=Y), "X has type"),
+    "variable.h5": (lambda p: write_hdf5(p, X=ONES, y=["a", "b", "a"]), "variable length"),
     "rows.h5": (lambda p: write_hdf5(p, X=ONES[:0], y=Y[:0]), "holds no rows"),
     "group.h5": (lambda p: h5py.File(p, "w").create_group("X").file.create_dataset("y", data=Y),
                  "needs an attribute shape"),
@@ -737,14 +737,6 @@ def test_bad_fourier_parameters(table, count, bandwidth, seed, dtype, expected):
     base = from_arrays(*table, World.serial())
     with pytest.raises(InputError, match=expected):
         fourier_features(base, World.serial(), count, bandwidth, seed, dtype)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
-def test_cosine_of_turns(turns):
-    turns = np.array(turns)
-    exact = np.cos(2 * np.pi * (turns - np.rint(turns)))
-    found = _cosine_of_turns(turns.copy(), np.empty_like(turns))
-    np.testing.assert_allclose(found, exact, atol=1e-15, rtol=0)
 
 
 # Summary

@@ -19,8 +19,11 @@ class Hdf5Source(ArraySource):
         file = CheckedFile(self.path)
         try:
             y = file.dataset((self.label or "y").lstrip("/"))
-            if h5py.check_string_dtype(y.dtype):
-                y = y.asstr()
+            if y.dtype.kind == "O":  # a damaged heap of such texts can keep the HDF5 library busy
+                raise InputError(
+                    f"{self.path}: the labels are texts of variable length; store numbers or "
+                    'texts of one length (y.astype("S"))'
+                )
             X, shape = file.object("X"), None
             if isinstance(X, h5py.Group):
                 shape = np.asarray(X.attrs.get("shape", ()))
