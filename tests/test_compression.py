@@ -6,7 +6,7 @@ from oracles import check_factor, check_operator
 
 from hesscomp.compression import compress
 from hesscomp.curvature.operator import MatrixOperator, Operator
-from hesscomp.errors import InputError, OperatorError
+from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 pytestmark = pytest.mark.ranks
@@ -183,6 +183,14 @@ def test_a_negative_nystrom_core_falls_back_and_says_so(world, caplog):
     assert factor.provenance.method == "eigh"
     assert "continuing with method eigh" in caplog.text
     assert error(factor, A) <= 1.2 * np.sqrt(np.sum(np.sort(spectrum("flat tail"))[:-20] ** 2))
+
+
+@pytest.mark.parametrize("method", ["eigh", "nystrom", "auto"])
+def test_products_that_are_not_finite_are_an_error(world, method):
+    A = matrix("polynomial")
+    A[3, 5] = A[5, 3] = np.nan
+    with pytest.raises(NumericalError, match="not finite"):
+        compress(Sharded(A, world, True), 10, method=method)
 
 
 @pytest.mark.parametrize("condition", [1e2, 1e6, 1e12, np.inf])

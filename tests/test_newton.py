@@ -80,7 +80,7 @@ def test_stops_that_are_not_convergence(world, adult):
     deep = newton(
         problem, options=NewtonOptions(solver="direct", tolerance=1e-30, max_iterations=30)
     )
-    assert not deep.converged and deep.gradient_norm < 1e-15
+    assert not deep.converged and deep.gradient_norm < 1e-15 and "rounding" in deep.reason
 
 
 def test_a_good_start_takes_no_step(world, adult):

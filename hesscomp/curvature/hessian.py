@@ -50,6 +50,5 @@ class HessianOperator(Operator):
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
         """The (n, n) matrix: assembled on each shard, then one reduction of n^2 words."""
-        dense = self._mean(self._shard.dense())
-        self.world.ledger.product(self.n, self.passes)
+        dense = self._counted(self._mean(self._shard.dense()), self.n)
         return (dense + dense.T) / 2

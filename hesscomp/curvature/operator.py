@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 import scipy.sparse.linalg
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, NumericalError
 from hesscomp.parallel.world import World
 
 
@@ -52,15 +52,21 @@ class Operator(ABC):
         """H V for an (n,) or (n, k) array; one reduction of n k words."""
         V = self._checked(V)
         block = V[:, None] if V.ndim == 1 else V
-        out = self._block(block)
-        self.world.ledger.product(block.shape[1], self.passes)
-        return out.reshape(V.shape)
+        return self._counted(self._block(block), block.shape[1]).reshape(V.shape)
 
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Q^T H V for (n, q) and (n, k) arrays; reduces q k words instead of n k."""
         Q, V = self._checked(Q), self._checked(V)
-        out = self._project(Q, V)
-        self.world.ledger.product(V.shape[1], self.passes)
+        return self._counted(self._project(Q, V), V.shape[1])
+
+    def _counted(self, out: np.ndarray, columns: int) -> np.ndarray:
+        """A product that is finite, entered in the ledger."""
+        self.world.ledger.product(columns, self.passes)
+        if not np.isfinite(out).all():
+            raise NumericalError(
+                f"a product with {type(self).__name__} is not finite; check the scale of the data "
+                f"and the point, or take dtype float64 (now {self.dtype})"
+            )
         return out
 
     def _checked(self, V) -> np.ndarray:

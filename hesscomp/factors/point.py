@@ -13,7 +13,8 @@ MAGIC_HDF5 = b"\x89HDF\r\n\x1a\n"
 def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
     """The point named by ``zero``, a NumPy file or an HDF5 file (a factor's `/parameters`).
 
-    The content, not the name, says which kind of file it is.
+    The content, not the name, says which kind of file it is. InputError unless it holds n finite
+    numbers.
     """
     if str(source) == "zero":
         return np.zeros(n)
@@ -22,9 +23,12 @@ def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
             magic = stream.read(8)
     except FileNotFoundError:
         raise InputError(f"{source}: no such file; --at takes zero, FILE.npy or FILE.h5") from None
-    if magic == MAGIC_HDF5:
-        return load_parameters(source)
-    return load_vector(source)
+    point = load_parameters(source) if magic == MAGIC_HDF5 else load_vector(source)
+    if point.shape != (n,):
+        raise InputError(
+            f"{source}: holds {point.shape} numbers, but the problem has {n} parameters"
+        )
+    return point
 
 
 def load_vector(path: str | os.PathLike) -> np.ndarray:

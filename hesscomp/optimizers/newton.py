@@ -26,6 +26,7 @@ VECTOR_PENALTY = (
 )
 USUAL_CG = 12  # lone columns that a preconditioned Newton step takes, for the choice of a solver
 USUAL_STEPS = 8
+IDLE = 3  # steps in a row without a gain, after which there is none to be had
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ def newton(
             on_iteration(row)
 
     record(0.0, 0, None)
+    idle = 0
     while True:
         if not world.decide(np.isfinite(objective) and np.isfinite(norm)):
             raise NumericalError(
@@ -220,6 +222,9 @@ def newton(
             )
         if world.decide(norm <= options.tolerance):
             converged, reason = True, "the gradient norm reached the tolerance"
+            break
+        if world.decide(idle == IDLE):
+            converged, reason = False, "neither objective nor gradient decrease: at rounding level"
             break
         if len(history) > options.max_iterations:
             converged, reason = False, f"stopped after {options.max_iterations} iterations"
@@ -239,11 +244,13 @@ def newton(
             break
         x = x + step * direction
         margins = margins + step * along
-        previous = norm
+        previous, before = norm, objective
         with ledger.timed("gradient"):
             objective, gradient = problem.evaluate(x, margins)
         norm = float(np.linalg.norm(gradient))
         record(step, cg_iterations, factor)
+        gained = norm < 0.9 * previous or objective < before - ROUNDING * abs(before)
+        idle = 0 if gained else idle + 1
     return NewtonResult(
         x, objective, norm, len(history) - 1, converged, reason, solver, choice, tuple(history)
     )
