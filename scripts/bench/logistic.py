@@ -33,7 +33,7 @@ PROBLEMS = {
         "lift": (4000, 6.0),
         "tol": 1e-6,
         "solver": "pcg",
-        "rank": 200,
+        "rank": 100,
         "repeats": 3,
     },
 }
