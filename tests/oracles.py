@@ -1,8 +1,50 @@
-"""The two checks that every operator and every factor must pass, against dense matrices."""
+"""Checks that every operator and every factor must pass, and matrices with known spectra."""
 
 import numpy as np
 
+from hesscomp.curvature.operator import Operator
 from hesscomp.factors import LowRank, load_factor, save_factor
+
+N = 150
+
+
+def spectrum(kind: str, n: int = N) -> np.ndarray:
+    index = np.arange(1, n + 1)
+    return {
+        "polynomial": 1.0 / index,
+        "exponential": 10.0 ** (-0.25 * (index - 1)),
+        "flat tail": np.where(index <= 10, 11.0 - index, 1e-2),
+        "low rank": np.where(index <= 5, 6.0 - index, 0.0),
+        "equal": np.where(index <= 12, 1.0, 0.1 / index),
+    }[kind]
+
+
+def matrix(kind: str, signs: bool = False, n: int = N) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    w = spectrum(kind, n) * (rng.choice([-1.0, 1.0], n) if signs else 1.0)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    A = (Q * w) @ Q.T
+    return (A + A.T) / 2
+
+
+class Sharded(Operator):
+    """A sum of unequal parts, one on each rank: what a sharded Hessian is."""
+
+    def __init__(self, dense, world, psd):
+        super().__init__(len(dense), world, psd=psd)
+        shares = np.arange(world.size, dtype=float)  # rank 0 holds nothing
+        shares = shares / shares.sum() if world.size > 1 else np.ones(1)
+        self.part = shares[world.rank] * dense
+
+    def _block(self, V):
+        return self.world.sum(self.part @ V)
+
+    def _project(self, Q, V):
+        return self.world.sum(Q.T @ (self.part @ V))
+
+
+def error(factor, A) -> float:
+    return np.linalg.norm(A - (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T)
 
 
 def check_operator(operator, dense: np.ndarray, tolerance: float) -> None:

@@ -2,54 +2,14 @@
 
 import numpy as np
 import pytest
-from oracles import check_factor, check_operator
+from oracles import N, Sharded, check_factor, check_operator, error, matrix, spectrum
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import MatrixOperator, Operator
+from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 pytestmark = pytest.mark.ranks
-N = 150
-
-
-def spectrum(kind: str, n: int = N) -> np.ndarray:
-    index = np.arange(1, n + 1)
-    return {
-        "polynomial": 1.0 / index,
-        "exponential": 10.0 ** (-0.25 * (index - 1)),
-        "flat tail": np.where(index <= 10, 11.0 - index, 1e-2),
-        "low rank": np.where(index <= 5, 6.0 - index, 0.0),
-        "equal": np.where(index <= 12, 1.0, 0.1 / index),
-    }[kind]
-
-
-def matrix(kind: str, signs: bool = False, n: int = N) -> np.ndarray:
-    rng = np.random.default_rng(5)
-    w = spectrum(kind, n) * (rng.choice([-1.0, 1.0], n) if signs else 1.0)
-    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
-    A = (Q * w) @ Q.T
-    return (A + A.T) / 2
-
-
-class Sharded(Operator):
-    """A sum of unequal parts, one on each rank: what a sharded Hessian is."""
-
-    def __init__(self, dense, world, psd):
-        super().__init__(len(dense), world, psd=psd)
-        shares = np.arange(world.size, dtype=float)  # rank 0 holds nothing
-        shares = shares / shares.sum() if world.size > 1 else np.ones(1)
-        self.part = shares[world.rank] * dense
-
-    def _block(self, V):
-        return self.world.sum(self.part @ V)
-
-    def _project(self, Q, V):
-        return self.world.sum(Q.T @ (self.part @ V))
-
-
-def error(factor, A) -> float:
-    return np.linalg.norm(A - (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T)
 
 
 def test_operators(world):
@@ -166,7 +126,7 @@ def test_degenerate_operators(world, method, tmp_path):
 
 def test_requests_that_make_no_sense_are_refused(world):
     A = Sharded(matrix("polynomial", signs=True), world, False)
-    with pytest.raises(OperatorError, match="use method eigh"):
+    with pytest.raises(OperatorError, match="use method krylov or eigh"):
         compress(A, 5, method="nystrom")
     for bad in (
         {}, {"rank": 5, "tolerance": 0.1}, {"rank": 0}, {"tolerance": 0.0}, {"tolerance": 2.0},

@@ -7,12 +7,13 @@ from hesscomp.cli.options import (
     add_data_arguments,
     add_problem_arguments,
     add_sketch_arguments,
+    check_sketch,
     load_problem,
 )
 from hesscomp.cli.progress import Progress
 from hesscomp.cli.session import Session, seconds_since
 from hesscomp.cli.tables import factor_table
-from hesscomp.compression import compress
+from hesscomp.compression import check_request, compress
 from hesscomp.factors import save_factor
 from hesscomp.factors.point import load_point
 from hesscomp.runs.report import write_json
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
+    rank = 40 if options.rank is None and options.tolerance is None else options.rank
+    check_request(rank, options.tolerance, options.max_rank, options.tolerance_norm)
+    check_sketch(options)
     session.check_outputs(options.out, options.report)
     with world.ledger.timed("startup"):
         _, problem = load_problem(options, session)
@@ -50,7 +54,6 @@ def run(options: argparse.Namespace, session: Session) -> int:
     startup = seconds_since(session.started)
     with world.ledger.timed("compile"):
         problem.compile()
-    rank = 40 if options.rank is None and options.tolerance is None else options.rank
     with world.ledger.timed("compress"), Progress(session, "product columns"):
         factor = compress(
             HessianOperator(problem, x),

@@ -7,10 +7,11 @@ from hesscomp.cli.options import (
     add_data_arguments,
     add_problem_arguments,
     add_sketch_arguments,
+    check_sketch,
     load_problem,
 )
 from hesscomp.cli.session import Session, seconds_since
-from hesscomp.compression import compress
+from hesscomp.compression import check_request, compress
 from hesscomp.errors import InputError
 from hesscomp.factors import save_factor
 from hesscomp.runs.files import check_picture_name
@@ -57,6 +58,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
     if options.gamma is not None and options.step != "fixed":
         raise InputError("--gamma goes with --step fixed")
+    check_request(options.rank, None)
+    check_sketch(options)
     if options.plot is not None:
         check_picture_name(options.plot)
     session.check_outputs(options.factor_out, options.report, options.plot)

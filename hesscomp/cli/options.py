@@ -3,6 +3,7 @@
 import argparse
 
 from hesscomp.cli.session import Session, add_thread_argument
+from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.errors import InputError
 
 
@@ -38,7 +39,7 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--method", choices=("auto", "eigh", "nystrom"), default="auto", help="of compression"
+        "--method", choices=("auto", *METHODS), default="auto", help="of compression"
     )
     parser.add_argument(
         "--oversample", type=int, default=10, metavar="P", help="sketch columns beyond the rank"
@@ -46,6 +47,11 @@ def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--power", type=int, default=1, metavar="Q", help="further multiplications by H"
     )
+
+
+def check_sketch(options) -> None:
+    """Refuse sketch options that are out of range, before any work is done."""
+    SketchOptions(power=options.power, seed=options.seed, oversample=options.oversample).validate()
 
 
 def load_problem(options, session: Session):

@@ -1,6 +1,6 @@
 """An uncut approximation of an operator and the estimates of its error."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,9 @@ class Approximation:
         Whether F_l = Q (Q^T H Q) Q^T, so that H - F_l and F_l are orthogonal as matrices.
     estimator : str
         What made `range_error`: "leave-one-out", or "exact" for an assembled matrix.
+    residual_norms : (l,) array or None
+        ||H u - w u|| of each pair, where known; those of at most `residual_tolerance` times the
+        largest |w| count as converged.
     """
 
     eigenvalues: np.ndarray
@@ -47,6 +50,8 @@ class Approximation:
     range_error: float | None = None
     galerkin: bool = False
     estimator: str = "leave-one-out"
+    residual_norms: np.ndarray | None = None
+    residual_tolerance: float = 0.0
 
     def certificate(self, rank: int, probes: Probes | None) -> Certificate:
         """The certificate of the leading `rank` eigenpairs, by probes where there are any.
@@ -55,6 +60,16 @@ class Approximation:
         its part is added, not sampled, and so has no variance. For a Galerkin approximation the
         two are orthogonal; otherwise their inner product is sampled too.
         """
+        return replace(self._error_estimate(rank, probes), **self._residuals(rank))
+
+    def _residuals(self, rank: int) -> dict[str, np.ndarray]:
+        if self.residual_norms is None:
+            return {}
+        norms = self.residual_norms[:rank].copy()
+        allowed = self.residual_tolerance * np.abs(self.eigenvalues).max(initial=0.0)
+        return {"residual_norms": norms, "eigenvalue_converged": norms <= allowed}
+
+    def _error_estimate(self, rank: int, probes: Probes | None) -> Certificate:
         known = float(np.sum(self.eigenvalues**2))
         dropped = float(np.sum(self.eigenvalues[rank:] ** 2))
         if probes is None:

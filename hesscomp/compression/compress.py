@@ -8,7 +8,9 @@ import numpy as np
 
 from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
 from hesscomp.compression.eigh import RandomizedEigh
+from hesscomp.compression.krylov import BlockKrylov
 from hesscomp.compression.nystrom import Nystrom
+from hesscomp.compression.options import SketchOptions
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.lowrank import LowRank
@@ -16,7 +18,7 @@ from hesscomp.factors.provenance import NAN, Provenance
 
 log = logging.getLogger(__name__)
 
-METHODS = {method.name: method for method in (RandomizedEigh, Nystrom)}
+METHODS = {method.name: method for method in (BlockKrylov, RandomizedEigh, Nystrom)}
 FIRST_BLOCK = 16  # columns that an adaptive sketch starts with; it then grows by half
 
 
@@ -32,6 +34,10 @@ def compress(
     max_rank: int | None = None,
     tolerance_norm: str = "frobenius",
     probe_count: int = 8,
+    residual_tolerance: float = 1e-6,
+    max_columns: int | None = None,
+    block: int | None = None,
+    max_basis: int | None = None,
 ) -> LowRank:
     """Compress a symmetric operator to a low-rank factor with an error certificate.
 
@@ -47,15 +53,16 @@ def compress(
         Grow the sketch until ||H - F|| <= tolerance ||H||, both estimated, confirm with fresh
         probes, and cut to the smallest rank that meets it. Where `max_rank` does not suffice the
         certificate says ``converged=False``.
-    method : {"auto", "eigh", "nystrom"}
-        "eigh" is Halko, Martinsson and Tropp 4.4 with 5.3; "nystrom" has the stable shift and
-        needs a semidefinite operator. "auto" takes nystrom where that is declared, eigh
-        elsewhere. Where the sketch would be as wide as the matrix (under "auto": would cost as
-        many products) the matrix is assembled instead, and the factor's method is "dense".
+    method : str
+        "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto" takes
+        nystrom (with the stable shift) for operators declared semidefinite, krylov elsewhere.
+        Where the sketch would be as wide as the matrix (under "auto": would cost as many
+        products) the matrix is assembled instead, and the factor's method is "dense".
     oversample : int
         Columns of the sketch beyond `rank`.
     power : int
-        Further multiplications by H after the first, orthonormalised in between.
+        Further multiplications by H after the first, orthonormalised in between; krylov takes at
+        most as many columns as eigh would.
     seed : int
         Of test matrix and probes; the result does not depend on the number of ranks.
     max_rank : int, optional
@@ -63,6 +70,16 @@ def compress(
     tolerance_norm : {"frobenius", "spectral"}
     probe_count : int
         Fresh Gaussian vectors that measure the error (none where leave-one-out does).
+    residual_tolerance : float
+        krylov stops, and calls an eigenvalue converged, where ||H u - w u|| is at most this times
+        the largest |w|.
+    max_columns : int, optional
+        With krylov and a rank, the most product columns; default (2 + power) (rank + oversample).
+    block : int, optional
+        Columns of a block of krylov; default a quarter of rank + oversample, within 16 to 32.
+    max_basis : int, optional
+        With krylov and a rank, the most columns held before a thick restart; default as many as
+        the default of `max_columns`. It bounds the memory.
 
     Returns
     -------
@@ -78,29 +95,39 @@ def compress(
 
     Notes
     -----
-    For a sketch of l = rank + oversample columns, eigh costs (2 + power) l + probes product
-    columns, nystrom (1 + power) l (+ probes with power steps). Memory 4 n l numbers at most.
+    For l = rank + oversample, eigh costs (2 + power) l + probes product columns, krylov at most
+    that (up to a whole block more), nystrom (1 + power) l (+ probes with power steps). Memory 4 n
+    l numbers at most; krylov (4 + power) l n.
     """
-    _check_request(rank, tolerance, oversample, power, max_rank, probe_count, seed)
-    if tolerance_norm not in ("frobenius", "spectral"):
-        raise InputError(f"tolerance_norm must be frobenius or spectral, not {tolerance_norm}")
+    check_request(rank, tolerance, max_rank, tolerance_norm)
+    kind = _choose(method, operator)
+    options = SketchOptions(
+        power=power,
+        seed=seed,
+        probe_count=probe_count,
+        rank=rank,
+        oversample=oversample,
+        residual_tolerance=residual_tolerance,
+        max_columns=max_columns,
+        block=block,
+        basis=max_basis,
+    )
+    options.validate()
     world = operator.world
     start, before = time.perf_counter(), replace(world.ledger)
-    kind = _choose(method, operator)
     if rank is not None:
-        columns = min(operator.n, rank + oversample)
-        if method == "auto" and kind.columns(columns, power, probe_count) >= operator.n:
+        l = min(operator.n, rank + oversample)
+        if method == "auto" and kind.columns(l, power, probe_count) >= operator.n:
             kind = Dense
-        sketch, approximation = _grow(kind(operator, power, seed, probe_count), columns)
+        sketch, approximation = _sketch_rank(kind(operator, options), l)
         k = min(rank, operator.n)
         certificate = approximation.certificate(k, sketch.probes)
     else:
         sketch, approximation, k, certificate = _grow_to_tolerance(
-            kind(operator, power, seed, probe_count),
+            kind(operator, options),
             tolerance,
             tolerance_norm,
             min(max_rank or operator.n, operator.n),
-            oversample,
         )
     ledger = world.ledger
     return LowRank(
@@ -131,9 +158,13 @@ class Dense:
     name = "dense"
     probes = None
 
-    def __init__(self, operator: Operator, *_):
-        self.operator = operator
+    def __init__(self, operator: Operator, options: SketchOptions):
+        self.operator, self.options = operator, options
         self.size = 0
+
+    def width(self, sketch: int) -> int:
+        """All columns, whatever is asked."""
+        return self.operator.n
 
     def grow(self, columns: int) -> None:
         self.matrix = self.operator.to_dense()
@@ -146,15 +177,23 @@ class Dense:
 
 def _choose(method: str, operator: Operator):
     if method == "auto":
-        return Nystrom if operator.psd else RandomizedEigh
+        return Nystrom if operator.psd else BlockKrylov
     if method not in METHODS:
-        raise InputError(f"method must be auto, {' or '.join(METHODS)}, not {method}")
+        raise InputError(f"method must be auto, {', '.join(METHODS)}, not {method}")
     if method == "nystrom" and not operator.psd:
         raise OperatorError(
             "Nystrom needs a positive semidefinite operator and this one is not declared so; "
-            "use method eigh"
+            "use method krylov or eigh"
         )
     return METHODS[method]
+
+
+def _sketch_rank(sketch, l: int):
+    """The sketch for rank + oversample = l, and its approximation."""
+    width = sketch.width(l)
+    if min(width, (2 + sketch.options.power) * l) >= sketch.operator.n:
+        sketch, width = Dense(sketch.operator, sketch.options), sketch.operator.n
+    return _grow(sketch, width)
 
 
 def _grow(sketch, columns: int):
@@ -163,8 +202,8 @@ def _grow(sketch, columns: int):
     Where the sketch would fill the space the matrix is assembled instead, and where a Nystrom core
     turns out negative its sketch becomes the range of an eigendecomposition.
     """
-    if sketch.size + columns >= sketch.operator.n:
-        sketch = Dense(sketch.operator)
+    if sketch.options.rank is None and sketch.size + columns >= sketch.operator.n:
+        sketch = Dense(sketch.operator, sketch.options)
     sketch.grow(columns)
     try:
         return sketch, sketch.approximation()
@@ -174,22 +213,22 @@ def _grow(sketch, columns: int):
         return sketch, sketch.approximation()
 
 
-def _grow_to_tolerance(sketch, tolerance, norm, max_rank, oversample):
+def _grow_to_tolerance(sketch, tolerance, norm, max_rank):
     """Grow until the tolerance is met: on the sketch's own estimate, then on fresh probes."""
-    operator, world = sketch.operator, sketch.operator.world
-    ceiling = min(operator.n, max_rank + oversample)
-    drawn = sketch.probe_count
+    operator, world, options = sketch.operator, sketch.operator.world, sketch.options
+    ceiling = min(operator.n, sketch.width(min(operator.n, max_rank + options.oversample)))
+    drawn = options.probe_count
     columns = min(FIRST_BLOCK, ceiling)
     while True:
         sketch, approximation = _grow(sketch, columns)
         if norm == "spectral" and sketch.probes is None and sketch.name != "dense":
-            sketch.probes = Probes.draw(operator, 0, sketch.probe_count, sketch.seed)
+            sketch.probes = Probes.draw(operator, 0, options.probe_count, options.seed)
         k, certificate = _cut(approximation, sketch.probes, tolerance, norm, max_rank, world)
         if sketch.name == "dense":
             return sketch, approximation, k, certificate
         if certificate.converged:
-            fresh = Probes.draw(operator, drawn, drawn + sketch.probe_count, sketch.seed)
-            drawn += sketch.probe_count
+            fresh = Probes.draw(operator, drawn, drawn + options.probe_count, options.seed)
+            drawn += options.probe_count
             k, certificate = _cut(approximation, fresh, tolerance, norm, max_rank, world)
         if certificate.converged or sketch.size >= ceiling:
             return sketch, approximation, k, certificate
@@ -219,7 +258,13 @@ def _cut(approximation, probes, tolerance, norm, max_rank, world):
     return k, approximation.certificate(k, probes)
 
 
-def _check_request(rank, tolerance, oversample, power, max_rank, probe_count, seed):
+def check_request(
+    rank: int | None,
+    tolerance: float | None,
+    max_rank: int | None = None,
+    tolerance_norm: str = "frobenius",
+) -> None:
+    """Raise InputError for a request that makes no sense."""
     if (rank is None) == (tolerance is None):
         raise InputError("ask for a rank or for a tolerance, not both and not neither")
     if rank is not None and rank < 1:
@@ -228,11 +273,5 @@ def _check_request(rank, tolerance, oversample, power, max_rank, probe_count, se
         raise InputError(f"tolerance must lie between 0 and 1, not {tolerance}")
     if max_rank is not None and max_rank < 1:
         raise InputError(f"the largest rank must be at least 1, not {max_rank}")
-    for name, value, least in (
-        ("oversample", oversample, 0),
-        ("power", power, 0),
-        ("probe count", probe_count, 1),
-        ("seed", seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, not {value}")
+    if tolerance_norm not in ("frobenius", "spectral"):
+        raise InputError(f"tolerance_norm must be frobenius or spectral, not {tolerance_norm}")

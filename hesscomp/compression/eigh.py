@@ -3,6 +3,7 @@
 import numpy as np
 
 from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.options import SketchOptions
 from hesscomp.curvature.operator import Operator
 from hesscomp.sketching.gaussian import probes, test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
@@ -20,12 +21,16 @@ class RandomizedEigh:
 
     name = "eigh"
 
-    def __init__(self, operator: Operator, power: int, seed: int, probe_count: int):
-        self.operator, self.power, self.seed = operator, power, seed
+    def __init__(self, operator: Operator, options: SketchOptions):
+        self.operator, self.options = operator, options
         self.drawn = 0
         self.Q = np.empty((operator.n, 0))
         self.T = np.empty((0, 0))
-        self.probe_count, self.probes = probe_count, None
+        self.probes = None
+
+    def width(self, sketch: int) -> int:
+        """Columns to ask of `grow` for rank + oversample = `sketch`."""
+        return sketch
 
     @staticmethod
     def columns(sketch: int, power: int, probe_count: int) -> int:
@@ -40,11 +45,13 @@ class RandomizedEigh:
     def grow(self, columns: int) -> None:
         """Add a block of columns to the basis."""
         H, world = self.operator, self.operator.world
-        block = test_matrix(H.n, self.drawn, self.drawn + columns, self.seed)
+        block = test_matrix(H.n, self.drawn, self.drawn + columns, self.options.seed)
         self.drawn += columns
-        for step in range(self.power + 1):
-            if step == self.power and self.probes is None:  # probes ride in the last product
-                vectors = probes(H.n, 0, self.probe_count, self.seed)
+        for step in range(self.options.power + 1):
+            if (
+                step == self.options.power and self.probes is None
+            ):  # probes ride in the last product
+                vectors = probes(H.n, 0, self.options.probe_count, self.options.seed)
                 Y = H @ np.hstack([block, vectors])
                 self.probes = Probes(vectors, Y[:, columns:])
                 Y = Y[:, :columns]
@@ -56,9 +63,11 @@ class RandomizedEigh:
     @classmethod
     def on_range(cls, sketch) -> "RandomizedEigh":
         """Rayleigh-Ritz on the range of another method's sketch (its `Y`): l + probes columns."""
-        new = cls(sketch.operator, sketch.power, sketch.seed, sketch.probe_count)
+        new = cls(sketch.operator, sketch.options)
         new.drawn = sketch.drawn
-        new.probes = sketch.probes or Probes.draw(new.operator, 0, new.probe_count, new.seed)
+        new.probes = sketch.probes or Probes.draw(
+            new.operator, 0, new.options.probe_count, new.options.seed
+        )
         new._append(orthonormalize(sketch.Y, new.operator.world))
         return new
 

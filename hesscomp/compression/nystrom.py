@@ -4,6 +4,7 @@ import numpy as np
 import scipy.linalg
 
 from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.options import SketchOptions
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import NumericalError
 from hesscomp.sketching.gaussian import probes, test_matrix
@@ -24,12 +25,16 @@ class Nystrom:
 
     name = "nystrom"
 
-    def __init__(self, operator: Operator, power: int, seed: int, probe_count: int):
-        self.operator, self.power, self.seed = operator, power, seed
+    def __init__(self, operator: Operator, options: SketchOptions):
+        self.operator, self.options = operator, options
         self.drawn = 0
         self.Z = np.empty((operator.n, 0))
         self.Y = np.empty((operator.n, 0))
-        self.probe_count, self.probes = probe_count, None
+        self.probes = None
+
+    def width(self, sketch: int) -> int:
+        """Columns to ask of `grow` for rank + oversample = `sketch`."""
+        return sketch
 
     @staticmethod
     def columns(sketch: int, power: int, probe_count: int) -> int:
@@ -44,12 +49,12 @@ class Nystrom:
     def grow(self, columns: int) -> None:
         """Add a block of columns to the sketch."""
         H = self.operator
-        block = test_matrix(H.n, self.drawn, self.drawn + columns, self.seed)
+        block = test_matrix(H.n, self.drawn, self.drawn + columns, self.options.seed)
         self.drawn += columns
-        for _ in range(self.power):
+        for _ in range(self.options.power):
             block = orthonormalize(H @ block, H.world, against=self.Z)
-        if self.power and self.probes is None:
-            vectors = probes(H.n, 0, self.probe_count, self.seed)
+        if self.options.power and self.probes is None:
+            vectors = probes(H.n, 0, self.options.probe_count, self.options.seed)
             Y = H @ np.hstack([block, vectors])
             self.probes, Y = Probes(vectors, Y[:, columns:]), Y[:, :columns]
         else:
@@ -78,7 +83,7 @@ class Nystrom:
             raise NumericalError("the Nystrom core is negative: the operator is not semidefinite")
         B = shifted @ inverse
         leave_one_out = None
-        if self.power == 0:
+        if self.options.power == 0:
             residuals = np.linalg.norm(B @ inverse.T, axis=0) / np.sum(inverse**2, axis=1)
             leave_one_out = float(np.sqrt(np.mean(residuals**2)))
         Q = orthonormalize(B, world)

@@ -99,10 +99,7 @@ class LowRank:
             return 0.0
         if tail == "last":
             return float(abs(self.eigenvalues[-1])) if self.rank else 0.0
-        try:
-            return float(tail)
-        except ValueError:
-            raise InputError(f"tail must be last, zero or a number, not {tail!r}") from None
+        return tail_number(tail)
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """F as a SciPy linear operator."""
@@ -137,6 +134,17 @@ class Preconditioner:
 
     def __matmul__(self, B: np.ndarray) -> np.ndarray:
         return self.factor._spectral(self.inside, self.outside, B)
+
+
+def tail_number(tail: float | str) -> float:
+    """A tail given as a number, or InputError."""
+    try:
+        value = float(tail)
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value):
+        raise InputError(f"tail must be last, zero or a number, not {tail!r}")
+    return value
 
 
 def _scale_rows(scale: np.ndarray, block: np.ndarray) -> np.ndarray:

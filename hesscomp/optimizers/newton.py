@@ -11,6 +11,7 @@ from hesscomp.compression import compress
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.factors import LowRank
+from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
 
 SOLVERS = ("auto", "pcg", "lowrank", "direct")
@@ -72,6 +73,8 @@ class NewtonOptions:
                 raise InputError(f"{name} must be a positive number, not {value}")
         if self.max_iterations < 0 or self.rank < 1 or self.oversample < 0:
             raise InputError("max-iter and oversample must be at least 0, rank at least 1")
+        if self.tail not in ("last", "zero"):
+            tail_number(self.tail)
 
 
 @dataclass(frozen=True)

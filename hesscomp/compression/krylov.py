@@ -1,0 +1,187 @@
+"""Block Krylov with Rayleigh-Ritz: the method for operators of either sign and slow decay."""
+
+import numpy as np
+
+from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.options import SketchOptions
+from hesscomp.curvature.operator import Operator
+from hesscomp.sketching.gaussian import probes, test_matrix
+from hesscomp.sketching.orthonormalize import orthonormalize
+
+BLOCKS = 16, 32  # fewest and most columns of a block
+ROUNDING = np.finfo(np.float64).eps
+
+
+class BlockKrylov:
+    """Musco and Musco (2015), algorithm 2, as a block Lanczos process with thick restarts.
+
+    An orthonormal basis Q of span{Omega, H Omega, H^2 Omega, ...}, each new block orthogonalised
+    twice against all before it, and the Ritz pairs of T = Q^T H Q by decreasing |w|. The process
+    keeps H Q = Q T + N E, with N the next block (not yet multiplied) and E small, so that
+    ||H u - w u|| = ||E s|| for the Ritz vector u = Q s, at no product. For any symmetric operator.
+
+    With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`). Where
+    the basis reaches `SketchOptions.basis` columns it is restarted (Wu and Simon 2000): the
+    leading k + oversample Ritz vectors and N stay. Pairs that have converged well are locked: not
+    rotated again, and their residual norms stay as they were (upper bounds then). T = Q^T H Q
+    holds through all of it.
+
+    Costs b s + probes product columns in s block products (the probes ride in the first), and as
+    many words times n: nothing else is reduced. s is what convergence takes, at most
+    `width` / b, rounded up. Memory: (n, m + l + 4 b) for a basis of m columns and l = rank +
+    oversample vectors given back (all m where a tolerance was asked).
+
+    An eigenvalue of multiplicity above b shows only b copies before rounding brings the others:
+    take a larger block there.
+    """
+
+    name = "krylov"
+
+    def __init__(self, operator: Operator, options: SketchOptions):
+        self.operator, self.options = operator, options
+        n = operator.n
+        if options.rank is None:  # grown to a tolerance: every column counts, so no restarts
+            self.wanted = self.limit = n
+            self.block = min(n, options.block or BLOCKS[0])
+        else:
+            self.wanted = l = min(n, options.rank + options.oversample)
+            self.block = min(n, options.block or block_size(l))
+            basis = options.basis or (2 + options.power) * l + self.block
+            self.limit = min(n, max(basis, l + 2 * self.block))
+        self.size = self.locked = self.multiplied = self.drawn = 0
+        self.basis = np.empty((n, self.block), order="F")  # its first `size` columns are Q
+        self.T = np.empty((0, 0))
+        self.next = self._fresh()  # N
+        self.E = np.empty((self.block, 0))
+        self.lost = np.empty(0)  # residual norms of the locked columns, whose E is zero
+        self.probes = None
+
+    def width(self, sketch: int) -> int:
+        """Most columns multiplied for rank + oversample = `sketch`: as many as eigh takes."""
+        return self.options.max_columns or (2 + self.options.power) * sketch
+
+    @staticmethod
+    def columns(sketch: int, power: int, probe_count: int) -> int:
+        """Product columns for rank + oversample = `sketch`, at most (before rounding up)."""
+        return (2 + power) * sketch + probe_count
+
+    @property
+    def Q(self) -> np.ndarray:
+        return self.basis[:, : self.size]
+
+    def grow(self, columns: int) -> None:
+        """Add blocks, at least `columns` columns, or fewer where the wanted pairs converge."""
+        goal = self.multiplied + columns
+        while True:
+            if self.size + self.next.shape[1] > self.limit:
+                self._restart()
+            self._step()
+            if self.multiplied >= goal or self.next.shape[1] == 0 or self._converged():
+                return
+
+    def _step(self) -> None:
+        """Multiply the next block, take it into the basis, and make the one after it."""
+        H, N = self.operator, self.next
+        if self.probes is None:
+            vectors = probes(H.n, 0, self.options.probe_count, self.options.seed)
+            Y = H @ np.hstack([N, vectors])
+            self.probes, Y = Probes(vectors, Y[:, N.shape[1] :].copy()), Y[:, : N.shape[1]]
+        else:
+            Y = H @ N
+        self.multiplied += N.shape[1]
+        self._append(N)
+        C = self.Q.T @ Y
+        old = len(self.T)
+        self.T = np.block([[self.T, C[:old]], [C[:old].T, C[old:]]])
+        reach = np.linalg.norm(Y) or 1.0
+        Y = Y - self.Q @ C
+        self.next = self._next_block(Y, reach)
+        new = self.next.T @ Y
+        self.E = np.hstack([np.zeros((len(new), old)), new])
+
+    def _next_block(self, Y: np.ndarray, reach: float) -> np.ndarray:
+        """Orthonormal basis of Y beside Q; directions in which Y vanished continue at random."""
+        world, room = self.operator.world, self.operator.n - self.size
+        if room < Y.shape[1]:
+            Y = Y @ world.on_root(_leading_right_vectors, Y, room)
+        noise = ROUNDING * reach / np.sqrt(len(Y)) * self._gaussian(Y.shape[1])
+        return orthonormalize(Y + noise, world, against=self.Q)
+
+    def _fresh(self) -> np.ndarray:
+        return orthonormalize(self._gaussian(self.block), self.operator.world)
+
+    def _gaussian(self, columns: int) -> np.ndarray:
+        self.drawn += columns
+        return test_matrix(self.operator.n, self.drawn - columns, self.drawn, self.options.seed)
+
+    def _append(self, N: np.ndarray) -> None:
+        size = self.size + N.shape[1]
+        if size > self.basis.shape[1]:  # untouched columns take no memory
+            room = self.limit if self.options.rank is not None else 2 * size
+            larger = np.empty((len(N), min(max(size, room), len(N))), order="F")
+            larger[:, : self.size] = self.Q
+            self.basis = larger
+        self.basis[:, self.size : size] = N
+        self.size = size
+
+    def _ritz(self, first: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Eigenvalues, coordinates and residual norms from T without its `first` columns."""
+        w, *S = self.operator.world.on_root(sorted_eigh, self.T[first:, first:])
+        S = np.array(S)
+        norms = np.linalg.norm(self.E[:, first:] @ S, axis=0)
+        if first < self.locked:
+            norms = norms + self.lost @ np.abs(S[: self.locked])
+        rounding = np.finfo(self.operator.dtype).eps * np.abs(w[:1])
+        return w, S, np.maximum(norms, rounding)
+
+    def _converged(self) -> bool:
+        """Whether a rank was asked for and all its pairs' residuals are small."""
+        rank = self.options.rank
+        if rank is None or self.size < min(rank, self.operator.n):
+            return False
+        w, _, norms = self._ritz()
+        allowed = self.options.residual_tolerance * abs(w[0])
+        return self.operator.world.decide(np.all(norms[:rank] <= allowed))
+
+    def _restart(self) -> None:
+        """Keep the leading Ritz vectors and the next block (Wu and Simon 2000)."""
+        first, count = self.locked, self.wanted - self.locked
+        w, S, norms = self._ritz(first)
+        w, S, norms = w[:count], S[:, :count], norms[:count]
+        largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
+        # So that the locked residuals together stay below what counts as converged.
+        allowed = self.options.residual_tolerance * largest / (2 * np.sqrt(self.wanted))
+        order = np.argsort(norms > allowed, kind="stable")
+        order, new = self.operator.world.broadcast((order, int(np.sum(norms <= allowed))))
+        w, S, norms = w[order], S[:, order], norms[order]
+        self.basis[:, first : self.wanted] = self.Q[:, first:] @ S
+        side = self.T[:first, first:] @ S
+        self.T = np.block([[self.T[:first, :first], side], [side.T, np.diag(w)]])
+        self.E = np.hstack([self.E[:, :first], self.E[:, first:] @ S])
+        self.size, self.locked = self.wanted, first + new
+        self.E[:, : self.locked] = 0.0
+        self.lost = np.concatenate([self.lost, norms[:new]])
+
+    def approximation(self) -> Approximation:
+        w, S, norms = self._ritz()
+        kept = min(self.size, self.wanted)  # any Ritz vectors are a Galerkin space of their own
+        return Approximation(
+            w[:kept],
+            self.Q @ S[:, :kept],
+            galerkin=True,
+            residual_norms=norms[:kept],
+            residual_tolerance=self.options.residual_tolerance,
+        )
+
+
+def block_size(sketch: int) -> int:
+    """Columns of a block for rank + oversample = `sketch`: a quarter of it, within 16 to 32.
+
+    Wide enough that products run at the matrix-product rate, no wider: narrow blocks reach higher
+    powers of H with the same columns.
+    """
+    return min(sketch, max(BLOCKS[0], min(sketch // 4, BLOCKS[1])))
+
+
+def _leading_right_vectors(Y: np.ndarray, count: int) -> np.ndarray:
+    return np.linalg.eigh(Y.T @ Y)[1][:, ::-1][:, :count]
