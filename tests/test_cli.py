@@ -125,6 +125,8 @@ BAD_CALLS = {
     "ridge": (["newton", "--data", "good.csv", "--ridge", "-1"], "ridge"),
     "features": (["newton", "--data", "good.csv", "--features", "fourier"], "--feature-count"),
     "gamma": (["newton", "--data", "good.csv", "--gamma", "0.5"], "--step fixed"),
+    "power": (["newton", "--data", "good.csv", "--power", "-1"], "power must be at least 0"),
+    "rank": (["compress", "--data", "good.csv", "--rank", "0", "--out", "o.h5"], "rank must be"),
     "threads": (["newton", "--data", "good.csv", "--threads", "0"], "--threads"),
     "same output": (
         ["newton", "--data", "good.csv", "--report", "r", "--factor-out", "r"],

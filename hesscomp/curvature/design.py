@@ -47,10 +47,14 @@ class DenseDesign:
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
         """A v in float64: (n,) to (rows,)."""
+        if self._given.dtype == tf.float64:
+            return tf.linalg.matvec(self._given, v)
         return self._exact_kernels.forward(self._given, v, self._chunk(8 * self.n))
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
         """A^T r in float64: (rows,) to (n,)."""
+        if self._given.dtype == tf.float64:
+            return tf.linalg.matvec(self._given, r, transpose_a=True)
         return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
@@ -164,8 +168,6 @@ def _dense_kernels(name: str) -> SimpleNamespace:
 
     @tf.function(input_signature=[matrix, vector, count])
     def forward(A, v, chunk):
-        if A.dtype == tf.float64:
-            return tf.linalg.matvec(A, v)
         rows = tf.shape(A)[0]
         pieces = tf.TensorArray(
             tf.float64, size=(rows + chunk - 1) // chunk, infer_shape=False, element_shape=[None]

@@ -227,7 +227,7 @@ def newton(
             converged, reason = True, "the gradient norm reached the tolerance"
             break
         if world.decide(idle == IDLE):
-            converged, reason = False, "neither objective nor gradient decrease: at rounding level"
+            converged, reason = False, "steps gain nothing: at the rounding level, or too long"
             break
         if len(history) > options.max_iterations:
             converged, reason = False, f"stopped after {options.max_iterations} iterations"

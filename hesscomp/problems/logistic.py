@@ -51,12 +51,8 @@ class LogisticRegression(Problem):
         self.labels = tf.convert_to_tensor(dataset.train.y)
 
     def compile(self) -> None:
-        """Trace and optimise everything that runs later; local, no pass over the data."""
+        """Trace the data products, so that no timed one is the first; local, no pass."""
         self.design.compile()
-        one = tf.zeros([1], tf.float64)
-        _loss_and_slopes(one, one)
-        _curvature_weights(one)
-        _losses_along(one, one, one, one)
 
     def linearize(self, x: np.ndarray) -> "LogisticCurvature":
         return self.curvature_at(self.margins(x))
@@ -120,26 +116,24 @@ class LogisticCurvature:
         return self.design.gram(self.weights)
 
 
+# Element-wise work runs eagerly: a handful of operations at 15 us each, where calling a compiled
+# function costs 200 us.
+
+
 def _softplus(t: tf.Tensor) -> tf.Tensor:
     """log(1 + exp(t)) to full precision for any t (tf.nn.softplus switches branches early)."""
     return tf.maximum(t, 0.0) + tf.math.log1p(tf.exp(-tf.abs(t)))
 
 
-VECTOR = tf.TensorSpec([None], tf.float64)
-
-
-@tf.function(input_signature=[VECTOR, VECTOR])
 def _loss_and_slopes(margins, labels):
     t = labels * margins
     return tf.reduce_sum(_softplus(-t)), -labels * tf.sigmoid(-t)
 
 
-@tf.function(input_signature=[VECTOR])
 def _curvature_weights(margins):
     return tf.sigmoid(margins) * tf.sigmoid(-margins)
 
 
-@tf.function(input_signature=[VECTOR, VECTOR, VECTOR, VECTOR])
 def _losses_along(margins, direction, labels, steps):
     t = labels * (margins + steps[:, None] * direction)
     return tf.reduce_sum(_softplus(-t), axis=1)
