@@ -18,6 +18,8 @@ class SketchOptions:
         Eigenpairs asked for; None where a tolerance was.
     oversample : int
         Columns beyond `rank`.
+    test_matrix : str
+        "gaussian", "srtt" or "sparse-sign".
     residual_tolerance : float
         An eigenpair is converged where ||H u - w u|| <= residual_tolerance |w_1|.
     block : int or None
@@ -35,7 +37,13 @@ class SketchOptions:
     probe_count: int = 8
     rank: int | None = None
     oversample: int = 10
+    test_matrix: str = "gaussian"
     residual_tolerance: float = 1e-6
     block: int | None = None
     max_columns: int | None = None
     basis: int | None = None
+
+    @property
+    def independent(self) -> bool:
+        """Whether a sketch is H times independent Gaussian columns: leave-one-out holds then."""
+        return self.power == 0 and self.test_matrix == "gaussian"
