@@ -5,8 +5,11 @@ import pytest
 from oracles import N, Sharded, check_factor, error, matrix
 
 from hesscomp.compression import compress
+from hesscomp.compression.compress import METHODS
+from hesscomp.compression.options import SketchOptions
 from hesscomp.curvature.operator import MatrixOperator
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, OperatorError
+from hesscomp.sketching.test_matrices import draw
 
 pytestmark = pytest.mark.ranks
 FAMILIES = ["polynomial", "exponential", "flat tail", "low rank", "equal"]
@@ -25,7 +28,7 @@ def check_certificate(factor, A):
     if true > floor:
         assert 0.5 <= certificate.frobenius_error_estimate / true <= 3
     norm = np.linalg.norm(A)
-    assert certificate.frobenius_norm_estimate == pytest.approx(norm, rel=0.2, abs=1e-300)
+    assert certificate.frobenius_norm_estimate == pytest.approx(norm, rel=0.3, abs=1e-300)
     if not np.isnan(certificate.spectral_error_bound):
         dense = (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T
         assert np.linalg.norm(A - dense, 2) <= certificate.spectral_error_bound + floor
@@ -43,8 +46,8 @@ def test_krylov(world, kind, signs, power):
     factor = krylov(A, world, 20, power=power)
     w, best = exact(A, 20)
     floor = 1e-13 * np.linalg.norm(A)
-    assert error(factor, A) <= (1.01 if power else 1.1) * best + floor
-    found, slow = np.abs(factor.eigenvalues), kind == "polynomial"
+    assert error(factor, A) <= (1.01 if power else 1.2) * best + floor
+    found, slow = np.abs(factor.eigenvalues), kind in ("polynomial", "equal")
     if power:
         np.testing.assert_allclose(found, np.abs(w), rtol=1e-4 if slow else 1e-6, atol=floor)
     U, certificate = factor.eigenvectors, factor.certificate
@@ -57,7 +60,7 @@ def test_krylov(world, kind, signs, power):
 
 def test_krylov_costs_what_it_says(world, tmp_path):
     A = matrix("polynomial")
-    for options, steps in (({}, 6), ({"power": 0}, 4), ({"max_columns": 40, "block": 10}, 4)):
+    for options, steps in (({}, 5), ({"power": 0}, 3), ({"max_columns": 40, "block": 10}, 4)):
         words, reductions = world.ledger.words_reduced, world.ledger.reductions
         factor = krylov(A, world, 20, residual_tolerance=1e-12, **options)
         columns = options.get("block", 16) * steps + 8
@@ -146,3 +149,142 @@ def test_krylov_is_the_same_on_any_number_of_ranks(world):
     spread, alone = krylov(A, world, 8), compress(MatrixOperator(A), 8, method="krylov")
     np.testing.assert_allclose(spread.eigenvalues, alone.eigenvalues, rtol=1e-9)
     np.testing.assert_allclose(spread.eigenvectors, alone.eigenvectors, atol=1e-7)
+
+
+def costs(method, q, n=N, l=16, r=8):
+    """Product columns, block products and words reduced for l columns, power q and r probes."""
+    return {
+        "eigh": ((2 + q) * l + r, 2 + q, n * ((1 + q) * l + r) + l * l),
+        "power": ((2 + q) * l + r, 2 + q, n * ((1 + q) * l + r) + l * l),
+        "svd": ((2 + q) * l + (r if q else 0), 2 + q, n * ((2 + q) * l + (r if q else 0))),
+        "row-eigh": ((2 + q) * l + r, 2 + q, n * ((1 + q) * l + r) + l * l),
+        "row-svd": ((2 + q) * l + r, 2 + q, n * ((2 + q) * l + r)),
+        "nystrom-range": ((2 + q) * l + r, 2 + q, n * ((2 + q) * l + r)),
+        "one-pass": (l + r, 1, n * (l + r)),
+        "nystrom-indefinite": ((1 + q) * l + r, 1 + q, n * ((1 + q) * l + r)),
+    }[method]
+
+
+# The largest error over the best factor's, without and with two power steps.
+BOUNDS = {
+    "svd": (1.6, 1.02), "row-eigh": (12, 8), "row-svd": (2.5, 1.5), "power": (2.5, 1.05),
+    "one-pass": (8, 8), "nystrom-range": (1.2, 1.02),
+}  # fmt: skip
+DRIVERS = sorted(BOUNDS)
+
+
+def semidefinite_only(method):
+    return METHODS[method].needs_psd
+
+
+@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize("power", [0, 2])
+@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("method", DRIVERS)
+def test_driver(world, method, kind, power, signs):
+    if signs and semidefinite_only(method):
+        pytest.skip("needs a semidefinite operator")
+    A = matrix(kind, signs)
+    request = {"method": method, "power": power}
+    factor = compress(Sharded(A, world, not signs), 20, **request)
+    assert (factor.rank, factor.provenance.method) == (20, method)
+    U = factor.eigenvectors
+    assert np.abs(U.T @ U - np.eye(20)).max() <= 1e-12
+    # Powers that are not orthonormalised lose what lies below eps^(1/3) of the largest.
+    floor = (1e-4 if method == "power" and power else 1e-11) * np.linalg.norm(A)
+    assert error(factor, A) <= BOUNDS[method][power > 0] * exact(A, 20)[1] + floor
+    check_certificate(factor, A)
+
+
+@pytest.mark.parametrize("power", [0, 1])
+@pytest.mark.parametrize("method", DRIVERS)
+def test_driver_costs_and_factors(world, method, power, tmp_path):
+    A = Sharded(matrix("polynomial"), world, True)
+    words = world.ledger.words_reduced
+    factor = compress(A, 10, method=method, power=power, oversample=6)
+    check_factor(factor, tmp_path)
+    columns, passes, expected = costs(method, power)
+    assert (factor.provenance.columns, factor.provenance.passes) == (columns, passes)
+    assert factor.provenance.words_reduced == expected == world.ledger.words_reduced - words
+    sketch = METHODS[method](A, SketchOptions(power=power, rank=10, oversample=6))
+    assert sketch.columns(16) == columns
+
+
+@pytest.mark.parametrize("method", DRIVERS)
+def test_driver_on_degenerate_operators(world, method):
+    psd = semidefinite_only(method)
+    zero = compress(Sharded(np.zeros((N, N)), world, psd), 5, method=method)
+    assert np.all(zero.eigenvalues == 0) and zero.certificate.frobenius_error_estimate == 0
+    tiny = compress(Sharded(np.array([[3.0]]), world, psd), 5, method=method)
+    assert (tiny.n, tiny.rank) == (1, 1) and tiny.eigenvalues[0] == pytest.approx(3)
+    for rank in (30, 45):
+        A = matrix("polynomial", n=40)
+        factor = compress(Sharded(A, world, psd), rank, method=method, oversample=2)
+        assert factor.rank == min(rank, 40)
+        check_certificate(factor, A)
+    if not psd:
+        negative = compress(Sharded(-matrix("exponential"), world, False), 10, method=method)
+        assert np.all(negative.eigenvalues < 0)
+
+
+@pytest.mark.parametrize("method", DRIVERS)
+def test_driver_is_the_same_on_any_number_of_ranks(world, method):
+    A = matrix("exponential")
+    spread = compress(Sharded(A, world, True), 8, method=method, power=1)
+    alone = compress(MatrixOperator(A, psd=True), 8, method=method, power=1)
+    np.testing.assert_allclose(spread.eigenvalues, alone.eigenvalues, rtol=1e-8)
+    np.testing.assert_allclose(spread.eigenvectors, alone.eigenvectors, atol=1e-6)
+
+
+@pytest.mark.parametrize("tolerance", [0.3, 1e-2])
+@pytest.mark.parametrize("method", DRIVERS)
+def test_driver_to_a_tolerance(world, method, tolerance):
+    A = matrix("exponential")
+    for power in (0, 1):
+        factor = compress(Sharded(A, world, True), tolerance=tolerance, method=method, power=power)
+        assert factor.certificate.converged
+        assert error(factor, A) <= 2 * tolerance * np.linalg.norm(A)
+
+
+def test_methods_that_do_not_fit_are_refused_with_an_alternative(world):
+    A = Sharded(matrix("polynomial", signs=True), world, False)
+    for method in filter(semidefinite_only, METHODS):
+        with pytest.raises(OperatorError, match=f"{method} needs.*use method krylov or eigh"):
+            compress(A, 5, method=method)
+    with pytest.raises(InputError, match="test matrix"):
+        compress(A, 5, test_matrix="hadamard")
+
+
+@pytest.mark.parametrize("kind", ["srtt", "sparse-sign"])
+def test_test_matrices(kind):
+    n = 9000  # more than one block of the generator
+    Omega = draw(kind, n, 0, 70, 3)
+    np.testing.assert_array_equal(draw(kind, n, 20, 41, 3), Omega[:, 20:41])
+    assert np.abs(draw(kind, n, 0, 70, 4) - Omega).max() > 1
+    np.testing.assert_allclose(np.mean(Omega**2), 1, atol=0.02)
+    assert np.linalg.cond(Omega) < (1 + 1e-10 if kind == "srtt" else 1.3)
+    if kind == "srtt":
+        np.testing.assert_allclose(Omega.T @ Omega / n, np.eye(70), atol=1e-12)
+        whole = draw(kind, 33, 0, 33, 0)
+        np.testing.assert_allclose(whole @ whole.T / 33, np.eye(33), atol=1e-13)
+        with pytest.raises(InputError, match="no column 33"):
+            draw(kind, 33, 0, 34, 0)
+    else:
+        assert set(np.unique(Omega)) == {-2.0, 0.0, 2.0}
+        np.testing.assert_array_equal(np.count_nonzero(Omega[:, :32], axis=1), 8)
+
+
+@pytest.mark.parametrize("test_matrix", ["srtt", "sparse-sign"])
+@pytest.mark.parametrize("method", ["krylov", "eigh", "nystrom", "svd", "one-pass"])
+def test_sketches_with_other_test_matrices(world, method, test_matrix):
+    request = {"method": method, "test_matrix": test_matrix}
+    for kind in ("polynomial", "exponential", "flat tail"):
+        A = matrix(kind)
+        factor = compress(Sharded(A, world, True), 20, power=0, **request)
+        assert factor.certificate.estimator == "probes"
+        assert error(factor, A) <= 6 * exact(A, 20)[1]
+        check_certificate(factor, A)
+    A = matrix("exponential")
+    factor = compress(Sharded(A, world, True), tolerance=1e-2, **request)
+    assert factor.certificate.converged
+    assert error(factor, A) <= 2e-2 * np.linalg.norm(A)

@@ -62,6 +62,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             method=options.method,
             oversample=options.oversample,
             power=options.power,
+            test_matrix=options.test_matrix,
             seed=options.seed,
             max_rank=options.max_rank,
             tolerance_norm=options.tolerance_norm,

@@ -109,6 +109,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
                 method=options.method,
                 oversample=options.oversample,
                 power=options.power,
+                test_matrix=options.test_matrix,
                 seed=options.seed,
             )
         factor = problem.describe(factor, result.x)

@@ -5,6 +5,7 @@ import argparse
 from hesscomp.cli.session import Session, add_thread_argument
 from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.errors import InputError
+from hesscomp.sketching.test_matrices import TEST_MATRICES
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +41,9 @@ def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
 def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=("auto", *METHODS), default="auto", help="of compression"
+    )
+    parser.add_argument(
+        "--test-matrix", choices=tuple(TEST_MATRICES), default="gaussian", help="of the sketch"
     )
     parser.add_argument(
         "--oversample", type=int, default=10, metavar="P", help="sketch columns beyond the rank"

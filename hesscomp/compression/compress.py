@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
-from hesscomp.compression.eigh import RandomizedEigh
+from hesscomp.compression.eigh import PowerEigh, RandomizedEigh
 from hesscomp.compression.krylov import BlockKrylov
-from hesscomp.compression.nystrom import Nystrom
+from hesscomp.compression.nystrom import Nystrom, RangeNystrom
+from hesscomp.compression.one_pass import OnePass
 from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.rows import RowEigh, RowSvd
+from hesscomp.compression.svd import DirectSvd
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.lowrank import LowRank
@@ -18,7 +21,20 @@ from hesscomp.factors.provenance import NAN, Provenance
 
 log = logging.getLogger(__name__)
 
-METHODS = {method.name: method for method in (BlockKrylov, RandomizedEigh, Nystrom)}
+METHODS = {
+    method.name: method
+    for method in (
+        BlockKrylov,
+        RandomizedEigh,
+        Nystrom,
+        RangeNystrom,
+        OnePass,
+        DirectSvd,
+        RowEigh,
+        RowSvd,
+        PowerEigh,
+    )
+}
 FIRST_BLOCK = 16  # columns that an adaptive sketch starts with; it then grows by half
 
 
@@ -34,6 +50,7 @@ def compress(
     max_rank: int | None = None,
     tolerance_norm: str = "frobenius",
     probe_count: int = 8,
+    test_matrix: str = "gaussian",
     residual_tolerance: float = 1e-6,
     max_columns: int | None = None,
     block: int | None = None,
@@ -70,6 +87,9 @@ def compress(
     tolerance_norm : {"frobenius", "spectral"}
     probe_count : int
         Fresh Gaussian vectors that measure the error (none where leave-one-out does).
+    test_matrix : {"gaussian", "srtt", "sparse-sign"}
+        Columns that the operator is sketched with; errors are measured by probes where they are
+        not Gaussian.
     residual_tolerance : float
         krylov stops, and calls an eigenvalue converged, where ||H u - w u|| is at most this times
         the largest |w|.
@@ -107,6 +127,7 @@ def compress(
         probe_count=probe_count,
         rank=rank,
         oversample=oversample,
+        test_matrix=test_matrix,
         residual_tolerance=residual_tolerance,
         max_columns=max_columns,
         block=block,
@@ -117,9 +138,10 @@ def compress(
     start, before = time.perf_counter(), replace(world.ledger)
     if rank is not None:
         l = min(operator.n, rank + oversample)
-        if method == "auto" and kind.columns(l, power, probe_count) >= operator.n:
-            kind = Dense
-        sketch, approximation = _sketch_rank(kind(operator, options), l)
+        sketch = kind(operator, options)
+        if method == "auto" and sketch.columns(l) >= operator.n:
+            sketch = Dense(operator, options)
+        sketch, approximation = _sketch_rank(sketch, l)
         k = min(rank, operator.n)
         certificate = approximation.certificate(k, sketch.probes)
     else:
@@ -140,7 +162,7 @@ def compress(
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
             oversample=oversample,
-            power=power,
+            power=sketch.options.power,
             seed=seed,
             dtype=operator.dtype.name,
             ranks=world.size,
@@ -180,12 +202,13 @@ def _choose(method: str, operator: Operator):
         return Nystrom if operator.psd else BlockKrylov
     if method not in METHODS:
         raise InputError(f"method must be auto, {', '.join(METHODS)}, not {method}")
-    if method == "nystrom" and not operator.psd:
+    kind = METHODS[method]
+    if kind.needs_psd and not operator.psd:
         raise OperatorError(
-            "Nystrom needs a positive semidefinite operator and this one is not declared so; "
-            "use method krylov or eigh"
+            f"method {method} needs a positive semidefinite operator and this one is not declared "
+            "so; use method krylov or eigh"
         )
-    return METHODS[method]
+    return kind
 
 
 def _sketch_rank(sketch, l: int):

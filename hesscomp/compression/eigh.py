@@ -4,8 +4,8 @@ import numpy as np
 
 from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
 from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.range import RangeFinder
 from hesscomp.curvature.operator import Operator
-from hesscomp.sketching.gaussian import probes, test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 
@@ -20,65 +20,64 @@ class RandomizedEigh:
     """
 
     name = "eigh"
+    needs_psd = False
+    orthonormal = True
 
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, options
-        self.drawn = 0
-        self.Q = np.empty((operator.n, 0))
+        self.range = RangeFinder(operator, options, orthonormal=self.orthonormal)
         self.T = np.empty((0, 0))
-        self.probes = None
+
+    @property
+    def size(self) -> int:
+        """Columns of the sketch so far."""
+        return len(self.T)
+
+    @property
+    def probes(self) -> Probes | None:
+        return self.range.probes
 
     def width(self, sketch: int) -> int:
         """Columns to ask of `grow` for rank + oversample = `sketch`."""
         return sketch
 
-    @staticmethod
-    def columns(sketch: int, power: int, probe_count: int) -> int:
+    def columns(self, sketch: int) -> int:
         """Product columns that a sketch of this many columns costs in one block."""
-        return (2 + power) * sketch + probe_count
-
-    @property
-    def size(self) -> int:
-        """Columns of the sketch so far."""
-        return self.Q.shape[1]
+        return (2 + self.options.power) * sketch + self.options.probe_count
 
     def grow(self, columns: int) -> None:
-        """Add a block of columns to the basis."""
-        H, world = self.operator, self.operator.world
-        block = test_matrix(H.n, self.drawn, self.drawn + columns, self.options.seed)
-        self.drawn += columns
-        for step in range(self.options.power + 1):
-            if (
-                step == self.options.power and self.probes is None
-            ):  # probes ride in the last product
-                vectors = probes(H.n, 0, self.options.probe_count, self.options.seed)
-                Y = H @ np.hstack([block, vectors])
-                self.probes = Probes(vectors, Y[:, columns:])
-                Y = Y[:, :columns]
-            else:
-                Y = H @ block
-            block = orthonormalize(Y, world, against=self.Q)
-        self._append(block)
+        """Add a block of columns to the basis, and its products to T = Q^T H Q."""
+        self._project(self.range.extend(columns))
 
     @classmethod
     def on_range(cls, sketch) -> "RandomizedEigh":
         """Rayleigh-Ritz on the range of another method's sketch (its `Y`): l + probes columns."""
         new = cls(sketch.operator, sketch.options)
-        new.drawn = sketch.drawn
-        new.probes = sketch.probes or Probes.draw(
-            new.operator, 0, new.options.probe_count, new.options.seed
+        options = new.options
+        new.range.drawn = sketch.drawn
+        new.range.probes = sketch.probes or Probes.draw(
+            new.operator, 0, options.probe_count, options.seed
         )
-        new._append(orthonormalize(sketch.Y, new.operator.world))
+        new.range.Q = orthonormalize(sketch.Y, new.operator.world)
+        new._project(new.range.Q)
         return new
 
-    def _append(self, block: np.ndarray) -> None:
-        """Add orthonormal columns to the basis and their products to T = Q^T H Q."""
-        H = self.operator
-        self.Q = np.hstack([self.Q, block])
-        side = H.project(self.Q, block)
+    def _project(self, block: np.ndarray) -> None:
+        side = self.operator.project(self.range.Q, block)
         old = len(self.T)
         self.T = np.block([[self.T, side[:old]], [side[:old].T, side[old:]]])
 
     def approximation(self) -> Approximation:
         w, *S = self.operator.world.on_root(sorted_eigh, self.T)
-        return Approximation(w, self.Q @ np.array(S), galerkin=True)
+        return Approximation(w, self.range.Q @ np.array(S), galerkin=True)
+
+
+class PowerEigh(RandomizedEigh):
+    """Algorithm 4.3 with 5.3: powers of H without orthonormalisation in between.
+
+    For reference only: eigenvalues below eps^(1 / (1 + power)) of the largest are lost. Costs as
+    `RandomizedEigh`.
+    """
+
+    name = "power"
+    orthonormal = False

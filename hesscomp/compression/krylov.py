@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.approximation import Approximation, sorted_eigh
 from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
-from hesscomp.sketching.gaussian import probes, test_matrix
+from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import draw
 
 BLOCKS = 16, 32  # fewest and most columns of a block
 ROUNDING = np.finfo(np.float64).eps
@@ -36,6 +38,7 @@ class BlockKrylov:
     """
 
     name = "krylov"
+    needs_psd = False
 
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, options
@@ -51,41 +54,43 @@ class BlockKrylov:
         self.size = self.locked = self.multiplied = self.drawn = 0
         self.basis = np.empty((n, self.block), order="F")  # its first `size` columns are Q
         self.T = np.empty((0, 0))
-        self.next = self._fresh()  # N
+        self.next = None  # N
         self.E = np.empty((self.block, 0))
         self.lost = np.empty(0)  # residual norms of the locked columns, whose E is zero
         self.probes = None
 
     def width(self, sketch: int) -> int:
         """Most columns multiplied for rank + oversample = `sketch`: as many as eigh takes."""
-        return self.options.max_columns or (2 + self.options.power) * sketch
+        most = self.options.max_columns or (2 + self.options.power) * sketch
+        return max(most, self.options.rank or 1)
 
-    @staticmethod
-    def columns(sketch: int, power: int, probe_count: int) -> int:
-        """Product columns for rank + oversample = `sketch`, at most (before rounding up)."""
-        return (2 + power) * sketch + probe_count
+    def columns(self, sketch: int) -> int:
+        """Product columns for rank + oversample = `sketch`, at most."""
+        return self.width(sketch) + self.options.probe_count
 
     @property
     def Q(self) -> np.ndarray:
         return self.basis[:, : self.size]
 
     def grow(self, columns: int) -> None:
-        """Add blocks, at least `columns` columns, or fewer where the wanted pairs converge."""
+        """Add as many blocks as `columns` allows, at least one; stop where all is converged."""
         goal = self.multiplied + columns
+        needed = min(self.options.rank or 0, self.operator.n)
+        if self.next is None:
+            self.next = self._start()
         while True:
             if self.size + self.next.shape[1] > self.limit:
                 self._restart()
             self._step()
-            if self.multiplied >= goal or self.next.shape[1] == 0 or self._converged():
+            spent = self.multiplied + self.next.shape[1] > goal and self.size >= needed
+            if spent or self.next.shape[1] == 0 or self._converged():
                 return
 
     def _step(self) -> None:
         """Multiply the next block, take it into the basis, and make the one after it."""
         H, N = self.operator, self.next
         if self.probes is None:
-            vectors = probes(H.n, 0, self.options.probe_count, self.options.seed)
-            Y = H @ np.hstack([N, vectors])
-            self.probes, Y = Probes(vectors, Y[:, N.shape[1] :].copy()), Y[:, : N.shape[1]]
+            Y, self.probes = with_probes(H, N, self.options)
         else:
             Y = H @ N
         self.multiplied += N.shape[1]
@@ -104,15 +109,17 @@ class BlockKrylov:
         world, room = self.operator.world, self.operator.n - self.size
         if room < Y.shape[1]:
             Y = Y @ world.on_root(_leading_right_vectors, Y, room)
-        noise = ROUNDING * reach / np.sqrt(len(Y)) * self._gaussian(Y.shape[1])
+        columns = self.drawn, self.drawn + Y.shape[1]
+        self.drawn = columns[1]
+        noise = test_matrix(len(Y), *columns, self.options.seed)
+        noise *= ROUNDING * reach / np.sqrt(len(Y))
         return orthonormalize(Y + noise, world, against=self.Q)
 
-    def _fresh(self) -> np.ndarray:
-        return orthonormalize(self._gaussian(self.block), self.operator.world)
-
-    def _gaussian(self, columns: int) -> np.ndarray:
-        self.drawn += columns
-        return test_matrix(self.operator.n, self.drawn - columns, self.drawn, self.options.seed)
+    def _start(self) -> np.ndarray:
+        n, options = self.operator.n, self.options
+        self.drawn = self.block
+        Omega = draw(options.test_matrix, n, 0, self.block, options.seed)
+        return orthonormalize(Omega, self.operator.world)
 
     def _append(self, N: np.ndarray) -> None:
         size = self.size + N.shape[1]

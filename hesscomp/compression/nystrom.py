@@ -1,14 +1,17 @@
 """Nystrom approximation of positive semidefinite operators, with a stable shift."""
 
+from dataclasses import replace
+
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.approximation import Approximation, sorted_eigh
 from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import NumericalError
-from hesscomp.sketching.gaussian import probes, test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import draw
 
 
 class Nystrom:
@@ -17,13 +20,14 @@ class Nystrom:
     Tropp, Yurtsever, Udell and Cevher (2017), algorithm 3: the same shifted sketch in core and
     factor; the shift is removed from the eigenvalues. Z is Gaussian without power steps, else an
     orthonormal basis of H^power times a Gaussian block. A block of b columns costs (1 + power) b
-    product columns; with power steps the first one costs `probe_count` more, since the
-    leave-one-out estimate needs independent columns.
+    product columns; with power steps or other test matrices the first one costs `probe_count`
+    more, since the leave-one-out estimate needs independent Gaussian columns.
 
     Memory: four (n, l) arrays.
     """
 
     name = "nystrom"
+    needs_psd = True
 
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, options
@@ -36,10 +40,10 @@ class Nystrom:
         """Columns to ask of `grow` for rank + oversample = `sketch`."""
         return sketch
 
-    @staticmethod
-    def columns(sketch: int, power: int, probe_count: int) -> int:
+    def columns(self, sketch: int) -> int:
         """Product columns that a sketch of this many columns costs in one block."""
-        return (1 + power) * sketch + (probe_count if power else 0)
+        probes = 0 if self.options.independent else self.options.probe_count
+        return (1 + self.options.power) * sketch + probes
 
     @property
     def size(self) -> int:
@@ -48,15 +52,13 @@ class Nystrom:
 
     def grow(self, columns: int) -> None:
         """Add a block of columns to the sketch."""
-        H = self.operator
-        block = test_matrix(H.n, self.drawn, self.drawn + columns, self.options.seed)
+        H, options = self.operator, self.options
+        block = draw(options.test_matrix, H.n, self.drawn, self.drawn + columns, options.seed)
         self.drawn += columns
-        for _ in range(self.options.power):
+        for _ in range(options.power):
             block = orthonormalize(H @ block, H.world, against=self.Z)
-        if self.options.power and self.probes is None:
-            vectors = probes(H.n, 0, self.options.probe_count, self.options.seed)
-            Y = H @ np.hstack([block, vectors])
-            self.probes, Y = Probes(vectors, Y[:, columns:]), Y[:, :columns]
+        if self.probes is None and not options.independent:
+            Y, self.probes = with_probes(H, block, options)
         else:
             Y = H @ block
         self.Z, self.Y = np.hstack([self.Z, block]), np.hstack([self.Y, Y])
@@ -83,12 +85,25 @@ class Nystrom:
             raise NumericalError("the Nystrom core is negative: the operator is not semidefinite")
         B = shifted @ inverse
         leave_one_out = None
-        if self.options.power == 0:
+        if self.options.independent:
             residuals = np.linalg.norm(B @ inverse.T, axis=0) / np.sum(inverse**2, axis=1)
             leave_one_out = float(np.sqrt(np.mean(residuals**2)))
         Q = orthonormalize(B, world)
         w, *S = world.on_root(lambda: sorted_eigh((R := Q.T @ B) @ R.T))
         return Approximation(np.maximum(w - shift, 0.0), Q @ np.array(S), leave_one_out)
+
+
+class RangeNystrom(Nystrom):
+    """Halko, Martinsson and Tropp (2011), algorithm 5.5: Nystrom on a range from 4.1 or 4.4.
+
+    The range of H^(1 + power) Omega takes the place of Omega, so this is `Nystrom` with one power
+    more: (2 + power) l product columns and the probes. Its shift is what 5.5 lacks.
+    """
+
+    name = "nystrom-range"
+
+    def __init__(self, operator: Operator, options: SketchOptions):
+        super().__init__(operator, replace(options, power=options.power + 1))
 
 
 def _inverse_factor(Z: np.ndarray, shifted: np.ndarray) -> np.ndarray:

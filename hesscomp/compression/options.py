@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hesscomp.errors import InputError
+from hesscomp.sketching.test_matrices import TEST_MATRICES
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class SketchOptions:
         Eigenpairs asked for; None where a tolerance was.
     oversample : int
         Columns beyond `rank`.
+    test_matrix : str
+        "gaussian", "srtt" or "sparse-sign".
     residual_tolerance : float
         An eigenpair is converged where ||H u - w u|| <= residual_tolerance |w_1|.
     block : int or None
@@ -37,6 +40,7 @@ class SketchOptions:
     probe_count: int = 8
     rank: int | None = None
     oversample: int = 10
+    test_matrix: str = "gaussian"
     residual_tolerance: float = 1e-6
     block: int | None = None
     max_columns: int | None = None
@@ -57,3 +61,12 @@ class SketchOptions:
                 raise InputError(f"{name} must be at least {least}, not {value}")
         if not self.residual_tolerance > 0:
             raise InputError(f"residual tolerance must be positive, not {self.residual_tolerance}")
+        if self.test_matrix not in TEST_MATRICES:
+            raise InputError(
+                f"the test matrix must be one of {', '.join(TEST_MATRICES)}, not {self.test_matrix}"
+            )
+
+    @property
+    def independent(self) -> bool:
+        """Whether a sketch is H times independent Gaussian columns: leave-one-out holds then."""
+        return self.power == 0 and self.test_matrix == "gaussian"

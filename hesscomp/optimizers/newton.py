@@ -195,7 +195,7 @@ def newton(
     solve = _Solvers(problem, options, solver)
     margins = problem.margins(x)
     objective, gradient = problem.evaluate(x, margins)
-    norm = previous = float(np.linalg.norm(gradient))
+    norm = previous = least = float(np.linalg.norm(gradient))
     history: list[NewtonIteration] = []
 
     def record(step: float, cg_iterations: int, factor: LowRank | None) -> None:
@@ -252,8 +252,9 @@ def newton(
             objective, gradient = problem.evaluate(x, margins)
         norm = float(np.linalg.norm(gradient))
         record(step, cg_iterations, factor)
-        gained = norm < 0.9 * previous or objective < before - ROUNDING * abs(before)
+        gained = norm < 0.9 * least or objective < before - ROUNDING * abs(before)
         idle = 0 if gained else idle + 1
+        least = min(norm, least)
     return NewtonResult(
         x, objective, norm, len(history) - 1, converged, reason, solver, choice, tuple(history)
     )

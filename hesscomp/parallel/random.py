@@ -11,7 +11,7 @@ import numpy as np
 BLOCK = 8192  # rows that one (key, counter) pair generates together
 
 # Streams: one number for each use, so that no two uses share numbers.
-SKETCH, PROBE, FEATURE_WEIGHTS, FEATURE_PHASES, POWER_START = range(5)
+SKETCH, PROBE, FEATURE_WEIGHTS, FEATURE_PHASES, POWER_START, SIGNS, FREQUENCIES, PLACES = range(8)
 
 
 def standard_normal(

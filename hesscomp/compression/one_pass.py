@@ -1,0 +1,87 @@
+"""One-pass eigendecomposition: everything from one sketch, for data that pass by once."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.range import with_probes
+from hesscomp.curvature.operator import Operator
+from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import draw
+
+
+class OnePass:
+    """Halko, Martinsson and Tropp (2011), algorithm 5.6: T (Q^T Omega) = Q^T Y by least squares.
+
+    The range is truncated to the leading left singular vectors of Y = H Omega, so that the system
+    for T has more columns than unknowns; T is the symmetric least-squares solution. As many
+    vectors are kept as the rank asked for (two thirds of the sketch where a tolerance was). For
+    any symmetric operator. One product of l + probes columns, no power steps (`power` is ignored).
+    A tall oversample helps: l about twice the rank.
+
+    Memory: Omega is made again, so three (n, l) arrays.
+    """
+
+    name = "one-pass"
+    needs_psd = False
+
+    def __init__(self, operator: Operator, options: SketchOptions):
+        self.operator, self.options = operator, replace(options, power=0)
+        self.Y = np.empty((operator.n, 0))
+        self.probes: Probes | None = None
+
+    @property
+    def size(self) -> int:
+        """Columns of the sketch so far."""
+        return self.Y.shape[1]
+
+    def width(self, sketch: int) -> int:
+        """Columns to ask of `grow` for rank + oversample = `sketch`."""
+        return sketch
+
+    def columns(self, sketch: int) -> int:
+        """Product columns that a sketch of this many columns costs in one block."""
+        return sketch + self.options.probe_count
+
+    def grow(self, columns: int) -> None:
+        """Add a block of columns to the sketch; the only look at the operator."""
+        H, options = self.operator, self.options
+        Omega = draw(options.test_matrix, H.n, self.size, self.size + columns, options.seed)
+        if self.probes is None:
+            Y, self.probes = with_probes(H, Omega, options)
+        else:
+            Y = H @ Omega
+        self.Y = np.hstack([self.Y, Y])
+
+    def approximation(self) -> Approximation:
+        H, options = self.operator, self.options
+        Omega = draw(options.test_matrix, H.n, 0, self.size, options.seed)
+        return from_sketch(H.world, Omega, self.Y, options.rank or max(2 * self.size // 3, 1))
+
+
+def from_sketch(world, Omega: np.ndarray, Y: np.ndarray, kept: int) -> Approximation:
+    """Algorithm 5.6 for Y = H Omega, both (n, l), on `kept` leading left singular vectors of Y."""
+    Q = leading_range(world, Y, min(kept, Y.shape[1]))
+    w, *S = world.on_root(lambda: sorted_eigh(_symmetric_core(Q.T @ Omega, Q.T @ Y)))
+    return Approximation(w, Q @ np.array(S))
+
+
+def leading_range(world, Y: np.ndarray, kept: int) -> np.ndarray:
+    """The `kept` leading left singular vectors of an (n, l) array."""
+    Q = orthonormalize(Y, world)
+    S = world.on_root(lambda: np.linalg.svd(Q.T @ Y)[0][:, :kept])
+    return Q @ S
+
+
+def _symmetric_core(G: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """The symmetric T with the smallest ||T G - M||_F, for (k, l) G and M, l >= k.
+
+    Its normal equations T (G G^T) + (G G^T) T = M G^T + G M^T are diagonal in the left singular
+    vectors of G.
+    """
+    V, s, _ = np.linalg.svd(G, full_matrices=False)
+    right = V.T @ (M @ G.T) @ V
+    squares = s**2
+    return V @ ((right + right.T) / (squares[:, None] + squares)) @ V.T

@@ -1,0 +1,91 @@
+"""Row extraction: a range, then rows of the operator itself in place of a projection."""
+
+import numpy as np
+import scipy.linalg
+
+from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.range import RangeFinder
+from hesscomp.compression.svd import symmetric_part
+from hesscomp.curvature.operator import Operator
+
+
+class RowExtraction:
+    """Q = X Q(J,:) by an interpolative decomposition: l rows J stand for all (section 5.2).
+
+    H Q is replaced by products with the unit vectors J, whatever Q. The price is accuracy: the
+    error of the range is multiplied by up to 1 + sqrt(1 + 4 l (n - l)) (Halko, Martinsson and
+    Tropp 2011, lemma 5.1). All l rows are taken anew whenever the basis grows. A block of b columns
+    costs (1 + power) b product columns, the rows l, the probes `probe_count`.
+    """
+
+    needs_psd = False
+
+    def __init__(self, operator: Operator, options: SketchOptions):
+        self.operator, self.options = operator, options
+        self.range = RangeFinder(operator, options)
+
+    @property
+    def size(self) -> int:
+        """Columns of the sketch so far."""
+        return self.range.Q.shape[1]
+
+    @property
+    def probes(self) -> Probes | None:
+        return self.range.probes
+
+    def width(self, sketch: int) -> int:
+        """Columns to ask of `grow` for rank + oversample = `sketch`."""
+        return sketch
+
+    def columns(self, sketch: int) -> int:
+        """Product columns that a sketch of this many columns costs in one block."""
+        return (2 + self.options.power) * sketch + self.options.probe_count
+
+    def grow(self, columns: int) -> None:
+        """Add a block of columns to the basis and take the rows that the basis points at."""
+        self.range.extend(columns)
+        Q = self.range.Q
+        J = self.operator.world.on_root(_pivots, Q).astype(int)
+        self.inverse = np.linalg.inv(Q[J])  # X = Q Q(J,:)^-1
+        units = np.zeros_like(Q)
+        units[J, np.arange(len(J))] = 1.0
+        self._extract(units)
+
+
+class RowEigh(RowExtraction):
+    """Algorithm 5.4: H ~ X H(J,J) X^T, an eigendecomposition from an l x l piece of H.
+
+    The rows reduce l^2 words only. Memory: two (n, l) arrays beside those of the range finder.
+    """
+
+    name = "row-eigh"
+
+    def _extract(self, units):
+        self.core = self.operator.project(units, units)
+
+    def approximation(self) -> Approximation:
+        T = self.inverse @ self.core @ self.inverse.T
+        w, *S = self.operator.world.on_root(sorted_eigh, T)
+        return Approximation(w, self.range.Q @ np.array(S))
+
+
+class RowSvd(RowExtraction):
+    """Algorithm 5.2: H ~ X H(J,:), its symmetric part, of rank 2 l (see `DirectSvd`).
+
+    The rows reduce n l words. Memory: seven (n, l) arrays.
+    """
+
+    name = "row-svd"
+
+    def _extract(self, units):
+        self.rows = self.operator @ units
+
+    def approximation(self) -> Approximation:
+        Z = self.rows @ self.inverse.T
+        return Approximation(*symmetric_part(self.range.Q, Z, self.operator.world))
+
+
+def _pivots(Q: np.ndarray) -> np.ndarray:
+    """Rows chosen by QR with column pivoting of Q^T."""
+    return scipy.linalg.qr(Q.T, mode="r", pivoting=True, check_finite=False)[1][: Q.shape[1]]
