@@ -2,12 +2,17 @@
 
 import numpy as np
 import pytest
-from oracles import N, Sharded, check_factor, error, matrix
+import scipy.linalg
+from oracles import N, Sharded, check_factor, check_operator, error, matrix
 
 from hesscomp.compression import compress
 from hesscomp.compression.compress import METHODS
+from hesscomp.compression.correction import correct
+from hesscomp.compression.generalized import generalized_eigen
 from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.streaming import StreamingSketch
 from hesscomp.curvature.operator import MatrixOperator
+from hesscomp.curvature.whitened import Whitened
 from hesscomp.errors import InputError, OperatorError
 from hesscomp.sketching.test_matrices import draw
 
@@ -169,6 +174,7 @@ def costs(method, q, n=N, l=16, r=8):
 BOUNDS = {
     "svd": (1.6, 1.02), "row-eigh": (12, 8), "row-svd": (2.5, 1.5), "power": (2.5, 1.05),
     "one-pass": (8, 8), "nystrom-range": (1.2, 1.02),
+    "nystrom-indefinite": (8, 1.5),
 }  # fmt: skip
 DRIVERS = sorted(BOUNDS)
 
@@ -288,3 +294,73 @@ def test_sketches_with_other_test_matrices(world, method, test_matrix):
     factor = compress(Sharded(A, world, True), tolerance=1e-2, **request)
     assert factor.certificate.converged
     assert error(factor, A) <= 2e-2 * np.linalg.norm(A)
+
+
+def test_a_correction_adds_what_the_known_factor_misses(world):
+    A = matrix("polynomial", signs=True)
+    H = Sharded(A, world, False)
+    known = compress(H, 10, power=2)
+    factor = correct(H, known, 10, power=2)
+    assert factor.rank == 20
+    assert error(factor, A) <= 1.02 * exact(A, 20)[1]
+    np.testing.assert_allclose(np.abs(factor.eigenvalues), np.abs(exact(A, 20)[0]), rtol=1e-2)
+    check_certificate(factor, A)
+    rng = np.random.default_rng(1)
+    drift = np.outer(v := rng.standard_normal(N) / N**0.5, v)
+    moved = correct(Sharded(A + drift, world, False), known, 14, power=2)
+    assert error(moved, A + drift) <= 1.2 * exact(A + drift, 20)[1]
+    check_certificate(moved, A + drift)
+    wide = correct(Sharded(A[:12, :12], world, False), compress(MatrixOperator(A[:12, :12]), 8), 8)
+    assert wide.rank == 12 and error(wide, A[:12, :12]) <= 1e-12
+    with pytest.raises(InputError, match="does not fit"):
+        correct(MatrixOperator(np.eye(3)), known, 1)
+    with pytest.raises(InputError, match="not a tolerance"):
+        correct(H, known, 1, tolerance=0.1)
+
+
+def test_a_streaming_sketch_adds_up(world):
+    A, B = matrix("exponential", signs=True), matrix("low rank")
+    sketch = StreamingSketch(N, columns=40)
+    with pytest.raises(InputError, match="no operator"):
+        sketch.factor(5)
+    for piece in (0.25 * A, 0.75 * A, B):
+        sketch.update(Sharded(piece, world, False))
+    factor = sketch.factor(15)
+    assert error(factor, A + B) <= 5 * exact(A + B, 15)[1]
+    check_certificate(factor, A + B)
+    assert (factor.provenance.columns, factor.provenance.passes) == (3 * 48, 3)
+    sketch.update(Sharded(A, world, False), weight=1.0, keep=0.0)
+    assert error(sketch.factor(15), A) <= 5 * exact(A, 15)[1]
+    for bad in (0, 41):
+        with pytest.raises(InputError, match="rank"):
+            sketch.factor(bad)
+    with pytest.raises(InputError, match="n = 3"):
+        sketch.update(MatrixOperator(np.eye(3)))
+    with pytest.raises(InputError, match="columns"):
+        StreamingSketch(5, 6)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_generalized_eigenproblem(world, diagonal):
+    rng = np.random.default_rng(4)
+    A = matrix("exponential", signs=True)
+    G = rng.standard_normal((N, N))
+    B = np.diag(np.linspace(0.5, 3, N)) if diagonal else G @ G.T / N + np.eye(N)
+    H = Sharded(A, world, False)
+    given = np.diagonal(B) if diagonal else B
+    check_operator(
+        Whitened(H, given),
+        np.linalg.solve(L := np.linalg.cholesky(B), A) @ np.linalg.inv(L).T,
+        1e-12,
+    )
+    found = generalized_eigen(H, given, 12)
+    w = scipy.linalg.eigh(A, B, eigvals_only=True)
+    w = w[np.argsort(-np.abs(w))][:12]
+    np.testing.assert_allclose(found.eigenvalues, w, rtol=1e-6)
+    U = found.eigenvectors
+    np.testing.assert_allclose(U.T @ B @ U, np.eye(12), atol=1e-11)
+    assert np.linalg.norm(A @ U - B @ U * found.eigenvalues) <= 1e-5
+    assert found.whitened.certificate.eigenvalue_converged.all()
+    for bad in (-given, given[:5], np.full_like(given, np.nan)):
+        with pytest.raises(InputError, match="B "):
+            generalized_eigen(H, bad, 3)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
 from hesscomp.compression.eigh import PowerEigh, RandomizedEigh
+from hesscomp.compression.indefinite import IndefiniteNystrom
 from hesscomp.compression.krylov import BlockKrylov
 from hesscomp.compression.nystrom import Nystrom, RangeNystrom
 from hesscomp.compression.one_pass import OnePass
@@ -28,6 +29,7 @@ METHODS = {
         RandomizedEigh,
         Nystrom,
         RangeNystrom,
+        IndefiniteNystrom,
         OnePass,
         DirectSvd,
         RowEigh,

@@ -42,8 +42,13 @@ class Nystrom:
 
     def columns(self, sketch: int) -> int:
         """Product columns that a sketch of this many columns costs in one block."""
-        probes = 0 if self.options.independent else self.options.probe_count
+        probes = 0 if self.leave_one_out else self.options.probe_count
         return (1 + self.options.power) * sketch + probes
+
+    @property
+    def leave_one_out(self) -> bool:
+        """Whether the sketch certifies itself, without probes."""
+        return self.options.independent
 
     @property
     def size(self) -> int:
@@ -57,7 +62,7 @@ class Nystrom:
         self.drawn += columns
         for _ in range(options.power):
             block = orthonormalize(H @ block, H.world, against=self.Z)
-        if self.probes is None and not options.independent:
+        if self.probes is None and not self.leave_one_out:
             Y, self.probes = with_probes(H, block, options)
         else:
             Y = H @ block
@@ -84,13 +89,13 @@ class Nystrom:
         else:
             raise NumericalError("the Nystrom core is negative: the operator is not semidefinite")
         B = shifted @ inverse
-        leave_one_out = None
-        if self.options.independent:
+        range_error = None
+        if self.leave_one_out:
             residuals = np.linalg.norm(B @ inverse.T, axis=0) / np.sum(inverse**2, axis=1)
-            leave_one_out = float(np.sqrt(np.mean(residuals**2)))
+            range_error = float(np.sqrt(np.mean(residuals**2)))
         Q = orthonormalize(B, world)
         w, *S = world.on_root(lambda: sorted_eigh((R := Q.T @ B) @ R.T))
-        return Approximation(np.maximum(w - shift, 0.0), Q @ np.array(S), leave_one_out)
+        return Approximation(np.maximum(w - shift, 0.0), Q @ np.array(S), range_error)
 
 
 class RangeNystrom(Nystrom):

@@ -1,0 +1,71 @@
+"""Deflation: compress what a known factor leaves of an operator, and add it to the factor."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from hesscomp.compression.approximation import sorted_eigh
+from hesscomp.compression.compress import compress
+from hesscomp.curvature.operator import MatrixOperator, Operator
+from hesscomp.errors import InputError
+from hesscomp.factors.lowrank import LowRank
+from hesscomp.sketching.orthonormalize import orthonormalize
+
+
+def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank:
+    """A factor of `operator` that starts from a known one: F + compress(H - F, rank).
+
+    For a Hessian that has drifted since F was made, or a factor that turned out too short: only
+    what F misses is sketched, so what it already has costs no columns. All eigenpairs of both
+    parts are kept, at most ``known.rank + rank``, as one orthonormal factor.
+
+    Parameters
+    ----------
+    operator : Operator
+    known : LowRank
+        Of the same order; as good or as stale as it may be.
+    rank : int
+        Eigenpairs of the correction.
+    **options
+        Of `compress`, but for `tolerance`; the method must fit an operator of either sign.
+
+    Returns
+    -------
+    LowRank
+        Its error estimates are those of the correction, since H - (F + G) = (H - F) - G. Residual
+        norms are those of no single operator and are left out.
+
+    Raises
+    ------
+    InputError
+        For orders that differ, or a tolerance.
+
+    Notes
+    -----
+    Costs as `compress`, and two (n, known.rank + rank) arrays.
+    """
+    if known.n != operator.n:
+        raise InputError(f"a factor of n = {known.n} does not fit an operator of n = {operator.n}")
+    if "tolerance" in options:
+        raise InputError("a correction takes a rank, not a tolerance")
+    world = operator.world
+    rest = operator + -1.0 * MatrixOperator(known.to_scipy(), world)
+    added = compress(rest, rank, **options)
+    U = np.hstack([known.eigenvectors, added.eigenvectors])
+    w = np.concatenate([known.eigenvalues, added.eigenvalues])
+    Q = np.eye(known.n) if U.shape[1] > known.n else orthonormalize(U, world)
+    w, *S = world.on_root(lambda: sorted_eigh(((R := Q.T @ U) * w) @ R.T))
+    error = added.certificate.frobenius_error_estimate
+    return LowRank(
+        w,
+        Q @ np.array(S),
+        replace(
+            added.certificate,
+            frobenius_norm_estimate=float(np.hypot(np.linalg.norm(w), error)),
+            residual_norms=None,
+            eigenvalue_converged=None,
+        ),
+        replace(added.provenance, operator=type(operator).__name__),
+        known.parameters,
+        known.blocks,
+    )

@@ -1,0 +1,107 @@
+"""A sketch of an operator that arrives in pieces or drifts."""
+
+import time
+
+import numpy as np
+
+from hesscomp.compression.approximation import Probes
+from hesscomp.compression.one_pass import from_sketch
+from hesscomp.curvature.operator import Operator
+from hesscomp.errors import InputError
+from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.provenance import Provenance
+from hesscomp.parallel.world import World
+from hesscomp.sketching.gaussian import probes, test_matrix
+
+
+class StreamingSketch:
+    """Y = H Omega for H = sum of weights times operators, none of which is seen twice.
+
+    A sketch is linear in the operator: data batches add up, an old Hessian is forgotten by a
+    factor below one. The factor comes from algorithm 5.6 of Halko, Martinsson and Tropp (2011)
+    with a symmetric least-squares core on a truncated range; see Tropp, Yurtsever, Udell and
+    Cevher (2019) for streaming sketches. Operators may have either sign.
+
+    Parameters
+    ----------
+    n : int
+        Order of the operators.
+    columns : int
+        Of the sketch; two to three times the rank to be asked for.
+    seed : int
+    probe_count : int
+        Columns that measure the error and do not enter the factor.
+
+    Notes
+    -----
+    An `update` costs columns + probe_count product columns in one block product. Memory: one
+    (n, columns + 2 probe_count) array, three times while a factor is made.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hesscomp.curvature.operator import MatrixOperator
+    >>> H = np.diag([4.0, -2.0, 1.0, 0.0, 0.0, 0.0])
+    >>> sketch = StreamingSketch(6, columns=5)
+    >>> sketch.update(MatrixOperator(H))
+    >>> sketch.update(MatrixOperator(H), weight=0.5, keep=0.5)
+    >>> np.round(sketch.factor(3).eigenvalues, 8)
+    array([ 4., -2.,  1.])
+    """
+
+    def __init__(self, n: int, columns: int, seed: int = 0, probe_count: int = 8):
+        if not 1 <= columns <= n:
+            raise InputError(f"a sketch of n = {n} has 1 to {n} columns, not {columns}")
+        self.n, self.columns, self.seed = n, columns, seed
+        self.vectors = probes(n, 0, probe_count, seed)
+        self.images = np.zeros((n, columns + probe_count))
+        self.updates = 0
+        self.world: World | None = None
+        self.seconds = 0.0
+
+    @property
+    def Omega(self) -> np.ndarray:
+        """The (n, columns) test matrix, made anew."""
+        return test_matrix(self.n, 0, self.columns, self.seed)
+
+    def update(self, operator: Operator, weight: float = 1.0, keep: float = 1.0) -> None:
+        """H <- keep H + weight operator. Collective."""
+        if operator.n != self.n:
+            raise InputError(f"the sketch has n = {self.n}, the operator n = {operator.n}")
+        start = time.perf_counter()
+        new = operator @ np.hstack([self.Omega, self.vectors])
+        self.images = keep * self.images + weight * new
+        self.world, self.updates = operator.world, self.updates + 1
+        self.seconds += time.perf_counter() - start
+
+    def factor(self, rank: int) -> LowRank:
+        """A certified factor of what the sketch has seen; no product. Collective.
+
+        Raises
+        ------
+        InputError
+            Before the first update, and for a rank above the number of columns.
+        """
+        if self.world is None:
+            raise InputError("the sketch has seen no operator yet; call update first")
+        if not 1 <= rank <= self.columns:
+            raise InputError(f"a sketch of {self.columns} columns has no factor of rank {rank}")
+        Y = self.images[:, : self.columns]
+        approximation = from_sketch(self.world, self.Omega, Y, rank)
+        measured = Probes(self.vectors, self.images[:, self.columns :])
+        return LowRank(
+            approximation.eigenvalues,
+            approximation.eigenvectors,
+            approximation.certificate(rank, measured),
+            Provenance(
+                method="streaming",
+                rank_requested=rank,
+                oversample=self.columns - rank,
+                power=0,
+                seed=self.seed,
+                ranks=self.world.size,
+                columns=self.updates * self.images.shape[1],
+                passes=self.updates,
+                seconds=self.seconds,
+            ),
+        )

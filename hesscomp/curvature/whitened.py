@@ -1,0 +1,67 @@
+"""An operator in the coordinates of an inner product: L^-1 H L^-T for B = L L^T."""
+
+import numpy as np
+import scipy.linalg
+
+from hesscomp.curvature.operator import Operator
+from hesscomp.errors import InputError
+
+
+class Whitened(Operator):
+    """L^-1 H L^-T, whose eigenpairs (w, v) give those of H u = w B u: u = L^-T v.
+
+    Parameters
+    ----------
+    base : Operator
+        H.
+    B : (n,) or (n, n) array
+        Symmetric positive definite, the same on all ranks; a vector is a diagonal.
+
+    Raises
+    ------
+    InputError
+        If B does not fit or is not positive definite.
+
+    Notes
+    -----
+    Costs as H, and n^2 operations a column for a matrix B, which is factorised once (n^3 / 3, on
+    every rank). A projection reduces as few words as that of H.
+    """
+
+    def __init__(self, base: Operator, B: np.ndarray):
+        super().__init__(base.n, base.world, psd=base.psd, dtype=base.dtype)
+        self.base, self.passes = base, base.passes
+        B = np.asarray(B, dtype=np.float64)
+        if B.shape not in ((base.n,), (base.n, base.n)):
+            raise InputError(f"B of shape {B.shape} does not fit an operator of n = {base.n}")
+        if not np.isfinite(B).all() or (B.ndim == 2 and not np.allclose(B, B.T, rtol=1e-10)):
+            raise InputError("B must be finite and symmetric")
+        try:
+            self.L = base.world.on_root(_factorised, B)
+        except np.linalg.LinAlgError:
+            raise InputError("B is not positive definite") from None
+
+    def backward(self, V: np.ndarray) -> np.ndarray:
+        """L^-T V for an (n, k) array: from whitened coordinates to the operator's own."""
+        return self._solve(V, transposed=True)
+
+    def _solve(self, V, transposed):
+        if self.L.ndim == 1:
+            return V / self.L[:, None]
+        return scipy.linalg.solve_triangular(
+            self.L, V, trans="T" if transposed else "N", lower=True, check_finite=False
+        )
+
+    def _block(self, V):
+        return self._solve(self.base._block(self.backward(V)), transposed=False)
+
+    def _project(self, Q, V):
+        return self.base._project(self.backward(Q), self.backward(V))
+
+
+def _factorised(B: np.ndarray) -> np.ndarray:
+    if B.ndim == 2:
+        return np.linalg.cholesky(B)
+    if not np.all(B > 0):
+        raise np.linalg.LinAlgError("a diagonal entry is not positive")
+    return np.sqrt(B)
