@@ -1,6 +1,18 @@
 """From an operator to a certified factor."""
 
 from hesscomp.compression.compress import METHODS, check_request, compress
+from hesscomp.compression.correction import correct
+from hesscomp.compression.generalized import GeneralizedEigen, generalized_eigen
 from hesscomp.compression.options import SketchOptions
+from hesscomp.compression.streaming import StreamingSketch
 
-__all__ = ["METHODS", "SketchOptions", "check_request", "compress"]
+__all__ = [
+    "METHODS",
+    "GeneralizedEigen",
+    "SketchOptions",
+    "StreamingSketch",
+    "check_request",
+    "compress",
+    "correct",
+    "generalized_eigen",
+]
