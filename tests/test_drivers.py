@@ -14,7 +14,7 @@ from hesscomp.compression.streaming import StreamingSketch
 from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.errors import InputError, OperatorError
-from hesscomp.sketching.test_matrices import draw
+from hesscomp.sketching.catalogue import draw
 
 pytestmark = pytest.mark.ranks
 FAMILIES = ["polynomial", "exponential", "flat tail", "low rank", "equal"]

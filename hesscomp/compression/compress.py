@@ -19,7 +19,7 @@ from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
-from hesscomp.sketching.test_matrices import TEST_MATRICES
+from hesscomp.sketching.catalogue import TEST_MATRICES
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from hesscomp.compression.approximation import Approximation, sorted_eigh
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
+from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
-from hesscomp.sketching.test_matrices import draw
 
 BLOCKS = 16, 32  # fewest and most columns of a block
 ROUNDING = np.finfo(np.float64).eps
@@ -30,8 +30,8 @@ class BlockKrylov:
 
     Costs b s + probes product columns in s block products (the probes ride in the first), and as
     many words times n: nothing else is reduced. s is what convergence takes, at most `width` / b
-    rounded down (one more where the rank needs it). Memory: (n, m + l + 4 b) for a basis of m columns and l = rank +
-    oversample vectors given back (all m where a tolerance was asked).
+    rounded down (one more where the rank needs it). Memory: (n, m + l + 4 b) for a basis of m
+    columns and l = rank + oversample vectors given back (all m where a tolerance was asked).
 
     An eigenvalue of multiplicity above b shows only b copies before rounding brings the others,
     and the pairs found may converge meanwhile: take a larger block there. The error estimates
@@ -114,7 +114,7 @@ class BlockKrylov:
         self.drawn = columns[1]
         noise = test_matrix(len(Y), *columns, self.options.seed)
         noise *= ROUNDING * reach / np.sqrt(len(Y))
-        return orthonormalize(Y + noise, world, against=self.Q)
+        return orthonormalize(Y + noise, world, against=self.Q, projected=True)
 
     def _start(self) -> np.ndarray:
         n, options = self.operator.n, self.options
