@@ -14,7 +14,7 @@ from hesscomp.compression.streaming import StreamingSketch
 from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.errors import InputError, OperatorError
-from hesscomp.sketching.test_matrices import draw
+from hesscomp.sketching.catalogue import draw
 
 pytestmark = pytest.mark.ranks
 FAMILIES = ["polynomial", "exponential", "flat tail", "low rank", "equal"]
@@ -364,3 +364,64 @@ def test_generalized_eigenproblem(world, diagonal):
     for bad in (-given, given[:5], np.full_like(given, np.nan)):
         with pytest.raises(InputError, match="B "):
             generalized_eigen(H, bad, 3)
+
+
+class Noisy(Sharded):
+    """Products that are rounded to float32, as a TensorFlow Hessian's are."""
+
+    def __init__(self, dense, world):
+        super().__init__(dense, world, False)
+        self.dtype = np.dtype("float32")
+
+    def _block(self, V):
+        return self.world.sum((self.part @ V).astype(np.float32)).astype(np.float64)
+
+    def _project(self, Q, V):
+        return Q.T @ self._block(V)
+
+
+@pytest.mark.parametrize("kind", ["polynomial", "exponential", "low rank", "equal"])
+def test_float32_products(world, kind):
+    A = matrix(kind, signs=True)
+    w, best = exact(A, 20)
+    for method in ("krylov", "eigh", "svd"):
+        factor = compress(Noisy(A, world), 20, method=method, power=2)
+        assert np.abs(factor.eigenvectors.T @ factor.eigenvectors - np.eye(20)).max() <= 1e-12
+        assert error(factor, A) <= 1.05 * best + 1e-5 * abs(w[0])
+    restarted = compress(
+        Noisy(A, world), 20, method="krylov", max_basis=62, max_columns=800, residual_tolerance=1e-5
+    )
+    U = restarted.eigenvectors
+    assert restarted.certificate.eigenvalue_converged.all()
+    assert np.linalg.norm(A @ U - U * restarted.eigenvalues, axis=0).max() <= 2e-5 * abs(w[0])
+
+
+def test_orders_of_magnitude_of_the_papers(world):
+    """k = 20, p = 10, n = 1000: the excess Frobenius error over the best factor, two seeds."""
+    n, index = 1000, np.arange(1, 1001)
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    signs = rng.choice([-1.0, 1.0], n)
+    slow = np.where(index <= 10, 1.0, 1 / np.maximum(index - 9.0, 1.0))
+    fast = np.where(index <= 10, 1.0, 10.0 ** (-0.25 * (index - 10)))
+    for w, psd, method, power, most in (
+        (slow, True, "eigh", 2, 5e-3), (slow, True, "eigh", 0, 0.7), (slow, True, "nystrom", 0, 2),
+        (slow, True, "one-pass", 0, 2), (slow * signs, False, "one-pass", 0, 2),
+        (slow, True, "krylov", 2, 1e-6), (slow * signs, False, "krylov", 2, 1e-6),
+        (fast, True, "eigh", 2, 1e-12), (fast * signs, False, "eigh", 2, 1e-12),
+    ):  # fmt: skip
+        A = (Q * w) @ Q.T
+        H = MatrixOperator((A + A.T) / 2, world, psd=psd)
+        for seed in (0, 1):
+            factor = compress(H, 20, method=method, power=power, seed=seed)
+            assert error(factor, A) - np.sqrt(np.sum(w[20:] ** 2)) <= most
+
+
+def test_krylov_restarts_survive_what_locked_pairs_had_hidden(world):
+    w = np.r_[np.full(9, 1.0), np.linspace(0.5, 0.01, N - 9)]
+    Q = np.linalg.qr(np.random.default_rng(2).standard_normal((N, N)))[0]
+    A = (Q * w) @ Q.T
+    request = {"oversample": 0, "block": 2, "max_basis": 10, "max_columns": 1500}
+    factor = krylov((A + A.T) / 2, world, 6, residual_tolerance=1e-14, **request)
+    np.testing.assert_allclose(factor.eigenvalues, 1, rtol=1e-10)
+    check_certificate(factor, A)

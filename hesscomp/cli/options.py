@@ -5,7 +5,7 @@ import argparse
 from hesscomp.cli.session import Session, add_thread_argument
 from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.errors import InputError
-from hesscomp.sketching.test_matrices import TEST_MATRICES
+from hesscomp.sketching.catalogue import TEST_MATRICES
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

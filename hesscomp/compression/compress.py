@@ -113,13 +113,13 @@ def compress(
     InputError
         For arguments out of range.
     OperatorError
-        For Nystrom on an operator that is not declared positive semidefinite.
+        For a method that needs a positive semidefinite operator, if this one is not declared so.
 
     Notes
     -----
-    For l = rank + oversample, eigh costs (2 + power) l + probes product columns, krylov at most
-    that (up to a whole block more), nystrom (1 + power) l (+ probes with power steps). Memory 4 n
-    l numbers at most; krylov (4 + power) l n.
+    For l = rank + oversample, eigh costs (2 + power) l + probes product columns, krylov at most as
+    many, nystrom (1 + power) l (+ probes with power steps). Memory 4 n l numbers at most; krylov
+    (4 + power) n l, or as little as 2 n l with `max_basis`.
     """
     check_request(rank, tolerance, max_rank, tolerance_norm)
     kind = _choose(method, operator)

@@ -6,9 +6,9 @@ from hesscomp.compression.approximation import Approximation, sorted_eigh
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
+from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
-from hesscomp.sketching.test_matrices import draw
 
 BLOCKS = 16, 32  # fewest and most columns of a block
 ROUNDING = np.finfo(np.float64).eps
@@ -24,17 +24,18 @@ class BlockKrylov:
 
     With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`). Where
     the basis reaches `SketchOptions.basis` columns it is restarted (Wu and Simon 2000): the
-    leading k + oversample Ritz vectors and N stay. Pairs that have converged well are locked: not
-    rotated again, and their residual norms stay as they were (upper bounds then). T = Q^T H Q
-    holds through all of it.
+    leading k + oversample Ritz vectors and N stay. Converged ones of the k leading pairs are
+    locked: not rotated again, and their residual norms stay as they were (upper bounds then).
+    T = Q^T H Q holds through all of it.
 
     Costs b s + probes product columns in s block products (the probes ride in the first), and as
-    many words times n: nothing else is reduced. s is what convergence takes, at most
-    `width` / b, rounded up. Memory: (n, m + l + 4 b) for a basis of m columns and l = rank +
-    oversample vectors given back (all m where a tolerance was asked).
+    many words times n: nothing else is reduced. s is what convergence takes, at most `width` / b
+    rounded down (one more where the rank needs it). Memory: (n, m + l + 4 b) for a basis of m
+    columns and l = rank + oversample vectors given back (all m where a tolerance was asked).
 
-    An eigenvalue of multiplicity above b shows only b copies before rounding brings the others:
-    take a larger block there.
+    An eigenvalue of multiplicity above b shows only b copies before rounding brings the others,
+    and the pairs found may converge meanwhile: take a larger block there. The error estimates
+    notice (the probes see what is missing), the residuals do not.
     """
 
     name = "krylov"
@@ -113,7 +114,7 @@ class BlockKrylov:
         self.drawn = columns[1]
         noise = test_matrix(len(Y), *columns, self.options.seed)
         noise *= ROUNDING * reach / np.sqrt(len(Y))
-        return orthonormalize(Y + noise, world, against=self.Q)
+        return orthonormalize(Y + noise, world, against=self.Q, projected=True)
 
     def _start(self) -> np.ndarray:
         n, options = self.operator.n, self.options
@@ -152,20 +153,22 @@ class BlockKrylov:
 
     def _restart(self) -> None:
         """Keep the leading Ritz vectors and the next block (Wu and Simon 2000)."""
-        first, count = self.locked, self.wanted - self.locked
+        first = self.locked
+        kept = max(self.wanted, first + self.block)  # room for what the locked ones had hidden
         w, S, norms = self._ritz(first)
-        w, S, norms = w[:count], S[:, :count], norms[:count]
+        w, S, norms = w[: kept - first], S[:, : kept - first], norms[: kept - first]
         largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
         # So that the locked residuals together stay below what counts as converged.
         allowed = self.options.residual_tolerance * largest / (2 * np.sqrt(self.wanted))
-        order = np.argsort(norms > allowed, kind="stable")
-        order, new = self.operator.world.broadcast((order, int(np.sum(norms <= allowed))))
+        done = (norms <= allowed) & (np.arange(len(w)) < self.options.rank - first)
+        done = self.operator.world.broadcast(done)
+        order, new = np.argsort(~done, kind="stable"), int(done.sum())
         w, S, norms = w[order], S[:, order], norms[order]
-        self.basis[:, first : self.wanted] = self.Q[:, first:] @ S
+        self.basis[:, first:kept] = self.Q[:, first:] @ S
         side = self.T[:first, first:] @ S
         self.T = np.block([[self.T[:first, :first], side], [side.T, np.diag(w)]])
         self.E = np.hstack([self.E[:, :first], self.E[:, first:] @ S])
-        self.size, self.locked = self.wanted, first + new
+        self.size, self.locked = kept, first + new
         self.E[:, : self.locked] = 0.0
         self.lost = np.concatenate([self.lost, norms[:new]])
 

@@ -10,8 +10,8 @@ from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import NumericalError
+from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize
-from hesscomp.sketching.test_matrices import draw
 
 
 class Nystrom:

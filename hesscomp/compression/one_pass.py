@@ -8,8 +8,8 @@ from hesscomp.compression.approximation import Approximation, Probes, sorted_eig
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
+from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize
-from hesscomp.sketching.test_matrices import draw
 
 
 class OnePass:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hesscomp.errors import InputError
-from hesscomp.sketching.test_matrices import TEST_MATRICES
+from hesscomp.sketching.catalogue import TEST_MATRICES
 
 
 @dataclass(frozen=True)

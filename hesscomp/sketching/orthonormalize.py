@@ -8,7 +8,9 @@ from hesscomp.parallel.world import World
 ORTHOGONAL = 1e-13  # largest |Q^T Q - I| that CholeskyQR2 may leave
 
 
-def orthonormalize(Y: np.ndarray, world: World, against: np.ndarray | None = None) -> np.ndarray:
+def orthonormalize(
+    Y: np.ndarray, world: World, against: np.ndarray | None = None, projected: bool = False
+) -> np.ndarray:
     """Orthonormal (n, l) basis of the columns of an (n, l) block, l <= n, to rounding.
 
     CholeskyQR2 (Yamamoto, Nakatsukasa, Yanagisawa and Fukaya 2015), which is all matrix products;
@@ -21,12 +23,14 @@ def orthonormalize(Y: np.ndarray, world: World, against: np.ndarray | None = Non
     against : (n, j) array, optional
         Orthonormal columns to which the result is made orthogonal (twice, so to rounding);
         l + j <= n.
+    projected : bool
+        Whether the caller has projected Y beside `against` once already.
 
     Notes
     -----
     About 6 n l^2 operations and one more (n, l) array.
     """
-    if against is not None and against.shape[1]:
+    if against is not None and against.shape[1] and not projected:
         Y = Y - against @ (against.T @ Y)
     Q = _cholesky_qr2(Y, world)
     if against is not None and against.shape[1]:
