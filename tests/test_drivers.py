@@ -179,17 +179,18 @@ BOUNDS = {
 DRIVERS = sorted(BOUNDS)
 
 
-def semidefinite_only(method):
-    return METHODS[method].needs_psd
+FITTING = [
+    (method, signs)
+    for method in DRIVERS
+    for signs in (False, True)
+    if not (signs and METHODS[method].needs_psd)
+]
 
 
-@pytest.mark.parametrize("signs", [False, True])
 @pytest.mark.parametrize("power", [0, 2])
 @pytest.mark.parametrize("kind", FAMILIES)
-@pytest.mark.parametrize("method", DRIVERS)
+@pytest.mark.parametrize("method, signs", FITTING)
 def test_driver(world, method, kind, power, signs):
-    if signs and semidefinite_only(method):
-        pytest.skip("needs a semidefinite operator")
     A = matrix(kind, signs)
     request = {"method": method, "power": power}
     factor = compress(Sharded(A, world, not signs), 20, **request)
@@ -218,7 +219,7 @@ def test_driver_costs_and_factors(world, method, power, tmp_path):
 
 @pytest.mark.parametrize("method", DRIVERS)
 def test_driver_on_degenerate_operators(world, method):
-    psd = semidefinite_only(method)
+    psd = METHODS[method].needs_psd
     zero = compress(Sharded(np.zeros((N, N)), world, psd), 5, method=method)
     assert np.all(zero.eigenvalues == 0) and zero.certificate.frobenius_error_estimate == 0
     tiny = compress(Sharded(np.array([[3.0]]), world, psd), 5, method=method)
@@ -254,7 +255,7 @@ def test_driver_to_a_tolerance(world, method, tolerance):
 
 def test_methods_that_do_not_fit_are_refused_with_an_alternative(world):
     A = Sharded(matrix("polynomial", signs=True), world, False)
-    for method in filter(semidefinite_only, METHODS):
+    for method in (name for name in METHODS if METHODS[name].needs_psd):
         with pytest.raises(OperatorError, match=f"{method} needs.*use method krylov or eigh"):
             compress(A, 5, method=method)
     with pytest.raises(InputError, match="test matrix"):
