@@ -4,6 +4,7 @@ import numpy as np
 
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
+from hesscomp.estimators.exchangeable import of_exchangeable
 from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.results import Estimate, NormBounds
 from hesscomp.estimators.vectors import check_counts, sphere
@@ -35,10 +36,11 @@ def frobenius_norm(operator: Operator, columns: int = 64, *, seed: int = 0) -> E
     Z = operator @ sketch.Q
     squares = np.sum(sketch.Y**2, axis=0)
     samples = operator.world.on_root(sketch.traces, Z.T @ Z, Z.T @ sketch.Y, squares)
-    squared = Estimate.of_samples(samples, "xtrace", 2 * l)
+    squared = of_exchangeable(samples, "xtrace", 2 * l)
     norm = np.sqrt(max(squared.value, 0.0))
     error = squared.standard_error / (2 * norm) if norm else 0.0
-    return Estimate(float(norm), float(error), "xtrace", 2 * l, l)
+    spread = squared.spread / (2 * norm) if norm else 0.0
+    return Estimate(float(norm), float(error), "xtrace", 2 * l, l, float(spread))
 
 
 def spectral_norm(

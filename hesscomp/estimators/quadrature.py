@@ -7,7 +7,7 @@ import numpy as np
 
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
-from hesscomp.estimators.results import Estimate, SpectralDensity
+from hesscomp.estimators.results import Estimate, SpectralDensity, standard_error
 from hesscomp.estimators.vectors import check_counts, sphere
 from hesscomp.krylov.lanczos import Lanczos
 from hesscomp.parallel import random
@@ -87,11 +87,11 @@ class SpectralQuadrature:
             points = np.linspace(low - 4 * width, high + 4 * width, GRID)
         points = np.asarray(points, dtype=np.float64)
         samples = np.array([self._kernel_sums(point, width) for point in points])
-        mean, count = samples.mean(axis=1), samples.shape[1]
+        mean = samples.mean(axis=1)
         if self.exact:
             return SpectralDensity(points, mean, np.zeros_like(mean), width)
-        errors = samples.std(axis=1, ddof=1) / np.sqrt(count)
-        return SpectralDensity(points, mean, errors, width, count)
+        errors = standard_error(samples)
+        return SpectralDensity(points, mean, errors, width, samples.shape[1])
 
     def _kernel_sums(self, point: float, width: float) -> np.ndarray:
         """Each row's sum of Gaussians at a point."""

@@ -5,6 +5,7 @@ import scipy.linalg
 
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import NumericalError, OperatorError
+from hesscomp.estimators.exchangeable import of_exchangeable, pair_overlaps, pair_trace
 from hesscomp.estimators.results import Estimate
 from hesscomp.estimators.vectors import sphere
 
@@ -13,7 +14,7 @@ SHIFTS = 4  # powers of ten above rounding that are tried
 
 
 def xnystrace(operator: Operator, columns: int, seed: int) -> Estimate:
-    """tr(H) of a positive semidefinite H: Epperly, Tropp and Webber (2024), algorithm 1.3.
+    """tr(H) of a semidefinite H by XNysTrace (Epperly, Tropp and Webber 2024), normalised.
 
     One block product of `columns` columns, n columns words reduced: half of XTrace's price, for
     an error that decays twice as fast. Unbiased; exact to rounding where the columns exceed the
@@ -41,7 +42,7 @@ def xnystrace(operator: Operator, columns: int, seed: int) -> Estimate:
         raise NumericalError(
             "the Nystrom core is negative: the operator is not semidefinite; use method xtrace"
         ) from None
-    return Estimate.of_samples(samples, "xnystrace", columns)
+    return of_exchangeable(samples, "xnystrace", columns)
 
 
 def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.ndarray:
@@ -52,7 +53,7 @@ def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.nd
     n, l = Omega.shape
     reach = np.linalg.norm(Y) / np.sqrt(l)
     if reach == 0:
-        return np.zeros(l)
+        return np.zeros((l, l))
     for exponent in range(SHIFTS):
         shift = precision * reach * 10**exponent
         try:
@@ -63,20 +64,24 @@ def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.nd
 
 
 def _traces(Omega: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """The l leave-one-out estimates of tr(H) from (n, l) arrays Omega and Y = H Omega.
+    """Leave-one-out and leave-two-out estimates of tr(H) from (n, l) arrays Omega and Y = H Omega.
 
-    With C = Omega^T Y = L L^T and F = Y C^-1 Y^T, leaving column i out takes
-    (Y C^-1 e_i)(Y C^-1 e_i)^T / (C^-1)_ii off F, and omega_i^T (H - F_i) omega_i is 1 / (C^-1)_ii.
-    H - F_i vanishes on the other vectors, so only omega_i's part orthogonal to them is random: its
-    squared length is 1 / ((Omega^T Omega)^-1)_ii, and n - l + 1 its mean (the paper's section 2.3).
+    With C = Omega^T Y and F = Y C^-1 Y^T, leaving out the columns I takes
+    Y C^-1 E_I ((C^-1)_II)^-1 E_I^T C^-1 Y^T off F, and omega_j^T (H - F_I) omega_j is entry (j, j)
+    of ((C^-1)_II)^-1. H - F_I vanishes on the other vectors, so only omega_j's part orthogonal to
+    them is random: its squared length is entry (j, j) of ((G^-1)_II)^-1 with G = Omega^T Omega,
+    and n - l + 1, or + 2, its mean (the paper's section 2.3).
     """
     n, l = Omega.shape
-    inverse = _inverse_factor(Omega.T @ Y)
-    gram = np.sum(_inverse_factor(Omega.T @ Omega) ** 2, axis=1)
-    left_out = np.sum(inverse**2, axis=1)
+    inverse, gram = _inverse_factor(Omega.T @ Y), _inverse_factor(Omega.T @ Omega)
+    c, g = np.sum(inverse**2, axis=1), np.sum(gram**2, axis=1)
+    unit, gram = inverse / np.sqrt(c)[:, None], gram / np.sqrt(g)[:, None]
+    overlaps, determinant = pair_overlaps(unit @ unit.T)
+    _, gram_determinant = pair_overlaps(gram @ gram.T)
     B = Y @ inverse
-    dropped = np.sum((B @ inverse.T) ** 2, axis=0) / left_out
-    return np.sum(B**2) - dropped + (n - l + 1) * gram / left_out
+    known = np.sum(B**2) - pair_trace(unit @ (B.T @ B) @ unit.T, overlaps, determinant)
+    dimensions = n - l + 2 - np.eye(l)
+    return known + dimensions * (g * gram_determinant) / (c * determinant)
 
 
 def _inverse_factor(core: np.ndarray) -> np.ndarray:
