@@ -14,7 +14,7 @@ class LeaveOneOut:
     """Y = H Omega = Q R, and what each column alone adds to its range.
 
     The range of Y without column i is Q (I - s_i s_i^T) Q^T, with s_i the normalised column i of
-    R^-T (Epperly, Tropp and Webber 2024, their efficient implementation). Where the columns of Y are
+    R^-T (Epperly, Tropp and Webber 2024, on efficient implementation). Where the columns of Y are
     dependent to rounding, the others span what one of them spans, and every s_i is zero.
 
     Attributes

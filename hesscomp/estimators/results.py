@@ -94,7 +94,7 @@ class NormBounds:
     residual_norm : float
         ||H u - w u|| of that Ritz pair: an eigenvalue lies within this distance of it.
     converged : bool
-        Whether the residual reached the tolerance.
+        Whether residual and upper bound reached what was asked.
     columns : int
         Product columns spent.
     """

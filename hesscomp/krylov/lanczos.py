@@ -71,7 +71,7 @@ class Lanczos:
         """Take one step of every recurrence that has not ended; one block product."""
         j, active = self.steps, self._active
         self._bases[active, j] = self._next
-        images = (self.operator @ self._next.T).T
+        images = np.array((self.operator @ self._next.T).T, order="C")  # a copy: changed below
         diagonal, beta = np.empty(len(active)), np.empty(len(active))
         for row, p in enumerate(active):
             diagonal[row], images[row] = _orthogonalize(images[row], self._bases[p, : j + 1])
