@@ -1,1 +1,1 @@
-"""Krylov solvers."""
+"""Krylov methods: conjugate gradients, Lanczos."""

@@ -1,0 +1,22 @@
+"""Trace, diagonal, log-determinant, spectral density and norms from block products alone."""
+
+from hesscomp.estimators.diagonal import diagonal
+from hesscomp.estimators.logdet import logdet
+from hesscomp.estimators.norms import frobenius_norm, spectral_norm
+from hesscomp.estimators.quadrature import SpectralQuadrature, spectral_quadrature
+from hesscomp.estimators.results import DiagonalEstimate, Estimate, NormBounds, SpectralDensity
+from hesscomp.estimators.trace import trace
+
+__all__ = [
+    "DiagonalEstimate",
+    "Estimate",
+    "NormBounds",
+    "SpectralDensity",
+    "SpectralQuadrature",
+    "diagonal",
+    "frobenius_norm",
+    "logdet",
+    "spectral_norm",
+    "spectral_quadrature",
+    "trace",
+]
