@@ -12,16 +12,23 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.curvature.tensorflow import share, tf
+from hesscomp.parallel.rows import RowBlocks
 
 CHUNK_BYTES = 4 * 2**20  # of A in one chunk: within the last-level cache, few dispatches
 WIDE_ROWS = 2048  # rows in a chunk for wide blocks, which are bound by arithmetic instead
 ALIGNED_ROWS = 64  # chunks begin on cache lines whatever n: TensorFlow then slices without a copy
 
 
-def make_design(X: np.ndarray | scipy.sparse.csr_array, curvature_dtype: str):
-    """The shard's data matrix as TensorFlow products: `DenseDesign` or `SparseDesign`."""
+def make_design(
+    X: np.ndarray | scipy.sparse.csr_array, curvature_dtype: str, blocks: RowBlocks | None = None
+):
+    """The shard's data matrix as TensorFlow products: `DenseDesign` or `SparseDesign`.
+
+    With `blocks` every product is made of those of the blocks, each computed alone, so that its
+    bits do not depend on how many of them this rank holds.
+    """
     kind = SparseDesign if scipy.sparse.issparse(X) else DenseDesign
-    return kind(X, tf.as_dtype(curvature_dtype))
+    return kind(X, tf.as_dtype(curvature_dtype), blocks)
 
 
 class DenseDesign:
@@ -33,21 +40,23 @@ class DenseDesign:
     Methods take and return tensors; `v`, `r` and the weights are float64, blocks are in `dtype`.
     """
 
-    def __init__(self, X: np.ndarray, dtype: tf.DType):
+    def __init__(self, X: np.ndarray, dtype: tf.DType, blocks: RowBlocks | None = None):
         self.rows, self.n = X.shape
-        self.dtype = dtype
+        self.dtype, self.blocks = dtype, blocks
         self._given = share(X)
         self._curved = self._given if self._given.dtype == dtype else tf.cast(self._given, dtype)
         self._exact_kernels = _dense_kernels(self._given.dtype.name)
         self._kernels = _dense_kernels(dtype.name)
 
     def _chunk(self, row_bytes: int) -> tf.Tensor:
+        if self.blocks is not None:
+            return tf.constant(self.blocks.rows, tf.int32)
         rows = CHUNK_BYTES // max(row_bytes, 1) // ALIGNED_ROWS * ALIGNED_ROWS
         return tf.constant(max(rows, ALIGNED_ROWS), tf.int32)
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
         """A v in float64: (n,) to (rows,)."""
-        if self._given.dtype == tf.float64:
+        if self._given.dtype == tf.float64 and self.blocks is None:
             return tf.linalg.matvec(self._given, v)
         return self._exact_kernels.forward(self._given, v, self._chunk(8 * self.n))
 
@@ -56,6 +65,18 @@ class DenseDesign:
         if self._given.dtype == tf.float64:
             return tf.linalg.matvec(self._given, r, transpose_a=True)
         return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
+
+    def adjoints(self, r: tf.Tensor) -> tf.Tensor:
+        """A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
+        return self._exact_kernels.adjoints(self._given, r, self._chunk(0))
+
+    def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        """A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
+        if not self.rows:
+            return tf.zeros([0, *V.shape], self.dtype)
+        return self._kernels.gram_products(
+            self._curved, tf.cast(weights, self.dtype), V, self._chunk(0)
+        )
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         """A^T (weights * (A V)): (n, k) to (n, k); 4 rows n k operations, one sweep over A."""
@@ -88,21 +109,38 @@ class SparseDesign:
     curvature products have another type than the data.
     """
 
-    def __init__(self, X: scipy.sparse.csr_array, dtype: tf.DType):
+    def __init__(self, X: scipy.sparse.csr_array, dtype: tf.DType, blocks: RowBlocks | None = None):
         self.rows, self.n = X.shape
         self.dtype = dtype
         self._given = _csr_pair(X.astype(np.float64))
         self._curved = self._given
         if dtype != tf.float64:
             self._curved = _csr_pair(X.astype(dtype.as_numpy_dtype))
+        self._local = blocks.local if blocks is not None else ()
+        self._blocks = [SparseDesign(X[rows], dtype) for rows in self._local]
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
         """A v in float64: (n,) to (rows,)."""
+        if self._blocks:
+            return tf.concat([block.forward(v) for block in self._blocks], axis=0)
         return tf.squeeze(self._given[0] @ v[:, None], 1)
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
         """A^T r in float64: (rows,) to (n,)."""
         return tf.squeeze(self._given[1] @ r[:, None], 1)
+
+    def adjoints(self, r: tf.Tensor) -> tf.Tensor:
+        """A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
+        parts = [b.adjoint(r[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
+        return tf.stack(parts) if parts else tf.zeros([0, self.n], tf.float64)
+
+    def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        """A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
+        parts = [
+            block.gram_product(weights[rows], V)
+            for block, rows in zip(self._blocks, self._local, strict=True)
+        ]
+        return tf.stack(parts) if parts else tf.zeros([0, *V.shape], V.dtype)
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         """A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
@@ -158,6 +196,21 @@ def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tens
     )[1]
 
 
+def _concatenated(rows: tf.Tensor, chunk: tf.Tensor, element: tf.TensorSpec, part) -> tf.Tensor:
+    """part(start, stop) of each chunk of rows, one after the other along the first axis."""
+    count = (rows + chunk - 1) // chunk
+    pieces = tf.TensorArray(
+        element.dtype, size=count, infer_shape=False, element_shape=element.shape
+    )
+
+    def step(i, pieces):
+        return i + 1, pieces.write(i, part(i * chunk, tf.minimum((i + 1) * chunk, rows)))
+
+    return tf.while_loop(lambda i, _: i < count, step, (0, pieces), parallel_iterations=1)[
+        1
+    ].concat()
+
+
 @functools.cache
 def _dense_kernels(name: str) -> SimpleNamespace:
     """Compiled products with a dense matrix of type `name`, traced once for all shapes."""
@@ -168,18 +221,10 @@ def _dense_kernels(name: str) -> SimpleNamespace:
 
     @tf.function(input_signature=[matrix, vector, count])
     def forward(A, v, chunk):
-        rows = tf.shape(A)[0]
-        pieces = tf.TensorArray(
-            tf.float64, size=(rows + chunk - 1) // chunk, infer_shape=False, element_shape=[None]
-        )
+        def part(start, stop):
+            return tf.linalg.matvec(tf.cast(A[start:stop], tf.float64), v)
 
-        def step(i, pieces):
-            piece = tf.cast(A[i * chunk : (i + 1) * chunk], tf.float64)
-            return i + 1, pieces.write(i, tf.linalg.matvec(piece, v))
-
-        return tf.while_loop(
-            lambda i, _: i * chunk < rows, step, (0, pieces), parallel_iterations=1
-        )[1].concat()
+        return _concatenated(tf.shape(A)[0], chunk, vector, part)
 
     @tf.function(input_signature=[matrix, vector, count])
     def adjoint(A, r, chunk):
@@ -190,6 +235,15 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         shape = tf.shape(A)
         return _sweep(shape[0], chunk, tf.zeros(shape[1:], tf.float64), part)
 
+    @tf.function(input_signature=[matrix, vector, count])
+    def adjoints(A, r, chunk):
+        def part(start, stop):
+            piece = tf.cast(A[start:stop], tf.float64)
+            return tf.linalg.matvec(piece, r[start:stop], transpose_a=True)
+
+        joined = _concatenated(tf.shape(A)[0], chunk, vector, part)
+        return tf.reshape(joined, [-1, tf.shape(A)[1]])
+
     @tf.function(input_signature=[matrix, weights, matrix, count])
     def gram_product(A, weights, V, chunk):
         def part(start, stop):
@@ -198,6 +252,16 @@ def _dense_kernels(name: str) -> SimpleNamespace:
             return tf.matmul(piece, scaled, transpose_a=True)
 
         return _sweep(tf.shape(A)[0], chunk, tf.zeros_like(V), part)
+
+    @tf.function(input_signature=[matrix, weights, matrix, count])
+    def gram_products(A, weights, V, chunk):
+        def part(start, stop):
+            piece = A[start:stop]
+            scaled = weights[start:stop, None] * tf.matmul(piece, V)
+            return tf.matmul(piece, scaled, transpose_a=True)
+
+        joined = _concatenated(tf.shape(A)[0], chunk, matrix, part)
+        return tf.reshape(joined, [-1, *tf.unstack(tf.shape(V))])
 
     @tf.function(input_signature=[matrix, weights, count])
     def gram(A, weights, chunk):
@@ -208,4 +272,11 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         shape = tf.shape(A)
         return _sweep(shape[0], chunk, tf.zeros([shape[1], shape[1]], A.dtype), part)
 
-    return SimpleNamespace(forward=forward, adjoint=adjoint, gram_product=gram_product, gram=gram)
+    return SimpleNamespace(
+        forward=forward,
+        adjoint=adjoint,
+        adjoints=adjoints,
+        gram_product=gram_product,
+        gram_products=gram_products,
+        gram=gram,
+    )

@@ -4,19 +4,22 @@
 array. Shifts, sums and multiples come free, and SciPy goes in and out.
 """
 
+import copy
 from abc import ABC, abstractmethod
 
 import numpy as np
 import scipy.sparse.linalg
 
 from hesscomp.errors import InputError, NumericalError
+from hesscomp.parallel.layout import PANEL, Layout, Replicated, Rows
 from hesscomp.parallel.world import World
 
 
 class Operator(ABC):
     """A symmetric n x n operator over the ranks of a world.
 
-    Collective: all ranks hold the same (n, k) array (the replicated layout) and call together.
+    Collective: all ranks call together, each with its rows of an (n, k) array as `layout` says:
+    all of them (replicated, as operators are made), or a slab (`in_rows`).
 
     Parameters
     ----------
@@ -30,12 +33,14 @@ class Operator(ABC):
     """
 
     passes = 1  # sweeps over the data that one block product costs
+    parts: tuple[str, ...] = ()  # attributes that hold the operators this one is made of
 
     def __init__(self, n: int, world: World, *, psd: bool, dtype: str = "float64"):
         self.n = n
         self.world = world
         self.psd = psd
         self.dtype = np.dtype(dtype)
+        self.layout: Layout = Replicated(n, world)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,26 +48,55 @@ class Operator(ABC):
 
     @abstractmethod
     def _block(self, V: np.ndarray) -> np.ndarray:
-        """H V for a validated float64 (n, k) array, as float64."""
+        """H V for a validated float64 (rows, k) array in `layout`, as float64."""
 
     def _project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
-        return Q.T @ self._block(V)
+        return self.layout.inner(Q, self._block(V))
+
+    def _pieces(self, columns: int) -> int:
+        """In how many pieces, each of `passes` sweeps, a product with this many columns is done."""
+        made_of = (getattr(self, part)._pieces(columns) for part in self.parts)
+        return max(made_of, default=self.layout.pieces(columns))
+
+    def in_rows(self, panel: int = PANEL) -> "Operator":
+        """This operator for blocks in the row layout, a slab of their rows on each rank."""
+        return self.in_layout(Rows(self.n, self.world, panel))
+
+    def replicated(self) -> "Operator":
+        """This operator for blocks whose rows are all on every rank."""
+        return self.in_layout(Replicated(self.n, self.world))
+
+    def in_layout(self, layout: Layout) -> "Operator":
+        """This operator for blocks in another layout; data and cost ledger are shared."""
+        other = copy.copy(self)
+        other.layout = layout
+        for part in self.parts:
+            setattr(other, part, getattr(self, part).in_layout(layout))
+        return other
 
     def __matmul__(self, V: np.ndarray) -> np.ndarray:
-        """H V for an (n,) or (n, k) array; one reduction of n k words."""
+        """H V for an (n,) or (n, k) array, of which each rank holds its rows.
+
+        One reduction of n k words; in the row layout one gather and one reduce-scatter for each
+        panel, n k words in all, and one word more to agree that all is finite.
+        """
         V = self._checked(V)
         block = V[:, None] if V.ndim == 1 else V
         return self._counted(self._block(block), block.shape[1]).reshape(V.shape)
 
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
-        """Q^T H V for (n, q) and (n, k) arrays; reduces q k words instead of n k."""
+        """Q^T H V on every rank, for (n, q) and (n, k) arrays.
+
+        Reduces q k words instead of n k where blocks are replicated and data are sharded; in the
+        row layout, and in reproducible mode, as a product and an inner product.
+        """
         Q, V = self._checked(Q), self._checked(V)
         return self._counted(self._project(Q, V), V.shape[1])
 
     def _counted(self, out: np.ndarray, columns: int) -> np.ndarray:
         """A product that is finite, entered in the ledger."""
-        self.world.ledger.product(columns, self.passes)
-        if not np.isfinite(out).all():
+        self.world.ledger.product(columns, self.passes * self._pieces(columns))
+        if self.layout.any(not np.isfinite(out).all()):
             raise NumericalError(
                 f"a product with {type(self).__name__} is not finite; check the scale of the data "
                 f"and the point, or take dtype float64 (now {self.dtype})"
@@ -71,22 +105,29 @@ class Operator(ABC):
 
     def _checked(self, V) -> np.ndarray:
         V = np.asarray(V, dtype=np.float64)
-        if V.ndim not in (1, 2) or V.shape[0] != self.n:
+        rows = self.layout.rows
+        if V.ndim not in (1, 2) or V.shape[0] != rows:
             raise InputError(
                 f"{type(self).__name__} of order {self.n} cannot multiply an array of shape "
-                f"{V.shape}; pass ({self.n},) or ({self.n}, k)"
+                f"{V.shape}; pass ({rows},) or ({rows}, k)"
             )
         return V
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
-        """The (n, n) matrix, by products with panels of unit vectors."""
-        panels = range(0, self.n, panel)
-        unit = (np.eye(self.n, min(panel, self.n - start), -start) for start in panels)
-        dense = np.concatenate([self @ V for V in unit], axis=1)
+        """The (n, n) matrix on every rank, by products with panels of unit vectors."""
+        columns = np.arange(self.n)
+        panels = [columns[start : start + panel] for start in range(0, self.n, panel)]
+        slab = np.concatenate([self @ self.layout.units(indices) for indices in panels], axis=1)
+        dense = self.layout.whole(slab)
         return (dense + dense.T) / 2
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """A SciPy view; its products are collective like this operator's."""
+        """A SciPy view; its products are collective like this operator's.
+
+        Raises InputError in the row layout, which SciPy's algorithms do not know.
+        """
+        if self.layout.rows != self.n:
+            raise InputError("SciPy needs whole vectors: take operator.replicated().to_scipy()")
         return scipy.sparse.linalg.LinearOperator(
             self.shape,
             matvec=lambda v: self @ np.reshape(v, -1),
@@ -112,22 +153,28 @@ class Operator(ABC):
 class Shifted(Operator):
     """H + shift I, at the cost of H."""
 
+    parts = ("base",)
+
     def __init__(self, base: Operator, shift: float):
         super().__init__(base.n, base.world, psd=base.psd and shift >= 0, dtype=base.dtype)
+        self.layout = base.layout
         self.base, self.shift, self.passes = base, shift, base.passes
 
     def _block(self, V):
         return self.base._block(V) + self.shift * V
 
     def _project(self, Q, V):
-        return self.base._project(Q, V) + self.shift * (Q.T @ V)
+        return self.base._project(Q, V) + self.shift * self.layout.inner(Q, V)
 
 
 class Scaled(Operator):
     """factor H, at the cost of H."""
 
+    parts = ("base",)
+
     def __init__(self, base: Operator, factor: float):
         super().__init__(base.n, base.world, psd=base.psd and factor >= 0, dtype=base.dtype)
+        self.layout = base.layout
         self.base, self.factor, self.passes = base, factor, base.passes
 
     def _block(self, V):
@@ -140,12 +187,16 @@ class Scaled(Operator):
 class Sum(Operator):
     """H + G for two operators of one order; costs both."""
 
+    parts = ("left", "right")
+
     def __init__(self, left: Operator, right: Operator):
         if left.n != right.n:
             raise InputError(f"cannot add operators of orders {left.n} and {right.n}")
         dtype = np.result_type(left.dtype, right.dtype)
         super().__init__(left.n, left.world, psd=left.psd and right.psd, dtype=dtype)
-        self.left, self.right, self.passes = left, right, left.passes + right.passes
+        self.layout = left.layout
+        self.left, self.right = left, right.in_layout(left.layout)
+        self.passes = left.passes + right.passes
 
     def _block(self, V):
         return self.left._block(V) + self.right._block(V)
@@ -168,4 +219,46 @@ class MatrixOperator(Operator):
         super().__init__(rows, world or World.serial(), psd=psd)
 
     def _block(self, V):
+        return self.layout.product(V, self._whole)
+
+    def _whole(self, V):
         return np.asarray(self.matrix.matmat(V), dtype=np.float64)
+
+
+class ShardedOperator(Operator):
+    """A sum of what each rank has of it, times a number: what a loss over sharded data gives.
+
+    Parameters
+    ----------
+    n, world, psd, dtype
+        As `Operator`; `dtype` is also what is sent between ranks.
+    scale : float
+        Multiplies the sum.
+    blocks : int
+        Fixed blocks of data on all ranks together: what reproducible sums are made of.
+    """
+
+    def __init__(self, n, world, *, psd, dtype="float64", scale: float = 1.0, blocks: int = 0):
+        super().__init__(n, world, psd=psd, dtype=dtype)
+        self.scale, self.blocks = scale, blocks
+
+    @abstractmethod
+    def _local(self, V: np.ndarray) -> np.ndarray:
+        """This rank's addend of H V for a whole (n, k) array, both in `dtype`."""
+
+    def _local_blocks(self, V: np.ndarray) -> np.ndarray:
+        """As `_local`, separately for each of this rank's blocks of data: (b, n, k)."""
+        raise InputError(f"{type(self).__name__} has no reproducible mode")
+
+    def _block(self, V):
+        local = self._local_blocks if self.world.reproducible else self._local
+        return self.scale * self.layout.total(V, local, self.dtype, self.blocks)
+
+    def _project(self, Q, V):
+        if self.layout.name != "replicated" or self.world.reproducible:
+            return super()._project(Q, V)
+        addend = Q.T @ self._local(V.astype(self.dtype)).astype(np.float64)
+        return self.scale * self.world.sum(addend)
+
+    def _pieces(self, columns):
+        return self.layout.pieces(columns, self.dtype.itemsize, self.blocks)

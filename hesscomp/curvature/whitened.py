@@ -28,8 +28,11 @@ class Whitened(Operator):
     every rank). A projection reduces as few words as that of H.
     """
 
+    parts = ("base",)
+
     def __init__(self, base: Operator, B: np.ndarray):
         super().__init__(base.n, base.world, psd=base.psd, dtype=base.dtype)
+        self.layout = base.layout
         self.base, self.passes = base, base.passes
         B = np.asarray(B, dtype=np.float64)
         if B.shape not in ((base.n,), (base.n, base.n)):
@@ -47,7 +50,11 @@ class Whitened(Operator):
 
     def _solve(self, V, transposed):
         if self.L.ndim == 1:
-            return V / self.L[:, None]
+            return V / self.layout.local(self.L)[:, None]
+        if self.layout.rows != self.n:
+            raise InputError(
+                "in the row layout B must be a diagonal, (n,); a matrix needs all rows"
+            )
         return scipy.linalg.solve_triangular(
             self.L, V, trans="T" if transposed else "N", lower=True, check_finite=False
         )

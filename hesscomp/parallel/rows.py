@@ -1,14 +1,18 @@
 """Which rows belong to which rank."""
 
+from dataclasses import dataclass
+
+from hesscomp.errors import InputError
+
 
 def row_block(rows: int) -> int:
     """Number of rows in one fixed block of a data set of `rows` rows.
 
     A function of the data set alone, never of the number of ranks: fingerprints are hashed and
-    reproducible sums are taken block by block. At least 128 blocks where there are that many
-    rows, at most 1,024 rows a block.
+    reproducible sums are taken block by block. At least 60 blocks (which share out evenly on 1 to 6
+    ranks) where there are that many rows, at most 1,024 rows a block.
     """
-    return min(max(rows // 128, 1), 1024)
+    return min(max(rows // 60, 1), 1024)
 
 
 def row_range(rows: int, rank: int, size: int) -> tuple[int, int]:
@@ -23,3 +27,37 @@ def row_range(rows: int, rank: int, size: int) -> tuple[int, int]:
     block = row_block(rows)
     blocks = -(-rows // block)
     return min(blocks * rank // size * block, rows), min(blocks * (rank + 1) // size * block, rows)
+
+
+@dataclass(frozen=True)
+class RowBlocks:
+    """The fixed blocks of a data set's rows, and which of them a shard holds.
+
+    Attributes
+    ----------
+    rows : int
+        Of one block (`row_block`); the last may be shorter.
+    count : int
+        Of blocks on all ranks.
+    local : tuple of slice
+        This shard's rows, block by block.
+    """
+
+    rows: int
+    count: int
+    local: tuple[slice, ...]
+
+    @classmethod
+    def of_shard(cls, start: int, held: int, total: int) -> "RowBlocks":
+        """The blocks of rows ``start:start + held`` of `total`.
+
+        Raises InputError unless they are whole blocks.
+        """
+        rows = row_block(total)
+        if held and (start % rows or ((start + held) % rows and start + held < total)):
+            raise InputError(
+                f"reproducible mode needs shards of whole blocks of {rows} rows, and rows {start} to "
+                f"{start + held} of {total} are not; cut the data as parallel.rows.row_range does"
+            )
+        local = (slice(at, min(at + rows, held)) for at in range(0, held, rows))
+        return cls(rows, -(-total // rows), tuple(local))

@@ -30,14 +30,24 @@ class World:
         Default: all ranks of the job (``MPI.COMM_WORLD``); one rank without ``mpiexec``.
     ledger : Ledger, optional
         Where reductions are counted; a new one by default.
+    reproducible : bool
+        Whether everything that is summed over data or rows gets the same bits on any number of
+        ranks (see `parallel.exact`), the number of threads of a rank being the same.
     """
 
-    def __init__(self, comm: MPI.Comm | None = None, ledger: Ledger | None = None):
+    def __init__(
+        self,
+        comm: MPI.Comm | None = None,
+        ledger: Ledger | None = None,
+        *,
+        reproducible: bool = False,
+    ):
         self.comm = MPI.COMM_WORLD if comm is None else comm
         self._control = self.comm.Dup()
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
         self.ledger = Ledger() if ledger is None else ledger
+        self.reproducible = reproducible
 
     @classmethod
     def serial(cls) -> "World":
@@ -61,6 +71,35 @@ class World:
             self.comm.Allreduce(flat_send[part], flat_receive[part], op=operation)
         self.ledger.reduced(send.size)
         return receive
+
+    def gather_rows(self, slab: np.ndarray, counts: list[int]) -> np.ndarray:
+        """All ranks' slabs of a (sum(counts), k) array, one below the other, on every rank."""
+        whole = np.empty((sum(counts), slab.shape[1]), slab.dtype)
+        for columns in _countable(whole):
+            part = np.ascontiguousarray(slab[:, columns])
+            width = part.shape[1]
+            received = (
+                whole if width == whole.shape[1] else np.empty((len(whole), width), whole.dtype)
+            )
+            self.comm.Allgatherv(part, [received, [count * width for count in counts]])
+            if received is not whole:
+                whole[:, columns] = received
+        self.ledger.words_gathered += whole.size
+        return whole
+
+    def sum_rows(self, array: np.ndarray, counts: list[int]) -> np.ndarray:
+        """This rank's rows of the sum over the ranks of a (sum(counts), k) array.
+
+        Rank r gets ``counts[r]`` rows. One reduction.
+        """
+        parts = []
+        for columns in _countable(array):
+            send = np.ascontiguousarray(array[:, columns])
+            width = send.shape[1]
+            parts.append(np.empty((counts[self.rank], width), array.dtype))
+            self.comm.Reduce_scatter(send, parts[-1], [count * width for count in counts])
+        self.ledger.reduced(array.size)
+        return parts[0] if len(parts) == 1 else np.hstack(parts)
 
     def broadcast(self, value, root: int = 0):
         """`root`'s small Python object on every rank."""
@@ -154,6 +193,15 @@ class World:
         sys.stdout.flush()
         sys.stderr.flush()
         self.comm.Abort(status)
+
+
+def _countable(array: np.ndarray) -> list[slice]:
+    """All columns at once where MPI can count the elements, else groups of columns."""
+    rows, columns = array.shape
+    if array.size <= CHUNK:
+        return [slice(None)]
+    width = max(CHUNK // rows, 1)
+    return [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
 
 
 def _describe(error: BaseException) -> str:

@@ -8,8 +8,11 @@ from hesscomp.curvature.design import make_design
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard
 from hesscomp.errors import InputError
+from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
 from hesscomp.problems.problem import ParameterBlock, Problem
+
+VECTOR = 64  # elements: a multiple of every processor's vector length
 
 
 class LogisticRegression(Problem):
@@ -47,7 +50,8 @@ class LogisticRegression(Problem):
         self.n, self.rows = dataset.features, dataset.rows
         self.dataset_name, self.fingerprint = dataset.name, dataset.fingerprint
         self.blocks = (ParameterBlock("coefficients", (self.n,), 0),)
-        self.design = make_design(dataset.train.X, dtype)
+        blocks = self.cut(dataset.train)
+        self.design = make_design(dataset.train.X, dtype, blocks)
         self.labels = tf.convert_to_tensor(dataset.train.y)
 
     def compile(self) -> None:
@@ -64,7 +68,7 @@ class LogisticRegression(Problem):
 
     def curvature_at(self, margins: tf.Tensor) -> "LogisticCurvature":
         """The shard's curvature where its margins are known; no pass over the data."""
-        return LogisticCurvature(self.design, _curvature_weights(margins))
+        return LogisticCurvature(self.design, self._each(_curvature_weights, margins))
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         return self.evaluate(x, self.margins(x))
@@ -72,9 +76,16 @@ class LogisticRegression(Problem):
     def evaluate(self, x: np.ndarray, margins: tf.Tensor) -> tuple[float, np.ndarray]:
         """E(x) and its gradient where the margins are known; one pass, one reduction of n + 1."""
         self.world.ledger.passes += 1
-        loss, slopes = _loss_and_slopes(margins, self.labels)
-        local = np.append(self.design.adjoint(slopes).numpy(), loss.numpy())
-        total = self.world.sum(local) / self.rows
+        losses, slopes = self._each(_losses_and_slopes, margins, self.labels)
+        if self.world.reproducible:
+            parts = [
+                self.design.adjoints(slopes).numpy(),
+                self._block_sums(losses.numpy()[:, None]),
+            ]
+            total = sum_blocks(np.hstack(parts), self.row_blocks, self.world) / self.rows
+        else:
+            loss = tf.reduce_sum(losses).numpy()
+            total = self.world.sum(np.append(self.design.adjoint(slopes), loss)) / self.rows
         return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
 
     def losses_along(
@@ -84,10 +95,32 @@ class LogisticRegression(Problem):
 
         No pass over the data and one reduction of len(steps) words, however many steps.
         """
-        local = _losses_along(
-            margins, direction, self.labels, tf.convert_to_tensor(steps, tf.float64)
+        steps = tf.convert_to_tensor(steps, tf.float64)[:, None]
+        losses = self._each(
+            lambda *vectors: _losses_along(*vectors, steps), margins, direction, self.labels
         )
-        return self.world.sum(local.numpy()) / self.rows
+        if self.world.reproducible:
+            parts = self._block_sums(losses.numpy().T)
+            return sum_blocks(parts, self.row_blocks, self.world) / self.rows
+        return self.world.sum(tf.reduce_sum(losses, axis=1).numpy()) / self.rows
+
+    def _each(self, function, *vectors: tf.Tensor):
+        """An element-wise function of (rows,) tensors, with equal bits for equal elements.
+
+        Vector instructions and what is left over for single ones may round apart, so in
+        reproducible mode vectors are lengthened until nothing is left over.
+        """
+        if not self.world.reproducible:
+            return function(*vectors)
+        rows = vectors[0].shape[0]
+        more = -rows % VECTOR
+        out = function(*(tf.pad(vector, [[0, more]]) for vector in vectors))
+        return tf.nest.map_structure(lambda tensor: tensor[..., :rows], out)
+
+    def _block_sums(self, values: np.ndarray) -> np.ndarray:
+        """(rows, j) values summed over each block of this shard's rows: (blocks, j)."""
+        sums = [values[rows].sum(axis=0) for rows in self.blocks_here]
+        return np.array(sums).reshape(-1, values.shape[1])
 
     def accuracy(self, x: np.ndarray, shard: Shard) -> float:
         """Share of the rows of all ranks' `shard` whose label is the sign of a.x; NaN if none.
@@ -112,6 +145,9 @@ class LogisticCurvature:
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.gram_product(self.weights, V)
 
+    def products(self, V: tf.Tensor) -> tf.Tensor:
+        return self.design.gram_products(self.weights, V)
+
     def dense(self) -> tf.Tensor:
         return self.design.gram(self.weights)
 
@@ -125,9 +161,9 @@ def _softplus(t: tf.Tensor) -> tf.Tensor:
     return tf.maximum(t, 0.0) + tf.math.log1p(tf.exp(-tf.abs(t)))
 
 
-def _loss_and_slopes(margins, labels):
+def _losses_and_slopes(margins, labels):
     t = labels * margins
-    return tf.reduce_sum(_softplus(-t)), -labels * tf.sigmoid(-t)
+    return _softplus(-t), -labels * tf.sigmoid(-t)
 
 
 def _curvature_weights(margins):
@@ -135,5 +171,4 @@ def _curvature_weights(margins):
 
 
 def _losses_along(margins, direction, labels, steps):
-    t = labels * (margins + steps[:, None] * direction)
-    return tf.reduce_sum(_softplus(-t), axis=1)
+    return _softplus(-labels * (margins + steps * direction))

@@ -7,8 +7,10 @@ from typing import Protocol
 import numpy as np
 
 from hesscomp.curvature.tensorflow import tf
+from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank
+from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 
 
@@ -26,9 +28,15 @@ class ParameterBlock:
 
 
 class ShardCurvature(Protocol):
-    """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge."""
+    """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge.
+
+    `products` is `product` for each of the shard's fixed blocks of rows alone: (blocks, n, k). It
+    serves the reproducible mode.
+    """
 
     def product(self, V: tf.Tensor) -> tf.Tensor: ...
+
+    def products(self, V: tf.Tensor) -> tf.Tensor: ...
 
     def dense(self) -> tf.Tensor: ...
 
@@ -49,6 +57,8 @@ class Problem(ABC):
     psd : bool
         Whether the Hessian is positive semidefinite everywhere.
     blocks : tuple of ParameterBlock
+    row_blocks : int
+        In reproducible mode, fixed blocks of rows on all ranks; else 0.
     fingerprint : str
         Of the training data, independent of the number of ranks.
     """
@@ -63,6 +73,7 @@ class Problem(ABC):
     dataset_name: str
     fingerprint: str
     world: World
+    row_blocks: int = 0
 
     @abstractmethod
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -71,6 +82,18 @@ class Problem(ABC):
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
         """This shard's curvature at x; local."""
+
+    def cut(self, shard: Shard) -> RowBlocks | None:
+        """The fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
+
+        Collective. Raises InputError if a rank's rows are not whole blocks.
+        """
+        if not self.world.reproducible:
+            return None
+        with self.world.phase("cutting the data"):
+            blocks = RowBlocks.of_shard(shard.start, len(shard.y), shard.total)
+        self.row_blocks, self.blocks_here = blocks.count, blocks.local
+        return blocks
 
     def describe(self, factor: LowRank, x: np.ndarray) -> LowRank:
         """`factor`, told which problem it belongs to and at which point it was made."""

@@ -20,6 +20,8 @@ class Ledger:
     reductions, words_reduced : int
         Reductions over the ranks, and array elements handed to them (each counted once,
         whatever its type), agreements on errors included.
+    words_gathered : int
+        Array elements gathered from the ranks' slabs, in the row layout.
     seconds : dict of str to float
         Wall time of this rank by phase. Phases may nest; a phase's time includes what runs in it.
     listener : callable, optional
@@ -30,6 +32,7 @@ class Ledger:
     passes: int = 0
     reductions: int = 0
     words_reduced: int = 0
+    words_gathered: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     listener: Callable[["Ledger"], None] | None = field(default=None, repr=False, compare=False)
 
@@ -61,5 +64,6 @@ class Ledger:
             "passes": self.passes,
             "reductions": self.reductions,
             "words_reduced": self.words_reduced,
+            "words_gathered": self.words_gathered,
             "seconds": dict(self.seconds),
         }

@@ -1,0 +1,265 @@
+"""How the n rows of every block of columns lie over the ranks.
+
+*Replicated*: every rank holds all of them. *Rows*: each rank holds a slab of them. Algorithms hold
+their blocks in either and meet the difference only here: in Gram matrices, in products with what
+the ranks hold, and in random rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hesscomp.parallel.rows import row_block, row_range
+
+if TYPE_CHECKING:
+    from hesscomp.parallel.world import World
+
+PANEL = 16  # columns that are gathered at once in the row layout
+STACK_BYTES = 2**30  # of one product's separate addends in reproducible mode
+
+
+class Layout(ABC):
+    """The rows of (n, k) blocks that this rank holds, and what needs all of them.
+
+    Attributes
+    ----------
+    name : str
+        "replicated" or "rows".
+    n : int
+    world : World or None
+        None for a factor that was read by one process without MPI.
+    start, stop : int
+        First row here and one past the last.
+    """
+
+    name: str
+
+    def __init__(self, n: int, world: World | None, start: int, stop: int):
+        self.n, self.world, self.start, self.stop = n, world, start, stop
+
+    @property
+    def rows(self) -> int:
+        """Rows that this rank holds."""
+        return self.stop - self.start
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether sums must not depend on the number of ranks, to the bit."""
+        return self.world is not None and self.world.reproducible
+
+    def local(self, array: np.ndarray) -> np.ndarray:
+        """This rank's rows of an array that is whole on all ranks; a view."""
+        return array[self.start : self.stop]
+
+    @abstractmethod
+    def whole(self, block: np.ndarray) -> np.ndarray:
+        """All n rows of a block, on every rank."""
+
+    @abstractmethod
+    def inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
+        """A^T B, on every rank, for blocks of any number of columns."""
+
+    def squares(self, A: np.ndarray) -> np.ndarray:
+        """The columns' sums of squares, on every rank."""
+        return self._summed_rows(lambda rows: np.einsum("ij,ij->j", A[rows], A[rows]))
+
+    def norm(self, A: np.ndarray) -> float:
+        """Frobenius norm of a block."""
+        return float(np.sqrt(self.squares(A).sum()))
+
+    @abstractmethod
+    def combine(self, Q: np.ndarray, S: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Q S for a small S that all ranks hold; `out` may be Q itself where S is square."""
+
+    @abstractmethod
+    def take(self, block: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """The rows of these (global) indices, on every rank."""
+
+    def units(self, indices: np.ndarray) -> np.ndarray:
+        """This rank's rows of the unit vectors e_i, a column for each index."""
+        return (np.arange(self.start, self.stop)[:, None] == indices).astype(np.float64)
+
+    @abstractmethod
+    def argmax(self, values: np.ndarray) -> int:
+        """Index of the largest of n values, each rank holding its own rows'; the first of equals.
+
+        Every rank gets the same answer.
+        """
+
+    @abstractmethod
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is true on any rank that holds other rows."""
+
+    def total(
+        self, V: np.ndarray, local: Callable[[np.ndarray], np.ndarray], dtype, blocks: int = 0
+    ) -> np.ndarray:
+        """The sum over ranks of ``local(V)``, for a block V in this layout.
+
+        Parameters
+        ----------
+        V : (rows, k) array
+        local : callable
+            From all n rows of some columns of V, in `dtype`, to this rank's addend, of the same
+            shape; in reproducible mode to a stack of addends, one for each of its blocks of data.
+        dtype : NumPy dtype
+        blocks : int
+            In reproducible mode, blocks of data on all ranks together.
+        """
+        pieces = [
+            self._sum(local(self.whole(np.ascontiguousarray(piece, dtype=dtype))), blocks)
+            for piece in self._pieces(V, np.dtype(dtype).itemsize, blocks)
+        ]
+        joined = pieces[0] if len(pieces) == 1 else np.hstack(pieces)
+        return joined.astype(np.float64, copy=False)
+
+    def product(self, V: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """``whole(V)``, a product that every rank can do for all n rows, in this layout."""
+        pieces = [self.local(whole(self.whole(piece))) for piece in self._pieces(V)]
+        return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
+
+    def pieces(self, columns: int, itemsize: int = 8, blocks: int = 0) -> int:
+        """In how many pieces a product with this many columns is done."""
+        return -(-columns // self._width(columns, itemsize, blocks))
+
+    def _pieces(self, V: np.ndarray, itemsize: int = 8, blocks: int = 0) -> list[np.ndarray]:
+        width = self._width(V.shape[1], itemsize, blocks)
+        return [V[:, first : first + width] for first in range(0, max(V.shape[1], 1), width)]
+
+    def _width(self, columns: int, itemsize: int, blocks: int) -> int:
+        """Columns of one piece: a function of the problem, never of the number of ranks."""
+        if self.reproducible and blocks:
+            columns = min(columns, STACK_BYTES // max(itemsize * self.n * blocks, 1))
+        return max(columns, 1)
+
+    def _sum(self, addend: np.ndarray, blocks: int) -> np.ndarray:
+        if not self.reproducible:
+            return self._reduce(addend)
+        from hesscomp.parallel.exact import sum_blocks
+
+        return sum_blocks(addend, blocks, self.world, self._reduce)
+
+    @abstractmethod
+    def _reduce(self, array: np.ndarray) -> np.ndarray:
+        """Sum an (n, k) array over the ranks; this rank's rows of it."""
+
+    @abstractmethod
+    def _summed_rows(self, part: Callable[[slice], np.ndarray]) -> np.ndarray:
+        """The sum of part(rows) over all rows of all ranks."""
+
+
+class Replicated(Layout):
+    """Every rank holds all n rows, and computes what is computed from them alike."""
+
+    name = "replicated"
+
+    def __init__(self, n: int, world: World | None = None):
+        super().__init__(n, world, 0, n)
+
+    def whole(self, block):
+        return block
+
+    def inner(self, A, B):
+        return A.T @ B
+
+    def combine(self, Q, S, out=None):
+        if out is None:
+            return Q @ S
+        out[...] = Q @ S
+        return out
+
+    def take(self, block, indices):
+        return block[indices]
+
+    def argmax(self, values):
+        first = int(np.argmax(values))
+        return first if self.world is None else self.world.broadcast(first)
+
+    def any(self, flag):
+        return flag
+
+    def _reduce(self, array):
+        return self.world.sum(array)
+
+    def _summed_rows(self, part):
+        return part(slice(None))
+
+
+class Rows(Layout):
+    """Each rank holds one slab of contiguous rows: memory O(n k / P + n panel).
+
+    Parameters
+    ----------
+    n : int
+    world : World
+    panel : int
+        Columns that are gathered at once for a product: two (n, panel) arrays.
+
+    Notes
+    -----
+    A Gram matrix is one reduction of its size. A product with k columns is, for each panel, one
+    gather and one reduce-scatter of n words a column.
+    """
+
+    name = "rows"
+
+    def __init__(self, n: int, world: World, panel: int = PANEL):
+        super().__init__(n, world, *row_range(n, world.rank, world.size))
+        self.panel = panel
+        self.ranges = [row_range(n, rank, world.size) for rank in range(world.size)]
+        self._block = row_block(n)
+
+    def whole(self, block):
+        return self.world.gather_rows(block, [stop - start for start, stop in self.ranges])
+
+    def inner(self, A, B):
+        return self._summed_rows(lambda rows: A[rows].T @ B[rows])
+
+    def combine(self, Q, S, out=None):
+        if out is None:
+            out = np.empty((Q.shape[0], S.shape[1]), order="F")
+        for rows in self._blocks():
+            out[rows] = Q[rows] @ S
+        return out
+
+    def take(self, block, indices):
+        found = np.zeros((len(indices), block.shape[1]))
+        here = (indices >= self.start) & (indices < self.stop)
+        found[here] = block[indices[here] - self.start]
+        return self.world.sum(found)
+
+    def argmax(self, values):
+        best = (-np.inf, 0)
+        if self.rows:
+            first = int(np.argmax(values))
+            best = (float(values[first]), -(self.start + first))
+        return -max(self.world.gather(best))[1]
+
+    def any(self, flag):
+        return bool(self.world.max(np.array([flag], dtype=np.int64))[0])
+
+    def _width(self, columns, itemsize, blocks):
+        return super()._width(min(columns, self.panel), itemsize, blocks)
+
+    def _reduce(self, array):
+        return self.world.sum_rows(array, [stop - start for start, stop in self.ranges])
+
+    def _blocks(self) -> list[slice]:
+        """This rank's fixed blocks of rows: the same blocks on any number of ranks."""
+        return [
+            slice(first, min(first + self._block, self.rows))
+            for first in range(0, self.rows, self._block)
+        ]
+
+    def _summed_rows(self, part):
+        if not self.reproducible:
+            return self.world.sum(part(slice(None)))
+        from hesscomp.parallel.exact import sum_blocks
+
+        parts = [part(rows) for rows in self._blocks()]
+        shape = part(slice(0, 0)).shape
+        stack = np.array(parts) if parts else np.empty((0, *shape))
+        return sum_blocks(stack, -(-self.n // self._block), self.world)
