@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank
+from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.runs.files import atomic_path, check_picture_name
 
 BLUE, RED, GREY, GREEN = "#1f5fa8", "#c0392b", "#7f8c8d", "#2e7d32"
@@ -43,7 +44,7 @@ def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
     if negative.any():
         left.legend(frameon=False)
 
-    tails = np.append(np.cumsum(factor.eigenvalues[::-1] ** 2)[::-1], 0.0)
+    tails = dropped_squares(factor.eigenvalues)
     norm = certificate.frobenius_norm_estimate
     if norm > 0:
         errors = np.sqrt(certificate.frobenius_error_estimate**2 + tails) / norm

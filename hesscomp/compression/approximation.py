@@ -98,21 +98,3 @@ class Approximation:
             spectral_error_bound=10 * np.sqrt(2 / np.pi) * largest,
             estimator="probes",
         )
-
-    def smallest_rank(self, error: float, allowed: float) -> int:
-        """Fewest leading eigenpairs with error^2 + (sum of the dropped squares) <= allowed^2."""
-        tails = np.append(np.cumsum(self.eigenvalues[::-1] ** 2)[::-1], 0.0)
-        enough = error**2 + tails <= allowed**2
-        return int(np.argmax(enough)) if enough.any() else len(self.eigenvalues)
-
-
-def sorted_eigh(T: np.ndarray) -> np.ndarray:
-    """Eigenpairs of a small symmetric matrix by decreasing |w|, stacked: row 0 is w, below it S.
-
-    Signs are canonical: each eigenvector's entry of largest magnitude is positive.
-    """
-    w, S = np.linalg.eigh((T + T.T) / 2)
-    order = np.argsort(-np.abs(w), kind="stable")
-    w, S = w[order], S[:, order]
-    peaks = S[np.argmax(np.abs(S), axis=0), np.arange(len(w))]
-    return np.vstack([w, S * np.where(peaks < 0, -1.0, 1.0)])

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.eigh import PowerEigh, RandomizedEigh
 from hesscomp.compression.indefinite import IndefiniteNystrom
 from hesscomp.compression.krylov import BlockKrylov
@@ -19,6 +19,7 @@ from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
+from hesscomp.factors.spectrum import smallest_rank, sorted_eigh
 
 log = logging.getLogger(__name__)
 
@@ -278,8 +279,9 @@ def _cut(approximation, probes, tolerance, norm, max_rank, world):
     allowed = tolerance * certificate.frobenius_norm_estimate
     if not world.decide(certificate.frobenius_error_estimate <= allowed):
         return full, replace(certificate, converged=False)
-    own = approximation.certificate(len(approximation.eigenvalues), probes)
-    k = world.broadcast(approximation.smallest_rank(own.frobenius_error_estimate, allowed))
+    w = approximation.eigenvalues
+    own = approximation.certificate(len(w), probes)
+    k = world.broadcast(smallest_rank(w, own.frobenius_error_estimate, allowed))
     return k, approximation.certificate(k, probes)
 
 

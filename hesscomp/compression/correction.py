@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.compression.approximation import sorted_eigh
 from hesscomp.compression.compress import compress
 from hesscomp.curvature.operator import MatrixOperator, Operator
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import RangeFinder
 from hesscomp.curvature.operator import Operator
+from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 

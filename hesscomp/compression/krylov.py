@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation, sorted_eigh
+from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
+from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize

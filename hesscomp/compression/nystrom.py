@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression.approximation import Approximation, sorted_eigh
+from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import NumericalError
+from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize
 

@@ -3,11 +3,12 @@
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression.approximation import Approximation, Probes, sorted_eigh
+from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import RangeFinder
 from hesscomp.compression.svd import symmetric_part
 from hesscomp.curvature.operator import Operator
+from hesscomp.factors.spectrum import sorted_eigh
 
 
 class RowExtraction:

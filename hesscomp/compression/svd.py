@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation, sorted_eigh
+from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import RangeFinder
 from hesscomp.curvature.operator import Operator
+from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.parallel.world import World
 from hesscomp.sketching.orthonormalize import orthonormalize
 

@@ -1,18 +1,43 @@
 """The low-rank factor: H ~ U diag(w) U^T."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse.linalg
 
 from hesscomp.errors import InputError
+from hesscomp.factors import arithmetic
+from hesscomp.factors.basis import EPS, complete
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.provenance import Provenance
+from hesscomp.parallel import random
+
+
+class LogDet(NamedTuple):
+    """Sign and logarithm of the magnitude of a determinant, as `numpy.linalg.slogdet` gives."""
+
+    sign: float
+    logabsdet: float
+
+
+@dataclass(frozen=True)
+class Inertia:
+    """Counts of negative, zero and positive eigenvalues: `zero` those of |w| <= `threshold`."""
+
+    negative: int
+    zero: int
+    positive: int
+    threshold: float
 
 
 @dataclass(frozen=True)
 class LowRank:
     """A symmetric operator's dominant eigenpairs, with what is known about the rest.
+
+    Factors add, subtract and take multiples: ``F + G``, ``F - G``, ``2 * F``. Functions of
+    F + shift I are exact on all of the space, the complement of U included, where F is zero.
 
     Attributes
     ----------
@@ -35,6 +60,8 @@ class LowRank:
     parameters: np.ndarray | None = None
     blocks: tuple[tuple[str, tuple[int, ...], int], ...] = ()
 
+    __array_ufunc__ = None  # NumPy scalars leave ``c * F`` to this class
+
     @property
     def n(self) -> int:
         return self.eigenvectors.shape[0]
@@ -46,7 +73,28 @@ class LowRank:
     def __matmul__(self, V: np.ndarray) -> np.ndarray:
         """F V for an (n,) or (n, k) array; 4 n rank operations a column."""
         V = self._checked(V)
-        return self.eigenvectors @ _scale_rows(self.eigenvalues, self.eigenvectors.T @ V)
+        coordinates = self._inner(self.eigenvectors, V)
+        return self.eigenvectors @ _scale_rows(self.eigenvalues, coordinates)
+
+    def __add__(self, other: "LowRank") -> "LowRank":
+        """F + G as one factor; its error estimates are sums, eigenvalues that cancel are dropped.
+
+        Facts on which the two provenances, points and blocks agree stay. 8 n k l operations for
+        ranks k >= l and two (n, k + l) arrays.
+        """
+        return arithmetic.add(self, other) if isinstance(other, LowRank) else NotImplemented
+
+    def __sub__(self, other: "LowRank") -> "LowRank":
+        return self + -other if isinstance(other, LowRank) else NotImplemented
+
+    def __mul__(self, number: float) -> "LowRank":
+        """number F, a factor of number H. The eigenvectors are shared, not copied."""
+        return arithmetic.scale(self, float(number)) if isinstance(number, Real) else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "LowRank":
+        return -1.0 * self
 
     def solve(self, B: np.ndarray, shift: float, tail: float | str = "last") -> np.ndarray:
         """Solve (F + tail (I - U U^T) + shift I) X = B.
@@ -80,6 +128,190 @@ class LowRank:
         outer = 0.0 if self.rank == self.n else 1 / rest
         return self._spectral(1 / inside, outer, B)
 
+    def sqrt(self, V: np.ndarray, shift: float = 0.0) -> np.ndarray:
+        """(F + shift I)^(1/2) V, the symmetric root, for an (n,) or (n, j) array.
+
+        Eigenvalues that are negative only by rounding (see `inertia`) count as zero. 4 n rank
+        operations a column.
+
+        Raises
+        ------
+        InputError
+            If F + shift I has negative eigenvalues, or the shapes do not fit.
+        """
+        inside, outside = self._definite(shift, zeros=True)
+        return self._spectral(
+            np.sqrt(np.maximum(inside, 0.0)), np.sqrt(max(outside, 0.0)), self._checked(V)
+        )
+
+    def inverse_sqrt(self, V: np.ndarray, shift: float) -> np.ndarray:
+        """(F + shift I)^(-1/2) V, the symmetric root, for an (n,) or (n, j) array.
+
+        4 n rank operations a column.
+
+        Raises
+        ------
+        InputError
+            If F + shift I is not positive definite, or the shapes do not fit.
+        """
+        inside, outside = self._definite(shift, zeros=False)
+        outer = 0.0 if self.rank == self.n else 1 / np.sqrt(outside)
+        return self._spectral(1 / np.sqrt(inside), outer, self._checked(V))
+
+    def sample(self, count: int, shift: float, seed: int = 0) -> np.ndarray:
+        """Independent draws from the normal law of mean 0 and covariance (F + shift I)^-1.
+
+        Parameters
+        ----------
+        count : int
+            Draws; more of them keep the earlier ones.
+        shift : float
+            Above 0 unless F has full rank.
+        seed : int
+            Names the draws, whatever the number of ranks.
+
+        Returns
+        -------
+        (n, count) array
+
+        Raises
+        ------
+        InputError
+            If F + shift I is not positive definite, or the count is below 1.
+        """
+        if count < 1:
+            raise InputError(f"the number of samples must be at least 1, not {count}")
+        return self.inverse_sqrt(self._normals(seed, count), shift)
+
+    def logdet(self, shift: float) -> LogDet:
+        """Sign and log |det| of F + shift I; 0 and -inf where it is singular."""
+        inside, outside = self._shifted(shift)
+        rest = self.n - self.rank
+        if not np.all(inside) or (rest and outside == 0):
+            return LogDet(0.0, -np.inf)
+        negative = np.count_nonzero(inside < 0) + rest * (outside < 0)
+        logabsdet = np.sum(np.log(np.abs(inside)))
+        if rest:
+            logabsdet += rest * np.log(abs(outside))
+        return LogDet(-1.0 if negative % 2 else 1.0, float(logabsdet))
+
+    def trace(self) -> float:
+        """The sum of the eigenvalues."""
+        return float(np.sum(self.eigenvalues))
+
+    def diagonal(self) -> np.ndarray:
+        """The (n,) diagonal of F; 2 n rank operations, no further array of that size."""
+        U = self.eigenvectors
+        return np.einsum("ij,ij,j->i", U, U, self.eigenvalues)
+
+    def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
+        """v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
+        return self.eigenvalues @ self._inner(self.eigenvectors, self._checked(V)) ** 2
+
+    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
+        """How many eigenvalues of F + shift I are negative, zero and positive.
+
+        Parameters
+        ----------
+        shift : float
+        threshold : float, optional
+            Eigenvalues of at most this magnitude are counted as zero; by default
+            rank eps max(|w|, |shift|), the rounding level of the eigenvalues.
+        """
+        inside, outside = self._shifted(shift)
+        if threshold is None:
+            largest = np.abs(self.eigenvalues).max(initial=abs(shift))
+            threshold = float(self.rank * EPS * largest)
+        rest = self.n - self.rank
+        below = np.count_nonzero(inside < -threshold) + rest * (outside < -threshold)
+        above = np.count_nonzero(inside > threshold) + rest * (outside > threshold)
+        return Inertia(int(below), int(self.n - below - above), int(above), threshold)
+
+    def positive(self) -> "LowRank":
+        """|F|: the same eigenvectors with absolute eigenvalues.
+
+        Newton steps with |F| + shift I leave saddle points downhill (Dauphin and others 2014).
+        """
+        return replace(
+            self,
+            eigenvalues=np.abs(self.eigenvalues),
+            certificate=self.certificate.absolute(),
+            provenance=self.provenance.derived("absolute value"),
+        )
+
+    def update(
+        self,
+        B: np.ndarray,
+        c: np.ndarray | None = None,
+        *,
+        rank: int | None = None,
+        tolerance: float | None = None,
+    ) -> "LowRank":
+        """F + B diag(c) B^T as one factor, cut to a rank or a tolerance if one is given.
+
+        Parameters
+        ----------
+        B : (n,) or (n, m) array
+        c : (m,) array, optional
+            Of either sign; ones by default.
+        rank, tolerance
+            As in `truncate`; without either, all but the eigenvalues that cancel to rounding stay.
+
+        Returns
+        -------
+        LowRank
+            Of rank <= rank + m. Its error is that of F as long as B diag(c) B^T is exactly what
+            H changed by, plus what is cut.
+
+        Raises
+        ------
+        InputError
+            For shapes that do not fit and numbers that are not finite.
+
+        Notes
+        -----
+        An eigenproblem of order rank + m (Brand 2006), about 8 n m (rank + m) +
+        2 n (rank + m)^2 operations and two (n, rank + m) arrays.
+        """
+        B = self._checked(B)
+        B = B[:, None] if B.ndim == 1 else B
+        c = np.ones(B.shape[1]) if c is None else np.atleast_1d(np.asarray(c, dtype=np.float64))
+        if c.shape != (B.shape[1],) or not np.isfinite(c).all():
+            raise InputError(
+                f"an update of {B.shape[1]} columns takes as many finite weights, not {c}"
+            )
+        whole = arithmetic.update(self, B, c)
+        if rank is None and tolerance is None:
+            return whole
+        return whole.truncate(rank, tolerance)
+
+    def downdate(self, B: np.ndarray, c: np.ndarray | None = None, **options) -> "LowRank":
+        """F - B diag(c) B^T; see `update`."""
+        return self.update(B, -np.ones(np.shape(B)[1:]) if c is None else -np.asarray(c), **options)
+
+    def truncate(self, rank: int | None = None, tolerance: float | None = None) -> "LowRank":
+        """The leading eigenpairs: `rank` of them, or the fewest that meet the tolerance.
+
+        Parameters
+        ----------
+        rank : int, optional
+            All are kept where it is above the factor's.
+        tolerance : float, optional
+            Of the estimated ||H - F||_F / ||H||_F, what F itself misses included.
+
+        Returns
+        -------
+        LowRank
+            Its certificate adds the dropped eigenvalues in squares (`Certificate.truncated`). A
+            tolerance that F misses already keeps all and is not converged.
+
+        Raises
+        ------
+        InputError
+            Unless one of the two is given, and is in range.
+        """
+        return arithmetic.truncate(self, rank, tolerance)
+
     def preconditioner(self, shift: float) -> "Preconditioner":
         """A positive definite approximation of (H + shift I)^-1, whatever the signs of w.
 
@@ -111,8 +343,39 @@ class LowRank:
 
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
         """U diag(inside) U^T B + outside (I - U U^T) B."""
-        coordinates = self.eigenvectors.T @ B
+        coordinates = self._inner(self.eigenvectors, B)
         return outside * B + self.eigenvectors @ _scale_rows(inside - outside, coordinates)
+
+    def _shifted(self, shift: float) -> tuple[np.ndarray, float]:
+        """Eigenvalues of F + shift I on the range of U and on its complement."""
+        if not np.isfinite(shift):
+            raise InputError(f"shift must be finite, not {shift}")
+        return self.eigenvalues + shift, float(shift)
+
+    def _definite(self, shift: float, zeros: bool) -> tuple[np.ndarray, float]:
+        """As `_shifted`, of a positive definite F + shift I; semidefinite with `zeros`."""
+        inside, outside = self._shifted(shift)
+        counts = self.inertia(shift)
+        if counts.negative or (counts.zero and not zeros):
+            least = inside.min(initial=outside if self.rank < self.n else np.inf)
+            need = "semidefinite" if zeros else "definite"
+            raise InputError(
+                f"the factor with shift {shift:g} is not positive {need}: its smallest eigenvalue "
+                f"is {least:.3g}; take a larger shift, or positive() for absolute eigenvalues"
+            )
+        return inside, outside
+
+    def _inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
+        """A^T B over all n rows."""
+        return A.T @ B
+
+    def _complete(self, B: np.ndarray) -> np.ndarray:
+        """Orthonormal columns beside U that with it span B."""
+        return complete(self.eigenvectors, B, self._inner, self.n)
+
+    def _normals(self, seed: int, count: int) -> np.ndarray:
+        """These rows of `count` standard normal columns."""
+        return random.standard_normal(seed, random.FACTOR_SAMPLES, (0, self.n), (0, count))
 
     def _checked(self, V) -> np.ndarray:
         V = np.asarray(V, dtype=np.float64)

@@ -1,6 +1,6 @@
 """Where a factor comes from and what it cost."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 NAN = float("nan")
 
@@ -10,7 +10,7 @@ class Provenance:
     """What was compressed, how, and at what cost; absent numbers are NaN or -1.
 
     `ridge` is *not* in the eigenvalues: add it as a shift. Columns, passes, words and seconds are
-    those of the compression alone.
+    those of the compression alone. `method` also lists what was done to the factor since.
     """
 
     problem: str = ""
@@ -33,3 +33,22 @@ class Provenance:
     passes: int = -1
     words_reduced: int = -1
     seconds: float = NAN
+
+    def derived(self, how: str) -> "Provenance":
+        """Of a factor made from this one; `how` joins the method, once."""
+        steps = [step for step in self.method.split(", ") if step and step != how]
+        return replace(self, method=", ".join([*steps, how]))
+
+    def differences(self, other: "Provenance") -> dict[str, tuple]:
+        """The values of the fields in which two differ; absent numbers are equal."""
+        mine, others = asdict(self), asdict(other)
+        return {
+            name: (value, others[name])
+            for name, value in mine.items()
+            if value != others[name] and not (value != value and others[name] != others[name])
+        }
+
+    def shared(self, other: "Provenance") -> "Provenance":
+        """What two agree on; all else is absent, and so are costs: a sum was not compressed."""
+        absent = {*self.differences(other), "columns", "passes", "words_reduced", "seconds"}
+        return replace(self, **{name: getattr(Provenance(), name) for name in absent})

@@ -1,0 +1,101 @@
+"""Arithmetic of factors: sums, multiples, low-rank updates and truncation.
+
+The small eigenproblems live in the joint basis of what is added; no n x n matrix is made. What
+the certificate of each result says is in `Certificate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.factors.basis import EPS
+from hesscomp.factors.spectrum import dropped_squares, smallest_rank, sorted_eigh
+
+if TYPE_CHECKING:
+    from hesscomp.factors.lowrank import LowRank
+
+
+def add(F: LowRank, G: LowRank) -> LowRank:
+    """F + G; see `LowRank.__add__`."""
+    if F.n != G.n:
+        raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
+    w, U = _eigenpairs(F, G.eigenvectors, G.eigenvalues)
+    same_point = np.array_equal(F.parameters, G.parameters)
+    return replace(
+        F,
+        eigenvalues=w,
+        eigenvectors=U,
+        certificate=F.certificate.plus(G.certificate, w),
+        provenance=F.provenance.shared(G.provenance).derived("sum"),
+        parameters=F.parameters if same_point else None,
+        blocks=F.blocks if F.blocks == G.blocks else (),
+    )
+
+
+def update(F: LowRank, B: np.ndarray, c: np.ndarray) -> LowRank:
+    """F + B diag(c) B^T for (rows, m) and (m,) arrays; see `LowRank.update`."""
+    w, U = _eigenpairs(F, B, c)
+    return replace(
+        F,
+        eigenvalues=w,
+        eigenvectors=U,
+        certificate=F.certificate.updated(w),
+        provenance=F.provenance.derived("update"),
+    )
+
+
+def scale(F: LowRank, number: float) -> LowRank:
+    """number F; see `LowRank.__mul__`."""
+    if not np.isfinite(number):
+        raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
+    return replace(
+        F,
+        eigenvalues=number * F.eigenvalues,
+        certificate=F.certificate.scaled(number),
+        provenance=replace(F.provenance.derived("multiple"), ridge=float("nan")),
+    )
+
+
+def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
+    """The leading eigenpairs of F; see `LowRank.truncate`."""
+    if (rank is None) == (tolerance is None):
+        raise InputError("truncate takes either a rank or a tolerance")
+    if rank is not None and rank < 1:
+        raise InputError(f"rank must be at least 1, not {rank}")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise InputError(f"tolerance must be between 0 and 1, not {tolerance}")
+    known, w = F.certificate, F.eigenvalues
+    if tolerance is None:
+        k, converged = min(rank, F.rank), True
+        request = {"rank_requested": rank, "tolerance_requested": float("nan")}
+    else:
+        error, allowed = known.frobenius_error_estimate, tolerance * known.frobenius_norm_estimate
+        k = smallest_rank(w, error, allowed)
+        converged = bool(error**2 + dropped_squares(w)[k] <= allowed**2)
+        request = {"rank_requested": -1, "tolerance_requested": tolerance}
+    return replace(
+        F,
+        eigenvalues=w[:k].copy(),
+        eigenvectors=np.ascontiguousarray(F.eigenvectors[:, :k]),
+        certificate=replace(known.truncated(w, k), converged=converged),
+        provenance=replace(F.provenance, **request),
+    )
+
+
+def _eigenpairs(F: LowRank, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
+    B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
+    basis = np.hstack([F.eigenvectors, F._complete(B)])
+    if not basis.shape[1]:
+        return np.zeros(0), basis
+    X = F._inner(basis, B)
+    T = (X * np.sign(c)) @ X.T
+    T[np.diag_indices(F.rank)] += F.eigenvalues
+    w, *S = sorted_eigh(T)
+    size = np.abs(F.eigenvalues).max(initial=0.0) + np.sum(X**2)
+    k = np.count_nonzero(np.abs(w) > len(w) * EPS * size)
+    return w[:k], basis @ np.array(S)[:, :k]

@@ -1,0 +1,29 @@
+"""Small symmetric eigenproblems, and what dropping the smallest eigenpairs costs."""
+
+import numpy as np
+
+
+def sorted_eigh(T: np.ndarray) -> np.ndarray:
+    """Eigenpairs of a small symmetric matrix by decreasing |w|, stacked: row 0 is w, below it S.
+
+    Signs are canonical: each eigenvector's entry of largest magnitude is positive.
+    """
+    w, S = np.linalg.eigh((T + T.T) / 2)
+    order = np.argsort(-np.abs(w), kind="stable")
+    w, S = w[order], S[:, order]
+    peaks = S[np.argmax(np.abs(S), axis=0), np.arange(len(w))]
+    return np.vstack([w, S * np.where(peaks < 0, -1.0, 1.0)])
+
+
+def dropped_squares(eigenvalues: np.ndarray) -> np.ndarray:
+    """(k + 1,) sums of the squares that keeping the leading 0, 1, ..., k eigenvalues drops."""
+    return np.append(np.cumsum(eigenvalues[::-1] ** 2)[::-1], 0.0)
+
+
+def smallest_rank(eigenvalues: np.ndarray, error: float, allowed: float) -> int:
+    """Fewest leading eigenpairs with error^2 + (sum of the dropped squares) <= allowed^2.
+
+    All of them where none is few enough.
+    """
+    enough = error**2 + dropped_squares(eigenvalues) <= allowed**2
+    return int(np.argmax(enough)) if enough.any() else len(eigenvalues)
