@@ -7,6 +7,7 @@ from oracles import N, Sharded, check_factor, check_operator, error, matrix, spe
 from hesscomp.compression import compress
 from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError, NumericalError, OperatorError
+from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 pytestmark = pytest.mark.ranks
@@ -161,12 +162,12 @@ def test_orthonormalize(world, condition):
         np.linalg.qr(rng.standard_normal((9, 9)))[0],
     )
     s = np.geomspace(1, 1 / condition, 9) if np.isfinite(condition) else np.r_[1.0, np.zeros(8)]
-    Y = (U * s) @ V.T
-    Q = orthonormalize(Y, world)
+    Y, layout = (U * s) @ V.T, Replicated(80, world)
+    Q = orthonormalize(Y, layout)
     assert np.abs(Q.T @ Q - np.eye(9)).max() <= 1e-13
     assert np.linalg.norm(Y - Q @ (Q.T @ Y)) <= 1e-13
     basis = np.linalg.qr(rng.standard_normal((80, 20)))[0]
     for block in (Y, basis[:, :9]):  # also a block that lies within the basis
-        Q = orthonormalize(block, world, against=basis)
+        Q = orthonormalize(block, layout, against=basis)
         assert np.abs(Q.T @ Q - np.eye(9)).max() <= 1e-12
         assert np.abs(basis.T @ Q).max() <= 1e-12

@@ -14,6 +14,7 @@ from hesscomp.compression.streaming import StreamingSketch
 from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.errors import InputError, OperatorError
+from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.catalogue import draw
 
 pytestmark = pytest.mark.ranks
@@ -264,18 +265,18 @@ def test_methods_that_do_not_fit_are_refused_with_an_alternative(world):
 
 @pytest.mark.parametrize("kind", ["srtt", "sparse-sign"])
 def test_test_matrices(kind):
-    n = 9000  # more than one block of the generator
-    Omega = draw(kind, n, 0, 70, 3)
-    np.testing.assert_array_equal(draw(kind, n, 20, 41, 3), Omega[:, 20:41])
-    assert np.abs(draw(kind, n, 0, 70, 4) - Omega).max() > 1
+    n, layout = 9000, Replicated(9000)  # more than one block of the generator
+    Omega = draw(kind, layout, 0, 70, 3)
+    np.testing.assert_array_equal(draw(kind, layout, 20, 41, 3), Omega[:, 20:41])
+    assert np.abs(draw(kind, layout, 0, 70, 4) - Omega).max() > 1
     np.testing.assert_allclose(np.mean(Omega**2), 1, atol=0.02)
     assert np.linalg.cond(Omega) < (1 + 1e-10 if kind == "srtt" else 1.3)
     if kind == "srtt":
         np.testing.assert_allclose(Omega.T @ Omega / n, np.eye(70), atol=1e-12)
-        whole = draw(kind, 33, 0, 33, 0)
+        whole = draw(kind, Replicated(33), 0, 33, 0)
         np.testing.assert_allclose(whole @ whole.T / 33, np.eye(33), atol=1e-13)
         with pytest.raises(InputError, match="no column 33"):
-            draw(kind, 33, 0, 34, 0)
+            draw(kind, Replicated(33), 0, 34, 0)
     else:
         assert set(np.unique(Omega)) == {-2.0, 0.0, 2.0}
         np.testing.assert_array_equal(np.count_nonzero(Omega[:, :32], axis=1), 8)

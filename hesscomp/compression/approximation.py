@@ -6,6 +6,7 @@ import numpy as np
 
 from hesscomp.curvature.operator import Operator
 from hesscomp.factors.certificate import Certificate
+from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.gaussian import probes
 
 
@@ -13,7 +14,7 @@ from hesscomp.sketching.gaussian import probes
 class Probes:
     """Fresh Gaussian vectors and what the operator makes of them: how errors are measured.
 
-    `vectors` and `images` are (n, r) arrays.
+    `vectors` and `images` are (rows, r) arrays.
     """
 
     vectors: np.ndarray
@@ -22,7 +23,7 @@ class Probes:
     @classmethod
     def draw(cls, operator: Operator, first: int, last: int, seed: int) -> "Probes":
         """Probes ``first:last`` of this seed; one block product."""
-        vectors = probes(operator.n, first, last, seed)
+        vectors = probes(operator.layout, first, last, seed)
         return cls(vectors, operator @ vectors)
 
 
@@ -32,8 +33,10 @@ class Approximation:
 
     Attributes
     ----------
-    eigenvalues, eigenvectors : (l,) and (n, l) arrays
+    eigenvalues, eigenvectors : (l,) and (rows, l) arrays
         Sorted by absolute value, largest first.
+    layout : Layout
+        Of the eigenvectors' rows.
     range_error : float or None
         Leave-one-out estimate of ||H - F_l||_F, where the sketch allows it.
     galerkin : bool
@@ -47,6 +50,7 @@ class Approximation:
 
     eigenvalues: np.ndarray
     eigenvectors: np.ndarray
+    layout: Layout
     range_error: float | None = None
     galerkin: bool = False
     estimator: str = "leave-one-out"
@@ -79,19 +83,19 @@ class Approximation:
                 frobenius_norm_estimate=float(np.sqrt(error + known)),
                 estimator=self.estimator,
             )
-        w = self.eigenvalues
-        coordinates = self.eigenvectors.T @ probes.vectors
-        rest = probes.images - self.eigenvectors @ (w[:, None] * coordinates)
-        error = float(np.mean(np.sum(rest**2, axis=0)))
+        w, U, layout = self.eigenvalues, self.eigenvectors, self.layout
+        coordinates = layout.inner(U, probes.vectors)
+        rest = probes.images - layout.combine(U, w[:, None] * coordinates)
+        error = float(np.mean(layout.squares(rest)))
         cross_dropped = cross_known = 0.0
         if not self.galerkin:
-            products = w[:, None] * coordinates * (self.eigenvectors.T @ rest)
+            products = w[:, None] * coordinates * layout.inner(U, rest)
             cross = 2 * products.mean(axis=1)
             cross_known, cross_dropped = cross.sum(), max(cross[rank:].sum(), 0.0)
-        sampled = float(np.mean(np.sum(probes.images**2, axis=0)))  # ||H||_F^2, but noisier
+        sampled = float(np.mean(layout.squares(probes.images)))  # ||H||_F^2, but noisier
         norm = max(error + cross_known + known, sampled / 4)
-        residual = rest + self.eigenvectors[:, rank:] @ (w[rank:, None] * coordinates[rank:])
-        largest = float(np.sqrt(np.max(np.sum(residual**2, axis=0))))
+        dropped_part = layout.combine(U[:, rank:], w[rank:, None] * coordinates[rank:])
+        largest = float(np.sqrt(np.max(layout.squares(rest + dropped_part))))
         return Certificate(
             frobenius_error_estimate=float(np.sqrt(error + cross_dropped + dropped)),
             frobenius_norm_estimate=float(np.sqrt(norm)),

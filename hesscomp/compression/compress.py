@@ -20,6 +20,8 @@ from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
 from hesscomp.factors.spectrum import smallest_rank, sorted_eigh
+from hesscomp.parallel.layout import PANEL
+from hesscomp.parallel.memory import fits_in_memory
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ def compress(
     max_columns: int | None = None,
     block: int | None = None,
     max_basis: int | None = None,
+    layout: str = "auto",
+    panel: int = PANEL,
 ) -> LowRank:
     """Compress a symmetric operator to a low-rank factor with an error certificate.
 
@@ -103,11 +107,18 @@ def compress(
     max_basis : int, optional
         With krylov and a rank, the most columns held before a thick restart; default as many as
         the default of `max_columns`. It bounds the memory.
+    layout : {"auto", "replicated", "rows"}
+        Where the n rows of the sketch and of the factor lie: all on every rank, or a slab on each.
+        "auto" takes rows where a replicated sketch would need more than half of the memory that a
+        rank has, and what the operator has where it is in rows already.
+    panel : int
+        In the row layout, columns that are gathered at once for a product.
 
     Returns
     -------
     LowRank
-        With certificate and the provenance of method and costs.
+        With certificate and the provenance of method and costs; its eigenvectors in the layout
+        (`LowRank.layout`).
 
     Raises
     ------
@@ -119,8 +130,9 @@ def compress(
     Notes
     -----
     For l = rank + oversample, eigh costs (2 + power) l + probes product columns, krylov at most as
-    many, nystrom (1 + power) l (+ probes with power steps). Memory 4 n l numbers at most; krylov
-    (4 + power) n l, or as little as 2 n l with `max_basis`.
+    many, nystrom (1 + power) l (+ probes with power steps). Memory 5 n l numbers at most; krylov
+    (4 + power) n l, or as little as 2 n l with `max_basis`; in the row layout a P-th of that on
+    each of P ranks, and two or three (n, panel) arrays.
     """
     check_request(rank, tolerance, max_rank, tolerance_norm)
     kind = _choose(method, operator)
@@ -137,6 +149,7 @@ def compress(
         basis=max_basis,
     )
     options.validate()
+    operator = _in_layout(operator, layout, panel, options)
     world = operator.world
     start, before = time.perf_counter(), replace(world.ledger)
     if rank is not None:
@@ -168,13 +181,34 @@ def compress(
             power=sketch.options.power,
             seed=seed,
             dtype=operator.dtype.name,
+            layout=operator.layout.name,
             ranks=world.size,
+            threads=world.threads,
+            reproducible=world.reproducible,
             columns=ledger.columns - before.columns,
             passes=ledger.passes - before.passes,
             words_reduced=ledger.words_reduced - before.words_reduced,
             seconds=time.perf_counter() - start,
         ),
+        layout=operator.layout,
     )
+
+
+def _in_layout(operator: Operator, name: str, panel: int, options: SketchOptions) -> Operator:
+    """The operator in the layout asked for, or in the one that fits into memory."""
+    if name not in ("auto", "replicated", "rows"):
+        raise InputError(f"layout must be auto, replicated or rows, not {name}")
+    if panel < 1:
+        raise InputError(f"panel must be at least 1, not {panel}")
+    if name == "auto":
+        columns = (options.rank or FIRST_BLOCK) + options.oversample
+        needed = 8.0 * operator.n * min(columns, operator.n) * (4 + options.power)
+        if operator.layout.name == "rows" or fits_in_memory(operator.world, needed):
+            return operator
+        name = "rows"
+    if name == "rows":
+        return operator.in_rows(panel)
+    return operator.replicated()
 
 
 class Dense:
@@ -196,8 +230,10 @@ class Dense:
         self.size = self.operator.n
 
     def approximation(self) -> Approximation:
-        w, *S = self.operator.world.on_root(sorted_eigh, self.matrix)
-        return Approximation(w, np.array(S), range_error=0.0, estimator="exact")
+        layout = self.operator.layout
+        w, *S = layout.world.on_root(sorted_eigh, self.matrix)
+        U = layout.local(np.array(S))
+        return Approximation(w, U, layout, range_error=0.0, estimator="exact")
 
 
 def _choose(method: str, operator: Operator):

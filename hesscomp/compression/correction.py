@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.compress import compress
-from hesscomp.curvature.operator import MatrixOperator, Operator
+from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.parallel.world import World
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 
@@ -48,17 +49,19 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
         raise InputError(f"a factor of n = {known.n} does not fit an operator of n = {operator.n}")
     if "tolerance" in options:
         raise InputError("a correction takes a rank, not a tolerance")
-    world = operator.world
-    rest = operator + -1.0 * MatrixOperator(known.to_scipy(), world)
+    rest = operator + -1.0 * FactorOperator(known.in_layout(operator.layout), operator.world)
     added = compress(rest, rank, **options)
-    U = np.hstack([known.eigenvectors, added.eigenvectors])
+    layout = added.layout
+    U = np.hstack([known.in_layout(layout).eigenvectors, added.eigenvectors])
     w = np.concatenate([known.eigenvalues, added.eigenvalues])
-    Q = np.eye(known.n) if U.shape[1] > known.n else orthonormalize(U, world)
-    w, *S = world.on_root(lambda: sorted_eigh(((R := Q.T @ U) * w) @ R.T))
+    full = U.shape[1] > known.n
+    Q = layout.units(np.arange(known.n)) if full else orthonormalize(U, layout)
+    R = layout.inner(Q, U)
+    w, *S = layout.world.on_root(sorted_eigh, (R * w) @ R.T)
     error = added.certificate.frobenius_error_estimate
     return LowRank(
         w,
-        Q @ np.array(S),
+        layout.combine(Q, np.array(S)),
         replace(
             added.certificate,
             frobenius_norm_estimate=float(np.hypot(np.linalg.norm(w), error)),
@@ -68,4 +71,20 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
         replace(added.provenance, operator=type(operator).__name__),
         known.parameters,
         known.blocks,
+        layout,
     )
+
+
+class FactorOperator(Operator):
+    """A factor as an operator; its products need no data."""
+
+    def __init__(self, factor: LowRank, world: World):
+        psd = bool(np.all(factor.eigenvalues >= 0))
+        super().__init__(factor.n, world, psd=psd)
+        self.factor, self.layout = factor, factor.layout
+
+    def in_layout(self, layout):
+        return FactorOperator(self.factor.in_layout(layout), self.world)
+
+    def _block(self, V):
+        return self.factor @ V

@@ -59,7 +59,7 @@ class RandomizedEigh:
         new.range.probes = sketch.probes or Probes.draw(
             new.operator, 0, options.probe_count, options.seed
         )
-        new.range.Q = orthonormalize(sketch.Y, new.operator.world)
+        new.range.Q = orthonormalize(sketch.Y, new.operator.layout)
         new._project(new.range.Q)
         return new
 
@@ -70,7 +70,8 @@ class RandomizedEigh:
 
     def approximation(self) -> Approximation:
         w, *S = self.operator.world.on_root(sorted_eigh, self.T)
-        return Approximation(w, self.range.Q @ np.array(S), galerkin=True)
+        layout = self.operator.layout
+        return Approximation(w, layout.combine(self.range.Q, np.array(S)), layout, galerkin=True)
 
 
 class PowerEigh(RandomizedEigh):

@@ -26,18 +26,19 @@ class IndefiniteNystrom(Nystrom):
     leave_one_out = False
 
     def approximation(self) -> Approximation:
-        world = self.operator.world
+        world, layout = self.operator.world, self.operator.layout
         kept = min(self.size, self.options.rank or max(2 * self.size // 3, 1))
-        inverse, *V = world.on_root(_truncated_core, self.Z, self.Y, kept)
-        B = self.Y @ np.array(V)
-        Q = orthonormalize(B, world)
-        w, *S = world.on_root(lambda: sorted_eigh(((R := Q.T @ B) * inverse) @ R.T))
-        return Approximation(w, Q @ np.array(S))
+        inverse, *V = world.on_root(_truncated_core, layout.inner(self.Z, self.Y), kept)
+        B = layout.combine(self.Y, np.array(V))
+        Q = orthonormalize(B, layout)
+        R = layout.inner(Q, B)
+        w, *S = world.on_root(sorted_eigh, (R * inverse) @ R.T)
+        return Approximation(w, layout.combine(Q, np.array(S)), layout)
 
 
-def _truncated_core(Z: np.ndarray, Y: np.ndarray, kept: int) -> np.ndarray:
-    """Inverses of the `kept` leading eigenvalues of Z^T Y (0 for 0), above their eigenvectors."""
-    w, *V = sorted_eigh(Z.T @ Y)
+def _truncated_core(core: np.ndarray, kept: int) -> np.ndarray:
+    """Inverses of the `kept` leading eigenvalues (0 for 0), above their eigenvectors."""
+    w, *V = sorted_eigh(core)
     nonzero = np.abs(w) > len(w) * np.finfo(np.float64).eps * np.abs(w[0])
     inverse = np.divide(1.0, w, out=np.zeros_like(w), where=nonzero)
     return np.vstack([inverse, np.array(V)])[:, :kept]

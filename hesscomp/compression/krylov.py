@@ -6,7 +6,7 @@ from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
-from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.factors.spectrum import leading_eigenvectors, sorted_eigh
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
@@ -44,7 +44,7 @@ class BlockKrylov:
 
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, options
-        n = operator.n
+        n, rows = operator.n, operator.layout.rows
         if options.rank is None:  # grown to a tolerance: every column counts, so no restarts
             self.wanted = self.limit = n
             self.block = min(n, options.block or BLOCKS[0])
@@ -54,7 +54,7 @@ class BlockKrylov:
             basis = options.basis or (2 + options.power) * l + self.block
             self.limit = min(n, max(basis, l + 2 * self.block))
         self.size = self.locked = self.multiplied = self.drawn = 0
-        self.basis = np.empty((n, self.block), order="F")  # its first `size` columns are Q
+        self.basis = np.empty((rows, self.block), order="F")  # its first `size` columns are Q
         self.T = np.empty((0, 0))
         self.next = None  # N
         self.E = np.empty((self.block, 0))
@@ -90,44 +90,46 @@ class BlockKrylov:
 
     def _step(self) -> None:
         """Multiply the next block, take it into the basis, and make the one after it."""
-        H, N = self.operator, self.next
+        H, N, layout = self.operator, self.next, self.operator.layout
         if self.probes is None:
             Y, self.probes = with_probes(H, N, self.options)
         else:
             Y = H @ N
         self.multiplied += N.shape[1]
         self._append(N)
-        C = self.Q.T @ Y
+        C = layout.inner(self.Q, Y)
         old = len(self.T)
         self.T = np.block([[self.T, C[:old]], [C[:old].T, C[old:]]])
-        reach = np.linalg.norm(Y) or 1.0
-        Y = Y - self.Q @ C
+        reach = layout.norm(Y) or 1.0
+        Y = Y - layout.combine(self.Q, C)
         self.next = self._next_block(Y, reach)
-        new = self.next.T @ Y
+        new = layout.inner(self.next, Y)
         self.E = np.hstack([np.zeros((len(new), old)), new])
 
     def _next_block(self, Y: np.ndarray, reach: float) -> np.ndarray:
         """Orthonormal basis of Y beside Q; directions in which Y vanished continue at random."""
-        world, room = self.operator.world, self.operator.n - self.size
+        layout, n = self.operator.layout, self.operator.n
+        room = n - self.size
         if room < Y.shape[1]:
-            Y = Y @ world.on_root(_leading_right_vectors, Y, room)
+            gram = layout.inner(Y, Y)
+            Y = layout.combine(Y, layout.world.on_root(leading_eigenvectors, gram, room))
         columns = self.drawn, self.drawn + Y.shape[1]
         self.drawn = columns[1]
-        noise = test_matrix(len(Y), *columns, self.options.seed)
-        noise *= ROUNDING * reach / np.sqrt(len(Y))
-        return orthonormalize(Y + noise, world, against=self.Q, projected=True)
+        noise = test_matrix(layout, *columns, self.options.seed)
+        noise *= ROUNDING * reach / np.sqrt(n)
+        return orthonormalize(Y + noise, layout, against=self.Q, projected=True)
 
     def _start(self) -> np.ndarray:
-        n, options = self.operator.n, self.options
+        layout, options = self.operator.layout, self.options
         self.drawn = self.block
-        Omega = draw(options.test_matrix, n, 0, self.block, options.seed)
-        return orthonormalize(Omega, self.operator.world)
+        Omega = draw(options.test_matrix, layout, 0, self.block, options.seed)
+        return orthonormalize(Omega, layout)
 
     def _append(self, N: np.ndarray) -> None:
         size = self.size + N.shape[1]
         if size > self.basis.shape[1]:  # untouched columns take no memory
             room = self.limit if self.options.rank is not None else 2 * size
-            larger = np.empty((len(N), min(max(size, room), len(N))), order="F")
+            larger = np.empty((len(N), min(max(size, room), self.operator.n)), order="F")
             larger[:, : self.size] = self.Q
             self.basis = larger
         self.basis[:, self.size : size] = N
@@ -165,7 +167,7 @@ class BlockKrylov:
         done = self.operator.world.broadcast(done)
         order, new = np.argsort(~done, kind="stable"), int(done.sum())
         w, S, norms = w[order], S[:, order], norms[order]
-        self.basis[:, first:kept] = self.Q[:, first:] @ S
+        self.basis[:, first:kept] = self.operator.layout.combine(self.Q[:, first:], S)
         side = self.T[:first, first:] @ S
         self.T = np.block([[self.T[:first, :first], side], [side.T, np.diag(w)]])
         self.E = np.hstack([self.E[:, :first], self.E[:, first:] @ S])
@@ -175,10 +177,12 @@ class BlockKrylov:
 
     def approximation(self) -> Approximation:
         w, S, norms = self._ritz()
+        layout = self.operator.layout
         kept = min(self.size, self.wanted)  # any Ritz vectors are a Galerkin space of their own
         return Approximation(
             w[:kept],
-            self.Q @ S[:, :kept],
+            layout.combine(self.Q, S[:, :kept]),
+            layout,
             galerkin=True,
             residual_norms=norms[:kept],
             residual_tolerance=self.options.residual_tolerance,
@@ -192,7 +196,3 @@ def block_size(sketch: int) -> int:
     powers of H with the same columns.
     """
     return min(sketch, max(BLOCKS[0], min(sketch // 4, BLOCKS[1])))
-
-
-def _leading_right_vectors(Y: np.ndarray, count: int) -> np.ndarray:
-    return np.linalg.eigh(Y.T @ Y)[1][:, ::-1][:, :count]

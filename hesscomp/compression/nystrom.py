@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-import scipy.linalg
 
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import NumericalError
-from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.factors.spectrum import inverse_cholesky, sorted_eigh
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize
 
@@ -24,7 +23,7 @@ class Nystrom:
     product columns; with power steps or other test matrices the first one costs `probe_count`
     more, since the leave-one-out estimate needs independent Gaussian columns.
 
-    Memory: four (n, l) arrays.
+    Memory: five (rows, l) arrays.
     """
 
     name = "nystrom"
@@ -33,8 +32,8 @@ class Nystrom:
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, options
         self.drawn = 0
-        self.Z = np.empty((operator.n, 0))
-        self.Y = np.empty((operator.n, 0))
+        self.Z = np.empty((operator.layout.rows, 0))
+        self.Y = np.empty((operator.layout.rows, 0))
         self.probes = None
 
     def width(self, sketch: int) -> int:
@@ -59,10 +58,10 @@ class Nystrom:
     def grow(self, columns: int) -> None:
         """Add a block of columns to the sketch."""
         H, options = self.operator, self.options
-        block = draw(options.test_matrix, H.n, self.drawn, self.drawn + columns, options.seed)
+        block = draw(options.test_matrix, H.layout, self.drawn, self.drawn + columns, options.seed)
         self.drawn += columns
         for _ in range(options.power):
-            block = orthonormalize(H @ block, H.world, against=self.Z)
+            block = orthonormalize(H @ block, H.layout, against=self.Z)
         if self.probes is None and not self.leave_one_out:
             Y, self.probes = with_probes(H, block, options)
         else:
@@ -71,32 +70,33 @@ class Nystrom:
 
     def approximation(self) -> Approximation:
         """Raises NumericalError if the core is negative beyond what rounding explains."""
-        world = self.operator.world
-        scale = np.linalg.norm(self.Z) / np.sqrt(
-            self.size
-        )  # of one column, over sqrt(n) if orthonormal
-        reach = np.linalg.norm(self.Y) / scale
+        world, layout = self.operator.world, self.operator.layout
+        scale = layout.norm(self.Z) / np.sqrt(self.size)  # of a column
+        reach = layout.norm(self.Y) / scale
         if not world.decide(reach > 0):
             zeros = np.zeros(self.size)
-            return Approximation(zeros, orthonormalize(self.Z, world), range_error=0.0)
+            basis = orthonormalize(self.Z, layout)
+            return Approximation(zeros, basis, layout, range_error=0.0)
         for exponent in range(4):
             shift = np.finfo(self.operator.dtype).eps * reach * 10**exponent
             shifted = self.Y + shift * self.Z
             try:
-                inverse = world.on_root(_inverse_factor, self.Z, shifted)
+                inverse = world.on_root(inverse_cholesky, layout.inner(self.Z, shifted))
                 break
             except np.linalg.LinAlgError:
                 continue
         else:
             raise NumericalError("the Nystrom core is negative: the operator is not semidefinite")
-        B = shifted @ inverse
+        B = layout.combine(shifted, inverse)
         range_error = None
         if self.leave_one_out:
-            residuals = np.linalg.norm(B @ inverse.T, axis=0) / np.sum(inverse**2, axis=1)
-            range_error = float(np.sqrt(np.mean(residuals**2)))
-        Q = orthonormalize(B, world)
-        w, *S = world.on_root(lambda: sorted_eigh((R := Q.T @ B) @ R.T))
-        return Approximation(np.maximum(w - shift, 0.0), Q @ np.array(S), range_error)
+            squares = layout.squares(layout.combine(B, inverse.T))
+            range_error = float(np.sqrt(np.mean(squares / np.sum(inverse**2, axis=1) ** 2)))
+        Q = orthonormalize(B, layout)
+        R = layout.inner(Q, B)
+        w, *S = world.on_root(sorted_eigh, R @ R.T)
+        U = layout.combine(Q, np.array(S))
+        return Approximation(np.maximum(w - shift, 0.0), U, layout, range_error)
 
 
 class RangeNystrom(Nystrom):
@@ -110,11 +110,3 @@ class RangeNystrom(Nystrom):
 
     def __init__(self, operator: Operator, options: SketchOptions):
         super().__init__(operator, replace(options, power=options.power + 1))
-
-
-def _inverse_factor(Z: np.ndarray, shifted: np.ndarray) -> np.ndarray:
-    """L^-T, where L L^T = Z^T shifted."""
-    core = Z.T @ shifted
-    lower = np.linalg.cholesky((core + core.T) / 2)
-    identity = np.eye(len(core))
-    return scipy.linalg.solve_triangular(lower, identity, lower=True, check_finite=False).T

@@ -9,6 +9,7 @@ from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
 from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize
 
@@ -30,7 +31,7 @@ class OnePass:
 
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, replace(options, power=0)
-        self.Y = np.empty((operator.n, 0))
+        self.Y = np.empty((operator.layout.rows, 0))
         self.probes: Probes | None = None
 
     @property
@@ -49,7 +50,7 @@ class OnePass:
     def grow(self, columns: int) -> None:
         """Add a block of columns to the sketch; the only look at the operator."""
         H, options = self.operator, self.options
-        Omega = draw(options.test_matrix, H.n, self.size, self.size + columns, options.seed)
+        Omega = draw(options.test_matrix, H.layout, self.size, self.size + columns, options.seed)
         if self.probes is None:
             Y, self.probes = with_probes(H, Omega, options)
         else:
@@ -58,22 +59,23 @@ class OnePass:
 
     def approximation(self) -> Approximation:
         H, options = self.operator, self.options
-        Omega = draw(options.test_matrix, H.n, 0, self.size, options.seed)
-        return from_sketch(H.world, Omega, self.Y, options.rank or max(2 * self.size // 3, 1))
+        Omega = draw(options.test_matrix, H.layout, 0, self.size, options.seed)
+        return from_sketch(H.layout, Omega, self.Y, options.rank or max(2 * self.size // 3, 1))
 
 
-def from_sketch(world, Omega: np.ndarray, Y: np.ndarray, kept: int) -> Approximation:
+def from_sketch(layout: Layout, Omega: np.ndarray, Y: np.ndarray, kept: int) -> Approximation:
     """Algorithm 5.6 for Y = H Omega, both (n, l), on `kept` leading left singular vectors of Y."""
-    Q = leading_range(world, Y, min(kept, Y.shape[1]))
-    w, *S = world.on_root(lambda: sorted_eigh(_symmetric_core(Q.T @ Omega, Q.T @ Y)))
-    return Approximation(w, Q @ np.array(S))
+    Q = leading_range(layout, Y, min(kept, Y.shape[1]))
+    small = layout.inner(Q, Omega), layout.inner(Q, Y)
+    w, *S = layout.world.on_root(lambda: sorted_eigh(_symmetric_core(*small)))
+    return Approximation(w, layout.combine(Q, np.array(S)), layout)
 
 
-def leading_range(world, Y: np.ndarray, kept: int) -> np.ndarray:
-    """The `kept` leading left singular vectors of an (n, l) array."""
-    Q = orthonormalize(Y, world)
-    S = world.on_root(lambda: np.linalg.svd(Q.T @ Y)[0][:, :kept])
-    return Q @ S
+def leading_range(layout: Layout, Y: np.ndarray, kept: int) -> np.ndarray:
+    """The `kept` leading left singular vectors of a block."""
+    Q = orthonormalize(Y, layout)
+    R = layout.inner(Q, Y)
+    return layout.combine(Q, layout.world.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
 
 
 def _symmetric_core(G: np.ndarray, M: np.ndarray) -> np.ndarray:

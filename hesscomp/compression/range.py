@@ -14,7 +14,7 @@ class RangeFinder:
     """Halko, Martinsson and Tropp (2011), algorithms 4.1 (power 0), 4.4 and 4.3.
 
     A block of b columns costs (1 + power) b product columns; the probes, where there are any,
-    ride in the last product of the first block. Memory: Q (n, l) and (n, b) three times.
+    ride in the last product of the first block. Memory: Q (rows, l) and (rows, b) three times.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ class RangeFinder:
         self.operator, self.options = operator, options
         self.probed, self.orthonormal = probed, orthonormal
         self.drawn = 0
-        self.Q = np.empty((operator.n, 0))
+        self.Q = np.empty((operator.layout.rows, 0))
         self.R = np.empty((0, 0))
         self.probes = None
 
     def extend(self, columns: int) -> np.ndarray:
         """Draw `columns` more, return the (n, columns) block by which Q has grown."""
-        H, world, options = self.operator, self.operator.world, self.options
-        block = draw(options.test_matrix, H.n, self.drawn, self.drawn + columns, options.seed)
+        H, layout, options = self.operator, self.operator.layout, self.options
+        block = draw(options.test_matrix, layout, self.drawn, self.drawn + columns, options.seed)
         self.drawn += columns
         for step in range(options.power + 1):
             last = step == options.power
@@ -53,10 +53,10 @@ class RangeFinder:
                 Y, self.probes = with_probes(H, block, options)
             else:
                 Y = H @ block
-            block = orthonormalize(Y, world, against=self.Q) if last or self.orthonormal else Y
+            block = orthonormalize(Y, layout, against=self.Q) if last or self.orthonormal else Y
         if options.independent:  # Y = Q R: what leave-one-out needs
             zeros = np.zeros((columns, len(self.R)))
-            self.R = np.block([[self.R, self.Q.T @ Y], [zeros, block.T @ Y]])
+            self.R = np.block([[self.R, layout.inner(self.Q, Y)], [zeros, layout.inner(block, Y)]])
         self.Q = np.hstack([self.Q, block])
         return block
 
@@ -71,7 +71,7 @@ class RangeFinder:
 
 def with_probes(H: Operator, block: np.ndarray, options: SketchOptions):
     """H times a block, and probes whose images come in the same product."""
-    vectors = probes(H.n, 0, options.probe_count, options.seed)
+    vectors = probes(H.layout, 0, options.probe_count, options.seed)
     Y = H @ np.hstack([block, vectors])
     columns = block.shape[1]
     return Y[:, :columns], Probes(vectors, Y[:, columns:].copy())

@@ -10,7 +10,7 @@ from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
-from hesscomp.parallel.world import World
+from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.gaussian import probes, test_matrix
 
 
@@ -35,7 +35,7 @@ class StreamingSketch:
     Notes
     -----
     An `update` costs columns + probe_count product columns in one block product. Memory: one
-    (n, columns + 2 probe_count) array, three times while a factor is made.
+    (rows, columns + probe_count) array, four times while a factor is made.
 
     Examples
     --------
@@ -52,26 +52,26 @@ class StreamingSketch:
     def __init__(self, n: int, columns: int, seed: int = 0, probe_count: int = 8):
         if not 1 <= columns <= n:
             raise InputError(f"a sketch of n = {n} has 1 to {n} columns, not {columns}")
-        self.n, self.columns, self.seed = n, columns, seed
-        self.vectors = probes(n, 0, probe_count, seed)
-        self.images = np.zeros((n, columns + probe_count))
+        self.n, self.columns, self.seed, self.probe_count = n, columns, seed, probe_count
+        self.layout: Layout | None = None
+        self.images: np.ndarray | float = 0.0
         self.updates = 0
-        self.world: World | None = None
         self.seconds = 0.0
 
-    @property
-    def Omega(self) -> np.ndarray:
-        """The (n, columns) test matrix, made anew."""
-        return test_matrix(self.n, 0, self.columns, self.seed)
+    def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """This rank's rows of test matrix and probes, made anew."""
+        Omega = test_matrix(self.layout, 0, self.columns, self.seed)
+        return Omega, probes(self.layout, 0, self.probe_count, self.seed)
 
     def update(self, operator: Operator, weight: float = 1.0, keep: float = 1.0) -> None:
-        """H <- keep H + weight operator. Collective."""
+        """H <- keep H + weight operator. Collective; in the layout of the first operator."""
         if operator.n != self.n:
             raise InputError(f"the sketch has n = {self.n}, the operator n = {operator.n}")
         start = time.perf_counter()
-        new = operator @ np.hstack([self.Omega, self.vectors])
+        self.layout = self.layout or operator.layout
+        new = operator.in_layout(self.layout) @ np.hstack(self._vectors())
         self.images = keep * self.images + weight * new
-        self.world, self.updates = operator.world, self.updates + 1
+        self.updates += 1
         self.seconds += time.perf_counter() - start
 
     def factor(self, rank: int) -> LowRank:
@@ -82,13 +82,13 @@ class StreamingSketch:
         InputError
             Before the first update, and for a rank above the number of columns.
         """
-        if self.world is None:
+        if self.layout is None:
             raise InputError("the sketch has seen no operator yet; call update first")
         if not 1 <= rank <= self.columns:
             raise InputError(f"a sketch of {self.columns} columns has no factor of rank {rank}")
-        Y = self.images[:, : self.columns]
-        approximation = from_sketch(self.world, self.Omega, Y, rank)
-        measured = Probes(self.vectors, self.images[:, self.columns :])
+        Omega, vectors = self._vectors()
+        approximation = from_sketch(self.layout, Omega, self.images[:, : self.columns], rank)
+        measured = Probes(vectors, self.images[:, self.columns :])
         return LowRank(
             approximation.eigenvalues,
             approximation.eigenvectors,
@@ -99,9 +99,11 @@ class StreamingSketch:
                 oversample=self.columns - rank,
                 power=0,
                 seed=self.seed,
-                ranks=self.world.size,
+                layout=self.layout.name,
+                ranks=self.layout.world.size,
                 columns=self.updates * self.images.shape[1],
                 passes=self.updates,
                 seconds=self.seconds,
             ),
+            layout=self.layout,
         )

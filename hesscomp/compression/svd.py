@@ -6,8 +6,8 @@ from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import RangeFinder
 from hesscomp.curvature.operator import Operator
-from hesscomp.factors.spectrum import sorted_eigh
-from hesscomp.parallel.world import World
+from hesscomp.factors.spectrum import leading_eigenvectors, sorted_eigh
+from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 
@@ -28,7 +28,7 @@ class DirectSvd:
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, options
         self.range = RangeFinder(operator, options, probed=not options.independent)
-        self.Z = np.empty((operator.n, 0))  # H Q
+        self.Z = np.empty((operator.layout.rows, 0))  # H Q
         self.probes = None
 
     @property
@@ -52,25 +52,29 @@ class DirectSvd:
         self.Z = np.hstack([self.Z, self.operator @ block])
 
     def approximation(self) -> Approximation:
-        w, U = symmetric_part(self.range.Q, self.Z, self.operator.world)
+        w, U = symmetric_part(self.range.Q, self.Z, self.operator.layout)
         error = self.range.leave_one_out() if self.options.independent else None
-        return Approximation(w, U, range_error=error)
+        return Approximation(w, U, self.operator.layout, range_error=error)
 
 
-def symmetric_part(Q: np.ndarray, Z: np.ndarray, world: World) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenpairs of (Q Z^T + Z Q^T) / 2 for orthonormal (n, l) Q and any (n, l) Z.
+def symmetric_part(Q: np.ndarray, Z: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenpairs of (Q Z^T + Z Q^T) / 2 for orthonormal (rows, l) Q and any (rows, l) Z.
 
     With Z = Q C + W R, W orthonormal beside Q, it is the small matrix [[C + C^T, R^T], [R, 0]] / 2
-    in the basis [Q, W]. Returns (j,) and (n, j) arrays, j = min(2 l, n), by decreasing |w|.
+    in the basis [Q, W]. Returns (j,) and (rows, j) arrays, j = min(2 l, n), by decreasing |w|.
     """
-    n, l = Q.shape
-    room = min(l, n - l)
-    rest = Z - Q @ (Q.T @ Z)
-    W = np.empty((n, 0))
+    rows, l = Q.shape
+    room = min(l, layout.n - l)
+    C = layout.inner(Q, Z)
+    rest = Z - layout.combine(Q, C)
+    W = np.empty((rows, 0))
     if room:
-        W = rest if room == l else rest @ np.linalg.svd(rest, full_matrices=False)[2][:room].T
-        W = orthonormalize(W, world, against=Q)
-    C, R = Q.T @ Z, W.T @ rest
+        W = rest
+        if room < l:
+            gram = layout.inner(rest, rest)
+            W = layout.combine(rest, layout.world.on_root(leading_eigenvectors, gram, room))
+        W = orthonormalize(W, layout, against=Q)
+    R = layout.inner(W, rest)
     small = np.block([[C + C.T, R.T], [R, np.zeros((room, room))]]) / 2
-    w, *S = world.on_root(sorted_eigh, small)
-    return w, np.hstack([Q, W]) @ np.array(S)
+    w, *S = layout.world.on_root(sorted_eigh, small)
+    return w, layout.combine(np.hstack([Q, W]), np.array(S))

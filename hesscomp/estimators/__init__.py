@@ -1,4 +1,7 @@
-"""Trace, diagonal, log-determinant, spectral density and norms from block products alone."""
+"""Trace, diagonal, log-determinant, spectral density and norms from block products alone.
+
+Vectors are replicated, whatever the layout of the operator: they are few.
+"""
 
 from hesscomp.estimators.diagonal import diagonal
 from hesscomp.estimators.logdet import logdet

@@ -34,6 +34,7 @@ def diagonal(
         raise InputError(f"method must be {' or '.join(METHODS)}, not {method}")
     estimator, least = METHODS[method]
     check_counts(seed, columns=(columns, least))
+    operator = operator.replicated()
     if columns >= operator.n:
         exact = np.diagonal(operator.to_dense()).copy()
         return DiagonalEstimate(exact, np.zeros(operator.n), EXACT, operator.n)

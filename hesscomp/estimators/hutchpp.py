@@ -20,7 +20,7 @@ def hutchpp(operator: Operator, columns: int, seed: int) -> Estimate:
     """
     l = columns // 3
     sketch = operator @ signs(operator.n, l, seed, random.ESTIMATOR_SKETCH)
-    Q = orthonormalize(sketch, operator.world)
+    Q = orthonormalize(sketch, operator.layout)
     probes = signs(operator.n, columns - 2 * l, seed)
     V = np.hstack([Q, probes - Q @ (Q.T @ probes)])
     products = np.diagonal(operator.project(V, V))

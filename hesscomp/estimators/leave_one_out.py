@@ -39,7 +39,7 @@ class LeaveOneOut:
         """Sketch with (n, l) vectors; one block product of l columns."""
         world = operator.world
         Y = operator @ Omega
-        Q = orthonormalize(Y, world)
+        Q = orthonormalize(Y, operator.layout)
         R = Q.T @ Y
         basis = world.on_root(_numerical_range, R, np.finfo(operator.dtype).eps)
         if basis.shape[1] < Omega.shape[1]:

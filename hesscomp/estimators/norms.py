@@ -29,6 +29,7 @@ def frobenius_norm(operator: Operator, columns: int = 64, *, seed: int = 0) -> E
         For fewer than 4 columns or a negative seed.
     """
     check_counts(seed, columns=(columns, 4))
+    operator = operator.replicated()
     if columns >= operator.n:
         return Estimate.exactly(np.linalg.norm(operator.to_dense()), operator.n)
     l = columns // 2
@@ -83,6 +84,7 @@ def spectral_norm(
         raise InputError(
             f"tolerance must lie between 0 and 1 and gap be positive, not {tolerance} and {gap}"
         )
+    operator = operator.replicated()
     before = operator.world.ledger.columns
     lanczos = Lanczos(operator, sphere(operator.n, probes, seed, random.LANCZOS), max_steps)
     converged = False

@@ -126,6 +126,7 @@ def spectral_quadrature(
     assembled and its eigenvalues computed instead: cheaper, and exact. Collective.
     """
     check_counts(seed, probes=(probes, 2), steps=(steps, 1))
+    operator = operator.replicated()
     n, world = operator.n, operator.world
     if probes * steps >= n:
         eigenvalues = world.on_root(np.linalg.eigvalsh, operator.to_dense())[None]

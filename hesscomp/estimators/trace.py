@@ -56,6 +56,7 @@ def trace(
     >>> bool(abs(estimate.value - 2) < 1e-3), estimate.method
     (True, 'xnystrace')
     """
+    operator = operator.replicated()
     if method == "auto":
         method = "xnystrace" if operator.psd else "xtrace"
     if method not in METHODS:

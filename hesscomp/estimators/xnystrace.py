@@ -1,13 +1,13 @@
 """XNysTrace: leave-one-out Nystrom approximations, each checked by the vector it left out."""
 
 import numpy as np
-import scipy.linalg
 
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import NumericalError, OperatorError
 from hesscomp.estimators.exchangeable import of_exchangeable, pair_overlaps, pair_trace
 from hesscomp.estimators.results import Estimate
 from hesscomp.estimators.vectors import sphere
+from hesscomp.factors.spectrum import inverse_cholesky
 
 LEAST = 2  # columns that it needs
 SHIFTS = 4  # powers of ten above rounding that are tried
@@ -73,7 +73,7 @@ def _traces(Omega: np.ndarray, Y: np.ndarray) -> np.ndarray:
     and n - l + 1, or + 2, its mean (the paper's section 2.3).
     """
     n, l = Omega.shape
-    inverse, gram = _inverse_factor(Omega.T @ Y), _inverse_factor(Omega.T @ Omega)
+    inverse, gram = inverse_cholesky(Omega.T @ Y), inverse_cholesky(Omega.T @ Omega)
     c, g = np.sum(inverse**2, axis=1), np.sum(gram**2, axis=1)
     unit, gram = inverse / np.sqrt(c)[:, None], gram / np.sqrt(g)[:, None]
     overlaps, determinant = pair_overlaps(unit @ unit.T)
@@ -82,10 +82,3 @@ def _traces(Omega: np.ndarray, Y: np.ndarray) -> np.ndarray:
     known = np.sum(B**2) - pair_trace(unit @ (B.T @ B) @ unit.T, overlaps, determinant)
     dimensions = n - l + 2 - np.eye(l)
     return known + dimensions * (g * gram_determinant) / (c * determinant)
-
-
-def _inverse_factor(core: np.ndarray) -> np.ndarray:
-    """L^-T, where L L^T is the core."""
-    lower = np.linalg.cholesky((core + core.T) / 2)
-    identity = np.eye(len(core))
-    return scipy.linalg.solve_triangular(lower, identity, lower=True, check_finite=False).T

@@ -13,6 +13,7 @@ from hesscomp.factors.basis import EPS, complete
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel import random
+from hesscomp.parallel.layout import Layout, Replicated
 
 
 class LogDet(NamedTuple):
@@ -51,6 +52,9 @@ class LowRank:
         The point at which the operator was taken.
     blocks : tuple of (name, shape, offset)
         The named pieces of the parameter vector.
+    layout : Layout
+        Of the rows of `eigenvectors` and of the (n, j) arrays that methods take and give: all n of
+        them (by default), or this rank's slab; then all ranks call the methods together.
     """
 
     eigenvalues: np.ndarray
@@ -59,12 +63,24 @@ class LowRank:
     provenance: Provenance = field(default_factory=Provenance)
     parameters: np.ndarray | None = None
     blocks: tuple[tuple[str, tuple[int, ...], int], ...] = ()
+    layout: Layout | None = None
 
     __array_ufunc__ = None  # NumPy scalars leave ``c * F`` to this class
 
+    def __post_init__(self):
+        if self.layout is None:
+            object.__setattr__(self, "layout", Replicated(len(self.eigenvectors)))
+
     @property
     def n(self) -> int:
-        return self.eigenvectors.shape[0]
+        return self.layout.n
+
+    def in_layout(self, layout: Layout) -> "LowRank":
+        """This factor in another layout of its rows. Collective where this one is in rows."""
+        if layout.name == "rows" and self.layout.name == "rows":
+            return self
+        U = self.eigenvectors if layout.name == "replicated" else layout.local(self.eigenvectors)
+        return replace(self, eigenvectors=self.layout.whole(U), layout=layout)
 
     @property
     def rank(self) -> int:
@@ -74,7 +90,7 @@ class LowRank:
         """F V for an (n,) or (n, k) array; 4 n rank operations a column."""
         V = self._checked(V)
         coordinates = self._inner(self.eigenvectors, V)
-        return self.eigenvectors @ _scale_rows(self.eigenvalues, coordinates)
+        return self._combine(_scale_rows(self.eigenvalues, coordinates))
 
     def __add__(self, other: "LowRank") -> "LowRank":
         """F + G as one factor; its error estimates are sums, eigenvalues that cancel are dropped.
@@ -334,7 +350,9 @@ class LowRank:
         return tail_number(tail)
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """F as a SciPy linear operator."""
+        """F as a SciPy linear operator; in the row layout InputError, as SciPy needs all rows."""
+        if self.layout.rows != self.n:
+            raise InputError("SciPy needs whole vectors: gather the factor with `in_layout` first")
         product = self.__matmul__
         return scipy.sparse.linalg.LinearOperator(
             (self.n, self.n), matvec=product, rmatvec=product, matmat=product, rmatmat=product,
@@ -344,7 +362,7 @@ class LowRank:
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
         """U diag(inside) U^T B + outside (I - U U^T) B."""
         coordinates = self._inner(self.eigenvectors, B)
-        return outside * B + self.eigenvectors @ _scale_rows(inside - outside, coordinates)
+        return outside * B + self._combine(_scale_rows(inside - outside, coordinates))
 
     def _shifted(self, shift: float) -> tuple[np.ndarray, float]:
         """Eigenvalues of F + shift I on the range of U and on its complement."""
@@ -367,7 +385,11 @@ class LowRank:
 
     def _inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
         """A^T B over all n rows."""
-        return A.T @ B
+        return self.layout.inner(A, B)
+
+    def _combine(self, S: np.ndarray) -> np.ndarray:
+        """U S for a (rank,) or (rank, j) array."""
+        return self.layout.combine(self.eigenvectors, S)
 
     def _complete(self, B: np.ndarray) -> np.ndarray:
         """Orthonormal columns beside U that with it span B."""
@@ -375,14 +397,16 @@ class LowRank:
 
     def _normals(self, seed: int, count: int) -> np.ndarray:
         """These rows of `count` standard normal columns."""
-        return random.standard_normal(seed, random.FACTOR_SAMPLES, (0, self.n), (0, count))
+        rows = self.layout.start, self.layout.stop
+        return random.standard_normal(seed, random.FACTOR_SAMPLES, rows, (0, count))
 
     def _checked(self, V) -> np.ndarray:
         V = np.asarray(V, dtype=np.float64)
-        if V.ndim not in (1, 2) or V.shape[0] != self.n:
+        rows = self.layout.rows
+        if V.ndim not in (1, 2) or V.shape[0] != rows:
             raise InputError(
                 f"a factor of n = {self.n} does not fit an array of shape {V.shape}; "
-                f"pass ({self.n},) or ({self.n}, k)"
+                f"pass ({rows},) or ({rows}, k)"
             )
         return V
 

@@ -28,6 +28,7 @@ class Provenance:
     dtype: str = ""
     layout: str = "replicated"
     ranks: int = 1
+    threads: int = -1
     reproducible: bool = False
     columns: int = -1
     passes: int = -1

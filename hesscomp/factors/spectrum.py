@@ -1,6 +1,7 @@
 """Small symmetric eigenproblems, and what dropping the smallest eigenpairs costs."""
 
 import numpy as np
+import scipy.linalg
 
 
 def sorted_eigh(T: np.ndarray) -> np.ndarray:
@@ -27,3 +28,15 @@ def smallest_rank(eigenvalues: np.ndarray, error: float, allowed: float) -> int:
     """
     enough = error**2 + dropped_squares(eigenvalues) <= allowed**2
     return int(np.argmax(enough)) if enough.any() else len(eigenvalues)
+
+
+def leading_eigenvectors(gram: np.ndarray, count: int) -> np.ndarray:
+    """Eigenvectors of a small semidefinite matrix's `count` largest eigenvalues, largest first."""
+    return np.linalg.eigh(gram)[1][:, ::-1][:, :count]
+
+
+def inverse_cholesky(core: np.ndarray) -> np.ndarray:
+    """L^-T, where L L^T is the symmetric part of the core; LinAlgError where it is not definite."""
+    lower = np.linalg.cholesky((core + core.T) / 2)
+    identity = np.eye(len(core))
+    return scipy.linalg.solve_triangular(lower, identity, lower=True, check_finite=False).T

@@ -55,6 +55,10 @@ class Layout(ABC):
         """This rank's rows of an array that is whole on all ranks; a view."""
         return array[self.start : self.stop]
 
+    def decide(self, flag: bool) -> bool:
+        """Rank 0's answer, on every rank (see `World.decide`)."""
+        return bool(flag) if self.world is None else self.world.decide(flag)
+
     @abstractmethod
     def whole(self, block: np.ndarray) -> np.ndarray:
         """All n rows of a block, on every rank."""
@@ -220,7 +224,7 @@ class Rows(Layout):
 
     def combine(self, Q, S, out=None):
         if out is None:
-            out = np.empty((Q.shape[0], S.shape[1]), order="F")
+            out = np.empty((Q.shape[0], *S.shape[1:]), order="F")
         for rows in self._blocks():
             out[rows] = Q[rows] @ S
         return out
@@ -246,6 +250,12 @@ class Rows(Layout):
 
     def _reduce(self, array):
         return self.world.sum_rows(array, [stop - start for start, stop in self.ranges])
+
+    def qr_blocks(self) -> list[slice]:
+        """Rows that one Householder factorisation takes: all here, or one fixed block."""
+        if self.reproducible:
+            return self._blocks()
+        return [slice(None)] if self.rows else []
 
     def _blocks(self) -> list[slice]:
         """This rank's fixed blocks of rows: the same blocks on any number of ranks."""

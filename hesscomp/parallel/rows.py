@@ -56,8 +56,9 @@ class RowBlocks:
         rows = row_block(total)
         if held and (start % rows or ((start + held) % rows and start + held < total)):
             raise InputError(
-                f"reproducible mode needs shards of whole blocks of {rows} rows, and rows {start} to "
-                f"{start + held} of {total} are not; cut the data as parallel.rows.row_range does"
+                f"reproducible mode needs shards of whole blocks of {rows} rows, and rows "
+                f"{start} to {start + held} of {total} are not; cut the data as "
+                "parallel.rows.row_range does"
             )
         local = (slice(at, min(at + rows, held)) for at in range(0, held, rows))
         return cls(rows, -(-total // rows), tuple(local))

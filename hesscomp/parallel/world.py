@@ -33,6 +33,8 @@ class World:
     reproducible : bool
         Whether everything that is summed over data or rows gets the same bits on any number of
         ranks (see `parallel.exact`), the number of threads of a rank being the same.
+    threads : int
+        Threads that a rank computes with, for the record; -1 if it was not set by hesscomp.
     """
 
     def __init__(
@@ -41,13 +43,14 @@ class World:
         ledger: Ledger | None = None,
         *,
         reproducible: bool = False,
+        threads: int = -1,
     ):
         self.comm = MPI.COMM_WORLD if comm is None else comm
         self._control = self.comm.Dup()
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
         self.ledger = Ledger() if ledger is None else ledger
-        self.reproducible = reproducible
+        self.reproducible, self.threads = reproducible, threads
 
     @classmethod
     def serial(cls) -> "World":
@@ -125,6 +128,11 @@ class World:
         self.comm.Bcast(out, root=0)
         return out
 
+    def through_root(self, work: Callable[[list], list], value):
+        """Rank 0 turns the list of all ranks' small values into as many answers, one for each."""
+        everyone = self.comm.gather(value)
+        return self.comm.scatter(work(everyone) if self.rank == 0 else None)
+
     def decide(self, flag: bool) -> bool:
         """Rank 0's answer, on every rank.
 
@@ -140,6 +148,13 @@ class World:
     def exchange(self, values: list) -> list:
         """Send ``values[r]`` to rank r; return what each rank sent here, in rank order."""
         return self.comm.alltoall(values)
+
+    def ranks_here(self) -> int:
+        """How many ranks run on this node."""
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        size = node.Get_size()
+        node.Free()
+        return size
 
     def node_shares(self, cores: set[int]) -> list[int]:
         """For each of this rank's `cores`, how many ranks of this node may run on it."""

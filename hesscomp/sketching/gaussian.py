@@ -3,16 +3,22 @@
 import numpy as np
 
 from hesscomp.parallel import random
+from hesscomp.parallel.layout import Layout
 
 
-def test_matrix(n: int, first: int, last: int, seed: int) -> np.ndarray:
-    """Columns ``first:last`` of the (n, infinity) standard normal test matrix of this seed.
+def test_matrix(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
+    """This rank's rows of columns ``first:last`` of the standard normal test matrix of this seed.
 
     Independent of the number of ranks; asking for later columns keeps the earlier ones.
     """
-    return random.standard_normal(seed, random.SKETCH, (0, n), (first, last))
+    return _normals(layout, first, last, seed, random.SKETCH)
 
 
-def probes(n: int, first: int, last: int, seed: int) -> np.ndarray:
+def probes(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
     """As `test_matrix`, from a stream of its own: vectors that no sketch has seen."""
-    return random.standard_normal(seed, random.PROBE, (0, n), (first, last))
+    return _normals(layout, first, last, seed, random.PROBE)
+
+
+def _normals(layout, first, last, seed, stream) -> np.ndarray:
+    rows = layout.start, layout.stop
+    return random.standard_normal(seed, stream, rows, (first, last))

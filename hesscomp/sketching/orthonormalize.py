@@ -1,26 +1,35 @@
-"""Orthonormal bases of replicated blocks."""
+"""Orthonormal bases of blocks of columns, in either layout."""
 
 import numpy as np
 import scipy.linalg
 
-from hesscomp.parallel.world import World
+from hesscomp.factors.spectrum import inverse_cholesky
+from hesscomp.parallel.layout import Layout
 
-ORTHOGONAL = 1e-13  # largest |Q^T Q - I| that CholeskyQR2 may leave
+ORTHOGONAL = 1e-13  # largest overlap of a basis with the one it shall be orthogonal to
+NEAR = 1e-2  # largest |Q^T Q - I| from which one more Cholesky factorisation is exact to rounding
+ROUNDING = np.finfo(np.float64).eps
+CONDITION = 1e7  # of a block up to which CholeskyQR2 is tried
 
 
 def orthonormalize(
-    Y: np.ndarray, world: World, against: np.ndarray | None = None, projected: bool = False
+    Y: np.ndarray, layout: Layout, against: np.ndarray | None = None, projected: bool = False
 ) -> np.ndarray:
-    """Orthonormal (n, l) basis of the columns of an (n, l) block, l <= n, to rounding.
+    """Orthonormal basis of the columns of a block, to rounding, which has as many columns.
 
-    CholeskyQR2 (Yamamoto, Nakatsukasa, Yanagisawa and Fukaya 2015), which is all matrix products;
-    Householder QR on rank 0 where the block is too ill-conditioned for it (about 1e8). Dependent
-    columns are completed to an orthonormal set, so the result always has l columns.
+    Chosen by the condition that the Gram matrix shows: CholeskyQR2 (Yamamoto, Nakatsukasa,
+    Yanagisawa and Fukaya 2015) up to 1e7; shifted CholeskyQR3 (Fukaya, Kannan, Nakatsukasa,
+    Yamamoto and Yanagisawa 2020) above, up to about 1e15; both are all matrix products. What
+    they cannot do goes to TSQR (Demmel, Grigori, Hoemmen and Langou 2012), Householder QR of each
+    rank's rows and then of their triangles, which never fails: dependent columns are completed to
+    an orthonormal set.
 
     Parameters
     ----------
-    Y : (n, l) array, the same on all ranks
-    against : (n, j) array, optional
+    Y : (rows, l) array
+        l <= n; this rank's rows, all of them where blocks are replicated.
+    layout : Layout
+    against : (rows, j) array, optional
         Orthonormal columns to which the result is made orthogonal (twice, so to rounding);
         l + j <= n.
     projected : bool
@@ -28,45 +37,110 @@ def orthonormalize(
 
     Notes
     -----
-    About 6 n l^2 operations and one more (n, l) array.
+    About 6 n l^2 operations and two more (rows, l) arrays. In the row layout two to four
+    reductions of l^2 words, and with `against` three of j l; TSQR gathers an l x l triangle from
+    each rank on rank 0.
     """
-    if against is not None and against.shape[1] and not projected:
-        Y = Y - against @ (against.T @ Y)
-    Q = _cholesky_qr2(Y, world)
-    if against is not None and against.shape[1]:
-        Q -= against @ (against.T @ Q)
-        overlap = np.abs(against.T @ Q).max()
-        fresh = _cholesky_qr2(Q, world) if world.decide(overlap < ORTHOGONAL) else None
+    beside = against is not None and against.shape[1] > 0
+    if beside and not projected:
+        Y = _beside(against, Y, layout)
+    Q = _cholesky_qr(Y, layout)
+    Q = tsqr(Y, layout) if Q is None else Q
+    if beside:
+        Q = _beside(against, Q, layout)
+        overlap = np.abs(layout.inner(against, Q)).max()
+        fresh = cholesky_qr2(Q, layout) if layout.decide(overlap < ORTHOGONAL) else None
         if fresh is None:  # columns that vanished: complete them outside `against`
-            joint = world.on_root(_householder, np.hstack([against, Q]))
-            fresh = joint[:, against.shape[1] :]
+            fresh = tsqr(np.hstack([against, Q]), layout)[:, against.shape[1] :]
         Q = fresh
     return Q
 
 
-def _cholesky_qr2(Y: np.ndarray, world: World) -> np.ndarray:
-    Q = Y
+def _beside(basis: np.ndarray, Y: np.ndarray, layout: Layout) -> np.ndarray:
+    """(I - basis basis^T) Y."""
+    inside = layout.combine(basis, layout.inner(basis, Y))
+    return np.subtract(Y, inside, out=inside)
+
+
+def _cholesky_qr(Y: np.ndarray, layout: Layout) -> np.ndarray | None:
+    gram = layout.inner(Y, Y)
+    Q = cholesky_qr2(Y, layout, gram)
+    return shifted_cholesky_qr3(Y, layout, gram) if Q is None else Q
+
+
+def cholesky_qr2(
+    Y: np.ndarray, layout: Layout, gram: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Orthonormal basis of Y by two Cholesky factorisations; None beyond condition 1e7 or so."""
+    gram = layout.inner(Y, Y) if gram is None else gram
+    inverse = _inverse_cholesky(gram, layout)
+    if inverse is None:
+        return None
+    lengths = np.sqrt(np.diagonal(gram))
+    condition = np.linalg.norm(inverse * lengths[:, None])  # of the columns at unit length
+    if not layout.decide(condition <= CONDITION):
+        return None
+    Q = layout.combine(Y, inverse)
+    gram = layout.inner(Q, Q)
+    if not layout.decide(np.abs(gram - np.eye(len(gram))).max(initial=0.0) < NEAR):
+        return None
+    return layout.combine(Q, _inverse_cholesky(gram, layout), out=Q)
+
+
+def shifted_cholesky_qr3(
+    Y: np.ndarray, layout: Layout, gram: np.ndarray | None = None
+) -> np.ndarray | None:
+    """As `cholesky_qr2` after a factorisation of a shifted Gram matrix, which lowers the condition.
+
+    The shift is that of Fukaya and others (2020), equation 4.1: 11 (n l + l (l + 1)) u ||Y||^2.
+    None where the condition is too large even so (about 1e15 for small n l).
+    """
+    gram = layout.inner(Y, Y) if gram is None else gram
+    l = len(gram)
+    inverse = _inverse_cholesky(gram, layout, 11 * (layout.n * l + l * (l + 1)) * ROUNDING / 2)
+    return None if inverse is None else cholesky_qr2(layout.combine(Y, inverse), layout)
+
+
+def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
+    """Orthonormal basis of Y by Householder QR of each rank's rows, then of their triangles.
+
+    For any Y; columns that depend on others are completed. Where blocks are replicated rank 0
+    does it all.
+    """
+    if layout.name == "replicated":
+        return layout.world.on_root(_householder, Y)
+    factors = [
+        scipy.linalg.qr(Y[rows], mode="economic", check_finite=False) for rows in layout.qr_blocks()
+    ]
+    tops = layout.world.through_root(_householder_of_stack, [R for _, R in factors])
+    slabs = [Q @ top for (Q, _), top in zip(factors, tops, strict=True)]
+    return np.concatenate([np.empty((0, Y.shape[1])), *slabs])
+
+
+def _inverse_cholesky(gram: np.ndarray, layout: Layout, shift: float = 0.0) -> np.ndarray | None:
+    """R^-1 with R^T R the Gram matrix, its columns' lengths made equal; None if that fails."""
     try:
-        for _ in range(2):
-            inverse = world.on_root(_inverse_cholesky, Q)
-            Q = Q @ inverse
+        return layout.world.on_root(_inverse_of_triangle, gram, shift)
     except np.linalg.LinAlgError:
-        return world.on_root(_householder, Y)
-    departure = np.abs(Q.T @ Q - np.eye(Q.shape[1])).max(initial=0.0)
-    return Q if world.decide(departure < ORTHOGONAL) else world.on_root(_householder, Y)
+        return None
 
 
-def _inverse_cholesky(Y: np.ndarray) -> np.ndarray:
-    """R^-1 with R^T R = Y^T Y."""
-    scale = np.linalg.norm(Y, axis=0)
-    if not np.all(scale > 0):
+def _inverse_of_triangle(gram: np.ndarray, shift: float) -> np.ndarray:
+    lengths = np.sqrt(np.diagonal(gram))
+    if not np.all(lengths > 0):
         raise np.linalg.LinAlgError("a column is zero")
-    scaled = Y / scale
-    lower = np.linalg.cholesky(scaled.T @ scaled)
-    identity = np.eye(Y.shape[1])
-    inverse = scipy.linalg.solve_triangular(lower, identity, lower=True, check_finite=False).T
-    return inverse / scale[:, None]
+    scaled = gram / lengths / lengths[:, None]
+    scaled[np.diag_indices_from(scaled)] += shift * len(gram)  # ||Y||^2 <= l at unit lengths
+    return inverse_cholesky(scaled) / lengths[:, None]
 
 
 def _householder(Y: np.ndarray) -> np.ndarray:
     return scipy.linalg.qr(Y, mode="economic", check_finite=False)[0]
+
+
+def _householder_of_stack(triangles: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """The orthonormal factor of all ranks' triangles, cut as they came."""
+    sizes = [[len(R) for R in mine] for mine in triangles]
+    Q = _householder(np.concatenate([R for mine in triangles for R in mine]))
+    pieces = iter(np.split(Q, np.cumsum([size for mine in sizes for size in mine])[:-1]))
+    return [[next(pieces) for _ in mine] for mine in sizes]
