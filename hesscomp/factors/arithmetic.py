@@ -24,14 +24,13 @@ def add(F: LowRank, G: LowRank) -> LowRank:
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
     w, U = _eigenpairs(F, G.eigenvectors, G.eigenvalues)
-    same_point = np.array_equal(F.parameters, G.parameters)
     return replace(
         F,
         eigenvalues=w,
         eigenvectors=U,
         certificate=F.certificate.plus(G.certificate, w),
         provenance=F.provenance.shared(G.provenance).derived("sum"),
-        parameters=F.parameters if same_point else None,
+        parameters=F.parameters if _same_point(F, G) else None,
         blocks=F.blocks if F.blocks == G.blocks else (),
     )
 
@@ -84,6 +83,13 @@ def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
         certificate=replace(known.truncated(w, k), converged=converged),
         provenance=replace(F.provenance, **request),
     )
+
+
+def _same_point(F: LowRank, G: LowRank) -> bool:
+    if F.parameters is None or G.parameters is None:
+        return False
+    step = F.parameters - G.parameters
+    return bool(F._inner(step, step) == 0)
 
 
 def _eigenpairs(F: LowRank, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
