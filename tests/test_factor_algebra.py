@@ -278,7 +278,7 @@ def test_angles_are_exact_when_small_and_when_large():
     found = compare(f, g)
     np.testing.assert_allclose(found.angles, turn[::-1], rtol=1e-4, atol=0)
     np.testing.assert_allclose(found.angles[:3], turn[:0:-1], rtol=1e-9)
-    np.testing.assert_allclose(compare(f, g, leading=2).angles, turn[1::-1], rtol=1e-4)
+    np.testing.assert_allclose(compare(f, g, subspace=2).angles, turn[1::-1], rtol=1e-4)
     # Each pair w (u u^T - v v^T) has norm w sin(angle), and the pairs are orthogonal.
     np.testing.assert_allclose(found.spectral_distance, max(w * np.sin(turn)), rtol=1e-12)
     distance = np.linalg.norm(w * np.sin(turn)) * np.sqrt(2)
@@ -304,6 +304,6 @@ def test_comparison_of_unequal_ranks_signs_and_nothing():
     assert compare(f, empty).relative_spectral == 1 and compare(f, empty).angles.shape == (0,)
     with pytest.raises(InputError, match="n = 15 and n = 9"):
         compare(f, factor_of([1], 9))
-    for leading in (0, 3):
+    for subspace in (0, 3):
         with pytest.raises(InputError, match="between 1 and 2"):
-            compare(f, g, leading)
+            compare(f, g, subspace)

@@ -42,7 +42,7 @@ def complete(U: np.ndarray, B: np.ndarray, inner: Inner, n: int) -> np.ndarray:
 
     Notes
     -----
-    4 n m (2 k + m) operations a pass, one pass unless B is ill-conditioned.
+    About 16 n m (k + m) operations a pass, one pass unless B is ill-conditioned.
     """
     norm = np.sqrt(np.trace(inner(B, B)))
     if not np.isfinite(norm):

@@ -38,33 +38,33 @@ class Comparison:
     provenance: dict[str, tuple]
 
 
-def compare(F: LowRank, G: LowRank, leading: int | None = None) -> Comparison:
+def compare(F: LowRank, G: LowRank, subspace: int | None = None) -> Comparison:
     """Compare two factors: eigenvalues, subspaces, distances and provenance.
 
     Parameters
     ----------
     F, G : LowRank
         Of the same order n.
-    leading : int, optional
+    subspace : int, optional
         Eigenvectors of each that span the subspaces; by default as many as both have.
 
     Raises
     ------
     InputError
-        For orders that differ, or a `leading` below 1 or beyond one of the ranks.
+        For orders that differ, or a `subspace` below 1 or beyond one of the ranks.
 
     Notes
     -----
-    About 12 n k l operations for ranks k and l, two (n, k + l) arrays and eigenproblems of order
-    at most k + l. Distances are exact to eps (||F|| + ||G||). Angles are exact to rounding, small
-    and large (Bjorck and Golub 1973, Knyazev and Argentati 2002).
+    About 16 n l (k + l) operations for ranks k and l, two (n, k + l) arrays and an eigenproblem of
+    order k + l at most. Distances are exact to eps (||F|| + ||G||), angles to rounding, small and
+    large ones (Bjorck and Golub 1973, Knyazev and Argentati 2002).
     """
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not compare")
     p = min(F.rank, G.rank)
-    if leading is not None and not 1 <= leading <= p:
+    if subspace is not None and not 1 <= subspace <= p:
         raise InputError(
-            f"leading must be between 1 and {p}, what both factors hold, not {leading}"
+            f"subspace must be between 1 and {p}, what both factors hold, not {subspace}"
         )
     joint = np.hstack([F.eigenvectors, F._complete(G.eigenvectors)])
     ours = np.eye(joint.shape[1], F.rank)
@@ -73,7 +73,7 @@ def compare(F: LowRank, G: LowRank, leading: int | None = None) -> Comparison:
     spectral, frobenius = _norms(np.linalg.eigvalsh(difference))
     spectral_scale, frobenius_scale = np.maximum(_norms(F.eigenvalues), _norms(G.eigenvalues))
     f, g = F.eigenvalues[:p], G.eigenvalues[:p]
-    a = p if leading is None else leading
+    a = p if subspace is None else subspace
     return Comparison(
         eigenvalue_differences=f - g,
         relative_differences=_relative(f - g, np.maximum(np.abs(f), np.abs(g))),

@@ -79,8 +79,8 @@ class LowRank:
     def __add__(self, other: "LowRank") -> "LowRank":
         """F + G as one factor; its error estimates are sums, eigenvalues that cancel are dropped.
 
-        Facts on which the two provenances, points and blocks agree stay. 8 n k l operations for
-        ranks k >= l and two (n, k + l) arrays.
+        Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
+        eigenvectors of G.
         """
         return arithmetic.add(self, other) if isinstance(other, LowRank) else NotImplemented
 
@@ -270,8 +270,8 @@ class LowRank:
 
         Notes
         -----
-        An eigenproblem of order rank + m (Brand 2006), about 8 n m (rank + m) +
-        2 n (rank + m)^2 operations and two (n, rank + m) arrays.
+        An eigenproblem of order k + m for rank k (Brand 2006), about 16 n m (k + m) +
+        2 n (k + m)^2 operations and two (n, k + m) arrays.
         """
         B = self._checked(B)
         B = B[:, None] if B.ndim == 1 else B

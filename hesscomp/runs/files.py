@@ -46,6 +46,15 @@ def check_picture_name(path: str | os.PathLike) -> None:
         raise InputError(f"{path}: pictures end in {', '.join(PICTURES)}; name one of these")
 
 
+def check_outputs(*paths: str | os.PathLike | None) -> None:
+    """Raise InputError unless files can be written at all paths that are given, each once."""
+    given = [path for path in paths if path is not None]
+    if len(set(given)) < len(given):
+        raise InputError("two outputs have the same name; give each its own")
+    for path in given:
+        check_writable(path)
+
+
 def check_writable(path: str | os.PathLike) -> None:
     """Raise InputError unless a file can be written at `path`.
 
