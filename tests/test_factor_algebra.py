@@ -46,7 +46,7 @@ def test_complete_spans_ill_conditioned_blocks(n, k, m, smallest):
         np.geomspace(1, smallest or 1e-20, m)[:, None]
         * np.linalg.qr(rng.standard_normal((m, m)))[0]
     )
-    Q = complete(U, B, lambda X, Y: X.T @ Y, n)
+    Q = complete(U, B, lambda X, Y: X.T @ Y)
     joint = np.hstack([U, Q])
     assert joint.shape[1] <= min(n, k + m)
     assert np.abs(joint.T @ joint - np.eye(joint.shape[1])).max(initial=0) <= 1e-14 * n
@@ -56,7 +56,23 @@ def test_complete_spans_ill_conditioned_blocks(n, k, m, smallest):
 def test_complete_adds_nothing_for_columns_inside():
     U = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 4)))[0]
     B = U @ np.random.default_rng(1).standard_normal((4, 6))
-    assert complete(U, B, lambda X, Y: X.T @ Y, 30).shape == (30, 0)
+    assert complete(U, B, lambda X, Y: X.T @ Y).shape == (30, 0)
+
+
+@pytest.mark.parametrize("k", [5, 20, 30])
+def test_factors_stored_in_single_precision_can_be_added(k):
+    factor = factor_of(np.linspace(3, 1, k), 30)
+    rounded = factor.eigenvectors.astype(np.float32).astype(np.float64)
+    single, other = dataclasses.replace(factor, eigenvectors=rounded), factor_of([3, -2, 1], 30, 1)
+    for result, expected in (
+        (single + other, dense(factor) + dense(other)),
+        (other + single, dense(factor) + dense(other)),
+        (single - factor, np.zeros((30, 30))),
+        (single - single, np.zeros((30, 30))),
+    ):
+        assert result.rank <= 30 and error(result, expected) <= 1e-5
+        U = result.eigenvectors
+        assert np.abs(U.T @ U - np.eye(result.rank)).max(initial=0) <= 1e-6
 
 
 # Functions
@@ -80,6 +96,12 @@ def test_roots_and_samples_need_a_definite_factor_and_name_the_way_out():
     np.testing.assert_allclose(
         semidefinite.sqrt(semidefinite.sqrt(V)), semidefinite @ V, atol=1e-12
     )
+
+
+def test_roots_take_eigenvalues_that_are_negative_by_rounding():
+    factor = factor_of([4, 1, -1e-17], 6)
+    U = factor.eigenvectors
+    np.testing.assert_allclose(factor.sqrt(np.eye(6)), (U * [2, 1, 0]) @ U.T, atol=1e-14)
 
 
 def test_a_full_factor_needs_no_shift():
@@ -221,6 +243,8 @@ def test_certificates_of_sums_multiples_and_absolute_values_hold():
     np.testing.assert_allclose((2 * f).certificate.residual_norms, 2 * np.arange(1.0, 13))
     assert (f + g).certificate.residual_norms is None
     assert np.isnan(f.positive().certificate.spectral_error_bound)
+    missed = dataclasses.replace(g, certificate=dataclasses.replace(g.certificate, converged=False))
+    assert (f + g).certificate.converged and not (f + missed).certificate.converged
 
 
 def test_provenance_keeps_what_stays_true():
@@ -285,6 +309,16 @@ def test_angles_are_exact_when_small_and_when_large():
     np.testing.assert_allclose(found.frobenius_distance, distance, rtol=1e-12)
     np.testing.assert_allclose(found.relative_spectral, found.spectral_distance / 4)
     np.testing.assert_allclose(found.relative_frobenius, distance / np.linalg.norm(w))
+
+
+def test_the_leading_subspace_is_of_the_leading_eigenvectors_alone():
+    E = np.linalg.qr(np.random.default_rng(0).standard_normal((9, 9)))[0]
+    certificate = Certificate(0.0, 1.0)
+    f = LowRank(np.array([3.0, 2, 1]), E[:, [0, 1, 2]], certificate)
+    g = LowRank(np.array([3.0, 2, 1]), E[:, [1, 0, 5]], certificate)
+    np.testing.assert_allclose(compare(f, g, 1).angles, [np.pi / 2])
+    np.testing.assert_allclose(compare(f, g, 2).angles, [0, 0], atol=1e-14)
+    np.testing.assert_allclose(compare(f, g).angles, [np.pi / 2, 0, 0], atol=1e-14)
 
 
 def test_comparison_of_unequal_ranks_signs_and_nothing():

@@ -11,7 +11,7 @@ EPS = np.finfo(np.float64).eps
 CUT = 1e-5  # smallest part of the largest singular value that one Gram matrix resolves well
 
 
-def complete(U: np.ndarray, B: np.ndarray, inner: Inner, n: int) -> np.ndarray:
+def complete(U: np.ndarray, B: np.ndarray, inner: Inner) -> np.ndarray:
     """Orthonormal columns Q beside U such that [U, Q] spans U and the columns of B.
 
     Block Gram-Schmidt, twice (Giraud, Langou, Rozloznik and van den Eshof 2005), with the
@@ -22,18 +22,17 @@ def complete(U: np.ndarray, B: np.ndarray, inner: Inner, n: int) -> np.ndarray:
     Parameters
     ----------
     U : (rows, k) array
-        Orthonormal columns.
+        Orthonormal columns; where they are so to single precision only, so is the result.
     B : (rows, m) array
         Of any rank.
     inner : callable
-        A^T B over all n rows.
-    n : int
-        Rows in all; k columns and those of Q are at most as many.
+        A^T B over all rows.
 
     Returns
     -------
     (rows, q) array
-        q <= m; directions below (k + m + 10) eps ||B||_F are left out.
+        k + q is at most the number of rows in all; directions below (k + m + 10) eps ||B||_F are
+        left out.
 
     Raises
     ------
@@ -49,17 +48,15 @@ def complete(U: np.ndarray, B: np.ndarray, inner: Inner, n: int) -> np.ndarray:
         raise InputError("the block holds numbers that are not finite, or too large to square")
     level = (U.shape[1] + B.shape[1] + 10) * EPS * norm
     basis, whole = U, B.shape[1] == 0
-    while not whole and basis.shape[1] < n:
+    while not whole:
         rest = _beside(basis, B, inner)
         sigma, V = _singular(rest, inner)
         keep = sigma > max(level, CUT * sigma.max())
-        keep[: -(n - basis.shape[1])] = False
-        if not keep.any():
-            break
         fresh = _beside(basis, rest @ (V[:, keep] / sigma[keep]), inner)
         sigma, V = _singular(fresh, inner)
-        basis = np.hstack([basis, fresh @ (V / sigma)])
-        whole = keep.all()
+        new = sigma > 0.5  # else it was rounding in the span of a basis that is not orthonormal
+        basis = np.hstack([basis, fresh @ (V[:, new] / sigma[new])])
+        whole = keep.all() or not new.any()
     return basis[:, U.shape[1] :]
 
 

@@ -216,12 +216,11 @@ class LowRank:
         shift : float
         threshold : float, optional
             Eigenvalues of at most this magnitude are counted as zero; by default
-            rank eps max(|w|, |shift|), the rounding level of the eigenvalues.
+            rank eps max |w|, the rounding level of the eigenvalues.
         """
         inside, outside = self._shifted(shift)
         if threshold is None:
-            largest = np.abs(self.eigenvalues).max(initial=abs(shift))
-            threshold = float(self.rank * EPS * largest)
+            threshold = float(self.rank * EPS * np.abs(self.eigenvalues).max(initial=0.0))
         rest = self.n - self.rank
         below = np.count_nonzero(inside < -threshold) + rest * (outside < -threshold)
         above = np.count_nonzero(inside > threshold) + rest * (outside > threshold)
@@ -371,7 +370,7 @@ class LowRank:
 
     def _complete(self, B: np.ndarray) -> np.ndarray:
         """Orthonormal columns beside U that with it span B."""
-        return complete(self.eigenvectors, B, self._inner, self.n)
+        return complete(self.eigenvectors, B, self._inner)
 
     def _normals(self, seed: int, count: int) -> np.ndarray:
         """These rows of `count` standard normal columns."""
