@@ -1,9 +1,10 @@
 """Checks that every operator and every factor must pass, and matrices with known spectra."""
 
 import numpy as np
+import scipy.linalg
 
 from hesscomp.curvature.operator import ShardedOperator
-from hesscomp.factors import LowRank, load_factor, save_factor
+from hesscomp.factors import LowRank, compare, load_factor, save_factor
 
 N = 150
 
@@ -40,8 +41,12 @@ class Sharded(ShardedOperator):
         return self.part @ V
 
 
+def dense(factor: LowRank) -> np.ndarray:
+    return (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T
+
+
 def error(factor, A) -> float:
-    return np.linalg.norm(A - (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T)
+    return np.linalg.norm(A - dense(factor))
 
 
 def check_operator(operator, dense: np.ndarray, tolerance: float) -> None:
@@ -95,6 +100,8 @@ def check_factor(factor: LowRank, tmp_path) -> None:
         )
     M = factor.preconditioner(shift) @ np.eye(n)
     assert np.linalg.eigvalsh((M + M.T) / 2).min() > 0
+    check_functions(factor, F, shift)
+    check_arithmetic(factor, F)
     path = tmp_path / "factor.h5"
     save_factor(factor, path)
     loaded = load_factor(path)
@@ -106,3 +113,78 @@ def check_factor(factor: LowRank, tmp_path) -> None:
     assert loaded.blocks == factor.blocks
     np.testing.assert_equal(loaded.parameters, factor.parameters)
     np.testing.assert_equal(vars(loaded.certificate), vars(factor.certificate))
+
+
+def check_functions(factor: LowRank, F: np.ndarray, shift: float) -> None:
+    """Check functions of F + shift I, shift > 0, and of F against the dense matrix F."""
+    n, scale = factor.n, np.linalg.norm(F) + shift
+    V = np.random.default_rng(2).standard_normal((n, 3))
+    form = np.diag(V.T @ F @ V)
+    np.testing.assert_allclose(factor.trace(), np.trace(F), atol=1e-12 * scale * n)
+    np.testing.assert_allclose(factor.diagonal(), np.diag(F), atol=1e-13 * scale)
+    np.testing.assert_allclose(factor.quadratic_form(V), form, atol=1e-12 * scale * n)
+    np.testing.assert_allclose(factor.quadratic_form(V[:, 0]), form[0], atol=1e-12 * scale * n)
+    for s in (shift, -1.7 * shift):
+        shifted = F + s * np.eye(n)
+        np.testing.assert_allclose(factor.logdet(s), np.linalg.slogdet(shifted), rtol=1e-10)
+        w = scipy.linalg.eigvalsh(shifted)
+        inertia = factor.inertia(s, 1e-9 * scale)
+        assert inertia.negative == np.sum(w < -1e-9 * scale)
+        assert inertia.positive == np.sum(w > 1e-9 * scale)
+        assert inertia.negative + inertia.zero + inertia.positive == n
+    positive = factor.positive()
+    w, Q = scipy.linalg.eigh(F)
+    absolute = (Q * np.abs(w)) @ Q.T
+    np.testing.assert_allclose(dense(positive), absolute, atol=1e-12 * scale * n)
+    root = scipy.linalg.sqrtm(absolute + shift * np.eye(n)).real
+    np.testing.assert_allclose(positive.sqrt(V, shift), root @ V, atol=1e-10 * np.sqrt(scale))
+    inverse = np.linalg.solve(root, V)
+    np.testing.assert_allclose(
+        positive.inverse_sqrt(V, shift), inverse, atol=1e-10 * np.abs(inverse).max()
+    )
+
+
+def check_arithmetic(factor: LowRank, F: np.ndarray) -> None:
+    """Check sums, multiples, updates, truncations and comparisons against the dense matrix F."""
+    n, scale, w = factor.n, np.linalg.norm(F), factor.eigenvalues
+    rng = np.random.default_rng(3)
+    B, c = rng.standard_normal((n, 2)), np.array([1.0, -0.5]) * (scale or 1.0)
+    C = (B * c) @ B.T
+    size = scale + np.linalg.norm(C)
+
+    def close(result: LowRank, expected: np.ndarray) -> None:
+        U, w = result.eigenvectors, result.eigenvalues
+        assert result.rank <= n
+        assert np.abs(U.T @ U - np.eye(result.rank)).max(initial=0) <= 1e-12
+        assert np.all(np.diff(np.abs(w)) <= 0)
+        assert error(result, expected) <= 1e-12 * size
+        w = np.append(w, np.zeros(n - result.rank))
+        np.testing.assert_allclose(
+            np.sort(w), scipy.linalg.eigvalsh(expected), atol=1e-12 * size * n
+        )
+
+    updated = factor.update(B, c)
+    close(updated, F + C)
+    close(updated - factor, C)
+    close(updated.downdate(B, c), F)
+    close(factor + -0.5 * factor, 0.5 * F)
+    assert (factor - factor).rank == 0
+    k = factor.rank // 2
+    if k:
+        cut = factor.truncate(k)
+        close(cut, (factor.eigenvectors[:, :k] * w[:k]) @ factor.eigenvectors[:, :k].T)
+        found = compare(factor, cut)
+        np.testing.assert_allclose(found.spectral_distance, abs(w[k]), atol=1e-12 * size)
+        np.testing.assert_allclose(
+            found.frobenius_distance, np.linalg.norm(w[k:]), atol=1e-12 * size
+        )
+        assert found.angles.shape == (k,) and found.angles.max() <= 1e-12
+    found = compare(updated, factor)
+    np.testing.assert_allclose(found.spectral_distance, np.linalg.norm(C, 2), rtol=1e-10)
+    np.testing.assert_allclose(found.frobenius_distance, np.linalg.norm(C), rtol=1e-10)
+    p = min(updated.rank, factor.rank)
+    if p:
+        expected = scipy.linalg.subspace_angles(
+            updated.eigenvectors[:, :p], factor.eigenvectors[:, :p]
+        )
+        np.testing.assert_allclose(found.angles, expected, atol=1e-7)

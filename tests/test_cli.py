@@ -7,8 +7,10 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from scipy.linalg import subspace_angles
 
 from hesscomp.cli.main import main
+from hesscomp.factors import Certificate, LowRank, Provenance, save_factor
 
 
 @pytest.fixture
@@ -155,14 +157,44 @@ def test_serial_commands_refuse_bad_files_in_one_line(in_tmp, capsys):
     (in_tmp / "bad.h5").write_bytes(b"\x89HDF\r\n\x1a\nnonsense")
     (in_tmp / "bad.json").write_text("{")
     np.save("g.npy", np.ones(3))
+    for name, n in (("good.h5", 3), ("other.h5", 4)):
+        save_factor(LowRank(np.ones(1), np.eye(n, 1), Certificate(0.0, 1.0)), name)
     for arguments in (
         ["inspect", "none.h5"], ["inspect", "bad.h5"], ["plot", "bad.json", "--out", "p.png"],
         ["plot", "bad.h5", "--out", "p.txt"], ["plot", "bad.h5", "--out", "no/p.png"],
         ["solve", "bad.h5", "--rhs", "g.npy", "--shift", "1", "--out", "d.npy"],
+        ["compare", "good.h5", "none.h5"], ["compare", "good.h5", "bad.h5"],
+        ["compare", "good.h5", "other.h5"], ["compare", "good.h5", "good.h5", "--subspace", "2"],
+        ["compare", "good.h5", "good.h5", "--plot", "p.txt"],
+        ["compare", "good.h5", "good.h5", "--json", "p.png", "--plot", "p.png"],
     ):  # fmt: skip
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert error.startswith("hesscomp: error: ") and error.count("\n") == 1
+
+
+def test_compare_two_factor_files(in_tmp, capsys):
+    rng = np.random.default_rng(0)
+    certificate = Certificate(0.1, 4.0)
+    U, V = (np.linalg.qr(rng.standard_normal((9, k)))[0] for k in (3, 2))
+    save_factor(LowRank(np.array([3.0, -2, 1]), U, certificate, Provenance(seed=1)), "f.h5")
+    save_factor(LowRank(np.array([3.0, 2.5]), V, certificate, Provenance(seed=2)), "g.h5")
+    assert main(["compare", "f.h5", "g.h5", "--json", "r.json", "--plot", "p.png"]) == 0
+    table = capsys.readouterr().out
+    difference = (U * [3, -2, 1]) @ U.T - (V * [3, 2.5]) @ V.T
+    assert f"||F - G||_F       {np.linalg.norm(difference):.3e}, " in table
+    for line in ("2           -2    2.5   -4.50e+00   -1.80e+00", "seed        1     2"):
+        assert line in table
+    report = json.loads((in_tmp / "r.json").read_text())
+    assert (report["n"], report["ranks"], report["files"]) == (9, [3, 2], ["f.h5", "g.h5"])
+    assert report["eigenvalues"] == [[3, -2, 1], [3, 2.5]]
+    assert report["provenance"] == {"seed": [1, 2]}
+    np.testing.assert_allclose(report["spectral_distance"], np.linalg.norm(difference, 2))
+    angles = np.degrees(subspace_angles(U[:, :2], V))
+    np.testing.assert_allclose(report["angles_degrees"], angles, rtol=1e-6)
+    assert (in_tmp / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["compare", "f.h5", "f.h5", "--leading", "1"]) == 0
+    assert "the same" in capsys.readouterr().out
 
 
 def test_help_and_usage(capsys):

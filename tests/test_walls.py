@@ -60,10 +60,12 @@ def factor_file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", ["inspect", "plot"])
+@pytest.mark.parametrize("command", ["compare", "inspect", "plot"])
 def test_light_commands_load_neither_tensorflow_nor_mpi(run_command, factor_file, command):
     arguments = [command, factor_file]
-    if command == "plot":
-        arguments += ["--out", factor_file.with_suffix(".png")]
+    picture = factor_file.with_suffix(".png")
+    arguments += {"compare": [factor_file, "--plot", picture], "plot": ["--out", picture]}.get(
+        command, []
+    )
     done = run_command([sys.executable, "-c", RUN_AND_CHECK, *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Comparison, LowRank
 from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.runs.files import atomic_path, check_picture_name
 
@@ -64,6 +64,45 @@ def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
     figure.suptitle(f"Hessian of {name}: n = {factor.n}, rank {factor.rank} ({source.method})")
+    _save(figure, path)
+
+
+def plot_comparison(
+    names: tuple[str, str],
+    F: LowRank,
+    G: LowRank,
+    comparison: Comparison,
+    path: str | os.PathLike,
+) -> None:
+    """Eigenvalues of two factors, and the principal angles between their leading subspaces.
+
+    Left: |w| against its index on a logarithmic axis, negative ones hollow. Right: the angles in
+    degrees, smallest first; those of 0 are not drawn.
+    """
+    figure, (left, right) = _figure(2)
+    for name, factor, size, color in zip(names, (F, G), (9, 4), (BLUE, RED), strict=True):
+        w = factor.eigenvalues
+        index = np.arange(1, factor.rank + 1)
+        left.plot(index[w > 0], w[w > 0], "o", ms=size, color=color, label=name)
+        left.plot(index[w < 0], -w[w < 0], "o", ms=size, color=color, mfc="white")
+    if np.any(F.eigenvalues) or np.any(G.eigenvalues):
+        left.set_yscale("log")
+    left.set_xlabel("index")
+    left.set_ylabel("|eigenvalue|, hollow where negative")
+    left.set_title("Leading eigenvalues")
+    left.legend(frameon=False)
+    degrees = np.degrees(comparison.angles[::-1])
+    index = np.arange(1, len(degrees) + 1)
+    if np.any(degrees > 0):
+        right.semilogy(index[degrees > 0], degrees[degrees > 0], "o-", ms=4, color=BLUE)
+        right.axhline(90, color=GREY, lw=1, ls="--")
+    right.set_xlabel("index")
+    right.set_ylabel("degrees")
+    right.set_title(f"Principal angles of the leading {len(degrees)} eigenvectors")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    distance = comparison.relative_frobenius
+    figure.suptitle(rf"$\|F - G\|_F$ is {distance:.2e} of the larger norm: n = {F.n}")
     _save(figure, path)
 
 

@@ -11,7 +11,7 @@ from hesscomp.cli.main import exit_status, report_error
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.parallel.threads import threads_per_rank
 from hesscomp.parallel.world import World
-from hesscomp.runs.files import check_writable
+from hesscomp.runs.files import check_outputs
 
 
 @dataclass
@@ -43,11 +43,7 @@ class Session:
         """Refuse outputs that could not be written, before the work is done."""
         with self.world.phase("checking the output files"):
             if self.is_root:
-                given = [path for path in paths if path is not None]
-                if len(set(given)) < len(given):
-                    raise InputError("two outputs have the same name; give each its own")
-                for path in given:
-                    check_writable(path)
+                check_outputs(*paths)
 
     def write(self, what: str, path, writer) -> None:
         """Let rank 0 call ``writer(path)``; all ranks learn if that fails."""

@@ -2,7 +2,9 @@
 
 import math
 
-from hesscomp.factors import LowRank
+import numpy as np
+
+from hesscomp.factors import Comparison, LowRank
 
 
 def factor_table(factor: LowRank, leading: int = 10) -> str:
@@ -30,6 +32,44 @@ def factor_table(factor: LowRank, leading: int = 10) -> str:
     return _aligned(rows)
 
 
+def comparison_table(
+    names: tuple[str, str], F: LowRank, G: LowRank, comparison: Comparison, leading: int = 10
+) -> str:
+    """Two factors side by side, how far they are apart, and where their provenances differ."""
+    spectral = f"{comparison.spectral_distance:.3e}, {comparison.relative_spectral:.2e}"
+    frobenius = f"{comparison.frobenius_distance:.3e}, {comparison.relative_frobenius:.2e}"
+    degrees = np.degrees(comparison.angles)
+    angles = "none"
+    if len(degrees):
+        angles = (
+            f"{len(degrees)}: largest {degrees[0]:.4g}, median {np.median(degrees):.4g}, "
+            f"smallest {degrees[-1]:.4g} degrees"
+        )
+    facts = [
+        ("F", f"{names[0]}: n = {F.n}, rank {F.rank}"),
+        ("G", f"{names[1]}: n = {G.n}, rank {G.rank}"),
+        ("||F - G||_2", f"{spectral} of the larger norm"),
+        ("||F - G||_F", f"{frobenius} of the larger norm"),
+        ("principal angles", angles),
+    ]
+    pairs = [("eigenvalue", "of F", "of G", "difference", "relative")]
+    for i in range(min(max(F.rank, G.rank), leading)):
+        values = [f"{w[i]:.6g}" if i < len(w) else "-" for w in (F.eigenvalues, G.eigenvalues)]
+        apart = ["-", "-"]
+        if i < len(comparison.eigenvalue_differences):
+            apart[0] = f"{comparison.eigenvalue_differences[i]:.2e}"
+            apart[1] = f"{comparison.relative_differences[i]:.2e}"
+        pairs.append((f"{i + 1}", *values, *apart))
+    origin = [("provenance", "of F", "of G")]
+    origin += [
+        (name.replace("_", " "), _text(ours), _text(theirs))
+        for name, (ours, theirs) in comparison.provenance.items()
+    ]
+    if not comparison.provenance:
+        origin.append(("the same", "", ""))
+    return "\n\n".join(_aligned(rows) for rows in (facts, pairs, origin))
+
+
 def data_table(summary, shown: int = 16) -> str:
     """What a data set is and what each rank would hold."""
     names = zip(summary.classes, ("-1", "+1"), summary.counts, strict=True)
@@ -54,9 +94,10 @@ def data_table(summary, shown: int = 16) -> str:
     return _aligned(rows)
 
 
-def _aligned(rows: list[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+def _aligned(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _text(value) -> str:

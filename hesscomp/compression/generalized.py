@@ -18,8 +18,8 @@ class GeneralizedEigen:
     ----------
     eigenvalues : (k,) array
         By absolute value, largest first.
-    eigenvectors : (n, k) array
-        U with U^T B U = I, so that H ~ B U diag(w) U^T B.
+    eigenvectors : (rows, k) array
+        In the layout of `whitened`; U with U^T B U = I, so that H ~ B U diag(w) U^T B.
     whitened : LowRank
         The factor of L^-1 H L^-T (B = L L^T) that they come from, with its certificate: errors
         and residuals are measured in the inner product of B^-1.
@@ -61,4 +61,5 @@ def generalized_eigen(
     """
     whitened = Whitened(operator, B)
     factor = compress(whitened, rank, **options)
-    return GeneralizedEigen(factor.eigenvalues, whitened.backward(factor.eigenvectors), factor)
+    U = whitened.in_layout(factor.layout).backward(factor.eigenvectors)
+    return GeneralizedEigen(factor.eigenvalues, U, factor)

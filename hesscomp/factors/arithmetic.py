@@ -23,15 +23,14 @@ def add(F: LowRank, G: LowRank) -> LowRank:
     """F + G; see `LowRank.__add__`."""
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
-    w, U = _eigenpairs(F, G.eigenvectors, G.eigenvalues)
-    same_point = np.array_equal(F.parameters, G.parameters)
+    w, U = _eigenpairs(F, G.in_layout(F.layout).eigenvectors, G.eigenvalues)
     return replace(
         F,
         eigenvalues=w,
         eigenvectors=U,
         certificate=F.certificate.plus(G.certificate, w),
         provenance=F.provenance.shared(G.provenance).derived("sum"),
-        parameters=F.parameters if same_point else None,
+        parameters=F.parameters if _same_point(F, G) else None,
         blocks=F.blocks if F.blocks == G.blocks else (),
     )
 
@@ -86,16 +85,22 @@ def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
     )
 
 
+def _same_point(F: LowRank, G: LowRank) -> bool:
+    if F.parameters is None or G.parameters is None:
+        return False
+    return np.array_equal(F.parameters, G.parameters)
+
+
 def _eigenpairs(F: LowRank, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
     B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
     basis = np.hstack([F.eigenvectors, F._complete(B)])
     if not basis.shape[1]:
         return np.zeros(0), basis
-    X = F._inner(basis, B)
+    X = F.layout.inner(basis, B)
     T = (X * np.sign(c)) @ X.T
     T[np.diag_indices(F.rank)] += F.eigenvalues
-    w, *S = sorted_eigh(T)
+    w, *S = F.layout.on_root(sorted_eigh, T)
     size = np.abs(F.eigenvalues).max(initial=0.0) + np.sum(X**2)
     k = np.count_nonzero(np.abs(w) > len(w) * EPS * size)
-    return w[:k], basis @ np.array(S)[:, :k]
+    return w[:k], F.layout.combine(basis, np.array(S)[:, :k])

@@ -1,17 +1,15 @@
 """Orthonormal bases from Gram matrices alone, the one thing that crosses rows."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from hesscomp.errors import InputError
+from hesscomp.parallel.layout import Layout
 
-Inner = Callable[[np.ndarray, np.ndarray], np.ndarray]  # A^T B over all rows
 EPS = np.finfo(np.float64).eps
 CUT = 1e-5  # smallest part of the largest singular value that one Gram matrix resolves well
 
 
-def complete(U: np.ndarray, B: np.ndarray, inner: Inner, n: int) -> np.ndarray:
+def complete(U: np.ndarray, B: np.ndarray, layout: Layout) -> np.ndarray:
     """Orthonormal columns Q beside U such that [U, Q] spans U and the columns of B.
 
     Block Gram-Schmidt, twice (Giraud, Langou, Rozloznik and van den Eshof 2005), with the
@@ -22,18 +20,17 @@ def complete(U: np.ndarray, B: np.ndarray, inner: Inner, n: int) -> np.ndarray:
     Parameters
     ----------
     U : (rows, k) array
-        Orthonormal columns.
+        Orthonormal columns; where they are so to single precision only, so is the result.
     B : (rows, m) array
         Of any rank.
-    inner : callable
-        A^T B over all n rows.
-    n : int
-        Rows in all; k columns and those of Q are at most as many.
+    layout : Layout
+        Of the rows.
 
     Returns
     -------
     (rows, q) array
-        q <= m; directions below (k + m + 10) eps ||B||_F are left out.
+        k + q is at most the number of rows in all; directions below (k + m + 10) eps ||B||_F are
+        left out.
 
     Raises
     ------
@@ -42,35 +39,33 @@ def complete(U: np.ndarray, B: np.ndarray, inner: Inner, n: int) -> np.ndarray:
 
     Notes
     -----
-    4 n m (2 k + m) operations a pass, one pass unless B is ill-conditioned.
+    About 16 n m (k + m) operations a pass, one pass unless B is ill-conditioned.
     """
-    norm = np.sqrt(np.trace(inner(B, B)))
+    norm = np.sqrt(np.trace(layout.inner(B, B)))
     if not np.isfinite(norm):
         raise InputError("the block holds numbers that are not finite, or too large to square")
     level = (U.shape[1] + B.shape[1] + 10) * EPS * norm
     basis, whole = U, B.shape[1] == 0
-    while not whole and basis.shape[1] < n:
-        rest = _beside(basis, B, inner)
-        sigma, V = _singular(rest, inner)
+    while not whole:
+        rest = _beside(basis, B, layout)
+        sigma, V = _singular(rest, layout)
         keep = sigma > max(level, CUT * sigma.max())
-        keep[: -(n - basis.shape[1])] = False
-        if not keep.any():
-            break
-        fresh = _beside(basis, rest @ (V[:, keep] / sigma[keep]), inner)
-        sigma, V = _singular(fresh, inner)
-        basis = np.hstack([basis, fresh @ (V / sigma)])
-        whole = keep.all()
+        fresh = _beside(basis, layout.combine(rest, V[:, keep] / sigma[keep]), layout)
+        sigma, V = _singular(fresh, layout)
+        new = sigma > 0.5  # else it was rounding in the span of a basis that is not orthonormal
+        basis = np.hstack([basis, layout.combine(fresh, V[:, new] / sigma[new])])
+        whole = keep.all() or not new.any()
     return basis[:, U.shape[1] :]
 
 
-def _beside(basis: np.ndarray, B: np.ndarray, inner: Inner) -> np.ndarray:
+def _beside(basis: np.ndarray, B: np.ndarray, layout: Layout) -> np.ndarray:
     """(I - basis basis^T) B, projected twice so that it is orthogonal to rounding."""
     for _ in range(2):
-        B = B - basis @ inner(basis, B)
+        B = B - layout.combine(basis, layout.inner(basis, B))
     return B
 
 
-def _singular(Y: np.ndarray, inner: Inner) -> tuple[np.ndarray, np.ndarray]:
+def _singular(Y: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """Singular values, smallest first, and right singular vectors of Y, from Y^T Y."""
-    squares, V = np.linalg.eigh(inner(Y, Y))
-    return np.sqrt(np.maximum(squares, 0.0)), V
+    pairs = layout.on_root(lambda gram: np.vstack(np.linalg.eigh(gram)), layout.inner(Y, Y))
+    return np.sqrt(np.maximum(pairs[0], 0.0)), pairs[1:]

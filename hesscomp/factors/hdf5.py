@@ -5,8 +5,12 @@ sizes are checked before an array is allocated, and links out of the file are re
 """
 
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,6 +20,8 @@ from hesscomp.errors import InputError
 from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
+from hesscomp.factors.slabs import read_slabs, slab_path, slabs_of, virtual_rows, write_slab
+from hesscomp.parallel.layout import Layout, Replicated, Rows
 from hesscomp.runs.files import atomic_path
 from hesscomp.runs.hdf5 import CheckedFile
 
@@ -29,6 +35,10 @@ def save_factor(
 ) -> None:
     """Write a factor to `path`; an earlier file there is replaced only by a whole new one.
 
+    A replicated factor is written whole by the rank that calls this. A factor in the row layout is
+    written by all ranks together, each its slab of rows: into one file where h5py was built with
+    parallel HDF5, else to files of their own beside `path` (see docs/factor-file.md).
+
     Parameters
     ----------
     factor : LowRank
@@ -36,38 +46,121 @@ def save_factor(
     dtype : {"float64", "float32"}
         Of the eigenvectors on disk.
     compress : bool
-        Deflate the eigenvectors (slower, rarely much smaller).
+        Deflate the eigenvectors of a replicated factor (slower, rarely much smaller).
 
     Raises
     ------
     OSError
-        If the file cannot be written.
+        If the file cannot be written; on all ranks InputError in the row layout.
     """
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = np.int64(VERSION)
-        file.attrs["kind"] = "low-rank"
-        file.attrs["n"] = np.int64(factor.n)
-        file.attrs["rank"] = np.int64(factor.rank)
-        file.attrs["hesscomp_version"] = hesscomp.__version__
-        file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-        file["eigenvalues"] = factor.eigenvalues.astype(np.float64)
-        rows = min(max(CHUNK_BYTES // (8 * max(factor.rank, 1)), 1), max(factor.n, 1))
-        chunked = factor.rank > 0
-        file.create_dataset(
-            "eigenvectors",
-            data=factor.eigenvectors.astype(dtype),
-            chunks=(rows, factor.rank) if chunked else None,
-            compression="gzip" if compress and chunked else None,
-            shuffle=compress and chunked,
-        )
-        if factor.parameters is not None:
-            file["parameters"] = factor.parameters.astype(np.float64)
-        _write_blocks(file, factor.blocks)
-        _write_certificate(file.create_group("certificate"), factor.certificate)
-        provenance = file.create_group("provenance")
-        for name, value in asdict(factor.provenance).items():
-            provenance.attrs[name] = np.int64(value) if type(value) is int else value
+    if factor.layout.name == "replicated":
+        U = factor.eigenvectors.astype(dtype, copy=False)
+        with _replacing(path, factor) as file:
+            _write_whole(file, U, compress)
+    elif factor.rank and not h5py.get_config().mpi:
+        _save_slabs(factor, path, dtype)
+    else:
+        _save_together(factor, path, dtype)
+
+
+def _save_slabs(factor: LowRank, path: str | os.PathLike, dtype: str) -> None:
+    layout, world = factor.layout, factor.layout.world
+    run = world.broadcast(secrets.token_hex(4))
+    mine = slab_path(path, run, world.rank)
+    try:
+        with world.phase(f"writing {mine}"):
+            if layout.rows:
+                write_slab(mine, factor.eigenvectors.astype(dtype), layout.start, layout.n)
+        with world.phase(f"writing {path}"):
+            if world.rank == 0:
+                rows = virtual_rows(path, run, layout.ranges, factor.rank, dtype)
+                with _replacing(path, factor) as file:
+                    file.create_virtual_dataset("eigenvectors", rows, np.nan)
+    except BaseException:
+        if mine not in slabs_of(path):  # else the new file is in place and needs it
+            mine.unlink(missing_ok=True)
+        raise
+
+
+def _save_together(factor: LowRank, path: str | os.PathLike, dtype: str) -> None:
+    """One file, into which all ranks write their rows with parallel HDF5."""
+    layout, world = factor.layout, factor.layout.world
+    with ExitStack() as stack:
+        name = None
+        with world.phase(f"writing {path}"):
+            if world.rank == 0:
+                temporary = stack.enter_context(_replacing_path(path))
+                with h5py.File(temporary, "w") as file:
+                    _write(file, factor)
+                    _reserve(file, (factor.n, factor.rank), dtype)
+                name = str(temporary)
+        name = world.broadcast(name)
+        if factor.rank:
+            with (
+                world.phase(f"writing {path}"),
+                h5py.File(name, "r+", driver="mpio", comm=world.comm) as file,
+            ):
+                file["eigenvectors"][layout.start : layout.stop] = factor.eigenvectors
+        with world.phase(f"writing {path}"):
+            stack.close()
+
+
+def _reserve(file: h5py.File, shape: tuple[int, int], dtype: str) -> None:
+    """An /eigenvectors whose place in the file is taken at once, as parallel writing needs."""
+    create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype))
+    h5py.h5d.create(file.id, b"eigenvectors", kind, space, create)
+
+
+@contextmanager
+def _replacing_path(path: str | os.PathLike) -> Iterator[Path]:
+    """As `atomic_path`; then the slabs of the file that was replaced are removed."""
+    before = slabs_of(path)
+    with atomic_path(path) as temporary:
+        yield temporary
+    for slab in before:
+        with suppress(OSError):
+            slab.unlink()
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike, factor: LowRank) -> Iterator[h5py.File]:
+    """A new file at `path`, with all of the factor but its eigenvectors."""
+    with _replacing_path(path) as temporary, h5py.File(temporary, "w") as file:
+        _write(file, factor)
+        yield file
+
+
+def _write_whole(file: h5py.File, U: np.ndarray, compress: bool) -> None:
+    n, rank = U.shape
+    rows = min(max(CHUNK_BYTES // (8 * max(rank, 1)), 1), max(n, 1))
+    file.create_dataset(
+        "eigenvectors",
+        data=U,
+        chunks=(rows, rank) if rank else None,
+        compression="gzip" if compress and rank else None,
+        shuffle=compress and rank > 0,
+    )
+
+
+def _write(file: h5py.File, factor: LowRank) -> None:
+    """All but the eigenvectors."""
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = np.int64(VERSION)
+    file.attrs["kind"] = "low-rank"
+    file.attrs["n"] = np.int64(factor.n)
+    file.attrs["rank"] = np.int64(factor.rank)
+    file.attrs["hesscomp_version"] = hesscomp.__version__
+    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    file["eigenvalues"] = factor.eigenvalues.astype(np.float64)
+    if factor.parameters is not None:
+        file["parameters"] = factor.parameters.astype(np.float64)
+    _write_blocks(file, factor.blocks)
+    _write_certificate(file.create_group("certificate"), factor.certificate)
+    provenance = file.create_group("provenance")
+    for name, value in asdict(factor.provenance).items():
+        provenance.attrs[name] = np.int64(value) if type(value) is int else value
 
 
 def _write_blocks(file: h5py.File, blocks) -> None:
@@ -91,8 +184,15 @@ def _write_certificate(group: h5py.Group, certificate: Certificate) -> None:
         group["eigenvalue_converged"] = certificate.eigenvalue_converged
 
 
-def load_factor(path: str | os.PathLike) -> LowRank:
-    """Read a factor file.
+def load_factor(path: str | os.PathLike, world=None) -> LowRank:
+    """Read a factor file, of one piece or in slabs, whoever wrote it.
+
+    Parameters
+    ----------
+    path : path
+    world : World, optional
+        Read the factor into the row layout: all ranks together, each its own slab of rows,
+        whatever the number of ranks that wrote it. Without it all rows are read.
 
     Raises
     ------
@@ -100,9 +200,17 @@ def load_factor(path: str | os.PathLike) -> LowRank:
         If the file is missing, is no factor file, is of a newer format, or contradicts itself;
         the message names the file and what is wrong in it.
     """
+    if world is None:
+        return _checked_read(path, None)
+    with world.phase(f"reading {path}"):
+        factor = _checked_read(path, world)
+    return factor
+
+
+def _checked_read(path, world) -> LowRank:
     with CheckedFile(path, "factor file") as file:
         try:
-            return _read(file)
+            return _read(file, world)
         except InputError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -117,13 +225,14 @@ def load_parameters(path: str | os.PathLike) -> np.ndarray:
         return _array(file, "parameters", (_count(file, "n"),))
 
 
-def _read(file: CheckedFile) -> LowRank:
+def _read(file: CheckedFile, world) -> LowRank:
     _check_header(file)
     n, rank = _count(file, "n"), _count(file, "rank")
     if rank > n:
         file.refuse(f"rank {rank} exceeds n = {n}")
     eigenvalues = _array(file, "eigenvalues", (rank,))
-    eigenvectors = _array(file, "eigenvectors", (n, rank))
+    layout = Replicated(n) if world is None else Rows(n, world)
+    eigenvectors = _eigenvectors(file, rank, layout)
     parameters = _optional(file, "parameters", (n,))
     attributes = file.group("certificate").attrs
     certificate = Certificate(
@@ -143,7 +252,19 @@ def _read(file: CheckedFile) -> LowRank:
             if field.name in attributes
         }
     )
-    return LowRank(eigenvalues, eigenvectors, certificate, provenance, parameters, _blocks(file, n))
+    return LowRank(
+        eigenvalues, eigenvectors, certificate, provenance, parameters, _blocks(file, n), layout
+    )
+
+
+def _eigenvectors(file: CheckedFile, rank: int, layout: Layout) -> np.ndarray:
+    """The layout's rows of /eigenvectors."""
+    shape = layout.n, rank
+    found = file.object("eigenvectors")
+    if isinstance(found, h5py.Dataset) and found.is_virtual:
+        values = read_slabs(file, shape, layout.start, layout.stop)
+        return _finite(file, "eigenvectors", values.astype(np.float64, copy=False))
+    return _array(file, "eigenvectors", shape, rows=slice(layout.start, layout.stop))
 
 
 def _check_header(file: CheckedFile) -> None:
@@ -166,15 +287,22 @@ def _count(file: CheckedFile, name: str) -> int:
     return int(value)
 
 
-def _array(file: CheckedFile, name: str, shape: tuple[int, ...], kind: str = "f") -> np.ndarray:
+def _array(
+    file: CheckedFile, name: str, shape: tuple[int, ...], kind: str = "f", rows: slice | None = None
+) -> np.ndarray:
     found = file.dataset(name, kind)
     if found.shape != shape:
         file.refuse(f"/{name} has shape {found.shape}, expected {shape}")
-    values = found[()]
-    if kind == "f":
-        values = values.astype(np.float64, copy=False)
-        if not np.isfinite(values).all() and not name.startswith("certificate/"):
-            file.refuse(f"/{name} holds numbers that are not finite")
+    values = found[() if rows is None else rows]
+    if kind != "f":
+        return values
+    values = values.astype(np.float64, copy=False)
+    return values if name.startswith("certificate/") else _finite(file, name, values)
+
+
+def _finite(file: CheckedFile, name: str, values: np.ndarray) -> np.ndarray:
+    if not np.isfinite(values).all():
+        file.refuse(f"/{name} holds numbers that are not finite")
     return values
 
 

@@ -89,14 +89,14 @@ class LowRank:
     def __matmul__(self, V: np.ndarray) -> np.ndarray:
         """F V for an (n,) or (n, k) array; 4 n rank operations a column."""
         V = self._checked(V)
-        coordinates = self._inner(self.eigenvectors, V)
+        coordinates = self.layout.inner(self.eigenvectors, V)
         return self._combine(_scale_rows(self.eigenvalues, coordinates))
 
     def __add__(self, other: "LowRank") -> "LowRank":
         """F + G as one factor; its error estimates are sums, eigenvalues that cancel are dropped.
 
-        Facts on which the two provenances, points and blocks agree stay. 8 n k l operations for
-        ranks k >= l and two (n, k + l) arrays.
+        Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
+        eigenvectors of G.
         """
         return arithmetic.add(self, other) if isinstance(other, LowRank) else NotImplemented
 
@@ -222,7 +222,7 @@ class LowRank:
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
         """v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
-        return self.eigenvalues @ self._inner(self.eigenvectors, self._checked(V)) ** 2
+        return self.eigenvalues @ self.layout.inner(self.eigenvectors, self._checked(V)) ** 2
 
     def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
         """How many eigenvalues of F + shift I are negative, zero and positive.
@@ -232,12 +232,11 @@ class LowRank:
         shift : float
         threshold : float, optional
             Eigenvalues of at most this magnitude are counted as zero; by default
-            rank eps max(|w|, |shift|), the rounding level of the eigenvalues.
+            rank eps max |w|, the rounding level of the eigenvalues.
         """
         inside, outside = self._shifted(shift)
         if threshold is None:
-            largest = np.abs(self.eigenvalues).max(initial=abs(shift))
-            threshold = float(self.rank * EPS * largest)
+            threshold = float(self.rank * EPS * np.abs(self.eigenvalues).max(initial=0.0))
         rest = self.n - self.rank
         below = np.count_nonzero(inside < -threshold) + rest * (outside < -threshold)
         above = np.count_nonzero(inside > threshold) + rest * (outside > threshold)
@@ -286,8 +285,8 @@ class LowRank:
 
         Notes
         -----
-        An eigenproblem of order rank + m (Brand 2006), about 8 n m (rank + m) +
-        2 n (rank + m)^2 operations and two (n, rank + m) arrays.
+        An eigenproblem of order k + m for rank k (Brand 2006), about 16 n m (k + m) +
+        2 n (k + m)^2 operations and two (n, k + m) arrays.
         """
         B = self._checked(B)
         B = B[:, None] if B.ndim == 1 else B
@@ -361,7 +360,7 @@ class LowRank:
 
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
         """U diag(inside) U^T B + outside (I - U U^T) B."""
-        coordinates = self._inner(self.eigenvectors, B)
+        coordinates = self.layout.inner(self.eigenvectors, B)
         return outside * B + self._combine(_scale_rows(inside - outside, coordinates))
 
     def _shifted(self, shift: float) -> tuple[np.ndarray, float]:
@@ -383,17 +382,13 @@ class LowRank:
             )
         return inside, outside
 
-    def _inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
-        """A^T B over all n rows."""
-        return self.layout.inner(A, B)
-
     def _combine(self, S: np.ndarray) -> np.ndarray:
         """U S for a (rank,) or (rank, j) array."""
         return self.layout.combine(self.eigenvectors, S)
 
     def _complete(self, B: np.ndarray) -> np.ndarray:
         """Orthonormal columns beside U that with it span B."""
-        return complete(self.eigenvectors, B, self._inner, self.n)
+        return complete(self.eigenvectors, B, self.layout)
 
     def _normals(self, seed: int, count: int) -> np.ndarray:
         """These rows of `count` standard normal columns."""

@@ -189,8 +189,9 @@ def newton(
     x = np.zeros(problem.n) if x0 is None else problem.check_point(x0).copy()
     solver, choice = options.solver, ""
     if solver == "auto":
+        ranks = 1 if world.reproducible else world.size  # the choice must not depend on it then
         solver, choice = cheapest_solver(
-            problem.n, problem.rows, world.size, options.rank, options.oversample
+            problem.n, problem.rows, ranks, options.rank, options.oversample
         )
     solve = _Solvers(problem, options, solver)
     margins = problem.margins(x)

@@ -59,6 +59,10 @@ class Layout(ABC):
         """Rank 0's answer, on every rank (see `World.decide`)."""
         return bool(flag) if self.world is None else self.world.decide(flag)
 
+    def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
+        """Rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
+        return work(*arguments) if self.world is None else self.world.on_root(work, *arguments)
+
     @abstractmethod
     def whole(self, block: np.ndarray) -> np.ndarray:
         """All n rows of a block, on every rank."""

@@ -20,12 +20,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
+        flush_file(temporary)
         os.replace(temporary, path)
         flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_file(path: Path) -> None:
+    """Flush a file's contents to disk."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def flush_folder(folder: Path) -> None:
@@ -44,6 +49,15 @@ def check_picture_name(path: str | os.PathLike) -> None:
     """Raise InputError unless `path` ends in a kind of picture that can be written."""
     if Path(path).suffix.lower() not in PICTURES:
         raise InputError(f"{path}: pictures end in {', '.join(PICTURES)}; name one of these")
+
+
+def check_outputs(*paths: str | os.PathLike | None) -> None:
+    """Raise InputError unless files can be written at all paths that are given, each once."""
+    given = [path for path in paths if path is not None]
+    if len(set(given)) < len(given):
+        raise InputError("two outputs have the same name; give each its own")
+    for path in given:
+        check_writable(path)
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -19,7 +19,7 @@ def orthonormalize(
 
     Chosen by the condition that the Gram matrix shows: CholeskyQR2 (Yamamoto, Nakatsukasa,
     Yanagisawa and Fukaya 2015) up to 1e7; shifted CholeskyQR3 (Fukaya, Kannan, Nakatsukasa,
-    Yamamoto and Yanagisawa 2020) above, up to about 1e15; both are all matrix products. What
+    Yamamoto and Yanagisawa 2020) above, up to about 1e11; both are all matrix products. What
     they cannot do goes to TSQR (Demmel, Grigori, Hoemmen and Langou 2012), Householder QR of each
     rank's rows and then of their triangles, which never fails: dependent columns are completed to
     an orthonormal set.
@@ -93,7 +93,7 @@ def shifted_cholesky_qr3(
     """As `cholesky_qr2` after a factorisation of a shifted Gram matrix, which lowers the condition.
 
     The shift is that of Fukaya and others (2020), equation 4.1: 11 (n l + l (l + 1)) u ||Y||^2.
-    None where the condition is too large even so (about 1e15 for small n l).
+    None where the condition is too large even so: about 1e13 / sqrt(n l).
     """
     gram = layout.inner(Y, Y) if gram is None else gram
     l = len(gram)
