@@ -19,6 +19,7 @@ COMMANDS = {
     "compress": "compress a Hessian to a certified low-rank factor (MPI)",
     "data": "describe a data set and how it would be sharded (MPI)",
     "inspect": "show what a factor file holds",
+    "report": "write a page about a factor: spectrum, certificate, energy by block, costs",
     "plot": "draw a factor's spectrum or a report's convergence",
     "solve": "solve with a factor: (F + shift I) X = B",
 }
