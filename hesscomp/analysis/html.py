@@ -41,6 +41,11 @@ def percent(share: float) -> Html:
     return Html(f"{100 * share:.1f}\u202f%" if math.isfinite(share) else ABSENT)
 
 
+def path_name(name: str) -> Html:
+    """A name such as block1/dense/kernel, which may be broken after its slashes."""
+    return Html(markup(name).replace("/", "/<wbr>"))
+
+
 def element(name: str, content, kind: str = "") -> Html:
     """``<name class=kind>content</name>``."""
     attribute = f' class="{escape(kind)}"' if kind else ""

@@ -19,6 +19,7 @@ from hesscomp.analysis.html import (
     join,
     markup,
     number,
+    path_name,
     percent,
     table,
 )
@@ -293,13 +294,13 @@ def _eigenvalue_table(factor: LowRank) -> Html:
             cells.append(element("span", bool(done[j]), "yes" if done[j] else "no"))
         if top is not None:
             block = int(np.argmax(top[:, j]))
-            cells += [factor.blocks[block][0], percent(float(top[block, j]))]
+            cells += [path_name(factor.blocks[block][0]), percent(float(top[block, j]))]
         return cells
 
     aligned = [i for i, name in enumerate(head) if name not in ("converged", "most energy in")]
 
     def rows(first: int, last: int) -> Html:
-        return table(head, map(row, range(first, last)), numbers=aligned)
+        return table(head, map(row, range(first, last)), "pairs", numbers=aligned)
 
     if factor.rank <= SHOWN_PAIRS:
         return rows(0, factor.rank)
@@ -322,7 +323,7 @@ def _energy(factor: LowRank) -> Html:
     shown = min(factor.rank, SHOWN_VECTORS)
     rows = (
         (
-            name,
+            path_name(name),
             "\u00a0×\u00a0".join(map(str, shape)) or "scalar",
             percent(int(np.prod(shape)) / factor.n),
             _shaded(mean[b]),
