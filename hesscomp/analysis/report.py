@@ -336,7 +336,7 @@ def _energy(factor: LowRank) -> Html:
     return join(
         [
             _charts(factor, (draw_energy, caption), height=max(2.0, 0.8 + 0.2 * len(blocks))),
-            table(head, rows, numbers=range(2, len(head))),
+            table(head, rows, "blocks", numbers=range(2, len(head))),
             element(
                 "p",
                 "The mean is over all eigenvectors of the file, weighted by |w|. A block whose "
