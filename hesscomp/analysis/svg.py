@@ -1,6 +1,7 @@
 """Charts as SVG text that stands in a page and takes the page's colours."""
 
 import re
+import warnings
 from collections.abc import Callable
 from html import escape
 from io import StringIO
@@ -41,7 +42,9 @@ def inline_svg(
             axes.yaxis.set_minor_formatter(PowersOfTen(labelOnlyBase=False))
         stream = StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+        with warnings.catch_warnings():  # the browser has fonts for what Matplotlib lacks
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     text = stream.getvalue()
     text = text[text.index("<svg") :]  # without the document type, which names a URL
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.analysis.density import plot_density, write_density
+from hesscomp.cli.known import check_fit, load_known
 from hesscomp.cli.options import (
     add_data_arguments,
     add_point_argument,
@@ -25,7 +26,7 @@ from hesscomp.estimators import (
     spectral_quadrature,
     trace,
 )
-from hesscomp.factors import LowRank, load_factor
+from hesscomp.factors import LowRank
 from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
 
@@ -59,10 +60,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
     _check(options)
     session.check_outputs(options.out, options.curve)
-    factor = None
-    if options.factor is not None:
-        with world.phase(f"reading the factor {options.factor}"):
-            factor = load_factor(options.factor)
+    factor = None if options.factor is None else load_known(options.factor, session)
     hessian, _ = load_hessian(options, session, at=options.at)
     problem = hessian.problem
     if factor is not None:
@@ -76,7 +74,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
     density = _density(quadrature, options.bins)
     extremes = float(quadrature.nodes.min()), float(quadrature.nodes.max())
     session.say(spectrum_table(quadrature, extremes, estimates, rounding, options.shift))
-    title = f"Hessian of {problem.dataset_name} {problem.name}: n = {problem.n}"
+    title = f"Hessian of {problem.name} on {problem.dataset_name}: n = {problem.n}"
     eigenvalues = None if factor is None else factor.eigenvalues
     session.write(
         "picture",
@@ -93,8 +91,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
     session.write("curve", options.curve, write_curve)
     if options.shift is not None and "logdet" not in estimates:
         raise InputError(
-            f"--shift {options.shift:g}: H + shift I is not positive definite, its spectrum "
-            f"reaches {extremes[0] + options.shift:.3g}; take a larger shift"
+            f"--shift {options.shift:g}: H + shift I is not positive definite to "
+            f"rounding, its spectrum reaches {extremes[0] + options.shift:.3g}; take a larger shift"
         )
     return 0
 
@@ -115,15 +113,13 @@ def _check(options) -> None:
         raise InputError(f"--shift must be finite, not {options.shift}")
 
 
-def _compare(factor: LowRank, hessian, name: str, session: Session) -> None:
-    """Refuse a factor of another order; say where it is one of another matrix."""
-    problem = hessian.problem
-    if factor.n != problem.n:
-        raise InputError(f"{name}: has n = {factor.n}, but the problem has {problem.n} parameters")
+def _compare(factor: LowRank, hessian, path: str, session: Session) -> None:
+    """Refuse a factor of another order or model; say where it is one of another matrix."""
+    check_fit(factor, hessian, path)
     if factor.parameters is not None and not np.array_equal(factor.parameters, hessian.x):
-        session.say(f"note: {name} was made at another point")
-    if factor.provenance.data_fingerprint not in ("", problem.fingerprint):
-        session.say(f"note: {name} was made from other data")
+        session.say(f"note: {path} was made at another point")
+    if factor.provenance.data_fingerprint not in ("", hessian.problem.fingerprint):
+        session.say(f"note: {path} was made from other data")
 
 
 def _density(quadrature: SpectralQuadrature, bins: int) -> SpectralDensity:
