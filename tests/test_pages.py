@@ -218,9 +218,10 @@ from hesscomp.parallel.world import World
 if World().rank == 0:
     json.dump(statuses, open("statuses.json", "w"))
 """
-SOLVE = ["--dtype", "float64", "--ridge", "1e-2"]
+SOLVE = ["--dtype", "float64"]
 GOOD = {
-    "compress": ["--data", "old.npz", "--rank", "20", "--at", "x.npy", "--out", "old.h5"],
+    "compress": ["--data", "old.npz", "--rank", "20", "--at", "x.npy", "--ridge", "1e-2",
+                 "--out", "old.h5"],
     "update": ["old.h5", "--data", "new.npz", "--rank", "8", "--out", "new.h5", "--report",
                "new.json"],
     "update in place": ["new.h5", "--data", "new.npz", "--rank", "8", "--at", "zero", "--out",
@@ -239,6 +240,7 @@ BAD = {
     "update, point": (["old.h5", "--data", "narrow.npz"], "old.h5"),
     "update, blocks": (["blocks.h5", "--data", "new.npz"], "parameter block kernel"),
     "update, no point": (["bare.h5", "--data", "new.npz"], "--at"),
+    "update, ridge": (["bare.h5", "--data", "new.npz", "--at", "zero"], "--ridge"),
     "update, method": (["old.h5", "--data", "new.npz", "--method", "nystrom"], "krylov"),
     "update, rank": (["old.h5", "--data", "new.npz", "--rank", "0"], "rank must be"),
     "update, file": (["none.h5", "--data", "new.npz"], "none.h5"),
@@ -280,7 +282,10 @@ def worked(request, run_command, mpiexec, tmp_path_factory):
     factor = LowRank(np.ones(1), np.eye(N, 1), Certificate(0.0, 1.0))
     save_factor(factor, folder / "bare.h5")
     blocks = (("kernel", (N - 1,), 0), ("bias", (1,), N - 1))
-    save_factor(replace(factor, blocks=blocks, parameters=x), folder / "blocks.h5")
+    save_factor(
+        replace(factor, blocks=blocks, parameters=x, provenance=Provenance(ridge=0.0)),
+        folder / "blocks.h5",
+    )
     save_factor(LowRank(np.ones(1), np.eye(3, 1), Certificate(0.0, 1.0)), folder / "narrow.h5")
     launcher = [] if request.param == 1 else [mpiexec, "-n", str(request.param)]
     done = run_command(
@@ -329,9 +334,11 @@ def test_update_against_the_dense_hessian(worked):
     source = new.provenance
     assert source.columns < old.provenance.columns and source.rows == ROWS
     assert source.ridge == 1e-2 and source.data_fingerprint != old.provenance.data_fingerprint
+    assert (old.provenance.seed, source.seed) == (0, 1)
     for words in ("correction of old.h5", "rank 20", f"{FIRST} rows"):
         assert words in source.method
-    assert f"{source.columns} product columns; the factor it started from took" in done.stdout
+    assert f"{source.columns} product columns and " in done.stdout
+    assert f"old.h5: {old.provenance.columns} product columns and " in done.stdout
     report = json.loads((folder / "new.json").read_text())
     assert report["command"] == "update" and report["ledger"]["columns"] >= source.columns
     moved = load_factor(folder / "new2.h5")  # a drifted point

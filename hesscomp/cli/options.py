@@ -30,8 +30,11 @@ def add_format_arguments(parser) -> None:
     parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 
-def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ridge", type=float, default=1e-3, metavar="R", help="(R/2) ||x||^2")
+def add_problem_arguments(parser: argparse.ArgumentParser, ridge: float | None = 1e-3) -> None:
+    source = "" if ridge is not None else "; default: that of F.h5"
+    parser.add_argument(
+        "--ridge", type=float, default=ridge, metavar="R", help=f"(R/2) ||x||^2{source}"
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), default="float32", help="of curvature products"
     )

@@ -4,6 +4,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from hesscomp.cli.known import check_fit, load_known
 from hesscomp.cli.options import (
     add_data_arguments,
@@ -26,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     request = parser.add_argument_group("correction")
     request.add_argument(
-        "--rank", type=int, default=10, metavar="K", help="eigenpairs added, those of H - F"
+        "--rank", type=int, default=10, metavar="K", help="eigenpairs of H - F that are added"
     )
     add_point_argument(request, default=None, help="the point; default: the one in F.h5")
     add_sketch_arguments(request)
-    add_problem_arguments(request)
+    add_problem_arguments(request, ridge=None)
     add_factor_outputs(parser)
 
 
@@ -42,6 +44,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
     known = load_known(options.file, session)
     if options.at is None and known.parameters is None:
         raise InputError(f"{options.file}: holds no point; name one with --at zero or --at FILE")
+    if options.ridge is None:
+        options.ridge = known.provenance.ridge
+    if np.isnan(options.ridge):
+        raise InputError(f"{options.file}: holds no ridge; name one with --ridge R")
     hessian, startup = load_hessian(options, session, at=options.at or options.file)
     check_fit(known, hessian, options.file)
     with world.ledger.timed("update"), Progress(session, "product columns"):
@@ -53,23 +59,31 @@ def run(options: argparse.Namespace, session: Session) -> int:
             oversample=options.oversample,
             power=options.power,
             test_matrix=options.test_matrix,
-            seed=options.seed,
+            # F answers for the test vectors that made it: the same ones would miss what it misses.
+            seed=max(options.seed, known.provenance.seed) + 1,
         )
     factor = _named(hessian.problem.describe(factor, hessian.x), known, options.file)
     deliver_factor(factor, options, session, startup)
-    before = known.provenance.columns
-    took = f"; the factor it started from took {before}" if before >= 0 else ""
-    session.say(f"{factor.provenance.columns} product columns{took}")
+    session.say(
+        f"{_cost(factor)} and {factor.certificate.relative_error:.2e} of ||H||_F; "
+        f"{Path(options.file).name}: {_cost(known)} and {known.certificate.relative_error:.2e} "
+        "of its own"
+    )
     return 0
+
+
+def _cost(factor: LowRank) -> str:
+    columns = factor.provenance.columns
+    return f"{columns if columns >= 0 else 'unknown'} product columns"
 
 
 def _named(factor: LowRank, known: LowRank, path: str) -> LowRank:
     """`factor`, whose provenance says which factor it was started from."""
     source = known.provenance
-    data = f" on {source.rows} rows of {source.dataset}" if source.dataset else ""
-    print_ = f" {source.data_fingerprint[:19]}" if source.data_fingerprint else ""
-    method = (
-        f"{factor.provenance.method} correction of {Path(path).name} "
-        f"({source.method or 'factor'} of rank {known.rank}{data}{print_})"
-    )
+    facts = [f"{source.method or 'a factor'} of rank {known.rank}"]
+    if source.rows >= 0:
+        facts.append(f"{source.rows} rows")
+    if source.data_fingerprint:
+        facts.append(f"data {source.data_fingerprint[:19]}")
+    method = f"{factor.provenance.method} correction of {Path(path).name} ({'; '.join(facts)})"
     return replace(factor, provenance=replace(factor.provenance, method=method))
