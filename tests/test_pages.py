@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
+from hesscomp.analysis.claims import claims
 from hesscomp.analysis.energy import block_energy
 from hesscomp.analysis.html import number
-from hesscomp.analysis.report import claims, page
+from hesscomp.analysis.report import page
 from hesscomp.cli.main import main
 from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
 

@@ -16,6 +16,7 @@ from hesscomp.runs.files import atomic_path, check_picture_name
 
 BLUE, RED, GREY, LINE = "#1f5fa8", "#c0392b", "#7f8c8d", "#dddddd"
 SHADE = LinearSegmentedColormap.from_list("shade", [to_rgba(BLUE, 0.0), to_rgba(BLUE, 1.0)])
+LABELS = 40  # most names on an axis that can still be read
 
 
 def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
@@ -112,11 +113,11 @@ def draw_energy(axes: Axes, factor: LowRank, leading: int = 50) -> None:
     """Heat map of `block_energy`: parameter blocks by leading eigenvectors."""
     energy = block_energy(factor, leading)
     image = axes.imshow(
-        energy, cmap=SHADE, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
+        energy, cmap=SHADE, vmin=0, vmax=energy.max(), aspect="auto", interpolation="nearest",
         extent=(0.5, energy.shape[1] + 0.5, len(energy) - 0.5, -0.5),
     )  # fmt: skip
     names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name, *_ in factor.blocks]
-    every = -(-len(names) // 40)  # labels that can still be read
+    every = -(-len(names) // LABELS)
     axes.set_yticks(range(0, len(names), every), names[::every])
     for label in axes.get_yticklabels():
         label.set_parse_math(False)
