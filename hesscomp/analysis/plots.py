@@ -3,68 +3,131 @@
 import os
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hesscomp.analysis.energy import block_energy
 from hesscomp.errors import InputError
 from hesscomp.factors import Comparison, LowRank
 from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.runs.files import atomic_path, check_picture_name
 
-BLUE, RED, GREY, GREEN = "#1f5fa8", "#c0392b", "#7f8c8d", "#2e7d32"
+BLUE, RED, GREY, LINE = "#1f5fa8", "#c0392b", "#7f8c8d", "#dddddd"
+SHADE = LinearSegmentedColormap.from_list("shade", [to_rgba(BLUE, 0.0), to_rgba(BLUE, 1.0)])
+LABELS = 40  # most names on an axis that can still be read
 
 
 def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
-    """Eigenvalues of a factor, and what each rank would leave: the certified error.
+    """Eigenvalues of a factor, what each rank would leave, and where the eigenvectors live.
 
-    Left: |w| against its index on a logarithmic axis, negative ones marked. Right: the relative
+    Left: |w| against its index on a logarithmic axis, negative ones marked. Then the relative
     Frobenius error of the leading k eigenpairs, from the certificate and the eigenvalues dropped.
+    Where the file names several parameter blocks, also the energy of each eigenvector in them.
     """
-    figure, (left, right) = _figure(2)
-    magnitude = np.abs(factor.eigenvalues)
-    index = np.arange(1, factor.rank + 1)
-    shown = magnitude > 0
-    positive, negative = shown & (factor.eigenvalues > 0), shown & (factor.eigenvalues < 0)
-    left.plot(index[positive], magnitude[positive], "o", ms=4, color=BLUE, label="positive")
-    if negative.any():
-        left.plot(index[negative], magnitude[negative], "v", ms=5, color=RED, label="negative")
-    certificate, source = factor.certificate, factor.provenance
-    if source.ridge > 0:
-        left.axhline(source.ridge, color=GREY, lw=1, ls="--")
-        left.annotate(
-            f"ridge {source.ridge:g}", (0.98, source.ridge), xycoords=("axes fraction", "data"),
-            xytext=(0, 3), textcoords="offset points", ha="right", fontsize=9, color=GREY,
-        )  # fmt: skip
-    if shown.any():
-        left.set_yscale("log")
-    left.set_xlabel("index")
-    left.set_ylabel("|eigenvalue|")
-    left.set_title("Leading eigenvalues")
-    if negative.any():
-        left.legend(frameon=False)
+    several = len(factor.blocks) > 1 and factor.rank > 0
+    figure, axes = make_figure(3 if several else 2)
+    draw_magnitudes(axes[0], factor)
+    axes[0].set_title("Leading eigenvalues")
+    draw_error(axes[1], factor)
+    axes[1].set_title("Compression error")
+    if several:
+        draw_energy(axes[2], factor)
+        axes[2].set_title("Energy of the eigenvectors by block")
+    source = factor.provenance
+    name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
+    title = f"Hessian of {name}: n = {factor.n}, rank {factor.rank} ({source.method})"
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
 
+
+def draw_eigenvalues(axes: Axes, factor: LowRank) -> None:
+    """Eigenvalues against their index, on a linear axis: signs as they are."""
+    axes.axhline(0, color=GREY, lw=0.8)
+    for mask, style in _signs(factor.eigenvalues):
+        axes.vlines(_index(factor)[mask], 0, factor.eigenvalues[mask], color=style["color"], lw=1)
+        axes.plot(_index(factor)[mask], factor.eigenvalues[mask], **style)
+    _label_index(axes, "eigenvalue", factor.eigenvalues)
+
+
+def draw_magnitudes(axes: Axes, factor: LowRank) -> None:
+    """|w| against its index on a logarithmic axis; the ridge as a line where there is one."""
+    magnitude, ridge = np.abs(factor.eigenvalues), factor.provenance.ridge
+    for mask, style in _signs(factor.eigenvalues):
+        axes.plot(_index(factor)[mask], magnitude[mask], **style)
+    if ridge > 0:
+        axes.axhline(ridge, color=GREY, lw=1, ls="--")
+        axes.annotate(
+            f"ridge {ridge:g}", (0.02, ridge), xycoords=("axes fraction", "data"),
+            xytext=(0, 3), textcoords="offset points", ha="left", fontsize=9, color=GREY,
+        )  # fmt: skip
+    if magnitude.any():
+        axes.set_yscale("log")
+    _label_index(axes, "|eigenvalue|", factor.eigenvalues)
+
+
+def draw_error(axes: Axes, factor: LowRank) -> None:
+    """Estimated relative Frobenius error of the leading k eigenpairs against k."""
+    certificate = factor.certificate
     tails = dropped_squares(factor.eigenvalues)
     norm = certificate.frobenius_norm_estimate
     if norm > 0:
         errors = np.sqrt(certificate.frobenius_error_estimate**2 + tails) / norm
         ranks = np.arange(factor.rank + 1)
-        right.plot(ranks[errors > 0], errors[errors > 0], "-", color=BLUE, lw=2)
+        axes.plot(ranks[errors > 0], errors[errors > 0], "-", color=BLUE, lw=2)
         if errors[-1] > 0:
-            right.plot(ranks[-1], errors[-1], "o", ms=6, color=BLUE)
-            right.annotate(
-                f"{errors[-1]:.1e}", (ranks[-1], errors[-1]), xytext=(-10, -3),
-                textcoords="offset points", ha="right", fontsize=10, color=BLUE,
+            axes.plot(ranks[-1], errors[-1], "o", ms=6, color=BLUE)
+            axes.text(
+                0.98, 0.95, f"rank {ranks[-1]}: {errors[-1]:.1e}", transform=axes.transAxes,
+                ha="right", va="top", color=BLUE,
             )  # fmt: skip
-            right.set_yscale("log")
-    right.set_xlabel("eigenpairs kept")
-    right.set_ylabel(r"$\|H - F\|_F \; / \; \|H\|_F$, estimated")
-    right.set_title("Compression error")
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
-    figure.suptitle(f"Hessian of {name}: n = {factor.n}, rank {factor.rank} ({source.method})")
-    _save(figure, path)
+            axes.set_yscale("log")
+    axes.set_xlabel("eigenpairs kept")
+    axes.set_ylabel("estimated ‖H − F‖ / ‖H‖, Frobenius")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def draw_residuals(axes: Axes, factor: LowRank) -> None:
+    """Residual norms ‖H u − w u‖ against the index, beside |w|; for factors that have them."""
+    norms, converged = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
+    index, shown = _index(factor), norms > 0
+    done = np.ones(factor.rank, bool) if converged is None else converged
+    axes.plot(index, np.abs(factor.eigenvalues), "-", color=GREY, lw=1, label="|eigenvalue|")
+    kinds = [(done, "o", BLUE, "residual norm" if converged is None else "residual, converged")]
+    kinds.append((~done, "o", RED, "residual, not converged"))
+    for kind, marker, color, label in kinds:
+        if (kind & shown).any():
+            axes.plot(
+                index[kind & shown], norms[kind & shown], marker, ms=4, color=color, label=label
+            )
+    if shown.any():
+        axes.set_yscale("log")
+    axes.set_xlabel("index")
+    axes.set_ylabel("‖H u − w u‖")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+
+
+def draw_energy(axes: Axes, factor: LowRank, leading: int = 50) -> None:
+    """Heat map of `block_energy`: parameter blocks by leading eigenvectors."""
+    energy = block_energy(factor, leading)
+    image = axes.imshow(
+        energy, cmap=SHADE, vmin=0, vmax=energy.max(), aspect="auto", interpolation="nearest",
+        extent=(0.5, energy.shape[1] + 0.5, len(energy) - 0.5, -0.5),
+    )  # fmt: skip
+    names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name, *_ in factor.blocks]
+    every = -(-len(names) // LABELS)
+    axes.set_yticks(range(0, len(names), every), names[::every])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+    axes.set_xlabel("index")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(False)
+    bar = axes.figure.colorbar(image, ax=axes, label="share of ‖u‖²")
+    bar.solids.set_rasterized(True)  # else 256 translucent shapes whose seams show
+    bar.outline.set_visible(False)
 
 
 def plot_comparison(
@@ -79,7 +142,7 @@ def plot_comparison(
     Left: |w| against its index on a logarithmic axis, negative ones hollow. Right: the angles in
     degrees, smallest first; those of 0 are not drawn.
     """
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = make_figure(2)
     for name, factor, size, color in zip(names, (F, G), (9, 4), (BLUE, RED), strict=True):
         w = factor.eigenvalues
         index = np.arange(1, factor.rank + 1)
@@ -103,7 +166,7 @@ def plot_comparison(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     distance = comparison.relative_frobenius
     figure.suptitle(rf"$\|F - G\|_F$ is {distance:.2e} of the larger norm: n = {F.n}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -> None:
@@ -121,7 +184,7 @@ def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the history cannot be drawn: {error}") from error
     gap = objective - objective.min()
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = make_figure(2)
     left.semilogy(iteration, norm, "o-", color=BLUE, label=r"$\|g\|_2$")
     shown = gap > 0
     left.semilogy(
@@ -142,20 +205,45 @@ def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -
     right.set_ylabel(r"$\|g\|_2$")
     right.set_title("By cost")
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(panels: int):
-    figure = Figure(figsize=(5.5 * panels, 4.2), layout="constrained")
+def _index(factor: LowRank) -> np.ndarray:
+    return np.arange(1, factor.rank + 1)
+
+
+def _signs(eigenvalues: np.ndarray):
+    """Which eigenvalues are positive and which negative, and how to draw them."""
+    for mask, marker, color, label in (
+        (eigenvalues > 0, "o", BLUE, "positive"),
+        (eigenvalues < 0, "v", RED, "negative"),
+    ):
+        if mask.any():
+            yield mask, {"ls": "", "marker": marker, "ms": 4, "color": color, "label": label}
+
+
+def _label_index(axes: Axes, quantity: str, eigenvalues: np.ndarray) -> None:
+    axes.set_xlabel("index")
+    axes.set_ylabel(quantity)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if (eigenvalues < 0).any():
+        axes.legend(frameon=False)
+
+
+def make_figure(panels: int, width: float = 5.5, height: float = 4.2):
+    """A figure of so many panels side by side, each of `width` by `height` inches."""
+    figure = Figure(figsize=(width * panels, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
     for ax in axes:
-        ax.grid(True, which="major", color="#dddddd", lw=0.7)
+        ax.grid(True, which="major", color=LINE, lw=0.7)
+        ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Write a figure whole or not at all, in the format that the name's ending says."""
     check_picture_name(path)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=160)

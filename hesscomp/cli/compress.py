@@ -1,22 +1,19 @@
 """`hesscomp compress`: a certified low-rank factor of a Hessian at a point."""
 
 import argparse
-from dataclasses import asdict
 
 from hesscomp.cli.options import (
     add_data_arguments,
+    add_point_argument,
     add_problem_arguments,
     add_sketch_arguments,
     check_sketch,
-    load_problem,
+    load_hessian,
 )
+from hesscomp.cli.output import add_factor_outputs, deliver_factor
 from hesscomp.cli.progress import Progress
-from hesscomp.cli.session import Session, seconds_since
-from hesscomp.cli.tables import factor_table
+from hesscomp.cli.session import Session
 from hesscomp.compression import check_request, compress
-from hesscomp.factors import save_factor
-from hesscomp.factors.point import load_point
-from hesscomp.runs.report import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,12 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     request.add_argument("--tolerance-norm", choices=("frobenius", "spectral"), default="frobenius")
     request.add_argument("--max-rank", type=int, metavar="K", help="with --tolerance; default n")
-    request.add_argument("--at", default="zero", metavar="zero|FILE.npy|FILE.h5", help="the point")
+    add_point_argument(request)
     add_sketch_arguments(request)
     add_problem_arguments(request)
-    output = parser.add_argument_group("output")
-    output.add_argument("--out", required=True, metavar="F.h5", help="the factor file")
-    output.add_argument("--report", metavar="R.json", help="certificate, provenance and costs")
+    add_factor_outputs(parser)
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
@@ -45,18 +40,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
     check_request(rank, options.tolerance, options.max_rank, options.tolerance_norm)
     check_sketch(options)
     session.check_outputs(options.out, options.report)
-    with world.ledger.timed("startup"):
-        _, problem = load_problem(options, session)
-        from hesscomp.curvature.hessian import HessianOperator
-
-        with world.phase(f"reading the point {options.at}"):
-            x = problem.check_point(load_point(options.at, problem.n))
-    startup = seconds_since(session.started)
-    with world.ledger.timed("compile"):
-        problem.compile()
+    hessian, startup = load_hessian(options, session, at=options.at)
     with world.ledger.timed("compress"), Progress(session, "product columns"):
         factor = compress(
-            HessianOperator(problem, x),
+            hessian,
             rank,
             options.tolerance,
             method=options.method,
@@ -67,30 +54,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
             max_rank=options.max_rank,
             tolerance_norm=options.tolerance_norm,
         )
-    factor = problem.describe(factor, x)
-    session.say(factor_table(factor))
-    session.write("factor", options.out, lambda path: save_factor(factor, path))
-    ledger = world.ledger.as_dict()
-    report = {
-        "command": "compress",
-        "rank": factor.rank,
-        "eigenvalues": factor.eigenvalues.tolist(),
-        "certificate": {
-            name: value
-            for name, value in asdict(factor.certificate).items()
-            if isinstance(value, float | bool | str)
-        },
-        "provenance": asdict(factor.provenance),
-        "ranks": world.size,
-        "threads_per_rank": session.threads,
-        "seconds": {
-            "startup": startup,
-            "compile": ledger["seconds"]["compile"],
-            "solve": ledger["seconds"]["compress"],
-        },
-        "ledger": ledger,
-    }
-    session.write("report", options.report, lambda path: write_json(path, report))
+    factor = hessian.problem.describe(factor, hessian.x)
+    deliver_factor(factor, options, session, startup)
     if not factor.certificate.converged:
         session.say("not converged: the tolerance was not reached within the largest allowed rank")
         return 3

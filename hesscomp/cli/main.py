@@ -17,13 +17,16 @@ STARTED = time.perf_counter()
 COMMANDS = {
     "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
     "compress": "compress a Hessian to a certified low-rank factor (MPI)",
+    "update": "bring a factor up to date with new data or a new point (MPI)",
+    "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
     "data": "describe a data set and how it would be sharded (MPI)",
     "inspect": "show what a factor file holds",
     "compare": "compare two factor files: eigenvalues, subspaces, distances, provenance",
+    "report": "write a page about a factor: spectrum, certificate, energy by block, costs",
     "plot": "draw a factor's spectrum or a report's convergence",
     "solve": "solve with a factor: (F + shift I) X = B",
 }
-PARALLEL = ("newton", "compress", "data")
+PARALLEL = ("newton", "compress", "update", "spectrum", "data")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

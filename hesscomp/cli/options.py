@@ -2,9 +2,10 @@
 
 import argparse
 
-from hesscomp.cli.session import Session, add_thread_argument
+from hesscomp.cli.session import Session, add_thread_argument, seconds_since
 from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.errors import InputError
+from hesscomp.factors.point import load_point
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
 
@@ -29,8 +30,11 @@ def add_format_arguments(parser) -> None:
     parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 
-def add_problem_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ridge", type=float, default=1e-3, metavar="R", help="(R/2) ||x||^2")
+def add_problem_arguments(parser: argparse.ArgumentParser, ridge: float | None = 1e-3) -> None:
+    source = "" if ridge is not None else "; default: that of F.h5"
+    parser.add_argument(
+        "--ridge", type=float, default=ridge, metavar="R", help=f"(R/2) ||x||^2{source}"
+    )
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), default="float32", help="of curvature products"
     )
@@ -50,6 +54,12 @@ def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--power", type=int, default=1, metavar="Q", help="further multiplications by H"
+    )
+
+
+def add_point_argument(parser, default: str | None = "zero", **more) -> None:
+    parser.add_argument(
+        "--at", default=default, metavar="zero|FILE.npy|FILE.h5", **{"help": "the point", **more}
     )
 
 
@@ -84,3 +94,21 @@ def load_problem(options, session: Session):
 
     problem = LogisticRegression(dataset, session.world, ridge=options.ridge, dtype=options.dtype)
     return dataset, problem
+
+
+def load_hessian(options, session: Session, *, at: str):
+    """The Hessian of `load_problem`'s problem at the point `at`, ready for products.
+
+    Returns it with the seconds that starting up took. Compilation is timed apart.
+    """
+    world = session.world
+    with world.ledger.timed("startup"):
+        _, problem = load_problem(options, session)
+        from hesscomp.curvature.hessian import HessianOperator
+
+        with world.phase(f"reading the point {at}"):
+            x = problem.check_point(load_point(at, problem.n))
+    startup = seconds_since(session.started)
+    with world.ledger.timed("compile"):
+        problem.compile()
+    return HessianOperator(problem, x), startup

@@ -94,6 +94,35 @@ def data_table(summary, shown: int = 16) -> str:
     return _aligned(rows)
 
 
+def spectrum_table(quadrature, extremes, estimates: dict, rounding: float, shift) -> str:
+    """What stochastic Lanczos quadrature says about a spectrum."""
+    names = {
+        "trace": "trace",
+        "frobenius_norm": "Frobenius norm",
+        "negative": f"negative (below {-rounding:.1e})",
+        "logdet": f"log det(H + {shift} I)",
+    }
+    low, high = extremes
+    made = "the matrix assembled, exact" if quadrature.exact else "stochastic Lanczos quadrature"
+    rows = [
+        ("n", f"{quadrature.n}"),
+        ("density", f"{quadrature.columns} product columns ({made})"),
+        ("eigenvalues" if quadrature.exact else "Ritz values", f"{low:.6g} to {high:.6g}"),
+    ]
+    rows += [(names[name], _estimate(estimate)) for name, estimate in estimates.items()]
+    return _aligned(rows)
+
+
+def _estimate(estimate) -> str:
+    """A value with its standard error, and what more steps might still change."""
+    if not estimate.samples:
+        return f"{estimate.value:.6g} (exact)"
+    text = f"{estimate.value:.6g} +- {estimate.standard_error:.2g} ({estimate.method})"
+    if estimate.truncation_error > estimate.standard_error / 10:
+        text += f", and {estimate.truncation_error:.2g} from too few steps"
+    return text
+
+
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)

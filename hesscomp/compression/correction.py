@@ -78,6 +78,8 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
 class FactorOperator(Operator):
     """A factor as an operator; its products need no data."""
 
+    passes = 0
+
     def __init__(self, factor: LowRank, world: World):
         psd = bool(np.all(factor.eigenvalues >= 0))
         super().__init__(factor.n, world, psd=psd)

@@ -1,0 +1,135 @@
+"""A certificate in words: what is promised, what is estimated, and what is missing."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.analysis.html import ABSENT, Html, number, percent
+from hesscomp.factors import LowRank
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a certificate.
+
+    Attributes
+    ----------
+    statement, value, meaning : str or Html
+    standing : str
+        "promised" (holds always, or but for a stated probability), "computed", "estimated",
+        "met" or "not met" (a request), or "missing".
+    """
+
+    statement: str
+    value: Html | str
+    standing: str
+    meaning: str
+
+
+ESTIMATORS = {
+    "leave-one-out": (
+        "Estimated from the sketch itself, each column against the span of the others; "
+        "right on average, no upper bound."
+    ),
+    "probes": (
+        "Estimated from fresh random vectors that the sketch has not seen; "
+        "the square is right on average, no upper bound."
+    ),
+    "exact": "The matrix was assembled: computed, not estimated.",
+    "": "The file does not say how it was estimated.",
+}
+
+
+def claims(factor: LowRank) -> list[Claim]:
+    """What a factor's certificate states; what it lacks is among them, named as missing."""
+    return [*_frobenius_claims(factor), _spectral_claim(factor), _request(factor), *_pairs(factor)]
+
+
+def _frobenius_claims(factor: LowRank) -> list[Claim]:
+    certificate = factor.certificate
+    standing = "computed" if certificate.estimator == "exact" else "estimated"
+    how = ESTIMATORS.get(certificate.estimator, f"By the estimator {certificate.estimator}.")
+
+    def claim(statement: str, value: float, meaning: str, write=number) -> Claim:
+        if np.isnan(value):
+            return Claim(statement, ABSENT, "missing", "The file does not hold it.")
+        return Claim(statement, write(value), standing, meaning)
+
+    return [
+        claim("Error ‖H\u00a0−\u00a0F‖, Frobenius", certificate.frobenius_error_estimate, how),
+        claim(
+            "Size ‖H‖, Frobenius",
+            certificate.frobenius_norm_estimate,
+            "The scale that the error is to be compared with.",
+        ),
+        claim(
+            "Relative error",
+            certificate.relative_error,
+            "The first over the second: what the factor leaves out of H.",
+            percent if certificate.relative_error >= 1e-3 else number,
+        ),
+    ]
+
+
+def _spectral_claim(factor: LowRank) -> Claim:
+    statement, bound = (
+        "Bound of ‖H\u00a0−\u00a0F‖, spectral",
+        factor.certificate.spectral_error_bound,
+    )
+    if np.isnan(bound):
+        return Claim(
+            statement,
+            ABSENT,
+            "missing",
+            "Not asked for: nothing is promised about the error in the worst direction.",
+        )
+    if factor.certificate.estimator == "exact":
+        return Claim(statement, number(bound), "computed", "The largest eigenvalue dropped.")
+    return Claim(
+        statement,
+        number(bound),
+        "promised",
+        "For no unit vector v is ‖(H − F) v‖ larger, but with probability 10⁻ʳ where r random "
+        "probes were used (Halko, Martinsson and Tropp 2011, lemma 4.1). Usually far too large.",
+    )
+
+
+def _request(factor: LowRank) -> Claim:
+    source, met = factor.provenance, factor.certificate.converged
+    if not np.isnan(source.tolerance_requested):
+        value, asked = number(source.tolerance_requested), "tolerance"
+        meaning = "The smallest rank found whose relative error was at most this."
+        if not met:
+            meaning = "Not reached within the largest rank allowed: do not rely on it."
+    elif source.rank_requested >= 0:
+        value, asked = number(source.rank_requested), "rank"
+        meaning = "A rank was asked for, so the error is what it came to be."
+    else:
+        value, asked, meaning = ABSENT, "", "The file does not say what was asked for."
+    statement = f"Request: {asked}" if asked else "Request"
+    return Claim(statement, value, "met" if met else "not met", meaning)
+
+
+def _pairs(factor: LowRank) -> list[Claim]:
+    norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
+    each, converged = "Largest residual ‖H\u00a0u\u00a0−\u00a0w\u00a0u‖", "Eigenvalues converged"
+    out = [
+        Claim(
+            each,
+            ABSENT,
+            "missing",
+            "The file holds no residual norms: nothing is said about single eigenvalues.",
+        )
+        if norms is None
+        else Claim(
+            each,
+            number(float(np.max(norms, initial=0.0))),
+            "promised",
+            "Within its own residual of each w lies an eigenvalue of H, up to the rounding of "
+            f"{factor.provenance.dtype or 'the'} products.",
+        )
+    ]
+    if done is None:
+        return [*out, Claim(converged, ABSENT, "missing", "The file does not mark them.")]
+    value = f"{int(done.sum())} of {factor.rank}"
+    return [*out, Claim(converged, value, "computed", "Their residuals are small beside |w₁|.")]

@@ -1,0 +1,81 @@
+"""The spectral density as a picture and as a table of numbers."""
+
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from hesscomp.analysis.plots import BLUE, GREY, RED, make_figure, save_figure
+from hesscomp.runs.files import atomic_path
+
+if TYPE_CHECKING:  # the estimators load MPI, pictures need not
+    from hesscomp.estimators import SpectralDensity
+
+FLOOR = 0.05  # of what one eigenvalue makes: below it the picture ends
+
+
+def plot_density(
+    density: "SpectralDensity",
+    n: int,
+    path: str | os.PathLike,
+    title: str,
+    eigenvalues: np.ndarray | None = None,
+) -> None:
+    """Draw a density on a logarithmic axis, with its 95% band.
+
+    Parameters
+    ----------
+    density : SpectralDensity
+    n : int
+        Order of the operator.
+    path : path
+        Ends in .png, .pdf or .svg.
+    title : str
+    eigenvalues : (k,) array, optional
+        Known ones, marked at the height that a single eigenvalue has after smoothing: where the
+        curve passes through a mark, the factor has that outlier and nothing else is there.
+    """
+    figure, (axes,) = make_figure(1, 7.5, 4.6)
+    draw_density(axes, density, n)
+    if eigenvalues is not None and len(eigenvalues):
+        heights = np.full(len(eigenvalues), peak(density.width, n))
+        label = f"the factor's {len(eigenvalues)} eigenvalues"
+        axes.plot(eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label)
+    axes.legend(frameon=False)
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
+
+
+def draw_density(axes: Axes, density: "SpectralDensity", n: int) -> None:
+    """The curve, its band, and the height of a single eigenvalue."""
+    one, points = peak(density.width, n), density.points
+    lower, upper = (np.maximum(limit, FLOOR * one / 2) for limit in density.band())
+    if density.samples:
+        axes.fill_between(points, lower, upper, color=BLUE, alpha=0.25, lw=0, label="95% band")
+    label = f"density, smoothed over {density.width:.2g}"
+    axes.plot(points, np.maximum(density.density, FLOOR * one / 2), color=BLUE, lw=1.6, label=label)
+    axes.axhline(one, color=GREY, lw=0.9, ls=":", label=f"one eigenvalue of {n}")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=FLOOR * one)
+    axes.set_xlim(points[0], points[-1])
+    axes.set_xlabel("eigenvalue")
+    axes.set_ylabel("density of eigenvalues (integrates to 1)")
+
+
+def peak(width: float, n: int) -> float:
+    """Height that one eigenvalue of n has in a density smoothed by a Gaussian of this width."""
+    return 1 / (n * width * np.sqrt(2 * np.pi))
+
+
+def write_density(density: "SpectralDensity", path: str | os.PathLike) -> None:
+    """The curve as CSV: eigenvalue, density, and the limits of the 95% band."""
+    with atomic_path(path) as temporary:
+        np.savetxt(
+            temporary,
+            np.column_stack([density.points, density.density, *density.band()]),
+            fmt="%.17g",
+            delimiter=",",
+            header="eigenvalue,density,lower,upper",
+            comments="",
+        )

@@ -1,0 +1,28 @@
+"""A factor from a file, given to a command that has a Hessian of its own."""
+
+from hesscomp.cli.session import Session
+from hesscomp.errors import InputError
+from hesscomp.factors import LowRank, load_factor
+
+
+def load_known(path: str, session: Session) -> LowRank:
+    """The factor in a file, on all ranks."""
+    with session.world.phase(f"reading the factor {path}"):
+        return load_factor(path)
+
+
+def check_fit(factor: LowRank, hessian, path: str) -> None:
+    """Refuse a factor whose order or parameter blocks are not those of the problem."""
+    problem = hessian.problem
+    where = f"{problem.name} on {problem.dataset_name}"
+    if factor.n != problem.n:
+        raise InputError(f"{path}: has n = {factor.n}, but {where} has {problem.n} parameters")
+    wanted = problem.describe(factor, hessian.x).blocks
+    if factor.blocks not in ((), wanted):
+        found, needed = next(
+            pair for pair in zip(factor.blocks, wanted, strict=False) if pair[0] != pair[1]
+        )
+        raise InputError(
+            f"{path}: has the parameter block {found[0]} of shape {found[1]} where {where} has "
+            f"{needed[0]} of shape {needed[1]}; take a factor of the same model"
+        )

@@ -1,0 +1,89 @@
+"""`hesscomp update`: bring a factor up to date with new data or a new point."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hesscomp.cli.known import check_fit, load_known
+from hesscomp.cli.options import (
+    add_data_arguments,
+    add_point_argument,
+    add_problem_arguments,
+    add_sketch_arguments,
+    check_sketch,
+    load_hessian,
+)
+from hesscomp.cli.output import add_factor_outputs, deliver_factor
+from hesscomp.cli.progress import Progress
+from hesscomp.cli.session import Session
+from hesscomp.compression import check_request, correct
+from hesscomp.errors import InputError
+from hesscomp.factors import LowRank
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="F.h5", help="the factor to start from")
+    add_data_arguments(parser)
+    request = parser.add_argument_group("correction")
+    request.add_argument(
+        "--rank", type=int, default=10, metavar="K", help="eigenpairs of H - F that are added"
+    )
+    add_point_argument(request, default=None, help="the point; default: the one in F.h5")
+    add_sketch_arguments(request)
+    add_problem_arguments(request, ridge=None)
+    add_factor_outputs(parser)
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    world = session.world
+    check_request(options.rank, None)
+    check_sketch(options)
+    session.check_outputs(options.out, options.report)
+    known = load_known(options.file, session)
+    if options.at is None and known.parameters is None:
+        raise InputError(f"{options.file}: holds no point; name one with --at zero or --at FILE")
+    if options.ridge is None:
+        options.ridge = known.provenance.ridge
+    if np.isnan(options.ridge):
+        raise InputError(f"{options.file}: holds no ridge; name one with --ridge R")
+    hessian, startup = load_hessian(options, session, at=options.at or options.file)
+    check_fit(known, hessian, options.file)
+    with world.ledger.timed("update"), Progress(session, "product columns"):
+        factor = correct(
+            hessian,
+            known,
+            options.rank,
+            method=options.method,
+            oversample=options.oversample,
+            power=options.power,
+            test_matrix=options.test_matrix,
+            # F answers for the test vectors that made it: the same ones would miss what it misses.
+            seed=max(options.seed, known.provenance.seed) + 1,
+        )
+    factor = _named(hessian.problem.describe(factor, hessian.x), known, options.file)
+    deliver_factor(factor, options, session, startup)
+    session.say(
+        f"{_cost(factor)} and {factor.certificate.relative_error:.2e} of ||H||_F; "
+        f"{Path(options.file).name}: {_cost(known)} and {known.certificate.relative_error:.2e} "
+        "of its own"
+    )
+    return 0
+
+
+def _cost(factor: LowRank) -> str:
+    columns = factor.provenance.columns
+    return f"{columns if columns >= 0 else 'unknown'} product columns"
+
+
+def _named(factor: LowRank, known: LowRank, path: str) -> LowRank:
+    """`factor`, whose provenance says which factor it was started from."""
+    source = known.provenance
+    facts = [f"{source.method or 'a factor'} of rank {known.rank}"]
+    if source.rows >= 0:
+        facts.append(f"{source.rows} rows")
+    if source.data_fingerprint:
+        facts.append(f"data {source.data_fingerprint[:19]}")
+    method = f"{factor.provenance.method} correction of {Path(path).name} ({'; '.join(facts)})"
+    return replace(factor, provenance=replace(factor.provenance, method=method))

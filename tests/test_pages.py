@@ -1,0 +1,404 @@
+"""Pages and pictures of factors and spectra, and factors brought up to date."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hesscomp.analysis.claims import claims
+from hesscomp.analysis.energy import block_energy
+from hesscomp.analysis.html import number
+from hesscomp.analysis.report import page
+from hesscomp.cli.main import main
+from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
+
+ROOT = Path(__file__).resolve().parent.parent
+NASTY = "<script>alert('&\"')</script> $x_{ \u7f51\u7edc"
+BLOCKS = (("dense/kernel", (5, 4), 0), (NASTY, (6,), 20), ("empty", (0,), 26), ("scale", (), 26))
+
+
+def make_factor(n=27, rank=25, **certificate) -> LowRank:
+    """A factor with signs, four blocks, residuals and names that are to be escaped."""
+    rng = np.random.default_rng(3)
+    U = np.linalg.qr(rng.standard_normal((n, rank)))[0]
+    w = np.exp(-0.2 * np.arange(rank)) * np.where(np.arange(rank) % 3 == 1, -1.0, 1.0)
+    residuals = 1e-8 * np.exp(0.3 * np.arange(rank))
+    known = {
+        "frobenius_error_estimate": 0.0123,
+        "frobenius_norm_estimate": 2.5,
+        "spectral_error_bound": 0.456,
+        "estimator": "probes",
+        "residual_norms": residuals,
+        "eigenvalue_converged": residuals < 1e-6,
+    }
+    source = Provenance(
+        problem=NASTY, operator="HessianOperator", dataset="d", rows=60000, ridge=1e-3,
+        method="krylov", rank_requested=rank, columns=180, passes=12, words_reduced=4860,
+        seconds=1.5, dtype="float64",
+    )  # fmt: skip
+    return LowRank(w, U, Certificate(**known | certificate), source, np.zeros(n), BLOCKS)
+
+
+class Page(HTMLParser):
+    """A page's elements and text; refuses markup that is not balanced."""
+
+    VOID = ("meta", "br", "wbr", "img", "hr")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.elements, self.attributes, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        self.text = "".join(self.words)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append(tag)
+        self.attributes += attributes
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def test_block_energy_is_the_share_of_each_block():
+    factor = make_factor()
+    energy = block_energy(factor)
+    squares = factor.eigenvectors**2
+    pieces = [squares[:20], squares[20:26], squares[26:26], squares[26:27]]
+    np.testing.assert_allclose(energy, [piece.sum(axis=0) for piece in pieces], atol=1e-14)
+    np.testing.assert_allclose(energy.sum(axis=0), 1, atol=1e-14)
+    np.testing.assert_array_equal(block_energy(factor, 3), energy[:, :3])
+    assert block_energy(replace(factor, blocks=())).shape == (0, 25)
+    axis = LowRank(np.ones(2), np.eye(27)[:, [0, 26]], factor.certificate, blocks=BLOCKS)
+    np.testing.assert_array_equal(block_energy(axis), [[1, 0], [0, 0], [0, 0], [0, 1]])
+
+
+def test_a_page_holds_all_that_the_file_holds_and_nothing_from_elsewhere():
+    factor = make_factor()
+    text = page(factor, "f<b>.h5")
+    shown = Page(text)
+    assert text == page(factor, "f<b>.h5")
+    assert not {"script", "link", "iframe", "object", "b", "base"} & set(shown.elements)
+    assert not re.search(r"https?:|//[a-z]|@import|file:", text)
+    for name, value in shown.attributes:
+        assert not name.startswith("on") and name not in ("src", "action", "formaction")
+        if name == "href":
+            assert value.startswith(("#", "data:image/png;base64,"))
+    assert NASTY in shown.text and "f<b>.h5" in shown.text
+    assert shown.elements.count("svg") == 5 and "image" in shown.elements
+    for words in (
+        "0.0123", "0.456", "promised", "estimated", "met", "8 of 25 eigenvalues are negative",
+        "16 of 25", "60\u202f000", "4\u202f860", "not in the eigenvalues", "krylov",
+        "The other 5 eigenvalues", "666.7% of the n",
+    ):  # fmt: skip
+        assert words in shown.text, words
+    energy = block_energy(factor)
+    assert f"{100 * energy[0, 0]:.1f}\u202f%" in shown.text
+    for w in factor.eigenvalues:
+        assert number(float(w)) in text
+    for colors in ("#1f5fa8", "#c0392b", "#010203"):  # the charts take the page's own
+        assert f": {colors}" not in text.split("</style>", 1)[1]
+
+
+def test_what_a_certificate_lacks_is_named():
+    bare = make_factor(
+        spectral_error_bound=float("nan"), residual_norms=None, eigenvalue_converged=None,
+        frobenius_norm_estimate=float("nan"), estimator="",
+    )  # fmt: skip
+    standing = {claim.statement.split(",")[0]: claim.standing for claim in claims(bare)}
+    assert list(standing.values()).count("missing") == 5
+    text = Page(page(bare, "f.h5")).text
+    for words in (
+        "does not say how it was estimated", "The file does not hold it", "Not asked for",
+        "holds no residual norms", "does not mark them",
+    ):  # fmt: skip
+        assert words in text
+    exact = make_factor(estimator="exact")
+    assert [claim.standing for claim in claims(exact)][:4] == ["computed"] * 4
+    missed = make_factor(converged=False)
+    missed = replace(missed, provenance=replace(missed.provenance, tolerance_requested=1e-3))
+    assert "not met" in [claim.standing for claim in claims(missed)]
+
+
+@pytest.mark.filterwarnings("error")
+def test_factors_at_the_edge_make_pages():
+    factor = make_factor()
+    empty = LowRank(
+        np.empty(0), np.empty((27, 0)), Certificate(float("nan"), float("nan")), blocks=BLOCKS
+    )
+    zero = LowRank(np.zeros(2), np.eye(27, 2), Certificate(0.0, 0.0), blocks=BLOCKS[:1])
+    odd = np.full(25, np.nan)
+    odd[0], odd[1] = np.inf, 0.0
+    for each in (
+        empty,
+        zero,
+        replace(factor, blocks=()),
+        replace(factor, blocks=(("all", (27,), 0),)),
+        replace(factor, certificate=replace(factor.certificate, residual_norms=odd)),
+        make_factor(frobenius_error_estimate=float("inf")),
+        replace(factor, eigenvalues=-np.ones(25)),
+    ):
+        Page(page(each, "f.h5"))
+    assert "rank 0" in Page(page(empty, "f.h5")).text
+
+
+def test_numbers_are_written_for_people():
+    assert [number(x) for x in (0.0, 1.5, -2.25, 12345, 123456.0, 3e-7, -1e-12)] == [
+        "0", "1.5", "−2.25", "12\u202f345", "1.23\u202f×\u202f10<sup>5</sup>",
+        "3.00\u202f×\u202f10<sup>−7</sup>", "−1.00\u202f×\u202f10<sup>−12</sup>",
+    ]  # fmt: skip
+    assert [number(x) for x in (float("nan"), float("inf"), -float("inf"))] == ["—", "∞", "−∞"]
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_report_command(run_command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    factor = make_factor()
+    save_factor(factor, "f.h5")
+    check = (
+        "import sys; from hesscomp.cli.main import main\n"
+        "status = main(['report', 'f.h5', '--out', 'r.html'])\n"
+        "heavy = {'tensorflow', 'keras', 'mpi4py'} & sys.modules.keys()\n"
+        "sys.exit(f'loads {heavy}' if heavy else status)\n"
+    )
+    done = run_command([sys.executable, "-c", check], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (0, "wrote r.html\n"), done.stderr
+    assert Path("r.html").read_text("utf-8") == page(factor, "f.h5")
+    assert main(["plot", "f.h5", "--out", "p.png"]) == 0  # with the energies as a third panel
+    Path("bad.h5").write_bytes(b"\x89HDF\r\n\x1a\nnonsense")
+    before = sorted(Path().iterdir())
+    capsys.readouterr()
+    for arguments, words in (
+        (["none.h5", "--out", "o.html"], "none.h5"),
+        (["bad.h5", "--out", "o.html"], "bad.h5"),
+        (["f.h5", "--out", "o.pdf"], ".html"),
+        (["f.h5", "--out", "no/o.html"], "folder"),
+    ):
+        assert main(["report", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("hesscomp: error: ") and error.count("\n") == 1 and words in error
+    assert sorted(Path().iterdir()) == before
+
+
+def test_help(capsys):
+    for command in ("report", "spectrum", "update"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+    assert "--curve" not in capsys.readouterr().out.split("usage: hesscomp update")[1]
+
+
+# Commands that multiply: all of them in one process for each number of ranks
+
+N, ROWS, FIRST = 300, 500, 400
+RUN = """
+import json, sys
+from hesscomp.cli.main import main
+statuses = []
+for command in json.loads(sys.argv[1]):
+    statuses.append(main(command))
+    sys.stdout.flush()
+sys.stderr.flush()
+from hesscomp.parallel.world import World
+if World().rank == 0:
+    json.dump(statuses, open("statuses.json", "w"))
+"""
+SOLVE = ["--dtype", "float64"]
+GOOD = {
+    "compress": ["--data", "old.npz", "--rank", "20", "--at", "x.npy", "--ridge", "1e-2",
+                 "--out", "old.h5"],
+    "update": ["old.h5", "--data", "new.npz", "--rank", "8", "--out", "new.h5", "--report",
+               "new.json"],
+    "update in place": ["new.h5", "--data", "new.npz", "--rank", "8", "--at", "zero", "--out",
+                        "new2.h5"],
+    "spectrum": ["--data", "new.npz", "--at", "x.npy", "--factor", "old.h5", "--shift", "0.01",
+                 "--bins", "200", "--out", "exact.png", "--curve", "exact.csv"],
+    "spectrum, exact": ["--data", "new.npz", "--at", "x.npy", "--shift", "0.01", "--out",
+                        "exact.svg", "--curve", "exact.json"],
+    "spectrum, sampled": ["--data", "new.npz", "--at", "x.npy", "--probes", "8", "--steps", "30",
+                          "--seed", "4", "--shift", "0.01", "--out", "slq.png", "--curve",
+                          "slq.json"],
+    "spectrum, shift": ["--data", "new.npz", "--shift", "-1", "--out", "kept.png"],
+}  # fmt: skip
+BAD = {
+    "update": (["old.h5", "--data", "narrow.npz", "--at", "zero"], "n = 300"),
+    "update, point": (["old.h5", "--data", "narrow.npz"], "old.h5"),
+    "update, blocks": (["blocks.h5", "--data", "new.npz"], "parameter block kernel"),
+    "update, no point": (["bare.h5", "--data", "new.npz"], "--at"),
+    "update, ridge": (["bare.h5", "--data", "new.npz", "--at", "zero"], "--ridge"),
+    "update, method": (["old.h5", "--data", "new.npz", "--method", "nystrom"], "krylov"),
+    "update, rank": (["old.h5", "--data", "new.npz", "--rank", "0"], "rank must be"),
+    "update, file": (["none.h5", "--data", "new.npz"], "none.h5"),
+    "spectrum": (["--data", "new.npz", "--factor", "narrow.h5"], "n = 3"),
+    "spectrum, probes": (["--data", "new.npz", "--probes", "1"], "--probes"),
+    "spectrum, bins": (["--data", "new.npz", "--bins", "1"], "--bins"),
+    "spectrum, curve": (["--data", "new.npz", "--curve", "c.txt"], ".csv"),
+    "spectrum, nan": (["--data", "new.npz", "--shift", "nan"], "--shift"),
+}
+
+
+def command_lines() -> list[list[str]]:
+    lines = [[name.split()[0].strip(","), *words, *SOLVE] for name, words in GOOD.items()]
+    for name, (words, _) in BAD.items():
+        command = name.split(",")[0]
+        out = "bad.png" if command == "spectrum" else "bad.h5"
+        lines.append([command, *words, "--out", out, *SOLVE])
+    return lines
+
+
+def hessian(X, x) -> np.ndarray:
+    """Of the mean logistic loss, without the ridge."""
+    p = 1 / (1 + np.exp(-X @ x))
+    return (X.T * (p * (1 - p))) @ X / len(X)
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def worked(request, run_command, mpiexec, tmp_path_factory):
+    """The folder in which all commands have run, what they wrote, and the dense Hessians."""
+    folder = tmp_path_factory.mktemp(f"ranks{request.param}")
+    rng = np.random.default_rng(8)
+    X = rng.standard_normal((ROWS, N)) * 0.97 ** np.arange(N)
+    x = 0.5 * rng.standard_normal(N)
+    y = np.where(X[:, 0] + 0.3 * rng.standard_normal(ROWS) > 0, 1, -1)
+    np.savez(folder / "new.npz", X=X, y=y)
+    np.savez(folder / "old.npz", X=X[:FIRST], y=y[:FIRST])
+    np.savez(folder / "narrow.npz", X=X[:, :5], y=y)
+    np.save(folder / "x.npy", x)
+    factor = LowRank(np.ones(1), np.eye(N, 1), Certificate(0.0, 1.0))
+    save_factor(factor, folder / "bare.h5")
+    blocks = (("kernel", (N - 1,), 0), ("bias", (1,), N - 1))
+    save_factor(
+        replace(factor, blocks=blocks, parameters=x, provenance=Provenance(ridge=0.0)),
+        folder / "blocks.h5",
+    )
+    save_factor(LowRank(np.ones(1), np.eye(3, 1), Certificate(0.0, 1.0)), folder / "narrow.h5")
+    launcher = [] if request.param == 1 else [mpiexec, "-n", str(request.param)]
+    done = run_command(
+        [*launcher, sys.executable, "-c", RUN, json.dumps(command_lines())],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert (folder / "statuses.json").exists(), done.stdout + done.stderr
+    return folder, done, X, x
+
+
+def test_exit_statuses_and_one_line_for_each_error(worked):
+    folder, done, *_ = worked
+    statuses = json.loads((folder / "statuses.json").read_text())
+    assert statuses == [0] * 6 + [2] * (1 + len(BAD)), done.stdout + done.stderr
+    errors = done.stderr.splitlines()
+    assert len(errors) == 1 + len(BAD), done.stderr
+    for error, words in zip(
+        errors, ["--shift", *(words for _, words in BAD.values())], strict=True
+    ):
+        assert error.startswith("hesscomp: error: ") and words in error
+    assert (folder / "kept.png").exists()  # the picture of a spectrum that has no logarithm
+    assert not list(folder.glob("*bad.*")) and not list(folder.glob(".*"))
+
+
+def test_update_against_the_dense_hessian(worked):
+    folder, done, X, x = worked
+    old, new = load_factor(folder / "old.h5"), load_factor(folder / "new.h5")
+    H = hessian(X, x)
+
+    def error(factor, A):
+        return np.linalg.norm(A - factor @ np.eye(N))
+
+    def best(factor, A):  # any correction of rank 8 leaves at least this of A
+        left = np.abs(np.linalg.eigvalsh(A - factor @ np.eye(N)))
+        return np.linalg.norm(np.sort(left)[:-8])
+
+    assert old.rank == 20 and new.rank == 28
+    assert np.abs(new.eigenvectors.T @ new.eigenvectors - np.eye(28)).max() <= 1e-12
+    np.testing.assert_array_equal(new.parameters, x)  # the file's own point
+    assert 1 - 1e-12 <= error(new, H) / best(old, H) < 1.05
+    assert 0.5 <= new.certificate.frobenius_error_estimate / error(new, H) <= 2
+    assert new.certificate.residual_norms is None
+    norm = new.certificate.frobenius_norm_estimate
+    assert norm == pytest.approx(np.linalg.norm(H), rel=5e-2)
+    source = new.provenance
+    assert source.columns < old.provenance.columns and source.rows == ROWS
+    assert source.ridge == 1e-2 and source.data_fingerprint != old.provenance.data_fingerprint
+    assert (old.provenance.seed, source.seed) == (0, 1)
+    for words in ("correction of old.h5", "rank 20", f"{FIRST} rows"):
+        assert words in source.method
+    assert f"{source.columns} product columns and " in done.stdout
+    assert f"old.h5: {old.provenance.columns} product columns and " in done.stdout
+    report = json.loads((folder / "new.json").read_text())
+    assert report["command"] == "update" and report["ledger"]["columns"] >= source.columns
+    moved = load_factor(folder / "new2.h5")  # a drifted point
+    H0 = X.T @ X / (4 * ROWS)
+    assert not moved.parameters.any()
+    assert 0.5 <= moved.certificate.frobenius_error_estimate / error(moved, H0) <= 2
+    assert 1 - 1e-12 <= error(moved, H0) / best(new, H0) < 1.05
+
+
+def test_exact_spectrum_against_the_dense_hessian(worked):
+    folder, done, X, x = worked
+    w = np.linalg.eigvalsh(hessian(X, x))
+    report = json.loads((folder / "exact.json").read_text())
+    estimates = {name: estimate["value"] for name, estimate in report["estimates"].items()}
+    assert estimates["trace"] == pytest.approx(w.sum(), rel=1e-10)
+    assert estimates["frobenius_norm"] == pytest.approx(np.linalg.norm(w), rel=1e-10)
+    assert estimates["logdet"] == pytest.approx(np.log(w + 0.01).sum(), rel=1e-10)
+    assert estimates["negative"] == 0
+    extremes = report["smallest_ritz_value"], report["largest_ritz_value"]
+    np.testing.assert_allclose(extremes, w[[0, -1]], atol=1e-12)
+    curve = np.loadtxt(folder / "exact.csv", delimiter=",", skiprows=1)
+    assert curve.shape == (200, 4) and len(report["density"]) == 512
+    width = report["width"]
+    kernel = np.exp(-0.5 * ((curve[:, :1] - w) / width) ** 2)
+    expected = kernel.mean(axis=1) / (width * np.sqrt(2 * np.pi))
+    for column in (1, 2, 3):  # nothing was random: the band has no width
+        np.testing.assert_allclose(curve[:, column], expected, rtol=1e-8, atol=1e-10)
+    assert (folder / "exact.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "exact.svg").read_text()
+    assert "note: old.h5 was made from other data" in done.stdout and "(exact)" in done.stdout
+
+
+def test_sampled_spectrum_within_its_errors(worked):
+    folder, _, X, x = worked
+    w = np.linalg.eigvalsh(hessian(X, x))
+    report = json.loads((folder / "slq.json").read_text())
+    estimates = report["estimates"]
+    assert estimates["logdet"]["method"] == "slq" and estimates["logdet"]["columns"] == 240
+    assert report["ledger"]["columns"] == 240 + 64 + 64
+    for name, value in (
+        ("trace", w.sum()),
+        ("frobenius_norm", np.linalg.norm(w)),
+        ("logdet", np.log(w + 0.01).sum()),
+        ("negative", 0.0),
+    ):
+        off = abs(estimates[name]["value"] - value)
+        assert off <= 4 * estimates[name]["standard_error"] + estimates[name]["truncation_error"]
+    area = np.trapezoid(report["density"], report["eigenvalue"])
+    assert area == pytest.approx(1, rel=1e-2)
+    lower, upper = np.array(report["lower"]), np.array(report["upper"])
+    assert np.all(lower <= report["density"]) and np.all(report["density"] <= upper)
+    assert (upper > lower).any()
+
+
+def test_results_do_not_depend_on_the_number_of_ranks(worked):
+    folder, *_ = worked
+    serial = next(folder.parent.glob("ranks1*"))
+    with h5py.File(folder / "new.h5") as here, h5py.File(serial / "new.h5") as there:
+        difference = here["eigenvalues"][:] - there["eigenvalues"][:]
+        assert np.abs(difference).max() <= 1e-10
+    here, there = (json.loads((at / "slq.json").read_text()) for at in (folder, serial))
+    np.testing.assert_allclose(here["density"], there["density"], rtol=1e-7, atol=1e-9)
