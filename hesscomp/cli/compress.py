@@ -9,6 +9,7 @@ from hesscomp.cli.options import (
     add_sketch_arguments,
     check_sketch,
     load_hessian,
+    sketch_request,
 )
 from hesscomp.cli.output import add_factor_outputs, deliver_factor
 from hesscomp.cli.progress import Progress
@@ -46,13 +47,9 @@ def run(options: argparse.Namespace, session: Session) -> int:
             hessian,
             rank,
             options.tolerance,
-            method=options.method,
-            oversample=options.oversample,
-            power=options.power,
-            test_matrix=options.test_matrix,
-            seed=options.seed,
             max_rank=options.max_rank,
             tolerance_norm=options.tolerance_norm,
+            **sketch_request(options),
         )
     factor = hessian.problem.describe(factor, hessian.x)
     deliver_factor(factor, options, session, startup)

@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "show what a factor file holds",
     "compare": "compare two factor files: eigenvalues, subspaces, distances, provenance",
     "report": "write a page about a factor: spectrum, certificate, energy by block, costs",
+    "repack": "make one file of a factor whose rows lie in slabs",
     "plot": "draw a factor's spectrum or a report's convergence",
     "solve": "solve with a factor: (F + shift I) X = B",
 }

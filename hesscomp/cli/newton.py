@@ -9,11 +9,12 @@ from hesscomp.cli.options import (
     add_sketch_arguments,
     check_sketch,
     load_problem,
+    sketch_request,
 )
+from hesscomp.cli.output import write_factor
 from hesscomp.cli.session import Session, seconds_since
 from hesscomp.compression import check_request, compress
 from hesscomp.errors import InputError
-from hesscomp.factors import save_factor
 from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
 
@@ -106,14 +107,10 @@ def run(options: argparse.Namespace, session: Session) -> int:
             factor = compress(
                 HessianOperator(problem, result.x),
                 options.rank,
-                method=options.method,
-                oversample=options.oversample,
-                power=options.power,
-                test_matrix=options.test_matrix,
-                seed=options.seed,
+                **sketch_request(options),
             )
         factor = problem.describe(factor, result.x)
-        session.write("factor", options.factor_out, lambda path: save_factor(factor, path))
+        write_factor(factor, options.factor_out, session)
     history = [row.as_dict() for row in result.history]
     ledger = world.ledger.as_dict()
     report = {

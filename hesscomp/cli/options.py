@@ -6,6 +6,7 @@ from hesscomp.cli.session import Session, add_thread_argument, seconds_since
 from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.errors import InputError
 from hesscomp.factors.point import load_point
+from hesscomp.parallel.layout import PANEL
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
 
@@ -39,10 +40,54 @@ def add_problem_arguments(parser: argparse.ArgumentParser, ridge: float | None =
         "--dtype", choices=("float32", "float64"), default="float32", help="of curvature products"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all random numbers")
+    parser.add_argument(
+        "--reproducible",
+        action="store_true",
+        help="the same bits on any number of ranks of as many threads; up to 1.3 times the cost",
+    )
     add_thread_argument(parser)
 
 
 def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a factor's sketch is made with."""
+    add_range_arguments(parser)
+    parser.add_argument(
+        "--layout",
+        choices=("auto", "replicated", "rows"),
+        default="auto",
+        help="all rows of the sketch on every rank, or a slab on each; auto: by memory",
+    )
+    parser.add_argument(
+        "--panel", type=int, default=PANEL, metavar="B", help="columns gathered at once with rows"
+    )
+    parser.add_argument(
+        "--block", type=int, metavar="B", help="krylov: columns of a block; default 16 to 32"
+    )
+    parser.add_argument(
+        "--max-columns",
+        type=int,
+        metavar="C",
+        help="krylov: most columns; default: as many as eigh",
+    )
+    parser.add_argument(
+        "--max-basis", type=int, metavar="M", help="krylov: most columns held before a restart"
+    )
+    parser.add_argument(
+        "--residual-tolerance", type=float, default=1e-6, metavar="T",
+        help="krylov: a pair has converged where ||H u - w u|| <= T |w_1|",
+    )  # fmt: skip
+
+
+def sketch_request(options) -> dict:
+    """The arguments of `compress` that `add_sketch_arguments` asks for."""
+    names = (
+        *("method", "oversample", "power", "test_matrix", "seed", "layout", "panel"),
+        *("block", "max_columns", "max_basis", "residual_tolerance"),
+    )
+    return {name: getattr(options, name) for name in names}
+
+
+def add_range_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=("auto", *METHODS), default="auto", help="of compression"
     )
@@ -65,7 +110,14 @@ def add_point_argument(parser, default: str | None = "zero", **more) -> None:
 
 def check_sketch(options) -> None:
     """Refuse sketch options that are out of range, before any work is done."""
-    SketchOptions(power=options.power, seed=options.seed, oversample=options.oversample).validate()
+    given = {name: getattr(options, name) for name in ("power", "seed", "oversample")}
+    if hasattr(options, "layout"):
+        names = ("block", "max_columns", "residual_tolerance")
+        given |= {name: getattr(options, name) for name in names}
+        given["basis"] = options.max_basis
+        if options.panel < 1:
+            raise InputError(f"--panel must be at least 1, not {options.panel}")
+    SketchOptions(**given).validate()
 
 
 def load_problem(options, session: Session):

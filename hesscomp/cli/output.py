@@ -15,10 +15,19 @@ def add_factor_outputs(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--report", metavar="R.json", help="certificate, provenance and costs")
 
 
+def write_factor(factor: LowRank, path, session: Session) -> None:
+    """Write a factor file: rank 0 alone, or all ranks where each holds a slab of the rows."""
+    if factor.layout.name == "rows":
+        save_factor(factor, path)
+        session.say(f"wrote factor: {path}, its rows by rank beside it")
+    else:
+        session.write("factor", path, lambda path: save_factor(factor, path))
+
+
 def deliver_factor(factor: LowRank, options, session: Session, startup: float) -> None:
     """Show a factor, write it and its report; the time under the command's name is the solve."""
     session.say(factor_table(factor))
-    session.write("factor", options.out, lambda path: save_factor(factor, path))
+    write_factor(factor, options.out, session)
     ledger = session.world.ledger.as_dict()
     report = {
         "command": options.command,

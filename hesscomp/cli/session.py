@@ -71,12 +71,12 @@ def run_on_ranks(command, options, started: float) -> int:
     Errors that all ranks raise together are printed once. A rank that fails alone prints its
     error and ends the others.
     """
-    world = World()
+    world = World(reproducible=getattr(options, "reproducible", False))
     try:
         if options.threads is not None and options.threads < 1:
             raise InputError(f"--threads must be at least 1, not {options.threads}")
         threads = threads_per_rank(world, options.threads)
-        limits = threadpool_limits(threads)
+        world.threads, limits = threads, threadpool_limits(threads)
         return command(options, Session(world, threads, started, limits))
     except HesscompError as error:
         if world.everyone_is_here():

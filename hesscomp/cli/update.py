@@ -14,6 +14,7 @@ from hesscomp.cli.options import (
     add_sketch_arguments,
     check_sketch,
     load_hessian,
+    sketch_request,
 )
 from hesscomp.cli.output import add_factor_outputs, deliver_factor
 from hesscomp.cli.progress import Progress
@@ -30,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request.add_argument(
         "--rank", type=int, default=10, metavar="K", help="eigenpairs of H - F that are added"
     )
+    request.add_argument(
+        "--max-rank", type=int, metavar="K", help="eigenpairs kept of the sum; default: all"
+    )
     add_point_argument(request, default=None, help="the point; default: the one in F.h5")
     add_sketch_arguments(request)
     add_problem_arguments(request, ridge=None)
@@ -38,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
-    check_request(options.rank, None)
+    check_request(options.rank, None, options.max_rank)
     check_sketch(options)
     session.check_outputs(options.out, options.report)
     known = load_known(options.file, session)
@@ -55,13 +59,11 @@ def run(options: argparse.Namespace, session: Session) -> int:
             hessian,
             known,
             options.rank,
-            method=options.method,
-            oversample=options.oversample,
-            power=options.power,
-            test_matrix=options.test_matrix,
             # F answers for the test vectors that made it: the same ones would miss what it misses.
-            seed=max(options.seed, known.provenance.seed) + 1,
+            **sketch_request(options) | {"seed": max(options.seed, known.provenance.seed) + 1},
         )
+        if options.max_rank is not None:
+            factor = factor.truncate(options.max_rank)
     factor = _named(hessian.problem.describe(factor, hessian.x), known, options.file)
     deliver_factor(factor, options, session, startup)
     session.say(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hesscomp.compression.adaptive import AdaptiveEigh
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.eigh import PowerEigh, RandomizedEigh
 from hesscomp.compression.indefinite import IndefiniteNystrom
@@ -30,6 +31,7 @@ METHODS = {
     for method in (
         BlockKrylov,
         RandomizedEigh,
+        AdaptiveEigh,
         Nystrom,
         RangeNystrom,
         IndefiniteNystrom,
