@@ -398,27 +398,6 @@ def test_float32_products(world, kind):
     assert np.linalg.norm(A @ U - U * restarted.eigenvalues, axis=0).max() <= 2e-5 * abs(w[0])
 
 
-def test_orders_of_magnitude_of_the_papers(world):
-    """k = 20, p = 10, n = 1000: the excess Frobenius error over the best factor, two seeds."""
-    n, index = 1000, np.arange(1, 1001)
-    rng = np.random.default_rng(0)
-    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
-    signs = rng.choice([-1.0, 1.0], n)
-    slow = np.where(index <= 10, 1.0, 1 / np.maximum(index - 9.0, 1.0))
-    fast = np.where(index <= 10, 1.0, 10.0 ** (-0.25 * (index - 10)))
-    for w, psd, method, power, most in (
-        (slow, True, "eigh", 2, 5e-3), (slow, True, "eigh", 0, 0.7), (slow, True, "nystrom", 0, 2),
-        (slow, True, "one-pass", 0, 2), (slow * signs, False, "one-pass", 0, 2),
-        (slow, True, "krylov", 2, 1e-6), (slow * signs, False, "krylov", 2, 1e-6),
-        (fast, True, "eigh", 2, 1e-12), (fast * signs, False, "eigh", 2, 1e-12),
-    ):  # fmt: skip
-        A = (Q * w) @ Q.T
-        H = MatrixOperator((A + A.T) / 2, world, psd=psd)
-        for seed in (0, 1):
-            factor = compress(H, 20, method=method, power=power, seed=seed)
-            assert error(factor, A) - np.sqrt(np.sum(w[20:] ** 2)) <= most
-
-
 def test_krylov_restarts_survive_what_locked_pairs_had_hidden(world):
     w = np.r_[np.full(9, 1.0), np.linspace(0.5, 0.01, N - 9)]
     Q = np.linalg.qr(np.random.default_rng(2).standard_normal((N, N)))[0]
