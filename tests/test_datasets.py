@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import hesscomp.datasets
 from hesscomp.datasets import fourier_features, from_arrays, load_dataset, text
-from hesscomp.datasets.load import prefer_dense
+from hesscomp.datasets.files import prefer_dense
 from hesscomp.datasets.summary import summarize
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
@@ -544,7 +544,7 @@ def test_bad_paths_and_options(world, shared_tmp):
     on_root(world, (shared_tmp / "folder.csv").mkdir)
     assert "no such file" in one_line_error(shared_tmp / "none.csv", world)
     assert "is a folder" in one_line_error(shared_tmp / "folder.csv", world)
-    assert "unknown format idx" in one_line_error(shared_tmp / "a.csv", world, format="idx")
+    assert "unknown format arff" in one_line_error(shared_tmp / "a.csv", world, format="arff")
     message = one_line_error(shared_tmp / "a.csv", world, label="c")
     assert "no column is named 'c'; it has a, b, b" in message
     assert "more than one column" in one_line_error(shared_tmp / "a.csv", world, label="b")

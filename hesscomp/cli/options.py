@@ -10,7 +10,7 @@ from hesscomp.sketching.catalogue import TEST_MATRICES
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="adult|FILE", help="data set or file")
+    data.add_argument("--data", required=True, metavar="NAME|FILE", help="adult, or a file")
     add_format_arguments(data)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
@@ -20,11 +20,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_format_arguments(parser) -> None:
+    from hesscomp.datasets.files import SOURCES
+
+    parser.add_argument("--format", choices=tuple(SOURCES), help="default: by extension")
     parser.add_argument(
-        "--format", choices=("libsvm", "csv", "hdf5", "npz", "npy"), help="default: by extension"
-    )
-    parser.add_argument(
-        "--label", metavar="NAME", help="label column or data set; default: the last"
+        "--label",
+        metavar="NAME",
+        help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
     )
     parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
@@ -68,7 +70,12 @@ def load_problem(options, session: Session):
     if not fourier and (options.feature_count is not None or options.bandwidth is not None):
         raise InputError("--feature-count and --bandwidth go with --features fourier")
     dataset = load_dataset(
-        options.data, session.world, format=options.format, label=options.label, test=options.test
+        options.data,
+        session.world,
+        format=options.format,
+        label=options.label,
+        test=options.test,
+        targets="signs",
     )
     if fourier:
         dataset = fourier_features(
