@@ -44,7 +44,9 @@ class IdxSource(ArraySource):
     def _beside(self) -> Path:
         name = re.sub(r"images([-.])idx\d", r"labels\1idx1", self.path.name)
         if name == self.path.name:
-            raise InputError(f"{self.path}: has no labels in it; give label as the file of them")
+            raise InputError(
+                f"{self.path}: is not called ...images-idx...; give label, the file of its labels"
+            )
         if not self.path.with_name(name).exists():
             raise InputError(f"{self.path}: its labels, {name}, are not beside it; give label")
         return self.path.with_name(name)
@@ -105,5 +107,6 @@ class _Rows:
         self.itemsize = self.dtype.itemsize
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        values = self.file[rows].reshape(-1, self.shape[1])
+        values = self.file[rows]
+        values = values.reshape(len(values), self.shape[1])
         return np.divide(values, 255, dtype=self.dtype) if self.pixels else values
