@@ -327,3 +327,30 @@ def test_curves_are_many_and_inside():
     assert edge.max() == 0 and 0 < X.max() <= 1
     single = load_dataset("curves", World.serial())
     np.testing.assert_array_equal(single.train.X, data.train.X.astype(np.float32))
+
+
+# The command line
+
+
+def test_data_command(run_ranks):
+    for name, words in {
+        "mnist-sample": ("5000 training, 1000 test", "0: 479 (9.6%)", "float32", "classes"),
+        "curves": ("20000 training, 10000 test", "targets      input", "balance      -"),
+    }.items():
+        done = run_ranks(2, ["data", name])
+        assert done.returncode == 0, done.stderr
+        assert f"data         {name}" in done.stdout and all(word in done.stdout for word in words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data", "mnist"], "mnist: set HESSCOMP_DATA"),
+        (["newton", "--data", "mnist-sample"], "row 1 has the label 5; labels must be +1/-1"),
+        (["data", "curves", "--targets", "classes"], "targets must be input"),
+    ],
+)
+def test_command_errors_are_one_line(run_ranks, arguments, words):
+    done = run_ranks(2, arguments, env={"HESSCOMP_DATA": ""})
+    assert done.returncode == 2
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1

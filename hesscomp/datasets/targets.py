@@ -65,27 +65,27 @@ def with_targets(
         with world.phase(f"checking {name}"):
             values = _real(shard, name)
         return replace(shard, y=values), ()
+    return _classified(shard, kind, world, name, known, where)
+
+
+def _classified(shard, kind: str, world: World, name: str, known, where):
     labels, first, place, number = np.unique(
         shard.y, return_index=True, return_inverse=True, return_counts=True
     )
     labels = [_number_or_text(label) for label in labels[: MAX_CLASSES + 1].tolist()]
     rows = (first + shard.start).tolist()
-    local = list(zip(rows, labels, number.tolist(), strict=False))  # more labels are an error
-    found = _Found(world.gather(local), name, where)
+    found = _Found(
+        world.gather(list(zip(rows, labels, number.tolist(), strict=False))), name, where
+    )
     if known is not None:
         found.keep_inside(known)
-        classes = known
-    elif kind == CLASSES:
-        classes = found.classes()
-    else:
-        classes = found.pair()
-        if len(found.rows) == 1 and world.rank == 0:
-            log.warning("%s: all rows have the label %s", name, *class_names(found.rows))
-    codes = (-1.0, 1.0) if kind == SIGNS else range(len(classes))
-    meaning = dict(zip(classes, codes, strict=True))
-    dtype = np.float64 if kind == SIGNS else np.int64
-    targets = np.array([meaning[label] for label in labels], dtype)[place.reshape(-1)]
-    return replace(shard, y=targets), classes
+    classes = known or (found.pair() if kind == SIGNS else found.classes())
+    found.keep_few()
+    if kind == SIGNS and known is None and len(found.rows) == 1 and world.rank == 0:
+        log.warning("%s: all rows have the label %s", name, *class_names(found.rows))
+    codes = np.array((-1.0, 1.0)) if kind == SIGNS else np.arange(len(classes), dtype=np.int64)
+    meant = np.array([classes.index(label) for label in labels], np.int64)
+    return replace(shard, y=codes[meant[place.reshape(-1)]]), classes
 
 
 def class_names(classes) -> tuple[str, ...]:
@@ -100,6 +100,7 @@ class _Found:
         self.name, self.where = name, where
         self.rows: dict = {}
         self.counts: dict = {}
+        self.most = max(map(len, gathered))
         for row, label, count in sorted(
             (entry for part in gathered for entry in part), key=lambda entry: entry[0]
         ):
@@ -140,19 +141,23 @@ class _Found:
             odd = not label.is_integer() if isinstance(label, float) else not label
             if odd or (isinstance(label, str) and texts < len(self.rows)):
                 self.refuse(label, "classes must be all integers or all texts; recode")
-        if len(self.rows) > MAX_CLASSES:
+        return tuple(sorted(self.rows))
+
+    def keep_few(self) -> None:
+        """Refuse more labels than can be classes, or than a rank has told of."""
+        if max(self.most, len(self.rows)) > MAX_CLASSES:
             raise InputError(
                 f"{self.name}: has more than {MAX_CLASSES} distinct labels; are they classes? "
                 "Take them as values, or name their column"
             )
-        return tuple(sorted(self.rows))
 
 
 def _real(shard, name: str) -> np.ndarray:
     if shard.y.dtype.kind not in "fiub":
         raise InputError(f"{name}: the labels are texts; values must be real numbers")
     values = np.ascontiguousarray(shard.y, dtype=np.float64)
-    check_finite(values.reshape(len(values), -1), shard.start, f"{name} (labels)")
+    table = values if values.ndim == 2 else values[:, None]
+    check_finite(table, shard.start, f"{name} (labels)")
     return values
 
 
