@@ -4,6 +4,8 @@ import argparse
 
 from hesscomp.cli.session import Session, add_thread_argument
 from hesscomp.compression import METHODS, SketchOptions
+from hesscomp.datasets import fourier_features, load_dataset
+from hesscomp.datasets.files import SOURCES
 from hesscomp.errors import InputError
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
@@ -20,8 +22,6 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_format_arguments(parser) -> None:
-    from hesscomp.datasets.files import SOURCES
-
     parser.add_argument("--format", choices=tuple(SOURCES), help="default: by extension")
     parser.add_argument(
         "--label",
@@ -62,8 +62,6 @@ def check_sketch(options) -> None:
 
 def load_problem(options, session: Session):
     """The data set (lifted if asked) and its logistic regression problem."""
-    from hesscomp.datasets import fourier_features, load_dataset
-
     fourier = options.features == "fourier"
     if fourier and (options.feature_count is None or options.bandwidth is None):
         raise InputError("--features fourier needs --feature-count D and --bandwidth S")

@@ -49,16 +49,18 @@ def load_file(
 
     `name` is what to call the data set, by default the file as it was named.
     """
+    called = str(source) if name is None else name
     train, reader = _read(source, world, format, label, dtype)
     targets = reader.targets if targets is None else targets
-    train, classes = with_targets(train, targets, world, str(source), where=reader.where)
+    train, classes = with_targets(train, targets, world, called, where=reader.where)
     held_out = None
     if test is not None:
         label = None if reader.label_is_file else label
         held_out, other = _read(test, world, format, label, dtype, reader)
-        held_out, _ = with_targets(held_out, targets, world, str(test), classes, other.where)
+        title = str(test) if name is None else f"{name} (test)"
+        held_out, _ = with_targets(held_out, targets, world, title, classes, other.where)
     return Dataset(
-        str(source) if name is None else name,
+        called,
         train,
         held_out,
         train.X.shape[1],

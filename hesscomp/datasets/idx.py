@@ -86,6 +86,7 @@ class _IdxFile:
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def refuse(self, reason: str):
+        self.stream.close()
         raise InputError(f"{self.path}: {reason}")
 
     def _read(self, size: int) -> bytes:
