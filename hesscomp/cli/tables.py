@@ -72,15 +72,12 @@ def comparison_table(
 
 def data_table(summary, shown: int = 16) -> str:
     """What a data set is and what each rank would hold."""
-    names = zip(summary.classes, ("-1", "+1"), summary.counts, strict=True)
     rows = [
         ("data", summary.name),
         ("rows", f"{summary.rows} training, {summary.test_rows} test"),
         ("columns", f"{summary.features}"),
-        (
-            "balance",
-            ", ".join(f"{c} ({s}): {k} ({k / summary.rows:.1%})" for c, s, k in names),
-        ),
+        ("targets", summary.targets),
+        ("balance", _balance(summary)),
         ("sparsity", f"{summary.density:.2%} nonzero, stored {summary.storage}, {summary.dtype}"),
         ("memory", f"{summary.nbytes / 1e6:.1f} MB over all ranks"),
         ("fingerprint", summary.fingerprint),
@@ -121,6 +118,15 @@ def _estimate(estimate) -> str:
     if estimate.truncation_error > estimate.standard_error / 10:
         text += f", and {estimate.truncation_error:.2g} from too few steps"
     return text
+
+
+def _balance(summary, shown: int = 20) -> str:
+    if not summary.classes:
+        return "-"
+    signs = (" (-1)", " (+1)") if summary.targets == "signs" else ("",) * len(summary.classes)
+    counts = list(zip(summary.classes, signs, summary.counts, strict=True))
+    text = ", ".join(f"{c}{s}: {k} ({k / summary.rows:.1%})" for c, s, k in counts[:shown])
+    return text if len(counts) <= shown else f"{text}, ... {len(counts)} classes"
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> str:

@@ -46,6 +46,11 @@ class LogisticRegression(Problem):
             raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
         if dtype not in ("float32", "float64"):
             raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        if dataset.targets != "signs":
+            raise InputError(
+                f"logistic regression needs labels of two classes, and {dataset.name} was read "
+                f"with targets {dataset.targets}; read it with targets signs"
+            )
         self.world, self.ridge, self.dtype = world, float(ridge), dtype
         self.n, self.rows = dataset.features, dataset.rows
         self.dataset_name, self.fingerprint = dataset.name, dataset.fingerprint
