@@ -182,7 +182,7 @@ def test_the_probe_bound_fails_as_rarely_as_it_says(count, most):
     n, runs = 4, 10_000
     u = np.full(n, 0.5)  # H = u u^T, approximated by zero: the error is 1
     nothing = Approximation(np.zeros(1), np.eye(n, 1), galerkin=True)
-    vectors = probes(n, 0, runs * count, seed=7).reshape(n, runs, count)
+    vectors = probes(n, 0, runs * count, seed=0).reshape(n, runs, count)
     failures = 0
     for run in range(runs):
         images = np.outer(u, u @ vectors[:, run])
