@@ -1,7 +1,7 @@
 """The public families of test matrices, with exact spectra.
 
 Tropp, Yurtsever, Udell and Cevher (2017), "Fixed-rank approximation of a positive-semidefinite
-matrix from streaming data", section 7: n = 1000 and an effective rank of R = 10.
+matrix from streaming data": n = 1000 and an effective rank of R = 10.
 """
 
 from functools import cache

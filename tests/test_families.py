@@ -53,7 +53,7 @@ def best_k(bound, w: np.ndarray, l: int) -> float:
 
 
 # Halko, Martinsson and Tropp (2011), theorems 10.5 and 10.6; Tropp, Yurtsever, Udell and Cevher
-# (2017), theorem 4.1, for real test matrices.
+# (2017) for the uncut Nystrom approximation and real test matrices.
 
 
 def frobenius_bound(k, p, w):
