@@ -219,7 +219,8 @@ def dense(w: np.ndarray) -> np.ndarray:
 
 # The largest error over the best factor's, without and with two power steps.
 WORST = {
-    "row-eigh": (30, 30), "row-svd": (3, 3), "one-pass": (10, 10), "adaptive": (3, 3), "nystrom": (8, 1.5),
+    "row-eigh": (30, 30), "row-svd": (3, 3), "one-pass": (10, 10), "adaptive": (3, 3),
+    "nystrom": (8, 1.5),
     "nystrom-range": (8, 1.5), "nystrom-indefinite": (8, 1.5),
 }  # fmt: skip
 UNSIGNED = ("svd", "row-svd", "one-pass")  # their factor of a semidefinite operator may have signs

@@ -13,6 +13,7 @@ from hesscomp.sketching.orthonormalize import orthonormalize
 
 BLOCKS = 16, 32  # fewest and most columns of a block
 ROUNDING = np.finfo(np.float64).eps
+VANISHED = 1e-7  # of ||H N||_F: the smallest singular value that a Gram matrix shows
 
 
 class BlockKrylov:
@@ -113,11 +114,12 @@ class BlockKrylov:
         if room < Y.shape[1]:
             gram = layout.inner(Y, Y)
             Y = layout.combine(Y, layout.world.on_root(leading_eigenvectors, gram, room))
-        columns = self.drawn, self.drawn + Y.shape[1]
-        self.drawn = columns[1]
-        noise = test_matrix(layout, *columns, self.options.seed)
-        noise *= ROUNDING * reach / np.sqrt(n)
-        return orthonormalize(Y + noise, layout, against=self.Q, projected=True)
+        if layout.decide(_smallest_singular_value(layout.inner(Y, Y)) < VANISHED * reach):
+            columns = self.drawn, self.drawn + Y.shape[1]
+            self.drawn = columns[1]
+            noise = test_matrix(layout, *columns, self.options.seed)
+            Y = Y + noise * (ROUNDING * reach / np.sqrt(n))
+        return orthonormalize(Y, layout, against=self.Q, projected=True)
 
     def _start(self) -> np.ndarray:
         layout, options = self.operator.layout, self.options
@@ -187,6 +189,12 @@ class BlockKrylov:
             residual_norms=norms[:kept],
             residual_tolerance=self.options.residual_tolerance,
         )
+
+
+def _smallest_singular_value(gram: np.ndarray) -> float:
+    """Of Y, from Y^T Y."""
+    smallest = np.linalg.eigvalsh(gram)[0] if np.isfinite(gram).all() else 0.0
+    return float(np.sqrt(max(smallest, 0.0)))
 
 
 def block_size(sketch: int) -> int:
