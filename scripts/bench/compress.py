@@ -46,7 +46,8 @@ PEERS = ("eigsh", "eigsh narrow", "randomized_svd", "lobpcg")
 def ladder(method: str, k: int, signed: bool):
     """Settings of a method, cheapest first; they are its keyword arguments."""
     powers = [{"power": power} for power in range(12)]
-    columns = [{"max_columns": 16 * blocks} for blocks in range(-(-(k + 10) // 16), 60)]
+    grown = sorted((block * count, block) for block in (14, 16) for count in range(4, 60))
+    columns = [{"max_columns": total, "block": block} for total, block in grown if total >= k + 10]
     tolerances = [{"tol": tol} for tol in (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 0.0)]
     return {
         DEFAULT: columns if signed else powers,
