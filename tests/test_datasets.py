@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import hesscomp.datasets
 from hesscomp.datasets import fourier_features, from_arrays, load_dataset, text
-from hesscomp.datasets.load import prefer_dense
+from hesscomp.datasets.files import prefer_dense
 from hesscomp.datasets.summary import summarize
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
@@ -544,11 +544,11 @@ def test_bad_paths_and_options(world, shared_tmp):
     on_root(world, (shared_tmp / "folder.csv").mkdir)
     assert "no such file" in one_line_error(shared_tmp / "none.csv", world)
     assert "is a folder" in one_line_error(shared_tmp / "folder.csv", world)
-    assert "unknown format idx" in one_line_error(shared_tmp / "a.csv", world, format="idx")
+    assert "unknown format arff" in one_line_error(shared_tmp / "a.csv", world, format="arff")
     message = one_line_error(shared_tmp / "a.csv", world, label="c")
     assert "no column is named 'c'; it has a, b, b" in message
     assert "more than one column" in one_line_error(shared_tmp / "a.csv", world, label="b")
-    with pytest.raises(InputError, match="packaged adult data take no"):
+    with pytest.raises(InputError, match="adult data take no"):
         load_dataset("adult", world, label="age")
 
 
@@ -674,6 +674,142 @@ def test_csr_is_canonical_and_the_given_one_untouched():
     dataset = from_arrays(X, [1], World.serial())
     np.testing.assert_array_equal(dataset.train.X.toarray(), [[2, 0, 4]])
     assert dataset.train.X.has_canonical_format and X.nnz == 3
+
+
+# Targets
+
+LABELS = {
+    "digits": np.arange(ROWS) % 7,
+    "letters": np.array(list("bca"))[np.arange(ROWS) % 3],
+    "gap": np.array([-4, 900, 17])[np.arange(ROWS) % 3],
+}
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("labels", LABELS)
+def test_classes(world, shared_tmp, table, labels):
+    X, y = table[0], LABELS[labels]
+    expected, names = np.searchsorted(np.unique(y), y), tuple(map(str, np.unique(y)))
+
+    def write():
+        shape = [f"{value:g}" for value in X[:, 0]], y.tolist()
+        rows = "".join(f"{x},{label}\n" for x, label in zip(*shape, strict=True))
+        (shared_tmp / "a.csv").write_text("x,label\n" + rows)
+        (shared_tmp / "t.csv").write_text(f"x,label\n1,{y[1]}\n")
+        (shared_tmp / "bad.csv").write_text(f"x,label\n1,{y[0]}\n1,3000\n")
+        write_hdf5(shared_tmp / "a.h5", X=X, y=y.astype("S") if y.dtype.kind == "U" else y)
+
+    on_root(world, write)
+    for name in ("a.csv", "a.h5"):
+        data = load_dataset(shared_tmp / name, world, targets="classes")
+        rows = slice(*row_range(ROWS, world.rank, world.size))
+        assert data.targets == "classes" and data.classes == names
+        assert data.train.y.dtype == np.int64
+        np.testing.assert_array_equal(data.train.y, expected[rows])
+        counts = summarize(data, world).counts
+        assert counts == tuple(np.bincount(expected).tolist())
+    csv_file = shared_tmp / "a.csv"
+    test = load_dataset(csv_file, world, targets="classes", test=shared_tmp / "t.csv").test
+    assert world.gather(test.y.tolist())[-1] == [expected[1]]
+    with pytest.raises(InputError, match=r"row 2 \(line 3\) has the label .?3000.?; the training"):
+        load_dataset(csv_file, world, targets="classes", test=shared_tmp / "bad.csv")
+    for sizes in cuts(world.size):
+        start = sum(sizes[: world.rank])
+        part = slice(start, start + sizes[world.rank])
+        cut_here = from_arrays(X[part], y[part], world, targets="classes")
+        np.testing.assert_array_equal(cut_here.train.y, expected[part])
+        assert (
+            cut_here.fingerprint
+            == load_dataset(shared_tmp / "a.h5", World.serial(), targets="classes").fingerprint
+        )
+
+
+@pytest.mark.ranks
+def test_values_and_rows_as_targets(world, table):
+    X, Y = table[0], table[0][:, :3] - 0.5
+    alone = from_arrays(X, Y, World.serial(), targets="values", test=(X[:4], Y[:4]))
+    assert alone.train.y.shape == (ROWS, 3) and alone.test.y.shape == (4, 3)
+    assert alone.classes == () and alone.targets == "values"
+    itself = from_arrays(X, None, World.serial(), targets="input", test=(X[:4], None))
+    assert itself.train.y is itself.train.X and itself.test.y is itself.test.X
+    assert itself.train.nbytes == X.nbytes and itself.fingerprint != alone.fingerprint
+    assert summarize(itself, World.serial()).counts == ()
+    for sizes in cuts(world.size):
+        start = sum(sizes[: world.rank])
+        rows = slice(start, start + sizes[world.rank])
+        values = from_arrays(X[rows], Y[rows], world, targets="values")
+        np.testing.assert_array_equal(values.train.y, Y[rows])
+        assert values.fingerprint == alone.fingerprint
+        found = from_arrays(X[rows], None, world, targets="input")
+        assert found.fingerprint == itself.fingerprint and found.train.y is found.train.X
+    with pytest.raises(InputError, match="cannot be lifted"):
+        fourier_features(itself, World.serial(), 5, 1.0)
+
+
+def test_the_fingerprint_of_rows_as_targets_is_the_documented_hash(table):
+    X = table[0].astype(np.float32)
+    found = from_arrays(X, None, World.serial(), targets="input").fingerprint
+    step = row_block(ROWS)
+    blocks = [X[first : first + step].astype("<f4").tobytes() for first in range(0, ROWS, step)]
+    hashes = b"".join(hashlib.sha256(block).digest() for block in blocks)
+    header = f"float32 {ROWS} x {WIDTH} to itself\n".encode()
+    assert found == "sha256:" + hashlib.sha256(header + hashes).hexdigest()
+
+
+@pytest.mark.ranks
+def test_adult_with_other_targets(world):
+    signs = load_dataset("adult", world)
+    classes = load_dataset("adult", world, targets="classes", dtype="float32")
+    np.testing.assert_array_equal(classes.train.y, signs.train.y > 0)
+    np.testing.assert_array_equal(classes.train.X, signs.train.X.astype(np.float32))
+    assert classes.classes == signs.classes and classes.train.y.dtype == np.int64
+    itself = load_dataset("adult", world, targets="input")
+    assert itself.test.y is itself.test.X
+
+
+@pytest.mark.ranks
+def test_dtype_of_files(world, shared_tmp, table):
+    X, y = table
+    on_root(world, (shared_tmp / "a.csv").write_text, csv_text(X, y))
+    on_root(world, lambda: np.savez(shared_tmp / "a.npz", X=X, y=y))
+    for name in ("a.csv", "a.npz"):
+        shard = load_dataset(shared_tmp / name, world, dtype="float32").train
+        assert shard.X.dtype == np.float32
+        np.testing.assert_array_equal(
+            shard.X, X[slice(*row_range(ROWS, world.rank, world.size))].astype(np.float32)
+        )
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("y", "targets", "expected"),
+    [
+        ([0.0, 1.5], "classes", "row 2 has the label 1.5; classes must be all integers or all"),
+        ([0.0, np.nan], "classes", "row 2 has the label nan; classes must be all"),
+        (["a", "3"], "classes", "row 1 has the label 'a'; classes must be all"),
+        (["a", ""], "classes", "row 2 has the label ''; classes must be all"),
+        (np.arange(1001), "classes", "more than 1000 distinct labels; are they classes"),
+        (["a", "b"], "values", "the labels are texts; values must be real numbers"),
+        ([0.0, np.inf], "values", r"\(labels\): row 2, column 1 holds inf"),
+        (np.ones((2, 2, 2)), "values", r"y has shape \(2, 2, 2\)"),
+        (np.ones((2, 2)), "classes", r"y has shape \(2, 2\)"),
+        ([0.0, 1.0], "input", "pass None for y"),
+        ([0.0, 1.0], "rows", "unknown targets rows; use one of signs, classes, values, input"),
+    ],
+)
+def test_bad_targets(world, y, targets, expected):
+    y = np.array(y)
+    with pytest.raises(InputError, match=expected):
+        from_arrays(np.ones((len(y), 2)), y, world, targets=targets)
+
+
+def test_rows_as_targets_are_dense_and_outputs_agree():
+    sparse = scipy.sparse.csr_array(np.eye(3))
+    with pytest.raises(InputError, match="must be dense"):
+        from_arrays(sparse, None, World.serial(), targets="input")
+    test = np.ones((3, 2)), np.ones((3, 2))
+    with pytest.raises(InputError, match="other outputs a row"):
+        from_arrays(np.ones((3, 2)), np.ones(3), World.serial(), test=test, targets="values")
 
 
 # Fourier features

@@ -4,13 +4,15 @@ import argparse
 
 from hesscomp.cli.session import Session, add_thread_argument
 from hesscomp.compression import METHODS, SketchOptions
+from hesscomp.datasets import fourier_features, load_dataset
+from hesscomp.datasets.files import SOURCES
 from hesscomp.errors import InputError
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="adult|FILE", help="data set or file")
+    data.add_argument("--data", required=True, metavar="NAME|FILE", help="adult, or a file")
     add_format_arguments(data)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
@@ -20,11 +22,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_format_arguments(parser) -> None:
+    parser.add_argument("--format", choices=tuple(SOURCES), help="default: by extension")
     parser.add_argument(
-        "--format", choices=("libsvm", "csv", "hdf5", "npz", "npy"), help="default: by extension"
-    )
-    parser.add_argument(
-        "--label", metavar="NAME", help="label column or data set; default: the last"
+        "--label",
+        metavar="NAME",
+        help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
     )
     parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
@@ -60,15 +62,18 @@ def check_sketch(options) -> None:
 
 def load_problem(options, session: Session):
     """The data set (lifted if asked) and its logistic regression problem."""
-    from hesscomp.datasets import fourier_features, load_dataset
-
     fourier = options.features == "fourier"
     if fourier and (options.feature_count is None or options.bandwidth is None):
         raise InputError("--features fourier needs --feature-count D and --bandwidth S")
     if not fourier and (options.feature_count is not None or options.bandwidth is not None):
         raise InputError("--feature-count and --bandwidth go with --features fourier")
     dataset = load_dataset(
-        options.data, session.world, format=options.format, label=options.label, test=options.test
+        options.data,
+        session.world,
+        format=options.format,
+        label=options.label,
+        test=options.test,
+        targets="signs",
     )
     if fourier:
         dataset = fourier_features(

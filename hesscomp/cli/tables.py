@@ -32,15 +32,12 @@ def factor_table(factor: LowRank, leading: int = 10) -> str:
 
 def data_table(summary, shown: int = 16) -> str:
     """What a data set is and what each rank would hold."""
-    names = zip(summary.classes, ("-1", "+1"), summary.counts, strict=True)
     rows = [
         ("data", summary.name),
         ("rows", f"{summary.rows} training, {summary.test_rows} test"),
         ("columns", f"{summary.features}"),
-        (
-            "balance",
-            ", ".join(f"{c} ({s}): {k} ({k / summary.rows:.1%})" for c, s, k in names),
-        ),
+        ("targets", summary.targets),
+        ("balance", _balance(summary)),
         ("sparsity", f"{summary.density:.2%} nonzero, stored {summary.storage}, {summary.dtype}"),
         ("memory", f"{summary.nbytes / 1e6:.1f} MB over all ranks"),
         ("fingerprint", summary.fingerprint),
@@ -52,6 +49,15 @@ def data_table(summary, shown: int = 16) -> str:
         least, most = min(summary.shard_rows), max(summary.shard_rows)
         rows.append((f"... {len(shards)} ranks", f"{least} to {most} rows each"))
     return _aligned(rows)
+
+
+def _balance(summary, shown: int = 20) -> str:
+    if not summary.classes:
+        return "-"
+    signs = (" (-1)", " (+1)") if summary.targets == "signs" else ("",) * len(summary.classes)
+    counts = list(zip(summary.classes, signs, summary.counts, strict=True))
+    text = ", ".join(f"{c}{s}: {k} ({k / summary.rows:.1%})" for c, s, k in counts[:shown])
+    return text if len(counts) <= shown else f"{text}, ... {len(counts)} classes"
 
 
 def _aligned(rows: list[tuple[str, str]]) -> str:

@@ -6,8 +6,6 @@ training set's categories in sorted order ("?" being one like any other), and a 
 ones: 109 features in the file's column order.
 """
 
-import hashlib
-import importlib.resources
 import lzma
 from itertools import repeat
 
@@ -15,7 +13,8 @@ import numpy as np
 
 from hesscomp.datasets.dataset import Dataset, Shard
 from hesscomp.datasets.fingerprint import fingerprint
-from hesscomp.errors import InputError
+from hesscomp.datasets.packaged import packaged_file
+from hesscomp.datasets.targets import SIGNS, with_targets
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.runs.memory import aligned_empty
@@ -26,31 +25,29 @@ COLUMNS = (
     "native-country",
 )  # fmt: skip
 NUMERIC = {"age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week"}
-CLASSES = ("<=50K", ">50K")
 
 
-def load_adult(world: World) -> Dataset:
+def load_adult(world: World, targets: str | None = None, dtype: str | None = None) -> Dataset:
     """The packaged data, 32,561 training and 16,281 test rows of 109 features. Collective.
 
     Every rank reads the small raw files, which fixes means and categories, and encodes its own
     rows.
     """
+    targets = targets or SIGNS
     with world.phase("reading the packaged Adult data"):
-        train, test = _columns("adult.data.xz"), _columns("adult.test.xz")
-        encoders = [_Encoder(name, column) for name, column in zip(COLUMNS, train, strict=False)]
-        shards = [_encode(table, encoders, world) for table in (train, test)]
+        tables = _columns("adult.data.xz"), _columns("adult.test.xz")
+        encoders = [_Encoder(*column) for column in zip(COLUMNS, tables[0], strict=False)]
+        shards = [_encode(table, encoders, world, dtype or "float64") for table in tables]
     names = (*(name for encoder in encoders for name in encoder.names), "ones")
-    return Dataset("adult", *shards, len(names), names, CLASSES, fingerprint(shards[0], world))
+    train, classes = with_targets(shards[0], targets, world, "adult")
+    test, _ = with_targets(shards[1], targets, world, "adult (test)", classes)
+    hashed = fingerprint(train, world)
+    return Dataset("adult", train, test, len(names), names, targets, classes, hashed)
 
 
 def _columns(name: str) -> list[list[str]]:
     """The file's columns, label last."""
-    folder = importlib.resources.files("hesscomp.datasets") / "adult"
-    packed = (folder / name).read_bytes()
-    sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
-    if hashlib.sha256(packed).hexdigest() != sums[name]:
-        raise InputError(f"{name}: the packaged file is damaged; install hesscomp again")
-    lines = lzma.decompress(packed).decode().splitlines()
+    lines = lzma.decompress(packaged_file("adult", name).read_bytes()).decode().splitlines()
     # One flat list: a list for each row would keep the garbage collector busy.
     cells = ", ".join(line for line in lines if line.count(",") == len(COLUMNS)).split(", ")
     return [cells[at :: len(COLUMNS) + 1] for at in range(len(COLUMNS) + 1)]
@@ -83,16 +80,15 @@ def _numbers(column: list[str]) -> np.ndarray:
     return np.fromiter(map(float, column), np.float64, len(column))
 
 
-def _encode(table, encoders: list[_Encoder], world: World) -> Shard:
+def _encode(table, encoders: list[_Encoder], world: World, dtype: str) -> Shard:
     total = len(table[-1])
     start, stop = row_range(total, world.rank, world.size)
-    X = aligned_empty((stop - start, sum(len(e.names) for e in encoders) + 1), np.float64)
+    X = aligned_empty((stop - start, sum(len(e.names) for e in encoders) + 1), dtype)
     offset = 0
     for encoder, column in zip(encoders, table, strict=False):
         width = len(encoder.names)
         encoder.encode(column[start:stop], X[:, offset : offset + width])
         offset += width
     X[:, offset] = 1.0
-    positive = [label.rstrip(".") == CLASSES[1] for label in table[-1][start:stop]]
-    y = np.where(np.array(positive, dtype=bool), 1.0, -1.0)
-    return Shard(X, y, start, total)
+    labels = np.array([label.rstrip(".") for label in table[-1][start:stop]], dtype="U5")
+    return Shard(X, labels, start, total)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from hesscomp.datasets.labels import check_label_type
+from hesscomp.datasets.targets import SIGNS, check_label_type
 from hesscomp.datasets.validation import check_finite
 from hesscomp.errors import InputError
 from hesscomp.runs.memory import aligned_empty
@@ -20,6 +20,9 @@ class ArraySource:
 
     kind = ""
     columns = None
+    targets = SIGNS
+    dtype = None
+    label_is_file = False
 
     def __init__(self, path: Path, label: str | None, rank: int, size: int):
         self.path, self.label = path, label

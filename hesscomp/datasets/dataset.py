@@ -1,12 +1,20 @@
 """A data set of labelled rows, cut into one shard for each rank."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.fingerprint import fingerprint
-from hesscomp.datasets.labels import agree_on_classes, check_label_type, class_names, signs
+from hesscomp.datasets.targets import (
+    INPUT,
+    SIGNS,
+    VALUES,
+    check_label_type,
+    check_targets,
+    class_names,
+    with_targets,
+)
 from hesscomp.datasets.validation import check_finite
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
@@ -20,8 +28,9 @@ class Shard:
     ----------
     X : (rows, features) array or scipy.sparse.csr_array
         float64 or float32; a shard may be empty.
-    y : (rows,) float64 array
-        Labels, +1 or -1.
+    y : array
+        What `Dataset.targets` says: (rows,) float64, +1 or -1; (rows,) int64, class numbers from
+        0; (rows,) or (rows, outputs) float64 values; or X itself, the same object.
     start, total : int
         Index of the first row here among all ranks' rows, and how many those are.
     """
@@ -33,11 +42,13 @@ class Shard:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of this rank's rows and labels."""
+        """Bytes of this rank's rows and targets."""
         parts = [self.X]
         if scipy.sparse.issparse(self.X):
             parts = [self.X.data, self.X.indices, self.X.indptr]
-        return sum(part.nbytes for part in parts) + self.y.nbytes
+        if self.y is not self.X:
+            parts.append(self.y)
+        return sum(part.nbytes for part in parts)
 
 
 @dataclass(frozen=True)
@@ -47,13 +58,16 @@ class Dataset:
     Attributes
     ----------
     name : str
-        "adult", or the file as it was named.
+        Of a named data set, or the file as it was named.
     train, test : Shard
     features : int
         n, the number of columns.
     feature_names : tuple of str, or None
-    classes : (str, str)
-        What -1 and +1 were called in the input.
+    targets : {"signs", "classes", "values", "input"}
+        What the shards' y holds.
+    classes : tuple of str
+        What the labels were called in the input: two for -1 and +1, one for each class number,
+        none for other targets.
     fingerprint : str
         SHA-256 of the training rows, independent of the number of ranks.
     """
@@ -63,7 +77,8 @@ class Dataset:
     test: Shard | None
     features: int
     feature_names: tuple[str, ...] | None
-    classes: tuple[str, str]
+    targets: str
+    classes: tuple[str, ...]
     fingerprint: str
 
     @property
@@ -72,7 +87,9 @@ class Dataset:
         return self.train.total
 
 
-def from_arrays(X, y, world: World, name: str = "arrays", test=None) -> Dataset:
+def from_arrays(
+    X, y, world: World, name: str = "arrays", test=None, targets: str = SIGNS
+) -> Dataset:
     """A data set from each rank's own rows, of any number on each rank, also none. Collective.
 
     Parameters
@@ -80,39 +97,41 @@ def from_arrays(X, y, world: World, name: str = "arrays", test=None) -> Dataset:
     X : (rows, n) array or sparse array
         float32 stays so; everything else becomes float64. Not copied where that can be avoided.
     y : (rows,) array
-        Labels: +1/-1, 0/1, 1/2 or two texts.
+        Labels, as `targets` asks for them; values may be (rows, outputs), and where the input is
+        the target, y is None.
     test : (X, y), optional
         Test rows, sharded alike.
+    targets : {"signs", "classes", "values", "input"}
+        What becomes of the labels: -1 and +1 (they are +1/-1, 0/1, 1/2 or two texts), class
+        numbers from 0 (integers or texts, sorted), real numbers, or X instead of them.
 
     Raises
     ------
     InputError
-        On all ranks, for shapes that do not fit, values that are not finite, or labels outside
-        two classes.
+        On all ranks, for shapes that do not fit, values that are not finite, or labels that
+        `targets` does not allow.
     """
-    train = _unlabelled(X, y, world, name)
-    classes = agree_on_classes(train.y, train.start, world, name)
-    train, n = replace(train, y=signs(train.y, classes)), train.X.shape[1]
-    held_out = None
+    check_targets(targets, name)
+    train, classes = with_targets(_unlabelled(X, y, world, name, targets), targets, world, name)
+    n, held_out = train.X.shape[1], None
     if test is not None:
         title = f"{name} (test)"
-        held_out = _unlabelled(*test, world, title)
+        held_out = _unlabelled(*test, world, title, targets)
         if held_out.X.shape[1] != n:
             raise InputError(f"{title}: has {held_out.X.shape[1]} columns, the training data {n}")
-        agree_on_classes(held_out.y, held_out.start, world, title, classes)
-        held_out = replace(held_out, y=signs(held_out.y, classes))
+        held_out, _ = with_targets(held_out, targets, world, title, classes)
+        if held_out.y.shape[1:] != train.y.shape[1:]:
+            raise InputError(f"{title}: has other outputs a row than the training data")
     hashed = fingerprint(train, world)
-    return Dataset(name, train, held_out, n, None, class_names(classes), hashed)
+    return Dataset(name, train, held_out, n, None, targets, class_names(classes), hashed)
 
 
-def _unlabelled(X, y, world: World, name: str) -> Shard:
+def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:
     """This rank's rows, checked and placed among the others'; labels still as they came."""
     with world.phase(f"checking {name}"):
-        X, y = _matrix(X, name), np.asarray(y)
-        if y.shape != (X.shape[0],):
-            raise InputError(f"{name}: X has {X.shape[0]} rows but y has shape {y.shape}")
-        check_label_type(y, name)
-    forms = world.gather((*X.shape, scipy.sparse.issparse(X), X.dtype.name))
+        X = _matrix(X, name)
+        y = _labels(y, X.shape[0], name, targets)
+    forms = world.gather((*X.shape, scipy.sparse.issparse(X), X.dtype.name, y.shape[1:]))
     start, total = sum(rows for rows, *_ in forms[: world.rank]), sum(rows for rows, *_ in forms)
     if total == 0:
         raise InputError(f"{name}: no rank holds a row")
@@ -121,13 +140,26 @@ def _unlabelled(X, y, world: World, name: str) -> Shard:
         raise InputError(f"{name}: the ranks hold arrays of different widths or types")
     if X.shape[1] == 0:
         raise InputError(f"{name}: has no columns; pass at least one feature")
-    _, sparse, dtype = kept.pop()
+    _, sparse, dtype, outputs = kept.pop()
     if not len(y):  # a rank without rows takes the others' form
+        y = y.reshape(0, *outputs)
         X = np.empty(X.shape, dtype)
         X = scipy.sparse.csr_array(X) if sparse else X
     with world.phase(f"checking {name}"):
         check_finite(X, start, name)
     return Shard(X, y, start, total)
+
+
+def _labels(y, rows: int, name: str, targets: str) -> np.ndarray:
+    if targets == INPUT:
+        if y is not None:
+            raise InputError(f"{name}: where the input is the target, pass None for y")
+        return np.zeros(rows)
+    y = np.asarray(y)
+    if y.shape[:1] != (rows,) or y.ndim > (2 if targets == VALUES else 1):
+        raise InputError(f"{name}: X has {rows} rows but y has shape {y.shape}")
+    check_label_type(y, name)
+    return y
 
 
 def _matrix(X, name: str):

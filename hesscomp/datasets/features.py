@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.dataset import Dataset, Shard
+from hesscomp.datasets.targets import INPUT
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.world import World
@@ -55,6 +56,8 @@ def fourier_features(
         raise InputError(f"the seed must be at least 0, not {seed}")
     if dtype not in ("float32", "float64"):
         raise InputError(f"the features' dtype must be float32 or float64, not {dtype}")
+    if dataset.targets == INPUT:
+        raise InputError(f"{dataset.name}: rows that are their own targets cannot be lifted")
     bandwidth = float(bandwidth)
     with world.phase("making Fourier features"):
         W = random.standard_normal(seed, random.FEATURE_WEIGHTS, (0, count), (0, dataset.features))

@@ -1,9 +1,10 @@
 """A hash of sharded data that does not depend on how they are sharded.
 
 SHA-256 over a header and the SHA-256 of each fixed row block (`row_block`), in order. A dense
-block is the little-endian bytes of its rows in their own precision, then its labels; a sparse one
-is its row lengths (int64), column indices (int64), values (float64) and labels. So the same numbers
-stored densely and sparsely have two fingerprints.
+block is the little-endian bytes of its rows in their own precision, then its targets (float64); a
+sparse one is its row lengths (int64), column indices (int64), values (float64) and targets. So the
+same numbers stored densely and sparsely have two fingerprints. Rows that are their own targets are
+hashed once, and the header says so.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ def fingerprint(shard, world: World) -> str:
     Shards may begin anywhere: the rows before a rank's first block boundary travel to the rank on
     which that block begins.
     """
-    rows, block = len(shard.y), row_block(shard.total)
+    rows, block = shard.X.shape[0], row_block(shard.total)
     sizes = world.gather(rows)
     edges = np.concatenate([[0], np.cumsum(sizes)])
     head = min(-shard.start % block, rows)  # rows that belong to a block begun elsewhere
@@ -42,15 +43,22 @@ def fingerprint(shard, world: World) -> str:
                 digest.update(piece)
         digests.append(digest.digest())
     kind = "sparse" if scipy.sparse.issparse(shard.X) else shard.X.dtype.name
-    whole = hashlib.sha256(f"{kind} {shard.total} x {shard.X.shape[1]}\n".encode())
+    itself = " to itself" if _to_itself(shard) else ""
+    whole = hashlib.sha256(f"{kind} {shard.total} x {shard.X.shape[1]}{itself}\n".encode())
     for part in world.gather(b"".join(digests)):
         whole.update(part)
     return f"sha256:{whole.hexdigest()}"
 
 
+def _to_itself(shard) -> bool:
+    return shard.y is shard.X
+
+
 def _bytes(shard, first: int, last: int) -> tuple[bytes, ...]:
-    y = shard.y[first:last].astype("<f8").tobytes()
     X = shard.X
+    if _to_itself(shard):
+        return (X[first:last].astype(X.dtype.newbyteorder("<")).tobytes(),)
+    y = shard.y[first:last].astype("<f8").tobytes()
     if scipy.sparse.issparse(X):
         inside = slice(X.indptr[first], X.indptr[last])
         lengths = np.diff(X.indptr[first : last + 1]).astype("<i8")

@@ -44,6 +44,7 @@ class NpySource(ArraySource):
     """A 2-D array whose last column is the label; or X alone, with labels in the file `label`."""
 
     kind = "NPY"
+    label_is_file = True
 
     def stored(self) -> StoredRows:
         table = _mapped_npy(self.path)

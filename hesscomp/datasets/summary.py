@@ -6,6 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.dataset import Dataset
+from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -19,8 +20,10 @@ class DatasetSummary:
     ----------
     name, fingerprint : str
     rows, features, test_rows : int
-    classes : (str, str)
-    counts : (int, int)
+    targets : {"signs", "classes", "values", "input"}
+    classes : tuple of str
+        None for targets that are no classes.
+    counts : tuple of int
         Training rows of each class.
     density : float
         Share of entries that are not zero.
@@ -38,8 +41,9 @@ class DatasetSummary:
     rows: int
     features: int
     test_rows: int
-    classes: tuple[str, str]
-    counts: tuple[int, int]
+    targets: str
+    classes: tuple[str, ...]
+    counts: tuple[int, ...]
     density: float
     storage: str
     dtype: str
@@ -56,8 +60,8 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
     shard = dataset.train
     sparse = scipy.sparse.issparse(shard.X)
     nonzeros = np.count_nonzero(shard.X.data if sparse else shard.X)
-    local = [nonzeros, np.count_nonzero(shard.y > 0), shard.nbytes]
-    nonzeros, positive, nbytes = world.sum(np.array(local, dtype=np.int64)).tolist()
+    local = np.array([nonzeros, shard.nbytes, *_counts(dataset)], dtype=np.int64)
+    nonzeros, nbytes, *counts = world.sum(local).tolist()
     planned = ranks or world.size
     ranges = (row_range(dataset.rows, rank, planned) for rank in range(planned))
     rows = tuple(stop - start for start, stop in ranges)
@@ -67,8 +71,9 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
         rows=dataset.rows,
         features=dataset.features,
         test_rows=dataset.test.total if dataset.test else 0,
+        targets=dataset.targets,
         classes=dataset.classes,
-        counts=(dataset.rows - positive, positive),
+        counts=tuple(counts),
         density=nonzeros / max(dataset.rows * dataset.features, 1),
         storage="sparse" if sparse else "dense",
         dtype=shard.X.dtype.name,
@@ -77,3 +82,12 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
         shard_rows=rows,
         shard_bytes=tuple(round(nbytes * count / dataset.rows) for count in rows),
     )
+
+
+def _counts(dataset: Dataset) -> np.ndarray:
+    """This rank's training rows of each class."""
+    if not dataset.classes:
+        return np.empty(0)
+    y = dataset.train.y
+    codes = y > 0 if dataset.targets == SIGNS else y
+    return np.bincount(codes, minlength=len(dataset.classes))

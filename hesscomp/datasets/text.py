@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
 
 BATCH_BYTES = 2**23  # of text parsed at a time
@@ -30,6 +31,9 @@ class TextSource:
     """
 
     columns: tuple[str, ...] | None = None
+    targets = SIGNS  # what its labels are by default
+    dtype = None
+    label_is_file = False
     begin = 0  # the byte at which the rows begin
 
     def __init__(self, path: Path, label: str | None, rank: int, size: int):

@@ -1,0 +1,138 @@
+"""Files of labelled rows, of which each rank reads its own."""
+
+import os
+from pathlib import Path
+
+import scipy.sparse
+
+from hesscomp.datasets.dataset import Dataset, Shard
+from hesscomp.datasets.delimited import CsvSource
+from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.hdf5 import Hdf5Source
+from hesscomp.datasets.idx import IDX_NAME, IdxSource
+from hesscomp.datasets.libsvm import LibsvmSource
+from hesscomp.datasets.numpy_files import NpySource, NpzSource
+from hesscomp.datasets.targets import class_names, with_targets
+from hesscomp.errors import InputError
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
+from hesscomp.runs.memory import aligned_empty
+
+SOURCES = {
+    "libsvm": LibsvmSource,
+    "csv": CsvSource,
+    "hdf5": Hdf5Source,
+    "npz": NpzSource,
+    "npy": NpySource,
+    "idx": IdxSource,
+}
+ENDINGS = {
+    ".svm": "libsvm", ".libsvm": "libsvm", ".svmlight": "libsvm", ".txt": "libsvm",
+    ".csv": "csv", ".tsv": "csv", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".npy": "npy",
+    ".idx": "idx",
+}  # fmt: skip
+COMPRESSED = (".gz", ".bz2", ".xz")
+
+
+def load_file(
+    source: str | os.PathLike,
+    world: World,
+    *,
+    format: str | None = None,
+    label: str | None = None,
+    test: str | os.PathLike | None = None,
+    targets: str | None = None,
+    dtype: str | None = None,
+    name: str | None = None,
+) -> Dataset:
+    """A file of labelled rows; `load_dataset` says what the arguments mean. Collective.
+
+    `name` is what to call the data set, by default the file as it was named.
+    """
+    called = str(source) if name is None else name
+    train, reader = _read(source, world, format, label, dtype)
+    targets = reader.targets if targets is None else targets
+    train, classes = with_targets(train, targets, world, called, where=reader.where)
+    held_out = None
+    if test is not None:
+        label = None if reader.label_is_file else label
+        held_out, other = _read(test, world, format, label, dtype, reader)
+        title = str(test) if name is None else f"{name} (test)"
+        held_out, _ = with_targets(held_out, targets, world, title, classes, other.where)
+    return Dataset(
+        called,
+        train,
+        held_out,
+        train.X.shape[1],
+        reader.columns,
+        targets,
+        class_names(classes),
+        fingerprint(train, world),
+    )
+
+
+def prefer_dense(n: int, density: float) -> bool:
+    """Whether rows with this share of nonzeros are better stored densely.
+
+    A dense product runs at the processor's full rate and a sparse one at a tenth of it or less;
+    but rows of text data must never be filled up.
+    """
+    return density > 0.25 or (n <= 2000 and density > 0.05)
+
+
+def _read(path, world: World, format: str | None, label: str | None, dtype, train=None):
+    """This rank's rows of a file, labels as they came, and the source that read them.
+
+    `train` is the source of the training data where these are the test data.
+    """
+    path = Path(path)
+    source = X = labels = None
+    count = 0
+    with world.phase(f"opening {path.name}"):
+        kind = SOURCES[_format(path, format)]
+        if train is not None and type(train) is not kind:
+            raise InputError(f"{path}: is not of the format of {train.path}; both need the same")
+        if not path.exists():
+            raise InputError(f"{path}: no such file; check the path")
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; name a file")
+        source = kind(path, label, world.rank, world.size)
+        source.dtype = dtype
+        count = source.count()
+    counts = world.gather(count)
+    total = source.total(counts)
+    if total == 0:
+        raise InputError(f"{path}: is empty: it holds no rows")
+    start, stop = row_range(total, world.rank, world.size)
+    with world.phase(f"reading {path.name}"):
+        X, labels = source.read(start, stop, counts)
+    X, width = source.agree(X, start, world.gather, train)
+    if width == 0:
+        raise InputError(f"{path}: holds no features")
+    if scipy.sparse.issparse(X):
+        nonzeros = sum(world.gather(X.nnz))
+        if prefer_dense(width, nonzeros / (total * width)):
+            with world.phase(f"filling {path.name} up"):
+                dense = aligned_empty(X.shape, X.dtype)
+                X = X.toarray(out=dense)
+    if dtype is not None and X.dtype != dtype:
+        with world.phase(f"converting {path.name} to {dtype}"):
+            X = X.astype(dtype)
+    return Shard(X, labels, start, total), source
+
+
+def _format(path: Path, format: str | None) -> str:
+    if format is not None:
+        if format not in SOURCES:
+            raise InputError(f"{path}: unknown format {format}; use one of {', '.join(SOURCES)}")
+        return format
+    endings = [ending.lower() for ending in path.suffixes]
+    if endings and endings[-1] in COMPRESSED:
+        endings.pop()
+    if IDX_NAME.search(path.name):
+        return "idx"
+    if not endings or endings[-1] not in ENDINGS:
+        raise InputError(
+            f"{path}: its ending names no format; give format as one of {', '.join(SOURCES)}"
+        )
+    return ENDINGS[endings[-1]]

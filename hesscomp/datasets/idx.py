@@ -1,0 +1,113 @@
+"""IDX files, the format of MNIST: rows in one file, their labels in another.
+
+Big-endian: two zero bytes, the type, the number of dimensions, each dimension as uint32, then the
+numbers, last dimension fastest (LeCun, Cortes and Burges, "The MNIST database of handwritten
+digits", file formats).
+"""
+
+import gzip
+import math
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from hesscomp.datasets.arrays import ArraySource, StoredRows
+from hesscomp.datasets.targets import CLASSES
+from hesscomp.errors import InputError
+from hesscomp.runs.hdf5 import MAX_COMPRESSION
+
+TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+MAX_DIMENSIONS = 8
+IDX_NAME = re.compile(r"[-.]idx\d-\w+(\.gz)?$")  # train-images-idx3-ubyte.gz
+
+
+class IdxSource(ArraySource):
+    """Rows of any shape, flattened; unsigned bytes are pixels and become value/255.
+
+    Pixels are float32 unless `dtype` says otherwise. Labels stand in the file `label`; by default
+    the one that is called labels-idx1 where this one is called images-idx3.
+    """
+
+    kind = "IDX"
+    targets = CLASSES
+    label_is_file = True
+
+    def stored(self) -> StoredRows:
+        labels = self._beside() if self.label is None else Path(self.label)
+        with ExitStack() as files:
+            X = _Rows(files.enter_context(_IdxFile(self.path)), self.dtype)
+            y = files.enter_context(_IdxFile(labels))
+            return StoredRows(self.path, X, y, file=files.pop_all())
+
+    def _beside(self) -> Path:
+        name = re.sub(r"images([-.])idx\d", r"labels\1idx1", self.path.name)
+        if name == self.path.name:
+            raise InputError(
+                f"{self.path}: is not called ...images-idx...; give label, the file of its labels"
+            )
+        if not self.path.with_name(name).exists():
+            raise InputError(f"{self.path}: its labels, {name}, are not beside it; give label")
+        return self.path.with_name(name)
+
+
+class _IdxFile:
+    """An open IDX file as an array that is read when it is sliced: forwards costs least."""
+
+    def __init__(self, path: Path):
+        self.path, length = path, path.stat().st_size
+        packed = path.suffix.lower() == ".gz"
+        self.stream = (gzip.open if packed else open)(path, "rb")
+        zeros, kind, dimensions = self._read(2), *self._read(2)
+        if zeros != b"\0\0" or kind not in TYPES or not 1 <= dimensions <= MAX_DIMENSIONS:
+            self.refuse("is no IDX file; check the path, and unpack what is not plain or .gz")
+        self.dtype = np.dtype(TYPES[kind])
+        self.shape = tuple(np.frombuffer(self._read(4 * dimensions), ">u4").tolist())
+        self.begin = 4 + 4 * dimensions
+        claimed = self.begin + math.prod(self.shape) * self.dtype.itemsize
+        if claimed > MAX_COMPRESSION * length or (claimed != length and not packed):
+            self.refuse(f"claims {claimed} bytes in a file of {length}; fetch it again")
+
+    def __enter__(self) -> "_IdxFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stream.close()
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        """Rows from `start` to `stop`, as they are stored."""
+        start, stop, _ = rows.indices(self.shape[0])
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        self.stream.seek(self.begin + start * size)
+        data = self._read((stop - start) * size)
+        if stop == self.shape[0] and self.stream.read(1):
+            self.refuse(f"goes on after its {stop} rows; fetch it again")
+        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
+
+    def refuse(self, reason: str):
+        self.stream.close()
+        raise InputError(f"{self.path}: {reason}")
+
+    def _read(self, size: int) -> bytes:
+        data = self.stream.read(size)
+        if len(data) < size:
+            self.refuse("is cut short; fetch it again")
+        return data
+
+
+class _Rows:
+    """The rows of an IDX file, flattened, pixels between 0 and 1."""
+
+    def __init__(self, file: _IdxFile, dtype: str | None):
+        self.file = file
+        count, *row = file.shape
+        self.shape = (count, math.prod(row)) if row else file.shape
+        self.pixels = file.dtype == np.uint8
+        self.dtype = np.dtype(dtype or "float32") if self.pixels else file.dtype.newbyteorder("=")
+        self.itemsize = self.dtype.itemsize
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        values = self.file[rows]
+        values = values.reshape(len(values), self.shape[1])
+        return np.divide(values, 255, dtype=self.dtype) if self.pixels else values

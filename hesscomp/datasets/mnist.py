@@ -1,0 +1,74 @@
+"""MNIST: 28 x 28 grey images of handwritten digits (LeCun, Cortes and Burges).
+
+Two data sets, which are never taken for one another: "mnist" is the four IDX files in the folder
+mnist/ of HESSCOMP_DATA, packed (.gz) or not, 60,000 training and 10,000 test images;
+"mnist-sample" is packaged, the first 5,000 and the first 1,000 of them.
+"""
+
+import os
+from pathlib import Path
+
+from hesscomp.datasets.dataset import Dataset
+from hesscomp.datasets.files import load_file
+from hesscomp.datasets.packaged import packaged_file
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+
+FOLDER = "HESSCOMP_DATA"
+IMAGES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
+LABELS = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
+SHAPE = (60_000, 10_000, 784)  # training rows, test rows, pixels
+SAMPLE_SHAPE = (5_000, 1_000, 784)
+
+
+def load_mnist(world: World, targets: str | None = None, dtype: str | None = None) -> Dataset:
+    """All of MNIST, pixels value/255; `load_dataset` says what the arguments mean. Collective.
+
+    Every rank unpacks the files up to its own last row, and keeps its own rows: 188 MB over all
+    ranks in float32.
+
+    Raises
+    ------
+    InputError
+        If HESSCOMP_DATA names no folder with mnist/ and its four files, or they hold something
+        else.
+    """
+    with world.phase("looking for MNIST"):
+        folder = os.environ.get(FOLDER)
+        if not folder:
+            raise InputError(
+                f"mnist: set {FOLDER} to the folder that holds mnist/{IMAGES[0]}.gz and the "
+                "three other files of MNIST, or take mnist-sample, which is packaged"
+            )
+        files = [_find(Path(folder) / "mnist", name) for name in (*IMAGES, *LABELS)]
+    return _load("mnist", files, SHAPE, world, targets, dtype)
+
+
+def load_mnist_sample(
+    world: World, targets: str | None = None, dtype: str | None = None
+) -> Dataset:
+    """The packaged sample of MNIST; as `load_mnist`, checked by SHA-256. Collective."""
+    with world.phase("checking the packaged MNIST sample"):
+        files = [packaged_file("mnist", f"{name}.gz") for name in (*IMAGES, *LABELS)]
+    return _load("mnist-sample", files, SAMPLE_SHAPE, world, targets, dtype)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.gz", folder / name):
+        if path.exists():
+            return path
+    raise InputError(f"{folder / name}.gz: no such file; put MNIST there, or take mnist-sample")
+
+
+def _load(name: str, files: list[Path], shape, world: World, targets, dtype) -> Dataset:
+    train, test, *_ = files
+    dataset = load_file(
+        train, world, format="idx", test=test, targets=targets, dtype=dtype, name=name
+    )
+    found = (dataset.rows, dataset.test.total, dataset.features)
+    if found != shape:
+        raise InputError(
+            f"{train.parent}: holds {found[0]} and {found[1]} images of {found[2]} pixels, but "
+            f"{name} has {shape[0]} and {shape[1]} of {shape[2]}; name the files instead"
+        )
+    return dataset
