@@ -46,13 +46,13 @@ class Convolution(Operation):
         )
 
     def forward(self, at):
-        x, W, *bias = at.inputs + at.parameters
+        (x,), W, bias = at.inputs, _planar(at.parameters[0]), at.parameters[1:]
         y = self._with_kernel(x, W)
         return tf.nn.bias_add(y, bias[0]) if bias else y
 
     def tangent(self, at):
-        (x,), (W, *_), (tx,) = at.inputs, at.parameters, at.t_inputs
-        tW, *tb = at.t_parameters
+        (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
+        tW, tb = _planar(at.t_parameters[0], 5), at.t_parameters[1:]
         k = next(t.shape[-2] for t in (tx, *at.t_parameters) if t is not None)
         out = None
         if tW is not None:
@@ -69,11 +69,11 @@ class Convolution(Operation):
         return out
 
     def pull(self, at, delta):
-        (x,), (W, *_) = at.inputs, at.parameters
+        (x,), W = at.inputs, _planar(at.parameters[0])
         return [self._by_input(tf.shape(x), W, delta)]
 
     def pull_tangent(self, at, delta, t_delta):
-        (x,), (W, *_), (tW, *_) = at.inputs, at.parameters, at.t_parameters
+        (x,), W, tW = at.inputs, _planar(at.parameters[0]), _planar(at.t_parameters[0], 5)
         rows, k = columns_to_rows(t_delta)
         shape = tf.concat([[tf.shape(rows)[0]], tf.shape(x)[1:]], 0)
         back = tf.ensure_shape(self._by_input(shape, W, rows), [None, *x.shape[1:]])
@@ -89,11 +89,11 @@ class Convolution(Operation):
         return [out]
 
     def gradient(self, at, delta):
-        out = [self._by_kernel(at.inputs[0], at.parameters[0].shape, delta)]
+        out = [self._by_kernel(at.inputs[0], _planar(at.parameters[0]).shape, delta)]
         return out if len(self.variables) == 1 else [*out, leading_sum(delta, 1)]
 
     def gradient_tangent(self, at, delta, t_delta):
-        (x,), (tx,), W = at.inputs, at.t_inputs, at.parameters[0]
+        (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
         k, (height, width, inputs, outputs) = t_delta.shape[-2], W.shape
         out = self._by_kernel(x, [height, width, inputs, k * outputs], fold(t_delta))
         out = tf.reshape(out, [height, width, inputs, k, outputs])
@@ -124,7 +124,7 @@ class DepthwiseConvolution(Operation):
         return tf.nn.depthwise_conv2d(x, W, **self.options)
 
     def forward(self, at):
-        x, W, *bias = at.inputs + at.parameters
+        (x,), W, bias = at.inputs, _planar(at.parameters[0]), at.parameters[1:]
         y = self._conv(x, W)
         return tf.nn.bias_add(y, bias[0]) if bias else y
 
@@ -139,8 +139,8 @@ class DepthwiseConvolution(Operation):
         return tf.reshape(moved, [height, width, k * channels, multiplier])
 
     def tangent(self, at):
-        (x,), (W, *_), (tx,) = at.inputs, at.parameters, at.t_inputs
-        tW, *tb = at.t_parameters
+        (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
+        tW, tb = _planar(at.t_parameters[0], 5), at.t_parameters[1:]
         k = next(t.shape[-2] for t in (tx, *at.t_parameters) if t is not None)
         out = None
         if tW is not None:
@@ -163,10 +163,10 @@ class DepthwiseConvolution(Operation):
         return tape.gradient(y, [x, W], delta)
 
     def pull(self, at, delta):
-        return [self._back(at.inputs[0], at.parameters[0], delta)[0]]
+        return [self._back(at.inputs[0], _planar(at.parameters[0]), delta)[0]]
 
     def pull_tangent(self, at, delta, t_delta):
-        (x,), (W, *_), (tW, *_) = at.inputs, at.parameters, at.t_parameters
+        (x,), W, tW = at.inputs, _planar(at.parameters[0]), _planar(at.t_parameters[0], 5)
         k = t_delta.shape[-2]
         like, kernels = self._spread(x, k), tf.tile(W, [1, 1, k, 1])
         out = self._back(like, kernels, fold(t_delta))[0]
@@ -175,11 +175,11 @@ class DepthwiseConvolution(Operation):
         return [unfold(out, k)]
 
     def gradient(self, at, delta):
-        out = [self._back(at.inputs[0], at.parameters[0], delta)[1]]
+        out = [self._back(at.inputs[0], _planar(at.parameters[0]), delta)[1]]
         return out if len(self.variables) == 1 else [*out, leading_sum(delta, 1)]
 
     def gradient_tangent(self, at, delta, t_delta):
-        (x,), (tx,), W = at.inputs, at.t_inputs, at.parameters[0]
+        (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
         k, (height, width, channels, multiplier) = t_delta.shape[-2], W.shape
         kernels = tf.tile(W, [1, 1, k, 1])
         out = self._back(self._spread(x, k), kernels, fold(t_delta))[1]
@@ -188,3 +188,8 @@ class DepthwiseConvolution(Operation):
         out = tf.reshape(out, [height, width, k, channels, multiplier])
         out = tf.transpose(out, [0, 1, 3, 2, 4])
         return [out] if len(self.variables) == 1 else [out, leading_sum(t_delta, 2)]
+
+
+def _planar(kernel: tf.Tensor | None, rank: int = 4) -> tf.Tensor | None:
+    """A kernel, or its tangent, over one axis of space as one over two."""
+    return kernel if kernel is None or kernel.shape.rank == rank else kernel[None]

@@ -74,7 +74,7 @@ class GlobalMax(Operation):
 
     def forward(self, at):
         (x,) = at.inputs
-        places = tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]])
+        places = tf.reshape(x, [-1, x.shape[1:-1].num_elements(), x.shape[-1]])
         at.memo["mask"] = tf.reshape(
             tf.one_hot(tf.argmax(places, 1), places.shape[1], axis=1, dtype=x.dtype), tf.shape(x)
         )
