@@ -20,6 +20,7 @@ COMMANDS = {
     "update": "bring a factor up to date with new data or a new point (MPI)",
     "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
     "data": "describe a data set and how it would be sharded (MPI)",
+    "problems": "list the problems that have names: data, network, loss, training",
     "inspect": "show what a factor file holds",
     "compare": "compare two factor files: eigenvalues, subspaces, distances, provenance",
     "report": "write a page about a factor: spectrum, certificate, energy by block, costs",

@@ -76,15 +76,15 @@ class NamedProblem:
         What becomes of the data set's labels.
     loss : str
     network : Network or None
-    recipe : Recipe
-        Takes the mean loss near a minimum, in minutes on the smaller ones.
+    recipe : Recipe or None
+        None for Newton's method.
     """
 
     data: str
     targets: str
     loss: str
     network: Network | None
-    recipe: Recipe
+    recipe: Recipe | None
 
 
 MNIST = (28, 28, 1)
@@ -122,5 +122,5 @@ NAMED_PROBLEMS = {
     "adult-mlp": NamedProblem(
         "adult", "signs", SIGMOID_LOSS, Network((109,), (32, 1), "tanh"), Recipe(20)
     ),
-    "adult-logistic": NamedProblem("adult", "signs", "logistic", None, Recipe(20)),
+    "adult-logistic": NamedProblem("adult", "signs", "logistic", None, None),
 }  # fmt: skip
