@@ -43,6 +43,34 @@ def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
     save_figure(figure, path)
 
 
+def plot_against_best(
+    factor: LowRank, errors: dict[str, np.ndarray], path: str | os.PathLike, title: str
+) -> None:
+    """A factor's eigenvalues, its error beside the best one's by rank, and where its vectors live.
+
+    `errors` holds relative Frobenius errors of the leading k eigenpairs: "exact" and "best" for
+    k = 0, 1, ..., "certificate" for k = 1, 2, ...
+    """
+    figure, (left, middle, right) = make_figure(3)
+    draw_magnitudes(left, factor)
+    left.set_title("Leading eigenvalues")
+    exact, best, estimate = errors["exact"], errors["best"], errors["certificate"]
+    middle.plot(range(len(best)), best, "-", color=GREY, lw=4, label="best possible")
+    middle.plot(range(len(exact)), exact, "-", color=BLUE, lw=1.5, label="this factor")
+    middle.plot(
+        range(1, len(estimate) + 1), estimate, "--", color=RED, lw=1.5, label="its certificate"
+    )
+    middle.set_yscale("log")
+    middle.set_xlabel("eigenpairs kept")
+    middle.set_ylabel("‖H − F‖ / ‖H‖, Frobenius")
+    middle.set_title("Compression error")
+    middle.legend(frameon=False)
+    draw_energy(right, factor)
+    right.set_title("Energy of the eigenvectors by layer")
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
+
+
 def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: int = 20) -> None:
     """The eigenvalues of a trajectory's factors from point to point, and the factors' errors.
 
@@ -59,7 +87,9 @@ def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: in
             row[: len(w)] = sign * w
         left.plot(place, curves, ".-", ms=4, lw=1, color=color)
     w = np.concatenate([factor.eigenvalues for factor in trajectory.factors])
-    if w.any():
+    if np.all(w > 0):
+        left.set_yscale("log")
+    elif w.any():
         left.set_yscale("symlog", linthresh=float(np.abs(w[w != 0]).min()))
     left.set_ylabel("eigenvalue")
     left.set_title(f"Eigenvalues, at most {leading} of each sign")

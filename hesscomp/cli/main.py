@@ -26,9 +26,10 @@ COMMANDS = {
     "report": "write a page about a factor: spectrum, certificate, energy by block, costs",
     "repack": "make one file of a factor whose rows lie in slabs",
     "plot": "draw a factor's spectrum or a report's convergence",
+    "figure": "draw a compression beside the best one, for a trained network (MPI)",
     "solve": "solve with a factor: (F + shift I) X = B",
 }
-PARALLEL = ("newton", "compress", "update", "spectrum", "data")
+PARALLEL = ("newton", "compress", "update", "spectrum", "figure", "data")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
