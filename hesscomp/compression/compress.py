@@ -240,7 +240,7 @@ class Dense:
 
     def approximation(self) -> Approximation:
         layout = self.operator.layout
-        w, *S = layout.world.on_root(sorted_eigh, self.matrix)
+        w, *S = layout.on_root(sorted_eigh, self.matrix)
         U = layout.local(np.array(S))
         return Approximation(w, U, layout, range_error=0.0, estimator="exact")
 

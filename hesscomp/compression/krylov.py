@@ -127,7 +127,7 @@ class BlockKrylov:
         room = n - self.size
         if room < Y.shape[1]:
             gram = layout.inner(Y, Y)
-            Y = layout.combine(Y, layout.world.on_root(leading_eigenvectors, gram, room))
+            Y = layout.combine(Y, layout.on_root(leading_eigenvectors, gram, room))
         if layout.decide(_smallest_singular_value(layout.inner(Y, Y)) < VANISHED * reach):
             Y = Y + self._gaussian(Y.shape[1]) * (ROUNDING * reach / np.sqrt(n))
         return orthonormalize(Y, layout, against=self.Q, projected=True)

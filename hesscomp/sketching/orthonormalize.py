@@ -117,7 +117,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
     does it all.
     """
     if layout.name == "replicated":
-        return layout.world.on_root(_householder, Y)
+        return layout.on_root(_householder, Y)
     factors = [
         scipy.linalg.qr(Y[rows], mode="economic", check_finite=False) for rows in layout.qr_blocks()
     ]
@@ -129,7 +129,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
 def _inverse_cholesky(gram: np.ndarray, layout: Layout, shift: float = 0.0) -> np.ndarray | None:
     """R^-1 with R^T R the Gram matrix, its columns' lengths made equal; None if that fails."""
     try:
-        return layout.world.on_root(_inverse_of_triangle, gram, shift)
+        return layout.on_root(_inverse_of_triangle, gram, shift)
     except np.linalg.LinAlgError:
         return None
 
