@@ -135,16 +135,6 @@ def test_training_is_keras_adam(monkeypatch):
     assert np.linalg.norm(x - np.asarray(variable)) <= 1e-5 * np.linalg.norm(x - problem.initial)
 
 
-@pytest.mark.ranks
-def test_training_does_not_depend_on_the_number_of_ranks(world):
-    recipe = Recipe(epochs=5, batch=50)
-    points = [
-        train(problem, recipe, problem.initial, seed=4)
-        for problem in (tiny_problem(tiny(), world), tiny_problem(tiny()))
-    ]
-    assert np.linalg.norm(points[0] - points[1]) <= 1e-9 * np.linalg.norm(points[1])
-
-
 # Sketches that start from a factor
 
 
