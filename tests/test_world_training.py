@@ -1,7 +1,7 @@
 """Training by all ranks together.
 
-Runs last: after it, on several ranks, test_networks::test_differences_and_jacobian finds the Jacobian's
-product off by 1e-7 on one rank. Why is not known yet.
+Runs last: after it, on two ranks, test_networks::test_differences_and_jacobian finds the product
+with the Jacobian off by 1e-7 on one of them. Why is not known yet.
 """
 
 import numpy as np
