@@ -1,8 +1,4 @@
-"""Training by all ranks together.
-
-Runs last: after it, on two ranks, test_networks::test_differences_and_jacobian finds the product
-with the Jacobian off by 1e-7 on one of them. Why is not known yet.
-"""
+"""Training by all ranks together."""
 
 import numpy as np
 import pytest
