@@ -53,9 +53,11 @@ def sum_blocks(
     scale = np.exp2(62.0 - int(count).bit_length() - exponent)
     total = np.zeros((int(np.prod(shape[:-1])), k), np.int64)
     step = max(CACHED // max(k, 1), 1)
+    scaled = np.empty((step, k))
     with np.errstate(invalid="ignore"):
         for first in range(0, blocks.shape[1], step):
-            rows = slice(first, first + step)
+            part = total[first : first + step]
+            room = scaled[: len(part)]
             for block in blocks:
-                total[rows] += (block[rows] * scale).astype(np.int64)
+                part += np.multiply(block[first : first + step], scale, out=room).astype(np.int64)
     return (reduce or world.sum)(total.reshape(shape)) * np.where(finite, 1 / scale, np.nan)

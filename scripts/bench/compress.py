@@ -50,7 +50,7 @@ def ladder(method: str, k: int, signed: bool):
     columns = [{"max_columns": total, "block": block} for total, block in grown if total >= k + 10]
     tolerances = [{"tol": tol} for tol in (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 0.0)]
     return {
-        DEFAULT: columns if signed else powers,
+        DEFAULT: columns if signed else [*powers[:2], *columns],
         "hesscomp eigh": powers,
         "hesscomp krylov": columns,
         "eigsh": tolerances,
