@@ -114,11 +114,13 @@ def test_krylov_to_a_tolerance(world, kind, tolerance):
     assert not limited.certificate.converged and limited.rank == 12
 
 
-def test_auto_takes_krylov_for_operators_of_either_sign(world):
+def test_auto_takes_krylov_for_either_sign_and_for_accuracy(world):
     A = matrix("exponential", signs=True)
     assert compress(Sharded(A, world, False), 10).provenance.method == "krylov"
-    A = matrix("exponential")
-    assert compress(Sharded(A, world, True), 10).provenance.method == "nystrom"
+    H = Sharded(matrix("exponential"), world, True)
+    assert compress(H, 10).provenance.method == "nystrom"
+    for option in ({"power": 2}, {"max_columns": 40}, {"block": 5}, {"max_basis": 40}):
+        assert compress(H, 10, **option).provenance.method == "krylov"
 
 
 def test_krylov_on_degenerate_operators(world):
