@@ -28,6 +28,8 @@ FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 RANK, OVERSAMPLES, POWERS = 20, (2, 5, 10, 20, 40, 80), (0, 1, 2)
 SHOWN = 1  # the power of the figure: the default of `compress`
 FLOOR = 1e-6  # an excess below this is drawn there
+MARKERS = "os^vDP<>X.*"
+COLORS = [f"C{i}" for i in range(10)] + ["black"]
 TABLE = [("PolyDecay 1", False), ("PolyDecay 1", True), ("ExpDecay 0.1", False),
          ("ExpDecay 0.1", True), ("LowRankMedNoise", False)]  # fmt: skip
 
@@ -72,7 +74,7 @@ def draw(curves: list[dict], seeds: int, path: Path) -> None:
             curve = find(curves, family=name, signed=signed, method=method, power=power)
             if curve is not None:
                 label = method if (name, signed) == panels[0] else None
-                style = {"marker": "os^vDP<>X."[index], "ms": 4, "lw": 1.2, "color": f"C{index}"}
+                style = {"marker": MARKERS[index], "color": COLORS[index], "ms": 4, "lw": 1.2}
                 panel.plot(OVERSAMPLES, np.maximum(curve["excess"], FLOOR), label=label, **style)
         panel.axhline(FLOOR, color="black", lw=1, ls="--")
         panel.set(xscale="log", yscale="log", ylim=(FLOOR / 2, 60))
