@@ -86,7 +86,8 @@ def draw(curves: list[dict], seeds: int, path: Path) -> None:
         panel.set_title(f"{name}{', random signs' if signed else ''}", fontsize=10)
     figure.supxlabel("oversample (columns of the sketch beyond the rank)")
     figure.supylabel("error over the best factor's, less one (dashed: at most 1e-6, the optimum)")
-    figure.suptitle(f"Rank {RANK} of n = {N}, power {SHOWN} ({', '.join(POWERLESS)} 0), means over {seeds} seeds")
+    powers = f"power {SHOWN} ({', '.join(POWERLESS)} 0)"
+    figure.suptitle(f"Rank {RANK} of n = {N}, {powers}, means over {seeds} seeds")
     figure.legend(loc="outside right upper", frameon=False)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
