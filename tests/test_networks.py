@@ -473,7 +473,7 @@ def test_chunks_and_traces(world, problem):
         problem.memory = memory
         np.testing.assert_allclose(HessianOperator(problem, x) @ V, expected, atol=1e-14)
     after = (ledger.reductions, ledger.words_reduced, ledger.passes)
-    assert np.subtract(after, before).tolist() == [2, 2 * 6 * problem.n, 2]
+    assert np.subtract(after, before).tolist() == [6 + 1, 2 * 6 * problem.n, 6 + 1]
     budget = Budget(1e4, problem.n, 20, 4)
     assert budget.columns(6, 8) == 1 and 1 <= budget.rows(100, 1, 8) < 100
 
@@ -560,3 +560,26 @@ def test_a_block_product_reduces_its_own_words(world, problem, name):
         operator @ np.ones((operator.n, k))
         after = ledger.reductions, ledger.words_reduced
         assert np.subtract(after, before).tolist() == [1, operator.n * k]
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "subclassed"])
+def test_every_block_alone(world, name):
+    """A restriction is the whole's rows and columns, whatever it is spared."""
+    model = in_float64(NETWORKS.get(name, built))
+    data = rows(model) if name in NETWORKS else rows_of_four()
+    problem = KerasProblem(
+        model, "softmax-cross-entropy", mine(world, *data), world, dtype="float64"
+    )
+    names = [block.name for block in problem.blocks]
+    ends = [names[0], names[-1]]
+    for operator, groups in (
+        (HessianOperator, [*([name] for name in names), ends]),
+        (GaussNewtonOperator, [names[1:2], ends]),
+    ):
+        whole = operator(problem, problem.initial)
+        H = whole.to_dense()
+        for chosen in groups:
+            some = Restricted(whole, chosen)
+            V = np.random.default_rng(0).standard_normal((some.n, 2))
+            expected = H[np.ix_(some.indices, some.indices)] @ V
+            np.testing.assert_allclose(some @ V, expected, rtol=0, atol=1e-12 * np.linalg.norm(H))

@@ -64,17 +64,18 @@ def set_threads(threads: int) -> None:
         tf.constant(0.0)
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep up to `KEPT` bytes that tensors leave free, for the next tensors.
+def keep_freed_memory(most: float) -> None:
+    """Let the C library keep up to `most` bytes that tensors leave free, for the next tensors.
 
     By default it gives large arrays back to the system at once, and every tensor of megabytes is
-    mapped, cleared and faulted in anew: a tenth of a network's block product. Where the library is
-    not glibc, nothing happens.
+    mapped, cleared and faulted in anew: a tenth of a network's block product. It keeps no more
+    than `KEPT` whatever `most`; where the library is not glibc, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, KEPT)
-        mallopt(M_MMAP_THRESHOLD, KEPT)
+        kept = int(min(most, KEPT))
+        mallopt(M_TRIM_THRESHOLD, kept)
+        mallopt(M_MMAP_THRESHOLD, kept)
 
 
 def share(array: np.ndarray) -> tf.Tensor:
