@@ -64,6 +64,38 @@ def set_threads(threads: int) -> None:
         tf.constant(0.0)
 
 
+def own_device(devices: list, place: int):
+    """The device of the rank that is number `place` on its node; None where there is none.
+
+    Devices are dealt out in turn, so that no two ranks share one while another is idle. Where the
+    launcher shows each rank one device (``srun --gpus-per-task=1``), that is its own.
+    """
+    return devices[place % len(devices)] if devices else None
+
+
+def use_own_gpu(place: int) -> str | None:
+    """Compute on this rank's GPU and see no other; its memory is taken as it is needed.
+
+    Call before TensorFlow's first operation. Returns the GPU's name, None where there is none.
+
+    Raises
+    ------
+    InputError
+        If TensorFlow has already run an operation.
+    """
+    own = own_device(tf.config.list_physical_devices("GPU"), place)
+    if own is None:
+        return None
+    try:
+        tf.config.set_visible_devices(own, "GPU")
+        tf.config.experimental.set_memory_growth(own, True)
+    except RuntimeError as error:
+        raise InputError(
+            f"TensorFlow is already running; choose a GPU ({own.name}) before the first operation"
+        ) from error
+    return own.name
+
+
 def keep_freed_memory(most: float) -> None:
     """Let the C library keep up to `most` bytes that tensors leave free, for the next tensors.
 
@@ -79,11 +111,12 @@ def keep_freed_memory(most: float) -> None:
 
 
 def share(array: np.ndarray) -> tf.Tensor:
-    """A tensor over the array's own memory where its alignment allows, else over a copy.
+    """A tensor over the array's own memory where its alignment allows, else over a copy (on a GPU).
 
     The array must not be changed afterwards.
     """
-    aligned = array.flags.c_contiguous and array.flags.writeable and array.size > 0
+    here = not tf.config.get_visible_devices("GPU")
+    aligned = here and array.flags.c_contiguous and array.flags.writeable and array.size > 0
     if aligned and array.ctypes.data % ALIGNMENT == 0 and array.dtype.kind == "f":
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.convert_to_tensor(array)
@@ -91,7 +124,17 @@ def share(array: np.ndarray) -> tf.Tensor:
 
 def view(tensor: tf.Tensor) -> np.ndarray:
     """A tensor's own memory as an array that cannot be written to: for large ones, no copy."""
-    return np.asarray(memoryview(tensor))
+    with tf.device("CPU:0"):
+        return np.asarray(memoryview(tf.identity(tensor)))
 
 
-__all__ = ["keep_freed_memory", "keras", "set_threads", "share", "tf", "view"]
+__all__ = [
+    "keep_freed_memory",
+    "keras",
+    "own_device",
+    "set_threads",
+    "share",
+    "tf",
+    "use_own_gpu",
+    "view",
+]

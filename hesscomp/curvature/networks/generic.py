@@ -97,8 +97,9 @@ def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
             if operation.type == "StopGradient":
                 raise InputError(
                     f"TensorFlow's second derivatives are wrong here: {operation.name} stops the "
-                    "gradient (layer normalisation does); take the finite-difference Hessian, the "
-                    "Gauss-Newton matrix, or a model of layers that the layer-wise engine knows"
+                    "gradient (layer normalisation does); take the finite-difference Hessian "
+                    "(finite-difference), the Gauss-Newton matrix (ggn), or a model of layers that "
+                    "the layer-wise engine knows"
                 )
             made.update(tensor.ref() for tensor in operation.outputs)
 
