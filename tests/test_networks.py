@@ -18,11 +18,14 @@ from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.jacobian import Jacobian
 from hesscomp.curvature.restriction import BlockDiagonal, Diagonal, Restricted
 from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.datasets import load_dataset
 from hesscomp.errors import InputError
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
+from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.models import build_network
 
 pytestmark = pytest.mark.ranks
 layers = keras.layers
@@ -583,3 +586,27 @@ def test_every_block_alone(world, name):
             V = np.random.default_rng(0).standard_normal((some.n, 2))
             expected = H[np.ix_(some.indices, some.indices)] @ V
             np.testing.assert_allclose(some @ V, expected, rtol=0, atol=1e-12 * np.linalg.norm(H))
+
+
+@pytest.mark.slow
+def test_all_of_mnist(world, full_data):
+    """60,000 and 10,000 images; the layer-wise engine in float32, the generic one in float64."""
+    data = load_dataset("mnist", world, targets="classes")
+    counts = [world.sum(np.bincount(part.y, minlength=10)) for part in (data.train, data.test)]
+    assert [count.sum() for count in counts] == [60_000, 10_000]
+    assert counts[0].tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    model = build_network(NAMED_PROBLEMS["mnist-mlp"].network, "mnist-mlp", 0)
+    kinds = {"layer-wise": "float32", "generic": "float64"}
+    fast, exact = (
+        KerasProblem(model, "softmax-cross-entropy", data, world, dtype=dtype, engine=engine)
+        for engine, dtype in kinds.items()
+    )
+    x, V = fast.initial, np.random.default_rng(0).standard_normal((fast.n, 2))
+    values, gradients = zip(*(p.objective_and_gradient(x) for p in (fast, exact)), strict=True)
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    for left, right in (
+        gradients,
+        [HessianOperator(p, x) @ V for p in (fast, exact)],
+        [GaussNewtonOperator(p, x) @ V for p in (fast, exact)],
+    ):
+        assert np.linalg.norm(left - right) <= 1e-5 * np.linalg.norm(right)
