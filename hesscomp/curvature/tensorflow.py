@@ -123,9 +123,8 @@ def share(array: np.ndarray) -> tf.Tensor:
 
 
 def view(tensor: tf.Tensor) -> np.ndarray:
-    """A tensor's own memory as an array that cannot be written to: for large ones, no copy."""
-    with tf.device("CPU:0"):
-        return np.asarray(memoryview(tf.identity(tensor)))
+    """A tensor's own memory as an array that cannot be written to; a copy of what is on a GPU."""
+    return tensor.numpy() if "GPU" in tensor.device else np.asarray(memoryview(tensor))
 
 
 __all__ = [
