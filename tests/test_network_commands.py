@@ -40,8 +40,7 @@ SIZES = {
 ROWS, FEATURES = 300, 60
 DATA = ["--data", "d.npz", "--dtype", "float64"]
 MODEL = ["--model", "m.keras", "--loss", SOFTMAX_LOSS, *DATA]
-
-
+RECURRENT = ["--model", "lstm.keras", *MODEL[2:]]
 LOGISTIC = ["--data", "two.csv"]
 
 
@@ -297,6 +296,13 @@ def test_a_problem_from_python(in_tmp, capsys):
         ([*MODEL, "--sample", "2"], "a fraction above 0 and at most 1, not 2"),
         ([*MODEL, "--blocks", "conv"], "no parameter block is called conv; they are hidden/ker"),
         ([*MODEL, "--epochs", "2"], "--epochs goes with --at trained"),
+        ([*MODEL, "--epochs", "0", "--at", "trained"], "--epochs must be at least 1, not 0"),
+        ([*MODEL, "--seed", str(2**64)], "seed must be below 2^32, not 18446744"),
+        ([*MODEL, "--blocks", ","], "needs the name of at least one parameter block"),
+        ([*MODEL, "--at", "."], ".: Is a directory"),
+        ([*RECURRENT, "--rank", "2"], "at once (recurrent layers need unroll=True); change it"),
+        ([*RECURRENT, "--engine", "layer-wise"], "recurrent: lstm (LSTM) has no layer-wise rule"),
+        (["--model", "two.keras", *MODEL[2:]], "two has 2 outputs; hesscomp takes one"),
         ([*MODEL, "--at", "no/ckpt-*"], "--at no/ckpt-*: no file fits this pattern"),
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
         (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit lots: is no size"),
@@ -311,6 +317,13 @@ def test_a_problem_from_python(in_tmp, capsys):
 )
 def test_refusals_in_one_line(in_tmp, capsys, arguments, message):
     tiny().save("m.keras")
+    start = keras.Input((FEATURES,))
+    if "two.keras" in arguments:
+        outputs = [keras.layers.Dense(3)(start), keras.layers.Dense(2)(start)]
+        keras.Model(start, outputs, name="two").save("two.keras")
+    if "lstm.keras" in arguments:
+        inner = keras.layers.LSTM(2, name="lstm")(keras.layers.Reshape((6, 10))(start))
+        keras.Model(start, keras.layers.Dense(3)(inner), name="recurrent").save("lstm.keras")
     (in_tmp / "two.csv").write_text("a,b,label\n1,2,0\n0,1,1\n2,1,1\n")
     assert message in refused(capsys, "compress", *arguments, "--out", "f.h5")
 

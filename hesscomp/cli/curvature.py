@@ -136,6 +136,8 @@ def read_point(at: str | None, subject: Subject, options, session: Session) -> n
         at = "initial" if hasattr(problem, "initial") else "zero"
     if options.epochs is not None and at != "trained":
         raise InputError("--epochs goes with --at trained")
+    if options.epochs is not None and options.epochs < 1:
+        raise InputError(f"--epochs must be at least 1, not {options.epochs}")
     if hasattr(problem, "set_fixed"):  # what the point before has left
         problem.set_fixed(None)
     if at == "trained":

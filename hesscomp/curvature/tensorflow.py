@@ -39,7 +39,7 @@ with _quiet_stderr():
     import tensorflow as tf  # isort: skip (before Keras, which would bring it in loudly)
     import keras
 
-    tf.get_logger().setLevel("ERROR")  # a compiled function for each k is not "retracing"
+    tf.get_logger().setLevel("CRITICAL")  # what fails is raised; pages of graphs help nobody
 
 
 def set_threads(threads: int) -> None:

@@ -161,6 +161,8 @@ def _check_model(model) -> None:
         raise InputError(f"{model.name} has no trainable weights")
     if len(getattr(model, "inputs", None) or [None]) != 1:
         raise InputError(f"{model.name} has {len(model.inputs)} inputs; hesscomp takes one")
+    if len(getattr(model, "outputs", None) or [None]) != 1:
+        raise InputError(f"{model.name} has {len(model.outputs)} outputs; hesscomp takes one")
 
 
 def _engine(model, loss, variables, pieces, wanted: str) -> NetworkEngine:
