@@ -40,8 +40,7 @@ SIZES = {
 ROWS, FEATURES = 300, 60
 DATA = ["--data", "d.npz", "--dtype", "float64"]
 MODEL = ["--model", "m.keras", "--loss", SOFTMAX_LOSS, *DATA]
-
-
+RECURRENT = ["--model", "lstm.keras", *MODEL[2:]]
 LOGISTIC = ["--data", "two.csv"]
 
 
@@ -232,7 +231,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
     save_factor(problem.describe(compress(HessianOperator(problem, x), 2), x), "point.h5")
     for name in ("checkpoint.keras", "x.weights.h5"):
         assert is_keras_file(name)
-        assert np.allclose(read_weights(name, problem), x, rtol=1e-7)  # float32
+        assert np.allclose(read_weights(name, problem).parameters, x, rtol=1e-7)  # float32
     assert not is_keras_file("x.npy") and not is_keras_file("point.h5")
     assert np.array_equal(load_point("point.h5", 131), x)
     for point in ("x.npy", "x.weights.h5", "initial"):
@@ -297,6 +296,13 @@ def test_a_problem_from_python(in_tmp, capsys):
         ([*MODEL, "--sample", "2"], "a fraction above 0 and at most 1, not 2"),
         ([*MODEL, "--blocks", "conv"], "no parameter block is called conv; they are hidden/ker"),
         ([*MODEL, "--epochs", "2"], "--epochs goes with --at trained"),
+        ([*MODEL, "--epochs", "0", "--at", "trained"], "--epochs must be at least 1, not 0"),
+        ([*MODEL, "--seed", str(2**64)], "seed must be below 2^32, not 18446744"),
+        ([*MODEL, "--blocks", ","], "needs the name of at least one parameter block"),
+        ([*MODEL, "--at", "."], ".: Is a directory"),
+        ([*RECURRENT, "--rank", "2"], "at once (recurrent layers need unroll=True); change it"),
+        ([*RECURRENT, "--engine", "layer-wise"], "recurrent: lstm (LSTM) has no layer-wise rule"),
+        (["--model", "two.keras", *MODEL[2:]], "two has 2 outputs; hesscomp takes one"),
         ([*MODEL, "--at", "no/ckpt-*"], "--at no/ckpt-*: no file fits this pattern"),
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
         (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit lots: is no size"),
@@ -311,6 +317,13 @@ def test_a_problem_from_python(in_tmp, capsys):
 )
 def test_refusals_in_one_line(in_tmp, capsys, arguments, message):
     tiny().save("m.keras")
+    start = keras.Input((FEATURES,))
+    if "two.keras" in arguments:
+        outputs = [keras.layers.Dense(3)(start), keras.layers.Dense(2)(start)]
+        keras.Model(start, outputs, name="two").save("two.keras")
+    if "lstm.keras" in arguments:
+        inner = keras.layers.LSTM(2, name="lstm")(keras.layers.Reshape((6, 10))(start))
+        keras.Model(start, keras.layers.Dense(3)(inner), name="recurrent").save("lstm.keras")
     (in_tmp / "two.csv").write_text("a,b,label\n1,2,0\n0,1,1\n2,1,1\n")
     assert message in refused(capsys, "compress", *arguments, "--out", "f.h5")
 
@@ -446,6 +459,76 @@ def test_a_trajectory(checkpoints, capsys):
         load_factor("t.h5")
     line = refused(capsys, *arguments, "--save-point", "x.npy")
     assert "--save-point goes with one point, not with a trajectory" in line
+
+
+def normalised() -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return keras.Sequential(
+        [
+            keras.Input((FEATURES,)), keras.layers.Dense(2, "tanh", name="hidden"),
+            keras.layers.BatchNormalization(), keras.layers.Dense(3, name="logits"),
+        ],
+        name="normalised",
+    )  # fmt: skip
+
+
+def test_a_trajectory_takes_moving_averages(in_tmp):
+    """Each checkpoint's own; other points are taken with the model's."""
+    model = normalised()
+    model.save("m.keras")
+    start = tiny_problem(model)
+    np.save("start.npy", start.initial)
+    spectra, rng = [], np.random.default_rng(3)
+    for name in ("ckpt-1.weights.h5", "ckpt-2.keras", "ckpt-3.weights.h5"):
+        for variable in model.variables:
+            if "float" in variable.dtype:
+                variable.assign_add(0.3 * np.abs(rng.standard_normal(variable.shape)))
+        (model.save if name.endswith(".keras") else model.save_weights)(name)
+        problem = tiny_problem(model)
+        H = HessianOperator(problem, problem.initial).to_dense()[-9:, -9:]
+        spectra.append(sorted_spectrum(H))
+    for engine in ("layer-wise", "generic"):
+        assert run("compress", *MODEL, "--engine", engine, "--blocks", "logits", "--rank", 9,
+                   "--at", "ckpt-*", "start.npy", "--out", "t.h5") == 0  # fmt: skip
+        found = load_trajectory("t.h5")
+        assert found.labels[-1] == "start.npy"
+        start.set_fixed(None)
+        H = HessianOperator(start, start.initial).to_dense()[-9:, -9:]
+        for factor, w in zip(found.factors, [*spectra, sorted_spectrum(H)], strict=True):
+            assert np.allclose(factor.eigenvalues, w, rtol=0, atol=1e-10 * w[0])
+    assert run("compress", *MODEL, "--blocks", "logits", "--rank", 9, "--at", "ckpt-2.keras",
+               "--out", "f.h5") == 0  # fmt: skip
+    w = load_factor("f.h5").eigenvalues
+    assert np.allclose(w, spectra[1], rtol=0, atol=1e-10 * w[0])
+
+
+def test_layers_of_files_run_in_inference_mode(in_tmp):
+    """Even where they were called with training=True: nothing is random, no rows are coupled."""
+    start, spectra = keras.Input((FEATURES,)), []
+    logits = keras.layers.Dense(3)
+    for layer in (keras.layers.Dropout(0.5), keras.layers.GaussianNoise(1.0), None):
+        inner = start if layer is None else layer(start, training=True)
+        keras.Model(start, logits(inner)).save("m.keras")
+        assert run("compress", *MODEL, "--rank", 5, "--out", "f.h5") == 0
+        spectra.append(load_factor("f.h5").eigenvalues)
+    assert np.allclose(spectra, spectra[-1], rtol=1e-12)
+
+
+def test_a_random_model_is_named(in_tmp, capsys):
+    (in_tmp / "noisy.py").write_text(
+        "import numpy as np\n"
+        "from hesscomp.curvature.tensorflow import keras\n"
+        "from hesscomp.problems.keras import KerasProblem\n"
+        "class Noisy(keras.Sequential):\n"
+        "    def call(self, x):\n"
+        "        return super().call(x, training=True)\n"
+        "def problem(world):\n"
+        "    layers = [keras.layers.Dropout(0.5, name='drop'), keras.layers.Dense(2)]\n"
+        "    model = Noisy([keras.Input((3,)), *layers], name='noisy')\n"
+        "    return KerasProblem(model, 'softmax-cross-entropy', (np.eye(3), [0, 1, 0]), world)\n"
+    )
+    line = refused(capsys, "compress", "--problem", "noisy:problem", "--out", "f.h5")
+    assert "noisy gives different outputs for equal inputs: drop (Dropout); run them in" in line
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import scipy.special
-from oracles import check_operator
+from oracles import check_operator, dense
 
+from hesscomp.compression import compress
 from hesscomp.curvature.chunks import Budget
 from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
 from hesscomp.curvature.gauss_newton import (
@@ -17,10 +18,14 @@ from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.jacobian import Jacobian
 from hesscomp.curvature.restriction import BlockDiagonal, Diagonal, Restricted
 from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.datasets import load_dataset
 from hesscomp.errors import InputError
+from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
+from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.models import build_network
 
 pytestmark = pytest.mark.ranks
 layers = keras.layers
@@ -471,7 +476,7 @@ def test_chunks_and_traces(world, problem):
         problem.memory = memory
         np.testing.assert_allclose(HessianOperator(problem, x) @ V, expected, atol=1e-14)
     after = (ledger.reductions, ledger.words_reduced, ledger.passes)
-    assert np.subtract(after, before).tolist() == [2, 2 * 6 * problem.n, 2]
+    assert np.subtract(after, before).tolist() == [6 + 1, 2 * 6 * problem.n, 6 + 1]
     budget = Budget(1e4, problem.n, 20, 4)
     assert budget.columns(6, 8) == 1 and 1 <= budget.rows(100, 1, 8) < 100
 
@@ -488,9 +493,120 @@ def test_reproducible_on_any_number_of_ranks():
     )
     x, V = problem.initial, np.random.default_rng(0).standard_normal((problem.n, 3))
     np.testing.assert_array_equal(HessianOperator(problem, x) @ V, HessianOperator(alone, x) @ V)
+    slabs, one_slab = (HessianOperator(p, x).in_rows(2) for p in (problem, alone))
+    here = slabs.layout.local(V)
+    np.testing.assert_array_equal(slabs @ here, slabs.layout.local(one_slab @ V))
     for left, right in zip(
         problem.objective_and_gradient(x), alone.objective_and_gradient(x), strict=True
     ):
         np.testing.assert_array_equal(left, right)
     sampled = [HessianOperator(p.sampled(0.6, seed=2), x) @ V for p in (problem, alone)]
     np.testing.assert_array_equal(*sampled)
+
+
+# Layouts and costs
+
+
+OPERATORS = {
+    "hessian": HessianOperator,
+    "gauss-newton": GaussNewtonOperator,
+    "fisher": FisherOperator,
+    "empirical-fisher": EmpiricalFisherOperator,
+    "monte-carlo-fisher": lambda problem, x: MonteCarloFisherOperator(problem, x, 2, seed=3),
+    "finite-difference": FiniteDifferenceHessian,
+    "restricted": lambda problem, x: Restricted(
+        HessianOperator(problem, x), [problem.blocks[0].name, problem.blocks[3].name]
+    ),
+    "restricted gauss-newton": lambda problem, x: Restricted(
+        GaussNewtonOperator(problem, x), [problem.blocks[2].name]
+    ),
+    "block-diagonal": lambda problem, x: BlockDiagonal(HessianOperator(problem, x)),
+    "diagonal": lambda problem, x: Diagonal(HessianOperator(problem, x)),
+    "sample": lambda problem, x: HessianOperator(problem.sampled(0.6, seed=2), x),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_row_layout_is_the_replicated_one(world, problem, name):
+    operator = OPERATORS[name](problem, problem.initial)
+    panel, n = 3, operator.n
+    slabs = operator.in_rows(panel)
+    V = np.random.default_rng(0).standard_normal((n, 7))
+    expected, layout = operator @ V, slabs.layout
+    scale = np.linalg.norm(expected)
+    mine = layout.local(V)
+    np.testing.assert_allclose(layout.whole(slabs @ mine), expected, rtol=0, atol=1e-12 * scale)
+    np.testing.assert_allclose(
+        slabs.project(mine[:, :2], mine), V[:, :2].T @ expected, rtol=0, atol=1e-12 * scale
+    )
+    np.testing.assert_allclose(slabs.to_dense(), operator.to_dense(), rtol=0, atol=1e-12 * scale)
+    # Differences amplify what the layouts round apart by 1 / h.
+    tolerance = 1e-9 if name == "finite-difference" else 1e-12
+    options = {"oversample": 2, "residual_tolerance": 1e-13, "panel": panel}
+    for method in ("auto", "eigh"):
+        whole, rows = (
+            compress(operator, 3, method=method, layout=layout, **options)
+            for layout in ("replicated", "rows")
+        )
+        assert rows.layout.name == "rows" and rows.layout.n == n
+        w = whole.eigenvalues
+        np.testing.assert_allclose(rows.eigenvalues, w, rtol=0, atol=tolerance * abs(w[0]))
+        F, G = dense(whole), dense(rows.in_layout(Replicated(n, world)))
+        assert np.linalg.norm(F - G) <= tolerance * abs(w[0])
+
+
+@pytest.mark.parametrize("name", ["hessian", "monte-carlo-fisher", "restricted", "block-diagonal"])
+def test_a_block_product_reduces_its_own_words(world, problem, name):
+    operator, ledger = OPERATORS[name](problem, problem.initial), world.ledger
+    for k in (1, 5):
+        before = ledger.reductions, ledger.words_reduced
+        operator @ np.ones((operator.n, k))
+        after = ledger.reductions, ledger.words_reduced
+        assert np.subtract(after, before).tolist() == [1, operator.n * k]
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "subclassed"])
+def test_every_block_alone(world, name):
+    """A restriction is the whole's rows and columns, whatever it is spared."""
+    model = in_float64(NETWORKS.get(name, built))
+    data = rows(model) if name in NETWORKS else rows_of_four()
+    problem = KerasProblem(
+        model, "softmax-cross-entropy", mine(world, *data), world, dtype="float64"
+    )
+    names = [block.name for block in problem.blocks]
+    ends = [names[0], names[-1]]
+    for operator, groups in (
+        (HessianOperator, [*([name] for name in names), ends]),
+        (GaussNewtonOperator, [names[1:2], ends]),
+    ):
+        whole = operator(problem, problem.initial)
+        H = whole.to_dense()
+        for chosen in groups:
+            some = Restricted(whole, chosen)
+            V = np.random.default_rng(0).standard_normal((some.n, 2))
+            expected = H[np.ix_(some.indices, some.indices)] @ V
+            np.testing.assert_allclose(some @ V, expected, rtol=0, atol=1e-12 * np.linalg.norm(H))
+
+
+@pytest.mark.slow
+def test_all_of_mnist(world, full_data):
+    """60,000 and 10,000 images; the layer-wise engine in float32, the generic one in float64."""
+    data = load_dataset("mnist", world, targets="classes")
+    counts = [world.sum(np.bincount(part.y, minlength=10)) for part in (data.train, data.test)]
+    assert [count.sum() for count in counts] == [60_000, 10_000]
+    assert counts[0].tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    model = build_network(NAMED_PROBLEMS["mnist-mlp"].network, "mnist-mlp", 0)
+    kinds = {"layer-wise": "float32", "generic": "float64"}
+    fast, exact = (
+        KerasProblem(model, "softmax-cross-entropy", data, world, dtype=dtype, engine=engine)
+        for engine, dtype in kinds.items()
+    )
+    x, V = fast.initial, np.random.default_rng(0).standard_normal((fast.n, 2))
+    values, gradients = zip(*(p.objective_and_gradient(x) for p in (fast, exact)), strict=True)
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    for left, right in (
+        gradients,
+        [HessianOperator(p, x) @ V for p in (fast, exact)],
+        [GaussNewtonOperator(p, x) @ V for p in (fast, exact)],
+    ):
+        assert np.linalg.norm(left - right) <= 1e-5 * np.linalg.norm(right)

@@ -136,6 +136,10 @@ def read_point(at: str | None, subject: Subject, options, session: Session) -> n
         at = "initial" if hasattr(problem, "initial") else "zero"
     if options.epochs is not None and at != "trained":
         raise InputError("--epochs goes with --at trained")
+    if options.epochs is not None and options.epochs < 1:
+        raise InputError(f"--epochs must be at least 1, not {options.epochs}")
+    if hasattr(problem, "set_fixed"):  # what the point before has left
+        problem.set_fixed(None)
     if at == "trained":
         x = _trained(subject, options, session)
     else:
@@ -153,7 +157,9 @@ def _read(at: str, problem) -> np.ndarray:
     if at != "zero" and is_keras_file(at):
         from hesscomp.problems.models import read_weights
 
-        return read_weights(at, problem)
+        found = read_weights(at, problem)
+        problem.set_fixed(found.fixed)
+        return found.parameters
     return load_point(at, problem.n)
 
 

@@ -34,9 +34,12 @@ class Session:
             print(text, flush=True)
 
     def start_tensorflow(self) -> None:
-        """Import TensorFlow with this session's threads."""
-        from hesscomp.curvature.tensorflow import set_threads
+        """Import TensorFlow with this session's threads, on this rank's GPU if there is one."""
+        from hesscomp.curvature.tensorflow import set_threads, use_own_gpu
 
+        place = self.world.place_here()
+        with self.world.phase("choosing a GPU"):
+            use_own_gpu(place)
         set_threads(self.threads)
 
     def check_outputs(self, *paths) -> None:

@@ -92,8 +92,10 @@ class Nystrom:
         if self.leave_one_out:
             squares = layout.squares(layout.combine(B, inverse.T))
             range_error = float(np.sqrt(np.mean(squares / np.sum(inverse**2, axis=1) ** 2)))
+        del shifted
         Q = orthonormalize(B, layout)
         R = layout.inner(Q, B)
+        del B
         w, *S = world.on_root(sorted_eigh, R @ R.T)
         U = layout.combine(Q, np.array(S))
         return Approximation(np.maximum(w - shift, 0.0), U, layout, range_error)

@@ -6,6 +6,8 @@ from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
+SEEDS = 2**32  # so that training can key its batches with seed 2^32 + step, in 64 bits
+
 
 @dataclass(frozen=True)
 class SketchOptions:
@@ -53,6 +55,8 @@ class SketchOptions:
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
+        if self.seed >= SEEDS:
+            raise InputError(f"seed must be below 2^32, not {self.seed}")
         for name, value, least in (
             ("power", self.power, 0),
             ("seed", self.seed, 0),

@@ -58,6 +58,9 @@ class RowSum:
     budget : Budget
     blocks : tuple of slice
         The fixed blocks of rows of the reproducible mode.
+    narrowed : callable, optional
+        From the indices of parameter blocks to the curvature by these alone, where that costs
+        less than the whole.
     """
 
     kernel: Callable
@@ -67,6 +70,7 @@ class RowSum:
     dtype: tf.DType
     budget: Budget
     blocks: tuple[slice, ...] = ()
+    narrowed: Callable | None = None
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self._panels(V, lambda V: self._sum(V, slice(0, self.X.shape[0])))

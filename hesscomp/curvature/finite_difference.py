@@ -30,6 +30,7 @@ class FiniteDifferenceHessian(ShardedOperator):
             psd=False,
             scale=1 / problem.rows,
             blocks=problem.row_blocks,
+            memory=problem.memory,
         )
         self.problem, self.x = problem, problem.check_point(x)
 

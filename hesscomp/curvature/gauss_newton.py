@@ -49,8 +49,8 @@ class FisherOperator(GaussNewtonOperator):
         loss = _loss(problem, type(self).__name__)
         if not loss.natural:
             raise InputError(
-                f"the Fisher matrix of the loss {loss.name} is not known; take gauss-newton or "
-                "empirical-fisher"
+                f"the Fisher matrix of the loss {loss.name} is not known; take the "
+                "Gauss-Newton matrix (ggn) or the empirical Fisher matrix (empirical-fisher)"
             )
         super().__init__(problem, x)
 

@@ -1,11 +1,13 @@
 """The Hessian of a problem's data term at a point, and what all curvature operators share."""
 
+import copy
+
 import numpy as np
 
 from hesscomp.curvature.operator import ShardedOperator
 from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.parallel.exact import sum_blocks
-from hesscomp.parallel.layout import STACK_BYTES
+from hesscomp.parallel.layout import Replicated
 
 
 class CurvatureOperator(ShardedOperator):
@@ -26,8 +28,9 @@ class CurvatureOperator(ShardedOperator):
     Notes
     -----
     Products run in the problem's `dtype` and are reduced in it; the sum over ranks is then widened
-    to float64. In reproducible mode each fixed block of rows is multiplied alone; their products
-    are held at once, up to 1 GiB of them, then fewer columns at a time.
+    to float64. Where the problem's memory does not hold a product with k columns it is done in
+    pieces of fewer, a reduction each. In reproducible mode each fixed block of rows is multiplied
+    alone, and their products are held at once within that memory (1 GiB where it has none).
     """
 
     def __init__(self, problem, x: np.ndarray, shard, *, psd: bool):
@@ -38,10 +41,29 @@ class CurvatureOperator(ShardedOperator):
             dtype=problem.dtype,
             scale=1 / problem.rows,
             blocks=problem.row_blocks,
+            memory=problem.memory,
         )
         self.problem = problem
         self.x = np.array(x, dtype=np.float64)
         self._shard = shard
+
+    def narrowed(self, chosen: tuple[int, ...]) -> "CurvatureOperator | None":
+        """This operator on the parameter blocks of these indices, at the cost of theirs alone.
+
+        None where such products would cost as much as whole ones.
+        """
+        narrow = getattr(self._shard, "narrowed", None)
+        if narrow is None:
+            return None
+        other = copy.copy(self)
+        other._shard = narrow(chosen)
+        other.n = other._shard.n
+        other.layout = Replicated(other.n, self.world)
+        return other
+
+    def _columns(self, columns):
+        columns, budget = super()._columns(columns), getattr(self._shard, "budget", None)
+        return columns if budget is None else budget.columns(columns, self.dtype.itemsize)
 
     def _local(self, V):
         return self._shard.product(tf.convert_to_tensor(V)).numpy()
@@ -53,11 +75,11 @@ class CurvatureOperator(ShardedOperator):
         """The (n, n) matrix: assembled on each shard, then one reduction of n^2 words.
 
         In reproducible mode by products with panels of unit vectors, where the matrices of all
-        blocks of data would take more than 1 GiB.
+        blocks of data would take more than the problem's memory.
         """
         if not self.world.reproducible:
             dense = self.world.sum(self._shard.dense().numpy()).astype(np.float64)
-        elif self.blocks * self.n**2 * self.dtype.itemsize <= STACK_BYTES:
+        elif self.blocks * self.n**2 * self.dtype.itemsize <= self.memory:
             dense = sum_blocks(view(self._shard.dense_blocks()), self.blocks, self.world)
         else:
             return super().to_dense(panel)

@@ -50,7 +50,8 @@ class Loss(ABC):
         """
         raise InputError(
             f"the loss {self.name} is not known as a likelihood, so its Fisher matrix cannot be "
-            "sampled; use gauss-newton or empirical-fisher"
+            "sampled; take the Gauss-Newton matrix (ggn) or the empirical Fisher matrix "
+            "(empirical-fisher)"
         )
 
 

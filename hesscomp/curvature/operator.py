@@ -15,6 +15,8 @@ from hesscomp.errors import InputError, NumericalError
 from hesscomp.parallel.layout import PANEL, Layout, Replicated, Rows
 from hesscomp.parallel.world import World
 
+STACK_BYTES = 2.0**30  # of one product's separate addends in reproducible mode
+
 
 class Operator(ABC):
     """A symmetric n x n operator over the ranks of a world.
@@ -239,11 +241,23 @@ class ShardedOperator(Operator):
         Multiplies the sum.
     blocks : int
         Fixed blocks of data on all ranks together: what reproducible sums are made of.
+    memory : float
+        Bytes that the separate addends of one product may take in reproducible mode.
     """
 
-    def __init__(self, n, world, *, psd, dtype="float64", scale: float = 1.0, blocks: int = 0):
+    def __init__(
+        self,
+        n,
+        world,
+        *,
+        psd,
+        dtype="float64",
+        scale: float = 1.0,
+        blocks: int = 0,
+        memory: float = STACK_BYTES,
+    ):
         super().__init__(n, world, psd=psd, dtype=dtype)
-        self.scale, self.blocks = scale, blocks
+        self.scale, self.blocks, self.memory = scale, blocks, memory
 
     @abstractmethod
     def _local(self, V: np.ndarray) -> np.ndarray:
@@ -253,9 +267,17 @@ class ShardedOperator(Operator):
         """As `_local`, separately for each of this rank's blocks of data: (b, n, k)."""
         raise InputError(f"{type(self).__name__} has no reproducible mode")
 
+    def _columns(self, columns: int) -> int:
+        """How many of a block's columns are multiplied, and reduced, at once."""
+        if not self.world.reproducible:
+            return columns
+        stack = self.dtype.itemsize * self.n * self.blocks
+        return min(columns, max(int(self.memory // max(stack, 1)), 1))
+
     def _block(self, V):
         local = self._local_blocks if self.world.reproducible else self._local
-        return self.scale * self.layout.total(V, local, self.dtype, self.blocks)
+        out = self.layout.total(V, local, self.dtype, self._columns(V.shape[1]), self.blocks)
+        return np.multiply(out, self.scale, out=out)
 
     def _project(self, Q, V):
         if self.layout.name != "replicated" or self.world.reproducible:
@@ -264,4 +286,4 @@ class ShardedOperator(Operator):
         return self.scale * self.world.sum(addend)
 
     def _pieces(self, columns):
-        return self.layout.pieces(columns, self.dtype.itemsize, self.blocks)
+        return self.layout.pieces(columns, self._columns(columns))

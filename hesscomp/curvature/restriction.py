@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from hesscomp.curvature.hessian import CurvatureOperator
 from hesscomp.curvature.operator import Operator, ShardedOperator
 from hesscomp.errors import InputError
 
@@ -33,28 +32,50 @@ class Restricted(ShardedOperator):
 
     Parameters
     ----------
-    base : CurvatureOperator
+    base : CurvatureOperator or FiniteDifferenceHessian
     names : list of str
         Blocks ("dense_1/kernel") or layers ("dense_1"); `indices` are their parameters.
 
     Notes
     -----
-    A product costs one with `base`, and reduces only the words of its own order.
+    With the layer-wise engine a product takes tangents from the lowest of these layers upward,
+    adjoints down to it, and multiplies by no other layer's columns; else it costs one with `base`.
+    It reduces only the words of its own order.
     """
 
-    def __init__(self, base: CurvatureOperator, names):
-        self.indices = select(base.problem.blocks, names)
+    def __init__(self, base: ShardedOperator, names):
+        blocks = base.problem.blocks
+        self.indices = select(blocks, names)
         if not len(self.indices):
             raise InputError("a restriction needs the name of at least one parameter block")
         _inherit(self, base, len(self.indices))
+        chosen = tuple(i for i, b in enumerate(blocks) if b.size and b.offset in self.indices)
+        narrowed = getattr(base, "narrowed", lambda chosen: None)(chosen)
+        self.local = _Embedded(base, self.indices) if narrowed is None else narrowed
+
+    def _columns(self, columns):
+        return self.local._columns(columns)
 
     def _local(self, V):
-        return self.base._local(self._embedded(V))[self.indices]
+        return self.local._local(V)
 
     def _local_blocks(self, V):
-        return self.base._local_blocks(self._embedded(V))[:, self.indices]
+        return self.local._local_blocks(V)
 
-    def _embedded(self, V):
+
+class _Embedded:
+    """Local products with some parameters' rows and columns, by whole products."""
+
+    def __init__(self, base: ShardedOperator, indices: np.ndarray):
+        self.base, self.indices, self._columns = base, indices, base._columns
+
+    def _local(self, V):
+        return self.base._local(self._whole(V))[self.indices]
+
+    def _local_blocks(self, V):
+        return self.base._local_blocks(self._whole(V))[:, self.indices]
+
+    def _whole(self, V):
         whole = np.zeros((self.base.n, V.shape[1]), V.dtype)
         whole[self.indices] = V
         return whole
@@ -65,43 +86,41 @@ class BlockDiagonal(ShardedOperator):
 
     Parameters
     ----------
-    base : CurvatureOperator
+    base : CurvatureOperator or FiniteDifferenceHessian
     groups : list of list of str, optional
         Names of parameter blocks or layers, as in `Restricted`, that keep their couplings; each
         parameter in at most one group, those in none get zero. Default: one group for each layer.
 
     Notes
     -----
-    A product costs one with `base` for each group, and one reduction in all.
+    A product costs one with the `Restricted` operator of each group (their tangents must stay
+    apart), and one reduction in all.
     """
 
-    def __init__(self, base: CurvatureOperator, groups=None):
-        blocks = base.problem.blocks
+    def __init__(self, base: ShardedOperator, groups=None):
         if groups is None:
-            groups = [
-                [layer]
-                for layer in dict.fromkeys(b.name.rpartition("/")[0] or b.name for b in blocks)
-            ]
-        self.groups = [select(blocks, names) for names in groups]
-        if len(np.unique(np.concatenate(self.groups))) < sum(map(len, self.groups)):
+            names = (b.name.rpartition("/")[0] or b.name for b in base.problem.blocks)
+            groups = [[layer] for layer in dict.fromkeys(names)]
+        self.groups = [Restricted(base, names) for names in groups]
+        indices = np.concatenate([group.indices for group in self.groups])
+        if len(np.unique(indices)) < len(indices):
             raise InputError("a parameter block is in two groups of a block diagonal")
         _inherit(self, base, base.n)
         self.passes = base.passes * len(self.groups)
 
+    def _columns(self, columns):
+        return min(group._columns(columns) for group in self.groups)
+
     def _local(self, V):
-        return self._blockwise(V, self.base._local)
+        out = np.zeros_like(V)
+        for group in self.groups:
+            out[group.indices] = group._local(V[group.indices])
+        return out
 
     def _local_blocks(self, V):
-        return self._blockwise(V, self.base._local_blocks)
-
-    def _blockwise(self, V, product):
-        out = None
-        for indices in self.groups:
-            part = np.zeros_like(V)
-            part[indices] = V[indices]
-            multiplied = product(part)
-            out = np.zeros_like(multiplied) if out is None else out
-            out[..., indices, :] = multiplied[..., indices, :]
+        out = np.zeros((len(self.base.problem.blocks_here), *V.shape), V.dtype)
+        for group in self.groups:
+            out[:, group.indices] = group._local_blocks(V[group.indices])
         return out
 
 
@@ -126,7 +145,7 @@ class Diagonal(Operator):
         return self.layout.local(self.values)[:, None] * V
 
 
-def _inherit(operator: ShardedOperator, base: CurvatureOperator, n: int) -> None:
+def _inherit(operator: ShardedOperator, base: ShardedOperator, n: int) -> None:
     """Make an operator of order n over the same data as `base`."""
     ShardedOperator.__init__(
         operator,
@@ -136,5 +155,6 @@ def _inherit(operator: ShardedOperator, base: CurvatureOperator, n: int) -> None
         dtype=base.dtype,
         scale=base.scale,
         blocks=base.blocks,
+        memory=base.memory,
     )
     operator.base, operator.passes = base, base.passes

@@ -39,7 +39,7 @@ with _quiet_stderr():
     import tensorflow as tf  # isort: skip (before Keras, which would bring it in loudly)
     import keras
 
-    tf.get_logger().setLevel("ERROR")  # a compiled function for each k is not "retracing"
+    tf.get_logger().setLevel("CRITICAL")  # what fails is raised; pages of graphs help nobody
 
 
 def set_threads(threads: int) -> None:
@@ -64,25 +64,59 @@ def set_threads(threads: int) -> None:
         tf.constant(0.0)
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep up to `KEPT` bytes that tensors leave free, for the next tensors.
+def own_device(devices: list, place: int):
+    """The device of the rank that is number `place` on its node; None where there is none.
+
+    Devices are dealt out in turn, so that no two ranks share one while another is idle. Where the
+    launcher shows each rank one device (``srun --gpus-per-task=1``), that is its own.
+    """
+    return devices[place % len(devices)] if devices else None
+
+
+def use_own_gpu(place: int) -> str | None:
+    """Compute on this rank's GPU and see no other; its memory is taken as it is needed.
+
+    Call before TensorFlow's first operation. Returns the GPU's name, None where there is none.
+
+    Raises
+    ------
+    InputError
+        If TensorFlow has already run an operation.
+    """
+    own = own_device(tf.config.list_physical_devices("GPU"), place)
+    if own is None:
+        return None
+    try:
+        tf.config.set_visible_devices(own, "GPU")
+        tf.config.experimental.set_memory_growth(own, True)
+    except RuntimeError as error:
+        raise InputError(
+            f"TensorFlow is already running; choose a GPU ({own.name}) before the first operation"
+        ) from error
+    return own.name
+
+
+def keep_freed_memory(most: float) -> None:
+    """Let the C library keep up to `most` bytes that tensors leave free, for the next tensors.
 
     By default it gives large arrays back to the system at once, and every tensor of megabytes is
-    mapped, cleared and faulted in anew: a tenth of a network's block product. Where the library is
-    not glibc, nothing happens.
+    mapped, cleared and faulted in anew: a tenth of a network's block product. It keeps no more
+    than `KEPT` whatever `most`; where the library is not glibc, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, KEPT)
-        mallopt(M_MMAP_THRESHOLD, KEPT)
+        kept = int(min(most, KEPT))
+        mallopt(M_TRIM_THRESHOLD, kept)
+        mallopt(M_MMAP_THRESHOLD, kept)
 
 
 def share(array: np.ndarray) -> tf.Tensor:
-    """A tensor over the array's own memory where its alignment allows, else over a copy.
+    """A tensor over the array's own memory where its alignment allows, else over a copy (on a GPU).
 
     The array must not be changed afterwards.
     """
-    aligned = array.flags.c_contiguous and array.flags.writeable and array.size > 0
+    here = not tf.config.get_visible_devices("GPU")
+    aligned = here and array.flags.c_contiguous and array.flags.writeable and array.size > 0
     if aligned and array.ctypes.data % ALIGNMENT == 0 and array.dtype.kind == "f":
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.convert_to_tensor(array)
@@ -94,8 +128,18 @@ def fused(function):
 
 
 def view(tensor: tf.Tensor) -> np.ndarray:
-    """A tensor's own memory as an array that cannot be written to: for large ones, no copy."""
-    return np.asarray(memoryview(tensor))
+    """A tensor's own memory as an array that cannot be written to; a copy of what is on a GPU."""
+    return tensor.numpy() if "GPU" in tensor.device else np.asarray(memoryview(tensor))
 
 
-__all__ = ["fused", "keep_freed_memory", "keras", "set_threads", "share", "tf", "view"]
+__all__ = [
+    "fused",
+    "keep_freed_memory",
+    "keras",
+    "own_device",
+    "set_threads",
+    "share",
+    "tf",
+    "use_own_gpu",
+    "view",
+]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
 PANEL = 16  # columns that are gathered at once in the row layout
-STACK_BYTES = 2**30  # of one product's separate addends in reproducible mode
 
 
 class Layout(ABC):
@@ -103,9 +102,14 @@ class Layout(ABC):
         """Whether the flag is true on any rank that holds other rows."""
 
     def total(
-        self, V: np.ndarray, local: Callable[[np.ndarray], np.ndarray], dtype, blocks: int = 0
+        self,
+        V: np.ndarray,
+        local: Callable[[np.ndarray], np.ndarray],
+        dtype,
+        most: int,
+        blocks: int = 0,
     ) -> np.ndarray:
-        """The sum over ranks of ``local(V)``, for a block V in this layout.
+        """The sum over ranks of ``local(V)``, for a block V in this layout, as float64.
 
         Parameters
         ----------
@@ -114,34 +118,39 @@ class Layout(ABC):
             From all n rows of some columns of V, in `dtype`, to this rank's addend, of the same
             shape; in reproducible mode to a stack of addends, one for each of its blocks of data.
         dtype : NumPy dtype
+        most : int
+            Columns that are multiplied at once; never a function of the number of ranks.
         blocks : int
             In reproducible mode, blocks of data on all ranks together.
         """
-        pieces = [
-            self._sum(local(self.whole(np.ascontiguousarray(piece, dtype=dtype))), blocks)
-            for piece in self._pieces(V, np.dtype(dtype).itemsize, blocks)
-        ]
-        joined = pieces[0] if len(pieces) == 1 else np.hstack(pieces)
-        return joined.astype(np.float64, copy=False)
+
+        def summed(piece):
+            return self._sum(local(self.whole(np.ascontiguousarray(piece, dtype=dtype))), blocks)
+
+        if self.pieces(V.shape[1], most) == 1:
+            return summed(V).astype(np.float64, copy=False)
+        out, first = np.empty(V.shape), 0
+        for piece in self._pieces(V, most):
+            out[:, first : first + piece.shape[1]] = summed(piece)
+            first += piece.shape[1]
+        return out
 
     def product(self, V: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """``whole(V)``, a product that every rank can do for all n rows, in this layout."""
         pieces = [self.local(whole(self.whole(piece))) for piece in self._pieces(V)]
         return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
 
-    def pieces(self, columns: int, itemsize: int = 8, blocks: int = 0) -> int:
-        """In how many pieces a product with this many columns is done."""
-        return -(-columns // self._width(columns, itemsize, blocks))
+    def pieces(self, columns: int, most: int | None = None) -> int:
+        """In how many pieces a product with this many columns is done, at most `most` in each."""
+        return max(-(-columns // self._width(columns, most)), 1)
 
-    def _pieces(self, V: np.ndarray, itemsize: int = 8, blocks: int = 0) -> list[np.ndarray]:
-        width = self._width(V.shape[1], itemsize, blocks)
+    def _pieces(self, V: np.ndarray, most: int | None = None) -> list[np.ndarray]:
+        width = self._width(V.shape[1], most)
         return [V[:, first : first + width] for first in range(0, max(V.shape[1], 1), width)]
 
-    def _width(self, columns: int, itemsize: int, blocks: int) -> int:
+    def _width(self, columns: int, most: int | None) -> int:
         """Columns of one piece: a function of the problem, never of the number of ranks."""
-        if self.reproducible and blocks:
-            columns = min(columns, STACK_BYTES // max(itemsize * self.n * blocks, 1))
-        return max(columns, 1)
+        return max(columns if most is None else min(columns, most), 1)
 
     def _sum(self, addend: np.ndarray, blocks: int) -> np.ndarray:
         if not self.reproducible:
@@ -249,8 +258,8 @@ class Rows(Layout):
     def any(self, flag):
         return bool(self.world.max(np.array([flag], dtype=np.int64))[0])
 
-    def _width(self, columns, itemsize, blocks):
-        return super()._width(min(columns, self.panel), itemsize, blocks)
+    def _width(self, columns, most):
+        return super()._width(min(columns, self.panel), most)
 
     def _reduce(self, array):
         return self.world.sum_rows(array, [stop - start for start, stop in self.ranges])

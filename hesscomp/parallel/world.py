@@ -150,11 +150,18 @@ class World:
         return self.comm.alltoall(values)
 
     def ranks_here(self) -> int:
-        """How many ranks run on this node."""
+        """How many ranks run on this node. Collective."""
+        return self._here()[1]
+
+    def place_here(self) -> int:
+        """Which of the ranks on this node this one is, from 0. Collective."""
+        return self._here()[0]
+
+    def _here(self) -> tuple[int, int]:
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-        size = node.Get_size()
+        here = node.Get_rank(), node.Get_size()
         node.Free()
-        return size
+        return here
 
     def node_shares(self, cores: set[int]) -> list[int]:
         """For each of this rank's `cores`, how many ranks of this node may run on it."""

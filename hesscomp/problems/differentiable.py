@@ -1,6 +1,7 @@
 """Problems whose derivatives come from an engine: networks and functions."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class DifferentiableProblem(Problem):
 
     def _differentiate(self, engine: Engine, pieces: list[Piece], names: list[str], initial):
         """The parameters and their engine; to be called once by subclasses."""
-        keep_freed_memory()
+        keep_freed_memory(self.memory)
         self.engine, self.initial = engine, np.asarray(initial, dtype=np.float64)
         self.n = len(self.initial)
         self.blocks = tuple(
@@ -92,13 +93,13 @@ class DifferentiableProblem(Problem):
         rows : tuple of tensors
             Such as it will be called with; their first axis may have any length.
         V : (n, k) tensor, optional
-            The last argument.
+            The last argument; of fewer rows where `extra` chooses some parameters.
         extra : tuple
             Hashable; passed on to the method after the tensors.
         """
         specs = [tf.TensorSpec([self.n], dtype)]
         specs += [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
-        specs += [] if V is None else [tf.TensorSpec([self.n, None], V.dtype)]
+        specs += [] if V is None else [tf.TensorSpec([V.shape[0], None], V.dtype)]
         key = (kind, *specs, extra)
         if key not in self._kernels:
             method = getattr(self.engine, kind)
@@ -123,21 +124,33 @@ class DifferentiableProblem(Problem):
     def linearize(self, x: np.ndarray) -> RowSum:
         return self.products("hessian", x)
 
-    def products(self, kind: str, x: np.ndarray, targets=None, *extra) -> RowSum:
+    def products(
+        self, kind: str, x: np.ndarray, targets=None, *extra, chosen: tuple[int, ...] | None = None
+    ) -> RowSum:
         """An engine's symmetric product at x as this shard's curvature; local.
 
-        `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`.
+        `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`; `chosen`
+        are the indices of parameter blocks that alone have rows and columns.
         """
         X, y = self.tensors(self.dtype)
         y = y if targets is None else targets
-        theta = tf.constant(x, self.dtype)
+        theta, budget = tf.constant(x, self.dtype), self.budget(self.dtype)
+        if chosen is not None:
+            budget = replace(budget, n=sum(self.blocks[i].size for i in chosen))
+        options = extra if chosen is None else (*extra, chosen)
 
         def kernel(V):
-            compiled = self.compiled(kind, self.dtype, (X, y), V, extra)
+            compiled = self.compiled(kind, self.dtype, (X, y), V, options)
             return lambda X, y: compiled(theta, X, y, V)
 
+        def narrowed(chosen):
+            return self.products(kind, x, targets, *extra, chosen=chosen)
+
         blocks = self.blocks_here if self.world.reproducible else ()
-        return RowSum(kernel, X, y, self.n, theta.dtype, self.budget(self.dtype), blocks)
+        return RowSum(
+            kernel, X, y, budget.n, theta.dtype, budget, blocks,
+            narrowed if self.engine.narrows else None,
+        )  # fmt: skip
 
     def loss_and_gradient(self, x: np.ndarray, rows: slice | None = None) -> np.ndarray:
         """The sum over rows here of losses and of gradients, (n + 1,) float64, loss last; local."""

@@ -50,6 +50,11 @@ class KerasProblem(DifferentiableProblem):
         Bytes that one product may take on a rank, besides the data, V and the result.
     engine : {"auto", "layer-wise", "generic"}
 
+    Attributes
+    ----------
+    fixed : list of arrays
+        The model's weights that are not trained, as they were at first.
+
     Raises
     ------
     InputError
@@ -79,6 +84,7 @@ class KerasProblem(DifferentiableProblem):
         rows = _fitted(Rows.of(data, world), model, loss)
         super().__init__(rows, world, ridge, dtype, memory)
         self.model, self.loss, self.name = model, loss, model.name
+        self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
         variables = model.trainable_variables
         pieces = cut(variable.shape for variable in variables)
         initial = [np.asarray(variable, dtype=np.float64).reshape(-1) for variable in variables]
@@ -95,6 +101,15 @@ class KerasProblem(DifferentiableProblem):
         for variable, block in zip(self.model.trainable_variables, self.blocks, strict=True):
             part = x[block.offset : block.offset + block.size]
             variable.assign(part.reshape(block.shape))
+
+    def set_fixed(self, values: list[np.ndarray] | None) -> None:
+        """Give the model other weights that are not trained (`fixed_variables`); None: its first.
+
+        Operators that were made before compute with them too.
+        """
+        values = self.fixed if values is None else values
+        for variable, value in zip(fixed_variables(self.model), values, strict=True):
+            variable.assign(value)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """The model's output for rows X at the parameters x, in float64; local."""
@@ -123,6 +138,11 @@ class KerasProblem(DifferentiableProblem):
         _check_targets(self.loss, self.data.y, first.shape)
 
 
+def fixed_variables(model) -> list:
+    """Weights that are not trained: moving averages and what is frozen, random states aside."""
+    return [weight for weight in model.non_trainable_variables if "float" in weight.dtype]
+
+
 def cut_of(blocks) -> list[Piece]:
     """The pieces of named blocks."""
     return [Piece(block.shape, block.offset) for block in blocks]
@@ -141,6 +161,8 @@ def _check_model(model) -> None:
         raise InputError(f"{model.name} has no trainable weights")
     if len(getattr(model, "inputs", None) or [None]) != 1:
         raise InputError(f"{model.name} has {len(model.inputs)} inputs; hesscomp takes one")
+    if len(getattr(model, "outputs", None) or [None]) != 1:
+        raise InputError(f"{model.name} has {len(model.outputs)} outputs; hesscomp takes one")
 
 
 def _engine(model, loss, variables, pieces, wanted: str) -> NetworkEngine:

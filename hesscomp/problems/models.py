@@ -4,12 +4,14 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError
 from hesscomp.problems.catalogue import Network
+from hesscomp.problems.keras import fixed_variables
 
 # What a model's file may name: Keras' own layers and what these are configured with.
 MODULES = (
@@ -127,56 +129,65 @@ def _things(config) -> Iterator[dict]:
             yield from _things(value)
 
 
-def read_weights(path: str | os.PathLike, problem) -> np.ndarray:
-    """The parameters (n,) that a model's file or a file of its weights holds.
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds for a model.
+
+    Attributes
+    ----------
+    parameters : (n,) array
+        The trainable weights.
+    fixed : list of arrays
+        Of `fixed_variables`: moving averages, and what is frozen.
+    """
+
+    parameters: np.ndarray
+    fixed: list[np.ndarray]
+
+
+def read_weights(path: str | os.PathLike, problem) -> Weights:
+    """The weights that a model's file or a file of its weights holds.
 
     Parameters
     ----------
     path : path
         What ``model.save("m.keras")`` or ``model.save_weights("w.weights.h5")`` wrote.
     problem : KerasProblem
-        Its model's weights, moving averages included, must be those in the file by shape.
+        Its model's weights must be those in the file by shape.
 
     Raises
     ------
     InputError
-        If the file is missing, holds other weights, or other moving averages than the problem's.
+        If the file is missing or holds other weights.
     """
     model = getattr(problem, "model", None)
     if model is None:
         raise InputError(f"{path}: holds a network's weights, but {problem.name} is no network")
     if zipfile.is_zipfile(path):
-        other = load_model(path)
-    else:
-        other = keras.models.clone_model(model)
-        try:
-            other.load_weights(path)
-        except Exception as error:  # Keras raises anything
-            text = " ".join(str(error).split())[:200]
-            raise InputError(f"{path}: holds no weights of {model.name} ({text})") from error
-    _check_weights(other, model, path)
-    weights = [np.asarray(w, dtype=np.float64).reshape(-1) for w in other.trainable_variables]
-    return np.concatenate(weights)
+        found = load_model(path)
+        _check_shapes(found, model, path)
+        return _weights(found)
+    saved = model.get_weights()
+    try:
+        model.load_weights(path)
+        return _weights(model)
+    except Exception as error:  # Keras raises anything
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: holds no weights of {model.name} ({text})") from error
+    finally:
+        model.set_weights(saved)
 
 
-def _check_weights(other, model, path) -> None:
-    found, wanted = (
-        [tuple(weight.shape) for weight in each.trainable_variables] for each in (other, model)
-    )
-    if found != wanted:
-        raise InputError(
-            f"{path}: holds weights of shapes {found[:4]}, but {model.name} has {wanted[:4]}; take "
-            "a file of the same model"
-        )
-    pairs = zip(_averages(other), _averages(model), strict=True)
-    if not all(np.array_equal(a, b) for a, b in pairs):
-        raise InputError(
-            f"{path}: holds other moving averages than {model.name}; give this file with --model"
-        )
+def _weights(model) -> Weights:
+    parts = [np.asarray(w, dtype=np.float64).reshape(-1) for w in model.trainable_variables]
+    return Weights(np.concatenate(parts), [np.asarray(w).copy() for w in fixed_variables(model)])
 
 
-def _averages(model) -> list[np.ndarray]:
-    """Weights that are not trained, random states aside."""
-    return [
-        np.asarray(weight) for weight in model.non_trainable_variables if "float" in weight.dtype
-    ]
+def _check_shapes(other, model, path) -> None:
+    for kind in (lambda model: model.trainable_variables, fixed_variables):
+        found, wanted = ([tuple(weight.shape) for weight in kind(each)] for each in (other, model))
+        if found != wanted:
+            raise InputError(
+                f"{path}: holds weights of shapes {found[:4]}, but {model.name} has {wanted[:4]}; "
+                "take a file of the same model"
+            )

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from hesscomp.curvature.operator import STACK_BYTES
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
@@ -61,6 +62,9 @@ class Problem(ABC):
     blocks : tuple of ParameterBlock
     row_blocks : int
         In reproducible mode, fixed blocks of rows on all ranks; else 0.
+    memory : float
+        Bytes that a product may take on a rank, where the problem knows how to keep to them, and
+        the separate addends of reproducible mode always.
     fingerprint : str
         Of the training data, independent of the number of ranks.
     """
@@ -76,6 +80,7 @@ class Problem(ABC):
     fingerprint: str
     world: World
     row_blocks: int = 0
+    memory: float = STACK_BYTES
 
     @abstractmethod
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:

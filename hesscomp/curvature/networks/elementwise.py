@@ -155,27 +155,38 @@ class Scale(Operation):
         return [*out, leading_sum(t_delta, 2)] if self.has[1] else out
 
 
-class FixedScale(Operation):
-    """y = (x - mean) scale with constants for each feature: batch normalisation in inference."""
+class MovingScale(Operation):
+    """y = (x - mean) / sqrt(variance + epsilon), batch normalisation in inference.
+
+    Mean and variance are variables that nothing is differentiated by, read anew for each product.
+    """
 
     linear = True
 
-    def __init__(self, mean, scale):
-        self.mean, self.scale = mean, scale
+    def __init__(self, mean, variance, epsilon: float):
+        self.variables, self.epsilon = (mean, variance), epsilon
+
+    def _scale(self, at):
+        return tf.math.rsqrt(at.parameters[1] + self.epsilon)
 
     def forward(self, at):
-        (x,) = at.inputs
-        return (x - tf.cast(self.mean, x.dtype)) * tf.cast(self.scale, x.dtype)
+        return (at.inputs[0] - at.parameters[0]) * self._scale(at)
 
     def tangent(self, at):
         (tx,) = at.t_inputs
-        return None if tx is None else tx * tf.cast(self.scale, tx.dtype)
+        return None if tx is None else tx * self._scale(at)
 
     def pull(self, at, delta):
-        return [delta * tf.cast(self.scale, delta.dtype)]
+        return [delta * self._scale(at)]
 
     def pull_tangent(self, at, delta, t_delta):
         return self.pull(at, t_delta)
+
+    def gradient(self, at, delta):
+        return [None, None]
+
+    def gradient_tangent(self, at, delta, t_delta):
+        return [None, None]
 
 
 def _mean(x):

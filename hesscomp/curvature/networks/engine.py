@@ -21,8 +21,12 @@ class Engine(ABC):
         Why this engine was taken.
     copies : int
         About how many arrays of a row's values, for each column, live at once in a product.
+    narrows : bool
+        Whether `hessian` and `gauss_newton` take one argument more, the indices of the pieces
+        that V and the product have rows for.
     """
 
+    narrows = False
     name: str
     reason: str
     copies: int

@@ -58,7 +58,7 @@ class GenericEngine(FunctionEngine, NetworkEngine):
             seed = tf.zeros_like(output)
             outer.watch(seed)
             pulled = pull(seed)
-        out = tf.vectorized_map(
+        out = _mapped(
             lambda v: outer.gradient(pulled, seed, v, unconnected_gradients=ZERO), tf.transpose(V)
         )
         rank = out.shape.rank
@@ -68,7 +68,7 @@ class GenericEngine(FunctionEngine, NetworkEngine):
         pull, _ = self._pullback(theta, X)
         rank = U.shape.rank
         columns = tf.transpose(U, [rank - 2, *range(rank - 2), rank - 1])
-        return tf.transpose(tf.vectorized_map(pull, columns))
+        return tf.transpose(_mapped(pull, columns))
 
     def gauss_newton(self, theta, X, y, V, loss):
         T = self.jacobian(theta, X, V)
@@ -97,12 +97,25 @@ def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
             if operation.type == "StopGradient":
                 raise InputError(
                     f"TensorFlow's second derivatives are wrong here: {operation.name} stops the "
-                    "gradient (layer normalisation does); take the finite-difference Hessian, the "
-                    "Gauss-Newton matrix, or a model of layers that the layer-wise engine knows"
+                    "gradient (layer normalisation does); take the finite-difference Hessian "
+                    "(finite-difference), the Gauss-Newton matrix (ggn), or a model of layers that "
+                    "the layer-wise engine knows"
                 )
             made.update(tensor.ref() for tensor in operation.outputs)
 
 
 def _columns(product: Callable, V: tf.Tensor) -> tf.Tensor:
     """product(v) of each column of V, as columns."""
-    return tf.transpose(tf.vectorized_map(product, tf.transpose(V)))
+    return tf.transpose(_mapped(product, tf.transpose(V)))
+
+
+def _mapped(function: Callable, elements: tf.Tensor) -> tf.Tensor:
+    """function of each element, vectorised; InputError where TensorFlow cannot."""
+    try:
+        return tf.vectorized_map(function, elements)
+    except (ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError) as error:
+        raise InputError(
+            "TensorFlow cannot differentiate this network for several columns at once (recurrent "
+            "layers need unroll=True); change it, or take the finite-difference Hessian "
+            "(finite-difference)"
+        ) from error

@@ -8,7 +8,7 @@ from hesscomp.curvature.networks.convolution import Convolution, DepthwiseConvol
 from hesscomp.curvature.networks.dense import Dense
 from hesscomp.curvature.networks.elementwise import (
     Elementwise,
-    FixedScale,
+    MovingScale,
     Normalize,
     Scale,
     Softmax,
@@ -155,9 +155,10 @@ def _layer_normalization(layer, inputs):
 
 def _batch_normalization(layer, inputs):
     _needs(layer, layer.axis % len(inputs[0].shape) == len(inputs[0].shape) - 1, "another axis")
-    variance = np.asarray(layer.moving_variance, dtype=np.float64)
-    mean = np.asarray(layer.moving_mean, dtype=np.float64)
-    return [FixedScale(mean, 1 / np.sqrt(variance + layer.epsilon)), Scale(layer.gamma, layer.beta)]
+    return [
+        MovingScale(layer.moving_mean, layer.moving_variance, layer.epsilon),
+        Scale(layer.gamma, layer.beta),
+    ]
 
 
 def _concatenate(layer, inputs):

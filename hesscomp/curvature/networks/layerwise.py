@@ -1,11 +1,12 @@
 """The layer-wise engine: Pearlmutter's R-operator through a graph, k columns at a time.
 
 A Hessian product is four sweeps over the graph: values forward, tangents forward, and both in
-reverse. The sweeps of values are done once for all columns.
+reverse. The sweeps of values are done once for all columns. For some parameters alone, those of
+tangents go upward from the lowest of them, and down to it again.
 """
 
 from hesscomp.curvature.losses import Loss
-from hesscomp.curvature.networks.engine import NetworkEngine, Piece
+from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.graph import Node
 from hesscomp.curvature.networks.operation import At, add, count
 from hesscomp.curvature.tensorflow import tf
@@ -26,6 +27,7 @@ class LayerwiseEngine(NetworkEngine):
     """
 
     name = "layer-wise"
+    narrows = True
     copies = 4
     reason = "every layer has a rule"
 
@@ -36,14 +38,12 @@ class LayerwiseEngine(NetworkEngine):
     @property
     def affine(self) -> bool:
         """Whether the output is an affine function of the parameters."""
-        depends, affine = [False], [True]
+        places = self._places(None)
+        moving, affine = self._moving(places), [True]
         for node in self.nodes:
-            moving = [depends[i] for i in node.inputs]
-            own = any(id(v) in self.index for v in node.operation.variables)
-            depends.append(own or any(moving))
             good = all(affine[i] for i in node.inputs)
-            if any(moving):
-                good = good and node.operation.linear and not own
+            if any(moving[i] for i in node.inputs):
+                good = good and node.operation.linear and not self._owns(node, places)
             affine.append(good)
         return affine[-1]
 
@@ -58,25 +58,43 @@ class LayerwiseEngine(NetworkEngine):
         self._deltas(sites, self.loss.gradient(output, y), total)
         return loss, total.flat(theta)
 
-    def hessian(self, theta, X, y, V):
-        sites = self._values(theta, X)
-        T = self._tangents(sites, V)
+    def hessian(self, theta, X, y, V, chosen=None):
+        sites, places = self._values(theta, X), self._places(chosen)
+        T = self._tangents(sites, V, places)
         output = sites[-1].output
         deltas = self._deltas(sites, self.loss.gradient(output, y))
-        return self._pulled(sites, self.loss.curvature(output, y, T), V, deltas)
+        return self._pulled(sites, self.loss.curvature(output, y, T), places, deltas)
 
-    def gauss_newton(self, theta, X, y, V, loss):
-        sites = self._values(theta, X)
-        T = self._tangents(sites, V)
-        return self._pulled(sites, loss.curvature(sites[-1].output, y, T), V)
+    def gauss_newton(self, theta, X, y, V, loss, chosen=None):
+        sites, places = self._values(theta, X), self._places(chosen)
+        T = self._tangents(sites, V, places)
+        return self._pulled(sites, loss.curvature(sites[-1].output, y, T), places)
 
     def jacobian(self, theta, X, V):
-        return self._tangents(self._values(theta, X), V)
+        return self._tangents(self._values(theta, X), V, self._places(None))
 
     def jacobian_transposed(self, theta, X, U):
         sites = self._values(theta, X)
         self._without_tangents(sites)
-        return self._pulled(sites, U, None)
+        return self._pulled(sites, U, self._places(None))
+
+    # Which parameters move
+
+    def _places(self, chosen: tuple[int, ...] | None) -> dict[int, Piece]:
+        """Where the chosen pieces (all of them if None) lie in the rows of V."""
+        if chosen is None:
+            return dict(enumerate(self.pieces))
+        return dict(zip(chosen, cut(self.pieces[i].shape for i in chosen), strict=True))
+
+    def _owns(self, node: Node, places) -> bool:
+        return any(self.index.get(id(v)) in places for v in node.operation.variables)
+
+    def _moving(self, places) -> list[bool]:
+        """Whether each value, the data first, depends on the parameters in `places`."""
+        moving = [False]
+        for node in self.nodes:
+            moving.append(self._owns(node, places) or any(moving[i] for i in node.inputs))
+        return moving
 
     # The four sweeps
 
@@ -96,19 +114,19 @@ class LayerwiseEngine(NetworkEngine):
             return tf.cast(tf.convert_to_tensor(variable), theta.dtype)
         return self.pieces[i].of(theta)
 
-    def _tangents(self, sites, V):
+    def _tangents(self, sites, V, places):
         """The output's tangent; each site keeps its inputs' and parameters'."""
         tangents = [None]
         for node, at in zip(self.nodes, sites, strict=True):
             at.t_inputs = [tangents[i] for i in node.inputs]
-            at.t_parameters = [self._tangent(V, v) for v in node.operation.variables]
+            at.t_parameters = [self._tangent(V, v, places) for v in node.operation.variables]
             moving = any(t is not None for t in at.t_inputs + at.t_parameters)
             tangents.append(node.operation.tangent(at) if moving else None)
         return tangents[-1]
 
-    def _tangent(self, V, variable):
-        i = self.index.get(id(variable))
-        return None if i is None else columns_of(V, self.pieces[i])
+    def _tangent(self, V, variable, places):
+        piece = places.get(self.index.get(id(variable)))
+        return None if piece is None else columns_of(V, piece)
 
     def _without_tangents(self, sites):
         for node, at in zip(self.nodes, sites, strict=True):
@@ -127,18 +145,18 @@ class LayerwiseEngine(NetworkEngine):
             self._spread(deltas, node, node.operation.pull(at, delta))
         return deltas
 
-    def _pulled(self, sites, t_delta, V, deltas=None):
-        """The tangents' reverse sweep: (n, k)."""
-        total = _Total(self)
+    def _pulled(self, sites, t_delta, places, deltas=None):
+        """The tangents' reverse sweep, down to the lowest operation that moves: (n, k)."""
+        total, moving = _Total(self), self._moving(places)
         t_deltas = [None] * len(sites) + [t_delta]
         for place in range(len(sites), 0, -1):
             node, at, t_delta = self.nodes[place - 1], sites[place - 1], t_deltas[place]
-            if t_delta is None:
+            if t_delta is None or not moving[place]:
                 continue
             delta = None if deltas is None else deltas[place]
             total.add(node.operation, node.operation.gradient_tangent(at, delta, t_delta))
             self._spread(t_deltas, node, node.operation.pull_tangent(at, delta, t_delta))
-        return total.columns(t_deltas[-1].dtype, count(t_deltas[-1]))
+        return total.columns(t_deltas[-1].dtype, count(t_deltas[-1]), places)
 
     def _spread(self, deltas, node, gradients):
         for i, gradient in zip(node.inputs, gradients, strict=True):
@@ -169,8 +187,8 @@ class _Total:
             0,
         )
 
-    def columns(self, dtype, k) -> tf.Tensor:
-        pieces = zip(self.engine.pieces, self.sums, strict=True)
+    def columns(self, dtype, k, places) -> tf.Tensor:
+        pieces = [(piece, self.sums[i]) for i, piece in places.items()]
         return tf.concat(
             [
                 tf.zeros([piece.size, k], dtype) if total is None else flat_columns(total, piece)
