@@ -62,6 +62,7 @@ def compress(
     max_columns: int | None = None,
     block: int | None = None,
     max_basis: int | None = None,
+    start: LowRank | None = None,
     layout: str = "auto",
     panel: int = PANEL,
 ) -> LowRank:
@@ -81,7 +82,9 @@ def compress(
         certificate says ``converged=False``.
     method : str
         "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto" takes
-        nystrom (with the stable shift) for operators declared semidefinite, krylov elsewhere.
+        nystrom (with the stable shift) for operators declared semidefinite, but krylov where
+        more than one power step is asked for (the same products give it higher powers) or an
+        option of krylov is given, and krylov elsewhere.
         Where the sketch would be as wide as the matrix (under "auto": would cost as many
         products) the matrix is assembled instead, and the factor's method is "dense".
     oversample : int
@@ -109,6 +112,11 @@ def compress(
     max_basis : int, optional
         With krylov and a rank, the most columns held before a thick restart; default as many as
         the default of `max_columns`. It bounds the memory.
+    start : LowRank, optional
+        With krylov (which "auto" then takes): a factor of a nearby operator, such as of the same
+        loss some steps of training before. Its range is worth a product: by default a third of the
+        columns are saved (power 1), at equal error where the operators are near, and nothing but
+        them is lost where they are not.
     layout : {"auto", "replicated", "rows"}
         Where the n rows of the sketch and of the factor lie: all on every rank, or a slab on each.
         "auto" takes rows where a replicated sketch would need more than half of the memory that a
@@ -137,7 +145,6 @@ def compress(
     each of P ranks, and two or three (n, panel) arrays.
     """
     check_request(rank, tolerance, max_rank, tolerance_norm)
-    kind = _choose(method, operator)
     options = SketchOptions(
         power=power,
         seed=seed,
@@ -149,8 +156,10 @@ def compress(
         max_columns=max_columns,
         block=block,
         basis=max_basis,
+        start=start,
     )
     options.validate()
+    kind = _choose(method, operator, options)
     operator = _in_layout(operator, layout, panel, options)
     world = operator.world
     start, before = time.perf_counter(), replace(world.ledger)
@@ -233,14 +242,25 @@ class Dense:
 
     def approximation(self) -> Approximation:
         layout = self.operator.layout
-        w, *S = layout.world.on_root(sorted_eigh, self.matrix)
+        w, *S = layout.on_root(sorted_eigh, self.matrix)
         U = layout.local(np.array(S))
         return Approximation(w, U, layout, range_error=0.0, estimator="exact")
 
 
-def _choose(method: str, operator: Operator):
+def _choose(method: str, operator: Operator, options: SketchOptions):
+    start = options.start
+    if start is not None:
+        if method not in ("auto", BlockKrylov.name):
+            raise InputError(f"only method krylov starts from a factor, not {method}")
+        if start.n != operator.n:
+            raise InputError(
+                f"a factor of n = {start.n} is no start for an operator of n = {operator.n}"
+            )
+        return BlockKrylov
     if method == "auto":
-        return Nystrom if operator.psd else BlockKrylov
+        given = options.block, options.max_columns, options.basis
+        accurate = options.power > 1 or any(value is not None for value in given)
+        return Nystrom if operator.psd and not accurate else BlockKrylov
     if method not in METHODS:
         raise InputError(f"method must be auto, {', '.join(METHODS)}, not {method}")
     kind = METHODS[method]

@@ -30,8 +30,8 @@ class ParameterBlock:
 class ShardCurvature(Protocol):
     """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge.
 
-    `products` is `product` for each of the shard's fixed blocks of rows alone: (blocks, n, k). It
-    serves the reproducible mode.
+    `products` and `dense_blocks` are `product` and `dense` for each of the shard's fixed blocks of
+    rows alone, (blocks, n, k) and (blocks, n, n). They serve the reproducible mode.
     """
 
     def product(self, V: tf.Tensor) -> tf.Tensor: ...
@@ -39,6 +39,8 @@ class ShardCurvature(Protocol):
     def products(self, V: tf.Tensor) -> tf.Tensor: ...
 
     def dense(self) -> tf.Tensor: ...
+
+    def dense_blocks(self) -> tf.Tensor: ...
 
 
 class Problem(ABC):
@@ -83,6 +85,9 @@ class Problem(ABC):
     def linearize(self, x: np.ndarray) -> ShardCurvature:
         """This shard's curvature at x; local."""
 
+    def compile(self) -> None:  # noqa: B027 (nothing to do for most)
+        """Trace what can be traced before its first use, so that no timed product is it; local."""
+
     def cut(self, shard: Shard) -> RowBlocks | None:
         """The fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
 
@@ -95,8 +100,13 @@ class Problem(ABC):
         self.row_blocks, self.blocks_here = blocks.count, blocks.local
         return blocks
 
-    def describe(self, factor: LowRank, x: np.ndarray) -> LowRank:
-        """`factor`, told which problem it belongs to and at which point it was made."""
+    def describe(
+        self, factor: LowRank, x: np.ndarray, indices: np.ndarray | None = None
+    ) -> LowRank:
+        """`factor`, told which problem it belongs to and at which point it was made.
+
+        `indices` are the parameters that it is of, whole blocks, where it is not of all.
+        """
         provenance = replace(
             factor.provenance,
             problem=self.name,
@@ -105,8 +115,13 @@ class Problem(ABC):
             rows=self.rows,
             ridge=self.ridge,
         )
-        blocks = tuple((block.name, block.shape, block.offset) for block in self.blocks)
-        return replace(factor, provenance=provenance, parameters=x, blocks=blocks)
+        blocks, offset = [], 0
+        for block in self.blocks:
+            if indices is None or block.offset in indices:
+                blocks.append((block.name, block.shape, offset))
+                offset += block.size
+        x = x if indices is None else x[indices]
+        return replace(factor, provenance=provenance, parameters=x, blocks=tuple(blocks))
 
     def check_point(self, x) -> np.ndarray:
         """x as a finite float64 (n,) array, or InputError."""
