@@ -11,6 +11,15 @@ REQUEUE = 75  # exit status of a run that saved a checkpoint and is to be resume
 WARNING = 60  # seconds before the end of the time at which SLURM sends the signal
 TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d\d?(:\d\d){0,2}"
 SINGLE_QUOTES = "# shellcheck disable=SC2016 # the nodes expand it"
+SRUN_MPI = """\
+# HESSCOMP_SRUN_MPI  how srun starts MPI: pmi2 for the mpich wheel and most MPICH-based systems,
+#                    pmix for Open MPI; `srun --mpi=list` shows what there is"""
+SRUN = """\
+# srun does not take --cpus-per-task over from sbatch since SLURM 22.05. --wait: when a rank has
+# ended, the others have ten seconds; --kill-on-bad-exit would give them none to save and end."""
+MPIEXEC = """\
+# mpiexec starts one process on each node by srun, which must hold all of the node's CPUs.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_ON_NODE\""""
 PLACEHOLDERS = {
     "%j": "$SLURM_JOB_ID",
     "%A": "$SLURM_ARRAY_JOB_ID",
@@ -126,10 +135,7 @@ def _header(job: Job) -> str:
         "sbatch)",
     ]
     if job.parallel and job.launcher == "srun":
-        lines += [
-            "# HESSCOMP_SRUN_MPI  how srun starts MPI: pmi2 for the mpich wheel and most MPICH-based",
-            "#                    systems, pmix for Open MPI; `srun --mpi=list` shows what there is",
-        ]
+        lines.append(SRUN_MPI)
     return "\n".join(lines)
 
 
@@ -210,16 +216,9 @@ def _launch(job: Job) -> str:
     if not job.parallel:
         comments, launcher = [], []
     elif job.launcher == "mpiexec":
-        comments = [
-            "# mpiexec starts one process on each node by srun, which must hold all of its CPUs.",
-            'export SRUN_CPUS_PER_TASK="$SLURM_CPUS_ON_NODE"',
-        ]
-        launcher = ["mpiexec", "-n", '"$SLURM_NTASKS"']
+        comments, launcher = [MPIEXEC], ["mpiexec", "-n", '"$SLURM_NTASKS"']
     else:
-        comments = [
-            "# srun does not take --cpus-per-task over from sbatch since SLURM 22.05. --wait: when",
-            "# a rank has ended, the others have ten seconds; --kill-on-bad-exit gives them none.",
-        ]
+        comments = [SRUN]
         launcher = [
             *("srun", '--mpi="${HESSCOMP_SRUN_MPI:-pmi2}"'),
             *('--cpus-per-task="$OMP_NUM_THREADS"', "--wait=10"),
