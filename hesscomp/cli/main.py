@@ -29,6 +29,7 @@ COMMANDS = {
     "plot": "draw a factor's spectrum or a report's convergence",
     "figure": "draw a compression beside the best one, for a trained network (MPI)",
     "solve": "solve with a factor: (F + shift I) X = B",
+    "plan": "say what a compression will hold, reduce and take on many ranks",
     "job": "write a SLURM job script for a command, and submit it if asked",
 }
 PARALLEL = ("newton", "compress", "update", "spectrum", "figure", "data")
