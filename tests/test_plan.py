@@ -10,7 +10,7 @@ from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.errors import InputError
 from hesscomp.runs.plan import Machine, Request, make_plan
 
-N, RANK = 100_000, 50
+N, RANK = 50_000, 50
 CASES = [
     (method, layout, power, dtype, panel)
     for method in ("nystrom", "eigh", "krylov")
