@@ -135,7 +135,7 @@ def test_a_problem_is_loaded_and_timed(run_ranks):
     done = run_ranks(2, ["plan", "--data", "adult", "--rank", "20", "--ranks", "64"])
     assert done.returncode == 0, done.stderr
     assert "n = 109, 32,561 rows, rank 20" in done.stdout
-    assert "measured on 2 ranks" in done.stdout
+    assert "measured here; ranks: 2" in done.stdout
     assert "method         nystrom" in done.stdout
 
 

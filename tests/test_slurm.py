@@ -131,7 +131,7 @@ def test_compress_by_either_launcher(slurm, launcher):
     A = load_dataset("adult", World.serial()).train.X
     A = A.toarray() if hasattr(A, "toarray") else A
     expected = np.linalg.eigvalsh(A.T @ A / (4 * len(A)))[::-1]  # at zero, s(1 - s) is a quarter
-    assert factor.eigenvalues[:10] == pytest.approx(expected[:10], rel=1e-3)
+    assert factor.eigenvalues[:5] == pytest.approx(expected[:5], rel=1e-3)
 
 
 @pytest.fixture

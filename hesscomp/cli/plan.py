@@ -139,7 +139,7 @@ def _calibrate(subject, options, session) -> int:
         machine = replace(machine, latency=latency)
     if options.bandwidth is None and bandwidth is not None:
         machine = replace(machine, bandwidth=bandwidth)
-    session.say(f"measured on {world.size} ranks of {session.threads} threads")
+    session.say(f"measured here; ranks: {world.size}, threads of each: {session.threads}")
     session.say(plan_text(make_plan(request, machine)))
     return 0
 
