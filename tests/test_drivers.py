@@ -114,11 +114,13 @@ def test_krylov_to_a_tolerance(world, kind, tolerance):
     assert not limited.certificate.converged and limited.rank == 12
 
 
-def test_auto_takes_krylov_for_operators_of_either_sign(world):
+def test_auto_takes_krylov_for_either_sign_and_for_accuracy(world):
     A = matrix("exponential", signs=True)
     assert compress(Sharded(A, world, False), 10).provenance.method == "krylov"
-    A = matrix("exponential")
-    assert compress(Sharded(A, world, True), 10).provenance.method == "nystrom"
+    H = Sharded(matrix("exponential"), world, True)
+    assert compress(H, 10).provenance.method == "nystrom"
+    for option in ({"power": 2}, {"max_columns": 40}, {"block": 5}, {"max_basis": 40}):
+        assert compress(H, 10, **option).provenance.method == "krylov"
 
 
 def test_krylov_on_degenerate_operators(world):
@@ -408,12 +410,16 @@ def test_krylov_restarts_survive_what_locked_pairs_had_hidden(world):
     check_certificate(factor, A)
 
 
-def test_krylov_finds_clusters_wider_than_its_block(world):
-    w = np.r_[np.ones(40), 0.1 / np.arange(1, 361)]
+@pytest.mark.parametrize(("copies", "k"), [(17, 20), (20, 20), (24, 24), (30, 20), (40, 60)])
+@pytest.mark.parametrize("decay", ["slow", "fast", "far"])
+def test_krylov_finds_clusters_wider_than_its_block(world, copies, k, decay):
+    places = np.arange(1, 401 - copies)
+    rest = {"slow": 0.5 / places, "fast": 0.5 * 0.9**places, "far": 0.1 / places}[decay]
+    w = np.r_[np.ones(copies), rest]
     Q = np.linalg.qr(np.random.default_rng(0).standard_normal((400, 400)))[0]
     A = (Q * w) @ Q.T
     A = (A + A.T) / 2
-    for options in ({}, {"max_basis": 70}):  # without and with restarts
-        factor = compress(Sharded(A, world, False), 60, method="krylov", **options)
-        assert error(factor, A) <= 1.01 * np.sqrt(np.sum(w[60:] ** 2))
-        assert factor.provenance.columns <= 230
+    for options in ({}, {"max_basis": k + 10}):  # without and with restarts
+        factor = compress(Sharded(A, world, False), k, method="krylov", **options)
+        assert error(factor, A) <= 1.01 * np.sqrt(np.sum(w[k:] ** 2))
+        assert factor.provenance.columns <= 400 + 8

@@ -45,7 +45,7 @@ def add_subject_arguments(parser) -> None:
         "--engine", metavar="auto|layer-wise|generic", help="how products are made; default auto"
     )
     group.add_argument(
-        "--memory-limit", metavar="BYTES", help="of one product on a rank, such as 2G; default 1G"
+        "--memory-limit", metavar="BYTES", help="of one product on a rank, such as 2G; default 4G"
     )
     add_data_arguments(parser, required=False)
 

@@ -24,13 +24,15 @@ class BlockKrylov:
     keeps H Q = Q T + N E, with N the next block (not yet multiplied) and E small, so that
     ||H u - w u|| = ||E s|| for the Ritz vector u = Q s, at no product. For any symmetric operator.
 
-    With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`) and the
-    nothing that might be missing among them is: an eigenvalue of multiplicity above b shows only b
-    copies, and those may converge before rounding brings the others. Where what the probes' images
-    have outside the basis bounds all that is left below |w_k| (lemma 4.1 of Halko, Martinsson and
-    Tropp 2011), nothing is missing. Else as many new Gaussian vectors as probes join the process,
-    blocks are so much wider from then on, and it stops once that leaves the k eigenvalues. Where
-    the basis reaches `SketchOptions.basis` columns it is restarted (Wu and Simon 2000): the
+    With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`) and none
+    can be missing among them: an eigenvalue of multiplicity above b shows only b copies, and those
+    may converge before rounding brings the others. Where what the probes' images have outside the
+    basis bounds all that is left below |w_k| (lemma 4.1 of Halko, Martinsson and Tropp 2011),
+    nothing is missing. Else as many new Gaussian vectors as probes join the process, blocks are so
+    much wider from then on, and it stops once that leaves the k eigenvalues. They also join where
+    as many eigenvalues have become equal as a block is wide.
+
+    Where the basis reaches `SketchOptions.basis` columns it is restarted (Wu and Simon 2000): the
     leading k + oversample Ritz vectors and N stay. Converged ones of the k leading pairs are
     locked: not rotated again, and their residual norms stay as they were (upper bounds then).
     T = Q^T H Q holds through all of it.
@@ -39,11 +41,13 @@ class BlockKrylov:
 
     Costs b s + probes product columns in s block products (the probes ride in the first), and as
     many words times n: nothing else is reduced. s is what convergence takes, at most `width` / b
-    rounded down (one more where the rank needs it). Memory: (n, m + l + 4 b) for a basis of m
-    columns and l = rank + oversample vectors given back (all m where a tolerance was asked).
+    rounded down: one more where the rank needs it, and more (up to n columns in all) where it meets
+    such a cluster and has no `max_columns`. Where `max_columns` ends the process before that,
+    copies may be missing among pairs that look converged: the error estimates notice (the probes
+    see what is missing), the residuals do not.
 
-    Where `max_columns` ends the process before that, copies may be missing among pairs that look
-    converged: the error estimates notice (the probes see what is missing), the residuals do not.
+    Memory: (n, m + l + 4 b) for a basis of m columns and l = rank + oversample vectors given back
+    (all m where a tolerance was asked).
     """
 
     name = "krylov"
@@ -89,7 +93,7 @@ class BlockKrylov:
 
     def grow(self, columns: int) -> None:
         """Add as many blocks as `columns` allows, at least one; stop where all is converged."""
-        self.goal = goal = self.multiplied + columns
+        self.goal = self.multiplied + columns
         needed = min(self.options.rank or 0, self.operator.n)
         if self.next is None:
             self.next = self._start()
@@ -97,8 +101,9 @@ class BlockKrylov:
             if self.size + self.next.shape[1] > self.limit:
                 self._restart()
             self._step()
-            spent = self.multiplied + self.next.shape[1] > goal and self.size >= needed
-            if spent or self.next.shape[1] == 0 or self._finished():
+            finished = self.next.shape[1] == 0 or self._finished()
+            spent = self.multiplied + self.next.shape[1] > self.goal and self.size >= needed
+            if finished or spent:
                 return
 
     def _step(self) -> None:
@@ -169,8 +174,8 @@ class BlockKrylov:
     def _finished(self) -> bool:
         """Whether a rank was asked for and its pairs are converged, with none missing.
 
-        New vectors are let in where that is open, and already where as many equal eigenvalues have
-        converged as a block is wide: there may be more of them.
+        New vectors are let in where that is open, and already where as many eigenvalues are equal
+        as a block is wide: there may be more of them.
         """
         rank, n, world = self.options.rank, self.operator.n, self.operator.world
         if rank is None:
@@ -180,9 +185,12 @@ class BlockKrylov:
         leading, done = w[:rank], norms[:rank] <= allowed
         if self.size >= min(rank, n) and world.decide(np.all(done)):
             return self._nothing_is_missing(leading, allowed)
-        width, found = self.next.shape[1], np.sort(leading[done])
+        width, found = self.next.shape[1], np.sort(leading[np.abs(leading) > allowed])
         equal = found[width - 1 :] - found[: max(len(found) - width + 1, 0)] <= allowed
         if self.steps >= self.settled and world.decide(bool(np.any(equal))):
+            joined = width + self.options.probe_count
+            if self.options.max_columns is None:  # as many steps again, for no more than H itself
+                self.goal = max(self.goal, min(self.multiplied + self.steps * joined, n))
             self._let_in()
         return False
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import fused, tf
 from hesscomp.errors import InputError
 
 
@@ -75,8 +75,7 @@ class SoftmaxCrossEntropy(Loss):
     def curvature(self, output, y, T):
         p = tf.nn.softmax(output)
         weights = p * tf.reduce_sum(_distribution(output, y), -1, keepdims=True)
-        mean = tf.matmul(T, p[..., None])  # p.t for each tangent t
-        return weights[..., None, :] * (T - mean)
+        return _weighted_deviation(weights, p, T)
 
     def sample(self, output, noise):
         places = tf.reshape(tf.cumsum(tf.nn.softmax(output), axis=-1), [tf.shape(output)[0], -1])
@@ -85,6 +84,12 @@ class SoftmaxCrossEntropy(Loss):
         draws = noise.uniform(steps.shape[1])
         passed = tf.reduce_sum(tf.cast(steps < draws[..., None], tf.int64), -1)
         return tf.reshape(tf.minimum(passed, classes - 1), tf.shape(output)[:-1])
+
+
+@fused
+def _weighted_deviation(weights, p, T):
+    mean = tf.reduce_sum(p[..., None, :] * T, -1, keepdims=True)  # p.t for each tangent t
+    return weights[..., None, :] * (T - mean)
 
 
 class SigmoidCrossEntropy(Loss):

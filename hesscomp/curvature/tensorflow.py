@@ -13,7 +13,7 @@ from hesscomp.errors import InputError
 from hesscomp.runs.memory import ALIGNMENT
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT = 2**30
+KEPT = 2**31 - 1  # bytes: what an int of mallopt holds
 
 
 @contextmanager
@@ -88,9 +88,14 @@ def share(array: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
+def fused(function):
+    """Element-wise arithmetic as one pass over memory, compiled by XLA for each shape."""
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
 def view(tensor: tf.Tensor) -> np.ndarray:
     """A tensor's own memory as an array that cannot be written to: for large ones, no copy."""
     return np.asarray(memoryview(tensor))
 
 
-__all__ = ["keep_freed_memory", "keras", "set_threads", "share", "tf", "view"]
+__all__ = ["fused", "keep_freed_memory", "keras", "set_threads", "share", "tf", "view"]

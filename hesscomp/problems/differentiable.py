@@ -13,7 +13,7 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.problem import ParameterBlock, Problem
 from hesscomp.problems.rows import Rows
 
-MEMORY = 2.0**30  # bytes for one product, unless asked for otherwise
+MEMORY = 4 * 2.0**30  # bytes for one product, unless asked for otherwise
 
 
 class DifferentiableProblem(Problem):

@@ -7,7 +7,8 @@
 
 Prints milliseconds per column. hesscomp and the peer are two processes that take turns, round by
 round, so that what else happens on the machine meets both; a ratio is the median over the rounds.
-The floor is the products of the network's matrices alone, at the machine's own rate for them.
+The floor is the products of the network's matrices alone, at the machine's own rate for them;
+"first layer alone" is only the two of them that the images take part in.
 """
 
 import argparse
@@ -75,11 +76,13 @@ def hesscomp_candidates(name: str, dtype: str, threads: int) -> dict:
         ):
             candidates[f"{engine} {title}"] = lambda shard=shard, V=V: shard.product(V)
     candidates["floor"] = floor(name, rows, k, dtype)
+    if name == "mlp":
+        candidates["first layer alone"] = floor(name, rows, k, dtype, layers=1)
     return candidates
 
 
-def floor(name: str, rows: int, k: int, dtype: str):
-    """The products of a Hessian product with k columns, and nothing else."""
+def floor(name: str, rows: int, k: int, dtype: str, layers: int | None = None):
+    """The products of a Hessian product with k columns, and nothing else; of the first layers."""
     from hesscomp.curvature.tensorflow import tf
 
     shapes = (
@@ -90,7 +93,7 @@ def floor(name: str, rows: int, k: int, dtype: str):
     rng = np.random.default_rng(2)
     make = lambda *shape: tf.constant(rng.standard_normal(shape), dtype)  # noqa: E731
     calls = []
-    for place, (b, d, h) in enumerate(shapes):
+    for place, (b, d, h) in enumerate(shapes[:layers]):
         x, tW, t_delta = make(b, d), make(d, k * h), make(b, k * h)
         calls += [(x, tW, False, False), (x, t_delta, True, False)]
         if place:

@@ -28,6 +28,9 @@ FIGURES = Path(__file__).parents[2] / "docs" / "figures"
 RANK, OVERSAMPLES, POWERS = 20, (2, 5, 10, 20, 40, 80), (0, 1, 2)
 SHOWN = 1  # the power of the figure: the default of `compress`
 FLOOR = 1e-6  # an excess below this is drawn there
+MARKERS = "os^vDP<>X.*"
+COLORS = [f"C{i}" for i in range(10)] + ["black"]
+POWERLESS = ("adaptive", "one-pass")  # methods without power steps
 TABLE = [("PolyDecay 1", False), ("PolyDecay 1", True), ("ExpDecay 0.1", False),
          ("ExpDecay 0.1", True), ("LowRankMedNoise", False)]  # fmt: skip
 
@@ -40,7 +43,7 @@ def measure(name: str, signed: bool, seeds: int) -> list[dict]:
     for method, kind in METHODS.items():
         if signed and kind.needs_psd:
             continue
-        for power in (0,) if method == "one-pass" else POWERS:
+        for power in (0,) if method in POWERLESS else POWERS:
             options = {"method": method, "power": power}
             columns, excess = [], []
             for oversample in OVERSAMPLES:
@@ -68,11 +71,11 @@ def draw(curves: list[dict], seeds: int, path: Path) -> None:
     axes = figure.subplots(4, 5, sharex=True, sharey=True).flat
     for panel, (name, signed) in zip(axes, panels, strict=True):
         for index, method in enumerate(METHODS):
-            power = 0 if method == "one-pass" else SHOWN
+            power = 0 if method in POWERLESS else SHOWN
             curve = find(curves, family=name, signed=signed, method=method, power=power)
             if curve is not None:
                 label = method if (name, signed) == panels[0] else None
-                style = {"marker": "os^vDP<>X."[index], "ms": 4, "lw": 1.2, "color": f"C{index}"}
+                style = {"marker": MARKERS[index], "color": COLORS[index], "ms": 4, "lw": 1.2}
                 panel.plot(OVERSAMPLES, np.maximum(curve["excess"], FLOOR), label=label, **style)
         panel.axhline(FLOOR, color="black", lw=1, ls="--")
         panel.set(xscale="log", yscale="log", ylim=(FLOOR / 2, 60))
@@ -83,7 +86,8 @@ def draw(curves: list[dict], seeds: int, path: Path) -> None:
         panel.set_title(f"{name}{', random signs' if signed else ''}", fontsize=10)
     figure.supxlabel("oversample (columns of the sketch beyond the rank)")
     figure.supylabel("error over the best factor's, less one (dashed: at most 1e-6, the optimum)")
-    figure.suptitle(f"Rank {RANK} of n = {N}, power {SHOWN} (one-pass 0), means over {seeds} seeds")
+    powers = f"power {SHOWN} ({', '.join(POWERLESS)} 0)"
+    figure.suptitle(f"Rank {RANK} of n = {N}, {powers}, means over {seeds} seeds")
     figure.legend(loc="outside right upper", frameon=False)
     canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hesscomp.curvature.networks.operation import Operation, add, beside, leading_sum
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import fused, tf
 
 
 class Elementwise(Operation):
@@ -31,11 +31,15 @@ class Elementwise(Operation):
         return [at.memo["slope"] * delta]
 
     def pull_tangent(self, at, delta, t_delta):
-        (tx,), bend = at.t_inputs, at.memo["bend"]
-        out = beside(at.memo["slope"]) * t_delta
-        if delta is not None and tx is not None and bend is not None:
-            out += beside(bend * delta) * tx
-        return [out]
+        (tx,), slope, bend = at.t_inputs, at.memo["slope"], at.memo["bend"]
+        if delta is None or tx is None or bend is None:
+            return [beside(slope) * t_delta]
+        return [_two_products(slope, t_delta, bend * delta, tx)]
+
+
+@fused
+def _two_products(a, ta, b, tb):
+    return beside(a) * ta + beside(b) * tb
 
 
 class Softmax(Operation):
