@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     machine = parser.add_argument_group("machine", "what a rank has and does")
     machine.add_argument("--memory", default="4G", metavar="SIZE", help="of a rank")
-    machine.add_argument("--memory-limit", metavar="SIZE", help="of a product; default 1G")
+    machine.add_argument("--memory-limit", metavar="SIZE", help="of a product; default 4G")
     machine.add_argument("--row-bytes", type=float, metavar="B", help="of one row of the data")
     machine.add_argument(
         "--row-seconds", type=float, metavar="S",
@@ -75,7 +75,7 @@ def _request(options, n: int, rows: int, psd: bool) -> Request:
         rows=rows,
         ranks=options.ranks,
         method=method,
-        product_bytes=parse_bytes(options.memory_limit or "1G", "--memory-limit"),
+        product_bytes=parse_bytes(options.memory_limit or "4G", "--memory-limit"),
         row_bytes=options.row_bytes or 0.0,
         row_seconds=FLOPS * n / options.rate
         if options.row_seconds is None

@@ -82,7 +82,7 @@ class Request:
     dtype: str = "float32"
     row_bytes: float = 0.0
     row_seconds: float = 0.0
-    product_bytes: float = 2.0**30
+    product_bytes: float = 2.0**32
 
     def __post_init__(self):
         least = {"n": 1, "rows": 1, "rank": 1, "ranks": 1, "panel": 1, "oversample": 0, "power": 0}
@@ -111,7 +111,8 @@ class Plan:
     layout, method : str
         Those taken; the method is "dense" where the matrix is assembled.
     columns, passes, words_reduced, words_gathered : int
-        As the ledger counts them. With krylov the most: it stops where its pairs have converged.
+        As the ledger counts them. With krylov usually the most: it stops where its pairs have
+        converged, and goes on only for a cluster of eigenvalues wider than a block.
     seconds : dict of str to float
         Of products, communication and algebra.
     memory : dict of str to float
