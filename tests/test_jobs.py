@@ -1,21 +1,61 @@
 """The job scripts that people copy: they parse, they run, they ask SLURM for the right thing."""
 
+import ast
 import json
 import os
+import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
 import h5py
 import pytest
 
+from hesscomp.cli.main import main
+
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 SCRIPTS = sorted(path for path in JOBS.iterdir() if path.suffix in (".sh", ".sbatch"))
+BATCH = [path for path in SCRIPTS if path.suffix == ".sbatch"]
+RECIPE = "# Made by: "
 
-# Stands in for SLURM's srun: shows how it was called.
+# Stand in for SLURM's srun: one shows how it was called, the other runs the task.
 FAKE_SRUN = """#!/bin/sh
 echo "OMP_NUM_THREADS=$OMP_NUM_THREADS"
 echo "srun $*"
 """
+PASSING_SRUN = """#!/bin/sh
+while case $1 in --*) true ;; *) false ;; esac; do shift; done
+exec "$@"
+"""
+
+
+@pytest.fixture
+def run_script(run_command, tmp_path):
+    """``run_script(script, *arguments, env=)``: run it in an allocation, with a stand-in for srun.
+
+    Programs are looked for in the folder bin first; node-local scratch is the folder scratch.
+    """
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    (tmp_path / "scratch").mkdir()
+    srun.write_text(FAKE_SRUN)
+    srun.chmod(0o755)
+    allocation = {
+        "PATH": f"{srun.parent}:{os.environ['PATH']}",
+        "HESSCOMP_VENV": str(tmp_path),
+        "SLURM_CPUS_PER_TASK": "4",
+        "SLURM_JOB_ID": "417",
+        "SLURM_NNODES": "1",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_TMPDIR": str(tmp_path / "scratch"),
+    }
+
+    def run(script, *arguments, env=None):
+        command = ["bash", script, *arguments]
+        return run_command(command, env={**allocation, **(env or {})}, cwd=tmp_path)
+
+    return run
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -24,39 +64,144 @@ def test_parses(run_command, script):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("path", BATCH, ids=lambda path: path.name)
+def test_is_what_its_recipe_writes(path, capsys):
+    text = path.read_text()
+    recipe = next(line for line in text.splitlines() if line.startswith(RECIPE))
+    assert main(shlex.split(recipe.removeprefix(RECIPE))[1:]) == 0
+    assert capsys.readouterr().out == text
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "folder", "command"),
     [
         ("adult_newton.sbatch", ["--ridge", "1e-6"], "adult-417", "hesscomp newton --data adult"),
         ("compress.sbatch", [], "compress-417", "hesscomp compress --data adult"),
-        ("compress.sbatch", ["a b.h5", "--rank", "9"], "compress-417", "--data a b.h5"),
+        ("compress.sbatch", ["--data", "a b.h5"], "compress-417", "--data a b.h5"),
     ],
 )
-def test_slurm_script(run_command, tmp_path, script, arguments, folder, command):
-    text = (JOBS / script).read_text()
-    for option in ("nodes", "ntasks-per-node", "cpus-per-task", "time", "job-name"):
-        assert f"#SBATCH --{option}=" in text
-    assert "#SBATCH --output=%x-%j.out" in text
-
-    srun = tmp_path / "bin" / "srun"
-    srun.parent.mkdir()
-    srun.write_text(FAKE_SRUN)
-    srun.chmod(0o755)
-    allocation = {
-        "PATH": f"{srun.parent}:{os.environ['PATH']}",
-        "SLURM_CPUS_PER_TASK": "4",
-        "SLURM_JOB_ID": "417",
-        "SLURM_SUBMIT_DIR": str(tmp_path),
-    }
-    done = run_command(["bash", JOBS / script, *arguments], env=allocation, cwd=tmp_path)
+def test_calls_srun(run_script, tmp_path, script, arguments, folder, command):
+    done = run_script(JOBS / script, *arguments)
     assert done.returncode == 0, done.stderr
     threads, call = done.stdout.splitlines()
     assert threads == "OMP_NUM_THREADS=4"
-    assert call.startswith("srun --mpi=pmi2 --cpus-per-task=4 --kill-on-bad-exit=1 hesscomp ")
+    assert call.startswith("srun --mpi=pmi2 --cpus-per-task=4 --wait=10 hesscomp ")
     assert command in call
-    assert call.endswith(" ".join(arguments[-2:] or ["--rank 40"]))
+    assert call.endswith(" ".join(arguments))
     assert (tmp_path / "out" / folder).is_dir()
     assert f"out/{folder}/report.json" in call
+
+
+def write_job(tmp_path, *words) -> Path:
+    script = tmp_path / "job.sbatch"
+    assert main(["job", "--out", str(script), *words]) == 0
+    return script
+
+
+AWKWARD = ["a b", "it's", '"$HOME"', "$(false)", "`false`", "\\", "*", "!", "-", "", "%5", "é;&|"]
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_words_reach_the_command_as_they_are(run_script, run_command, tmp_path, staged):
+    """Whatever they hold; what runs is a Python that shows its arguments, called hesscomp."""
+    show = tmp_path / "bin" / "hesscomp"
+    show.write_text(f"#!{sys.executable}\nimport sys\nprint(sys.argv[1:])\n")
+    show.chmod(0o755)
+    (tmp_path / "bin" / "srun").write_text(PASSING_SRUN)
+    (tmp_path / "d'ata.npz").write_text("here")
+    stage = ["--stage", "d'ata.npz"] if staged else []
+    script = write_job(tmp_path, *stage, "--", "compress", *AWKWARD, "d'ata.npz", "%j-$x")
+    done = run_script(script, "more $y")
+    assert done.returncode == 0, done.stderr
+    data = f"{tmp_path}/scratch/d'ata.npz" if staged else "d'ata.npz"
+    expected = ["compress", *AWKWARD, data, "417-$x", "more $y"]
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == expected
+    if staged:
+        assert (tmp_path / "scratch" / "d'ata.npz").read_text() == "here"
+    if shutil.which("shellcheck"):
+        checked = run_command(["shellcheck", "--severity=error", script])
+        assert checked.returncode == 0, checked.stdout
+
+
+def test_array_task_takes_its_item(run_script, tmp_path):
+    script = write_job(
+        tmp_path, "--array", "--", "compress", "--at", "{}", "--out", "t-%A/{name}-%a.h5"
+    )
+    task = {"SLURM_ARRAY_JOB_ID": "410", "SLURM_ARRAY_TASK_ID": "1"}
+    done = run_script(script, "run/a 1.h5", "run/a 2.h5", env=task)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].endswith("--at run/a 2.h5 --out t-410/a 2.h5-1.h5")
+    assert (tmp_path / "t-410").is_dir()
+    missing = run_script(script, "run/a 1.h5", env=task)
+    assert missing.returncode != 0
+    assert "fewer arguments than tasks" in missing.stderr
+
+
+def test_asks_for_what_it_is_told(tmp_path):
+    text = write_job(
+        tmp_path,
+        *("--name", "big", "--nodes", "4", "--ranks-per-node", "8", "--cpus-per-rank", "2"),
+        *("--time", "1-12:00:00", "--mem", "64G", "--partition", "long", "--account", "me"),
+        *("--launcher", "mpiexec", "--", "compress", "--data", "adult"),
+    ).read_text()
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))
+    assert asked == {
+        **{"job-name": "big", "nodes": "4", "ntasks-per-node": "8", "cpus-per-task": "2"},
+        **{"time": "1-12:00:00", "mem": "64G", "partition": "long", "account": "me"},
+        **{"output": "%x-%j.out", "open-mode": "append", "signal": "B:USR1@60"},
+    }
+    assert 'mpiexec -n "$SLURM_NTASKS" hesscomp compress --data adult "$@" &' in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nodes", "0", "--", "compress"], "--nodes must be at least 1, not 0"),
+        (["--time", "soon", "--", "compress"], "--time soon: take minutes"),
+        (["--account", "a b", "--", "compress"], "--account 'a b': SLURM takes no such name"),
+        (["--name", "x\n#SBATCH", "--", "compress"], "--name 'x\\n#SBATCH': SLURM takes"),
+        (["--", "compress", "--out", "a\nrm -rf /"], "cannot hold line breaks"),
+        (["--", "compres"], "hesscomp compres: no such command"),
+        (["--", "job"], "hesscomp job: no such command"),
+        (["--nodes", "2", "--", "merge", "a.h5"], "hesscomp merge runs on one rank"),
+        (["--stage", "d.npz", "--", "compress"], "--stage d.npz: is no word of the command"),
+        (["--", "compress", "--at", "{}"], "add --array"),
+        (["--submit", "--", "compress"], "--submit needs --out"),
+        (["--submit", "--out", "j", "--array", "--", "compress"], "needs its items"),
+        (["--out", "j", "--array", "no-*.h5", "--", "compress"], "no-*.h5: no file fits"),
+        (["--out", "no/folder/j", "--", "compress"], "no/folder/j: cannot be written"),
+    ],
+)
+def test_refuses_in_one_line(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["job", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_submits(tmp_path, monkeypatch, capfd):
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text("#!/bin/sh\necho sbatch $*\n[ ! -e full ]\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake.parent))
+    monkeypatch.chdir(tmp_path)
+    for number in (10, 9):
+        (tmp_path / f"c-{number}.h5").touch()
+    array = ["job", "--array", "c-*.h5", "--out", "j", "--submit", "--", "compress", "--at", "{}"]
+    assert main(array) == 0
+    assert "sbatch --array=0-1 -- j c-9.h5 c-10.h5" in capfd.readouterr().out
+    alone = ["job", "--out", "j", "--submit", "--", "newton"]
+    assert main(alone) == 0
+    assert "sbatch -- j\n" in capfd.readouterr().out
+    (tmp_path / "full").touch()
+    assert main(alone) == 1
+    assert "sbatch j: ended with status 1" in capfd.readouterr().err
+    fake.unlink()
+    assert main(alone) == 2
+    assert "no such program here" in capfd.readouterr().err
 
 
 def test_adult_newton_runs(run_command, tmp_path):

@@ -60,12 +60,16 @@ def factor_file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("command", ["compare", "inspect", "plot"])
+@pytest.mark.parametrize("command", ["compare", "inspect", "plot", "merge", "job", "plan"])
 def test_light_commands_load_neither_tensorflow_nor_mpi(run_command, factor_file, command):
-    arguments = [command, factor_file]
-    picture = factor_file.with_suffix(".png")
-    arguments += {"compare": [factor_file, "--plot", picture], "plot": ["--out", picture]}.get(
-        command, []
-    )
-    done = run_command([sys.executable, "-c", RUN_AND_CHECK, *arguments], cwd=ROOT)
+    picture, merged = factor_file.with_suffix(".png"), factor_file.with_suffix(".t.h5")
+    arguments = {
+        "compare": [factor_file, factor_file, "--plot", picture],
+        "inspect": [factor_file],
+        "plot": [factor_file, "--out", picture],
+        "merge": [factor_file, factor_file, "--out", merged],
+        "job": ["--nodes", 2, "--", "compress", "--data", "adult"],
+        "plan": ["--n", "1e8", "--rows", "1e9", "--ranks", 4096],
+    }[command]
+    done = run_command([sys.executable, "-c", RUN_AND_CHECK, command, *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,8 +1,5 @@
 """The curvature that a command works on: an operator of a problem at a point, by options."""
 
-import glob
-import os
-import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,24 +85,6 @@ def add_point_argument(parser, *, several: bool = False, help: str | None = None
         "--epochs", type=int, metavar="E", help="of --at trained; default: the problem's recipe"
     )
     parser.add_argument("--save-point", metavar="P.npy", help="write the point, one array")
-
-
-def find_points(words: list[str]) -> list[str]:
-    """The files that words and patterns name; several in the order of the numbers in their names.
-
-    Raises InputError for a pattern that fits no file.
-    """
-    points = []
-    for word in words:
-        found = [word] if os.path.exists(word) or not glob.has_magic(word) else glob.glob(word)
-        if not found:
-            raise InputError(f"--at {word}: no file fits this pattern")
-        points += found
-    return sorted(points, key=_natural) if len(points) > 1 else points
-
-
-def _natural(name: str) -> list:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def load_curvature(options, session: Session, at: str | None = None) -> tuple[Curvature, float]:

@@ -24,10 +24,13 @@ COMMANDS = {
     "inspect": "show what a factor file holds",
     "compare": "compare two factor files: eigenvalues, subspaces, distances, provenance",
     "report": "write a page about a factor: spectrum, certificate, energy by block, costs",
+    "merge": "make one trajectory file of factor files",
     "repack": "make one file of a factor whose rows lie in slabs",
     "plot": "draw a factor's spectrum or a report's convergence",
     "figure": "draw a compression beside the best one, for a trained network (MPI)",
     "solve": "solve with a factor: (F + shift I) X = B",
+    "plan": "say what a compression will hold, reduce and take on many ranks",
+    "job": "write a SLURM job script for a command, and submit it if asked",
 }
 PARALLEL = ("newton", "compress", "update", "spectrum", "figure", "data")
 

@@ -2,12 +2,12 @@
 
 import importlib
 import os
-import re
 import sys
 from dataclasses import dataclass
 
 from hesscomp.cli.options import add_data_arguments, load_logistic
 from hesscomp.cli.session import Session
+from hesscomp.cli.sizes import parse_bytes
 from hesscomp.datasets import load_dataset
 from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.targets import TARGETS
@@ -15,7 +15,6 @@ from hesscomp.errors import InputError
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
 
 TARGETS_OF = {SOFTMAX_LOSS: "classes", SIGMOID_LOSS: "signs"}  # those of other losses are values
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def add_subject_arguments(parser) -> None:
 def load_subject(options, session: Session) -> Subject:
     """The problem that the options name; says which, on what data and by which engine."""
     if options.memory_limit is not None:
-        options.memory_limit = parse_bytes(options.memory_limit)
+        options.memory_limit = parse_bytes(options.memory_limit, "--memory-limit")
     named = NAMED_PROBLEMS.get(options.problem)
     if options.model is not None:
         subject = _from_model_file(options, session)
@@ -168,11 +167,3 @@ def _refuse(options, names, what: str) -> None:
     for name in names:
         if getattr(options, name) is not None:
             raise InputError(f"--{name.replace('_', '-')} does not go with {what}")
-
-
-def parse_bytes(text: str) -> float:
-    """A number of bytes such as 2G, 500M or 1073741824; units are powers of 1024."""
-    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    if not found or float(found[1]) == 0:
-        raise InputError(f"--memory-limit {text}: is no size; give one such as 500M or 2G")
-    return float(found[1]) * UNITS[found[2].upper()]

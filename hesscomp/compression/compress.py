@@ -22,7 +22,7 @@ from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
 from hesscomp.factors.spectrum import smallest_rank, sorted_eigh
 from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import fits_in_memory
+from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def _in_layout(operator: Operator, name: str, panel: int, options: SketchOptions
         raise InputError(f"panel must be at least 1, not {panel}")
     if name == "auto":
         columns = (options.rank or FIRST_BLOCK) + options.oversample
-        needed = 8.0 * operator.n * min(columns, operator.n) * (4 + options.power)
+        needed = sketch_bytes(operator.n, columns, options.power)
         if operator.layout.name == "rows" or fits_in_memory(operator.world, needed):
             return operator
         name = "rows"

@@ -10,8 +10,8 @@ from hesscomp.factors.spectrum import leading_eigenvectors, sorted_eigh
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.widths import BLOCKS, block_size
 
-BLOCKS = 16, 32  # fewest and most columns of a block
 ROUNDING = np.finfo(np.float64).eps
 VANISHED = 1e-7  # of ||H N||_F: the smallest singular value that a Gram matrix shows
 
@@ -255,12 +255,3 @@ def _smallest_singular_value(gram: np.ndarray) -> float:
     """Of Y, from Y^T Y."""
     smallest = np.linalg.eigvalsh(gram)[0] if np.isfinite(gram).all() else 0.0
     return float(np.sqrt(max(smallest, 0.0)))
-
-
-def block_size(sketch: int) -> int:
-    """Columns of a block for rank + oversample = `sketch`: a quarter of it, within 16 to 32.
-
-    Wide enough that products run at the matrix-product rate, no wider: narrow blocks reach higher
-    powers of H with the same columns.
-    """
-    return min(sketch, max(BLOCKS[0], min(sketch // 4, BLOCKS[1])))

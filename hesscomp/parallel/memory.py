@@ -1,9 +1,13 @@
 """How much memory a rank may take."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hesscomp.parallel.world import World
+if TYPE_CHECKING:
+    from hesscomp.parallel.world import World
 
 SHARE = 0.5  # of what is available that blocks of columns may take; the rest is for data
 
@@ -22,10 +26,35 @@ def available_bytes() -> int:
     return max(min(found, default=total), 0)
 
 
+def sketch_bytes(n: int, columns: int, power: int) -> float:
+    """What a sketch takes at most where every rank holds all of its rows."""
+    return 8.0 * n * min(columns, n) * (4 + power)
+
+
 def fits_in_memory(world: World, needed: float) -> bool:
     """Whether every rank has `needed` bytes, and as much again for its data. Collective."""
     share = available_bytes() * SHARE / world.ranks_here()
     return all(world.gather(needed <= share))
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """The most that this process has held since `reset_peak`."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> None:
+    """Let `peak_bytes` begin anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _status(name: str) -> int:
+    found = next(line for line in _lines("/proc/self/status") if line.startswith(f"{name}:"))
+    return int(found.split()[1]) * 1024
 
 
 def _lines(path: str) -> list[str]:

@@ -1,6 +1,8 @@
 """Files that are whole or absent, and output paths that are refused before the work, not after."""
 
+import glob
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,3 +79,21 @@ def check_writable(path: str | os.PathLike) -> None:
             f"{path}: cannot be written ({error.strerror}); "
             "name a folder that exists and is writable"
         ) from error
+
+
+def find_files(words: list[str], what: str) -> list[str]:
+    """The files that words and patterns name; several in the order of the numbers in their names.
+
+    Raises InputError for a pattern that fits no file; `what` says whose it is.
+    """
+    files = []
+    for word in words:
+        found = [word] if os.path.exists(word) or not glob.has_magic(word) else glob.glob(word)
+        if not found:
+            raise InputError(f"{what} {word}: no file fits this pattern")
+        files += found
+    return sorted(files, key=_natural) if len(files) > 1 else files
+
+
+def _natural(name: str) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,229 @@
+"""`hesscomp plan`: memory, words and time of a compression before it runs."""
+
+import argparse
+import os
+from dataclasses import replace
+from math import ceil
+
+from hesscomp.cli.main import STARTED
+from hesscomp.cli.sizes import format_bytes, parse_bytes
+from hesscomp.errors import InputError
+from hesscomp.parallel.layout import PANEL
+from hesscomp.parallel.memory import sketch_bytes
+from hesscomp.runs.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
+
+SUBJECT = ("problem", "model", "loss", "data")
+FLOPS = 8  # of a network's Hessian for each parameter, row and column
+SPARE = 1.2  # times the memory planned that is asked of SLURM
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "hesscomp plan [options] [-- further options of hesscomp compress]"
+    what = parser.add_argument_group(
+        "problem", "its sizes; or the problem itself, which is loaded and timed on the ranks here"
+    )
+    what.add_argument("--n", type=_count, metavar="N", help="parameters, such as 1e8")
+    what.add_argument("--rows", type=_count, metavar="M", help="rows of the data, on all ranks")
+    for name in SUBJECT:
+        what.add_argument(f"--{name}", metavar=name.upper(), help="as compress has it")
+    what.add_argument("words", nargs="*", metavar="OPTION", help="further ones of compress")
+    request = parser.add_argument_group("compression")
+    request.add_argument("--ranks", type=_count, required=True, metavar="P", help="MPI ranks")
+    request.add_argument("--rank", type=_count, default=40, metavar="K", help="eigenpairs wanted")
+    request.add_argument("--oversample", type=int, default=10, metavar="P", help="columns beyond")
+    request.add_argument("--power", type=int, default=1, metavar="Q", help="power steps")
+    request.add_argument("--method", choices=("auto", *METHODS), default="auto")
+    request.add_argument("--psd", action="store_true", help="with --n: semidefinite, so nystrom")
+    request.add_argument("--layout", choices=("auto", "replicated", "rows"), default="auto")
+    request.add_argument("--panel", type=int, default=PANEL, metavar="B", help="columns gathered")
+    request.add_argument("--block", type=int, metavar="B", help="krylov: columns of a block")
+    request.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    machine = parser.add_argument_group("machine", "what a rank has and does")
+    machine.add_argument("--memory", default="4G", metavar="SIZE", help="of a rank")
+    machine.add_argument("--memory-limit", metavar="SIZE", help="of a product; default 4G")
+    machine.add_argument("--row-bytes", type=float, metavar="B", help="of one row of the data")
+    machine.add_argument(
+        "--row-seconds", type=float, metavar="S",
+        help=f"of one column's product over one row; default: {FLOPS} N operations at --rate",
+    )  # fmt: skip
+    machine.add_argument("--rate", type=float, default=5e10, metavar="F", help="operations/s")
+    machine.add_argument("--latency", type=float, metavar="S", help="of a message; default 5e-6")
+    machine.add_argument("--bandwidth", type=float, metavar="B", help="bytes/s; default 1e9")
+
+
+def run(options: argparse.Namespace) -> int:
+    named = any(getattr(options, name) is not None for name in SUBJECT)
+    sized = options.n is not None or options.rows is not None
+    if named == sized or (sized and (options.n is None or options.rows is None)):
+        raise InputError("give --n and --rows, or --problem, --model or --data, and not both")
+    if not named and options.words:
+        raise InputError(f"{options.words[0]}: goes with --problem, --model or --data")
+    if named:
+        return _measured(options)
+    request = _request(options, options.n, options.rows, options.psd)
+    print(plan_text(make_plan(request, _machine(options))))
+    return 0
+
+
+def _request(options, n: int, rows: int, psd: bool) -> Request:
+    method = options.method
+    if method == "auto":
+        accurate = options.power > 1 or options.block is not None
+        method = "nystrom" if psd and not accurate else "krylov"
+    return Request(
+        n=n,
+        rows=rows,
+        ranks=options.ranks,
+        method=method,
+        product_bytes=parse_bytes(options.memory_limit or "4G", "--memory-limit"),
+        row_bytes=options.row_bytes or 0.0,
+        row_seconds=FLOPS * n / options.rate
+        if options.row_seconds is None
+        else options.row_seconds,
+        **{
+            name: getattr(options, name)
+            for name in ("rank", "oversample", "power", "layout", "panel", "block", "dtype")
+        },
+    )
+
+
+def _machine(options) -> Machine:
+    given = {name: getattr(options, name) for name in ("latency", "bandwidth")}
+    given = {name: value for name, value in given.items() if value is not None}
+    return Machine(memory=parse_bytes(options.memory, "--memory"), **given)
+
+
+def _measured(options) -> int:
+    """The plan of a problem that is loaded and timed on the ranks here."""
+    from hesscomp.cli import compress
+    from hesscomp.cli.session import run_on_ranks
+
+    parser = argparse.ArgumentParser(prog="hesscomp plan")
+    compress.add_arguments(parser)
+    words = ["--out", os.devnull, "--dtype", options.dtype, *options.words]
+    for name in (*SUBJECT, "memory_limit"):
+        if getattr(options, name) is not None:
+            words += [f"--{name.replace('_', '-')}", getattr(options, name)]
+    subject = parser.parse_args(words)
+    return run_on_ranks(lambda _, session: _calibrate(subject, options, session), subject, STARTED)
+
+
+def _calibrate(subject, options, session) -> int:
+    from hesscomp.cli.curvature import load_curvature
+    from hesscomp.curvature.calibration import product_cost
+    from hesscomp.parallel.calibration import algebra_rate, network_speed
+    from hesscomp.parallel.memory import resident_bytes
+
+    world = session.world
+    session.start_tensorflow()
+    program = max(world.gather(resident_bytes()))
+    curvature, _ = load_curvature(subject, session, *(subject.at or []))
+    operator, rows = curvature.operator, curvature.problem.rows
+    held = sum(world.gather(resident_bytes() - program))
+    columns = min(operator.n, options.rank + options.oversample)
+    cost = product_cost(operator, columns)
+    request = _request(options, operator.n, rows, operator.psd)
+    request = replace(
+        request,
+        row_bytes=max(held - world.size * VECTORS * NUMBER * operator.n, 0) / rows
+        if options.row_bytes is None
+        else options.row_bytes,
+        row_seconds=cost.seconds * world.size / (columns * rows)
+        if options.row_seconds is None
+        else options.row_seconds,
+        product_bytes=cost.bytes,
+    )
+    latency, bandwidth = network_speed(world, operator.n * columns)
+    machine = replace(_machine(options), program=program, flops=algebra_rate(operator.n, columns))
+    if options.latency is None and latency is not None:
+        machine = replace(machine, latency=latency)
+    if options.bandwidth is None and bandwidth is not None:
+        machine = replace(machine, bandwidth=bandwidth)
+    session.say(f"measured here; ranks: {world.size}, threads of each: {session.threads}")
+    session.say(plan_text(make_plan(request, machine)))
+    return 0
+
+
+def _count(text: str) -> int:
+    """A positive whole number, which may be written 1e8."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if value < 1 or not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text} is no count: give a number such as 40 or 1e8")
+    return int(value)
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan for people, with its reasons."""
+    request, machine = plan.request, plan.machine
+    total, seconds = sum(plan.memory.values()), sum(plan.seconds.values())
+    l, P = request.columns, request.ranks
+    whole = sketch_bytes(request.n, l, request.power)
+    lines = [
+        f"n = {request.n:,}, {request.rows:,} rows, rank {request.rank}: sketches of l = {l} "
+        f"columns, on {P:,} ranks of {format_bytes(machine.memory)}",
+        f"method         {plan.method}",
+        f"layout         {plan.layout}: replicated, a sketch takes up to {format_bytes(whole)} "
+        "on every rank",
+        f"memory a rank  {format_bytes(total)}, at its peak",
+        *(f"  {name:<12} {format_bytes(plan.memory[name])}: {why}" for name, why in _reasons(plan)),
+        f"products       {plan.columns:,} columns in {plan.passes:,} passes over the data"
+        + (", at most" if plan.method == "krylov" else ""),
+        f"words reduced  {plan.words_reduced:,}",
+        f"words gathered {plan.words_gathered:,}",
+        f"time           {_duration(seconds)}: "
+        + ", ".join(f"{name} {_duration(spent)}" for name, spent in plan.seconds.items()),
+        f"  products     {request.row_seconds:.3g} s a column and row on a rank",
+        f"  reductions   2 (log2 P x {machine.latency:.3g} s + (1 - 1/P) bytes / "
+        f"{machine.bandwidth:.3g} bytes/s); gathers half of it",
+        f"  algebra      {machine.flops:.3g} operations/s",
+    ]
+    advice = f"--mem-per-cpu={ceil(SPARE * total / 2**20)}M with one CPU a rank"
+    lines.append(f"ask SLURM for  --ntasks={P} {advice}, --time={_slurm_time(2 * seconds)}")
+    if total > machine.memory:
+        lines.append(f"does not fit   {_remedy(plan)}")
+    return "\n".join(lines)
+
+
+def _reasons(plan: Plan):
+    n, b, size = plan.request.n, plan.request.panel, plan.request.itemsize
+    share = " / P" if plan.in_rows else ""
+    gathered = f"two gathered panels of {b} columns, 2 n x {b} x {size} bytes, and " * plan.in_rows
+    copies = plan.memory["sketch"] / (NUMBER * plan.rows_here * plan.request.columns)
+    return (
+        ("program", "Python, TensorFlow, MPI"),
+        ("data", "the shard's rows"),
+        ("vectors", f"{VECTORS} of n = {n:,} numbers: the point and gradients"),
+        ("sketch", f"about {copies:.1f} arrays of n l{share} numbers"),
+        ("product", f"{gathered}what the product itself takes"),
+    )
+
+
+def _remedy(plan: Plan) -> str:
+    """What would make it fit."""
+    request, machine = plan.request, plan.machine
+    for panel in (8, 4, 2, 1):
+        smaller = make_plan(replace(request, panel=panel, layout="rows"), machine)
+        if panel < request.panel and sum(smaller.memory.values()) <= machine.memory:
+            return f"--layout rows --panel {panel} would, in {_total(smaller)}"
+    smallest = make_plan(replace(request, panel=1, layout="rows"), machine)
+    return f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give it more"
+
+
+def _total(plan: Plan) -> str:
+    return format_bytes(sum(plan.memory.values()))
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _slurm_time(seconds: float) -> str:
+    minutes = max(ceil(seconds / 60), 10)
+    days, minutes = divmod(minutes, 1440)
+    return (f"{days}-" if days else "") + f"{minutes // 60:02d}:{minutes % 60:02d}:00"

@@ -1,0 +1,21 @@
+"""Sizes in bytes, as people write and read them."""
+
+import re
+
+from hesscomp.errors import InputError
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def parse_bytes(text: str, option: str) -> float:
+    """A number of bytes such as 2G, 500M or 1073741824; units are powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not found or float(found[1]) == 0:
+        raise InputError(f"{option} {text}: is no size; give one such as 500M or 2G")
+    return float(found[1]) * UNITS[found[2].upper()]
+
+
+def format_bytes(size: float) -> str:
+    """Such as 1.5 GiB."""
+    unit = max((name for name in UNITS if UNITS[name] <= max(size, 1)), key=UNITS.get)
+    return f"{size / UNITS[unit]:.3g} {unit}{'iB' if unit else 'B'}"

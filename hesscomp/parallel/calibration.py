@@ -1,0 +1,41 @@
+"""What the ranks' network and processors do, measured."""
+
+import time
+
+import numpy as np
+
+from hesscomp.parallel.world import World
+
+REPEATS = 5
+
+
+def network_speed(world: World, words: int) -> tuple[float, float] | tuple[None, None]:
+    """Latency (seconds a message) and bandwidth (bytes/s) of the model in `runs.plan`.
+
+    From reductions of one and of `words` float32 numbers; (None, None) on one rank. Collective.
+    """
+    if world.size == 1:
+        return None, None
+    messages = 2 * np.ceil(np.log2(world.size))
+    latency = _seconds(lambda: world.sum(np.zeros(1))) / messages
+    array = np.zeros(words, dtype=np.float32)
+    spent = _seconds(lambda: world.sum(array)) - messages * latency
+    bandwidth = 2 * (1 - 1 / world.size) * array.nbytes / max(spent, 1e-9)
+    return world.broadcast((latency, bandwidth))
+
+
+def algebra_rate(n: int, columns: int) -> float:
+    """Operations a second of this rank in Q^T Q for an (n, columns) block."""
+    Q = np.ones((n, columns))
+    return 2 * n * columns**2 / max(_seconds(lambda: Q.T @ Q), 1e-9)
+
+
+def _seconds(work) -> float:
+    """Median time of a few repeats after a first."""
+    work()
+    spent = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        spent.append(time.perf_counter() - start)
+    return float(np.median(spent))

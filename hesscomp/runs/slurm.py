@@ -1,0 +1,264 @@
+"""Job scripts for SLURM: what they ask for, how they start the ranks, and preemption."""
+
+import re
+import shlex
+from dataclasses import dataclass, fields
+
+from hesscomp.errors import InputError
+
+LAUNCHERS = ("srun", "mpiexec")
+REQUEUE = 75  # exit status of a run that saved a checkpoint and is to be resumed (EX_TEMPFAIL)
+WARNING = 60  # seconds before the end of the time at which SLURM sends the signal
+TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d\d?(:\d\d){0,2}"
+SINGLE_QUOTES = "# shellcheck disable=SC2016 # the nodes expand it"
+SRUN_MPI = """\
+# HESSCOMP_SRUN_MPI  how srun starts MPI: pmi2 for the mpich wheel and most MPICH-based systems,
+#                    pmix for Open MPI; `srun --mpi=list` shows what there is"""
+SRUN = """\
+# srun does not take --cpus-per-task over from sbatch since SLURM 22.05. --wait: when a rank has
+# ended, the others have ten seconds; --kill-on-bad-exit would give them none to save and end."""
+MPIEXEC = """\
+# mpiexec starts one process on each node by srun, which must hold all of the node's CPUs.
+export SRUN_CPUS_PER_TASK="$SLURM_CPUS_ON_NODE\""""
+PLACEHOLDERS = {
+    "%j": "$SLURM_JOB_ID",
+    "%A": "$SLURM_ARRAY_JOB_ID",
+    "%a": "$SLURM_ARRAY_TASK_ID",
+    "{}": "$item",
+    "{name}": "${item##*/}",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A hesscomp command under SLURM.
+
+    In the command ``%j`` is the job's id, ``%A`` and ``%a`` those of an array and of its task, as
+    in `sbatch --output`; folders whose names hold one of these are made. In an array ``{}`` is
+    the task's item and ``{name}`` the last part of its path.
+
+    Attributes
+    ----------
+    command : tuple of str
+        The words after `hesscomp`.
+    name : str
+    nodes, ranks_per_node, cpus_per_rank : int
+        Threads are as many as CPUs.
+    time : str
+        Of the job, in one of SLURM's forms: minutes, 2:00:00, 1-12 ...
+    mem, partition, account : str, optional
+        As `sbatch` takes them; the memory is a node's.
+    launcher : str
+        "srun" or "mpiexec".
+    parallel : bool
+        Whether the command runs on MPI ranks; one that does not is started alone.
+    stage : tuple of str
+        Files of the command of which each node gets a copy in `$SLURM_TMPDIR`.
+    array : bool
+        Whether the script's arguments are items, of which each task takes one. Otherwise they are
+        further options of the command.
+    """
+
+    command: tuple[str, ...]
+    name: str = "hesscomp"
+    nodes: int = 1
+    ranks_per_node: int = 1
+    cpus_per_rank: int = 1
+    time: str = "1:00:00"
+    mem: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    launcher: str = "srun"
+    parallel: bool = True
+    stage: tuple[str, ...] = ()
+    array: bool = False
+
+    def __post_init__(self):
+        for name in ("nodes", "ranks_per_node", "cpus_per_rank"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} must be at least 1, not {getattr(self, name)}")
+        if not self.parallel and self.nodes * self.ranks_per_node > 1:
+            raise InputError(
+                f"hesscomp {self.command[0]} runs on one rank; leave out --nodes and "
+                "--ranks-per-node"
+            )
+        if not re.fullmatch(TIME, self.time):
+            raise InputError(f"--time {self.time}: take minutes, 2:00:00 or 1-12:00:00")
+        for name in ("name", "mem", "partition", "account"):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(r"[\w.,:+@=-]+", value):
+                raise InputError(f"--{name} {value!r}: SLURM takes no such name")
+        for word in (*self.command, *self.stage):
+            if not word.isprintable():
+                raise InputError(f"{word!r}: a job script cannot hold line breaks in its command")
+        for file in self.stage:
+            if file not in self.command:
+                raise InputError(f"--stage {file}: is no word of the command")
+        if not self.array and any("{}" in word or "{name}" in word for word in self.command):
+            raise InputError("{} in the command stands for an array's item; add --array")
+
+
+def recipe(job: Job) -> str:
+    """The command line that makes the job's script."""
+    words = ["hesscomp", "job"]
+    for field in fields(job):
+        value = getattr(job, field.name)
+        if field.name in ("command", "parallel") or value == field.default:
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        if value is not True:
+            words += map(str, value if isinstance(value, tuple) else [value])
+    return shlex.join([*words, "--", *job.command])
+
+
+def job_script(job: Job) -> str:
+    """The script for `sbatch`.
+
+    Exit status: the command's. Before the time ends (or on `scancel --signal=USR1 --batch`) the
+    ranks get SIGUSR1; if they then end with status 75, the job is requeued.
+    """
+    sections = (_header(job), _directives(job), _environment(job), _work(job))
+    return "\n".join(sections)
+
+
+def _header(job: Job) -> str:
+    rest = "ITEM..." if job.array else f"[more options of `hesscomp {job.command[0]}`]"
+    array = "--array=0-LAST " if job.array else ""
+    lines = [
+        "#!/usr/bin/env bash",
+        f"# Made by: {recipe(job)}",
+        "#",
+        f"#   sbatch {array}[options of sbatch] SCRIPT {rest}",
+        "#",
+        "# HESSCOMP_VENV      the Python environment (default: .venv in the folder where you call "
+        "sbatch)",
+    ]
+    if job.parallel and job.launcher == "srun":
+        lines.append(SRUN_MPI)
+    return "\n".join(lines)
+
+
+def _directives(job: Job) -> str:
+    asked = {
+        "job-name": job.name,
+        "nodes": job.nodes,
+        "ntasks-per-node": job.ranks_per_node,
+        "cpus-per-task": job.cpus_per_rank,
+        "time": job.time,
+        "mem": job.mem,
+        "partition": job.partition,
+        "account": job.account,
+        "output": "%x-%A_%a.out" if job.array else "%x-%j.out",
+        "open-mode": "append",
+        "signal": f"B:USR1@{WARNING}",
+    }
+    lines = [f"#SBATCH --{name}={value}" for name, value in asked.items() if value is not None]
+    return "\n".join([*lines, "#SBATCH --requeue"])
+
+
+def _environment(job: Job) -> str:
+    lines = [
+        "set -euo pipefail",
+        "",
+        "# module load python mpich     # the system's MPI, where there is no mpich wheel",
+        "",
+        'PATH="${HESSCOMP_VENV:-$SLURM_SUBMIT_DIR/.venv}/bin:$PATH"',
+        'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
+    ]
+    if job.array:
+        lines += [
+            "",
+            'item="${*:SLURM_ARRAY_TASK_ID+1:1}" # this task\'s argument',
+            'export item="${item:?there are fewer arguments than tasks of the array}"',
+            "set --",
+        ]
+    folders = {
+        word.rpartition("/")[0]: None
+        for word in job.command
+        if any(mark in word.rpartition("/")[0] for mark in ("%j", "%A", "%a"))
+    }
+    if folders:
+        lines.append(f"mkdir -p {' '.join(_shell(folder) for folder in folders)}")
+    if job.stage:
+        lines += [
+            "",
+            "# A copy of these files on each node's own scratch.",
+            ': "${SLURM_TMPDIR:?set it to a folder on the disk of each node}"',
+            SINGLE_QUOTES,
+            'srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \\',
+            f"""    bash -c 'cp -- "$@" "$SLURM_TMPDIR/"' stage {shlex.join(job.stage)}""",
+        ]
+    return "\n".join(lines)
+
+
+def _work(job: Job) -> str:
+    return f"""
+{_launch(job)}
+work=$!
+
+# SLURM sends USR1 to this shell {WARNING} seconds before the time ends, and the shell to the ranks,
+# which save a checkpoint and end with status {REQUEUE}: then the job goes back to the queue.
+trap 'kill -USR1 "$work" 2>/dev/null' USR1
+trap 'kill -TERM "$work" 2>/dev/null' TERM
+status=0
+wait "$work" || status=$?
+while kill -0 "$work" 2>/dev/null; do # it was a signal that ended the wait
+    status=0
+    wait "$work" || status=$?
+done
+if [ "$status" = {REQUEUE} ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$status"
+"""
+
+
+def _launch(job: Job) -> str:
+    if not job.parallel:
+        comments, launcher = [], []
+    elif job.launcher == "mpiexec":
+        comments, launcher = [MPIEXEC], ["mpiexec", "-n", '"$SLURM_NTASKS"']
+    else:
+        comments = [SRUN]
+        launcher = [
+            *("srun", '--mpi="${HESSCOMP_SRUN_MPI:-pmi2}"'),
+            *('--cpus-per-task="$OMP_NUM_THREADS"', "--wait=10"),
+        ]
+    if not job.stage:
+        words = [*launcher, "hesscomp", *map(_shell, job.command), '"$@"', "&"]
+        return "\n".join([*comments, _wrapped(words)])
+    # Where a node's scratch is, only the node's own processes know.
+    inner = [_staged(word) if word in job.stage else _shell(word) for word in job.command]
+    task = _wrapped(["exec", "hesscomp", *inner, '"$@"'])
+    words = [*launcher, "bash -c", shlex.quote(task), "hesscomp", '"$@"', "&"]
+    return "\n".join([*comments, SINGLE_QUOTES, _wrapped(words)])
+
+
+def _wrapped(words: list[str]) -> str:
+    """The words on lines of about 100 characters, options beside their values."""
+    groups = [words[0]]
+    for word in words[1:]:
+        if word.startswith("-") or word in ("hesscomp", "bash -c", '"$@"'):
+            groups.append(word)
+        else:
+            groups[-1] += f" {word}"
+    lines = [groups[0]]
+    for group in groups[1:]:
+        if len(lines[-1]) + len(group) < 98:
+            lines[-1] += f" {group}"
+        else:
+            lines.append(f"    {group}")
+    return " \\\n".join(lines)
+
+
+def _staged(file: str) -> str:
+    return '"$SLURM_TMPDIR"/' + shlex.quote(file.rpartition("/")[2])
+
+
+def _shell(word: str) -> str:
+    """A word for the shell, its placeholders being variables."""
+    marks = "|".join(re.escape(mark) for mark in PLACEHOLDERS)
+    pieces = re.split(f"({marks})", word)
+    if len(pieces) == 1:
+        return shlex.quote(word)
+    escaped = (PLACEHOLDERS.get(piece) or re.sub(r'([\\"$`])', r"\\\1", piece) for piece in pieces)
+    return f'"{"".join(escaped)}"'

@@ -1,0 +1,152 @@
+"""Plans of compressions against what compressions then did, on 1 to 4 ranks."""
+
+import json
+import sys
+
+import pytest
+
+from hesscomp.cli.main import main
+from hesscomp.cli.sizes import format_bytes, parse_bytes
+from hesscomp.errors import InputError
+from hesscomp.runs.plan import Machine, Request, make_plan
+
+N, RANK = 50_000, 50
+CASES = [
+    (method, layout, power, dtype, panel)
+    for method in ("nystrom", "eigh", "krylov")
+    for layout, power, dtype, panel in (
+        ("replicated", 1, "float32", 16),
+        ("rows", 0, "float64", 7),
+    )
+]
+
+# Compresses a diagonal in as many shares as ranks by each case, and says what it cost.
+RUN = """
+import json, sys
+import numpy as np
+from hesscomp.compression import compress
+from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
+from hesscomp.parallel.world import World
+
+class Slopes(ShardedOperator):
+    def __init__(self, n, world, dtype):
+        super().__init__(n, world, psd=True, dtype=dtype)
+        self.share = (1 / np.sqrt(np.arange(1.0, n + 1)) / world.size).astype(dtype)
+    def _local(self, V):
+        return self.share[:, None] * V
+
+world, (n, rank, cases) = World(), json.loads(sys.argv[1])
+idle = resident_bytes()
+for method, layout, power, dtype, panel in cases:
+    operator, gathered = Slopes(n, world, dtype), world.ledger.words_gathered
+    reset_peak()
+    made = compress(operator, rank, method=method, layout=layout, power=power, panel=panel,
+                    residual_tolerance=1e-30).provenance
+    cost = [made.columns, made.passes, made.words_reduced, world.ledger.words_gathered - gathered]
+    memory = max(world.gather((peak_bytes(), idle)))
+    if world.rank == 0:
+        print(json.dumps([cost, memory]))
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_words_exactly_and_memory_within_30_percent(run_command, mpiexec, ranks):
+    launcher = [] if ranks == 1 else [mpiexec, "-n", ranks]
+    done = run_command([*launcher, sys.executable, "-c", RUN, json.dumps([N, RANK, CASES])])
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == len(CASES)
+    for case, (cost, (peak, idle)) in zip(CASES, found, strict=True):
+        method, layout, power, dtype, panel = case
+        request = Request(
+            **{"n": N, "rows": 1, "rank": RANK, "ranks": ranks, "method": method},
+            **{"layout": layout, "power": power, "dtype": dtype, "panel": panel},
+            product_bytes=0,
+        )
+        plan = make_plan(request, Machine(program=idle))
+        words = [plan.columns, plan.passes, plan.words_reduced, plan.words_gathered]
+        assert words == cost, case
+        assert sum(plan.memory.values()) == pytest.approx(peak, rel=0.3), case
+
+
+def test_words_where_the_matrix_is_assembled():
+    plan = make_plan(Request(n=100, rows=10, rank=50, ranks=2, method="eigh"))
+    assert (plan.method, plan.columns, plan.words_reduced) == ("dense", 100, 100**2)
+
+
+def test_layout_goes_by_memory():
+    """As compress decides: replicated sketches of (4 + q) n l numbers in half of what is left."""
+    request = Request(n=10**6, rows=10**6, rank=90, ranks=8, row_bytes=800)
+    needed = 8 * 10**6 * 100 * 5
+    left = 700 * 2**20 + 800 * 10**6 / 8
+    assert make_plan(request, Machine(memory=2.01 * needed + left)).layout == "replicated"
+    assert make_plan(request, Machine(memory=1.99 * needed + left)).layout == "rows"
+
+
+def test_time_by_the_model():
+    """One product of 10 columns of 1,000 float64 numbers: 3 messages and 7/8 of the bytes twice."""
+    machine = Machine(latency=1e-3, bandwidth=1e6, flops=1e30)
+    request = Request(
+        **{"n": 1000, "rows": 80, "rank": 10, "oversample": 0, "power": 0, "ranks": 8},
+        **{"method": "nystrom", "layout": "replicated", "dtype": "float64", "row_seconds": 1e-2},
+    )
+    seconds = make_plan(request, machine).seconds
+    assert seconds["communication"] == pytest.approx(2 * (3e-3 + 7 / 8 * 80_000 / 1e6))
+    assert seconds["products"] == pytest.approx(10 * 10 * 1e-2)
+    alone = make_plan(Request(n=1000, rows=80, rank=10, ranks=1), machine)
+    assert alone.seconds["communication"] == 0
+
+
+def test_4096_ranks(capsys):
+    command = ["plan", "--n", "1e8", "--rows", "1e6", "--rank", "200", "--ranks", "4096"]
+    assert main([*command, "--memory", "32G"]) == 0
+    said = capsys.readouterr().out
+    assert "layout         rows" in said and "does not fit" not in said
+    assert "616 columns" in said  # 19 blocks of 32, and 8 probes
+    assert "--ntasks=4096" in said
+    assert main(command) == 0
+    assert "does not fit" in capsys.readouterr().out
+    plan = make_plan(Request(n=10**8, rows=10**6, rank=200, ranks=4096), Machine(memory=2**35))
+    assert plan.words_reduced == pytest.approx(616e8, rel=1e-3)
+    # DESIGN: memory O(n b + n k / P).
+    assert plan.memory["sketch"] == pytest.approx(6.3 * 8 * 1e8 * 210 / 4096, rel=1e-2)
+    assert plan.memory["product"] == pytest.approx(2 * 1e8 * 16 * 4 + 2**32, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--n", "10"], "give --n and --rows, or --problem"),
+        (["--n", "10", "--rows", "5", "--data", "adult"], "and not both"),
+        ([], "give --n and --rows"),
+        (["--n", "10", "--rows", "5", "--oversample", "-1"], "oversample must be at least 0"),
+        (["--n", "10", "--rows", "5", "--memory", "much"], "--memory much: is no size"),
+        (["--n", "10", "--rows", "5", "--", "--operator", "ggn"], "--operator: goes with"),
+    ],
+)
+def test_refuses_in_one_line(capsys, words, message):
+    assert main(["plan", "--ranks", "4", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_problem_is_loaded_and_timed(run_ranks):
+    done = run_ranks(2, ["plan", "--data", "adult", "--rank", "20", "--ranks", "64"])
+    assert done.returncode == 0, done.stderr
+    assert "n = 109, 32,561 rows, rank 20" in done.stdout
+    assert "measured here; ranks: 2" in done.stdout
+    assert "method         nystrom" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512", 512), ("1.5K", 1536), ("2G", 2**31), ("1 TiB", 2**40)]
+)
+def test_sizes(text, size):
+    assert parse_bytes(text, "--memory") == size
+    assert parse_bytes(format_bytes(size), "--memory") == size
+
+
+def test_a_wrong_size_is_named():
+    with pytest.raises(InputError, match="--memory -3G: is no size"):
+        parse_bytes("-3G", "--memory")

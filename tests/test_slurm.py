@@ -1,0 +1,218 @@
+"""The job scripts on a real SLURM: two nodes on this machine, by scripts/slurm-sandbox."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+JOBS, SANDBOX = ROOT / "jobs", ROOT / "scripts" / "slurm-sandbox"
+FEATURES, CLASSES, ROWS = 8, 3, 200
+
+pytestmark = pytest.mark.slurm
+
+# Stands in for hesscomp: its ranks save when they are told to, once, and resume after that.
+SAVES_ONCE = """#!/bin/bash
+rank=${PMI_RANK:-$SLURM_PROCID}
+if [ -z "${SLURM_RESTART_COUNT:-}" ]; then
+    trap 'echo "rank $rank saves"; sleep 0.$rank; exit 75' USR1
+    touch "ready-$rank"
+    while :; do sleep 0.1; done
+fi
+echo "rank $rank resumes"
+"""
+# Stands in for hesscomp: one rank is killed, the others wait for it.
+ONE_IS_KILLED = """#!/bin/bash
+if [ "$SLURM_PROCID" = 3 ]; then kill -KILL $$; fi
+sleep 300
+"""
+
+
+class Slurm:
+    """Submits jobs from a folder and waits for them."""
+
+    def __init__(self, run_command, folder: Path, environment: dict[str, str]):
+        self.run_command, self.folder, self.environment = run_command, folder, environment
+
+    def run(self, *words) -> str:
+        done = self.run_command(words, env=self.environment, cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def submit(self, *words) -> str:
+        """The id of the job that sbatch makes of the words."""
+        return self.run("sbatch", "--parsable", *words).strip()
+
+    def wait(self, job: str, seconds: float = 300) -> tuple[str, str]:
+        """The job's final state and its log."""
+        deadline = time.monotonic() + seconds
+        while (state := self.state(job)) in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
+            assert time.monotonic() < deadline, f"job {job} is still {state}\n{self.log(job)}"
+            time.sleep(0.3)
+        return state, self.log(job)
+
+    def state(self, job: str) -> str:
+        return re.search(r"JobState=(\w+)", self.run("scontrol", "-o", "show", "job", job))[1]
+
+    def log(self, job: str) -> str:
+        return "".join(path.read_text() for path in self.folder.glob(f"*-{job}*.out"))
+
+    def pretend(self, program: str) -> None:
+        """Let a script stand in for hesscomp."""
+        path = self.folder / "bin" / "hesscomp"
+        path.parent.mkdir()
+        path.write_text(program)
+        path.chmod(0o755)
+        self.environment = {**self.environment, "HESSCOMP_VENV": str(self.folder)}
+
+
+@pytest.fixture(scope="module")
+def sandbox(run_command):
+    """The settings of a running sandbox; one that is started here is stopped here."""
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    missing = [
+        name for name in ("munged", "slurmctld", "slurmd") if not shutil.which(name, path=path)
+    ]
+    if missing:
+        pytest.skip(f"there is no {missing[0]}: apt-get install slurm-wlm munge")
+    if os.geteuid() != 0:
+        pytest.skip("SLURM's daemons need root: sudo make test-slurm")
+    if not (Path(sys.prefix) / "bin" / "hesscomp").exists():
+        pytest.skip("hesscomp is not installed in this environment (make install)")
+    folder = os.environ.get("SLURM_SANDBOX", "/run/slurm-sandbox")
+    started = run_command([SANDBOX, "status"]).returncode != 0
+    if started:
+        done = run_command([SANDBOX, "start"])
+        assert done.returncode == 0, done.stderr
+    yield f"{folder}/slurm.conf"
+    if started:
+        done = run_command([SANDBOX, "stop"])
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def slurm(sandbox, run_command, tmp_path):
+    environment = {"SLURM_CONF": sandbox, "HESSCOMP_VENV": sys.prefix}
+    return Slurm(run_command, tmp_path, environment)
+
+
+def test_newton_on_two_nodes(slurm):
+    job = slurm.submit("--cpus-per-task=1", JOBS / "adult_newton.sbatch", "--ridge", "1e-3")
+    state, log = slurm.wait(job)
+    assert state == "COMPLETED", log
+    assert "NumNodes=2" in slurm.run("scontrol", "-o", "show", "job", job)
+    report = json.loads((slurm.folder / f"out/adult-{job}/report.json").read_text())
+    assert report["converged"] and report["ranks"] == 4 and report["threads_per_rank"] == 1
+    assert report["objective"] == pytest.approx(0.326523399290756, abs=1e-12)
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
+def test_compress_by_either_launcher(slurm, launcher):
+    from hesscomp.datasets import load_dataset
+    from hesscomp.factors import load_factor
+    from hesscomp.parallel.world import World
+
+    script = JOBS / "compress.sbatch"
+    if launcher == "mpiexec":
+        command = ["compress", "--data", "adult", "--out", "out/compress-%j/factor.h5"]
+        words = ["--nodes", 2, "--ranks-per-node", 2, "--launcher", launcher, "--out", "j.sbatch"]
+        slurm.run(sys.executable, "-m", "hesscomp", "job", *words, "--", *command)
+        script = "j.sbatch"
+    state, log = slurm.wait(job := slurm.submit("--cpus-per-task=1", script, "--rank", 20))
+    assert state == "COMPLETED", log
+    factor = load_factor(slurm.folder / f"out/compress-{job}/factor.h5")
+    assert factor.provenance.ranks == 4
+    A = load_dataset("adult", World.serial()).train.X
+    A = A.toarray() if hasattr(A, "toarray") else A
+    expected = np.linalg.eigvalsh(A.T @ A / (4 * len(A)))[::-1]  # at zero, s(1 - s) is a quarter
+    assert factor.eigenvalues[:5] == pytest.approx(expected[:5], rel=1e-3)
+
+
+@pytest.fixture
+def network(slurm):
+    """m.keras, d.npz and three checkpoints in the folder; each checkpoint's dense Hessian."""
+    from hesscomp.curvature.hessian import HessianOperator
+    from hesscomp.curvature.tensorflow import keras
+    from hesscomp.datasets import from_arrays
+    from hesscomp.parallel.world import World
+    from hesscomp.problems.keras import KerasProblem
+
+    keras.utils.set_random_seed(1)
+    layers = [keras.Input((FEATURES,)), keras.layers.Dense(3, "tanh"), keras.layers.Dense(CLASSES)]
+    model = keras.Sequential(layers)
+    model.save(slurm.folder / "m.keras")
+    rng = np.random.default_rng(2)
+    X, y = rng.standard_normal((ROWS, FEATURES)), rng.integers(0, CLASSES, ROWS)
+    np.savez(slurm.folder / "d.npz", X=X, y=y)
+    world = World.serial()
+    data = from_arrays(X, y, world, targets="classes")
+    problem = KerasProblem(model, "softmax-cross-entropy", data, world, dtype="float64")
+    (slurm.folder / "run").mkdir()
+    hessians = []
+    for step in (9, 10, 11):
+        x = problem.initial + 0.1 * step * rng.standard_normal(problem.n)
+        np.save(slurm.folder / f"run/ckpt-{step}.npy", x)
+        hessians.append(HessianOperator(problem, x) @ np.eye(problem.n))
+    return hessians
+
+
+def leading(H: np.ndarray, count: int) -> np.ndarray:
+    w = np.linalg.eigvalsh(H)
+    return w[np.argsort(-np.abs(w))][:count]
+
+
+def test_a_network_with_its_data_on_scratch(slurm, network):
+    from hesscomp.factors import load_factor
+
+    options = ["--at", "run/ckpt-9.npy", "--rank", 5, "--dtype", "float64"]
+    job = slurm.submit("--cpus-per-task=1", JOBS / "compress_keras.sbatch", *options)
+    state, log = slurm.wait(job)
+    assert state == "COMPLETED", log
+    factor = load_factor(slurm.folder / f"out/keras-{job}/factor.h5")
+    assert factor.eigenvalues == pytest.approx(leading(network[0], 5), rel=1e-6)
+    assert not list(Path(slurm.environment["SLURM_CONF"]).parent.glob(f"scratch/*/{job}"))
+
+
+def test_a_trajectory_by_an_array_and_a_merge(slurm, network):
+    from hesscomp.factors import load_trajectory
+
+    points = [f"run/ckpt-{step}.npy" for step in (9, 10, 11)]
+    said = slurm.run(JOBS / "trajectory.sh", *points)
+    merge = re.search(r"Submitted batch job (\d+)", said)[1]
+    state, log = slurm.wait(merge)
+    assert state == "COMPLETED", log + slurm.log(str(int(merge) - 1))
+    (path,) = slurm.folder.glob("out/trajectory-*.h5")
+    found = load_trajectory(path)
+    assert found.labels == ("ckpt-9.npy", "ckpt-10.npy", "ckpt-11.npy")
+    for factor, H in zip(found.factors, network, strict=True):
+        assert factor.eigenvalues[:5] == pytest.approx(leading(H, 5), rel=1e-4)
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
+def test_a_preempted_job_saves_and_is_requeued(slurm, launcher):
+    slurm.pretend(SAVES_ONCE)
+    words = ["--nodes", 2, "--ranks-per-node", 2, "--launcher", launcher, "--out", "j.sbatch"]
+    slurm.run(sys.executable, "-m", "hesscomp", "job", *words, "--", "compress")
+    job = slurm.submit("j.sbatch")
+    while len(list(slurm.folder.glob("ready-*"))) < 4:
+        assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+        time.sleep(0.2)
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    state, log = slurm.wait(job)
+    assert state == "COMPLETED", log
+    for rank in range(4):
+        assert log.count(f"rank {rank} saves") == 1 and log.count(f"rank {rank} resumes") == 1
+
+
+def test_a_killed_rank_ends_the_job(slurm):
+    slurm.pretend(ONE_IS_KILLED)
+    start = time.monotonic()
+    state, log = slurm.wait(slurm.submit("--cpus-per-task=1", JOBS / "compress.sbatch"), 40)
+    assert state == "FAILED" and "task 3: Killed" in log
+    assert time.monotonic() - start < 40
