@@ -32,7 +32,10 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 with _quiet_stderr():
-    import tensorflow as tf
+    import tensorflow as tf  # isort: skip (before Keras, which would bring it in loudly)
+    import keras
+
+    tf.get_logger().setLevel("ERROR")  # a compiled function for each k is not "retracing"
 
 
 def set_threads(threads: int) -> None:
@@ -68,4 +71,4 @@ def share(array: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
-__all__ = ["set_threads", "share", "tf"]
+__all__ = ["keras", "set_threads", "share", "tf"]

@@ -1,0 +1,105 @@
+"""Sums over a shard's rows, a chunk at a time, so that memory stays within a budget."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.curvature.tensorflow import tf
+
+COLUMN_COPIES = 6  # arrays of a parameter block's size: tangents, gradients, both rearranged, sums
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many rows and columns go together.
+
+    Attributes
+    ----------
+    memory : float
+        Bytes that a product may take, besides the data and its result.
+    n : int
+        Parameters.
+    row_values : int
+        Numbers that one row makes on its way through the network.
+    copies : int
+        How many such arrays, for each column, live at once.
+    """
+
+    memory: float
+    n: int
+    row_values: int
+    copies: int
+
+    def columns(self, k: int, itemsize: int) -> int:
+        """Columns in one panel: as even as they come, and at most half of the memory."""
+        most = int(self.memory / 2 / (COLUMN_COPIES * self.n * itemsize))
+        panels = -(-k // min(max(most, 1), k))
+        return -(-k // panels)
+
+    def rows(self, rows: int, k: int, itemsize: int) -> int:
+        """Rows in one chunk: as even as they come, and at most half of the memory."""
+        most = int(self.memory / 2 / (self.copies * self.row_values * max(k, 1) * itemsize))
+        chunks = -(-rows // min(max(most, 1), rows))
+        return -(-rows // chunks)
+
+
+@dataclass(frozen=True)
+class RowSum:
+    """A shard's curvature as sums of ``product(X, y, V)`` over chunks of its rows.
+
+    Attributes
+    ----------
+    kernel : callable
+        ``kernel(k)``, the compiled product of a chunk with k columns.
+    X, y : tensors
+        The shard's rows.
+    n : int
+    budget : Budget
+    blocks : tuple of slice
+        The fixed blocks of rows of the reproducible mode.
+    """
+
+    kernel: Callable
+    X: tf.Tensor
+    y: tf.Tensor
+    n: int
+    dtype: tf.DType
+    budget: Budget
+    blocks: tuple[slice, ...] = ()
+
+    def product(self, V: tf.Tensor) -> tf.Tensor:
+        return self._panels(V, lambda V: self._sum(V, slice(0, self.X.shape[0])))
+
+    def products(self, V: tf.Tensor) -> tf.Tensor:
+        if not self.blocks:
+            return tf.zeros([0, *V.shape], V.dtype)
+        return tf.stack([self._panels(V, lambda V, rows=rows: self._sum(V, rows)) for rows in self.blocks])
+
+    def dense(self) -> tf.Tensor:
+        return self.product(tf.eye(self.n, dtype=self.dtype))
+
+    def _panels(self, V, product):
+        k = V.shape[1]
+        width = self.budget.columns(k, V.dtype.size)
+        parts = [product(V[:, first : first + width]) for first in range(0, k, width)]
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
+
+    def _sum(self, V, rows: slice):
+        held, k = rows.stop - rows.start, V.shape[1]
+        total = None
+        if held:
+            kernel, step = self.kernel(k), self.budget.rows(held, k, V.dtype.size)
+            for first in range(rows.start, rows.stop, step):
+                chunk = slice(first, min(first + step, rows.stop))
+                part = kernel(self.X[chunk], self.y[chunk], V)
+                total = part if total is None else total + part
+        return tf.zeros_like(V) if total is None else total
+
+
+def row_values(function: Callable, *specs) -> int:
+    """Numbers that a function makes of one row: what its graph's tensors with one row hold."""
+    graph = tf.function(function).get_concrete_function(*specs).graph
+    shapes = (out.shape for operation in graph.get_operations() for out in operation.outputs)
+    held = [s.num_elements() for s in shapes if s.rank and s[0] == 1 and s.is_fully_defined()]
+    return max(int(np.sum(held)), 1)

@@ -1,0 +1,1 @@
+"""Engines for block products with a network's derivatives."""

@@ -1,0 +1,83 @@
+"""What every engine offers: sums over a chunk of rows, and products with its derivatives.
+
+All methods take and return tensors of one type: theta is (n,), X a chunk of B rows, y its targets,
+V (n, k). They may be called inside a `tf.function`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from hesscomp.curvature.losses import Loss
+from hesscomp.curvature.tensorflow import tf
+
+
+class Engine(ABC):
+    """Products with the derivatives of the sum of a chunk's losses.
+
+    Attributes
+    ----------
+    name : str
+    reason : str
+        Why this engine was taken.
+    copies : int
+        About how many arrays of a row's values, for each column, live at once in a product.
+    """
+
+    name: str
+    reason: str
+    copies: int
+
+    @abstractmethod
+    def gradient(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor]:
+        """The sum of the rows' losses and its (n,) gradient."""
+
+    @abstractmethod
+    def hessian(self, theta, X, y, V) -> tf.Tensor:
+        """The sum's Hessian times V: (n, k)."""
+
+
+class NetworkEngine(Engine):
+    """An engine for losses of a network's output f(theta, x), (B, ...) of C features."""
+
+    loss: Loss
+
+    @abstractmethod
+    def output(self, theta, X) -> tf.Tensor:
+        """f(theta, x): (B, ..., C)."""
+
+    @abstractmethod
+    def jacobian(self, theta, X, V) -> tf.Tensor:
+        """df/dtheta V: (B, ..., k, C)."""
+
+    @abstractmethod
+    def jacobian_transposed(self, theta, X, U) -> tf.Tensor:
+        """(df/dtheta)^T U: (B, ..., k, C) to (n, k)."""
+
+    @abstractmethod
+    def gauss_newton(self, theta, X, y, V, loss: Loss) -> tf.Tensor:
+        """J^T B J V with B the curvature of `loss` by the output: (n, k)."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One parameter's place in the flat vector."""
+
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return int(tf.TensorShape(self.shape).num_elements())
+
+    def of(self, flat: tf.Tensor) -> tf.Tensor:
+        """The parameter in a flat vector (n,)."""
+        return tf.reshape(flat[self.offset : self.offset + self.size], self.shape)
+
+
+def cut(shapes) -> list[Piece]:
+    """The pieces of a flat vector of parameters of these shapes, one after the other."""
+    pieces, offset = [], 0
+    for shape in shapes:
+        pieces.append(Piece(tuple(shape), offset))
+        offset += pieces[-1].size
+    return pieces

@@ -1,0 +1,85 @@
+"""The engine for any TensorFlow function: reverse-over-reverse, vectorised over the columns.
+
+Reverse-over-reverse differentiates the gradient once more; `tf.vectorized_map` does it for k
+columns at once, with what does not depend on the column (the loss and its gradient) outside the
+map. Tangents of outputs are gradients of gradients by a seed that does not matter (the "double
+backwards" trick): J^T u is linear in u, so its gradient by u along v is J v.
+"""
+
+from collections.abc import Callable
+
+from hesscomp.curvature.losses import Loss
+from hesscomp.curvature.networks.engine import Engine, NetworkEngine
+from hesscomp.curvature.tensorflow import tf
+
+ZERO = tf.UnconnectedGradients.ZERO
+
+
+class FunctionEngine(Engine):
+    """For a sum of losses ``loss_sum(theta, X, y)``, of which nothing else is known."""
+
+    name = "generic"
+    copies = 12
+
+    def __init__(self, loss_sum: Callable, reason: str):
+        self.loss_sum, self.reason = loss_sum, reason
+
+    def gradient(self, theta, X, y):
+        with tf.GradientTape() as tape:
+            tape.watch(theta)
+            loss = self.loss_sum(theta, X, y)
+        return loss, tape.gradient(loss, theta, unconnected_gradients=ZERO)
+
+    def hessian(self, theta, X, y, V):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(theta)
+            _, slope = self.gradient(theta, X, y)
+        return _columns(lambda v: tape.gradient(slope, theta, v, unconnected_gradients=ZERO), V)
+
+
+class GenericEngine(FunctionEngine, NetworkEngine):
+    """For a network ``function(theta, X)`` and a `Loss` of its output."""
+
+    def __init__(self, function: Callable, loss: Loss, reason: str):
+        super().__init__(self._loss_sum, reason)
+        self.function, self.loss = function, loss
+
+    def _loss_sum(self, theta, X, y):
+        return tf.reduce_sum(self.loss.values(self.function(theta, X), y))
+
+    def output(self, theta, X):
+        return self.function(theta, X)
+
+    def jacobian(self, theta, X, V):
+        with tf.GradientTape(persistent=True) as outer:
+            pull, output = self._pullback(theta, X)
+            seed = tf.zeros_like(output)
+            outer.watch(seed)
+            pulled = pull(seed)
+        out = tf.vectorized_map(
+            lambda v: outer.gradient(pulled, seed, v, unconnected_gradients=ZERO), tf.transpose(V)
+        )
+        rank = out.shape.rank
+        return tf.transpose(out, [*range(1, rank - 1), 0, rank - 1])
+
+    def jacobian_transposed(self, theta, X, U):
+        pull, _ = self._pullback(theta, X)
+        rank = U.shape.rank
+        columns = tf.transpose(U, [rank - 2, *range(rank - 2), rank - 1])
+        return tf.transpose(tf.vectorized_map(pull, columns))
+
+    def gauss_newton(self, theta, X, y, V, loss):
+        T = self.jacobian(theta, X, V)
+        return self.jacobian_transposed(theta, X, loss.curvature(self.output(theta, X), y, T))
+
+    def _pullback(self, theta, X):
+        """u to J^T u, and the output."""
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(theta)
+            output = self.function(theta, X)
+        return lambda u: tape.gradient(output, theta, u, unconnected_gradients=ZERO), output
+
+
+def _columns(product: Callable, V: tf.Tensor) -> tf.Tensor:
+    """product(v) of each column of V, as columns."""
+    return tf.transpose(tf.vectorized_map(product, tf.transpose(V)))

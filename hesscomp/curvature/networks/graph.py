@@ -1,0 +1,76 @@
+"""A Keras model as a graph of operations, each on the values of earlier ones."""
+
+from dataclasses import dataclass
+
+
+from hesscomp.curvature.networks.layers import operations
+from hesscomp.curvature.networks.operation import Operation, Unsupported
+from hesscomp.curvature.tensorflow import keras
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation, and the places of its inputs among the values: 0 is the data, i node i - 1."""
+
+    operation: Operation
+    inputs: tuple[int, ...]
+
+
+def read_graph(model: keras.Model) -> list[Node]:
+    """The nodes of a Sequential or functional model, in the order in which they can be computed.
+
+    Raises
+    ------
+    Unsupported
+        If the model has no graph, or a layer has no rule.
+    """
+    if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
+        kind = type(model).__name__
+        raise Unsupported(f"the model ({kind}) is no graph of layers with one input and one output")
+    reader = _Reader()
+    reader.places[_key(model.inputs[0])] = 0
+    out = reader.place(model.outputs[0])
+    if out != len(reader.nodes):
+        raise Unsupported("the model's output is not its last operation")
+    return reader.nodes
+
+
+class _Reader:
+    def __init__(self):
+        self.nodes: list[Node] = []
+        self.places: dict = {}
+
+    def place(self, tensor) -> int:
+        """Where a symbolic tensor's value is found, once the nodes before it are written."""
+        key = _key(tensor)
+        if key not in self.places:
+            layer, index, _ = key[0], key[1], key[2]
+            call = layer._inbound_nodes[index]
+            inputs = call.arguments.keras_tensors
+            if not inputs:
+                raise Unsupported(f"{layer.name} has no input that comes from the data")
+            before = tuple(self.place(x) for x in inputs)
+            self.places[key] = self._written(layer, inputs, before)
+        return self.places[key]
+
+    def _written(self, layer, inputs, before) -> int:
+        if isinstance(layer, keras.Model):
+            return self._model(layer, before)
+        for operation in operations(layer, inputs):
+            self.nodes.append(Node(operation, before))
+            before = (len(self.nodes),)
+        return before[0]
+
+    def _model(self, model, before) -> int:
+        """A model within the model: its graph on the values it is called with."""
+        if not getattr(model, "inputs", None) or len(model.outputs) != 1:
+            raise Unsupported(f"{model.name} ({type(model).__name__}) is no graph of layers")
+        inner = _Reader()
+        inner.nodes = self.nodes
+        inner.places = dict(zip(map(_key, model.inputs), before, strict=True))
+        return inner.place(model.outputs[0])
+
+
+def _key(tensor) -> tuple:
+    operation, node, index = tensor._keras_history
+    return (operation, node, index)

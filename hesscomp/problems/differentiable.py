@@ -1,0 +1,161 @@
+"""Problems whose derivatives come from an engine: networks and functions."""
+
+import copy
+
+import numpy as np
+
+from hesscomp.curvature.chunks import Budget, RowSum, row_values
+from hesscomp.curvature.networks.engine import Engine, Piece
+from hesscomp.curvature.tensorflow import share, tf
+from hesscomp.errors import InputError
+from hesscomp.parallel.exact import sum_blocks
+from hesscomp.parallel.world import World
+from hesscomp.problems.problem import ParameterBlock, Problem
+from hesscomp.problems.rows import Rows
+
+MEMORY = 2.0**30  # bytes for one product, unless asked for otherwise
+
+
+class DifferentiableProblem(Problem):
+    """f(x) = (1/m) sum_i l_i(x) + (ridge/2) ||x||^2, its derivatives by an `Engine`.
+
+    Attributes
+    ----------
+    engine : Engine
+        `engine.name` and `engine.reason` say which one and why.
+    initial : (n,) array
+        The parameters that the problem was made with.
+    """
+
+    psd = False
+
+    def __init__(self, rows: Rows, world: World, ridge: float, dtype: str, memory: float):
+        if not (np.isfinite(ridge) and ridge >= 0):
+            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
+        if dtype not in ("float32", "float64"):
+            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        if not memory > 0:
+            raise InputError(f"the memory of a product must be positive, not {memory}")
+        self.world, self.ridge, self.dtype, self.memory = world, float(ridge), dtype, float(memory)
+        self._take(rows)
+        self.cut(rows)
+
+    def _take(self, rows: Rows) -> None:
+        self.data, self.rows = rows, rows.total
+        self.dataset_name, self.fingerprint = rows.name, rows.fingerprint
+        self._tensors: dict = {}
+
+    def _differentiate(self, engine: Engine, pieces: list[Piece], names: list[str], initial):
+        """The parameters and their engine; to be called once by subclasses."""
+        self.engine, self.initial = engine, np.asarray(initial, dtype=np.float64)
+        self.n = len(self.initial)
+        self.blocks = tuple(
+            ParameterBlock(name, piece.shape, piece.offset)
+            for name, piece in zip(names, pieces, strict=True)
+        )
+        self._kernels: dict = {}
+
+    def sampled(self, fraction: float, seed: int = 0) -> "DifferentiableProblem":
+        """This problem over a random sample of its rows, the same on any number of ranks.
+
+        Each row is taken with probability `fraction`, independently; m is their count. Collective.
+        The engine and what it has compiled are shared.
+        """
+        kept = self.data.picked(fraction, seed)
+        name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
+        other = copy.copy(self)
+        other._take(self.data.only(kept, name, self.world))
+        if self.world.reproducible:  # the same blocks, of fewer rows
+            ends = [int(np.count_nonzero(kept[: rows.stop])) for rows in self.blocks_here]
+            other.blocks_here = tuple(map(slice, [0, *ends[:-1]], ends))
+        return other
+
+    def tensors(self, dtype: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """This shard's inputs and targets; real numbers in `dtype`, made once."""
+        if dtype not in self._tensors:
+            self._tensors[dtype] = tuple(
+                share(np.ascontiguousarray(part, dtype if part.dtype.kind == "f" else None))
+                for part in (self.data.X, self.data.y)
+            )
+        return self._tensors[dtype]
+
+    def kernel(self, kind: str, k: int | None, dtype: str, targets=None, *extra):
+        """An engine's method, compiled for k columns (None: no columns) and any number of rows.
+
+        Called as ``kernel(theta, X, y, V)``. `targets` are those it is for, the shard's own by
+        default; `extra` is passed on to the engine.
+        """
+        X, y = self.tensors(dtype)
+        y = y if targets is None else targets
+        key = (kind, k, dtype, y.dtype, y.shape[1:], *extra)
+        if key not in self._kernels:
+            blocks = [] if k is None else [tf.TensorSpec([self.n, k], dtype)]
+            method = getattr(self.engine, kind)
+            self._kernels[key] = tf.function(
+                lambda *arguments: method(*arguments, *extra),
+                autograph=False,
+                input_signature=[
+                    tf.TensorSpec([self.n], dtype),
+                    tf.TensorSpec([None, *X.shape[1:]], X.dtype),
+                    tf.TensorSpec([None, *y.shape[1:]], y.dtype),
+                    *blocks,
+                ],
+            )
+        return self._kernels[key]
+
+    def budget(self, dtype: str) -> Budget:
+        """How many rows and columns a product takes at once."""
+        if "row values" not in self._kernels:
+            X, _ = self.tensors(dtype)
+            specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], X.dtype)]
+            self._kernels["row values"] = self._row_values(*specs)
+        return Budget(self.memory, self.n, self._kernels["row values"], self.engine.copies)
+
+    def _row_values(self, theta, X) -> int:
+        return row_values(self.engine.output, theta, X)
+
+    def linearize(self, x: np.ndarray) -> RowSum:
+        return self.products("hessian", x)
+
+    def products(self, kind: str, x: np.ndarray, targets=None, *extra) -> RowSum:
+        """An engine's symmetric product at x as this shard's curvature; local.
+
+        `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`.
+        """
+        X, y = self.tensors(self.dtype)
+        y = y if targets is None else targets
+        theta = tf.constant(x, self.dtype)
+
+        def kernel(k):
+            compiled = self.kernel(kind, k, self.dtype, y, *extra)
+            return lambda X, y, V: compiled(theta, X, y, V)
+
+        blocks = self.blocks_here if self.world.reproducible else ()
+        return RowSum(kernel, X, y, self.n, theta.dtype, self.budget(self.dtype), blocks)
+
+    def loss_and_gradient(self, x: np.ndarray, rows: slice | None = None) -> np.ndarray:
+        """The sum over rows here of losses and of gradients, (n + 1,) float64, loss last; local."""
+        rows = slice(0, len(self.data.X)) if rows is None else rows
+        X, y = self.tensors("float64")
+        kernel = self.kernel("gradient", None, "float64")
+        theta, total = tf.constant(x, tf.float64), np.zeros(self.n + 1)
+        step = self.budget("float64").rows(max(rows.stop - rows.start, 1), 1, 8)
+        for first in range(rows.start, rows.stop, step):
+            chunk = slice(first, min(first + step, rows.stop))
+            loss, gradient = kernel(theta, X[chunk], y[chunk])
+            total[:-1] += gradient.numpy()
+            total[-1] += loss.numpy()
+        return total
+
+    def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """f(x) and its gradient in float64; one pass, one reduction of n + 1 words."""
+        x = self.check_point(x)
+        self.world.ledger.passes += 1
+        if self.world.reproducible:
+            parts = [self.loss_and_gradient(x, rows) for rows in self.blocks_here]
+            parts = np.array(parts).reshape(-1, self.n + 1)
+            total = sum_blocks(parts, self.row_blocks, self.world)
+        else:
+            total = self.world.sum(self.loss_and_gradient(x))
+        total = total / self.rows
+        return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x

@@ -1,0 +1,68 @@
+"""Any TensorFlow function of parameters and rows as a problem."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hesscomp.curvature.networks.engine import cut
+from hesscomp.curvature.networks.generic import FunctionEngine
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+from hesscomp.problems.differentiable import MEMORY, DifferentiableProblem
+from hesscomp.problems.rows import Rows
+
+
+class FunctionProblem(DifferentiableProblem):
+    """f(x) = (1/m) sum over all rows of a loss that you write in TensorFlow + (ridge/2) ||x||^2.
+
+    Parameters
+    ----------
+    loss_sum : callable
+        ``loss_sum(theta, X, y)``: the *sum* of the losses of some rows, a scalar, twice
+        differentiable, each row's loss depending on that row alone. `theta` comes as it was given
+        below, of tensors; all real numbers have one type, float32 or float64.
+    theta : array, or dict of str to array
+        A starting point; the dict's keys name the parameter blocks.
+    data : Dataset, or (X, y)
+        Each rank's own rows.
+    world : World
+    ridge, dtype, memory
+        As for `KerasProblem`.
+    """
+
+    name = "function"
+
+    def __init__(
+        self,
+        loss_sum: Callable,
+        theta,
+        data,
+        world: World,
+        *,
+        ridge: float = 0.0,
+        dtype: str = "float32",
+        memory: float = MEMORY,
+    ):
+        super().__init__(Rows.of(data, world), world, ridge, dtype, memory)
+        named = theta if isinstance(theta, dict) else {"theta": theta}
+        arrays = [np.asarray(value, dtype=np.float64) for value in named.values()]
+        if not sum(array.size for array in arrays):
+            raise InputError("theta is empty; give an array of parameters, or a dict of arrays")
+        pieces = cut(array.shape for array in arrays)
+
+        def flat_loss(flat, X, y):
+            parts = [piece.of(flat) for piece in pieces]
+            given = dict(zip(named, parts, strict=True)) if isinstance(theta, dict) else parts[0]
+            return loss_sum(given, X, y)
+
+        engine = FunctionEngine(flat_loss, "a function, of which only values are known")
+        initial = np.concatenate([array.reshape(-1) for array in arrays])
+        self._differentiate(engine, pieces, list(named), initial)
+
+    def _row_values(self, theta, X):
+        y = self.tensors(theta.dtype.name)[1]
+        spec = tf.TensorSpec([1, *y.shape[1:]], y.dtype)
+        from hesscomp.curvature.chunks import row_values
+
+        return row_values(self.engine.loss_sum, theta, X, spec)

@@ -1,0 +1,106 @@
+"""The rows that a rank holds for a problem of any kind: inputs and targets of any shape."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse
+
+from hesscomp.datasets import Dataset, Shard
+from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.errors import InputError
+from hesscomp.parallel import random
+from hesscomp.parallel.world import World
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One rank's contiguous rows.
+
+    Attributes
+    ----------
+    X : (rows, ...) array
+    y : (rows, ...) array
+    start, total : int
+        Index of the first row here among all ranks' rows, and how many those are.
+    name : str
+        Of the data set.
+    fingerprint : str
+    targets : str or None
+        What y holds, where the data set says (`Dataset.targets`).
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    start: int
+    total: int
+    name: str
+    fingerprint: str
+    targets: str | None = None
+
+    @classmethod
+    def of(cls, data, world: World) -> "Rows":
+        """From a `Dataset` or a pair (X, y) of each rank's own rows. Collective.
+
+        Raises
+        ------
+        InputError
+            If rows are sparse, do not fit or are not finite, or no rank holds one.
+        """
+        if isinstance(data, Dataset):
+            return cls._of_dataset(data)
+        with world.phase("checking arrays"):
+            if not (isinstance(data, tuple | list) and len(data) == 2):
+                raise InputError(f"data must be a Dataset or a pair (X, y), not {type(data)}")
+            X, y = (_checked(np.asarray(part), name) for part, name in zip(data, "Xy", strict=True))
+            if len(X) != len(y):
+                raise InputError(f"arrays: X has {len(X)} rows but y has {len(y)}")
+        forms = world.gather((len(X), X.shape[1:], y.shape[1:], X.dtype.kind))
+        counts = [rows for rows, *_ in forms]
+        if len({tuple(form) for rows, *form in forms if rows}) > 1:
+            raise InputError("arrays: the ranks hold rows of different shapes or types")
+        if not sum(counts):
+            raise InputError("arrays: no rank holds a row")
+        start, total = sum(counts[: world.rank]), sum(counts)
+        flat = X.reshape(len(X), int(np.prod(X.shape[1:])))
+        hashed = fingerprint(Shard(flat, y, start, total), world)
+        return cls(X, y, start, total, "arrays", hashed)
+
+    @classmethod
+    def _of_dataset(cls, data: Dataset) -> "Rows":
+        shard = data.train
+        if scipy.sparse.issparse(shard.X):
+            raise InputError(f"{data.name}: networks take dense rows; store them as an array")
+        return cls(
+            shard.X, shard.y, shard.start, shard.total, data.name, data.fingerprint, data.targets
+        )
+
+    def picked(self, fraction: float, seed: int) -> np.ndarray:
+        """Which rows here a sample takes: (rows,) booleans.
+
+        Row i is taken, with probability `fraction`, where the i-th of a sequence of uniform
+        numbers is below `fraction`: the same rows on any number of ranks.
+        """
+        if not 0 < fraction <= 1:
+            raise InputError(f"a sample must be a fraction above 0 and at most 1, not {fraction}")
+        place = (self.start, self.start + len(self.X))
+        return random.uniform(seed, random.ROW_SAMPLE, place, (0, 1))[:, 0] < fraction
+
+    def only(self, kept: np.ndarray, name: str, world: World) -> "Rows":
+        """The rows that are `kept` here and on the other ranks. Collective."""
+        counts = world.gather(int(np.count_nonzero(kept)))
+        if not sum(counts):
+            raise InputError(f"{name} of {self.total} rows is empty; take more")
+        start = sum(counts[: world.rank])
+        return replace(
+            self, X=self.X[kept], y=self.y[kept], start=start, total=sum(counts), name=name
+        )
+
+
+def _checked(values: np.ndarray, name: str) -> np.ndarray:
+    if values.dtype.kind not in "fiub":
+        raise InputError(f"arrays: {name} has type {values.dtype}; pass real numbers")
+    if values.ndim == 0:
+        raise InputError(f"arrays: {name} is a single number; pass a row for each example")
+    if not np.isfinite(values).all():
+        raise InputError(f"arrays: {name} holds numbers that are not finite; clean the data")
+    return values
