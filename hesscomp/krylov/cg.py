@@ -33,7 +33,9 @@ class Recurrence:
     products : int
     """
 
-    def __init__(self, A: Operator, b: np.ndarray, preconditioner=None, x: np.ndarray | None = None):
+    def __init__(
+        self, A: Operator, b: np.ndarray, preconditioner=None, x: np.ndarray | None = None
+    ):
         self.A, self.M = A, preconditioner
         self.products = 0 if x is None else 1
         self.x = np.zeros_like(b) if x is None else x.copy()

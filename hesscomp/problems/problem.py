@@ -79,9 +79,17 @@ class Problem(ABC):
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """f(x) and its (n,) gradient, in float64; collective."""
 
+    def objective(self, x: np.ndarray) -> float:
+        """f(x); collective. At the cost of the gradient too, where a problem knows no better."""
+        return self.objective_and_gradient(x)[0]
+
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
         """This shard's curvature at x; local."""
+
+    def sampled(self, fraction: float, seed: int = 0) -> "Problem":
+        """This problem over a random sample of its rows, the same on any number of ranks."""
+        raise InputError(f"{self.name} cannot be sampled; use all rows")
 
     def cut(self, shard: Shard) -> RowBlocks | None:
         """The fixed blocks of a shard's rows, noted here; None unless sums are reproducible.

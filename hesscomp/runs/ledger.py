@@ -48,6 +48,15 @@ class Ledger:
         self.reductions += 1
         self.words_reduced += words
 
+    def add(self, other: "Ledger") -> None:
+        """Count all of another ledger's work here too."""
+        for name in ("columns", "passes", "reductions", "words_reduced", "words_gathered"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for phase, seconds in other.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        if other.columns and self.listener is not None:
+            self.listener(self)
+
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
         """Add the time spent in the block to `phase`."""
