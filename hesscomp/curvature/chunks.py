@@ -46,12 +46,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class RowSum:
-    """A shard's curvature as sums of ``product(X, y, V)`` over chunks of its rows.
+    """A shard's curvature as sums over chunks of its rows.
 
     Attributes
     ----------
     kernel : callable
-        ``kernel(k)``, the compiled product of a chunk with k columns.
+        ``kernel(V)(X, y)`` is a chunk's product with V.
     X, y : tensors
         The shard's rows.
     n : int
@@ -74,7 +74,9 @@ class RowSum:
     def products(self, V: tf.Tensor) -> tf.Tensor:
         if not self.blocks:
             return tf.zeros([0, *V.shape], V.dtype)
-        return tf.stack([self._panels(V, lambda V, rows=rows: self._sum(V, rows)) for rows in self.blocks])
+        return tf.stack(
+            [self._panels(V, lambda V, rows=rows: self._sum(V, rows)) for rows in self.blocks]
+        )
 
     def dense(self) -> tf.Tensor:
         return self.product(tf.eye(self.n, dtype=self.dtype))
@@ -89,10 +91,10 @@ class RowSum:
         held, k = rows.stop - rows.start, V.shape[1]
         total = None
         if held:
-            kernel, step = self.kernel(k), self.budget.rows(held, k, V.dtype.size)
+            kernel, step = self.kernel(V), self.budget.rows(held, k, V.dtype.size)
             for first in range(rows.start, rows.stop, step):
                 chunk = slice(first, min(first + step, rows.stop))
-                part = kernel(self.X[chunk], self.y[chunk], V)
+                part = kernel(self.X[chunk], self.y[chunk])
                 total = part if total is None else total + part
         return tf.zeros_like(V) if total is None else total
 
@@ -100,6 +102,7 @@ class RowSum:
 def row_values(function: Callable, *specs) -> int:
     """Numbers that a function makes of one row: what its graph's tensors with one row hold."""
     graph = tf.function(function).get_concrete_function(*specs).graph
-    shapes = (out.shape for operation in graph.get_operations() for out in operation.outputs)
+    made = (op for op in graph.get_operations() if op.type not in ("Placeholder", "Identity"))
+    shapes = (out.shape for operation in made for out in operation.outputs)
     held = [s.num_elements() for s in shapes if s.rank and s[0] == 1 and s.is_fully_defined()]
     return max(int(np.sum(held)), 1)

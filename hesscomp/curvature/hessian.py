@@ -1,4 +1,4 @@
-"""The Hessian of a problem's data term at a point."""
+"""The Hessian of a problem's data term at a point, and what all curvature operators share."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from hesscomp.curvature.operator import ShardedOperator
 from hesscomp.curvature.tensorflow import tf
 
 
-class HessianOperator(ShardedOperator):
-    """H = (1/m) sum over all rows of all ranks of the Hessian of the loss, *without* the ridge.
+class CurvatureOperator(ShardedOperator):
+    """(1/m) sum over all rows of all ranks of a curvature of the loss, *without* the ridge.
 
     Each rank multiplies its shard's sum; one reduction of n k words makes a block product. Add
     the ridge with ``H.shifted(problem.ridge)``.
@@ -15,11 +15,11 @@ class HessianOperator(ShardedOperator):
     Parameters
     ----------
     problem : Problem
-        Supplies ``linearize(x)``, this shard's curvature at x.
     x : (n,) array
         The point, the same on all ranks.
-    shard : ShardCurvature, optional
-        ``problem.linearize(x)``, where the caller has it already.
+    shard : ShardCurvature
+        This shard's curvature at x.
+    psd : bool
 
     Notes
     -----
@@ -28,18 +28,18 @@ class HessianOperator(ShardedOperator):
     are held at once, up to 1 GiB of them, then fewer columns at a time.
     """
 
-    def __init__(self, problem, x: np.ndarray, shard=None):
+    def __init__(self, problem, x: np.ndarray, shard, *, psd: bool):
         super().__init__(
             problem.n,
             problem.world,
-            psd=problem.psd,
+            psd=psd,
             dtype=problem.dtype,
             scale=1 / problem.rows,
             blocks=problem.row_blocks,
         )
         self.problem = problem
         self.x = np.array(x, dtype=np.float64)
-        self._shard = problem.linearize(self.x) if shard is None else shard
+        self._shard = shard
 
     def _local(self, V):
         return self._shard.product(tf.convert_to_tensor(V)).numpy()
@@ -57,3 +57,22 @@ class HessianOperator(ShardedOperator):
         dense = self.world.sum(self._shard.dense().numpy()).astype(np.float64) * self.scale
         dense = self._counted(dense, self.n)
         return (dense + dense.T) / 2
+
+
+class HessianOperator(CurvatureOperator):
+    """The Hessian of the data term, as `CurvatureOperator` describes.
+
+    Parameters
+    ----------
+    problem : Problem
+        Supplies ``linearize(x)``, this shard's curvature at x.
+    x : (n,) array
+        The point, the same on all ranks.
+    shard : ShardCurvature, optional
+        ``problem.linearize(x)``, where the caller has it already.
+    """
+
+    def __init__(self, problem, x: np.ndarray, shard=None):
+        x = np.array(x, dtype=np.float64)
+        shard = problem.linearize(x) if shard is None else shard
+        super().__init__(problem, x, shard, psd=problem.psd)

@@ -6,6 +6,7 @@ Blocks of tangents carry their k columns beside the features: an output is (B, .
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
@@ -19,10 +20,14 @@ class Loss(ABC):
     name : str
     convex : bool
         Whether l is convex in f, so that the Gauss-Newton matrix is positive semidefinite.
+    natural : bool
+        Whether l is the negative log-likelihood of an exponential family with natural parameters
+        f, so that the Gauss-Newton matrix is the Fisher matrix.
     """
 
     name: str
     convex: bool
+    natural = False
 
     @abstractmethod
     def values(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -36,8 +41,10 @@ class Loss(ABC):
     def curvature(self, output: tf.Tensor, y: tf.Tensor, T: tf.Tensor) -> tf.Tensor:
         """Each row's second derivative by its output times its k tangents: as `T`."""
 
-    def sample(self, output: tf.Tensor, noise: "Noise") -> tf.Tensor:
+    def sample(self, output: tf.Tensor, noise) -> tf.Tensor:
         """Targets drawn from the distribution whose negative log-likelihood this loss is.
+
+        ``noise.uniform(size)`` and ``noise.normal(size)`` give (B, size) random numbers.
 
         Raises InputError if it is none.
         """
@@ -45,18 +52,6 @@ class Loss(ABC):
             f"the loss {self.name} is not known as a likelihood, so its Fisher matrix cannot be "
             "sampled; use gauss-newton or empirical-fisher"
         )
-
-
-class Noise(ABC):
-    """Random numbers for each row of a chunk."""
-
-    @abstractmethod
-    def uniform(self, size: int, dtype) -> tf.Tensor:
-        """(B, size) on [0, 1)."""
-
-    @abstractmethod
-    def normal(self, size: int, dtype) -> tf.Tensor:
-        """(B, size) standard normal."""
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -67,7 +62,7 @@ class SoftmaxCrossEntropy(Loss):
     """
 
     name = "softmax-cross-entropy"
-    convex = True
+    convex = natural = True
 
     def values(self, output, y):
         losses = tf.nn.softmax_cross_entropy_with_logits(_distribution(output, y), output)
@@ -88,7 +83,7 @@ class SoftmaxCrossEntropy(Loss):
         places = tf.reshape(tf.cumsum(tf.nn.softmax(output), axis=-1), [tf.shape(output)[0], -1])
         classes = output.shape[-1]
         steps = tf.reshape(places, [tf.shape(output)[0], -1, classes])
-        draws = noise.uniform(steps.shape[1], output.dtype)
+        draws = noise.uniform(steps.shape[1])
         passed = tf.reduce_sum(tf.cast(steps < draws[..., None], tf.int64), -1)
         return tf.reshape(tf.minimum(passed, classes - 1), tf.shape(output)[:-1])
 
@@ -100,7 +95,7 @@ class SigmoidCrossEntropy(Loss):
     """
 
     name = "sigmoid-cross-entropy"
-    convex = True
+    convex = natural = True
 
     def values(self, output, y):
         return _sum_rows(tf.nn.sigmoid_cross_entropy_with_logits(_like(y, output), output))
@@ -112,7 +107,7 @@ class SigmoidCrossEntropy(Loss):
         return (tf.sigmoid(output) * tf.sigmoid(-output))[..., None, :] * T
 
     def sample(self, output, noise):
-        draws = tf.reshape(noise.uniform(_width(output), output.dtype), tf.shape(output))
+        draws = tf.reshape(noise.uniform(_width(output)), tf.shape(output))
         return tf.cast(draws < tf.sigmoid(output), output.dtype)
 
 
@@ -120,7 +115,7 @@ class SquaredError(Loss):
     """1/2 sum_c (f_c - y_c)^2: the likelihood of unit variance. Curvature: the identity."""
 
     name = "squared-error"
-    convex = True
+    convex = natural = True
 
     def values(self, output, y):
         return _sum_rows(tf.square(output - _like(y, output)) / 2)
@@ -132,7 +127,7 @@ class SquaredError(Loss):
         return T
 
     def sample(self, output, noise):
-        return output + tf.reshape(noise.normal(_width(output), output.dtype), tf.shape(output))
+        return output + tf.reshape(noise.normal(_width(output)), tf.shape(output))
 
 
 class FunctionLoss(Loss):
@@ -158,7 +153,7 @@ class FunctionLoss(Loss):
         return tape.gradient(losses, output, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def curvature(self, output, y, T):
-        k, rank = T.shape[-2], output.shape.rank
+        k, rank = tf.shape(T)[-2], output.shape.rank
         folded = tf.transpose(T, [0, rank - 1, *range(1, rank - 1), rank])  # columns are more rows
         rows = tf.shape(folded)[:2]
         repeated = tf.repeat(output, k, axis=0)
@@ -173,16 +168,17 @@ class FunctionLoss(Loss):
         return tf.transpose(out, [0, *range(2, rank), 1, rank])
 
 
+@dataclass(frozen=True)
 class Outer(Loss):
     """Another loss with the curvature g g^T of its own gradient: the empirical Fisher matrix.
 
-    With a leading axis of S samples in the targets, (B, S, ...), the mean over the samples.
+    With `samples` = S the targets are (B, S, ...), and the mean over the samples is taken.
     """
 
+    loss: Loss
+    samples: int | None = None
+    name = "outer-product"
     convex = True
-
-    def __init__(self, loss: Loss, samples: int | None = None):
-        self.loss, self.samples, self.name = loss, samples, loss.name
 
     def values(self, output, y):
         return self.loss.values(output, y)

@@ -79,27 +79,32 @@ class DifferentiableProblem(Problem):
             )
         return self._tensors[dtype]
 
-    def kernel(self, kind: str, k: int | None, dtype: str, targets=None, *extra):
-        """An engine's method, compiled for k columns (None: no columns) and any number of rows.
+    def compiled(self, kind: str, dtype: str, rows: tuple, V=None, extra: tuple = ()):
+        """An engine's method, compiled once for any number of rows and columns.
 
-        Called as ``kernel(theta, X, y, V)``. `targets` are those it is for, the shard's own by
-        default; `extra` is passed on to the engine.
+        Parameters
+        ----------
+        kind : str
+            The method's name.
+        dtype : str
+            Of theta.
+        rows : tuple of tensors
+            Such as it will be called with; their first axis may have any length.
+        V : (n, k) tensor, optional
+            The last argument.
+        extra : tuple
+            Hashable; passed on to the method after the tensors.
         """
-        X, y = self.tensors(dtype)
-        y = y if targets is None else targets
-        key = (kind, k, dtype, y.dtype, y.shape[1:], *extra)
+        specs = [tf.TensorSpec([self.n], dtype)]
+        specs += [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
+        specs += [] if V is None else [tf.TensorSpec([self.n, None], V.dtype)]
+        key = (kind, *specs, extra)
         if key not in self._kernels:
-            blocks = [] if k is None else [tf.TensorSpec([self.n, k], dtype)]
             method = getattr(self.engine, kind)
             self._kernels[key] = tf.function(
                 lambda *arguments: method(*arguments, *extra),
                 autograph=False,
-                input_signature=[
-                    tf.TensorSpec([self.n], dtype),
-                    tf.TensorSpec([None, *X.shape[1:]], X.dtype),
-                    tf.TensorSpec([None, *y.shape[1:]], y.dtype),
-                    *blocks,
-                ],
+                input_signature=specs,
             )
         return self._kernels[key]
 
@@ -126,9 +131,9 @@ class DifferentiableProblem(Problem):
         y = y if targets is None else targets
         theta = tf.constant(x, self.dtype)
 
-        def kernel(k):
-            compiled = self.kernel(kind, k, self.dtype, y, *extra)
-            return lambda X, y, V: compiled(theta, X, y, V)
+        def kernel(V):
+            compiled = self.compiled(kind, self.dtype, (X, y), V, extra)
+            return lambda X, y: compiled(theta, X, y, V)
 
         blocks = self.blocks_here if self.world.reproducible else ()
         return RowSum(kernel, X, y, self.n, theta.dtype, self.budget(self.dtype), blocks)
@@ -137,7 +142,7 @@ class DifferentiableProblem(Problem):
         """The sum over rows here of losses and of gradients, (n + 1,) float64, loss last; local."""
         rows = slice(0, len(self.data.X)) if rows is None else rows
         X, y = self.tensors("float64")
-        kernel = self.kernel("gradient", None, "float64")
+        kernel = self.compiled("gradient", "float64", (X, y))
         theta, total = tf.constant(x, tf.float64), np.zeros(self.n + 1)
         step = self.budget("float64").rows(max(rows.stop - rows.start, 1), 1, 8)
         for first in range(rows.start, rows.stop, step):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hesscomp.curvature.chunks import row_values
 from hesscomp.curvature.networks.engine import cut
 from hesscomp.curvature.networks.generic import FunctionEngine
 from hesscomp.curvature.tensorflow import tf
@@ -63,6 +64,4 @@ class FunctionProblem(DifferentiableProblem):
     def _row_values(self, theta, X):
         y = self.tensors(theta.dtype.name)[1]
         spec = tf.TensorSpec([1, *y.shape[1:]], y.dtype)
-        from hesscomp.curvature.chunks import row_values
-
         return row_values(self.engine.loss_sum, theta, X, spec)

@@ -109,7 +109,7 @@ class KerasProblem(DifferentiableProblem):
         compute = tf.function(_network(self.model, [*cut_of(self.blocks)]), reduce_retracing=True)
         theta = tf.constant(self.initial, self.dtype)
         X = tf.convert_to_tensor(X.astype(self.dtype) if X.dtype.kind == "f" else X)
-        first, again, alone = compute(theta, X), compute(theta, X), compute(theta, X[:1])
+        first, again, alone = compute(theta, X), compute(theta, X, 1), compute(theta, X[:1])
         if not np.array_equal(first, again):
             raise InputError(
                 f"{self.model.name} gives different outputs for equal inputs{_random(self.model)}; "
@@ -163,8 +163,9 @@ def _network(model, pieces):
     accepts = inspect.signature(model.call).parameters
     options = {"training": False} if "training" in accepts else {}
 
-    def network(theta, X):
-        constants = [_cast(tf.convert_to_tensor(value), theta.dtype) for value in fixed]
+    def network(theta, X, draw=0):
+        """The output; `draw` moves the state of random layers, if there are any."""
+        constants = [_constant(tf.convert_to_tensor(value), theta.dtype, draw) for value in fixed]
         with _computing_in(model, theta.dtype.name):
             parameters = [piece.of(theta) for piece in pieces]
             return model.stateless_call(parameters, constants, X, **options)[0]
@@ -172,8 +173,9 @@ def _network(model, pieces):
     return network
 
 
-def _cast(value, dtype):
-    return tf.cast(value, dtype) if value.dtype.is_floating else value
+def _constant(value, dtype, draw):
+    """Weights that are not trained, and the whole numbers from which layers draw."""
+    return tf.cast(value, dtype) if value.dtype.is_floating else value + tf.cast(draw, value.dtype)
 
 
 @contextmanager

@@ -5,8 +5,8 @@ tangent with the kernel's delta, takes the columns as more features; only a tang
 kernel itself takes them as more rows, since all columns share it.
 """
 
-from hesscomp.curvature.networks.linear import columns_to_rows, rows_to_columns, transposed
-from hesscomp.curvature.networks.operation import Operation, fold, leading_sum, unfold
+from hesscomp.curvature.networks.linear import columns_to_rows, rows_to_columns
+from hesscomp.curvature.networks.operation import Operation, count, fold, leading_sum, unfold
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -20,30 +20,29 @@ class Convolution(Operation):
 
     def __init__(self, kernel, bias, strides, dilation, padding: str):
         self.variables = (kernel,) if bias is None else (kernel, bias)
-        self.options = {
-            "strides": list(strides),
-            "dilations": list(dilation),
-            "padding": padding.upper(),
-        }
-        self.backward = {"strides": [1, *strides, 1], "padding": padding.upper()}
-        self.dilated = max(dilation) > 1  # TensorFlow has no gradients of dilation on a CPU
+        self.dilation = tuple(dilation)
+        self.options = {"strides": [1, *strides, 1], "padding": padding.upper()}
 
     def _with_kernel(self, x, W):
-        return tf.nn.convolution(x, W, **self.options)
+        return tf.nn.conv2d(x, _dilated(W, self.dilation), **self.options)
 
     def _by_input(self, shape, W, delta):
-        if self.dilated:
-            return transposed(lambda x: self._with_kernel(x, W), tf.zeros(shape, W.dtype), delta)
         return tf.raw_ops.Conv2DBackpropInput(
-            input_sizes=shape, filter=W, out_backprop=delta, **self.backward
+            input_sizes=shape,
+            filter=_dilated(W, self.dilation),
+            out_backprop=delta,
+            **self.options,
         )
 
     def _by_kernel(self, x, shape, delta):
-        if self.dilated:
-            return transposed(lambda W: self._with_kernel(x, W), tf.zeros(shape, x.dtype), delta)
-        return tf.raw_ops.Conv2DBackpropFilter(
-            input=x, filter_sizes=shape, out_backprop=delta, **self.backward
+        down, right = self.dilation
+        height, width = (
+            (taps - 1) * step + 1 for taps, step in zip(shape[:2], self.dilation, strict=True)
         )
+        dilated = tf.raw_ops.Conv2DBackpropFilter(
+            input=x, filter_sizes=[height, width, *shape[2:]], out_backprop=delta, **self.options
+        )
+        return dilated[::down, ::right]
 
     def forward(self, at):
         (x,), W, bias = at.inputs, _planar(at.parameters[0]), at.parameters[1:]
@@ -53,7 +52,7 @@ class Convolution(Operation):
     def tangent(self, at):
         (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
         tW, tb = _planar(at.t_parameters[0], 5), at.t_parameters[1:]
-        k = next(t.shape[-2] for t in (tx, *at.t_parameters) if t is not None)
+        k = next(count(t) for t in (tx, *at.t_parameters) if t is not None)
         out = None
         if tW is not None:
             out = unfold(self._with_kernel(x, fold(tW)), k)
@@ -82,10 +81,7 @@ class Convolution(Operation):
             turned = tf.transpose(tW, [0, 1, 3, 2, 4])
             turned = tf.reshape(turned, [*W.shape[:2], k * W.shape[2], W.shape[3]])
             shape = tf.concat([tf.shape(x)[:-1], [k * x.shape[-1]]], 0)
-            more = tf.ensure_shape(
-                self._by_input(shape, turned, delta), [*x.shape[:-1], k * x.shape[-1]]
-            )
-            out = out + unfold(more, k)
+            out = out + unfold(self._by_input(shape, turned, delta), k)
         return [out]
 
     def gradient(self, at, delta):
@@ -94,7 +90,7 @@ class Convolution(Operation):
 
     def gradient_tangent(self, at, delta, t_delta):
         (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
-        k, (height, width, inputs, outputs) = t_delta.shape[-2], W.shape
+        k, (height, width, inputs, outputs) = count(t_delta), W.shape
         out = self._by_kernel(x, [height, width, inputs, k * outputs], fold(t_delta))
         out = tf.reshape(out, [height, width, inputs, k, outputs])
         if delta is not None and tx is not None:
@@ -114,14 +110,11 @@ class DepthwiseConvolution(Operation):
 
     def __init__(self, kernel, bias, strides, dilation, padding: str):
         self.variables = (kernel,) if bias is None else (kernel, bias)
-        self.options = {
-            "strides": [1, *strides, 1],
-            "dilations": list(dilation),
-            "padding": padding.upper(),
-        }
+        self.dilation = tuple(dilation)
+        self.options = {"strides": [1, *strides, 1], "padding": padding.upper()}
 
     def _conv(self, x, W):
-        return tf.nn.depthwise_conv2d(x, W, **self.options)
+        return tf.nn.depthwise_conv2d(x, _dilated(W, self.dilation), **self.options)
 
     def forward(self, at):
         (x,), W, bias = at.inputs, _planar(at.parameters[0]), at.parameters[1:]
@@ -134,14 +127,14 @@ class DepthwiseConvolution(Operation):
 
     def _kernels(self, tW):
         """(height, width, C, k, multiplier) as the kernels of k C channels."""
+        height, width, channels, _, multiplier = tW.shape
         moved = tf.transpose(tW, [0, 1, 3, 2, 4])
-        height, width, k, channels, multiplier = moved.shape
-        return tf.reshape(moved, [height, width, k * channels, multiplier])
+        return tf.reshape(moved, [height, width, count(tW) * channels, multiplier])
 
     def tangent(self, at):
         (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
         tW, tb = _planar(at.t_parameters[0], 5), at.t_parameters[1:]
-        k = next(t.shape[-2] for t in (tx, *at.t_parameters) if t is not None)
+        k = next(count(t) for t in (tx, *at.t_parameters) if t is not None)
         out = None
         if tW is not None:
             out = unfold(self._conv(self._spread(x, k), self._kernels(tW)), k)
@@ -167,7 +160,7 @@ class DepthwiseConvolution(Operation):
 
     def pull_tangent(self, at, delta, t_delta):
         (x,), W, tW = at.inputs, _planar(at.parameters[0]), _planar(at.t_parameters[0], 5)
-        k = t_delta.shape[-2]
+        k = count(t_delta)
         like, kernels = self._spread(x, k), tf.tile(W, [1, 1, k, 1])
         out = self._back(like, kernels, fold(t_delta))[0]
         if delta is not None and tW is not None:
@@ -180,7 +173,7 @@ class DepthwiseConvolution(Operation):
 
     def gradient_tangent(self, at, delta, t_delta):
         (x,), (tx,), W = at.inputs, at.t_inputs, _planar(at.parameters[0])
-        k, (height, width, channels, multiplier) = t_delta.shape[-2], W.shape
+        k, (height, width, channels, multiplier) = count(t_delta), W.shape
         kernels = tf.tile(W, [1, 1, k, 1])
         out = self._back(self._spread(x, k), kernels, fold(t_delta))[1]
         if delta is not None and tx is not None:
@@ -188,6 +181,18 @@ class DepthwiseConvolution(Operation):
         out = tf.reshape(out, [height, width, k, channels, multiplier])
         out = tf.transpose(out, [0, 1, 3, 2, 4])
         return [out] if len(self.variables) == 1 else [out, leading_sum(t_delta, 2)]
+
+
+def _dilated(W: tf.Tensor, dilation: tuple[int, int]) -> tf.Tensor:
+    """A kernel with zeros between its taps: TensorFlow has no gradients of dilation on a CPU."""
+    if dilation == (1, 1):
+        return W
+    (height, width), shape = W.shape[:2], tf.shape(W)
+    down, right = dilation
+    apart = tf.reshape(W, tf.concat([[height, 1, width, 1], shape[2:]], 0))
+    apart = tf.pad(apart, [[0, 0], [0, down - 1], [0, 0], [0, right - 1], [0, 0], [0, 0]])
+    apart = tf.reshape(apart, tf.concat([[height * down, width * right], shape[2:]], 0))
+    return apart[: (height - 1) * down + 1, : (width - 1) * right + 1]
 
 
 def _planar(kernel: tf.Tensor | None, rank: int = 4) -> tf.Tensor | None:

@@ -3,6 +3,7 @@
 from hesscomp.curvature.networks.operation import (
     Operation,
     add,
+    count,
     flatten_rows,
     fold,
     leading_sum,
@@ -36,14 +37,14 @@ class Dense(Operation):
         if tx is not None:
             through = tf.matmul(flatten_rows(tx), W)
             out = through if out is None else out + tf.reshape(through, tf.shape(out))
-        k = next(t.shape[-2] for t in (tx, *at.t_parameters) if t is not None)
+        k = next(count(t) for t in (tx, *at.t_parameters) if t is not None)
         if tb and tb[0] is not None:
             bias = tf.reshape(tb[0], [-1])
-            rows = tf.shape(flatten_rows(x))[0]
+            shape = [tf.shape(flatten_rows(x))[0], k * W.shape[1]]
             if out is None:
-                out = tf.broadcast_to(bias, [rows, bias.shape[0]])
+                out = tf.broadcast_to(bias, shape)
             else:
-                out = tf.nn.bias_add(tf.reshape(out, [rows, bias.shape[0]]), bias)
+                out = tf.nn.bias_add(tf.reshape(out, shape), bias)
         return None if out is None else _rows_like(out, x, [k, W.shape[1]])
 
     def pull(self, at, delta):
@@ -58,7 +59,7 @@ class Dense(Operation):
             turned = fold(tf.transpose(tW, [2, 1, 0]))  # (h, k d)
             more = tf.matmul(flatten_rows(delta), turned)
             out = out + tf.reshape(more, tf.shape(out))
-        return [_rows_like(out, x, [t_delta.shape[-2], W.shape[0]])]
+        return [_rows_like(out, x, [count(t_delta), W.shape[0]])]
 
     def gradient(self, at, delta):
         out = [tf.matmul(flatten_rows(at.inputs[0]), flatten_rows(delta), transpose_a=True)]
@@ -66,7 +67,7 @@ class Dense(Operation):
 
     def gradient_tangent(self, at, delta, t_delta):
         (x,), (tx,), (W, *_) = at.inputs, at.t_inputs, at.parameters
-        k, (d, h) = t_delta.shape[-2], W.shape
+        k, (d, h) = count(t_delta), W.shape
         out = tf.matmul(flatten_rows(x), flatten_rows(fold(t_delta)), transpose_a=True)
         out = tf.reshape(out, [d, k, h])
         if delta is not None and tx is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import Engine, NetworkEngine
 from hesscomp.curvature.tensorflow import tf
+from hesscomp.errors import InputError
 
 ZERO = tf.UnconnectedGradients.ZERO
 
@@ -34,6 +35,7 @@ class FunctionEngine(Engine):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
             _, slope = self.gradient(theta, X, y)
+        _refuse_stopped_gradients(theta)
         return _columns(lambda v: tape.gradient(slope, theta, v, unconnected_gradients=ZERO), V)
 
 
@@ -78,6 +80,27 @@ class GenericEngine(FunctionEngine, NetworkEngine):
             tape.watch(theta)
             output = self.function(theta, X)
         return lambda u: tape.gradient(output, theta, u, unconnected_gradients=ZERO), output
+
+
+def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
+    """Raise InputError if the graph holds back the gradient of anything made of theta.
+
+    Second derivatives of such a graph are wrong even where the first are right: TensorFlow's
+    moments, and with them Keras' layer normalisation, treat the mean within the variance as a
+    constant.
+    """
+    if not isinstance(theta.graph, tf.Graph):
+        return
+    made = {theta.ref()}
+    for operation in theta.graph.get_operations():
+        if any(tensor.ref() in made for tensor in operation.inputs):
+            if operation.type == "StopGradient":
+                raise InputError(
+                    f"TensorFlow's second derivatives are wrong here: {operation.name} stops the "
+                    "gradient (layer normalisation does); take the finite-difference Hessian, the "
+                    "Gauss-Newton matrix, or a model of layers that the layer-wise engine knows"
+                )
+            made.update(tensor.ref() for tensor in operation.outputs)
 
 
 def _columns(product: Callable, V: tf.Tensor) -> tf.Tensor:

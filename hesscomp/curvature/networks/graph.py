@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-
 from hesscomp.curvature.networks.layers import operations
 from hesscomp.curvature.networks.operation import Operation, Unsupported
 from hesscomp.curvature.tensorflow import keras

@@ -7,7 +7,7 @@ reverse. The sweeps of values are done once for all columns.
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece
 from hesscomp.curvature.networks.graph import Node
-from hesscomp.curvature.networks.operation import At, add
+from hesscomp.curvature.networks.operation import At, add, count
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -138,7 +138,7 @@ class LayerwiseEngine(NetworkEngine):
             delta = None if deltas is None else deltas[place]
             total.add(node.operation, node.operation.gradient_tangent(at, delta, t_delta))
             self._spread(t_deltas, node, node.operation.pull_tangent(at, delta, t_delta))
-        return total.columns(t_deltas[-1].dtype, t_deltas[-1].shape[-2])
+        return total.columns(t_deltas[-1].dtype, count(t_deltas[-1]))
 
     def _spread(self, deltas, node, gradients):
         for i, gradient in zip(node.inputs, gradients, strict=True):
@@ -147,7 +147,7 @@ class LayerwiseEngine(NetworkEngine):
 
 
 class _Total:
-    """Gradients by the parameters, or their tangents, summed over the operations that share them."""
+    """Gradients by the parameters, or their tangents, summed over what shares the parameters."""
 
     def __init__(self, engine: LayerwiseEngine):
         self.engine = engine
@@ -169,11 +169,11 @@ class _Total:
             0,
         )
 
-    def columns(self, dtype, k: int) -> tf.Tensor:
+    def columns(self, dtype, k) -> tf.Tensor:
         pieces = zip(self.engine.pieces, self.sums, strict=True)
         return tf.concat(
             [
-                tf.zeros([piece.size, k], dtype) if total is None else flat_columns(total)
+                tf.zeros([piece.size, k], dtype) if total is None else flat_columns(total, piece)
                 for piece, total in pieces
             ],
             0,
@@ -183,13 +183,13 @@ class _Total:
 def columns_of(V: tf.Tensor, piece: Piece) -> tf.Tensor:
     """A parameter's k tangents in (n, k): (..., k, last)."""
     part = V[piece.offset : piece.offset + piece.size]
-    *before, last = piece.shape
-    part = tf.reshape(part, [-1, last, V.shape[1]])
-    return tf.reshape(tf.transpose(part, [0, 2, 1]), [*before, V.shape[1], last])
+    k, (*before, last) = tf.shape(V)[1], piece.shape
+    part = tf.reshape(part, [piece.size // last, last, k])
+    return tf.reshape(tf.transpose(part, [0, 2, 1]), [*before, k, last])
 
 
-def flat_columns(tangent: tf.Tensor) -> tf.Tensor:
+def flat_columns(tangent: tf.Tensor, piece: Piece) -> tf.Tensor:
     """The inverse: (..., k, last) to (size, k)."""
-    k, last = tangent.shape[-2:]
-    part = tf.transpose(tf.reshape(tangent, [-1, k, last]), [0, 2, 1])
-    return tf.reshape(part, [-1, k])
+    k, last = count(tangent), piece.shape[-1]
+    part = tf.reshape(tangent, [piece.size // last, k, last])
+    return tf.reshape(tf.transpose(part, [0, 2, 1]), [piece.size, k])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from hesscomp.curvature.networks.operation import Operation, add, fold, unfold
+from hesscomp.curvature.networks.operation import Operation, add, count, fold, unfold
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -30,7 +30,7 @@ class Linear(Operation):
         if tx is None:
             return None
         if self.channelwise:
-            return unfold(self.function(fold(tx)), tx.shape[-2])
+            return unfold(self.function(fold(tx)), count(tx))
         rows, k = columns_to_rows(tx)
         return rows_to_columns(self.function(rows), k)
 
@@ -38,9 +38,9 @@ class Linear(Operation):
         return [transposed(self.function, at.inputs[0], delta)]
 
     def pull_tangent(self, at, delta, t_delta):
-        (x,), k = at.inputs, t_delta.shape[-2]
+        (x,), k = at.inputs, count(t_delta)
         if self.channelwise:
-            like = tf.repeat(x[..., :1], k * x.shape[-1], axis=-1)
+            like = tf.repeat(x[..., :1], k * tf.shape(x)[-1], axis=-1)
             return [unfold(transposed(self.function, like, fold(t_delta)), k)]
         like = tf.repeat(x, k, axis=0)
         return [rows_to_columns(transposed(self.function, like, columns_to_rows(t_delta)[0]), k)]
@@ -54,17 +54,17 @@ def transposed(function: Callable, like: tf.Tensor, delta: tf.Tensor) -> tf.Tens
     return tape.gradient(output, like, tf.reshape(delta, tf.shape(output)))
 
 
-def columns_to_rows(tangent: tf.Tensor) -> tuple[tf.Tensor, int]:
+def columns_to_rows(tangent: tf.Tensor) -> tuple:
     """(B, ..., k, C) as (B k, ..., C), and k."""
-    rank, k = tangent.shape.rank, tangent.shape[-2]
+    rank, k = tangent.shape.rank, count(tangent)
     moved = tf.transpose(tangent, [0, rank - 2, *range(1, rank - 2), rank - 1])
     return tf.reshape(moved, tf.concat([[-1], tf.shape(moved)[2:]], 0)), k
 
 
-def rows_to_columns(rows: tf.Tensor, k: int) -> tf.Tensor:
+def rows_to_columns(rows: tf.Tensor, k) -> tf.Tensor:
     """The inverse of `columns_to_rows`."""
     split = tf.reshape(rows, tf.concat([[-1, k], tf.shape(rows)[1:]], 0))
-    split = tf.ensure_shape(split, [None, k, *rows.shape[1:]])
+    split = tf.ensure_shape(split, [None, None, *rows.shape[1:]])
     rank = split.shape.rank
     return tf.transpose(split, [0, *range(2, rank - 1), 1, rank - 1])
 
@@ -132,7 +132,7 @@ class Concatenate(Operation):
         present = next((t for t in at.t_inputs if t is not None), None)
         if present is None:
             return None
-        k = present.shape[-2]
+        k = count(present)
         return tf.concat(
             [
                 tf.zeros(tf.concat([tf.shape(x)[:-1], [k, x.shape[-1]]], 0), x.dtype)

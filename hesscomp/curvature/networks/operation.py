@@ -94,22 +94,26 @@ def beside(value: tf.Tensor) -> tf.Tensor:
     return tf.expand_dims(value, -2)
 
 
+def count(tangent: tf.Tensor):
+    """k of a tangent (..., k, C), known only at run time: one trace serves all."""
+    return tf.shape(tangent)[-2]
+
+
 def fold(tangent: tf.Tensor) -> tf.Tensor:
     """(..., k, C) as (..., k C): columns as more features."""
     shape = tf.shape(tangent)
-    k, features = tangent.shape[-2:]
-    return tf.reshape(tangent, tf.concat([shape[:-2], [k * features]], 0))
+    return tf.reshape(tangent, tf.concat([shape[:-2], [shape[-2] * shape[-1]]], 0))
 
 
-def unfold(folded: tf.Tensor, k: int) -> tf.Tensor:
+def unfold(folded: tf.Tensor, k) -> tf.Tensor:
     """The inverse of `fold`."""
     shape = tf.shape(folded)
-    return tf.reshape(folded, tf.concat([shape[:-1], [k, folded.shape[-1] // k]], 0))
+    return tf.reshape(folded, tf.concat([shape[:-1], [k, shape[-1] // k]], 0))
 
 
 def flatten_rows(value: tf.Tensor) -> tf.Tensor:
     """(..., C) as a matrix with C columns."""
-    return value if value.shape.rank == 2 else tf.reshape(value, [-1, value.shape[-1]])
+    return value if value.shape.rank == 2 else tf.reshape(value, [-1, tf.shape(value)[-1]])
 
 
 def leading_sum(value: tf.Tensor, kept: int) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """Max pooling: linear once it is known which place of each window is the largest."""
 
 from hesscomp.curvature.networks.linear import transposed
-from hesscomp.curvature.networks.operation import Operation, fold, unfold
+from hesscomp.curvature.networks.operation import Operation, count, fold, unfold
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -49,7 +49,7 @@ class MaxPooling(Operation):
         (tx,) = at.t_inputs
         if tx is None:
             return None
-        k = tx.shape[-2]
+        k = count(tx)
         return unfold(self._selected(fold(tx), _tiled(at.memo["masks"], k)), k)
 
     def _selected(self, x, masks):
@@ -61,12 +61,10 @@ class MaxPooling(Operation):
         return [transposed(lambda x: self._selected(x, masks), at.inputs[0], delta)]
 
     def pull_tangent(self, at, delta, t_delta):
-        (x,), k = at.inputs, t_delta.shape[-2]
+        (x,), k = at.inputs, count(t_delta)
         masks = _tiled(at.memo["masks"], k)
-        like = tf.repeat(x[..., :1], k * x.shape[-1], axis=-1)
-        return [
-            unfold(transposed(lambda x: self._selected(x, masks), like, fold(t_delta)), k)
-        ]
+        like = tf.repeat(x[..., :1], k * tf.shape(x)[-1], axis=-1)
+        return [unfold(transposed(lambda x: self._selected(x, masks), like, fold(t_delta)), k)]
 
 
 class GlobalMax(Operation):
@@ -94,7 +92,7 @@ class GlobalMax(Operation):
 
     def pull_tangent(self, at, delta, t_delta):
         mask = tf.expand_dims(at.memo["mask"], -2)
-        spread = [-1, *[1] * (mask.shape.rank - 3), *t_delta.shape[-2:]]
+        spread = [-1, *[1] * (mask.shape.rank - 3), count(t_delta), mask.shape[-1]]
         return [mask * tf.reshape(t_delta, spread)]
 
 

@@ -1,0 +1,493 @@
+"""Networks: operators and engines against dense matrices by TensorFlow's own differentiation."""
+
+import numpy as np
+import pytest
+import scipy.special
+from oracles import check_operator
+
+from hesscomp.curvature.chunks import Budget
+from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
+from hesscomp.curvature.gauss_newton import (
+    EmpiricalFisherOperator,
+    FisherOperator,
+    GaussNewtonOperator,
+    MonteCarloFisherOperator,
+)
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.jacobian import Jacobian
+from hesscomp.curvature.restriction import BlockDiagonal, Diagonal, Restricted
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+from hesscomp.problems.function import FunctionProblem
+from hesscomp.problems.keras import KerasProblem
+
+pytestmark = pytest.mark.ranks
+layers = keras.layers
+ROWS = 7
+SMOOTH = {"activation": "softplus"}
+
+
+def sequential(shape, *stack, outputs=3):
+    return keras.Sequential(
+        [layers.Input(shape), *stack, layers.Flatten(), layers.Dense(outputs)], name="net"
+    )
+
+
+def mlp(outputs=3):
+    return sequential(
+        (4,), layers.Dense(5, activation="sigmoid"), layers.Dense(3, activation="tanh"),
+        outputs=outputs,
+    )  # fmt: skip
+
+
+def graph():
+    """A graph with shared layers, a model within the model, and everything that merges."""
+    data = layers.Input((4,))
+    shared = layers.Dense(4, activation="silu", name="shared")
+    left, right = shared(data), shared(layers.Dense(4, **SMOOTH)(data))
+    inner = keras.Sequential([layers.Input((4,)), layers.Dense(4, activation="gelu")])
+    parts = [
+        layers.Add()([left, right, data]),
+        layers.Subtract()([left, right]),
+        layers.Average()([left, inner(right)]),
+        layers.Multiply()([left, inner(data)]),
+    ]
+    joined = layers.Concatenate()([data, *parts])
+    return keras.Model(data, layers.Dense(3)(layers.Dropout(0.5)(joined)))
+
+
+def text():
+    words = layers.Input((5,), dtype="int32")
+    vectors = layers.Embedding(6, 3)(words)
+    deep = layers.Dense(3, **SMOOTH)(vectors)
+    both = layers.Concatenate(axis=1)([vectors, deep])
+    return keras.Model(words, layers.Dense(3)(layers.GlobalMaxPooling1D()(both)))
+
+
+NETWORKS = {
+    "dense": mlp,
+    "graph": graph,
+    "text": text,
+    "softmax": lambda: sequential((4,), layers.Dense(4, activation="softmax"), layers.Dense(3)),
+    "plane": lambda: sequential(
+        (7, 6, 2),
+        layers.ZeroPadding2D(1),
+        layers.Conv2D(3, 3, strides=2, **SMOOTH),
+        layers.MaxPooling2D(2, 1),
+        layers.BatchNormalization(),
+        layers.UpSampling2D(2),
+        layers.DepthwiseConv2D(2, depth_multiplier=2, **SMOOTH),
+        layers.Cropping2D(1),
+        layers.Conv2D(2, (1, 2), padding="same", dilation_rate=2, **SMOOTH),
+        layers.AveragePooling2D(2, padding="same"),
+    ),
+    "line": lambda: sequential(
+        (9, 2),
+        layers.Conv1D(3, 3, padding="same", dilation_rate=2, **SMOOTH),
+        layers.MaxPooling1D(3, 2, padding="same"),
+        layers.DepthwiseConv1D(2, **SMOOTH),
+        layers.Permute((2, 1)),
+        layers.Reshape((3, 2, 2)),
+        layers.Conv2D(2, 2, use_bias=False),
+        layers.Activation("tanh"),
+        layers.GlobalAveragePooling2D(),
+    ),
+}
+
+
+def rows(model, seed=1):
+    rng = np.random.default_rng(seed)
+    shape = (ROWS, *model.input_shape[1:])
+    if "int" in model.inputs[0].dtype:
+        return rng.integers(0, 6, shape), rng.integers(0, 3, ROWS)
+    return rng.standard_normal(shape), rng.integers(0, 3, ROWS)
+
+
+def mine(world, *arrays):
+    """This rank's rows: unequal shards, none on rank 0 where there are several ranks."""
+    ends = np.linspace(0, ROWS, world.size).astype(int) if world.size > 1 else np.array([ROWS])
+    edges = [0, *ends]
+    return tuple(array[edges[world.rank] : edges[world.rank + 1]] for array in arrays)
+
+
+def in_float64(make):
+    """The network, with weights away from where it starts, the same on all ranks."""
+    keras.utils.set_random_seed(5)
+    keras.config.set_floatx("float64")
+    try:
+        model = make()
+    finally:
+        keras.config.set_floatx("float32")
+    rng = np.random.default_rng(2)
+    for variable in model.variables:
+        if "float" in variable.dtype:
+            moved = np.asarray(variable) + 0.2 * rng.standard_normal(variable.shape)
+            variable.assign(np.abs(moved) if "variance" in variable.path else moved)
+    return model
+
+
+def dense_matrices(model, loss, X, y):
+    """Hessian, Gauss-Newton matrix and (outputs, n) Jacobian by TensorFlow, on all rows."""
+    variables = model.trainable_variables
+    weights = [variable.value for variable in variables]
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(weights)
+        with tf.GradientTape() as inner:
+            inner.watch(weights)
+            output = model(X)
+            value = tf.reduce_sum(loss(y, output))
+        slopes = inner.gradient(value, weights)
+        flat = tf.concat([tf.reshape(slope, [-1]) for slope in slopes], 0)
+
+    def joined(parts, count):
+        return np.concatenate([np.reshape(part, (count, -1)) for part in parts], axis=1)
+
+    H = joined(outer.jacobian(flat, weights), len(flat))
+    J = joined(outer.jacobian(output, weights), int(np.prod(output.shape)))
+    point = tf.constant(output)
+    with tf.GradientTape() as outer:
+        outer.watch(point)
+        with tf.GradientTape() as inner:
+            inner.watch(point)
+            value = tf.reduce_sum(loss(y, point))
+        slope = inner.gradient(value, point)
+    B = outer.jacobian(slope, point, unconnected_gradients=tf.UnconnectedGradients.ZERO).numpy()
+    B = B.reshape(J.shape[0], J.shape[0])
+    return H / len(X), J.T @ B @ J / len(X), J, flat.numpy() / len(X)
+
+
+def softmax_loss(y, output):
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_against_dense_matrices(world, name):
+    model = in_float64(NETWORKS[name])
+    X, y = rows(model)
+    H, G, _, gradient = dense_matrices(model, softmax_loss, X, y)
+    problems = {
+        engine: KerasProblem(
+            model, "softmax-cross-entropy", mine(world, X, y), world, dtype="float64", engine=engine
+        )
+        for engine in ("layer-wise", "generic")
+    }
+    products = []
+    for engine, problem in problems.items():
+        assert problem.engine.name == engine
+        x = problem.initial
+        np.testing.assert_allclose(problem.objective_and_gradient(x)[1], gradient, atol=1e-12)
+        hessian, gauss_newton = HessianOperator(problem, x), GaussNewtonOperator(problem, x)
+        check_operator(hessian, H, 1e-11)
+        check_operator(gauss_newton, G, 1e-11)
+        V = np.random.default_rng(3).standard_normal((problem.n, 4))
+        products.append([hessian @ V, gauss_newton @ V])
+    for layerwise, generic in zip(*products, strict=True):
+        assert np.linalg.norm(layerwise - generic) <= 1e-12 * np.linalg.norm(generic)
+    single = KerasProblem(model, "softmax-cross-entropy", mine(world, X, y), world)
+    assert single.engine.name == "layer-wise"
+    assert np.linalg.norm(HessianOperator(single, x) @ V - H @ V) <= 1e-5 * np.linalg.norm(H @ V)
+
+
+def test_layer_normalization_against_differences(world):
+    """TensorFlow's own second derivatives of Keras' layer normalisation are wrong."""
+    model = in_float64(
+        lambda: sequential((4,), layers.Dense(5, **SMOOTH), layers.LayerNormalization())
+    )
+    data = mine(world, *rows(model))
+    problem = KerasProblem(model, "softmax-cross-entropy", data, world, dtype="float64")
+    x = problem.initial
+    differences = FiniteDifferenceHessian(problem, x).to_dense()
+    hessian = HessianOperator(problem, x).to_dense()
+    assert np.linalg.norm(hessian - differences) <= 1e-8 * np.linalg.norm(hessian)
+    generic = KerasProblem(
+        model, "softmax-cross-entropy", data, world, dtype="float64", engine="generic"
+    )
+    gauss_newton = [GaussNewtonOperator(p, x).to_dense() for p in (problem, generic)]
+    np.testing.assert_allclose(*gauss_newton, atol=1e-12)
+    with pytest.raises(InputError, match="stops the gradient") if len(data[0]) else _nothing():
+        generic.linearize(x).product(tf.ones([problem.n, 1], tf.float64))
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+
+def keras_mse(y, output):
+    return tf.reduce_mean(tf.square(y - output), -1)
+
+
+@pytest.mark.parametrize(
+    "loss, reference",
+    [
+        ("sigmoid-cross-entropy", lambda y, f: tf.nn.sigmoid_cross_entropy_with_logits(y, f)),
+        ("squared-error", lambda y, f: tf.square(y - f) / 2),
+        (keras.losses.MeanSquaredError(), keras_mse),
+        (keras.losses.CategoricalCrossentropy(from_logits=True),
+         lambda y, f: tf.nn.softmax_cross_entropy_with_logits(y, f)),
+        ("softmax-cross-entropy", lambda y, f: tf.nn.softmax_cross_entropy_with_logits(y, f)),
+        (keras_mse, keras_mse),
+    ],
+    ids=["sigmoid", "squares", "keras-squares", "keras-softmax", "softmax", "function"],
+)  # fmt: skip
+def test_losses(world, loss, reference):
+    model = in_float64(mlp)
+    X, _ = rows(model)
+    y = scipy.special.softmax(np.random.default_rng(4).standard_normal((ROWS, 3)), axis=1)
+    H, G, _, gradient = dense_matrices(model, reference, X, tf.constant(y))
+    problem = KerasProblem(model, loss, mine(world, X, y), world, dtype="float64", ridge=0.1)
+    x = problem.initial
+    objective, slope = problem.objective_and_gradient(x)
+    expected = np.mean(np.sum(np.reshape(reference(y, model(X)), (ROWS, -1)), axis=1))
+    assert objective == pytest.approx(expected + 0.05 * x @ x, rel=1e-13)
+    np.testing.assert_allclose(slope, gradient + 0.1 * x, atol=1e-13)
+    check_operator(HessianOperator(problem, x), H, 1e-11)
+    check_operator(GaussNewtonOperator(problem, x), G, 1e-11)
+
+
+@pytest.fixture
+def problem(world):
+    model = in_float64(mlp)
+    return KerasProblem(
+        model, "softmax-cross-entropy", mine(world, *rows(model)), world, dtype="float64"
+    )
+
+
+def test_fisher_matrices(world, problem):
+    model, x = problem.model, problem.initial
+    X, y = rows(model)
+    _, G, J, _ = dense_matrices(model, softmax_loss, X, y)
+    check_operator(FisherOperator(problem, x), G, 1e-11)
+    p = scipy.special.softmax(model(X).numpy(), axis=1)
+    J = J.reshape(ROWS, 3, -1)
+    empirical = np.einsum("ic,icn->in", p - np.eye(3)[y], J)
+    check_operator(EmpiricalFisherOperator(problem, x), empirical.T @ empirical / ROWS, 1e-11)
+    samples = 50
+    sampled = MonteCarloFisherOperator(problem, x, samples=samples, seed=3).to_dense()
+    check_operator(MonteCarloFisherOperator(problem, x, samples=2, seed=3), *_fixed(problem, x))
+    spread = np.zeros_like(G)
+    for i in range(ROWS):  # variance of one sample of the row's g g^T
+        slopes = (p[i] - np.eye(3)) @ J[i]
+        products = np.einsum("cm,cn->cmn", slopes, slopes)
+        mean = np.einsum("c,cmn->mn", p[i], products)
+        spread += np.einsum("c,cmn->mn", p[i], (products - mean) ** 2)
+    error = np.sqrt(spread.sum() / samples) / ROWS  # expected Frobenius distance
+    assert 0.3 * error < np.linalg.norm(sampled - G) < 2 * error
+
+
+def _fixed(problem, x):
+    """The same Monte Carlo Fisher matrix from all rows on one rank: targets do not move."""
+    alone = KerasProblem(
+        problem.model, problem.loss, rows(problem.model), World.serial(), dtype="float64"
+    )
+    return MonteCarloFisherOperator(alone, x, samples=2, seed=3).to_dense(), 1e-11
+
+
+def test_differences_and_jacobian(world, problem):
+    x, (X, y) = problem.initial, rows(problem.model)
+    H, _, J, _ = dense_matrices(problem.model, softmax_loss, X, y)
+    check_operator(FiniteDifferenceHessian(problem, x), H, 1e-6)
+    jacobian = Jacobian(problem, x)
+    (here,) = mine(world, J.reshape(ROWS, 3, -1))
+    rng = np.random.default_rng(0)
+    V, U = rng.standard_normal((problem.n, 4)), rng.standard_normal((ROWS, 3, 4))
+    np.testing.assert_allclose(jacobian @ V, here @ V, atol=1e-12)
+    whole = np.einsum("icn,ick->nk", J.reshape(ROWS, 3, -1), U)
+    np.testing.assert_allclose(jacobian.T @ mine(world, U)[0], whole, atol=1e-12)
+
+
+def test_blocks_of_parameters(world, problem):
+    x, (X, y) = problem.initial, rows(problem.model)
+    H, _, _, _ = dense_matrices(problem.model, softmax_loss, X, y)
+    hessian = HessianOperator(problem, x)
+    names = [block.name for block in problem.blocks]
+    assert names[0].endswith("/kernel") and names[1].endswith("/bias")
+    chosen = np.r_[0:20, 25 : 25 + 18]
+    layer = names[2].removesuffix("/kernel")
+    check_operator(Restricted(hessian, [names[0], layer]), H[np.ix_(chosen, chosen)], 1e-11)
+    with pytest.raises(InputError, match="no parameter block is called nowhere"):
+        Restricted(hessian, ["nowhere"])
+    edges = np.repeat([0, 1, 2], [25, 18, 12])
+    check_operator(BlockDiagonal(hessian), H * (edges[:, None] == edges), 1e-11)
+    check_operator(Diagonal(hessian), np.diag(np.diag(H)), 1e-11)
+
+
+def test_samples_do_not_depend_on_the_ranks(world, problem):
+    alone = KerasProblem(
+        problem.model, problem.loss, rows(problem.model), World.serial(), dtype="float64"
+    )
+    x = problem.initial
+    some, same = problem.sampled(0.6, seed=2), alone.sampled(0.6, seed=2)
+    assert some.rows == same.rows < ROWS
+    np.testing.assert_allclose(
+        HessianOperator(some, x).to_dense(), HessianOperator(same, x).to_dense(), atol=1e-13
+    )
+    assert problem.rows == ROWS
+
+
+def test_closed_forms(world):
+    """Linear least squares and softmax regression: Gauss-Newton is the Hessian, and known."""
+    model = in_float64(lambda: sequential((4,), outputs=3))
+    X, y = rows(model)
+    ones = np.c_[X, np.ones(ROWS)]
+    for loss in ("squared-error", "softmax-cross-entropy"):
+        targets = np.eye(3)[y] if loss == "squared-error" else y
+        problem = KerasProblem(model, loss, mine(world, X, targets), world, dtype="float64")
+        assert problem.psd
+        p = scipy.special.softmax(model(X).numpy(), axis=1)
+        B = np.einsum("ic,cd->icd", p, np.eye(3)) - np.einsum("ic,id->icd", p, p)
+        B = np.broadcast_to(np.eye(3), B.shape) if loss == "squared-error" else B
+        dense = np.einsum("ia,icd,ib->acbd", ones, B, ones).reshape(15, 15) / ROWS
+        check_operator(HessianOperator(problem, problem.initial), dense, 1e-12)
+        check_operator(GaussNewtonOperator(problem, problem.initial), dense, 1e-12)
+
+
+def test_functions(world):
+    model = in_float64(mlp)
+    X, y = rows(model)
+    weights = {f"w{i}": np.asarray(v) for i, v in enumerate(model.trainable_variables)}
+
+    def loss_sum(theta, X, y):
+        hidden = tf.sigmoid(X @ theta["w0"] + theta["w1"])
+        hidden = tf.tanh(hidden @ theta["w2"] + theta["w3"])
+        return tf.reduce_sum(softmax_loss(y, hidden @ theta["w4"] + theta["w5"]))
+
+    problem = FunctionProblem(loss_sum, weights, mine(world, X, y), world, dtype="float64")
+    H, _, _, gradient = dense_matrices(model, softmax_loss, X, y)
+    np.testing.assert_allclose(
+        problem.objective_and_gradient(problem.initial)[1], gradient, atol=1e-13
+    )
+    check_operator(HessianOperator(problem, problem.initial), H, 1e-11)
+    check_operator(FiniteDifferenceHessian(problem, problem.initial), H, 1e-6)
+    assert [block.name for block in problem.blocks] == list(weights)
+    with pytest.raises(InputError, match="needs a network"):
+        GaussNewtonOperator(problem, problem.initial)
+
+
+class Branching(keras.Model):
+    """A subclassed model; `noise` makes it random, `coupled` normalises over the batch."""
+
+    def __init__(self, noise=False, coupled=False):
+        super().__init__(name="branching")
+        self.first, self.last = layers.Dense(4, activation="tanh"), layers.Dense(3)
+        self.drop, self.normalise = layers.Dropout(0.5), layers.BatchNormalization()
+        self.noise, self.coupled = noise, coupled
+
+    def call(self, x):
+        hidden = self.first(x)
+        if self.noise:
+            hidden = self.drop(hidden, training=True)
+        if self.coupled:
+            hidden = self.normalise(hidden, training=True)
+        return self.last(hidden + self.first(2 * x))
+
+
+def built(**options):
+    model = Branching(**options)
+    model(np.zeros((1, 4)))
+    return model
+
+
+def test_subclassed_models(world):
+    model = in_float64(built)
+    X, y = rows_of_four()
+    problem = KerasProblem(
+        model, "softmax-cross-entropy", mine(world, X, y), world, dtype="float64"
+    )
+    assert problem.engine.name == "generic" and "no graph of layers" in problem.engine.reason
+    H, G, _, _ = dense_matrices(model, softmax_loss, X, y)
+    check_operator(HessianOperator(problem, problem.initial), H, 1e-11)
+    check_operator(GaussNewtonOperator(problem, problem.initial), G, 1e-11)
+
+
+def rows_of_four():
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((ROWS, 4)), rng.integers(0, 3, ROWS)
+
+
+def test_models_that_cannot_be_used(world):
+    data = mine(world, *rows_of_four())
+    loss = "softmax-cross-entropy"
+    with pytest.raises(InputError, match=r"different outputs.*dropout.* \(Dropout\)"):
+        KerasProblem(built(noise=True), loss, data, world)
+    with pytest.raises(InputError, match="couples the rows"):
+        KerasProblem(built(coupled=True), loss, data, world)
+    with pytest.raises(InputError, match="not built"):
+        KerasProblem(Branching(), loss, data, world)
+    with pytest.raises(InputError, match="unknown loss nothing"):
+        KerasProblem(mlp(), "nothing", data, world)
+    with pytest.raises(InputError, match="no layer-wise engine for branching"):
+        KerasProblem(built(), loss, data, world, engine="layer-wise")
+    with pytest.raises(InputError, match="do not fit"):
+        KerasProblem(sequential((5,)), loss, data, world)
+    with pytest.raises(InputError, match=r"class . does not fit a model with 2 outputs"):
+        KerasProblem(mlp(outputs=2), loss, data, world)
+    for bad in ({"ridge": -1.0}, {"dtype": "float16"}, {"memory": 0}):
+        with pytest.raises(InputError):
+            KerasProblem(mlp(), loss, data, world, **bad)
+
+
+def test_weights_in_float32_serve_both_precisions(world):
+    keras.utils.set_random_seed(1)
+    model = mlp()
+    X, y = rows(model)
+    policies = [layer.dtype_policy.name for layer in model.layers]
+    engines = [
+        KerasProblem(model, "softmax-cross-entropy", mine(world, X, y), world, engine=engine)
+        for engine in ("layer-wise", "generic")
+    ]
+    x = engines[0].initial + 1e-3
+    objectives = [problem.objective_and_gradient(x)[0] for problem in engines]
+    assert objectives[0] == pytest.approx(objectives[1], rel=1e-14)
+    assert [layer.dtype_policy.name for layer in model.layers] == policies
+    engines[0].set_weights(x)
+    np.testing.assert_allclose(
+        np.asarray(model.trainable_variables[0]).reshape(-1), x[:20], rtol=1e-6
+    )
+
+
+def test_chunks_and_traces(world, problem):
+    """Any memory gives the same product; nothing is traced after the first product."""
+    x = problem.initial
+    V = np.random.default_rng(0).standard_normal((problem.n, 6))
+    expected = HessianOperator(problem, x) @ V
+    functions = [
+        f for f in problem._kernels.values() if hasattr(f, "experimental_get_tracing_count")
+    ]
+    counts = [f.experimental_get_tracing_count() for f in functions]
+    for point in (x, x + 0.1):
+        HessianOperator(problem, point) @ V[:, :2]
+    assert [f.experimental_get_tracing_count() for f in functions] == counts
+    ledger = world.ledger
+    before = (ledger.reductions, ledger.words_reduced, ledger.passes)
+    for memory in (1e4, 4e4):
+        problem.memory = memory
+        np.testing.assert_allclose(HessianOperator(problem, x) @ V, expected, atol=1e-14)
+    after = (ledger.reductions, ledger.words_reduced, ledger.passes)
+    assert np.subtract(after, before).tolist() == [2, 2 * 6 * problem.n, 2]
+    budget = Budget(1e4, problem.n, 20, 4)
+    assert budget.columns(6, 8) == 1 and 1 <= budget.rows(100, 1, 8) < 100
+
+
+def test_reproducible_on_any_number_of_ranks():
+    world = World(reproducible=True)
+    model = in_float64(mlp)
+    X, y = rows(model)
+    shares = np.linspace(0, ROWS, world.size + 1).astype(int)
+    here = slice(shares[world.rank], shares[world.rank + 1])
+    problem = KerasProblem(model, "softmax-cross-entropy", (X[here], y[here]), world)
+    alone = KerasProblem(
+        model, "softmax-cross-entropy", (X, y), World(World.serial().comm, reproducible=True)
+    )
+    x, V = problem.initial, np.random.default_rng(0).standard_normal((problem.n, 3))
+    np.testing.assert_array_equal(HessianOperator(problem, x) @ V, HessianOperator(alone, x) @ V)
+    for left, right in zip(
+        problem.objective_and_gradient(x), alone.objective_and_gradient(x), strict=True
+    ):
+        np.testing.assert_array_equal(left, right)
+    sampled = [HessianOperator(p.sampled(0.6, seed=2), x) @ V for p in (problem, alone)]
+    np.testing.assert_array_equal(*sampled)
