@@ -1,12 +1,16 @@
 """Optimizers on problems with known answers, and the loop that they share."""
 
-import numpy as np
+import time
+
 import pytest
 
 from hesscomp.datasets import load_dataset
 from hesscomp.optimizers.batches import Sampling
-from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
-from hesscomp.optimizers.loop import Saving, Stopping, train
+from hesscomp.optimizers.drsom import DRSOM
+from hesscomp.optimizers.gauss_newton import GaussNewton
+from hesscomp.optimizers.hessian_free import HessianFree
+from hesscomp.optimizers.loop import Stopping, train
+from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.problems.logistic import LogisticRegression
 
 pytestmark = pytest.mark.ranks
@@ -25,48 +29,42 @@ def problem(world, adult):
 ADULT = 0.326523399290756
 
 
-def test_first(world, problem, shared_tmp):
-    for o in (SGD(learning_rate=0.5), Adam(learning_rate=0.05), AdaBelief(learning_rate=0.05)):
-        r = train(problem, o, stopping=Stopping(max_steps=200))
-        print(o.name, r.best_objective - ADULT, r.history.rows[-1])
-        r = train(
-            problem,
-            o,
-            sampling=Sampling(gradient=0.05),
-            stopping=Stopping(max_steps=200),
-            saving=Saving(str(shared_tmp / o.name), tensorboard=True),
-        )
-        print(o.name, r.best_objective - ADULT, r.history.rows[-1])
-
-
 def test_drsom(world, problem):
-    from hesscomp.optimizers.drsom import DRSOM
-    import itertools, time
-
-    for d, c, q, k in [
-        ("momentum", 2, "products", "radius"),
-        ("momentum", 5, "products", "radius"),
-        ("random", 3, "products", "radius"),
-        ("krylov", 6, "products", "radius"),
-        ("momentum", 2, "differences", "radius"),
-        ("momentum", 3, "interpolation", "radius"),
-        ("momentum", 2, "products", "radius-free"),
-        ("momentum", 2, "products", "cubic"),
+    for o in [
+        DRSOM(),
+        NewtonCG(),
+        NewtonCG(preconditioner="none"),
+        NewtonCG("trust-region"),
+        NewtonCG("trust-region", preconditioner="none"),
+        NewtonCG(solver="saddle-free"),
+        HessianFree(),
+        HessianFree(damping=1e-2),
+        HessianFree(preconditioner="low-rank"),
+        HessianFree(preconditioner="none"),
+        GaussNewton(),
     ]:
         t = time.time()
-        r = train(
-            problem, DRSOM(d, c, q, k), stopping=Stopping(max_steps=300, gradient_tolerance=1e-7)
-        )
+        r = train(problem, o, stopping=Stopping(max_steps=100, gradient_tolerance=1e-8))
+        row = r.history.rows[-1]
+        cg = r.history.column("cg_iterations")
         print(
-            d,
-            c,
-            q,
-            k,
+            o.describe(),
             r.steps,
             r.reason,
             r.gradient_norm,
             r.best_objective - ADULT,
-            r.history.rows[-1]["passes"],
-            r.history.rows[-1]["words_reduced"],
+            row["passes"],
+            row["columns"],
+            cg[1:].sum(),
             time.time() - t,
         )
+    r = train(
+        problem,
+        NewtonCG(),
+        sampling=Sampling(curvature=0.1),
+        stopping=Stopping(max_steps=30, gradient_tolerance=1e-8),
+    )
+    row = r.history.rows[-1]
+    print(
+        r.steps, r.reason, r.gradient_norm, r.best_objective - ADULT, row["passes"], row["columns"]
+    )

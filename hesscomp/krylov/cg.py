@@ -80,8 +80,9 @@ class CGResult:
     x : (n,) array
     iterations : int
         Products with A.
+    residual : (n,) array
+        b - A x, by the recurrence (at the last iterate, where `x` is the fallback).
     residual_norm : float
-        ||b - A x||, by the recurrence.
     converged : bool
         Whether `residual_norm` reached the tolerance.
     negative_curvature : bool
@@ -91,6 +92,7 @@ class CGResult:
 
     x: np.ndarray
     iterations: int
+    residual: np.ndarray
     residual_norm: float
     converged: bool
     negative_curvature: bool = False
@@ -126,12 +128,12 @@ def conjugate_gradients(
     decide, cg = A.world.decide, Recurrence(A, b, preconditioner)
     while cg.products < limit:
         if decide(cg.norm <= tolerance):
-            return CGResult(cg.x, cg.products, cg.norm, True)
+            return CGResult(cg.x, cg.products, cg.r, cg.norm, True)
         if decide(not cg.probe() > 0):
             fallback = cg.z.copy() if cg.products == 1 else cg.x
-            return CGResult(fallback, cg.products, cg.norm, False, True)
+            return CGResult(fallback, cg.products, cg.r, cg.norm, False, True)
         cg.advance()
-    return CGResult(cg.x, cg.products, cg.norm, decide(cg.norm <= tolerance))
+    return CGResult(cg.x, cg.products, cg.r, cg.norm, decide(cg.norm <= tolerance))
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,10 @@ class TruncatedResult:
         Products with A.
     model : float
         x^T A x / 2 - b^T x, at most 0.
+    length : float
+        ||x|| in the norm of the region.
+    residual_norm : float
+        ||b - A x||_2 by the recurrence; before the move to the boundary, if there was one.
     boundary : bool
         Whether the step ends on the boundary.
     negative_curvature : bool
@@ -153,6 +159,8 @@ class TruncatedResult:
     x: np.ndarray
     iterations: int
     model: float
+    length: float
+    residual_norm: float
     boundary: bool
     negative_curvature: bool = False
 
@@ -189,13 +197,15 @@ def steihaug(
         if decide(outside):
             step = _to_boundary(xx, xp, pp, radius)
             x, Ax = cg.x + step * cg.p, b - cg.r + step * cg.q
-            return TruncatedResult(x, cg.products, float(x @ Ax / 2 - b @ x), True, negative)
+            model = float(x @ Ax / 2 - b @ x)
+            return TruncatedResult(x, cg.products, model, radius, cg.norm, True, negative)
         step = cg.step
         xx += 2 * step * xp + step**2 * pp
         share = cg.advance()
         xp = share * (xp + step * pp)
         pp = cg.rz + share**2 * pp
-    return TruncatedResult(cg.x, cg.products, float(-cg.x @ (b + cg.r) / 2), False)
+    model, length = float(-cg.x @ (b + cg.r) / 2), float(np.sqrt(max(xx, 0.0)))
+    return TruncatedResult(cg.x, cg.products, model, length, cg.norm, False)
 
 
 def _to_boundary(xx: float, xp: float, pp: float, radius: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from hesscomp.parallel.world import World
 
 ROUNDING = 16 * np.finfo(np.float64).eps  # relative noise of an objective
+LARGEST_RADIUS = 1e10
 
 
 def reduction_ratio(before: float, after: float, promised: float) -> float:
@@ -18,6 +19,23 @@ def reduction_ratio(before: float, after: float, promised: float) -> float:
     """
     noise = ROUNDING * abs(before)
     return (before - after + noise) / (promised + noise) if promised + noise > 0 else 1.0
+
+
+def adapt_radius(radius: float, ratio: float, length: float, at_boundary: bool) -> float:
+    """The next trust-region radius (Nocedal and Wright 2006, algorithm 4.1)."""
+    if not ratio >= 0.25:
+        return length / 4
+    return min(2 * radius, LARGEST_RADIUS) if ratio > 0.75 and at_boundary else radius
+
+
+def levenberg_marquardt(damping: float, ratio: float) -> float:
+    """The next damping: times 3/2 where the ratio is below 1/4 or no number, 2/3 above 3/4.
+
+    Martens 2010, section 4.1; Wang, Tan and Lin 2020.
+    """
+    if not ratio >= 0.25:
+        return 1.5 * damping
+    return damping / 1.5 if ratio > 0.75 else damping
 
 
 @dataclass(frozen=True)

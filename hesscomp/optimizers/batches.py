@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
@@ -54,7 +55,7 @@ class Sampling:
 
 
 class View:
-    """A problem, or a batch of it: what is computed is counted, the last point's values kept.
+    """A problem, or a batch of it: what is computed is counted, the last values kept.
 
     Parameters
     ----------
@@ -72,23 +73,27 @@ class View:
         self.ledger, self.share = Ledger(), share
         self.problem = copy.copy(problem)
         self.problem.world = problem.world.with_ledger(self.ledger)
-        self._point: np.ndarray | None = None
+        self._known: list[tuple[np.ndarray, tuple[float, np.ndarray]]] = []
 
     def know(self, x: np.ndarray, objective: float, gradient: np.ndarray) -> None:
-        """Take over what was computed at x before."""
-        self._point, self._values = x.copy(), (objective, gradient)
+        """Keep what was computed at x; that of the point before last is forgotten."""
+        self._known = [(x.copy(), (objective, gradient)), *self._known[:1]]
+
+    def _recall(self, x: np.ndarray) -> tuple[float, np.ndarray] | None:
+        return next((values for point, values in self._known if np.array_equal(point, x)), None)
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its gradient; free where they were asked for last."""
-        if self._point is None or not np.array_equal(self._point, x):
-            self.know(x, *self.problem.objective_and_gradient(x))
-        return self._values
+        """f(x) and its gradient; free at the last two points where they were asked for."""
+        values = self._recall(x)
+        if values is None:
+            values = self.problem.objective_and_gradient(x)
+            self.know(x, *values)
+        return values
 
     def objective(self, x: np.ndarray) -> float:
-        """f(x); free where `objective_and_gradient` was asked for last."""
-        if self._point is not None and np.array_equal(self._point, x):
-            return self._values[0]
-        return self.problem.objective(x)
+        """f(x); free where `objective_and_gradient` is."""
+        values = self._recall(x)
+        return self.problem.objective(x) if values is None else values[0]
 
     def hessian(self, x: np.ndarray) -> Operator:
         """The Hessian of the data term at x, without the ridge."""
@@ -102,8 +107,6 @@ class View:
         """
         if self.problem.psd:
             return self.hessian(x)
-        from hesscomp.curvature.gauss_newton import GaussNewtonOperator
-
         return GaussNewtonOperator(self.problem, x)
 
     def settle(self) -> Ledger:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.errors import InputError, NumericalError
-from hesscomp.optimizers.acceptance import reduction_ratio
+from hesscomp.errors import InputError
+from hesscomp.optimizers.acceptance import adapt_radius, reduction_ratio
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import (
     Optimizer,
@@ -91,26 +91,29 @@ class DRSOM(Optimizer):
     def step(self, task: Task, state: State) -> Outcome:
         D = _unit_columns(self._directions(task, state))
         if not D.shape[1]:
-            return Outcome(task.x, state, _values(None, np.nan, state["control"], 0), stuck=True)
+            return Outcome(task.x, state, _values(None, np.nan, state["control"], 0), True)
         model = D.T @ task.gradient, CURVATURES[self.curvature](task, D), D.T @ D
-        value, ratio = state["control"], np.nan
-        for trial in range(TRIALS):
-            step = task.world.broadcast(self._control.solve(*model, value))
+        move, values, control = self._search(task, D, model, state["control"])
+        if move is None:
+            state = {"control": control, "moves": np.zeros_like(state["moves"])}
+            return Outcome(task.x, state, values, stuck=True)
+        moves = np.column_stack([move, state["moves"]])[:, : state["moves"].shape[1]]
+        return Outcome(task.x + move, {"control": control, "moves": moves}, values)
+
+    def _search(self, task: Task, D, model, control):
+        """The first move that is accepted (None if none is), for the log, the next control."""
+        rules = self._control
+        for trials in range(1, TRIALS + 1):
+            step, used = task.world.broadcast(rules.solve(*model, control)), control
             move = D @ step.coefficients
             if not self.accept:
-                break
-            promised = self._control.promise(step, value)
+                return move, _values(step, np.nan, used, trials), control
+            promised = rules.promise(step, control)
             ratio = reduction_ratio(task.value, task.trial(task.x + move), promised)
-            accepted = task.world.decide(ratio > ACCEPTED)
-            used, value = value, task.world.broadcast(self._control.adapt(value, ratio, step))
-            if accepted:
-                break
-        else:
-            state = {"control": value, "moves": np.zeros_like(state["moves"])}
-            return Outcome(task.x, state, _values(None, ratio, value, TRIALS), stuck=True)
-        values = _values(step, ratio, used if self.accept else value, trial + 1)
-        moves = np.column_stack([move, state["moves"]])[:, : state["moves"].shape[1]]
-        return Outcome(task.x + move, {"control": value, "moves": moves}, values)
+            control = task.world.broadcast(rules.adapt(control, ratio, step))
+            if task.world.decide(ratio > ACCEPTED):
+                return move, _values(step, ratio, used, trials), control
+        return None, _values(None, ratio, control, TRIALS), control
 
     def _directions(self, task: Task, state: State) -> np.ndarray:
         g = task.gradient[:, None]
@@ -192,9 +195,7 @@ CURVATURES = {
 
 
 class Control:
-    """How a model is kept from reaching too far: by a radius (Nocedal and Wright, algorithm 4.1)."""
-
-    largest = 1e10
+    """How a model is kept from reaching too far: by a radius."""
 
     def first(self, options: DRSOM) -> float:
         return options.radius
@@ -207,11 +208,7 @@ class Control:
         return step.decrease
 
     def adapt(self, radius: float, ratio: float, step: Step) -> float:
-        if not ratio >= 0.25:
-            return step.length / 4
-        if ratio > 0.75 and step.length >= 0.99 * radius:
-            return min(2 * radius, self.largest)
-        return radius
+        return adapt_radius(radius, ratio, step.length, step.length >= 0.99 * radius)
 
     def tightened(self, radius: float, factor: float) -> float:
         return radius / factor

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.errors import InputError, NumericalError
+from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Batches, Sampling, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
 from hesscomp.problems.problem import Problem
@@ -16,6 +17,9 @@ from hesscomp.runs.history import History
 from hesscomp.runs.tensorboard import ScalarWriter
 
 RECOVERIES = 20  # in a row, after which a run is given up
+IDLE = 20  # steps in a row over all rows without a gain, after which there is none to be had
+
+COUNTERS = ("best_objective", "recoveries", "idle", "lowest", "flattest")  # in checkpoints
 
 CONVERGED, STOPPED, DIVERGED = "converged", "stopped", "diverged"
 
@@ -205,7 +209,8 @@ class _Run:
         self.history = History()
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
-        self.best_objective = np.inf
+        self.best_objective = self.lowest = self.flattest = np.inf
+        self.idle = 0
         self.seconds_before = self.words_before = 0.0
         self.begun, self.words_begun = time.perf_counter(), problem.world.ledger.words_reduced
         self.writer = None
@@ -311,11 +316,26 @@ class _Run:
             return CONVERGED, "the objective reached the target"
         if last:
             return STOPPED, f"after {self.step} steps"
+        if task.whole and self._idles(task):
+            return STOPPED, "steps gain nothing: at the rounding level"
         if self.world.decide(self.batches.passes >= stop.max_passes):
             return STOPPED, f"after {self.batches.passes:.1f} passes over the data"
         if self.world.decide(time.perf_counter() - self.begun >= stop.max_seconds):
             return STOPPED, f"after {stop.max_seconds:g} seconds"
         return None
+
+    def _idles(self, task: Task) -> bool:
+        """Whether neither objective nor gradient have gained anything for long."""
+        noise = ROUNDING * abs(task.objective)
+        if self.world.decide(
+            task.objective < self.lowest - noise or task.gradient_norm < 0.9 * self.flattest
+        ):
+            self.idle = 0
+        else:
+            self.idle += 1
+        self.lowest = min(self.lowest, task.objective)
+        self.flattest = min(self.flattest, task.gradient_norm)
+        return self.idle >= IDLE
 
     def _record(self, task: Task) -> None:
         row = {
@@ -369,8 +389,7 @@ class _Run:
         numbers = {
             "objective": task.objective,
             "full_objective": task.full,
-            "best_objective": self.best_objective,
-            "recoveries": self.recoveries,
+            **{name: getattr(self, name) for name in COUNTERS},
             "passes": self.batches.passes,
             "columns": self.batches.columns,
             "words_reduced": self._words(),
@@ -388,7 +407,8 @@ class _Run:
         self.x, self.best = saved.arrays["x"], saved.arrays["best"]
         facts = saved.facts
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]
-        self.best_objective, self.recoveries = facts["best_objective"], facts["recoveries"]
+        for name in COUNTERS:
+            setattr(self, name, facts[name])
         self.batches.passes, self.batches.columns = facts["passes"], facts["columns"]
         self.words_before, self.seconds_before = facts["words_reduced"], facts["seconds"]
         self.values = {
