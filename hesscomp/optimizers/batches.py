@@ -200,13 +200,15 @@ class Batches:
         All rows.
     passes, columns : float
         Passes over the data and product columns so far, a batch's weighted by its share.
+    words : float
+        Reduced so far.
     """
 
     def __init__(self, problem: Problem, sampling: Sampling):
         sampling.validate()
         self.problem, self.sampling = problem, sampling
         self.full = View(problem)
-        self.passes = self.columns = 0.0
+        self.passes = self.columns = self.words = 0.0
         self._open = [self.full]
 
     def view(self, purpose: int, step: int) -> View:
@@ -224,5 +226,6 @@ class Batches:
             used = view.settle()
             self.passes += view.share * used.passes
             self.columns += view.share * used.columns
+            self.words += used.words_reduced
             self.problem.world.ledger.add(used)
         self._open = [self.full]

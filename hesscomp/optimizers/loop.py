@@ -211,8 +211,7 @@ class _Run:
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
         self.best_objective = self.lowest = self.flattest = np.inf
         self.idle = 0
-        self.seconds_before = self.words_before = 0.0
-        self.begun, self.words_begun = time.perf_counter(), problem.world.ledger.words_reduced
+        self.begun, self.seconds_before = time.perf_counter(), 0.0
         self.writer = None
 
     def run(self, x0) -> TrainResult:
@@ -299,6 +298,7 @@ class _Run:
 
     def _judge(self, task: Task) -> tuple[str, str] | None:
         """Note the best point; whether and why the run ends here."""
+        self.batches.settle()
         stop, task.full = self.stopping, np.nan
         last = self.step >= stop.max_steps
         if task.gradient_batch is self.batches.full:
@@ -316,7 +316,7 @@ class _Run:
             return CONVERGED, "the objective reached the target"
         if last:
             return STOPPED, f"after {self.step} steps"
-        if task.whole and self._idles(task):
+        if task.whole and not self.recoveries and self._idles(task):
             return STOPPED, "steps gain nothing: at the rounding level"
         if self.world.decide(self.batches.passes >= stop.max_passes):
             return STOPPED, f"after {self.batches.passes:.1f} passes over the data"
@@ -345,7 +345,7 @@ class _Run:
             "full_objective": float(task.full),
             "passes": self.batches.passes,
             "columns": self.batches.columns,
-            "words_reduced": float(self._words()),
+            "words_reduced": self.batches.words,
             "seconds": self._seconds(),
             **self.values,
         }
@@ -378,9 +378,6 @@ class _Run:
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun
 
-    def _words(self) -> float:
-        return self.words_before + self.world.ledger.words_reduced - self.words_begun
-
     def _save(self, task: Task) -> None:
         """The task's values are saved with its point, so that going on costs nothing twice."""
         if self.saving.folder is None:
@@ -392,27 +389,22 @@ class _Run:
             **{name: getattr(self, name) for name in COUNTERS},
             "passes": self.batches.passes,
             "columns": self.batches.columns,
-            "words_reduced": self._words(),
+            "words_reduced": self.batches.words,
             "seconds": self._seconds(),
-            **{f"value {name}": float(value) for name, value in self.values.items()},
         }
         facts = {**self.facts, **numbers}
-        checkpoint = Checkpoint(self.step, arrays, self.state, facts, self.history)
+        checkpoint = Checkpoint(self.step, arrays, self.state, self.values, facts, self.history)
         with self.world.phase(f"writing {self.saving.folder}"):
             if self.world.rank == 0:
                 save_checkpoint(checkpoint, self.saving.folder)
 
     def _restore(self, saved: Checkpoint) -> None:
-        self.step, self.state, self.history = saved.step, saved.state, saved.history
+        self.step, self.history = saved.step, saved.history
+        self.state, self.values = saved.state, saved.values
         self.x, self.best = saved.arrays["x"], saved.arrays["best"]
         facts = saved.facts
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]
         for name in COUNTERS:
             setattr(self, name, facts[name])
         self.batches.passes, self.batches.columns = facts["passes"], facts["columns"]
-        self.words_before, self.seconds_before = facts["words_reduced"], facts["seconds"]
-        self.values = {
-            name.removeprefix("value "): value
-            for name, value in facts.items()
-            if name.startswith("value ")
-        }
+        self.batches.words, self.seconds_before = facts["words_reduced"], facts["seconds"]

@@ -30,6 +30,8 @@ class Checkpoint:
         The point and the best one.
     state : dict of str to array or number
         The optimizer's.
+    values : dict of str to number
+        What the optimizer told of the last step.
     facts : dict of str to number or str
         Counters, and what the run is of: a run goes on only where the texts are equal.
     history : History
@@ -38,6 +40,7 @@ class Checkpoint:
     step: int
     arrays: dict[str, np.ndarray]
     state: dict[str, np.ndarray | float | int]
+    values: dict[str, float]
     facts: dict[str, float | int | str]
     history: History = field(default_factory=History)
 
@@ -56,6 +59,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike) -> None:
         parts = {
             "arrays": checkpoint.arrays,
             "state": checkpoint.state,
+            "values": checkpoint.values,
             "history": checkpoint.history.columns(),
         }
         for name, values in parts.items():
@@ -85,14 +89,15 @@ def _read(file: CheckedFile) -> Checkpoint:
     attributes = file.file.attrs
     if attributes.get("format") != FORMAT or attributes.get("format_version") != VERSION:
         file.refuse(f"it is no {FORMAT} of version {VERSION}")
-    arrays, state, columns = (_values(file, name) for name in ("arrays", "state", "history"))
+    groups = ("arrays", "state", "values", "history")
+    arrays, state, values, columns = (_values(file, name) for name in groups)
     facts = {key: _plain(value) for key, value in file.group("facts").attrs.items()}
     try:
         step = int(attributes["step"])
         history = History.of_columns(columns, json.loads(file.group("history").attrs["events"]))
     except (KeyError, TypeError, ValueError) as error:
         file.refuse(f"step or history do not fit ({error})")
-    return Checkpoint(step, arrays, state, facts, history)
+    return Checkpoint(step, arrays, state, values, facts, history)
 
 
 def _values(file: CheckedFile, group: str) -> dict[str, np.ndarray | float | int]:
