@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hesscomp.analysis.energy import block_energy
 from hesscomp.errors import InputError
-from hesscomp.factors import Comparison, LowRank
+from hesscomp.factors import Comparison, LowRank, Provenance, Trajectory
 from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.runs.files import atomic_path, check_picture_name
 
@@ -40,6 +40,73 @@ def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
     name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
     title = f"Hessian of {name}: n = {factor.n}, rank {factor.rank} ({source.method})"
     figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
+
+
+def plot_against_best(
+    factor: LowRank, errors: dict[str, np.ndarray], path: str | os.PathLike, title: str
+) -> None:
+    """A factor's eigenvalues, its error beside the best one's by rank, and where its vectors live.
+
+    `errors` holds relative Frobenius errors of the leading k eigenpairs: "exact" and "best" for
+    k = 0, 1, ..., "certificate" for k = 1, 2, ...
+    """
+    figure, (left, middle, right) = make_figure(3)
+    draw_magnitudes(left, factor)
+    left.set_title("Leading eigenvalues")
+    exact, best, estimate = errors["exact"], errors["best"], errors["certificate"]
+    middle.plot(range(len(best)), best, "-", color=GREY, lw=4, label="best possible")
+    middle.plot(range(len(exact)), exact, "-", color=BLUE, lw=1.5, label="this factor")
+    middle.plot(
+        range(1, len(estimate) + 1), estimate, "--", color=RED, lw=1.5, label="its certificate"
+    )
+    middle.set_yscale("log")
+    middle.set_xlabel("eigenpairs kept")
+    middle.set_ylabel("‖H − F‖ / ‖H‖, Frobenius")
+    middle.set_title("Compression error")
+    middle.legend(frameon=False)
+    draw_energy(right, factor)
+    right.set_title("Energy of the eigenvectors by layer")
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
+
+
+def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: int = 20) -> None:
+    """The eigenvalues of a trajectory's factors from point to point, and the factors' errors.
+
+    Left: the `leading` largest and the same number of smallest eigenvalues of each factor, as
+    curves by their order; negative ones in another colour, signs as they are. Right: the estimated
+    relative Frobenius error of each factor.
+    """
+    figure, (left, right) = make_figure(2)
+    place = np.arange(len(trajectory.factors))
+    for sign, color in ((1, BLUE), (-1, RED)):
+        curves = np.full((len(place), leading), np.nan)
+        for row, factor in zip(curves, trajectory.factors, strict=True):
+            w = np.sort(sign * factor.eigenvalues[sign * factor.eigenvalues > 0])[::-1][:leading]
+            row[: len(w)] = sign * w
+        left.plot(place, curves, ".-", ms=4, lw=1, color=color)
+    w = np.concatenate([factor.eigenvalues for factor in trajectory.factors])
+    if np.all(w > 0):
+        left.set_yscale("log")
+    elif w.any():
+        left.set_yscale("symlog", linthresh=float(np.abs(w[w != 0]).min()))
+    left.set_ylabel("eigenvalue")
+    left.set_title(f"Eigenvalues, at most {leading} of each sign")
+    errors = np.array([factor.certificate.relative_error for factor in trajectory.factors])
+    right.plot(place, errors, "o-", ms=4, color=BLUE)
+    if np.all(errors > 0):
+        right.set_yscale("log")
+    right.set_ylabel("estimated ‖H − F‖ / ‖H‖, Frobenius")
+    right.set_title("Compression error")
+    every = -(-len(place) // LABELS)
+    for axes in (left, right):
+        axes.set_xticks(place[::every], trajectory.labels[::every], rotation=45, ha="right")
+        for label in axes.get_xticklabels():
+            label.set_parse_math(False)
+    source = trajectory.factors[-1].provenance if trajectory.factors else Provenance()
+    name = " ".join(part for part in (source.dataset, source.problem) if part) or "trajectory"
+    figure.suptitle(f"{name}: {len(place)} points", parse_math=False)
     save_figure(figure, path)
 
 

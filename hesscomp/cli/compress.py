@@ -2,23 +2,28 @@
 
 import argparse
 
-from hesscomp.cli.options import (
-    add_data_arguments,
+from hesscomp.cli.curvature import (
+    add_operator_arguments,
     add_point_argument,
+    find_points,
+    load_curvature,
+)
+from hesscomp.cli.options import (
     add_problem_arguments,
     add_sketch_arguments,
     check_sketch,
-    load_hessian,
     sketch_request,
 )
 from hesscomp.cli.output import add_factor_outputs, deliver_factor
 from hesscomp.cli.progress import Progress
 from hesscomp.cli.session import Session
+from hesscomp.cli.subject import add_subject_arguments
+from hesscomp.cli.trajectory import compress_trajectory
 from hesscomp.compression import check_request, compress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
+    add_subject_arguments(parser)
     request = parser.add_argument_group("compression")
     size = request.add_mutually_exclusive_group()
     size.add_argument(
@@ -29,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     request.add_argument("--tolerance-norm", choices=("frobenius", "spectral"), default="frobenius")
     request.add_argument("--max-rank", type=int, metavar="K", help="with --tolerance; default n")
-    add_point_argument(request)
+    add_operator_arguments(request)
+    add_point_argument(request, several=True)
     add_sketch_arguments(request)
-    add_problem_arguments(request)
+    add_problem_arguments(request, "0, logistic regression 1e-3")
     add_factor_outputs(parser)
 
 
@@ -40,18 +46,21 @@ def run(options: argparse.Namespace, session: Session) -> int:
     rank = 40 if options.rank is None and options.tolerance is None else options.rank
     check_request(rank, options.tolerance, options.max_rank, options.tolerance_norm)
     check_sketch(options)
-    session.check_outputs(options.out, options.report)
-    hessian, startup = load_hessian(options, session, at=options.at)
+    session.check_outputs(options.out, options.report, options.save_point)
+    points = find_points(options.at or [])
+    if len(points) > 1:
+        return compress_trajectory(points, rank, options, session)
+    curvature, startup = load_curvature(options, session, *points)
     with world.ledger.timed("compress"), Progress(session, "product columns"):
         factor = compress(
-            hessian,
+            curvature.operator,
             rank,
             options.tolerance,
             max_rank=options.max_rank,
             tolerance_norm=options.tolerance_norm,
             **sketch_request(options),
         )
-    factor = hessian.problem.describe(factor, hessian.x)
+    factor = curvature.describe(factor)
     deliver_factor(factor, options, session, startup)
     if not factor.certificate.converged:
         session.say("not converged: the tolerance was not reached within the largest allowed rank")

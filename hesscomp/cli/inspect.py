@@ -2,17 +2,21 @@
 
 import argparse
 
-from hesscomp.cli.tables import factor_table
-from hesscomp.factors import load_factor
+from hesscomp.cli.tables import factor_table, trajectory_table
+from hesscomp.factors import is_trajectory, load_factor, load_trajectory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="F.h5", help="a factor file")
+    parser.add_argument("file", metavar="F.h5", help="a factor or trajectory file")
     parser.add_argument(
         "--leading", type=int, default=10, metavar="K", help="how many eigenvalues to show"
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    print(factor_table(load_factor(options.file), max(options.leading, 1)))
+    leading = max(options.leading, 1)
+    if is_trajectory(options.file):
+        print(trajectory_table(load_trajectory(options.file), leading))
+    else:
+        print(factor_table(load_factor(options.file), leading))
     return 0

@@ -1,5 +1,6 @@
-"""A factor from a file, given to a command that has a Hessian of its own."""
+"""A factor from a file, given to a command that has an operator of its own."""
 
+from hesscomp.cli.curvature import Curvature
 from hesscomp.cli.session import Session
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank, load_factor
@@ -11,13 +12,13 @@ def load_known(path: str, session: Session) -> LowRank:
         return load_factor(path)
 
 
-def check_fit(factor: LowRank, hessian, path: str) -> None:
-    """Refuse a factor whose order or parameter blocks are not those of the problem."""
-    problem = hessian.problem
+def check_fit(factor: LowRank, curvature: Curvature, path: str) -> None:
+    """Refuse a factor whose order or parameter blocks are not those of the operator."""
+    problem, n = curvature.problem, curvature.operator.n
     where = f"{problem.name} on {problem.dataset_name}"
-    if factor.n != problem.n:
-        raise InputError(f"{path}: has n = {factor.n}, but {where} has {problem.n} parameters")
-    wanted = problem.describe(factor, hessian.x).blocks
+    if factor.n != n:
+        raise InputError(f"{path}: has n = {factor.n}, but {where} has {n} parameters")
+    wanted = curvature.describe(factor).blocks
     if factor.blocks not in ((), wanted):
         found, needed = next(
             pair for pair in zip(factor.blocks, wanted, strict=False) if pair[0] != pair[1]

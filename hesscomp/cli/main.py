@@ -20,14 +20,16 @@ COMMANDS = {
     "update": "bring a factor up to date with new data or a new point (MPI)",
     "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
     "data": "describe a data set and how it would be sharded (MPI)",
+    "problems": "list the problems that have names: data, network, loss, training",
     "inspect": "show what a factor file holds",
     "compare": "compare two factor files: eigenvalues, subspaces, distances, provenance",
     "report": "write a page about a factor: spectrum, certificate, energy by block, costs",
     "repack": "make one file of a factor whose rows lie in slabs",
     "plot": "draw a factor's spectrum or a report's convergence",
+    "figure": "draw a compression beside the best one, for a trained network (MPI)",
     "solve": "solve with a factor: (F + shift I) X = B",
 }
-PARALLEL = ("newton", "compress", "update", "spectrum", "data")
+PARALLEL = ("newton", "compress", "update", "spectrum", "figure", "data")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -8,7 +8,7 @@ from hesscomp.cli.options import (
     add_problem_arguments,
     add_sketch_arguments,
     check_sketch,
-    load_problem,
+    load_logistic,
     sketch_request,
 )
 from hesscomp.cli.output import write_factor
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
         check_picture_name(options.plot)
     session.check_outputs(options.factor_out, options.report, options.plot)
     with world.ledger.timed("startup"):
-        dataset, problem = load_problem(options, session)
+        dataset, problem = load_logistic(options, session)
         from hesscomp.curvature.hessian import HessianOperator
         from hesscomp.optimizers.newton import NewtonOptions, newton
 

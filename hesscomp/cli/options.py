@@ -2,19 +2,23 @@
 
 import argparse
 
-from hesscomp.cli.session import Session, add_thread_argument, seconds_since
+from hesscomp.cli.session import Session, add_thread_argument
 from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.datasets import fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
+from hesscomp.datasets.load import NAMED
 from hesscomp.errors import InputError
-from hesscomp.factors.point import load_point
 from hesscomp.parallel.layout import PANEL
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
+RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+
+def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="NAME|FILE", help="adult, or a file")
+    data.add_argument(
+        "--data", required=required, metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file"
+    )
     add_format_arguments(data)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
@@ -33,13 +37,13 @@ def add_format_arguments(parser) -> None:
     parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 
-def add_problem_arguments(parser: argparse.ArgumentParser, ridge: float | None = 1e-3) -> None:
-    source = "" if ridge is not None else "; default: that of F.h5"
+def add_problem_arguments(parser: argparse.ArgumentParser, ridge: str = f"{RIDGE:g}") -> None:
+    """`ridge` says what the default is."""
+    parser.add_argument("--ridge", type=float, metavar="R", help=f"(R/2) ||x||^2; default: {ridge}")
     parser.add_argument(
-        "--ridge", type=float, default=ridge, metavar="R", help=f"(R/2) ||x||^2{source}"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "float64"), default="float32", help="of curvature products"
+        "--dtype",
+        choices=("float32", "float64"),
+        help="of curvature products; default: float32",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all random numbers")
     parser.add_argument(
@@ -104,12 +108,6 @@ def add_range_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_point_argument(parser, default: str | None = "zero", **more) -> None:
-    parser.add_argument(
-        "--at", default=default, metavar="zero|FILE.npy|FILE.h5", **{"help": "the point", **more}
-    )
-
-
 def check_sketch(options) -> None:
     """Refuse sketch options that are out of range, before any work is done."""
     given = {name: getattr(options, name) for name in ("power", "seed", "oversample")}
@@ -122,9 +120,9 @@ def check_sketch(options) -> None:
     SketchOptions(**given).validate()
 
 
-def load_problem(options, session: Session):
+def load_logistic(options, session: Session):
     """The data set (lifted if asked) and its logistic regression problem."""
-    fourier = options.features == "fourier"
+    fourier, dtype = options.features == "fourier", options.dtype or "float32"
     if fourier and (options.feature_count is None or options.bandwidth is None):
         raise InputError("--features fourier needs --feature-count D and --bandwidth S")
     if not fourier and (options.feature_count is not None or options.bandwidth is not None):
@@ -144,28 +142,10 @@ def load_problem(options, session: Session):
             options.feature_count,
             options.bandwidth,
             seed=options.seed,
-            dtype=options.dtype,
+            dtype=dtype,
         )
     session.start_tensorflow()  # after the data: what is wrong with them is said without it
     from hesscomp.problems.logistic import LogisticRegression
 
-    problem = LogisticRegression(dataset, session.world, ridge=options.ridge, dtype=options.dtype)
-    return dataset, problem
-
-
-def load_hessian(options, session: Session, *, at: str):
-    """The Hessian of `load_problem`'s problem at the point `at`, ready for products.
-
-    Returns it with the seconds that starting up took. Compilation is timed apart.
-    """
-    world = session.world
-    with world.ledger.timed("startup"):
-        _, problem = load_problem(options, session)
-        from hesscomp.curvature.hessian import HessianOperator
-
-        with world.phase(f"reading the point {at}"):
-            x = problem.check_point(load_point(at, problem.n))
-    startup = seconds_since(session.started)
-    with world.ledger.timed("compile"):
-        problem.compile()
-    return HessianOperator(problem, x), startup
+    ridge = RIDGE if options.ridge is None else options.ridge
+    return dataset, LogisticRegression(dataset, session.world, ridge=ridge, dtype=dtype)

@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.analysis.density import plot_density, write_density
-from hesscomp.cli.known import check_fit, load_known
-from hesscomp.cli.options import (
-    add_data_arguments,
+from hesscomp.cli.curvature import (
+    Curvature,
+    add_operator_arguments,
     add_point_argument,
-    add_problem_arguments,
-    load_hessian,
+    load_curvature,
 )
+from hesscomp.cli.known import check_fit, load_known
+from hesscomp.cli.options import add_problem_arguments
 from hesscomp.cli.progress import Progress
 from hesscomp.cli.session import Session
+from hesscomp.cli.subject import add_subject_arguments
 from hesscomp.cli.tables import spectrum_table
 from hesscomp.errors import InputError
 from hesscomp.estimators import (
@@ -34,8 +36,9 @@ ROUNDING = 100  # multiples of eps ||H|| below which a sign says nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
+    add_subject_arguments(parser)
     request = parser.add_argument_group("spectrum")
+    add_operator_arguments(request)
     add_point_argument(request)
     request.add_argument(
         "--probes", type=int, default=10, metavar="K", help="random vectors, at least 2"
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bins", type=int, default=512, metavar="B", help="points of the density's curve"
     )
     request.add_argument("--factor", metavar="F.h5", help="mark the eigenvalues of this factor")
-    add_problem_arguments(request)
+    add_problem_arguments(request, "0, logistic regression 1e-3")
     output = parser.add_argument_group("output")
     output.add_argument("--out", required=True, metavar="P.png", help="png, pdf or svg")
     output.add_argument("--curve", metavar="C.csv|C.json", help="the numbers; json has all")
@@ -59,12 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
     _check(options)
-    session.check_outputs(options.out, options.curve)
+    session.check_outputs(options.out, options.curve, options.save_point)
     factor = None if options.factor is None else load_known(options.factor, session)
-    hessian, _ = load_hessian(options, session, at=options.at)
-    problem = hessian.problem
+    curvature, _ = load_curvature(options, session, options.at)
+    hessian, problem = curvature.operator, curvature.problem
     if factor is not None:
-        _compare(factor, hessian, options.factor, session)
+        _compare(factor, curvature, options.factor, session)
     with world.ledger.timed("spectrum"), Progress(session, "product columns"):
         quadrature = spectral_quadrature(
             hessian, probes=options.probes, steps=options.steps, seed=options.seed
@@ -74,19 +77,19 @@ def run(options: argparse.Namespace, session: Session) -> int:
     density = _density(quadrature, options.bins)
     extremes = float(quadrature.nodes.min()), float(quadrature.nodes.max())
     session.say(spectrum_table(quadrature, extremes, estimates, rounding, options.shift))
-    title = f"Hessian of {problem.name} on {problem.dataset_name}: n = {problem.n}"
+    title = f"{curvature.title}: {problem.name} on {problem.dataset_name}, n = {hessian.n}"
     eigenvalues = None if factor is None else factor.eigenvalues
     session.write(
         "picture",
         options.out,
-        lambda path: plot_density(density, problem.n, path, title, eigenvalues),
+        lambda path: plot_density(density, hessian.n, path, title, eigenvalues),
     )
 
     def write_curve(path) -> None:
         if Path(path).suffix.lower() == ".csv":
             write_density(density, path)
         else:
-            write_json(path, _report(options, session, hessian, extremes, estimates, density))
+            write_json(path, _report(options, session, curvature, extremes, estimates, density))
 
     session.write("curve", options.curve, write_curve)
     if options.shift is not None and "logdet" not in estimates:
@@ -113,12 +116,13 @@ def _check(options) -> None:
         raise InputError(f"--shift must be finite, not {options.shift}")
 
 
-def _compare(factor: LowRank, hessian, path: str, session: Session) -> None:
+def _compare(factor: LowRank, curvature: Curvature, path: str, session: Session) -> None:
     """Refuse a factor of another order or model; say where it is one of another matrix."""
-    check_fit(factor, hessian, path)
-    if factor.parameters is not None and not np.array_equal(factor.parameters, hessian.x):
+    check_fit(factor, curvature, path)
+    point = curvature.describe(factor).parameters
+    if factor.parameters is not None and not np.array_equal(factor.parameters, point):
         session.say(f"note: {path} was made at another point")
-    if factor.provenance.data_fingerprint not in ("", hessian.problem.fingerprint):
+    if factor.provenance.data_fingerprint not in ("", curvature.problem.fingerprint):
         session.say(f"note: {path} was made from other data")
 
 
@@ -152,14 +156,16 @@ def _estimates(
     return estimates
 
 
-def _report(options, session: Session, hessian, extremes, estimates, density) -> dict:
+def _report(options, session: Session, curvature, extremes, estimates, density) -> dict:
     lower, upper = density.band()
+    problem = curvature.problem
     return {
         "command": options.command,
-        "problem": hessian.problem.name,
-        "data": hessian.problem.dataset_name,
-        "data_fingerprint": hessian.problem.fingerprint,
-        "n": hessian.n,
+        "problem": problem.name,
+        "operator": options.operator,
+        "data": problem.dataset_name,
+        "data_fingerprint": problem.fingerprint,
+        "n": curvature.operator.n,
         "probes": options.probes,
         "steps": options.steps,
         "seed": options.seed,

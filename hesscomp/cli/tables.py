@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from hesscomp.factors import Comparison, LowRank
+from hesscomp.factors import Comparison, LowRank, Trajectory
 
 
 def factor_table(factor: LowRank, leading: int = 10) -> str:
@@ -29,6 +29,16 @@ def factor_table(factor: LowRank, leading: int = 10) -> str:
         ("blocks", ", ".join(name for name, _, _ in factor.blocks) or "none"),
     ]
     rows += [(name.replace("_", " "), _text(value)) for name, value in vars(source).items()]
+    return _aligned(rows)
+
+
+def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
+    """A line for each factor of a trajectory."""
+    rows = [("point", "rank", "error", "columns", "eigenvalues")]
+    for label, factor in zip(trajectory.labels, trajectory.factors, strict=True):
+        values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
+        error = f"{factor.certificate.relative_error:.2e}"
+        rows.append((label, f"{factor.rank}", error, _text(factor.provenance.columns), values))
     return _aligned(rows)
 
 
@@ -88,6 +98,16 @@ def data_table(summary, shown: int = 16) -> str:
     if len(shards) > shown:
         least, most = min(summary.shard_rows), max(summary.shard_rows)
         rows.append((f"... {len(shards)} ranks", f"{least} to {most} rows each"))
+    return _aligned(rows)
+
+
+def problem_table(problems: dict) -> str:
+    """The named problems: what they are made of and how they are trained."""
+    rows = [("problem", "data", "network", "loss", "training")]
+    for name, problem in problems.items():
+        network = "none" if problem.network is None else str(problem.network)
+        training = "Newton" if problem.recipe is None else str(problem.recipe)
+        rows.append((name, problem.data, network, problem.loss, training))
     return _aligned(rows)
 
 

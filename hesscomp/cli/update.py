@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from hesscomp.cli.curvature import add_operator_arguments, add_point_argument, load_curvature
 from hesscomp.cli.known import check_fit, load_known
 from hesscomp.cli.options import (
-    add_data_arguments,
-    add_point_argument,
     add_problem_arguments,
     add_sketch_arguments,
     check_sketch,
-    load_hessian,
     sketch_request,
 )
 from hesscomp.cli.output import add_factor_outputs, deliver_factor
 from hesscomp.cli.progress import Progress
 from hesscomp.cli.session import Session
+from hesscomp.cli.subject import add_subject_arguments
 from hesscomp.compression import check_request, correct
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank
@@ -26,7 +25,7 @@ from hesscomp.factors import LowRank
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="F.h5", help="the factor to start from")
-    add_data_arguments(parser)
+    add_subject_arguments(parser)
     request = parser.add_argument_group("correction")
     request.add_argument(
         "--rank", type=int, default=10, metavar="K", help="eigenpairs of H - F that are added"
@@ -34,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request.add_argument(
         "--max-rank", type=int, metavar="K", help="eigenpairs kept of the sum; default: all"
     )
-    add_point_argument(request, default=None, help="the point; default: the one in F.h5")
+    add_operator_arguments(request)
+    add_point_argument(request, help="the point; default: the one in F.h5")
     add_sketch_arguments(request)
-    add_problem_arguments(request, ridge=None)
+    add_problem_arguments(request, "that of F.h5")
     add_factor_outputs(parser)
 
 
@@ -44,19 +44,19 @@ def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
     check_request(options.rank, None, options.max_rank)
     check_sketch(options)
-    session.check_outputs(options.out, options.report)
+    session.check_outputs(options.out, options.report, options.save_point)
     known = load_known(options.file, session)
     if options.at is None and known.parameters is None:
         raise InputError(f"{options.file}: holds no point; name one with --at zero or --at FILE")
-    if options.ridge is None:
+    if options.ridge is None and ":" not in (options.problem or ""):
         options.ridge = known.provenance.ridge
-    if np.isnan(options.ridge):
+    if options.ridge is not None and np.isnan(options.ridge):
         raise InputError(f"{options.file}: holds no ridge; name one with --ridge R")
-    hessian, startup = load_hessian(options, session, at=options.at or options.file)
-    check_fit(known, hessian, options.file)
+    curvature, startup = load_curvature(options, session, options.at or options.file)
+    check_fit(known, curvature, options.file)
     with world.ledger.timed("update"), Progress(session, "product columns"):
         factor = correct(
-            hessian,
+            curvature.operator,
             known,
             options.rank,
             # F answers for the test vectors that made it: the same ones would miss what it misses.
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
         )
         if options.max_rank is not None:
             factor = factor.truncate(options.max_rank)
-    factor = _named(hessian.problem.describe(factor, hessian.x), known, options.file)
+    factor = _named(curvature.describe(factor), known, options.file)
     deliver_factor(factor, options, session, startup)
     session.say(
         f"{_cost(factor)} and {factor.certificate.relative_error:.2e} of ||H||_F; "

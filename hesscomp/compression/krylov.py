@@ -29,6 +29,8 @@ class BlockKrylov:
     locked: not rotated again, and their residual norms stay as they were (upper bounds then).
     T = Q^T H Q holds through all of it.
 
+    With `SketchOptions.start`, a factor F of a nearby operator, it begins with F Omega.
+
     Costs b s + probes product columns in s block products (the probes ride in the first), and as
     many words times n: nothing else is reduced. s is what convergence takes, at most `width` / b
     rounded down (one more where the rank needs it). Memory: (n, m + l + 4 b) for a basis of m
@@ -62,8 +64,12 @@ class BlockKrylov:
         self.probes = None
 
     def width(self, sketch: int) -> int:
-        """Most columns multiplied for rank + oversample = `sketch`: as many as eigh takes."""
-        most = self.options.max_columns or (2 + self.options.power) * sketch
+        """Most columns multiplied for rank + oversample = `sketch`: as many as eigh takes.
+
+        One `sketch` fewer where a near factor is started from, whose range is worth a product.
+        """
+        started = self.options.start is not None
+        most = self.options.max_columns or (2 + self.options.power - started) * sketch
         return max(most, self.options.rank or 1)
 
     def columns(self, sketch: int) -> int:
@@ -123,6 +129,9 @@ class BlockKrylov:
         layout, options = self.operator.layout, self.options
         self.drawn = self.block
         Omega = draw(options.test_matrix, layout, 0, self.block, options.seed)
+        if options.start is not None:  # what a product with the nearby operator would give
+            F = options.start.in_layout(layout)
+            Omega = F @ Omega + ROUNDING * np.abs(F.eigenvalues).max(initial=1.0) * Omega
         return orthonormalize(Omega, layout)
 
     def _append(self, N: np.ndarray) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hesscomp.errors import InputError
+from hesscomp.factors.lowrank import LowRank
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
 
@@ -29,10 +30,13 @@ class SketchOptions:
         Columns of a Krylov block; None for the method's choice.
     max_columns : int or None
         Most product columns (but for rounding up to whole blocks) that a Krylov method spends on
-        a rank, without its probes; None for (2 + power) (rank + oversample), as many as eigh.
+        a rank, without its probes; None for (2 + power) (rank + oversample), as many as eigh, and
+        one (rank + oversample) fewer with `start`.
     basis : int or None
         Most columns that a Krylov basis holds before it is restarted; None for as many as the
         default of `max_columns`.
+    start : LowRank or None
+        A factor of an operator that is near this one: what a Krylov method starts from.
     """
 
     power: int = 1
@@ -45,6 +49,7 @@ class SketchOptions:
     block: int | None = None
     max_columns: int | None = None
     basis: int | None = None
+    start: LowRank | None = None
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""

@@ -73,11 +73,10 @@ class SoftmaxCrossEntropy(Loss):
         return tf.nn.softmax(output) * tf.reduce_sum(p, -1, keepdims=True) - p
 
     def curvature(self, output, y, T):
-        total = tf.reduce_sum(_distribution(output, y), -1, keepdims=True)
-        p = tf.nn.softmax(output)[..., None, :]
-        weighted = p * T
-        centred = weighted - p * tf.reduce_sum(weighted, -1, keepdims=True)
-        return total[..., None, :] * centred
+        p = tf.nn.softmax(output)
+        weights = p * tf.reduce_sum(_distribution(output, y), -1, keepdims=True)
+        mean = tf.matmul(T, p[..., None])  # p.t for each tangent t
+        return weights[..., None, :] * (T - mean)
 
     def sample(self, output, noise):
         places = tf.reshape(tf.cumsum(tf.nn.softmax(output), axis=-1), [tf.shape(output)[0], -1])

@@ -5,7 +5,7 @@ Vectors are replicated, whatever the layout of the operator: they are few.
 
 from hesscomp.estimators.diagonal import diagonal
 from hesscomp.estimators.logdet import logdet
-from hesscomp.estimators.norms import frobenius_norm, spectral_norm
+from hesscomp.estimators.norms import exact_frobenius_norm, frobenius_norm, spectral_norm
 from hesscomp.estimators.quadrature import SpectralQuadrature, spectral_quadrature
 from hesscomp.estimators.results import DiagonalEstimate, Estimate, NormBounds, SpectralDensity
 from hesscomp.estimators.trace import trace
@@ -17,6 +17,7 @@ __all__ = [
     "SpectralDensity",
     "SpectralQuadrature",
     "diagonal",
+    "exact_frobenius_norm",
     "frobenius_norm",
     "logdet",
     "spectral_norm",

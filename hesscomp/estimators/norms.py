@@ -44,6 +44,18 @@ def frobenius_norm(operator: Operator, columns: int = 64, *, seed: int = 0) -> E
     return Estimate(float(norm), float(error), "xtrace", 2 * l, l, float(spread))
 
 
+def exact_frobenius_norm(operator: Operator, panel: int = 128) -> float:
+    """||H||_F by products with all n unit vectors, `panel` at a time: (n, panel) memory.
+
+    Where (n, n) arrays fit, `frobenius_norm` with n columns is faster. Collective.
+    """
+    layout, columns = operator.layout, np.arange(operator.n)
+    panels = (columns[start : start + panel] for start in range(0, operator.n, panel))
+    return float(
+        np.sqrt(sum(np.sum(layout.squares(operator @ layout.units(some))) for some in panels))
+    )
+
+
 def spectral_norm(
     operator: Operator,
     *,

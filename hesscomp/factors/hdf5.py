@@ -27,6 +27,7 @@ from hesscomp.runs.hdf5 import CheckedFile
 
 FORMAT = "hesscomp-factor"
 VERSION = 1
+LOW_RANK, TRAJECTORY = KINDS = "low-rank", "trajectory"
 CHUNK_BYTES = 2**20
 
 
@@ -132,7 +133,7 @@ def _replacing(path: str | os.PathLike, factor: LowRank) -> Iterator[h5py.File]:
         yield file
 
 
-def _write_whole(file: h5py.File, U: np.ndarray, compress: bool) -> None:
+def _write_whole(file: h5py.Group, U: np.ndarray, compress: bool) -> None:
     n, rank = U.shape
     rows = min(max(CHUNK_BYTES // (8 * max(rank, 1)), 1), max(n, 1))
     file.create_dataset(
@@ -144,15 +145,26 @@ def _write_whole(file: h5py.File, U: np.ndarray, compress: bool) -> None:
     )
 
 
-def _write(file: h5py.File, factor: LowRank) -> None:
-    """All but the eigenvectors."""
+def write_group(group: h5py.Group, factor: LowRank) -> None:
+    """A replicated factor, laid out in a group as in a file of its own."""
+    _write(group, factor)
+    _write_whole(group, factor.eigenvectors, False)
+
+
+def write_header(file: h5py.Group, kind: str) -> None:
+    """What all files of ours begin with."""
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = np.int64(VERSION)
-    file.attrs["kind"] = "low-rank"
-    file.attrs["n"] = np.int64(factor.n)
-    file.attrs["rank"] = np.int64(factor.rank)
+    file.attrs["kind"] = kind
     file.attrs["hesscomp_version"] = hesscomp.__version__
     file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write(file: h5py.Group, factor: LowRank) -> None:
+    """All but the eigenvectors."""
+    write_header(file, LOW_RANK)
+    file.attrs["n"] = np.int64(factor.n)
+    file.attrs["rank"] = np.int64(factor.rank)
     file["eigenvalues"] = factor.eigenvalues.astype(np.float64)
     if factor.parameters is not None:
         file["parameters"] = factor.parameters.astype(np.float64)
@@ -208,26 +220,34 @@ def load_factor(path: str | os.PathLike, world=None) -> LowRank:
 
 
 def _checked_read(path, world) -> LowRank:
-    with CheckedFile(path, "factor file") as file:
+    with checked_reading(path, "factor file") as file:
+        return read_group(file, world)
+
+
+@contextmanager
+def checked_reading(path: str | os.PathLike, what: str) -> Iterator[CheckedFile]:
+    """An open file of ours; whatever is wrong in it is an InputError that names it."""
+    with CheckedFile(path, what) as file:
         try:
-            return _read(file, world)
+            yield file
         except InputError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             text = " ".join(str(error).split())
-            raise InputError(f"{path}: cannot be read as a factor file ({text})") from error
+            raise InputError(f"{path}: cannot be read as a {what} ({text})") from error
 
 
 def load_parameters(path: str | os.PathLike) -> np.ndarray:
     """Read only the point, `/parameters`, of a factor file; errors as `load_factor`."""
     with CheckedFile(path, "factor file") as file:
-        _check_header(file)
-        return _array(file, "parameters", (_count(file, "n"),))
+        _check_kind(file)
+        return _array(file, "parameters", (count(file, "n"),))
 
 
-def _read(file: CheckedFile, world) -> LowRank:
-    _check_header(file)
-    n, rank = _count(file, "n"), _count(file, "rank")
+def read_group(file: CheckedFile, world=None) -> LowRank:
+    """The factor in a file, or in a group of one (`CheckedFile.within`)."""
+    _check_kind(file)
+    n, rank = count(file, "n"), count(file, "rank")
     if rank > n:
         file.refuse(f"rank {rank} exceeds n = {n}")
     eigenvalues = _array(file, "eigenvalues", (rank,))
@@ -267,20 +287,28 @@ def _eigenvectors(file: CheckedFile, rank: int, layout: Layout) -> np.ndarray:
     return _array(file, "eigenvectors", shape, rows=slice(layout.start, layout.stop))
 
 
-def _check_header(file: CheckedFile) -> None:
+def _check_kind(file: CheckedFile) -> None:
+    if kind_of(file) == TRAJECTORY:
+        file.refuse("it holds a trajectory, not one factor; see load_trajectory and hesscomp plot")
+
+
+def kind_of(file: CheckedFile) -> str:
+    """What a file of ours holds, one of `KINDS`; refuses others, and newer ones."""
     attributes = file.file.attrs
     found = attributes.get("format")
     if found != FORMAT:
         file.refuse(f"its format attribute is {found!r}, not {FORMAT!r}")
-    version = _count(file, "format_version")
+    version = count(file, "format_version")
     if version > VERSION:
         file.refuse(f"its format version is {version}, this hesscomp reads up to {VERSION}")
     kind = attributes.get("kind")
-    if kind != "low-rank":
-        file.refuse(f"its kind is {kind!r}; this hesscomp reads 'low-rank'")
+    if kind not in KINDS:
+        file.refuse(f"its kind is {kind!r}; this hesscomp reads {' and '.join(map(repr, KINDS))}")
+    return kind
 
 
-def _count(file: CheckedFile, name: str) -> int:
+def count(file: CheckedFile, name: str) -> int:
+    """An attribute that counts something."""
     value = file.file.attrs.get(name)
     if not isinstance(value, np.integer) or value < 0:
         file.refuse(f"attribute {name} is missing or no count")

@@ -6,8 +6,10 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.hdf5 import load_parameters
+from hesscomp.runs.hdf5 import CheckedFile
 
 MAGIC_HDF5 = b"\x89HDF\r\n\x1a\n"
+MAGIC_ZIP = b"PK\x03\x04"
 
 
 def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
@@ -18,17 +20,33 @@ def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
     """
     if str(source) == "zero":
         return np.zeros(n)
-    try:
-        with open(source, "rb") as stream:
-            magic = stream.read(8)
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such file; --at takes zero, FILE.npy or FILE.h5") from None
-    point = load_parameters(source) if magic == MAGIC_HDF5 else load_vector(source)
+    of_factor = _magic(source) == MAGIC_HDF5
+    point = load_parameters(source) if of_factor else load_vector(source)
     if point.shape != (n,):
         raise InputError(
             f"{source}: holds {point.shape} numbers, but the problem has {n} parameters"
         )
     return point
+
+
+def is_keras_file(source: str | os.PathLike) -> bool:
+    """Whether a file is one of Keras' by its content: a zip, or HDF5 that is none of ours."""
+    magic = _magic(source)
+    if magic != MAGIC_HDF5:
+        return magic.startswith(MAGIC_ZIP)
+    with CheckedFile(source) as file:
+        return "format" not in file.file.attrs
+
+
+def _magic(source) -> bytes:
+    try:
+        with open(source, "rb") as stream:
+            return stream.read(8)
+    except FileNotFoundError:
+        raise InputError(
+            f"{source}: no such file; a point is zero, initial, trained, or a file: .npy, a "
+            "factor, Keras' weights or model"
+        ) from None
 
 
 def load_vector(path: str | os.PathLike) -> np.ndarray:

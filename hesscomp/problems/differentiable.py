@@ -6,7 +6,7 @@ import numpy as np
 
 from hesscomp.curvature.chunks import Budget, RowSum, row_values
 from hesscomp.curvature.networks.engine import Engine, Piece
-from hesscomp.curvature.tensorflow import share, tf
+from hesscomp.curvature.tensorflow import keep_freed_memory, share, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
@@ -47,6 +47,7 @@ class DifferentiableProblem(Problem):
 
     def _differentiate(self, engine: Engine, pieces: list[Piece], names: list[str], initial):
         """The parameters and their engine; to be called once by subclasses."""
+        keep_freed_memory()
         self.engine, self.initial = engine, np.asarray(initial, dtype=np.float64)
         self.n = len(self.initial)
         self.blocks = tuple(

@@ -91,6 +91,9 @@ class Problem(ABC):
         """This problem over a random sample of its rows, the same on any number of ranks."""
         raise InputError(f"{self.name} cannot be sampled; use all rows")
 
+    def compile(self) -> None:  # noqa: B027 (nothing to do for most)
+        """Trace what can be traced before its first use, so that no timed product is it; local."""
+
     def cut(self, shard: Shard) -> RowBlocks | None:
         """The fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
 
@@ -103,8 +106,13 @@ class Problem(ABC):
         self.row_blocks, self.blocks_here = blocks.count, blocks.local
         return blocks
 
-    def describe(self, factor: LowRank, x: np.ndarray) -> LowRank:
-        """`factor`, told which problem it belongs to and at which point it was made."""
+    def describe(
+        self, factor: LowRank, x: np.ndarray, indices: np.ndarray | None = None
+    ) -> LowRank:
+        """`factor`, told which problem it belongs to and at which point it was made.
+
+        `indices` are the parameters that it is of, whole blocks, where it is not of all.
+        """
         provenance = replace(
             factor.provenance,
             problem=self.name,
@@ -113,8 +121,13 @@ class Problem(ABC):
             rows=self.rows,
             ridge=self.ridge,
         )
-        blocks = tuple((block.name, block.shape, block.offset) for block in self.blocks)
-        return replace(factor, provenance=provenance, parameters=x, blocks=blocks)
+        blocks, offset = [], 0
+        for block in self.blocks:
+            if indices is None or block.offset in indices:
+                blocks.append((block.name, block.shape, offset))
+                offset += block.size
+        x = x if indices is None else x[indices]
+        return replace(factor, provenance=provenance, parameters=x, blocks=tuple(blocks))
 
     def check_point(self, x) -> np.ndarray:
         """x as a finite float64 (n,) array, or InputError."""

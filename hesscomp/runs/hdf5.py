@@ -1,5 +1,6 @@
 """HDF5 objects from files that are not trusted."""
 
+import copy
 import os
 
 import h5py
@@ -50,6 +51,12 @@ class CheckedFile:
                 self.refuse(f"/{name} is a link to elsewhere")
             at = at[part]
         return at
+
+    def within(self, name: str) -> "CheckedFile":
+        """This file as seen from one of its groups."""
+        other = copy.copy(self)
+        other.file, other.path = self.group(name), f"{self.path}/{name}"
+        return other
 
     def group(self, name: str) -> h5py.Group:
         found = self.object(name)

@@ -1,0 +1,224 @@
+"""The curvature that a command works on: an operator of a problem at a point, by options."""
+
+import glob
+import os
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hesscomp.cli.session import Session, seconds_since
+from hesscomp.cli.subject import Subject, load_subject
+from hesscomp.errors import InputError
+from hesscomp.factors import LowRank
+from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.runs.files import atomic_path
+
+OPERATORS = {
+    "hessian": "Hessian",
+    "ggn": "Gauss-Newton matrix",
+    "fisher": "Fisher matrix",
+    "monte-carlo-fisher": "Monte Carlo Fisher matrix",
+    "empirical-fisher": "empirical Fisher matrix",
+    "finite-difference": "finite-difference Hessian",
+}
+POINTS = "zero|initial|trained|FILE"
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """An operator with what it is of.
+
+    Attributes
+    ----------
+    operator : Operator
+    problem : Problem
+    x : (n,) array
+        The point.
+    title : str
+        What the operator is, for people.
+    indices : array or None
+        The parameters that the operator is restricted to.
+    """
+
+    operator: object
+    problem: object
+    x: np.ndarray
+    title: str
+    indices: np.ndarray | None = None
+
+    def describe(self, factor: LowRank) -> LowRank:
+        """A factor of the operator, told what it is of."""
+        factor = self.problem.describe(factor, self.x, self.indices)
+        if self.indices is None:
+            return factor
+        name = f"{type(self.operator.base).__name__}, restricted"
+        return replace(factor, provenance=replace(factor.provenance, operator=name))
+
+
+def add_operator_arguments(parser) -> None:
+    parser.add_argument(
+        "--operator",
+        choices=tuple(OPERATORS),
+        default="hessian",
+        help="ggn, fisher and empirical-fisher need a network; finite-difference takes gradients",
+    )
+    parser.add_argument(
+        "--blocks",
+        metavar="NAME[,NAME]",
+        help="restrict it to these layers or parameter blocks, such as dense_1/kernel",
+    )
+    parser.add_argument(
+        "--sample", type=float, metavar="F", help="over this fraction of the rows, at random"
+    )
+
+
+def add_point_argument(parser, *, several: bool = False, help: str | None = None) -> None:
+    many = {"nargs": "+"} if several else {}
+    parser.add_argument(
+        "--at",
+        metavar=POINTS,
+        help=help
+        or "the point: a .npy file, a factor, Keras weights or model; default: initial, "
+        "and zero for logistic regression"
+        + ("; several files, or a pattern: a trajectory" if several else ""),
+        **many,
+    )
+    parser.add_argument(
+        "--epochs", type=int, metavar="E", help="of --at trained; default: the problem's recipe"
+    )
+    parser.add_argument("--save-point", metavar="P.npy", help="write the point, one array")
+
+
+def find_points(words: list[str]) -> list[str]:
+    """The files that words and patterns name; several in the order of the numbers in their names.
+
+    Raises InputError for a pattern that fits no file.
+    """
+    points = []
+    for word in words:
+        found = [word] if os.path.exists(word) or not glob.has_magic(word) else glob.glob(word)
+        if not found:
+            raise InputError(f"--at {word}: no file fits this pattern")
+        points += found
+    return sorted(points, key=_natural) if len(points) > 1 else points
+
+
+def _natural(name: str) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def load_curvature(options, session: Session, at: str | None = None) -> tuple[Curvature, float]:
+    """The operator that the options ask for at the point `at`, ready for products.
+
+    Returns it with the seconds that starting up took. Compilation is timed apart.
+    """
+    with session.world.ledger.timed("startup"):
+        subject = load_subject(options, session)
+        x = read_point(at, subject, options, session)
+    startup = seconds_since(session.started)
+    return curvature_at(x, sampled(subject.problem, options), options), startup
+
+
+def sampled(problem, options):
+    """The problem over the fraction of its rows that the options ask for."""
+    if options.sample is None:
+        return problem
+    if not hasattr(problem, "sampled"):
+        raise InputError(f"--sample does not go with {problem.name}")
+    return problem.sampled(options.sample, options.seed)
+
+
+def read_point(at: str | None, subject: Subject, options, session: Session) -> np.ndarray:
+    """The point `at` in words or in a file; a trained one is trained here. Collective."""
+    problem = subject.problem
+    if at is None:
+        at = "initial" if hasattr(problem, "initial") else "zero"
+    if options.epochs is not None and at != "trained":
+        raise InputError("--epochs goes with --at trained")
+    if at == "trained":
+        x = _trained(subject, options, session)
+    else:
+        with session.world.phase(f"reading the point {at}"):
+            x = problem.check_point(_read(at, problem))
+    session.write("point", options.save_point, lambda path: _save(x, path))
+    return x
+
+
+def _read(at: str, problem) -> np.ndarray:
+    if at == "initial":
+        if not hasattr(problem, "initial"):
+            raise InputError(f"--at initial: {problem.name} has no initial point; take zero")
+        return problem.initial
+    if at != "zero" and is_keras_file(at):
+        from hesscomp.problems.models import read_weights
+
+        return read_weights(at, problem)
+    return load_point(at, problem.n)
+
+
+def _trained(subject: Subject, options, session: Session) -> np.ndarray:
+    """The problem trained by its recipe, or by Newton's method where it has none."""
+    problem, ledger = subject.problem, session.world.ledger
+    if subject.recipe is None:
+        if options.epochs is not None:
+            raise InputError(f"--epochs does not go with {problem.name}: Newton's method trains it")
+        from hesscomp.optimizers.newton import newton
+
+        how = "Newton's method to ||g|| <= 1e-8"
+        with ledger.timed("training"):
+            result = newton(problem)
+        x, value = result.x, result.objective
+    else:
+        from hesscomp.problems.differentiable import DifferentiableProblem
+        from hesscomp.problems.training import train
+
+        if not isinstance(problem, DifferentiableProblem):
+            raise InputError(f"--at trained: nothing is known to train {problem.name} with")
+        recipe = subject.recipe
+        if options.epochs is not None:
+            recipe = replace(recipe, epochs=options.epochs)
+        how = str(recipe)
+        with ledger.timed("training"):
+            x = train(problem, recipe, problem.initial, options.seed)
+        value, _ = problem.objective_and_gradient(x)
+    session.say(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
+    return x
+
+
+def _save(x: np.ndarray, path) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, x)
+
+
+def curvature_at(x: np.ndarray, problem, options) -> Curvature:
+    """The operator that the options ask for, at x."""
+    with problem.world.ledger.timed("compile"):
+        problem.compile()
+    operator, title = _operator(x, problem, options), OPERATORS[options.operator]
+    if options.blocks is None:
+        return Curvature(operator, problem, x, title)
+    from hesscomp.curvature.restriction import Restricted
+
+    names = [name.strip() for name in options.blocks.split(",") if name.strip()]
+    restricted = Restricted(operator, names)
+    title = f"{title} of {', '.join(names)}"
+    return Curvature(restricted, problem, x, title, restricted.indices)
+
+
+def _operator(x: np.ndarray, problem, options):
+    from hesscomp.curvature import finite_difference, gauss_newton, hessian
+
+    name = options.operator
+    if name == "monte-carlo-fisher":
+        return gauss_newton.MonteCarloFisherOperator(problem, x, seed=options.seed)
+    if name == "finite-difference" and not hasattr(problem, "loss_and_gradient"):
+        raise InputError(f"--operator finite-difference does not go with {problem.name}")
+    kinds = {
+        "hessian": hessian.HessianOperator,
+        "ggn": gauss_newton.GaussNewtonOperator,
+        "fisher": gauss_newton.FisherOperator,
+        "empirical-fisher": gauss_newton.EmpiricalFisherOperator,
+        "finite-difference": finite_difference.FiniteDifferenceHessian,
+    }
+    return kinds[name](problem, x)

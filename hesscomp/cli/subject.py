@@ -1,0 +1,176 @@
+"""The problem that a command works on: a named one, a Keras model's, one from Python, logistic."""
+
+import importlib
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+from hesscomp.cli.options import add_data_arguments, load_logistic
+from hesscomp.cli.session import Session
+from hesscomp.datasets import load_dataset
+from hesscomp.datasets.mnist import FOLDER
+from hesscomp.datasets.targets import TARGETS
+from hesscomp.errors import InputError
+from hesscomp.problems.catalogue import NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
+
+TARGETS_OF = {SOFTMAX_LOSS: "classes", SIGMOID_LOSS: "signs"}  # those of other losses are values
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A problem and how it is trained; no recipe means by Newton's method."""
+
+    problem: object
+    recipe: Recipe | None
+
+
+def add_subject_arguments(parser) -> None:
+    group = parser.add_argument_group("problem", "by default logistic regression over --data")
+    which = group.add_mutually_exclusive_group()
+    which.add_argument(
+        "--problem",
+        metavar="NAME|MODULE:FUNCTION",
+        help=f"{', '.join(NAMED_PROBLEMS)} (`hesscomp problems` says what they are); or a Python "
+        "function of yours, called with the world, that returns a problem",
+    )
+    which.add_argument("--model", metavar="M.keras", help="a model of Keras' own layers")
+    group.add_argument(
+        "--loss", metavar="L", help=f"with --model: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error"
+    )
+    group.add_argument(
+        "--targets", choices=TARGETS, help="what becomes of the labels; default: what the loss asks"
+    )
+    group.add_argument(
+        "--engine", metavar="auto|layer-wise|generic", help="how products are made; default auto"
+    )
+    group.add_argument(
+        "--memory-limit", metavar="BYTES", help="of one product on a rank, such as 2G; default 1G"
+    )
+    add_data_arguments(parser, required=False)
+
+
+def load_subject(options, session: Session) -> Subject:
+    """The problem that the options name; says which, on what data and by which engine."""
+    named = NAMED_PROBLEMS.get(options.problem)
+    if options.model is not None:
+        subject = _from_model_file(options, session)
+    elif named is not None and named.network is not None:
+        subject = _named(options, session)
+    elif options.problem is None or named is not None:
+        _refuse(options, ("loss", "targets", "engine", "memory_limit"), "logistic regression")
+        options.data = options.data or (named and named.data)
+        if options.data is None:
+            raise InputError("name the data with --data, or a problem with --problem or --model")
+        return Subject(load_logistic(options, session)[1], None)
+    elif ":" in options.problem:
+        subject = Subject(_from_python(options, session), Recipe(20))
+    else:
+        raise InputError(
+            f"--problem {options.problem}: no such problem; take one of "
+            f"{', '.join(NAMED_PROBLEMS)}, or package.module:function"
+        )
+    problem = subject.problem
+    engine = getattr(problem, "engine", None)
+    session.say(
+        f"{problem.name} on {problem.dataset_name}: {problem.rows} rows, {problem.n} parameters"
+        + ("" if engine is None else f"; {engine.name} engine: {engine.reason}")
+    )
+    return subject
+
+
+def _named(options, session: Session) -> Subject:
+    named = NAMED_PROBLEMS[options.problem]
+    _refuse(options, ("loss",), f"--problem {options.problem}")
+    source = options.data or named.data
+    if source == "mnist" and options.data is None and not os.environ.get(FOLDER):
+        source = "mnist-sample"
+        session.say(f"data: mnist-sample, 5,000 images; {FOLDER} names no folder with all of MNIST")
+    data = _load(options, session, source, options.targets or named.targets)
+    from hesscomp.problems.models import build_network
+
+    model = build_network(named.network, options.problem, options.seed)
+    return Subject(_network(model, named.loss, data, options, session), named.recipe)
+
+
+def _from_model_file(options, session: Session) -> Subject:
+    if options.loss is None or options.data is None:
+        raise InputError("--model needs --loss and --data")
+    targets = options.targets or TARGETS_OF.get(options.loss, "values")
+    data = _load(options, session, options.data, targets)
+    from hesscomp.problems.models import load_model
+
+    with session.world.phase(f"reading the model {options.model}"):
+        model = load_model(options.model)
+    return Subject(_network(model, options.loss, data, options, session), Recipe(20))
+
+
+def _load(options, session: Session, source: str, targets: str):
+    _refuse(options, ("feature_count", "bandwidth"), "a network")
+    if options.features != "raw":
+        raise InputError(f"--features {options.features} does not go with a network")
+    data = load_dataset(
+        source,
+        session.world,
+        format=options.format,
+        label=options.label,
+        test=options.test,
+        targets=targets,
+    )
+    session.start_tensorflow()  # after the data: what is wrong with them is said without it
+    return data
+
+
+def _network(model, loss: str, data, options, session: Session):
+    from hesscomp.problems.keras import KerasProblem
+
+    limit = {} if options.memory_limit is None else {"memory": parse_bytes(options.memory_limit)}
+    return KerasProblem(
+        model,
+        loss,
+        data,
+        session.world,
+        ridge=options.ridge or 0.0,
+        dtype=options.dtype or "float32",
+        engine=options.engine or "auto",
+        **limit,
+    )
+
+
+def _from_python(options, session: Session):
+    """What the user's function makes of the world."""
+    names = ("data", "test", "label", "format", "loss", "targets", "engine", "memory_limit")
+    _refuse(options, (*names, "ridge", "dtype"), f"--problem {options.problem}, which decides it")
+    session.start_tensorflow()
+    from hesscomp.problems.problem import Problem
+
+    module, _, name = options.problem.partition(":")
+    if os.getcwd() not in sys.path:  # as `python -m` has it, and the script of `hesscomp` not
+        sys.path.insert(0, os.getcwd())
+    with session.world.phase(f"importing {module}"):
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"--problem {options.problem}: {error}") from error
+    problem = function(session.world)
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"--problem {options.problem}: returned a {type(problem).__name__}; return a "
+            "KerasProblem, FunctionProblem or another hesscomp.problems.problem.Problem"
+        )
+    return problem
+
+
+def _refuse(options, names, what: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} does not go with {what}")
+
+
+def parse_bytes(text: str) -> float:
+    """A number of bytes such as 2G, 500M or 1073741824; units are powers of 1024."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not found or float(found[1]) == 0:
+        raise InputError(f"--memory-limit {text}: is no size; give one such as 500M or 2G")
+    return float(found[1]) * UNITS[found[2].upper()]

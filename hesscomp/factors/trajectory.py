@@ -1,0 +1,99 @@
+"""The trajectory file: the factors at several points of one model, in one HDF5 file.
+
+The layout is documented in docs/factor-file.md. Reading trusts nothing, as for factor files.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from hesscomp.factors.hdf5 import (
+    TRAJECTORY,
+    checked_reading,
+    count,
+    kind_of,
+    read_group,
+    write_group,
+    write_header,
+)
+from hesscomp.factors.lowrank import LowRank
+from hesscomp.runs.files import atomic_path
+from hesscomp.runs.hdf5 import CheckedFile
+
+GROUP = "factors/{:04d}"
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Factors of one operator at several points, in order.
+
+    Attributes
+    ----------
+    labels : tuple of str
+        What each point is called: the file that it came from.
+    factors : tuple of LowRank
+    """
+
+    labels: tuple[str, ...]
+    factors: tuple[LowRank, ...]
+
+
+@contextmanager
+def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, LowRank], None]]:
+    """Write a trajectory file factor by factor: ``add(label, factor)`` for each, in order.
+
+    Nothing is kept in memory. A file at `path` is replaced only by a whole new one, at the end of
+    the block. Factors are replicated ones of one order; one rank writes.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    labels = []
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+
+        def add(label: str, factor: LowRank) -> None:
+            write_group(file.create_group(GROUP.format(len(labels))), factor)
+            labels.append(label)
+            file.attrs["n"] = np.int64(factor.n)
+
+        yield add
+        write_header(file, TRAJECTORY)
+        file.attrs["count"] = np.int64(len(labels))
+        file.create_dataset("labels", data=labels, dtype=h5py.string_dtype("utf-8"))
+
+
+def load_trajectory(path: str | os.PathLike) -> Trajectory:
+    """Read a trajectory file, all factors with all their rows.
+
+    Raises
+    ------
+    InputError
+        As `load_factor`.
+    """
+    with checked_reading(path, "trajectory file") as file:
+        if kind_of(file) != TRAJECTORY:
+            file.refuse(f"its kind is {kind_of(file)!r}, not {TRAJECTORY!r}; read it as a factor")
+        labels = _labels(file, count(file, "count"))
+        factors = tuple(read_group(file.within(GROUP.format(i))) for i in range(len(labels)))
+        if any(factor.n != count(file, "n") for factor in factors):
+            file.refuse("its factors are not all of the order that attribute n says")
+        return Trajectory(labels, factors)
+
+
+def _labels(file: CheckedFile, size: int) -> tuple[str, ...]:
+    found = file.dataset("labels", "O")
+    if found.shape != (size,):
+        file.refuse(f"/labels has shape {found.shape}, expected {(size,)}")
+    return tuple(label.decode() for label in found[()])
+
+
+def is_trajectory(path: str | os.PathLike) -> bool:
+    """Whether a file of ours holds a trajectory; errors as `load_factor`."""
+    with checked_reading(path, "factor file") as file:
+        return kind_of(file) == TRAJECTORY

@@ -1,0 +1,126 @@
+"""The named problems: their data, networks, losses and training recipes."""
+
+from dataclasses import dataclass
+
+SIGMOID_LOSS, SOFTMAX_LOSS = "sigmoid-cross-entropy", "softmax-cross-entropy"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A chain of layers: stages of convolutions, each stage pooled 2 x 2, then dense layers.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one row.
+    widths : tuple of int
+        Units of the dense layers; the last gives logits and is linear.
+    activation : str
+        Of all other layers.
+    stages : tuple of tuple of (size, channels)
+        The convolutions, of size x size pixels, stride 1, padded with zeros to keep the image's
+        size. Maxima of 2 x 2 pixels follow each stage.
+    code : int or None
+        Which dense layer is linear too: an autoencoder's narrowest.
+    """
+
+    shape: tuple[int, ...]
+    widths: tuple[int, ...]
+    activation: str
+    stages: tuple[tuple[tuple[int, int], ...], ...] = ()
+    code: int | None = None
+
+    def __str__(self) -> str:
+        stages = ["-".join(f"{s}x{s}x{c}" for s, c in stage) + "-pool" for stage in self.stages]
+        first = "x".join(map(str, self.shape))
+        return "-".join([first, *stages, *map(str, self.widths)]) + f", {self.activation}"
+
+    @classmethod
+    def autoencoder(cls, *widths: int) -> "Network":
+        """Of these widths from the input to the linear code, and their mirror."""
+        inner = (*widths[1:], *widths[-2::-1])
+        return cls(widths[:1], inner, "sigmoid", code=len(widths) - 2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training by Adam; `problems.training.train` does it.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over the data, in expectation: each batch is a random sample of the rows.
+    batch : int
+        Rows of a batch, in expectation.
+    rate : float
+        Adam's step size.
+    """
+
+    epochs: int
+    batch: int = 100
+    rate: float = 1e-3
+
+    def __str__(self) -> str:
+        return f"Adam, {self.epochs} epochs in batches of {self.batch}, step {self.rate:g}"
+
+
+@dataclass(frozen=True)
+class NamedProblem:
+    """A data set, a loss and a network; no network means logistic regression.
+
+    Attributes
+    ----------
+    data : str
+        A name that `load_dataset` knows.
+    targets : str
+        What becomes of the data set's labels.
+    loss : str
+    network : Network or None
+    recipe : Recipe or None
+        None for Newton's method.
+    """
+
+    data: str
+    targets: str
+    loss: str
+    network: Network | None
+    recipe: Recipe | None
+
+
+MNIST = (28, 28, 1)
+
+NAMED_PROBLEMS = {
+    "mnist-mlp": NamedProblem(
+        "mnist", "classes", SOFTMAX_LOSS, Network((784,), (15, 10), "sigmoid"), Recipe(30)
+    ),
+    # After LeNet-5 (LeCun, Bottou, Bengio and Haffner 1998), with maxima for its averages.
+    "mnist-cnn": NamedProblem(
+        "mnist", "classes", SOFTMAX_LOSS,
+        Network(MNIST, (120, 84, 10), "tanh", (((5, 6),), ((5, 16),))), Recipe(10),
+    ),
+    # The two networks of simpleNN (github.com/cjlin1/simpleNN, Python/net/net.py).
+    "mnist-cnn4": NamedProblem(
+        "mnist", "classes", SOFTMAX_LOSS,
+        Network(MNIST, (10,), "relu", (((5, 32),), ((3, 64),), ((3, 64),))), Recipe(5),
+    ),
+    "mnist-cnn7": NamedProblem(
+        "mnist", "classes", SOFTMAX_LOSS,
+        Network(
+            MNIST, (10,), "relu",
+            (((5, 32), (3, 32)), ((3, 64), (3, 64)), ((3, 64), (3, 128))),
+        ),
+        Recipe(5),
+    ),
+    # The two autoencoders of Hinton and Salakhutdinov (2006).
+    "mnist-autoencoder": NamedProblem(
+        "mnist", "input", SIGMOID_LOSS, Network.autoencoder(784, 1000, 500, 250, 30), Recipe(20)
+    ),
+    "curves-autoencoder": NamedProblem(
+        "curves", "input", SIGMOID_LOSS, Network.autoencoder(784, 400, 200, 100, 50, 25, 6),
+        Recipe(20),
+    ),
+    "adult-mlp": NamedProblem(
+        "adult", "signs", SIGMOID_LOSS, Network((109,), (32, 1), "tanh"), Recipe(20)
+    ),
+    "adult-logistic": NamedProblem("adult", "signs", "logistic", None, None),
+}  # fmt: skip

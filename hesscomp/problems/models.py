@@ -1,0 +1,182 @@
+"""Keras models: those of named problems, and those in files, of which no code is ever run."""
+
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from hesscomp.curvature.tensorflow import keras
+from hesscomp.errors import InputError
+from hesscomp.problems.catalogue import Network
+
+# What a model's file may name: Keras' own layers and what these are configured with.
+MODULES = (
+    "keras",
+    "keras.activations",
+    "keras.constraints",
+    "keras.initializers",
+    "keras.layers",
+    "keras.models",
+    "keras.random",
+    "keras.regularizers",
+    "keras.src.models.functional",
+    "keras.src.ops.",
+)
+DATA = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "slice")
+
+
+def build_network(network: Network, name: str, seed: int) -> keras.Model:
+    """A network's Keras model; its initial weights depend on the seed alone.
+
+    Weights are uniform after Glorot and Bengio (2010), biases zero.
+    """
+    # One generator, so that no two layers draw the same numbers.
+    initial = keras.initializers.GlorotUniform(keras.random.SeedGenerator(seed))
+    layers = [keras.Input(network.shape)]
+    for stage in network.stages:
+        layers += [
+            keras.layers.Conv2D(
+                channels, size, padding="same", activation=network.activation,
+                kernel_initializer=initial,
+            )
+            for size, channels in stage
+        ]  # fmt: skip
+        layers.append(keras.layers.MaxPooling2D(padding="same"))
+    if network.stages:
+        layers.append(keras.layers.Flatten())
+    for place, width in enumerate(network.widths):
+        linear = place in (network.code, len(network.widths) - 1)
+        activation = None if linear else network.activation
+        layers.append(keras.layers.Dense(width, activation, kernel_initializer=initial))
+    return keras.Sequential(_numbered(layers), name=name)
+
+
+def _numbered(layers: list) -> list:
+    """The layers, named by kind and place, whatever models were made before in this process."""
+    counts: dict[str, int] = {}
+    for layer in layers[1:]:
+        kind = type(layer).__name__.lower()
+        counts[kind] = counts.get(kind, 0) + 1
+        layer.name = f"{kind}_{counts[kind]}"
+    return layers
+
+
+def load_model(path: str | os.PathLike) -> keras.Model:
+    """The model in a .keras file, made of Keras' own layers.
+
+    The file's configuration is read, and refused if it names anything but them, before Keras sees
+    it; then Keras loads it in its safe mode, without optimizer and loss.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or no such file, or needs code: a Lambda layer, a custom one.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read("config.json"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; save a model with model.save('m.keras')") from None
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a .keras file ({text})") from error
+    _refuse_code(config, path)
+    try:
+        return keras.saving.load_model(path, custom_objects=None, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises anything
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path}: Keras cannot load it ({type(error).__name__}: {text})"
+        ) from error
+
+
+def _refuse_code(config, path) -> None:
+    config = {
+        key: value for key, value in _mapping(config, path).items() if key != "compile_config"
+    }
+    for thing in _things(config):
+        module, kind = thing.get("module"), thing["class_name"]
+        known = any(module == m or (m[-1] == "." and str(module).startswith(m)) for m in MODULES)
+        if kind == "Lambda" or not (known or (module is None and kind in DATA)):
+            named = kind if module is None else f"{module}.{kind}"
+            if kind in ("Lambda", "__lambda__"):
+                named = "a Lambda layer"
+            raise InputError(
+                f"{path}: holds {named}, which is code, and from files only Keras' own layers are "
+                "loaded; make the model in Python: --problem package.module:function"
+            )
+
+
+def _mapping(config, path) -> dict:
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: cannot be read as a .keras file (config.json is no object)")
+    return config
+
+
+def _things(config) -> Iterator[dict]:
+    """All objects that a configuration describes, outer ones first."""
+    if isinstance(config, dict):
+        if "class_name" in config:
+            yield config
+        for value in config.values():
+            yield from _things(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _things(value)
+
+
+def read_weights(path: str | os.PathLike, problem) -> np.ndarray:
+    """The parameters (n,) that a model's file or a file of its weights holds.
+
+    Parameters
+    ----------
+    path : path
+        What ``model.save("m.keras")`` or ``model.save_weights("w.weights.h5")`` wrote.
+    problem : KerasProblem
+        Its model's weights, moving averages included, must be those in the file by shape.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, holds other weights, or other moving averages than the problem's.
+    """
+    model = getattr(problem, "model", None)
+    if model is None:
+        raise InputError(f"{path}: holds a network's weights, but {problem.name} is no network")
+    if zipfile.is_zipfile(path):
+        other = load_model(path)
+    else:
+        other = keras.models.clone_model(model)
+        try:
+            other.load_weights(path)
+        except Exception as error:  # Keras raises anything
+            text = " ".join(str(error).split())[:200]
+            raise InputError(f"{path}: holds no weights of {model.name} ({text})") from error
+    _check_weights(other, model, path)
+    weights = [np.asarray(w, dtype=np.float64).reshape(-1) for w in other.trainable_variables]
+    return np.concatenate(weights)
+
+
+def _check_weights(other, model, path) -> None:
+    found, wanted = (
+        [tuple(weight.shape) for weight in each.trainable_variables] for each in (other, model)
+    )
+    if found != wanted:
+        raise InputError(
+            f"{path}: holds weights of shapes {found[:4]}, but {model.name} has {wanted[:4]}; take "
+            "a file of the same model"
+        )
+    pairs = zip(_averages(other), _averages(model), strict=True)
+    if not all(np.array_equal(a, b) for a, b in pairs):
+        raise InputError(
+            f"{path}: holds other moving averages than {model.name}; give this file with --model"
+        )
+
+
+def _averages(model) -> list[np.ndarray]:
+    """Weights that are not trained, random states aside."""
+    return [
+        np.asarray(weight) for weight in model.non_trainable_variables if "float" in weight.dtype
+    ]
