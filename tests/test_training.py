@@ -223,12 +223,12 @@ def test_what_a_run_leaves(world, small, shared_tmp):
             np.testing.assert_equal(float(text), known.get(name, np.nan))
     report = json.loads((folder / "history.json").read_text())
     assert report["status"] == "stopped" and len(report["history"]) == 6
-    assert load_checkpoint(folder).step == 4
+    assert load_checkpoint(folder).step == 5
     world.comm.Barrier()
     if world.rank == 0:
         (folder / "checkpoint.h5").unlink()  # as if the machine had stopped between the renames
     world.comm.Barrier()
-    assert load_checkpoint(folder).step == 2
+    assert load_checkpoint(folder).step == 4
     assert load_checkpoint(shared_tmp) is None
     with pytest.raises(InputError, match="optimizer"):
         train(small, NewtonCG(rank=3), saving=saving)

@@ -131,18 +131,20 @@ def sampled(problem, options):
 
 def read_point(at: str | None, subject: Subject, options, session: Session) -> np.ndarray:
     """The point `at` in words or in a file; a trained one is trained here. Collective."""
-    problem = subject.problem
-    if at is None:
-        at = "initial" if hasattr(problem, "initial") else "zero"
     if options.epochs is not None and at != "trained":
         raise InputError("--epochs goes with --at trained")
-    if at == "trained":
-        x = _trained(subject, options, session)
-    else:
-        with session.world.phase(f"reading the point {at}"):
-            x = problem.check_point(_read(at, problem))
-    session.write("point", options.save_point, lambda path: _save(x, path))
+    trained = at == "trained"
+    x = _trained(subject, options, session) if trained else known_point(at, subject, session)
+    session.write("point", options.save_point, lambda path: save_vector(x, path))
     return x
+
+
+def known_point(at: str | None, subject: Subject, session: Session) -> np.ndarray:
+    """The point `at` in words or in a file; by default the initial one, else zero. Collective."""
+    if at is None:
+        at = "initial" if hasattr(subject.problem, "initial") else "zero"
+    with session.world.phase(f"reading the point {at}"):
+        return subject.problem.check_point(_read(at, subject.problem))
 
 
 def _read(at: str, problem) -> np.ndarray:
@@ -170,8 +172,8 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
             result = newton(problem)
         x, value = result.x, result.objective
     else:
+        from hesscomp.optimizers.recipe import follow
         from hesscomp.problems.differentiable import DifferentiableProblem
-        from hesscomp.problems.training import train
 
         if not isinstance(problem, DifferentiableProblem):
             raise InputError(f"--at trained: nothing is known to train {problem.name} with")
@@ -180,13 +182,14 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
             recipe = replace(recipe, epochs=options.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            x = train(problem, recipe, problem.initial, options.seed)
-        value, _ = problem.objective_and_gradient(x)
+            result = follow(recipe, problem, options.seed)
+        x, value = result.x, problem.objective(result.x)
     session.say(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
 
 
-def _save(x: np.ndarray, path) -> None:
+def save_vector(x: np.ndarray, path) -> None:
+    """Write one array as a .npy file, whole or not at all."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.save(stream, x)
 

@@ -16,6 +16,7 @@ STARTED = time.perf_counter()
 
 COMMANDS = {
     "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
+    "train": "train a problem with an optimizer of first or second order (MPI)",
     "compress": "compress a Hessian to a certified low-rank factor (MPI)",
     "update": "bring a factor up to date with new data or a new point (MPI)",
     "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
@@ -29,7 +30,7 @@ COMMANDS = {
     "figure": "draw a compression beside the best one, for a trained network (MPI)",
     "solve": "solve with a factor: (F + shift I) X = B",
 }
-PARALLEL = ("newton", "compress", "update", "spectrum", "figure", "data")
+PARALLEL = ("newton", "train", "compress", "update", "spectrum", "figure", "data")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -225,13 +225,14 @@ class _Run:
                 break
             status = self._judge(task)
             self.batches.settle()
-            if status is None and self.step % self.saving.every == 0:
-                self._save(task)
             self._record(task)
-            status = self._called_off(task) if status is None else status
+            called_off = self._called_off()
+            status = status or called_off
+            if status is not None or self.step % self.saving.every == 0:
+                self._save(task)
             if status is None:
                 status = self._advance(task)
-        self._finish(task, *status)
+        self._finish(*status)
         return TrainResult(
             self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
             self.step, *status, self.history,
@@ -257,7 +258,7 @@ class _Run:
         if self.saving.tensorboard and self.world.rank == 0:
             self.writer = ScalarWriter(Path(folder) / "tensorboard")
 
-    def _finish(self, task, status, reason) -> None:
+    def _finish(self, status, reason) -> None:
         self.batches.settle()
         if self.saving.folder is None:
             return
@@ -346,14 +347,14 @@ class _Run:
             "passes": self.batches.passes,
             "columns": self.batches.columns,
             "words_reduced": self.batches.words,
-            "seconds": self._seconds(),
+            "seconds": self.world.broadcast(self._seconds()),
             **self.values,
         }
         self.history.rows.append(row)
         if self.writer is not None:
             self.writer.write(self.step, {k: v for k, v in row.items() if np.isfinite(v)})
 
-    def _called_off(self, task: Task) -> tuple[str, str] | None:
+    def _called_off(self) -> tuple[str, str] | None:
         row = self.history.rows[-1]
         wishes = [callback(row, self.x) for callback in self.callbacks]
         return (STOPPED, "by a callback") if self.world.decide(any(wishes)) else None
@@ -379,7 +380,11 @@ class _Run:
         return self.seconds_before + time.perf_counter() - self.begun
 
     def _save(self, task: Task) -> None:
-        """The task's values are saved with its point, so that going on costs nothing twice."""
+        """Write a checkpoint of the point that the task is at.
+
+        Its values are saved with it, so that going on costs nothing twice; its row is not, as it
+        is the first one then.
+        """
         if self.saving.folder is None:
             return
         arrays = {"x": self.x, "best": self.best, "gradient": task.gradient}

@@ -1,6 +1,7 @@
 """Binary logistic regression over sharded data."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from hesscomp.datasets import Dataset, Shard
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.problem import ParameterBlock, Problem
+from hesscomp.problems.problem import ParameterBlock, Problem, chunks
 from hesscomp.problems.rows import Rows
 
 VECTOR = 64  # elements: a multiple of every processor's vector length
@@ -125,15 +126,13 @@ class LogisticRegression(Problem):
             total = self.world.sum(np.append(self.design.adjoint(slopes), loss)) / self.rows
         return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
 
-    def squared_gradients(self, x: np.ndarray, rows: slice) -> np.ndarray:
-        """The sum over some rows here of the squares of each row's gradient, (n,); local."""
+    def squared_gradients(self, x: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+        """For each of some parts of the rows here, the sum of squared gradients: (parts, n)."""
         slopes = self._each(_losses_and_slopes, self.margins(x), self.labels)[1]
-        squares = self._counted(slopes).numpy() ** 2
-        X, total = self.shard.X, np.zeros(self.n)
-        start, stop, _ = rows.indices(len(squares))
-        for first in range(start, stop, 1024):  # float32 rows are widened, a few at a time
-            part = slice(first, min(first + 1024, stop))
-            total += (X[part] ** 2).T @ squares[part]
+        squares, total = self._counted(slopes).numpy() ** 2, np.zeros((len(parts), self.n))
+        for i, part in enumerate(parts):
+            for rows in chunks(part, len(squares), 1024):  # float32 rows are widened, a few at once
+                total[i] += (self.shard.X[rows] ** 2).T @ squares[rows]
         return total
 
     def losses_along(

@@ -1,6 +1,7 @@
 """What every problem offers: a global mean loss plus a ridge, over sharded data."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -142,3 +143,10 @@ class Problem(ABC):
                 f"the point has {np.count_nonzero(~np.isfinite(x))} entries that are not finite"
             )
         return x
+
+
+def chunks(part: slice, rows: int, size: int) -> Iterator[slice]:
+    """A part of `rows` rows, `size` of them at a time."""
+    start, stop, _ = part.indices(rows)
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))

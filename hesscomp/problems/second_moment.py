@@ -1,5 +1,6 @@
 """The mean of squared per-example gradients: the diagonal of the empirical Fisher matrix."""
 
+from collections.abc import Sequence
 from functools import singledispatch
 
 import numpy as np
@@ -9,7 +10,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.logistic import LogisticRegression
-from hesscomp.problems.problem import Problem
+from hesscomp.problems.problem import Problem, chunks
 
 CHUNK_NUMBERS = 2**23  # of per-example gradients that are held at once
 
@@ -18,41 +19,40 @@ def gradient_second_moment(problem: Problem, x: np.ndarray) -> np.ndarray:
     """(1/m) sum over all rows of the squares of each row's gradient, without the ridge: (n,).
 
     Not the square of the mean gradient: each row's gradient is squared whole, then averaged.
-    Collective; one pass, one reduction of n words; networks compute it in the problem's `dtype`.
+    Collective; a pass or two, one reduction of n words; networks take the problem's `dtype`.
 
     Raises
     ------
     InputError
         For a problem that is no sum over rows of data.
     """
-    problem.world.ledger.passes += 1
-    if problem.world.reproducible:
-        parts = [_squares(problem, x, rows) for rows in problem.blocks_here]
-        parts = np.array(parts).reshape(-1, problem.n)
-        return sum_blocks(parts, problem.row_blocks, problem.world) / problem.rows
-    return problem.world.sum(_squares(problem, x, None)) / problem.rows
+    world = problem.world
+    world.ledger.passes += 1
+    if world.reproducible:
+        parts = _squares(problem, x, problem.blocks_here)
+        return sum_blocks(parts, problem.row_blocks, world) / problem.rows
+    return world.sum(_squares(problem, x, [slice(None)])[0]) / problem.rows
 
 
 @singledispatch
-def _squares(problem, x: np.ndarray, rows: slice | None) -> np.ndarray:
-    """The sum over rows here (all of them, or a slice) of squared gradients."""
+def _squares(problem, x: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+    """For each of some parts of the rows here, the sum of squared gradients: (parts, n)."""
     raise InputError(f"{problem.name} has no gradients of single rows; use another preconditioner")
 
 
 @_squares.register
-def _(problem: LogisticRegression, x: np.ndarray, rows: slice | None) -> np.ndarray:
-    return problem.squared_gradients(x, slice(None) if rows is None else rows)
+def _(problem: LogisticRegression, x: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+    return problem.squared_gradients(x, parts)
 
 
 @_squares.register
-def _(problem: DifferentiableProblem, x: np.ndarray, rows: slice | None) -> np.ndarray:
+def _(problem: DifferentiableProblem, x: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
     X, y = problem.tensors(problem.dtype)
-    rows = slice(0, X.shape[0]) if rows is None else rows
-    theta, total = tf.constant(x, problem.dtype), np.zeros(problem.n)
-    kernel, step = _kernel(problem), max(CHUNK_NUMBERS // problem.n, 1)
-    for first in range(rows.start, rows.stop, step):
-        chunk = slice(first, min(first + step, rows.stop))
-        total += kernel(theta, X[chunk], y[chunk]).numpy()
+    theta, total = tf.constant(x, problem.dtype), np.zeros((len(parts), problem.n))
+    kernel = _kernel(problem)
+    for i, part in enumerate(parts):
+        for chunk in chunks(part, X.shape[0], max(CHUNK_NUMBERS // problem.n, 1)):
+            total[i] += kernel(theta, X[chunk], y[chunk]).numpy()
     return total
 
 
