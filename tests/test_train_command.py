@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hesscomp.cli.train import NAMES
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Sampling
@@ -105,6 +106,7 @@ def test_sparse_initial_weights():
 
 
 def test_optimizers_by_name():
+    assert set(NAMES) == set(OPTIMIZERS)
     for name, kind in OPTIMIZERS.items():
         assert make_optimizer(name) == kind() and options_of(name)
     made = make_optimizer("drsom", ["directions=krylov", "count=5", "accept=no", "radius=0.5"])

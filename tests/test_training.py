@@ -209,7 +209,7 @@ def test_ways_to_stop(world, small):
 
 def test_what_a_run_leaves(world, small, shared_tmp):
     saving = Saving(str(shared_tmp / "run"), every=2, tensorboard=True)
-    result = train(small, NewtonCG(), stopping=Stopping(max_steps=5), saving=saving)
+    result = train(small, DRSOM(), stopping=Stopping(max_steps=5), saving=saving)
     world.comm.Barrier()
     folder = shared_tmp / "run"
     names = {path.name for path in folder.iterdir()}
@@ -231,15 +231,15 @@ def test_what_a_run_leaves(world, small, shared_tmp):
     assert load_checkpoint(folder).step == 4
     assert load_checkpoint(shared_tmp) is None
     with pytest.raises(InputError, match="optimizer"):
-        train(small, NewtonCG(rank=3), saving=saving)
+        train(small, DRSOM(count=3), saving=saving)
     with pytest.raises(InputError, match="sampling"):
-        train(small, NewtonCG(), sampling=Sampling(seed=1), saving=saving)
+        train(small, DRSOM(), sampling=Sampling(seed=1), saving=saving)
     world.comm.Barrier()
     if world.rank == 0:
         (folder / "checkpoint.h5").write_text("not HDF5")
     world.comm.Barrier()
     with pytest.raises(InputError, match="checkpoint"):
-        train(small, NewtonCG(), saving=saving)
+        train(small, DRSOM(), saving=saving)
 
 
 def test_scalars_for_tensorboard_are_what_tensorflow_reads(world, small, shared_tmp):
@@ -263,6 +263,7 @@ def test_bad_settings_are_refused(small):
         {"stopping": Stopping(max_steps=-1)}, {"stopping": Stopping(gradient_tolerance=-1.0)},
         {"stopping": Stopping(max_passes=0)}, {"saving": Saving(every=0)},
         {"saving": Saving(tensorboard=True)}, {"sampling": Sampling(gradient=0)},
+        {"sampling": Sampling(curvature=5)},
         {"evaluate_every": 0},
     ):  # fmt: skip
         with pytest.raises(InputError):

@@ -1,6 +1,7 @@
 """`hesscomp train`: any optimizer on any problem."""
 
 import argparse
+import signal
 import time
 
 from hesscomp.cli.curvature import known_point, save_vector
@@ -40,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument(
         "--run", metavar="FOLDER",
-        help="checkpoint and history; where it holds a checkpoint, the run goes on from it",
+        help="checkpoint and history; where it holds a checkpoint, the run goes on from it. "
+        "SIGTERM and SIGUSR1 end a run with one",
     )  # fmt: skip
     output.add_argument("--save-every", type=int, default=10, metavar="K", help="steps")
     output.add_argument(
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
     with session.world.ledger.timed("training"):
         result = train(
             subject.problem, optimizer, x0, sampling=sampling, stopping=stopping, saving=saving,
-            callbacks=(shown,), evaluate_every=options.evaluate_every,
+            callbacks=(shown, _Called()), evaluate_every=options.evaluate_every,
         )  # fmt: skip
     shown.last()
     for step, text in result.history.events:
@@ -126,6 +128,21 @@ class _Rows:
             f"{row['passes']:10.1f} {row['seconds']:8.1f}  "
             + " ".join(f"{name} {value:.3g}" for name, value in more.items())
         )
+
+
+class _Called:
+    """Ends the run after the present step, with a checkpoint, on SIGTERM or SIGUSR1."""
+
+    def __init__(self):
+        self.off = False
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._hear)
+
+    def _hear(self, *_) -> None:
+        self.off = True
+
+    def __call__(self, row: dict, x) -> bool:
+        return self.off
 
 
 COMMON = ("step", "objective", "gradient_norm", "passes", "seconds", "columns", "words_reduced")

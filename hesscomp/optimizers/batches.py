@@ -16,6 +16,7 @@ from hesscomp.problems.problem import Problem
 from hesscomp.runs.ledger import Ledger
 
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
+SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,18 @@ class Sampling:
                 raise InputError(f"the {name} batch must be a positive number, not {value}")
 
     def share(self, purpose: int, rows: int) -> float:
-        """The share of `rows` rows that a batch takes."""
+        """The share of `rows` rows that a batch takes.
+
+        Raises InputError for one of so few rows that it might be empty.
+        """
         size = (self.gradient, self.curvature, self.acceptance)[purpose]
-        return float(size) if size <= 1 else min(size / rows, 1.0)
+        share = float(size) if size <= 1 else min(size / rows, 1.0)
+        if share < 1 and share * rows < SMALLEST:
+            raise InputError(
+                f"a batch of {share * rows:g} of {rows} rows is drawn empty now and then; take at "
+                f"least {SMALLEST}"
+            )
+        return share
 
     def batch_seed(self, purpose: int, step: int) -> int:
         """A seed of its own for each purpose and step."""

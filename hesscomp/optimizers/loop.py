@@ -348,7 +348,7 @@ class _Run:
             "columns": self.batches.columns,
             "words_reduced": self.batches.words,
             "seconds": self.world.broadcast(self._seconds()),
-            **self.values,
+            **{name: float(value) for name, value in self.values.items()},
         }
         self.history.rows.append(row)
         if self.writer is not None:
