@@ -21,14 +21,12 @@ from hesscomp.optimizers.optimizer import (
     check_choice,
     check_positive,
 )
-from hesscomp.optimizers.preconditioners import Diagonal, FactorPolicy
-from hesscomp.problems.second_moment import gradient_second_moment
+from hesscomp.optimizers.preconditioners import FactorPolicy, squared_gradients
 
 PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
 SHORTEST_LOOK = 10  # k is at least this,
 LOOK = 0.1  # and at least this share of the iterations
 SPACING = 1.3  # iterates are kept at iterations ceil(1.3^j)
-EXPONENT = 0.75  # of the diagonal preconditioner
 SUFFICIENT, SHRINK, TRIALS = 1e-2, 0.8, 60  # of the line search
 
 
@@ -118,8 +116,7 @@ class HessianFree(Optimizer):
         if self.preconditioner == "none":
             return None, None, False
         if self.preconditioner == "diagonal":
-            squares = gradient_second_moment(task.curvature_batch.problem, task.x)
-            return Diagonal((squares + shift) ** EXPONENT), None, False
+            return squared_gradients(task.curvature_batch, task.x, shift), None, False
         factor, fresh = self._policy.current(matrix, state, 1.0)
         return factor.preconditioner(shift), factor, fresh
 

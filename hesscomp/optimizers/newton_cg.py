@@ -17,7 +17,7 @@ from hesscomp.optimizers.optimizer import (
     check_choice,
     check_positive,
 )
-from hesscomp.optimizers.preconditioners import FactorPolicy
+from hesscomp.optimizers.preconditioners import FactorPolicy, squared_gradients
 
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
 SMALLEST_FORCING = 1e-8  # relative residual below which float64 gradients gain nothing
@@ -37,10 +37,10 @@ class NewtonCG(Optimizer):
         and its smallest |w| for the unresolved spectrum (Dauphin and others 2014, low rank); line
         search only.
     curvature : {"hessian", "gauss-newton"}
-    preconditioner : {"low-rank", "none"}
-        For CG. A factor of the Hessian, sketched anew when that pays (`preconditioners`). With a
-        batch for the curvature and a semidefinite Hessian this is sub-sampled Newton with a
-        Nystrom preconditioner.
+    preconditioner : {"low-rank", "diagonal", "none"}
+        For CG. diagonal: from squared gradients, as for `HessianFree`. low-rank: a factor of the
+        Hessian, sketched anew when that pays (`preconditioners`). With a batch for the curvature
+        and a semidefinite Hessian this is sub-sampled Newton with a Nystrom preconditioner.
     rank, oversample, seed : int
         Of the factor.
     max_cg : int
@@ -67,7 +67,7 @@ class NewtonCG(Optimizer):
         check_choice(self, "globalization", ("line-search", "trust-region"))
         check_choice(self, "solver", ("cg", "saddle-free"))
         check_choice(self, "curvature", ("hessian", "gauss-newton"))
-        check_choice(self, "preconditioner", ("low-rank", "none"))
+        check_choice(self, "preconditioner", ("low-rank", "diagonal", "none"))
         check_positive(self, "rank", "max_cg", "radius")
         if self.solver == "saddle-free" and self.globalization != "line-search":
             raise InputError("newton-cg: saddle-free steps take a line search, no trust region")
@@ -140,15 +140,17 @@ class NewtonCG(Optimizer):
 
     def _solve(self, task, state, base, forcing, solver):
         """The system's solution by a form of CG, and the state with the factor that served."""
-        shift = task.ridge + state["damping"]
-        factor = None
+        shift, factor, M = task.ridge + state["damping"], None, None
         if self.preconditioner == "low-rank":
             factor, fresh = self._policy.current(base, state, -np.log10(forcing))
+            M = factor.preconditioner(shift)
+        elif self.preconditioner == "diagonal":
+            M = squared_gradients(task.curvature_batch, task.x, shift)
         result = solver(
             base.shifted(shift),
             -task.gradient,
             tolerance=forcing * task.gradient_norm,
-            preconditioner=None if factor is None else factor.preconditioner(shift),
+            preconditioner=M,
             max_iterations=self.max_cg,
         )
         if factor is not None:

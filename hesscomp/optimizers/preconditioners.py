@@ -1,4 +1,4 @@
-"""Low-rank preconditioners that live in an optimizer's state, as arrays."""
+"""Preconditioners: diagonal ones, and low-rank ones that live in an optimizer's state."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,12 @@ from hesscomp.compression import compress
 from hesscomp.curvature.operator import Operator
 from hesscomp.factors import LowRank
 from hesscomp.factors.certificate import Certificate
+from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
 from hesscomp.optimizers.upkeep import Upkeep
+from hesscomp.problems.second_moment import gradient_second_moment
 
+EXPONENT = 0.75
 HORIZON = 5  # solves over which a new sketch must pay
 UNKNOWN = Certificate(float("nan"), float("nan"))
 
@@ -23,6 +26,11 @@ class Diagonal:
 
     def __matmul__(self, v: np.ndarray) -> np.ndarray:
         return v / (self.values if v.ndim == 1 else self.values[:, None])
+
+
+def squared_gradients(batch: View, x: np.ndarray, shift: float) -> Diagonal:
+    """diag(mean of squared per-example gradients + shift)^-0.75 (Martens 2010, section 4.7)."""
+    return Diagonal((gradient_second_moment(batch.problem, x) + shift) ** EXPONENT)
 
 
 @dataclass(frozen=True)
