@@ -145,4 +145,4 @@ class _Called:
         return self.off
 
 
-COMMON = ("step", "objective", "gradient_norm", "passes", "seconds", "columns", "words_reduced")
+COMMON = ("step", "objective", "gradient_norm", "passes", "seconds", "columns", "work", "words")

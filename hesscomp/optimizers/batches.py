@@ -210,6 +210,8 @@ class Batches:
         All rows.
     passes, columns : float
         Passes over the data and product columns so far, a batch's weighted by its share.
+    work : float
+        The passes where every product column costs one.
     words : float
         Reduced so far.
     """
@@ -218,7 +220,7 @@ class Batches:
         sampling.validate()
         self.problem, self.sampling = problem, sampling
         self.full = View(problem)
-        self.passes = self.columns = self.words = 0.0
+        self.passes = self.columns = self.work = self.words = 0.0
         self._open = [self.full]
 
     def view(self, purpose: int, step: int) -> View:
@@ -236,6 +238,7 @@ class Batches:
             used = view.settle()
             self.passes += view.share * used.passes
             self.columns += view.share * used.columns
+            self.work += view.share * (used.passes + used.extra_columns)
             self.words += used.words_reduced
             self.problem.world.ledger.add(used)
         self._open = [self.full]

@@ -21,6 +21,7 @@ IDLE = 20  # steps in a row over all rows without a gain, after which there is n
 
 COUNTERS = ("best_objective", "recoveries", "idle", "lowest", "flattest")  # in checkpoints
 
+COSTS = ("passes", "columns", "work", "words")  # of `Batches`, in the history and in checkpoints
 CONVERGED, STOPPED, DIVERGED = "converged", "stopped", "diverged"
 
 Callback = Callable[[dict[str, float], np.ndarray], bool | None]
@@ -107,8 +108,9 @@ class TrainResult:
         In words.
     history : History
         One row for each point: `step`, `objective` and `gradient_norm` of the gradient batch there,
-        `full_objective` where it is known, totals of `passes`, `columns` (batches by their share),
-        `words_reduced` and `seconds`, and what the optimizer tells of the step that led there.
+        `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches by their
+        share; see `Batches`), `words` and `seconds`, and what the optimizer tells of the step that
+        led there.
     """
 
     x: np.ndarray
@@ -344,9 +346,7 @@ class _Run:
             "objective": float(task.objective),
             "gradient_norm": task.gradient_norm,
             "full_objective": float(task.full),
-            "passes": self.batches.passes,
-            "columns": self.batches.columns,
-            "words_reduced": self.batches.words,
+            **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self.world.broadcast(self._seconds()),
             **{name: float(value) for name, value in self.values.items()},
         }
@@ -392,9 +392,7 @@ class _Run:
             "objective": task.objective,
             "full_objective": task.full,
             **{name: getattr(self, name) for name in COUNTERS},
-            "passes": self.batches.passes,
-            "columns": self.batches.columns,
-            "words_reduced": self.batches.words,
+            **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self._seconds(),
         }
         facts = {**self.facts, **numbers}
@@ -411,5 +409,6 @@ class _Run:
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]
         for name in COUNTERS:
             setattr(self, name, facts[name])
-        self.batches.passes, self.batches.columns = facts["passes"], facts["columns"]
-        self.batches.words, self.seconds_before = facts["words_reduced"], facts["seconds"]
+        for name in COSTS:
+            setattr(self.batches, name, facts[name])
+        self.seconds_before = facts["seconds"]
