@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hesscomp.cli.train import NAMES
-from hesscomp.curvature.tensorflow import keras
+from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.catalogue import OPTIMIZERS, make_optimizer, options_of
@@ -17,7 +17,9 @@ from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
+from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import ParameterBlock
 from hesscomp.problems.second_moment import gradient_second_moment
 
@@ -32,7 +34,7 @@ NETWORK_OPTIMIZERS = {
 }
 
 
-def network(world, reproducible=False):
+def network(world):
     """A small classifier of noisy spirals' coordinates."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 240)
@@ -91,6 +93,19 @@ def test_squared_gradients_of_a_network(world, problem):
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     squared_mean = np.mean(rows, axis=0) ** 2
     assert np.linalg.norm(found) > 3 * np.linalg.norm(squared_mean)
+
+
+@pytest.mark.ranks
+def test_the_objective_alone(world, problem):
+    x = np.random.default_rng(2).standard_normal(problem.n)
+    one = np.ones((int(world.rank == 0), 1))
+    function = FunctionProblem(
+        lambda x, X, y: tf.reduce_sum(X) * tf.reduce_sum(tf.sin(x)), x, (one, one), world, ridge=0.1
+    )
+    fixed = network(World(world.comm, reproducible=True))
+    for each in (problem, function, fixed):
+        expected, _ = each.objective_and_gradient(x)
+        assert objective(each, x) == pytest.approx(expected, rel=1e-13)
 
 
 def test_sparse_initial_weights():

@@ -174,6 +174,7 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
     else:
         from hesscomp.optimizers.recipe import follow
         from hesscomp.problems.differentiable import DifferentiableProblem
+        from hesscomp.problems.objective import objective
 
         if not isinstance(problem, DifferentiableProblem):
             raise InputError(f"--at trained: nothing is known to train {problem.name} with")
@@ -183,7 +184,7 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
         how = str(recipe)
         with ledger.timed("training"):
             result = follow(recipe, problem, options.seed)
-        x, value = result.x, problem.objective(result.x)
+        x, value = result.x, objective(problem, result.x)
     session.say(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
 

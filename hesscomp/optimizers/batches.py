@@ -12,6 +12,7 @@ from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.world import World
+from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.ledger import Ledger
 
@@ -103,7 +104,7 @@ class View:
     def objective(self, x: np.ndarray) -> float:
         """f(x); free where `objective_and_gradient` is."""
         values = self._recall(x)
-        return self.problem.objective(x) if values is None else values[0]
+        return objective(self.problem, x) if values is None else values[0]
 
     def hessian(self, x: np.ndarray) -> Operator:
         """The Hessian of the data term at x, without the ridge."""

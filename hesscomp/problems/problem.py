@@ -80,10 +80,6 @@ class Problem(ABC):
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """f(x) and its (n,) gradient, in float64; collective."""
 
-    def objective(self, x: np.ndarray) -> float:
-        """f(x); collective. At the cost of the gradient too, where a problem knows no better."""
-        return self.objective_and_gradient(x)[0]
-
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
         """This shard's curvature at x; local."""
