@@ -38,7 +38,8 @@ def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
         axes[2].set_title("Energy of the eigenvectors by block")
     source = factor.provenance
     name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
-    title = f"Hessian of {name}: n = {factor.n}, rank {factor.rank} ({source.method})"
+    kind = source.operator.replace("Operator", "") or "Hessian"
+    title = f"{kind} of {name}: n = {factor.n}, rank {factor.rank} ({source.method})"
     figure.suptitle(title, parse_math=False)
     save_figure(figure, path)
 

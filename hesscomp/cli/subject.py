@@ -53,6 +53,8 @@ def add_subject_arguments(parser) -> None:
 
 def load_subject(options, session: Session) -> Subject:
     """The problem that the options name; says which, on what data and by which engine."""
+    if options.memory_limit is not None:
+        options.memory_limit = parse_bytes(options.memory_limit)
     named = NAMED_PROBLEMS.get(options.problem)
     if options.model is not None:
         subject = _from_model_file(options, session)
@@ -123,9 +125,9 @@ def _load(options, session: Session, source: str, targets: str):
 
 
 def _network(model, loss: str, data, options, session: Session):
+    from hesscomp.problems.differentiable import MEMORY
     from hesscomp.problems.keras import KerasProblem
 
-    limit = {} if options.memory_limit is None else {"memory": parse_bytes(options.memory_limit)}
     return KerasProblem(
         model,
         loss,
@@ -133,8 +135,8 @@ def _network(model, loss: str, data, options, session: Session):
         session.world,
         ridge=options.ridge or 0.0,
         dtype=options.dtype or "float32",
+        memory=options.memory_limit or MEMORY,
         engine=options.engine or "auto",
-        **limit,
     )
 
 

@@ -1,0 +1,512 @@
+"""Networks as users name them: named problems, model files, points, trajectories, the figure."""
+
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from oracles import Sharded, dense, error, matrix
+
+from hesscomp.cli.main import main
+from hesscomp.compression import compress
+from hesscomp.curvature.gauss_newton import GaussNewtonOperator
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.tensorflow import keras
+from hesscomp.datasets import from_arrays
+from hesscomp.errors import InputError
+from hesscomp.estimators import exact_frobenius_norm
+from hesscomp.factors import load_factor, load_trajectory, save_factor, trajectory_writer
+from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.parallel.layout import Replicated
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
+from hesscomp.problems.catalogue import NAMED_PROBLEMS, SOFTMAX_LOSS, Recipe
+from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.models import build_network, load_model, read_weights
+from hesscomp.problems.training import train
+
+SIZES = {
+    "mnist-mlp": 11_935,
+    "mnist-cnn": 107_786,
+    "mnist-cnn4": 66_506,
+    "mnist-cnn7": 196_778,
+    "mnist-autoencoder": 2_837_314,
+    "curves-autoencoder": 842_340,
+    "adult-mlp": 3_553,
+}
+ROWS, FEATURES = 300, 60
+DATA = ["--data", "d.npz", "--dtype", "float64"]
+MODEL = ["--model", "m.keras", "--loss", SOFTMAX_LOSS, *DATA]
+
+
+LOGISTIC = ["--data", "two.csv"]
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HESSCOMP_DATA", raising=False)
+    # TensorFlow runs in this process already, with the threads that it has.
+    monkeypatch.setattr("hesscomp.curvature.tensorflow.set_threads", lambda threads: None)
+    X, y = rows()
+    np.savez("d.npz", X=X, y=y)
+    return tmp_path
+
+
+def rows() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((ROWS, FEATURES)) * 2 * 0.8 ** np.arange(FEATURES)
+    return X, np.argmax(X @ rng.standard_normal((FEATURES, 3)), axis=1)
+
+
+def tiny(seed: int = 1) -> keras.Model:
+    """60-2-3, n = 131, of which 9 belong to the last layer."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(name="tiny")
+    model.add(keras.Input((FEATURES,)))
+    model.add(keras.layers.Dense(2, "tanh", name="hidden"))
+    model.add(keras.layers.Dense(3, name="logits"))
+    return model
+
+
+def tiny_problem(model, world=None) -> KerasProblem:
+    world = world or World.serial()
+    start, stop = row_range(ROWS, world.rank, world.size)
+    X, y = rows()
+    data = from_arrays(X[start:stop], y[start:stop], world, targets="classes")
+    return KerasProblem(model, SOFTMAX_LOSS, data, world, dtype="float64")
+
+
+def sorted_spectrum(H: np.ndarray) -> np.ndarray:
+    w = np.linalg.eigvalsh(H)
+    return w[np.argsort(-np.abs(w))]
+
+
+def run(*arguments) -> int:
+    return main([str(word) for word in arguments])
+
+
+def refused(capsys, *arguments) -> str:
+    """The one line with which a command refuses its arguments."""
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    lines = capsys.readouterr().err.strip().split("\n")
+    (line,) = [line for line in lines if "product columns" not in line]  # slow machines' progress
+    return line
+
+
+# Named problems and training
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_named_networks_have_their_sizes_and_seeded_weights(name):
+    named = NAMED_PROBLEMS[name]
+    model = build_network(named.network, name, 0)
+    weights = [np.asarray(weight) for weight in model.trainable_variables]
+    assert sum(weight.size for weight in weights) == SIZES[name]
+    assert model.output_shape == (None, named.network.widths[-1])
+    assert len({weight.ravel()[0] for weight in weights if weight.ndim > 1}) * 2 == len(weights)
+    if model.count_params() < 2e5:
+        again, other = (build_network(named.network, name, seed) for seed in (0, 1))
+        assert all(map(np.array_equal, weights, again.get_weights()))
+        assert not np.array_equal(weights[0], other.get_weights()[0])
+
+
+def test_autoencoders_have_a_linear_code():
+    model = build_network(NAMED_PROBLEMS["curves-autoencoder"].network, "c", 0)
+    units = [(layer.units, layer.activation is keras.activations.linear) for layer in model.layers]
+    assert [width for width, linear in units if linear] == [6, 784]
+    assert [width for width, _ in units] == [400, 200, 100, 50, 25, 6, 25, 50, 100, 200, 400, 784]
+
+
+def test_training_is_keras_adam(monkeypatch):
+    monkeypatch.setattr("hesscomp.problems.training.FLOOR", 0.0)  # Keras' stands elsewhere
+    problem = tiny_problem(tiny())
+    variable = keras.Variable(problem.initial, dtype="float64")
+    optimizer = keras.optimizers.Adam(1e-2, epsilon=0.0)  # (its powers of beta are float32)
+    for _ in range(6):
+        gradient = problem.objective_and_gradient(np.asarray(variable))[1]
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float64")], [variable])
+    recipe = Recipe(epochs=6, batch=10**6, rate=1e-2)
+    x = train(problem, recipe, problem.initial)
+    assert np.linalg.norm(x - np.asarray(variable)) <= 1e-5 * np.linalg.norm(x - problem.initial)
+
+
+@pytest.mark.ranks
+def test_training_does_not_depend_on_the_number_of_ranks(world):
+    recipe = Recipe(epochs=5, batch=50)
+    points = [
+        train(problem, recipe, problem.initial, seed=4)
+        for problem in (tiny_problem(tiny(), world), tiny_problem(tiny()))
+    ]
+    assert np.linalg.norm(points[0] - points[1]) <= 1e-9 * np.linalg.norm(points[1])
+
+
+# Sketches that start from a factor
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+def test_a_started_sketch_saves_columns(world, layout):
+    A = matrix("exponential", signs=True)
+    drift = np.random.default_rng(7).standard_normal(A.shape)
+    B = A + 1e-3 * (drift + drift.T) / np.sqrt(len(A))
+    last = compress(Sharded(A, world, False), 8, oversample=2, block=4, layout=layout)
+    operator = Sharded(B, world, False)
+    options = {"oversample": 2, "block": 4, "residual_tolerance": 1e-12, "layout": layout}
+    cold = compress(operator, 8, max_columns=16, **options)
+    warm = compress(operator, 8, max_columns=16, start=last, **options)
+    full = compress(operator, 8, start=last, **options)
+    w = np.linalg.eigvalsh(B)
+    best = np.sqrt(np.sum(np.sort(np.abs(w))[:-8] ** 2))
+    errors = [error(factor.in_layout(Replicated(len(A))), B) for factor in (cold, warm, full)]
+    assert errors[1] <= 1.02 * best < errors[0]
+    assert full.provenance.columns == 2 * 10 + 8  # (1 + power) (rank + oversample), and probes
+    assert errors[2] <= errors[1] * (1 + 1e-9)
+
+
+def test_starts_that_do_not_fit_are_refused(world):
+    A = Sharded(matrix("exponential"), world, True)
+    factor = compress(A, 5)
+    assert compress(A, 5, start=factor).provenance.method == "krylov"
+    assert error(compress(A, 5, start=0 * factor), matrix("exponential")) < 1
+    with pytest.raises(InputError, match="only method krylov starts from a factor, not eigh"):
+        compress(A, 5, start=factor, method="eigh")
+    with pytest.raises(InputError, match="a factor of n = 150 is no start for an operator of"):
+        compress(Sharded(np.eye(4), world, True), 2, start=factor)
+
+
+@pytest.mark.ranks
+def test_exact_norm(world):
+    A = matrix("polynomial", signs=True)
+    for operator in (Sharded(A, world, False), Sharded(A, world, False).in_rows()):
+        assert exact_frobenius_norm(operator, panel=37) == pytest.approx(
+            np.linalg.norm(A), rel=1e-12
+        )
+
+
+# Commands
+
+
+def test_compress_a_users_model(in_tmp, capsys):
+    model = tiny()
+    model.save("m.keras")
+    arguments = ["--operator", "ggn", "--blocks", "logits,hidden/bias", "--sample", 0.5]
+    limits = ["--ridge", 0.5, "--memory-limit", "30K"]
+    assert run("compress", *MODEL, *arguments, *limits, "--rank", 11, "--out", "f.h5") == 0
+    said = capsys.readouterr().out
+    assert "tiny on d.npz: 300 rows, 131 parameters; layer-wise engine: every" in said
+    problem = tiny_problem(model).sampled(0.5, 0)
+    G = GaussNewtonOperator(problem, problem.initial).to_dense()
+    kept = np.arange(120, 131)
+    F = load_factor("f.h5")
+    assert F.blocks == (
+        ("hidden/bias", (2,), 0), ("logits/kernel", (2, 3), 2), ("logits/bias", (3,), 8),
+    )  # fmt: skip
+    assert np.array_equal(F.parameters, problem.initial[kept])
+    assert np.linalg.norm(dense(F) - G[np.ix_(kept, kept)]) <= 1e-10 * np.linalg.norm(G)
+    source = F.provenance
+    assert (source.problem, source.ridge, source.rows) == ("tiny", 0.5, problem.rows)
+    assert source.operator == "GaussNewtonOperator, restricted"
+    assert source.dataset == "d.npz (sample 0.5, seed 0)"
+
+
+@pytest.mark.parametrize(
+    "operator", ["fisher", "monte-carlo-fisher", "empirical-fisher", "finite-difference"]
+)
+def test_every_operator_by_name(in_tmp, operator):
+    tiny().save("m.keras")
+    assert run("compress", *MODEL, "--operator", operator, "--blocks", "logits/bias",
+               "--rank", 3, "--out", "f.h5") == 0  # fmt: skip
+    assert load_factor("f.h5").provenance.operator.endswith(", restricted")
+
+
+def test_one_point_in_every_form(in_tmp, capsys):
+    model = tiny()
+    model.save("m.keras")
+    common = [*MODEL, "--blocks", "logits", "--rank", "9", "--out"]
+    assert run("compress", *common, "trained.h5", "--at", "trained", "--epochs", 3,
+               "--save-point", "x.npy") == 0  # fmt: skip
+    assert "trained: Adam, 3 epochs in batches of 100, step 0.001, in " in capsys.readouterr().out
+    problem, x = tiny_problem(model), np.load("x.npy")
+    assert np.array_equal(x, train(problem, Recipe(3), problem.initial))
+    wanted = sorted_spectrum(HessianOperator(problem, x).to_dense()[122:, 122:])
+    assert np.allclose(load_factor("trained.h5").eigenvalues, wanted, atol=1e-12)
+    problem.set_weights(x)
+    model.save("checkpoint.keras")
+    model.save_weights("x.weights.h5")
+    model.save("m.keras")
+    save_factor(problem.describe(compress(HessianOperator(problem, x), 2), x), "point.h5")
+    for name in ("checkpoint.keras", "x.weights.h5"):
+        assert is_keras_file(name)
+        assert np.allclose(read_weights(name, problem), x, rtol=1e-7)  # float32
+    assert not is_keras_file("x.npy") and not is_keras_file("point.h5")
+    assert np.array_equal(load_point("point.h5", 131), x)
+    for point in ("x.npy", "x.weights.h5", "initial"):
+        assert run("compress", *common, "f.h5", "--at", point) == 0
+        assert np.allclose(load_factor("f.h5").eigenvalues, wanted, rtol=1e-5, atol=1e-7)
+    keras.Sequential([keras.Input((60,)), keras.layers.Dense(3)]).save("other.keras")
+    line = refused(capsys, "compress", *common, "g.h5", "--at", "other.keras")
+    assert "other.keras: holds weights of shapes [(60, 3), (3,)], but tiny has" in line
+    line = refused(capsys, "compress", *common, "g.h5", "--at", "none.npy")
+    assert "none.npy: no such file; a point is zero, initial, trained, or a file" in line
+
+
+def test_spectrum_and_update_of_a_network(in_tmp):
+    tiny().save("m.keras")
+    common = [*MODEL, "--blocks", "logits"]
+    assert run("compress", *common, "--rank", 4, "--at", "initial", "--save-point", "x.npy",
+               "--out", "f.h5") == 0  # fmt: skip
+    assert run("spectrum", *common, "--at", "x.npy", "--factor", "f.h5", "--out", "s.png",
+               "--curve", "s.json") == 0  # fmt: skip
+    curve = json.loads((in_tmp / "s.json").read_text())
+    F = load_factor("f.h5")
+    assert curve["n"] == 9 and curve["operator"] == "hessian"
+    assert curve["largest_ritz_value"] == pytest.approx(F.eigenvalues[0], rel=1e-8)
+    assert run("update", "f.h5", *common, "--at", "x.npy", "--rank", 9, "--out", "g.h5") == 0
+    assert run("compress", *common, "--rank", 9, "--at", "x.npy", "--out", "h.h5") == 0
+    assert np.allclose(dense(load_factor("g.h5")), dense(load_factor("h.h5")), atol=1e-8)
+
+
+def test_a_problem_from_python(in_tmp, capsys):
+    (in_tmp / "mine.py").write_text(
+        "import numpy as np, tensorflow as tf\n"
+        "from hesscomp.problems.function import FunctionProblem\n"
+        "X = np.random.default_rng(0).standard_normal((40, 6))\n"
+        "def squares(world):\n"
+        "    loss = lambda t, X, y: tf.reduce_sum((tf.linalg.matvec(X, t) - y) ** 2) / 2\n"
+        "    return FunctionProblem(loss, np.zeros(6), (X, X[:, 0]), world, dtype='float64')\n"
+        "def nothing(world):\n"
+        "    return 3\n"
+    )
+    assert run("compress", "--problem", "mine:squares", "--rank", 6, "--out", "f.h5") == 0
+    X = np.random.default_rng(0).standard_normal((40, 6))
+    assert np.allclose(dense(load_factor("f.h5")), X.T @ X / 40, atol=1e-12)
+    for name, message in (
+        ("mine:nothing", "returned a int; return a KerasProblem, FunctionProblem or another"),
+        ("mine:absent", "module 'mine' has no attribute 'absent'"),
+        ("absent_module:f", "No module named 'absent_module'"),
+        ("nobody", "no such problem; take one of mnist-mlp, mnist-cnn, "),
+    ):
+        line = refused(capsys, "compress", "--problem", name, "--out", "g.h5")
+        assert message in line
+    line = refused(capsys, "compress", "--problem", "mine:squares", "--ridge", 1, "--out", "g.h5")
+    assert "--ridge does not go with --problem mine:squares, which decides it" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "m.keras", "--data", "d.npz"], "--model needs --loss and --data"),
+        ([*MODEL, "--loss", "hinge"], "hinge"),
+        ([*MODEL, "--engine", "steam"], "unknown engine steam; use one of auto"),
+        ([*MODEL, "--features", "fourier"], "--features fourier does not go"),
+        ([*MODEL, "--sample", "2"], "a fraction above 0 and at most 1, not 2"),
+        ([*MODEL, "--blocks", "conv"], "no parameter block is called conv; they are hidden/ker"),
+        ([*MODEL, "--epochs", "2"], "--epochs goes with --at trained"),
+        ([*MODEL, "--at", "no/ckpt-*"], "--at no/ckpt-*: no file fits this pattern"),
+        (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
+        (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit lots: is no size"),
+        (["--problem", "mnist-mlp", "--data", "mnist"], "mnist: set HESSCOMP_DATA"),
+        ([*LOGISTIC, "--sample", "0.5"], "--sample does not go with logistic-regression"),
+        ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
+        ([*LOGISTIC, "--operator", "ggn"], "needs a network and a loss of its output"),
+        ([*LOGISTIC, "--operator", "finite-difference"], "finite-difference does not go"),
+        ([*LOGISTIC, "--at", "initial"], "logistic-regression has no initial point"),
+        ([], "name the data with --data, or a problem with --problem or --model"),
+    ],
+)
+def test_refusals_in_one_line(in_tmp, capsys, arguments, message):
+    tiny().save("m.keras")
+    (in_tmp / "two.csv").write_text("a,b,label\n1,2,0\n0,1,1\n2,1,1\n")
+    assert message in refused(capsys, "compress", *arguments, "--out", "f.h5")
+
+
+def test_no_code_in_model_files(in_tmp, capsys):
+    class Mine(keras.layers.Dense):
+        pass
+
+    start = keras.Input((FEATURES,))
+    for name, layer, named in (
+        ("lambda", keras.layers.Lambda(lambda x: x[:, :3]), "a Lambda layer"),
+        ("mine", Mine(3), f"{__name__}.Mine"),
+    ):
+        keras.Sequential([start, layer]).save(f"{name}.keras")
+        arguments = ["--model", f"{name}.keras", "--loss", "squared-error", *DATA]
+        line = refused(capsys, "compress", *arguments, "--targets", "input", "--out", "f.h5")
+        assert f"{name}.keras: holds {named}, which is code, and from files only Keras'" in line
+    for config in (
+        {"module": "os", "class_name": "function", "config": "system"},
+        {"module": "keras.utils", "class_name": "function", "config": "get_file"},
+        {"module": "keras.layers", "class_name": "Dense",
+         "config": {"activation": {"module": "builtins", "class_name": "function"}}},
+    ):  # fmt: skip
+        with zipfile.ZipFile("forged.keras", "w") as archive:
+            archive.writestr("config.json", json.dumps(config))
+        with pytest.raises(InputError, match="which is code"):
+            load_model("forged.keras")
+    (in_tmp / "text.keras").write_text("no zip")
+    with pytest.raises(InputError, match=r"text.keras: cannot be read as a .keras file"):
+        load_model("text.keras")
+    with pytest.raises(InputError, match="no such file"):
+        load_model("absent.keras")
+
+
+def test_a_saved_functional_model_loads(in_tmp):
+    start = keras.Input((28, 28, 1))
+    x = keras.layers.Conv2D(2, 3, activation="relu", strides=2)(start)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.3)(keras.layers.Flatten()(x))
+    model = keras.Model(start, keras.layers.Dense(10)(x + keras.ops.tanh(x)))
+    model.compile("adam", loss=lambda y, f: f)  # what it was compiled with is not read
+    model.save("m.keras")
+    found = load_model("m.keras")
+    X = np.random.default_rng(0).standard_normal((2, 28, 28, 1))
+    assert np.array_equal(found(X), model(X))
+
+
+def test_problems_lists_them(capsys):
+    assert run("problems") == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in NAMED_PROBLEMS)
+    assert "784-15-10, sigmoid" in table and "Adam, 30 epochs in batches of 100" in table
+
+
+def test_a_named_problem_says_what_it_took(in_tmp, capsys):
+    assert run("compress", "--problem", "mnist-mlp", "--sample", 0.02, "--engine", "generic",
+               "--blocks", "dense_2/bias", "--rank", 10, "--out", "f.h5") == 0  # fmt: skip
+    first, second, *_ = capsys.readouterr().out.split("\n")
+    assert first.startswith("data: mnist-sample, 5,000 images; HESSCOMP_DATA names no folder")
+    assert second == (
+        "mnist-mlp on mnist-sample: 5000 rows, 11935 parameters; generic engine: asked for"
+    )
+    F = load_factor("f.h5")
+    assert F.blocks == (("dense_2/bias", (10,), 0),)
+    assert abs(F.eigenvalues[-1]) < 1e-6 < F.eigenvalues[0]  # adding to all logits changes nothing
+
+
+def test_training_and_products_on_two_ranks(in_tmp, run_ranks):
+    tiny().save("m.keras")
+    arguments = ["compress", *MODEL, "--at", "trained", "--epochs", "2", "--blocks", "logits",
+                 "--rank", "9", "--out"]  # fmt: skip
+    done = run_ranks(2, [*arguments, "two.h5"], cwd=in_tmp)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("300 rows, 131 parameters; layer-wise engine") == 1
+    assert run(*arguments, "one.h5") == 0
+    one, two = load_factor("one.h5"), load_factor("two.h5")
+    assert np.allclose(one.parameters, two.parameters, rtol=1e-9)
+    assert np.allclose(dense(one), dense(two), atol=1e-10)
+
+
+def test_adult_logistic_at_its_optimum(in_tmp, capsys):
+    assert run("compress", "--problem", "adult-logistic", "--at", "trained", "--dtype", "float64",
+               "--rank", 3, "--out", "f.h5") == 0  # fmt: skip
+    assert "objective 0.326523" in capsys.readouterr().out
+    assert load_factor("f.h5").provenance.ridge == 1e-3
+
+
+# Trajectories
+
+
+@pytest.fixture
+def checkpoints(in_tmp):
+    """A problem and three points of its training, in files of both of Keras' kinds."""
+    model = tiny()
+    model.save("m.keras")
+    problem = tiny_problem(model)
+    x, points = problem.initial, []
+    for name in ("ckpt-1.weights.h5", "ckpt-2.keras", "ckpt-10.weights.h5"):
+        problem.set_weights(x)
+        (model.save if name.endswith(".keras") else model.save_weights)(name)
+        points.append(x)
+        x = train(problem, Recipe(epochs=2, rate=1e-2), x)
+    return problem, points
+
+
+def test_a_trajectory(checkpoints, capsys):
+    problem, points = checkpoints
+    arguments = ["compress", *MODEL, "--blocks", "hidden", "--rank", "3", "--residual-tolerance",
+                 "1e-3", "--at", "ckpt-*", "--out", "t.h5", "--report", "t.json"]  # fmt: skip
+    assert run(*arguments) == 0
+    found = load_trajectory("t.h5")
+    assert found.labels == ("ckpt-1.weights.h5", "ckpt-2.keras", "ckpt-10.weights.h5")
+    for factor, x in zip(found.factors, points, strict=True):
+        assert factor.blocks == (("hidden/kernel", (60, 2), 0), ("hidden/bias", (2,), 120))
+        assert np.allclose(factor.parameters, x[:122], rtol=1e-6)
+        H = HessianOperator(problem, x).to_dense()[:122, :122]
+        assert np.allclose(factor.eigenvalues, sorted_spectrum(H)[:3], rtol=5e-3)
+    columns = [factor.provenance.columns for factor in found.factors]
+    assert max(columns[1:]) < columns[0]
+    assert found.factors[1].provenance.method == "krylov started from the factor before"
+    assert [row["columns"] for row in json.loads(Path("t.json").read_text())["points"]] == columns
+    with h5py.File("t.h5") as file:
+        assert file.attrs["kind"] == "trajectory" and file.attrs["count"] == 3
+        group = file["factors/0002"]
+        assert group.attrs["format"] == "hesscomp-factor" and group.attrs["kind"] == "low-rank"
+        assert np.array_equal(group["eigenvalues"], found.factors[2].eigenvalues)
+    capsys.readouterr()
+    assert run("inspect", "t.h5") == 0
+    assert "ckpt-10.weights.h5" in capsys.readouterr().out
+    assert run("plot", "t.h5", "--out", "t.svg") == 0
+    assert "ckpt-10.weights.h5" in Path("t.svg").read_text()
+    with pytest.raises(InputError, match="it holds a trajectory, not one factor; see load_traj"):
+        load_factor("t.h5")
+    line = refused(capsys, *arguments, "--save-point", "x.npy")
+    assert "--save-point goes with one point, not with a trajectory" in line
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.__delitem__("factors/0001"), "/factors/0001 is missing"),
+        (lambda file: file.attrs.__setitem__("count", 7), r"/labels has shape \(2,\), expected"),
+        (lambda file: file.attrs.__setitem__("n", 4), "not all of the order that attribute n"),
+        (lambda file: file.attrs.__delitem__("count"), "attribute count is missing"),
+        (lambda file: file["factors/0000"].attrs.__setitem__("kind", "trajectory"), "trajectory"),
+        (lambda file: file.attrs.__setitem__("kind", "low-rank"), "read it as a factor"),
+    ],
+)
+def test_damaged_trajectories_are_refused(tmp_path, world, damage, message):
+    factor = compress(Sharded(matrix("exponential"), world, True), 3)
+    path = tmp_path / "t.h5"
+    with trajectory_writer(path) as add:
+        add("first", factor)
+        add("second", replace(factor, parameters=np.ones(150)))
+    found = load_trajectory(path)
+    assert found.labels == ("first", "second")
+    assert np.array_equal(found.factors[0].eigenvectors, factor.eigenvectors)
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    with pytest.raises(InputError, match=message):
+        load_trajectory(path)
+
+
+def test_a_trajectory_that_fails_leaves_nothing(checkpoints, capsys):
+    keras.Sequential([keras.Input((60,)), keras.layers.Dense(3)]).save("ckpt-11.keras")
+    refused(capsys, "compress", *MODEL, "--blocks", "logits", "--rank", 2, "--at", "ckpt-*",
+            "--out", "t.h5")  # fmt: skip
+    assert not [path for path in Path().iterdir() if "t.h5" in path.name]
+
+
+# The figure
+
+
+def test_the_figure(in_tmp, capsys):
+    model = tiny()
+    model.save("m.keras")
+    assert run("figure", "mnist-hessian", *MODEL, "--at", "initial", "--rank", 12,
+               "--out", "p.png", "--report", "p.json") == 0  # fmt: skip
+    assert (in_tmp / "p.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((in_tmp / "p.json").read_text())
+    problem = tiny_problem(model)
+    H = HessianOperator(problem, problem.initial).to_dense()
+    w = sorted_spectrum(H)
+    assert found["norm"] == pytest.approx(np.linalg.norm(H), rel=1e-10)
+    best = [np.linalg.norm(w[k:]) / np.linalg.norm(w) for k in range(13)]
+    assert np.allclose(found["best"], best, rtol=1e-6)
+    assert np.all(np.array(found["exact"]) >= np.array(found["best"]) - 1e-9)
+    assert found["exact"][12] <= 1.01 * best[12]
+    assert np.allclose(found["certificate"], found["exact"][1:], rtol=0.5)
