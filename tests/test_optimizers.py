@@ -110,6 +110,14 @@ def test_adult(world, optimizer):
     assert result.converged and abs(result.best_objective - ADULT) <= 1e-12
 
 
+def test_a_step_of_drsom_reduces_few_words(small):
+    """Beside the gradient and the objective at the next point: m (m + 1) / 2."""
+    for count in (2, 4):
+        rows = train(small, DRSOM(count=count), stopping=Stopping(max_steps=12)).history.rows
+        taken = rows[-1]["words"] - rows[-2]["words"]
+        assert rows[-1]["trials"] == 1 and taken == small.n + 1 + count * (count + 1) / 2
+
+
 def test_single_precision_curvature_reaches_the_optimum_too(world, small_optimum):
     problem = synthetic(world, dtype="float32")
     stopping = Stopping(max_steps=100, gradient_tolerance=1e-10)

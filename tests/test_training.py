@@ -104,8 +104,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
     spread, alone = reproducible_pair(world)
     whole = train(alone, EVERY[name], sampling=BATCHES, stopping=Stopping(max_steps=STEPS))
     first = Saving(str(shared_tmp / "all"), every=1)
-    short = Stopping(max_steps=5)
-    train(spread, EVERY[name], sampling=BATCHES, stopping=short, saving=first)
+    fifth = (lambda row, x: row["step"] == 5,)
+    train(spread, EVERY[name], sampling=BATCHES, saving=first, callbacks=fifth)
     world.comm.Barrier()
     mine = shared_tmp / f"rank {world.rank}"
     shutil.copytree(shared_tmp / "all", mine)
@@ -126,9 +126,10 @@ def test_rounding_is_all_that_ranks_change(world, small, name):
         ]
         steps = min(len(run.history) for run in runs)
         left, right = (run.history.column("objective")[:steps] for run in runs)
-        np.testing.assert_allclose(left, right, rtol=1e-8)
+        differenced = name in ("drsom differences", "drsom interpolation")  # noise: sqrt(eps)
+        np.testing.assert_allclose(left, right, rtol=1e-6 if differenced else 1e-8)
         assert abs(len(runs[0].history) - len(runs[1].history)) <= 2
-        np.testing.assert_allclose(runs[0].x, runs[1].x, atol=1e-6)
+        np.testing.assert_allclose(runs[0].x, runs[1].x, atol=1e-3 if differenced else 1e-6)
 
 
 def test_batches_are_drawn_apart_and_counted(small):
@@ -270,5 +271,7 @@ def test_bad_settings_are_refused(small):
             train(small, SGD(), **bad)
     with pytest.raises(InputError, match="20 parameters"):
         train(small, SGD(), np.zeros(3))
-    with pytest.raises(InputError, match="sampled"):
+    with pytest.raises(InputError, match="16"):
         train(Rosenbrock(small.world, 2), SGD(), sampling=Sampling(gradient=0.5))
+    with pytest.raises(InputError, match="sampled"):
+        Rosenbrock(small.world, 2).sampled(0.5)

@@ -183,7 +183,7 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
             recipe = replace(recipe, epochs=options.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            result = follow(recipe, problem, options.seed)
+            result = follow(recipe, problem, seed=options.seed)
         x, value = result.x, objective(problem, result.x)
     session.say(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x

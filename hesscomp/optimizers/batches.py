@@ -219,6 +219,8 @@ class Batches:
 
     def __init__(self, problem: Problem, sampling: Sampling):
         sampling.validate()
+        for purpose in (GRADIENT, CURVATURE, ACCEPTANCE):
+            sampling.share(purpose, problem.rows)
         self.problem, self.sampling = problem, sampling
         self.full = View(problem)
         self.passes = self.columns = self.work = self.words = 0.0

@@ -12,7 +12,7 @@ import numpy as np
 from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import Recurrence
-from hesscomp.optimizers.acceptance import backtrack, levenberg_marquardt, reduction_ratio
+from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
 from hesscomp.optimizers.batches import Task, View
 from hesscomp.optimizers.optimizer import (
     Optimizer,
@@ -178,7 +178,7 @@ def _phi(cg: Recurrence, b: np.ndarray) -> float:
 
 
 def best_iterate(task: Task, solved: Truncated) -> tuple[np.ndarray, float, float]:
-    """Back from the last iterate as long as the objective falls: p, p^T A p and the objective.
+    """Back from the last iterate as long as the objective does not rise: p, p^T A p, objective.
 
     Of the acceptance batch (Martens 2010, section 4.6).
     """
@@ -187,7 +187,8 @@ def best_iterate(task: Task, solved: Truncated) -> tuple[np.ndarray, float, floa
     value = view.objective(task.x + best)
     for p, form in others:
         earlier = view.objective(task.x + p)
-        if task.world.decide(np.isfinite(value) and not earlier < value):
+        lower = earlier <= value + ROUNDING * abs(value)  # a plateau of rounding is no rise
+        if task.world.decide(np.isfinite(value) and not lower):
             break
         best, quadratic, value = p, form, earlier
     return best, quadratic, value

@@ -310,7 +310,7 @@ class _Run:
             task.full = self.resumed[2]
         elif self.step % self.every == 0 or last:
             task.full = self.batches.full.objective(self.x)
-        self.resumed = None
+        judged, self.resumed = self.resumed is not None, None
         if self.world.decide(task.full < self.best_objective):
             self.best, self.best_objective = self.x.copy(), task.full
         if self.world.decide(task.gradient_norm <= stop.gradient_tolerance):
@@ -319,7 +319,7 @@ class _Run:
             return CONVERGED, "the objective reached the target"
         if last:
             return STOPPED, f"after {self.step} steps"
-        if task.whole and not self.recoveries and self._idles(task):
+        if task.whole and not (self.recoveries or judged) and self._idles(task):
             return STOPPED, "steps gain nothing: at the rounding level"
         if self.world.decide(self.batches.passes >= stop.max_passes):
             return STOPPED, f"after {self.batches.passes:.1f} passes over the data"
@@ -396,7 +396,8 @@ class _Run:
             "seconds": self._seconds(),
         }
         facts = {**self.facts, **numbers}
-        checkpoint = Checkpoint(self.step, arrays, self.state, self.values, facts, self.history)
+        history = History(self.history.rows[:-1], self.history.events)
+        checkpoint = Checkpoint(self.step, arrays, self.state, self.values, facts, history)
         with self.world.phase(f"writing {self.saving.folder}"):
             if self.world.rank == 0:
                 save_checkpoint(checkpoint, self.saving.folder)
