@@ -69,7 +69,7 @@ test-slow: $(TEST)  ## the slow tests: serial, then on each of RANKS
 # The first run that fails ends the target, so the last line of pytest is the verdict.
 # 5 is "no test selected": allowed for slow tests, of which some kinds may not exist.
 define run_tests
-	@set -e; \
+	@set -e; export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}; \
 	run() { \
 		status=0; "$$@" || status=$$?; \
 		if [ $$status = 5 ] && [ "$(1)" = slow ]; then status=0; fi; \

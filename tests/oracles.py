@@ -5,6 +5,7 @@ import scipy.linalg
 
 from hesscomp.curvature.operator import ShardedOperator
 from hesscomp.factors import LowRank, compare, load_factor, save_factor
+from hesscomp.parallel.layout import Replicated
 
 N = 150
 
@@ -106,7 +107,7 @@ def check_factor(factor: LowRank, tmp_path) -> None:
     check_functions(factor, F, shift)
     check_arithmetic(factor, F)
     path = tmp_path / "factor.h5"
-    save_factor(factor, path)
+    save_factor(factor.in_layout(Replicated(n)), path)  # by each rank, in a folder of its own
     loaded = load_factor(path)
     np.testing.assert_array_equal(loaded.eigenvalues, w)
     np.testing.assert_array_equal(loaded.eigenvectors, U)

@@ -10,7 +10,7 @@ import pytest
 from scipy.linalg import subspace_angles
 
 from hesscomp.cli.main import main
-from hesscomp.factors import Certificate, LowRank, Provenance, save_factor
+from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
 
 
 @pytest.fixture
@@ -231,3 +231,25 @@ def test_a_killed_rank_ends_the_others_and_leaves_no_file(run_command, mpiexec, 
     done = run_command([mpiexec, "-n", "2", sys.executable, "run.py"], cwd=in_tmp, timeout=100)
     assert done.returncode != 0
     assert [path.name for path in in_tmp.iterdir()] == ["run.py"]
+
+
+def test_reproducible_factors_and_slabs_on_one_and_five_ranks(run_ranks, tmp_path):
+    request = ["compress", "--data", "adult", "--rank", "8", "--method", "eigh", "--threads", "1"]
+    factors = []
+    for ranks, layout in ((1, "replicated"), (5, "replicated"), (1, "rows"), (5, "rows")):
+        out = tmp_path / f"{layout}-{ranks}.h5"
+        options = ["--reproducible", "--layout", layout, "--out", out]
+        done = run_ranks(ranks, [*request, *options])
+        assert done.returncode == 0, done.stderr
+        factors.append(load_factor(out))
+    for first, second in (factors[:2], factors[2:]):
+        np.testing.assert_array_equal(first.eigenvalues, second.eigenvalues)
+        np.testing.assert_array_equal(first.eigenvectors, second.eigenvectors)
+        assert first.provenance.reproducible and first.provenance.threads == 1
+    np.testing.assert_allclose(factors[0].eigenvectors, factors[2].eigenvectors, atol=1e-4)
+    alone = run_ranks(1, ["repack", tmp_path / "rows-5.h5"])
+    assert alone.returncode == 0, alone.stderr
+    assert not list(tmp_path.glob("*5.h5.*.slab"))
+    np.testing.assert_array_equal(
+        load_factor(tmp_path / "rows-5.h5").eigenvectors, factors[3].eigenvectors
+    )

@@ -406,3 +406,14 @@ def test_krylov_restarts_survive_what_locked_pairs_had_hidden(world):
     factor = krylov((A + A.T) / 2, world, 6, residual_tolerance=1e-14, **request)
     np.testing.assert_allclose(factor.eigenvalues, 1, rtol=1e-10)
     check_certificate(factor, A)
+
+
+def test_krylov_finds_clusters_wider_than_its_block(world):
+    w = np.r_[np.ones(40), 0.1 / np.arange(1, 361)]
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((400, 400)))[0]
+    A = (Q * w) @ Q.T
+    A = (A + A.T) / 2
+    for options in ({}, {"max_basis": 70}):  # without and with restarts
+        factor = compress(Sharded(A, world, False), 60, method="krylov", **options)
+        assert error(factor, A) <= 1.01 * np.sqrt(np.sum(w[60:] ** 2))
+        assert factor.provenance.columns <= 230

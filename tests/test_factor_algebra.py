@@ -11,6 +11,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, Provenance, compare
 from hesscomp.factors.basis import complete
 from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.parallel.layout import Replicated
 
 
 def exact_factor(H: np.ndarray, k: int, **provenance) -> LowRank:
@@ -46,7 +47,7 @@ def test_complete_spans_ill_conditioned_blocks(n, k, m, smallest):
         np.geomspace(1, smallest or 1e-20, m)[:, None]
         * np.linalg.qr(rng.standard_normal((m, m)))[0]
     )
-    Q = complete(U, B, lambda X, Y: X.T @ Y)
+    Q = complete(U, B, Replicated(len(U)))
     joint = np.hstack([U, Q])
     assert joint.shape[1] <= min(n, k + m)
     assert np.abs(joint.T @ joint - np.eye(joint.shape[1])).max(initial=0) <= 1e-14 * n
@@ -56,7 +57,7 @@ def test_complete_spans_ill_conditioned_blocks(n, k, m, smallest):
 def test_complete_adds_nothing_for_columns_inside():
     U = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 4)))[0]
     B = U @ np.random.default_rng(1).standard_normal((4, 6))
-    assert complete(U, B, lambda X, Y: X.T @ Y).shape == (30, 0)
+    assert complete(U, B, Replicated(len(U))).shape == (30, 0)
 
 
 @pytest.mark.parametrize("k", [5, 20, 30])

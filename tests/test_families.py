@@ -15,6 +15,8 @@ from hesscomp.compression import METHODS, SketchOptions, compress
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.range import RangeFinder
 from hesscomp.curvature.operator import MatrixOperator
+from hesscomp.errors import InputError
+from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.gaussian import probes
 
 K, P = 20, 10  # rank and oversample of most requests
@@ -28,7 +30,8 @@ def fitting(names=METHODS, powers=(0, 2)):
         for method in names
         for signed in (False, True)
         for power in powers
-        if not (signed and METHODS[method].needs_psd) and not (method == "one-pass" and power)
+        if not (signed and METHODS[method].needs_psd)
+        and not (method in ("one-pass", "adaptive") and power)
     ]
 
 
@@ -181,8 +184,8 @@ def test_the_probe_bound_fails_as_rarely_as_it_says(count, most):
     """The worst case, a remainder of rank one: 10^-r for r probes, within three deviations."""
     n, runs = 4, 10_000
     u = np.full(n, 0.5)  # H = u u^T, approximated by zero: the error is 1
-    nothing = Approximation(np.zeros(1), np.eye(n, 1), galerkin=True)
-    vectors = probes(n, 0, runs * count, seed=0).reshape(n, runs, count)
+    nothing = Approximation(np.zeros(1), np.eye(n, 1), Replicated(n), galerkin=True)
+    vectors = probes(Replicated(n), 0, runs * count, seed=0).reshape(n, runs, count)
     failures = 0
     for run in range(runs):
         images = np.outer(u, u @ vectors[:, run])
@@ -216,7 +219,8 @@ def dense(w: np.ndarray) -> np.ndarray:
 
 # The largest error over the best factor's, without and with two power steps.
 WORST = {
-    "row-eigh": (30, 30), "row-svd": (3, 3), "one-pass": (10, 10), "nystrom": (8, 1.5),
+    "row-eigh": (30, 30), "row-svd": (3, 3), "one-pass": (10, 10), "adaptive": (3, 3),
+    "nystrom": (8, 1.5),
     "nystrom-range": (8, 1.5), "nystrom-indefinite": (8, 1.5),
 }  # fmt: skip
 UNSIGNED = ("svd", "row-svd", "one-pass")  # their factor of a semidefinite operator may have signs
@@ -308,13 +312,21 @@ def test_operators_smaller_than_the_sketch(method):
 
 # Costs: product columns, and words reduced on the ranks of this run
 
-ORTHOGONAL_PROJECTION = ("eigh", "power", "row-eigh")  # the last l columns reduce l rows only
+ORTHOGONAL_PROJECTION = (
+    "eigh",
+    "adaptive",
+    "power",
+    "row-eigh",
+)  # the last l columns reduce l rows only
 TWO_SIDED = (*ORTHOGONAL_PROJECTION, "svd", "row-svd", "nystrom-range")  # multiply the range too
+
+
+NO_POWER = ("one-pass", "adaptive")
 
 
 def costs(method: str, n: int, l: int, q: int, r: int) -> tuple[int, int]:
     """Columns and words for a sketch of l columns at once, q power steps and r probes."""
-    if method == "one-pass":
+    if method in NO_POWER:
         q = 0
     columns = (1 + q + (method in TWO_SIDED or method == "krylov")) * l + r
     saved = l * (n - l) if method in ORTHOGONAL_PROJECTION else 0
@@ -335,6 +347,10 @@ def test_costs_of_a_rank(world, method, q, r, test_matrix):
     H = Sharded(matrix("polynomial"), world, True)
     before = replace(world.ledger)
     options = {"power": q, "probe_count": r, "test_matrix": test_matrix}
+    if method == "adaptive" and test_matrix != "gaussian":
+        with pytest.raises(InputError, match="must be gaussian"):
+            compress(H, 9, method=method, **options)
+        return
     factor = compress(H, 9, method=method, oversample=4, residual_tolerance=1e-15, **options)
     columns, words = costs(method, H.n, 13, q, probes_of(method, q, r, test_matrix))
     assert factor.provenance.columns == columns == world.ledger.columns - before.columns

@@ -311,10 +311,22 @@ def test_slabs_on_disk(world, shared_tmp, monkeypatch):
         hidden.rename(slab)
         with pytest.raises(InputError, match=slab.name):
             load_factor(path)
-        save_factor(whole, path)  # of one piece again, its slabs gone
+        save_factor(whole, path)  # read by one process alone: of one piece again, its slabs gone
         assert [entry.name for entry in shared_tmp.iterdir()] == ["factor.h5"]
     world.gather(None)
     np.testing.assert_array_equal(load_factor(path, world).eigenvectors, factor.eigenvectors)
+    save_factor(compress(A, 5), path)  # replicated: all call, one writes
+    assert load_factor(path).rank == 5
+
+
+def test_a_save_that_not_all_ranks_call_ends(world, shared_tmp, monkeypatch):
+    if world.size == 1:
+        return
+    monkeypatch.setattr("hesscomp.factors.hdf5.PATIENCE", 0.5)
+    factor = compress(Sharded(matrix("polynomial"), World(world.comm), True), 4)
+    if world.rank == 0:
+        with pytest.raises(InputError, match="not all ranks call save_factor"):
+            save_factor(factor, shared_tmp / "f.h5")
 
 
 @pytest.mark.parametrize("name", ["../x.0badcafe.0.slab", "/etc/x.0badcafe.0.slab", "other.h5"])

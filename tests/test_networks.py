@@ -114,11 +114,14 @@ def mine(world, *arrays):
 def in_float64(make):
     """The network, with weights away from where it starts, the same on all ranks."""
     keras.utils.set_random_seed(5)
+    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")  # the first layer made fixes it, whatever floatx says
     try:
         model = make()
     finally:
-        keras.config.set_floatx("float32")
+        keras.config.set_floatx(floatx)
+        keras.config.set_dtype_policy(policy)
     rng = np.random.default_rng(2)
     for variable in model.variables:
         if "float" in variable.dtype:

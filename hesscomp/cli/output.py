@@ -16,12 +16,10 @@ def add_factor_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def write_factor(factor: LowRank, path, session: Session) -> None:
-    """Write a factor file: rank 0 alone, or all ranks where each holds a slab of the rows."""
-    if factor.layout.name == "rows":
-        save_factor(factor, path)
-        session.say(f"wrote factor: {path}, its rows by rank beside it")
-    else:
-        session.write("factor", path, lambda path: save_factor(factor, path))
+    """Write a factor file, and say so."""
+    save_factor(factor, path)
+    beside = " and the ranks' rows beside it" if factor.layout.name == "rows" else ""
+    session.say(f"wrote factor: {path}{beside}")
 
 
 def deliver_factor(factor: LowRank, options, session: Session, startup: float) -> None:

@@ -12,7 +12,7 @@ from hesscomp.datasets import load_dataset
 from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import InputError
-from hesscomp.problems.catalogue import NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
+from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
 
 TARGETS_OF = {SOFTMAX_LOSS: "classes", SIGMOID_LOSS: "signs"}  # those of other losses are values
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -67,7 +67,7 @@ def load_subject(options, session: Session) -> Subject:
             raise InputError("name the data with --data, or a problem with --problem or --model")
         return Subject(load_logistic(options, session)[1], None)
     elif ":" in options.problem:
-        subject = Subject(_from_python(options, session), Recipe(20))
+        subject = Subject(_from_python(options, session), ANY)
     else:
         raise InputError(
             f"--problem {options.problem}: no such problem; take one of "
@@ -105,7 +105,7 @@ def _from_model_file(options, session: Session) -> Subject:
 
     with session.world.phase(f"reading the model {options.model}"):
         model = load_model(options.model)
-    return Subject(_network(model, options.loss, data, options, session), Recipe(20))
+    return Subject(_network(model, options.loss, data, options, session), ANY)
 
 
 def _load(options, session: Session, source: str, targets: str):

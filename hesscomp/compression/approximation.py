@@ -9,6 +9,9 @@ from hesscomp.factors.certificate import Certificate
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.gaussian import probes
 
+# Times the largest image of r Gaussian vectors: above the spectral norm with probability 1 - 10^-r.
+FAILURE_BOUND = 10 * np.sqrt(2 / np.pi)
+
 
 @dataclass(frozen=True)
 class Probes:
@@ -99,6 +102,6 @@ class Approximation:
         return Certificate(
             frobenius_error_estimate=float(np.sqrt(error + cross_dropped + dropped)),
             frobenius_norm_estimate=float(np.sqrt(norm)),
-            spectral_error_bound=10 * np.sqrt(2 / np.pi) * largest,
+            spectral_error_bound=FAILURE_BOUND * largest,
             estimator="probes",
         )

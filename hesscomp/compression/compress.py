@@ -82,7 +82,9 @@ def compress(
         certificate says ``converged=False``.
     method : str
         "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto" takes
-        nystrom (with the stable shift) for operators declared semidefinite, krylov elsewhere.
+        nystrom (with the stable shift) for operators declared semidefinite, but krylov where
+        more than one power step is asked for (the same products give it higher powers) or an
+        option of krylov is given, and krylov elsewhere.
         Where the sketch would be as wide as the matrix (under "auto": would cost as many
         products) the matrix is assembled instead, and the factor's method is "dense".
     oversample : int
@@ -143,7 +145,6 @@ def compress(
     each of P ranks, and two or three (n, panel) arrays.
     """
     check_request(rank, tolerance, max_rank, tolerance_norm)
-    kind = _choose(method, operator, start)
     options = SketchOptions(
         power=power,
         seed=seed,
@@ -158,6 +159,7 @@ def compress(
         start=start,
     )
     options.validate()
+    kind = _choose(method, operator, options)
     operator = _in_layout(operator, layout, panel, options)
     world = operator.world
     start, before = time.perf_counter(), replace(world.ledger)
@@ -240,12 +242,13 @@ class Dense:
 
     def approximation(self) -> Approximation:
         layout = self.operator.layout
-        w, *S = layout.world.on_root(sorted_eigh, self.matrix)
+        w, *S = layout.on_root(sorted_eigh, self.matrix)
         U = layout.local(np.array(S))
         return Approximation(w, U, layout, range_error=0.0, estimator="exact")
 
 
-def _choose(method: str, operator: Operator, start: LowRank | None):
+def _choose(method: str, operator: Operator, options: SketchOptions):
+    start = options.start
     if start is not None:
         if method not in ("auto", BlockKrylov.name):
             raise InputError(f"only method krylov starts from a factor, not {method}")
@@ -255,7 +258,9 @@ def _choose(method: str, operator: Operator, start: LowRank | None):
             )
         return BlockKrylov
     if method == "auto":
-        return Nystrom if operator.psd else BlockKrylov
+        given = options.block, options.max_columns, options.basis
+        accurate = options.power > 1 or any(value is not None for value in given)
+        return Nystrom if operator.psd and not accurate else BlockKrylov
     if method not in METHODS:
         raise InputError(f"method must be auto, {', '.join(METHODS)}, not {method}")
     kind = METHODS[method]

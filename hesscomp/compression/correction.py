@@ -57,7 +57,7 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
     full = U.shape[1] > known.n
     Q = layout.units(np.arange(known.n)) if full else orthonormalize(U, layout)
     R = layout.inner(Q, U)
-    w, *S = layout.world.on_root(sorted_eigh, (R * w) @ R.T)
+    w, *S = layout.on_root(sorted_eigh, (R * w) @ R.T)
     error = added.certificate.frobenius_error_estimate
     return LowRank(
         w,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation
+from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
@@ -13,6 +13,7 @@ from hesscomp.sketching.orthonormalize import orthonormalize
 
 BLOCKS = 16, 32  # fewest and most columns of a block
 ROUNDING = np.finfo(np.float64).eps
+VANISHED = 1e-7  # of ||H N||_F: the smallest singular value that a Gram matrix shows
 
 
 class BlockKrylov:
@@ -23,7 +24,12 @@ class BlockKrylov:
     keeps H Q = Q T + N E, with N the next block (not yet multiplied) and E small, so that
     ||H u - w u|| = ||E s|| for the Ritz vector u = Q s, at no product. For any symmetric operator.
 
-    With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`). Where
+    With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`) and the
+    nothing that might be missing among them is: an eigenvalue of multiplicity above b shows only b
+    copies, and those may converge before rounding brings the others. Where what the probes' images
+    have outside the basis bounds all that is left below |w_k| (lemma 4.1 of Halko, Martinsson and
+    Tropp 2011), nothing is missing. Else as many new Gaussian vectors as probes join the process,
+    blocks are so much wider from then on, and it stops once that leaves the k eigenvalues. Where
     the basis reaches `SketchOptions.basis` columns it is restarted (Wu and Simon 2000): the
     leading k + oversample Ritz vectors and N stay. Converged ones of the k leading pairs are
     locked: not rotated again, and their residual norms stay as they were (upper bounds then).
@@ -36,9 +42,8 @@ class BlockKrylov:
     rounded down (one more where the rank needs it). Memory: (n, m + l + 4 b) for a basis of m
     columns and l = rank + oversample vectors given back (all m where a tolerance was asked).
 
-    An eigenvalue of multiplicity above b shows only b copies before rounding brings the others,
-    and the pairs found may converge meanwhile: take a larger block there. The error estimates
-    notice (the probes see what is missing), the residuals do not.
+    Where `max_columns` ends the process before that, copies may be missing among pairs that look
+    converged: the error estimates notice (the probes see what is missing), the residuals do not.
     """
 
     name = "krylov"
@@ -62,6 +67,8 @@ class BlockKrylov:
         self.E = np.empty((self.block, 0))
         self.lost = np.empty(0)  # residual norms of the locked columns, whose E is zero
         self.probes = None
+        self.found: np.ndarray | None = None  # the leading eigenvalues when they last converged
+        self.steps = self.settled = self.newcomers = self.goal = 0
 
     def width(self, sketch: int) -> int:
         """Most columns multiplied for rank + oversample = `sketch`: as many as eigh takes.
@@ -82,7 +89,7 @@ class BlockKrylov:
 
     def grow(self, columns: int) -> None:
         """Add as many blocks as `columns` allows, at least one; stop where all is converged."""
-        goal = self.multiplied + columns
+        self.goal = goal = self.multiplied + columns
         needed = min(self.options.rank or 0, self.operator.n)
         if self.next is None:
             self.next = self._start()
@@ -91,25 +98,27 @@ class BlockKrylov:
                 self._restart()
             self._step()
             spent = self.multiplied + self.next.shape[1] > goal and self.size >= needed
-            if spent or self.next.shape[1] == 0 or self._converged():
+            if spent or self.next.shape[1] == 0 or self._finished():
                 return
 
     def _step(self) -> None:
         """Multiply the next block, take it into the basis, and make the one after it."""
         H, N, layout = self.operator, self.next, self.operator.layout
+        self.steps += 1
         if self.probes is None:
             Y, self.probes = with_probes(H, N, self.options)
         else:
-            Y = H @ N
-        self.multiplied += N.shape[1]
+            Y = H @ np.hstack([N, self._gaussian(self.newcomers)])
+            self.newcomers = 0
+        self.multiplied += Y.shape[1]
         self._append(N)
         C = layout.inner(self.Q, Y)
-        old = len(self.T)
-        self.T = np.block([[self.T, C[:old]], [C[:old].T, C[old:]]])
+        old, b = len(self.T), N.shape[1]
+        self.T = np.block([[self.T, C[:old, :b]], [C[:old, :b].T, C[old:, :b]]])
         reach = layout.norm(Y) or 1.0
         Y = Y - layout.combine(self.Q, C)
         self.next = self._next_block(Y, reach)
-        new = layout.inner(self.next, Y)
+        new = layout.inner(self.next, Y[:, :b])
         self.E = np.hstack([np.zeros((len(new), old)), new])
 
     def _next_block(self, Y: np.ndarray, reach: float) -> np.ndarray:
@@ -118,12 +127,10 @@ class BlockKrylov:
         room = n - self.size
         if room < Y.shape[1]:
             gram = layout.inner(Y, Y)
-            Y = layout.combine(Y, layout.world.on_root(leading_eigenvectors, gram, room))
-        columns = self.drawn, self.drawn + Y.shape[1]
-        self.drawn = columns[1]
-        noise = test_matrix(layout, *columns, self.options.seed)
-        noise *= ROUNDING * reach / np.sqrt(n)
-        return orthonormalize(Y + noise, layout, against=self.Q, projected=True)
+            Y = layout.combine(Y, layout.on_root(leading_eigenvectors, gram, room))
+        if layout.decide(_smallest_singular_value(layout.inner(Y, Y)) < VANISHED * reach):
+            Y = Y + self._gaussian(Y.shape[1]) * (ROUNDING * reach / np.sqrt(n))
+        return orthonormalize(Y, layout, against=self.Q, projected=True)
 
     def _start(self) -> np.ndarray:
         layout, options = self.operator.layout, self.options
@@ -133,6 +140,11 @@ class BlockKrylov:
             F = options.start.in_layout(layout)
             Omega = F @ Omega + ROUNDING * np.abs(F.eigenvalues).max(initial=1.0) * Omega
         return orthonormalize(Omega, layout)
+
+    def _gaussian(self, columns: int) -> np.ndarray:
+        """Columns of the test matrix that were not drawn before."""
+        first, self.drawn = self.drawn, self.drawn + columns
+        return test_matrix(self.operator.layout, first, self.drawn, self.options.seed)
 
     def _append(self, N: np.ndarray) -> None:
         size = self.size + N.shape[1]
@@ -154,19 +166,52 @@ class BlockKrylov:
         rounding = np.finfo(self.operator.dtype).eps * np.abs(w[:1])
         return w, S, np.maximum(norms, rounding)
 
-    def _converged(self) -> bool:
-        """Whether a rank was asked for and all its pairs' residuals are small."""
-        rank = self.options.rank
-        if rank is None or self.size < min(rank, self.operator.n):
+    def _finished(self) -> bool:
+        """Whether a rank was asked for and its pairs are converged, with none missing.
+
+        New vectors are let in where that is open, and already where as many equal eigenvalues have
+        converged as a block is wide: there may be more of them.
+        """
+        rank, n, world = self.options.rank, self.operator.n, self.operator.world
+        if rank is None:
             return False
         w, _, norms = self._ritz()
         allowed = self.options.residual_tolerance * abs(w[0])
-        return self.operator.world.decide(np.all(norms[:rank] <= allowed))
+        leading, done = w[:rank], norms[:rank] <= allowed
+        if self.size >= min(rank, n) and world.decide(np.all(done)):
+            return self._nothing_is_missing(leading, allowed)
+        width, found = self.next.shape[1], np.sort(leading[done])
+        equal = found[width - 1 :] - found[: max(len(found) - width + 1, 0)] <= allowed
+        if self.steps >= self.settled and world.decide(bool(np.any(equal))):
+            self._let_in()
+        return False
+
+    def _nothing_is_missing(self, leading: np.ndarray, allowed: float) -> bool:
+        layout, images = self.operator.layout, self.probes.images
+        outside = images - layout.combine(self.Q, layout.inner(self.Q, images))
+        left = FAILURE_BOUND * np.sqrt(layout.squares(outside).max())
+        if layout.decide(left <= max(abs(leading[-1]), allowed)):
+            return True
+        if self.found is None or layout.decide(np.abs(leading - self.found).max() > allowed):
+            self.found = leading
+            self._let_in()
+        return self.steps >= self.settled
+
+    def _let_in(self) -> None:
+        """Let the next step take in new Gaussian vectors, as many as there are probes."""
+        width = self.next.shape[1]
+        room = min(self.operator.n - self.size, self.goal - self.multiplied) - width
+        self.newcomers = max(min(self.options.probe_count, room), 0)
+        self.settled = self.steps + 2  # when they will have been multiplied twice
+        room = self.wanted + 2 * (width + self.newcomers)
+        self.limit = min(self.operator.n, max(self.limit, room))
 
     def _restart(self) -> None:
         """Keep the leading Ritz vectors and the next block (Wu and Simon 2000)."""
         first = self.locked
-        kept = max(self.wanted, first + self.block)  # room for what the locked ones had hidden
+        kept = max(
+            self.wanted, first + self.next.shape[1]
+        )  # room for what the locked ones had hidden
         w, S, norms = self._ritz(first)
         w, S, norms = w[: kept - first], S[:, : kept - first], norms[: kept - first]
         largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
@@ -196,6 +241,12 @@ class BlockKrylov:
             residual_norms=norms[:kept],
             residual_tolerance=self.options.residual_tolerance,
         )
+
+
+def _smallest_singular_value(gram: np.ndarray) -> float:
+    """Of Y, from Y^T Y."""
+    smallest = np.linalg.eigvalsh(gram)[0] if np.isfinite(gram).all() else 0.0
+    return float(np.sqrt(max(smallest, 0.0)))
 
 
 def block_size(sketch: int) -> int:

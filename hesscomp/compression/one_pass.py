@@ -67,7 +67,7 @@ def from_sketch(layout: Layout, Omega: np.ndarray, Y: np.ndarray, kept: int) -> 
     """Algorithm 5.6 for Y = H Omega, both (n, l), on `kept` leading left singular vectors of Y."""
     Q = leading_range(layout, Y, min(kept, Y.shape[1]))
     small = layout.inner(Q, Omega), layout.inner(Q, Y)
-    w, *S = layout.world.on_root(lambda: sorted_eigh(_symmetric_core(*small)))
+    w, *S = layout.on_root(lambda: sorted_eigh(_symmetric_core(*small)))
     return Approximation(w, layout.combine(Q, np.array(S)), layout)
 
 
@@ -75,7 +75,7 @@ def leading_range(layout: Layout, Y: np.ndarray, kept: int) -> np.ndarray:
     """The `kept` leading left singular vectors of a block."""
     Q = orthonormalize(Y, layout)
     R = layout.inner(Q, Y)
-    return layout.combine(Q, layout.world.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
+    return layout.combine(Q, layout.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
 
 
 def _symmetric_core(G: np.ndarray, M: np.ndarray) -> np.ndarray:

@@ -48,7 +48,7 @@ class RowExtraction:
         self.range.extend(columns)
         Q, layout = self.range.Q, self.operator.layout
         J = pivots(Q, layout)
-        self.inverse = layout.world.on_root(np.linalg.inv, layout.take(Q, J))  # X = Q Q(J,:)^-1
+        self.inverse = layout.on_root(np.linalg.inv, layout.take(Q, J))  # X = Q Q(J,:)^-1
         self._extract(layout.units(J))
 
 

@@ -72,9 +72,9 @@ def symmetric_part(Q: np.ndarray, Z: np.ndarray, layout: Layout) -> tuple[np.nda
         W = rest
         if room < l:
             gram = layout.inner(rest, rest)
-            W = layout.combine(rest, layout.world.on_root(leading_eigenvectors, gram, room))
+            W = layout.combine(rest, layout.on_root(leading_eigenvectors, gram, room))
         W = orthonormalize(W, layout, against=Q)
     R = layout.inner(W, rest)
     small = np.block([[C + C.T, R.T], [R, np.zeros((room, room))]]) / 2
-    w, *S = layout.world.on_root(sorted_eigh, small)
+    w, *S = layout.on_root(sorted_eigh, small)
     return w, layout.combine(np.hstack([Q, W]), np.array(S))

@@ -81,6 +81,9 @@ class RowSum:
     def dense(self) -> tf.Tensor:
         return self.product(tf.eye(self.n, dtype=self.dtype))
 
+    def dense_blocks(self) -> tf.Tensor:
+        return self.products(tf.eye(self.n, dtype=self.dtype))
+
     def _panels(self, V, product):
         k = V.shape[1]
         width = self.budget.columns(k, V.dtype.size)

@@ -90,6 +90,12 @@ class DenseDesign:
             self._curved, tf.cast(weights, self.dtype), tf.constant(WIDE_ROWS)
         )
 
+    def grams(self, weights: tf.Tensor) -> tf.Tensor:
+        """A^T diag(weights) A of each block of rows: (blocks, n, n)."""
+        if not self.rows:
+            return tf.zeros([0, self.n, self.n], self.dtype)
+        return self._kernels.grams(self._curved, tf.cast(weights, self.dtype), self._chunk(0))
+
     def compile(self) -> None:
         """Trace and optimise the products on one row, so that no timed product does."""
         self._exact_kernels.forward(self._given[:1], tf.zeros([self.n], tf.float64), 1)
@@ -154,6 +160,11 @@ class SparseDesign:
             for start in range(0, self.n, 256)
         ]
         return tf.concat(panels, axis=1)
+
+    def grams(self, weights: tf.Tensor) -> tf.Tensor:
+        """A^T diag(weights) A of each block of rows: (blocks, n, n)."""
+        parts = [b.gram(weights[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
+        return tf.stack(parts) if parts else tf.zeros([0, self.n, self.n], self.dtype)
 
     def compile(self) -> None:
         """Nothing to trace: the products are single operations."""
@@ -272,6 +283,15 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         shape = tf.shape(A)
         return _sweep(shape[0], chunk, tf.zeros([shape[1], shape[1]], A.dtype), part)
 
+    @tf.function(input_signature=[matrix, weights, count])
+    def grams(A, weights, chunk):
+        def part(start, stop):
+            piece = A[start:stop]
+            return tf.matmul(piece, weights[start:stop, None] * piece, transpose_a=True)
+
+        joined = _concatenated(tf.shape(A)[0], chunk, matrix, part)
+        return tf.reshape(joined, [-1, tf.shape(A)[1], tf.shape(A)[1]])
+
     return SimpleNamespace(
         forward=forward,
         adjoint=adjoint,
@@ -279,4 +299,5 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         gram_product=gram_product,
         gram_products=gram_products,
         gram=gram,
+        grams=grams,
     )

@@ -3,7 +3,9 @@
 import numpy as np
 
 from hesscomp.curvature.operator import ShardedOperator
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import tf, view
+from hesscomp.parallel.exact import sum_blocks
+from hesscomp.parallel.layout import STACK_BYTES
 
 
 class CurvatureOperator(ShardedOperator):
@@ -45,17 +47,21 @@ class CurvatureOperator(ShardedOperator):
         return self._shard.product(tf.convert_to_tensor(V)).numpy()
 
     def _local_blocks(self, V):
-        return self._shard.products(tf.convert_to_tensor(V)).numpy()
+        return view(self._shard.products(tf.convert_to_tensor(V)))
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
         """The (n, n) matrix: assembled on each shard, then one reduction of n^2 words.
 
-        In reproducible mode by products with panels of unit vectors.
+        In reproducible mode by products with panels of unit vectors, where the matrices of all
+        blocks of data would take more than 1 GiB.
         """
-        if self.world.reproducible:
+        if not self.world.reproducible:
+            dense = self.world.sum(self._shard.dense().numpy()).astype(np.float64)
+        elif self.blocks * self.n**2 * self.dtype.itemsize <= STACK_BYTES:
+            dense = sum_blocks(view(self._shard.dense_blocks()), self.blocks, self.world)
+        else:
             return super().to_dense(panel)
-        dense = self.world.sum(self._shard.dense().numpy()).astype(np.float64) * self.scale
-        dense = self._counted(dense, self.n)
+        dense = self._counted(dense * self.scale, self.n)
         return (dense + dense.T) / 2
 
 

@@ -88,4 +88,9 @@ def share(array: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
-__all__ = ["keep_freed_memory", "keras", "set_threads", "share", "tf"]
+def view(tensor: tf.Tensor) -> np.ndarray:
+    """A tensor's own memory as an array that cannot be written to: for large ones, no copy."""
+    return np.asarray(memoryview(tensor))
+
+
+__all__ = ["keep_freed_memory", "keras", "set_threads", "share", "tf", "view"]

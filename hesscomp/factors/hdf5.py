@@ -7,7 +7,7 @@ sizes are checked before an array is allocated, and links out of the file are re
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ FORMAT = "hesscomp-factor"
 VERSION = 1
 LOW_RANK, TRAJECTORY = KINDS = "low-rank", "trajectory"
 CHUNK_BYTES = 2**20
+PATIENCE = 300.0  # seconds that ranks wait for each other before they write
 
 
 def save_factor(
@@ -36,9 +37,10 @@ def save_factor(
 ) -> None:
     """Write a factor to `path`; an earlier file there is replaced only by a whole new one.
 
-    A replicated factor is written whole by the rank that calls this. A factor in the row layout is
-    written by all ranks together, each its slab of rows: into one file where h5py was built with
-    parallel HDF5, else to files of their own beside `path` (see docs/factor-file.md).
+    Collective, for a factor made by ranks together: a replicated one is written by rank 0, of one
+    in the row layout each rank writes its slab of rows, into one file where h5py was built with
+    parallel HDF5, else to files of their own beside `path` (see docs/factor-file.md). A factor
+    that one process read from a file is written by whoever calls.
 
     Parameters
     ----------
@@ -52,16 +54,26 @@ def save_factor(
     Raises
     ------
     OSError
-        If the file cannot be written; on all ranks InputError in the row layout.
+        If the file cannot be written; where ranks write together, InputError on all of them, also
+        if some do not call this within five minutes.
     """
+    world = factor.layout.world
+    if world is not None and not world.everyone_is_here(PATIENCE):
+        raise InputError(f"{path}: not all ranks call save_factor, and it needs them all")
     if factor.layout.name == "replicated":
-        U = factor.eigenvectors.astype(dtype, copy=False)
-        with _replacing(path, factor) as file:
-            _write_whole(file, U, compress)
+        with nullcontext() if world is None else world.phase(f"writing {path}"):
+            if world is None or world.rank == 0:
+                _save_whole(factor, path, dtype, compress)
     elif factor.rank and not h5py.get_config().mpi:
         _save_slabs(factor, path, dtype)
     else:
         _save_together(factor, path, dtype)
+
+
+def _save_whole(factor: LowRank, path: str | os.PathLike, dtype: str, compress: bool) -> None:
+    U = factor.eigenvectors.astype(dtype, copy=False)
+    with _replacing(path, factor) as file:
+        _write_whole(file, U, compress)
 
 
 def _save_slabs(factor: LowRank, path: str | os.PathLike, dtype: str) -> None:

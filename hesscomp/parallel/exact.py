@@ -11,6 +11,7 @@ import numpy as np
 
 from hesscomp.parallel.world import World
 
+CACHED = 2**14  # entries that are scaled and rounded at once, within the cache
 SMALLEST = -960  # binary exponent below which addends count as zero: keeps the scale finite
 
 
@@ -41,14 +42,22 @@ def sum_blocks(
     -----
     Two reductions: k words for the scale, then the integers.
     """
-    largest = np.abs(blocks).max(axis=0, initial=0.0)  # axis by axis: ten times as fast
-    largest = largest.max(axis=tuple(range(largest.ndim - 1))).astype(np.float64)
+    shape, k = blocks.shape[1:], blocks.shape[-1]
+    blocks = blocks.reshape(len(blocks), -1, k) if blocks.size else np.zeros((1, 0, k))
+    # Axis by axis, and without an array of magnitudes: many times as fast.
+    largest = np.maximum(blocks.max(axis=0), -blocks.min(axis=0))
+    largest = largest.max(axis=0, initial=0.0).astype(np.float64)
     largest = world.max(np.where(np.isfinite(largest), largest, np.inf))
     finite = np.isfinite(largest)
     exponent = np.maximum(np.frexp(np.where(finite, largest, 1.0))[1], SMALLEST)
     scale = np.exp2(62.0 - int(count).bit_length() - exponent)
-    total = np.zeros(blocks.shape[1:], np.int64)
+    total = np.zeros((int(np.prod(shape[:-1])), k), np.int64)
+    step = max(CACHED // max(k, 1), 1)
+    scaled = np.empty((step, k))
     with np.errstate(invalid="ignore"):
-        for block in blocks:
-            total += (block * scale).astype(np.int64)
-    return (reduce or world.sum)(total) * np.where(finite, 1 / scale, np.nan)
+        for first in range(0, blocks.shape[1], step):
+            part = total[first : first + step]
+            room = scaled[: len(part)]
+            for block in blocks:
+                part += np.multiply(block[first : first + step], scale, out=room).astype(np.int64)
+    return (reduce or world.sum)(total.reshape(shape)) * np.where(finite, 1 / scale, np.nan)

@@ -64,6 +64,9 @@ class Recipe:
         return f"Adam, {self.epochs} epochs in batches of {self.batch}, step {self.rate:g}"
 
 
+ANY = Recipe(20)  # of problems that have no name
+
+
 @dataclass(frozen=True)
 class NamedProblem:
     """A data set, a loss and a network; no network means logistic regression.

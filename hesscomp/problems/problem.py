@@ -31,8 +31,8 @@ class ParameterBlock:
 class ShardCurvature(Protocol):
     """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge.
 
-    `products` is `product` for each of the shard's fixed blocks of rows alone: (blocks, n, k). It
-    serves the reproducible mode.
+    `products` and `dense_blocks` are `product` and `dense` for each of the shard's fixed blocks of
+    rows alone, (blocks, n, k) and (blocks, n, n). They serve the reproducible mode.
     """
 
     def product(self, V: tf.Tensor) -> tf.Tensor: ...
@@ -40,6 +40,8 @@ class ShardCurvature(Protocol):
     def products(self, V: tf.Tensor) -> tf.Tensor: ...
 
     def dense(self) -> tf.Tensor: ...
+
+    def dense_blocks(self) -> tf.Tensor: ...
 
 
 class Problem(ABC):

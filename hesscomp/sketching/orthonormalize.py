@@ -6,7 +6,9 @@ import scipy.linalg
 from hesscomp.factors.spectrum import inverse_cholesky
 from hesscomp.parallel.layout import Layout
 
-ORTHOGONAL = 1e-13  # largest overlap of a basis with the one it shall be orthogonal to
+# What the second projection of an orthonormal block takes off it: below the first it leaves the
+# block orthonormal to rounding; above the second, rounding may be all that it leaves.
+UNTOUCHED, CANCELLED = 1e-8, 0.5
 NEAR = 1e-2  # largest |Q^T Q - I| from which one more Cholesky factorisation is exact to rounding
 ROUNDING = np.finfo(np.float64).eps
 CONDITION = 1e7  # of a block up to which CholeskyQR2 is tried
@@ -38,7 +40,7 @@ def orthonormalize(
     Notes
     -----
     About 6 n l^2 operations and two more (rows, l) arrays. In the row layout two to four
-    reductions of l^2 words, and with `against` three of j l; TSQR gathers an l x l triangle from
+    reductions of l^2 words, and with `against` two of j l; TSQR gathers an l x l triangle from
     each rank on rank 0.
     """
     beside = against is not None and against.shape[1] > 0
@@ -46,19 +48,26 @@ def orthonormalize(
         Y = _beside(against, Y, layout)
     Q = _cholesky_qr(Y, layout)
     Q = tsqr(Y, layout) if Q is None else Q
-    if beside:
-        Q = _beside(against, Q, layout)
-        overlap = np.abs(layout.inner(against, Q)).max()
-        fresh = cholesky_qr2(Q, layout) if layout.decide(overlap < ORTHOGONAL) else None
-        if fresh is None:  # columns that vanished: complete them outside `against`
-            fresh = tsqr(np.hstack([against, Q]), layout)[:, against.shape[1] :]
-        Q = fresh
-    return Q
+    if not beside:
+        return Q
+    overlap = layout.inner(against, Q)
+    lost = np.linalg.norm(overlap)
+    Q = _subtract(Q, against, overlap, layout)
+    if layout.decide(lost < UNTOUCHED):
+        return Q
+    fresh = cholesky_qr2(Q, layout) if layout.decide(lost < CANCELLED) else None
+    if fresh is None:  # columns that vanished: complete them outside `against`
+        fresh = tsqr(np.hstack([against, Q]), layout)[:, against.shape[1] :]
+    return fresh
 
 
 def _beside(basis: np.ndarray, Y: np.ndarray, layout: Layout) -> np.ndarray:
     """(I - basis basis^T) Y."""
-    inside = layout.combine(basis, layout.inner(basis, Y))
+    return _subtract(Y, basis, layout.inner(basis, Y), layout)
+
+
+def _subtract(Y: np.ndarray, basis: np.ndarray, C: np.ndarray, layout: Layout) -> np.ndarray:
+    inside = layout.combine(basis, C)
     return np.subtract(Y, inside, out=inside)
 
 
@@ -108,7 +117,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
     does it all.
     """
     if layout.name == "replicated":
-        return layout.world.on_root(_householder, Y)
+        return layout.on_root(_householder, Y)
     factors = [
         scipy.linalg.qr(Y[rows], mode="economic", check_finite=False) for rows in layout.qr_blocks()
     ]
@@ -120,7 +129,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
 def _inverse_cholesky(gram: np.ndarray, layout: Layout, shift: float = 0.0) -> np.ndarray | None:
     """R^-1 with R^T R the Gram matrix, its columns' lengths made equal; None if that fails."""
     try:
-        return layout.world.on_root(_inverse_of_triangle, gram, shift)
+        return layout.on_root(_inverse_of_triangle, gram, shift)
     except np.linalg.LinAlgError:
         return None
 
