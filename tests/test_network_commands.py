@@ -312,7 +312,6 @@ def test_a_problem_from_python(in_tmp, capsys):
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
         (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit lots: is no size"),
         (["--problem", "mnist-mlp", "--data", "mnist"], "mnist: set HESSCOMP_DATA"),
-        ([*LOGISTIC, "--sample", "0.5"], "--sample does not go with logistic-regression"),
         ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
         ([*LOGISTIC, "--operator", "ggn"], "needs a network and a loss of its output"),
         ([*LOGISTIC, "--operator", "finite-difference"], "finite-difference does not go"),

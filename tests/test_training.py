@@ -59,22 +59,39 @@ def killer(step):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_killed_run_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
-    """Full batch and batches; killed at random steps, between checkpoints too."""
+def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
+    """Full batch and batches; at random steps, with and without a checkpoint there."""
     rng = np.random.default_rng(sorted(EVERY).index(name))
+    stopping = Stopping(max_steps=24)
     for sampling in (Sampling(), BATCHES):
-        stopping = Stopping(max_steps=STEPS)
         whole = train(small, EVERY[name], sampling=sampling, stopping=stopping)
-        saving = Saving(str(shared_tmp / f"{sampling.seed}"), every=int(rng.integers(1, 4)))
-        with pytest.raises(Killed):
-            train(
-                small, EVERY[name], sampling=sampling, stopping=stopping, saving=saving,
-                callbacks=(killer(rng.integers(1, STEPS)),),
-            )  # fmt: skip
+        killed = np.sort(rng.choice(whole.steps, min(10, whole.steps), replace=False))
+        for step in killed:
+            saving = Saving(str(shared_tmp / str(sampling.seed)), every=int(rng.integers(1, 3)))
+            with pytest.raises(Killed):
+                train(
+                    small, EVERY[name], sampling=sampling, stopping=stopping, saving=saving,
+                    callbacks=(killer(step),),
+                )  # fmt: skip
         rest = train(small, EVERY[name], sampling=sampling, stopping=stopping, saving=saving)
         assert equal(rest, whole)
         assert rest.best_objective == whole.best_objective
         assert np.array_equal(rest.best, whole.best)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), BATCHES], ids=["all rows", "batches"])
+def test_a_finished_run_goes_on_with_more_steps(small, shared_tmp, sampling):
+    whole, *parts = (
+        train(small, DRSOM(), sampling=sampling, stopping=Stopping(max_steps=steps), saving=saving)
+        for steps, saving in (
+            (7, Saving()), (2, Saving(str(shared_tmp))), (3, Saving(str(shared_tmp))),
+            (7, Saving(str(shared_tmp))),
+        )
+    )  # fmt: skip
+    assert [part.steps for part in parts] == [2, 3, 7] and equal(parts[-1], whole)
+    for part in parts:
+        assert np.isfinite(part.history.rows[-1]["full_objective"])
+        assert part.best_objective == np.nanmin(part.history.column("full_objective"))
 
 
 def reproducible_pair(world):

@@ -84,14 +84,14 @@ class HessianFree(Optimizer):
     def step(self, task: Task, state: State) -> Outcome:
         matrix = task.curvature_batch.gauss_newton(task.x)
         shift = task.ridge + state["damping"]
-        M, factor, fresh = self._preconditioner(task, state, matrix, shift)
+        M, factor, sketched = self._preconditioner(task, state, matrix, shift)
         solved = truncated_cg(
             matrix.shifted(shift), -task.gradient, self.decay * state["solution"], M, self.max_cg
         )
         state = {**state, "solution": solved.iterates[-1][0]}
         if factor is not None:
             solve = solved.iterations, solved.first_norm, solved.last_norm
-            state.update(self._policy.kept(state, factor, fresh, solve))
+            state.update(self._policy.kept(state, factor, sketched, solve))
         direction, quadratic, value = best_iterate(task, solved)
         slope, objective = float(task.gradient @ direction), task.acceptance_batch.objective
         undamped = slope + (quadratic - state["damping"] * (direction @ direction)) / 2
@@ -106,19 +106,20 @@ class HessianFree(Optimizer):
         values = {
             "step_length": search.length,
             "cg_iterations": float(solved.iterations),
+            "sketch_columns": float(sketched),
             "damping": damping,
             "ratio": float(ratio),
         }
         return Outcome(task.x + search.length * direction, state, values)
 
     def _preconditioner(self, task: Task, state: State, matrix: Operator, shift: float):
-        """It, and the factor that it is made of with whether that is new."""
+        """It, and the factor that it is made of with the columns of a new one's sketch."""
         if self.preconditioner == "none":
-            return None, None, False
+            return None, None, 0
         if self.preconditioner == "diagonal":
-            return squared_gradients(task.curvature_batch, task.x, shift), None, False
-        factor, fresh = self._policy.current(matrix, state, 1.0)
-        return factor.preconditioner(shift), factor, fresh
+            return squared_gradients(task.curvature_batch, task.x, shift), None, 0
+        factor, sketched = self._policy.current(matrix, state, 1.0)
+        return factor.preconditioner(shift), factor, sketched
 
 
 @dataclass(frozen=True)

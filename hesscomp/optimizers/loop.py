@@ -234,6 +234,7 @@ class _Run:
                 self._save(task)
             if status is None:
                 status = self._advance(task)
+        status = self._conclude(task, status)
         self._finish(*status)
         return TrainResult(
             self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
@@ -259,6 +260,20 @@ class _Run:
             self._restore(saved)
         if self.saving.tensorboard and self.world.rank == 0:
             self.writer = ScalarWriter(Path(folder) / "tensorboard")
+
+    def _conclude(self, task: Task, status: tuple[str, str]) -> tuple[str, str]:
+        """Look at the last point over all rows, where that was not due; the status then.
+
+        After the checkpoint, which is thus that of a run that goes on.
+        """
+        if self.world.decide(np.isfinite(task.full)):
+            return status
+        task.full = self.batches.full.objective(task.x)
+        self._note_best(task)
+        self.history.rows[-1]["full_objective"] = float(task.full)
+        if self.writer is not None:
+            self.writer.write(self.step, {"full_objective": task.full})
+        return self._reached(task) or status
 
     def _finish(self, status, reason) -> None:
         self.batches.settle()
@@ -303,21 +318,18 @@ class _Run:
         """Note the best point; whether and why the run ends here."""
         self.batches.settle()
         stop, task.full = self.stopping, np.nan
-        last = self.step >= stop.max_steps
         if task.gradient_batch is self.batches.full:
             task.full = task.objective
         elif self.resumed is not None:
             task.full = self.resumed[2]
-        elif self.step % self.every == 0 or last:
-            task.full = self.batches.full.objective(self.x)
+        elif self.step % self.every == 0:
+            task.full = self.batches.full.objective(task.x)
         judged, self.resumed = self.resumed is not None, None
-        if self.world.decide(task.full < self.best_objective):
-            self.best, self.best_objective = self.x.copy(), task.full
-        if self.world.decide(task.gradient_norm <= stop.gradient_tolerance):
-            return CONVERGED, "the gradient norm reached the tolerance"
-        if self.world.decide(task.full <= stop.target):
-            return CONVERGED, "the objective reached the target"
-        if last:
+        self._note_best(task)
+        reached = self._reached(task)
+        if reached is not None:
+            return reached
+        if self.step >= stop.max_steps:
             return STOPPED, f"after {self.step} steps"
         if task.whole and not (self.recoveries or judged) and self._idles(task):
             return STOPPED, "steps gain nothing: at the rounding level"
@@ -325,6 +337,18 @@ class _Run:
             return STOPPED, f"after {self.batches.passes:.1f} passes over the data"
         if self.world.decide(time.perf_counter() - self.begun >= stop.max_seconds):
             return STOPPED, f"after {stop.max_seconds:g} seconds"
+        return None
+
+    def _note_best(self, task: Task) -> None:
+        if self.world.decide(task.full < self.best_objective):
+            self.best, self.best_objective = task.x.copy(), task.full
+
+    def _reached(self, task: Task) -> tuple[str, str] | None:
+        """Whether the run has what was asked for."""
+        if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
+            return CONVERGED, "the gradient norm reached the tolerance"
+        if self.world.decide(task.full <= self.stopping.target):
+            return CONVERGED, "the objective reached the target"
         return None
 
     def _idles(self, task: Task) -> bool:

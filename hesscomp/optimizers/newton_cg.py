@@ -102,21 +102,22 @@ class NewtonCG(Optimizer):
 
     def _saddle_free(self, task: Task, state: State, base: Operator) -> Outcome:
         shift = task.ridge + state["damping"]
-        direction = -(self._policy.made(base).preconditioner(shift) @ task.gradient)
-        return self._moved(task, state, direction, 0)
+        factor = self._policy.made(base)
+        direction = -(factor.preconditioner(shift) @ task.gradient)
+        return self._moved(task, state, direction, _costs(0, factor.provenance.columns))
 
     def _line_search(self, task, state, base, forcing) -> Outcome:
-        state, result = self._solve(task, state, base, forcing, conjugate_gradients)
-        return self._moved(task, state, result.x, result.iterations)
+        state, result, costs = self._solve(task, state, base, forcing, conjugate_gradients)
+        return self._moved(task, state, result.x, costs)
 
-    def _moved(self, task: Task, state: State, direction: np.ndarray, iterations: int) -> Outcome:
+    def _moved(self, task: Task, state: State, direction: np.ndarray, costs: dict) -> Outcome:
         search = backtrack(
             lambda length: task.trial(task.x + length * direction),
             task.value,
             float(task.gradient @ direction),
             task.world,
         )
-        values = {"step_length": search.length, "cg_iterations": float(iterations)}
+        values = {"step_length": search.length, **costs}
         x = task.x + search.length * direction
         return Outcome(x, state, values, stuck=search.length == 0)
 
@@ -124,14 +125,14 @@ class NewtonCG(Optimizer):
         def solve(*arguments, **options):
             return steihaug(*arguments, state["radius"], **options)
 
-        state, result = self._solve(task, state, base, forcing, solve)
+        state, result, costs = self._solve(task, state, base, forcing, solve)
         ratio = reduction_ratio(task.value, task.trial(task.x + result.x), -result.model)
         radius = adapt_radius(state["radius"], ratio, result.length, result.boundary)
         state["radius"] = task.world.broadcast(float(radius))
         accepted = task.world.decide(ratio > ACCEPTED)
         values = {
             "step_length": float(np.linalg.norm(result.x)) if accepted else 0.0,
-            "cg_iterations": float(result.iterations),
+            **costs,
             "ratio": float(ratio),
             "radius": state["radius"],
         }
@@ -139,10 +140,10 @@ class NewtonCG(Optimizer):
         return Outcome(task.x + result.x if accepted else task.x, state, values, stuck)
 
     def _solve(self, task, state, base, forcing, solver):
-        """The system's solution by a form of CG, and the state with the factor that served."""
-        shift, factor, M = task.ridge + state["damping"], None, None
+        """The state with the factor that served, the solution by a form of CG, what it cost."""
+        shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
         if self.preconditioner == "low-rank":
-            factor, fresh = self._policy.current(base, state, -np.log10(forcing))
+            factor, sketched = self._policy.current(base, state, -np.log10(forcing))
             M = factor.preconditioner(shift)
         elif self.preconditioner == "diagonal":
             M = squared_gradients(task.curvature_batch, task.x, shift)
@@ -155,5 +156,9 @@ class NewtonCG(Optimizer):
         )
         if factor is not None:
             solve = result.iterations, task.gradient_norm, result.residual_norm
-            state = {**state, **self._policy.kept(state, factor, fresh, solve)}
-        return state, result
+            state = {**state, **self._policy.kept(state, factor, sketched, solve)}
+        return state, result, _costs(result.iterations, sketched)
+
+
+def _costs(iterations: int, sketched: int) -> dict[str, float]:
+    return {"cg_iterations": float(iterations), "sketch_columns": float(sketched)}

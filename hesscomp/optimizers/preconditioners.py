@@ -54,14 +54,18 @@ class FactorPolicy:
             "rate": 0.0, "fresh_rate": 0.0,
         }  # fmt: skip
 
-    def current(self, operator: Operator, state: State, digits: float) -> tuple[LowRank, bool]:
-        """The factor that serves a solve to so many digits, and whether it was made just now."""
+    def current(self, operator: Operator, state: State, digits: float) -> tuple[LowRank, int]:
+        """The factor that serves a solve to so many digits, and what its sketch took just now.
+
+        In columns; 0 for the factor of the state.
+        """
         upkeep = Upkeep(state["rate"], state["fresh_rate"])
         columns = min(self.rank + self.oversample, operator.n)
         old = not state["eigenvectors"].shape[1]
         if operator.world.decide(old or upkeep.refresh_pays(HORIZON * digits, columns)):
-            return self.made(operator), True
-        return LowRank(state["eigenvalues"], state["eigenvectors"], UNKNOWN), False
+            factor = self.made(operator)
+            return factor, factor.provenance.columns
+        return LowRank(state["eigenvalues"], state["eigenvectors"], UNKNOWN), 0
 
     def made(self, operator: Operator) -> LowRank:
         """A new factor."""
@@ -70,9 +74,9 @@ class FactorPolicy:
             layout="replicated",
         )  # fmt: skip
 
-    def kept(self, state: State, factor: LowRank, fresh: bool, solve: tuple) -> State:
+    def kept(self, state: State, factor: LowRank, sketched: int, solve: tuple) -> State:
         """The state after a solve: (iterations, residual before, residual after)."""
-        upkeep = Upkeep(state["rate"], state["fresh_rate"]).after(*solve, fresh)
+        upkeep = Upkeep(state["rate"], state["fresh_rate"]).after(*solve, fresh=sketched > 0)
         return {
             "eigenvalues": factor.eigenvalues, "eigenvectors": factor.eigenvectors,
             "rate": float(upkeep.rate), "fresh_rate": float(upkeep.fresh_rate),
