@@ -232,7 +232,10 @@ class Batches:
         if share == 1:
             return self.full
         seed = self.sampling.batch_seed(purpose, step)
-        self._open.append(View(self.problem.sampled(share, seed), share))
+        batch = self.problem.sampled(share, seed)
+        if purpose == GRADIENT:  # the sample's error is far above that of rounding
+            batch.gradient_dtype = batch.dtype
+        self._open.append(View(batch, share))
         return self._open[-1]
 
     def settle(self) -> None:

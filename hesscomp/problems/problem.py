@@ -57,6 +57,8 @@ class Problem(ABC):
     ridge : float
     dtype : str
         Precision of curvature products, "float32" or "float64"; all else is float64.
+    gradient_dtype : str
+        In which networks compute objective and gradient: float64 too, but for batches of training.
     psd : bool
         Whether the Hessian is positive semidefinite everywhere.
     blocks : tuple of ParameterBlock
@@ -71,6 +73,7 @@ class Problem(ABC):
     rows: int
     ridge: float
     dtype: str
+    gradient_dtype: str = "float64"
     psd: bool
     blocks: tuple[ParameterBlock, ...]
     dataset_name: str
