@@ -67,14 +67,17 @@ def check_operator(operator, dense: np.ndarray, tolerance: float) -> None:
     close(operator @ v, dense @ v)
     close(operator @ V, dense @ V)
     close(operator.project(Q, V), Q.T @ dense @ V)
-    assert ledger.columns == columns + 11
+    close(operator.quadratic(V), V.T @ dense @ V)
+    assert ledger.columns == columns + 16
     close(operator.to_scipy() @ V, dense @ V)
     close(operator.to_scipy().rmatvec(v), dense @ v)
     close(operator.to_dense(panel=3), dense)
     close(operator.shifted(0.5) @ V, dense @ V + 0.5 * V)
     close(operator.shifted(0.5).project(Q, V), Q.T @ (dense @ V + 0.5 * V))
+    close(operator.shifted(0.5).quadratic(V), V.T @ (dense @ V + 0.5 * V))
     close((2 * operator + operator) @ V, 3 * (dense @ V))
     close((2 * operator + operator).project(Q, V), 3 * (Q.T @ dense @ V))
+    close((2 * operator + operator).quadratic(V), 3 * (V.T @ dense @ V))
     assert abs(v @ (operator @ V[:, 0]) - V[:, 0] @ (operator @ v)) <= tolerance * scale * n
     if operator.psd:
         assert np.linalg.eigvalsh(dense).min() >= -tolerance * scale

@@ -20,13 +20,15 @@ from hesscomp.errors import InputError
 from hesscomp.estimators import exact_frobenius_norm
 from hesscomp.factors import load_factor, load_trajectory, save_factor, trajectory_writer
 from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.optimizers.first_order import Adam
+from hesscomp.optimizers.loop import Stopping, train
+from hesscomp.optimizers.recipe import follow
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import NAMED_PROBLEMS, SOFTMAX_LOSS, Recipe
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.models import build_network, load_model, read_weights
-from hesscomp.problems.training import train
 
 SIZES = {
     "mnist-mlp": 11_935,
@@ -121,17 +123,26 @@ def test_autoencoders_have_a_linear_code():
     assert [width for width, _ in units] == [400, 200, 100, 50, 25, 6, 25, 50, 100, 200, 400, 784]
 
 
-def test_training_is_keras_adam(monkeypatch):
-    monkeypatch.setattr("hesscomp.problems.training.FLOOR", 0.0)  # Keras' stands elsewhere
+def test_training_is_keras_adam():
     problem = tiny_problem(tiny())
     variable = keras.Variable(problem.initial, dtype="float64")
     optimizer = keras.optimizers.Adam(1e-2, epsilon=0.0)  # (its powers of beta are float32)
     for _ in range(6):
         gradient = problem.objective_and_gradient(np.asarray(variable))[1]
         optimizer.apply([keras.ops.convert_to_tensor(gradient, "float64")], [variable])
-    recipe = Recipe(epochs=6, batch=10**6, rate=1e-2)
-    x = train(problem, recipe, problem.initial)
+    ours = Adam(1e-2, epsilon=1e-300)  # Keras' stands elsewhere
+    x = train(problem, ours, stopping=Stopping(max_steps=6)).x
     assert np.linalg.norm(x - np.asarray(variable)) <= 1e-5 * np.linalg.norm(x - problem.initial)
+
+
+@pytest.mark.ranks
+def test_training_does_not_depend_on_the_number_of_ranks(world):
+    recipe = Recipe(epochs=5, batch=50)
+    points = [
+        follow(recipe, problem, seed=4).x
+        for problem in (tiny_problem(tiny(), world), tiny_problem(tiny()))
+    ]
+    assert np.linalg.norm(points[0] - points[1]) <= 1e-9 * np.linalg.norm(points[1])
 
 
 # Sketches that start from a factor
@@ -221,7 +232,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
                "--save-point", "x.npy") == 0  # fmt: skip
     assert "trained: Adam, 3 epochs in batches of 100, step 0.001, in " in capsys.readouterr().out
     problem, x = tiny_problem(model), np.load("x.npy")
-    assert np.array_equal(x, train(problem, Recipe(3), problem.initial))
+    assert np.array_equal(x, follow(Recipe(3), problem).x)
     wanted = sorted_spectrum(HessianOperator(problem, x).to_dense()[122:, 122:])
     assert np.allclose(load_factor("trained.h5").eigenvalues, wanted, atol=1e-12)
     problem.set_weights(x)
@@ -307,7 +318,6 @@ def test_a_problem_from_python(in_tmp, capsys):
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
         (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit lots: is no size"),
         (["--problem", "mnist-mlp", "--data", "mnist"], "mnist: set HESSCOMP_DATA"),
-        ([*LOGISTIC, "--sample", "0.5"], "--sample does not go with logistic-regression"),
         ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
         ([*LOGISTIC, "--operator", "ggn"], "needs a network and a loss of its output"),
         ([*LOGISTIC, "--operator", "finite-difference"], "finite-difference does not go"),
@@ -425,7 +435,7 @@ def checkpoints(in_tmp):
         problem.set_weights(x)
         (model.save if name.endswith(".keras") else model.save_weights)(name)
         points.append(x)
-        x = train(problem, Recipe(epochs=2, rate=1e-2), x)
+        x = follow(Recipe(epochs=2, rate=1e-2), problem, x).x
     return problem, points
 
 

@@ -276,6 +276,50 @@ def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -
     save_figure(figure, path)
 
 
+COSTS = {
+    "step": "step",
+    "passes": "passes over the data",
+    "columns": "product columns",
+    "seconds": "seconds",
+}
+
+
+def plot_run(history: list[dict], path: str | os.PathLike, title: str) -> None:
+    """The objective of a run against its steps, passes, product columns and seconds.
+
+    `history` holds the rows that `hesscomp.optimizers.loop.train` wrote; objectives over all rows
+    are marked where gradients are of batches.
+    """
+    try:
+        costs = {name: _numbers(history, name) for name in COSTS}
+        objective, whole = _numbers(history, "objective"), _numbers(history, "full_objective")
+        if not len(objective):
+            raise ValueError("it is empty")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the history cannot be drawn: {error}") from error
+    known = np.isfinite(whole)
+    batches = not np.array_equal(objective[known], whole[known])
+    figure, axes = make_figure(len(costs))
+    for axis, (name, label) in zip(axes, COSTS.items(), strict=True):
+        style = {"color": GREY, "lw": 0.8} if batches else {"color": BLUE, "lw": 2}
+        axis.plot(costs[name], objective, **style, label="of a batch" if batches else None)
+        if batches:
+            axis.plot(costs[name][known], whole[known], "-", color=BLUE, lw=2, label="of all rows")
+        if objective.min() > 0:
+            axis.set_yscale("log")
+        axis.set_xlabel(label)
+    axes[0].set_ylabel("objective")
+    if batches:
+        axes[0].legend(frameon=False)
+    figure.suptitle(title, parse_math=False)
+    save_figure(figure, path)
+
+
+def _numbers(history: list[dict], name: str) -> np.ndarray:
+    """One number of each row; NaN where it is null."""
+    return np.array([np.nan if row[name] is None else float(row[name]) for row in history])
+
+
 def _index(factor: LowRank) -> np.ndarray:
     return np.arange(1, factor.rank + 1)
 

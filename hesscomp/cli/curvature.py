@@ -110,22 +110,24 @@ def sampled(problem, options):
 
 def read_point(at: str | None, subject: Subject, options, session: Session) -> np.ndarray:
     """The point `at` in words or in a file; a trained one is trained here. Collective."""
-    problem = subject.problem
-    if at is None:
-        at = "initial" if hasattr(problem, "initial") else "zero"
     if options.epochs is not None and at != "trained":
         raise InputError("--epochs goes with --at trained")
     if options.epochs is not None and options.epochs < 1:
         raise InputError(f"--epochs must be at least 1, not {options.epochs}")
-    if hasattr(problem, "set_fixed"):  # what the point before has left
-        problem.set_fixed(None)
-    if at == "trained":
-        x = _trained(subject, options, session)
-    else:
-        with session.world.phase(f"reading the point {at}"):
-            x = problem.check_point(_read(at, problem))
-    session.write("point", options.save_point, lambda path: _save(x, path))
+    if hasattr(subject.problem, "set_fixed"):  # what the point before has left
+        subject.problem.set_fixed(None)
+    trained = at == "trained"
+    x = _trained(subject, options, session) if trained else known_point(at, subject, session)
+    session.write("point", options.save_point, lambda path: save_vector(x, path))
     return x
+
+
+def known_point(at: str | None, subject: Subject, session: Session) -> np.ndarray:
+    """The point `at` in words or in a file; by default the initial one, else zero. Collective."""
+    if at is None:
+        at = "initial" if hasattr(subject.problem, "initial") else "zero"
+    with session.world.phase(f"reading the point {at}"):
+        return subject.problem.check_point(_read(at, subject.problem))
 
 
 def _read(at: str, problem) -> np.ndarray:
@@ -155,8 +157,9 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
             result = newton(problem)
         x, value = result.x, result.objective
     else:
+        from hesscomp.optimizers.recipe import follow
         from hesscomp.problems.differentiable import DifferentiableProblem
-        from hesscomp.problems.training import train
+        from hesscomp.problems.objective import objective
 
         if not isinstance(problem, DifferentiableProblem):
             raise InputError(f"--at trained: nothing is known to train {problem.name} with")
@@ -165,13 +168,14 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
             recipe = replace(recipe, epochs=options.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            x = train(problem, recipe, problem.initial, options.seed)
-        value, _ = problem.objective_and_gradient(x)
+            result = follow(recipe, problem, seed=options.seed)
+        x, value = result.x, objective(problem, result.x)
     session.say(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
 
 
-def _save(x: np.ndarray, path) -> None:
+def save_vector(x: np.ndarray, path) -> None:
+    """Write one array as a .npy file, whole or not at all."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         np.save(stream, x)
 

@@ -16,6 +16,7 @@ STARTED = time.perf_counter()
 
 COMMANDS = {
     "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
+    "train": "train a problem with an optimizer of first or second order (MPI)",
     "compress": "compress a Hessian to a certified low-rank factor (MPI)",
     "update": "bring a factor up to date with new data or a new point (MPI)",
     "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
@@ -32,7 +33,7 @@ COMMANDS = {
     "plan": "say what a compression will hold, reduce and take on many ranks",
     "job": "write a SLURM job script for a command, and submit it if asked",
 }
-PARALLEL = ("newton", "compress", "update", "spectrum", "figure", "data")
+PARALLEL = ("newton", "train", "compress", "update", "spectrum", "figure", "data")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,6 +1,7 @@
 """`hesscomp plot`: pictures of factors and runs."""
 
 import argparse
+from pathlib import Path
 
 from hesscomp.runs.files import check_picture_name, check_writable
 from hesscomp.runs.report import read_json
@@ -8,7 +9,9 @@ from hesscomp.runs.report import read_json
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "file", metavar="F.h5|R.json", help="a factor or trajectory file, or a newton report"
+        "file",
+        metavar="F.h5|R.json|RUN",
+        help="a factor or trajectory file, a newton report, or the folder of a train run",
     )
     parser.add_argument("--out", required=True, metavar="P.png", help="png, pdf or svg")
 
@@ -16,10 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     check_picture_name(options.out)
     check_writable(options.out)
-    from hesscomp.analysis.plots import plot_convergence, plot_spectrum, plot_trajectory
+    from hesscomp.analysis.plots import plot_convergence, plot_run, plot_spectrum, plot_trajectory
     from hesscomp.factors import is_trajectory, load_factor, load_trajectory
 
-    if options.file.endswith(".json"):
+    if Path(options.file).is_dir():
+        report = read_json(Path(options.file) / "history.json")
+        title = f"{report.get('problem')}: {report.get('optimizer')}"
+        plot_run(report["history"], options.out, title)
+    elif options.file.endswith(".json"):
         report = read_json(options.file)
         plot_convergence(report["history"], options.out, report.get("data", options.file))
     elif is_trajectory(options.file):

@@ -1,10 +1,74 @@
-"""Conjugate gradients."""
+"""Conjugate gradients: one recurrence, and the solvers that stop it by different rules."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from hesscomp.curvature.operator import Operator
+
+
+class Recurrence:
+    """The preconditioned recurrence for A x = b (Golub and Van Loan, algorithm 11.5.1).
+
+    An iteration is `probe`, the product, and `advance`, the move; what is between them decides
+    whether to make it.
+
+    Parameters
+    ----------
+    A : Operator
+    b : (n,) array
+    preconditioner : object with ``@``, optional
+        A positive definite approximation of the inverse of A.
+    x : (n,) array, optional
+        The start, zero by default; another one costs a product.
+
+    Attributes
+    ----------
+    x, r, p : (n,) arrays
+        Iterate, residual b - A x by the recurrence, search direction.
+    norm : float
+        ||r||_2.
+    rz : float
+        r^T M r.
+    products : int
+    """
+
+    def __init__(
+        self, A: Operator, b: np.ndarray, preconditioner=None, x: np.ndarray | None = None
+    ):
+        self.A, self.M = A, preconditioner
+        self.products = 0 if x is None else 1
+        self.x = np.zeros_like(b) if x is None else x.copy()
+        self.r = b.copy() if x is None else b - A @ x
+        self._precondition()
+        self.p = self.z.copy()
+
+    def _precondition(self) -> None:
+        self.z = self.r if self.M is None else self.M @ self.r
+        self.rz = float(self.r @ self.z)
+        self.norm = float(np.linalg.norm(self.r))
+
+    def probe(self) -> float:
+        """p^T A p, the curvature along the direction; one product."""
+        self.q = self.A @ self.p
+        self.products += 1
+        self.curvature = float(self.p @ self.q)
+        return self.curvature
+
+    @property
+    def step(self) -> float:
+        """How far along p the minimum is, after `probe`."""
+        return self.rz / self.curvature
+
+    def advance(self) -> float:
+        """Move there and turn to the next direction; returns the new direction's share of p."""
+        step, before = self.step, self.rz
+        self.x = self.x + step * self.p
+        self.r = self.r - step * self.q
+        self._precondition()
+        share = self.rz / before
+        self.p = self.z + share * self.p
+        return share
 
 
 @dataclass(frozen=True)
@@ -16,8 +80,9 @@ class CGResult:
     x : (n,) array
     iterations : int
         Products with A.
+    residual : (n,) array
+        b - A x, by the recurrence (at the last iterate, where `x` is the fallback).
     residual_norm : float
-        ||b - A x||, by the recurrence.
     converged : bool
         Whether `residual_norm` reached the tolerance.
     negative_curvature : bool
@@ -27,6 +92,7 @@ class CGResult:
 
     x: np.ndarray
     iterations: int
+    residual: np.ndarray
     residual_norm: float
     converged: bool
     negative_curvature: bool = False
@@ -56,29 +122,93 @@ def conjugate_gradients(
     Notes
     -----
     One product, one application of the preconditioner and a few vector operations an iteration;
-    four vectors of memory (Golub and Van Loan, Matrix Computations, algorithm 11.5.1). Stopping
-    is decided on rank 0 for all ranks.
+    six vectors of memory. Stopping is decided on rank 0 for all ranks.
     """
     limit = 2 * A.n if max_iterations is None else max_iterations
-    world = A.world
-    x = np.zeros_like(b)
-    r = b.copy()
-    z = r if preconditioner is None else preconditioner @ r
-    p, rz = z.copy(), r @ z
-    norm = float(np.linalg.norm(r))
-    for iteration in range(limit):
-        if world.decide(norm <= tolerance):
-            return CGResult(x, iteration, norm, True)
-        q = A @ p
-        curvature = p @ q
-        if world.decide(not curvature > 0):
-            fallback = z.copy() if iteration == 0 else x
-            return CGResult(fallback, iteration + 1, norm, False, True)
-        alpha = rz / curvature
-        x += alpha * p
-        r -= alpha * q
-        norm = float(np.linalg.norm(r))
-        z = r if preconditioner is None else preconditioner @ r
-        rz, previous = r @ z, rz
-        p = z + (rz / previous) * p
-    return CGResult(x, limit, norm, world.decide(norm <= tolerance))
+    decide, cg = A.world.decide, Recurrence(A, b, preconditioner)
+    while cg.products < limit:
+        if decide(cg.norm <= tolerance):
+            return CGResult(cg.x, cg.products, cg.r, cg.norm, True)
+        if decide(not cg.probe() > 0):
+            fallback = cg.z.copy() if cg.products == 1 else cg.x
+            return CGResult(fallback, cg.products, cg.r, cg.norm, False, True)
+        cg.advance()
+    return CGResult(cg.x, cg.products, cg.r, cg.norm, decide(cg.norm <= tolerance))
+
+
+@dataclass(frozen=True)
+class TruncatedResult:
+    """A step that lowers a quadratic model inside a trust region.
+
+    Attributes
+    ----------
+    x : (n,) array
+    iterations : int
+        Products with A.
+    model : float
+        x^T A x / 2 - b^T x, at most 0.
+    length : float
+        ||x|| in the norm of the region.
+    residual_norm : float
+        ||b - A x||_2 by the recurrence; before the move to the boundary, if there was one.
+    boundary : bool
+        Whether the step ends on the boundary.
+    negative_curvature : bool
+    """
+
+    x: np.ndarray
+    iterations: int
+    model: float
+    length: float
+    residual_norm: float
+    boundary: bool
+    negative_curvature: bool = False
+
+
+def steihaug(
+    A: Operator,
+    b: np.ndarray,
+    radius: float,
+    *,
+    tolerance: float,
+    preconditioner=None,
+    max_iterations: int | None = None,
+) -> TruncatedResult:
+    """Lower x^T A x / 2 - b^T x over ||x|| <= radius, for an A of any signs.
+
+    Conjugate gradients up to the boundary or a direction of negative curvature, which is followed
+    to the boundary (Steihaug 1983; Conn, Gould and Toint 2000, algorithm 7.5.1). With a
+    preconditioner M the norm is that of M^-1, and no product with it is needed.
+
+    Parameters
+    ----------
+    A, b, tolerance, preconditioner, max_iterations
+        As for `conjugate_gradients`.
+    radius : float
+        Positive.
+    """
+    limit = 2 * A.n if max_iterations is None else max_iterations
+    decide, cg = A.world.decide, Recurrence(A, b, preconditioner)
+    xx = xp = 0.0  # inner products of x and p in the norm of the region
+    pp = cg.rz
+    while cg.products < limit and not decide(cg.norm <= tolerance):
+        negative = decide(not cg.probe() > 0)
+        outside = negative or xx + 2 * cg.step * xp + cg.step**2 * pp >= radius**2
+        if decide(outside):
+            step = _to_boundary(xx, xp, pp, radius)
+            x, Ax = cg.x + step * cg.p, b - cg.r + step * cg.q
+            model = float(x @ Ax / 2 - b @ x)
+            return TruncatedResult(x, cg.products, model, radius, cg.norm, True, negative)
+        step = cg.step
+        xx += 2 * step * xp + step**2 * pp
+        share = cg.advance()
+        xp = share * (xp + step * pp)
+        pp = cg.rz + share**2 * pp
+    model, length = float(-cg.x @ (b + cg.r) / 2), float(np.sqrt(max(xx, 0.0)))
+    return TruncatedResult(cg.x, cg.products, model, length, cg.norm, False)
+
+
+def _to_boundary(xx: float, xp: float, pp: float, radius: float) -> float:
+    """The positive s with xx + 2 s xp + s^2 pp = radius^2, where xp >= 0."""
+    gap = max(radius**2 - xx, 0.0)
+    return gap / (xp + np.sqrt(xp**2 + pp * gap)) if gap else 0.0

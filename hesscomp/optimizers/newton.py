@@ -13,6 +13,7 @@ from hesscomp.errors import InputError, NumericalError
 from hesscomp.factors import LowRank
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.optimizers.upkeep import VECTOR_PENALTY, Upkeep
 
 SOLVERS = ("auto", "pcg", "lowrank", "direct")
 STEPS = ("line-search", "fixed")
@@ -22,9 +23,6 @@ TRIALS = 0.5 ** np.arange(4)  # steps tried together; then as many smaller ones
 TRIAL_ROUNDS = 8
 ROUNDING = 16 * np.finfo(np.float64).eps  # relative noise of an objective, for the line search
 FORCING = 0.1  # largest relative residual of a Newton system (Eisenstat and Walker 1996)
-VECTOR_PENALTY = (
-    6.0  # cost of a lone column against one in a wide block (memory against arithmetic)
-)
 USUAL_CG = 12  # lone columns that a preconditioned Newton step takes, for the choice of a solver
 USUAL_STEPS = 8
 IDLE = 3  # steps in a row without a gain, after which there is none to be had
@@ -130,6 +128,17 @@ class NewtonResult:
     history: tuple[NewtonIteration, ...] = field(repr=False, default=())
 
 
+def forcing_term(norm: float, previous: float) -> float:
+    """The relative residual of a Newton system (Eisenstat and Walker 1996, choice 2).
+
+    Parameters
+    ----------
+    norm, previous : float
+        Of the gradient, now and a step ago (0 in the first step).
+    """
+    return min(FORCING, 0.9 * (norm / previous) ** 2) if previous > 0 else FORCING
+
+
 def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -> tuple[str, str]:
     """ "direct" or "pcg", and why, by a cost model in product columns (4 m n operations each).
 
@@ -233,7 +242,7 @@ def newton(
         if len(history) > options.max_iterations:
             converged, reason = False, f"stopped after {options.max_iterations} iterations"
             break
-        forcing = min(FORCING, 0.9 * (norm / previous) ** 2) if len(history) > 1 else FORCING
+        forcing = forcing_term(norm, previous if len(history) > 1 else 0.0)
         goal = max(forcing * norm, 0.5 * options.tolerance)
         direction, cg_iterations, factor = solve(x, margins, gradient, goal)
         along = problem.margins(direction)
@@ -268,7 +277,7 @@ class _Solvers:
         self.problem, self.options = problem, options
         self.solve = getattr(self, solver)
         self.factor: LowRank | None = None
-        self.fresh_rate = self.rate = 0.0  # CG iterations a digit, with a fresh factor and now
+        self.upkeep = Upkeep()
 
     def __call__(self, x, margins, gradient, goal):
         with self.problem.world.ledger.timed("solve"):
@@ -293,7 +302,9 @@ class _Solvers:
 
     def pcg(self, hessian, gradient, goal):
         norm = float(np.linalg.norm(gradient))
-        fresh = self.factor is None or self._refresh_pays(norm)
+        to_go = np.log10(norm / self.options.tolerance)
+        columns = self.options.rank + self.options.oversample
+        fresh = self.factor is None or self.upkeep.refresh_pays(to_go, columns)
         if self.problem.world.decide(fresh):
             self.factor = self._compress(hessian)
         ridge = self.problem.ridge
@@ -303,17 +314,8 @@ class _Solvers:
             tolerance=goal,
             preconditioner=self.factor.preconditioner(ridge),
         )
-        digits = max(np.log10(norm / max(result.residual_norm, 1e-300)), 0.1)
-        self.rate = result.iterations / digits
-        if fresh:
-            self.fresh_rate = self.rate
+        self.upkeep = self.upkeep.after(result.iterations, norm, result.residual_norm, fresh)
         return result.x, result.iterations, self.factor
-
-    def _refresh_pays(self, norm: float) -> bool:
-        """Whether the CG iterations that a fresh factor is expected to save outweigh its sketch."""
-        digits = max(np.log10(norm / self.options.tolerance), 0.0)
-        saved = (self.rate - self.fresh_rate) * digits * VECTOR_PENALTY
-        return saved > self.factor.rank + self.options.oversample
 
     def _compress(self, hessian) -> LowRank:
         with self.problem.world.ledger.timed("compress"):

@@ -1,5 +1,6 @@
 """The world of MPI ranks: reductions that are counted, and agreement on errors."""
 
+import copy
 import logging
 import sys
 import time
@@ -56,6 +57,12 @@ class World:
     def serial(cls) -> "World":
         """A world of this rank alone."""
         return cls(MPI.COMM_SELF)
+
+    def with_ledger(self, ledger: Ledger) -> "World":
+        """The same ranks, their work counted in another ledger."""
+        other = copy.copy(self)
+        other.ledger = ledger
+        return other
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """Element-wise sum over the ranks, the same array on all of them. One reduction."""

@@ -44,7 +44,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training by Adam; `problems.training.train` does it.
+    """Training by Adam; `optimizers.recipe.follow` does it.
 
     Attributes
     ----------

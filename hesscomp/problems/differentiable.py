@@ -155,10 +155,12 @@ class DifferentiableProblem(Problem):
     def loss_and_gradient(self, x: np.ndarray, rows: slice | None = None) -> np.ndarray:
         """The sum over rows here of losses and of gradients, (n + 1,) float64, loss last; local."""
         rows = slice(0, len(self.data.X)) if rows is None else rows
-        X, y = self.tensors("float64")
-        kernel = self.compiled("gradient", "float64", (X, y))
-        theta, total = tf.constant(x, tf.float64), np.zeros(self.n + 1)
-        step = self.budget("float64").rows(max(rows.stop - rows.start, 1), 1, 8)
+        dtype = self.gradient_dtype
+        X, y = self.tensors(dtype)
+        kernel = self.compiled("gradient", dtype, (X, y))
+        theta, total = tf.constant(x, dtype), np.zeros(self.n + 1)
+        size = np.dtype(dtype).itemsize
+        step = self.budget(dtype).rows(max(rows.stop - rows.start, 1), 1, size)
         for first in range(rows.start, rows.stop, step):
             chunk = slice(first, min(first + step, rows.stop))
             loss, gradient = kernel(theta, X[chunk], y[chunk])
@@ -167,7 +169,7 @@ class DifferentiableProblem(Problem):
         return total
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its gradient in float64; one pass, one reduction of n + 1 words."""
+        """f(x) and its gradient; one pass, one reduction of n + 1 words."""
         x = self.check_point(x)
         self.world.ledger.passes += 1
         if self.world.reproducible:

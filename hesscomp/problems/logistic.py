@@ -1,5 +1,7 @@
 """Binary logistic regression over sharded data."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +12,8 @@ from hesscomp.datasets import Dataset, Shard
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.problem import ParameterBlock, Problem
+from hesscomp.problems.problem import ParameterBlock, Problem, chunks
+from hesscomp.problems.rows import Rows
 
 VECTOR = 64  # elements: a multiple of every processor's vector length
 
@@ -38,6 +41,7 @@ class LogisticRegression(Problem):
 
     name = "logistic-regression"
     psd = True
+    counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 
     def __init__(
         self, dataset: Dataset, world: World, *, ridge: float = 1e-3, dtype: str = "float32"
@@ -55,9 +59,30 @@ class LogisticRegression(Problem):
         self.n, self.rows = dataset.features, dataset.rows
         self.dataset_name, self.fingerprint = dataset.name, dataset.fingerprint
         self.blocks = (ParameterBlock("coefficients", (self.n,), 0),)
-        blocks = self.cut(dataset.train)
-        self.design = make_design(dataset.train.X, dtype, blocks)
-        self.labels = tf.convert_to_tensor(dataset.train.y)
+        self.shard = dataset.train
+        self.design = make_design(self.shard.X, dtype, self.cut(self.shard))
+        self.labels = tf.convert_to_tensor(self.shard.y)
+
+    def sampled(self, fraction: float, seed: int = 0) -> "LogisticRegression":
+        """This problem over a random sample of its rows, the same on any number of ranks.
+
+        Each row is taken with probability `fraction`, independently; m is their count. Collective.
+        The rows are copied; in reproducible mode all are kept, and the others count zero times, at
+        the cost of them all.
+        """
+        shard, other = self.shard, copy.copy(self)
+        rows = Rows(shard.y, shard.y, shard.start, shard.total, self.dataset_name, self.fingerprint)
+        kept = rows.picked(fraction, seed)
+        name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
+        picked = rows.only(kept, name, self.world)
+        other.rows, other.dataset_name = picked.total, name
+        if self.world.reproducible:
+            other.counts = tf.convert_to_tensor(kept.astype(np.float64))
+            return other
+        other.shard = Shard(shard.X[kept], picked.y, picked.start, picked.total)
+        other.design = make_design(other.shard.X, self.dtype)
+        other.labels = tf.convert_to_tensor(picked.y)
+        return other
 
     def compile(self) -> None:
         """Trace the data products, so that no timed one is the first; local, no pass."""
@@ -73,15 +98,23 @@ class LogisticRegression(Problem):
 
     def curvature_at(self, margins: tf.Tensor) -> "LogisticCurvature":
         """The shard's curvature where its margins are known; no pass over the data."""
-        return LogisticCurvature(self.design, self._each(_curvature_weights, margins))
+        return LogisticCurvature(
+            self.design, self._counted(self._each(_curvature_weights, margins))
+        )
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         return self.evaluate(x, self.margins(x))
 
+    def objective(self, x: np.ndarray) -> float:
+        """f(x); one pass, one reduction of one word."""
+        margins = self.margins(x)
+        loss = self.losses_along(margins, tf.zeros_like(margins), np.zeros(1))[0]
+        return float(loss + self.ridge / 2 * (x @ x))
+
     def evaluate(self, x: np.ndarray, margins: tf.Tensor) -> tuple[float, np.ndarray]:
         """E(x) and its gradient where the margins are known; one pass, one reduction of n + 1."""
         self.world.ledger.passes += 1
-        losses, slopes = self._each(_losses_and_slopes, margins, self.labels)
+        losses, slopes = map(self._counted, self._each(_losses_and_slopes, margins, self.labels))
         if self.world.reproducible:
             parts = [
                 self.design.adjoints(slopes).numpy(),
@@ -92,6 +125,15 @@ class LogisticRegression(Problem):
             loss = tf.reduce_sum(losses).numpy()
             total = self.world.sum(np.append(self.design.adjoint(slopes), loss)) / self.rows
         return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
+
+    def squared_gradients(self, x: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+        """For each of some parts of the rows here, the sum of squared gradients: (parts, n)."""
+        slopes = self._each(_losses_and_slopes, self.margins(x), self.labels)[1]
+        squares, total = self._counted(slopes).numpy() ** 2, np.zeros((len(parts), self.n))
+        for i, part in enumerate(parts):
+            for rows in chunks(part, len(squares), 1024):  # float32 rows are widened, a few at once
+                total[i] += (self.shard.X[rows] ** 2).T @ squares[rows]
+        return total
 
     def losses_along(
         self, margins: tf.Tensor, direction: tf.Tensor, steps: np.ndarray
@@ -104,6 +146,7 @@ class LogisticRegression(Problem):
         losses = self._each(
             lambda *vectors: _losses_along(*vectors, steps), margins, direction, self.labels
         )
+        losses = self._counted(losses)
         if self.world.reproducible:
             parts = self._block_sums(losses.numpy().T)
             return sum_blocks(parts, self.row_blocks, self.world) / self.rows
@@ -121,6 +164,10 @@ class LogisticRegression(Problem):
         more = -rows % VECTOR
         out = function(*(tf.pad(vector, [[0, more]]) for vector in vectors))
         return tf.nest.map_structure(lambda tensor: tensor[..., :rows], out)
+
+    def _counted(self, values: tf.Tensor) -> tf.Tensor:
+        """(..., rows) values, zero in the rows that a sample leaves out."""
+        return values if self.counts is None else values * self.counts
 
     def _block_sums(self, values: np.ndarray) -> np.ndarray:
         """(rows, j) values summed over each block of this shard's rows: (blocks, j)."""

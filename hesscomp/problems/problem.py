@@ -1,6 +1,7 @@
 """What every problem offers: a global mean loss plus a ridge, over sharded data."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -57,6 +58,8 @@ class Problem(ABC):
     ridge : float
     dtype : str
         Precision of curvature products, "float32" or "float64"; all else is float64.
+    gradient_dtype : str
+        In which networks compute objective and gradient: float64 too, but for batches of training.
     psd : bool
         Whether the Hessian is positive semidefinite everywhere.
     blocks : tuple of ParameterBlock
@@ -74,6 +77,7 @@ class Problem(ABC):
     rows: int
     ridge: float
     dtype: str
+    gradient_dtype: str = "float64"
     psd: bool
     blocks: tuple[ParameterBlock, ...]
     dataset_name: str
@@ -89,6 +93,10 @@ class Problem(ABC):
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
         """This shard's curvature at x; local."""
+
+    def sampled(self, fraction: float, seed: int = 0) -> "Problem":
+        """This problem over a random sample of its rows, the same on any number of ranks."""
+        raise InputError(f"{self.name} cannot be sampled; use all rows")
 
     def compile(self) -> None:  # noqa: B027 (nothing to do for most)
         """Trace what can be traced before its first use, so that no timed product is it; local."""
@@ -141,3 +149,10 @@ class Problem(ABC):
                 f"the point has {np.count_nonzero(~np.isfinite(x))} entries that are not finite"
             )
         return x
+
+
+def chunks(part: slice, rows: int, size: int) -> Iterator[slice]:
+    """A part of `rows` rows, `size` of them at a time."""
+    start, stop, _ = part.indices(rows)
+    for first in range(start, stop, size):
+        yield slice(first, min(first + size, stop))

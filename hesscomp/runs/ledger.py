@@ -17,6 +17,9 @@ class Ledger:
     passes : int
         Sweeps over all rows of the data, of whatever kind: one block product of any width is
         one pass, and so is one product with the data matrix or with its transpose.
+    extra_columns : int
+        Columns of block products beyond one for each of their passes: `passes` and these are the
+        passes where every column costs one.
     reductions, words_reduced : int
         Reductions over the ranks, and array elements handed to them (each counted once,
         whatever its type), agreements on errors included.
@@ -30,6 +33,7 @@ class Ledger:
 
     columns: int = 0
     passes: int = 0
+    extra_columns: int = 0
     reductions: int = 0
     words_reduced: int = 0
     words_gathered: int = 0
@@ -40,6 +44,7 @@ class Ledger:
         """Count one block product of `columns` columns."""
         self.columns += columns
         self.passes += passes
+        self.extra_columns += max(columns - passes, 0)
         if self.listener is not None:
             self.listener(self)
 
@@ -47,6 +52,16 @@ class Ledger:
         """Count one reduction of `words` array elements."""
         self.reductions += 1
         self.words_reduced += words
+
+    def add(self, other: "Ledger") -> None:
+        """Count all of another ledger's work here too."""
+        for name, value in vars(other).items():
+            if isinstance(value, int):
+                setattr(self, name, getattr(self, name) + value)
+        for phase, seconds in other.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+        if other.columns and self.listener is not None:
+            self.listener(self)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:

@@ -47,9 +47,9 @@ def prepare(path: str, options) -> None:
 
     set_threads(options.threads)
     from hesscomp.datasets import load_dataset
+    from hesscomp.optimizers.recipe import follow
     from hesscomp.parallel.world import World
     from hesscomp.problems.catalogue import NAMED_PROBLEMS, Recipe
-    from hesscomp.problems.training import train
 
     world, recipe = World.serial(), NAMED_PROBLEMS["mnist-mlp"].recipe
     name = "mnist" if os.environ.get("HESSCOMP_DATA") else "mnist-sample"
@@ -58,7 +58,7 @@ def prepare(path: str, options) -> None:
     problem = make_problem(X, y, world, "float32")
     if options.at is None:
         recipe = Recipe(options.epochs or recipe.epochs, recipe.batch, recipe.rate)
-        x = train(problem, recipe, problem.initial)
+        x = follow(recipe, problem).x
     else:
         x = np.load(options.at)
     value, gradient = problem.objective_and_gradient(x)

@@ -1,0 +1,250 @@
+"""What an optimizer sees of a problem in one step: three batches, and what their use costs."""
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from hesscomp.curvature.gauss_newton import GaussNewtonOperator
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.operator import Operator
+from hesscomp.errors import InputError
+from hesscomp.parallel import random
+from hesscomp.parallel.world import World
+from hesscomp.problems.objective import objective
+from hesscomp.problems.problem import Problem
+from hesscomp.runs.ledger import Ledger
+
+GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
+SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How much of the data a step uses, for each of its purposes.
+
+    Attributes
+    ----------
+    gradient, curvature, acceptance : float
+        The share of all rows, at most 1 (all of them, the default); above 1 a number of rows.
+        Each row is drawn independently, so that a batch's size varies by its square root.
+    seed : int
+        Names the batches: they depend on it, the purpose and the step, and on nothing else.
+    """
+
+    gradient: float = 1.0
+    curvature: float = 1.0
+    acceptance: float = 1.0
+    seed: int = 0
+
+    def validate(self) -> None:
+        """Raise InputError for a value out of range."""
+        for name in ("gradient", "curvature", "acceptance"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise InputError(f"the {name} batch must be a positive number, not {value}")
+
+    def share(self, purpose: int, rows: int) -> float:
+        """The share of `rows` rows that a batch takes.
+
+        Raises InputError for one of so few rows that it might be empty.
+        """
+        size = (self.gradient, self.curvature, self.acceptance)[purpose]
+        share = float(size) if size <= 1 else min(size / rows, 1.0)
+        if share < 1 and share * rows < SMALLEST:
+            raise InputError(
+                f"a batch of {share * rows:g} of {rows} rows is drawn empty now and then; take at "
+                f"least {SMALLEST}"
+            )
+        return share
+
+    def batch_seed(self, purpose: int, step: int) -> int:
+        """A seed of its own for each purpose and step."""
+        sequence = np.random.SeedSequence([self.seed, purpose, step])
+        return int(sequence.generate_state(1, np.uint64)[0])
+
+
+class View:
+    """A problem, or a batch of it: what is computed is counted, the last values kept.
+
+    Parameters
+    ----------
+    problem : Problem
+    share : float
+        Of all rows, in this problem.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        Of the work done through this view.
+    """
+
+    def __init__(self, problem: Problem, share: float = 1.0):
+        self.ledger, self.share = Ledger(), share
+        self.problem = copy.copy(problem)
+        self.problem.world = problem.world.with_ledger(self.ledger)
+        self._known: list[tuple[np.ndarray, tuple[float, np.ndarray]]] = []
+
+    def know(self, x: np.ndarray, objective: float, gradient: np.ndarray) -> None:
+        """Keep what was computed at x; that of the point before last is forgotten."""
+        self._known = [(x.copy(), (objective, gradient)), *self._known[:1]]
+
+    def _recall(self, x: np.ndarray) -> tuple[float, np.ndarray] | None:
+        return next((values for point, values in self._known if np.array_equal(point, x)), None)
+
+    def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """f(x) and its gradient; free at the last two points where they were asked for."""
+        values = self._recall(x)
+        if values is None:
+            values = self.problem.objective_and_gradient(x)
+            self.know(x, *values)
+        return values
+
+    def objective(self, x: np.ndarray) -> float:
+        """f(x); free where `objective_and_gradient` is."""
+        values = self._recall(x)
+        return objective(self.problem, x) if values is None else values[0]
+
+    def hessian(self, x: np.ndarray) -> Operator:
+        """The Hessian of the data term at x, without the ridge."""
+        return HessianOperator(self.problem, x)
+
+    def gauss_newton(self, x: np.ndarray) -> Operator:
+        """The Gauss-Newton matrix of the data term at x, without the ridge.
+
+        Where the Hessian is positive semidefinite everywhere, as for generalised linear models,
+        it is the Hessian.
+        """
+        if self.problem.psd:
+            return self.hessian(x)
+        return GaussNewtonOperator(self.problem, x)
+
+    def settle(self) -> Ledger:
+        """What was used since the last time, from now on counted from zero."""
+        used = copy.copy(self.ledger)
+        used.seconds = dict(used.seconds)
+        self.ledger.__init__(listener=self.ledger.listener)
+        return used
+
+
+@dataclass
+class Task:
+    """One step's work.
+
+    Attributes
+    ----------
+    step : int
+        Counted from 0; with the seed it names all random numbers of the step.
+    x : (n,) array
+    batches : Batches
+    known : tuple, optional
+        Objective and gradient at x, where they are not to be computed again.
+    objective : float
+    gradient : (n,) array
+        Of the gradient batch at x, ridge included.
+    """
+
+    step: int
+    x: np.ndarray
+    batches: "Batches" = field(repr=False)
+    known: tuple | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        if self.known is not None:
+            self.gradient_batch.know(self.x, *self.known[:2])
+        self.objective, self.gradient = self.gradient_batch.objective_and_gradient(self.x)
+        self.gradient_norm = float(np.linalg.norm(self.gradient))
+
+    @property
+    def world(self) -> World:
+        return self.batches.problem.world
+
+    @property
+    def ridge(self) -> float:
+        return self.batches.problem.ridge
+
+    @cached_property
+    def gradient_batch(self) -> View:
+        return self.batches.view(GRADIENT, self.step)
+
+    @cached_property
+    def curvature_batch(self) -> View:
+        return self.batches.view(CURVATURE, self.step)
+
+    @cached_property
+    def acceptance_batch(self) -> View:
+        return self.batches.view(ACCEPTANCE, self.step)
+
+    @property
+    def whole(self) -> bool:
+        """Whether gradient and acceptance use all rows, so that objectives of steps compare."""
+        return self.gradient_batch is self.acceptance_batch is self.batches.full
+
+    @cached_property
+    def value(self) -> float:
+        """The acceptance batch's objective at x."""
+        return self.trial(self.x)
+
+    def trial(self, x: np.ndarray) -> float:
+        """The acceptance batch's objective at a point that is likely to be the next one.
+
+        Where the gradient is taken over the same rows, it is computed along and kept for the next
+        step, which then has it for free.
+        """
+        view = self.acceptance_batch
+        return view.objective_and_gradient(x)[0] if self.whole else view.objective(x)
+
+    def normals(self, columns: int) -> np.ndarray:
+        """(n, columns) standard normal numbers of this step."""
+        first = self.step * columns
+        seed, rows = self.batches.sampling.seed, (0, len(self.x))
+        return random.standard_normal(seed, random.DIRECTIONS, rows, (first, first + columns))
+
+
+class Batches:
+    """The batches of all steps over one problem, and the sum of what they cost.
+
+    Attributes
+    ----------
+    full : View
+        All rows.
+    passes, columns : float
+        Passes over the data and product columns so far, a batch's weighted by its share.
+    work : float
+        The passes where every product column costs one.
+    words : float
+        Reduced so far.
+    """
+
+    def __init__(self, problem: Problem, sampling: Sampling):
+        sampling.validate()
+        for purpose in (GRADIENT, CURVATURE, ACCEPTANCE):
+            sampling.share(purpose, problem.rows)
+        self.problem, self.sampling = problem, sampling
+        self.full = View(problem)
+        self.passes = self.columns = self.work = self.words = 0.0
+        self._open = [self.full]
+
+    def view(self, purpose: int, step: int) -> View:
+        """The batch of one purpose in one step."""
+        share = self.sampling.share(purpose, self.problem.rows)
+        if share == 1:
+            return self.full
+        seed = self.sampling.batch_seed(purpose, step)
+        batch = self.problem.sampled(share, seed)
+        if purpose == GRADIENT:  # the sample's error is far above that of rounding
+            batch.gradient_dtype = batch.dtype
+        self._open.append(View(batch, share))
+        return self._open[-1]
+
+    def settle(self) -> None:
+        """Add what the views have cost to the totals and to the problem's ledger."""
+        for view in self._open:
+            used = view.settle()
+            self.passes += view.share * used.passes
+            self.columns += view.share * used.columns
+            self.work += view.share * (used.passes + used.extra_columns)
+            self.words += used.words_reduced
+            self.problem.world.ledger.add(used)
+        self._open = [self.full]

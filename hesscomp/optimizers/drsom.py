@@ -1,0 +1,260 @@
+"""DRSOM: steps along a few directions, by an exact quadratic model (Zhang and others 2022).
+
+Zhang, Ge, He, Jiang, Jiang and Ye, "DRSOM: a dimension reduced second-order method",
+arXiv 2208.00208.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.optimizers.acceptance import adapt_radius, reduction_ratio
+from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.optimizer import (
+    Optimizer,
+    Outcome,
+    State,
+    check_choice,
+    check_positive,
+)
+from hesscomp.optimizers.subproblem import Step, cubic, damped, trust_region
+from hesscomp.problems.objective import objective
+
+EPS = np.finfo(np.float64).eps
+ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
+TRIALS = 30  # models tried in one step
+MOST_DIRECTIONS = 20
+CAREFUL = 100.0  # how much more careful a control gets after numbers that were not finite
+
+
+@dataclass(frozen=True)
+class DRSOM(Optimizer):
+    """Minimises a quadratic model over the span of m directions, the gradient first of them.
+
+    Attributes
+    ----------
+    directions : {"momentum", "random", "krylov"}
+        Beside the gradient g. momentum: the last m - 1 moves d_k = x_k - x_k-1, d_k-1, ...
+        random: m - 1 random directions orthogonal to g and each other. krylov: the last move d,
+        then H g, H d, H^2 g, ...
+    count : int
+        m, 2 to 20.
+    curvature : {"products", "differences", "interpolation"}
+        How Q = D^T H D is found. products: one block product. differences: m gradients.
+        interpolation: m (m + 1) + 1 function values, by second differences along the m (m + 1) / 2
+        sums of two directions; right for any m.
+    control : {"radius", "radius-free", "cubic"}
+        What keeps the step where the model is good: a trust region; a multiplier from gamma; a
+        cubic term (weight / 3) ||a||^3. All are adapted by the reduction ratio.
+    radius, gamma, weight : float
+        The control's first value.
+    accept : bool
+        Whether a step must lower the objective of the acceptance batch. If not, steps are taken as
+        they come and the control stays: the mode for small batches.
+
+    Notes
+    -----
+    After the gradient, a step costs one pass and reduces m (m + 1) / 2 words with products (krylov
+    needs further products of n words a column), and one word for each objective tried. Memory: m
+    vectors twice.
+    """
+
+    directions: str = "momentum"
+    count: int = 2
+    curvature: str = "products"
+    control: str = "radius"
+    radius: float = 1.0
+    gamma: float = 1e-6
+    weight: float = 1.0
+    accept: bool = True
+    name = "drsom"
+
+    def validate(self):
+        check_choice(self, "directions", ("momentum", "random", "krylov"))
+        check_choice(self, "curvature", tuple(CURVATURES))
+        check_choice(self, "control", tuple(CONTROLS))
+        check_positive(self, "radius", "gamma", "weight")
+        if not 2 <= self.count <= MOST_DIRECTIONS:
+            raise InputError(f"drsom: count must be 2 to {MOST_DIRECTIONS}, not {self.count}")
+
+    def start(self, x):
+        kept = {"momentum": self.count - 1, "random": 0, "krylov": 1}[self.directions]
+        return {"control": self._control.first(self), "moves": np.zeros((len(x), kept))}
+
+    def recover(self, state):
+        return {**state, "control": self._control.tightened(state["control"], CAREFUL)}
+
+    @property
+    def _control(self) -> "Control":
+        return CONTROLS[self.control]
+
+    def step(self, task: Task, state: State) -> Outcome:
+        D = _unit_columns(self._directions(task, state))
+        if not D.shape[1]:
+            return Outcome(task.x, state, _values(None, np.nan, state["control"], 0), True)
+        model = D.T @ task.gradient, CURVATURES[self.curvature](task, D), D.T @ D
+        move, values, control = self._search(task, D, model, state["control"])
+        if move is None:
+            state = {"control": control, "moves": np.zeros_like(state["moves"])}
+            return Outcome(task.x, state, values, stuck=True)
+        moves = np.column_stack([move, state["moves"]])[:, : state["moves"].shape[1]]
+        return Outcome(task.x + move, {"control": control, "moves": moves}, values)
+
+    def _search(self, task: Task, D, model, control):
+        """The first move that is accepted (None if none is), for the log, the next control."""
+        rules = self._control
+        for trials in range(1, TRIALS + 1):
+            step, used = task.world.broadcast(rules.solve(*model, control)), control
+            move = D @ step.coefficients
+            if not self.accept:
+                return move, _values(step, np.nan, used, trials), control
+            promised = rules.promise(step, control)
+            ratio = reduction_ratio(task.value, task.trial(task.x + move), promised)
+            control = task.world.broadcast(rules.adapt(control, ratio, step))
+            if task.world.decide(ratio > ACCEPTED):
+                return move, _values(step, ratio, used, trials), control
+        return None, _values(None, ratio, control, TRIALS), control
+
+    def _directions(self, task: Task, state: State) -> np.ndarray:
+        g = task.gradient[:, None]
+        if self.directions == "momentum":
+            return np.hstack([g, state["moves"]])
+        if self.directions == "random":
+            Q, _ = np.linalg.qr(np.hstack([g, task.normals(self.count - 1)]))
+            return np.hstack([g, Q[:, 1:]])
+        block = _unit_columns(np.hstack([g, state["moves"]]))
+        D, hessian = block, task.curvature_batch.hessian(task.x).shifted(task.ridge)
+        while block.shape[1] and D.shape[1] < self.count:
+            block = _unit_columns(hessian @ block)
+            D = np.hstack([D, block])
+        return D[:, : self.count]
+
+
+def _values(step: Step | None, ratio: float, control: float, trials: int) -> dict[str, float]:
+    return {
+        "step_length": step.length if step else 0.0,
+        "multiplier": step.multiplier if step else np.nan,
+        "ratio": ratio,
+        "control": control,
+        "trials": float(trials),
+    }
+
+
+def _unit_columns(D: np.ndarray) -> np.ndarray:
+    """The columns scaled to unit length, without those that are zero."""
+    lengths = np.linalg.norm(D, axis=0)
+    return D[:, lengths > 0] / lengths[lengths > 0]
+
+
+# Curvature along unit directions D: (m, m), symmetric, ridge included
+
+
+def _by_products(task: Task, D: np.ndarray) -> np.ndarray:
+    return task.curvature_batch.hessian(task.x).shifted(task.ridge).quadratic(D)
+
+
+def _by_differences(task: Task, D: np.ndarray) -> np.ndarray:
+    """Forward differences of gradients; relative error about sqrt(eps)."""
+    view, x = task.curvature_batch, task.x
+    h = np.sqrt(EPS) * (1 + np.linalg.norm(x))
+    _, g = view.objective_and_gradient(x)
+    images = [view.problem.objective_and_gradient(x + h * d)[1] - g for d in D.T]
+    Q = D.T @ np.column_stack(images) / h
+    return (Q + Q.T) / 2
+
+
+def _by_interpolation(task: Task, D: np.ndarray) -> np.ndarray:
+    """Second differences of values, along orthonormal directions; relative error about sqrt(eps).
+
+    f'' along u_i + u_j is q_ii + 2 q_ij + q_jj, and q_ii along u_i.
+    """
+    view, x, m = task.curvature_batch, task.x, D.shape[1]
+    U, R = np.linalg.qr(D)
+    h = EPS**0.25 * (1 + np.linalg.norm(x))
+    middle = view.objective(x)
+
+    def second(u):
+        ends = [objective(view.problem, x + sign * h * u) for sign in (1, -1)]
+        return (ends[0] - 2 * middle + ends[1]) / h**2
+
+    Q = np.diag([second(u) for u in U.T])
+    for i in range(m):
+        for j in range(i):
+            Q[i, j] = Q[j, i] = (second(U[:, i] + U[:, j]) - Q[i, i] - Q[j, j]) / 2
+    return R.T @ Q @ R
+
+
+CURVATURES = {
+    "products": _by_products,
+    "differences": _by_differences,
+    "interpolation": _by_interpolation,
+}
+
+
+# Controls: one number each
+
+
+class Control:
+    """How a model is kept from reaching too far: by a radius."""
+
+    def first(self, options: DRSOM) -> float:
+        return options.radius
+
+    def solve(self, c, Q, G, radius: float) -> Step:
+        return trust_region(c, Q, G, radius)
+
+    def promise(self, step: Step, radius: float) -> float:
+        """The decrease that the model expects."""
+        return step.decrease
+
+    def adapt(self, radius: float, ratio: float, step: Step) -> float:
+        return adapt_radius(radius, ratio, step.length, step.length >= 0.99 * radius)
+
+    def tightened(self, radius: float, factor: float) -> float:
+        return radius / factor
+
+
+class RadiusFree(Control):
+    """By a multiplier lambda from gamma; the factors are those of the authors' code (DRSOM.jl)."""
+
+    least = 1e-16
+
+    def first(self, options):
+        return options.gamma
+
+    def solve(self, c, Q, G, gamma):
+        return damped(c, Q, G, gamma)
+
+    def adapt(self, gamma, ratio, step):
+        if not ratio > 0.1:
+            return 5 * gamma
+        if ratio >= 0.5:
+            return max(min(np.sqrt(gamma), np.log10(1 + gamma)), self.least)
+        return gamma
+
+    def tightened(self, gamma, factor):
+        return gamma * factor
+
+
+class Cubic(RadiusFree):
+    """By a cubic term (adaptive regularisation: Cartis, Gould and Toint 2011)."""
+
+    least = 1e-8
+
+    def first(self, options):
+        return options.weight
+
+    def solve(self, c, Q, G, weight):
+        return cubic(c, Q, G, weight)
+
+    def promise(self, step, weight):
+        return step.decrease - weight / 3 * step.length**3
+
+    def adapt(self, weight, ratio, step):
+        if not ratio > 0.1:
+            return 2 * weight
+        return max(weight / 2, self.least) if ratio > 0.9 else weight
+
+
+CONTROLS = {"radius": Control(), "radius-free": RadiusFree(), "cubic": Cubic()}

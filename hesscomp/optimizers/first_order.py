@@ -1,0 +1,110 @@
+"""First-order baselines: SGD with momentum, Adam, AdaBelief."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State, check_positive
+
+CAREFUL = 0.5  # of the learning rate, after numbers that were not finite
+
+
+@dataclass(frozen=True)
+class FirstOrder(Optimizer):
+    """What the baselines share: a learning rate, and how it shrinks where it was too large.
+
+    Attributes
+    ----------
+    learning_rate : float
+    decay : float
+        The rate of step k is learning_rate / (1 + decay k).
+    """
+
+    learning_rate: float = 1e-3
+    decay: float = 0.0
+
+    def validate(self):
+        check_positive(self, "learning_rate")
+        if not (np.isfinite(self.decay) and self.decay >= 0):
+            raise InputError(f"{self.name}: decay must be at least 0, not {self.decay}")
+
+    def start(self, x):
+        return {"steps": 0, "scale": 1.0, **{name: np.zeros_like(x) for name in self.moments}}
+
+    def recover(self, state):
+        return {**state, "scale": CAREFUL * state["scale"]}
+
+    def step(self, task: Task, state: State) -> Outcome:
+        rate = state["scale"] * self.learning_rate / (1 + self.decay * state["steps"])
+        state = {**state, "steps": state["steps"] + 1}
+        change = rate * self._direction(task.gradient, state)
+        values = {"learning_rate": rate, "step_length": float(np.linalg.norm(change))}
+        return Outcome(task.x + change, state, values)
+
+
+@dataclass(frozen=True)
+class SGD(FirstOrder):
+    """v <- momentum v - g; x <- x + rate v, or with Nesterov x + rate (momentum v - g).
+
+    Keras' update with a constant rate (its velocity is rate times this one).
+    """
+
+    learning_rate: float = 1e-2
+    momentum: float = 0.9
+    nesterov: bool = False
+    name = "sgd"
+    moments = ("velocity",)
+
+    def validate(self):
+        super().validate()
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"sgd: momentum must be in [0, 1), not {self.momentum}")
+
+    def _direction(self, g, state):
+        state["velocity"] = self.momentum * state["velocity"] - g
+        return self.momentum * state["velocity"] - g if self.nesterov else state["velocity"]
+
+
+@dataclass(frozen=True)
+class Adam(FirstOrder):
+    """Adam (Kingma and Ba 2015, algorithm 1)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    name = "adam"
+    moments = ("mean", "square")
+
+    def validate(self):
+        super().validate()
+        check_positive(self, "epsilon")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"{self.name}: {name} must be in [0, 1), not {getattr(self, name)}"
+                )
+
+    def _direction(self, g, state):
+        k = state["steps"]
+        state["mean"] = self.beta1 * state["mean"] + (1 - self.beta1) * g
+        state["square"] = self._second_moment(g, state)
+        mean = state["mean"] / (1 - self.beta1**k)
+        square = state["square"] / (1 - self.beta2**k)
+        return -mean / (np.sqrt(square) + self.epsilon)
+
+    def _second_moment(self, g, state):
+        return self.beta2 * state["square"] + (1 - self.beta2) * g**2
+
+
+@dataclass(frozen=True)
+class AdaBelief(Adam):
+    """AdaBelief (Zhuang and others 2020, algorithm 2): the square of g - mean in place of g's."""
+
+    epsilon: float = 1e-16
+    name = "adabelief"
+
+    def _second_moment(self, g, state):
+        surprise = (g - state["mean"]) ** 2
+        return self.beta2 * state["square"] + (1 - self.beta2) * surprise + self.epsilon

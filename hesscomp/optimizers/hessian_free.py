@@ -1,0 +1,195 @@
+"""Hessian-free optimization: damped Gauss-Newton systems by truncated conjugate gradients.
+
+Martens, "Deep learning via Hessian-free optimization" (ICML 2010); Martens and Sutskever,
+"Training deep and recurrent networks with Hessian-free optimization" (2012).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.curvature.operator import Operator
+from hesscomp.errors import InputError
+from hesscomp.krylov.cg import Recurrence
+from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
+from hesscomp.optimizers.batches import Task, View
+from hesscomp.optimizers.optimizer import (
+    Optimizer,
+    Outcome,
+    State,
+    check_choice,
+    check_positive,
+)
+from hesscomp.optimizers.preconditioners import FactorPolicy, squared_gradients
+
+PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
+SHORTEST_LOOK = 10  # k is at least this,
+LOOK = 0.1  # and at least this share of the iterations
+SPACING = 1.3  # iterates are kept at iterations ceil(1.3^j)
+SUFFICIENT, SHRINK, TRIALS = 1e-2, 0.8, 60  # of the line search
+
+
+@dataclass(frozen=True)
+class HessianFree(Optimizer):
+    """Martens' method. The gradient batch should be larger than that of the curvature.
+
+    Attributes
+    ----------
+    damping : float
+        The first lambda; then by the Levenberg-Marquardt rule.
+    decay : float
+        CG starts from this times the last solution, as it was before backtracking.
+    max_cg : int
+    preconditioner : {"diagonal", "low-rank", "none"}
+        diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the curvature
+        batch. low-rank: a factor of the Gauss-Newton matrix, sketched anew when that pays.
+    rank, oversample, seed : int
+        Of the factor.
+
+    Notes
+    -----
+    A step costs the gradient, one curvature product for each CG iteration, some objectives, and
+    for the diagonal one pass of per-example gradients. Memory: about 20 kept iterates for 250
+    iterations.
+    """
+
+    damping: float = 45.0
+    decay: float = 0.95
+    max_cg: int = 250
+    preconditioner: str = "diagonal"
+    rank: int = 40
+    oversample: int = 10
+    seed: int = 0
+    name = "hessian-free"
+
+    def validate(self):
+        check_choice(self, "preconditioner", ("diagonal", "low-rank", "none"))
+        check_positive(self, "damping", "max_cg", "rank")
+        if not 0 <= self.decay <= 1:
+            raise InputError(f"hessian-free: decay must be in [0, 1], not {self.decay}")
+
+    def start(self, x):
+        return {"damping": self.damping, "solution": np.zeros_like(x), **self._policy.start(len(x))}
+
+    def recover(self, state):
+        return {
+            **state, "damping": 10 * state["damping"], "solution": np.zeros_like(state["solution"])
+        }  # fmt: skip
+
+    @property
+    def _policy(self) -> FactorPolicy:
+        return FactorPolicy(self.rank, self.oversample, self.seed)
+
+    def step(self, task: Task, state: State) -> Outcome:
+        matrix = task.curvature_batch.gauss_newton(task.x)
+        shift = task.ridge + state["damping"]
+        M, factor, sketched = self._preconditioner(task, state, matrix, shift)
+        solved = truncated_cg(
+            matrix.shifted(shift), -task.gradient, self.decay * state["solution"], M, self.max_cg
+        )
+        state = {**state, "solution": solved.iterates[-1][0]}
+        if factor is not None:
+            solve = solved.iterations, solved.first_norm, solved.last_norm
+            state.update(self._policy.kept(state, factor, sketched, solve))
+        direction, quadratic, value = best_iterate(task, solved)
+        slope, objective = float(task.gradient @ direction), task.acceptance_batch.objective
+        undamped = slope + (quadratic - state["damping"] * (direction @ direction)) / 2
+        ratio = reduction_ratio(task.value, value, -undamped) if undamped < 0 else -np.inf
+        search = backtrack(
+            lambda length: value if length == 1 else objective(task.x + length * direction),
+            task.value, slope, task.world,
+            sufficient=SUFFICIENT, shrink=SHRINK, trials=TRIALS,
+        )  # fmt: skip
+        damping = state["damping"]
+        state["damping"] = task.world.broadcast(float(levenberg_marquardt(damping, ratio)))
+        values = {
+            "step_length": search.length,
+            "cg_iterations": float(solved.iterations),
+            "sketch_columns": float(sketched),
+            "damping": damping,
+            "ratio": float(ratio),
+        }
+        return Outcome(task.x + search.length * direction, state, values)
+
+    def _preconditioner(self, task: Task, state: State, matrix: Operator, shift: float):
+        """It, and the factor that it is made of with the columns of a new one's sketch."""
+        if self.preconditioner == "none":
+            return None, None, 0
+        if self.preconditioner == "diagonal":
+            return squared_gradients(task.curvature_batch, task.x, shift), None, 0
+        factor, sketched = self._policy.current(matrix, state, 1.0)
+        return factor.preconditioner(shift), factor, sketched
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """What `truncated_cg` leaves.
+
+    Attributes
+    ----------
+    iterates : list of ((n,) array, float)
+        Those kept, the last one last; each with p^T A p.
+    iterations : int
+        Products, that of a start included.
+    first_norm, last_norm : float
+        ||b - A p|| at the start and at the end.
+    """
+
+    iterates: list[tuple[np.ndarray, float]]
+    iterations: int
+    first_norm: float
+    last_norm: float
+
+
+def truncated_cg(A: Operator, b: np.ndarray, start: np.ndarray, M, limit: int) -> Truncated:
+    """CG on phi(p) = p^T A p / 2 - b^T p, ended when phi stops falling (Martens 2010, section 4.4).
+
+    Stops after iteration i > k with phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, where
+    k = max(10, 0.1 i); at most `limit` products. Iterates at ceil(1.3^j) are kept (section 4.6).
+    """
+    cg = Recurrence(A, b, M, start if np.any(start) else None)
+    first_norm, values, kept, due = cg.norm, [_phi(cg, b)], [], 0
+    iteration = 0
+    while cg.products < limit and A.world.decide(cg.norm > 0):
+        if A.world.decide(not cg.probe() > 0):
+            break
+        cg.advance()
+        iteration += 1
+        values.append(_phi(cg, b))
+        k = max(SHORTEST_LOOK, math.ceil(LOOK * iteration))
+        done = (
+            iteration > k
+            and values[-1] < 0
+            and (values[-1] - values[-1 - k]) / values[-1] < k * PROGRESS
+        )
+        if iteration == math.ceil(SPACING**due):
+            kept.append((cg.x, float(cg.x @ (b - cg.r))))
+            while math.ceil(SPACING**due) <= iteration:
+                due += 1
+        if A.world.decide(done):
+            break
+    if not kept or kept[-1][0] is not cg.x:
+        kept.append((cg.x, float(cg.x @ (b - cg.r))))
+    return Truncated(kept, cg.products, first_norm, cg.norm)
+
+
+def _phi(cg: Recurrence, b: np.ndarray) -> float:
+    return float(-cg.x @ (b + cg.r) / 2)
+
+
+def best_iterate(task: Task, solved: Truncated) -> tuple[np.ndarray, float, float]:
+    """Back from the last iterate as long as the objective does not rise: p, p^T A p, objective.
+
+    Of the acceptance batch (Martens 2010, section 4.6).
+    """
+    view: View = task.acceptance_batch
+    (best, quadratic), *others = reversed(solved.iterates)
+    value = view.objective(task.x + best)
+    for p, form in others:
+        earlier = view.objective(task.x + p)
+        lower = earlier <= value + ROUNDING * abs(value)  # a plateau of rounding is no rise
+        if task.world.decide(np.isfinite(value) and not lower):
+            break
+        best, quadratic, value = p, form, earlier
+    return best, quadratic, value

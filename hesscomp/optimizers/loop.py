@@ -1,0 +1,439 @@
+"""One loop for all optimizers: batches, log, checkpoints, stopping, and numbers gone bad."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hesscomp.errors import InputError, NumericalError
+from hesscomp.optimizers.acceptance import ROUNDING
+from hesscomp.optimizers.batches import Batches, Sampling, Task
+from hesscomp.optimizers.optimizer import Optimizer, State
+from hesscomp.problems.problem import Problem
+from hesscomp.runs.checkpoint import Checkpoint, check_same_run, load_checkpoint, save_checkpoint
+from hesscomp.runs.history import History
+from hesscomp.runs.tensorboard import ScalarWriter
+
+RECOVERIES = 20  # in a row, after which a run is given up
+IDLE = 20  # steps in a row over all rows without a gain, after which there is none to be had
+
+COUNTERS = ("best_objective", "recoveries", "idle", "lowest", "flattest")  # in checkpoints
+
+COSTS = ("passes", "columns", "work", "words")  # of `Batches`, in the history and in checkpoints
+CONVERGED, STOPPED, DIVERGED = "converged", "stopped", "diverged"
+
+Callback = Callable[[dict[str, float], np.ndarray], bool | None]
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When a run ends; whichever comes first.
+
+    Attributes
+    ----------
+    max_steps : int
+    gradient_tolerance : float
+        Converged when ||g||_2 <= this, g being that of the gradient batch.
+    target : float
+        Converged when the objective over all rows is at most this.
+    max_passes : float
+        Passes over the data, batches counted by their share.
+    max_seconds : float
+        Wall time of this call; where it ends a run, the number of steps depends on the machine.
+    """
+
+    max_steps: int = 100
+    gradient_tolerance: float = 0.0
+    target: float = -np.inf
+    max_passes: float = np.inf
+    max_seconds: float = np.inf
+
+    def validate(self) -> None:
+        """Raise InputError for a value out of range."""
+        if self.max_steps < 0:
+            raise InputError(f"max-steps must be at least 0, not {self.max_steps}")
+        if not self.gradient_tolerance >= 0:
+            raise InputError(f"tol must be at least 0, not {self.gradient_tolerance}")
+        for name in ("max_passes", "max_seconds"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where a run leaves its traces; nothing is written without a folder.
+
+    Attributes
+    ----------
+    folder : path, optional
+        Gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it holds
+        a checkpoint of the same run, that is where the run goes on.
+    every : int
+        Steps between checkpoints; one is made at the end too.
+    tensorboard : bool
+        Also write scalars for TensorBoard.
+    """
+
+    folder: str | None = None
+    every: int = 10
+    tensorboard: bool = False
+
+    def validate(self) -> None:
+        """Raise InputError for a value out of range."""
+        if self.every < 1:
+            raise InputError(f"checkpoints are made every 1 or more steps, not {self.every}")
+        if self.tensorboard and self.folder is None:
+            raise InputError("scalars for TensorBoard need a folder")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run ended.
+
+    Attributes
+    ----------
+    x : (n,) array
+        The last point.
+    best : (n,) array
+        The point of the lowest objective over all rows among those at which it is known; the
+        start is one of them.
+    best_objective : float
+    objective, gradient_norm : float
+        At `x`, of the last gradient batch (all rows by default).
+    steps : int
+    status : {"converged", "stopped", "diverged"}
+    reason : str
+        In words.
+    history : History
+        One row for each point: `step`, `objective` and `gradient_norm` of the gradient batch there,
+        `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches by their
+        share; see `Batches`), `words` and `seconds`, and what the optimizer tells of the step that
+        led there.
+    """
+
+    x: np.ndarray
+    best: np.ndarray
+    best_objective: float
+    objective: float
+    gradient_norm: float
+    steps: int
+    status: str
+    reason: str
+    history: History = field(repr=False)
+
+    @property
+    def converged(self) -> bool:
+        return self.status == CONVERGED
+
+
+ALL_ROWS, STOPPING, NOTHING_SAVED = Sampling(), Stopping(), Saving()
+
+
+def train(
+    problem: Problem,
+    optimizer: Optimizer,
+    x0: np.ndarray | None = None,
+    *,
+    sampling: Sampling = ALL_ROWS,
+    stopping: Stopping = STOPPING,
+    saving: Saving = NOTHING_SAVED,
+    callbacks: tuple[Callback, ...] = (),
+    evaluate_every: int | None = None,
+) -> TrainResult:
+    """Minimise a problem. Collective.
+
+    Parameters
+    ----------
+    problem : Problem
+    optimizer : Optimizer
+    x0 : (n,) array, optional
+        The start; the problem's `initial`, else zero.
+    sampling : Sampling
+        The batches; all rows by default.
+    stopping : Stopping
+    saving : Saving
+    callbacks : tuple of callables
+        Each called as ``callback(row, x)`` with each row of the history and its point, on every
+        rank; a run stops where one of them returns True on rank 0.
+    evaluate_every : int, optional
+        Steps between objectives over all rows, where gradients are of batches; by default as many
+        as make a pass.
+
+    Returns
+    -------
+    TrainResult
+        With the same numbers, bit for bit on the same number of ranks and threads, whether the run
+        was stopped and gone on with or not; in reproducible mode on any number of ranks.
+
+    Raises
+    ------
+    InputError
+        For options out of range, a start that does not fit, a folder with another run.
+    NumericalError
+        If the objective or the gradient at the start are not finite.
+
+    Notes
+    -----
+    Where a step leads to numbers that are not finite, the run goes back to the point before with
+    the optimizer's `recover`ed state; the history's events say so. After 20 times in a row it ends.
+    Memory: the optimizer's, and some vectors of n.
+
+    In five lines, for a Keras model::
+
+        problem = KerasProblem(model, "softmax-cross-entropy", (X, y), World())
+        result = train(problem, Adam(learning_rate=1e-3), sampling=Sampling(gradient=128))
+        problem.set_weights(result.x)
+    """
+    for part in (optimizer, stopping, saving):
+        part.validate()
+    return _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every).run(x0)
+
+
+class _Run:
+    """One run's progress: what a checkpoint holds, and the rules for moving on."""
+
+    def __init__(self, problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every):
+        self.problem, self.world, self.optimizer = problem, problem.world, optimizer
+        self.stopping, self.saving, self.callbacks = stopping, saving, callbacks
+        self.batches = Batches(problem, sampling)
+        share = sampling.share(0, problem.rows)
+        self.every = round(1 / share) if evaluate_every is None else evaluate_every
+        if self.every < 1:
+            raise InputError(f"evaluate-every must be at least 1, not {evaluate_every}")
+        self.facts = {
+            "optimizer": optimizer.describe(),
+            "problem": problem.name,
+            "data": problem.fingerprint,
+            "sampling": str(sampling),
+        }
+        self.history = History()
+        self.step, self.recoveries = 0, 0
+        self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
+        self.best_objective = self.lowest = self.flattest = np.inf
+        self.idle = 0
+        self.begun, self.seconds_before = time.perf_counter(), 0.0
+        self.writer = None
+
+    def run(self, x0) -> TrainResult:
+        self._prepare(x0)
+        status = None
+        while status is None:
+            task = self._evaluate()
+            if task is None:
+                status = DIVERGED, f"not finite {RECOVERIES} times in a row, at step {self.step}"
+                task = self._last
+                break
+            status = self._judge(task)
+            self.batches.settle()
+            self._record(task)
+            called_off = self._called_off()
+            status = status or called_off
+            if status is not None or self.step % self.saving.every == 0:
+                self._save(task)
+            if status is None:
+                status = self._advance(task)
+        status = self._conclude(task, status)
+        self._finish(*status)
+        return TrainResult(
+            self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
+            self.step, *status, self.history,
+        )  # fmt: skip
+
+    # Beginning and end
+
+    def _prepare(self, x0) -> None:
+        x0 = getattr(self.problem, "initial", np.zeros(self.problem.n)) if x0 is None else x0
+        self.x = self.best = self.problem.check_point(x0).copy()
+        self.state, self.values = self.optimizer.start(self.x), {}
+        self.good: tuple[np.ndarray, State] | None = None
+        folder = self.saving.folder
+        if folder is None:
+            return
+        with self.world.phase(f"opening {folder}"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            saved = load_checkpoint(folder)
+            if saved is not None:
+                check_same_run(saved, self.facts, folder)
+        if saved is not None:
+            self._restore(saved)
+        if self.saving.tensorboard and self.world.rank == 0:
+            self.writer = ScalarWriter(Path(folder) / "tensorboard")
+
+    def _conclude(self, task: Task, status: tuple[str, str]) -> tuple[str, str]:
+        """Look at the last point over all rows, where that was not due; the status then.
+
+        After the checkpoint, which is thus that of a run that goes on.
+        """
+        if self.world.decide(np.isfinite(task.full)):
+            return status
+        task.full = self.batches.full.objective(task.x)
+        self._note_best(task)
+        self.history.rows[-1]["full_objective"] = float(task.full)
+        if self.writer is not None:
+            self.writer.write(self.step, {"full_objective": task.full})
+        return self._reached(task) or status
+
+    def _finish(self, status, reason) -> None:
+        self.batches.settle()
+        if self.saving.folder is None:
+            return
+        with self.world.phase(f"writing {self.saving.folder}"):
+            if self.world.rank == 0:
+                facts = {"status": status, "reason": reason, "steps": self.step, **self.facts}
+                self.history.write_json(Path(self.saving.folder) / "history.json", **facts)
+                self.history.write_csv(Path(self.saving.folder) / "history.csv")
+            if self.writer is not None:
+                self.writer.close()
+
+    # One step
+
+    def _evaluate(self) -> Task | None:
+        """The task at the point; taken back as often as it is not finite, None at the limit."""
+        while True:
+            task = Task(self.step, self.x, self.batches, self.resumed)
+            finite = np.isfinite(task.objective) and np.isfinite(task.gradient_norm)
+            if self.world.decide(finite):
+                self._last = task
+                if self.good is None or self.x is not self.good[0]:
+                    self.recoveries = 0
+                return task
+            what = f"objective {task.objective}, gradient norm {task.gradient_norm}"
+            if self.good is None:
+                raise NumericalError(f"{what} at the start are not finite; start elsewhere")
+            if not self._take_back(what):
+                return None
+
+    def _take_back(self, what: str) -> bool:
+        """Return to the last good point, more carefully; False where that was done too often."""
+        self.recoveries += 1
+        self.history.events.append((self.step, f"{what}; taken back"))
+        self.x, state = self.good
+        self.state = self.optimizer.recover(state)
+        self.good = self.x, self.state
+        return self.recoveries <= RECOVERIES
+
+    def _judge(self, task: Task) -> tuple[str, str] | None:
+        """Note the best point; whether and why the run ends here."""
+        self.batches.settle()
+        stop, task.full = self.stopping, np.nan
+        if task.gradient_batch is self.batches.full:
+            task.full = task.objective
+        elif self.resumed is not None:
+            task.full = self.resumed[2]
+        elif self.step % self.every == 0:
+            task.full = self.batches.full.objective(task.x)
+        judged, self.resumed = self.resumed is not None, None
+        self._note_best(task)
+        reached = self._reached(task)
+        if reached is not None:
+            return reached
+        if self.step >= stop.max_steps:
+            return STOPPED, f"after {self.step} steps"
+        if task.whole and not (self.recoveries or judged) and self._idles(task):
+            return STOPPED, "steps gain nothing: at the rounding level"
+        if self.world.decide(self.batches.passes >= stop.max_passes):
+            return STOPPED, f"after {self.batches.passes:.1f} passes over the data"
+        if self.world.decide(time.perf_counter() - self.begun >= stop.max_seconds):
+            return STOPPED, f"after {stop.max_seconds:g} seconds"
+        return None
+
+    def _note_best(self, task: Task) -> None:
+        if self.world.decide(task.full < self.best_objective):
+            self.best, self.best_objective = task.x.copy(), task.full
+
+    def _reached(self, task: Task) -> tuple[str, str] | None:
+        """Whether the run has what was asked for."""
+        if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
+            return CONVERGED, "the gradient norm reached the tolerance"
+        if self.world.decide(task.full <= self.stopping.target):
+            return CONVERGED, "the objective reached the target"
+        return None
+
+    def _idles(self, task: Task) -> bool:
+        """Whether neither objective nor gradient have gained anything for long."""
+        noise = ROUNDING * abs(task.objective)
+        if self.world.decide(
+            task.objective < self.lowest - noise or task.gradient_norm < 0.9 * self.flattest
+        ):
+            self.idle = 0
+        else:
+            self.idle += 1
+        self.lowest = min(self.lowest, task.objective)
+        self.flattest = min(self.flattest, task.gradient_norm)
+        return self.idle >= IDLE
+
+    def _record(self, task: Task) -> None:
+        row = {
+            "step": float(self.step),
+            "objective": float(task.objective),
+            "gradient_norm": task.gradient_norm,
+            "full_objective": float(task.full),
+            **{name: getattr(self.batches, name) for name in COSTS},
+            "seconds": self.world.broadcast(self._seconds()),
+            **{name: float(value) for name, value in self.values.items()},
+        }
+        self.history.rows.append(row)
+        if self.writer is not None:
+            self.writer.write(self.step, {k: v for k, v in row.items() if np.isfinite(v)})
+
+    def _called_off(self) -> tuple[str, str] | None:
+        row = self.history.rows[-1]
+        wishes = [callback(row, self.x) for callback in self.callbacks]
+        return (STOPPED, "by a callback") if self.world.decide(any(wishes)) else None
+
+    def _advance(self, task: Task) -> tuple[str, str] | None:
+        self.good = self.x, self.state
+        try:
+            outcome = self.optimizer.step(task, self.state)
+        except NumericalError as error:
+            self.step += 1
+            if self._take_back(str(error)):
+                return None
+            return DIVERGED, f"{RECOVERIES} failures in a row: {error}"
+        if outcome.stuck and task.whole:
+            return STOPPED, "no step lowers the objective: at the rounding level"
+        self.step += 1
+        self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
+        return None
+
+    # Checkpoints
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.begun
+
+    def _save(self, task: Task) -> None:
+        """Write a checkpoint of the point that the task is at.
+
+        Its values are saved with it, so that going on costs nothing twice; its row is not, as it
+        is the first one then.
+        """
+        if self.saving.folder is None:
+            return
+        arrays = {"x": self.x, "best": self.best, "gradient": task.gradient}
+        numbers = {
+            "objective": task.objective,
+            "full_objective": task.full,
+            **{name: getattr(self, name) for name in COUNTERS},
+            **{name: getattr(self.batches, name) for name in COSTS},
+            "seconds": self._seconds(),
+        }
+        facts = {**self.facts, **numbers}
+        history = History(self.history.rows[:-1], self.history.events)
+        checkpoint = Checkpoint(self.step, arrays, self.state, self.values, facts, history)
+        with self.world.phase(f"writing {self.saving.folder}"):
+            if self.world.rank == 0:
+                save_checkpoint(checkpoint, self.saving.folder)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        self.step, self.history = saved.step, saved.history
+        self.state, self.values = saved.state, saved.values
+        self.x, self.best = saved.arrays["x"], saved.arrays["best"]
+        facts = saved.facts
+        self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]
+        for name in COUNTERS:
+            setattr(self, name, facts[name])
+        for name in COSTS:
+            setattr(self.batches, name, facts[name])
+        self.seconds_before = facts["seconds"]

@@ -1,0 +1,164 @@
+"""Newton-CG: line search or trust region, low-rank preconditioner, saddle-free steps."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.curvature.operator import Operator
+from hesscomp.errors import InputError
+from hesscomp.krylov.cg import conjugate_gradients, steihaug
+from hesscomp.optimizers.acceptance import adapt_radius, backtrack, reduction_ratio
+from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.newton import forcing_term
+from hesscomp.optimizers.optimizer import (
+    Optimizer,
+    Outcome,
+    State,
+    check_choice,
+    check_positive,
+)
+from hesscomp.optimizers.preconditioners import FactorPolicy, squared_gradients
+
+ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
+SMALLEST_FORCING = 1e-8  # relative residual below which float64 gradients gain nothing
+
+
+@dataclass(frozen=True)
+class NewtonCG(Optimizer):
+    """Newton's method with steps by conjugate gradients or by a low-rank factor.
+
+    Attributes
+    ----------
+    globalization : {"line-search", "trust-region"}
+        line-search: CG (ended by negative curvature), then Armijo backtracking by halves.
+        trust-region: Steihaug's CG; needs no positive curvature and leaves saddle points.
+    solver : {"cg", "saddle-free"}
+        saddle-free: the step -(|F| + shift)^-1 g with a factor F of the Hessian made in every step
+        and its smallest |w| for the unresolved spectrum (Dauphin and others 2014, low rank); line
+        search only.
+    curvature : {"hessian", "gauss-newton"}
+    preconditioner : {"low-rank", "diagonal", "none"}
+        For CG. diagonal: from squared gradients, as for `HessianFree`. low-rank: a factor of the
+        Hessian, sketched anew when that pays (`preconditioners`). With a batch for the curvature
+        and a semidefinite Hessian this is sub-sampled Newton with a Nystrom preconditioner.
+    rank, oversample, seed : int
+        Of the factor.
+    max_cg : int
+        Products of one solve. Systems are solved to `forcing_term`, never below 1e-8.
+    radius : float
+        The first radius, in the norm of the preconditioner's inverse.
+    damping : float
+        Added to the Hessian's diagonal; it grows after numbers that are not finite.
+    """
+
+    globalization: str = "line-search"
+    solver: str = "cg"
+    curvature: str = "hessian"
+    preconditioner: str = "low-rank"
+    rank: int = 40
+    oversample: int = 10
+    seed: int = 0
+    max_cg: int = 500
+    radius: float = 1.0
+    damping: float = 0.0
+    name = "newton-cg"
+
+    def validate(self):
+        check_choice(self, "globalization", ("line-search", "trust-region"))
+        check_choice(self, "solver", ("cg", "saddle-free"))
+        check_choice(self, "curvature", ("hessian", "gauss-newton"))
+        check_choice(self, "preconditioner", ("low-rank", "diagonal", "none"))
+        check_positive(self, "rank", "max_cg", "radius")
+        if self.solver == "saddle-free" and self.globalization != "line-search":
+            raise InputError("newton-cg: saddle-free steps take a line search, no trust region")
+        if self.oversample < 0 or not (np.isfinite(self.damping) and self.damping >= 0):
+            raise InputError("newton-cg: oversample and damping must be at least 0")
+
+    def start(self, x):
+        numbers = {"radius": self.radius, "damping": self.damping, "previous_norm": 0.0}
+        return {**numbers, **self._policy.start(len(x))}
+
+    def recover(self, state):
+        damping = max(10 * state["damping"], 1e-4)
+        return {**state, "damping": damping, "radius": state["radius"] / 10}
+
+    @property
+    def _policy(self) -> FactorPolicy:
+        return FactorPolicy(self.rank, self.oversample, self.seed)
+
+    def step(self, task: Task, state: State) -> Outcome:
+        batch = task.curvature_batch
+        base = batch.hessian(task.x) if self.curvature == "hessian" else batch.gauss_newton(task.x)
+        forcing = forcing_term(task.gradient_norm, state["previous_norm"])
+        forcing, state = (
+            max(forcing, SMALLEST_FORCING),
+            {**state, "previous_norm": task.gradient_norm},
+        )
+        if self.solver == "saddle-free":
+            return self._saddle_free(task, state, base)
+        if self.globalization == "line-search":
+            return self._line_search(task, state, base, forcing)
+        return self._trust_region(task, state, base, forcing)
+
+    def _saddle_free(self, task: Task, state: State, base: Operator) -> Outcome:
+        shift = task.ridge + state["damping"]
+        factor = self._policy.made(base)
+        direction = -(factor.preconditioner(shift) @ task.gradient)
+        return self._moved(task, state, direction, _costs(0, factor.provenance.columns))
+
+    def _line_search(self, task, state, base, forcing) -> Outcome:
+        state, result, costs = self._solve(task, state, base, forcing, conjugate_gradients)
+        return self._moved(task, state, result.x, costs)
+
+    def _moved(self, task: Task, state: State, direction: np.ndarray, costs: dict) -> Outcome:
+        search = backtrack(
+            lambda length: task.trial(task.x + length * direction),
+            task.value,
+            float(task.gradient @ direction),
+            task.world,
+        )
+        values = {"step_length": search.length, **costs}
+        x = task.x + search.length * direction
+        return Outcome(x, state, values, stuck=search.length == 0)
+
+    def _trust_region(self, task, state, base, forcing) -> Outcome:
+        def solve(*arguments, **options):
+            return steihaug(*arguments, state["radius"], **options)
+
+        state, result, costs = self._solve(task, state, base, forcing, solve)
+        ratio = reduction_ratio(task.value, task.trial(task.x + result.x), -result.model)
+        radius = adapt_radius(state["radius"], ratio, result.length, result.boundary)
+        state["radius"] = task.world.broadcast(float(radius))
+        accepted = task.world.decide(ratio > ACCEPTED)
+        values = {
+            "step_length": float(np.linalg.norm(result.x)) if accepted else 0.0,
+            **costs,
+            "ratio": float(ratio),
+            "radius": state["radius"],
+        }
+        stuck = not accepted and state["radius"] < np.finfo(np.float64).eps ** 2
+        return Outcome(task.x + result.x if accepted else task.x, state, values, stuck)
+
+    def _solve(self, task, state, base, forcing, solver):
+        """The state with the factor that served, the solution by a form of CG, what it cost."""
+        shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
+        if self.preconditioner == "low-rank":
+            factor, sketched = self._policy.current(base, state, -np.log10(forcing))
+            M = factor.preconditioner(shift)
+        elif self.preconditioner == "diagonal":
+            M = squared_gradients(task.curvature_batch, task.x, shift)
+        result = solver(
+            base.shifted(shift),
+            -task.gradient,
+            tolerance=forcing * task.gradient_norm,
+            preconditioner=M,
+            max_iterations=self.max_cg,
+        )
+        if factor is not None:
+            solve = result.iterations, task.gradient_norm, result.residual_norm
+            state = {**state, **self._policy.kept(state, factor, sketched, solve)}
+        return state, result, _costs(result.iterations, sketched)
+
+
+def _costs(iterations: int, sketched: int) -> dict[str, float]:
+    return {"cg_iterations": float(iterations), "sketch_columns": float(sketched)}

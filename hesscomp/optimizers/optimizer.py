@@ -1,0 +1,81 @@
+"""What an optimizer is: options, a state of arrays and numbers, and a step."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.optimizers.batches import Task
+
+State = dict[str, np.ndarray | float | int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step has come to.
+
+    Attributes
+    ----------
+    x : (n,) array
+        The next point.
+    state : dict
+        The next state.
+    values : dict of str to float
+        For the log: the step's length, damping, CG iterations and so on; the same names each time.
+    stuck : bool
+        Whether no step was found and another try on the same rows would be the same.
+    """
+
+    x: np.ndarray
+    state: State
+    values: dict[str, float] = field(default_factory=dict)
+    stuck: bool = False
+
+
+class Optimizer(ABC):
+    """A method of optimization. Subclasses are frozen dataclasses whose fields are its options.
+
+    All that changes is in the state: `step` neither keeps nor alters anything, so a run can be
+    stopped, saved, taken back or gone on with at any step.
+    """
+
+    name: str
+
+    @abstractmethod
+    def validate(self) -> None:
+        """Raise InputError for an option out of range."""
+
+    @abstractmethod
+    def start(self, x: np.ndarray) -> State:
+        """The state before the first step, at the (n,) start x."""
+
+    @abstractmethod
+    def step(self, task: Task, state: State) -> Outcome:
+        """One step from ``task.x``. Collective; decides on rank 0 what numbers decide."""
+
+    @abstractmethod
+    def recover(self, state: State) -> State:
+        """A more careful state, after the step from this one led to numbers that are not finite."""
+
+    def describe(self) -> str:
+        """The name and the options, in words."""
+        options = ", ".join(f"{part.name} {getattr(self, part.name)}" for part in fields(self))
+        return f"{self.name} ({options})"
+
+
+def check_positive(optimizer: Optimizer, *names: str) -> None:
+    """InputError unless these options are positive finite numbers."""
+    for name in names:
+        value = getattr(optimizer, name)
+        if not (np.isfinite(value) and value > 0):
+            raise InputError(f"{optimizer.name}: {name} must be a positive number, not {value}")
+
+
+def check_choice(optimizer: Optimizer, name: str, choices: tuple[str, ...]) -> None:
+    """InputError unless an option is one of these words."""
+    value = getattr(optimizer, name)
+    if value not in choices:
+        raise InputError(
+            f"{optimizer.name}: {name} must be one of {', '.join(choices)}, not {value}"
+        )

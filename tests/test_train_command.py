@@ -1,0 +1,167 @@
+"""`hesscomp train` from end to end, and optimizers on networks."""
+
+import numpy as np
+import pytest
+
+from hesscomp.cli.train import NAMES
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.optimizers.batches import Sampling
+from hesscomp.optimizers.catalogue import OPTIMIZERS, make_optimizer, options_of
+from hesscomp.optimizers.drsom import DRSOM
+from hesscomp.optimizers.first_order import SGD, Adam
+from hesscomp.optimizers.gauss_newton import GaussNewton
+from hesscomp.optimizers.hessian_free import HessianFree
+from hesscomp.optimizers.initial import sparse_initial
+from hesscomp.optimizers.loop import Stopping, train
+from hesscomp.optimizers.newton_cg import NewtonCG
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
+from hesscomp.problems.function import FunctionProblem
+from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.objective import objective
+from hesscomp.problems.problem import ParameterBlock
+from hesscomp.problems.second_moment import gradient_second_moment
+
+NETWORK_OPTIMIZERS = {
+    "trust-region": NewtonCG("trust-region", rank=10),
+    "saddle-free": NewtonCG(solver="saddle-free", rank=20),
+    "gauss-newton": GaussNewton(),
+    "hessian-free": HessianFree(damping=1.0),
+    "hessian-free low-rank": HessianFree(damping=1.0, preconditioner="low-rank", rank=10),
+    "drsom": DRSOM(count=3),
+    "drsom krylov": DRSOM("krylov", count=4, control="radius-free"),
+}
+
+
+def network(world, loss="softmax-cross-entropy"):
+    """A small classifier of noisy spirals' coordinates."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 240)
+    turn = rng.uniform(0.5, 3, 240)
+    X = np.stack([turn * np.cos(turn + 2 * y), turn * np.sin(turn + 2 * y)], axis=1)
+    X = (X + 0.05 * rng.standard_normal(X.shape)).astype(np.float32)
+    layers = [keras.Input((2,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    weights = np.random.default_rng(1)
+    model.set_weights([weights.standard_normal(w.shape) / 2 for w in model.get_weights()])
+    rows = slice(*row_range(240, world.rank, world.size))
+    targets = np.eye(3)[y] if loss == "squared-error" else y
+    data = X[rows], targets[rows]
+    return KerasProblem(model, loss, data, world, ridge=1e-4, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def problem(world):
+    return network(world)
+
+
+@pytest.fixture(scope="module")
+def regression(world):
+    return network(world, "squared-error")
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", NETWORK_OPTIMIZERS)
+def test_second_order_methods_beat_gradient_descent_on_a_network(problem, regression, name):
+    stopping = Stopping(max_steps=30)
+    for each in (problem, regression):
+        plain = train(each, SGD(0.3), stopping=stopping)
+        result = train(each, NETWORK_OPTIMIZERS[name], stopping=stopping)
+        assert result.best_objective < 0.8 * plain.best_objective
+        assert result.objective == pytest.approx(result.best_objective, rel=1e-12)
+
+
+@pytest.mark.ranks
+def test_batches_and_ranks_and_weights_written_back(world, problem):
+    """Mini-batches, the same on one rank alone; the model gets what was found."""
+    alone = network(World.serial())
+    sampling = Sampling(gradient=60, curvature=40, acceptance=60)
+    for optimizer in (Adam(0.02), HessianFree(damping=1.0), DRSOM(accept=False, radius=0.1)):
+        results = [
+            train(each, optimizer, sampling=sampling, stopping=Stopping(max_steps=10))
+            for each in (problem, alone)
+        ]
+        left, right = (result.history.column("objective") for result in results)
+        np.testing.assert_allclose(left, right, rtol=1e-8)
+    best = results[0].best
+    alone.set_weights(best)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    value = loss(alone.data.y, alone.model(alone.data.X)) + 1e-4 / 2 * best @ best
+    assert float(value) == pytest.approx(results[0].best_objective, rel=1e-5)
+
+
+@pytest.mark.ranks
+def test_squared_gradients_of_a_network(world, problem):
+    """Against the gradient of each row alone."""
+    one = network(World.serial())
+    each = [slice(i, i + 1) for i in range(one.rows)]
+    rows = [one.loss_and_gradient(one.initial, row)[:-1] for row in each]
+    expected = np.mean(np.square(rows), axis=0)
+    found = gradient_second_moment(problem, problem.initial)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    squared_mean = np.mean(rows, axis=0) ** 2
+    assert np.linalg.norm(found) > 3 * np.linalg.norm(squared_mean)
+
+
+@pytest.mark.ranks
+def test_the_objective_alone(world, problem):
+    x = np.random.default_rng(2).standard_normal(problem.n)
+    one = np.ones((int(world.rank == 0), 1))
+    function = FunctionProblem(
+        lambda x, X, y: tf.reduce_sum(X) * tf.reduce_sum(tf.sin(x)), x, (one, one), world, ridge=0.1
+    )
+    fixed = network(World(world.comm, reproducible=True))
+    for each in (problem, function, fixed):
+        expected, _ = each.objective_and_gradient(x)
+        assert objective(each, x) == pytest.approx(expected, rel=1e-13)
+
+
+def test_sparse_initial_weights():
+    blocks = (ParameterBlock("kernel", (40, 7), 0), ParameterBlock("bias", (7,), 280),
+              ParameterBlock("small", (5, 3), 287))  # fmt: skip
+    x = sparse_initial(blocks, seed=3)
+    kernel = x[:280].reshape(40, 7)
+    assert np.all(np.count_nonzero(kernel, axis=0) == 15) and not x[280:287].any()
+    assert np.count_nonzero(x[287:]) == 15
+    assert 0.7 < kernel[kernel != 0].std() < 1.3
+    assert np.array_equal(x, sparse_initial(blocks, seed=3))
+    assert not np.array_equal(x, sparse_initial(blocks, seed=4))
+
+
+def test_optimizers_by_name():
+    assert set(NAMES) == set(OPTIMIZERS)
+    for name, kind in OPTIMIZERS.items():
+        assert make_optimizer(name) == kind() and options_of(name)
+    made = make_optimizer("drsom", ["directions=krylov", "count=5", "accept=no", "radius=0.5"])
+    assert made == DRSOM("krylov", 5, accept=False, radius=0.5)
+    for setting, remedy in (("x=1", "no option"), ("count=many", "int"), ("accept=1.5", "bool")):
+        with pytest.raises(InputError, match=remedy):
+            make_optimizer("drsom", [setting])
+    with pytest.raises(InputError, match="unknown optimizer"):
+        make_optimizer("magic")
+
+
+def test_train_command(run_ranks, tmp_path):
+    """Two ranks, stopped and gone on with; then the picture of the run."""
+    run, point = tmp_path / "run", tmp_path / "x.npy"
+    words = [
+        "train", "--problem", "adult-logistic", "--optimizer", "newton-cg", "--set", "rank=20",
+        "--run", run, "--save-every", "1", "--dtype", "float64",
+    ]  # fmt: skip
+    first = run_ranks(2, [*words, "--max-steps", "2"])
+    assert first.returncode == 0 and "after 2 steps" in first.stdout, first.stderr
+    rest = run_ranks(2, [*words, "--tol", "1e-9", "--save-point", point])
+    assert rest.returncode == 0, rest.stderr
+    assert "0.3265233992907" in rest.stdout and "gradient norm reached" in rest.stdout
+    assert len(np.load(point)) == 109
+    picture = tmp_path / "run.png"
+    drawn = run_ranks(1, ["plot", run, "--out", picture])
+    assert drawn.returncode == 0 and picture.stat().st_size > 10_000, drawn.stderr
+
+
+def test_train_command_says_what_is_wrong(run_ranks):
+    shown = run_ranks(1, ["train", "--optimizer", "drsom", "--set", "help"])
+    assert shown.returncode == 0 and "directions=momentum" in shown.stdout
+    bad = run_ranks(1, ["train", "--data", "adult", "--optimizer", "sgd", "--set", "rate=1"])
+    assert bad.returncode == 2 and "learning_rate" in bad.stderr

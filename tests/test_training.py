@@ -1,0 +1,294 @@
+"""The loop that all optimizers share: resume, ranks, recovery, best iterate, batches, files."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from functions import Cliff, Rosenbrock
+from test_optimizers import FIRST_ORDER, SECOND_ORDER, synthetic, synthetic_rows
+
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.datasets import from_arrays
+from hesscomp.errors import InputError, NumericalError
+from hesscomp.optimizers.batches import Batches, Sampling
+from hesscomp.optimizers.drsom import DRSOM
+from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
+from hesscomp.optimizers.gauss_newton import GaussNewton
+from hesscomp.optimizers.hessian_free import HessianFree
+from hesscomp.optimizers.loop import Saving, Stopping, train
+from hesscomp.optimizers.newton_cg import NewtonCG
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
+from hesscomp.problems.logistic import LogisticRegression
+from hesscomp.runs.checkpoint import load_checkpoint
+
+pytestmark = pytest.mark.ranks
+
+EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
+BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def small(world):
+    return synthetic(world)
+
+
+def equal(left, right) -> bool:
+    """Whether two runs have the same bits."""
+    names = [name for name in left.history.names if name != "seconds"]
+    assert left.history.names == right.history.names
+    return np.array_equal(left.x, right.x) and all(
+        np.array_equal(left.history.column(name), right.history.column(name), equal_nan=True)
+        for name in names
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(step):
+    def callback(row, x):
+        if row["step"] == step:
+            raise Killed
+
+    return callback
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
+    """Full batch and batches; at random steps, with and without a checkpoint there."""
+    rng = np.random.default_rng(sorted(EVERY).index(name))
+    stopping = Stopping(max_steps=24)
+    for sampling in (Sampling(), BATCHES):
+        whole = train(small, EVERY[name], sampling=sampling, stopping=stopping)
+        killed = np.sort(rng.choice(whole.steps, min(10, whole.steps), replace=False))
+        for step in killed:
+            saving = Saving(str(shared_tmp / str(sampling.seed)), every=int(rng.integers(1, 3)))
+            with pytest.raises(Killed):
+                train(
+                    small, EVERY[name], sampling=sampling, stopping=stopping, saving=saving,
+                    callbacks=(killer(step),),
+                )  # fmt: skip
+        rest = train(small, EVERY[name], sampling=sampling, stopping=stopping, saving=saving)
+        assert equal(rest, whole)
+        assert rest.best_objective == whole.best_objective
+        assert np.array_equal(rest.best, whole.best)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), BATCHES], ids=["all rows", "batches"])
+def test_a_finished_run_goes_on_with_more_steps(small, shared_tmp, sampling):
+    whole, *parts = (
+        train(small, DRSOM(), sampling=sampling, stopping=Stopping(max_steps=steps), saving=saving)
+        for steps, saving in (
+            (7, Saving()), (2, Saving(str(shared_tmp))), (3, Saving(str(shared_tmp))),
+            (7, Saving(str(shared_tmp))),
+        )
+    )  # fmt: skip
+    assert [part.steps for part in parts] == [2, 3, 7] and equal(parts[-1], whole)
+    for part in parts:
+        assert np.isfinite(part.history.rows[-1]["full_objective"])
+        assert part.best_objective == np.nanmin(part.history.column("full_objective"))
+
+
+def reproducible_pair(world):
+    """The same problem over all ranks, and over this rank alone."""
+    X, y = synthetic_rows()
+    problems = []
+    for comm in (world.comm, World.serial().comm):
+        each = World(comm, reproducible=True)
+        rows = slice(*row_range(len(y), each.rank, each.size))
+        problems.append(LogisticRegression(from_arrays(X[rows], y[rows], each), each, ridge=1e-3))
+    return problems
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_reproducible_runs_do_not_depend_on_the_ranks(world, name):
+    spread, alone = reproducible_pair(world)
+    for sampling in (Sampling(), BATCHES):
+        runs = [
+            train(problem, EVERY[name], sampling=sampling, stopping=Stopping(max_steps=4))
+            for problem in (spread, alone)
+        ]
+        assert equal(*runs)
+
+
+@pytest.mark.parametrize("name", ["newton-cg", "hessian-free", "drsom", "adam"])
+def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
+    spread, alone = reproducible_pair(world)
+    whole = train(alone, EVERY[name], sampling=BATCHES, stopping=Stopping(max_steps=STEPS))
+    first = Saving(str(shared_tmp / "all"), every=1)
+    fifth = (lambda row, x: row["step"] == 5,)
+    train(spread, EVERY[name], sampling=BATCHES, saving=first, callbacks=fifth)
+    world.comm.Barrier()
+    mine = shared_tmp / f"rank {world.rank}"
+    shutil.copytree(shared_tmp / "all", mine)
+    rest = train(
+        alone, EVERY[name], sampling=BATCHES, stopping=Stopping(max_steps=STEPS),
+        saving=Saving(str(mine)),
+    )  # fmt: skip
+    assert len(rest.history) == STEPS + 1 and equal(rest, whole)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_rounding_is_all_that_ranks_change(world, small, name):
+    alone = synthetic(World.serial())
+    for sampling in (Sampling(), BATCHES):
+        runs = [
+            train(problem, EVERY[name], sampling=sampling, stopping=Stopping(max_steps=20))
+            for problem in (small, alone)
+        ]
+        steps = min(len(run.history) for run in runs)
+        left, right = (run.history.column("objective")[:steps] for run in runs)
+        differenced = name in ("drsom differences", "drsom interpolation")  # noise: sqrt(eps)
+        np.testing.assert_allclose(left, right, rtol=1e-6 if differenced else 1e-8)
+        assert abs(len(runs[0].history) - len(runs[1].history)) <= 2
+        np.testing.assert_allclose(runs[0].x, runs[1].x, atol=1e-3 if differenced else 1e-6)
+
+
+def test_batches_are_drawn_apart_and_counted(small):
+    batches = Batches(small, BATCHES)
+    drawn = [batches.view(purpose, step).problem for purpose in range(3) for step in range(2)]
+    assert len({(p.rows, p.labels.numpy().tobytes()) for p in drawn}) == 6 or small.world.size > 1
+    assert abs(drawn[0].rows - 300) < 75 and abs(drawn[2].rows - 180) < 60
+    again = Batches(small, BATCHES).view(0, 1).problem
+    assert np.array_equal(again.labels.numpy(), drawn[1].labels.numpy())
+    assert batches.view(0, 5).share == 0.5
+    assert Sampling(curvature=120).share(1, 600) == 0.2
+    assert Sampling(curvature=900).share(1, 600) == 1.0
+    result = train(small, SGD(0.1), sampling=Sampling(gradient=0.1), stopping=Stopping(50))
+    full = ~np.isnan(result.history.column("full_objective"))
+    assert list(np.flatnonzero(full)) == [0, 10, 20, 30, 40, 50]
+    assert result.history.rows[-1]["passes"] == pytest.approx(2 * 0.1 * 51 + 6, abs=1e-9)
+
+
+def test_no_run_hands_back_worse_than_it_was_given(small):
+    for optimizer in (SGD(learning_rate=500.0), Adam(learning_rate=100.0)):
+        start = np.full(small.n, 0.1)
+        result = train(small, optimizer, start, stopping=Stopping(max_steps=10))
+        first, _ = small.objective_and_gradient(start)
+        assert result.best_objective <= first < result.objective
+        again, _ = small.objective_and_gradient(result.best)
+        assert again == pytest.approx(result.best_objective, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD(2.5, momentum=0.0), Adam(6.0), AdaBelief(6.0), NewtonCG(), GaussNewton(1e-3),
+     HessianFree(1e-3), DRSOM(radius=100.0), DRSOM(accept=False, radius=100.0)],
+)  # fmt: skip
+def test_numbers_that_are_not_finite_are_recovered_from(world, optimizer):
+    problem = Cliff(world, [-2.5, 0.0])
+    if isinstance(optimizer, HessianFree):
+        optimizer = HessianFree(1e-3, preconditioner="none")
+    stopping = Stopping(max_steps=100, target=1e-3)
+    result = train(problem, optimizer, stopping=stopping)
+    assert np.isfinite(result.objective) and result.best_objective <= 3.125
+    if isinstance(optimizer, SGD | Adam):
+        step, text = result.history.events[0]
+        assert step >= 1 and "nan" in text
+
+
+class Nowhere(Cliff):
+    """Not a number anywhere but at the start."""
+
+    def evaluate(self, x):
+        value, g = super().evaluate(x)
+        return (value, g) if np.array_equal(x, self.initial) else (float("nan"), g)
+
+
+def test_runs_that_diverge_end(world):
+    problem = Nowhere(world, [1.0, 0.0])
+    result = train(problem, SGD(0.1), stopping=Stopping(max_steps=1000))
+    assert result.status == "diverged" and "20 times" in result.reason
+    assert len(result.history.events) == 21
+    assert np.array_equal(result.x, problem.initial) and result.best_objective == 0.5
+    with pytest.raises(NumericalError, match="start"):
+        train(Cliff(world, [4.0, 0.0]), SGD(0.1))
+
+
+def test_ways_to_stop(world, small):
+    assert "gradient" in train(small, NewtonCG(), stopping=Stopping(50, 1e-6)).reason
+    assert "target" in train(small, NewtonCG(), stopping=Stopping(target=0.5)).reason
+    assert train(small, SGD(), stopping=Stopping(max_steps=0)).steps == 0
+    passes = train(small, SGD(), stopping=Stopping(max_passes=20.5))
+    assert 20 < passes.history.rows[-1]["passes"] <= 23 and "passes" in passes.reason
+    assert "second" in train(small, SGD(), stopping=Stopping(10**9, max_seconds=0.2)).reason
+    rounding = train(small, NewtonCG(), stopping=Stopping(max_steps=200))
+    assert "rounding" in rounding.reason and rounding.steps < 60
+    seen = []
+    stopped = train(small, SGD(), callbacks=(lambda row, x: seen.append(row) or len(seen) == 4,))
+    assert stopped.reason == "by a callback" and stopped.steps == 3
+    assert seen == stopped.history.rows
+
+
+def test_what_a_run_leaves(world, small, shared_tmp):
+    saving = Saving(str(shared_tmp / "run"), every=2, tensorboard=True)
+    result = train(small, DRSOM(), stopping=Stopping(max_steps=5), saving=saving)
+    world.comm.Barrier()
+    folder = shared_tmp / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "checkpoint.h5", "checkpoint-previous.h5", "history.csv", "history.json", "tensorboard",
+    }  # fmt: skip
+    with open(folder / "history.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row, known in zip(rows, result.history.rows, strict=True):
+        for name, text in row.items():
+            np.testing.assert_equal(float(text), known.get(name, np.nan))
+    report = json.loads((folder / "history.json").read_text())
+    assert report["status"] == "stopped" and len(report["history"]) == 6
+    assert load_checkpoint(folder).step == 5
+    world.comm.Barrier()
+    if world.rank == 0:
+        (folder / "checkpoint.h5").unlink()  # as if the machine had stopped between the renames
+    world.comm.Barrier()
+    assert load_checkpoint(folder).step == 4
+    assert load_checkpoint(shared_tmp) is None
+    with pytest.raises(InputError, match="optimizer"):
+        train(small, DRSOM(count=3), saving=saving)
+    with pytest.raises(InputError, match="sampling"):
+        train(small, DRSOM(), sampling=Sampling(seed=1), saving=saving)
+    world.comm.Barrier()
+    if world.rank == 0:
+        (folder / "checkpoint.h5").write_text("not HDF5")
+    world.comm.Barrier()
+    with pytest.raises(InputError, match="checkpoint"):
+        train(small, DRSOM(), saving=saving)
+
+
+def test_scalars_for_tensorboard_are_what_tensorflow_reads(world, small, shared_tmp):
+    saving = Saving(str(shared_tmp / "run"), tensorboard=True)
+    result = train(small, Adam(), stopping=Stopping(max_steps=150), saving=saving)
+    world.comm.Barrier()
+    [path] = (shared_tmp / "run" / "tensorboard").iterdir()
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()  # checks the checksums
+    header, *events = (tf.compat.v1.Event.FromString(record) for record in records)
+    assert header.file_version == "brain.Event:2"
+    assert [event.step for event in events] == list(range(151))
+    values = [{v.tag: v.simple_value for v in event.summary.value} for event in events]
+    for name in ("objective", "gradient_norm", "passes"):
+        got = [each[name] for each in values]
+        np.testing.assert_allclose(got, result.history.column(name), rtol=1e-6)
+    assert all(event.wall_time > 1.7e9 for event in events)
+
+
+def test_bad_settings_are_refused(small):
+    for bad in (
+        {"stopping": Stopping(max_steps=-1)}, {"stopping": Stopping(gradient_tolerance=-1.0)},
+        {"stopping": Stopping(max_passes=0)}, {"saving": Saving(every=0)},
+        {"saving": Saving(tensorboard=True)}, {"sampling": Sampling(gradient=0)},
+        {"sampling": Sampling(curvature=5)},
+        {"evaluate_every": 0},
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            train(small, SGD(), **bad)
+    with pytest.raises(InputError, match="20 parameters"):
+        train(small, SGD(), np.zeros(3))
+    with pytest.raises(InputError, match="16"):
+        train(Rosenbrock(small.world, 2), SGD(), sampling=Sampling(gradient=0.5))
+    with pytest.raises(InputError, match="sampled"):
+        Rosenbrock(small.world, 2).sampled(0.5)
