@@ -302,7 +302,8 @@ def test_exit_statuses_and_one_line_for_each_error(worked):
     folder, done, *_ = worked
     statuses = json.loads((folder / "statuses.json").read_text())
     assert statuses == [0] * 6 + [2] * (1 + len(BAD)), done.stdout + done.stderr
-    errors = done.stderr.splitlines()
+    # A slow machine shows progress, too.
+    errors = [line for line in done.stderr.splitlines() if "product columns" not in line]
     assert len(errors) == 1 + len(BAD), done.stderr
     for error, words in zip(
         errors, ["--shift", *(words for _, words in BAD.values())], strict=True
