@@ -210,6 +210,23 @@ def test_a_preempted_job_saves_and_is_requeued(slurm, launcher):
         assert log.count(f"rank {rank} saves") == 1 and log.count(f"rank {rank} resumes") == 1
 
 
+def test_preempted_training_gives_the_uninterrupted_point(slurm):
+    options = ["--problem", "adult-mlp", "--max-steps", 12, "--reproducible"]
+    train = ("--cpus-per-task=1", JOBS / "train.sbatch", *options)
+    job = slurm.submit(*train, "--save-point", "a.npy")
+    while not re.search(r"^ +1 ", slurm.log(job), re.MULTILINE):  # it has taken a step
+        assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+        time.sleep(0.1)
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    state, log = slurm.wait(job)
+    assert state == "COMPLETED" and "by a callback" in log and "after 12 steps" in log, log
+    again = slurm.submit(*train, "--run", "again", "--save-point", "b.npy")
+    state, log = slurm.wait(again)
+    assert state == "COMPLETED" and "by a callback" not in log, log
+    a, b = (np.load(slurm.folder / name) for name in ("a.npy", "b.npy"))
+    assert a.tobytes() == b.tobytes()
+
+
 def test_a_killed_rank_ends_the_job(slurm):
     slurm.pretend(ONE_IS_KILLED)
     start = time.monotonic()

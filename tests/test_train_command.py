@@ -1,5 +1,9 @@
 """`hesscomp train` from end to end, and optimizers on networks."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -165,3 +169,19 @@ def test_train_command_says_what_is_wrong(run_ranks):
     assert shown.returncode == 0 and "directions=momentum" in shown.stdout
     bad = run_ranks(1, ["train", "--data", "adult", "--optimizer", "sgd", "--set", "rate=1"])
     assert bad.returncode == 2 and "learning_rate" in bad.stderr
+
+
+def test_a_signal_ends_a_run_with_a_checkpoint_to_go_on_from(run_command, tmp_path):
+    words = ["train", "--data", "adult", "--optimizer", "sgd", "--run", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "hesscomp", *words, "--max-steps"]
+    running = subprocess.Popen([*command, "1000000"], stdout=subprocess.PIPE, text=True)
+    while "objective" not in running.stdout.readline():  # the table's head: it takes steps now
+        pass
+    running.stdout.readline()
+    running.send_signal(signal.SIGUSR1)
+    assert "by a callback" in running.communicate(timeout=120)[0]
+    assert running.returncode == 75
+    history = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    step = int(float(history[-1].split(",")[0]))
+    done = run_command([*command, str(step + 3)])
+    assert done.returncode == 0 and f"stopped after {step + 3} steps" in done.stdout

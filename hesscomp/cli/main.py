@@ -1,6 +1,7 @@
 """The `hesscomp` command: subcommands, exit statuses, and errors in one line.
 
-Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged.
+Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged, 75 ended by
+a signal with a checkpoint to go on from.
 """
 
 import argparse
@@ -69,7 +70,8 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         prog="hesscomp",
         description=hesscomp.__doc__,
         epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "
-        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged.",
+        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged, 75 ended by a "
+        "signal with a checkpoint to go on from.",
     )
     parser.add_argument("--version", action="version", version=f"hesscomp {hesscomp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")

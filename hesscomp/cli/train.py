@@ -8,6 +8,7 @@ from hesscomp.cli.curvature import known_point, save_vector
 from hesscomp.cli.options import add_problem_arguments
 from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments, load_subject
+from hesscomp.runs.slurm import REQUEUE
 
 HEADER = f"{'step':>6} {'objective':>16} {'||gradient||':>13} {'passes':>10} {'seconds':>8}"
 INTERVAL = 0.5  # seconds between two rows that are shown
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--run", metavar="FOLDER",
         help="checkpoint and history; where it holds a checkpoint, the run goes on from it. "
-        "SIGTERM and SIGUSR1 end a run with one",
+        "SIGTERM and SIGUSR1 end a run with one, and with status 75",
     )  # fmt: skip
     output.add_argument("--save-every", type=int, default=10, metavar="K", help="steps")
     output.add_argument(
@@ -81,11 +82,11 @@ def run(options: argparse.Namespace, session: Session) -> int:
         subject.problem.compile()
     session.say(optimizer.describe())
     session.say(HEADER)
-    shown = _Rows(session)
+    shown, called = _Rows(session), _Called()
     with session.world.ledger.timed("training"):
         result = train(
             subject.problem, optimizer, x0, sampling=sampling, stopping=stopping, saving=saving,
-            callbacks=(shown, _Called()), evaluate_every=options.evaluate_every,
+            callbacks=(shown, called), evaluate_every=options.evaluate_every,
         )  # fmt: skip
     shown.last()
     for step, text in result.history.events:
@@ -93,6 +94,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
     session.say(f"{result.status} after {result.steps} steps: {result.reason}")
     session.say(f"best objective over all rows: {result.best_objective:.15g}")
     session.write("point", options.save_point, lambda path: save_vector(result.best, path))
+    if options.run is not None and session.world.decide(called.off):
+        return REQUEUE
     asked = options.tol > 0 or options.target is not None
     return 3 if result.status == DIVERGED or (asked and not result.converged) else 0
 

@@ -197,8 +197,9 @@ def _work(job: Job) -> str:
 {_launch(job)}
 work=$!
 
-# SLURM sends USR1 to this shell {WARNING} seconds before the time ends, and the shell to the ranks,
-# which save a checkpoint and end with status {REQUEUE}: then the job goes back to the queue.
+# SLURM sends USR1 to this shell {WARNING} seconds before the time ends, and the shell to the ranks.
+# `hesscomp train --run FOLDER` saves a checkpoint then and ends with status {REQUEUE}: the job goes
+# back to the queue, and on from there.
 trap 'kill -USR1 "$work" 2>/dev/null' USR1
 trap 'kill -TERM "$work" 2>/dev/null' TERM
 status=0
