@@ -4,13 +4,13 @@ import numpy as np
 
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.range import RangeFinder
+from hesscomp.compression.range import OnRange
 from hesscomp.curvature.operator import Operator
 from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 
-class RandomizedEigh:
+class RandomizedEigh(OnRange):
     """Halko, Martinsson and Tropp (2011), algorithm 4.4 with 5.3, grown block by block.
 
     For any symmetric operator; eigenvalues of either sign are kept by magnitude. A block of b
@@ -21,30 +21,11 @@ class RandomizedEigh:
     """
 
     name = "eigh"
-    needs_psd = False
     orthonormal = True
 
     def __init__(self, operator: Operator, options: SketchOptions):
-        self.operator, self.options = operator, options
-        self.range = RangeFinder(operator, options, orthonormal=self.orthonormal)
+        super().__init__(operator, options, orthonormal=self.orthonormal)
         self.T = np.empty((0, 0))
-
-    @property
-    def size(self) -> int:
-        """Columns of the sketch so far."""
-        return len(self.T)
-
-    @property
-    def probes(self) -> Probes | None:
-        return self.range.probes
-
-    def width(self, sketch: int) -> int:
-        """Columns to ask of `grow` for rank + oversample = `sketch`."""
-        return sketch
-
-    def columns(self, sketch: int) -> int:
-        """Product columns that a sketch of this many columns costs in one block."""
-        return (2 + self.options.power) * sketch + self.options.probe_count
 
     def grow(self, columns: int) -> None:
         """Add a block of columns to the basis, and its products to T = Q^T H Q."""

@@ -69,6 +69,42 @@ class RangeFinder:
         return self.operator.world.on_root(_leave_one_out, self.R).item()
 
 
+class OnRange:
+    """What methods with a range finder, and as many columns again to project on it, have in common.
+
+    Parameters
+    ----------
+    operator : Operator
+    options : SketchOptions
+    orthonormal, probed : bool
+        As `RangeFinder`.
+    """
+
+    needs_psd = False
+
+    def __init__(self, operator: Operator, options: SketchOptions, **how: bool):
+        self.operator, self.options = operator, options
+        self.range = RangeFinder(operator, options, **how)
+
+    @property
+    def size(self) -> int:
+        """Columns of the sketch so far."""
+        return self.range.Q.shape[1]
+
+    @property
+    def probes(self) -> Probes | None:
+        return self.range.probes
+
+    def width(self, sketch: int) -> int:
+        """Columns to ask of `grow` for rank + oversample = `sketch`."""
+        return sketch
+
+    def columns(self, sketch: int) -> int:
+        """Product columns that a sketch of this many columns costs in one block."""
+        probes = self.options.probe_count if self.range.probed else 0
+        return (2 + self.options.power) * sketch + probes
+
+
 def with_probes(H: Operator, block: np.ndarray, options: SketchOptions):
     """H times a block, and probes whose images come in the same product."""
     vectors = probes(H.layout, 0, options.probe_count, options.seed)

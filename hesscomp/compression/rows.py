@@ -2,16 +2,14 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation, Probes
-from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.range import RangeFinder
+from hesscomp.compression.approximation import Approximation
+from hesscomp.compression.range import OnRange
 from hesscomp.compression.svd import symmetric_part
-from hesscomp.curvature.operator import Operator
 from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.parallel.layout import Layout
 
 
-class RowExtraction:
+class RowExtraction(OnRange):
     """Q = X Q(J,:) by an interpolative decomposition: l rows J stand for all (section 5.2).
 
     H Q is replaced by products with the unit vectors J, whatever Q. The price is accuracy: the
@@ -19,29 +17,6 @@ class RowExtraction:
     Tropp 2011, lemma 5.1). All l rows are taken anew whenever the basis grows. A block of b columns
     costs (1 + power) b product columns, the rows l, the probes `probe_count`.
     """
-
-    needs_psd = False
-
-    def __init__(self, operator: Operator, options: SketchOptions):
-        self.operator, self.options = operator, options
-        self.range = RangeFinder(operator, options)
-
-    @property
-    def size(self) -> int:
-        """Columns of the sketch so far."""
-        return self.range.Q.shape[1]
-
-    @property
-    def probes(self) -> Probes | None:
-        return self.range.probes
-
-    def width(self, sketch: int) -> int:
-        """Columns to ask of `grow` for rank + oversample = `sketch`."""
-        return sketch
-
-    def columns(self, sketch: int) -> int:
-        """Product columns that a sketch of this many columns costs in one block."""
-        return (2 + self.options.power) * sketch + self.options.probe_count
 
     def grow(self, columns: int) -> None:
         """Add a block of columns to the basis and take the rows that the basis points at."""

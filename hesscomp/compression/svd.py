@@ -4,14 +4,14 @@ import numpy as np
 
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.range import RangeFinder
+from hesscomp.compression.range import OnRange
 from hesscomp.curvature.operator import Operator
 from hesscomp.factors.spectrum import leading_eigenvectors, sorted_eigh
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 
-class DirectSvd:
+class DirectSvd(OnRange):
     """Halko, Martinsson and Tropp (2011), algorithm 5.1 on a range from 4.1 or 4.4: H ~ Q (Q^T H).
 
     The product is not symmetric, so its symmetric part stands for it: no farther from H, of rank
@@ -23,32 +23,14 @@ class DirectSvd:
     """
 
     name = "svd"
-    needs_psd = False
 
     def __init__(self, operator: Operator, options: SketchOptions):
-        self.operator, self.options = operator, options
-        self.range = RangeFinder(operator, options, probed=not options.independent)
+        super().__init__(operator, options, probed=not options.independent)
         self.Z = np.empty((operator.layout.rows, 0))  # H Q
-        self.probes = None
-
-    @property
-    def size(self) -> int:
-        """Columns of the sketch so far."""
-        return self.Z.shape[1]
-
-    def width(self, sketch: int) -> int:
-        """Columns to ask of `grow` for rank + oversample = `sketch`."""
-        return sketch
-
-    def columns(self, sketch: int) -> int:
-        """Product columns that a sketch of this many columns costs in one block."""
-        probes = 0 if self.options.independent else self.options.probe_count
-        return (2 + self.options.power) * sketch + probes
 
     def grow(self, columns: int) -> None:
         """Add a block of columns to the basis, and its products to H Q."""
         block = self.range.extend(columns)
-        self.probes = self.probes or self.range.probes
         self.Z = np.hstack([self.Z, self.operator @ block])
 
     def approximation(self) -> Approximation:
