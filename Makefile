@@ -83,7 +83,7 @@ define run_tests
 	for ranks in $(RANKS); do \
 		echo "== tests on $$ranks ranks"; \
 		run $(MPIEXEC) -n $$ranks $(BIN)/python -m pytest -p no:cacheprovider tests \
-			-m "ranks and $(1)" $(PYTEST_FLAGS); \
+			-m "ranks and not serial and $(1)" $(PYTEST_FLAGS); \
 	done
 endef
 

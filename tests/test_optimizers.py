@@ -158,6 +158,7 @@ def test_batches_find_the_optimum_of_all_rows(small, small_optimum):
         assert result.history.rows[-1]["passes"] < 2 * 300
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("n", [2, 10, 100])
 @pytest.mark.parametrize(
     "optimizer",
@@ -173,6 +174,7 @@ def test_rosenbrock_by_newton(world, n, optimizer):
         assert n >= 4 and np.linalg.eigvalsh(scipy.optimize.rosen_hess(result.x))[0] > 0
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("control", ["radius", "radius-free", "cubic"])
 def test_rosenbrock_by_drsom(world, control):
     """In two dimensions the two directions are all there are: Newton's rate."""
@@ -184,6 +186,7 @@ def test_rosenbrock_by_drsom(world, control):
     assert result.converged
 
 
+@pytest.mark.serial
 def test_sparse_regression_of_the_drsom_paper(world):
     """n = 1000, m = 500, p = 0.5: stationary, and as low as SciPy's L-BFGS goes."""
     problem = SparseRegression(world, 1000, 500)
@@ -208,6 +211,7 @@ SADDLE_LEAVERS = {
 }
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", SADDLE_LEAVERS)
 def test_strict_saddles_are_left(world, name):
     problem = Saddle(world, [1e-7, 0.5])
@@ -218,6 +222,7 @@ def test_strict_saddles_are_left(world, name):
     assert abs(result.x[0]) == pytest.approx(1)
 
 
+@pytest.mark.serial
 def test_a_random_direction_leaves_the_saddle_itself(world):
     """From the stable manifold, where gradient and moves see only y; plain Newton ends in 0."""
     start = Saddle(world, [0.0, 0.5])
@@ -228,6 +233,7 @@ def test_a_random_direction_leaves_the_saddle_itself(world):
     assert result.converged and result.objective == pytest.approx(-0.25, abs=1e-15)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", ["trust-region", "saddle-free", "krylov"])
 def test_matrix_factorisation_finds_the_matrix(world, name):
     optimizer = {**SADDLE_LEAVERS, "krylov": DRSOM("krylov", count=12)}[name]
@@ -266,6 +272,7 @@ def small_set():
     }
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", small_set())
 def test_a_small_set_of_hard_functions(world, name):
     function, start, minima = small_set()[name]
@@ -291,6 +298,7 @@ def system(n=60, seed=0):
     return (A + A.T) / 2, rng.standard_normal(n), rng
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("warm", [False, True])
 def test_the_cg_of_hessian_free_against_scipy(world, warm):
     A, b, rng = system()
@@ -317,6 +325,7 @@ def test_the_cg_of_hessian_free_against_scipy(world, warm):
         assert form == pytest.approx(p @ A @ p, rel=1e-6)
 
 
+@pytest.mark.serial
 def test_the_cg_of_gauss_newton_against_scipy(world):
     A, b, _ = system(seed=1)
     tolerance = 0.1 * np.linalg.norm(b)
@@ -330,6 +339,7 @@ def test_the_cg_of_gauss_newton_against_scipy(world):
     np.testing.assert_allclose(result.residual, b - A @ x, atol=1e-12)
 
 
+@pytest.mark.serial
 def test_truncated_cg_in_a_trust_region(world):
     """Inside: the solution. Outside, or with negative curvature: the boundary, below Cauchy's."""
     A, b, _ = system(seed=2)
@@ -386,6 +396,7 @@ def test_a_preconditioner_saves_products(world):
     assert 1.5 * products["low-rank"] <= products["diagonal"]
 
 
+@pytest.mark.serial
 def test_options_out_of_range(small):
     for bad in (
         DRSOM(directions="up"), DRSOM(count=21), DRSOM(radius=0), DRSOM(control="x"),
@@ -397,6 +408,7 @@ def test_options_out_of_range(small):
             train(small, bad)
 
 
+@pytest.mark.serial
 def test_functions_are_what_they_say():
     """Derivatives of the test functions themselves, by SciPy's differences."""
     from hesscomp.parallel.world import World

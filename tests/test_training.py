@@ -165,6 +165,7 @@ def test_batches_are_drawn_apart_and_counted(small):
     assert result.history.rows[-1]["passes"] == pytest.approx(2 * 0.1 * 51 + 6, abs=1e-9)
 
 
+@pytest.mark.serial
 def test_no_run_hands_back_worse_than_it_was_given(small):
     for optimizer in (SGD(learning_rate=500.0), Adam(learning_rate=100.0)):
         start = np.full(small.n, 0.1)
@@ -276,6 +277,7 @@ def test_scalars_for_tensorboard_are_what_tensorflow_reads(world, small, shared_
     assert all(event.wall_time > 1.7e9 for event in events)
 
 
+@pytest.mark.serial
 def test_bad_settings_are_refused(small):
     for bad in (
         {"stopping": Stopping(max_steps=-1)}, {"stopping": Stopping(gradient_tolerance=-1.0)},
