@@ -98,6 +98,7 @@ def test_krylov_restarts(world, kind):
     check_certificate(factor, A)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("tolerance", [0.3, 1e-2, 1e-6])
 @pytest.mark.parametrize("kind", ["exponential", "polynomial"])
 def test_krylov_to_a_tolerance(world, kind, tolerance):
@@ -256,6 +257,7 @@ def test_driver_to_a_tolerance(world, method, tolerance):
         assert error(factor, A) <= 2 * tolerance * np.linalg.norm(A)
 
 
+@pytest.mark.serial
 def test_methods_that_do_not_fit_are_refused_with_an_alternative(world):
     A = Sharded(matrix("polynomial", signs=True), world, False)
     for method in (name for name in METHODS if METHODS[name].needs_psd):
@@ -410,6 +412,7 @@ def test_krylov_restarts_survive_what_locked_pairs_had_hidden(world):
     check_certificate(factor, A)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(("copies", "k"), [(17, 20), (20, 20), (24, 24), (30, 20), (40, 60)])
 @pytest.mark.parametrize("decay", ["slow", "fast", "far"])
 def test_krylov_finds_clusters_wider_than_its_block(world, copies, k, decay):

@@ -232,6 +232,7 @@ def keras_mse(y, output):
     return tf.reduce_mean(tf.square(y - output), -1)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "loss, reference",
     [

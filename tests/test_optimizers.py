@@ -98,6 +98,7 @@ def test_second_order_methods_reach_scikit_learns_optimum(small, small_optimum, 
     assert result.best_objective <= result.history.column("objective").min()
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_baselines_come_near_it(small, small_optimum, name):
     result = train(small, FIRST_ORDER[name], stopping=Stopping(max_steps=200))
@@ -119,6 +120,7 @@ ON_ADULT = {
 }
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", ON_ADULT)
 def test_adult(adult, name):
     optimizer, gap = ON_ADULT[name]
@@ -142,6 +144,7 @@ def test_single_precision_curvature_reaches_the_optimum_too(world, small_optimum
         assert result.converged and abs(result.objective - small_optimum) <= 1e-12
 
 
+@pytest.mark.serial
 def test_batches_find_the_optimum_of_all_rows(small, small_optimum):
     stopping = Stopping(max_steps=60, gradient_tolerance=1e-8)
     for optimizer in (NewtonCG(rank=10), GaussNewton(), HessianFree(damping=0.1)):
@@ -381,6 +384,7 @@ def test_the_second_moment_of_gradients(world, small):
         gradient_second_moment(Rosenbrock(world, 2), np.zeros(2))
 
 
+@pytest.mark.serial
 def test_a_preconditioner_saves_products(world):
     """Adult at ridge 1/m: 3 times fewer CG products than without, 1.5 times than a diagonal."""
     problem = LogisticRegression(

@@ -65,6 +65,7 @@ def regression(world):
     return network(world, "squared-error")
 
 
+@pytest.mark.serial
 @pytest.mark.ranks
 @pytest.mark.parametrize("name", NETWORK_OPTIMIZERS)
 def test_second_order_methods_beat_gradient_descent_on_a_network(problem, regression, name):
