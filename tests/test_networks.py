@@ -169,7 +169,13 @@ def softmax_loss(y, output):
     return tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [  # what ranks do is the same for all
+        pytest.param(name, marks=[pytest.mark.serial] if name in ("line", "softmax") else [])
+        for name in NETWORKS
+    ],
+)
 def test_every_layer_against_dense_matrices(world, name):
     model = in_float64(NETWORKS[name])
     X, y = rows(model)
