@@ -1,6 +1,7 @@
 """`hesscomp train`: any optimizer on any problem."""
 
 import argparse
+import math
 import signal
 import time
 
@@ -125,7 +126,8 @@ class _Rows:
         if row is None:
             return
         self.due = time.monotonic() + INTERVAL
-        more = {name: value for name, value in row.items() if name not in COMMON}
+        measured = {name: value for name, value in row.items() if not math.isnan(value)}
+        more = {name: value for name, value in measured.items() if name not in COMMON}
         self.session.say(
             f"{row['step']:6.0f} {row['objective']:16.10f} {row['gradient_norm']:13.5e} "
             f"{row['passes']:10.1f} {row['seconds']:8.1f}  "
