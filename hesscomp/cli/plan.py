@@ -9,8 +9,9 @@ from hesscomp.cli.main import STARTED
 from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.errors import InputError
 from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import sketch_bytes
+from hesscomp.parallel.memory import PRODUCT_BYTES, sketch_bytes
 from hesscomp.runs.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
+from hesscomp.sketching.defaults import default_method
 
 SUBJECT = ("problem", "model", "loss", "data")
 FLOPS = 8  # of a network's Hessian for each parameter, row and column
@@ -40,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     machine = parser.add_argument_group("machine", "what a rank has and does")
     machine.add_argument("--memory", default="4G", metavar="SIZE", help="of a rank")
-    machine.add_argument("--memory-limit", metavar="SIZE", help="of a product; default 4G")
+    machine.add_argument(
+        "--memory-limit",
+        metavar="SIZE",
+        help=f"of a product; default {format_bytes(PRODUCT_BYTES)}",
+    )
     machine.add_argument("--row-bytes", type=float, metavar="B", help="of one row of the data")
     machine.add_argument(
         "--row-seconds", type=float, metavar="S",
@@ -68,14 +73,15 @@ def run(options: argparse.Namespace) -> int:
 def _request(options, n: int, rows: int, psd: bool) -> Request:
     method = options.method
     if method == "auto":
-        accurate = options.power > 1 or options.block is not None
-        method = "nystrom" if psd and not accurate else "krylov"
+        method = default_method(psd, options.power, options.block)
     return Request(
         n=n,
         rows=rows,
         ranks=options.ranks,
         method=method,
-        product_bytes=parse_bytes(options.memory_limit or "4G", "--memory-limit"),
+        product_bytes=PRODUCT_BYTES
+        if options.memory_limit is None
+        else parse_bytes(options.memory_limit, "--memory-limit"),
         row_bytes=options.row_bytes or 0.0,
         row_seconds=FLOPS * n / options.rate
         if options.row_seconds is None

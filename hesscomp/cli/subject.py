@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from hesscomp.cli.options import add_data_arguments, load_logistic
 from hesscomp.cli.session import Session
-from hesscomp.cli.sizes import parse_bytes
+from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.datasets import load_dataset
 from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import InputError
+from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
 
 TARGETS_OF = {SOFTMAX_LOSS: "classes", SIGMOID_LOSS: "signs"}  # those of other losses are values
@@ -45,8 +46,9 @@ def add_subject_arguments(parser) -> None:
         "--engine", metavar="auto|layer-wise|generic", help="how products are made; default auto"
     )
     group.add_argument(
-        "--memory-limit", metavar="BYTES", help="of one product on a rank, such as 2G; default 4G"
-    )
+        "--memory-limit", metavar="BYTES",
+        help=f"of one product on a rank, such as 2G; default {format_bytes(PRODUCT_BYTES)}",
+    )  # fmt: skip
     add_data_arguments(parser, required=False)
 
 
@@ -124,7 +126,6 @@ def _load(options, session: Session, source: str, targets: str):
 
 
 def _network(model, loss: str, data, options, session: Session):
-    from hesscomp.problems.differentiable import MEMORY
     from hesscomp.problems.keras import KerasProblem
 
     return KerasProblem(
@@ -134,7 +135,7 @@ def _network(model, loss: str, data, options, session: Session):
         session.world,
         ridge=options.ridge or 0.0,
         dtype=options.dtype or "float32",
-        memory=options.memory_limit or MEMORY,
+        memory=options.memory_limit or PRODUCT_BYTES,
         engine=options.engine or "auto",
     )
 

@@ -23,6 +23,7 @@ from hesscomp.factors.provenance import NAN, Provenance
 from hesscomp.factors.spectrum import smallest_rank, sorted_eigh
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
+from hesscomp.sketching.defaults import default_method
 
 log = logging.getLogger(__name__)
 
@@ -259,8 +260,7 @@ def _choose(method: str, operator: Operator, options: SketchOptions):
         return BlockKrylov
     if method == "auto":
         given = options.block, options.max_columns, options.basis
-        accurate = options.power > 1 or any(value is not None for value in given)
-        return Nystrom if operator.psd and not accurate else BlockKrylov
+        return METHODS[default_method(operator.psd, options.power, *given)]
     if method not in METHODS:
         raise InputError(f"method must be auto, {', '.join(METHODS)}, not {method}")
     kind = METHODS[method]

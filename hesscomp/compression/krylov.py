@@ -8,9 +8,9 @@ from hesscomp.compression.range import with_probes
 from hesscomp.curvature.operator import Operator
 from hesscomp.factors.spectrum import leading_eigenvectors, sorted_eigh
 from hesscomp.sketching.catalogue import draw
+from hesscomp.sketching.defaults import BLOCKS, block_size
 from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
-from hesscomp.sketching.widths import BLOCKS, block_size
 
 ROUNDING = np.finfo(np.float64).eps
 VANISHED = 1e-7  # of ||H N||_F: the smallest singular value that a Gram matrix shows
@@ -112,9 +112,11 @@ class BlockKrylov:
         self.steps += 1
         if self.probes is None:
             Y, self.probes = with_probes(H, N, self.options)
-        else:
+        elif self.newcomers:
             Y = H @ np.hstack([N, self._gaussian(self.newcomers)])
             self.newcomers = 0
+        else:
+            Y = H @ N
         self.multiplied += Y.shape[1]
         self._append(N)
         C = layout.inner(self.Q, Y)

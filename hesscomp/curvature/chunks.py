@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hesscomp.curvature.tensorflow import tf
-
-COLUMN_COPIES = 6  # arrays of a parameter block's size: tangents, gradients, both rearranged, sums
+from hesscomp.parallel.memory import COLUMN_COPIES
 
 
 @dataclass(frozen=True)

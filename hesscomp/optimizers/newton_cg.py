@@ -89,11 +89,8 @@ class NewtonCG(Optimizer):
     def step(self, task: Task, state: State) -> Outcome:
         batch = task.curvature_batch
         base = batch.hessian(task.x) if self.curvature == "hessian" else batch.gauss_newton(task.x)
-        forcing = forcing_term(task.gradient_norm, state["previous_norm"])
-        forcing, state = (
-            max(forcing, SMALLEST_FORCING),
-            {**state, "previous_norm": task.gradient_norm},
-        )
+        forcing = max(forcing_term(task.gradient_norm, state["previous_norm"]), SMALLEST_FORCING)
+        state = {**state, "previous_norm": task.gradient_norm}
         if self.solver == "saddle-free":
             return self._saddle_free(task, state, base)
         if self.globalization == "line-search":

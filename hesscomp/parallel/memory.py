@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
 SHARE = 0.5  # of what is available that blocks of columns may take; the rest is for data
+PRODUCT_BYTES = 4 * 2.0**30  # for one product of a network, unless asked for otherwise
+COLUMN_COPIES = 6  # arrays of a product's size in it: tangents, gradients, both rearranged, sums
 
 
 def available_bytes() -> int:

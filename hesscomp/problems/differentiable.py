@@ -14,8 +14,6 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.problem import ParameterBlock, Problem
 from hesscomp.problems.rows import Rows
 
-MEMORY = 4 * 2.0**30  # bytes for one product, unless asked for otherwise
-
 
 class DifferentiableProblem(Problem):
     """f(x) = (1/m) sum_i l_i(x) + (ridge/2) ||x||^2, its derivatives by an `Engine`.

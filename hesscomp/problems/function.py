@@ -9,8 +9,9 @@ from hesscomp.curvature.networks.engine import cut
 from hesscomp.curvature.networks.generic import FunctionEngine
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
+from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.differentiable import MEMORY, DifferentiableProblem
+from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.rows import Rows
 
 
@@ -43,7 +44,7 @@ class FunctionProblem(DifferentiableProblem):
         *,
         ridge: float = 0.0,
         dtype: str = "float32",
-        memory: float = MEMORY,
+        memory: float = PRODUCT_BYTES,
     ):
         super().__init__(Rows.of(data, world), world, ridge, dtype, memory)
         named = theta if isinstance(theta, dict) else {"theta": theta}

@@ -17,8 +17,9 @@ from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
+from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.differentiable import MEMORY, DifferentiableProblem
+from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.rows import Rows
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class KerasProblem(DifferentiableProblem):
         *,
         ridge: float = 0.0,
         dtype: str = "float32",
-        memory: float = MEMORY,
+        memory: float = PRODUCT_BYTES,
         engine: str = "auto",
     ):
         _check_model(model)

@@ -9,13 +9,12 @@ from math import ceil, log2
 
 from hesscomp.errors import InputError
 from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import SHARE, sketch_bytes
-from hesscomp.sketching.widths import block_size
+from hesscomp.parallel.memory import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
+from hesscomp.sketching.defaults import block_size
 
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients
 NUMBER = 8  # bytes of a number of the sketch
-COLUMNS_HELD = 6  # of n numbers, that the product of one column takes (curvature.chunks)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Request:
     dtype: str = "float32"
     row_bytes: float = 0.0
     row_seconds: float = 0.0
-    product_bytes: float = 2.0**32
+    product_bytes: float = PRODUCT_BYTES
 
     def __post_init__(self):
         least = {"n": 1, "rows": 1, "rank": 1, "ranks": 1, "panel": 1, "oversample": 0, "power": 0}
@@ -254,8 +253,8 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     block = request.panel if plan.in_rows else l
     held = 2 * n * block * request.itemsize if plan.in_rows else 0
     plan.memory["product"] = held + max(
-        min(request.product_bytes, COLUMNS_HELD * n * l * request.itemsize),
-        COLUMNS_HELD * n * request.itemsize,
+        min(request.product_bytes, COLUMN_COPIES * n * l * request.itemsize),
+        COLUMN_COPIES * n * request.itemsize,
     )
     return plan
 

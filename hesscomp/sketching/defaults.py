@@ -1,4 +1,4 @@
-"""How wide blocks of columns are."""
+"""What a compression takes where nothing else is asked: known before anything is loaded."""
 
 BLOCKS = 16, 32  # fewest and most columns of a Krylov block
 
@@ -10,3 +10,13 @@ def block_size(sketch: int) -> int:
     powers of H with the same columns.
     """
     return min(sketch, max(BLOCKS[0], min(sketch // 4, BLOCKS[1])))
+
+
+def default_method(psd: bool, power: int, *krylov_options: int | None) -> str:
+    """ "nystrom" for semidefinite operators, unless more accuracy is asked for; else "krylov".
+
+    That is, more than one power step (the same products give krylov higher powers), or any option
+    of krylov.
+    """
+    accurate = power > 1 or any(option is not None for option in krylov_options)
+    return "nystrom" if psd and not accurate else "krylov"
