@@ -5,12 +5,14 @@
 #   VENV=.venv       where the environment is
 #   MPI=wheel        MPICH from PyPI; MPI=system takes the mpiexec in PATH and its library
 #   RANKS="2 3 4"    the numbers of ranks that `make test` runs on
+#   JOBS=2           processes that share the serial tests of `make test`
 #   PYTEST_FLAGS=    further options for pytest, such as -x or -k NAME
 
 PYTHON = python3
 VENV = .venv
 MPI = wheel
 RANKS = 2 3 4
+JOBS = 2
 PYTEST_FLAGS =
 
 BIN := $(VENV)/bin
@@ -61,7 +63,7 @@ demo: $(RUN)  ## Newton on the Adult data on 2 ranks; results and plots in out/
 	@echo "out/adult-spectrum.png     the factor's eigenvalues"
 
 test: $(TEST)  ## all tests but the slow ones and SLURM's: serial, then on each of RANKS
-	$(call run_tests,not slow and not slurm)
+	$(call run_tests,not slow and not slurm,--numprocesses $(JOBS) --dist worksteal)
 
 test-slow: $(TEST)  ## the slow tests: serial, then on each of RANKS
 	$(call run_tests,slow)
@@ -79,7 +81,7 @@ define run_tests
 		return $$status; \
 	}; \
 	echo "== tests, serial"; \
-	run $(BIN)/python -m pytest -m "$(1)" $(PYTEST_FLAGS); \
+	run $(BIN)/python -m pytest -m "$(1)" $(2) $(PYTEST_FLAGS); \
 	for ranks in $(RANKS); do \
 		echo "== tests on $$ranks ranks"; \
 		run $(MPIEXEC) -n $$ranks $(BIN)/python -m pytest -p no:cacheprovider tests \
