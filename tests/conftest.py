@@ -196,10 +196,14 @@ class Lockstep:
             self.collection_errors.append(report.longreprtext)
 
     def pytest_collection_modifyitems(self, config, items):
-        alone = [item for item in items if item.get_closest_marker("ranks") is None]
-        if alone:
-            config.hook.pytest_deselected(items=alone)
-            items[:] = [item for item in items if item not in set(alone)]
+        chosen, others = [], []
+        for item in items:
+            mark = item.get_closest_marker("ranks")
+            runs = mark is not None and mark.kwargs.get("most", SIZE) >= SIZE
+            (chosen if runs else others).append(item)
+        if others:
+            config.hook.pytest_deselected(items=others)
+            items[:] = chosen
 
     def pytest_collection_finish(self, session):
         self._disarm()

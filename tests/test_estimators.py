@@ -54,6 +54,7 @@ def coverage(results, truth):
     return np.mean((low <= truth) & (truth <= high))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind, signs", [("polynomial", True), ("exponential", False)])
 def test_trace_is_unbiased_and_its_errors_are_honest(method, kind, signs):
@@ -68,6 +69,7 @@ def test_trace_is_unbiased_and_its_errors_are_honest(method, kind, signs):
     assert all(r.spread == r.standard_error for r in results) == method.startswith("hutch")
 
 
+@pytest.mark.serial
 def test_better_methods_are_better_on_decaying_spectra():
     A, H = alone("exponential", n=N)
     rms = {}
@@ -80,6 +82,7 @@ def test_better_methods_are_better_on_decaying_spectra():
     assert rms["xnystrace"] < 0.1 * rms["xtrace"]
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("signs", [False, True])
 def test_leave_two_out_entries_are_what_they_say(kind, signs):
@@ -124,6 +127,7 @@ def test_low_rank_is_exact(world, signs):
     assert frobenius_norm(H, 24).value == pytest.approx(np.linalg.norm(A), rel=1e-13)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("method", ["xdiag", "hutchinson"])
 @pytest.mark.parametrize("kind, signs", [("polynomial", True), ("exponential", False)])
 def test_diagonal(method, kind, signs):
@@ -141,6 +145,7 @@ def test_diagonal(method, kind, signs):
         assert rms < 0.1 * np.sqrt(np.mean((plain - truth) ** 2))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("kind, signs", [("polynomial", False), ("flat tail", True)])
 def test_frobenius_norm(kind, signs):
     A, H = alone(kind, signs)
@@ -209,6 +214,7 @@ def test_lanczos_recurrences_end_one_by_one(world):
     np.testing.assert_allclose(np.sum(weights * nodes, axis=1), [3, 2, 2 / 3])
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("shift", [0.0, 0.1])
 def test_logdet(shift):
     A, w = positive(120)

@@ -58,6 +58,7 @@ def killer(step):
     return callback
 
 
+@pytest.mark.ranks(most=3)
 @pytest.mark.parametrize("name", EVERY)
 def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
     """Full batch and batches; at random steps, with and without a checkpoint there."""
