@@ -192,3 +192,8 @@ def check_arithmetic(factor: LowRank, F: np.ndarray) -> None:
             updated.eigenvectors[:, :p], factor.eigenvectors[:, :p]
         )
         np.testing.assert_allclose(found.angles, expected, atol=1e-7)
+
+
+def by_rank_0(world, work, *arguments, **options):
+    """What `work` gives on rank 0, on every rank; the others only wait."""
+    return world.through_root(lambda ranks: [work(*arguments, **options)] * len(ranks), None)

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.linalg
-from oracles import N, Sharded, dense, matrix
+from oracles import N, Sharded, by_rank_0, dense, matrix
 
 from hesscomp.compression import METHODS, compress
 from hesscomp.compression.correction import correct
@@ -387,6 +387,10 @@ def test_exact_sums_do_not_depend_on_order(world):
     assert np.isnan(total[:, 1]).all() and np.isfinite(total[:, [0, 2]]).all()
 
 
+def exact_alone() -> World:
+    return World(World.serial().comm, reproducible=True)
+
+
 # Of the factors below, as one process alone computes them: equal on any number of ranks.
 def digest(*arrays) -> str:
     joined = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
@@ -425,8 +429,7 @@ def test_reproducible_factors(world, exact_world, storage, dtype):
         return found, H
 
     together, H = everything(exact_world)
-    alone, _ = everything(World(world.comm.Split(world.rank), reproducible=True))
-    assert together == alone
+    assert together == by_rank_0(world, lambda: everything(exact_alone())[0])
     A = H.to_dense()
     exact = np.linalg.eigvalsh(A)[::-1][:6]
     np.testing.assert_allclose(compress(H, 6).eigenvalues, exact, rtol=0.05)
@@ -445,8 +448,8 @@ def test_reproducible_newton(world, exact_world):
         return digest(newton(problem, options=NewtonOptions(solver=solver, rank=20)).x)
 
     for solver in ("direct", "pcg", "auto"):
-        alone = World(world.comm.Split(world.rank), reproducible=True)
-        assert run(exact_world, solver) == run(alone, solver)
+        together = run(exact_world, solver)
+        assert together == by_rank_0(world, run, exact_alone(), solver)
 
 
 def test_shards_that_cut_blocks_are_refused(world, exact_world):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.special
-from oracles import check_operator, dense
+from oracles import by_rank_0, check_operator, dense
 
 from hesscomp.compression import compress
 from hesscomp.curvature.chunks import Budget
@@ -137,9 +137,7 @@ def in_float64(make):
 
 def dense_matrices(model, loss, X, y):
     """Hessian, Gauss-Newton matrix, (outputs, n) Jacobian and gradient on all rows, from rank 0."""
-    return World().through_root(
-        lambda ranks: [_by_tensorflow(model, loss, X, y)] * len(ranks), None
-    )
+    return by_rank_0(World(), _by_tensorflow, model, loss, X, y)
 
 
 def _by_tensorflow(model, loss, X, y):

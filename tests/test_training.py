@@ -2,11 +2,11 @@
 
 import csv
 import json
-import shutil
 
 import numpy as np
 import pytest
 from functions import Cliff, Rosenbrock
+from oracles import by_rank_0
 from test_optimizers import FIRST_ORDER, SECOND_ORDER, synthetic, synthetic_rows
 
 from hesscomp.curvature.tensorflow import tf
@@ -110,27 +110,20 @@ def reproducible_pair(world):
 def test_reproducible_runs_do_not_depend_on_the_ranks(world, name):
     spread, alone = reproducible_pair(world)
     for sampling in (Sampling(), BATCHES):
-        runs = [
-            train(problem, EVERY[name], sampling=sampling, stopping=Stopping(max_steps=4))
-            for problem in (spread, alone)
-        ]
-        assert equal(*runs)
+        settings = {"sampling": sampling, "stopping": Stopping(max_steps=4)}
+        together = train(spread, EVERY[name], **settings)
+        assert equal(together, by_rank_0(world, train, alone, EVERY[name], **settings))
 
 
 @pytest.mark.parametrize("name", ["newton-cg", "hessian-free", "drsom", "adam"])
 def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
     spread, alone = reproducible_pair(world)
-    whole = train(alone, EVERY[name], sampling=BATCHES, stopping=Stopping(max_steps=STEPS))
+    settings = {"sampling": BATCHES, "stopping": Stopping(max_steps=STEPS)}
+    whole = by_rank_0(world, train, alone, EVERY[name], **settings)
     first = Saving(str(shared_tmp / "all"), every=1)
     fifth = (lambda row, x: row["step"] == 5,)
     train(spread, EVERY[name], sampling=BATCHES, saving=first, callbacks=fifth)
-    world.comm.Barrier()
-    mine = shared_tmp / f"rank {world.rank}"
-    shutil.copytree(shared_tmp / "all", mine)
-    rest = train(
-        alone, EVERY[name], sampling=BATCHES, stopping=Stopping(max_steps=STEPS),
-        saving=Saving(str(mine)),
-    )  # fmt: skip
+    rest = by_rank_0(world, train, alone, EVERY[name], saving=first, **settings)
     assert len(rest.history) == STEPS + 1 and equal(rest, whole)
 
 
@@ -138,9 +131,10 @@ def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
 def test_rounding_is_all_that_ranks_change(world, small, name):
     alone = synthetic(World.serial())
     for sampling in (Sampling(), BATCHES):
+        settings = {"sampling": sampling, "stopping": Stopping(max_steps=20)}
         runs = [
-            train(problem, EVERY[name], sampling=sampling, stopping=Stopping(max_steps=20))
-            for problem in (small, alone)
+            train(small, EVERY[name], **settings),
+            by_rank_0(world, train, alone, EVERY[name], **settings),
         ]
         steps = min(len(run.history) for run in runs)
         left, right = (run.history.column("objective")[:steps] for run in runs)
