@@ -58,9 +58,7 @@ def killer(step):
     return callback
 
 
-@pytest.mark.ranks(most=3)
-@pytest.mark.parametrize("name", EVERY)
-def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
+def check_kills(small, shared_tmp, name):
     """Full batch and batches; at random steps, with and without a checkpoint there."""
     rng = np.random.default_rng(sorted(EVERY).index(name))
     stopping = Stopping(max_steps=24)
@@ -78,6 +76,18 @@ def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_t
         assert equal(rest, whole)
         assert rest.best_objective == whole.best_objective
         assert np.array_equal(rest.best, whole.best)
+
+
+@pytest.mark.ranks(most=2)
+@pytest.mark.parametrize("name", EVERY)
+def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
+    check_kills(small, shared_tmp, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_so_it_does_on_more_ranks(small, shared_tmp, name):
+    check_kills(small, shared_tmp, name)
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), BATCHES], ids=["all rows", "batches"])
