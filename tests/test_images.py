@@ -1,7 +1,11 @@
 """Images: IDX files, MNIST and CURVES, against plain NumPy, published numbers and quadrature."""
 
 import gzip
+import hashlib
+import http.server
+import io
 import struct
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +238,78 @@ def test_mnist_is_found_or_the_remedy_named(world, shared_tmp, monkeypatch):
     assert "holds 5000 and 1000 images of 784 pixels, but mnist has 60000" in one_line_error(
         "mnist", world
     )
+
+
+class KerasSite(http.server.BaseHTTPRequestHandler):
+    """In place of Keras' server: an archive such as Keras', with the sample's images."""
+
+    asked = 0
+    archive = b""
+
+    def do_GET(self):
+        type(self).asked += 1
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.archive)
+
+    def log_message(self, *_):
+        pass
+
+
+def sample_archive() -> bytes:
+    data, out = load_dataset("mnist-sample", World.serial()), io.BytesIO()
+    arrays = {}
+    for part, shard in (("train", data.train), ("test", data.test)):
+        arrays[f"x_{part}"] = np.rint(shard.X * 255).astype(np.uint8).reshape(-1, 28, 28)
+        arrays[f"y_{part}"] = shard.y.astype(np.uint8)
+    np.savez_compressed(out, **arrays)
+    return out.getvalue()
+
+
+@pytest.mark.ranks
+def test_mnist_as_keras_downloads_it(world, shared_tmp, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(shared_tmp / "keras"))
+    server = address = sha256 = None
+    if world.rank == 0:
+        KerasSite.archive = sample_archive()
+        server = http.server.HTTPServer(("127.0.0.1", 0), KerasSite)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/mnist.npz"
+        sha256 = hashlib.sha256(KerasSite.archive).hexdigest()
+    address, sha256 = world.broadcast((address, sha256))
+    monkeypatch.setattr("hesscomp.datasets.mnist.KERAS_URL", address)
+    assert "sends another file than it used to" in download_error(world)
+    monkeypatch.setattr("hesscomp.datasets.mnist.KERAS_SHA256", sha256)
+    before, sample = KerasSite.asked, load_dataset("mnist-sample", world)
+    for _ in range(2):  # the second time without the server's help
+        data = load_dataset("mnist-download", world)
+        assert data.name == "mnist" and data.fingerprint == sample.fingerprint
+    assert data.classes == sample.classes
+    for shard, same in ((data.train, sample.train), (data.test, sample.test)):
+        np.testing.assert_array_equal(shard.X, same.X)
+        np.testing.assert_array_equal(shard.y, same.y)
+    images = load_dataset("mnist-download", world, targets="input", dtype="float64")
+    assert images.train.y is images.train.X and images.train.X.dtype == np.float64
+    if server:
+        assert KerasSite.asked == before + 1  # whatever the number of ranks
+        server.shutdown()
+        server.server_close()
+    file = shared_tmp / "keras" / "datasets" / "mnist.npz"
+    assert [other.name for other in file.parent.iterdir()] == [file.name]
+    world.gather(None)
+    on_root(world, file.write_bytes, b"PK")
+    assert f"{file}: is damaged, or another file; remove it" in download_error(world)
+    on_root(world, file.unlink)
+    offline = download_error(world)
+    assert f"{address}: cannot be fetched (" in offline
+    assert "put MNIST's files where HESSCOMP_DATA says (docs/data.md), or take mnist-s" in offline
+
+
+def download_error(world) -> str:
+    with pytest.raises(InputError) as caught:
+        load_dataset("mnist-download", world)
+    assert len(set(world.gather(str(caught.value)))) == 1 and "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_a_damaged_sample_is_refused(monkeypatch, tmp_path):

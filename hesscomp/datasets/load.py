@@ -6,7 +6,7 @@ from hesscomp.datasets.adult import load_adult
 from hesscomp.datasets.curves import load_curves
 from hesscomp.datasets.dataset import Dataset
 from hesscomp.datasets.files import load_file
-from hesscomp.datasets.mnist import load_mnist, load_mnist_sample
+from hesscomp.datasets.mnist import load_mnist, load_mnist_download, load_mnist_sample
 from hesscomp.datasets.targets import check_targets
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
@@ -14,6 +14,7 @@ from hesscomp.parallel.world import World
 NAMED = {
     "adult": load_adult,
     "mnist": load_mnist,
+    "mnist-download": load_mnist_download,
     "mnist-sample": load_mnist_sample,
     "curves": load_curves,
 }
@@ -35,9 +36,9 @@ def load_dataset(
     ----------
     source : str or path
         A name: "adult" and "mnist-sample" are packaged, "mnist" is found through HESSCOMP_DATA,
-        "curves" is made. Or a file of labelled rows: LIBSVM text, CSV with a header, HDF5 with /X
-        and /y, NPZ with X and y, NPY, or IDX. Text may be compressed (.gz, .bz2, .xz), IDX too
-        (.gz); every rank then reads through all of it.
+        "mnist-download" fetches it, "curves" is made. Or a file of labelled rows: LIBSVM text, CSV
+        with a header, HDF5 with /X and /y, NPZ with X and y, NPY, or IDX. Text may be compressed
+        (.gz, .bz2, .xz), IDX too (.gz); every rank then reads through all of it.
     format : {"libsvm", "csv", "hdf5", "npz", "npy", "idx"}, optional
         By default what the file's ending says.
     label : str, optional

@@ -2,23 +2,32 @@
 
 Two data sets, which are never taken for one another: "mnist" is the four IDX files in the folder
 mnist/ of HESSCOMP_DATA, packed (.gz) or not, 60,000 training and 10,000 test images;
-"mnist-sample" is packaged, the first 5,000 and the first 1,000 of them.
+"mnist-sample" is packaged, the first 5,000 and the first 1,000 of them. "mnist-download" is "mnist"
+out of the file that Keras downloads and keeps.
 """
 
 import os
 from pathlib import Path
 
-from hesscomp.datasets.dataset import Dataset
+import numpy as np
+
+from hesscomp.datasets.dataset import Dataset, from_arrays
+from hesscomp.datasets.download import downloaded_file
 from hesscomp.datasets.files import load_file
 from hesscomp.datasets.packaged import packaged_file
+from hesscomp.datasets.targets import CLASSES, INPUT
 from hesscomp.errors import InputError
+from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
+from hesscomp.runs.memory import aligned_empty
 
 FOLDER = "HESSCOMP_DATA"
 IMAGES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
 LABELS = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 SHAPE = (60_000, 10_000, 784)  # training rows, test rows, pixels
 SAMPLE_SHAPE = (5_000, 1_000, 784)
+KERAS_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
+KERAS_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
 
 def load_mnist(world: World, targets: str | None = None, dtype: str | None = None) -> Dataset:
@@ -38,7 +47,8 @@ def load_mnist(world: World, targets: str | None = None, dtype: str | None = Non
         if not folder:
             raise InputError(
                 f"mnist: set {FOLDER} to the folder that holds mnist/{IMAGES[0]}.gz and the "
-                "three other files of MNIST, or take mnist-sample, which is packaged"
+                "three other files of MNIST, or take mnist-sample, which is packaged, or "
+                "mnist-download"
             )
         files = [_find(Path(folder) / "mnist", name) for name in (*IMAGES, *LABELS)]
     return _load("mnist", files, SHAPE, world, targets, dtype)
@@ -51,6 +61,41 @@ def load_mnist_sample(
     with world.phase("checking the packaged MNIST sample"):
         files = [packaged_file("mnist", f"{name}.gz") for name in (*IMAGES, *LABELS)]
     return _load("mnist-sample", files, SAMPLE_SHAPE, world, targets, dtype)
+
+
+def load_mnist_download(
+    world: World, targets: str | None = None, dtype: str | None = None
+) -> Dataset:
+    """All of MNIST, equal to `load_mnist`'s, from the file that Keras downloads. Collective.
+
+    ``datasets/mnist.npz`` in KERAS_HOME (by default ``~/.keras``), checked by SHA-256. Where it is
+    missing, the first rank on each node fetches it (11 MB) and the others wait. Every rank unpacks
+    it (55 MB) and keeps its own rows.
+
+    Raises
+    ------
+    InputError
+        Where it is missing and there is no network, or it is another file.
+    """
+    path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
+    first, train, test = world.place_here() == 0, None, None
+    with world.phase("downloading MNIST"):
+        if first:
+            instead = f"put MNIST's files where {FOLDER} says (docs/data.md), or take mnist-sample"
+            downloaded_file(KERAS_URL, KERAS_SHA256, path, instead)
+    with world.phase(f"reading {path}"), np.load(path, allow_pickle=False) as arrays:
+        train, test = (
+            _own_rows(arrays[f"x_{part}"], arrays[f"y_{part}"], world, targets, dtype)
+            for part in ("train", "test")
+        )
+    return from_arrays(*train, world, "mnist", test, targets or CLASSES)
+
+
+def _own_rows(images, labels, world: World, targets: str | None, dtype: str | None) -> tuple:
+    rows = slice(*row_range(len(images), world.rank, world.size))
+    pixels = images[rows].reshape(rows.stop - rows.start, -1)
+    X = np.divide(pixels, 255, out=aligned_empty(pixels.shape, dtype or "float32"))
+    return X, None if targets == INPUT else labels[rows]
 
 
 def _find(folder: Path, name: str) -> Path:

@@ -1,0 +1,64 @@
+"""Files from the network, fetched only where somebody asks for it by name."""
+
+import hashlib
+import http.client
+import os
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from hesscomp.errors import InputError
+
+SECONDS = 30  # without a byte
+MOST = 2**28  # bytes
+
+
+def downloaded_file(url: str, sha256: str, path: Path, instead: str) -> Path:
+    """`path`, fetched from `url` where it is not there yet, in any case after a check of its hash.
+
+    Fetched under another name and renamed, so that the file is whole and several nodes with one
+    file system may do it at once.
+
+    Parameters
+    ----------
+    instead : str
+        What to do without a network, for the error's text.
+
+    Raises
+    ------
+    InputError
+        Where there is no network, or the file is not what its hash says.
+    """
+    if not path.exists():
+        data = _fetched(url, instead)
+        if not _is(data, sha256):
+            raise InputError(f"{url}: sends another file than it used to; {instead}")
+        _write(path, data)
+    elif not _is(path.read_bytes(), sha256):
+        raise InputError(f"{path}: is damaged, or another file; remove it to download it anew")
+    return path
+
+
+def _is(data: bytes, sha256: str) -> bool:
+    return hashlib.sha256(data).hexdigest() == sha256
+
+
+def _fetched(url: str, instead: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
+            return answer.read(MOST)
+    except (OSError, http.client.HTTPException) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise InputError(f"{url}: cannot be fetched ({reason}); {instead}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
