@@ -7,12 +7,14 @@ import numpy as np
 
 from hesscomp.curvature.chunks import Budget, RowSum, row_values
 from hesscomp.curvature.networks.engine import Engine, Piece
-from hesscomp.curvature.tensorflow import keep_freed_memory, share, tf
+from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
 from hesscomp.problems.problem import ParameterBlock, Problem
 from hesscomp.problems.rows import Rows
+
+FUSED = 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 
 
 class DifferentiableProblem(Problem):
@@ -98,14 +100,18 @@ class DifferentiableProblem(Problem):
         specs = [tf.TensorSpec([self.n], dtype)]
         specs += [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
         specs += [] if V is None else [tf.TensorSpec([V.shape[0], None], V.dtype)]
-        key = (kind, *specs, extra)
+        # Of all ranks' rows, so that it does not depend on their number.
+        made = 1 if V is None else self.rows * self.budget(dtype).row_values * V.shape[1]
+        fuses = made >= FUSED
+        key = (kind, *specs, extra, fuses)
         if key not in self._kernels:
             method = getattr(self.engine, kind)
-            self._kernels[key] = tf.function(
-                lambda *arguments: method(*arguments, *extra),
-                autograph=False,
-                input_signature=specs,
-            )
+
+            def traced(*arguments):
+                with fusing(fuses):
+                    return method(*arguments, *extra)
+
+            self._kernels[key] = tf.function(traced, autograph=False, input_signature=specs)
         return self._kernels[key]
 
     def budget(self, dtype: str) -> Budget:

@@ -2,6 +2,7 @@
 
 from hesscomp.curvature.networks.operation import (
     Operation,
+    Sum,
     add,
     count,
     flatten_rows,
@@ -31,21 +32,17 @@ class Dense(Operation):
     def tangent(self, at):
         (x,), (W, *_), (tx,) = at.inputs, at.parameters, at.t_inputs
         tW, *tb = at.t_parameters
-        out = None
-        if tW is not None:
-            out = tf.matmul(flatten_rows(x), fold(tW))
-        if tx is not None:
-            through = tf.matmul(flatten_rows(tx), W)
-            out = through if out is None else out + tf.reshape(through, tf.shape(out))
         k = next(count(t) for t in (tx, *at.t_parameters) if t is not None)
-        if tb and tb[0] is not None:
-            bias = tf.reshape(tb[0], [-1])
-            shape = [tf.shape(flatten_rows(x))[0], k * W.shape[1]]
-            if out is None:
-                out = tf.broadcast_to(bias, shape)
-            else:
-                out = tf.nn.bias_add(tf.reshape(out, shape), bias)
-        return None if out is None else _rows_like(out, x, [k, W.shape[1]])
+        columns = [k, W.shape[1]]
+        products = []
+        if tW is not None:
+            products.append(_rows_like(tf.matmul(flatten_rows(x), fold(tW)), x, columns))
+        if tx is not None:
+            products.append(_rows_like(tf.matmul(flatten_rows(tx), W), x, columns))
+        bias = tb[0] if tb else None
+        if bias is not None and not products:
+            bias = tf.broadcast_to(bias, tf.concat([tf.shape(x)[:-1], columns], 0))
+        return Sum.of(*products, bias)
 
     def pull(self, at, delta):
         (x,), (W, *_) = at.inputs, at.parameters
@@ -54,12 +51,13 @@ class Dense(Operation):
 
     def pull_tangent(self, at, delta, t_delta):
         (x,), (W, *_), (tW, *_) = at.inputs, at.parameters, at.t_parameters
-        out = tf.matmul(flatten_rows(t_delta), W, transpose_b=True)
+        columns = [count(t_delta), W.shape[0]]
+        out = _rows_like(tf.matmul(flatten_rows(t_delta), W, transpose_b=True), x, columns)
+        more = None
         if delta is not None and tW is not None:
             turned = fold(tf.transpose(tW, [2, 1, 0]))  # (h, k d)
-            more = tf.matmul(flatten_rows(delta), turned)
-            out = out + tf.reshape(more, tf.shape(out))
-        return [_rows_like(out, x, [count(t_delta), W.shape[0]])]
+            more = _rows_like(tf.matmul(flatten_rows(delta), turned), x, columns)
+        return [Sum.of(out, more)]
 
     def gradient(self, at, delta):
         out = [tf.matmul(flatten_rows(at.inputs[0]), flatten_rows(delta), transpose_a=True)]

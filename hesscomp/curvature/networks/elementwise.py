@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 
-from hesscomp.curvature.networks.operation import Operation, add, beside, leading_sum
+from hesscomp.curvature.networks.operation import Operation, add, added, beside, leading_sum
 from hesscomp.curvature.tensorflow import fused, tf
 
 
 class Elementwise(Operation):
     """y = phi(x) for any differentiable phi; phi' and phi'' once for all columns."""
+
+    fuses = True
 
     def __init__(self, function: Callable):
         self.function = function
@@ -24,22 +26,27 @@ class Elementwise(Operation):
         return y
 
     def tangent(self, at):
-        (tx,) = at.t_inputs
-        return None if tx is None else beside(at.memo["slope"]) * tx
+        (tx,) = at.t_sums
+        return None if tx is None else _scaled(at.memo["slope"], tx.terms)
 
     def pull(self, at, delta):
         return [at.memo["slope"] * delta]
 
     def pull_tangent(self, at, delta, t_delta):
-        (tx,), slope, bend = at.t_inputs, at.memo["slope"], at.memo["bend"]
+        (tx,), slope, bend = at.t_sums, at.memo["slope"], at.memo["bend"]
         if delta is None or tx is None or bend is None:
-            return [beside(slope) * t_delta]
-        return [_two_products(slope, t_delta, bend * delta, tx)]
+            return [_scaled(slope, t_delta.terms)]
+        return [_two_scaled(slope, t_delta.terms, bend * delta, tx.terms)]
 
 
 @fused
-def _two_products(a, ta, b, tb):
-    return beside(a) * ta + beside(b) * tb
+def _scaled(a, terms):
+    return beside(a) * added(terms)
+
+
+@fused
+def _two_scaled(a, terms, b, others):
+    return beside(a) * added(terms) + beside(b) * added(others)
 
 
 class Softmax(Operation):

@@ -8,7 +8,7 @@ tangents go upward from the lowest of them, and down to it again.
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.graph import Node
-from hesscomp.curvature.networks.operation import At, add, count
+from hesscomp.curvature.networks.operation import At, Sum, add, count
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -118,11 +118,11 @@ class LayerwiseEngine(NetworkEngine):
         """The output's tangent; each site keeps its inputs' and parameters'."""
         tangents = [None]
         for node, at in zip(self.nodes, sites, strict=True):
-            at.t_inputs = [tangents[i] for i in node.inputs]
+            at.t_sums = [tangents[i] for i in node.inputs]
             at.t_parameters = [self._tangent(V, v, places) for v in node.operation.variables]
-            moving = any(t is not None for t in at.t_inputs + at.t_parameters)
-            tangents.append(node.operation.tangent(at) if moving else None)
-        return tangents[-1]
+            moving = any(t is not None for t in at.t_sums + at.t_parameters)
+            tangents.append(Sum.of(node.operation.tangent(at)) if moving else None)
+        return tangents[-1].total
 
     def _tangent(self, V, variable, places):
         piece = places.get(self.index.get(id(variable)))
@@ -130,7 +130,7 @@ class LayerwiseEngine(NetworkEngine):
 
     def _without_tangents(self, sites):
         for node, at in zip(self.nodes, sites, strict=True):
-            at.t_inputs = [None] * len(node.inputs)
+            at.t_sums = [None] * len(node.inputs)
             at.t_parameters = [None] * len(node.operation.variables)
 
     def _deltas(self, sites, delta, total=None) -> list:
@@ -142,26 +142,29 @@ class LayerwiseEngine(NetworkEngine):
                 continue
             if total is not None:
                 total.add(node.operation, node.operation.gradient(at, delta))
-            self._spread(deltas, node, node.operation.pull(at, delta))
+            for i, gradient in self._asked(node, node.operation.pull(at, delta)):
+                deltas[i] = add(deltas[i], gradient)
         return deltas
 
     def _pulled(self, sites, t_delta, places, deltas=None):
         """The tangents' reverse sweep, down to the lowest operation that moves: (n, k)."""
         total, moving = _Total(self), self._moving(places)
-        t_deltas = [None] * len(sites) + [t_delta]
+        t_deltas = [None] * len(sites) + [Sum(t_delta)]
         for place in range(len(sites), 0, -1):
-            node, at, t_delta = self.nodes[place - 1], sites[place - 1], t_deltas[place]
-            if t_delta is None or not moving[place]:
+            node, at, summed = self.nodes[place - 1], sites[place - 1], t_deltas[place]
+            if summed is None or not moving[place]:
                 continue
-            delta = None if deltas is None else deltas[place]
-            total.add(node.operation, node.operation.gradient_tangent(at, delta, t_delta))
-            self._spread(t_deltas, node, node.operation.pull_tangent(at, delta, t_delta))
-        return total.columns(t_deltas[-1].dtype, count(t_deltas[-1]), places)
+            operation, delta = node.operation, None if deltas is None else deltas[place]
+            if operation.variables:
+                total.add(operation, operation.gradient_tangent(at, delta, summed.total))
+            pulled = operation.pull_tangent(at, delta, summed if operation.fuses else summed.total)
+            for i, gradient in self._asked(node, pulled):
+                t_deltas[i] = Sum.of(t_deltas[i], gradient)
+        return total.columns(t_delta.dtype, count(t_delta), places)
 
-    def _spread(self, deltas, node, gradients):
-        for i, gradient in zip(node.inputs, gradients, strict=True):
-            if i > 0:  # nobody asks for a gradient by the data
-                deltas[i] = add(deltas[i], gradient)
+    def _asked(self, node, gradients) -> list:
+        """A node's inputs and the gradients by them; nobody asks for those by the data."""
+        return [(i, g) for i, g in zip(node.inputs, gradients, strict=True) if i > 0]
 
 
 class _Total:
