@@ -37,10 +37,42 @@ class Budget:
         return -(-k // panels)
 
     def rows(self, rows: int, k: int, itemsize: int) -> int:
-        """Rows in one chunk: as even as they come, and at most half of the memory."""
-        most = int(self.memory / 2 / (self.copies * self.row_values * max(k, 1) * itemsize))
+        """Rows in one chunk: as even as they come, and at most 3/8 of the memory."""
+        most = int(self.memory * 3 / 8 / (self.copies * self.row_values * max(k, 1) * itemsize))
         chunks = -(-rows // min(max(most, 1), rows))
         return -(-rows // chunks)
+
+    @property
+    def kept(self) -> float:
+        """Bytes of what products at one point share: an eighth of the memory."""
+        return self.memory / 8
+
+
+class Kept:
+    """What products at one point share of each chunk of rows, made once as far as memory goes.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(X, y)`` is a chunk's: tensors, nested as you like.
+    most : float
+        Bytes; what goes beyond is made for each product anew.
+    """
+
+    def __init__(self, make: Callable, most: float):
+        self.make, self.left = make, most
+        self.made: dict = {}
+
+    def of(self, chunk: slice, X: tf.Tensor, y: tf.Tensor):
+        key = chunk.start, chunk.stop
+        if key in self.made:
+            return self.made[key]
+        values = self.make(X, y)
+        size = sum(t.shape.num_elements() * t.dtype.size for t in tf.nest.flatten(values))
+        if size <= self.left:
+            self.left -= size
+            self.made[key] = values
+        return values
 
 
 @dataclass(frozen=True)
@@ -50,11 +82,12 @@ class RowSum:
     Attributes
     ----------
     kernel : callable
-        ``kernel(V)(X, y)`` is a chunk's product with V.
+        ``kernel(V)(X, y, kept.of(...))`` is a chunk's product with V.
     X, y : tensors
         The shard's rows.
     n : int
     budget : Budget
+    kept : Kept
     blocks : tuple of slice
         The fixed blocks of rows of the reproducible mode.
     narrowed : callable, optional
@@ -68,6 +101,7 @@ class RowSum:
     n: int
     dtype: tf.DType
     budget: Budget
+    kept: Kept
     blocks: tuple[slice, ...] = ()
     narrowed: Callable | None = None
 
@@ -100,7 +134,8 @@ class RowSum:
             kernel, step = self.kernel(V), self.budget.rows(held, k, V.dtype.size)
             for first in range(rows.start, rows.stop, step):
                 chunk = slice(first, min(first + step, rows.stop))
-                part = kernel(self.X[chunk], self.y[chunk])
+                X, y = self.X[chunk], self.y[chunk]
+                part = kernel(X, y, self.kept.of(chunk, X, y))
                 total = part if total is None else total + part
         return tf.zeros_like(V) if total is None else total
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.curvature.chunks import Budget, RowSum, row_values
+from hesscomp.curvature.chunks import Budget, Kept, RowSum, row_values
 from hesscomp.curvature.networks.engine import Engine, Piece
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
@@ -90,20 +90,20 @@ class DifferentiableProblem(Problem):
             The method's name.
         dtype : str
             Of theta.
-        rows : tuple of tensors
-            Such as it will be called with; their first axis may have any length.
+        rows : tuple of tensors, nested as you like
+            Such as it will be called with, or their specs; first axes may have any length.
         V : (n, k) tensor, optional
             The last argument; of fewer rows where `extra` chooses some parameters.
         extra : tuple
             Hashable; passed on to the method after the tensors.
         """
         specs = [tf.TensorSpec([self.n], dtype)]
-        specs += [tf.TensorSpec([None, *part.shape[1:]], part.dtype) for part in rows]
+        specs += tf.nest.map_structure(_any_rows, list(rows))
         specs += [] if V is None else [tf.TensorSpec([V.shape[0], None], V.dtype)]
         # Of all ranks' rows, so that it does not depend on their number.
         made = 1 if V is None else self.rows * self.budget(dtype).row_values * V.shape[1]
         fuses = made >= FUSED
-        key = (kind, *specs, extra, fuses)
+        key = (kind, *tf.nest.flatten(specs), extra, fuses)
         if key not in self._kernels:
             method = getattr(self.engine, kind)
 
@@ -129,12 +129,19 @@ class DifferentiableProblem(Problem):
         return self.products("hessian", x)
 
     def products(
-        self, kind: str, x: np.ndarray, targets=None, *extra, chosen: tuple[int, ...] | None = None
+        self,
+        kind: str,
+        x: np.ndarray,
+        targets=None,
+        *extra,
+        chosen: tuple[int, ...] | None = None,
+        kept: Kept | None = None,
     ) -> RowSum:
         """An engine's symmetric product at x as this shard's curvature; local.
 
         `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`; `chosen`
-        are the indices of parameter blocks that alone have rows and columns.
+        are the indices of parameter blocks that alone have rows and columns; `kept` is that of
+        another product at x.
         """
         X, y = self.tensors(self.dtype)
         y = y if targets is None else targets
@@ -143,16 +150,20 @@ class DifferentiableProblem(Problem):
             budget = replace(budget, n=sum(self.blocks[i].size for i in chosen))
         options = extra if chosen is None else (*extra, chosen)
 
+        values = self.compiled("values", self.dtype, (X, y), extra=(kind == "hessian",))
+        shape = values.get_concrete_function().structured_outputs
+        kept = kept or Kept(lambda X, y: values(theta, X, y), budget.kept)
+
         def kernel(V):
-            compiled = self.compiled(kind, self.dtype, (X, y), V, options)
-            return lambda X, y: compiled(theta, X, y, V)
+            compiled = self.compiled(kind, self.dtype, (X, y, shape), V, options)
+            return lambda X, y, values: compiled(theta, X, y, values, V)
 
         def narrowed(chosen):
-            return self.products(kind, x, targets, *extra, chosen=chosen)
+            return self.products(kind, x, targets, *extra, chosen=chosen, kept=kept)
 
         blocks = self.blocks_here if self.world.reproducible else ()
         return RowSum(
-            kernel, X, y, budget.n, theta.dtype, budget, blocks,
+            kernel, X, y, budget.n, theta.dtype, budget, kept, blocks,
             narrowed if self.engine.narrows else None,
         )  # fmt: skip
 
@@ -184,3 +195,7 @@ class DifferentiableProblem(Problem):
             total = self.world.sum(self.loss_and_gradient(x))
         total = total / self.rows
         return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
+
+
+def _any_rows(part) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *part.shape[1:]], part.dtype)

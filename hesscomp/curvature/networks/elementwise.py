@@ -22,7 +22,9 @@ class Elementwise(Operation):
                 first.watch(x)
                 y = self.function(x)
             at.memo["slope"] = first.gradient(y, x)
-        at.memo["bend"] = second.gradient(at.memo["slope"], x)  # None where phi is linear in pieces
+        bend = second.gradient(at.memo["slope"], x)
+        if bend is not None:  # phi is not linear in pieces
+            at.memo["bend"] = bend
         return y
 
     def tangent(self, at):
@@ -33,7 +35,7 @@ class Elementwise(Operation):
         return [at.memo["slope"] * delta]
 
     def pull_tangent(self, at, delta, t_delta):
-        (tx,), slope, bend = at.t_sums, at.memo["slope"], at.memo["bend"]
+        (tx,), slope, bend = at.t_sums, at.memo["slope"], at.memo.get("bend")
         if delta is None or tx is None or bend is None:
             return [_scaled(slope, t_delta.terms)]
         return [_two_scaled(slope, t_delta.terms, bend * delta, tx.terms)]

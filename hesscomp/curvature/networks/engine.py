@@ -36,8 +36,15 @@ class Engine(ABC):
         """The sum of the rows' losses and its (n,) gradient."""
 
     @abstractmethod
-    def hessian(self, theta, X, y, V) -> tf.Tensor:
+    def hessian(self, theta, X, y, values, V) -> tf.Tensor:
         """The sum's Hessian times V: (n, k)."""
+
+    def values(self, theta, X, y, reverse: bool):
+        """What products at theta share, to be passed on to them: tensors, nested.
+
+        With `reverse` for `hessian`, without for `gauss_newton`.
+        """
+        return ()
 
 
 class NetworkEngine(Engine):
@@ -58,7 +65,7 @@ class NetworkEngine(Engine):
         """(df/dtheta)^T U: (B, ..., k, C) to (n, k)."""
 
     @abstractmethod
-    def gauss_newton(self, theta, X, y, V, loss: Loss) -> tf.Tensor:
+    def gauss_newton(self, theta, X, y, values, V, loss: Loss) -> tf.Tensor:
         """J^T B J V with B the curvature of `loss` by the output: (n, k)."""
 
 

@@ -31,7 +31,7 @@ class FunctionEngine(Engine):
             loss = self.loss_sum(theta, X, y)
         return loss, tape.gradient(loss, theta, unconnected_gradients=ZERO)
 
-    def hessian(self, theta, X, y, V):
+    def hessian(self, theta, X, y, values, V):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
             _, slope = self.gradient(theta, X, y)
@@ -70,7 +70,7 @@ class GenericEngine(FunctionEngine, NetworkEngine):
         columns = tf.transpose(U, [rank - 2, *range(rank - 2), rank - 1])
         return tf.transpose(_mapped(pull, columns))
 
-    def gauss_newton(self, theta, X, y, V, loss):
+    def gauss_newton(self, theta, X, y, values, V, loss):
         T = self.jacobian(theta, X, V)
         return self.jacobian_transposed(theta, X, loss.curvature(self.output(theta, X), y, T))
 

@@ -1,7 +1,8 @@
 """The layer-wise engine: Pearlmutter's R-operator through a graph, k columns at a time.
 
 A Hessian product is four sweeps over the graph: values forward, tangents forward, and both in
-reverse. The sweeps of values are done once for all columns. For some parameters alone, those of
+reverse. The sweeps of values are done once for all columns, and once for all products at a point
+as far as memory holds them (`values`). For some parameters alone, those of
 tangents go upward from the lowest of them, and down to it again.
 """
 
@@ -58,15 +59,23 @@ class LayerwiseEngine(NetworkEngine):
         self._deltas(sites, self.loss.gradient(output, y), total)
         return loss, total.flat(theta)
 
-    def hessian(self, theta, X, y, V, chosen=None):
-        sites, places = self._values(theta, X), self._places(chosen)
-        T = self._tangents(sites, V, places)
-        output = sites[-1].output
-        deltas = self._deltas(sites, self.loss.gradient(output, y))
-        return self._pulled(sites, self.loss.curvature(output, y, T), places, deltas)
+    def values(self, theta, X, y, reverse):
+        sites, deltas = self._values(theta, X), []
+        if reverse:
+            deltas = self._deltas(sites, self.loss.gradient(sites[-1].output, y))
+        return {
+            "sites": [(at.output, at.memo) for at in sites],
+            "deltas": {i: delta for i, delta in enumerate(deltas) if delta is not None},
+        }
 
-    def gauss_newton(self, theta, X, y, V, loss, chosen=None):
-        sites, places = self._values(theta, X), self._places(chosen)
+    def hessian(self, theta, X, y, values, V, chosen=None):
+        sites, places = self._values(theta, X, values["sites"]), self._places(chosen)
+        T = self._tangents(sites, V, places)
+        t_delta = self.loss.curvature(sites[-1].output, y, T)
+        return self._pulled(sites, t_delta, places, values["deltas"])
+
+    def gauss_newton(self, theta, X, y, values, V, loss, chosen=None):
+        sites, places = self._values(theta, X, values["sites"]), self._places(chosen)
         T = self._tangents(sites, V, places)
         return self._pulled(sites, loss.curvature(sites[-1].output, y, T), places)
 
@@ -98,12 +107,16 @@ class LayerwiseEngine(NetworkEngine):
 
     # The four sweeps
 
-    def _values(self, theta, X) -> list[At]:
+    def _values(self, theta, X, known=None) -> list[At]:
+        """Each operation at theta; `known` are the outputs and memos where they are."""
         values, sites = [X], []
-        for node in self.nodes:
+        for place, node in enumerate(self.nodes):
             parameters = [self._parameter(theta, v) for v in node.operation.variables]
             at = At([values[i] for i in node.inputs], parameters)
-            at.output = node.operation.forward(at)
+            if known is None:
+                at.output = node.operation.forward(at)
+            else:
+                at.output, at.memo = known[place]
             values.append(at.output)
             sites.append(at)
         return sites
@@ -154,7 +167,7 @@ class LayerwiseEngine(NetworkEngine):
             node, at, summed = self.nodes[place - 1], sites[place - 1], t_deltas[place]
             if summed is None or not moving[place]:
                 continue
-            operation, delta = node.operation, None if deltas is None else deltas[place]
+            operation, delta = node.operation, None if deltas is None else deltas.get(place)
             if operation.variables:
                 total.add(operation, operation.gradient_tangent(at, delta, summed.total))
             pulled = operation.pull_tangent(at, delta, summed if operation.fuses else summed.total)
