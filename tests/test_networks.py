@@ -499,6 +499,28 @@ def test_chunks_and_traces(world, problem):
     assert budget.columns(6, 8) == 1 and 1 <= budget.rows(100, 1, 8) < 100
 
 
+@pytest.mark.serial
+def test_fused_arithmetic_and_kept_values(world, monkeypatch):
+    """Compiled or not, the values kept or some of them made anew: the same products."""
+    model = in_float64(graph)
+    X, y = rows(model)
+    V, products = None, []
+    for fused, memory in ((10**12, 1e9), (10**12, 1e5), (0, 1e9)):
+        monkeypatch.setattr("hesscomp.problems.differentiable.FUSED", fused)
+        problem = KerasProblem(
+            model, "softmax-cross-entropy", (X, y), world, dtype="float64", memory=memory
+        )
+        V = np.random.default_rng(1).standard_normal((problem.n, 3)) if V is None else V
+        for operator in (HessianOperator, GaussNewtonOperator):
+            operator = operator(problem, problem.initial)
+            products.append(operator @ V)
+            np.testing.assert_array_equal(operator @ V, products[-1])  # of values that were kept
+            kept = operator._shard.kept
+            assert (len(kept.made) == 1) if memory == 1e9 else (kept.left < 1e4)
+    for mine, first in zip(products[2:], products[:2] * 2, strict=True):
+        assert np.linalg.norm(mine - first) <= 1e-13 * np.linalg.norm(first)
+
+
 def test_reproducible_on_any_number_of_ranks():
     world = World(reproducible=True)
     model = in_float64(mlp)

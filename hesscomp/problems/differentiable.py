@@ -14,7 +14,7 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.problem import ParameterBlock, Problem
 from hesscomp.problems.rows import Rows
 
-FUSED = 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
+FUSED = 5 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 
 
 class DifferentiableProblem(Problem):
