@@ -2,7 +2,7 @@
 
 from hesscomp.curvature.networks.operation import (
     Operation,
-    Sum,
+    Terms,
     add,
     count,
     flatten_rows,
@@ -42,7 +42,7 @@ class Dense(Operation):
         bias = tb[0] if tb else None
         if bias is not None and not products:
             bias = tf.broadcast_to(bias, tf.concat([tf.shape(x)[:-1], columns], 0))
-        return Sum.of(*products, bias)
+        return Terms.of(*products, bias)
 
     def pull(self, at, delta):
         (x,), (W, *_) = at.inputs, at.parameters
@@ -57,7 +57,7 @@ class Dense(Operation):
         if delta is not None and tW is not None:
             turned = fold(tf.transpose(tW, [2, 1, 0]))  # (h, k d)
             more = _rows_like(tf.matmul(flatten_rows(delta), turned), x, columns)
-        return [Sum.of(out, more)]
+        return [Terms.of(out, more)]
 
     def gradient(self, at, delta):
         out = [tf.matmul(flatten_rows(at.inputs[0]), flatten_rows(delta), transpose_a=True)]

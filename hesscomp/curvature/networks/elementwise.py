@@ -28,17 +28,17 @@ class Elementwise(Operation):
         return y
 
     def tangent(self, at):
-        (tx,) = at.t_sums
-        return None if tx is None else _scaled(at.memo["slope"], tx.terms)
+        (tx,) = at.t_terms
+        return None if tx is None else _scaled(at.memo["slope"], tx.parts)
 
     def pull(self, at, delta):
         return [at.memo["slope"] * delta]
 
     def pull_tangent(self, at, delta, t_delta):
-        (tx,), slope, bend = at.t_sums, at.memo["slope"], at.memo.get("bend")
+        (tx,), slope, bend = at.t_terms, at.memo["slope"], at.memo.get("bend")
         if delta is None or tx is None or bend is None:
-            return [_scaled(slope, t_delta.terms)]
-        return [_two_scaled(slope, t_delta.terms, bend * delta, tx.terms)]
+            return [_scaled(slope, t_delta.parts)]
+        return [_two_scaled(slope, t_delta.parts, bend * delta, tx.parts)]
 
 
 @fused

@@ -9,7 +9,7 @@ tangents go upward from the lowest of them, and down to it again.
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.graph import Node
-from hesscomp.curvature.networks.operation import At, Sum, add, count
+from hesscomp.curvature.networks.operation import At, Terms, add, count
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -131,10 +131,10 @@ class LayerwiseEngine(NetworkEngine):
         """The output's tangent; each site keeps its inputs' and parameters'."""
         tangents = [None]
         for node, at in zip(self.nodes, sites, strict=True):
-            at.t_sums = [tangents[i] for i in node.inputs]
+            at.t_terms = [tangents[i] for i in node.inputs]
             at.t_parameters = [self._tangent(V, v, places) for v in node.operation.variables]
-            moving = any(t is not None for t in at.t_sums + at.t_parameters)
-            tangents.append(Sum.of(node.operation.tangent(at)) if moving else None)
+            moving = any(t is not None for t in at.t_terms + at.t_parameters)
+            tangents.append(Terms.of(node.operation.tangent(at)) if moving else None)
         return tangents[-1].total
 
     def _tangent(self, V, variable, places):
@@ -143,7 +143,7 @@ class LayerwiseEngine(NetworkEngine):
 
     def _without_tangents(self, sites):
         for node, at in zip(self.nodes, sites, strict=True):
-            at.t_sums = [None] * len(node.inputs)
+            at.t_terms = [None] * len(node.inputs)
             at.t_parameters = [None] * len(node.operation.variables)
 
     def _deltas(self, sites, delta, total=None) -> list:
@@ -162,17 +162,17 @@ class LayerwiseEngine(NetworkEngine):
     def _pulled(self, sites, t_delta, places, deltas=None):
         """The tangents' reverse sweep, down to the lowest operation that moves: (n, k)."""
         total, moving = _Total(self), self._moving(places)
-        t_deltas = [None] * len(sites) + [Sum(t_delta)]
+        t_deltas = [None] * len(sites) + [Terms(t_delta)]
         for place in range(len(sites), 0, -1):
-            node, at, summed = self.nodes[place - 1], sites[place - 1], t_deltas[place]
-            if summed is None or not moving[place]:
+            node, at, terms = self.nodes[place - 1], sites[place - 1], t_deltas[place]
+            if terms is None or not moving[place]:
                 continue
             operation, delta = node.operation, None if deltas is None else deltas.get(place)
             if operation.variables:
-                total.add(operation, operation.gradient_tangent(at, delta, summed.total))
-            pulled = operation.pull_tangent(at, delta, summed if operation.fuses else summed.total)
-            for i, gradient in self._asked(node, pulled):
-                t_deltas[i] = Sum.of(t_deltas[i], gradient)
+                total.add(operation, operation.gradient_tangent(at, delta, terms.total))
+            taken = terms if operation.fuses else terms.total
+            for i, gradient in self._asked(node, operation.pull_tangent(at, delta, taken)):
+                t_deltas[i] = Terms.of(t_deltas[i], gradient)
         return total.columns(t_delta.dtype, count(t_delta), places)
 
     def _asked(self, node, gradients) -> list:

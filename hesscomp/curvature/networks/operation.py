@@ -22,26 +22,26 @@ from hesscomp.curvature.tensorflow import fused, tf
 Tensors = list[tf.Tensor | None]
 
 
-class Sum:
+class Terms:
     """A tangent as terms that are still to be added: one of its shape, others that broadcast to it.
 
     Whoever needs it as an array takes `total`; what is compiled to one pass over memory (`fused`)
     takes the terms, and adds them on its way.
     """
 
-    def __init__(self, *terms: tf.Tensor):
-        self.terms = terms
+    def __init__(self, *parts: tf.Tensor):
+        self.parts = parts
 
     @classmethod
-    def of(cls, *parts: "Sum | tf.Tensor | None") -> "Sum | None":
-        """The sum of the parts that are not zero."""
-        terms = [t for part in parts for t in (part.terms if isinstance(part, Sum) else (part,))]
-        terms = [term for term in terms if term is not None]
-        return cls(*terms) if terms else None
+    def of(cls, *terms: "Terms | tf.Tensor | None") -> "Terms | None":
+        """All terms that are not zero; None if all are."""
+        lists = [term.parts if isinstance(term, Terms) else (term,) for term in terms]
+        parts = [part for each in lists for part in each if part is not None]
+        return cls(*parts) if parts else None
 
     @cached_property
     def total(self) -> tf.Tensor:
-        return self.terms[0] if len(self.terms) == 1 else _added(self.terms)
+        return self.parts[0] if len(self.parts) == 1 else _added(self.parts)
 
 
 def added(terms) -> tf.Tensor:
@@ -58,8 +58,8 @@ class At:
 
     Attributes
     ----------
-    t_sums : list
-        The inputs' tangents, each a `Sum` or None.
+    t_terms : list
+        The inputs' tangents, each a `Terms` or None.
     memo : dict
         What the operation computed once for all.
     """
@@ -67,14 +67,14 @@ class At:
     inputs: Tensors
     parameters: Tensors
     output: tf.Tensor | None = None
-    t_sums: list[Sum | None] = field(default_factory=list)
+    t_terms: list[Terms | None] = field(default_factory=list)
     t_parameters: Tensors = field(default_factory=list)
     memo: dict = field(default_factory=dict)
 
     @property
     def t_inputs(self) -> Tensors:
         """The inputs' tangents as arrays."""
-        return [None if t is None else t.total for t in self.t_sums]
+        return [None if t is None else t.total for t in self.t_terms]
 
 
 class Operation(ABC):
@@ -87,7 +87,7 @@ class Operation(ABC):
     linear : bool
         Whether it is linear (or affine) in its inputs.
     fuses : bool
-        Whether `pull_tangent` takes `t_delta` as a `Sum`.
+        Whether `pull_tangent` takes `t_delta` as a `Terms`.
     """
 
     variables: tuple = ()
@@ -98,7 +98,7 @@ class Operation(ABC):
         """The output."""
 
     @abstractmethod
-    def tangent(self, at: At) -> Sum | tf.Tensor | None:
+    def tangent(self, at: At) -> Terms | tf.Tensor | None:
         """The output's derivative along the tangents of inputs and parameters."""
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Operation(ABC):
 
     @abstractmethod
     def pull_tangent(self, at: At, delta: tf.Tensor | None, t_delta: tf.Tensor) -> list:
-        """The derivative of `pull` along the tangents: each a tensor, a `Sum` or None."""
+        """The derivative of `pull` along the tangents: each a tensor, a `Terms` or None."""
 
     def gradient(self, at: At, delta: tf.Tensor) -> Tensors:
         """The gradient by each parameter."""
