@@ -501,24 +501,28 @@ def test_chunks_and_traces(world, problem):
 
 @pytest.mark.serial
 def test_fused_arithmetic_and_kept_values(world, monkeypatch):
-    """Compiled or not, the values kept or some of them made anew: the same products."""
+    """Compiled or not, in ragged pieces, values kept or made anew: the same products."""
     model = in_float64(graph)
-    X, y = rows(model)
-    V, products = None, []
-    for fused, memory in ((10**12, 1e9), (10**12, 1e5), (0, 1e9)):
-        monkeypatch.setattr("hesscomp.problems.differentiable.FUSED", fused)
-        problem = KerasProblem(
-            model, "softmax-cross-entropy", (X, y), world, dtype="float64", memory=memory
-        )
-        V = np.random.default_rng(1).standard_normal((problem.n, 3)) if V is None else V
-        for operator in (HessianOperator, GaussNewtonOperator):
-            operator = operator(problem, problem.initial)
-            products.append(operator @ V)
-            np.testing.assert_array_equal(operator @ V, products[-1])  # of values that were kept
-            kept = operator._shard.kept
-            assert (len(kept.made) == 1) if memory == 1e9 else (kept.left < 1e4)
-    for mine, first in zip(products[2:], products[:2] * 2, strict=True):
-        assert np.linalg.norm(mine - first) <= 1e-13 * np.linalg.norm(first)
+    problem = KerasProblem(model, "softmax-cross-entropy", rows(model), world, dtype="float64")
+    x, V = problem.initial, np.random.default_rng(1).standard_normal((problem.n, 3))
+    kinds = HessianOperator, GaussNewtonOperator, MonteCarloFisherOperator
+    whole = [kind(problem, x) for kind in kinds]
+    expected = [operator @ V for operator in whole]
+    for operator, product in zip(whole, expected, strict=True):
+        np.testing.assert_array_equal(operator @ V, product)  # of values that were kept
+    kept = whole[0]._shard.kept
+    assert list(kept.made) == [(0, ROWS)]
+    one_piece = (problem.memory / 8 - kept.left) / 2
+    monkeypatch.setattr("hesscomp.problems.differentiable.FUSED", 0)
+    fused = [kind(problem, x) @ V for kind in kinds]
+    monkeypatch.undo()
+    monkeypatch.setattr(Budget, "rows", lambda *_: 3)
+    monkeypatch.setattr(Budget, "kept", one_piece)
+    pieces = [kind(problem, x) for kind in kinds]
+    ragged = [operator @ V for operator in pieces for _ in range(2)][1::2]
+    assert list(pieces[0]._shard.kept.made) == [(0, 3)]
+    for mine, product in zip([*fused, *ragged], expected * 2, strict=True):
+        assert np.linalg.norm(mine - product) <= 1e-13 * np.linalg.norm(product)
 
 
 def test_reproducible_on_any_number_of_ranks():
