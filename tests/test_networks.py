@@ -525,6 +525,18 @@ def test_fused_arithmetic_and_kept_values(world, monkeypatch):
         assert np.linalg.norm(mine - product) <= 1e-13 * np.linalg.norm(product)
 
 
+@pytest.mark.serial
+def test_an_operator_follows_moving_averages(world):
+    model = in_float64(lambda: sequential((4,), layers.Dense(3), layers.BatchNormalization()))
+    problem = KerasProblem(model, "softmax-cross-entropy", rows(model), world, dtype="float64")
+    operator, V = HessianOperator(problem, problem.initial), np.ones((problem.n, 2))
+    before = operator @ V
+    problem.set_fixed([value + 0.5 for value in problem.fixed])
+    after = HessianOperator(problem, problem.initial) @ V
+    np.testing.assert_allclose(operator @ V, after, rtol=1e-13)
+    assert np.linalg.norm(after - before) > 0.01 * np.linalg.norm(before)
+
+
 def test_reproducible_on_any_number_of_ranks():
     world = World(reproducible=True)
     model = in_float64(mlp)

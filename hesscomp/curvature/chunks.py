@@ -60,8 +60,12 @@ class Kept:
     """
 
     def __init__(self, make: Callable, most: float):
-        self.make, self.left = make, most
-        self.made: dict = {}
+        self.make, self.most = make, most
+        self.forget()
+
+    def forget(self) -> None:
+        """Make everything anew: something else than the point has changed."""
+        self.left, self.made = self.most, {}
 
     def of(self, chunk: slice, X: tf.Tensor, y: tf.Tensor):
         key = chunk.start, chunk.stop

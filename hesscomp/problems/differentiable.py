@@ -1,6 +1,7 @@
 """Problems whose derivatives come from an engine: networks and functions."""
 
 import copy
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -56,6 +57,7 @@ class DifferentiableProblem(Problem):
             for name, piece in zip(names, pieces, strict=True)
         )
         self._kernels: dict = {}
+        self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()  # of the operators that are in use
 
     def sampled(self, fraction: float, seed: int = 0) -> "DifferentiableProblem":
         """This problem over a random sample of its rows, the same on any number of ranks.
@@ -153,6 +155,7 @@ class DifferentiableProblem(Problem):
         values = self.compiled("values", self.dtype, (X, y), extra=(kind == "hessian",))
         shape = values.get_concrete_function().structured_outputs
         kept = kept or Kept(lambda X, y: values(theta, X, y), budget.kept)
+        self._kept.add(kept)
 
         def kernel(V):
             compiled = self.compiled(kind, self.dtype, (X, y, shape), V, options)

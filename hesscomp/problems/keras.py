@@ -111,6 +111,8 @@ class KerasProblem(DifferentiableProblem):
         values = self.fixed if values is None else values
         for variable, value in zip(fixed_variables(self.model), values, strict=True):
             variable.assign(value)
+        for kept in self._kept:
+            kept.forget()
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """The model's output for rows X at the parameters x, in float64; local."""

@@ -167,7 +167,7 @@ class Scale(Operation):
 class MovingScale(Operation):
     """y = (x - mean) / sqrt(variance + epsilon), batch normalisation in inference.
 
-    Mean and variance are variables that nothing is differentiated by, read anew for each product.
+    Mean and variance are variables that nothing is differentiated by; `set_fixed` changes them.
     """
 
     linear = True
