@@ -232,21 +232,8 @@ def load_factor(path: str | os.PathLike, world=None) -> LowRank:
 
 
 def _checked_read(path, world) -> LowRank:
-    with checked_reading(path, "factor file") as file:
+    with CheckedFile(path, "factor file") as file:
         return read_group(file, world)
-
-
-@contextmanager
-def checked_reading(path: str | os.PathLike, what: str) -> Iterator[CheckedFile]:
-    """An open file of ours; whatever is wrong in it is an InputError that names it."""
-    with CheckedFile(path, what) as file:
-        try:
-            yield file
-        except InputError:
-            raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            text = " ".join(str(error).split())
-            raise InputError(f"{path}: cannot be read as a {what} ({text})") from error
 
 
 def load_parameters(path: str | os.PathLike) -> np.ndarray:

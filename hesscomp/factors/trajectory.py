@@ -13,7 +13,6 @@ import numpy as np
 
 from hesscomp.factors.hdf5 import (
     TRAJECTORY,
-    checked_reading,
     count,
     kind_of,
     read_group,
@@ -76,7 +75,7 @@ def load_trajectory(path: str | os.PathLike) -> Trajectory:
     InputError
         As `load_factor`.
     """
-    with checked_reading(path, "trajectory file") as file:
+    with CheckedFile(path, "trajectory file") as file:
         if kind_of(file) != TRAJECTORY:
             file.refuse(f"its kind is {kind_of(file)!r}, not {TRAJECTORY!r}; read it as a factor")
         labels = _labels(file, count(file, "count"))
@@ -95,5 +94,5 @@ def _labels(file: CheckedFile, size: int) -> tuple[str, ...]:
 
 def is_trajectory(path: str | os.PathLike) -> bool:
     """Whether a file of ours holds a trajectory; errors as `load_factor`."""
-    with checked_reading(path, "factor file") as file:
+    with CheckedFile(path, "factor file") as file:
         return kind_of(file) == TRAJECTORY

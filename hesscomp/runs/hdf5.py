@@ -1,12 +1,16 @@
 """HDF5 objects from files that are not trusted."""
 
 import copy
+import io
 import os
+import struct
 
 import h5py
 
-from hesscomp.errors import InputError
+from hesscomp.errors import HesscompError, InputError
 
+HEAP = b"GCOL"
+OBJECT = struct.Struct("<H6xQ")  # the head of an object in a heap: index, length
 MAX_COMPRESSION = 1100  # deflate cannot shrink further: a larger claim is a forged size
 
 
@@ -15,27 +19,39 @@ class CheckedFile:
 
     Objects are reached by hard links only and data must lie in the file itself, so that reading a
     file never opens another; sizes are compared with the file's own length before anything is
-    allocated.
+    allocated; heaps are walked before the HDF5 library does. As a context manager it closes the
+    file, and what goes wrong meanwhile is an InputError that names it: h5py raises nearly anything.
     """
 
     def __init__(self, path: str | os.PathLike, what: str = "data file"):
         self.path, self.what = path, what
         try:
-            self.file = h5py.File(path, "r")
+            self.stream = _Stream(path)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except IsADirectoryError:
             raise InputError(f"{path}: is a folder, not a {what}") from None
         except OSError as error:
-            text = " ".join(str(error).split())
-            raise InputError(f"{path}: cannot be read as a {what} ({text})") from error
-        self.size = os.path.getsize(path)
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        self.size = os.fstat(self.stream.fileno()).st_size
+        try:
+            self.file = h5py.File(self.stream, "r")
+        except Exception as error:
+            self.stream.close()
+            raise self._damaged(error) from error
 
     def __enter__(self) -> "CheckedFile":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, error, trace) -> None:
         self.file.close()
+        self.stream.close()
+        if isinstance(error, Exception) and not isinstance(error, HesscompError | MemoryError):
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> InputError:
+        text = " ".join(str(error).split())
+        return InputError(f"{self.path}: cannot be read as a {self.what} ({text})")
 
     def refuse(self, reason: str):
         """Raise InputError with the file's name and `reason`."""
@@ -77,3 +93,38 @@ class CheckedFile:
         if kinds is not None and found.dtype.kind not in kinds:
             self.refuse(f"/{name} has type {found.dtype}, not numbers of the kind expected")
         return found
+
+
+class _Stream(io.FileIO):
+    """A file as the HDF5 library reads it: piece by piece, global heaps checked on the way.
+
+    In a global heap, which holds the texts of variable length, an object of size zero keeps the
+    library (1.14.6) busy without end.
+    """
+
+    def readinto(self, buffer) -> int:
+        at, view, done = self.tell(), memoryview(buffer), 0
+        while done < len(view) and (got := super().readinto(view[done:])):
+            done += got
+        if view[:4] == HEAP and not self._heap_is_sound(at):
+            raise InputError(f"{self.name}: its heap of texts is damaged; fetch or write it again")
+        return done
+
+    def _heap_is_sound(self, start: int) -> bool:
+        """Whether the collection at `start` is a chain of objects from its begin to its end.
+
+        "The HDF5 File Format Specification", version 3.0, III.E.
+        """
+        end = os.fstat(self.fileno()).st_size - start
+        head = os.pread(self.fileno(), OBJECT.size, start)
+        _, size = struct.unpack("<8sQ", head.ljust(OBJECT.size, b"\0"))
+        if size > end:
+            return False
+        data, at = os.pread(self.fileno(), size, start), OBJECT.size
+        while at + OBJECT.size <= len(data):
+            index, length = OBJECT.unpack_from(data, at)
+            length = length if index == 0 else OBJECT.size + -(-length // 8) * 8  # 0: free space
+            if not OBJECT.size <= length <= size - at:
+                return False
+            at += length
+        return True

@@ -1,0 +1,90 @@
+"""What a reader may do with any file: give a value, or one line that names the file."""
+
+import logging
+import resource
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hesscomp.errors import InputError
+
+SPARE = 2**26  # bytes that reading may take beside what the file's own length explains
+EXPANSION = 1200  # times the file's length: what its data may take unpacked, and a little more
+PAGE = resource.getpagesize()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a reader did and must not do.
+
+    Attributes
+    ----------
+    where : str
+        Kind and place; the same for the same mistake.
+    text : str
+        All that is known, for people.
+    """
+
+    where: str
+    text: str
+
+
+def judge(read: Callable[[Path], object], path: Path) -> Finding | None:
+    """Let `read` read a file with little memory; None if it did well.
+
+    It does well if it returns, or raises InputError or OSError with one line that names the file
+    (of several, any).
+    """
+    try:
+        with_little_memory(read, path)
+    except (InputError, OSError) as error:
+        line = _line(error)
+        if "\n" in line or not line.isprintable():
+            return Finding(f"not one printable line: {_place(error)}", repr(line))
+        if path.name.partition(".")[0] not in line:
+            return Finding(f"does not name the file: {_place(error)}", line)
+        return None
+    except BaseException as error:
+        return Finding(f"{type(error).__name__}: {_place(error)}", traceback.format_exc())
+    return None
+
+
+def with_little_memory(read: Callable[[Path], object], path: Path) -> object:
+    """``read(path)``, its address space limited by the file's length."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as stream:
+        used = int(stream.read().split()[0]) * PAGE
+    limit = used + SPARE + EXPANSION * path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        return read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, hard))
+
+
+def _line(error: Exception) -> str:
+    """What the command line would print of it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost lines of hesscomp and of all."""
+    while error.__cause__ is not None and not isinstance(error, InputError):
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/hesscomp/" in frame.filename]
+    places = dict.fromkeys(f"{Path(f.filename).name}:{f.lineno}" for f in (ours[-1:] + frames[-1:]))
+    return " ".join(places)
+
+
+def keep_quiet() -> None:
+    """No logging, no warnings: only errors count."""
+    logging.disable(logging.CRITICAL)
+    if not sys.warnoptions:
+        import warnings
+
+        warnings.simplefilter("ignore")

@@ -1,0 +1,345 @@
+"""Every reader of files that hesscomp has, with small valid files, and ways to change them.
+
+TensorFlow is loaded only by the readers of Keras' files.
+"""
+
+import gzip
+import io
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import h5py
+import numpy as np
+import scipy.sparse
+
+from fuzzing.mutations import (
+    PACKERS,
+    Mutation,
+    bytewise,
+    hdf5_objects,
+    json_tree,
+    lines,
+    numpy_header,
+    packed,
+    zipped,
+)
+from hesscomp.cli.tables import factor_table, trajectory_table
+from hesscomp.datasets import load_dataset
+from hesscomp.factors import (
+    Certificate,
+    LowRank,
+    Provenance,
+    is_trajectory,
+    load_factor,
+    load_trajectory,
+    save_factor,
+    trajectory_writer,
+)
+from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.factors.slabs import slab_path, virtual_rows, write_slab
+from hesscomp.parallel.world import World
+from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
+from hesscomp.runs.history import History
+from hesscomp.runs.report import read_json, write_json
+
+STEM = "crafted"  # of all files' names: an error that holds it names the file
+RANDOM = np.random.default_rng(0)
+X, Y = RANDOM.standard_normal((7, 3)).round(2), np.array([0, 1, 1, 0, 1, 0, 1])
+N, RANK = 12, 4
+RUN = "0badf00d"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader of one kind of file.
+
+    Attributes
+    ----------
+    file : str
+        The file's name, which begins with `STEM`.
+    read : callable
+        Reads the file at a path as the commands do.
+    seeds : callable
+        Valid files, as bytes.
+    mutations : tuple of Mutation
+        What changes the inside of a file of this kind.
+    sound : bool
+        Whether they need a sound file: HDF5 ones are made with its library.
+    beside : callable
+        Writes what lies beside the file, given its path.
+    """
+
+    file: str
+    read: Callable[[Path], object]
+    seeds: Callable[[], list[bytes]]
+    mutations: tuple[Mutation, ...] = ()
+    sound: bool = False
+    beside: Callable[[Path], object] = lambda path: None
+
+
+@cache
+def world() -> World:
+    return World.serial()
+
+
+def written(*writers: Callable[[Path], object], file: str = STEM) -> list[bytes]:
+    """What each writer writes."""
+    seeds = []
+    for write in writers:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / file
+            write(path)
+            seeds.append(path.read_bytes())
+    return seeds
+
+
+# Data
+
+
+def dataset(path: Path):
+    return load_dataset(path, world(), targets="signs")
+
+
+def classes(path: Path):
+    return load_dataset(path, world())
+
+
+def libsvm() -> list[bytes]:
+    rows = zip(Y, X, strict=True)
+    full = [" ".join([str(y), *(f"{i + 1}:{v}" for i, v in enumerate(x))]) for y, x in rows]
+    wide = "+1 qid:1 3:1 70000:2 # note\n-1 1:0.5\n# comment\n\n-1\n"
+    return ["\n".join(full).encode(), wide.encode(), b"0 0:1 2:-3e5\r\n1 1:4 0:1e-300\r\n"]
+
+
+def csv() -> list[bytes]:
+    rows = [",".join(map(str, [*x, y])) for x, y in zip(X, Y, strict=True)]
+    words = '# note\na;"b c";label\n1;2;yes\n\n3;4e-5;"no"\n'
+    return ["\n".join(["a,b,c,label", *rows]).encode(), words.encode(), b"\xef\xbb\xbfa\ty\n1\t1\n"]
+
+
+def hdf5() -> list[bytes]:
+    def dense(path):
+        with h5py.File(path, "w") as file:
+            file["X"], file["y"] = X, Y
+
+    def packed_texts(path):
+        with h5py.File(path, "w") as file:
+            file.create_dataset("X", data=X.astype("f4"), chunks=(2, 3), compression="gzip")
+            file["y"] = np.where(Y > 0, b"yes", b"no")
+
+    def sparse(path):
+        A = scipy.sparse.csr_array(X * (X > 0.5))
+        with h5py.File(path, "w", libver="latest") as file:
+            file["X/data"], file["X/indices"], file["X/indptr"] = A.data, A.indices, A.indptr
+            file["X"].attrs["shape"] = A.shape
+            file["y"] = Y
+
+    return written(dense, packed_texts, sparse)
+
+
+def npz() -> list[bytes]:
+    A = scipy.sparse.csr_array(X * (X > 0.5))
+    parts = {"data": A.data, "indices": A.indices, "indptr": A.indptr, "shape": A.shape}
+    files = []
+    for save, arrays in (
+        (np.savez, {"X": X, "y": Y}),
+        (np.savez_compressed, {"X": np.asfortranarray(X, "f4"), "y": Y > 0}),
+        (np.savez, {**parts, "format": b"csr", "y": Y}),
+    ):
+        stream = io.BytesIO()
+        save(stream, **arrays)
+        files.append(stream.getvalue())
+    return files
+
+
+def npy_bytes(array) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def idx_bytes(kind: int, array) -> bytes:
+    shape = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return bytes([0, 0, kind, array.ndim]) + shape + array.tobytes()
+
+
+PIXELS = np.arange(7 * 2 * 3).reshape(7, 2, 3).astype("u1")
+IMAGES, LABELS = f"{STEM}-images-idx3-ubyte", f"{STEM}-labels-idx1-ubyte"
+
+
+def idx() -> list[bytes]:
+    return [idx_bytes(8, PIXELS), idx_bytes(13, X.astype(">f4")), idx_bytes(12, Y.astype(">i4"))]
+
+
+def labels_beside(path: Path) -> None:
+    path.with_name(LABELS).write_bytes(idx_bytes(8, Y.astype("u1")))
+
+
+def images_beside(path: Path) -> None:
+    path.with_name(IMAGES).write_bytes(idx_bytes(8, PIXELS))
+
+
+# Factors, trajectories, points
+
+
+def factor(n: int = N, rank: int = RANK) -> LowRank:
+    U = np.linalg.qr(np.random.default_rng(1).standard_normal((n, rank)))[0]
+    certificate = Certificate(
+        0.1, 4.0, 0.5, True, "probes", np.full(rank, 1e-3), np.ones(rank, "?")
+    )
+    provenance = Provenance(problem="tést", operator="H", ridge=1e-3, seed=0, seconds=0.5)
+    blocks = (("kernel", (n // 2, 1), 0), ("bias", (n - n // 2,), n // 2))
+    w = np.arange(rank, 0, -1.0)
+    return LowRank(w, U, certificate, provenance, np.ones(n), blocks)
+
+
+def factors() -> list[bytes]:
+    return written(
+        lambda path: save_factor(factor(), path),
+        lambda path: save_factor(factor(), path, dtype="float32", compress=True),
+        lambda path: save_factor(LowRank(np.ones(0), np.ones((3, 0)), Certificate(0.0, 1.0)), path),
+    )
+
+
+RANGES = [(0, 5), (5, N)]
+
+
+def in_slabs() -> list[bytes]:
+    def write(path):
+        save_factor(factor(), path)
+        with h5py.File(path, "r+") as file:
+            del file["eigenvectors"]
+            layout = virtual_rows(path, RUN, RANGES, RANK, "f8")
+            file.create_virtual_dataset("eigenvectors", layout, np.nan)
+
+    return written(write, file=f"{STEM}.h5")
+
+
+def slabs_beside(path: Path) -> None:
+    for rank, (start, stop) in enumerate(RANGES):
+        slab = slab_path(path.with_name(f"{STEM}.h5"), RUN, rank)
+        slab.unlink(missing_ok=True)
+        write_slab(slab, factor().eigenvectors[start:stop], start, N)
+
+
+def master_beside(path: Path) -> None:
+    slabs_beside(path)
+    path.with_name(f"{STEM}.h5").write_bytes(in_slabs()[0])
+
+
+def slab() -> list[bytes]:
+    return written(lambda path: write_slab(path, factor().eigenvectors[:5], 0, N))
+
+
+def trajectories() -> list[bytes]:
+    def write(path):
+        with trajectory_writer(path) as add:
+            add("first", factor())
+            add("second", factor(N, 2))
+
+    return written(write)
+
+
+def inspect(path: Path) -> str:
+    """As `hesscomp inspect`."""
+    if is_trajectory(path):
+        return trajectory_table(load_trajectory(path), 10)
+    return factor_table(load_factor(path), 10)
+
+
+def rows_of_ranks(path: Path) -> str:
+    """As a command that was given a known factor in the row layout."""
+    load_factor(path.with_name(f"{STEM}.h5"), world())
+    return inspect(path.with_name(f"{STEM}.h5"))
+
+
+def point(path: Path):
+    """As `--at`, of a problem without a network."""
+    return is_keras_file(path) or load_point(path, N)
+
+
+# Runs
+
+
+def checkpoints() -> list[bytes]:
+    rows = [{"step": float(i), "objective": 1.0 / (i + 1)} for i in range(3)]
+    saved = Checkpoint(
+        3,
+        {"x": np.ones(N), "best": np.zeros(N), "gradient": np.ones(N)},
+        {"momentum": np.ones(N), "damping": 0.5, "count": 3},
+        {"radius": 0.5},
+        {"optimizer": "newton-cg", "seconds": 1.5, "passes": 3},
+        History(rows, [(2, "recovered")]),
+    )
+    return written(lambda path: save_checkpoint(saved, path.parent), file=NAME)
+
+
+def reports() -> list[bytes]:
+    names = ("iteration", "passes", "gradient_norm", "objective", "cg_iterations", "step")
+    rows = [
+        dict.fromkeys((*names, "columns", "seconds", "full_objective"), i + 0.5) for i in (0, 1)
+    ]
+    report = {"command": "newton", "data": "adult", "history": rows, "problem": "p", "events": []}
+    return [*written(lambda path: write_json(path, report)), b'{"history": []}']
+
+
+def report(path: Path):
+    return read_json(path)
+
+
+HDF5 = {"mutations": (hdf5_objects,), "sound": True}
+
+READERS = {
+    "libsvm": Reader(f"{STEM}.svm", dataset, libsvm, (lines,)),
+    "csv": Reader(f"{STEM}.csv", dataset, csv, (lines,)),
+    **{
+        f"{kind}{ending}": Reader(
+            f"{STEM}.{kind}{ending}",
+            dataset,
+            lambda ending=ending, seeds=seeds: [PACKERS[ending][1](data) for data in seeds()],
+            (packed(ending, lines), packed(ending, bytewise)),
+        )
+        for kind, ending, seeds in (
+            ("csv", ".gz", csv),
+            ("svm", ".bz2", libsvm),
+            ("csv", ".xz", csv),
+        )
+    },
+    "hdf5": Reader(f"{STEM}.h5", dataset, hdf5, **HDF5),
+    "npz": Reader(f"{STEM}.npz", dataset, npz, (zipped(numpy_header), zipped(bytewise))),
+    "npy": Reader(f"{STEM}.npy", dataset, lambda: [npy_bytes(np.c_[X, Y])], (numpy_header,)),
+    "idx": Reader(IMAGES, classes, idx, beside=labels_beside),
+    "idx.gz": Reader(
+        f"{IMAGES}.gz",
+        classes,
+        lambda: [gzip.compress(data, mtime=0) for data in idx()],
+        (packed(".gz", bytewise),),
+        beside=lambda path: path.with_name(f"{LABELS}.gz").write_bytes(
+            gzip.compress(idx_bytes(8, Y.astype("u1")))
+        ),
+    ),
+    "idx-labels": Reader(
+        LABELS,
+        lambda path: classes(path.with_name(IMAGES)),
+        lambda: [idx_bytes(8, Y.astype("u1")), idx_bytes(14, Y.astype(">f8"))],
+        beside=images_beside,
+    ),
+    "factor": Reader(f"{STEM}.h5", inspect, factors, **HDF5),
+    "factor-in-slabs": Reader(f"{STEM}.h5", rows_of_ranks, in_slabs, beside=slabs_beside, **HDF5),
+    "slab": Reader(f"{STEM}.h5.{RUN}.0.slab", rows_of_ranks, slab, beside=master_beside, **HDF5),
+    "trajectory": Reader(f"{STEM}.h5", inspect, trajectories, **HDF5),
+    "checkpoint": Reader(
+        f"{STEM}/{NAME}", lambda path: load_checkpoint(path.parent), checkpoints, **HDF5
+    ),
+    "point.npy": Reader(
+        f"{STEM}.npy",
+        point,
+        lambda: [npy_bytes(np.ones(N)), npy_bytes(np.arange(N))],
+        (numpy_header,),
+    ),
+    "point.h5": Reader(f"{STEM}.h5", point, factors, **HDF5),
+    "report": Reader(f"{STEM}.json", report, reports, (json_tree, lines)),
+}
