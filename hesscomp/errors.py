@@ -1,10 +1,21 @@
 """The errors that hesscomp raises on purpose; each carries one clear line for the user."""
 
+from collections.abc import Iterable
+
+SHOWN = 20  # of names in a message
+
 
 def one_line(text: str) -> str:
     """A text without line breaks and control characters: it may quote what a file holds."""
     marks = (mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
     return "".join(" " if mark in ("\\n", "\\r", "\\t") else mark for mark in marks)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first of some names, in words."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(name[:40] for name in names[:SHOWN]) + more
 
 
 class HesscompError(Exception):

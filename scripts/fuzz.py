@@ -32,7 +32,7 @@ from random import Random
 LIMIT = 5.0  # seconds of processor time that one file may take
 STARVED = 60.0  # seconds that it may take by the clock
 MOST_CRASHES = 20  # after which a reader is given up
-MAX_LENGTH = 2**18
+MAX_LENGTH = 2**15
 
 
 @dataclass
@@ -294,7 +294,7 @@ class Worker:
             return self.mutate(bytes(data), Random(seed), other)[:longest]
 
         flags = [
-            *(f"-max_len={MAX_LENGTH}", "-len_control=0", "-rss_limit_mb=0", "-timeout=1000000"),
+            *(f"-max_len={MAX_LENGTH}", "-mutate_depth=1", "-rss_limit_mb=0", "-timeout=1000000"),
             *(f"-seed={self.options.seed % 2**31 + 1}", "-print_final_stats=1"),
             f"-max_total_time={max(int(self.ends - time.monotonic()), 1)}",
             *([f"-runs={self.options.inputs}"] if self.options.inputs is not None else []),

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hesscomp.analysis.energy import block_energy
-from hesscomp.errors import InputError
 from hesscomp.factors import Comparison, LowRank, Provenance, Trajectory
 from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.runs.files import atomic_path, check_picture_name
@@ -237,20 +236,15 @@ def plot_comparison(
     save_figure(figure, path)
 
 
+CONVERGENCE = ("iteration", "passes", "gradient_norm", "objective", "cg_iterations")
+
+
 def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -> None:
     """Gradient norm and distance to the last objective, against iterations and data passes.
 
     `history` holds the rows of a Newton report.
     """
-    try:
-        iteration, passes, norm, objective, cg = (
-            np.array([float(row[key]) for row in history])
-            for key in ("iteration", "passes", "gradient_norm", "objective", "cg_iterations")
-        )
-        if not len(iteration):
-            raise ValueError("it is empty")
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the history cannot be drawn: {error}") from error
+    iteration, passes, norm, objective, cg = (_column(history, name) for name in CONVERGENCE)
     gap = objective - objective.min()
     figure, (left, right) = make_figure(2)
     left.semilogy(iteration, norm, "o-", color=BLUE, label=r"$\|g\|_2$")
@@ -272,7 +266,7 @@ def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -
     right.set_xlabel("passes over the data")
     right.set_ylabel(r"$\|g\|_2$")
     right.set_title("By cost")
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     save_figure(figure, path)
 
 
@@ -282,6 +276,7 @@ COSTS = {
     "columns": "product columns",
     "seconds": "seconds",
 }
+RUN = (*COSTS, "objective", "full_objective")
 
 
 def plot_run(history: list[dict], path: str | os.PathLike, title: str) -> None:
@@ -290,13 +285,8 @@ def plot_run(history: list[dict], path: str | os.PathLike, title: str) -> None:
     `history` holds the rows that `hesscomp.optimizers.loop.train` wrote; objectives over all rows
     are marked where gradients are of batches.
     """
-    try:
-        costs = {name: _numbers(history, name) for name in COSTS}
-        objective, whole = _numbers(history, "objective"), _numbers(history, "full_objective")
-        if not len(objective):
-            raise ValueError("it is empty")
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the history cannot be drawn: {error}") from error
+    costs = {name: _column(history, name) for name in COSTS}
+    objective, whole = _column(history, "objective"), _column(history, "full_objective")
     known = np.isfinite(whole)
     batches = not np.array_equal(objective[known], whole[known])
     figure, axes = make_figure(len(costs))
@@ -315,9 +305,8 @@ def plot_run(history: list[dict], path: str | os.PathLike, title: str) -> None:
     save_figure(figure, path)
 
 
-def _numbers(history: list[dict], name: str) -> np.ndarray:
-    """One number of each row; NaN where it is null."""
-    return np.array([np.nan if row[name] is None else float(row[name]) for row in history])
+def _column(history: list[dict], name: str) -> np.ndarray:
+    return np.array([row[name] for row in history], dtype=np.float64)
 
 
 def _index(factor: LowRank) -> np.ndarray:

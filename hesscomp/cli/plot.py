@@ -19,16 +19,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     check_picture_name(options.out)
     check_writable(options.out)
-    from hesscomp.analysis.plots import plot_convergence, plot_run, plot_spectrum, plot_trajectory
+    from hesscomp.analysis.plots import (
+        CONVERGENCE,
+        RUN,
+        plot_convergence,
+        plot_run,
+        plot_spectrum,
+        plot_trajectory,
+    )
     from hesscomp.factors import is_trajectory, load_factor, load_trajectory
 
     if Path(options.file).is_dir():
-        report = read_json(Path(options.file) / "history.json")
+        report = read_json(Path(options.file) / "history.json", RUN)
         title = f"{report.get('problem')}: {report.get('optimizer')}"
         plot_run(report["history"], options.out, title)
     elif options.file.endswith(".json"):
-        report = read_json(options.file)
-        plot_convergence(report["history"], options.out, report.get("data", options.file))
+        report = read_json(options.file, CONVERGENCE)
+        plot_convergence(report["history"], options.out, str(report.get("data", options.file)))
     elif is_trajectory(options.file):
         plot_trajectory(load_trajectory(options.file), options.out)
     else:

@@ -5,11 +5,12 @@ import io
 
 import numpy as np
 
-from hesscomp.datasets.text import MAX_LINE, TextSource, shown
-from hesscomp.errors import InputError
+from hesscomp.datasets.text import TextSource, shown
+from hesscomp.errors import InputError, some
 from hesscomp.runs.memory import aligned_empty
 
 SEPARATORS = ",;\t"
+MAX_HEADER = 2**24
 
 
 class CsvSource(TextSource):
@@ -19,8 +20,10 @@ class CsvSource(TextSource):
         super().__init__(path, label, rank, size)
         header = b""
         with self._stream() as stream:
-            while line := stream.readline(MAX_LINE):
+            while line := stream.readline(MAX_HEADER):
                 self.begin += len(line)
+                if len(line) == MAX_HEADER:
+                    raise InputError(f"{path}: has a line of over {MAX_HEADER} bytes at its head")
                 if (header := line.strip()) and header[:1] != b"#":
                     break
         try:
@@ -39,7 +42,7 @@ class CsvSource(TextSource):
             raise InputError(f"{path}: has a single column; it needs features and a label")
         if label is not None and names.count(label) != 1:
             found = "more than one column is" if label in names else "no column is"
-            raise InputError(f"{path}: {found} named {label!r}; it has {', '.join(names)}")
+            raise InputError(f"{path}: {found} named {label!r}; it has {some(names)}")
         self.at = len(names) - 1 if label is None else names.index(label)
         self.columns = tuple(names[: self.at] + names[self.at + 1 :])
 
@@ -57,7 +60,7 @@ class CsvSource(TextSource):
 
     def _parse_slowly(self, lines, row):
         """Rows that are not all numbers: labels in words, or an error to be named."""
-        X, labels = np.empty((len(lines), len(self.columns))), []
+        X, labels = [], []
         for i, line in enumerate(lines):
             try:
                 cells = self._cells(line.decode())
@@ -72,12 +75,12 @@ class CsvSource(TextSource):
             if not labels[-1]:
                 self.refuse(row + i, " has no label; mend or remove it")
             try:
-                X[i] = cells
+                X.append(np.array(cells, dtype=np.float64))
             except ValueError:
-                X[i] = np.nan
-            if not np.isfinite(X[i]).all() or any("_" in cell for cell in cells):
                 self._refuse_cell(row + i, cells)
-        return X, np.array(labels)
+            if not np.isfinite(X[-1]).all() or any("_" in cell for cell in cells):
+                self._refuse_cell(row + i, cells)
+        return np.array(X), np.array(labels)
 
     def _refuse_cell(self, row: int, cells: list[str]):
         for column, cell in zip(self.columns, cells, strict=True):

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.datasets.arrays import ArraySource, StoredRows
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, some
 from hesscomp.runs.hdf5 import MAX_COMPRESSION
+from hesscomp.runs.npy import mapped, mapped_npy, read_header
 
 LOCAL_HEADER = 30  # bytes of a zip member's fixed local header; two lengths stand at its end
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class NpzSource(ArraySource):
@@ -25,9 +25,7 @@ class NpzSource(ArraySource):
 
             def array(name: str) -> np.ndarray:
                 if name not in members:
-                    raise InputError(
-                        f"{self.path}: has no array {name!r}; it has {', '.join(members)}"
-                    )
+                    raise InputError(f"{self.path}: has no array {name!r}; it has {some(members)}")
                 return _member(self.path, archive, members[name])
 
             y = array(self.label or "y")
@@ -47,9 +45,9 @@ class NpySource(ArraySource):
     label_is_file = True
 
     def stored(self) -> StoredRows:
-        table = _mapped_npy(self.path)
+        table = mapped_npy(self.path)
         if self.label is not None:
-            return StoredRows(self.path, table, _mapped_npy(Path(self.label)))
+            return StoredRows(self.path, table, mapped_npy(Path(self.label)))
         if table.ndim != 2 or table.shape[1] < 2:
             raise InputError(
                 f"{self.path}: has shape {table.shape}; store rows with the label as last column"
@@ -59,10 +57,12 @@ class NpySource(ArraySource):
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """An array of the archive: mapped where it is stored plainly, else unpacked."""
-    if info.file_size > MAX_COMPRESSION * max(info.compress_size, 1):
+    if info.file_size > MAX_COMPRESSION * max(min(info.compress_size, path.stat().st_size), 1):
         raise InputError(f"{path}: {info.filename} claims {info.file_size} bytes unpacked")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(f"{path}: {info.filename} is packed in a way that NumPy does not write")
     with archive.open(info) as stream:
-        shape, fortran, dtype = _header(path, info.filename, stream, info.file_size)
+        shape, fortran, dtype = read_header(path, info.filename, stream, info.file_size)
         if info.compress_type != zipfile.ZIP_STORED:
             values = np.frombuffer(stream.read(), dtype, count=math.prod(shape))
             return values.reshape(shape, order="F" if fortran else "C")
@@ -71,30 +71,4 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.n
         raw.seek(info.header_offset)
         header = raw.read(LOCAL_HEADER)
     before = sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28)) + LOCAL_HEADER
-    return _mapped(path, dtype, info.header_offset + before + inside, shape, fortran)
-
-
-def _mapped_npy(path: Path) -> np.ndarray:
-    with open(path, "rb") as stream:
-        shape, fortran, dtype = _header(path, path.name, stream, path.stat().st_size)
-        return _mapped(path, dtype, stream.tell(), shape, fortran)
-
-
-def _header(path: Path, name: str, stream, length: int):
-    """Shape, order and type of an array stored in `length` bytes, which must hold it."""
-    version = np.lib.format.read_magic(stream)
-    if version not in HEADERS:
-        raise InputError(f"{path}: {name} is of NPY version {version}, not of plain numbers")
-    shape, fortran, dtype = HEADERS[version](stream)
-    if dtype.hasobject:
-        raise InputError(f"{path}: {name} holds Python objects, which are never read")
-    needed, there = dtype.itemsize * math.prod(shape), length - stream.tell()
-    if needed > there or min(shape, default=0) < 0:
-        raise InputError(f"{path}: {name} is cut short: {there} bytes of {needed}")
-    return shape, fortran, dtype
-
-
-def _mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
-    if 0 in shape:
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+    return mapped(path, dtype, info.header_offset + before + inside, shape, fortran)

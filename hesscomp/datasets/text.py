@@ -16,6 +16,7 @@ import numpy as np
 
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
+from hesscomp.runs.hdf5 import MAX_COMPRESSION
 
 BATCH_BYTES = 2**23  # of text parsed at a time
 MAX_LINE = 2**28
@@ -133,6 +134,11 @@ class TextSource:
                             f"{self.path}: has a line of over {MAX_LINE} bytes; is it text?"
                         )
                 position += len(data)
+                if position > MAX_COMPRESSION * self.length:
+                    raise InputError(
+                        f"{self.path}: unpacks to over {MAX_COMPRESSION} times its length; "
+                        "unpack it first"
+                    )
                 yield [s for line in data.split(b"\n") if _is_row(s := line.strip())]
 
 

@@ -4,6 +4,7 @@ The layout is documented in docs/factor-file.md. Reading trusts nothing: attribu
 sizes are checked before an array is allocated, and links out of the file are refused.
 """
 
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import h5py
 import numpy as np
 
 import hesscomp
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, one_line
 from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
@@ -259,14 +260,14 @@ def read_group(file: CheckedFile, world=None) -> LowRank:
         frobenius_norm_estimate=float(attributes["frobenius_norm_estimate"]),
         spectral_error_bound=float(attributes.get("spectral_error_bound", NAN)),
         converged=bool(attributes["converged"]),
-        estimator=str(attributes.get("estimator", "")),
+        estimator=_told(file, attributes.get("estimator", ""), str),
         residual_norms=_optional(file, "certificate/residual_norms", (rank,)),
         eigenvalue_converged=_optional(file, "certificate/eigenvalue_converged", (rank,), "b"),
     )
     attributes = file.group("provenance").attrs
     provenance = Provenance(
         **{
-            field.name: field.type(attributes[field.name])
+            field.name: _told(file, attributes[field.name], field.type)
             for field in fields(Provenance)
             if field.name in attributes
         }
@@ -314,6 +315,14 @@ def count(file: CheckedFile, name: str) -> int:
     return int(value)
 
 
+def _told(file: CheckedFile, value, kind: type):
+    """What an attribute says: one line of text, or a number."""
+    value = value.decode() if isinstance(value, bytes) else value
+    if np.ndim(value) or (kind is str) != isinstance(value, str):
+        file.refuse(f"an attribute holds {str(value)[:40]!r} where it needs a {kind.__name__}")
+    return one_line(value) if kind is str else kind(value)
+
+
 def _array(
     file: CheckedFile, name: str, shape: tuple[int, ...], kind: str = "f", rows: slice | None = None
 ) -> np.ndarray:
@@ -342,9 +351,10 @@ def _blocks(file: CheckedFile, n: int) -> tuple:
     for row in file.dataset("blocks")[()]:
         name, shape = row["name"].decode(), row["shape"].decode()
         shape = tuple(int(size) for size in shape.split(",") if size)
-        if int(row["offset"]) != offset or int(row["size"]) != int(np.prod(shape)):
+        sound = min(shape, default=0) >= 0 and int(row["size"]) == math.prod(shape)
+        if int(row["offset"]) != offset or not sound:
             file.refuse(f"/blocks: {name} does not follow the block before it")
-        blocks.append((name, shape, offset))
+        blocks.append((one_line(name), shape, offset))
         offset += int(row["size"])
     if blocks and offset != n:
         file.refuse(f"/blocks cover {offset} parameters of {n}")

@@ -1,12 +1,14 @@
 """Points of the parameter space, read from files."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.hdf5 import load_parameters
 from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.runs.npy import mapped_npy
 
 MAGIC_HDF5 = b"\x89HDF\r\n\x1a\n"
 MAGIC_ZIP = b"PK\x03\x04"
@@ -52,12 +54,15 @@ def _magic(source) -> bytes:
 def load_vector(path: str | os.PathLike) -> np.ndarray:
     """A float array from a .npy file; nothing in it is ever executed."""
     try:
-        array = np.load(path, allow_pickle=False, mmap_mode="r")
+        array = mapped_npy(Path(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read as a NumPy .npy file ({error})") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
+    except (InputError, OSError, MemoryError):
+        raise
+    except Exception as error:  # NumPy's parser of headers raises anything
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: cannot be read as a NumPy .npy file ({text})") from error
+    if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: holds no real numbers; save one array with numpy.save")
     values = np.array(array, dtype=np.float64)
     if not np.isfinite(values).all():

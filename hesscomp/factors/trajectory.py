@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import h5py
 import numpy as np
 
+from hesscomp.errors import one_line
 from hesscomp.factors.hdf5 import (
     TRAJECTORY,
     count,
@@ -89,7 +90,7 @@ def _labels(file: CheckedFile, size: int) -> tuple[str, ...]:
     found = file.dataset("labels", "O")
     if found.shape != (size,):
         file.refuse(f"/labels has shape {found.shape}, expected {(size,)}")
-    return tuple(label.decode() for label in found[()])
+    return tuple(one_line(label.decode()) for label in found[()])
 
 
 def is_trajectory(path: str | os.PathLike) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import os
 import struct
 
@@ -88,8 +89,9 @@ class CheckedFile:
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
             self.refuse(f"/{name} is no data set stored in this file")
-        if found.nbytes > MAX_COMPRESSION * self.size:
-            self.refuse(f"/{name} claims {found.nbytes} bytes in a file of {self.size}")
+        chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
+        if (claimed := max(found.nbytes, chunk)) > MAX_COMPRESSION * self.size:
+            self.refuse(f"/{name} claims {claimed} bytes in a file of {self.size}")
         if kinds is not None and found.dtype.kind not in kinds:
             self.refuse(f"/{name} has type {found.dtype}, not numbers of the kind expected")
         return found

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -17,18 +18,40 @@ def write_json(path: str | os.PathLike, report: dict) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike) -> dict:
-    """Read a report; InputError where there is none."""
+def read_json(path: str | os.PathLike, names: Iterable[str]) -> dict:
+    """Read a report whose history has rows, with numbers of these names in each.
+
+    A null of the history becomes NaN; what else is in the report may be anything.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or no such report.
+    """
     try:
         with open(path, encoding="utf-8") as stream:
             report = json.load(stream)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as a JSON report ({error})") from error
-    if not isinstance(report, dict) or not isinstance(report.get("history"), list):
+    rows = report.get("history") if isinstance(report, dict) else None
+    if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: is no hesscomp report: it has no history")
+    names = tuple(names)
+    try:
+        report["history"] = [{name: _number(row[name]) for name in names} for row in rows]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path}: its history cannot be read ({error}); each row needs the numbers "
+            f"{', '.join(names)}"
+        ) from error
     return report
+
+
+def _number(value) -> float:
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else math.nan
 
 
 def _plain(value):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from hesscomp.errors import InputError
 
+STEM = "crafted"  # of all files' names: a line that holds it names the file
 SPARE = 2**26  # bytes that reading may take beside what the file's own length explains
 EXPANSION = 1200  # times the file's length: what its data may take unpacked, and a little more
+MOST = 2000  # characters of a message
 PAGE = resource.getpagesize()
 
 
@@ -41,9 +43,9 @@ def judge(read: Callable[[Path], object], path: Path) -> Finding | None:
         with_little_memory(read, path)
     except (InputError, OSError) as error:
         line = _line(error)
-        if "\n" in line or not line.isprintable():
+        if len(line) > MOST or not line.isprintable():
             return Finding(f"not one printable line: {_place(error)}", repr(line))
-        if path.name.partition(".")[0] not in line:
+        if STEM not in line:
             return Finding(f"does not name the file: {_place(error)}", line)
         return None
     except BaseException as error:

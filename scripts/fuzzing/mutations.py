@@ -85,7 +85,7 @@ def zipped(inner: Mutation) -> Mutation:
         else:
             members[at] = (name, inner(content, random))
         out = io.BytesIO()
-        methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+        methods = (zipfile.ZIP_STORED,) * 20 + (zipfile.ZIP_DEFLATED,) * 10 + (zipfile.ZIP_BZIP2,)
         with zipfile.ZipFile(out, "w", random.choice(methods)) as archive:
             for name, content in members:
                 archive.writestr(zipfile.ZipInfo(name), content, archive.compression)
@@ -97,7 +97,7 @@ def zipped(inner: Mutation) -> Mutation:
 PACKERS = {
     ".gz": (gzip.decompress, lambda data: gzip.compress(data, mtime=0)),
     ".bz2": (bz2.decompress, bz2.compress),
-    ".xz": (lzma.decompress, lzma.compress),
+    ".xz": (lzma.decompress, lambda data: lzma.compress(data, preset=0)),
 }
 
 
@@ -225,6 +225,9 @@ def _change_object(file: h5py.File, name: str, random: Random) -> None:
             name, shape, kind, chunks=tuple(random.choice((1, max(size, 1))) for size in shape)
         ),
         lambda: file.create_dataset(name, shape, "i4", chunks=True, scaleoffset=3),
+        lambda: file.create_dataset(
+            name, shape, kind, maxshape=(None,) * len(shape), chunks=(2**14,) * len(shape)
+        ),
         lambda: file.create_dataset(
             name, shape, kind, external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
         ),

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import scipy.sparse
 
+from fuzzing.judge import STEM
 from fuzzing.mutations import (
     PACKERS,
     Mutation,
@@ -26,6 +27,7 @@ from fuzzing.mutations import (
     packed,
     zipped,
 )
+from hesscomp.analysis.plots import CONVERGENCE, RUN
 from hesscomp.cli.tables import factor_table, trajectory_table
 from hesscomp.datasets import load_dataset
 from hesscomp.factors import (
@@ -45,11 +47,10 @@ from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_che
 from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json, write_json
 
-STEM = "crafted"  # of all files' names: an error that holds it names the file
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.standard_normal((7, 3)).round(2), np.array([0, 1, 1, 0, 1, 0, 1])
 N, RANK = 12, 4
-RUN = "0badf00d"
+SLAB_RUN = "0badf00d"
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def in_slabs() -> list[bytes]:
         save_factor(factor(), path)
         with h5py.File(path, "r+") as file:
             del file["eigenvectors"]
-            layout = virtual_rows(path, RUN, RANGES, RANK, "f8")
+            layout = virtual_rows(path, SLAB_RUN, RANGES, RANK, "f8")
             file.create_virtual_dataset("eigenvectors", layout, np.nan)
 
     return written(write, file=f"{STEM}.h5")
@@ -220,7 +221,7 @@ def in_slabs() -> list[bytes]:
 
 def slabs_beside(path: Path) -> None:
     for rank, (start, stop) in enumerate(RANGES):
-        slab = slab_path(path.with_name(f"{STEM}.h5"), RUN, rank)
+        slab = slab_path(path.with_name(f"{STEM}.h5"), SLAB_RUN, rank)
         slab.unlink(missing_ok=True)
         write_slab(slab, factor().eigenvectors[start:stop], start, N)
 
@@ -250,10 +251,9 @@ def inspect(path: Path) -> str:
     return factor_table(load_factor(path), 10)
 
 
-def rows_of_ranks(path: Path) -> str:
+def rows_of_ranks(path: Path) -> LowRank:
     """As a command that was given a known factor in the row layout."""
-    load_factor(path.with_name(f"{STEM}.h5"), world())
-    return inspect(path.with_name(f"{STEM}.h5"))
+    return load_factor(path.with_name(f"{STEM}.h5"), world())
 
 
 def point(path: Path):
@@ -283,11 +283,12 @@ def reports() -> list[bytes]:
         dict.fromkeys((*names, "columns", "seconds", "full_objective"), i + 0.5) for i in (0, 1)
     ]
     report = {"command": "newton", "data": "adult", "history": rows, "problem": "p", "events": []}
-    return [*written(lambda path: write_json(path, report)), b'{"history": []}']
+    return written(lambda path: write_json(path, report))
 
 
 def report(path: Path):
-    return read_json(path)
+    """As `hesscomp plot`, of which only the drawing is left out."""
+    return [read_json(path, names)["history"] for names in (CONVERGENCE, RUN)]
 
 
 HDF5 = {"mutations": (hdf5_objects,), "sound": True}
@@ -329,7 +330,9 @@ READERS = {
     ),
     "factor": Reader(f"{STEM}.h5", inspect, factors, **HDF5),
     "factor-in-slabs": Reader(f"{STEM}.h5", rows_of_ranks, in_slabs, beside=slabs_beside, **HDF5),
-    "slab": Reader(f"{STEM}.h5.{RUN}.0.slab", rows_of_ranks, slab, beside=master_beside, **HDF5),
+    "slab": Reader(
+        f"{STEM}.h5.{SLAB_RUN}.0.slab", rows_of_ranks, slab, beside=master_beside, **HDF5
+    ),
     "trajectory": Reader(f"{STEM}.h5", inspect, trajectories, **HDF5),
     "checkpoint": Reader(
         f"{STEM}/{NAME}", lambda path: load_checkpoint(path.parent), checkpoints, **HDF5
@@ -340,6 +343,6 @@ READERS = {
         lambda: [npy_bytes(np.ones(N)), npy_bytes(np.arange(N))],
         (numpy_header,),
     ),
-    "point.h5": Reader(f"{STEM}.h5", point, factors, **HDF5),
+    "point.h5": Reader(f"{STEM}.h5", point, lambda: factors()[:2], **HDF5),
     "report": Reader(f"{STEM}.json", report, reports, (json_tree, lines)),
 }

@@ -1,0 +1,40 @@
+"""NumPy's .npy files, mapped into memory. Pickles are never read."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from hesscomp.errors import InputError
+
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def mapped_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file."""
+    with open(path, "rb") as stream:
+        shape, fortran, dtype = read_header(path, path.name, stream, path.stat().st_size)
+        return mapped(path, dtype, stream.tell(), shape, fortran)
+
+
+def read_header(path: Path, name: str, stream, length: int):
+    """Shape, order and type of an array stored in `length` bytes, which must hold it."""
+    version = np.lib.format.read_magic(stream)
+    if version not in HEADERS:
+        raise InputError(f"{path}: {name} is of NPY version {version}, not of plain numbers")
+    shape, fortran, dtype = HEADERS[version](stream)
+    if dtype.itemsize == 0:
+        raise InputError(f"{path}: {name} holds entries of no bytes; store numbers or texts")
+    if dtype.hasobject:
+        raise InputError(f"{path}: {name} holds Python objects, which are never read")
+    needed, there = dtype.itemsize * math.prod(shape), length - stream.tell()
+    if needed > there or min(shape, default=0) < 0:
+        raise InputError(f"{path}: {name} is cut short: {there} bytes of {needed}")
+    return shape, fortran, dtype
+
+
+def mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
+    """An array that stands at `offset` of a file."""
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
