@@ -30,7 +30,7 @@ from pathlib import Path
 from random import Random
 
 LIMIT = 5.0  # seconds of processor time that one file may take
-STARVED = 60.0  # seconds that it may take by the clock
+STARVED = 600.0  # seconds that it may take by the clock: others may be at work
 MOST_CRASHES = 20  # after which a reader is given up
 MAX_LENGTH = 2**15
 
@@ -261,7 +261,7 @@ class Worker:
         self.done += 1
         os.pwrite(self.counter, str(self.done).encode(), 0)
         self.path.write_bytes(data)
-        finding = self.judge(self.reader.read, self.path)
+        finding = self.judge(self.reader.read, self.path, self.reader.spare)
         if finding is not None:
             _keep(self.options.out / self.name, finding.where, data, finding.text)
             with open(self.work / "findings", "a") as stream:
@@ -294,7 +294,13 @@ class Worker:
             return self.mutate(bytes(data), Random(seed), other)[:longest]
 
         flags = [
-            *(f"-max_len={MAX_LENGTH}", "-mutate_depth=1", "-rss_limit_mb=0", "-timeout=1000000"),
+            *(
+                f"-max_len={MAX_LENGTH}",
+                "-mutate_depth=1",
+                "-rss_limit_mb=0",
+                "-timeout=1000000",
+                "-report_slow_units=1000000",
+            ),
             *(f"-seed={self.options.seed % 2**31 + 1}", "-print_final_stats=1"),
             f"-max_total_time={max(int(self.ends - time.monotonic()), 1)}",
             *([f"-runs={self.options.inputs}"] if self.options.inputs is not None else []),

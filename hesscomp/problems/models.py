@@ -1,17 +1,20 @@
 """Keras models: those of named problems, and those in files, of which no code is ever run."""
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from keras.src.backend.common import global_state
 
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError
 from hesscomp.problems.catalogue import Network
 from hesscomp.problems.keras import fixed_variables
+from hesscomp.runs.hdf5 import MAX_COMPRESSION, CheckedFile
 
 # What a model's file may name: Keras' own layers and what these are configured with.
 MODULES = (
@@ -26,6 +29,11 @@ MODULES = (
     "keras.src.models.functional",
     "keras.src.ops.",
 )
+# Layers that hold code, or name files that they read.
+REFUSED = (
+    "FlaxLayer", "IntegerLookup", "JaxLayer", "Lambda", "StringLookup", "TFSMLayer",
+    "TextVectorization", "TorchModuleWrapper",
+)  # fmt: skip
 DATA = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "slice")
 
 
@@ -78,20 +86,42 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.file_size > MAX_COMPRESSION * max(info.compress_size, 1):
+                    raise ValueError(f"{info.filename} claims {info.file_size} bytes unpacked")
             config = json.loads(archive.read("config.json"))
+            stored = archive.getinfo("model.weights.h5").file_size
+        _refuse_code(config, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; save a model with model.save('m.keras')") from None
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError) as error:
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # zipfile and the decoders raise nearly anything
         text = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a .keras file ({text})") from error
-    _refuse_code(config, path)
     try:
+        needed = _weight_bytes(config)
+        if needed > stored:
+            raise ValueError(f"it is of {needed} bytes of weights, and {stored} are stored")
         return keras.saving.load_model(path, custom_objects=None, compile=False, safe_mode=True)
+    except MemoryError:
+        raise
     except Exception as error:  # Keras raises anything
         text = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: Keras cannot load it ({type(error).__name__}: {text})"
         ) from error
+
+
+def _weight_bytes(config: dict) -> int:
+    """What the weights of a model take, which is made without them."""
+    config = {key: value for key, value in config.items() if key != "compile_config"}
+    before = global_state.get_global_attribute("uninitialized_variables", [])
+    with keras.StatelessScope(initialize_variables=False):
+        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    global_state.set_global_attribute("uninitialized_variables", before)
+    weights = model.trainable_variables + fixed_variables(model)
+    return sum(math.prod(weight.shape) * np.dtype(weight.dtype).itemsize for weight in weights)
 
 
 def _refuse_code(config, path) -> None:
@@ -101,7 +131,7 @@ def _refuse_code(config, path) -> None:
     for thing in _things(config):
         module, kind = thing.get("module"), thing["class_name"]
         known = any(module == m or (m[-1] == "." and str(module).startswith(m)) for m in MODULES)
-        if kind == "Lambda" or not (known or (module is None and kind in DATA)):
+        if kind in REFUSED or not (known or (module is None and kind in DATA)):
             named = kind if module is None else f"{module}.{kind}"
             if kind in ("Lambda", "__lambda__"):
                 named = "a Lambda layer"
@@ -167,10 +197,14 @@ def read_weights(path: str | os.PathLike, problem) -> Weights:
         found = load_model(path)
         _check_shapes(found, model, path)
         return _weights(found)
+    with CheckedFile(path, "weights file") as file:
+        file.check_all()
     saved = model.get_weights()
     try:
         model.load_weights(path)
         return _weights(model)
+    except MemoryError:
+        raise
     except Exception as error:  # Keras raises anything
         text = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: holds no weights of {model.name} ({text})") from error

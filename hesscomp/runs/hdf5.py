@@ -3,6 +3,7 @@
 import copy
 import io
 import math
+import mmap
 import os
 import struct
 
@@ -96,6 +97,18 @@ class CheckedFile:
             self.refuse(f"/{name} has type {found.dtype}, not numbers of the kind expected")
         return found
 
+    def check_all(self) -> None:
+        """Refuse the file unless all that it holds is stored soundly in it, for other readers."""
+
+        def check(name, link) -> None:
+            if not isinstance(link, h5py.HardLink):
+                self.refuse(f"/{name} is a link to elsewhere")
+            if isinstance(self.file[name], h5py.Dataset):
+                self.dataset(name)
+
+        self.stream.check_heaps()
+        self.file.visititems_links(check)
+
 
 class _Stream(io.FileIO):
     """A file as the HDF5 library reads it: piece by piece, global heaps checked on the way.
@@ -108,9 +121,21 @@ class _Stream(io.FileIO):
         at, view, done = self.tell(), memoryview(buffer), 0
         while done < len(view) and (got := super().readinto(view[done:])):
             done += got
-        if view[:4] == HEAP and not self._heap_is_sound(at):
-            raise InputError(f"{self.name}: its heap of texts is damaged; fetch or write it again")
+        if view[:4] == HEAP:
+            self._check_heap(at)
         return done
+
+    def check_heaps(self) -> None:
+        """Look for heaps in all of the file."""
+        with mmap.mmap(self.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            at = content.find(HEAP + b"\1")
+            while at >= 0:
+                self._check_heap(at)
+                at = content.find(HEAP + b"\1", at + 1)
+
+    def _check_heap(self, start: int) -> None:
+        if not self._heap_is_sound(start):
+            raise InputError(f"{self.name}: its heap of texts is damaged; fetch or write it again")
 
     def _heap_is_sound(self, start: int) -> bool:
         """Whether the collection at `start` is a chain of objects from its begin to its end.

@@ -11,7 +11,6 @@ from pathlib import Path
 from hesscomp.errors import InputError
 
 STEM = "crafted"  # of all files' names: a line that holds it names the file
-SPARE = 2**26  # bytes that reading may take beside what the file's own length explains
 EXPANSION = 1200  # times the file's length: what its data may take unpacked, and a little more
 MOST = 2000  # characters of a message
 PAGE = resource.getpagesize()
@@ -33,14 +32,14 @@ class Finding:
     text: str
 
 
-def judge(read: Callable[[Path], object], path: Path) -> Finding | None:
-    """Let `read` read a file with little memory; None if it did well.
+def judge(read: Callable[[Path], object], path: Path, spare: int) -> Finding | None:
+    """Let `read` read a file with little memory, `spare` beside its due; None if it did well.
 
     It does well if it returns, or raises InputError or OSError with one line that names the file
     (of several, any).
     """
     try:
-        with_little_memory(read, path)
+        with_little_memory(read, path, spare)
     except (InputError, OSError) as error:
         line = _line(error)
         if len(line) > MOST or not line.isprintable():
@@ -53,12 +52,12 @@ def judge(read: Callable[[Path], object], path: Path) -> Finding | None:
     return None
 
 
-def with_little_memory(read: Callable[[Path], object], path: Path) -> object:
+def with_little_memory(read: Callable[[Path], object], path: Path, spare: int) -> object:
     """``read(path)``, its address space limited by the file's length."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as stream:
         used = int(stream.read().split()[0]) * PAGE
-    limit = used + SPARE + EXPANSION * path.stat().st_size
+    limit = used + spare + EXPANSION * path.stat().st_size
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     try:
         return read(path)

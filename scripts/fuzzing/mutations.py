@@ -83,7 +83,8 @@ def zipped(inner: Mutation) -> Mutation:
         elif kind == 2:
             members[at] = (name, random.choice(members)[1])
         else:
-            members[at] = (name, inner(content, random))
+            with suppress(ValueError, OSError):  # a member of another kind stays as it is
+                members[at] = (name, inner(content, random))
         out = io.BytesIO()
         methods = (zipfile.ZIP_STORED,) * 20 + (zipfile.ZIP_DEFLATED,) * 10 + (zipfile.ZIP_BZIP2,)
         with zipfile.ZipFile(out, "w", random.choice(methods)) as archive:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -69,6 +70,8 @@ class Reader:
         What changes the inside of a file of this kind.
     sound : bool
         Whether they need a sound file: HDF5 ones are made with its library.
+    spare : int
+        Bytes of memory that reading may take whatever the file's length.
     beside : callable
         Writes what lies beside the file, given its path.
     """
@@ -78,6 +81,7 @@ class Reader:
     seeds: Callable[[], list[bytes]]
     mutations: tuple[Mutation, ...] = ()
     sound: bool = False
+    spare: int = 2**26
     beside: Callable[[Path], object] = lambda path: None
 
 
@@ -291,6 +295,44 @@ def report(path: Path):
     return [read_json(path, names)["history"] for names in (CONVERGENCE, RUN)]
 
 
+# Keras
+
+
+@cache
+def network():
+    from hesscomp.curvature.tensorflow import keras
+
+    layers = [keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 2), keras.layers.BatchNormalization()]
+    return keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(3)], name="net")
+
+
+def models() -> list[bytes]:
+    from hesscomp.curvature.tensorflow import keras
+
+    start = keras.Input((6, 2))
+    outputs = keras.layers.Dense(3, "relu")(keras.layers.LSTM(2)(start))
+    graph = keras.Model(start, keras.layers.Add()([outputs, keras.ops.tanh(outputs)]))
+    return [
+        data for model in (network(), graph) for data in written(model.save, file=f"{STEM}.keras")
+    ]
+
+
+def model(path: Path):
+    from hesscomp.problems.models import load_model
+
+    return load_model(path)
+
+
+def weights(path: Path):
+    """As `--at`, of a network."""
+    from hesscomp.problems.models import read_weights
+
+    if not is_keras_file(path):
+        return load_point(path, network().count_params())
+    return read_weights(path, SimpleNamespace(model=network(), name="net"))
+
+
+KERAS = {"spare": 2**31}
 HDF5 = {"mutations": (hdf5_objects,), "sound": True}
 
 READERS = {
@@ -344,5 +386,20 @@ READERS = {
         (numpy_header,),
     ),
     "point.h5": Reader(f"{STEM}.h5", point, lambda: factors()[:2], **HDF5),
+    "keras": Reader(
+        f"{STEM}.keras",
+        model,
+        models,
+        (zipped(json_tree), zipped(hdf5_objects), zipped(bytewise)),
+        sound=True,
+        **KERAS,
+    ),
+    "weights": Reader(
+        f"{STEM}.weights.h5",
+        weights,
+        lambda: written(network().save_weights, file=f"{STEM}.weights.h5"),
+        **HDF5,
+        **KERAS,
+    ),
     "report": Reader(f"{STEM}.json", report, reports, (json_tree, lines)),
 }
