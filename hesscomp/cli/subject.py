@@ -144,10 +144,12 @@ def _from_python(options, session: Session):
     """What the user's function makes of the world."""
     names = ("data", "test", "label", "format", "loss", "targets", "engine", "memory_limit")
     _refuse(options, (*names, "ridge", "dtype"), f"--problem {options.problem}, which decides it")
+    module, _, name = options.problem.partition(":")
+    if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+        raise InputError(f"--problem {options.problem}: write package.module:function")
     session.start_tensorflow()
     from hesscomp.problems.problem import Problem
 
-    module, _, name = options.problem.partition(":")
     if os.getcwd() not in sys.path:  # as `python -m` has it, and the script of `hesscomp` not
         sys.path.insert(0, os.getcwd())
     with session.world.phase(f"importing {module}"):
@@ -155,6 +157,10 @@ def _from_python(options, session: Session):
             function = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise InputError(f"--problem {options.problem}: {error}") from error
+        if not callable(function):
+            raise InputError(
+                f"--problem {options.problem}: is a {type(function).__name__}, no function"
+            )
     problem = function(session.world)
     if not isinstance(problem, Problem):
         raise InputError(

@@ -1,0 +1,315 @@
+"""Bad input as tables of cases, each with its one line; and a short run of the fuzzer.
+
+What the fuzzer (`make fuzz`) has found stands here. Tables of a reader's own rules are with its
+tests: `test_datasets`, `test_images`, `test_factors`, `test_network_commands`, `test_jobs`.
+"""
+
+import bz2
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hesscomp.cli.main import main
+from hesscomp.cli.sizes import parse_bytes
+from hesscomp.datasets import load_dataset
+from hesscomp.errors import HesscompError, InputError
+from hesscomp.factors import (
+    Certificate,
+    LowRank,
+    load_factor,
+    load_trajectory,
+    save_factor,
+    trajectory_writer,
+)
+from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.parallel.world import World
+from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
+from hesscomp.runs.history import History
+from hesscomp.runs.report import read_json
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz.py"
+
+
+def refused(read, path) -> str:
+    """The one line with which a reader refuses a file, and in which it names it."""
+    with pytest.raises(InputError) as caught:
+        read(path)
+    line = str(caught.value)
+    assert line.isprintable() and path.name in line
+    return line
+
+
+def attribute(name, value, place="/"):
+    return lambda file: file[place].attrs.__setitem__(name, value)
+
+
+def replaced(name, **how):
+    def change(file):
+        del file[name]
+        file.create_dataset(name, **how)
+
+    return change
+
+
+# HDF5: factors, trajectories, checkpoints, points
+
+
+def small_factor() -> LowRank:
+    blocks = (("a", (2, 3), 0), ("b", (6,), 6))
+    return LowRank(np.ones(2), np.eye(12, 2), Certificate(0.1, 4.0), blocks=blocks)
+
+
+def damage_heap(path) -> None:
+    """Make an object in the heap of texts one of size zero: the HDF5 library never returns."""
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"GCOL") + 16
+    while data[at : at + 2] != b"\0\0":  # the free space, which comes last, has the number 0
+        at += 16 + -(-int.from_bytes(data[at + 8 : at + 16], "little") // 8) * 8
+    data[at + 8 : at + 16] = bytes(8)
+    path.write_bytes(data)
+
+
+OVERLAP = np.array([(b"a", b"-2,-3", 0, 6)], [("name", "S4"), ("shape", "S8"), ("offset", "i8"),
+                                               ("size", "i8")])  # fmt: skip
+FACTORS = {
+    "chunk": (
+        replaced("eigenvalues", shape=(2,), maxshape=(None,), chunks=(2**28,), dtype="f8"),
+        "/eigenvalues claims 2147483648 bytes",
+    ),
+    "blocks": (replaced("blocks", data=np.ones(3)), "cannot be read as a factor file"),
+    "negative": (replaced("blocks", data=OVERLAP), "/blocks: a does not follow"),
+    "texts": (attribute("problem", ["a", "b"], "provenance"), "where it needs a str"),
+    "number": (attribute("problem", 3, "provenance"), "holds '3' where it needs a str"),
+    "text": (attribute("ridge", "lots", "provenance"), "holds 'lots' where it needs a float"),
+    "empty": (attribute("rows", h5py.Empty("i8"), "provenance"), "cannot be read"),
+    "format": (attribute("format", np.array(["a", "b"], "S1")), "its format attribute is"),
+    "kind": (attribute("kind", np.arange(3)), "kind"),
+    "utf8": (attribute("method", np.bytes_(b"\xff"), "provenance"), "cannot be read"),
+    "external": (replaced("eigenvalues", shape=(2,), dtype="f8", external="/etc/passwd"),
+                 "no data set stored in this file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FACTORS)
+def test_bad_factors(case, tmp_path):
+    change, words = FACTORS[case]
+    save_factor(small_factor(), tmp_path / "f.h5")
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        change(file)
+    assert words in refused(load_factor, tmp_path / "f.h5")
+
+
+def test_texts_of_a_file_are_one_line(tmp_path):
+    save_factor(small_factor(), tmp_path / "f.h5")
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        file["provenance"].attrs["problem"] = "a\nb\x1b[31m"
+    assert load_factor(tmp_path / "f.h5").provenance.problem == "a b\\x1b[31m"
+
+
+def write_trajectory(path):
+    with trajectory_writer(path) as add:
+        add("first", small_factor())
+
+
+def write_checkpoint(path):
+    history = History([{"step": 0.0}], [(0, "begun")])
+    saved = Checkpoint(1, {"x": np.ones(3)}, {"damping": 0.5}, {}, {"optimizer": "sgd"}, history)
+    save_checkpoint(saved, path.parent)
+
+
+def load_run(path):
+    return load_checkpoint(path.parent)
+
+
+HEAPS = {
+    "f.h5": (lambda path: save_factor(small_factor(), path), load_factor),
+    "t.h5": (write_trajectory, load_trajectory),
+    NAME: (write_checkpoint, load_run),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HEAPS)
+def test_a_damaged_heap_of_texts_is_refused(name, tmp_path):
+    write, read = HEAPS[name]
+    write(tmp_path / name)
+    assert read(tmp_path / name) is not None
+    damage_heap(tmp_path / name)
+    assert "its heap of texts is damaged" in refused(read, tmp_path / name)
+
+
+CHECKPOINTS = {
+    "format": (attribute("format", "other"), "it is no hesscomp-checkpoint"),
+    "formats": (attribute("format", np.array([b"a", b"b"])), "cannot be read as a checkpoint"),
+    "step": (attribute("step", "many"), "step or history do not fit"),
+    "events": (attribute("events", "[1, 2]", "history"), "step or history do not fit"),
+    "deep": (attribute("events", "[" * 9999, "history"), "cannot be read as a checkpoint"),
+    "type": (replaced("arrays/x", data=np.array([b"a"])), "/arrays/x has type"),
+    "huge": (replaced("arrays/x", shape=(2**40,), dtype="f8"), "/arrays/x claims"),
+    "lengths": (replaced("history/step", data=np.ones((2, 2))), "step or history do not fit"),
+    "link": (lambda file: file["state"].__setitem__("a", h5py.SoftLink("/")), "link to elsewhere"),
+    "group": (lambda file: file.__delitem__("values"), "/values is missing"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHECKPOINTS)
+def test_bad_checkpoints(case, tmp_path):
+    change, words = CHECKPOINTS[case]
+    write_checkpoint(tmp_path / NAME)
+    with h5py.File(tmp_path / NAME, "r+") as file:
+        change(file)
+    assert words in refused(load_run, tmp_path / NAME)
+
+
+def header(text: str, data=b"") -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + data
+
+
+POINTS = {
+    "empty": (b"", "cannot be read as a NumPy .npy file"),
+    "text": (b"hello", "cannot be read as a NumPy .npy file"),
+    "brackets": (header("{'descr': '<f8', 'shape': ((("), "cannot be read as a NumPy .npy file"),
+    "cut": (header("{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }"), "is cut short"),
+    "huge": (header("{'descr': '<f8', 'fortran_order': False, 'shape': (10**14,), }"), "cannot"),
+    "bytes": (header("{'descr': '|S0', 'fortran_order': False, 'shape': (9999999999999,), }"),
+              "entries of no bytes"),
+    "pickle": (header("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }", bytes(24)),
+               "holds Python objects"),
+    "zip": (b"PK\x03\x04" + bytes(50), "cannot be read as a NumPy .npy file"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(200), "cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", POINTS)
+def test_bad_points(case, tmp_path):
+    content, words = POINTS[case]
+    (tmp_path / "p.npy").write_bytes(content)
+    assert words in refused(lambda path: load_point(path, 3), tmp_path / "p.npy")
+
+
+def test_what_kind_of_file_is_asked_of_a_damaged_one(tmp_path):
+    (tmp_path / "p.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(200))
+    assert "cannot be read" in refused(is_keras_file, tmp_path / "p.h5")
+
+
+# Data
+
+
+def odd_archive(method=zipfile.ZIP_STORED, name="X.npy") -> bytes:
+    stream, array = io.BytesIO(), io.BytesIO()
+    np.save(array, np.ones((3, 2)))
+    with zipfile.ZipFile(stream, "w", method) as archive:
+        archive.writestr(name, array.getvalue())
+        archive.writestr("y.npy", array.getvalue())
+    return stream.getvalue()
+
+
+DATA = {
+    "lzma.npz": (odd_archive(zipfile.ZIP_LZMA), "packed in a way that NumPy does not write"),
+    "control.npz": (odd_archive(name="a\x1b[31m\n"), "has no array 'X'; it has a\\x1b[31m"),
+    "wide.csv": (b"a" + b",a" * 10**6 + b"\n" + b"1\n" * 10**5, "has 1 columns, the header 10"),
+    "bomb.svm.bz2": (bz2.compress(b"1 1:2\n" * 10**6), "unpacks to over 1100 times its length"),
+    "names.csv": (b"a," * 99 + b"a\n1\n", "has 1 columns, the header 100"),
+    "header.csv": (b"a" * 2**24 + b",b\n", "has a line of over 16777216 bytes at its head"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_bad_data(name, tmp_path):
+    content, words = DATA[name]
+    (tmp_path / name).write_bytes(content)
+    line = refused(lambda path: load_dataset(path, World.serial()), tmp_path / name)
+    assert words in line and len(line) < 2000
+
+
+# Reports
+
+
+REPORTS = {
+    "empty": ("", "cannot be read as a JSON report"),
+    "text": ("hello", "cannot be read as a JSON report"),
+    "deep": ("[" * 10**5, "cannot be read as a JSON report"),
+    "digits": ('{"history": [' + "9" * 5000 + "]}", "cannot be read as a JSON report"),
+    "latin": ('{"history": "\xe9"}'.encode("latin-1"), "cannot be read as a JSON report"),
+    "list": ("[]", "it has no history"),
+    "null": ('{"history": null}', "it has no history"),
+    "none": ('{"history": []}', "it has no history"),
+    "row": ('{"history": [3]}', "its history cannot be read"),
+    "rows": ('{"history": [{"a": 1}, null]}', "its history cannot be read"),
+    "name": ('{"history": [{"b": 1}]}', "its history cannot be read ('a'); each row needs"),
+    "words": ('{"history": [{"a": "x"}]}', "its history cannot be read"),
+    "large": (json.dumps({"history": [{"a": 10**400}]}), "its history cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", REPORTS)
+def test_bad_reports(case, tmp_path):
+    content, words = REPORTS[case]
+    content = content.encode() if isinstance(content, str) else content
+    (tmp_path / "r.json").write_bytes(content)
+    assert words in refused(lambda path: read_json(path, ["a"]), tmp_path / "r.json")
+
+
+def test_numbers_that_json_lacks_are_nan(tmp_path):
+    (tmp_path / "r.json").write_text('{"history": [{"a": null}, {"a": Infinity}, {"a": "1e400"}]}')
+    rows = read_json(tmp_path / "r.json", ["a"])["history"]
+    assert all(np.isnan(row["a"]) for row in rows) and len(rows) == 3
+
+
+# Configuration
+
+
+WORDS = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["-1", "0", "nan", "inf", "1e400", "2G", "1_0", "9" * 400, "²", "--", "{}"]),
+)
+
+
+@given(WORDS)
+def test_sizes_are_finite_or_refused(text):
+    try:
+        assert 0 < parse_bytes(text, "--memory-limit") < np.inf
+    except InputError as error:
+        assert str(error).startswith("--memory-limit ") and str(error).isprintable()
+
+
+OPTIONS = ("--nodes", "--time", "--mem", "--name", "--partition", "--array", "--stage", "--")
+
+
+@given(st.lists(st.one_of(st.sampled_from([*OPTIONS, "compress", "--at"]), WORDS), max_size=6))
+def test_any_job_is_written_or_refused(words):
+    """Never a traceback: a script, one line, or argparse's usage."""
+    given = [word for word in words if not "--out".startswith(word[:3]) and "sub" not in word]
+    try:
+        assert main(["job", *given]) in (0, 2)
+    except SystemExit as usage:
+        assert usage.code in (0, 2)
+
+
+@given(st.text())
+def test_errors_are_one_printable_line(text):
+    assert str(HesscompError(text)).isprintable()
+
+
+# The fuzzer
+
+
+@pytest.mark.timeout(300)
+def test_a_short_run_of_the_fuzzer_finds_nothing(tmp_path):
+    """Some hundred files for each reader that needs no TensorFlow."""
+    listed = subprocess.run([sys.executable, SCRIPT, "--list"], capture_output=True, text=True)
+    readers = [name for name in listed.stdout.split() if name not in ("keras", "weights")]
+    assert len(readers) > 15
+    command = [SCRIPT, *readers, "--blind", "--inputs", "60", "--out", tmp_path]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
