@@ -6,6 +6,7 @@
 #   MPI=wheel        MPICH from PyPI; MPI=system takes the mpiexec in PATH and its library
 #   RANKS="2 3 4"    the numbers of ranks that `make test` runs on
 #   JOBS=2           processes that share the serial tests of `make test`
+#   FUZZ_FLAGS=      readers and options for `make fuzz` (see scripts/fuzz.py --help)
 #   PYTEST_FLAGS=    further options for pytest, such as -x or -k NAME
 
 PYTHON = python3
@@ -14,6 +15,7 @@ MPI = wheel
 RANKS = 2 3 4
 JOBS = 2
 PYTEST_FLAGS =
+FUZZ_FLAGS =
 
 BIN := $(VENV)/bin
 ifeq ($(MPI),system)
@@ -21,17 +23,20 @@ MPIEXEC = mpiexec
 RUN_EXTRA =
 TEST_EXTRA = [test]
 BENCH_EXTRA = [bench]
+FUZZ_EXTRA = [fuzz]
 else
 MPIEXEC = $(BIN)/mpiexec
 RUN_EXTRA = [mpich]
 TEST_EXTRA = [mpich,test]
 BENCH_EXTRA = [mpich,bench]
+FUZZ_EXTRA = [mpich,fuzz]
 endif
 
 # Stamps: an extra is installed again only when setup.cfg changes or MPI is switched.
 RUN := $(VENV)/.stamp-run-$(MPI)
 TEST := $(VENV)/.stamp-test-$(MPI)
 BENCH := $(VENV)/.stamp-bench-$(MPI)
+FUZZ := $(VENV)/.stamp-fuzz-$(MPI)
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --editable
 
 # Open MPI refuses more ranks than cores unless told otherwise; MPICH ignores both.
@@ -39,7 +44,7 @@ export OMPI_MCA_rmaps_base_oversubscribe = 1
 export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm lint bench clean
+.PHONY: help install demo test test-slow test-slurm lint bench fuzz clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -100,6 +105,9 @@ bench: $(BENCH)  ## run the benchmarks in scripts/bench/, one after another (min
 		echo "== $$script"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python "$$script"; \
 	done
 
+fuzz: $(FUZZ)  ## feed damaged files to every reader: FUZZ_FLAGS="--inputs 100000 csv hdf5"
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py $(FUZZ_FLAGS)
+
 clean:  ## remove the environment, results and caches
 	rm -rf $(VENV) out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -128,4 +136,8 @@ $(TEST): $(RUN)
 
 $(BENCH): $(RUN)
 	$(PIP) '.$(BENCH_EXTRA)'
+	@touch $@
+
+$(FUZZ): $(RUN)
+	$(PIP) '.$(FUZZ_EXTRA)'
 	@touch $@
