@@ -64,6 +64,9 @@ def main() -> int:
         options.seconds = 60.0
     options.blind = options.blind or find_spec("atheris") is None
     if options.worker is not None:
+        from fuzzing.judge import keep_quiet
+
+        keep_quiet()
         return Worker(options).run()
     from fuzzing.readers import READERS
 
@@ -222,9 +225,16 @@ class Worker:
         self.options, self.work = options, options.worker
         self.name = options.readers[0] if options.readers else options.replay[0].parent.name
         self.done, self.ends = 0, time.monotonic() + (options.seconds or 1e9)
-        self.counter = os.open(self.work / "count", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
 
     def run(self) -> int:
+        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+        self.counter = os.open(self.work / "count", flags)
+        try:
+            return self._run()
+        finally:
+            os.close(self.counter)
+
+    def _run(self) -> int:
         if not (self.options.blind or self.options.replay):
             import atheris
 
@@ -242,12 +252,11 @@ class Worker:
         return 0
 
     def _prepare(self) -> None:
-        from fuzzing.judge import judge, keep_quiet
+        from fuzzing.judge import judge
         from fuzzing.mutations import bytewise
         from fuzzing.readers import READERS
 
         self.reader, self.judge, self.bytewise = READERS[self.name], judge, bytewise
-        keep_quiet()
         self.seeds = self.reader.seeds()
         self.path = self.work / self.reader.file
         self.path.parent.mkdir(exist_ok=True)

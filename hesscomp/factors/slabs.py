@@ -69,9 +69,10 @@ def read_slabs(file: CheckedFile, shape: tuple[int, int], start: int, stop: int)
     """
     n, k = shape
     found = file.object(NAME)
+    sources = sorted(_sources(file, found), key=lambda source: source[1])
+    # Only now: where a source has no end, HDF5 opens files to tell the shape.
     if found.shape != shape or found.dtype.kind != "f":
         file.refuse(f"/{NAME} has shape {found.shape} and type {found.dtype}, not {shape} numbers")
-    sources = sorted(_sources(file, found), key=lambda source: source[1])
     ends = [0] + [last for _, _, last in sources]
     if [first for _, first, _ in sources] != ends[:-1] or ends[-1] != n:
         file.refuse(f"its slabs do not cover rows 0 to {n}")

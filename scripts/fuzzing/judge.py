@@ -1,18 +1,27 @@
 """What a reader may do with any file: give a value, or one line that names the file."""
 
+import ctypes
 import logging
+import os
 import resource
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+import h5py
+import numpy as np
 
 from hesscomp.errors import InputError
 
 STEM = "crafted"  # of all files' names: a line that holds it names the file
 EXPANSION = 1200  # times the file's length: what its data may take unpacked, and a little more
 MOST = 2000  # characters of a message
+CANARY = Path(tempfile.gettempdir()) / f"hesscomp-canary-{os.getuid()}.h5"
+IN_OPEN = 0x20
 PAGE = resource.getpagesize()
 
 
@@ -32,12 +41,42 @@ class Finding:
     text: str
 
 
+class Canary:
+    """A file that crafted files point at, and that no reader may open (Linux: inotify)."""
+
+    def __init__(self):
+        if not CANARY.exists():
+            with h5py.File(CANARY, "w") as file:
+                file["eigenvectors"] = file["X"] = np.ones((12, 4))
+        self.libc = ctypes.CDLL(None)
+        self.events = self.libc.inotify_init1(os.O_NONBLOCK)
+        self.libc.inotify_add_watch(self.events, os.fsencode(CANARY), IN_OPEN)
+
+    def was_opened(self) -> bool:
+        """Since the last call."""
+        try:
+            return bool(os.read(self.events, 4096))
+        except BlockingIOError:
+            return False
+
+
+@cache
+def canary() -> Canary:
+    return Canary()
+
+
 def judge(read: Callable[[Path], object], path: Path, spare: int) -> Finding | None:
     """Let `read` read a file with little memory, `spare` beside its due; None if it did well.
 
     It does well if it returns, or raises InputError or OSError with one line that names the file
-    (of several, any).
+    (of several, any); and if it leaves the canary alone.
     """
+    canary().was_opened()
+    finding = _judge(read, path, spare)
+    return Finding("opens another file", str(CANARY)) if canary().was_opened() else finding
+
+
+def _judge(read, path: Path, spare: int) -> Finding | None:
     try:
         with_little_memory(read, path, spare)
     except (InputError, OSError) as error:

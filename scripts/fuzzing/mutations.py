@@ -17,6 +17,8 @@ from random import Random
 import h5py
 import numpy as np
 
+from fuzzing.judge import CANARY
+
 Mutation = Callable[[bytes, Random], bytes]
 
 INTEGERS = (0, 1, 2, 7, 8, 16, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1,
@@ -230,12 +232,12 @@ def _change_object(file: h5py.File, name: str, random: Random) -> None:
             name, shape, kind, maxshape=(None,) * len(shape), chunks=(2**14,) * len(shape)
         ),
         lambda: file.create_dataset(
-            name, shape, kind, external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
+            name, shape, kind, external=[(str(CANARY), 0, h5py.h5f.UNLIMITED)]
         ),
         lambda: file.create_virtual_dataset(name, _virtual(shape, random)),
         lambda: file.create_group(name),
         lambda: file.__setitem__(name, h5py.SoftLink(random.choice(("/", f"/{name}", "/none")))),
-        lambda: file.__setitem__(name, h5py.ExternalLink("/etc/passwd", "/")),
+        lambda: file.__setitem__(name, h5py.ExternalLink(str(CANARY), "/X")),
         lambda: file.__setitem__(name, file["/"]),
         lambda: file.__setitem__(name, np.dtype(kind)),
         lambda: None,
@@ -245,10 +247,11 @@ def _change_object(file: h5py.File, name: str, random: Random) -> None:
 
 
 def _virtual(shape, random: Random) -> h5py.VirtualLayout:
-    layout = h5py.VirtualLayout(shape, "f8")
-    source = random.choice(
-        [".", "/etc/passwd", "../x.h5.00000000.0.slab", "input.h5", "input.h5.0badf00d.0.slab",
-         "input.h5.0badf00d.0%b.slab", "%b"]
-    )  # fmt: skip
-    layout[...] = h5py.VirtualSource(source, "eigenvectors", shape)
+    layout = h5py.VirtualLayout(shape, "f8", maxshape=(None, *shape[1:]) if shape else ())
+    source = random.choice([".", str(CANARY), f"../{CANARY}", "crafted.h5.0badf00d.0.slab", "%b"])
+    if random.random() < 0.5 and shape:  # as long as the source is
+        endless = h5py.VirtualSource(source, "X", shape, maxshape=(None, *shape[1:]))
+        layout[: h5py.h5s.UNLIMITED] = endless[: h5py.h5s.UNLIMITED]
+    else:
+        layout[...] = h5py.VirtualSource(source, random.choice(("eigenvectors", "X")), shape)
     return layout
