@@ -13,6 +13,7 @@ from hesscomp.errors import HesscompError, InputError
 
 HEAP = b"GCOL"
 OBJECT = struct.Struct("<H6xQ")  # the head of an object in a heap: index, length
+MOST = 500  # characters of a reason, which may quote what a file holds
 MAX_COMPRESSION = 1100  # deflate cannot shrink further: a larger claim is a forged size
 
 
@@ -53,11 +54,11 @@ class CheckedFile:
 
     def _damaged(self, error: Exception) -> InputError:
         text = " ".join(str(error).split())
-        return InputError(f"{self.path}: cannot be read as a {self.what} ({text})")
+        return InputError(f"{self.path}: cannot be read as a {self.what} ({text[:MOST]})")
 
     def refuse(self, reason: str):
         """Raise InputError with the file's name and `reason`."""
-        raise InputError(f"{self.path}: not a valid {self.what}: {reason}")
+        raise InputError(f"{self.path}: not a valid {self.what}: {reason[:MOST]}")
 
     def object(self, name: str):
         """The group or data set at `name`."""

@@ -176,7 +176,11 @@ IMAGES, LABELS = f"{STEM}-images-idx3-ubyte", f"{STEM}-labels-idx1-ubyte"
 
 
 def idx() -> list[bytes]:
-    return [idx_bytes(8, PIXELS), idx_bytes(13, X.astype(">f4")), idx_bytes(12, Y.astype(">i4"))]
+    return [
+        idx_bytes(8, PIXELS),
+        idx_bytes(13, X.astype(">f4")),
+        idx_bytes(12, Y[:, None].astype(">i4")),
+    ]
 
 
 def labels_beside(path: Path) -> None:
