@@ -368,6 +368,26 @@ def test_no_code_in_model_files(in_tmp, capsys):
         load_model("absent.keras")
 
 
+def test_models_that_claim_more_than_their_files_hold_are_refused(in_tmp):
+    tiny().save("m.keras")
+    with zipfile.ZipFile("m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    config = members["config.json"].decode()
+    for old, new, message in (
+        ('"units": 3', '"units": 2000000000', "of weights, and"),
+        ('"Dense"', '"StringLookup"', "keras.layers.StringLookup"),
+        ('"name": "tiny"', '"name": ' + "[" * 5000 + "]" * 5000, "cannot be read as a .keras"),
+        (config, "[]", "config.json is no object"),
+    ):
+        with zipfile.ZipFile("forged.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                forged = config.replace(old, new).encode()
+                archive.writestr(name, forged if name == "config.json" else content)
+        with pytest.raises(InputError) as caught:
+            load_model("forged.keras")
+        assert "forged.keras: " in str(caught.value) and message in str(caught.value)
+
+
 def test_a_saved_functional_model_loads(in_tmp):
     start = keras.Input((28, 28, 1))
     x = keras.layers.Conv2D(2, 3, activation="relu", strides=2)(start)

@@ -90,8 +90,8 @@ def load_model(path: str | os.PathLike) -> keras.Model:
                 if info.file_size > MAX_COMPRESSION * max(info.compress_size, 1):
                     raise ValueError(f"{info.filename} claims {info.file_size} bytes unpacked")
             config = json.loads(archive.read("config.json"))
+            _refuse_code(config, path)
             stored = archive.getinfo("model.weights.h5").file_size
-        _refuse_code(config, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; save a model with model.save('m.keras')") from None
     except (InputError, MemoryError):
@@ -99,7 +99,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     except Exception as error:  # zipfile and the decoders raise nearly anything
         text = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a .keras file ({text})") from error
-    try:
+    try:  # what the weights take is known before memory is
         needed = _weight_bytes(config)
         if needed > stored:
             raise ValueError(f"it is of {needed} bytes of weights, and {stored} are stored")
