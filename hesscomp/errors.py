@@ -37,5 +37,9 @@ class NumericalError(HesscompError, ArithmeticError):
     """A computation that left the finite numbers or could not be carried out."""
 
 
+class Interrupted(HesscompError):
+    """A signal asked the run to end; raised on all ranks, what is finished being on disk."""
+
+
 class RankFailure(HesscompError, RuntimeError):
     """Another MPI rank failed; raised on all ranks with the lowest failing rank's message."""

@@ -17,12 +17,12 @@ from hesscomp.datasets import from_arrays, load_dataset
 from hesscomp.errors import InputError, NumericalError, RankFailure
 from hesscomp.estimators import trace
 from hesscomp.factors import compare, load_factor, save_factor
-from hesscomp.factors.slabs import slabs_of
 from hesscomp.parallel import world as world_module
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated, Rows
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
+from hesscomp.runs.slabs import slabs_of
 from hesscomp.sketching.orthonormalize import (
     cholesky_qr2,
     orthonormalize,
@@ -287,7 +287,7 @@ def test_slabs_on_disk(world, shared_tmp, monkeypatch):
     save_factor(compress(A, 3, layout="rows"), path)
     save_factor(factor, path, dtype="float64")
     owners = sum(stop > start for start, stop in factor.layout.ranges)
-    assert len(slabs_of(path)) == owners
+    assert len(slabs_of(path, "eigenvectors")) == owners
     whole, rows = load_factor(path), load_factor(path, world)
     np.testing.assert_array_equal(whole.eigenvectors, factor.layout.whole(factor.eigenvectors))
     np.testing.assert_array_equal(rows.eigenvectors, factor.eigenvectors)
@@ -302,7 +302,7 @@ def test_slabs_on_disk(world, shared_tmp, monkeypatch):
     world.gather(None)
     if world.rank == 0:
         assert len(list(shared_tmp.iterdir())) == owners + 1  # none of the first factor's
-        slab = slabs_of(path)[0]
+        slab = slabs_of(path, "eigenvectors")[0]
         hidden = slab.with_suffix(".away")
         slab.rename(hidden)
         with pytest.raises(InputError, match=slab.name):
@@ -352,15 +352,15 @@ def test_a_failing_rank_leaves_the_earlier_file(world, shared_tmp, monkeypatch):
     holder = max(rank for rank, (start, stop) in enumerate(first.layout.ranges) if stop > start)
     if world.rank == holder:
 
-        def full(*_):
+        def full(*_, **__):
             raise OSError(28, "No space left on device", "slab")
 
-        monkeypatch.setattr("hesscomp.factors.hdf5.write_slab", full)
+        monkeypatch.setattr("hesscomp.runs.slabs.write_slab", full)
     with pytest.raises((InputError, RankFailure), match="No space left"):
         save_factor(compress(A, 6, layout="rows"), path)
     world.gather(None)
     assert load_factor(path).rank == 4
-    assert len(list(shared_tmp.iterdir())) == 1 + len(slabs_of(path))
+    assert len(list(shared_tmp.iterdir())) == 1 + len(slabs_of(path, "eigenvectors"))
 
 
 # Reproducible mode

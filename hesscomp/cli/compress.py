@@ -7,11 +7,12 @@ from hesscomp.cli.curvature import (
     add_point_argument,
     load_curvature,
 )
+from hesscomp.cli.interruption import add_run_argument
 from hesscomp.cli.options import (
     add_problem_arguments,
     add_sketch_arguments,
     check_sketch,
-    sketch_request,
+    factor_request,
 )
 from hesscomp.cli.output import add_factor_outputs, deliver_factor
 from hesscomp.cli.progress import Progress
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sketch_arguments(request)
     add_problem_arguments(request, "0, logistic regression 1e-3")
     add_factor_outputs(parser)
+    add_run_argument(parser, "products that are done")
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
@@ -51,17 +53,12 @@ def run(options: argparse.Namespace, session: Session) -> int:
     if len(points) > 1:
         return compress_trajectory(points, rank, options, session)
     curvature, startup = load_curvature(options, session, *points)
-    with world.ledger.timed("compress"), Progress(session, "product columns"):
-        factor = compress(
-            curvature.operator,
-            rank,
-            options.tolerance,
-            max_rank=options.max_rank,
-            tolerance_norm=options.tolerance_norm,
-            **sketch_request(options),
-        )
-    factor = curvature.describe(factor)
-    deliver_factor(factor, options, session, startup)
+    request = factor_request(rank, options)
+    with curvature.journaled(options.run, request) as operator:
+        with world.ledger.timed("compress"), Progress(session, "product columns"):
+            factor = compress(operator, **request)
+        factor = curvature.describe(factor)
+        deliver_factor(factor, options, session, startup)
     if not factor.certificate.converged:
         session.say("not converged: the tolerance was not reached within the largest allowed rank")
         return 3

@@ -1,5 +1,7 @@
 """The curvature that a command works on: an operator of a problem at a point, by options."""
 
+import hashlib
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,8 +51,29 @@ class Curvature:
         factor = self.problem.describe(factor, self.x, self.indices)
         if self.indices is None:
             return factor
-        name = f"{type(self.operator.base).__name__}, restricted"
+        name = f"{self.operator.base.name}, restricted"
         return replace(factor, provenance=replace(factor.provenance, operator=name))
+
+    def journaled(self, folder, request: dict) -> AbstractContextManager:
+        """The operator for one `request`, its products kept in a folder if one is named.
+
+        See `curvature.journal`; a folder with products of another operator or request is refused.
+        """
+        from hesscomp.curvature.journal import journaled
+
+        problem = self.problem
+        facts = {
+            "problem": problem.name,
+            "data": problem.fingerprint,
+            "rows": problem.rows,
+            "operator": self.title,
+            "loss": getattr(getattr(problem, "loss", None), "name", ""),
+            "point": hashlib.sha256(self.x.tobytes()).hexdigest(),
+            "dtype": self.operator.dtype,
+            "reproducible": problem.world.reproducible,
+            **request,
+        }
+        return journaled(self.operator, folder, {name: str(value) for name, value in facts.items()})
 
 
 def add_operator_arguments(parser) -> None:

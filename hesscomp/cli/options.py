@@ -93,6 +93,12 @@ def sketch_request(options) -> dict:
     return {name: getattr(options, name) for name in names}
 
 
+def factor_request(rank: int | None, options) -> dict:
+    """The arguments of `compress` by the options of the command of that name."""
+    size = {name: getattr(options, name) for name in ("tolerance", "max_rank", "tolerance_norm")}
+    return {"rank": rank, **size, **sketch_request(options)}
+
+
 def add_range_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", choices=("auto", *METHODS), default="auto", help="of compression"

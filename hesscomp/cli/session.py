@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from threadpoolctl import threadpool_limits
 
+from hesscomp.cli.interruption import ended, listen
 from hesscomp.cli.main import exit_status, report_error
-from hesscomp.errors import HesscompError, InputError
+from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.parallel.threads import threads_per_rank
 from hesscomp.parallel.world import World
 from hesscomp.runs.files import check_outputs
@@ -72,15 +73,18 @@ def run_on_ranks(command, options, started: float) -> int:
     """Run ``command(options, session)`` on every rank; returns the exit status.
 
     Errors that all ranks raise together are printed once. A rank that fails alone prints its
-    error and ends the others.
+    error and ends the others. A signal ends a command with `--run FOLDER` so that it can go on.
     """
     world = World(reproducible=getattr(options, "reproducible", False))
+    listen(options, world)
     try:
         if options.threads is not None and options.threads < 1:
             raise InputError(f"--threads must be at least 1, not {options.threads}")
         threads = threads_per_rank(world, options.threads)
         world.threads, limits = threads, threadpool_limits(threads)
         return command(options, Session(world, threads, started, limits))
+    except Interrupted:
+        return ended(options, world)
     except HesscompError as error:
         if world.everyone_is_here():
             return report_error(error) if world.rank == 0 else exit_status(error)

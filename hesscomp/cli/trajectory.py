@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hesscomp.cli.curvature import curvature_at, read_point, sampled
-from hesscomp.cli.options import sketch_request
+from hesscomp.cli.options import factor_request
 from hesscomp.cli.progress import Progress
 from hesscomp.cli.session import Session, seconds_since
 from hesscomp.cli.subject import load_subject
@@ -30,12 +30,16 @@ def compress_trajectory(points: list[str], rank: int | None, options, session: S
     startup = seconds_since(session.started)
     session.say(HEADER)
     rows, factor = [], None
-    with _Writer(options.out, session) as writer:
-        for point in points:
+    request = factor_request(rank, options)
+    # Journals go when the file is written: they are the outer context.
+    with ExitStack() as journals, _Writer(options.out, session) as writer:
+        for number, point in enumerate(points):
             x = read_point(point, subject, options, session)
             curvature = curvature_at(x, problem, options)
+            folder = None if options.run is None else Path(options.run) / f"point-{number:04d}"
+            operator = journals.enter_context(curvature.journaled(folder, request))
             with session.world.ledger.timed("compress"), Progress(session, "product columns"):
-                factor = _next(curvature.operator, rank, factor, options)
+                factor = _next(operator, factor, request)
             label = Path(point).name
             writer.add(label, curvature.describe(factor))
             rows.append(_row(label, factor))
@@ -54,16 +58,8 @@ def compress_trajectory(points: list[str], rank: int | None, options, session: S
     return 0 if all(row["converged"] for row in rows) else 3
 
 
-def _next(operator, rank: int | None, last: LowRank | None, options) -> LowRank:
-    factor = compress(
-        operator,
-        rank,
-        options.tolerance,
-        max_rank=options.max_rank,
-        tolerance_norm=options.tolerance_norm,
-        start=last,
-        **sketch_request(options),
-    )
+def _next(operator, last: LowRank | None, request: dict) -> LowRank:
+    factor = compress(operator, start=last, **request)
     if last is None or factor.provenance.method == "dense":
         return factor
     method = f"{factor.provenance.method} started from the factor before"

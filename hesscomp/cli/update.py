@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.cli.curvature import add_operator_arguments, add_point_argument, load_curvature
+from hesscomp.cli.interruption import add_run_argument
 from hesscomp.cli.known import check_fit, load_known
 from hesscomp.cli.options import (
     add_problem_arguments,
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_sketch_arguments(request)
     add_problem_arguments(request, "that of F.h5")
     add_factor_outputs(parser)
+    add_run_argument(parser, "products that are done")
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
@@ -54,18 +56,15 @@ def run(options: argparse.Namespace, session: Session) -> int:
         raise InputError(f"{options.file}: holds no ridge; name one with --ridge R")
     curvature, startup = load_curvature(options, session, options.at or options.file)
     check_fit(known, curvature, options.file)
-    with world.ledger.timed("update"), Progress(session, "product columns"):
-        factor = correct(
-            curvature.operator,
-            known,
-            options.rank,
-            # F answers for the test vectors that made it: the same ones would miss what it misses.
-            **sketch_request(options) | {"seed": max(options.seed, known.provenance.seed) + 1},
-        )
-        if options.max_rank is not None:
-            factor = factor.truncate(options.max_rank)
-    factor = _named(curvature.describe(factor), known, options.file)
-    deliver_factor(factor, options, session, startup)
+    # F answers for the test vectors that made it: the same ones would miss what it misses.
+    request = sketch_request(options) | {"seed": max(options.seed, known.provenance.seed) + 1}
+    with curvature.journaled(options.run, {"rank": options.rank, **request}) as operator:
+        with world.ledger.timed("update"), Progress(session, "product columns"):
+            factor = correct(operator, known, options.rank, **request)
+            if options.max_rank is not None:
+                factor = factor.truncate(options.max_rank)
+        factor = _named(curvature.describe(factor), known, options.file)
+        deliver_factor(factor, options, session, startup)
     session.say(
         f"{_cost(factor)} and {factor.certificate.relative_error:.2e} of ||H||_F; "
         f"{Path(options.file).name}: {_cost(known)} and {known.certificate.relative_error:.2e} "

@@ -185,7 +185,7 @@ def compress(
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
         certificate,
         Provenance(
-            operator=type(operator).__name__,
+            operator=operator.name,
             method=sketch.name,
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,

@@ -68,7 +68,7 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
             residual_norms=None,
             eigenvalue_converged=None,
         ),
-        replace(added.provenance, operator=type(operator).__name__),
+        replace(added.provenance, operator=operator.name),
         known.parameters,
         known.blocks,
         layout,

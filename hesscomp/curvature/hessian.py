@@ -71,20 +71,19 @@ class CurvatureOperator(ShardedOperator):
     def _local_blocks(self, V):
         return view(self._shard.products(tf.convert_to_tensor(V)))
 
-    def to_dense(self, panel: int = 512) -> np.ndarray:
-        """The (n, n) matrix: assembled on each shard, then one reduction of n^2 words.
+    @property
+    def _assembles(self) -> bool:
+        """Not in reproducible mode where the blocks' matrices would take more than the memory."""
+        stack = self.blocks * self.n**2 * self.dtype.itemsize
+        return not self.world.reproducible or stack <= self.memory
 
-        In reproducible mode by products with panels of unit vectors, where the matrices of all
-        blocks of data would take more than the problem's memory.
-        """
-        if not self.world.reproducible:
-            dense = self.world.sum(self._shard.dense().numpy()).astype(np.float64)
-        elif self.blocks * self.n**2 * self.dtype.itemsize <= self.memory:
+    def _assembled(self) -> np.ndarray:
+        """Assembled on each shard, then one reduction of n^2 words."""
+        if self.world.reproducible:
             dense = sum_blocks(view(self._shard.dense_blocks()), self.blocks, self.world)
         else:
-            return super().to_dense(panel)
-        dense = self._counted(dense * self.scale, self.n)
-        return (dense + dense.T) / 2
+            dense = self.world.sum(self._shard.dense().numpy()).astype(np.float64)
+        return dense * self.scale
 
 
 class HessianOperator(CurvatureOperator):

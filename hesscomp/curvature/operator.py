@@ -49,6 +49,11 @@ class Operator(ABC):
     def shape(self) -> tuple[int, int]:
         return (self.n, self.n)
 
+    @property
+    def name(self) -> str:
+        """What kind of operator this is, for provenance and messages."""
+        return type(self).__name__
+
     @abstractmethod
     def _block(self, V: np.ndarray) -> np.ndarray:
         """H V for a validated float64 (rows, k) array in `layout`, as float64."""
@@ -113,9 +118,10 @@ class Operator(ABC):
         self.world.ledger.product(columns, self.passes * self._pieces(columns))
         if self.layout.any(not np.isfinite(out).all()):
             raise NumericalError(
-                f"a product with {type(self).__name__} is not finite; check the scale of the data "
+                f"a product with {self.name} is not finite; check the scale of the data "
                 f"and the point, or take dtype float64 (now {self.dtype})"
             )
+        self.world.heed()
         return out
 
     def _checked(self, V) -> np.ndarray:
@@ -123,18 +129,30 @@ class Operator(ABC):
         rows = self.layout.rows
         if V.ndim not in (1, 2) or V.shape[0] != rows:
             raise InputError(
-                f"{type(self).__name__} of order {self.n} cannot multiply an array of shape "
+                f"{self.name} of order {self.n} cannot multiply an array of shape "
                 f"{V.shape}; pass ({rows},) or ({rows}, k)"
             )
         return V
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
-        """The (n, n) matrix on every rank, by products with panels of unit vectors."""
-        columns = np.arange(self.n)
-        panels = [columns[start : start + panel] for start in range(0, self.n, panel)]
-        slab = np.concatenate([self @ self.layout.units(indices) for indices in panels], axis=1)
-        dense = self.layout.whole(slab)
+        """The (n, n) matrix on every rank, where it is not had at once by products with panels."""
+        if self._assembles:
+            dense = self._counted(self._assembled(), self.n)
+        else:
+            columns = np.arange(self.n)
+            panels = [columns[start : start + panel] for start in range(0, self.n, panel)]
+            slab = np.concatenate([self @ self.layout.units(indices) for indices in panels], axis=1)
+            dense = self.layout.whole(slab)
         return (dense + dense.T) / 2
+
+    @property
+    def _assembles(self) -> bool:
+        """Whether the whole matrix can be had at once, by `_assembled`."""
+        return False
+
+    def _assembled(self) -> np.ndarray:
+        """The (n, n) matrix on every rank."""
+        raise NotImplementedError
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
         """A SciPy view; its products are collective like this operator's.

@@ -6,12 +6,9 @@ sizes are checked before an array is allocated, and links out of the file are re
 
 import math
 import os
-import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -21,15 +18,15 @@ from hesscomp.errors import InputError, one_line
 from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
-from hesscomp.factors.slabs import read_slabs, slab_path, slabs_of, virtual_rows, write_slab
 from hesscomp.parallel.layout import Layout, Replicated, Rows
-from hesscomp.runs.files import atomic_path
-from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.runs.hdf5 import CheckedFile, count, finite
+from hesscomp.runs.slabs import read_rows, replacing_path, save_slabs
 
 FORMAT = "hesscomp-factor"
 VERSION = 1
 LOW_RANK, TRAJECTORY = KINDS = "low-rank", "trajectory"
 CHUNK_BYTES = 2**20
+EIGENVECTORS = "eigenvectors"
 PATIENCE = 300.0  # seconds that ranks wait for each other before they write
 
 
@@ -66,34 +63,19 @@ def save_factor(
             if world is None or world.rank == 0:
                 _save_whole(factor, path, dtype, compress)
     elif factor.rank and not h5py.get_config().mpi:
-        _save_slabs(factor, path, dtype)
+        rows, layout = factor.eigenvectors.astype(dtype), factor.layout
+        save_slabs(
+            path, EIGENVECTORS, rows, layout.ranges, world, lambda file: _write(file, factor)
+        )
     else:
         _save_together(factor, path, dtype)
 
 
 def _save_whole(factor: LowRank, path: str | os.PathLike, dtype: str, compress: bool) -> None:
     U = factor.eigenvectors.astype(dtype, copy=False)
-    with _replacing(path, factor) as file:
+    with replacing_path(path, EIGENVECTORS) as temporary, h5py.File(temporary, "w") as file:
+        _write(file, factor)
         _write_whole(file, U, compress)
-
-
-def _save_slabs(factor: LowRank, path: str | os.PathLike, dtype: str) -> None:
-    layout, world = factor.layout, factor.layout.world
-    run = world.broadcast(secrets.token_hex(4))
-    mine = slab_path(path, run, world.rank)
-    try:
-        with world.phase(f"writing {mine}"):
-            if layout.rows:
-                write_slab(mine, factor.eigenvectors.astype(dtype), layout.start, layout.n)
-        with world.phase(f"writing {path}"):
-            if world.rank == 0:
-                rows = virtual_rows(path, run, layout.ranges, factor.rank, dtype)
-                with _replacing(path, factor) as file:
-                    file.create_virtual_dataset("eigenvectors", rows, np.nan)
-    except BaseException:
-        if mine not in slabs_of(path):  # else the new file is in place and needs it
-            mine.unlink(missing_ok=True)
-        raise
 
 
 def _save_together(factor: LowRank, path: str | os.PathLike, dtype: str) -> None:
@@ -103,7 +85,7 @@ def _save_together(factor: LowRank, path: str | os.PathLike, dtype: str) -> None
         name = None
         with world.phase(f"writing {path}"):
             if world.rank == 0:
-                temporary = stack.enter_context(_replacing_path(path))
+                temporary = stack.enter_context(replacing_path(path, EIGENVECTORS))
                 with h5py.File(temporary, "w") as file:
                     _write(file, factor)
                     _reserve(file, (factor.n, factor.rank), dtype)
@@ -125,25 +107,6 @@ def _reserve(file: h5py.File, shape: tuple[int, int], dtype: str) -> None:
     create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype))
     h5py.h5d.create(file.id, b"eigenvectors", kind, space, create)
-
-
-@contextmanager
-def _replacing_path(path: str | os.PathLike) -> Iterator[Path]:
-    """As `atomic_path`; then the slabs of the file that was replaced are removed."""
-    before = slabs_of(path)
-    with atomic_path(path) as temporary:
-        yield temporary
-    for slab in before:
-        with suppress(OSError):
-            slab.unlink()
-
-
-@contextmanager
-def _replacing(path: str | os.PathLike, factor: LowRank) -> Iterator[h5py.File]:
-    """A new file at `path`, with all of the factor but its eigenvectors."""
-    with _replacing_path(path) as temporary, h5py.File(temporary, "w") as file:
-        _write(file, factor)
-        yield file
 
 
 def _write_whole(file: h5py.Group, U: np.ndarray, compress: bool) -> None:
@@ -279,12 +242,8 @@ def read_group(file: CheckedFile, world=None) -> LowRank:
 
 def _eigenvectors(file: CheckedFile, rank: int, layout: Layout) -> np.ndarray:
     """The layout's rows of /eigenvectors."""
-    shape = layout.n, rank
-    found = file.object("eigenvectors")
-    if isinstance(found, h5py.Dataset) and found.is_virtual:
-        values = read_slabs(file, shape, layout.start, layout.stop)
-        return _finite(file, "eigenvectors", values.astype(np.float64, copy=False))
-    return _array(file, "eigenvectors", shape, rows=slice(layout.start, layout.stop))
+    values = read_rows(file, EIGENVECTORS, (layout.n, rank), layout.start, layout.stop)
+    return finite(file, EIGENVECTORS, values.astype(np.float64, copy=False))
 
 
 def _check_kind(file: CheckedFile) -> None:
@@ -307,14 +266,6 @@ def kind_of(file: CheckedFile) -> str:
     return kind
 
 
-def count(file: CheckedFile, name: str) -> int:
-    """An attribute that counts something."""
-    value = file.file.attrs.get(name)
-    if not isinstance(value, np.integer) or value < 0:
-        file.refuse(f"attribute {name} is missing or no count")
-    return int(value)
-
-
 def _told(file: CheckedFile, value, kind: type):
     """What an attribute says: one line of text, or a number."""
     value = value.decode() if isinstance(value, bytes) else value
@@ -323,23 +274,15 @@ def _told(file: CheckedFile, value, kind: type):
     return one_line(value) if kind is str else kind(value)
 
 
-def _array(
-    file: CheckedFile, name: str, shape: tuple[int, ...], kind: str = "f", rows: slice | None = None
-) -> np.ndarray:
+def _array(file: CheckedFile, name: str, shape: tuple[int, ...], kind: str = "f") -> np.ndarray:
     found = file.dataset(name, kind)
     if found.shape != shape:
         file.refuse(f"/{name} has shape {found.shape}, expected {shape}")
-    values = found[() if rows is None else rows]
+    values = found[()]
     if kind != "f":
         return values
     values = values.astype(np.float64, copy=False)
-    return values if name.startswith("certificate/") else _finite(file, name, values)
-
-
-def _finite(file: CheckedFile, name: str, values: np.ndarray) -> np.ndarray:
-    if not np.isfinite(values).all():
-        file.refuse(f"/{name} holds numbers that are not finite")
-    return values
+    return values if name.startswith("certificate/") else finite(file, name, values)
 
 
 def _optional(file: CheckedFile, name: str, shape, kind: str = "f") -> np.ndarray | None:

@@ -14,7 +14,6 @@ import numpy as np
 from hesscomp.errors import one_line
 from hesscomp.factors.hdf5 import (
     TRAJECTORY,
-    count,
     kind_of,
     read_group,
     write_group,
@@ -22,7 +21,7 @@ from hesscomp.factors.hdf5 import (
 )
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.runs.files import atomic_path
-from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.runs.hdf5 import CheckedFile, count
 
 GROUP = "factors/{:04d}"
 

@@ -13,7 +13,7 @@ BLOCK = 8192  # rows that one (key, counter) pair generates together
 # Streams: one number for each use, so that no two uses share numbers.
 SKETCH, PROBE, FEATURE_WEIGHTS, FEATURE_PHASES, POWER_START, SIGNS, FREQUENCIES, PLACES = range(8)
 ESTIMATOR, ESTIMATOR_SKETCH, LANCZOS, FACTOR_SAMPLES = range(8, 12)
-CURVE_POINTS, ROW_SAMPLE, TARGET_SAMPLES, DIRECTIONS, INITIAL_WEIGHTS = range(12, 17)
+CURVE_POINTS, ROW_SAMPLE, TARGET_SAMPLES, DIRECTIONS, INITIAL_WEIGHTS, GUARD = range(12, 18)
 
 
 def standard_normal(

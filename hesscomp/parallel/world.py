@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 from mpi4py import MPI
 
-from hesscomp.errors import HesscompError, InputError, RankFailure
+from hesscomp.errors import HesscompError, InputError, Interrupted, RankFailure
 from hesscomp.runs.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,14 @@ class World:
         ranks (see `parallel.exact`), the number of threads of a rank being the same.
     threads : int
         Threads that a rank computes with, for the record; -1 if it was not set by hesscomp.
+
+    Attributes
+    ----------
+    stop_asked : callable, optional
+        Whether this rank was asked to stop (``heed``); set on all ranks or on none.
     """
+
+    stop_asked: Callable[[], bool] | None = None
 
     def __init__(
         self,
@@ -147,6 +154,14 @@ class World:
         and must not part ways over it.
         """
         return self.broadcast(bool(flag))
+
+    def heed(self) -> None:
+        """Raise Interrupted on all ranks if any of them was asked to stop. Collective, not counted.
+
+        Called where a run may end and go on later: after block products and between steps.
+        """
+        if self.stop_asked is not None and any(self.gather(self.stop_asked())):
+            raise Interrupted("ended by a signal")
 
     def gather(self, value) -> list:
         """Every rank's small Python object, as a list in rank order, on every rank."""

@@ -110,11 +110,11 @@ def _plain(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def check_same_run(checkpoint: Checkpoint, facts: dict, folder: str | os.PathLike) -> None:
-    """InputError unless the texts among the facts are those of the checkpoint."""
+def check_same_run(found: dict, facts: dict, folder: str | os.PathLike) -> None:
+    """InputError unless the texts among the facts are those found in the folder."""
     for name, value in facts.items():
-        if isinstance(value, str) and checkpoint.facts.get(name) != value:
+        if isinstance(value, str) and found.get(name) != value:
             raise InputError(
-                f"{folder}: its checkpoint was made with {name} {checkpoint.facts.get(name)}, not "
+                f"{folder}: its run was made with {name} {found.get(name)}, not "
                 f"{value}; name another folder, or remove it"
             )

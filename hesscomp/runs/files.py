@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hesscomp.errors import InputError
@@ -27,6 +27,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike, name: str) -> None:
+    """Remove what killed processes left of writing files in `folder` that fit the pattern `name`.
+
+    For a folder in which nobody else writes such files now.
+    """
+    remove_files(list(Path(folder).glob(f".{name}.*.tmp*")))
+
+
+def remove_files(paths: list[Path]) -> None:
+    """Remove files; one that cannot be removed stays."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def flush_file(path: Path) -> None:

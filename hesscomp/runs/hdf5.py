@@ -8,6 +8,7 @@ import os
 import struct
 
 import h5py
+import numpy as np
 
 from hesscomp.errors import HesscompError, InputError
 
@@ -156,3 +157,18 @@ class _Stream(io.FileIO):
                 return False
             at += length
         return True
+
+
+def count(file: CheckedFile, name: str) -> int:
+    """An attribute that counts something."""
+    value = file.file.attrs.get(name)
+    if not isinstance(value, np.integer) or value < 0:
+        file.refuse(f"attribute {name} is missing or no count")
+    return int(value)
+
+
+def finite(file: CheckedFile, name: str, values: np.ndarray) -> np.ndarray:
+    """The values of the data set `name`, all finite."""
+    if not np.isfinite(values).all():
+        file.refuse(f"/{name} holds numbers that are not finite")
+    return values

@@ -17,6 +17,9 @@ class Ledger:
     passes : int
         Sweeps over all rows of the data, of whatever kind: one block product of any width is
         one pass, and so is one product with the data matrix or with its transpose.
+    replayed : int
+        Of the columns, those whose products a run before had made (`runs.journal`): they count
+        as columns and passes of the result, and took none now.
     extra_columns : int
         Columns of block products beyond one for each of their passes: `passes` and these are the
         passes where every column costs one.
@@ -33,6 +36,7 @@ class Ledger:
 
     columns: int = 0
     passes: int = 0
+    replayed: int = 0
     extra_columns: int = 0
     reductions: int = 0
     words_reduced: int = 0
@@ -77,6 +81,7 @@ class Ledger:
         return {
             "columns": self.columns,
             "passes": self.passes,
+            "replayed": self.replayed,
             "reductions": self.reductions,
             "words_reduced": self.words_reduced,
             "words_gathered": self.words_gathered,

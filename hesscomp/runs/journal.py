@@ -1,0 +1,206 @@
+"""The journal of a run: the results of its block products, so that a run goes on from them.
+
+Products are all that costs. A run that was ended is started again from its seed; everything between
+the products is computed anew, bit for bit, and those that are in the journal are not made again.
+Each is a file of its own, whole or absent, which no later one replaces.
+"""
+
+import copy
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+import hesscomp
+from hesscomp.errors import InputError
+from hesscomp.parallel import random
+from hesscomp.parallel.layout import Layout
+from hesscomp.runs.checkpoint import check_same_run
+from hesscomp.runs.files import atomic_path, remove_files, remove_leftovers
+from hesscomp.runs.hdf5 import CheckedFile, count, finite
+from hesscomp.runs.ledger import Ledger
+from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
+
+log = logging.getLogger(__name__)
+
+FORMAT, VERSION = "hesscomp-product", 1
+RESULT, INPUTS = "result", "inputs"
+WHAT = "product of a run"
+SAME = 1e-10  # of a column's norm: how far an input may be from the one that was multiplied
+
+
+@dataclass(frozen=True)
+class Product:
+    """What is known of a product before it is made.
+
+    Attributes
+    ----------
+    kind : str
+        What is computed of the inputs.
+    inputs : (2, j) array
+        The norms of the inputs' columns, and their inner products with a fixed random vector.
+    shape : tuple of int
+        Of the result.
+    """
+
+    kind: str
+    inputs: np.ndarray
+    shape: tuple[int, int]
+
+    def fits(self, kind: str, inputs: np.ndarray, shape: tuple[int, ...]) -> bool:
+        """Whether a product of these is this one."""
+        if kind != self.kind or inputs.shape != self.inputs.shape or shape != self.shape:
+            return False
+        return bool(np.all(np.abs(inputs - self.inputs) <= SAME * self.inputs[0]))
+
+
+class Journal:
+    """A folder with the results of a run's products, `product-000000.h5` and so on. Collective.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is missing.
+    facts : dict of str to str
+        What the run is of; a folder of another run is refused.
+    world : World
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be used, or holds a run with other facts.
+
+    Notes
+    -----
+    An (n, k) result is n k words on disk: written by rank 0 where all ranks hold it, else by each
+    rank its rows, and read by any number of ranks in either layout. A file that is damaged, or that
+    holds the product of another block (by norms and a random projection of its columns, to 1e-10),
+    costs a warning and its own product. Nothing is counted in the world's ledger but `replayed`.
+    """
+
+    def __init__(self, folder: str | os.PathLike, facts: dict[str, str], world):
+        self.folder, self.facts = Path(folder), facts
+        self.ledger, self.world = world.ledger, world.with_ledger(Ledger())
+        self.made = 0
+        last = -1
+        with self.world.phase(f"opening {folder}"):
+            if world.rank == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(self.folder, "product-*.h5")
+                for path in self._files():
+                    self._check(path)
+                    last = max(last, int(path.stem.partition("-")[2]))
+        self.last = self.world.broadcast(last)
+
+    def result(
+        self,
+        kind: str,
+        inputs: tuple[np.ndarray, ...],
+        shape: tuple[int, int],
+        layout: Layout,
+        make: Callable[[], np.ndarray],
+    ) -> np.ndarray:
+        """The next product of the run: from the journal if it is there, else made and kept.
+
+        Parameters
+        ----------
+        kind : str
+            A name of what is computed; "block" for a product in `layout`, others are whole on all
+            ranks.
+        inputs : tuple of (rows, j) arrays
+            In `layout`.
+        shape : tuple of int
+            Of the whole result.
+        layout : Layout
+        make : callable
+            Makes the result.
+        """
+        product = Product(kind, self._signature(inputs, layout), shape)
+        path, self.made = self.folder / f"product-{self.made:06d}.h5", self.made + 1
+        slabs = layout if kind == "block" and layout.name == "rows" else None
+        out = self._read(path, product, slabs) if self.made <= self.last + 1 else None
+        if out is not None:
+            self.ledger.replayed += shape[1]
+            return out
+        out = np.ascontiguousarray(make())
+        self._write(path, product, out, slabs)
+        return out
+
+    def remove(self) -> None:
+        """Remove the products, whose result is in better hands, and the folder if it is empty."""
+        with self.world.phase(f"clearing {self.folder}"):
+            if self.world.rank == 0:
+                for path in self._files():
+                    remove_files([*slabs_of(path, RESULT), path])
+                remove_files(list(self.folder.glob("product-*.slab")))
+                if not any(self.folder.iterdir()):
+                    self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("product-[0-9][0-9][0-9][0-9][0-9][0-9].h5"))
+
+    def _check(self, path: Path) -> None:
+        """Refuse a file of another run; a damaged one is noticed when its turn has come."""
+        try:
+            with CheckedFile(path, WHAT) as file:
+                facts = dict(file.group("facts").attrs)
+        except InputError:
+            return
+        check_same_run(facts, self.facts, self.folder)
+
+    def _signature(self, inputs: tuple[np.ndarray, ...], layout: Layout) -> np.ndarray:
+        layout = copy.copy(layout)
+        layout.world = self.world
+        g = random.standard_normal(0, random.GUARD, (layout.start, layout.stop), (0, 1))
+        parts = [np.vstack([layout.squares(V) ** 0.5, layout.inner(g, V)]) for V in inputs]
+        return np.hstack(parts) if parts else np.empty((2, 0))
+
+    def _read(self, path: Path, product: Product, slabs: Layout | None) -> np.ndarray | None:
+        """The result in a file, or None, and why, where there is none that fits."""
+        out = reason = None
+        if slabs is not None or self.world.rank == 0:
+            rows = (0, product.shape[0]) if slabs is None else (slabs.start, slabs.stop)
+            try:
+                out = _read_product(path, product, *rows)
+            except InputError as error:
+                reason = str(error)
+        reason = next((text for text in self.world.gather(reason) if text is not None), None)
+        if reason is not None:
+            if self.world.rank == 0:
+                log.warning("%s; this product is made again", reason)
+            return None
+        return self.world.on_root(lambda: out) if slabs is None else out
+
+    def _write(self, path: Path, product: Product, out: np.ndarray, slabs: Layout | None) -> None:
+        how = {"fletcher32": True} if out.size else {}
+        if slabs is not None:
+            write = lambda file: self._write_head(file, product)  # noqa: E731 (short)
+            save_slabs(path, RESULT, out, slabs.ranges, self.world, write, **how)
+            return
+        with self.world.phase(f"writing {path}"):
+            if self.world.rank == 0:
+                with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+                    self._write_head(file, product)
+                    file.create_dataset(RESULT, data=out, **how)
+
+    def _write_head(self, file: h5py.File, product: Product) -> None:
+        file.attrs["format"], file.attrs["format_version"] = FORMAT, np.int64(VERSION)
+        file.attrs["hesscomp_version"] = hesscomp.__version__
+        file.attrs["kind"] = product.kind
+        file.create_group("facts").attrs.update(self.facts)
+        file[INPUTS] = product.inputs
+
+
+def _read_product(path: Path, product: Product, start: int, stop: int) -> np.ndarray:
+    """Rows ``start:stop`` of a product's result; InputError where the file holds another."""
+    with CheckedFile(path, WHAT) as file:
+        if file.file.attrs.get("format") != FORMAT or count(file, "format_version") != VERSION:
+            file.refuse(f"it is no {FORMAT} of version {VERSION}")
+        inputs, shape = file.dataset(INPUTS, "f")[()], file.object(RESULT).shape
+        if not product.fits(file.file.attrs.get("kind"), inputs, shape):
+            file.refuse("it is the product of another block")
+        return finite(file, RESULT, read_rows(file, RESULT, product.shape, start, stop))

@@ -1,0 +1,207 @@
+"""Block products that outlive their run: interrupted anywhere, gone on with, the same bits."""
+
+import h5py
+import numpy as np
+import pytest
+from oracles import Sharded, check_operator, matrix
+
+from hesscomp.compression import METHODS, compress
+from hesscomp.compression.correction import correct
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.journal import Journaled, journaled
+from hesscomp.datasets import from_arrays
+from hesscomp.errors import InputError, Interrupted
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
+from hesscomp.problems.logistic import LogisticRegression
+from hesscomp.runs.journal import Journal
+from hesscomp.runs.slabs import slabs_of
+
+pytestmark = pytest.mark.ranks
+
+FACTS = {"rank": "6"}
+REQUEST = {"rank": 6, "oversample": 3}
+
+
+def hessian(comm, *, reproducible=True):
+    """A Hessian of order 40 over 613 rows; its world's rank 0 hears no signal, the last one may."""
+    rng = np.random.default_rng(7)
+    X = rng.standard_normal((613, 40)) * np.geomspace(1, 1e-3, 40)
+    y = np.where(rng.random(613) < 0.5, -1.0, 1.0)
+    world = World(comm, reproducible=reproducible)
+    rows = slice(*row_range(613, world.rank, world.size))
+    problem = LogisticRegression(from_arrays(X[rows], y[rows], world), world, dtype="float64")
+    return HessianOperator(problem, np.linspace(-1, 1, 40))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return hessian(World.serial().comm)
+
+
+@pytest.fixture(scope="module")
+def together(world):
+    return hessian(world.comm)
+
+
+def bits(factor) -> bytes:
+    U = factor.layout.whole(factor.eigenvectors)
+    return factor.eigenvalues.tobytes() + np.ascontiguousarray(U).tobytes()
+
+
+def run(operator, folder, stop_after=np.inf, **request):
+    """Compress with a journal; the last rank is asked to stop after so many products."""
+    world, made = operator.world, 0
+
+    def asked():
+        nonlocal made
+        made += 1
+        return world.rank == world.size - 1 and made >= stop_after
+
+    world.stop_asked = asked
+    try:
+        with journaled(operator, folder, FACTS) as kept:
+            factor = compress(kept, **{**REQUEST, **request})
+            world.gather(None)
+            files = sorted(path.name for path in folder.iterdir())
+            return factor, made, files
+    finally:
+        world.stop_asked = None
+
+
+@pytest.mark.parametrize("method", [*METHODS, "dense"])
+def test_a_run_ended_after_any_product_goes_on_to_the_same_bits(
+    world, together, shared_tmp, method
+):
+    """On all ranks; the last time on another number of ranks, here one."""
+    request = {"rank": 40} if method == "dense" else {"method": method}
+    for layout in ("replicated", "rows"):
+        whole = compress(together, **{**REQUEST, **request}, layout=layout)
+        stop, folder = 1, shared_tmp / layout
+        while True:
+            before = together.world.ledger.replayed
+            try:
+                factor, products, _ = run(together, folder, stop, layout=layout, **request)
+                break
+            except Interrupted:
+                world.gather(None)
+                assert len(list(folder.glob("product-*.h5"))) == stop
+                stop += 1
+        assert bits(factor) == bits(whole) and stop == products + 1
+        assert factor.provenance.columns == whole.provenance.columns
+        assert together.world.ledger.replayed - before == factor.provenance.columns
+        world.gather(None)
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("layouts", [("rows", "replicated"), ("replicated", "rows")])
+def test_another_number_of_ranks_and_the_other_layout_go_on(
+    world, together, alone, shared_tmp, layouts
+):
+    first, then = layouts
+    whole = compress(alone, **REQUEST, method="eigh", layout="replicated")
+    with pytest.raises(Interrupted):
+        run(together, shared_tmp / "run", 2, method="eigh", layout=first)
+    world.gather(None)
+    if world.rank == 0:
+        before = alone.world.ledger.replayed
+        factor, _, _ = run(alone, shared_tmp / "run", method="eigh", layout=then)
+        np.testing.assert_allclose(factor.eigenvalues, whole.eigenvalues, rtol=1e-12)
+        assert alone.world.ledger.replayed == before + 9 + 9 + 8
+
+
+def test_damaged_and_missing_products_are_made_again(world, together, shared_tmp, caplog):
+    """And all that is damaged is named; each costs its own product and no other."""
+    for layout in ("replicated", "rows"):
+        folder = shared_tmp / layout
+        whole = bits(compress(together, **REQUEST, method="krylov", layout=layout, block=3))
+        with pytest.raises(Interrupted):
+            run(together, folder, 7, method="krylov", layout=layout, block=3)
+        world.gather(None)
+        paths = sorted(folder.glob("product-*.h5"))
+        if world.rank == 0:
+            paths[0].write_bytes(b"")
+            paths[1].write_bytes(paths[1].read_bytes()[:-100])
+            paths[2].unlink()
+            paths[3].write_bytes(paths[4].read_bytes())  # whole, but of another block
+            part = (slabs_of(paths[5], "result") or [paths[5]])[0]
+            with h5py.File(part) as file:
+                at = file["result"].id.get_chunk_info(0).byte_offset
+            content = bytearray(part.read_bytes())
+            content[at + 20] ^= 1
+            part.write_bytes(content)
+        world.gather(None)
+        before = together.world.ledger.replayed
+        caplog.clear()
+        factor, _, _ = run(together, folder, method="krylov", layout=layout, block=3)
+        assert bits(factor) == whole
+        if world.rank == 0:
+            said = [record.getMessage() for record in caplog.records]
+            for path, line in zip([*paths[:4], paths[5]], said, strict=True):
+                assert path.name in line and "made again" in line
+            assert together.world.ledger.replayed - before == 2 * 3  # columns of the others
+
+
+def test_a_folder_of_another_run_is_refused(world, together, shared_tmp):
+    with pytest.raises(Interrupted):
+        run(together, shared_tmp / "run", 2, method="eigh")
+    with pytest.raises(InputError, match="made with rank 6, not 7"):
+        Journal(shared_tmp / "run", {"rank": "7"}, world)
+    # Other blocks, although the facts do not say so.
+    other = compress(together, **REQUEST, method="eigh", seed=3)
+    factor, _, _ = run(together, shared_tmp / "run", method="eigh", seed=3)
+    assert bits(factor) == bits(other)
+
+
+def test_a_product_that_fails_is_not_kept(world, shared_tmp):
+    """The run is as if killed within its third product; then it goes on."""
+    A = matrix("polynomial", True)
+
+    class Failing(Sharded):
+        left = 2
+
+        def _local(self, V):
+            self.left -= 1
+            if self.left < 0:
+                raise MemoryError
+            return super()._local(V)
+
+    fresh = World(world.comm)
+    with pytest.raises(MemoryError):
+        run(Failing(A, fresh, False), shared_tmp / "run", method="krylov")
+    world.gather(None)
+    assert len(list((shared_tmp / "run").iterdir())) == 2
+    factor, _, files = run(Sharded(A, fresh, False), shared_tmp / "run", method="krylov")
+    assert len(files) > 2 and fresh.ledger.replayed > 0
+    whole = compress(Sharded(A, World(world.comm), False), **REQUEST, method="krylov")
+    np.testing.assert_allclose(factor.eigenvalues, whole.eigenvalues, rtol=1e-12)
+
+
+def test_corrections_and_other_products_go_on(world, together, shared_tmp):
+    known = 0.9 * compress(together, 4)
+    whole = correct(together, known, 5, seed=1)
+    for stop in (True, False):
+        together.world.stop_asked = lambda stop=stop: stop
+        try:
+            with journaled(together, shared_tmp / "run", FACTS) as operator:
+                factor = correct(operator, known, 5, seed=1)
+        except Interrupted:
+            assert stop
+        finally:
+            together.world.stop_asked = None
+        world.gather(None)
+    assert bits(factor) == bits(whole) and factor.provenance.operator == "HessianOperator"
+
+
+def test_a_journaled_operator_is_an_operator(world, shared_tmp):
+    A = matrix("polynomial", True)
+    base = Sharded(A, World(world.comm), False)
+    operator = Journaled(base, Journal(shared_tmp / "run", FACTS, base.world))
+    check_operator(operator, A, 1e-12)
+    again = Journaled(base, Journal(shared_tmp / "run", FACTS, base.world))
+    before = base.world.ledger.replayed
+    check_operator(again, A, 1e-12)
+    assert base.world.ledger.replayed > before
+    again.journal.remove()
+    world.gather(None)
+    assert not (shared_tmp / "run").exists()
