@@ -64,6 +64,7 @@ def run(operator, folder, stop_after=np.inf, **request):
             factor = compress(kept, **{**REQUEST, **request})
             world.gather(None)
             files = sorted(path.name for path in folder.iterdir())
+            world.gather(None)
             return factor, made, files
     finally:
         world.stop_asked = None

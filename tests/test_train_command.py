@@ -175,12 +175,13 @@ def test_train_command_says_what_is_wrong(run_ranks):
 def test_a_signal_ends_a_run_with_a_checkpoint_to_go_on_from(run_command, tmp_path):
     words = ["train", "--data", "adult", "--optimizer", "sgd", "--run", str(tmp_path / "run")]
     command = [sys.executable, "-m", "hesscomp", *words, "--max-steps"]
-    running = subprocess.Popen([*command, "1000000"], stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = subprocess.Popen([*command, "1000000"], **pipes)
     while "objective" not in running.stdout.readline():  # the table's head: it takes steps now
         pass
     running.stdout.readline()
     running.send_signal(signal.SIGUSR1)
-    assert "by a callback" in running.communicate(timeout=120)[0]
+    assert "ended by a signal" in running.communicate(timeout=120)[1]
     assert running.returncode == 75
     history = (tmp_path / "run" / "history.csv").read_text().splitlines()
     step = int(float(history[-1].split(",")[0]))

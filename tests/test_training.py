@@ -247,22 +247,42 @@ def test_what_a_run_leaves(world, small, shared_tmp):
             np.testing.assert_equal(float(text), known.get(name, np.nan))
     report = json.loads((folder / "history.json").read_text())
     assert report["status"] == "stopped" and len(report["history"]) == 6
-    assert load_checkpoint(folder).step == 5
-    world.comm.Barrier()
-    if world.rank == 0:
-        (folder / "checkpoint.h5").unlink()  # as if the machine had stopped between the renames
-    world.comm.Barrier()
-    assert load_checkpoint(folder).step == 4
-    assert load_checkpoint(shared_tmp) is None
+    assert load_checkpoint(folder / "checkpoint.h5").step == 5
     with pytest.raises(InputError, match="optimizer"):
         train(small, DRSOM(count=3), saving=saving)
     with pytest.raises(InputError, match="sampling"):
         train(small, DRSOM(), sampling=Sampling(seed=1), saving=saving)
+
+
+def test_a_missing_or_damaged_checkpoint_leaves_the_one_before(world, small, shared_tmp, caplog):
+    """A damaged one is named and set aside; with both damaged the run ends and says so."""
+    saving = Saving(str(shared_tmp), every=2)
+    whole = train(small, DRSOM(), stopping=Stopping(max_steps=5))
+    first, previous = shared_tmp / "checkpoint.h5", shared_tmp / "checkpoint-previous.h5"
+
+    def after(damage):
+        train(small, DRSOM(), stopping=Stopping(max_steps=5), saving=saving)
+        world.comm.Barrier()
+        if world.rank == 0:
+            damage()
+        world.comm.Barrier()
+        caplog.clear()
+        rest = train(small, DRSOM(), stopping=Stopping(max_steps=5), saving=saving)
+        assert equal(rest, whole)
+        return [record.getMessage() for record in caplog.records]
+
+    assert after(first.unlink) == []
+    said = after(lambda: first.write_bytes(first.read_bytes()[:-1000]))
+    if world.rank == 0:
+        assert len(said) == 1 and "checkpoint.h5" in said[0]
+        assert "going on from checkpoint-previous.h5 (step 4)" in said[0]
+        assert (shared_tmp / "checkpoint-damaged.h5").exists()
     world.comm.Barrier()
     if world.rank == 0:
-        (folder / "checkpoint.h5").write_text("not HDF5")
+        first.write_text("not HDF5")
+        previous.write_text("nor this")
     world.comm.Barrier()
-    with pytest.raises(InputError, match="checkpoint"):
+    with pytest.raises(InputError, match=r"checkpoint\.h5: .*previous\.h5: .*to start anew"):
         train(small, DRSOM(), saving=saving)
 
 

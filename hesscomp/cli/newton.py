@@ -3,6 +3,8 @@
 import argparse
 import math
 
+from hesscomp.cli.curvature import Curvature
+from hesscomp.cli.interruption import add_run_argument
 from hesscomp.cli.options import (
     add_data_arguments,
     add_problem_arguments,
@@ -53,6 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--report", metavar="R.json", help="objective, accuracies, history, costs")
     output.add_argument("--plot", metavar="P.png", help="convergence plot")
+    add_run_argument(output, "checkpoints, and products of --factor-out that are done")
+    output.add_argument("--save-every", type=int, default=1, metavar="K", help="steps")
 
 
 def run(options: argparse.Namespace, session: Session) -> int:
@@ -91,7 +95,13 @@ def run(options: argparse.Namespace, session: Session) -> int:
         problem.compile()
     session.say(HEADER)
     with world.ledger.timed("newton"):
-        result = newton(problem, options=settings, on_iteration=lambda row: session.say(_line(row)))
+        result = newton(
+            problem,
+            options=settings,
+            on_iteration=lambda row: session.say(_line(row)),
+            folder=options.run,
+            save_every=options.save_every,
+        )
     session.say(
         f"{'converged' if result.converged else 'not converged'} after "
         f"{_count(result.iterations, 'step')}: {result.reason}"
@@ -103,14 +113,12 @@ def run(options: argparse.Namespace, session: Session) -> int:
     session.say(f"accuracy: train {train:.5f}" + ("" if math.isnan(test) else f", test {test:.5f}"))
 
     if options.factor_out is not None:
-        with world.ledger.timed("final factor"):
-            factor = compress(
-                HessianOperator(problem, result.x),
-                options.rank,
-                **sketch_request(options),
-            )
-        factor = problem.describe(factor, result.x)
-        write_factor(factor, options.factor_out, session)
+        final = Curvature(HessianOperator(problem, result.x), problem, result.x, "Hessian")
+        request = {"rank": options.rank, **sketch_request(options)}
+        with final.journaled(options.run, request) as operator:
+            with world.ledger.timed("final factor"):
+                factor = compress(operator, **request)
+            write_factor(final.describe(factor), options.factor_out, session)
     history = [row.as_dict() for row in result.history]
     ledger = world.ledger.as_dict()
     report = {

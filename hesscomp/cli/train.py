@@ -2,14 +2,13 @@
 
 import argparse
 import math
-import signal
 import time
 
 from hesscomp.cli.curvature import known_point, save_vector
+from hesscomp.cli.interruption import add_run_argument
 from hesscomp.cli.options import add_problem_arguments
 from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments, load_subject
-from hesscomp.runs.slurm import REQUEUE
 
 HEADER = f"{'step':>6} {'objective':>16} {'||gradient||':>13} {'passes':>10} {'seconds':>8}"
 INTERVAL = 0.5  # seconds between two rows that are shown
@@ -41,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stop.add_argument("--max-seconds", type=float, metavar="S")
     add_problem_arguments(stop, "0, logistic regression 1e-3")
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--run", metavar="FOLDER",
-        help="checkpoint and history; where it holds a checkpoint, the run goes on from it. "
-        "SIGTERM and SIGUSR1 end a run with one, and with status 75",
-    )  # fmt: skip
+    add_run_argument(output, "history and checkpoints")
     output.add_argument("--save-every", type=int, default=10, metavar="K", help="steps")
     output.add_argument(
         "--evaluate-every", type=int, metavar="K",
@@ -83,11 +78,11 @@ def run(options: argparse.Namespace, session: Session) -> int:
         subject.problem.compile()
     session.say(optimizer.describe())
     session.say(HEADER)
-    shown, called = _Rows(session), _Called()
+    shown = _Rows(session)
     with session.world.ledger.timed("training"):
         result = train(
             subject.problem, optimizer, x0, sampling=sampling, stopping=stopping, saving=saving,
-            callbacks=(shown, called), evaluate_every=options.evaluate_every,
+            callbacks=(shown,), evaluate_every=options.evaluate_every,
         )  # fmt: skip
     shown.last()
     for step, text in result.history.events:
@@ -95,8 +90,6 @@ def run(options: argparse.Namespace, session: Session) -> int:
     session.say(f"{result.status} after {result.steps} steps: {result.reason}")
     session.say(f"best objective over all rows: {result.best_objective:.15g}")
     session.write("point", options.save_point, lambda path: save_vector(result.best, path))
-    if options.run is not None and session.world.decide(called.off):
-        return REQUEUE
     asked = options.tol > 0 or options.target is not None
     return 3 if result.status == DIVERGED or (asked and not result.converged) else 0
 
@@ -133,21 +126,6 @@ class _Rows:
             f"{row['passes']:10.1f} {row['seconds']:8.1f}  "
             + " ".join(f"{name} {value:.3g}" for name, value in more.items())
         )
-
-
-class _Called:
-    """Ends the run after the present step, with a checkpoint, on SIGTERM or SIGUSR1."""
-
-    def __init__(self):
-        self.off = False
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._hear)
-
-    def _hear(self, *_) -> None:
-        self.off = True
-
-    def __call__(self, row: dict, x) -> bool:
-        return self.off
 
 
 COMMON = ("step", "objective", "gradient_norm", "passes", "seconds", "columns", "work", "words")

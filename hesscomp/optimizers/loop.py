@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hesscomp.errors import InputError, NumericalError
+from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Batches, Sampling, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
 from hesscomp.problems.problem import Problem
-from hesscomp.runs.checkpoint import Checkpoint, check_same_run, load_checkpoint, save_checkpoint
+from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
 from hesscomp.runs.tensorboard import ScalarWriter
 
@@ -173,6 +173,9 @@ def train(
         For options out of range, a start that does not fit, a folder with another run.
     NumericalError
         If the objective or the gradient at the start are not finite.
+    Interrupted
+        If a rank was asked to stop (`World.stop_asked`): the run ends after the present block
+        product, at the point before the step, with a checkpoint of it.
 
     Notes
     -----
@@ -215,6 +218,7 @@ class _Run:
         self.idle = 0
         self.begun, self.seconds_before = time.perf_counter(), 0.0
         self.writer = None
+        self.saved = -1  # the step of the last checkpoint
 
     def run(self, x0) -> TrainResult:
         self._prepare(x0)
@@ -230,10 +234,11 @@ class _Run:
             self._record(task)
             called_off = self._called_off()
             status = status or called_off
+            self._note_numbers(task)
             if status is not None or self.step % self.saving.every == 0:
                 self._save(task)
             if status is None:
-                status = self._advance(task)
+                status = self._interruptible(task)
         status = self._conclude(task, status)
         self._finish(*status)
         return TrainResult(
@@ -251,11 +256,7 @@ class _Run:
         folder = self.saving.folder
         if folder is None:
             return
-        with self.world.phase(f"opening {folder}"):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            saved = load_checkpoint(folder)
-            if saved is not None:
-                check_same_run(saved, self.facts, folder)
+        saved = open_run(folder, self.facts, self.world)
         if saved is not None:
             self._restore(saved)
         if self.saving.tensorboard and self.world.rank == 0:
@@ -383,6 +384,16 @@ class _Run:
         wishes = [callback(row, self.x) for callback in self.callbacks]
         return (STOPPED, "by a callback") if self.world.decide(any(wishes)) else None
 
+    def _interruptible(self, task: Task) -> tuple[str, str] | None:
+        """As `_advance`; a signal within the step ends the run at the point before it."""
+        try:
+            self.world.heed()
+            return self._advance(task)
+        except Interrupted:
+            self._save(task)
+            self._finish(STOPPED, "by a signal")
+            raise
+
     def _advance(self, task: Task) -> tuple[str, str] | None:
         self.good = self.x, self.state
         try:
@@ -403,31 +414,34 @@ class _Run:
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun
 
-    def _save(self, task: Task) -> None:
-        """Write a checkpoint of the point that the task is at.
-
-        Its values are saved with it, so that going on costs nothing twice; its row is not, as it
-        is the first one then.
-        """
-        if self.saving.folder is None:
-            return
-        arrays = {"x": self.x, "best": self.best, "gradient": task.gradient}
-        numbers = {
+    def _note_numbers(self, task: Task) -> None:
+        """Keep what a checkpoint of this point needs and a step from it changes."""
+        self.numbers = {
             "objective": task.objective,
             "full_objective": task.full,
             **{name: getattr(self, name) for name in COUNTERS},
             **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self._seconds(),
         }
-        facts = {**self.facts, **numbers}
+
+    def _save(self, task: Task) -> None:
+        """Write a checkpoint of the point that the task is at.
+
+        Its values are saved with it, so that going on costs nothing twice; its row is not, as it
+        is the first one then.
+        """
+        if self.saving.folder is None or self.saved == self.step:
+            return
+        arrays = {"x": self.x, "best": self.best, "gradient": task.gradient}
+        facts = {**self.facts, **self.numbers}
         history = History(self.history.rows[:-1], self.history.events)
         checkpoint = Checkpoint(self.step, arrays, self.state, self.values, facts, history)
-        with self.world.phase(f"writing {self.saving.folder}"):
-            if self.world.rank == 0:
-                save_checkpoint(checkpoint, self.saving.folder)
+        save_checkpoint(checkpoint, self.saving.folder, self.world)
+        self.saved = self.step
 
     def _restore(self, saved: Checkpoint) -> None:
-        self.step, self.history = saved.step, saved.history
+        self.step = self.saved = saved.step
+        self.history = saved.history
         self.state, self.values = saved.state, saved.values
         self.x, self.best = saved.arrays["x"], saved.arrays["best"]
         facts = saved.facts

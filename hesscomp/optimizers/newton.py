@@ -1,19 +1,25 @@
 """Newton's method for convex sharded problems, with a compressed Hessian."""
 
+import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import numpy as np
 import scipy.linalg
 
 from hesscomp.compression import compress
 from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.errors import InputError, NumericalError
+from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.factors import LowRank
+from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.optimizers.upkeep import VECTOR_PENALTY, Upkeep
+from hesscomp.parallel.layout import Replicated
+from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
+from hesscomp.runs.history import History
+from hesscomp.runs.ledger import Ledger
 
 SOLVERS = ("auto", "pcg", "lowrank", "direct")
 STEPS = ("line-search", "fixed")
@@ -25,6 +31,8 @@ ROUNDING = 16 * np.finfo(np.float64).eps  # relative noise of an objective, for 
 FORCING = 0.1  # largest relative residual of a Newton system (Eisenstat and Walker 1996)
 USUAL_CG = 12  # lone columns that a preconditioned Newton step takes, for the choice of a solver
 USUAL_STEPS = 8
+NUMBERS = ("objective", "norm", "previous", "least", "idle")  # of a run, in checkpoints
+TOTALS = ("passes", "words_reduced", "seconds")  # of the history, in checkpoints
 IDLE = 3  # steps in a row without a gain, after which there is none to be had
 
 
@@ -98,6 +106,9 @@ class NewtonIteration:
         return asdict(self)
 
 
+KINDS = {field.name: field.type for field in fields(NewtonIteration)}
+
+
 @dataclass(frozen=True)
 class NewtonResult:
     """Where Newton's method ended.
@@ -158,28 +169,42 @@ def newton(
     x0: np.ndarray | None = None,
     options: NewtonOptions = NewtonOptions(),
     on_iteration: Callable[[NewtonIteration], None] | None = None,
+    *,
+    folder: str | os.PathLike | None = None,
+    save_every: int = 1,
 ) -> NewtonResult:
     """Minimise a convex problem by Newton's method: x <- x - gamma H^-1 g.
 
     Parameters
     ----------
     problem : LogisticRegression
-        Or any problem with its methods `margins`, `evaluate`, `losses_along`, `curvature_at`.
+        Or any problem with its methods `margins`, `evaluate`, `losses_along`, `curvature_at`, and
+        for a folder `known_margins` and `shard`.
     x0 : (n,) array, optional
         The start; zero by default.
     options : NewtonOptions
     on_iteration : callable, optional
         Called with each row of the history as it is made, on every rank.
+    folder : path, optional
+        Gets `checkpoint.h5` and the one before it. Where it holds a checkpoint of the same run,
+        that is where the run goes on; `max_iterations` may be another one.
+    save_every : int
+        Steps between checkpoints; one is made at the end too.
 
     Returns
     -------
     NewtonResult
-        The last iterate; with the line search it is also the best.
+        The last iterate; with the line search it is also the best. With the same numbers, bit for
+        bit on the same number of ranks and threads, whether the run was stopped and gone on with or
+        not; in reproducible mode on any number of ranks.
 
     Raises
     ------
     InputError
-        For options out of range or a start that does not fit.
+        For options out of range, a start that does not fit, a folder with another run.
+    Interrupted
+        If a rank was asked to stop (`World.stop_asked`): the run ends after the present block
+        product, with a checkpoint of the last step.
     NumericalError
         If objective or gradient are no longer finite, or a direct factorisation fails.
 
@@ -190,84 +215,196 @@ def newton(
     to a relative residual min(0.1, 0.9 (||g_k|| / ||g_k-1||)^2) (Eisenstat and Walker 1996,
     choice 2), never further than half the tolerance on g. The line search evaluates four steps in
     one reduction from cached margins, and takes a decrease within the rounding of the objective
-    for a decrease.
+    for a decrease. Cached margins are part of a checkpoint, each rank writing those of its rows.
     """
     options.validate()
-    start = time.perf_counter()
-    world, ledger = problem.world, problem.world.ledger
-    x = np.zeros(problem.n) if x0 is None else problem.check_point(x0).copy()
-    solver, choice = options.solver, ""
-    if solver == "auto":
-        ranks = 1 if world.reproducible else world.size  # the choice must not depend on it then
-        solver, choice = cheapest_solver(
-            problem.n, problem.rows, ranks, options.rank, options.oversample
-        )
-    solve = _Solvers(problem, options, solver)
-    margins = problem.margins(x)
-    objective, gradient = problem.evaluate(x, margins)
-    norm = previous = least = float(np.linalg.norm(gradient))
-    history: list[NewtonIteration] = []
+    if save_every < 1:
+        raise InputError(f"checkpoints are made every 1 or more steps, not {save_every}")
+    return _Run(problem, options, on_iteration, folder, save_every).run(x0)
 
-    def record(step: float, cg_iterations: int, factor: LowRank | None) -> None:
+
+class _Run:
+    """One run's progress: what a checkpoint holds, and the rules for moving on."""
+
+    def __init__(self, problem, options: NewtonOptions, on_iteration, folder, save_every: int):
+        self.problem, self.world, self.options = problem, problem.world, options
+        self.on_iteration, self.folder, self.save_every = on_iteration, folder, save_every
+        self.begun = time.perf_counter()
+        self.quiet = self.world.with_ledger(Ledger())  # totals are those of the method alone
+        self.before = dict.fromkeys(TOTALS, 0)  # what the totals were when a checkpoint was made
+        self.history: list[NewtonIteration] = []
+        self.idle, self.saved = 0, -1
+
+    @property
+    def steps(self) -> int:
+        return len(self.history) - 1
+
+    def run(self, x0) -> NewtonResult:
+        found = self._found()
+        if found is None:
+            self._start(x0)
+        else:
+            self._restore(found)
+        ended = None
+        while ended is None:
+            checkpoint = self._checkpoint()
+            ended = self._judge()
+            if ended is not None or self.steps % self.save_every == 0:
+                self._save(checkpoint)
+            if ended is None:
+                try:
+                    self.world.heed()
+                    ended = self._step()
+                except Interrupted:
+                    self._save(checkpoint)
+                    raise
+        return NewtonResult(
+            self.x, self.objective, self.norm, self.steps, *ended, self.solver, self.choice,
+            tuple(self.history),
+        )  # fmt: skip
+
+    def _start(self, x0) -> None:
+        problem, options = self.problem, self.options
+        self.x = np.zeros(problem.n) if x0 is None else problem.check_point(x0).copy()
+        self.solver, self.choice = options.solver, ""
+        if self.solver == "auto":
+            ranks = 1 if self.world.reproducible else self.world.size  # it must not depend on it
+            self.solver, self.choice = cheapest_solver(
+                problem.n, problem.rows, ranks, options.rank, options.oversample
+            )
+        self.solve = _Solvers(problem, options, self.solver)
+        self.margins = problem.margins(self.x)
+        self.objective, self.gradient = problem.evaluate(self.x, self.margins)
+        self.norm = self.previous = self.least = float(np.linalg.norm(self.gradient))
+        self._record(0.0, 0, None)
+
+    def _record(self, step: float, cg_iterations: int, factor: LowRank | None) -> None:
+        totals = self._totals()
         row = NewtonIteration(
-            len(history),
-            objective,
-            norm,
+            len(self.history),
+            self.objective,
+            self.norm,
             step,
             cg_iterations,
             factor.rank if factor else 0,
             factor.certificate.relative_error if factor else float("nan"),
-            ledger.passes,
-            ledger.words_reduced,
-            time.perf_counter() - start,
+            totals["passes"],
+            totals["words_reduced"],
+            totals["seconds"],
         )
-        history.append(row)
-        if on_iteration is not None:
-            on_iteration(row)
+        self.history.append(row)
+        if self.on_iteration is not None:
+            self.on_iteration(row)
 
-    record(0.0, 0, None)
-    idle = 0
-    while True:
-        if not world.decide(np.isfinite(objective) and np.isfinite(norm)):
+    def _totals(self) -> dict[str, float]:
+        ledger, seconds = self.world.ledger, time.perf_counter() - self.begun
+        now = dict(zip(TOTALS, (ledger.passes, ledger.words_reduced, seconds), strict=True))
+        return {name: self.before[name] + value for name, value in now.items()}
+
+    def _judge(self) -> tuple[bool, str] | None:
+        """Whether the run ends here: converged or not, and why."""
+        world, options = self.world, self.options
+        if not world.decide(np.isfinite(self.objective) and np.isfinite(self.norm)):
             raise NumericalError(
-                f"objective {objective} or gradient norm {norm} is not finite after "
-                f"{len(history) - 1} steps; take a smaller --gamma or the line search"
+                f"objective {self.objective} or gradient norm {self.norm} is not finite after "
+                f"{self.steps} steps; take a smaller --gamma or the line search"
             )
-        if world.decide(norm <= options.tolerance):
-            converged, reason = True, "the gradient norm reached the tolerance"
-            break
-        if world.decide(idle == IDLE):
-            converged, reason = False, "steps gain nothing: at the rounding level, or too long"
-            break
-        if len(history) > options.max_iterations:
-            converged, reason = False, f"stopped after {options.max_iterations} iterations"
-            break
-        forcing = forcing_term(norm, previous if len(history) > 1 else 0.0)
-        goal = max(forcing * norm, 0.5 * options.tolerance)
-        direction, cg_iterations, factor = solve(x, margins, gradient, goal)
+        if world.decide(self.norm <= options.tolerance):
+            return True, "the gradient norm reached the tolerance"
+        if world.decide(self.idle == IDLE):
+            return False, "steps gain nothing: at the rounding level, or too long"
+        if self.steps >= options.max_iterations:
+            return False, f"stopped after {options.max_iterations} iterations"
+        return None
+
+    def _step(self) -> tuple[bool, str] | None:
+        """Take a step; where there is none to take, as `_judge`."""
+        problem, options, ledger = self.problem, self.options, self.world.ledger
+        forcing = forcing_term(self.norm, self.previous if self.steps else 0.0)
+        goal = max(forcing * self.norm, 0.5 * options.tolerance)
+        direction, cg_iterations, factor = self.solve(self.x, self.margins, self.gradient, goal)
         along = problem.margins(direction)
-        slope = float(gradient @ direction)
+        slope = float(self.gradient @ direction)
         if options.step == "fixed":
             step = options.gamma
         else:
             with ledger.timed("line search"):
-                step = _line_search(problem, x, direction, slope, objective, margins, along)
+                step = _line_search(
+                    problem, self.x, direction, slope, self.objective, self.margins, along
+                )
         if step == 0.0:
-            converged, reason = False, "no step decreases the objective: at the rounding level"
-            break
-        x = x + step * direction
-        margins = margins + step * along
-        previous, before = norm, objective
+            return False, "no step decreases the objective: at the rounding level"
+        self.x = self.x + step * direction
+        self.margins = self.margins + step * along
+        self.previous, before = self.norm, self.objective
         with ledger.timed("gradient"):
-            objective, gradient = problem.evaluate(x, margins)
-        norm = float(np.linalg.norm(gradient))
-        record(step, cg_iterations, factor)
-        gained = norm < 0.9 * least or objective < before - ROUNDING * abs(before)
-        idle = 0 if gained else idle + 1
-        least = min(norm, least)
-    return NewtonResult(
-        x, objective, norm, len(history) - 1, converged, reason, solver, choice, tuple(history)
-    )
+            self.objective, self.gradient = problem.evaluate(self.x, self.margins)
+        self.norm = float(np.linalg.norm(self.gradient))
+        self._record(step, cg_iterations, factor)
+        gained = self.norm < 0.9 * self.least or self.objective < before - ROUNDING * abs(before)
+        self.idle = 0 if gained else self.idle + 1
+        self.least = min(self.norm, self.least)
+        return None
+
+    # Checkpoints
+
+    def _found(self) -> Checkpoint | None:
+        if self.folder is None:
+            return None
+        problem, shard = self.problem, self.problem.shard
+        self.facts = {
+            "optimizer": "newton",
+            "options": str(replace(self.options, max_iterations=0)),
+            "problem": f"{problem.name} with ridge {problem.ridge:g}, {problem.dtype}",
+            "data": problem.fingerprint,
+            "reproducible": str(self.world.reproducible),
+        }
+        rows = shard.start, shard.start + len(shard.y)
+        self.ranges = self.world.gather(rows)
+        return open_run(self.folder, self.facts, self.quiet, rows)
+
+    def _checkpoint(self) -> Checkpoint | None:
+        """All that the next step depends on; arrays are not copied, since none is changed."""
+        if self.folder is None:
+            return None
+        history = History([row.as_dict() for row in self.history])
+        return Checkpoint(
+            self.steps,
+            {"x": self.x, "gradient": self.gradient},
+            self.solve.state(),
+            {},
+            {
+                **self.facts,
+                **{name: getattr(self, name) for name in NUMBERS},
+                **self._totals(),
+                "solver": self.solver,
+                "choice": self.choice,
+            },
+            history,
+            np.asarray(self.margins)[:, None],
+            self.ranges,
+        )
+
+    def _save(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint is not None and self.saved != checkpoint.step:
+            save_checkpoint(checkpoint, self.folder, self.quiet)
+            self.saved = checkpoint.step
+
+    def _restore(self, found: Checkpoint) -> None:
+        facts, totals = found.facts, self._totals()
+        self.x, self.gradient = found.arrays["x"], found.arrays["gradient"]
+        self.margins = self.problem.known_margins(found.rows[:, 0])
+        for name in NUMBERS:
+            setattr(self, name, facts[name])
+        self.before = {name: facts[name] - totals[name] for name in TOTALS}
+        self.solver, self.choice = facts["solver"], facts["choice"]
+        self.solve = _Solvers(self.problem, self.options, self.solver)
+        self.solve.restore(found.state)
+        self.history = [
+            NewtonIteration(**{name: kind(row[name]) for name, kind in KINDS.items()})
+            for row in found.history.rows
+        ]
+        self.saved = found.step
 
 
 class _Solvers:
@@ -278,6 +415,32 @@ class _Solvers:
         self.solve = getattr(self, solver)
         self.factor: LowRank | None = None
         self.upkeep = Upkeep()
+
+    def state(self) -> dict[str, np.ndarray | float]:
+        """The factor and how it has served, for checkpoints."""
+        served = {name: float(value) for name, value in asdict(self.upkeep).items()}
+        if self.factor is None:
+            return served
+        factor = self.factor.in_layout(Replicated(self.problem.n, self.problem.world))
+        certificate = factor.certificate
+        return {
+            **served,
+            "eigenvalues": factor.eigenvalues,
+            "eigenvectors": factor.eigenvectors,
+            "error": certificate.frobenius_error_estimate,
+            "norm": certificate.frobenius_norm_estimate,
+        }
+
+    def restore(self, state: dict[str, np.ndarray | float]) -> None:
+        """Go on from a `state`."""
+        self.upkeep = Upkeep(state["rate"], state["fresh_rate"])
+        if "eigenvalues" in state:
+            self.factor = LowRank(
+                state["eigenvalues"],
+                state["eigenvectors"],
+                Certificate(state["error"], state["norm"]),
+                layout=Replicated(self.problem.n, self.problem.world),
+            )
 
     def __call__(self, x, margins, gradient, goal):
         with self.problem.world.ledger.timed("solve"):

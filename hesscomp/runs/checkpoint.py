@@ -1,7 +1,10 @@
 """Checkpoints of a run: one HDF5 file, whole or absent, the one before it kept."""
 
 import json
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,12 +13,17 @@ import numpy as np
 
 import hesscomp
 from hesscomp.errors import InputError
-from hesscomp.runs.files import atomic_path
-from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
+from hesscomp.runs.hdf5 import CheckedFile, checked_reading
 from hesscomp.runs.history import History
+from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
+
+log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "hesscomp-checkpoint", 1
 NAME, PREVIOUS = "checkpoint.h5", "checkpoint-previous.h5"
+DAMAGED = "checkpoint-damaged.h5"
+ROWS = "rows"
 
 
 @dataclass
@@ -35,6 +43,10 @@ class Checkpoint:
     facts : dict of str to number or str
         Counters, and what the run is of: a run goes on only where the texts are equal.
     history : History
+    rows : (rows_here, k) array, optional
+        This rank's part of an array that goes with the rows of the data.
+    ranges : list of (int, int)
+        Which of all rows that is, on each rank; to be written.
     """
 
     step: int
@@ -43,61 +55,146 @@ class Checkpoint:
     values: dict[str, float]
     facts: dict[str, float | int | str]
     history: History = field(default_factory=History)
+    rows: np.ndarray | None = None
+    ranges: list[tuple[int, int]] = field(default_factory=list)
 
-
-def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike) -> None:
-    """Write `checkpoint.h5` in `folder`; the file of that name becomes `checkpoint-previous.h5`."""
-    path = Path(folder) / NAME
-    if path.exists():
-        os.replace(path, path.with_name(PREVIOUS))
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    def write(self, file: h5py.File) -> None:
+        """Write all but the rows."""
         file.attrs["format"] = FORMAT
         file.attrs["format_version"] = VERSION
         file.attrs["hesscomp_version"] = hesscomp.__version__
-        file.attrs["step"] = checkpoint.step
-        file.create_group("facts").attrs.update(checkpoint.facts)
+        file.attrs["step"] = self.step
+        file.create_group("facts").attrs.update(self.facts)
         parts = {
-            "arrays": checkpoint.arrays,
-            "state": checkpoint.state,
-            "values": checkpoint.values,
-            "history": checkpoint.history.columns(),
+            "arrays": self.arrays,
+            "state": self.state,
+            "values": self.values,
+            "history": self.history.columns(),
         }
         for name, values in parts.items():
             group = file.create_group(name, track_order=True)
             for key, value in values.items():
-                group[key] = value
-        file["history"].attrs["events"] = json.dumps(checkpoint.history.events)
+                checked = np.ndim(value) > 0 and np.size(value) > 0
+                group.create_dataset(key, data=value, fletcher32=checked)
+        file["history"].attrs["events"] = json.dumps(self.history.events)
 
 
-def load_checkpoint(folder: str | os.PathLike) -> Checkpoint | None:
-    """The last whole checkpoint in `folder`, or None where there is none.
+def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike, world) -> None:
+    """Write `checkpoint.h5` in `folder`; the file of that name becomes `checkpoint-previous.h5`.
+
+    Collective: rank 0 writes, and each rank its `rows` to a slab beside it. The new file is on disk
+    before the old ones are touched.
+    """
+    path = Path(folder) / NAME
+    if checkpoint.rows is not None:
+        checked = {"fletcher32": checkpoint.rows.size > 0}
+        write, ranges = checkpoint.write, checkpoint.ranges
+        save_slabs(
+            path, ROWS, checkpoint.rows, ranges, world, write, replacing=_rotating, **checked
+        )
+        return
+    with world.phase(f"writing {path}"):
+        if world.rank == 0:
+            with _rotating(path, ROWS) as temporary, h5py.File(temporary, "w") as file:
+                checkpoint.write(file)
+
+
+@contextmanager
+def _rotating(path: Path, name: str) -> Iterator[Path]:
+    """As `replacing_path`, but what was at `path` is kept as the previous checkpoint."""
+    previous, before = path.with_name(PREVIOUS), []
+    with atomic_path(path) as temporary:
+        yield temporary
+        flush_file(temporary)
+        if path.exists():
+            before = slabs_of(previous, name)
+            os.replace(path, previous)
+    remove_files(before)
+
+
+def open_run(
+    folder: str | os.PathLike, facts: dict, world, rows: tuple[int, int] = (0, 0)
+) -> Checkpoint | None:
+    """The checkpoint that a run in `folder` goes on from, None where there is none. Collective.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it is missing.
+    facts : dict
+        Of the run; texts among them must be those of the checkpoint.
+    world : World
+    rows : (int, int)
+        First of this rank's rows and one past the last, in a checkpoint that has `rows`.
 
     Raises
     ------
     InputError
-        If there is one and it, or the one before it, cannot be read.
+        If the folder is another run's, or no checkpoint in it can be read.
+
+    Notes
+    -----
+    Where the last checkpoint is damaged it is set aside as `checkpoint-damaged.h5`, and the one
+    before is taken, with a warning.
     """
-    for name in (NAME, PREVIOUS):
-        path = Path(folder) / name
-        if path.exists():
-            with CheckedFile(path, "checkpoint") as file:
-                return _read(file)
-    return None
+    folder, names, problems, found = Path(folder), [], [], None
+    with world.phase(f"opening {folder}"):
+        if world.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder, NAME)
+            names = [name for name in (NAME, PREVIOUS) if (folder / name).exists()]
+    for name in world.broadcast(names):
+        problem = None
+        try:
+            found = load_checkpoint(folder / name, rows)
+        except InputError as error:
+            problem = str(error)
+        problem = next((text for text in world.gather(problem) if text is not None), None)
+        if problem is None:
+            break
+        problems.append(problem)
+    else:
+        if problems:
+            raise InputError(f"{'; '.join(problems)}; remove {folder} to start anew")
+        return None
+    check_same_run(found.facts, facts, folder)
+    if problems:
+        with world.phase(f"setting {NAME} aside"):
+            if world.rank == 0:
+                os.replace(folder / NAME, folder / DAMAGED)
+                log.warning(
+                    "%s; set aside as %s, going on from %s (step %d)",
+                    *(problems[0], DAMAGED, PREVIOUS, found.step),
+                )
+    return found
 
 
-def _read(file: CheckedFile) -> Checkpoint:
+def load_checkpoint(path: str | os.PathLike, rows: tuple[int, int] = (0, 0)) -> Checkpoint:
+    """Read a checkpoint, and of its `rows` those that are named.
+
+    Raises
+    ------
+    InputError
+        If it is missing, cannot be read or contradicts itself.
+    """
+    with checked_reading(path, "checkpoint") as file:
+        return _read(file, rows)
+
+
+def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
     attributes = file.file.attrs
     if attributes.get("format") != FORMAT or attributes.get("format_version") != VERSION:
         file.refuse(f"it is no {FORMAT} of version {VERSION}")
     groups = ("arrays", "state", "values", "history")
     arrays, state, values, columns = (_values(file, name) for name in groups)
     facts = {key: _plain(value) for key, value in file.group("facts").attrs.items()}
-    try:
-        step = int(attributes["step"])
-        history = History.of_columns(columns, json.loads(file.group("history").attrs["events"]))
-    except (KeyError, TypeError, ValueError) as error:
-        file.refuse(f"step or history do not fit ({error})")
-    return Checkpoint(step, arrays, state, values, facts, history)
+    step = int(attributes["step"])
+    events = json.loads(file.group("history").attrs["events"])
+    history = History.of_columns(columns, events)
+    found = None
+    if ROWS in file.file:
+        found = read_rows(file, ROWS, file.object(ROWS).shape, *rows)
+    return Checkpoint(step, arrays, state, values, facts, history, found)
 
 
 def _values(file: CheckedFile, group: str) -> dict[str, np.ndarray | float | int]:

@@ -198,7 +198,7 @@ def _work(job: Job) -> str:
 work=$!
 
 # SLURM sends USR1 to this shell {WARNING} seconds before the time ends, and the shell to the ranks.
-# `hesscomp train --run FOLDER` saves a checkpoint then and ends with status {REQUEUE}: the job goes
+# A command with --run FOLDER saves what it has then and ends with status {REQUEUE}: the job goes
 # back to the queue, and on from there.
 trap 'kill -USR1 "$work" 2>/dev/null' USR1
 trap 'kill -TERM "$work" 2>/dev/null' TERM
