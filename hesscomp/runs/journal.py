@@ -163,9 +163,9 @@ class Journal:
         """The result in a file, or None, and why, where there is none that fits."""
         out = reason = None
         if slabs is not None or self.world.rank == 0:
-            rows = (0, product.shape[0]) if slabs is None else (slabs.start, slabs.stop)
+            rows = None if slabs is None else (slabs.start, slabs.stop)
             try:
-                out = _read_product(path, product, *rows)
+                out = load_product(path, product, rows)
             except InputError as error:
                 reason = str(error)
         reason = next((text for text in self.world.gather(reason) if text is not None), None)
@@ -195,12 +195,21 @@ class Journal:
         file[INPUTS] = product.inputs
 
 
-def _read_product(path: Path, product: Product, start: int, stop: int) -> np.ndarray:
-    """Rows ``start:stop`` of a product's result; InputError where the file holds another."""
+def load_product(
+    path: str | os.PathLike, product: Product | None = None, rows: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Read the result of a product, or some rows of it.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, cannot be read, contradicts itself or is not of that `product`.
+    """
     with CheckedFile(path, WHAT) as file:
         if file.file.attrs.get("format") != FORMAT or count(file, "format_version") != VERSION:
             file.refuse(f"it is no {FORMAT} of version {VERSION}")
         inputs, shape = file.dataset(INPUTS, "f")[()], file.object(RESULT).shape
-        if not product.fits(file.file.attrs.get("kind"), inputs, shape):
+        if product is not None and not product.fits(file.file.attrs.get("kind"), inputs, shape):
             file.refuse("it is the product of another block")
-        return finite(file, RESULT, read_rows(file, RESULT, product.shape, start, stop))
+        start, stop = rows or (0, shape[0])
+        return finite(file, RESULT, read_rows(file, RESULT, shape, start, stop))
