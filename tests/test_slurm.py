@@ -219,12 +219,39 @@ def test_preempted_training_gives_the_uninterrupted_point(slurm):
         time.sleep(0.1)
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     state, log = slurm.wait(job)
-    assert state == "COMPLETED" and "by a callback" in log and "after 12 steps" in log, log
+    assert state == "COMPLETED" and "ended by a signal" in log and "after 12 steps" in log, log
     again = slurm.submit(*train, "--run", "again", "--save-point", "b.npy")
     state, log = slurm.wait(again)
-    assert state == "COMPLETED" and "by a callback" not in log, log
+    assert state == "COMPLETED" and "ended by a signal" not in log, log
     a, b = (np.load(slurm.folder / name) for name in ("a.npy", "b.npy"))
     assert a.tobytes() == b.tobytes()
+
+
+def test_a_preempted_compression_gives_the_uninterrupted_factor(slurm):
+    """Ended within its Krylov process, between two of some hundred block products."""
+    from hesscomp.factors import load_factor
+
+    options = ["--features", "fourier", "--feature-count", 1000, "--bandwidth", 6]
+    options += ["--rank", 40, "--method", "krylov", "--block", 1, "--residual-tolerance", 1e-12]
+    compress = ("--cpus-per-task=1", JOBS / "compress.sbatch", *options, "--reproducible")
+    job = slurm.submit(*compress)
+    run = slurm.folder / f"out/compress-{job}/run"
+    while not (run / "product-000003.h5").exists():
+        assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+        time.sleep(0.05)
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    state, log = slurm.wait(job)
+    assert state == "COMPLETED" and log.count("ended by a signal") == 1, log
+    assert not run.exists()
+    report = json.loads((slurm.folder / f"out/compress-{job}/report.json").read_text())
+    assert 4 <= report["ledger"]["replayed"] < report["provenance"]["columns"]
+    again = slurm.submit(*compress)
+    state, log = slurm.wait(again)
+    assert state == "COMPLETED" and "ended by a signal" not in log, log
+    factors = [load_factor(slurm.folder / f"out/compress-{j}/factor.h5") for j in (job, again)]
+    for name in ("eigenvalues", "eigenvectors"):
+        a, b = (getattr(factor, name) for factor in factors)
+        assert a.tobytes() == b.tobytes()
 
 
 def test_a_killed_rank_ends_the_job(slurm):

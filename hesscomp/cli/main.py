@@ -1,7 +1,7 @@
 """The `hesscomp` command: subcommands, exit statuses, and errors in one line.
 
 Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged, 75 ended by
-a signal with a checkpoint to go on from.
+a signal with all that is needed to go on.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         description=hesscomp.__doc__,
         epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "
         "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged, 75 ended by a "
-        "signal with a checkpoint to go on from.",
+        "signal with all that is needed to go on (--run).",
     )
     parser.add_argument("--version", action="version", version=f"hesscomp {hesscomp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
