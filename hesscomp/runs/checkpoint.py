@@ -158,15 +158,22 @@ def open_run(
             raise InputError(f"{'; '.join(problems)}; remove {folder} to start anew")
         return None
     check_same_run(found.facts, facts, folder)
-    if problems:
-        with world.phase(f"setting {NAME} aside"):
-            if world.rank == 0:
-                os.replace(folder / NAME, folder / DAMAGED)
-                log.warning(
-                    "%s; set aside as %s, going on from %s (step %d)",
-                    *(problems[0], DAMAGED, PREVIOUS, found.step),
-                )
+    with world.phase(f"clearing {folder}"):
+        if world.rank == 0 and problems:
+            os.replace(folder / NAME, folder / DAMAGED)
+            log.warning(
+                "%s; set aside as %s, going on from %s (step %d)",
+                *(problems[0], DAMAGED, PREVIOUS, found.step),
+            )
+        elif world.rank == 0:
+            _remove_strays(folder)
     return found
+
+
+def _remove_strays(folder: Path) -> None:
+    """Remove slabs that no checkpoint names: a run was killed before it wrote theirs."""
+    named = {slab for name in (NAME, PREVIOUS) for slab in slabs_of(folder / name, ROWS)}
+    remove_files([slab for slab in folder.glob(f"{NAME}.*.slab") if slab not in named])
 
 
 def load_checkpoint(path: str | os.PathLike, rows: tuple[int, int] = (0, 0)) -> Checkpoint:
@@ -193,7 +200,7 @@ def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
     history = History.of_columns(columns, events)
     found = None
     if ROWS in file.file:
-        found = read_rows(file, ROWS, file.object(ROWS).shape, *rows)
+        found = read_rows(file, ROWS, getattr(file.object(ROWS), "shape", None), *rows)
     return Checkpoint(step, arrays, state, values, facts, history, found)
 
 

@@ -95,6 +95,7 @@ class Journal:
                     self._check(path)
                     last = max(last, int(path.stem.partition("-")[2]))
         self.last = self.world.broadcast(last)
+        world.heed()
 
     def result(
         self,
@@ -208,7 +209,7 @@ def load_product(
     with CheckedFile(path, WHAT) as file:
         if file.file.attrs.get("format") != FORMAT or count(file, "format_version") != VERSION:
             file.refuse(f"it is no {FORMAT} of version {VERSION}")
-        inputs, shape = file.dataset(INPUTS, "f")[()], file.object(RESULT).shape
+        inputs, shape = file.dataset(INPUTS, "f")[()], getattr(file.object(RESULT), "shape", None)
         if product is not None and not product.fits(file.file.attrs.get("kind"), inputs, shape):
             file.refuse("it is the product of another block")
         start, stop = rows or (0, shape[0])
