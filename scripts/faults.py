@@ -15,6 +15,7 @@ A kill costs a start on 3 ranks: 10 seconds on 2 cores of their own.
 """
 
 import argparse
+import itertools
 import os
 import random
 import shutil
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,8 @@ LIMIT = 900.0  # seconds that a run may take
 LIFE = 8  # kills of one run, after which it may come to its end
 TOKEN = "HESSCOMP_FAULTS"
 ALL_ROWS = (0, 2**62)
+BAD = ("hangs", "unreadable", "wrong")
+COLUMNS = ("SIGKILL", "SIGTERM", "runs", *BAD)
 
 SMALL = ["--data", "adult", "--reproducible"]
 COMMANDS = {
@@ -79,13 +83,16 @@ class Run:
         )  # fmt: skip
         self.started = time.monotonic()
 
-    def wait_for_work(self) -> bool:
-        """Wait until this start has left something on disk; False if it ended without."""
-        while self._traces() == self.before:
-            if self.over():
-                return False
+    def wait_for_work(self) -> None:
+        """Wait until this start has left something on disk, or has ended."""
+        while self._traces() == self.before and not self.over():
             time.sleep(0.01)
-        return True
+
+    def wait(self, seconds: float = LIMIT) -> None:
+        """Wait for the end of the launcher, at most so long."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.over():
+            time.sleep(0.005)
 
     def over(self) -> bool:
         if time.monotonic() - self.started > LIMIT:
@@ -123,14 +130,18 @@ class Run:
             last, waited = now, waited + min(now - last, 0.5)
             if waited > PATIENCE:
                 waited = float("inf")
-                for pid, _ in self.processes():
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                self.kill()
                 break
             time.sleep(0.02)
         self.status = self.process.wait()
         self.log.close()
         return waited
+
+    def kill(self) -> None:
+        """Kill whatever is left of the run."""
+        for pid, _ in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def unreadable(self) -> list[str]:
         """What is wrong with the files of final names."""
@@ -162,43 +173,99 @@ class Run:
         return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
-def whole_run(command: str, folder: Path) -> tuple[bytes, float, float]:
-    """The uninterrupted result, and the seconds of the whole run and of its work."""
-    run = Run(command, folder)
-    run.start()
-    run.wait_for_work()
-    begun = time.monotonic()
-    while not run.over():
-        time.sleep(0.02)
-    whole, work = time.monotonic() - run.started, time.monotonic() - begun
-    run.end()
-    if run.status != 0:
-        raise SystemExit(f"{command}: ended with status {run.status}; {folder}/log")
-    return run.result(), whole, work
+@dataclass(frozen=True)
+class Reference:
+    """The uninterrupted run: its result, and the seconds of all of it and of its work."""
+
+    result: bytes
+    whole: float
+    work: float
+
+    @classmethod
+    def of(cls, run: Run) -> "Reference":
+        run.start()
+        run.wait_for_work()
+        begun = time.monotonic()
+        run.wait()
+        whole, work = time.monotonic() - run.started, time.monotonic() - begun
+        run.end()
+        if run.status != 0:
+            raise SystemExit(f"{run.command}: ended with status {run.status}; see {run.folder}/log")
+        return cls(run.result(), whole, work)
 
 
-def kill_once(run: Run, choice: random.Random, whole: float, work: float) -> str | None:
-    """Start the run and kill it; how, or None where it came to its end before."""
-    run.start()
-    term = choice.random() < 0.3
-    if term or choice.random() < 0.75:
-        at = choice.uniform(0, work) if run.wait_for_work() else 0.0
-    else:
-        at = choice.uniform(0, whole)
-    deadline = time.monotonic() + at
-    while time.monotonic() < deadline and not run.over():
-        time.sleep(0.005)
-    ranks = run.ranks()
-    if run.over() or not ranks:
-        while not run.over():
-            time.sleep(0.02)
+class Faults:
+    """Kills runs until enough were killed, and counts what came of it."""
+
+    def __init__(self, folder: Path, kills: int, seed: int, seconds: float):
+        self.folder, self.kills, self.deadline = folder, kills, time.monotonic() + seconds
+        self.choice, self.killed = random.Random(seed), 0
+        self.references: dict[str, Reference] = {}
+        self.counts: dict[str, Counter] = {}
+
+    @property
+    def enough(self) -> bool:
+        return self.killed >= self.kills or time.monotonic() > self.deadline
+
+    def life(self, command: str, number: int) -> None:
+        """One run, from its first start to its end."""
+        if command not in self.references:
+            self.references[command] = Reference.of(Run(command, self.folder / command))
+        reference = self.references[command]
+        count = self.counts.setdefault(command, Counter())
+        run = Run(command, self.folder / f"{command}-{number}")
+        try:
+            for start in range(LIFE + 1):
+                run.start()
+                last = start == LIFE or self.enough
+                how = run.wait() if last else self.kill(run, reference)
+                self.note(run, how, count)
+                if how is None or run.status == 0:
+                    break
+            count["runs"] += 1
+            count["wrong"] += run.status != 0 or run.result() != reference.result
+        finally:
+            run.kill()
+        shutil.rmtree(run.folder)
+
+    def kill(self, run: Run, reference: Reference) -> str | None:
+        """Kill a run that has started; how, or None where it came to its end before."""
+        choice = self.choice
+        number = signal.SIGTERM if choice.random() < 0.3 else signal.SIGKILL
+        if number == signal.SIGTERM or choice.random() < 0.75:
+            run.wait_for_work()
+            run.wait(choice.uniform(0, reference.work))
+        else:
+            run.wait(choice.uniform(0, reference.whole))
+        ranks = run.ranks()
+        if run.over() or not ranks:
+            return run.wait()
+        with suppress(ProcessLookupError):
+            os.kill(choice.choice(ranks), number)
+            return number.name
         return None
-    number = signal.SIGTERM if term else signal.SIGKILL
-    try:
-        os.kill(choice.choice(ranks), number)
-    except ProcessLookupError:
-        return None
-    return number.name
+
+    def note(self, run: Run, how: str | None, count: Counter) -> None:
+        """Wait for the end of a start, look at what it left, and say so."""
+        seconds, problems = run.end(), run.unreadable()
+        if how is not None:
+            self.killed += 1
+            count[how] += 1
+            count["hangs"] += seconds == float("inf")
+            count["slowest"] = max(count["slowest"], seconds)
+        if run.status not in (0, 75) and how != "SIGKILL":
+            count["wrong"] += 1
+            problems = [*problems, (run.folder / "log").read_text()[-2000:]]
+        count["unreadable"] += len(problems)
+        told = f"{run.command}: {how or 'ran'}, gone in {seconds:.1f} s, status {run.status}"
+        say(self.killed, self.kills, "; ".join([told, *problems]))
+
+    def table(self) -> str:
+        lines = [f"{'command':<10}" + "".join(f"{column:>12}" for column in COLUMNS) + "   slowest"]
+        for command, count in self.counts.items():
+            numbers = "".join(f"{count[column]:12d}" for column in COLUMNS)
+            lines.append(f"{command:<10}{numbers}{count['slowest']:8.1f} s")
+        return "\n".join(lines)
 
 
 def main() -> int:
@@ -206,58 +273,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--command", choices=tuple(COMMANDS), help="default: all in turn")
-    parser.add_argument("--seconds", type=float, default=np.inf, help="start no run after these")
+    parser.add_argument("--seconds", type=float, default=np.inf, help="kill no more after these")
     options = parser.parse_args()
     commands = [options.command] if options.command else list(COMMANDS)
-    choice, begun = random.Random(options.seed), time.monotonic()
-    totals = {command: Counter() for command in commands}
-    slowest = dict.fromkeys(commands, 0.0)
-    with tempfile.TemporaryDirectory(prefix="hesscomp-faults-") as name:
-        folder, kills, number = Path(name), 0, 0
-        references = {}
-        while kills < options.kills and time.monotonic() - begun < options.seconds:
-            command = commands[number % len(commands)]
-            count = totals[command]
-            if command not in references:
-                references[command] = whole_run(command, folder / command)
-            expected, whole, work = references[command]
-            run, number = Run(command, folder / f"{command}-{number}"), number + 1
-            for life in range(LIFE + 1):
-                how = None
-                if life < LIFE and kills < options.kills:
-                    how = kill_once(run, choice, whole, work)
-                else:
-                    run.start()
-                    while not run.over():
-                        time.sleep(0.02)
-                seconds, problems = run.end(), run.unreadable()
-                hung = seconds == float("inf")
-                if how is not None:
-                    kills += 1
-                    count[how] += 1
-                    count["hangs"] += hung
-                    slowest[command] = max(slowest[command], seconds)
-                count["unreadable"] += len(problems)
-                told = f"{command}: {how or 'ran'}, gone in {seconds:.1f} s, status {run.status}"
-                say(kills, options.kills, "; ".join([told, *problems]))
-                if how is None or run.status == 0:
-                    break
-            count["runs"] += 1
-            good = run.status == 0 and run.result() == expected
-            count["wrong"] += not good
-            if good:
-                shutil.rmtree(run.folder)
-            else:
-                print((run.folder / "log").read_text()[-3000:])
-    if sys.stdout.isatty():
-        print()
-    columns = ("SIGKILL", "SIGTERM", "runs", "hangs", "unreadable", "wrong")
-    print(f"{'command':<10}" + "".join(f"{column:>12}" for column in columns) + "   slowest end")
-    for command, count in totals.items():
-        numbers = "".join(f"{count[column]:12d}" for column in columns)
-        print(f"{command:<10}{numbers}{slowest[command]:12.1f} s")
-    bad = ("hangs", "unreadable", "wrong")
-    return int(any(count[column] for count in totals.values() for column in bad))
+    with tempfile.TemporaryDirectory(prefix="hesscomp-faults-") as folder:
+        faults = Faults(Path(folder), options.kills, options.seed, options.seconds)
+        for number in itertools.count():
+            if faults.enough:
+                break
+            faults.life(commands[number % len(commands)], number)
+    print("\n" * sys.stdout.isatty() + faults.table())
+    return int(any(count[bad] for count in faults.counts.values() for bad in BAD))
 
 
 def say(done: int, of: int, text: str) -> None:
