@@ -253,10 +253,10 @@ class Faults:
             count[how] += 1
             count["hangs"] += seconds == float("inf")
             count["slowest"] = max(count["slowest"], seconds)
+        count["unreadable"] += len(problems)
         if run.status not in (0, 75) and how != "SIGKILL":
             count["wrong"] += 1
             problems = [*problems, (run.folder / "log").read_text()[-2000:]]
-        count["unreadable"] += len(problems)
         told = f"{run.command}: {how or 'ran'}, gone in {seconds:.1f} s, status {run.status}"
         say(self.killed, self.kills, "; ".join([told, *problems]))
 
