@@ -51,7 +51,7 @@ def bits(factor) -> bytes:
 
 def run(operator, folder, stop_after=np.inf, **request):
     """Compress with a journal; the last rank is asked to stop after so many products."""
-    world, made = operator.world, 0
+    world, made = operator.world, -1  # it is asked once before the first product
 
     def asked():
         nonlocal made
@@ -70,11 +70,12 @@ def run(operator, folder, stop_after=np.inf, **request):
         world.stop_asked = None
 
 
-@pytest.mark.parametrize("method", [*METHODS, "dense"])
-def test_a_run_ended_after_any_product_goes_on_to_the_same_bits(
-    world, together, shared_tmp, method
-):
-    """On all ranks; the last time on another number of ranks, here one."""
+SPREAD = ("krylov", "one-pass", "dense")  # the methods that meet all kinds of products
+ALONE = [pytest.param(name, marks=pytest.mark.serial) for name in METHODS if name not in SPREAD]
+
+
+@pytest.mark.parametrize("method", [*SPREAD, *ALONE])
+def test_a_run_ended_after_any_product_goes_on(world, together, shared_tmp, method):
     request = {"rank": 40} if method == "dense" else {"method": method}
     for layout in ("replicated", "rows"):
         whole = compress(together, **{**REQUEST, **request}, layout=layout)
@@ -87,8 +88,8 @@ def test_a_run_ended_after_any_product_goes_on_to_the_same_bits(
             except Interrupted:
                 world.gather(None)
                 assert len(list(folder.glob("product-*.h5"))) == stop
-                stop += 1
-        assert bits(factor) == bits(whole) and stop == products + 1
+                stop += 1 if world.size == 1 else 2
+        assert bits(factor) == bits(whole) and stop > products
         assert factor.provenance.columns == whole.provenance.columns
         assert together.world.ledger.replayed - before == factor.provenance.columns
         world.gather(None)
@@ -124,7 +125,8 @@ def test_damaged_and_missing_products_are_made_again(world, together, shared_tmp
             paths[0].write_bytes(b"")
             paths[1].write_bytes(paths[1].read_bytes()[:-100])
             paths[2].unlink()
-            paths[3].write_bytes(paths[4].read_bytes())  # whole, but of another block
+            with h5py.File(paths[3], "r+") as file:  # whole, but of another block
+                file["inputs"][1, 2] *= 1 + 1e-8
             part = (slabs_of(paths[5], "result") or [paths[5]])[0]
             with h5py.File(part) as file:
                 at = file["result"].id.get_chunk_info(0).byte_offset

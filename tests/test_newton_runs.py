@@ -86,20 +86,17 @@ def ended_everywhere(problem, work, every):
     raise AssertionError("no progress")
 
 
-@pytest.mark.parametrize("solver", ["pcg", "lowrank", "direct"])
-def test_newton_goes_on_to_the_same_bits(together, shared_tmp, solver):
-    options = replace(OPTIONS, solver=solver, tail=0.05, max_iterations=12)
+@pytest.mark.parametrize("solver, every", [("pcg", 5), ("lowrank", 1), ("direct", 3)])
+def test_newton_goes_on_to_the_same_bits(together, shared_tmp, solver, every):
+    options = replace(OPTIONS, solver=solver, tail=0.05, max_iterations=6)
     whole = newton(together, options=options)
-    for every in (1, 5):
-        most = max(row.cg_iterations for row in whole.history) + 4
-        result, ends = ended_everywhere(
-            together,
-            lambda every=every: newton(
-                together, options=options, folder=shared_tmp / str(every), save_every=every
-            ),
-            most,
-        )
-        assert same(result, whole) and ends >= 2
+    places = sum(2 + row.cg_iterations + (row.factor_rank > 0) for row in whole.history[1:])
+    result, ends = ended_everywhere(
+        together,
+        lambda: newton(together, options=options, folder=shared_tmp, save_every=every),
+        places // 3,
+    )
+    assert same(result, whole) and ends >= 1
 
 
 def test_newton_goes_on_with_another_number_of_ranks(world, together, alone, shared_tmp):
