@@ -52,12 +52,12 @@ COMMANDS = {
         *("--layout", "rows", "--residual-tolerance", "1e-12", "--out", "result.h5"),
     ],
     "newton": [
-        *("newton", *SMALL, "--solver", "pcg", "--rank", "5", "--ridge", "1e-6"),
+        *("newton", *SMALL, "--solver", "pcg", "--rank", "5", "--tol", "1e-10"),
         *("--factor-out", "result.h5"),
     ],
     "train": [
-        *("train", *SMALL, "--optimizer", "newton-cg", "--set", "rank=5", "--ridge", "1e-6"),
-        *("--max-steps", "30", "--save-every", "2", "--save-point", "result.npy"),
+        *("train", *SMALL, "--optimizer", "newton-cg", "--set", "rank=5", "--ridge", "1e-3"),
+        *("--max-steps", "15", "--save-every", "2", "--save-point", "result.npy"),
     ],
 }
 
@@ -207,11 +207,18 @@ class Faults:
     def enough(self) -> bool:
         return self.killed >= self.kills or time.monotonic() > self.deadline
 
+    def reference(self, command: str) -> Reference:
+        if command not in self.references:
+            run = Run(command, self.folder / command)
+            try:
+                self.references[command] = Reference.of(run)
+            finally:
+                run.kill()
+        return self.references[command]
+
     def life(self, command: str, number: int) -> None:
         """One run, from its first start to its end."""
-        if command not in self.references:
-            self.references[command] = Reference.of(Run(command, self.folder / command))
-        reference = self.references[command]
+        reference = self.reference(command)
         count = self.counts.setdefault(command, Counter())
         run = Run(command, self.folder / f"{command}-{number}")
         try:
