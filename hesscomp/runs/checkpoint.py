@@ -24,6 +24,7 @@ FORMAT, VERSION = "hesscomp-checkpoint", 1
 NAME, PREVIOUS = "checkpoint.h5", "checkpoint-previous.h5"
 DAMAGED = "checkpoint-damaged.h5"
 ROWS = "rows"
+LARGE = 1000  # numbers, from which on an array gets a checksum
 
 
 @dataclass
@@ -74,8 +75,7 @@ class Checkpoint:
         for name, values in parts.items():
             group = file.create_group(name, track_order=True)
             for key, value in values.items():
-                checked = np.ndim(value) > 0 and np.size(value) > 0
-                group.create_dataset(key, data=value, fletcher32=checked)
+                group.create_dataset(key, data=value, fletcher32=np.size(value) >= LARGE)
         file["history"].attrs["events"] = json.dumps(self.history.events)
 
 
