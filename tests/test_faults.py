@@ -1,4 +1,4 @@
-"""Runs that are killed: a short `scripts/faults.py`; two hundred kills are in docs/runs.md."""
+"""Runs that are killed: a short `scripts/faults.py`."""
 
 import sys
 from pathlib import Path
