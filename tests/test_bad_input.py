@@ -122,17 +122,13 @@ def write_trajectory(path):
 def write_checkpoint(path):
     history = History([{"step": 0.0}], [(0, "begun")])
     saved = Checkpoint(1, {"x": np.ones(3)}, {"damping": 0.5}, {}, {"optimizer": "sgd"}, history)
-    save_checkpoint(saved, path.parent)
-
-
-def load_run(path):
-    return load_checkpoint(path.parent)
+    save_checkpoint(saved, path.parent, World.serial())
 
 
 HEAPS = {
     "f.h5": (lambda path: save_factor(small_factor(), path), load_factor),
     "t.h5": (write_trajectory, load_trajectory),
-    NAME: (write_checkpoint, load_run),
+    NAME: (write_checkpoint, load_checkpoint),
 }
 
 
@@ -149,12 +145,12 @@ def test_a_damaged_heap_of_texts_is_refused(name, tmp_path):
 CHECKPOINTS = {
     "format": (attribute("format", "other"), "it is no hesscomp-checkpoint"),
     "formats": (attribute("format", np.array([b"a", b"b"])), " checkpoint"),
-    "step": (attribute("step", "many"), "step or history do not fit"),
-    "events": (attribute("events", "[1, 2]", "history"), "step or history do not fit"),
+    "step": (attribute("step", "many"), "cannot be read as a checkpoint"),
+    "events": (attribute("events", "[1, 2]", "history"), "cannot be read as a checkpoint"),
     "deep": (attribute("events", "[" * 9999, "history"), "cannot be read as a checkpoint"),
     "type": (replaced("arrays/x", data=np.array([b"a"])), "/arrays/x has type"),
     "huge": (replaced("arrays/x", shape=(2**40,), dtype="f8"), "/arrays/x claims"),
-    "lengths": (replaced("history/step", data=np.ones((2, 2))), "step or history do not fit"),
+    "lengths": (replaced("history/step", data=np.ones((2, 2))), "cannot be read as a checkpoint"),
     "link": (lambda file: file["state"].__setitem__("a", h5py.SoftLink("/")), "link to elsewhere"),
     "group": (lambda file: file.__delitem__("values"), "/values is missing"),
 }  # fmt: skip
@@ -166,7 +162,7 @@ def test_bad_checkpoints(case, tmp_path):
     write_checkpoint(tmp_path / NAME)
     with h5py.File(tmp_path / NAME, "r+") as file:
         change(file)
-    assert words in refused(load_run, tmp_path / NAME)
+    assert words in refused(load_checkpoint, tmp_path / NAME)
 
 
 def header(text: str, data=b"") -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import hesscomp
 from hesscomp.errors import InputError
 from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
-from hesscomp.runs.hdf5 import CheckedFile, checked_reading
+from hesscomp.runs.hdf5 import CheckedFile
 from hesscomp.runs.history import History
 from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
 
@@ -184,7 +184,7 @@ def load_checkpoint(path: str | os.PathLike, rows: tuple[int, int] = (0, 0)) -> 
     InputError
         If it is missing, cannot be read or contradicts itself.
     """
-    with checked_reading(path, "checkpoint") as file:
+    with CheckedFile(path, "checkpoint") as file:
         return _read(file, rows)
 
 

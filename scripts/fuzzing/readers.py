@@ -41,12 +41,13 @@ from hesscomp.factors import (
     save_factor,
     trajectory_writer,
 )
+from hesscomp.factors.hdf5 import EIGENVECTORS
 from hesscomp.factors.point import is_keras_file, load_point
-from hesscomp.factors.slabs import slab_path, virtual_rows, write_slab
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
 from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json, write_json
+from hesscomp.runs.slabs import slab_path, virtual_rows, write_slab
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.standard_normal((7, 3)).round(2), np.array([0, 1, 1, 0, 1, 0, 1])
@@ -220,9 +221,9 @@ def in_slabs() -> list[bytes]:
     def write(path):
         save_factor(factor(), path)
         with h5py.File(path, "r+") as file:
-            del file["eigenvectors"]
-            layout = virtual_rows(path, SLAB_RUN, RANGES, RANK, "f8")
-            file.create_virtual_dataset("eigenvectors", layout, np.nan)
+            del file[EIGENVECTORS]
+            layout = virtual_rows(path, EIGENVECTORS, SLAB_RUN, RANGES, RANK, "f8")
+            file.create_virtual_dataset(EIGENVECTORS, layout, np.nan)
 
     return written(write, file=f"{STEM}.h5")
 
@@ -231,7 +232,7 @@ def slabs_beside(path: Path) -> None:
     for rank, (start, stop) in enumerate(RANGES):
         slab = slab_path(path.with_name(f"{STEM}.h5"), SLAB_RUN, rank)
         slab.unlink(missing_ok=True)
-        write_slab(slab, factor().eigenvectors[start:stop], start, N)
+        write_slab(slab, EIGENVECTORS, factor().eigenvectors[start:stop], start, N)
 
 
 def master_beside(path: Path) -> None:
@@ -240,7 +241,7 @@ def master_beside(path: Path) -> None:
 
 
 def slab() -> list[bytes]:
-    return written(lambda path: write_slab(path, factor().eigenvectors[:5], 0, N))
+    return written(lambda path: write_slab(path, EIGENVECTORS, factor().eigenvectors[:5], 0, N))
 
 
 def trajectories() -> list[bytes]:
@@ -282,7 +283,7 @@ def checkpoints() -> list[bytes]:
         {"optimizer": "newton-cg", "seconds": 1.5, "passes": 3},
         History(rows, [(2, "recovered")]),
     )
-    return written(lambda path: save_checkpoint(saved, path.parent), file=NAME)
+    return written(lambda path: save_checkpoint(saved, path.parent, World.serial()), file=NAME)
 
 
 def reports() -> list[bytes]:
@@ -380,9 +381,7 @@ READERS = {
         f"{STEM}.h5.{SLAB_RUN}.0.slab", rows_of_ranks, slab, beside=master_beside, **HDF5
     ),
     "trajectory": Reader(f"{STEM}.h5", inspect, trajectories, **HDF5),
-    "checkpoint": Reader(
-        f"{STEM}/{NAME}", lambda path: load_checkpoint(path.parent), checkpoints, **HDF5
-    ),
+    "checkpoint": Reader(f"{STEM}/{NAME}", load_checkpoint, checkpoints, **HDF5),
     "point.npy": Reader(
         f"{STEM}.npy",
         point,
