@@ -44,7 +44,7 @@ export OMPI_MCA_rmaps_base_oversubscribe = 1
 export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm lint bench fuzz clean
+.PHONY: help install demo test test-slow test-slurm test-hosts lint bench fuzz clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -67,14 +67,17 @@ demo: $(RUN)  ## Newton on the Adult data on 2 ranks; results and plots in out/
 	@echo "out/adult-convergence.png  objective and gradient norm by iteration"
 	@echo "out/adult-spectrum.png     the factor's eigenvalues"
 
-test: $(TEST)  ## all tests but the slow ones and SLURM's: serial, then on each of RANKS
-	$(call run_tests,not slow and not slurm,--numprocesses $(JOBS) --dist worksteal)
+test: $(TEST)  ## all tests but the slow ones, SLURM's and hosts': serial, then on each of RANKS
+	$(call run_tests,not slow and not slurm and not hosts,--numprocesses $(JOBS) --dist worksteal)
 
 test-slow: $(TEST)  ## the slow tests: serial, then on each of RANKS
 	$(call run_tests,slow)
 
 test-slurm: $(TEST)  ## the job scripts on a SLURM of two nodes here (root; slurm-wlm, munge)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm $(PYTEST_FLAGS)
+
+test-hosts: $(TEST)  ## jobs across hosts of network namespaces, and their failures (root; iproute2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m hosts $(PYTEST_FLAGS)
 
 # The first run that fails ends the target, so the last line of pytest is the verdict.
 # 5 is "no test selected": allowed for slow tests, of which some kinds may not exist.
@@ -98,7 +101,7 @@ lint: $(TEST)  ## style, format, the walls between subpackages, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/shellcheck .ci/run jobs/*.sh jobs/*.sbatch scripts/slurm-sandbox
+	$(BIN)/shellcheck .ci/run jobs/*.sh jobs/*.sbatch scripts/slurm-sandbox scripts/hosts-sandbox
 
 bench: $(BENCH)  ## run the benchmarks in scripts/bench/, one after another (minutes)
 	@set -e; for script in scripts/bench/*.py; do \

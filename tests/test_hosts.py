@@ -1,0 +1,81 @@
+"""Jobs across several hosts, which are network namespaces made by scripts/hosts-sandbox."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SANDBOX = ROOT / "scripts" / "hosts-sandbox"
+
+pytestmark = pytest.mark.hosts
+
+
+class Hosts:
+    """Three hosts h1, h2, h3; jobs start from a folder that they share."""
+
+    names = ("h1", "h2", "h3")
+
+    def __init__(self, run_command, folder: Path):
+        self.run_command, self.folder = run_command, folder
+
+    def sandbox(self, *words) -> str:
+        done = self.run_command([SANDBOX, *words])
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def hesscomp(self, ranks: int, *arguments):
+        """Run hesscomp with its ranks dealt over the hosts."""
+        program = [sys.executable, "-m", "hesscomp", *arguments]
+        return self.run_command([SANDBOX, "mpiexec", "-n", ranks, *program], cwd=self.folder)
+
+
+@pytest.fixture(scope="module")
+def sandbox(run_command):
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    if not shutil.which("ip", path=path):
+        pytest.skip("there is no ip: apt-get install iproute2")
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root: sudo make test-hosts")
+    if run_command([SANDBOX, "status"]).returncode == 0:
+        pytest.fail(f"there are hosts already; first: {SANDBOX} stop")
+    os.environ["PATH"] = f"{Path(sys.prefix) / 'bin'}:{path}"
+    done = run_command([SANDBOX, "start", "3"])
+    assert done.returncode == 0, done.stderr
+    yield
+    done = run_command([SANDBOX, "stop"])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def hosts(sandbox, run_command, tmp_path):
+    return Hosts(run_command, tmp_path)
+
+
+def test_newton_and_compress_give_what_they_give_on_one_host(hosts, run_ranks):
+    from hesscomp.factors import load_factor
+
+    newton = ["newton", "--data", "adult", "--reproducible", "--threads", "1"]
+    compress = ["compress", "--data", "adult", "--rank", "8", "--layout", "rows", "--reproducible"]
+    for where in ("hosts", "here"):
+        for command in (
+            [*newton, "--report", f"{where}.json", "--factor-out", f"{where}-newton.h5"],
+            [*compress, "--threads", "1", "--out", f"{where}.h5"],
+        ):
+            if where == "hosts":
+                done = hosts.hesscomp(3, *command)
+            else:
+                done = run_ranks(2, command, cwd=hosts.folder)
+            assert done.returncode == 0, done.stderr
+    reports = [
+        json.loads((hosts.folder / f"{where}.json").read_text()) for where in ("hosts", "here")
+    ]
+    assert reports[0]["objective"] == reports[1]["objective"]
+    for name in ("", "-newton"):
+        far, near = (load_factor(hosts.folder / f"{where}{name}.h5") for where in ("hosts", "here"))
+        np.testing.assert_array_equal(far.eigenvalues, near.eigenvalues)
+        np.testing.assert_array_equal(far.eigenvectors, near.eigenvectors)
