@@ -2,6 +2,6 @@
 
 import sys
 
-from hesscomp.cli.main import main
+from hesscomp.cli.guard import main
 
 sys.exit(main())

@@ -3,7 +3,7 @@
 import argparse
 
 from hesscomp.cli.options import add_format_arguments
-from hesscomp.cli.session import Session, add_thread_argument
+from hesscomp.cli.session import Session, add_rank_arguments
 from hesscomp.cli.tables import data_table
 from hesscomp.datasets import load_dataset
 from hesscomp.datasets.load import NAMED
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ranks", type=int, metavar="P", help="ranks to plan for; default: those that run this"
     )
-    add_thread_argument(parser)
+    add_rank_arguments(parser)
 
 
 def run(options: argparse.Namespace, session: Session) -> int:

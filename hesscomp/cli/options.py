@@ -2,7 +2,7 @@
 
 import argparse
 
-from hesscomp.cli.session import Session, add_thread_argument
+from hesscomp.cli.session import Session, add_rank_arguments
 from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.datasets import fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
@@ -51,7 +51,7 @@ def add_problem_arguments(parser: argparse.ArgumentParser, ridge: str = f"{RIDGE
         action="store_true",
         help="the same bits on any number of ranks of as many threads; up to 1.3 times the cost",
     )
-    add_thread_argument(parser)
+    add_rank_arguments(parser)
 
 
 def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:

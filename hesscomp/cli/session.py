@@ -3,6 +3,7 @@
 import sys
 import time
 import traceback
+from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 
 from threadpoolctl import threadpool_limits
@@ -11,7 +12,9 @@ from hesscomp.cli.interruption import ended, listen
 from hesscomp.cli.main import exit_status, report_error
 from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.parallel.waiting import TIMEOUT
 from hesscomp.parallel.world import World
+from hesscomp.runs.activity import of_error
 from hesscomp.runs.files import check_outputs
 
 
@@ -59,7 +62,8 @@ class Session:
         self.say(f"wrote {what}: {path}")
 
 
-def add_thread_argument(parser) -> None:
+def add_rank_arguments(parser) -> None:
+    """What every command that runs on ranks takes."""
     parser.add_argument(
         "--threads",
         type=int,
@@ -67,6 +71,20 @@ def add_thread_argument(parser) -> None:
         metavar="T",
         help="threads per rank; by default OMP_NUM_THREADS, else the rank's share of its cores",
     )
+    parser.add_argument(
+        "--comm-timeout",
+        type=_seconds,
+        default=TIMEOUT,
+        metavar="S",
+        help="seconds that a rank waits for the others, which may compile or read, before all end",
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not seconds > 0:
+        raise ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return seconds
 
 
 def run_on_ranks(command, options, started: float) -> int:
@@ -75,7 +93,9 @@ def run_on_ranks(command, options, started: float) -> int:
     Errors that all ranks raise together are printed once. A rank that fails alone prints its
     error and ends the others. A signal ends a command with `--run FOLDER` so that it can go on.
     """
-    world = World(reproducible=getattr(options, "reproducible", False))
+    world = World(
+        reproducible=getattr(options, "reproducible", False), timeout=options.comm_timeout
+    )
     listen(options, world)
     try:
         if options.threads is not None and options.threads < 1:
@@ -88,14 +108,14 @@ def run_on_ranks(command, options, started: float) -> int:
     except HesscompError as error:
         if world.everyone_is_here():
             return report_error(error) if world.rank == 0 else exit_status(error)
-        print(f"hesscomp: rank {world.rank} failed alone", file=sys.stderr)
-        report_error(error)
+        report_error(type(error)(f"rank {world.rank} alone failed in {of_error(error)}: {error}"))
         world.abort(exit_status(error))
     except KeyboardInterrupt:
         world.abort(130)
-    except BaseException:
+    except BaseException as error:
         print(
-            f"hesscomp: rank {world.rank} of {world.size} failed:\n{traceback.format_exc()}",
+            f"hesscomp: rank {world.rank} of {world.size} failed in {of_error(error)}:\n"
+            f"{traceback.format_exc()}",
             file=sys.stderr,
         )
         world.abort(1)

@@ -2,6 +2,8 @@
 
 import copy
 import logging
+import os
+import pickle
 import sys
 import time
 import traceback
@@ -12,6 +14,8 @@ import numpy as np
 from mpi4py import MPI
 
 from hesscomp.errors import HesscompError, InputError, Interrupted, RankFailure
+from hesscomp.parallel.waiting import TIMEOUT, Stranded, Waiting
+from hesscomp.runs.activity import activity
 from hesscomp.runs.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -36,6 +40,9 @@ class World:
         ranks (see `parallel.exact`), the number of threads of a rank being the same.
     threads : int
         Threads that a rank computes with, for the record; -1 if it was not set by hesscomp.
+    timeout : float
+        Seconds that a rank waits for the others in a collective. After that the lowest rank that
+        is there logs which are not, and all are ended.
 
     Attributes
     ----------
@@ -52,13 +59,18 @@ class World:
         *,
         reproducible: bool = False,
         threads: int = -1,
+        timeout: float = TIMEOUT,
     ):
         self.comm = MPI.COMM_WORLD if comm is None else comm
-        self._control = self.comm.Dup()
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
         self.ledger = Ledger() if ledger is None else ledger
         self.reproducible, self.threads = reproducible, threads
+        self._waiting = Waiting(self.comm, timeout)
+        self._control, request = self.comm.Idup()
+        self._wait(request, "first meeting")
+        self._waiting.comm = self._control
+        self._waiting.hosts = self.gather(MPI.Get_processor_name())
 
     @classmethod
     def serial(cls) -> "World":
@@ -85,7 +97,8 @@ class World:
         flat_send, flat_receive = send.reshape(-1), receive.reshape(-1)
         for start in range(0, max(send.size, 1), CHUNK):
             part = slice(start, start + CHUNK)
-            self.comm.Allreduce(flat_send[part], flat_receive[part], op=operation)
+            request = self.comm.Iallreduce(flat_send[part], flat_receive[part], op=operation)
+            self._wait(request, "reduction")
         self.ledger.reduced(send.size)
         return receive
 
@@ -98,7 +111,8 @@ class World:
             received = (
                 whole if width == whole.shape[1] else np.empty((len(whole), width), whole.dtype)
             )
-            self.comm.Allgatherv(part, [received, [count * width for count in counts]])
+            parts = [received, [count * width for count in counts]]
+            self._wait(self.comm.Iallgatherv(part, parts), "gather")
             if received is not whole:
                 whole[:, columns] = received
         self.ledger.words_gathered += whole.size
@@ -114,13 +128,20 @@ class World:
             send = np.ascontiguousarray(array[:, columns])
             width = send.shape[1]
             parts.append(np.empty((counts[self.rank], width), array.dtype))
-            self.comm.Reduce_scatter(send, parts[-1], [count * width for count in counts])
+            shares = [count * width for count in counts]
+            self._wait(self.comm.Ireduce_scatter(send, parts[-1], shares), "reduction")
         self.ledger.reduced(array.size)
         return parts[0] if len(parts) == 1 else np.hstack(parts)
 
     def broadcast(self, value, root: int = 0):
         """`root`'s small Python object on every rank."""
-        return self.comm.bcast(value, root=root)
+        data = _packed(value) if self.rank == root else np.empty(0, np.uint8)
+        size = np.empty(1, np.int64)  # all ranks learn it together, so none goes ahead alone
+        self._wait(self.comm.Iallreduce(np.array([data.size]), size, op=MPI.MAX), "broadcast")
+        if self.rank != root:
+            data = np.empty(size[0], np.uint8)
+        self._wait(self.comm.Ibcast(data, root), "broadcast")
+        return pickle.loads(data)
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
         """Rank 0's ``work(*arguments)``, a float64 array, on every rank.
@@ -139,13 +160,13 @@ class World:
             raise np.linalg.LinAlgError(failure)
         if out is None:
             out = np.empty(shape)
-        self.comm.Bcast(out, root=0)
+        self._wait(self.comm.Ibcast(out, root=0), "broadcast")
         return out
 
     def through_root(self, work: Callable[[list], list], value):
         """Rank 0 turns the list of all ranks' small values into as many answers, one for each."""
-        everyone = self.comm.gather(value)
-        return self.comm.scatter(work(everyone) if self.rank == 0 else None)
+        everyone = self.exchange([value] + [None] * (self.size - 1))
+        return self.exchange(work(everyone) if self.rank == 0 else [None] * self.size)[0]
 
     def decide(self, flag: bool) -> bool:
         """Rank 0's answer, on every rank.
@@ -153,23 +174,41 @@ class World:
         For control flow on replicated numbers: ranks on unlike processors may round them apart,
         and must not part ways over it.
         """
-        return self.broadcast(bool(flag))
+        answer = np.array([flag], np.int8)
+        self._wait(self.comm.Ibcast(answer, root=0), "decision")
+        return bool(answer[0])
 
     def heed(self) -> None:
         """Raise Interrupted on all ranks if any of them was asked to stop. Collective, not counted.
 
         Called where a run may end and go on later: after block products and between steps.
         """
-        if self.stop_asked is not None and any(self.gather(self.stop_asked())):
+        if self.stop_asked is None:
+            return
+        asked = np.array([self.stop_asked()], np.int8)
+        by_any = np.empty_like(asked)
+        self._wait(self.comm.Iallreduce(asked, by_any, op=MPI.MAX), "meeting")
+        if by_any[0]:
             raise Interrupted("ended by a signal")
 
     def gather(self, value) -> list:
         """Every rank's small Python object, as a list in rank order, on every rank."""
-        return self.comm.allgather(value)
+        data = _packed(value)
+        sizes = np.empty(self.size, np.int64)
+        self._wait(self.comm.Iallgather(np.array([data.size]), sizes), "gather")
+        received = np.empty(sizes.sum(), np.uint8)
+        self._wait(self.comm.Iallgatherv(data, [received, sizes]), "gather")
+        return _unpacked(received, sizes)
 
     def exchange(self, values: list) -> list:
         """Send ``values[r]`` to rank r; return what each rank sent here, in rank order."""
-        return self.comm.alltoall(values)
+        data = [_packed(value) for value in values]
+        sizes, coming = np.array([part.size for part in data]), np.empty(self.size, np.int64)
+        self._wait(self.comm.Ialltoall(sizes, coming), "exchange")
+        received = np.empty(coming.sum(), np.uint8)
+        send = [np.concatenate(data), sizes]
+        self._wait(self.comm.Ialltoallv(send, [received, coming]), "exchange")
+        return _unpacked(received, coming)
 
     def ranks_here(self) -> int:
         """How many ranks run on this node. Collective."""
@@ -180,17 +219,31 @@ class World:
         return self._here()[0]
 
     def _here(self) -> tuple[int, int]:
-        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        node = self._node()
         here = node.Get_rank(), node.Get_size()
         node.Free()
         return here
 
     def node_shares(self, cores: set[int]) -> list[int]:
         """For each of this rank's `cores`, how many ranks of this node may run on it."""
-        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        node = self._node()
         everyone = node.allgather(cores)
         node.Free()
         return [sum(core in other for other in everyone) for core in cores]
+
+    def _node(self) -> MPI.Comm:
+        """The ranks on this node, to be freed by the caller."""
+        self._wait(self.comm.Ibarrier(), "meeting")  # for what has no non-blocking form
+        return self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+
+    def _wait(self, request: MPI.Request, what: str) -> None:
+        """Wait for a collective of this world; if some ranks do not come, end all."""
+        try:
+            self._waiting.wait(request, what)
+        except Stranded as error:
+            if error.speaks:
+                log.error("error: %s; all ranks end", error)
+            self.abort(1)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -200,24 +253,25 @@ class World:
         the message of the lowest failing rank: `InputError` where that rank's error was one (or a
         file could not be used), else `RankFailure`. One reduction of one word.
         """
-        failure = None
-        try:
-            yield
-        except Exception as error:  # whatever it is, the other ranks must hear of it
-            failure = error
-            if not isinstance(error, HesscompError | OSError):
-                log.error("rank %d failed in %s\n%s", self.rank, name, traceback.format_exc())
-        lowest = -int(self.max(np.array([-self.size if failure is None else -self.rank]))[0])
-        if lowest == self.size:
-            return
-        report = None
-        if self.rank == lowest:
-            bad_input = isinstance(failure, InputError | OSError)
-            text = _describe(failure)
-            prefix = f"rank {lowest}, {name}: " if self.size > 1 else ""
-            report = (bad_input, prefix + text)
-        bad_input, message = self.broadcast(report, root=lowest)
-        raise (InputError if bad_input else RankFailure)(message) from failure
+        with activity(name):
+            failure = None
+            try:
+                yield
+            except Exception as error:  # whatever it is, the other ranks must hear of it
+                failure = error
+                if not isinstance(error, HesscompError | OSError):
+                    log.error("rank %d failed in %s\n%s", self.rank, name, traceback.format_exc())
+            lowest = -int(self.max(np.array([-self.size if failure is None else -self.rank]))[0])
+            if lowest == self.size:
+                return
+            report = None
+            if self.rank == lowest:
+                bad_input = isinstance(failure, InputError | OSError)
+                text = _describe(failure)
+                prefix = f"rank {lowest}, {name}: " if self.size > 1 else ""
+                report = (bad_input, prefix + text)
+            bad_input, message = self.broadcast(report, root=lowest)
+            raise (InputError if bad_input else RankFailure)(message) from failure
 
     def everyone_is_here(self, seconds: float = 15.0) -> bool:
         """Whether all ranks call this within `seconds`: false where some wait elsewhere.
@@ -236,7 +290,19 @@ class World:
         """End the processes of all ranks at once, wherever they are."""
         sys.stdout.flush()
         sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI's own words would follow ours
         self.comm.Abort(status)
+        os._exit(status)  # where the launcher is out of reach, MPICH's Abort comes back
+
+
+def _packed(value) -> np.ndarray:
+    """A small Python object as bytes."""
+    return np.frombuffer(pickle.dumps(value), np.uint8)
+
+
+def _unpacked(data: np.ndarray, sizes: np.ndarray) -> list:
+    """The objects whose bytes lie one after the other."""
+    return [pickle.loads(part) for part in np.split(data, np.cumsum(sizes)[:-1])]
 
 
 def _countable(array: np.ndarray) -> list[slice]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from hesscomp.runs.activity import activity
+
 
 @dataclass
 class Ledger:
@@ -72,7 +74,8 @@ class Ledger:
         """Add the time spent in the block to `phase`."""
         start = time.perf_counter()
         try:
-            yield
+            with activity(phase):
+                yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 

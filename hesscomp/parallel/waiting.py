@@ -1,0 +1,135 @@
+"""Waiting for the other ranks: so long and no longer, and then saying who did not come."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+from mpi4py import MPI
+
+from hesscomp.errors import RankFailure
+from hesscomp.runs.activity import current
+
+TIMEOUT = 1800.0  # seconds; a rank that compiles or reads is waited for
+SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
+LONGEST_SLEEP = 1e-3  # between two polls, once a wait has lasted a second
+ANSWERS = 3.0  # seconds in which ranks that are here answer a roll call
+GRACE = 5.0  # seconds after which a rank ends that the one which spoke has not ended
+LISTENERS = 4  # the lowest ranks: they call everyone and everyone calls them
+NAMED = 8  # ranks named in a message
+TAG = 1
+
+
+class Stranded(RankFailure):
+    """Other ranks did not come. Only the lowest of those that did says so: `speaks`."""
+
+    def __init__(self, text: str, speaks: bool):
+        super().__init__(text)
+        self.speaks = speaks
+
+
+class Waiting:
+    """Waits for the non-blocking collectives of one world, for at most `seconds` each.
+
+    A rank that has waited too long calls the roll: it tells the others that it is here, and those
+    that wait too answer. The lowest rank that is here names the silent ones. So that many ranks
+    need few messages, and a host that is cut off can speak for itself, a rank calls its host's
+    ranks and the `LISTENERS` lowest only; these call everyone.
+
+    Parameters
+    ----------
+    comm : mpi4py communicator
+        On which nobody else sends from rank to rank.
+    seconds : float
+
+    Attributes
+    ----------
+    hosts : list of str
+        Of all ranks; empty as long as that is not known.
+    """
+
+    def __init__(self, comm: MPI.Comm, seconds: float):
+        self.comm, self.seconds = comm, seconds
+        self.hosts: list[str] = []
+        self._waits = 0  # so far, as many on all ranks: tells this roll call from an earlier one
+        self._sent: list[MPI.Request] = []  # never waited for
+
+    def wait(self, request: MPI.Request, what: str) -> None:
+        """Return once the request is complete: polling costs what blocking does.
+
+        Raises Stranded where the time is over or MPI finds a connection broken, and some ranks
+        stay silent after that.
+        """
+        self._waits += 1
+        here: set[int] = set()
+        try:
+            start = time.monotonic()
+            while not request.Test():
+                waited = time.monotonic() - start
+                if waited > SPIN:
+                    here |= self._heard()
+                    if here or waited > self.seconds:
+                        break
+                    time.sleep(min(waited / 1000, LONGEST_SLEEP))
+            else:
+                return
+            why = f"within {self.seconds:g} s (--comm-timeout)"
+            if self._call_roll(here, request.Test):
+                return
+        except MPI.Exception as error:
+            why = f"(MPI: {str(error).splitlines()[0]})"
+            self._call_roll(here, lambda: False)
+        speaks = min(here) == self.comm.rank
+        if not speaks:
+            time.sleep(GRACE)
+        raise Stranded(
+            f"{self._silent(here)} did not come to a {what} in {current()} {why}", speaks
+        )
+
+    def _called(self) -> list[int]:
+        """The ranks that hear this one's roll call."""
+        rank, hosts = self.comm.rank, self.hosts
+        return [
+            other
+            for other in range(self.comm.size)
+            if rank < LISTENERS or other < LISTENERS or not hosts or hosts[other] == hosts[rank]
+        ]
+
+    def _call_roll(self, here: set[int], arrived: Callable[[], bool]) -> bool:
+        """Gather who is here; whether everyone arrived after all."""
+        here.add(self.comm.rank)
+        word = np.array([self._waits])
+        self._sent += [self.comm.Isend(word, rank, TAG) for rank in self._called()]
+        end = time.monotonic() + ANSWERS
+        while time.monotonic() < end:
+            if arrived():
+                return True
+            here |= self._heard()
+            time.sleep(LONGEST_SLEEP)
+        return False
+
+    def _heard(self) -> set[int]:
+        """The ranks that have called since: in this wait or in a later one."""
+        here, status, word = set(), MPI.Status(), np.empty(1, np.int64)
+        while self.comm.Iprobe(MPI.ANY_SOURCE, TAG, status):
+            self.comm.Recv(word, status.source, TAG)
+            if word[0] >= self._waits:
+                here.add(status.source)
+        return here
+
+    def _silent(self, here: set[int]) -> str:
+        """The called ranks that did not answer, by host."""
+        silent = [rank for rank in self._called() if rank not in here]
+        if not silent:
+            return "all ranks answer, but their data"
+        by_host = defaultdict(list)
+        for rank in silent[:NAMED]:
+            by_host[self.hosts[rank] if self.hosts else ""].append(str(rank))
+        names = [
+            ("ranks " if len(ranks) > 1 else "rank ")
+            + ", ".join(ranks)
+            + (f" on {host}" if host else "")
+            for host, ranks in by_host.items()
+        ]
+        more = [f"{len(silent) - NAMED} more"] if len(silent) > NAMED else []
+        return " and ".join([*names, *more])

@@ -1,0 +1,51 @@
+"""What this process is doing, by name: for what is said when it fails or is waited for."""
+
+from collections.abc import Iterator, MutableSequence
+from contextlib import contextmanager
+
+WIDTH = 200  # bytes of a board
+_running: list[str] = []
+_board: MutableSequence[int] | None = None
+
+
+@contextmanager
+def activity(name: str) -> Iterator[None]:
+    """Do the block under this name. Blocks may nest; the innermost counts."""
+    _running.append(name)
+    _show()
+    try:
+        yield
+    except BaseException as error:
+        if not hasattr(error, "activity"):
+            error.activity = name
+        raise
+    finally:
+        _running.pop()
+        _show()
+
+
+def current() -> str:
+    """What runs now."""
+    return _running[-1] if _running else "start-up"
+
+
+def of_error(error: BaseException) -> str:
+    """What ran when the error was raised."""
+    return getattr(error, "activity", current())
+
+
+def show_on(board: MutableSequence[int]) -> None:
+    """Keep what runs written on a board of `WIDTH` bytes, which another process may read."""
+    global _board
+    _board = board
+    _show()
+
+
+def read(board: MutableSequence[int]) -> str:
+    """What a board shows."""
+    return bytes(board[:WIDTH]).rstrip(b"\0").decode(errors="replace")
+
+
+def _show() -> None:
+    if _board is not None:
+        _board[:WIDTH] = current().encode()[:WIDTH].ljust(WIDTH, b"\0")
