@@ -1,0 +1,134 @@
+"""Waiting with an end: the roll call, who is named, who speaks. The ranks are threads here."""
+
+import threading
+import time
+from collections import deque
+
+import pytest
+from mpi4py import MPI
+
+from hesscomp.parallel import waiting
+from hesscomp.parallel.waiting import Stranded, Waiting
+from hesscomp.runs import activity
+
+HOSTS = ["h1"] * 4 + ["h2"] * 3 + ["h3"] * 2
+LONG = 1000.0
+
+
+class Comm:
+    """What `Waiting` needs of a communicator; words to unreachable ranks are lost."""
+
+    def __init__(self, boxes, rank, cut=()):
+        self.boxes, self.rank, self.size = boxes, rank, len(boxes)
+        self.reached = [(HOSTS[rank] in cut) == (HOSTS[other] in cut) for other in range(self.size)]
+
+    def Isend(self, word, rank, tag):
+        if self.reached[rank]:
+            self.boxes[rank].append((self.rank, int(word[0])))
+
+    def Iprobe(self, source, tag, status):
+        if self.boxes[self.rank]:
+            status.source = self.boxes[self.rank][0][0]
+        return bool(self.boxes[self.rank])
+
+    def Recv(self, word, source, tag):
+        word[0] = self.boxes[self.rank].popleft()[1]
+
+
+class Request:
+    """A collective that completes after so many seconds; never by default."""
+
+    def __init__(self, seconds=float("inf")):
+        self.end = time.monotonic() + seconds
+
+    def Test(self):
+        return time.monotonic() >= self.end
+
+
+def outcomes(here, impatient, size=9, cut=(), request=Request):
+    """What the ranks that are here raise, `impatient` being the first to lose patience."""
+    boxes, errors = [deque() for _ in range(size)], {}
+
+    def wait(rank):
+        waits = Waiting(Comm(boxes, rank, cut), 0.05 if rank in impatient else LONG)
+        waits.hosts = HOSTS[:size]
+        try:
+            waits.wait(request(), "reduction")
+        except Stranded as error:
+            errors[rank] = error
+
+    threads = [threading.Thread(target=wait, args=[rank]) for rank in here]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return errors
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(waiting, "ANSWERS", 0.5)
+    monkeypatch.setattr(waiting, "GRACE", 0.0)
+
+
+@pytest.mark.parametrize("impatient", [0, 3, 8])
+def test_one_rank_names_those_that_did_not_come(impatient):
+    here = [0, 2, 3, 5, 6, 7, 8]
+    with activity.activity("compress"):
+        errors = outcomes(here, [impatient])
+    assert sorted(errors) == here
+    assert [rank for rank in here if errors[rank].speaks] == [0]
+    assert str(errors[0]).startswith(
+        "rank 1 on h1 and rank 4 on h2 did not come to a reduction in compress within"
+    )
+
+
+def test_each_side_of_a_cut_speaks_of_what_it_can_know():
+    errors = outcomes(range(9), [0, 4, 7], cut=("h2",))
+    assert [rank for rank in range(9) if errors[rank].speaks] == [0, 4]
+    assert str(errors[0]).startswith("ranks 4, 5, 6 on h2 did not come")
+    assert str(errors[4]).startswith("ranks 0, 1, 2, 3 on h1 did not come")
+
+
+def test_without_the_lowest_rank_the_next_one_speaks():
+    errors = outcomes([1, 2], [2], size=4)
+    assert errors[1].speaks and not errors[2].speaks
+    assert str(errors[1]).startswith("ranks 0, 3 on h1 did not come")
+
+
+def test_a_rank_that_comes_during_the_roll_call_is_welcome():
+    assert not outcomes([0, 1], [0, 1], size=2, request=lambda: Request(0.2))
+
+
+def test_words_of_an_earlier_roll_call_are_not_heard():
+    boxes = [deque(), deque()]
+    waits = Waiting(Comm(boxes, 0), LONG)
+    waits.wait(Request(0.0), "reduction")
+    boxes[0].append((1, 1))  # rank 1 had called in the first wait
+    waits.wait(Request(0.05), "reduction")
+    assert not boxes[0]
+
+
+def test_a_broken_connection_is_told():
+    class Broken:
+        def Test(self):
+            raise MPI.Exception(MPI.ERR_OTHER)
+
+    errors = outcomes([0], [], size=2, request=Broken)
+    assert str(errors[0]).startswith("rank 1 on h1 did not come to a reduction in start-up (MPI: ")
+
+
+def test_the_innermost_activity_is_shown_and_kept_by_errors():
+    board = bytearray(activity.WIDTH)
+    activity.show_on(board)
+    try:
+        with pytest.raises(ZeroDivisionError) as caught, activity.activity("newton"):
+            with activity.activity("line search"):
+                assert activity.read(board) == activity.current() == "line search"
+            assert activity.read(board) == "newton"
+            with activity.activity("solve"):
+                raise ZeroDivisionError
+        assert activity.of_error(caught.value) == "solve"
+        assert activity.read(board) == "start-up"
+    finally:
+        activity.show_on(None)
