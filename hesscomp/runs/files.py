@@ -1,5 +1,6 @@
 """Files that are whole or absent, and output paths that are refused before the work, not after."""
 
+import errno
 import glob
 import os
 import re
@@ -10,23 +11,64 @@ from pathlib import Path
 
 from hesscomp.errors import InputError
 
+SPACE, PLACE = "free some space or name another folder", "name a folder that can be written"
+REMEDIES = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EROFS: PLACE,
+    errno.EACCES: PLACE,
+    errno.EPERM: PLACE,
+    errno.EFBIG: "raise the limit (ulimit -f) or write less",
+    errno.EIO: "the disk may be broken; name another folder",
+}
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` once the block succeeds.
 
     The data are flushed to disk before the rename. If the block raises, the temporary file is
-    removed and an earlier file at `path` is left as it was.
+    removed and an earlier file at `path` is left as it was; errors are as `writing` says.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    with writing(path):
+        try:
+            yield temporary
+            flush_file(temporary)
+            os.replace(temporary, path)
+            flush_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Make what fails in the block for want of room or rights an OSError of `path`, with a remedy.
+
+    HDF5 says such things in several lines, of the temporary file, and as a RuntimeError.
+    """
     try:
-        yield temporary
-        flush_file(temporary)
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except Exception as error:
+        number = _system_error(error)
+        if number is None:
+            raise
+        text = f"{os.strerror(number)}; {REMEDIES[number]}"
+        raise OSError(number, text, os.fspath(path)) from error
+
+
+def _system_error(error: BaseException | None) -> int | None:
+    """The error number, one of `REMEDIES`, behind an exception or behind what led to it."""
+    while error is not None:
+        told = re.search(r"errno = (\d+)", str(error))  # HDF5
+        number = int(told[1]) if told else getattr(error, "errno", None)
+        if number is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+            number = errno.ENOSPC  # NumPy, which does not say why
+        if number in REMEDIES:
+            return number
+        error = error.__context__
+    return None
 
 
 def remove_leftovers(folder: str | os.PathLike, name: str) -> None:

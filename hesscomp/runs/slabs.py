@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.runs.files import atomic_path, flush_file, remove_files
+from hesscomp.runs.files import atomic_path, flush_file, remove_files, writing
 from hesscomp.runs.hdf5 import CheckedFile
 
 SLAB = re.compile(r"[^/\\\0]+\.[0-9a-f]{8}\.[0-9]+\.slab")  # in the master's folder, nowhere else
@@ -89,7 +89,7 @@ def save_slabs(
 
 def write_slab(path: Path, name: str, rows: np.ndarray, start: int, n: int, **how) -> None:
     """Write rows ``start:`` of an (n, k) array to a file of their own, flushed to disk."""
-    with h5py.File(path, "x") as file:
+    with writing(path), h5py.File(path, "x") as file:
         file.attrs["format"] = "hesscomp-slab"
         file.attrs["n"], file.attrs["start"] = np.int64(n), np.int64(start)
         file.create_dataset(name, data=rows, **how)
