@@ -192,26 +192,23 @@ def faults(options) -> int:
     with tempfile.TemporaryDirectory() as folder:
         right = finish(Path(folder)) if options.job == "train" else None
     for kind, count in (("cut", options.cuts), ("stop", options.stops)):
-        seconds, repeated, sample = [], 0, ""
+        seconds = []
         while len(seconds) < count:
             with tempfile.TemporaryDirectory() as folder:
                 outcome = one_fault(kind, options.job, options.timeout, rng, Path(folder))
                 if outcome.stalled:
-                    repeated += 1
+                    print(f"{kind}: this script was stopped meanwhile; again", flush=True)
                     continue
                 if right is not None and finish(Path(folder)) != right:
                     outcome.faults.append("it went on to another point")
             seconds.append(outcome.seconds)
-            sample = outcome.said
             bad += bool(outcome.faults)
-            for fault in outcome.faults:
-                print(f"{kind} {len(seconds)}: {fault}", flush=True)
+            verdict = "; ".join(outcome.faults) or outcome.said
+            print(f"{kind} {len(seconds)}: over after {seconds[-1]:.1f} s; {verdict}", flush=True)
         if seconds:
             print(
-                f"{count} x {kind}: all over after {min(seconds):.1f} to {max(seconds):.1f} s "
-                f"(median {np.median(seconds):.1f}; timeout {options.timeout:g}); "
-                f"{repeated} done again; the last said: {sample}",
-                flush=True,
+                f"{count} of {kind}: over after {min(seconds):.1f} to {max(seconds):.1f} s, "
+                f"median {np.median(seconds):.1f} s, with --comm-timeout {options.timeout:g}"
             )
     print(f"{bad} of {options.cuts + options.stops} ended otherwise than they should")
     return bool(bad)

@@ -102,7 +102,7 @@ def refuse(folder, name, reason):
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_full_disk_loses_nothing(disk, name):
     WRITERS[name](disk / name, SMALL)
-    (disk / "other").write_bytes(bytes(2**19))
+    (disk / "other").write_bytes(bytes(3 * 2**18))
     refuse(disk, name, "No space left on device; free some space or name another folder")
 
 
@@ -134,7 +134,7 @@ def test_a_checkpoint_that_fits_is_kept(tmp_path):
 
 
 def test_a_command_says_it_in_one_line(disk, capsys):
-    (disk / "other").write_bytes(bytes(2**19))
+    (disk / "other").write_bytes(bytes(3 * 2**18))
     with pytest.raises(OSError, match="told"):
         solve(disk / "d.npy", LARGE)
     line = capsys.readouterr().err
