@@ -10,32 +10,27 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SANDBOX = ROOT / "scripts" / "hosts-sandbox"
+SANDBOX, SCRIPT = ROOT / "scripts" / "hosts-sandbox", ROOT / "scripts" / "hosts.py"
 
 pytestmark = pytest.mark.hosts
 
 
 class Hosts:
-    """Three hosts h1, h2, h3; jobs start from a folder that they share."""
+    """Three hosts; jobs start from a folder that they share."""
 
-    names = ("h1", "h2", "h3")
-
-    def __init__(self, run_command, folder: Path):
-        self.run_command, self.folder = run_command, folder
-
-    def sandbox(self, *words) -> str:
-        done = self.run_command([SANDBOX, *words])
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def __init__(self, run_command, folder: Path, environment: dict[str, str]):
+        self.run_command, self.folder, self.environment = run_command, folder, environment
 
     def hesscomp(self, ranks: int, *arguments):
         """Run hesscomp with its ranks dealt over the hosts."""
         program = [sys.executable, "-m", "hesscomp", *arguments]
-        return self.run_command([SANDBOX, "mpiexec", "-n", ranks, *program], cwd=self.folder)
+        command = [SANDBOX, "mpiexec", "-n", ranks, *program]
+        return self.run_command(command, cwd=self.folder, env=self.environment)
 
 
 @pytest.fixture(scope="module")
-def sandbox(run_command):
+def several_hosts(run_command):
+    """Whether there can be several: skipped with the reason if not."""
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     if not shutil.which("ip", path=path):
         pytest.skip("there is no ip: apt-get install iproute2")
@@ -43,17 +38,16 @@ def sandbox(run_command):
         pytest.skip("network namespaces need root: sudo make test-hosts")
     if run_command([SANDBOX, "status"]).returncode == 0:
         pytest.fail(f"there are hosts already; first: {SANDBOX} stop")
-    os.environ["PATH"] = f"{Path(sys.prefix) / 'bin'}:{path}"
-    done = run_command([SANDBOX, "start", "3"])
-    assert done.returncode == 0, done.stderr
-    yield
-    done = run_command([SANDBOX, "stop"])
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
-def hosts(sandbox, run_command, tmp_path):
-    return Hosts(run_command, tmp_path)
+def hosts(several_hosts, run_command, tmp_path):
+    environment = {"PATH": f"{Path(sys.prefix) / 'bin'}:{os.environ['PATH']}"}  # mpiexec
+    done = run_command([SANDBOX, "start", "3"])
+    assert done.returncode == 0, done.stderr
+    yield Hosts(run_command, tmp_path, environment)
+    done = run_command([SANDBOX, "stop"])
+    assert done.returncode == 0, done.stderr
 
 
 def test_newton_and_compress_give_what_they_give_on_one_host(hosts, run_ranks):
@@ -79,3 +73,12 @@ def test_newton_and_compress_give_what_they_give_on_one_host(hosts, run_ranks):
         far, near = (load_factor(hosts.folder / f"{where}{name}.h5") for where in ("hosts", "here"))
         np.testing.assert_array_equal(far.eigenvalues, near.eigenvalues)
         np.testing.assert_array_equal(far.eigenvectors, near.eigenvectors)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["wire", "faults --cuts 2 --stops 2 --timeout 3", "faults --cuts 1 --stops 1 --job train"],
+)
+def test_the_wire_and_the_faults(several_hosts, run_command, words):
+    done = run_command([sys.executable, SCRIPT, *words.split()], timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
