@@ -136,7 +136,7 @@ def one_fault(kind: str, job: str, timeout: float, rng: random.Random, folder: P
     while not begun(job, folder):
         if process.poll() is not None or clock.tick(0.1) > 300:
             raise SystemExit(f"the job did not begin:\n{(folder / 'log').read_text()}")
-    rest, clock = rng.uniform(0, 3), Clock()
+    rest, clock = rng.uniform(0, 2), Clock()
     while clock.tick() < rest:
         pass
     host = rng.choice(HOSTS)

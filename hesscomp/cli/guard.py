@@ -47,7 +47,7 @@ def main() -> int:
 def _obituary(rank: str, number: int, doing: str) -> str:
     text = (
         f"hesscomp: error: rank {rank} on {platform.node()} was killed by "
-        f"{signal.Signals(number).name} in {doing}"
+        f"{signal.Signals(number).name}{activity.inside(doing)}"
     )
     if number == signal.SIGKILL:
         text += "; where memory ran out, `hesscomp plan` says what a rank needs"

@@ -14,7 +14,7 @@ from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.parallel.threads import threads_per_rank
 from hesscomp.parallel.waiting import TIMEOUT
 from hesscomp.parallel.world import World
-from hesscomp.runs.activity import of_error
+from hesscomp.runs.activity import inside, of_error
 from hesscomp.runs.files import check_outputs
 
 
@@ -108,13 +108,15 @@ def run_on_ranks(command, options, started: float) -> int:
     except HesscompError as error:
         if world.everyone_is_here():
             return report_error(error) if world.rank == 0 else exit_status(error)
-        report_error(type(error)(f"rank {world.rank} alone failed in {of_error(error)}: {error}"))
+        report_error(
+            type(error)(f"rank {world.rank} alone failed{inside(of_error(error))}: {error}")
+        )
         world.abort(exit_status(error))
     except KeyboardInterrupt:
         world.abort(130)
     except BaseException as error:
         print(
-            f"hesscomp: rank {world.rank} of {world.size} failed in {of_error(error)}:\n"
+            f"hesscomp: rank {world.rank} of {world.size} failed{inside(of_error(error))}:\n"
             f"{traceback.format_exc()}",
             file=sys.stderr,
         )

@@ -8,7 +8,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hesscomp.errors import RankFailure
-from hesscomp.runs.activity import current
+from hesscomp.runs.activity import current, inside
 
 TIMEOUT = 1800.0  # seconds; a rank that compiles or reads is waited for
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
@@ -83,7 +83,7 @@ class Waiting:
         if not speaks:
             time.sleep(GRACE)
         raise Stranded(
-            f"{self._silent(here)} did not come to a {what} in {current()} {why}", speaks
+            f"{self._silent(here)} did not come to the {what}{inside(current())} {why}", speaks
         )
 
     def _called(self) -> list[int]:

@@ -25,13 +25,18 @@ def activity(name: str) -> Iterator[None]:
 
 
 def current() -> str:
-    """What runs now."""
-    return _running[-1] if _running else "start-up"
+    """What runs now; empty where that has no name."""
+    return _running[-1] if _running else ""
 
 
 def of_error(error: BaseException) -> str:
     """What ran when the error was raised."""
     return getattr(error, "activity", current())
+
+
+def inside(name: str) -> str:
+    """The words for it in a sentence."""
+    return f" in {name}" if name else ""
 
 
 def show_on(board: MutableSequence[int]) -> None:
