@@ -100,13 +100,13 @@ def test_a_rank_that_comes_during_the_roll_call_is_welcome():
     assert not outcomes([0, 1], [0, 1], size=2, request=lambda: Request(0.2))
 
 
-def test_words_of_an_earlier_roll_call_are_not_heard():
+def test_a_roll_call_that_was_taken_back_is_not_answered():
     boxes = [deque(), deque()]
-    waits = Waiting(Comm(boxes, 0), LONG)
-    waits.wait(Request(0.0), "reduction")
-    boxes[0].append((1, 1))  # rank 1 had called in the first wait
-    waits.wait(Request(0.05), "reduction")
-    assert not boxes[0]
+    waits = Waiting(Comm(boxes, 1), 0.05)
+    waits.wait(Request(0.2), "reduction")  # rank 0 comes late
+    assert list(boxes[0]) == [(1, 1), (1, 0)]
+    Waiting(Comm(boxes, 0), LONG).wait(Request(0.05), "reduction")
+    assert not boxes[0] and not [word for word in boxes[1] if word[0] == 0]
 
 
 def test_a_broken_connection_is_told():

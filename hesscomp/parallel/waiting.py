@@ -51,7 +51,7 @@ class Waiting:
     def __init__(self, comm: MPI.Comm, seconds: float):
         self.comm, self.seconds = comm, seconds
         self.hosts: list[str] = []
-        self._waits = 0  # so far, as many on all ranks: tells this roll call from an earlier one
+        self._calling: set[int] = set()  # ranks that have called and not taken it back
         self._sent: list[MPI.Request] = []  # never waited for
 
     def wait(self, request: MPI.Request, what: str) -> None:
@@ -60,25 +60,24 @@ class Waiting:
         Raises Stranded where the time is over or MPI finds a connection broken, and some ranks
         stay silent after that.
         """
-        self._waits += 1
-        here: set[int] = set()
         try:
             start = time.monotonic()
             while not request.Test():
                 waited = time.monotonic() - start
                 if waited > SPIN:
-                    here |= self._heard()
-                    if here or waited > self.seconds:
+                    self._hear()
+                    if self._calling or waited > self.seconds:
                         break
                     time.sleep(min(waited / 1000, LONGEST_SLEEP))
             else:
                 return
             why = f"within {self.seconds:g} s (--comm-timeout)"
-            if self._call_roll(here, request.Test):
+            if self._call_roll(request.Test):
                 return
         except MPI.Exception as error:
             why = f"(MPI: {str(error).splitlines()[0]})"
-            self._call_roll(here, lambda: False)
+            self._call_roll(lambda: False)
+        here = self._calling | {self.comm.rank}
         speaks = min(here) == self.comm.rank
         if not speaks:
             time.sleep(GRACE)
@@ -95,27 +94,31 @@ class Waiting:
             if rank < LISTENERS or other < LISTENERS or not hosts or hosts[other] == hosts[rank]
         ]
 
-    def _call_roll(self, here: set[int], arrived: Callable[[], bool]) -> bool:
-        """Gather who is here; whether everyone arrived after all."""
-        here.add(self.comm.rank)
-        word = np.array([self._waits])
-        self._sent += [self.comm.Isend(word, rank, TAG) for rank in self._called()]
+    def _call_roll(self, arrived: Callable[[], bool]) -> bool:
+        """Hear who is here; whether everyone arrived after all, so that the call is taken back.
+
+        A rank that waits for an earlier collective than others, whose data were lost, is here too.
+        """
+        self._tell(True)
         end = time.monotonic() + ANSWERS
         while time.monotonic() < end:
             if arrived():
+                self._tell(False)
                 return True
-            here |= self._heard()
+            self._hear()
             time.sleep(LONGEST_SLEEP)
         return False
 
-    def _heard(self) -> set[int]:
-        """The ranks that have called since: in this wait or in a later one."""
-        here, status, word = set(), MPI.Status(), np.empty(1, np.int64)
+    def _tell(self, here: bool) -> None:
+        word = np.array([here], np.int64)
+        self._sent += [self.comm.Isend(word, rank, TAG) for rank in self._called()]
+
+    def _hear(self) -> None:
+        """Take note of the calls that have come, in the order in which each rank sent them."""
+        status, word = MPI.Status(), np.empty(1, np.int64)
         while self.comm.Iprobe(MPI.ANY_SOURCE, TAG, status):
             self.comm.Recv(word, status.source, TAG)
-            if word[0] >= self._waits:
-                here.add(status.source)
-        return here
+            (self._calling.add if word[0] else self._calling.discard)(status.source)
 
     def _silent(self, here: set[int]) -> str:
         """The called ranks that did not answer, by host."""
