@@ -1,5 +1,6 @@
 """Waiting for the other ranks: so long and no longer, and then saying who did not come."""
 
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from hesscomp.runs.activity import current, inside
 
 TIMEOUT = 1800.0  # seconds; a rank that compiles or reads is waited for
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
+CROWDED_SPIN = 1e-4  # where ranks share cores: a poll takes time from who is waited for
 LONGEST_SLEEP = 1e-3  # between two polls, once a wait has lasted a second
 ANSWERS = 3.0  # seconds in which ranks that are here answer a roll call
 GRACE = 5.0  # seconds after which a rank ends that the one which spoke has not ended
@@ -61,10 +63,10 @@ class Waiting:
         stay silent after that.
         """
         try:
-            start = time.monotonic()
+            start, spin = time.monotonic(), self._spin()
             while not request.Test():
                 waited = time.monotonic() - start
-                if waited > SPIN:
+                if waited > spin:
                     self._hear()
                     if self._calling or waited > self.seconds:
                         break
@@ -84,6 +86,10 @@ class Waiting:
         raise Stranded(
             f"{self._silent(here)} did not come to the {what}{inside(current())} {why}", speaks
         )
+
+    def _spin(self) -> float:
+        here = self.hosts.count(self.hosts[self.comm.rank]) if self.hosts else 1
+        return SPIN if here <= (os.cpu_count() or 1) else CROWDED_SPIN
 
     def _called(self) -> list[int]:
         """The ranks that hear this one's roll call."""
