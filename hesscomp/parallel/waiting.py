@@ -13,7 +13,7 @@ from hesscomp.runs.activity import current, inside
 
 TIMEOUT = 1800.0  # seconds; a rank that compiles or reads is waited for
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
-CROWDED_SPIN = 1e-4  # where ranks share cores: a poll takes time from who is waited for
+CROWDED_SPIN = 1e-5  # where ranks share cores: a poll takes time from who is waited for
 LONGEST_SLEEP = 1e-3  # between two polls, once a wait has lasted a second
 ANSWERS = 3.0  # seconds in which ranks that are here answer a roll call
 GRACE = 5.0  # seconds after which a rank ends that the one which spoke has not ended
