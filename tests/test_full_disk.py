@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 
 from hesscomp.analysis.plots import save_figure
 from hesscomp.cli.main import main
+from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, save_factor
 from hesscomp.factors.trajectory import trajectory_writer
 from hesscomp.parallel.layout import Replicated, Rows
 from hesscomp.parallel.world import World
-from hesscomp.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
 from hesscomp.runs.history import History
 from hesscomp.runs.report import write_json
 
@@ -125,11 +126,11 @@ def test_a_checkpoint_that_fits_is_kept(tmp_path):
         return Checkpoint(step, {"x": np.ones(n)}, {}, {}, {})
 
     for step in (1, 2):
-        save_checkpoint(checkpoint(step, SMALL), tmp_path)
+        save_checkpoint(checkpoint(step, SMALL), tmp_path, World.serial())
     for _ in range(2):
-        with file_size_limit(), pytest.raises(OSError, match="File too large; raise the limit"):
-            save_checkpoint(checkpoint(3, LARGE), tmp_path)
-        assert load_checkpoint(tmp_path).step == 2
+        with file_size_limit(), pytest.raises(InputError, match="File too large; raise the limit"):
+            save_checkpoint(checkpoint(3, LARGE), tmp_path, World.serial())
+        assert load_checkpoint(tmp_path / NAME).step == 2
         assert not list(tmp_path.glob(".*"))
 
 

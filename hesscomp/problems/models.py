@@ -116,10 +116,13 @@ def load_model(path: str | os.PathLike) -> keras.Model:
 def _weight_bytes(config: dict) -> int:
     """What the weights of a model take, which is made without them."""
     config = {key: value for key, value in config.items() if key != "compile_config"}
-    before = global_state.get_global_attribute("uninitialized_variables", [])
-    with keras.StatelessScope(initialize_variables=False):
-        model = keras.saving.deserialize_keras_object(config, safe_mode=True)
-    global_state.set_global_attribute("uninitialized_variables", before)
+    waiting = global_state.get_global_attribute("uninitialized_variables", [])
+    before = list(waiting)  # Keras adds to it, and would make their values with the next model's
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    finally:
+        global_state.set_global_attribute("uninitialized_variables", before)
     weights = model.trainable_variables + fixed_variables(model)
     return sum(math.prod(weight.shape) * np.dtype(weight.dtype).itemsize for weight in weights)
 
