@@ -109,6 +109,30 @@ def test_squared_gradients_of_a_network(world, problem):
     assert np.linalg.norm(found) > 3 * np.linalg.norm(squared_mean)
 
 
+SHARED = keras.layers.Dense(2, "tanh")
+LAYERS = {
+    "convolution": [keras.layers.Reshape((4, 4, 1)), keras.layers.Conv2D(3, 2)],
+    "dense on rows of rows": [keras.layers.Reshape((4, 4)), keras.layers.Dense(3)],
+    "shared": [keras.layers.Dense(2), SHARED, SHARED],
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_squared_gradients_row_by_row(name):
+    """Where no product of squares gives them."""
+    given = {"flat": keras.layers.Flatten(), "dense": keras.layers.Dense(2)}
+    layers = [
+        given.get(layer, layer) if isinstance(layer, str) else layer for layer in LAYERS[name]
+    ]
+    model = keras.Sequential([keras.Input((16,)), *layers])
+    rng = np.random.default_rng(3)
+    data = rng.standard_normal((6, 16)), rng.integers(0, 2, 6)
+    one = KerasProblem(model, "softmax-cross-entropy", data, World.serial(), dtype="float64")
+    rows = [one.loss_and_gradient(one.initial, slice(i, i + 1))[:-1] for i in range(6)]
+    found = gradient_second_moment(one, one.initial)
+    np.testing.assert_allclose(found, np.mean(np.square(rows), axis=0), rtol=1e-10)
+
+
 @pytest.mark.ranks
 def test_the_objective_alone(world, problem):
     x = np.random.default_rng(2).standard_normal(problem.n)

@@ -117,7 +117,8 @@ class KerasProblem(DifferentiableProblem):
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """The model's output for rows X at the parameters x, in float64; local."""
         X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
-        return tf.function(self.engine.output)(tf.constant(x, tf.float64), X).numpy()
+        kernel = self.compiled("output", "float64", (X,))
+        return kernel(tf.constant(x, tf.float64), X).numpy()
 
     def _check_output(self) -> None:
         """Equal outputs twice, and for each row alone; targets that fit."""

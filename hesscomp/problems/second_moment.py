@@ -5,6 +5,7 @@ from functools import singledispatch
 
 import numpy as np
 
+from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
@@ -49,23 +50,37 @@ def _(problem: LogisticRegression, x: np.ndarray, parts: Sequence[slice]) -> np.
 def _(problem: DifferentiableProblem, x: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
     X, y = problem.tensors(problem.dtype)
     theta, total = tf.constant(x, problem.dtype), np.zeros((len(parts), problem.n))
-    kernel = _kernel(problem)
+    kernel, at_once = _kernel(problem)
+    size = max(CHUNK_NUMBERS // problem.n, 1)
+    if at_once:
+        size = problem.budget(problem.dtype).rows(max(X.shape[0], 1), 1, X.dtype.size)
     for i, part in enumerate(parts):
-        for chunk in chunks(part, X.shape[0], max(CHUNK_NUMBERS // problem.n, 1)):
+        for chunk in chunks(part, X.shape[0], size):
             total[i] += kernel(theta, X[chunk], y[chunk]).numpy()
     return total
 
 
 def _kernel(problem: DifferentiableProblem):
-    """The engine's gradient of each row alone, squared and summed; compiled once a problem."""
-    gradient = problem.engine.gradient
+    """The sum of each row's squared gradient, and whether it takes all rows at once.
 
+    The engine's own, or of each row's gradient alone; compiled once a problem.
+    """
+    if "squared gradients" not in problem._kernels:
+        tensors = problem.tensors(problem.dtype)
+        kernel, at_once = problem.compiled("squared_gradients", problem.dtype, tensors), True
+        try:
+            kernel.get_concrete_function()
+        except Unsupported:
+            kernel, at_once = _row_by_row(problem.engine.gradient), False
+        problem._kernels["squared gradients"] = kernel, at_once
+    return problem._kernels["squared gradients"]
+
+
+def _row_by_row(gradient):
     def squares(theta, X, y):
         def of_row(row):
             return gradient(theta, row[0][None], row[1][None])[1] ** 2
 
         return tf.reduce_sum(tf.vectorized_map(of_row, (X, y)), axis=0)
 
-    return problem._kernels.setdefault(
-        "squared gradients", tf.function(squares, autograph=False, reduce_retracing=True)
-    )
+    return tf.function(squares, autograph=False, reduce_retracing=True)

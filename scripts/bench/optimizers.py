@@ -1,25 +1,33 @@
 """Optimizers against each other: lowest training objective at equal seconds and equal passes.
 
-    mpiexec -n 2 python scripts/bench/optimizers.py                  # twelve hours
-    mpiexec -n 2 python scripts/bench/optimizers.py --only mnist-mlp --seconds 20 --seeds 1
-    python scripts/bench/optimizers.py --only preconditioners        # two minutes
+    python scripts/bench/optimizers.py                       # three quarters of an hour
+    python scripts/bench/optimizers.py --only curves-autoencoder --seconds 1 --seeds 1 --rows 200
+    python scripts/bench/optimizers.py --draw                # tables and figures of what is there
 
-Each method runs at the best of its settings (five learning rates for a baseline), found with seed 0
-and the same seconds; then with the other seeds. Adult is lifted to 4,000 random Fourier features,
-ridge 1e-6; networks have no ridge, autoencoders start from Martens' sparse weights. Data come from
-HESSCOMP_DATA, else MNIST is the packaged sample of 5,000 images; the titles say on how many rows
-everything ran. Passes weigh batches by their share and count each product column as one.
-`preconditioners` counts CG products instead. Writes optimizers.json, in which what was measured of
-other problems stays, and a figure a problem, and prints the tables.
+A method that has several settings, such as the five learning rates of a baseline, runs with seed 0
+at each, and with the other seeds at the best one. Adult is lifted to 4,000 random Fourier features,
+ridge 1e-6, and starts from zero: its seeds are those of the batches. Networks have no ridge;
+autoencoders start from Martens' sparse weights, others from Glorot's, one start a seed. Data come
+from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000 images; titles say on how many rows
+everything ran.
+
+The clock runs while an optimizer works, compilation done. Objectives over all training rows are
+computed afterwards, at the points that a run was at in some thirty moments of it, and count for
+nobody; what counts is the lowest so far. Passes weigh batches by their share of the rows and count
+each product column as one. Each run leaves a file in --out and is not run again; tables go to the
+terminal, figures to docs/figures/.
 """
 
 import argparse
 import json
 import os
-from dataclasses import replace
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.special import entr
 from threadpoolctl import threadpool_limits
 
 from hesscomp.analysis.plots import make_figure, save_figure
@@ -31,64 +39,104 @@ from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.initial import sparse_initial
-from hesscomp.optimizers.loop import Stopping, TrainResult, train
+from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
+from hesscomp.optimizers.optimizer import Optimizer
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.models import build_network
+from hesscomp.problems.objective import objective
 from hesscomp.runs.report import write_json
 
-FIGURES = Path(__file__).parents[2] / "docs" / "figures"
-PROBLEMS = ("adult", "mnist-mlp", "mnist-cnn4", "curves-autoencoder", "mnist-autoencoder")
-SHOWN = 200  # points of a curve that are kept
-EVALUATIONS = 5  # passes between objectives over all rows, where gradients are of batches
+ROOT = Path(__file__).parents[2]
+MOMENTS = 30  # of a run, at which its objective is computed afterwards
+BASELINES = ("sgd", "adam", "adabelief")
+Setting = tuple[Optimizer, Sampling]
 
-ALL, BATCH, CURVATURE = Sampling(), Sampling(gradient=200), Sampling(curvature=0.1)
-ADAPTIVE_RATES = (3e-2, 1e-2, 3e-3, 1e-3, 3e-4)
-BASELINES = [
-    ([SGD(rate) for rate in (1.0, 0.3, 0.1, 0.03, 0.01)], BATCH),
-    ([Adam(rate) for rate in ADAPTIVE_RATES], BATCH),
-    ([AdaBelief(rate) for rate in ADAPTIVE_RATES], BATCH),
-]
-GAUSS_NEWTON = [GaussNewton(damping) for damping in (1.0, 1e-2)], CURVATURE
-CONVEX = [
-    ([NewtonCG(rank=100)], ALL), ([NewtonCG(rank=100)], CURVATURE),
-    ([NewtonCG(preconditioner="none")], ALL), GAUSS_NEWTON,
-    ([HessianFree(damping) for damping in (1e-2, 1e-4)], ALL), ([DRSOM()], ALL),
-]  # fmt: skip
-DEEP = [
-    ([HessianFree(damping) for damping in (45.0, 1.0)], CURVATURE),
-    ([HessianFree(1.0, preconditioner="low-rank")], CURVATURE),
-    ([HessianFree(1.0, preconditioner="none")], CURVATURE), GAUSS_NEWTON,
-    ([NewtonCG("trust-region", curvature="gauss-newton")], CURVATURE),
-    ([DRSOM()], ALL), ([DRSOM("krylov", count=6)], CURVATURE),
-]  # fmt: skip
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run on a problem: seconds of each run, rows at most, and settings by method."""
+
+    seconds: float
+    rows: int | None
+    methods: dict[str, list[Setting]]
+
+
+def baselines(batch: int, sgd: list[float], adam: list[float], adabelief: list[float]) -> dict:
+    sampling = Sampling(gradient=batch)
+    return {
+        "sgd": [(SGD(rate), sampling) for rate in sgd],
+        "adam": [(Adam(rate), sampling) for rate in adam],
+        "adabelief": [(AdaBelief(rate), sampling) for rate in adabelief],
+    }
+
+
+ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.25)
+RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4]
+DEEP = {
+    "hessian-free": [(HessianFree(1.0), QUARTER)],
+    "hessian-free, low-rank": [(HessianFree(1.0, preconditioner="low-rank"), QUARTER)],
+    "gauss-newton": [(GaussNewton(), QUARTER)],
+    "newton-cg": [(NewtonCG("trust-region", curvature="gauss-newton"), QUARTER)],
+    "drsom": [(DRSOM(), ALL)],
+}
+PLANS = {
+    "curves-autoencoder": Plan(60, 4000, {**baselines(200, RATES, RATES, RATES), **DEEP}),
+    "adult": Plan(
+        10, None,
+        {
+            **baselines(1000, [10.0, 3.0, 1.0, 0.3, 0.1], RATES, RATES),
+            "newton-cg": [(NewtonCG(rank=100), TENTH)],
+            "newton-cg, plain": [(NewtonCG(preconditioner="none"), ALL)],
+            "gauss-newton": [(GaussNewton(1e-2), TENTH)],
+            "hessian-free": [(HessianFree(1e-2), TENTH)],
+            "drsom": [(DRSOM(), ALL)],
+        },
+    ),
+    "mnist-mlp": Plan(20, None, {**baselines(200, RATES, RATES, RATES), **DEEP}),
+    "mnist-cnn4": Plan(30, 5000, {**baselines(200, RATES, RATES, RATES), **DEEP}),
+    "mnist-autoencoder": Plan(60, 2000, {**baselines(200, RATES, RATES, RATES), **DEEP}),
+}  # fmt: skip
 
 
 class Contest:
     """A problem with its starts, one for each seed."""
 
     def __init__(self, name: str, world: World, rows: int | None):
-        self.name = name
+        self.name, self.reconstructs = name, name.endswith("autoencoder")
         if name == "adult":
             data = load_dataset("adult", world)
-            data = fourier_features(data, world, 4000, 6.0, seed=0, dtype="float32")
-            self.problem = LogisticRegression(data, world, ridge=1e-6)
-            self.title = "Adult, 4,000 Fourier features"
+            self.data = fourier_features(data, world, 4000, 6.0, seed=0, dtype="float32")
+            self.problem = LogisticRegression(self.data, world, ridge=1e-6)
+            title = "Adult, 4,000 Fourier features"
         else:
             named, source = NAMED_PROBLEMS[name], NAMED_PROBLEMS[name].data
             if source == "mnist" and not os.environ.get("HESSCOMP_DATA"):
                 source = "mnist-sample"
-            data = load_dataset(source, world, targets=named.targets)
+            self.data = load_dataset(source, world, targets=named.targets)
             network = build_network(named.network, name, 0)
-            self.problem = KerasProblem(network, named.loss, data, world)
-            self.title = f"{name}, {source}"
+            self.problem = KerasProblem(network, named.loss, self.data, world)
+            title = f"{name}, {source}"
         if rows is not None and rows < self.problem.rows:
             self.problem = self.problem.sampled(rows / self.problem.rows)
-        self.title += f", {self.problem.rows:,} rows, {self.problem.n:,} parameters"
-        self.data, self.reconstructs = data, name.endswith("autoencoder")
+        self.title = f"{title}, {self.problem.rows:,} rows, {self.problem.n:,} parameters"
+        self.floor, self.above = self._bound()
+
+    def _bound(self) -> tuple[float, str]:
+        """What no objective is below, in words too."""
+        if self.name == "adult":
+            stopping = Stopping(gradient_tolerance=1e-8)
+            optimum = train(self.problem, NewtonCG(rank=100), stopping=stopping)
+            return optimum.best_objective, "the optimum"
+        if self.reconstructs:
+            X = np.asarray(self.problem.data.X, dtype=np.float64)
+            sums = [entr(X).sum() + entr(1 - X).sum(), len(X)]
+            total, rows = self.problem.world.sum(np.array(sums))
+            return float(total / rows), "the images' entropy"
+        return 0.0, "0"
 
     def start(self, seed: int) -> np.ndarray | None:
         if self.name == "adult":
@@ -98,15 +146,26 @@ class Contest:
         network = build_network(NAMED_PROBLEMS[self.name].network, self.name, seed)
         return np.concatenate([np.ravel(part) for part in network.trainable_variables])
 
-    def run(self, optimizer, sampling: Sampling, seconds: float, seed: int) -> TrainResult:
-        sampling, x0 = replace(sampling, seed=seed), self.start(seed)
-        train(self.problem, optimizer, x0, sampling=sampling, stopping=Stopping(2))  # compiles
-        share = sampling.share(0, self.problem.rows)
-        return train(
-            self.problem, optimizer, x0, sampling=sampling,
-            stopping=Stopping(max_steps=10**9, max_seconds=seconds),
-            evaluate_every=1 if share == 1 else round(EVALUATIONS / share),
+    def run(self, setting: Setting, seconds: float, seed: int) -> dict:
+        """One run's record: the lowest objective so far against seconds and passes, and facts."""
+        optimizer, sampling = setting[0], replace(setting[1], seed=seed)
+        x0, moments = self.start(seed), Moments(seconds)
+        options = {"sampling": sampling, "evaluate_every": 10**9}
+        train(self.problem, optimizer, x0, stopping=Stopping(3), **options)  # compiles
+        result = train(
+            self.problem, optimizer, x0, callbacks=(moments,),
+            stopping=Stopping(max_steps=10**9, max_seconds=seconds), **options,
         )  # fmt: skip
+        values = np.array([objective(self.problem, x) for x in moments.points])
+        values = np.fmin.accumulate(values)
+        best = moments.points[int(np.argmin(values))]
+        return {
+            "problem": self.title, "ranks": self.problem.world.size, "budget": seconds,
+            "optimizer": optimizer.describe(), "sampling": str(sampling), "steps": result.steps,
+            "reason": result.reason, "seconds": moments.seconds, "passes": moments.passes,
+            "objective": values, "floor": self.floor, "above": self.above,
+            **(self.squared_errors(best) if self.reconstructs else {}),
+        }  # fmt: skip
 
     def squared_errors(self, x: np.ndarray) -> dict[str, float]:
         """Of an autoencoder's images, a row's sum, as the papers have it: training and test."""
@@ -122,78 +181,123 @@ class Contest:
         return errors
 
 
-def measure(name: str, world: World, seconds: float, seeds: int, rows: int | None) -> dict:
-    contest, found = Contest(name, world, rows), []
-    for variants, sampling in BASELINES + (CONVEX if name == "adult" else DEEP):
-        first = [contest.run(optimizer, sampling, seconds, 0) for optimizer in variants]
-        best = int(np.argmin([result.best_objective for result in first]))
-        others = [contest.run(variants[best], sampling, seconds, s) for s in range(1, seeds)]
-        found.append((label(variants[best], sampling), [first[best], *others]))
-    budget = float(np.median([r.history.rows[-1]["work"] for _, runs in found for r in runs]))
-    rows = [summary(contest, *each, budget) for each in found]
-    return {"problem": contest.title, "seconds": seconds, "seeds": seeds, "passes": budget,
-            "rows": rows}  # fmt: skip
+class Moments:
+    """A callback that keeps points of a run at about even times, and the last one in time."""
+
+    def __init__(self, seconds: float):
+        self.limit, self.every, self.due = seconds, seconds / MOMENTS, 0.0
+        self.points: list[np.ndarray] = []
+        self.seconds: list[float] = []
+        self.passes: list[float] = []
+        self.passing = False
+
+    def __call__(self, row: dict[str, float], x: np.ndarray) -> None:
+        now = row["seconds"]
+        if now > self.limit and self.points:
+            return
+        kept = (self.points, self.seconds, self.passes)
+        for values, value in zip(kept, (x, now, row["work"]), strict=True):
+            if self.passing:
+                values.pop()
+            values.append(value)
+        self.passing = now < self.due
+        if not self.passing:
+            self.due = now + self.every
 
 
-def summary(contest: Contest, name: str, runs: list[TrainResult], budget: float) -> dict:
-    def median(values) -> float:
-        return float(np.median(list(values)))
-
-    errors = [contest.squared_errors(r.best) for r in runs] if contest.reconstructs else [{}]
-    return {
-        "optimizer": name,
-        "objective": median(r.best_objective for r in runs),
-        "at_passes": median(best_within(budget, r) for r in runs),
-        "passes": median(r.history.rows[-1]["work"] for r in runs),
-        "steps": median(r.steps for r in runs),
-        "status": runs[0].reason,
-        **{key: median(each[key] for each in errors) for key in errors[0]},
-        "curve": curve(runs[0]),
-    }
+# Runs and their files
 
 
-def label(optimizer, sampling: Sampling) -> str:
-    """The optimizer with what is not by default."""
+def measure(contest: Contest, plan: Plan, seeds: int, folder: Path) -> None:
+    """Run what has left no file yet."""
+
+    def run(method: str, setting: Setting, seed: int) -> dict:
+        path = folder / f"{slug(method, setting)}-seed-{seed}.json"
+        known = json.loads(path.read_text()) if path.exists() else None
+        if known is None:
+            record = contest.run(setting, plan.seconds, seed)
+            known = {"method": method, "label": label(setting), "seed": seed, **record}
+            if contest.problem.world.rank == 0:
+                write_json(path, known)
+                print(f"{path.stem}: {known['objective'][-1]:.6g}", flush=True)
+        return known
+
+    for method, settings in plan.methods.items():
+        found = [run(method, setting, 0)["objective"][-1] for setting in settings]
+        for seed in range(1, seeds):
+            run(method, settings[int(np.nanargmin(found))], seed)
+
+
+def slug(method: str, setting: Setting) -> str:
+    text = f"{method} {label(setting)}"
+    return re.sub("[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+def label(setting: Setting) -> str:
+    """What is not by default."""
+    optimizer, sampling = setting
     fresh = type(optimizer)()
-    own = [f"{k}={v}" for k, v in vars(optimizer).items() if v != getattr(fresh, k)]
-    if sampling.gradient != 1:
-        own.append(f"batch {sampling.gradient:g}")
-    if sampling.curvature != 1:
-        own.append(f"curvature {sampling.curvature:g}")
-    return " ".join([optimizer.name, *own])
+    own = [f"{k} {v}" for k, v in vars(optimizer).items() if v != getattr(fresh, k)]
+    for name, share in (("batch", sampling.gradient), ("curvature", sampling.curvature),
+                        ("acceptance", sampling.acceptance)):  # fmt: skip
+        if share != 1:
+            own.append(f"{name} {share:g}")
+    return ", ".join(own).replace("_", " ")
 
 
-def best_within(passes: float, result: TrainResult) -> float:
-    """The lowest objective over all rows that was known within so many passes."""
-    work, values = (result.history.column(name) for name in ("work", "full_objective"))
-    return float(np.nanmin(values[(work <= passes) | (work == work[0])]))
+def load(folder: Path) -> dict[str, dict[str, list[dict]]]:
+    """The runs by method and setting, that of the lowest objective with seed 0 first."""
+    methods = defaultdict(lambda: defaultdict(list))
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        methods[record["method"]][record["label"]].append(record)
+    for method, settings in methods.items():
+        order = sorted(settings, key=lambda name: settings[name][0]["objective"][-1])
+        methods[method] = {name: settings[name] for name in order}
+    return methods
 
 
-def curve(result: TrainResult) -> dict[str, list[float]]:
-    """The lowest objective so far against seconds and passes, thinned."""
-    columns = [result.history.column(name) for name in ("seconds", "work", "full_objective")]
-    known = np.flatnonzero(np.isfinite(columns[-1]))
-    columns[-1] = np.fmin.accumulate(columns[-1])
-    kept = known[np.unique(np.linspace(0, len(known) - 1, SHOWN).astype(int))]
-    names = ("seconds", "passes", "objective")
-    return {
-        name: [float(f"{v:.9g}") for v in column[kept]]
-        for name, column in zip(names, columns, strict=True)
-    }
+# Tables and figures
 
 
-def table(result: dict) -> str:
-    errors = "training_squared_error" in result["rows"][0]
-    head = ["optimizer", "objective", f"within {result['passes']:.0f} passes", "passes", "steps"]
-    lines = [[*head, *(["squared error", "of test rows"] if errors else [])]]
-    for row in sorted(result["rows"], key=lambda row: row["objective"]):
-        line = [row["optimizer"], f"{row['objective']:.6g}", f"{row['at_passes']:.6g}",
-                f"{row['passes']:.0f}", f"{row['steps']:.0f}"]  # fmt: skip
-        if errors:
-            line += [f"{row[f'{part}_squared_error']:.4g}" for part in ("training", "test")]
-        lines.append(line)
-    title = f"{result['problem']}: lowest objective in {result['seconds']:g} s"
-    return f"{title}, median of {result['seeds']}\n\n{markdown(lines)}"
+def at(record: dict, cost: str, limits) -> np.ndarray:
+    """The lowest objective that was known within each limit; NaN before the first."""
+    place = np.searchsorted(record[cost], limits, side="right") - 1
+    values = np.array(record["objective"], dtype=float)
+    return np.where(place < 0, np.nan, values[np.maximum(place, 0)])
+
+
+def table(methods: dict) -> str:
+    """The best setting of each method, over the seeds; then the settings that were tried."""
+    shown = {name: next(iter(settings.values())) for name, settings in methods.items()}
+    passes = min(record["passes"][-1] for runs in shown.values() for record in runs)
+    first = next(iter(shown.values()))[0]
+    errors = [name for name in ("training", "test") if f"{name}_squared_error" in first]
+    lines = [[
+        "optimizer", f"objective after {first['budget']:g} s", "lowest to highest seed",
+        f"within {passes:.0f} passes", "passes", "steps",
+        *(f"squared error, {name}" for name in errors),
+    ]]  # fmt: skip
+    for name, runs in sorted(shown.items(), key=lambda each: final(each[1])):
+        ends = [run["objective"][-1] for run in runs]
+        within = np.median([at(run, "passes", passes) for run in runs])
+        lines.append([
+            f"{name}, {runs[0]['label']}", f"{final(runs):.6g}",
+            f"{min(ends):.6g} to {max(ends):.6g}", f"{within:.6g}",
+            *(f"{np.median(column):.0f}" for column in (
+                [run["passes"][-1] for run in runs], [run["steps"] for run in runs])),
+            *(f"{np.median([run[f'{e}_squared_error'] for run in runs]):.3g}" for e in errors),
+        ])  # fmt: skip
+    tried = [
+        f"{name}: " + "; ".join(f"{each} {runs[0]['objective'][-1]:.6g}"
+                                for each, runs in settings.items())
+        for name, settings in methods.items() if len(settings) > 1
+    ]  # fmt: skip
+    return "\n".join([f"{first['problem']}, {first['ranks']} ranks\n", markdown(lines), *tried])
+
+
+def final(runs: list[dict]) -> float:
+    return float(np.median([run["objective"][-1] for run in runs]))
 
 
 def markdown(lines: list[list[str]]) -> str:
@@ -201,94 +305,63 @@ def markdown(lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def draw(result: dict, path: Path) -> None:
-    """The objective above the lowest one, against seconds and passes."""
-    figure, axes = make_figure(2, width=6.5)
-    floor = min(min(row["curve"]["objective"]) for row in result["rows"])
+def draw(methods: dict, path: Path) -> None:
+    """Median and range over the seeds, against seconds and passes."""
+    figure, axes = make_figure(2, width=6.0, height=4.6)
     for axis, cost in zip(axes, ("seconds", "passes"), strict=True):
-        for index, row in enumerate(result["rows"]):
-            gap = np.array(row["curve"]["objective"]) - floor
-            style = {"ls": "--" if index < len(BASELINES) else "-", "color": f"C{index}"}
-            shown = np.where(gap > 0, gap, np.nan)
-            axis.plot(row["curve"][cost], shown, lw=1.4, label=row["optimizer"], **style)
+        for index, (name, settings) in enumerate(methods.items()):
+            runs = next(iter(settings.values()))
+            most = max(run[cost][-1] for run in runs)
+            grid = np.linspace(0, most, 200) if cost == "seconds" else np.geomspace(1, most, 200)
+            values = np.array([at(run, cost, grid) - run["floor"] for run in runs])
+            values[values <= 0] = np.nan
+            style = {"color": f"C{index}", "ls": "--" if name in BASELINES else "-"}
+            known = np.isfinite(values).all(axis=0)
+            grid, values = grid[known], values[:, known]
+            axis.plot(grid, np.median(values, axis=0), lw=1.6, label=name, **style)
+            axis.fill_between(
+                grid, values.min(axis=0), values.max(axis=0), color=f"C{index}", alpha=0.15, lw=0
+            )
         axis.set_yscale("log")
-        axis.set_xlabel(cost)
-    axes[0].set_ylabel("objective above the lowest one")
-    axes[1].legend(frameon=False, fontsize=7)
-    figure.suptitle(result["problem"])
-    save_figure(figure, path)
-
-
-# Preconditioners
-
-
-def preconditioners(world: World) -> list[dict]:
-    """CG products of Newton's method until an objective is reached, by preconditioner."""
-    adult = LogisticRegression(
-        load_dataset("adult", world), world, ridge=1 / 32561, dtype="float64"
-    )
-    named = NAMED_PROBLEMS["mnist-mlp"]
-    network = KerasProblem(
-        build_network(named.network, "mnist-mlp", 0), named.loss,
-        load_dataset("mnist-sample", world, targets=named.targets), world, ridge=1 / 5000,
+    axes[0].set_xlabel("seconds of training")
+    axes[1].set_xlabel("passes over the data, each product column as one")
+    axes[1].set_xscale("log")
+    axes[0].set_ylabel(f"lowest objective so far, above {runs[0]['above']}")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods),
+        frameon=False, fontsize=9,
     )  # fmt: skip
-    rows = []
-    for problem, rank, curvature, goal in (
-        (adult, 60, "hessian", {"gradient_tolerance": 1e-9}),
-        (network, 150, "gauss-newton", {"target": 0.1325}),
-    ):
-        for kind in ("low-rank", "diagonal", "none"):
-            optimizer = NewtonCG(preconditioner=kind, rank=rank, curvature=curvature)
-            result = train(problem, optimizer, stopping=Stopping(max_steps=200, **goal))
-            counts = {
-                name: int(np.nansum(result.history.column(name)))
-                for name in ("cg_iterations", "sketch_columns")
-            }
-            rows.append({
-                "problem": f"{problem.name} on {problem.dataset_name}", "preconditioner": kind,
-                "goal": goal, "reached": result.converged, "steps": result.steps, **counts,
-            })  # fmt: skip
-    return rows
-
-
-def preconditioner_table(rows: list[dict]) -> str:
-    lines = [["problem", "preconditioner", "steps", "CG products", "sketch columns"]]
-    for row in rows:
-        counts = [str(row[name]) for name in ("steps", "cg_iterations", "sketch_columns")]
-        missed = "" if row["reached"] else " (goal missed)"
-        lines.append([row["problem"], row["preconditioner"] + missed, *counts])
-    return markdown(lines)
+    figure.suptitle(runs[0]["problem"], fontsize=11)
+    save_figure(figure, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    everything = (*PROBLEMS, "preconditioners")
-    parser.add_argument("--only", nargs="+", choices=everything, default=everything)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each run")
+    parser.add_argument("--only", nargs="+", choices=PLANS, default=list(PLANS))
+    parser.add_argument("--seconds", type=float, help="of each run; default: by problem")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", type=int, help="at most about so many training rows")
+    parser.add_argument("--rows", type=int, help="at most; default: by problem")
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
-    parser.add_argument("--out", type=Path, default=FIGURES / "optimizers.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "optimizers")
+    parser.add_argument("--figures", type=Path, default=ROOT / "docs" / "figures")
+    parser.add_argument("--draw", action="store_true", help="run nothing")
     options = parser.parse_args()
     world = World()
     set_threads(options.threads)
-    # what was measured before stays, so that problems can be run one by one
-    known = json.loads(options.out.read_text()) if options.out.exists() else {}
-    known = world.broadcast(known)
-    with threadpool_limits(options.threads):
-        for name in options.only:
-            if name == "preconditioners":
-                known[name] = preconditioners(world)
-                shown = preconditioner_table(known[name])
-            else:
-                known[name] = measure(name, world, options.seconds, options.seeds, options.rows)
-                known[name]["ranks"] = world.size
-                shown = table(known[name])
-            if world.rank == 0:
-                print(shown, flush=True)
-                write_json(options.out, known)
-                if name != "preconditioners":
-                    draw(known[name], options.out.with_name(f"optimizers-{name}.png"))
+    for name in options.only:
+        plan = PLANS[name]
+        plan = replace(
+            plan, seconds=options.seconds or plan.seconds, rows=options.rows or plan.rows
+        )
+        folder = options.out / f"{name}-{plan.rows or 'all'}-rows-{plan.seconds:g}-s"
+        if not options.draw:
+            folder.mkdir(parents=True, exist_ok=True)
+            with threadpool_limits(options.threads):
+                measure(Contest(name, world, plan.rows), plan, options.seeds, folder)
+        if world.rank == 0 and folder.exists():
+            methods = load(folder)
+            print(table(methods), flush=True)
+            draw(methods, options.figures / f"optimizers-{name}.png")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Dense layers: y = x W + b on the last axis."""
 
 from hesscomp.curvature.networks.operation import (
+    At,
     Operation,
     Terms,
+    Unsupported,
     add,
     count,
     flatten_rows,
@@ -62,6 +64,14 @@ class Dense(Operation):
     def gradient(self, at, delta):
         out = [tf.matmul(flatten_rows(at.inputs[0]), flatten_rows(delta), transpose_a=True)]
         return out if len(self.variables) == 1 else [*out, leading_sum(delta, 1)]
+
+    def squares(self, at, delta):
+        """A row's gradient is an outer product, and so are its squares (Martens 2010)."""
+        (x,) = at.inputs
+        if x.shape.rank != 2:
+            raise Unsupported("a dense layer that a row passes more than once")
+        squared = At([tf.square(x)], at.parameters)
+        return self.gradient(squared, tf.square(delta))
 
     def gradient_tangent(self, at, delta, t_delta):
         (x,), (tx,), (W, *_) = at.inputs, at.t_inputs, at.parameters

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from hesscomp.curvature.losses import Loss
+from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -34,6 +35,13 @@ class Engine(ABC):
     @abstractmethod
     def gradient(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor]:
         """The sum of the rows' losses and its (n,) gradient."""
+
+    def squared_gradients(self, theta, X, y) -> tf.Tensor:
+        """The sum of each row's squared gradient, (n,), at about the cost of the gradient.
+
+        Unsupported where there is no way but row by row.
+        """
+        raise Unsupported(f"the {self.name} engine has no squared gradients")
 
     @abstractmethod
     def hessian(self, theta, X, y, values, V) -> tf.Tensor:

@@ -9,7 +9,7 @@ tangents go upward from the lowest of them, and down to it again.
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.graph import Node
-from hesscomp.curvature.networks.operation import At, Terms, add, count
+from hesscomp.curvature.networks.operation import At, Terms, Unsupported, add, count
 from hesscomp.curvature.tensorflow import tf
 
 
@@ -58,6 +58,15 @@ class LayerwiseEngine(NetworkEngine):
         total = _Total(self)
         self._deltas(sites, self.loss.gradient(output, y), total)
         return loss, total.flat(theta)
+
+    def squared_gradients(self, theta, X, y):
+        sites = self._values(theta, X)
+        deltas = self._deltas(sites, self.loss.gradient(sites[-1].output, y))
+        total = _Total(self)
+        for node, at, delta in zip(self.nodes, sites, deltas[1:], strict=True):
+            if delta is not None:
+                total.add_apart(node.operation, node.operation.squares(at, delta))
+        return total.flat(theta)
 
     def values(self, theta, X, y, reverse):
         sites, deltas = self._values(theta, X), []
@@ -192,6 +201,14 @@ class _Total:
             i = self.engine.index.get(id(variable))
             if i is not None:
                 self.sums[i] = add(self.sums[i], gradient)
+
+    def add_apart(self, operation, squares) -> None:
+        """As `add`, of squares: those of a parameter that layers share do not add up."""
+        for variable in operation.variables:
+            i = self.engine.index.get(id(variable))
+            if i is not None and self.sums[i] is not None:
+                raise Unsupported("layers share a parameter")
+        self.add(operation, squares)
 
     def flat(self, theta) -> tf.Tensor:
         pieces = zip(self.engine.pieces, self.sums, strict=True)

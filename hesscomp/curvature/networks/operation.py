@@ -117,6 +117,15 @@ class Operation(ABC):
         """The derivative of `gradient` along the tangents."""
         return []
 
+    def squares(self, at: At, delta: tf.Tensor) -> Tensors:
+        """The sum over rows of each row's squared gradient by each parameter.
+
+        Unsupported where there is no way but row by row.
+        """
+        if self.variables:
+            raise Unsupported(f"{type(self).__name__} has no squared gradients")
+        return []
+
 
 class Unsupported(Exception):
     """Why a network has no layer-wise engine."""
