@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from hesscomp.cli.train import NAMES
+from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
-from hesscomp.optimizers.batches import Sampling
+from hesscomp.optimizers.batches import Sampling, View
 from hesscomp.optimizers.catalogue import OPTIMIZERS, make_optimizer, options_of
 from hesscomp.optimizers.drsom import DRSOM
 from hesscomp.optimizers.first_order import SGD, Adam
@@ -19,10 +20,12 @@ from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.initial import sparse_initial
 from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
+from hesscomp.optimizers.preconditioners import kronecker
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.kronecker import kronecker_factors
 from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import ParameterBlock
 from hesscomp.problems.second_moment import gradient_second_moment
@@ -33,6 +36,7 @@ NETWORK_OPTIMIZERS = {
     "gauss-newton": GaussNewton(),
     "hessian-free": HessianFree(damping=1.0),
     "hessian-free low-rank": HessianFree(damping=1.0, preconditioner="low-rank", rank=10),
+    "hessian-free kronecker": HessianFree(damping=1.0, preconditioner="kronecker"),
     "drsom": DRSOM(count=3),
     "drsom krylov": DRSOM("krylov", count=4, control="radius-free"),
 }
@@ -109,6 +113,34 @@ def test_squared_gradients_of_a_network(world, problem):
     assert np.linalg.norm(found) > 3 * np.linalg.norm(squared_mean)
 
 
+@pytest.mark.ranks
+def test_kronecker_factors(world, problem):
+    """Of one row, their products are the blocks of the Fisher matrix; of more, the ranks agree."""
+    alone = network(World.serial())
+    X, y = alone.data.X[:1], alone.data.y[:1]
+    row = KerasProblem(alone.model, alone.loss, (X, y), World.serial(), dtype="float64")
+    fisher = MonteCarloFisherOperator(row, row.initial, seed=5).to_dense()
+    start = 0
+    for A, S in kronecker_factors(row, row.initial, seed=5):
+        part = slice(start, start + len(A) * len(S))
+        np.testing.assert_allclose(np.kron(A, S), fisher[part, part], atol=1e-14)
+        start = part.stop
+    assert start == row.n
+    factors = [kronecker_factors(each, each.initial, seed=5) for each in (problem, alone)]
+    for here, there in zip(sum(factors[0], ()), sum(factors[1], ()), strict=True):
+        np.testing.assert_allclose(here, there, rtol=1e-11, atol=1e-15)
+    M, start = kronecker(View(problem), problem.initial, 0.1, 5), 0
+    v = np.random.default_rng(0).standard_normal(problem.n)
+    for A, S in factors[0]:
+        pi = np.sqrt(np.trace(A) / len(A) * len(S) / np.trace(S))
+        A = A + pi * np.sqrt(0.1) * np.eye(len(A))
+        S = S + np.sqrt(0.1) / pi * np.eye(len(S))
+        part = slice(start, start + len(A) * len(S))
+        expected = np.linalg.solve(np.kron(A, S), v[part])
+        np.testing.assert_allclose((M @ v)[part], expected, rtol=1e-9)
+        start = part.stop
+
+
 SHARED = keras.layers.Dense(2, "tanh")
 LAYERS = {
     "convolution": [keras.layers.Reshape((4, 4, 1)), keras.layers.Conv2D(3, 2)],
@@ -120,17 +152,16 @@ LAYERS = {
 @pytest.mark.parametrize("name", LAYERS)
 def test_squared_gradients_row_by_row(name):
     """Where no product of squares gives them."""
-    given = {"flat": keras.layers.Flatten(), "dense": keras.layers.Dense(2)}
-    layers = [
-        given.get(layer, layer) if isinstance(layer, str) else layer for layer in LAYERS[name]
-    ]
-    model = keras.Sequential([keras.Input((16,)), *layers])
+    last = [keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((16,)), *LAYERS[name], *last])
     rng = np.random.default_rng(3)
     data = rng.standard_normal((6, 16)), rng.integers(0, 2, 6)
     one = KerasProblem(model, "softmax-cross-entropy", data, World.serial(), dtype="float64")
     rows = [one.loss_and_gradient(one.initial, slice(i, i + 1))[:-1] for i in range(6)]
     found = gradient_second_moment(one, one.initial)
     np.testing.assert_allclose(found, np.mean(np.square(rows), axis=0), rtol=1e-10)
+    with pytest.raises(InputError, match="another preconditioner"):
+        kronecker_factors(one, one.initial)
 
 
 @pytest.mark.ranks

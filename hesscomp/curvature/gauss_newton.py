@@ -76,7 +76,7 @@ class MonteCarloFisherOperator(CurvatureOperator):
         if samples < 1:
             raise InputError(f"a Monte Carlo Fisher matrix needs at least 1 sample, not {samples}")
         with problem.world.phase("sampling targets"):
-            targets = _sampled_targets(problem, x, loss, samples, seed)
+            targets = sampled_targets(problem, x, loss, samples, seed)
         shard = problem.products("gauss_newton", x, targets, Outer(loss, samples))
         super().__init__(problem, x, shard, psd=True)
 
@@ -120,7 +120,7 @@ class _RowNoise:
         return tf.constant(draw(self.seed, random.TARGET_SAMPLES, self.rows, columns))
 
 
-def _sampled_targets(problem, x, loss, samples: int, seed: int) -> tf.Tensor:
+def sampled_targets(problem, x, loss, samples: int, seed: int) -> tf.Tensor:
     """(rows, samples, ...) targets for this shard's rows, of float64 outputs."""
     start = problem.data.start
     noise = _RowNoise(seed, start, start + len(problem.data.X))

@@ -21,7 +21,7 @@ from hesscomp.optimizers.optimizer import (
     check_choice,
     check_positive,
 )
-from hesscomp.optimizers.preconditioners import FactorPolicy, squared_gradients
+from hesscomp.optimizers.preconditioners import FactorPolicy, kronecker, squared_gradients
 
 PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
 SHORTEST_LOOK = 10  # k is at least this,
@@ -41,16 +41,19 @@ class HessianFree(Optimizer):
     decay : float
         CG starts from this times the last solution, as it was before backtracking.
     max_cg : int
-    preconditioner : {"diagonal", "low-rank", "none"}
+    preconditioner : {"diagonal", "kronecker", "low-rank", "none"}
         diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the curvature
-        batch. low-rank: a factor of the Gauss-Newton matrix, sketched anew when that pays.
+        batch. kronecker: products of small factors for each layer, of networks of dense layers
+        (Martens and Grosse 2015), made in every step. low-rank: a factor of the Gauss-Newton
+        matrix, sketched anew when that pays.
     rank, oversample, seed : int
-        Of the factor.
+        Of the factor; the seed also of the targets that Kronecker factors are drawn with.
 
     Notes
     -----
     A step costs the gradient, one curvature product for each CG iteration, some objectives, and
-    for the diagonal one pass of per-example gradients. Memory: about 20 kept iterates for 250
+    for the diagonal a pass of squared gradients, for Kronecker factors two passes and the
+    inverses of matrices of each layer's width. Memory: about 20 kept iterates for 250
     iterations.
     """
 
@@ -64,7 +67,7 @@ class HessianFree(Optimizer):
     name = "hessian-free"
 
     def validate(self):
-        check_choice(self, "preconditioner", ("diagonal", "low-rank", "none"))
+        check_choice(self, "preconditioner", ("diagonal", "kronecker", "low-rank", "none"))
         check_positive(self, "damping", "max_cg", "rank")
         if not 0 <= self.decay <= 1:
             raise InputError(f"hessian-free: decay must be in [0, 1], not {self.decay}")
@@ -118,6 +121,8 @@ class HessianFree(Optimizer):
             return None, None, 0
         if self.preconditioner == "diagonal":
             return squared_gradients(task.curvature_batch, task.x, shift), None, 0
+        if self.preconditioner == "kronecker":
+            return kronecker(task.curvature_batch, task.x, shift, self.seed + task.step), None, 0
         factor, sketched = self._policy.current(matrix, state, 1.0)
         return factor.preconditioner(shift), factor, sketched
 

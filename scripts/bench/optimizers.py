@@ -11,7 +11,9 @@ autoencoders start from Martens' sparse weights, others from Glorot's, one start
 from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000 images; titles say on how many rows
 everything ran.
 
-The clock runs while an optimizer works, compilation done. Objectives over all training rows are
+The clock is the processor time of a rank, which on an idle machine is wall time: every rank has one
+thread, and waits for others by asking. It runs while an optimizer works, compilation done, so that
+neighbours on a shared machine cost nobody (much). Objectives over all training rows are
 computed afterwards, at the points that a run was at in some thirty moments of it, and count for
 nobody; what counts is the lowest so far. Passes weigh batches by their share of the rows and count
 each product column as one. Each run leaves a file in --out and is not run again; tables go to the
@@ -22,6 +24,7 @@ import argparse
 import json
 import os
 import re
+import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +46,7 @@ from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.optimizer import Optimizer
 from hesscomp.parallel.world import World
-from hesscomp.problems.catalogue import NAMED_PROBLEMS
+from hesscomp.problems.catalogue import NAMED_PROBLEMS, Network
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.models import build_network
@@ -58,37 +61,56 @@ Setting = tuple[Optimizer, Sampling]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run on a problem: seconds of each run, rows at most, and settings by method."""
+    """What is run on a problem.
+
+    Attributes
+    ----------
+    seconds : float
+        Of each run.
+    rows : int or None
+        At most about so many of training.
+    methods : dict
+        Settings by method.
+    widths : tuple of int
+        Of an autoencoder that is smaller than the named problem's, from input to code.
+    """
 
     seconds: float
     rows: int | None
     methods: dict[str, list[Setting]]
+    widths: tuple[int, ...] = ()
 
 
-def baselines(batch: int, sgd: list[float], adam: list[float], adabelief: list[float]) -> dict:
+def baselines(batch: int, adaptive: list[float], sgd: list[float]) -> dict:
     sampling = Sampling(gradient=batch)
     return {
-        "sgd": [(SGD(rate), sampling) for rate in sgd],
-        "adam": [(Adam(rate), sampling) for rate in adam],
-        "adabelief": [(AdaBelief(rate), sampling) for rate in adabelief],
+        "adam": [(Adam(rate), sampling) for rate in adaptive],
+        "adabelief": [(AdaBelief(rate), sampling) for rate in adaptive],
+        "sgd": [(SGD(rate, nesterov=True), sampling) for rate in sgd],
     }
 
 
 ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.25)
-RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4]
+CONVEX_RATES = [0.3, 0.1, 0.03, 0.01, 3e-3]
+RATES, SGD_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3]
 DEEP = {
-    "hessian-free": [(HessianFree(1.0), QUARTER)],
-    "hessian-free, low-rank": [(HessianFree(1.0, preconditioner="low-rank"), QUARTER)],
-    "gauss-newton": [(GaussNewton(), QUARTER)],
+    "hessian-free": [(HessianFree(10.0), ALL)],
+    "gauss-newton": [(GaussNewton(), TENTH)],
     "newton-cg": [(NewtonCG("trust-region", curvature="gauss-newton"), QUARTER)],
     "drsom": [(DRSOM(), ALL)],
 }
+KRONECKER = {
+    "hessian-free, kronecker": [(HessianFree(0.3, max_cg=20, preconditioner="kronecker"), ALL)]
+}
 PLANS = {
-    "curves-autoencoder": Plan(60, 4000, {**baselines(200, RATES, RATES, RATES), **DEEP}),
+    "curves-autoencoder": Plan(
+        15, 500, {**baselines(100, RATES, SGD_RATES), **KRONECKER, **DEEP},
+        (784, 100, 50, 25, 6),
+    ),
     "adult": Plan(
-        10, None,
+        8, None,
         {
-            **baselines(1000, [10.0, 3.0, 1.0, 0.3, 0.1], RATES, RATES),
+            **baselines(1000, CONVEX_RATES, [30.0, 10.0, 3.0]),
             "newton-cg": [(NewtonCG(rank=100), TENTH)],
             "newton-cg, plain": [(NewtonCG(preconditioner="none"), ALL)],
             "gauss-newton": [(GaussNewton(1e-2), TENTH)],
@@ -96,16 +118,21 @@ PLANS = {
             "drsom": [(DRSOM(), ALL)],
         },
     ),
-    "mnist-mlp": Plan(20, None, {**baselines(200, RATES, RATES, RATES), **DEEP}),
-    "mnist-cnn4": Plan(30, 5000, {**baselines(200, RATES, RATES, RATES), **DEEP}),
-    "mnist-autoencoder": Plan(60, 2000, {**baselines(200, RATES, RATES, RATES), **DEEP}),
+    "mnist-mlp": Plan(
+        10, 5000, {**baselines(100, RATES, SGD_RATES), **KRONECKER, **DEEP}
+    ),
+    "mnist-autoencoder": Plan(
+        15, 500, {**baselines(100, RATES, SGD_RATES), **KRONECKER, **DEEP},
+        (784, 100, 50, 30),
+    ),
+    "mnist-cnn4": Plan(15, 500, {**baselines(100, RATES, SGD_RATES), **DEEP}),
 }  # fmt: skip
 
 
 class Contest:
     """A problem with its starts, one for each seed."""
 
-    def __init__(self, name: str, world: World, rows: int | None):
+    def __init__(self, name: str, world: World, plan: Plan):
         self.name, self.reconstructs = name, name.endswith("autoencoder")
         if name == "adult":
             data = load_dataset("adult", world)
@@ -117,11 +144,13 @@ class Contest:
             if source == "mnist" and not os.environ.get("HESSCOMP_DATA"):
                 source = "mnist-sample"
             self.data = load_dataset(source, world, targets=named.targets)
-            network = build_network(named.network, name, 0)
+            widths = plan.widths
+            self.network = Network.autoencoder(*widths) if widths else named.network
+            network = build_network(self.network, name, 0)
             self.problem = KerasProblem(network, named.loss, self.data, world)
-            title = f"{name}, {source}"
-        if rows is not None and rows < self.problem.rows:
-            self.problem = self.problem.sampled(rows / self.problem.rows)
+            title = f"{name} {self.network} on {source}"
+        if plan.rows is not None and plan.rows < self.problem.rows:
+            self.problem = self.problem.sampled(plan.rows / self.problem.rows)
         self.title = f"{title}, {self.problem.rows:,} rows, {self.problem.n:,} parameters"
         self.floor, self.above = self._bound()
 
@@ -143,18 +172,19 @@ class Contest:
             return None
         if self.reconstructs:
             return sparse_initial(self.problem.blocks, seed)
-        network = build_network(NAMED_PROBLEMS[self.name].network, self.name, seed)
+        network = build_network(self.network, self.name, seed)
         return np.concatenate([np.ravel(part) for part in network.trainable_variables])
 
     def run(self, setting: Setting, seconds: float, seed: int) -> dict:
         """One run's record: the lowest objective so far against seconds and passes, and facts."""
         optimizer, sampling = setting[0], replace(setting[1], seed=seed)
-        x0, moments = self.start(seed), Moments(seconds)
+        x0 = self.start(seed)
         options = {"sampling": sampling, "evaluate_every": 10**9}
         train(self.problem, optimizer, x0, stopping=Stopping(3), **options)  # compiles
+        moments = Moments(seconds)
         result = train(
             self.problem, optimizer, x0, callbacks=(moments,),
-            stopping=Stopping(max_steps=10**9, max_seconds=seconds), **options,
+            stopping=Stopping(max_steps=10**9), **options,
         )  # fmt: skip
         values = np.array([objective(self.problem, x) for x in moments.points])
         values = np.fmin.accumulate(values)
@@ -162,7 +192,8 @@ class Contest:
         return {
             "problem": self.title, "ranks": self.problem.world.size, "budget": seconds,
             "optimizer": optimizer.describe(), "sampling": str(sampling), "steps": result.steps,
-            "reason": result.reason, "seconds": moments.seconds, "passes": moments.passes,
+            "status": result.status, "wall_seconds": result.history.rows[-1]["seconds"],
+            "seconds": moments.seconds, "passes": moments.passes,
             "objective": values, "floor": self.floor, "above": self.above,
             **(self.squared_errors(best) if self.reconstructs else {}),
         }  # fmt: skip
@@ -182,19 +213,24 @@ class Contest:
 
 
 class Moments:
-    """A callback that keeps points of a run at about even times, and the last one in time."""
+    """A callback that ends a run in time, and keeps points of it at about even times and the last.
+
+    Attributes
+    ----------
+    points, seconds, passes : list
+    """
 
     def __init__(self, seconds: float):
         self.limit, self.every, self.due = seconds, seconds / MOMENTS, 0.0
         self.points: list[np.ndarray] = []
         self.seconds: list[float] = []
         self.passes: list[float] = []
-        self.passing = False
+        self.passing, self.begun = False, time.process_time()
 
-    def __call__(self, row: dict[str, float], x: np.ndarray) -> None:
-        now = row["seconds"]
+    def __call__(self, row: dict[str, float], x: np.ndarray) -> bool:
+        now = time.process_time() - self.begun
         if now > self.limit and self.points:
-            return
+            return True
         kept = (self.points, self.seconds, self.passes)
         for values, value in zip(kept, (x, now, row["work"]), strict=True):
             if self.passing:
@@ -203,6 +239,7 @@ class Moments:
         self.passing = now < self.due
         if not self.passing:
             self.due = now + self.every
+        return False
 
 
 # Runs and their files
@@ -357,7 +394,7 @@ def main() -> None:
         if not options.draw:
             folder.mkdir(parents=True, exist_ok=True)
             with threadpool_limits(options.threads):
-                measure(Contest(name, world, plan.rows), plan, options.seeds, folder)
+                measure(Contest(name, world, plan), plan, options.seeds, folder)
         if world.rank == 0 and folder.exists():
             methods = load(folder)
             print(table(methods), flush=True)

@@ -68,10 +68,16 @@ class Dense(Operation):
     def squares(self, at, delta):
         """A row's gradient is an outer product, and so are its squares (Martens 2010)."""
         (x,) = at.inputs
-        if x.shape.rank != 2:
-            raise Unsupported("a dense layer that a row passes more than once")
+        _check_once(x)
         squared = At([tf.square(x)], at.parameters)
         return self.gradient(squared, tf.square(delta))
+
+    def kronecker(self, at, delta):
+        (x,) = at.inputs
+        _check_once(x)
+        if len(self.variables) == 2:
+            x = tf.concat([x, tf.ones([tf.shape(x)[0], 1], x.dtype)], 1)
+        return [tf.matmul(x, x, transpose_a=True), tf.matmul(delta, delta, transpose_a=True)]
 
     def gradient_tangent(self, at, delta, t_delta):
         (x,), (tx,), (W, *_) = at.inputs, at.t_inputs, at.parameters
@@ -82,6 +88,11 @@ class Dense(Operation):
             more = tf.matmul(flatten_rows(fold(tx)), flatten_rows(delta), transpose_a=True)
             out = add(out, tf.transpose(tf.reshape(more, [k, d, h]), [1, 0, 2]))
         return [out] if len(self.variables) == 1 else [out, leading_sum(t_delta, 2)]
+
+
+def _check_once(x: tf.Tensor) -> None:
+    if x.shape.rank != 2:
+        raise Unsupported("a dense layer that a row passes more than once")
 
 
 def _rows_like(flat: tf.Tensor, x: tf.Tensor, features: list[int]) -> tf.Tensor:

@@ -43,6 +43,13 @@ class Engine(ABC):
         """
         raise Unsupported(f"the {self.name} engine has no squared gradients")
 
+    def kronecker(self, theta, X, y) -> list[tf.Tensor]:
+        """For each layer the sums of a a^T and d d^T, where a row's gradient by it is a d^T.
+
+        Unsupported where there is a layer of another kind.
+        """
+        raise Unsupported(f"the {self.name} engine has no Kronecker factors")
+
     @abstractmethod
     def hessian(self, theta, X, y, values, V) -> tf.Tensor:
         """The sum's Hessian times V: (n, k)."""

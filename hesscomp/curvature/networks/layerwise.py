@@ -60,13 +60,34 @@ class LayerwiseEngine(NetworkEngine):
         return loss, total.flat(theta)
 
     def squared_gradients(self, theta, X, y):
+        self._check_unshared()
+        total = _Total(self)
+        for operation, at, delta in self._sites_with_deltas(theta, X, y):
+            total.add(operation, operation.squares(at, delta))
+        return total.flat(theta)
+
+    def kronecker(self, theta, X, y):
+        self._check_unshared()
+        places, factors = [], []
+        for operation, at, delta in self._sites_with_deltas(theta, X, y):
+            factors += operation.kronecker(at, delta)
+            places += [self.index.get(id(variable)) for variable in operation.variables]
+        if places != list(range(len(self.pieces))):
+            raise Unsupported("layers that do not come in the order of their parameters")
+        return factors
+
+    def _check_unshared(self) -> None:
+        owned = [id(variable) for node in self.nodes for variable in node.operation.variables]
+        if len(owned) != len(set(owned)):
+            raise Unsupported("layers that share a parameter")
+
+    def _sites_with_deltas(self, theta, X, y):
+        """(operation, site, gradient by its output) of all nodes that the loss depends on."""
         sites = self._values(theta, X)
         deltas = self._deltas(sites, self.loss.gradient(sites[-1].output, y))
-        total = _Total(self)
         for node, at, delta in zip(self.nodes, sites, deltas[1:], strict=True):
             if delta is not None:
-                total.add_apart(node.operation, node.operation.squares(at, delta))
-        return total.flat(theta)
+                yield node.operation, at, delta
 
     def values(self, theta, X, y, reverse):
         sites, deltas = self._values(theta, X), []
@@ -201,14 +222,6 @@ class _Total:
             i = self.engine.index.get(id(variable))
             if i is not None:
                 self.sums[i] = add(self.sums[i], gradient)
-
-    def add_apart(self, operation, squares) -> None:
-        """As `add`, of squares: those of a parameter that layers share do not add up."""
-        for variable in operation.variables:
-            i = self.engine.index.get(id(variable))
-            if i is not None and self.sums[i] is not None:
-                raise Unsupported("layers share a parameter")
-        self.add(operation, squares)
 
     def flat(self, theta) -> tf.Tensor:
         pieces = zip(self.engine.pieces, self.sums, strict=True)

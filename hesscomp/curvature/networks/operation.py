@@ -126,6 +126,15 @@ class Operation(ABC):
             raise Unsupported(f"{type(self).__name__} has no squared gradients")
         return []
 
+    def kronecker(self, at: At, delta: tf.Tensor) -> Tensors:
+        """The sums over rows of a a^T and d d^T, where a row's gradient is a d^T; [] of none.
+
+        Unsupported where gradients by the parameters are no such outer products.
+        """
+        if self.variables:
+            raise Unsupported(f"{type(self).__name__} has no Kronecker factors")
+        return []
+
 
 class Unsupported(Exception):
     """Why a network has no layer-wise engine."""
