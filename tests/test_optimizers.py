@@ -7,7 +7,7 @@ import scipy.sparse.linalg
 from functions import Factorisation, Function, Rosenbrock, Saddle, SparseRegression
 
 from hesscomp.curvature.operator import MatrixOperator
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import from_arrays, load_dataset
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
@@ -126,6 +126,65 @@ def test_adult(adult, name):
     optimizer, gap = ON_ADULT[name]
     result = train(adult, optimizer, stopping=Stopping(max_steps=400, target=ADULT + gap))
     assert result.converged and -1e-12 <= result.best_objective - ADULT <= gap
+
+
+DRSOM_ON_ADULT = {
+    "random": DRSOM("random", count=6),
+    "history": DRSOM(count=10),
+    "free": DRSOM("krylov", count=8, control="radius-free"),
+    "cubic": DRSOM("krylov", count=8, control="cubic"),
+    "differences": DRSOM("krylov", count=8, curvature="differences"),
+    "interpolation": DRSOM(count=6, curvature="interpolation"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.serial
+@pytest.mark.parametrize("name", DRSOM_ON_ADULT)
+def test_all_kinds_of_drsom_on_adult(adult, name):
+    stopping = Stopping(max_steps=3000, target=ADULT + 1e-12)
+    result = train(adult, DRSOM_ON_ADULT[name], stopping=stopping)
+    assert result.best_objective - ADULT <= (1e-12 if name != "random" else 1e-9)
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(
+    "options",
+    [{"nesterov": False}, {"nesterov": True}, None],
+    ids=["momentum", "nesterov", "adam"],
+)
+def test_baselines_are_those_of_keras(world, options):
+    """Step by step, from the same start; Keras has no AdaBelief."""
+    rate, steps = 2.0**-9, 25  # Keras keeps its rates in float32
+    if options is None:
+        ours = Adam(rate, epsilon=1e-14)  # which Keras adds before the bias is taken out
+        theirs = keras.optimizers.Adam(rate, epsilon=1e-14)
+    else:
+        ours, theirs = SGD(rate, **options), keras.optimizers.SGD(rate, momentum=0.9, **options)
+    problem = Rosenbrock(world, 6)
+    x = keras.Variable(problem.initial / 2, dtype="float64")
+    theirs.build([x])
+    for _ in range(steps):
+        _, g = problem.evaluate(x.numpy())
+        theirs.apply_gradients([(tf.constant(g), x)])
+    result = train(problem, ours, problem.initial / 2, stopping=Stopping(max_steps=steps))
+    assert result.steps == steps and not result.history.events
+    np.testing.assert_allclose(result.x, x.numpy(), rtol=1e-10)
+
+
+@pytest.mark.serial
+def test_adabelief_as_published(world):
+    """Algorithm 2 of Zhuang and others (2020), written out."""
+    problem, steps, rate, epsilon = Rosenbrock(world, 6), 25, 0.01, 1e-8
+    x, m, s = problem.initial / 2, np.zeros(6), np.zeros(6)
+    for t in range(1, steps + 1):
+        _, g = problem.evaluate(x)
+        m = 0.9 * m + 0.1 * g
+        s = 0.999 * s + 0.001 * (g - m) ** 2 + epsilon
+        x = x - rate * (m / (1 - 0.9**t)) / (np.sqrt(s / (1 - 0.999**t)) + epsilon)
+    optimizer = AdaBelief(rate, epsilon=epsilon)
+    result = train(problem, optimizer, problem.initial / 2, stopping=Stopping(max_steps=steps))
+    np.testing.assert_allclose(result.x, x, rtol=1e-12)
 
 
 def test_a_step_of_drsom_reduces_few_words(small):

@@ -18,7 +18,7 @@ from hesscomp.optimizers.first_order import SGD, Adam
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.initial import sparse_initial
-from hesscomp.optimizers.loop import Stopping, train
+from hesscomp.optimizers.loop import Saving, Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.preconditioners import kronecker
 from hesscomp.parallel.rows import row_range
@@ -142,6 +142,24 @@ def test_kronecker_factors(world, problem):
 
 
 SHARED = keras.layers.Dense(2, "tanh")
+
+
+@pytest.mark.ranks
+def test_kronecker_factors_in_a_run(world, problem, shared_tmp):
+    """Stopped and gone on with, and on one rank alone."""
+    optimizer = HessianFree(damping=1.0, preconditioner="kronecker")
+    sampling, short, long = Sampling(curvature=0.5), Stopping(max_steps=3), Stopping(max_steps=6)
+    whole = train(problem, optimizer, sampling=sampling, stopping=long)
+    for stopping in (short, long):
+        rest = train(
+            problem, optimizer, sampling=sampling, stopping=stopping, saving=Saving(str(shared_tmp))
+        )
+    assert np.array_equal(rest.x, whole.x)
+    alone = train(network(World.serial()), optimizer, sampling=sampling, stopping=long)
+    left, right = (run.history.column("objective") for run in (whole, alone))
+    np.testing.assert_allclose(left, right, rtol=1e-8)
+
+
 LAYERS = {
     "convolution": [keras.layers.Reshape((4, 4, 1)), keras.layers.Conv2D(3, 2)],
     "dense on rows of rows": [keras.layers.Reshape((4, 4)), keras.layers.Dense(3)],
@@ -225,6 +243,9 @@ def test_train_command_says_what_is_wrong(run_ranks):
     assert shown.returncode == 0 and "directions=momentum" in shown.stdout
     bad = run_ranks(1, ["train", "--data", "adult", "--optimizer", "sgd", "--set", "rate=1"])
     assert bad.returncode == 2 and "learning_rate" in bad.stderr
+    words = ["train", "--data", "adult", "--optimizer", "sgd", "--set", "learning_rate=1e300"]
+    lost = run_ranks(1, words)
+    assert lost.returncode == 3 and "20 times" in lost.stdout
 
 
 def test_a_signal_ends_a_run_with_a_checkpoint_to_go_on_from(run_command, tmp_path):

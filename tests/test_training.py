@@ -125,6 +125,18 @@ def test_reproducible_runs_do_not_depend_on_the_ranks(world, name):
         assert equal(together, by_rank_0(world, train, alone, EVERY[name], **settings))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_long_reproducible_runs_do_not_depend_on_the_ranks(world, name):
+    spread, alone = reproducible_pair(world)
+    for sampling in (Sampling(), BATCHES):
+        runs = [
+            train(problem, EVERY[name], sampling=sampling, stopping=Stopping(max_steps=20))
+            for problem in (spread, alone)
+        ]
+        assert equal(*runs)
+
+
 @pytest.mark.parametrize("name", ["newton-cg", "hessian-free", "drsom", "adam"])
 def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
     spread, alone = reproducible_pair(world)

@@ -81,17 +81,17 @@ class Plan:
     widths: tuple[int, ...] = ()
 
 
-def baselines(batch: int, adaptive: list[float], sgd: list[float]) -> dict:
+def baselines(batch: int, adam: list[float], adabelief: list[float], sgd: list[float]) -> dict:
     sampling = Sampling(gradient=batch)
     return {
-        "adam": [(Adam(rate), sampling) for rate in adaptive],
-        "adabelief": [(AdaBelief(rate), sampling) for rate in adaptive],
+        "adam": [(Adam(rate), sampling) for rate in adam],
+        "adabelief": [(AdaBelief(rate), sampling) for rate in adabelief],
         "sgd": [(SGD(rate, nesterov=True), sampling) for rate in sgd],
     }
 
 
 ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.25)
-CONVEX_RATES = [0.3, 0.1, 0.03, 0.01, 3e-3]
+CONVEX = [0.1, 0.03, 0.01]
 RATES, SGD_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3]
 DEEP = {
     "hessian-free": [(HessianFree(10.0), ALL)],
@@ -104,13 +104,13 @@ KRONECKER = {
 }
 PLANS = {
     "curves-autoencoder": Plan(
-        15, 500, {**baselines(100, RATES, SGD_RATES), **KRONECKER, **DEEP},
+        15, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
         (784, 100, 50, 25, 6),
     ),
     "adult": Plan(
         8, None,
         {
-            **baselines(1000, CONVEX_RATES, [30.0, 10.0, 3.0]),
+            **baselines(1000, [0.3, *CONVEX, 3e-3], [1.0, 0.3, *CONVEX], [30.0, 10.0, 3.0]),
             "newton-cg": [(NewtonCG(rank=100), TENTH)],
             "newton-cg, plain": [(NewtonCG(preconditioner="none"), ALL)],
             "gauss-newton": [(GaussNewton(1e-2), TENTH)],
@@ -119,13 +119,13 @@ PLANS = {
         },
     ),
     "mnist-mlp": Plan(
-        10, 5000, {**baselines(100, RATES, SGD_RATES), **KRONECKER, **DEEP}
+        10, 5000, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP}
     ),
     "mnist-autoencoder": Plan(
-        15, 500, {**baselines(100, RATES, SGD_RATES), **KRONECKER, **DEEP},
+        15, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
         (784, 100, 50, 30),
     ),
-    "mnist-cnn4": Plan(15, 500, {**baselines(100, RATES, SGD_RATES), **DEEP}),
+    "mnist-cnn4": Plan(15, 500, {**baselines(100, RATES, RATES, SGD_RATES), **DEEP}),
 }  # fmt: skip
 
 
