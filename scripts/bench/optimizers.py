@@ -99,6 +99,10 @@ DEEP = {
     "newton-cg": [(NewtonCG("trust-region", curvature="gauss-newton"), QUARTER)],
     "drsom": [(DRSOM(), ALL)],
 }
+CONVOLUTIONAL = {
+    "hessian-free": [(HessianFree(1.0, preconditioner="none"), QUARTER)],
+    **{name: DEEP[name] for name in ("gauss-newton", "newton-cg", "drsom")},
+}
 KRONECKER = {
     "hessian-free, kronecker": [(HessianFree(0.3, max_cg=20, preconditioner="kronecker"), ALL)]
 }
@@ -119,13 +123,14 @@ PLANS = {
         },
     ),
     "mnist-mlp": Plan(
-        10, 5000, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP}
+        5, 5000,
+        {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
     ),
     "mnist-autoencoder": Plan(
-        15, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
+        8, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
         (784, 100, 50, 30),
     ),
-    "mnist-cnn4": Plan(15, 500, {**baselines(100, RATES, RATES, SGD_RATES), **DEEP}),
+    "mnist-cnn4": Plan(8, 1000, {**baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL}),
 }  # fmt: skip
 
 
@@ -319,7 +324,7 @@ def table(methods: dict) -> str:
         ends = [run["objective"][-1] for run in runs]
         within = np.median([at(run, "passes", passes) for run in runs])
         lines.append([
-            f"{name}, {runs[0]['label']}", f"{final(runs):.6g}",
+            ", ".join(filter(None, (name, runs[0]["label"]))), f"{final(runs):.6g}",
             f"{min(ends):.6g} to {max(ends):.6g}", f"{within:.6g}",
             *(f"{np.median(column):.0f}" for column in (
                 [run["passes"][-1] for run in runs], [run["steps"] for run in runs])),
@@ -330,7 +335,7 @@ def table(methods: dict) -> str:
                                 for each, runs in settings.items())
         for name, settings in methods.items() if len(settings) > 1
     ]  # fmt: skip
-    return "\n".join([f"{first['problem']}, {first['ranks']} ranks\n", markdown(lines), *tried])
+    return "\n".join([f"{first['problem']}; ranks: {first['ranks']}\n", markdown(lines), *tried])
 
 
 def final(runs: list[dict]) -> float:
