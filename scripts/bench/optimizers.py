@@ -276,10 +276,13 @@ def slug(method: str, setting: Setting) -> str:
 
 
 def label(setting: Setting) -> str:
-    """What is not by default."""
+    """What is not by default, and a learning rate."""
     optimizer, sampling = setting
     fresh = type(optimizer)()
-    own = [f"{k} {v}" for k, v in vars(optimizer).items() if v != getattr(fresh, k)]
+    own = [
+        f"{k} {v}" for k, v in vars(optimizer).items()
+        if v != getattr(fresh, k) or k == "learning_rate"
+    ]  # fmt: skip
     for name, share in (("batch", sampling.gradient), ("curvature", sampling.curvature),
                         ("acceptance", sampling.acceptance)):  # fmt: skip
         if share != 1:
