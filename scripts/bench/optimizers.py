@@ -1,6 +1,6 @@
 """Optimizers against each other: lowest training objective at equal seconds and equal passes.
 
-    python scripts/bench/optimizers.py                       # three quarters of an hour
+    HESSCOMP_DATA=/data python scripts/bench/optimizers.py   # three quarters of an hour
     python scripts/bench/optimizers.py --only curves-autoencoder --seconds 1 --seeds 1 --rows 200
     python scripts/bench/optimizers.py --draw                # tables and figures of what is there
 
@@ -371,7 +371,8 @@ def draw(methods: dict, path: Path) -> None:
     axes[0].set_xlabel("seconds of training")
     axes[1].set_xlabel("passes over the data, each product column as one")
     axes[1].set_xscale("log")
-    axes[0].set_ylabel(f"lowest objective so far, above {runs[0]['above']}")
+    above = runs[0]["above"]
+    axes[0].set_ylabel("lowest objective so far" + (f", above {above}" if above != "0" else ""))
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods),
         frameon=False, fontsize=9,
