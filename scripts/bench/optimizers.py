@@ -130,7 +130,7 @@ PLANS = {
         8, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
         (784, 100, 50, 30),
     ),
-    "mnist-cnn4": Plan(8, 1000, {**baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL}),
+    "mnist-cnn4": Plan(6, 1000, {**baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL}),
 }  # fmt: skip
 
 
