@@ -129,7 +129,6 @@ def test_adult(adult, name):
 
 
 DRSOM_ON_ADULT = {
-    "random": DRSOM("random", count=6),
     "history": DRSOM(count=10),
     "free": DRSOM("krylov", count=8, control="radius-free"),
     "cubic": DRSOM("krylov", count=8, control="cubic"),
@@ -143,8 +142,7 @@ DRSOM_ON_ADULT = {
 @pytest.mark.parametrize("name", DRSOM_ON_ADULT)
 def test_all_kinds_of_drsom_on_adult(adult, name):
     stopping = Stopping(max_steps=3000, target=ADULT + 1e-12)
-    result = train(adult, DRSOM_ON_ADULT[name], stopping=stopping)
-    assert result.best_objective - ADULT <= (1e-12 if name != "random" else 1e-9)
+    assert train(adult, DRSOM_ON_ADULT[name], stopping=stopping).converged
 
 
 @pytest.fixture
