@@ -68,7 +68,7 @@ demo: $(RUN)  ## Newton on the Adult data on 2 ranks; results and plots in out/
 	@echo "out/adult-spectrum.png     the factor's eigenvalues"
 
 test: $(TEST)  ## all tests but the slow ones, SLURM's and hosts': serial, then on each of RANKS
-	$(call run_tests,not slow and not slurm and not hosts,--numprocesses $(JOBS) --dist worksteal)
+	$(call run_tests,not slow and not slurm and not hosts,--numprocesses $(JOBS) --dist loadfile)
 
 test-slow: $(TEST)  ## the slow tests: serial, then on each of RANKS
 	$(call run_tests,slow)

@@ -19,7 +19,7 @@ from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, Rows
-from hesscomp.runs.hdf5 import CheckedFile, count, finite
+from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.runs.slabs import read_rows, replacing_path, save_slabs
 
 FORMAT = "hesscomp-factor"
@@ -73,7 +73,7 @@ def save_factor(
 
 def _save_whole(factor: LowRank, path: str | os.PathLike, dtype: str, compress: bool) -> None:
     U = factor.eigenvectors.astype(dtype, copy=False)
-    with replacing_path(path, EIGENVECTORS) as temporary, h5py.File(temporary, "w") as file:
+    with replacing_path(path, EIGENVECTORS) as temporary, new_file(temporary) as file:
         _write(file, factor)
         _write_whole(file, U, compress)
 
@@ -86,7 +86,7 @@ def _save_together(factor: LowRank, path: str | os.PathLike, dtype: str) -> None
         with world.phase(f"writing {path}"):
             if world.rank == 0:
                 temporary = stack.enter_context(replacing_path(path, EIGENVECTORS))
-                with h5py.File(temporary, "w") as file:
+                with new_file(temporary) as file:
                     _write(file, factor)
                     _reserve(file, (factor.n, factor.rank), dtype)
                 name = str(temporary)

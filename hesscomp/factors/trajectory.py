@@ -21,7 +21,7 @@ from hesscomp.factors.hdf5 import (
 )
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.runs.files import atomic_path
-from hesscomp.runs.hdf5 import CheckedFile, count
+from hesscomp.runs.hdf5 import CheckedFile, count, new_file
 
 GROUP = "factors/{:04d}"
 
@@ -54,7 +54,7 @@ def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, LowRan
         If the file cannot be written.
     """
     labels = []
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, new_file(temporary) as file:
 
         def add(label: str, factor: LowRank) -> None:
             write_group(file.create_group(GROUP.format(len(labels))), factor)

@@ -14,7 +14,7 @@ import numpy as np
 import hesscomp
 from hesscomp.errors import InputError
 from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
-from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.runs.hdf5 import CheckedFile, new_file
 from hesscomp.runs.history import History
 from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
 
@@ -95,7 +95,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike, world) ->
         return
     with world.phase(f"writing {path}"):
         if world.rank == 0:
-            with _rotating(path, ROWS) as temporary, h5py.File(temporary, "w") as file:
+            with _rotating(path, ROWS) as temporary, new_file(temporary) as file:
                 checkpoint.write(file)
 
 

@@ -46,7 +46,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """Make what fails in the block for want of room or rights an OSError of `path`, with a remedy.
 
-    HDF5 says such things in several lines, of the temporary file, and as a RuntimeError.
+    NumPy says such things without a number, others of the temporary file.
     """
     try:
         yield
@@ -61,8 +61,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 def _system_error(error: BaseException | None) -> int | None:
     """The error number, one of `REMEDIES`, behind an exception or behind what led to it."""
     while error is not None:
-        told = re.search(r"errno = (\d+)", str(error))  # HDF5
-        number = int(told[1]) if told else getattr(error, "errno", None)
+        number = getattr(error, "errno", None)
         if number is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
             number = errno.ENOSPC  # NumPy, which does not say why
         if number in REMEDIES:

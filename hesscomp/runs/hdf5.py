@@ -6,6 +6,8 @@ import math
 import mmap
 import os
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import h5py
 import numpy as np
@@ -110,6 +112,48 @@ class CheckedFile:
 
         self.stream.check_heaps()
         self.file.visititems_links(check)
+
+
+@contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """A new HDF5 file to write to; raises OSError as the system does where it cannot be written.
+
+    The HDF5 library (1.14.6) cannot close a file that it could not write, and may crash when it
+    closes another: it never hears of the error, which is raised in the end.
+    """
+    with _Sink(path) as sink:
+        try:
+            with h5py.File(sink, "w") as file:
+                yield file
+        finally:
+            if sink.error is not None:
+                raise sink.error
+
+
+class _Sink(io.FileIO):
+    """A file that keeps the first error of writing for later, and ignores what comes after it."""
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(path, "w+")
+        self.error: OSError | None = None
+
+    def write(self, data) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while self.error is None and done < len(view):
+            done += self._kept(super().write, view[done:]) or 0
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        if self.error is None:
+            self._kept(super().truncate, size)
+        return size
+
+    def _kept(self, work: Callable, *arguments):
+        try:
+            return work(*arguments)
+        except OSError as error:
+            self.error = error
 
 
 class _Stream(io.FileIO):

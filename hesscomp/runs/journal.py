@@ -21,7 +21,7 @@ from hesscomp.parallel import random
 from hesscomp.parallel.layout import Layout
 from hesscomp.runs.checkpoint import check_same_run
 from hesscomp.runs.files import atomic_path, remove_files, remove_leftovers
-from hesscomp.runs.hdf5 import CheckedFile, count, finite
+from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.runs.ledger import Ledger
 from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
 
@@ -184,7 +184,7 @@ class Journal:
             return
         with self.world.phase(f"writing {path}"):
             if self.world.rank == 0:
-                with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+                with atomic_path(path) as temporary, new_file(temporary) as file:
                     self._write_head(file, product)
                     file.create_dataset(RESULT, data=out, **how)
 

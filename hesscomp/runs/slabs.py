@@ -16,7 +16,7 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.runs.files import atomic_path, flush_file, remove_files, writing
-from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.runs.hdf5 import CheckedFile, new_file
 
 SLAB = re.compile(r"[^/\\\0]+\.[0-9a-f]{8}\.[0-9]+\.slab")  # in the master's folder, nowhere else
 
@@ -77,7 +77,7 @@ def save_slabs(
                 write_slab(mine, name, rows, start, ranges[-1][1], **how)
         with world.phase(f"writing {path}"):
             if world.rank == 0:
-                with replacing(path, name) as temporary, h5py.File(temporary, "w") as file:
+                with replacing(path, name) as temporary, new_file(temporary) as file:
                     write(file)
                     virtual = virtual_rows(path, name, run, ranges, rows.shape[1], rows.dtype)
                     file.create_virtual_dataset(name, virtual, np.nan)
@@ -89,7 +89,7 @@ def save_slabs(
 
 def write_slab(path: Path, name: str, rows: np.ndarray, start: int, n: int, **how) -> None:
     """Write rows ``start:`` of an (n, k) array to a file of their own, flushed to disk."""
-    with writing(path), h5py.File(path, "x") as file:
+    with writing(path), new_file(path) as file:
         file.attrs["format"] = "hesscomp-slab"
         file.attrs["n"], file.attrs["start"] = np.int64(n), np.int64(start)
         file.create_dataset(name, data=rows, **how)
