@@ -147,7 +147,8 @@ class Run:
         """What is wrong with the files of final names."""
         problems = []
         for path in [*self.folder.glob("result.*"), *(self.folder / "run").rglob("*.h5")]:
-            if path.name.startswith("."):  # a temporary file
+            # Temporary files are none, and slabs are read with the file that names them.
+            if path.name.startswith(".") or path.suffix == ".slab":
                 continue
             try:
                 self._read(path)

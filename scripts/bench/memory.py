@@ -32,7 +32,7 @@ def stated_bytes(method: str, n: int, l: int, ranks: int, options) -> float:
     """The columns that the method holds, as its class says, and the limit of a product."""
     held = 5 * l if method == "nystrom" else (l + 2 * BLOCK) + l + 4 * BLOCK
     rows = n / ranks if options.layout == "rows" else n
-    return 8 * rows * held + parse_bytes(options.limit)
+    return 8 * rows * held + parse_bytes(options.limit, "--limit")
 
 
 def measure(options) -> None:
@@ -52,7 +52,7 @@ def measure(options) -> None:
     data = load_dataset("mnist-sample", world, targets=named.targets)
     problem = KerasProblem(
         build_network(named.network, "mnist-autoencoder", 0), named.loss, data, world,
-        memory=parse_bytes(options.limit),
+        memory=parse_bytes(options.limit, "--limit"),
     ).sampled(options.images / 5000)  # fmt: skip
     operators = {"ggn": GaussNewtonOperator, "hessian": HessianOperator}
     H = operators[METHODS[options.method]](problem, problem.initial)
