@@ -3,8 +3,10 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -85,6 +87,27 @@ def disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
+@pytest.fixture(scope="module")
+def quota(tmp_path_factory):
+    """A folder of which 1 MB may be used, on a disk with more room."""
+    image = tmp_path_factory.mktemp("quota") / "disk.img"
+    mount = image.with_name("disk")
+    mount.mkdir()
+    if os.geteuid() != 0 or not shutil.which("mkfs.btrfs"):
+        pytest.skip("a quota of one's own needs root and btrfs-progs")
+    with open(image, "wb") as file:
+        file.truncate(2**28)
+    run = partial(subprocess.run, check=True, stdout=subprocess.DEVNULL)
+    run(["mkfs.btrfs", "--quiet", image])
+    if subprocess.run(["mount", "-o", "loop", image, mount]).returncode:
+        pytest.skip("this system does not mount a btrfs image")
+    run(["btrfs", "quota", "enable", mount])
+    run(["btrfs", "subvolume", "create", mount / "mine"])
+    run(["btrfs", "qgroup", "limit", "1M", mount / "mine"])
+    yield mount / "mine"
+    run(["umount", mount])
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -112,6 +135,17 @@ def test_a_read_only_disk_loses_nothing(disk, name):
     WRITERS[name](disk / name, SMALL)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     refuse(disk, name, "Read-only file system; name a folder that can be written")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_quota_loses_nothing(quota, name):
+    folder = quota / name.partition(".")[0]
+    folder.mkdir()
+    WRITERS[name](folder / name, SMALL)
+    (folder / "other").write_bytes(bytes(2**19))
+    refuse(folder, name, "Disk quota exceeded; free some space or name another folder")
+    shutil.rmtree(folder)
+    os.sync()  # btrfs counts at a commit
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "d.npy"])
