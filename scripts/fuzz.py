@@ -13,6 +13,7 @@ Files are made from valid ones by changing bytes and by changing what they hold 
 HDF5 file, a member of an archive, the header of an array). Where the package atheris is there, its
 libFuzzer chooses by coverage which to change further; with --blind, or without it, the valid files
 alone are changed. Each reader runs in a process of its own, which is started again after a crash.
+Two runs at a time need a TMPDIR each, where the file lies that no reader may open.
 """
 
 import argparse

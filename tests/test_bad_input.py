@@ -46,6 +46,10 @@ def refused(read, path) -> str:
     return line
 
 
+def read_data(path):
+    return load_dataset(path, World.serial())
+
+
 def attribute(name, value, place="/"):
     return lambda file: file[place].attrs.__setitem__(name, value)
 
@@ -139,7 +143,36 @@ def test_a_damaged_heap_of_texts_is_refused(name, tmp_path):
     write(tmp_path / name)
     assert read(tmp_path / name) is not None
     damage_heap(tmp_path / name)
-    assert "its heap of texts is damaged" in refused(read, tmp_path / name)
+    assert "its global heap is damaged" in refused(read, tmp_path / name)
+
+
+# What is written into the parts of a virtual data set: bytes after the number of parts, and what.
+# A part is two names, here 10 bytes, and two selections of version 1: kind, version, 8 bytes, axes.
+PARTS = {
+    "endless": (0, b"\xff" * 8),
+    "too many": (0, b"\2"),
+    "kind": (18, b"\x09"),
+    "version": (22, b"\x09"),
+    "axes": (34, b"\xff\xff"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("case", PARTS)
+def test_damaged_parts_of_a_virtual_data_set_are_refused(case, tmp_path):
+    path, (place, value) = tmp_path / "v.h5", PARTS[case]
+    layout = h5py.VirtualLayout((4, 2), "f8")
+    layout[:] = h5py.VirtualSource("rows", "part", (6, 2))[:4]
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("X", layout)
+        file["y"] = np.ones(4)
+    assert "no data set stored in this file" in refused(read_data, path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"rows\0part\0") - 8
+    assert data[at + 18 : at + 26] == b"\2\0\0\0\1\0\0\0" and data[at + 34] == 2
+    data[at + place : at + place + len(value)] = value
+    path.write_bytes(data)
+    assert "damaged" in refused(read_data, path)
 
 
 CHECKPOINTS = {
@@ -222,7 +255,7 @@ DATA = {
 def test_bad_data(name, tmp_path):
     content, words = DATA[name]
     (tmp_path / name).write_bytes(content)
-    assert words in refused(lambda path: load_dataset(path, World.serial()), tmp_path / name)
+    assert words in refused(read_data, tmp_path / name)
 
 
 # Reports

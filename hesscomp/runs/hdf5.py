@@ -5,7 +5,6 @@ import io
 import math
 import mmap
 import os
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,9 +12,8 @@ import h5py
 import numpy as np
 
 from hesscomp.errors import HesscompError, InputError
+from hesscomp.runs import heaps
 
-HEAP = b"GCOL"
-OBJECT = struct.Struct("<H6xQ")  # the head of an object in a heap: index, length
 MOST = 500  # characters of a reason, which may quote what a file holds
 MAX_COMPRESSION = 1100  # deflate cannot shrink further: a larger claim is a forged size
 
@@ -157,50 +155,30 @@ class _Sink(io.FileIO):
 
 
 class _Stream(io.FileIO):
-    """A file as the HDF5 library reads it: piece by piece, global heaps checked on the way.
-
-    In a global heap, which holds the texts of variable length, an object of size zero keeps the
-    library (1.14.6) busy without end.
-    """
+    """A file as the HDF5 library reads it: piece by piece, global heaps checked on the way."""
 
     def readinto(self, buffer) -> int:
         at, view, done = self.tell(), memoryview(buffer), 0
         while done < len(view) and (got := super().readinto(view[done:])):
             done += got
-        if view[:4] == HEAP:
+        if view[:4] == heaps.SIGNATURE:
             self._check_heap(at)
         return done
 
     def check_heaps(self) -> None:
         """Look for heaps in all of the file."""
         with mmap.mmap(self.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            at = content.find(HEAP + b"\1")
+            at = content.find(heaps.SIGNATURE + b"\1")
             while at >= 0:
                 self._check_heap(at)
-                at = content.find(HEAP + b"\1", at + 1)
+                at = content.find(heaps.SIGNATURE + b"\1", at + 1)
 
     def _check_heap(self, start: int) -> None:
-        if not self._heap_is_sound(start):
-            raise InputError(f"{self.name}: its heap of texts is damaged; fetch or write it again")
-
-    def _heap_is_sound(self, start: int) -> bool:
-        """Whether the collection at `start` is a chain of objects from its begin to its end.
-
-        "The HDF5 File Format Specification", version 3.0, III.E.
-        """
-        end = os.fstat(self.fileno()).st_size - start
-        head = os.pread(self.fileno(), OBJECT.size, start)
-        _, size = struct.unpack("<8sQ", head.ljust(OBJECT.size, b"\0"))
-        if size > end:
-            return False
-        data, at = os.pread(self.fileno(), size, start), OBJECT.size
-        while at + OBJECT.size <= len(data):
-            index, length = OBJECT.unpack_from(data, at)
-            length = length if index == 0 else OBJECT.size + -(-length // 8) * 8  # 0: free space
-            if not OBJECT.size <= length <= size - at:
-                return False
-            at += length
-        return True
+        head = os.pread(self.fileno(), heaps.HEAD.size, start)
+        _, size = heaps.HEAD.unpack(head.ljust(heaps.HEAD.size, b"\0"))
+        fits = start + size <= os.fstat(self.fileno()).st_size
+        if not (fits and heaps.is_sound(os.pread(self.fileno(), size, start))):
+            raise InputError(f"{self.name}: its global heap is damaged; fetch or write it again")
 
 
 def count(file: CheckedFile, name: str) -> int:
