@@ -3,12 +3,18 @@
 from collections.abc import Iterable
 
 SHOWN = 20  # of names in a message
+MOST = 500  # characters of what others say, which may quote what a file holds
 
 
 def one_line(text: str) -> str:
     """A text without line breaks and control characters: it may quote what a file holds."""
     marks = (mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
     return "".join(" " if mark in ("\\n", "\\r", "\\t") else mark for mark in marks)
+
+
+def reason(error: object) -> str:
+    """What somebody else's error, or a file, says: one line, and not a long one."""
+    return one_line(" ".join(str(error).split()))[:MOST]
 
 
 def some(names: Iterable[str]) -> str:

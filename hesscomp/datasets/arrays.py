@@ -8,7 +8,7 @@ import scipy.sparse
 
 from hesscomp.datasets.targets import SIGNS, check_label_type
 from hesscomp.datasets.validation import check_finite
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.runs.memory import aligned_empty
 
 MAX_WIDTH = 2**31 - 1
@@ -69,9 +69,9 @@ class ArraySource:
         except (InputError, FileNotFoundError, PermissionError, MemoryError):
             raise
         except Exception as error:
-            text = " ".join(str(error).split())
             raise InputError(
-                f"{self.path}: cannot be read as {self.kind} ({text}); fetch or write it again"
+                f"{self.path}: cannot be read as {self.kind} ({reason(error)}); "
+                "fetch or write it again"
             ) from error
 
 

@@ -7,7 +7,7 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 
 SECONDS = 30  # without a byte
 MOST = 2**28  # bytes
@@ -48,8 +48,8 @@ def _fetched(url: str, instead: str) -> bytes:
         with urllib.request.urlopen(url, timeout=SECONDS) as answer:
             return answer.read(MOST)
     except (OSError, http.client.HTTPException) as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split())
-        raise InputError(f"{url}: cannot be fetched ({reason}); {instead}") from error
+        why = reason(getattr(error, "reason", error))
+        raise InputError(f"{url}: cannot be fetched ({why}); {instead}") from error
 
 
 def _write(path: Path, data: bytes) -> None:

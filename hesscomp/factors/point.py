@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.factors.hdf5 import load_parameters
 from hesscomp.runs.hdf5 import CheckedFile
 from hesscomp.runs.npy import mapped_npy
@@ -60,8 +60,9 @@ def load_vector(path: str | os.PathLike) -> np.ndarray:
     except (InputError, OSError, MemoryError):
         raise
     except Exception as error:  # NumPy's parser of headers raises anything
-        text = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a NumPy .npy file ({text})") from error
+        raise InputError(
+            f"{path}: cannot be read as a NumPy .npy file ({reason(error)})"
+        ) from error
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: holds no real numbers; save one array with numpy.save")
     values = np.array(array, dtype=np.float64)

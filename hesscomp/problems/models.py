@@ -11,7 +11,7 @@ import numpy as np
 from keras.src.backend.common import global_state
 
 from hesscomp.curvature.tensorflow import keras
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.problems.catalogue import Network
 from hesscomp.problems.keras import fixed_variables
 from hesscomp.runs.hdf5 import MAX_COMPRESSION, CheckedFile
@@ -97,8 +97,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # zipfile and the decoders raise nearly anything
-        text = " ".join(str(error).split())
-        raise InputError(f"{path}: cannot be read as a .keras file ({text})") from error
+        raise InputError(f"{path}: cannot be read as a .keras file ({reason(error)})") from error
     try:  # what the weights take is known before memory is
         needed = _weight_bytes(config)
         if needed > stored:
@@ -107,10 +106,8 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     except MemoryError:
         raise
     except Exception as error:  # Keras raises anything
-        text = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"{path}: Keras cannot load it ({type(error).__name__}: {text})"
-        ) from error
+        said = f"{type(error).__name__}: {reason(error)}"
+        raise InputError(f"{path}: Keras cannot load it ({said})") from error
 
 
 def _weight_bytes(config: dict) -> int:
@@ -209,8 +206,7 @@ def read_weights(path: str | os.PathLike, problem) -> Weights:
     except MemoryError:
         raise
     except Exception as error:  # Keras raises anything
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: holds no weights of {model.name} ({text})") from error
+        raise InputError(f"{path}: holds no weights of {model.name} ({reason(error)})") from error
     finally:
         model.set_weights(saved)
 

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 
-from hesscomp.errors import HesscompError, InputError
+from hesscomp.errors import HesscompError, InputError, reason
 from hesscomp.runs import heaps
 
-MOST = 500  # characters of a reason, which may quote what a file holds
 MAX_COMPRESSION = 1100  # deflate cannot shrink further: a larger claim is a forged size
 
 
@@ -54,12 +53,11 @@ class CheckedFile:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> InputError:
-        text = " ".join(str(error).split())
-        return InputError(f"{self.path}: cannot be read as a {self.what} ({text[:MOST]})")
+        return InputError(f"{self.path}: cannot be read as a {self.what} ({reason(error)})")
 
-    def refuse(self, reason: str):
-        """Raise InputError with the file's name and `reason`."""
-        raise InputError(f"{self.path}: not a valid {self.what}: {reason[:MOST]}")
+    def refuse(self, why: str):
+        """Raise InputError with the file's name and why."""
+        raise InputError(f"{self.path}: not a valid {self.what}: {reason(why)}")
 
     def object(self, name: str):
         """The group or data set at `name`."""
