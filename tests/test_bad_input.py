@@ -178,7 +178,7 @@ def test_damaged_parts_of_a_virtual_data_set_are_refused(case, tmp_path):
 CHECKPOINTS = {
     "format": (attribute("format", "other"), "it is no hesscomp-checkpoint"),
     "formats": (attribute("format", np.array([b"a", b"b"])), " checkpoint"),
-    "step": (attribute("step", "many"), "cannot be read as a checkpoint"),
+    "step": (attribute("step", "many"), "attribute step is missing or no count"),
     "events": (attribute("events", "[1, 2]", "history"), "cannot be read as a checkpoint"),
     "deep": (attribute("events", "[" * 9999, "history"), "cannot be read as a checkpoint"),
     "type": (replaced("arrays/x", data=np.array([b"a"])), "/arrays/x has type"),

@@ -145,6 +145,56 @@ def test_damaged_and_missing_products_are_made_again(world, together, shared_tmp
             assert together.world.ledger.replayed - before == 2 * 3  # columns of the others
 
 
+def crafted(name, data):
+    def change(file):
+        del file[name]
+        file[name] = data
+
+    return change
+
+
+BAD_PRODUCTS = {
+    "shape": (crafted("result", np.zeros((40, 8))), "the product of another block"),
+    "flat": (crafted("result", np.zeros(360)), "the product of another block"),
+    "empty": (crafted("result", h5py.Empty("f8")), "the product of another block"),
+    "group": (lambda file: file.move("result", "inner/result"), "/result is missing"),
+    "text": (crafted("result", np.full((40, 9), b"a")), "/result has type"),
+    "whole": (crafted("result", np.zeros((40, 9), int)), "/result has type int64"),
+    "swapped": (crafted("result", np.zeros((40, 9), ">f8")), "/result has type >f8"),
+    "half": (crafted("result", np.zeros((40, 9), "f2")), "/result has type float16"),
+    "nan": (crafted("result", np.full((40, 9), np.nan)), "/result holds numbers that are not fin"),
+    "inputs": (crafted("inputs", np.full((2, 9), np.nan)), "the product of another block"),
+    "no inputs": (crafted("inputs", np.zeros(())), "the product of another block"),
+    "kind": (lambda file: file.attrs.create("kind", [1, 2]), "cannot be read as a product"),
+    "version": (lambda file: file.attrs.create("format_version", [1, 1]), "no count"),
+}
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("case", BAD_PRODUCTS)
+def test_products_that_do_not_fit_are_made_again(alone, tmp_path, caplog, case):
+    change, words = BAD_PRODUCTS[case]
+    whole = compress(alone, **REQUEST, method="eigh")
+    with pytest.raises(Interrupted):
+        run(alone, tmp_path, 2, method="eigh")
+    with h5py.File(tmp_path / "product-000000.h5", "r+") as file:
+        change(file)
+    factor, _, _ = run(alone, tmp_path, method="eigh")
+    assert bits(factor) == bits(whole)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert words in line and "product-000000.h5" in line and "made again" in line
+
+
+@pytest.mark.serial
+def test_facts_that_are_no_texts_are_another_runs(alone, tmp_path):
+    with pytest.raises(Interrupted):
+        run(alone, tmp_path, 1, method="eigh")
+    with h5py.File(tmp_path / "product-000000.h5", "r+") as file:
+        file["facts"].attrs["rank"] = ["6", "6"]
+    with pytest.raises(InputError, match=r"made with rank .* not 6; name another"):
+        run(alone, tmp_path, method="eigh")
+
+
 def test_a_folder_of_another_run_is_refused(world, together, shared_tmp):
     with pytest.raises(Interrupted):
         run(together, shared_tmp / "run", 2, method="eigh")

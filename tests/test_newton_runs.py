@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 from test_optimizers import synthetic_rows
@@ -137,3 +138,123 @@ def test_training_ends_within_a_step_and_goes_on(together, shared_tmp):
     assert ends >= 2 and np.array_equal(result.x, whole.x)
     for name in names:
         np.testing.assert_array_equal(result.history.column(name), whole.history.column(name))
+
+
+# Checkpoints that say they are this run's, and are not what it would have written
+
+
+def put(name, value):
+    """Put a value in the place of a data set, or of a number among the facts."""
+
+    def change(file):
+        group, _, key = name.rpartition("/")
+        if group == "facts":
+            file[group or "/"].attrs[key] = value
+            return
+        if key in file[group or "/"]:
+            del file[name]
+        file[name] = value
+
+    return change
+
+
+def without(name):
+    def change(file):
+        group, _, key = name.rpartition("/")
+        del (file[group or "/"].attrs if group == "facts" else file[group or "/"])[key]
+
+    return change
+
+
+BAD_CHECKPOINTS = {
+    "train": {
+        "no point": (without("arrays/x"), "/arrays/x is missing"),
+        "no gradient": (without("arrays/gradient"), "/arrays/gradient is missing"),
+        "short": (put("arrays/x", np.zeros(3)), "/arrays/x has shape (3,) and type float64, expec"),
+        "single": (put("arrays/x", np.zeros(12, "f4")), "type float32, expected (12) float64"),
+        "swapped": (put("arrays/best", np.zeros(12, ">f8")), "/arrays/best has shape (12,) and ty"),
+        "whole": (put("arrays/x", np.zeros(12, int)), "type int64, expected (12) float64"),
+        "block": (put("arrays/gradient", np.zeros((12, 1))), "/arrays/gradient has shape (12, 1)"),
+        "nan": (put("arrays/x", np.full(12, np.nan)), "/arrays/x holds numbers that are not finit"),
+        "best": (put("arrays/best", np.full(12, np.inf)), "/arrays/best holds numbers that are no"),
+        "no state": (without("state/radius"), "/state/radius is missing"),
+        "state": (put("state/radius", np.zeros(2)), "/state/radius is no number"),
+        "infinite": (put("state/damping", np.inf), "/state/damping is inf, not finite"),
+        "vectors": (put("state/eigenvectors", np.zeros((3, 4))), "expected (12, any) float64"),
+        "lengths": (put("state/eigenvalues", np.ones(2)), "/state holds arrays of lengths [2, 4]"),
+        "value": (put("values/odd", np.zeros(2)), "/values/odd is no number"),
+        "no fact": (without("facts/lowest"), "/facts/lowest is missing"),
+        "fact": (put("facts/passes", "many"), "/facts/passes is no number"),
+        "complex": (put("facts/passes", 1j), "/facts/passes is no number"),
+        "objective": (put("facts/objective", np.nan), "/facts/objective is nan, not finite"),
+        "history": (put("history/step", np.arange(9.0)), "cannot be read as a checkpoint"),
+        "step": (lambda file: file.attrs.modify("step", 7), "/history has 3 rows after 7 steps"),
+        "before": (lambda file: file.attrs.modify("step", -1), "attribute step is missing or no"),
+        "other": (put("facts/data", "x\ny"), "its run was made with data x y, not "),
+        "texts": (put("facts/data", ["a", "b"]), "its run was made with data ['a' 'b'], not "),
+    },
+    "newton": {
+        "short": (put("arrays/x", np.zeros(3)), "/arrays/x has shape (3,)"),
+        "nan": (put("arrays/gradient", np.full(12, np.nan)), "/arrays/gradient holds numbers that"),
+        "no state": (without("state/rate"), "/state/rate is missing"),
+        "lengths": (put("state/eigenvalues", np.ones(2)), "/state holds arrays of lengths [2, 5]"),
+        "objective": (put("facts/objective", "low"), "/facts/objective is no number"),
+        "solver": (put("facts/solver", "restore"), "its checkpoint names no solver"),
+        "no solver": (without("facts/solver"), "its checkpoint names no solver"),
+        "no rows": (without("rows"), "/rows is missing"),
+        "few rows": (put("rows", np.zeros((5, 1))), "/rows has shape (5, 1)"),
+        "flat rows": (put("rows", np.zeros(600)), "/rows has shape (600,)"),
+        "rows": (put("rows", np.full((600, 1), np.inf)), "/rows holds numbers that are not finit"),
+        "counts": (put("history/passes", np.full(4, np.nan)), "/history/passes is nan, not finite"),
+        "columns": (without("history/step"), "/history/step is missing"),
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def begun(alone, tmp_path_factory):
+    """How to go on with a run of either command, three steps of which are in a folder of its."""
+    ways = {
+        "train": lambda folder, steps: train(
+            alone,
+            NewtonCG(rank=4),
+            stopping=Stopping(max_steps=steps),
+            saving=Saving(str(folder), 3),
+        ),
+        "newton": lambda folder, steps: newton(
+            alone, options=replace(OPTIONS, max_iterations=steps), folder=folder, save_every=3
+        ),
+    }
+    runs = {name: (way, tmp_path_factory.mktemp(name)) for name, way in ways.items()}
+    for way, folder in runs.values():
+        way(folder, 3)
+    return runs
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(
+    "kind, case", [(k, c) for k, cases in BAD_CHECKPOINTS.items() for c in cases]
+)
+def test_checkpoints_that_do_not_fit_are_refused_in_one_line(begun, tmp_path, kind, case):
+    (way, folder), (change, words) = begun[kind], BAD_CHECKPOINTS[kind][case]
+    shutil.copytree(folder, tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-previous.h5").unlink(missing_ok=True)
+    with h5py.File(tmp_path / "run" / "checkpoint.h5", "r+") as file:
+        change(file)
+    with pytest.raises(InputError) as caught:
+        way(tmp_path / "run", 5)
+    line = str(caught.value)
+    assert words in line and line.isprintable() and str(tmp_path / "run") in line
+    assert "remove " in line and len(line) < 2000
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
+def test_the_one_before_serves_where_the_last_does_not_fit(begun, tmp_path, kind, caplog):
+    way, folder = begun[kind]
+    shutil.copytree(folder, tmp_path / "run")
+    way(tmp_path / "run", 4)
+    with h5py.File(tmp_path / "run" / "checkpoint.h5", "r+") as file:
+        put("arrays/x", np.zeros(3))(file)
+    assert np.array_equal(way(tmp_path / "run", 5).x, way(tmp_path / "whole", 5).x)
+    assert "going on from checkpoint-previous.h5 (step 3)" in caplog.text

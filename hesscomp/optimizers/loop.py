@@ -234,7 +234,7 @@ class _Run:
             self._record(task)
             called_off = self._called_off()
             status = status or called_off
-            self._note_numbers(task)
+            self._note_numbers(task.objective, task.full)
             if status is not None or self.step % self.saving.every == 0:
                 self._save(task)
             if status is None:
@@ -256,7 +256,8 @@ class _Run:
         folder = self.saving.folder
         if folder is None:
             return
-        saved = open_run(folder, self.facts, self.world)
+        self._note_numbers(0.0, np.nan)
+        saved = open_run(folder, self._checkpoint(self.x), self.world)
         if saved is not None:
             self._restore(saved)
         if self.saving.tensorboard and self.world.rank == 0:
@@ -414,11 +415,11 @@ class _Run:
     def _seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.begun
 
-    def _note_numbers(self, task: Task) -> None:
+    def _note_numbers(self, objective: float, full: float) -> None:
         """Keep what a checkpoint of this point needs and a step from it changes."""
         self.numbers = {
-            "objective": task.objective,
-            "full_objective": task.full,
+            "objective": objective,
+            "full_objective": full,
             **{name: getattr(self, name) for name in COUNTERS},
             **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self._seconds(),
@@ -432,12 +433,14 @@ class _Run:
         """
         if self.saving.folder is None or self.saved == self.step:
             return
-        arrays = {"x": self.x, "best": self.best, "gradient": task.gradient}
+        save_checkpoint(self._checkpoint(task.gradient), self.saving.folder, self.world)
+        self.saved = self.step
+
+    def _checkpoint(self, gradient: np.ndarray) -> Checkpoint:
+        arrays = {"x": self.x, "best": self.best, "gradient": gradient}
         facts = {**self.facts, **self.numbers}
         history = History(self.history.rows[:-1], self.history.events)
-        checkpoint = Checkpoint(self.step, arrays, self.state, self.values, facts, history)
-        save_checkpoint(checkpoint, self.saving.folder, self.world)
-        self.saved = self.step
+        return Checkpoint(self.step, arrays, self.state, self.values, facts, history)
 
     def _restore(self, saved: Checkpoint) -> None:
         self.step = self.saved = saved.step

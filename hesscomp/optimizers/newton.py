@@ -361,7 +361,17 @@ class _Run:
         }
         rows = shard.start, shard.start + len(shard.y)
         self.ranges = self.world.gather(rows)
-        return open_run(self.folder, self.facts, self.quiet, rows)
+        return open_run(self.folder, self._blank(len(shard.y)), self.quiet, rows)
+
+    def _blank(self, rows: int) -> Checkpoint:
+        """What has the form of a checkpoint before the first step."""
+        x, start = np.zeros(self.problem.n), NewtonIteration(0, *[0.0] * 5, np.nan, *[0.0] * 3)
+        facts = {**self.facts, **dict.fromkeys((*NUMBERS, *TOTALS), 0.0)}
+        state = _Solvers(self.problem, self.options, "pcg").state()
+        history = History([start.as_dict()])
+        return Checkpoint(
+            0, {"x": x, "gradient": x}, state, {}, facts, history, np.zeros((rows, 1))
+        )
 
     def _checkpoint(self) -> Checkpoint | None:
         """All that the next step depends on; arrays are not copied, since none is changed."""
@@ -397,7 +407,9 @@ class _Run:
         for name in NUMBERS:
             setattr(self, name, facts[name])
         self.before = {name: facts[name] - totals[name] for name in TOTALS}
-        self.solver, self.choice = facts["solver"], facts["choice"]
+        self.solver, self.choice = facts.get("solver"), facts.get("choice")
+        if self.solver not in SOLVERS[1:]:
+            raise InputError(f"{self.folder}: its checkpoint names no solver; remove it")
         self.solve = _Solvers(self.problem, self.options, self.solver)
         self.solve.restore(found.state)
         self.history = [
@@ -418,13 +430,14 @@ class _Solvers:
 
     def state(self) -> dict[str, np.ndarray | float]:
         """The factor and how it has served, for checkpoints."""
-        served = {name: float(value) for name, value in asdict(self.upkeep).items()}
-        if self.factor is None:
-            return served
-        factor = self.factor.in_layout(Replicated(self.problem.n, self.problem.world))
+        layout, factor = Replicated(self.problem.n, self.problem.world), self.factor
+        if factor is None:
+            unknown = Certificate(np.nan, np.nan)
+            factor = LowRank(np.zeros(0), np.zeros((layout.n, 0)), unknown, layout=layout)
+        factor = factor.in_layout(layout)
         certificate = factor.certificate
         return {
-            **served,
+            **{name: float(value) for name, value in asdict(self.upkeep).items()},
             "eigenvalues": factor.eigenvalues,
             "eigenvectors": factor.eigenvectors,
             "error": certificate.frobenius_error_estimate,
@@ -434,7 +447,7 @@ class _Solvers:
     def restore(self, state: dict[str, np.ndarray | float]) -> None:
         """Go on from a `state`."""
         self.upkeep = Upkeep(state["rate"], state["fresh_rate"])
-        if "eigenvalues" in state:
+        if len(state["eigenvalues"]):
             self.factor = LowRank(
                 state["eigenvalues"],
                 state["eigenvectors"],

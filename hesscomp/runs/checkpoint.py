@@ -14,7 +14,8 @@ import numpy as np
 import hesscomp
 from hesscomp.errors import InputError
 from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
-from hesscomp.runs.hdf5 import CheckedFile, new_file
+from hesscomp.runs.form import misfit
+from hesscomp.runs.hdf5 import MOST, CheckedFile, count, new_file
 from hesscomp.runs.history import History
 from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
 
@@ -78,6 +79,27 @@ class Checkpoint:
                 group.create_dataset(key, data=value, fletcher32=np.size(value) >= LARGE)
         file["history"].attrs["events"] = json.dumps(self.history.events)
 
+    def misfit(self, like: "Checkpoint") -> str | None:
+        """Why a run that begins with `like` cannot go on from here; None where it can.
+
+        See `form.misfit`. There must be rows where `like` has some, and a history as long as the
+        steps make it.
+        """
+        rows = len(like.history) + self.step - like.step
+        if len(self.history) != rows:
+            return f"/history has {len(self.history)} rows after {self.step} steps, expected {rows}"
+        parts = [
+            ("/arrays", self.arrays, like.arrays),
+            ("/state", self.state, like.state),
+            ("/values", self.values, dict.fromkeys(self.values, np.nan)),
+            ("/facts", self.facts, like.facts),
+            *(("/history", row, first) for first in like.history.rows for row in self.history.rows),
+        ]
+        if like.rows is not None:
+            parts.append(("", {ROWS: self.rows}, {ROWS: like.rows}))
+        reasons = (misfit(found, wanted, place) for place, found, wanted in parts)
+        return next(filter(None, reasons), None)
+
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike, world) -> None:
     """Write `checkpoint.h5` in `folder`; the file of that name becomes `checkpoint-previous.h5`.
@@ -113,7 +135,7 @@ def _rotating(path: Path, name: str) -> Iterator[Path]:
 
 
 def open_run(
-    folder: str | os.PathLike, facts: dict, world, rows: tuple[int, int] = (0, 0)
+    folder: str | os.PathLike, like: Checkpoint, world, rows: tuple[int, int] = (0, 0)
 ) -> Checkpoint | None:
     """The checkpoint that a run in `folder` goes on from, None where there is none. Collective.
 
@@ -121,8 +143,9 @@ def open_run(
     ----------
     folder : path
         Made if it is missing.
-    facts : dict
-        Of the run; texts among them must be those of the checkpoint.
+    like : Checkpoint
+        As the run begins: texts among its facts must be those of the checkpoint, all else must have
+        the same form.
     world : World
     rows : (int, int)
         First of this rank's rows and one past the last, in a checkpoint that has `rows`.
@@ -146,7 +169,7 @@ def open_run(
     for name in world.broadcast(names):
         problem = None
         try:
-            found = load_checkpoint(folder / name, rows)
+            found = load_checkpoint(folder / name, rows, like)
         except InputError as error:
             problem = str(error)
         problem = next((text for text in world.gather(problem) if text is not None), None)
@@ -157,7 +180,7 @@ def open_run(
         if problems:
             raise InputError(f"{'; '.join(problems)}; remove {folder} to start anew")
         return None
-    check_same_run(found.facts, facts, folder)
+    check_same_run(found.facts, like.facts, folder)
     with world.phase(f"clearing {folder}"):
         if world.rank == 0 and problems:
             os.replace(folder / NAME, folder / DAMAGED)
@@ -176,16 +199,24 @@ def _remove_strays(folder: Path) -> None:
     remove_files([slab for slab in folder.glob(f"{NAME}.*.slab") if slab not in named])
 
 
-def load_checkpoint(path: str | os.PathLike, rows: tuple[int, int] = (0, 0)) -> Checkpoint:
+def load_checkpoint(
+    path: str | os.PathLike, rows: tuple[int, int] = (0, 0), like: Checkpoint | None = None
+) -> Checkpoint:
     """Read a checkpoint, and of its `rows` those that are named.
 
     Raises
     ------
     InputError
-        If it is missing, cannot be read or contradicts itself.
+        If it is missing, cannot be read, contradicts itself or is, though of the same run, not
+        `like` the one that the run begins with.
     """
     with CheckedFile(path, "checkpoint") as file:
-        return _read(file, rows)
+        found = _read(file, rows)
+        if like is not None and _difference(found.facts, like.facts) is None:
+            reason = found.misfit(like)
+            if reason is not None:
+                file.refuse(reason)
+        return found
 
 
 def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
@@ -195,7 +226,7 @@ def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
     groups = ("arrays", "state", "values", "history")
     arrays, state, values, columns = (_values(file, name) for name in groups)
     facts = {key: _plain(value) for key, value in file.group("facts").attrs.items()}
-    step = int(attributes["step"])
+    step = count(file, "step")
     events = json.loads(file.group("history").attrs["events"])
     history = History.of_columns(columns, events)
     found = None
@@ -216,9 +247,18 @@ def _plain(value):
 
 def check_same_run(found: dict, facts: dict, folder: str | os.PathLike) -> None:
     """InputError unless the texts among the facts are those found in the folder."""
+    name = _difference(found, facts)
+    if name is not None:
+        raise InputError(
+            f"{folder}: its run was made with {name} {str(found.get(name))[:MOST]}, not "
+            f"{facts[name]}; name another folder, or remove it"
+        )
+
+
+def _difference(found: dict, facts: dict) -> str | None:
+    """The first text among the facts that is not the one that was found."""
     for name, value in facts.items():
-        if isinstance(value, str) and found.get(name) != value:
-            raise InputError(
-                f"{folder}: its run was made with {name} {found.get(name)}, not "
-                f"{value}; name another folder, or remove it"
-            )
+        other = found.get(name)
+        if isinstance(value, str) and not (isinstance(other, str) and other == value):
+            return name
+    return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hesscomp.errors import one_line
 from hesscomp.runs.files import atomic_path
 from hesscomp.runs.report import write_json
 
@@ -45,7 +46,7 @@ class History:
             dict(zip(names, map(float, row), strict=True))
             for row in zip(*columns.values(), strict=True)
         ]
-        return cls(rows, [(int(step), text) for step, text in events])
+        return cls(rows, [(int(step), one_line(str(text))) for step, text in events])
 
     def write_csv(self, path: str | os.PathLike) -> None:
         """Write a header and one line a row, whole or not at all; numbers in full precision."""

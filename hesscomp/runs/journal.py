@@ -213,4 +213,7 @@ def load_product(
         if product is not None and not product.fits(file.file.attrs.get("kind"), inputs, shape):
             file.refuse("it is the product of another block")
         start, stop = rows or (0, shape[0])
-        return finite(file, RESULT, read_rows(file, RESULT, shape, start, stop))
+        found = finite(file, RESULT, read_rows(file, RESULT, shape, start, stop))
+        if found.dtype not in (np.float32, np.float64):  # of this machine's byte order
+            file.refuse(f"/{RESULT} has type {found.dtype}")
+        return found
