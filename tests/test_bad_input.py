@@ -9,6 +9,7 @@ import io
 import json
 import zipfile
 from argparse import Namespace
+from dataclasses import fields
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from hesscomp.cli.main import main
 from hesscomp.cli.sizes import parse_bytes
+from hesscomp.cli.train import NAMES
 from hesscomp.datasets import load_dataset
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.factors import (
@@ -31,6 +33,7 @@ from hesscomp.factors import (
     trajectory_writer,
 )
 from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.optimizers.catalogue import OPTIMIZERS
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
 from hesscomp.runs.history import History
@@ -307,6 +310,124 @@ def test_sizes_are_finite_or_refused(text):
         assert 0 < parse_bytes(text, "--memory-limit") < np.inf
     except InputError as error:
         assert str(error).startswith("--memory-limit ") and str(error).isprintable()
+
+
+SETTINGS = ["", "=", "=1", "absent=1", "NAME", "NAME=", "NAME==1", "NAME=many", "NAME=nan",
+            "NAME=inf", "NAME=-1", "NAME=1e400", "NAME=" + "9" * 400, "NAME=\n"]  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", NAMES)
+def test_settings_of_optimizers(optimizer, capsys):
+    """None of these is right for any option."""
+    command = ["train", "--data", "none.csv", "--optimizer", optimizer]
+    for name in (part.name for part in fields(OPTIMIZERS[optimizer])):
+        for setting in SETTINGS:
+            assert one_line(capsys, [*command, "--set", setting.replace("NAME", name)])
+    assert "--set" in one_line(capsys, [*command, "--set"])
+
+
+def one_line(capsys, words) -> str:
+    """The line with which a command is refused."""
+    try:
+        status = main(words)
+    except SystemExit as usage:
+        status = usage.code
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2 and len(lines) == 1 and lines[0].isprintable(), (words, status, lines)
+    assert lines[0].startswith("hesscomp: error: ") and "no such file" not in lines[0], words
+    return lines[0]
+
+
+NO_NUMBER, HUGE = ("", "many", "nan"), "9" * 400
+COUNTS = (*NO_NUMBER, "1.5", "inf", "-1", HUGE)
+VALUES = {
+    "plan": {
+        "--n --rows --ranks --rank --panel --block": (*COUNTS, "0", "1e16"),
+        "--oversample --power": (*COUNTS, "1e16"),
+        "--memory --memory-limit": (*COUNTS[:3], "inf", "-1", "0", HUGE, "2X", "G"),
+        "--row-bytes --row-seconds --latency": (*NO_NUMBER, "inf", "-1", "1e400"),
+        "--rate --bandwidth": (*NO_NUMBER, "inf", "-1", "0", "1e400", "1e-300"),
+        "--tol --tolerance": ("1e-3",),
+    },
+    "train": {
+        "--gradient-batch --curvature-batch --acceptance-batch": (
+            *NO_NUMBER, "inf", "-1", "0", "1e400",
+        ),
+        "--max-steps --seed": COUNTS,
+        "--save-every --threads": (*COUNTS, "0"),
+        "--max-passes --max-seconds --comm-timeout": (*NO_NUMBER, "-1", "0"),
+        "--tol": (*NO_NUMBER, "-1"),
+        "--target": NO_NUMBER,
+        "--run": ("",),
+    },
+    "compress": {
+        "--rank --panel --block --max-columns --max-basis --threads": (*COUNTS, "0"),
+        "--oversample --power --seed": COUNTS,
+        "--residual-tolerance --comm-timeout": (*NO_NUMBER, "-1", "0"),
+        "--sample": ("", "many"),
+        "--run": ("",),
+    },
+}  # fmt: skip
+NEEDED = {
+    "plan": ("--n", "1000", "--rows", "1000", "--ranks", "4"),
+    "train": ("--data", "none.csv", "--optimizer", "sgd"),
+    "compress": ("--data", "none.csv", "--rank", "2", "--out", "f.h5"),
+}
+
+
+@pytest.mark.parametrize("command", VALUES)
+def test_values_of_options(command, capsys):
+    """Refused before the data are looked for."""
+    for options, values in VALUES[command].items():
+        for option in options.split():
+            for value in values:
+                one_line(capsys, [command, *NEEDED[command], f"{option}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sample=nan"], "a sample must be a fraction above 0 and at most 1, not nan"),
+        (["--sample=-0.5"], "a sample must be a fraction above 0 and at most 1, not -0.5"),
+        (["--sample=1e-9"], "is empty; take more"),
+        (["--blocks="], "needs the name of at least one parameter block"),
+        (["--blocks", "a,coefficients"], "no parameter block is called a; they are coefficients"),
+        (["--memory-limit", "1G"], "--memory-limit does not go with logistic regression"),
+        (["--memory-limit", "0"], "--memory-limit 0: is no size"),
+        (["--ridge", "nan"], "ridge must be a finite number of at least 0, not nan"),
+        (["--seed", "-1"], "seed must be at least 0 and below 2^32, not -1"),
+    ],
+)
+def test_options_that_need_the_data(words, message, capsys, tmp_path):
+    rows = "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(60))
+    (tmp_path / "d.csv").write_text(f"a,b,label\n{rows}")
+    data = ["--data", str(tmp_path / "d.csv"), "--rank", "1", "--out", str(tmp_path / "f.h5")]
+    assert message in one_line(capsys, ["compress", *data, *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tolerance", "1e-2"], "--tolerance: give it before the --"),
+        (["--rank=3"], "--rank=3: give it before the --"),
+        (["--power"], "--power: give it before the --"),
+        (["--sample"], "argument --sample: expected one argument"),
+        (["--sample", "2"], "no such file"),
+    ],
+)
+def test_what_a_plan_hands_on(words, message, capsys):
+    command = ["plan", "--data", "none.csv", "--ranks", "4", "--", *words]
+    try:
+        assert main(command) == 2
+    except SystemExit as usage:
+        assert usage.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_plan_too_long_to_go_through(capsys):
+    words = ["plan", "--n", "1e12", "--rows", "1", "--ranks", "4", "--rank", "1e11"]
+    assert "are more than can be planned; take a larger panel" in one_line(capsys, words)
 
 
 OPTIONS = ("--nodes", "--time", "--mem", "--name", "--partition", "--array", "--stage", "--")

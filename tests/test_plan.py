@@ -120,7 +120,6 @@ def test_4096_ranks(capsys):
         (["--n", "10"], "give --n and --rows, or --problem"),
         (["--n", "10", "--rows", "5", "--data", "adult"], "and not both"),
         ([], "give --n and --rows"),
-        (["--n", "10", "--rows", "5", "--oversample", "-1"], "oversample must be at least 0"),
         (["--n", "10", "--rows", "5", "--memory", "much"], "--memory much: is no size"),
         (["--n", "10", "--rows", "5", "--", "--operator", "ggn"], "--operator: goes with"),
     ],

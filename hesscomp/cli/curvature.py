@@ -212,7 +212,8 @@ def curvature_at(x: np.ndarray, problem, options) -> Curvature:
         return Curvature(operator, problem, x, title)
     from hesscomp.curvature.restriction import Restricted
 
-    names = [name.strip() for name in options.blocks.split(",") if name.strip()]
+    named = (name.strip() for name in options.blocks.split(","))
+    names = list(dict.fromkeys(name for name in named if name))
     restricted = Restricted(operator, names)
     title = f"{title} of {', '.join(names)}"
     return Curvature(restricted, problem, x, title, restricted.indices)

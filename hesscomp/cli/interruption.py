@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from argparse import ArgumentTypeError
 
 from hesscomp.parallel.world import World
 from hesscomp.runs.slurm import REQUEUE
@@ -12,10 +13,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 def add_run_argument(parser, holds: str) -> None:
     """`holds` says what the folder gets."""
     parser.add_argument(
-        "--run", metavar="FOLDER",
+        "--run", metavar="FOLDER", type=_folder,
         help=f"{holds}; where it holds those of this command, the run goes on from them. SIGTERM "
         f"and SIGUSR1 then end the run after the present block product, with status {REQUEUE}",
     )  # fmt: skip
+
+
+def _folder(text: str) -> str:
+    if not text:
+        raise ArgumentTypeError("it names no folder")
+    return text
 
 
 class Listener:

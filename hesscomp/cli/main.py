@@ -11,8 +11,9 @@ import sys
 import time
 
 import hesscomp
-from hesscomp.errors import HesscompError, InputError, OperatorError
+from hesscomp.errors import HesscompError, InputError, OperatorError, one_line
 
+MOST = 2**53  # of whole numbers: arrays have no more entries, and as floats they are exact
 STARTED = time.perf_counter()
 
 COMMANDS = {
@@ -35,6 +36,24 @@ COMMANDS = {
     "job": "write a SLURM job script for a command, and submit it if asked",
 }
 PARALLEL = ("newton", "train", "compress", "update", "spectrum", "figure", "data")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in the command line in one line; whole numbers have an end."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.register("type", int, _whole)
+
+    def error(self, message: str):
+        self.exit(2, f"hesscomp: error: {one_line(message)}; see {self.prog} --help\n")
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) > MOST:
+        raise argparse.ArgumentTypeError(f"{text[:20]}... is too large")
+    return value
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -66,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(name: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hesscomp",
         description=hesscomp.__doc__,
         epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "

@@ -1,11 +1,11 @@
 """`hesscomp plan`: memory, words and time of a compression before it runs."""
 
 import argparse
+import math
 import os
 from dataclasses import replace
-from math import ceil
 
-from hesscomp.cli.main import STARTED
+from hesscomp.cli.main import STARTED, Parser
 from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.errors import InputError
 from hesscomp.parallel.layout import PANEL
@@ -14,7 +14,12 @@ from hesscomp.runs.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request,
 from hesscomp.sketching.defaults import default_method
 
 SUBJECT = ("problem", "model", "loss", "data")
+OWN = (
+    *("--rank", "--tolerance", "--oversample", "--power", "--method", "--layout", "--panel"),
+    *("--block", "--dtype"),
+)
 FLOPS = 8  # of a network's Hessian for each parameter, row and column
+MOST, LARGEST = 10**15, 1e30  # of counts and of other numbers; the models overflow beyond
 SPARE = 1.2  # times the memory planned that is asked of SLURM
 
 
@@ -31,13 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request = parser.add_argument_group("compression")
     request.add_argument("--ranks", type=_count, required=True, metavar="P", help="MPI ranks")
     request.add_argument("--rank", type=_count, default=40, metavar="K", help="eigenpairs wanted")
-    request.add_argument("--oversample", type=int, default=10, metavar="P", help="columns beyond")
-    request.add_argument("--power", type=int, default=1, metavar="Q", help="power steps")
+    request.add_argument(
+        "--oversample", type=_whole, default=10, metavar="P", help="columns beyond"
+    )
+    request.add_argument("--power", type=_whole, default=1, metavar="Q", help="power steps")
     request.add_argument("--method", choices=("auto", *METHODS), default="auto")
     request.add_argument("--psd", action="store_true", help="with --n: semidefinite, so nystrom")
     request.add_argument("--layout", choices=("auto", "replicated", "rows"), default="auto")
-    request.add_argument("--panel", type=int, default=PANEL, metavar="B", help="columns gathered")
-    request.add_argument("--block", type=int, metavar="B", help="krylov: columns of a block")
+    request.add_argument(
+        "--panel", type=_count, default=PANEL, metavar="B", help="columns gathered"
+    )
+    request.add_argument("--block", type=_count, metavar="B", help="krylov: columns of a block")
     request.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     machine = parser.add_argument_group("machine", "what a rank has and does")
     machine.add_argument("--memory", default="4G", metavar="SIZE", help="of a rank")
@@ -46,14 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help=f"of a product; default {format_bytes(PRODUCT_BYTES)}",
     )
-    machine.add_argument("--row-bytes", type=float, metavar="B", help="of one row of the data")
     machine.add_argument(
-        "--row-seconds", type=float, metavar="S",
+        "--row-bytes", type=_least_zero, metavar="B", help="of one row of the data"
+    )
+    machine.add_argument(
+        "--row-seconds", type=_least_zero, metavar="S",
         help=f"of one column's product over one row; default: {FLOPS} N operations at --rate",
     )  # fmt: skip
-    machine.add_argument("--rate", type=float, default=5e10, metavar="F", help="operations/s")
-    machine.add_argument("--latency", type=float, metavar="S", help="of a message; default 5e-6")
-    machine.add_argument("--bandwidth", type=float, metavar="B", help="bytes/s; default 1e9")
+    machine.add_argument("--rate", type=_positive, default=5e10, metavar="F", help="operations/s")
+    machine.add_argument(
+        "--latency", type=_least_zero, metavar="S", help="of a message; default 5e-6"
+    )
+    machine.add_argument("--bandwidth", type=_positive, metavar="B", help="bytes/s; default 1e9")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -104,7 +117,10 @@ def _measured(options) -> int:
     from hesscomp.cli import compress
     from hesscomp.cli.session import run_on_ranks
 
-    parser = argparse.ArgumentParser(prog="hesscomp plan")
+    own = [word for word in options.words if word.partition("=")[0] in OWN]
+    if own:
+        raise InputError(f"{own[0]}: give it before the --; a plan is for a --rank, no tolerance")
+    parser = Parser(prog="hesscomp compress")
     compress.add_arguments(parser)
     words = ["--out", os.devnull, "--dtype", options.dtype, *options.words]
     for name in (*SUBJECT, "memory_limit"):
@@ -150,15 +166,35 @@ def _calibrate(subject, options, session) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    """A positive whole number, which may be written 1e8."""
+def _number(text: str, least: float, most: float = LARGEST) -> float:
+    """A number that the models can compute with."""
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if value < 1 or not value.is_integer():
-        raise argparse.ArgumentTypeError(f"{text} is no count: give a number such as 40 or 1e8")
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to {most:g}")
+    return value
+
+
+def _positive(text: str) -> float:
+    return _number(text, 1 / LARGEST)
+
+
+def _least_zero(text: str) -> float:
+    return _number(text, 0.0)
+
+
+def _whole(text: str, least: int = 0) -> int:
+    """A whole number, which may be written 1e8."""
+    value = _number(text, least, MOST)
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is no count: give one such as 40 or 1e8")
     return int(value)
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1)
 
 
 def plan_text(plan: Plan) -> str:
@@ -186,7 +222,7 @@ def plan_text(plan: Plan) -> str:
         f"{machine.bandwidth:.3g} bytes/s); gathers half of it",
         f"  algebra      {machine.flops:.3g} operations/s",
     ]
-    advice = f"--mem-per-cpu={ceil(SPARE * total / 2**20)}M with one CPU a rank"
+    advice = f"--mem-per-cpu={math.ceil(SPARE * total / 2**20)}M with one CPU a rank"
     lines.append(f"ask SLURM for  --ntasks={P} {advice}, --time={_slurm_time(2 * seconds)}")
     if total > machine.memory:
         lines.append(f"does not fit   {_remedy(plan)}")
@@ -230,6 +266,6 @@ def _duration(seconds: float) -> str:
 
 
 def _slurm_time(seconds: float) -> str:
-    minutes = max(ceil(seconds / 60), 10)
+    minutes = max(math.ceil(seconds / 60), 10)
     days, minutes = divmod(minutes, 1440)
     return (f"{days}-" if days else "") + f"{minutes // 60:02d}:{minutes % 60:02d}:00"

@@ -17,6 +17,8 @@ from hesscomp.parallel.world import World
 from hesscomp.runs.activity import inside, of_error
 from hesscomp.runs.files import check_outputs
 
+MOST_THREADS = 2**16
+
 
 @dataclass
 class Session:
@@ -81,9 +83,12 @@ def add_rank_arguments(parser) -> None:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not seconds > 0:
-        raise ArgumentTypeError(f"{text} is not a positive number of seconds")
+        raise ArgumentTypeError(f"{text!r} is not a positive number of seconds")
     return seconds
 
 
@@ -98,8 +103,8 @@ def run_on_ranks(command, options, started: float) -> int:
     )
     listen(options, world)
     try:
-        if options.threads is not None and options.threads < 1:
-            raise InputError(f"--threads must be at least 1, not {options.threads}")
+        if options.threads is not None and not 1 <= options.threads <= MOST_THREADS:
+            raise InputError(f"--threads must be 1 to {MOST_THREADS}, not {options.threads}")
         threads = threads_per_rank(world, options.threads)
         world.threads, limits = threads, threadpool_limits(threads)
         return command(options, Session(world, threads, started, limits))

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
+from hesscomp.parallel.random import check_seed
 from hesscomp.sketching.catalogue import TEST_MATRICES
-
-SEEDS = 2**32  # so that training can key its batches with seed 2^32 + step, in 64 bits
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,9 @@ class SketchOptions:
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
-        if self.seed >= SEEDS:
-            raise InputError(f"seed must be below 2^32, not {self.seed}")
+        check_seed(self.seed)
         for name, value, least in (
             ("power", self.power, 0),
-            ("seed", self.seed, 0),
             ("probe count", self.probe_count, 1),
             ("oversample", self.oversample, 0),
             ("block size", self.block, 1),

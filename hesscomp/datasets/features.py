@@ -52,8 +52,7 @@ def fourier_features(
         raise InputError(f"the number of Fourier features must be at least 1, not {count}")
     if not (math.isfinite(bandwidth) and bandwidth > 0):
         raise InputError(f"the bandwidth must be a positive number, not {bandwidth}")
-    if seed < 0:
-        raise InputError(f"the seed must be at least 0, not {seed}")
+    random.check_seed(seed)
     if dtype not in ("float32", "float64"):
         raise InputError(f"the features' dtype must be float32 or float64, not {dtype}")
     if dataset.targets == INPUT:

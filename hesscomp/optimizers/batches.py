@@ -44,6 +44,7 @@ class Sampling:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise InputError(f"the {name} batch must be a positive number, not {value}")
+        random.check_seed(self.seed)
 
     def share(self, purpose: int, rows: int) -> float:
         """The share of `rows` rows that a batch takes.

@@ -44,8 +44,11 @@ def make_optimizer(name: str, settings: list[str] = ()) -> Optimizer:
 
 def _parsed(what: str, text: str, kind: type):
     try:
-        return TRUTH[text.lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError):
+        value = TRUTH[text.lower()] if kind is bool else kind(text)
+        if kind is int:
+            float(value)
+        return value
+    except (KeyError, ValueError, OverflowError):
         raise InputError(f"{what} takes a value of type {kind.__name__}, not {text}") from None
 
 

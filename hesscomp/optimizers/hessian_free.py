@@ -69,6 +69,7 @@ class HessianFree(Optimizer):
     def validate(self):
         check_choice(self, "preconditioner", ("diagonal", "kronecker", "low-rank", "none"))
         check_positive(self, "damping", "max_cg", "rank")
+        self._policy.validate()
         if not 0 <= self.decay <= 1:
             raise InputError(f"hessian-free: decay must be in [0, 1], not {self.decay}")
 

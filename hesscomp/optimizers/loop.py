@@ -56,6 +56,8 @@ class Stopping:
             raise InputError(f"max-steps must be at least 0, not {self.max_steps}")
         if not self.gradient_tolerance >= 0:
             raise InputError(f"tol must be at least 0, not {self.gradient_tolerance}")
+        if np.isnan(self.target):
+            raise InputError("the target must be a number, not nan")
         for name in ("max_passes", "max_seconds"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}")

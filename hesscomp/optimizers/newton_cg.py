@@ -69,10 +69,11 @@ class NewtonCG(Optimizer):
         check_choice(self, "curvature", ("hessian", "gauss-newton"))
         check_choice(self, "preconditioner", ("low-rank", "diagonal", "none"))
         check_positive(self, "rank", "max_cg", "radius")
+        self._policy.validate()
         if self.solver == "saddle-free" and self.globalization != "line-search":
             raise InputError("newton-cg: saddle-free steps take a line search, no trust region")
-        if self.oversample < 0 or not (np.isfinite(self.damping) and self.damping >= 0):
-            raise InputError("newton-cg: oversample and damping must be at least 0")
+        if not 0 <= self.damping < np.inf:
+            raise InputError(f"newton-cg: damping must be at least 0, not {self.damping}")
 
     def start(self, x):
         numbers = {"radius": self.radius, "damping": self.damping, "previous_norm": 0.0}

@@ -68,7 +68,7 @@ def check_positive(optimizer: Optimizer, *names: str) -> None:
     """InputError unless these options are positive finite numbers."""
     for name in names:
         value = getattr(optimizer, name)
-        if not (np.isfinite(value) and value > 0):
+        if not 0 < value < np.inf:
             raise InputError(f"{optimizer.name}: {name} must be a positive number, not {value}")
 
 

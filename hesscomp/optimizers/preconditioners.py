@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression import compress
+from hesscomp.compression import SketchOptions, compress
 from hesscomp.curvature.operator import Operator
 from hesscomp.factors import LowRank
 from hesscomp.factors.certificate import Certificate
@@ -92,6 +92,10 @@ class FactorPolicy:
     rank: int
     oversample: int = 10
     seed: int = 0
+
+    def validate(self) -> None:
+        """Raise InputError for a value out of range."""
+        SketchOptions(seed=self.seed, oversample=self.oversample).validate()
 
     def start(self, n: int) -> State:
         return {

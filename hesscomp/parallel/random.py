@@ -8,12 +8,21 @@ by columns keeps its earlier ones.
 
 import numpy as np
 
+from hesscomp.errors import InputError
+
+SEEDS = 2**32  # so that training can key its batches with seed 2^32 + step, in 64 bits
 BLOCK = 8192  # rows that one (key, counter) pair generates together
 
 # Streams: one number for each use, so that no two uses share numbers.
 SKETCH, PROBE, FEATURE_WEIGHTS, FEATURE_PHASES, POWER_START, SIGNS, FREQUENCIES, PLACES = range(8)
 ESTIMATOR, ESTIMATOR_SKETCH, LANCZOS, FACTOR_SAMPLES = range(8, 12)
 CURVE_POINTS, ROW_SAMPLE, TARGET_SAMPLES, DIRECTIONS, INITIAL_WEIGHTS, GUARD = range(12, 18)
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that is none."""
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"seed must be at least 0 and below 2^32, not {seed}")
 
 
 def standard_normal(

@@ -15,6 +15,7 @@ from hesscomp.sketching.defaults import block_size
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients
 NUMBER = 8  # bytes of a number of the sketch
+MOST_STEPS = 10**5  # products, which are gone through one by one
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,12 @@ class Request:
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise InputError(f"{name} must be at least {value}, not {getattr(self, name)}")
+        width = min(self.panel, self.block or self.columns, self.columns)
+        if (products := (self.power + 2) * self.columns // width) > MOST_STEPS:
+            raise InputError(
+                f"{products} products of {width} columns are more than can be planned; take a "
+                "larger panel or block, or a smaller rank or power"
+            )
 
     @property
     def columns(self) -> int:
