@@ -7,7 +7,9 @@ tests: `test_datasets`, `test_images`, `test_factors`, `test_network_commands`, 
 import bz2
 import io
 import json
+import lzma
 import zipfile
+import zlib
 from argparse import Namespace
 from dataclasses import fields
 
@@ -23,6 +25,7 @@ from hesscomp.cli.main import main
 from hesscomp.cli.sizes import parse_bytes
 from hesscomp.cli.train import NAMES
 from hesscomp.datasets import load_dataset
+from hesscomp.datasets.xz import open_xz
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.factors import (
     Certificate,
@@ -244,7 +247,25 @@ def odd_archive(method=zipfile.ZIP_STORED, name="X.npy") -> bytes:
     return stream.getvalue()
 
 
+def hungry(packed: bytes) -> bytes:
+    """An .xz file whose first block claims a dictionary of 4 GiB (The .xz File Format, 3.1, 5.3.1).
+
+    After 12 bytes of the stream's head: size of the block's head in words less one, flags, the
+    filter's number, the size of its properties, the dictionary's size, padding, CRC32.
+    """
+    size = 4 * (packed[12] + 1)
+    head = bytearray(packed[12 : 12 + size - 4])
+    assert head[1:4] == b"\0\x21\1"
+    head[4] = 40
+    return packed[:12] + head + zlib.crc32(head).to_bytes(4, "little") + packed[12 + size :]
+
+
+TABLE = lzma.compress(b"a,b\n" + b"1,2\n" * 100)
 DATA = {
+    "hungry.csv.xz": (hungry(TABLE), "unpacking takes over 256 MiB; do it first (xz -d)"),
+    "second.csv.xz": (TABLE + bytes(8) + hungry(TABLE), "unpacking takes over 256 MiB"),
+    "trailing.csv.xz": (TABLE + b"rubbish", "is damaged or cut short"),
+    "none.csv.xz": (b"", "is damaged or cut short (it ends before"),
     "lzma.npz": (odd_archive(zipfile.ZIP_LZMA), "packed in a way that NumPy does not write"),
     "control.npz": (odd_archive(name="a\x1b[31m\n"), "has no array 'X'; it has a\\x1b[31m"),
     "wide.csv": (b"a" + b",a" * 10**6 + b"\n" + b"1\n" * 10**5, "has 1 columns, the header 10"),
@@ -259,6 +280,22 @@ def test_bad_data(name, tmp_path):
     content, words = DATA[name]
     (tmp_path / name).write_bytes(content)
     assert words in refused(read_data, tmp_path / name)
+
+
+def test_streams_of_xz_in_a_row(tmp_path):
+    """Read as `lzma` does, also by several ranks, and forth and back."""
+    rows = [f"{i},{i * i},{i % 2}\n".encode() for i in range(50_000)]
+    text = b"a,b,y\n" + b"".join(rows)
+    parts = [text[:7], text[7:200_000], text[200_000:]]
+    packed = bytes(4).join(lzma.compress(part, preset=0) for part in parts) + bytes(2**17)
+    (tmp_path / "d.csv.xz").write_bytes(packed)
+    with open_xz(tmp_path / "d.csv.xz") as stream:
+        assert stream.read() == text and stream.read(1) == b""
+        for place in (300_000, 5, 199_999, 7):
+            assert stream.seek(place) == place
+            assert stream.read(9) == text[place : place + 9]
+    train = load_dataset(tmp_path / "d.csv.xz", World.serial()).train
+    np.testing.assert_array_equal(train.X[:, 1], np.arange(50_000.0) ** 2)
 
 
 # Reports

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.datasets.targets import SIGNS
+from hesscomp.datasets.xz import open_xz
 from hesscomp.errors import InputError
 from hesscomp.runs.hdf5 import MAX_COMPRESSION
 
 BATCH_BYTES = 2**23  # of text parsed at a time
 MAX_LINE = 2**28
 TO_THE_END = 2**62
-OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": open_xz}
 
 
 class TextSource:
