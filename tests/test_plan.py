@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from hesscomp.cli.main import main
@@ -149,3 +150,60 @@ def test_sizes(text, size):
 def test_a_wrong_size_is_named():
     with pytest.raises(InputError, match="--memory -3G: is no size"):
         parse_bytes("-3G", "--memory")
+
+
+# Plans a compression of a Keras model's curvature from what it measures, compresses, and says both.
+MODEL = """
+import json, sys
+from hesscomp.cli import plan as planning
+from hesscomp.cli.main import main
+from hesscomp.parallel.memory import peak_bytes, reset_peak
+from hesscomp.parallel.world import World
+
+def words(plan):
+    cost = [plan.layout, plan.method, plan.columns, plan.passes, plan.words_reduced]
+    return json.dumps([cost, sum(plan.memory.values())])
+
+planning.plan_text = words
+world, cases = World(), json.loads(sys.argv[1])
+for own, others in cases:
+    model = ["--model", "m.keras", "--loss", "softmax-cross-entropy", "--data", "d.npz"]
+    plan = ["plan", *model, "--ranks", str(world.size), "--memory", "64G", *own, "--", *others]
+    assert main(plan) == 0
+    reset_peak()
+    assert main(["compress", *model, *own, *others, "--out", "f.h5", "--report", "r.json"]) == 0
+    peak = max(world.gather(peak_bytes()))
+    if world.rank == 0:
+        made = json.load(open("r.json"))["provenance"]
+        names = ("layout", "method", "columns", "passes", "words_reduced")
+        print(json.dumps([[made[name] for name in names], peak]))
+"""
+SKETCH = ["--rank", "26", "--oversample", "4", "--memory-limit", "256M"]
+MODEL_CASES = [
+    ([*SKETCH, "--layout", "replicated", "--method", "nystrom"], ["--operator", "ggn"]),
+    ([*SKETCH, "--layout", "rows", "--method", "eigh"], ["--operator", "hessian"]),
+    ([*SKETCH, "--layout", "rows", "--method", "nystrom"], ["--operator", "ggn"]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_a_keras_model_as_planned(run_command, mpiexec, tmp_path, ranks):
+    """Of 203,530 parameters, in either layout, from the plan's own measurements."""
+    from hesscomp.curvature.tensorflow import keras
+
+    layers = [keras.Input((784,)), keras.layers.Dense(256, "tanh"), keras.layers.Dense(10)]
+    keras.Sequential(layers).save(tmp_path / "m.keras")
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "d.npz", X=rng.standard_normal((200, 784), "f4"), y=rng.integers(0, 10, 200)
+    )
+    launcher = [] if ranks == 1 else [mpiexec, "-n", ranks]
+    command = [*launcher, sys.executable, "-c", MODEL, json.dumps(MODEL_CASES)]
+    done = run_command(command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
+    assert len(found) == 2 * len(MODEL_CASES)
+    for (plan, planned), (cost, peak) in zip(found[::2], found[1::2], strict=True):
+        assert plan == cost
+        assert planned == pytest.approx(peak, rel=0.3), (plan, planned, peak)
