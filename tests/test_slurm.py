@@ -217,7 +217,7 @@ def test_a_preempted_job_saves_and_is_requeued(slurm, launcher):
 
 
 def test_preempted_training_gives_the_uninterrupted_point(slurm):
-    options = ["--problem", "adult-mlp", "--max-steps", 12, "--reproducible"]
+    options = ["--problem", "adult-mlp", "--max-steps", 6, "--reproducible"]
     train = (*SMALL, JOBS / "train.sbatch", *options)
     job = slurm.submit(*train, "--save-point", "a.npy")
     while not re.search(r"^ +1 ", slurm.log(job), re.MULTILINE):  # it has taken a step
@@ -225,7 +225,7 @@ def test_preempted_training_gives_the_uninterrupted_point(slurm):
         time.sleep(0.1)
     slurm.run("scancel", "--batch", "--signal=USR1", job)
     state, log = slurm.wait(job)
-    assert state == "COMPLETED" and "ended by a signal" in log and "after 12 steps" in log, log
+    assert state == "COMPLETED" and "ended by a signal" in log and "after 6 steps" in log, log
     again = slurm.submit(*train, "--run", "again", "--save-point", "b.npy")
     state, log = slurm.wait(again)
     assert state == "COMPLETED" and "ended by a signal" not in log, log

@@ -257,10 +257,10 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
         return plan
     {"nystrom": _nystrom, "eigh": _eigh, "krylov": _krylov}[request.method](plan)
     plan.memory["sketch"] = NUMBER * plan.rows_here * l * _copies(plan)
-    block = request.panel if plan.in_rows else l
+    block = min(request.panel, l) if plan.in_rows else l
     held = 2 * n * block * request.itemsize if plan.in_rows else 0
     plan.memory["product"] = held + max(
-        min(request.product_bytes, COLUMN_COPIES * n * l * request.itemsize),
+        min(request.product_bytes, COLUMN_COPIES * n * block * request.itemsize),
         COLUMN_COPIES * n * request.itemsize,
     )
     return plan
