@@ -308,7 +308,7 @@ def test_a_problem_from_python(in_tmp, capsys):
         ([*MODEL, "--blocks", "conv"], "no parameter block is called conv; they are hidden/ker"),
         ([*MODEL, "--epochs", "2"], "--epochs goes with --at trained"),
         ([*MODEL, "--epochs", "0", "--at", "trained"], "--epochs must be at least 1, not 0"),
-        ([*MODEL, "--seed", str(2**64)], "at least 0 and below 2^32, not 18446744"),
+        ([*MODEL, "--seed", str(2**33)], "at least 0 and below 2^32, not 8589934592"),
         ([*MODEL, "--blocks", ","], "needs the name of at least one parameter block"),
         ([*MODEL, "--at", "."], ".: Is a directory"),
         ([*RECURRENT, "--rank", "2"], "at once (recurrent layers need unroll=True); change it"),
