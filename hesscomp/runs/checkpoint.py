@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 
 import hesscomp
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
 from hesscomp.runs.form import misfit
-from hesscomp.runs.hdf5 import MOST, CheckedFile, count, new_file
+from hesscomp.runs.hdf5 import CheckedFile, count, new_file
 from hesscomp.runs.history import History
 from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
 
@@ -213,9 +213,9 @@ def load_checkpoint(
     with CheckedFile(path, "checkpoint") as file:
         found = _read(file, rows)
         if like is not None and _difference(found.facts, like.facts) is None:
-            reason = found.misfit(like)
-            if reason is not None:
-                file.refuse(reason)
+            why = found.misfit(like)
+            if why is not None:
+                file.refuse(why)
         return found
 
 
@@ -250,7 +250,7 @@ def check_same_run(found: dict, facts: dict, folder: str | os.PathLike) -> None:
     name = _difference(found, facts)
     if name is not None:
         raise InputError(
-            f"{folder}: its run was made with {name} {str(found.get(name))[:MOST]}, not "
+            f"{folder}: its run was made with {name} {reason(found.get(name))}, not "
             f"{facts[name]}; name another folder, or remove it"
         )
 
