@@ -212,6 +212,7 @@ POINTS = {
     "empty": (b"", "cannot be read as a NumPy .npy file"),
     "text": (b"hello", "cannot be read as a NumPy .npy file"),
     "brackets": (header("{'descr': '<f8', 'shape': ((("), "cannot be read as a NumPy .npy file"),
+    "length": (b"\x93NUMPY\2\0\xff\xff\xff\x7f{", "has a damaged header"),
     "cut": (header("{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }"), "is cut short"),
     "huge": (header("{'descr': '<f8', 'fortran_order': False, 'shape': (10**14,), }"), "cannot"),
     "bytes": (header("{'descr': '|S0', 'fortran_order': False, 'shape': (9999999999999,), }"),

@@ -1,5 +1,6 @@
 """NumPy's .npy files, mapped into memory. Pickles are never read."""
 
+import io
 import math
 from pathlib import Path
 
@@ -7,7 +8,11 @@ import numpy as np
 
 from hesscomp.errors import InputError
 
-HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+HEADERS = {  # by version: bytes of the header's length, what reads both
+    (1, 0): (2, np.lib.format.read_array_header_1_0),
+    (2, 0): (4, np.lib.format.read_array_header_2_0),
+}
+MOST = 2**16  # bytes of a header
 
 
 def mapped_npy(path: Path) -> np.ndarray:
@@ -22,7 +27,12 @@ def read_header(path: Path, name: str, stream, length: int):
     version = np.lib.format.read_magic(stream)
     if version not in HEADERS:
         raise InputError(f"{path}: {name} is of NPY version {version}, not of plain numbers")
-    shape, fortran, dtype = HEADERS[version](stream)
+    width, parse = HEADERS[version]
+    size = stream.read(width)
+    if int.from_bytes(size, "little") > MOST:
+        raise InputError(f"{path}: {name} has a damaged header; fetch or write it again")
+    header = io.BytesIO(size + stream.read(int.from_bytes(size, "little")))
+    shape, fortran, dtype = parse(header)
     if dtype.itemsize == 0:
         raise InputError(f"{path}: {name} holds entries of no bytes; store numbers or texts")
     if dtype.hasobject:
