@@ -2,6 +2,7 @@
 
 import copy
 import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,8 @@ from hesscomp.curvature.chunks import Budget, Kept, RowSum, row_values
 from hesscomp.curvature.networks.engine import Engine, Piece
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
-from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.problem import ParameterBlock, Problem
+from hesscomp.problems.problem import ParameterBlock, Problem, chunks
 from hesscomp.problems.rows import Rows
 
 FUSED = 5 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
@@ -127,6 +127,12 @@ class DifferentiableProblem(Problem):
     def _row_values(self, theta, X) -> int:
         return row_values(self.engine.output, theta, X)
 
+    def chunks(self, part: slice, dtype: str) -> Iterator[slice]:
+        """A part of the rows here, as many at once as the memory of a product takes."""
+        start, stop, _ = part.indices(len(self.data.X))
+        size = self.budget(dtype).rows(max(stop - start, 1), 1, np.dtype(dtype).itemsize)
+        return chunks(part, len(self.data.X), size)
+
     def linearize(self, x: np.ndarray) -> RowSum:
         return self.products("hessian", x)
 
@@ -170,17 +176,13 @@ class DifferentiableProblem(Problem):
             narrowed if self.engine.narrows else None,
         )  # fmt: skip
 
-    def loss_and_gradient(self, x: np.ndarray, rows: slice | None = None) -> np.ndarray:
+    def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """The sum over rows here of losses and of gradients, (n + 1,) float64, loss last; local."""
-        rows = slice(0, len(self.data.X)) if rows is None else rows
         dtype = self.gradient_dtype
         X, y = self.tensors(dtype)
         kernel = self.compiled("gradient", dtype, (X, y))
         theta, total = tf.constant(x, dtype), np.zeros(self.n + 1)
-        size = np.dtype(dtype).itemsize
-        step = self.budget(dtype).rows(max(rows.stop - rows.start, 1), 1, size)
-        for first in range(rows.start, rows.stop, step):
-            chunk = slice(first, min(first + step, rows.stop))
+        for chunk in self.chunks(rows, dtype):
             loss, gradient = kernel(theta, X[chunk], y[chunk])
             total[:-1] += gradient.numpy()
             total[-1] += loss.numpy()
@@ -190,13 +192,8 @@ class DifferentiableProblem(Problem):
         """f(x) and its gradient; one pass, one reduction of n + 1 words."""
         x = self.check_point(x)
         self.world.ledger.passes += 1
-        if self.world.reproducible:
-            parts = [self.loss_and_gradient(x, rows) for rows in self.blocks_here]
-            parts = np.array(parts).reshape(-1, self.n + 1)
-            total = sum_blocks(parts, self.row_blocks, self.world)
-        else:
-            total = self.world.sum(self.loss_and_gradient(x))
-        total = total / self.rows
+        addends = [self.loss_and_gradient(x, rows) for rows in self.parts_here]
+        total = self.sum_parts(addends, (self.n + 1,)) / self.rows
         return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
 
 

@@ -6,9 +6,8 @@ from hesscomp.curvature.gauss_newton import sampled_targets
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
-from hesscomp.parallel.exact import sum_blocks
 from hesscomp.problems.differentiable import DifferentiableProblem
-from hesscomp.problems.problem import Problem, chunks
+from hesscomp.problems.problem import Problem
 
 
 def kronecker_factors(
@@ -41,14 +40,11 @@ def kronecker_factors(
     world.ledger.passes += 2
     with world.phase("sampling targets"):
         targets = sampled_targets(problem, x, problem.loss, 1, seed)[:, 0]
-    pieces = problem.blocks_here if world.reproducible else [slice(None)]
-    parts = [_sums(problem, x, targets, piece, shapes) for piece in pieces]
-    factors = []
-    for i, shape in enumerate(shapes):
-        addends = np.array([part[i] for part in parts]).reshape(-1, *shape)
-        exact = world.reproducible
-        total = sum_blocks(addends, problem.row_blocks, world) if exact else world.sum(addends[0])
-        factors.append(total / problem.rows)
+    parts = [_sums(problem, x, targets, part, shapes) for part in problem.parts_here]
+    factors = [
+        problem.sum_parts([sums[i] for sums in parts], tuple(shape)) / problem.rows
+        for i, shape in enumerate(shapes)
+    ]
     return list(zip(factors[::2], factors[1::2], strict=True))
 
 
@@ -56,9 +52,8 @@ def _sums(problem: DifferentiableProblem, x, targets, part: slice, shapes) -> li
     """Over a part of the rows here."""
     X, _ = problem.tensors(problem.dtype)
     theta, kernel = tf.constant(x, problem.dtype), _kernel(problem)
-    size = problem.budget(problem.dtype).rows(max(X.shape[0], 1), 1, X.dtype.size)
     totals = [np.zeros(shape) for shape in shapes]
-    for chunk in chunks(part, X.shape[0], size):
+    for chunk in problem.chunks(part, problem.dtype):
         for total, term in zip(totals, kernel(theta, X[chunk], targets[chunk]), strict=True):
             total += term.numpy()
     return totals

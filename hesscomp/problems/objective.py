@@ -6,10 +6,9 @@ import numpy as np
 
 from hesscomp.curvature.networks.engine import NetworkEngine
 from hesscomp.curvature.tensorflow import tf
-from hesscomp.parallel.exact import sum_blocks
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.logistic import LogisticRegression
-from hesscomp.problems.problem import Problem, chunks
+from hesscomp.problems.problem import Problem
 
 
 @singledispatch
@@ -28,23 +27,18 @@ def _(problem: LogisticRegression, x: np.ndarray) -> float:
 
 @objective.register
 def _(problem: DifferentiableProblem, x: np.ndarray) -> float:
-    x, world = problem.check_point(x), problem.world
-    world.ledger.passes += 1
-    if world.reproducible:
-        losses = [_loss(problem, x, rows) for rows in problem.blocks_here]
-        total = sum_blocks(np.array(losses).reshape(-1, 1), problem.row_blocks, world)
-    else:
-        total = world.sum(np.array([_loss(problem, x, slice(None))]))
+    x = problem.check_point(x)
+    problem.world.ledger.passes += 1
+    total = problem.sum_parts([_loss(problem, x, rows) for rows in problem.parts_here], (1,))
     return float(total[0] / problem.rows + problem.ridge / 2 * (x @ x))
 
 
-def _loss(problem: DifferentiableProblem, x: np.ndarray, rows: slice) -> float:
-    """The sum of losses over some rows here."""
+def _loss(problem: DifferentiableProblem, x: np.ndarray, rows: slice) -> np.ndarray:
+    """The sum of losses over some rows here: (1,)."""
     X, y = problem.tensors("float64")
-    theta, kernel, held = tf.constant(x, tf.float64), _kernel(problem), X.shape[0]
-    size = problem.budget("float64").rows(max(held, 1), 1, 8)
-    losses = (float(kernel(theta, X[chunk], y[chunk])) for chunk in chunks(rows, held, size))
-    return sum(losses, start=0.0)
+    theta, kernel, chunks = tf.constant(x, tf.float64), _kernel(problem), problem.chunks
+    losses = (float(kernel(theta, X[chunk], y[chunk])) for chunk in chunks(rows, "float64"))
+    return np.array([sum(losses, start=0.0)])
 
 
 def _kernel(problem: DifferentiableProblem):

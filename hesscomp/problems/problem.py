@@ -1,7 +1,7 @@
 """What every problem offers: a global mean loss plus a ridge, over sharded data."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank
+from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 
@@ -112,6 +113,24 @@ class Problem(ABC):
             blocks = RowBlocks.of_shard(shard.start, len(shard.y), shard.total)
         self.row_blocks, self.blocks_here = blocks.count, blocks.local
         return blocks
+
+    @property
+    def parts_here(self) -> tuple[slice, ...]:
+        """The parts of this shard's rows that have an addend each in `sum_parts`.
+
+        The fixed blocks in reproducible mode, else all rows at once.
+        """
+        return self.blocks_here if self.world.reproducible else (slice(None),)
+
+    def sum_parts(self, addends: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """The sum over `parts_here` and over the ranks; collective.
+
+        Of arrays of a shape, one for each part, which may be none in reproducible mode; there the
+        bits do not depend on the number of ranks (`sum_blocks`).
+        """
+        if self.world.reproducible:
+            return sum_blocks(np.reshape(addends, (-1, *shape)), self.row_blocks, self.world)
+        return self.world.sum(addends[0])
 
     def describe(
         self, factor: LowRank, x: np.ndarray, indices: np.ndarray | None = None

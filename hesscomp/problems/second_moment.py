@@ -8,7 +8,6 @@ import numpy as np
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
-from hesscomp.parallel.exact import sum_blocks
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.problem import Problem, chunks
@@ -27,12 +26,9 @@ def gradient_second_moment(problem: Problem, x: np.ndarray) -> np.ndarray:
     InputError
         For a problem that is no sum over rows of data.
     """
-    world = problem.world
-    world.ledger.passes += 1
-    if world.reproducible:
-        parts = _squares(problem, x, problem.blocks_here)
-        return sum_blocks(parts, problem.row_blocks, world) / problem.rows
-    return world.sum(_squares(problem, x, [slice(None)])[0]) / problem.rows
+    problem.world.ledger.passes += 1
+    squares = _squares(problem, x, problem.parts_here)
+    return problem.sum_parts(squares, (problem.n,)) / problem.rows
 
 
 @singledispatch
@@ -51,11 +47,9 @@ def _(problem: DifferentiableProblem, x: np.ndarray, parts: Sequence[slice]) -> 
     X, y = problem.tensors(problem.dtype)
     theta, total = tf.constant(x, problem.dtype), np.zeros((len(parts), problem.n))
     kernel, at_once = _kernel(problem)
-    size = max(CHUNK_NUMBERS // problem.n, 1)
-    if at_once:
-        size = problem.budget(problem.dtype).rows(max(X.shape[0], 1), 1, X.dtype.size)
     for i, part in enumerate(parts):
-        for chunk in chunks(part, X.shape[0], size):
+        few = chunks(part, X.shape[0], max(CHUNK_NUMBERS // problem.n, 1))
+        for chunk in problem.chunks(part, problem.dtype) if at_once else few:
             total[i] += kernel(theta, X[chunk], y[chunk]).numpy()
     return total
 
