@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from test_training import check_kills, equal
 
 from hesscomp.cli.train import NAMES
 from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
@@ -40,6 +41,7 @@ NETWORK_OPTIMIZERS = {
     "drsom": DRSOM(count=3),
     "drsom krylov": DRSOM("krylov", count=4, control="radius-free"),
 }
+NETWORK_BATCHES = Sampling(gradient=60, curvature=40, acceptance=60)
 
 
 def network(world, loss="softmax-cross-entropy"):
@@ -85,10 +87,9 @@ def test_second_order_methods_beat_gradient_descent_on_a_network(problem, regres
 def test_batches_and_ranks_and_weights_written_back(world, problem):
     """Mini-batches, the same on one rank alone; the model gets what was found."""
     alone = network(World.serial())
-    sampling = Sampling(gradient=60, curvature=40, acceptance=60)
     for optimizer in (Adam(0.02), HessianFree(damping=1.0), DRSOM(accept=False, radius=0.1)):
         results = [
-            train(each, optimizer, sampling=sampling, stopping=Stopping(max_steps=10))
+            train(each, optimizer, sampling=NETWORK_BATCHES, stopping=Stopping(max_steps=10))
             for each in (problem, alone)
         ]
         left, right = (result.history.column("objective") for result in results)
@@ -158,6 +159,30 @@ def test_kronecker_factors_in_a_run(world, problem, shared_tmp):
     alone = train(network(World.serial()), optimizer, sampling=sampling, stopping=long)
     left, right = (run.history.column("objective") for run in (whole, alone))
     np.testing.assert_allclose(left, right, rtol=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", [*NETWORK_OPTIMIZERS, "adam"])
+def test_a_networks_runs_killed_at_20_steps(problem, shared_tmp, name):
+    optimizer = NETWORK_OPTIMIZERS.get(name, Adam(0.02))
+    check_kills(problem, shared_tmp, optimizer, len(name), NETWORK_BATCHES)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", [*NETWORK_OPTIMIZERS, "adam"])
+def test_a_networks_reproducible_runs_do_not_depend_on_the_ranks(world, name):
+    optimizer = NETWORK_OPTIMIZERS.get(name, Adam(0.02))
+    spread, alone = (
+        network(World(comm, reproducible=True)) for comm in (world.comm, World.serial().comm)
+    )
+    for sampling in (Sampling(), NETWORK_BATCHES):
+        runs = [
+            train(each, optimizer, sampling=sampling, stopping=Stopping(max_steps=20))
+            for each in (spread, alone)
+        ]
+        assert equal(*runs)
 
 
 LAYERS = {

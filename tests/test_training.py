@@ -29,6 +29,7 @@ pytestmark = pytest.mark.ranks
 EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
 BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
 STEPS = 8
+KILLS = 20  # of each optimizer's runs
 
 
 @pytest.fixture(scope="module")
@@ -58,36 +59,38 @@ def killer(step):
     return callback
 
 
-def check_kills(small, shared_tmp, name):
+def check_kills(problem, folder, optimizer, seed, batches=BATCHES):
     """Full batch and batches; at random steps, with and without a checkpoint there."""
-    rng = np.random.default_rng(sorted(EVERY).index(name))
-    stopping = Stopping(max_steps=24)
-    for sampling in (Sampling(), BATCHES):
-        whole = train(small, EVERY[name], sampling=sampling, stopping=stopping)
-        killed = np.sort(rng.choice(whole.steps, min(10, whole.steps), replace=False))
-        for step in killed:
-            saving = Saving(str(shared_tmp / str(sampling.seed)), every=int(rng.integers(1, 3)))
+    rng, stopping, left = np.random.default_rng(seed), Stopping(max_steps=24), KILLS
+    for sampling, most in ((Sampling(), KILLS // 2), (batches, KILLS)):
+        whole = train(problem, optimizer, sampling=sampling, stopping=stopping)
+        killed = rng.choice(whole.steps, min(most, left, whole.steps), replace=False)
+        for step in np.sort(killed):
+            saving = Saving(str(folder / str(most)), every=int(rng.integers(1, 3)))
             with pytest.raises(Killed):
                 train(
-                    small, EVERY[name], sampling=sampling, stopping=stopping, saving=saving,
+                    problem, optimizer, sampling=sampling, stopping=stopping, saving=saving,
                     callbacks=(killer(step),),
                 )  # fmt: skip
-        rest = train(small, EVERY[name], sampling=sampling, stopping=stopping, saving=saving)
+        rest = train(problem, optimizer, sampling=sampling, stopping=stopping, saving=saving)
         assert equal(rest, whole)
         assert rest.best_objective == whole.best_objective
         assert np.array_equal(rest.best, whole.best)
+        assert rest.history.events == whole.history.events
+        left -= len(killed)
+    assert left == 0
 
 
 @pytest.mark.ranks(most=2)
 @pytest.mark.parametrize("name", EVERY)
 def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
-    check_kills(small, shared_tmp, name)
+    check_kills(small, shared_tmp, EVERY[name], list(EVERY).index(name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_so_it_does_on_more_ranks(small, shared_tmp, name):
-    check_kills(small, shared_tmp, name)
+    check_kills(small, shared_tmp, EVERY[name], list(EVERY).index(name))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), BATCHES], ids=["all rows", "batches"])
@@ -182,32 +185,67 @@ def test_batches_are_drawn_apart_and_counted(small):
     assert result.history.rows[-1]["passes"] == pytest.approx(2 * 0.1 * 51 + 6, abs=1e-9)
 
 
+RECKLESS = {
+    "sgd": SGD(500.0), "nesterov": SGD(500.0, nesterov=True), "adam": Adam(100.0),
+    "adabelief": AdaBelief(100.0),
+}  # fmt: skip
+
+
 @pytest.mark.serial
-def test_no_run_hands_back_worse_than_it_was_given(small):
-    for optimizer in (SGD(learning_rate=500.0), Adam(learning_rate=100.0)):
-        start = np.full(small.n, 0.1)
-        result = train(small, optimizer, start, stopping=Stopping(max_steps=10))
+@pytest.mark.parametrize("name", EVERY)
+def test_no_run_hands_back_worse_than_it_was_given(small, optimum, name):
+    """From the optimum too, where no step gains anything; and with steps much too long."""
+    reckless = [RECKLESS[name]] if name in RECKLESS else []
+    for start in (np.full(small.n, 0.1), optimum):
         first, _ = small.objective_and_gradient(start)
-        assert result.best_objective <= first < result.objective
-        again, _ = small.objective_and_gradient(result.best)
-        assert again == pytest.approx(result.best_objective, rel=1e-14)
+        for optimizer in (EVERY[name], *reckless):
+            for sampling in (Sampling(), BATCHES):
+                result = train(small, optimizer, start, sampling=sampling, stopping=Stopping(5))
+                assert result.best_objective <= first
+                again, _ = small.objective_and_gradient(result.best)
+                assert again == pytest.approx(result.best_objective, rel=1e-14)
+            assert result.objective > first or optimizer is EVERY[name]
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [SGD(2.5, momentum=0.0), Adam(6.0), AdaBelief(6.0), NewtonCG(), GaussNewton(1e-3),
-     HessianFree(1e-3), DRSOM(radius=100.0), DRSOM(accept=False, radius=100.0)],
-)  # fmt: skip
-def test_numbers_that_are_not_finite_are_recovered_from(world, optimizer):
-    problem = Cliff(world, [-2.5, 0.0])
-    if isinstance(optimizer, HessianFree):
-        optimizer = HessianFree(1e-3, preconditioner="none")
-    stopping = Stopping(max_steps=100, target=1e-3)
-    result = train(problem, optimizer, stopping=stopping)
-    assert np.isfinite(result.objective) and result.best_objective <= 3.125
-    if isinstance(optimizer, SGD | Adam):
-        step, text = result.history.events[0]
-        assert step >= 1 and "nan" in text
+@pytest.fixture(scope="module")
+def optimum(small):
+    return train(small, NewtonCG()).x
+
+
+AT_THE_CLIFF = {
+    "sgd": SGD(2.5, momentum=0.0),
+    "nesterov": SGD(2.5, momentum=0.5, nesterov=True),
+    "adam": Adam(6.0),
+    "adabelief": AdaBelief(6.0),
+    "newton-cg": NewtonCG(),
+    "plain": NewtonCG(preconditioner="none"),
+    "trust-region": NewtonCG("trust-region", preconditioner="none", radius=100.0),
+    "saddle-free": NewtonCG(solver="saddle-free"),
+    "gauss-newton": GaussNewton(1e-3),
+    "hessian-free": HessianFree(1e-3, preconditioner="none"),
+    "hessian-free low-rank": HessianFree(1e-3, preconditioner="low-rank"),
+    "drsom": DRSOM(radius=100.0),
+    "drsom free": DRSOM(control="radius-free"),
+    "drsom cubic": DRSOM(control="cubic", weight=1e-3),
+    "drsom unaccepted": DRSOM(accept=False, radius=100.0),
+}
+
+
+class Ledge(Cliff):
+    """The cliff, with a curvature that is far too small: every full step is too long."""
+
+    def hessian(self, x):
+        return np.eye(2) / 10
+
+
+@pytest.mark.parametrize("name", AT_THE_CLIFF)
+def test_numbers_that_are_not_finite_are_recovered_from(world, name):
+    """They are met, told of with their step, and got over."""
+    problem = Ledge(world, [-2.5, 0.0])
+    result = train(problem, AT_THE_CLIFF[name], stopping=Stopping(max_steps=100, target=1e-3))
+    assert np.isfinite(result.objective) and result.best_objective < 3.125 / 4
+    step, text = result.history.events[0]
+    assert step >= 1 and ("nan" in text or "were not finite; step shortened" in text)
 
 
 class Nowhere(Cliff):
@@ -218,12 +256,14 @@ class Nowhere(Cliff):
         return (value, g) if np.array_equal(x, self.initial) else (float("nan"), g)
 
 
-def test_runs_that_diverge_end(world):
+@pytest.mark.parametrize("name", AT_THE_CLIFF)
+def test_runs_that_diverge_end(world, name):
     problem = Nowhere(world, [1.0, 0.0])
-    result = train(problem, SGD(0.1), stopping=Stopping(max_steps=1000))
-    assert result.status == "diverged" and "20 times" in result.reason
-    assert len(result.history.events) == 21
+    result = train(problem, AT_THE_CLIFF[name], stopping=Stopping(max_steps=1000))
+    assert result.status == "diverged" and result.history.events
     assert np.array_equal(result.x, problem.initial) and result.best_objective == 0.5
+    if name in FIRST_ORDER:
+        assert len(result.history.events) == 21 and "20 times" in result.reason
     with pytest.raises(NumericalError, match="start"):
         train(Cliff(world, [4.0, 0.0]), SGD(0.1))
 

@@ -79,10 +79,13 @@ class View:
     ----------
     ledger : Ledger
         Of the work done through this view.
+    tried : list of float
+        The objectives that were computed through it, last one last.
     """
 
     def __init__(self, problem: Problem, share: float = 1.0):
         self.ledger, self.share = Ledger(), share
+        self.tried: list[float] = []
         self.problem = copy.copy(problem)
         self.problem.world = problem.world.with_ledger(self.ledger)
         self._known: list[tuple[np.ndarray, tuple[float, np.ndarray]]] = []
@@ -99,13 +102,17 @@ class View:
         values = self._recall(x)
         if values is None:
             values = self.problem.objective_and_gradient(x)
+            self.tried.append(values[0])
             self.know(x, *values)
         return values
 
     def objective(self, x: np.ndarray) -> float:
         """f(x); free where `objective_and_gradient` is."""
         values = self._recall(x)
-        return objective(self.problem, x) if values is None else values[0]
+        if values is not None:
+            return values[0]
+        self.tried.append(objective(self.problem, x))
+        return self.tried[-1]
 
     def hessian(self, x: np.ndarray) -> Operator:
         """The Hessian of the data term at x, without the ridge."""
@@ -248,4 +255,10 @@ class Batches:
             self.work += view.share * (used.passes + used.extra_columns)
             self.words += used.words_reduced
             self.problem.world.ledger.add(used)
+            view.tried.clear()
         self._open = [self.full]
+
+    @property
+    def tried(self) -> list[float]:
+        """The objectives that were computed since the costs were settled."""
+        return [value for view in self._open for value in view.tried]

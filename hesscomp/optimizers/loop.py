@@ -19,7 +19,7 @@ from hesscomp.runs.tensorboard import ScalarWriter
 RECOVERIES = 20  # in a row, after which a run is given up
 IDLE = 20  # steps in a row over all rows without a gain, after which there is none to be had
 
-COUNTERS = ("best_objective", "recoveries", "idle", "lowest", "flattest")  # in checkpoints
+COUNTERS = ("best_objective", "recoveries", "idle", "lost", "lowest", "flattest")  # in checkpoints
 
 COSTS = ("passes", "columns", "work", "words")  # of `Batches`, in the history and in checkpoints
 CONVERGED, STOPPED, DIVERGED = "converged", "stopped", "diverged"
@@ -182,7 +182,9 @@ def train(
     Notes
     -----
     Where a step leads to numbers that are not finite, the run goes back to the point before with
-    the optimizer's `recover`ed state; the history's events say so. After 20 times in a row it ends.
+    the optimizer's `recover`ed state; after 20 times in a row it ends. Where a line search or a
+    trust region meets such numbers on the way, it shortens the step. The history's events tell of
+    both.
     Memory: the optimizer's, and some vectors of n.
 
     In five lines, for a Keras model::
@@ -217,7 +219,7 @@ class _Run:
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
         self.best_objective = self.lowest = self.flattest = np.inf
-        self.idle = 0
+        self.idle = self.lost = 0  # steps, and objectives that were not finite, since the last gain
         self.begun, self.seconds_before = time.perf_counter(), 0.0
         self.writer = None
         self.saved = -1  # the step of the last checkpoint
@@ -312,6 +314,7 @@ class _Run:
     def _take_back(self, what: str) -> bool:
         """Return to the last good point, more carefully; False where that was done too often."""
         self.recoveries += 1
+        self.lost += 1
         self.history.events.append((self.step, f"{what}; taken back"))
         self.x, state = self.good
         self.state = self.optimizer.recover(state)
@@ -336,7 +339,7 @@ class _Run:
         if self.step >= stop.max_steps:
             return STOPPED, f"after {self.step} steps"
         if task.whole and not (self.recoveries or judged) and self._idles(task):
-            return STOPPED, "steps gain nothing: at the rounding level"
+            return self._ended("no step gains anything")
         if self.world.decide(self.batches.passes >= stop.max_passes):
             return STOPPED, f"after {self.batches.passes:.1f} passes over the data"
         if self.world.decide(time.perf_counter() - self.begun >= stop.max_seconds):
@@ -361,7 +364,7 @@ class _Run:
         if self.world.decide(
             task.objective < self.lowest - noise or task.gradient_norm < 0.9 * self.flattest
         ):
-            self.idle = 0
+            self.idle = self.lost = 0
         else:
             self.idle += 1
         self.lowest = min(self.lowest, task.objective)
@@ -406,11 +409,26 @@ class _Run:
             if self._take_back(str(error)):
                 return None
             return DIVERGED, f"{RECOVERIES} failures in a row: {error}"
+        self._note_lost(self.batches.tried)
         if outcome.stuck and task.whole:
-            return STOPPED, "no step lowers the objective: at the rounding level"
+            return self._ended("no step lowers the objective")
         self.step += 1
         self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
         return None
+
+    def _note_lost(self, tried: list[float]) -> None:
+        """Tell of objectives that were not finite on the way to the next point."""
+        lost = int(np.count_nonzero(~np.isfinite(tried)))
+        self.lost += lost
+        if lost:
+            text = f"{lost} of {len(tried)} objectives tried were not finite; step shortened"
+            self.history.events.append((self.step + 1, text))
+
+    def _ended(self, what: str) -> tuple[str, str]:
+        """The status where nothing is gained any more."""
+        if self.world.decide(self.lost > 0):
+            return DIVERGED, f"{what}, or leads to numbers that are not finite, at step {self.step}"
+        return STOPPED, f"{what}: at the rounding level"
 
     # Checkpoints
 
