@@ -130,7 +130,7 @@ PLANS = {
         8, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
         (784, 100, 50, 30),
     ),
-    "mnist-cnn4": Plan(6, 1000, {**baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL}),
+    "mnist-cnn4": Plan(15, 1000, {**baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL}),
 }  # fmt: skip
 
 
@@ -387,6 +387,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of each run; default: by problem")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, help="at most; default: by problem")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these of a problem's")
     parser.add_argument("--threads", type=int, default=1, help="of each rank")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "optimizers")
     parser.add_argument("--figures", type=Path, default=ROOT / "docs" / "figures")
@@ -397,8 +398,12 @@ def main() -> None:
     for name in options.only:
         plan = PLANS[name]
         plan = replace(
-            plan, seconds=options.seconds or plan.seconds, rows=options.rows or plan.rows
-        )
+            plan, seconds=options.seconds or plan.seconds, rows=options.rows or plan.rows,
+            methods={
+                method: settings for method, settings in plan.methods.items()
+                if method in (options.methods or plan.methods)
+            },
+        )  # fmt: skip
         folder = options.out / f"{name}-{plan.rows or 'all'}-rows-{plan.seconds:g}-s"
         if not options.draw:
             folder.mkdir(parents=True, exist_ok=True)
@@ -407,7 +412,8 @@ def main() -> None:
         if world.rank == 0 and folder.exists():
             methods = load(folder)
             print(table(methods), flush=True)
-            draw(methods, options.figures / f"optimizers-{name}.png")
+            figure = name if plan == PLANS[name] else folder.name
+            draw(methods, options.figures / f"optimizers-{figure}.png")
 
 
 if __name__ == "__main__":
