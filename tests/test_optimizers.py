@@ -21,6 +21,7 @@ from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.preconditioners import Diagonal
 from hesscomp.parallel.rows import row_range
 from hesscomp.problems.function import FunctionProblem
+from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.second_moment import gradient_second_moment
 
@@ -108,10 +109,13 @@ def test_baselines_come_near_it(small, small_optimum, name):
 
 ON_ADULT = {
     "newton-cg": (NewtonCG(), 1e-12),
+    "plain": (NewtonCG(preconditioner="none"), 1e-12),
+    "diagonal": (NewtonCG(preconditioner="diagonal"), 1e-12),
     "trust-region": (NewtonCG("trust-region"), 1e-12),
     "saddle-free": (NewtonCG(solver="saddle-free", rank=100), 1e-12),
     "gauss-newton": (GaussNewton(), 1e-12),
     "hessian-free": (HessianFree(damping=1e-2), 1e-12),
+    "hessian-free low-rank": (HessianFree(damping=1e-2, preconditioner="low-rank"), 1e-12),
     "drsom": (DRSOM("krylov", count=8), 1e-12),
     "sgd": (SGD(1.0), 1e-4),
     "nesterov": (SGD(1.0, nesterov=True), 1e-4),
@@ -133,6 +137,8 @@ DRSOM_ON_ADULT = {
     "free": DRSOM("krylov", count=8, control="radius-free"),
     "cubic": DRSOM("krylov", count=8, control="cubic"),
     "differences": DRSOM("krylov", count=8, curvature="differences"),
+    "interpolation": DRSOM("krylov", count=4, curvature="interpolation"),
+    "random": DRSOM("random", count=10),
 }
 
 
@@ -232,8 +238,12 @@ def test_batches_find_the_optimum_of_all_rows(small, small_optimum):
 @pytest.mark.parametrize("n", [2, 10, 100])
 @pytest.mark.parametrize(
     "optimizer",
-    [NewtonCG("trust-region", preconditioner="none"), NewtonCG("trust-region", rank=100)],
-)
+    [
+        NewtonCG("trust-region", preconditioner="none"), NewtonCG("trust-region", rank=100),
+        NewtonCG(preconditioner="none"), NewtonCG(solver="saddle-free", rank=100),
+    ],
+    ids=["trust-region", "low-rank", "line search", "saddle-free"],
+)  # fmt: skip
 def test_rosenbrock_by_newton(world, n, optimizer):
     stopping = Stopping(max_steps=800, gradient_tolerance=1e-9)
     result = train(Rosenbrock(world, n), optimizer, stopping=stopping)
@@ -252,7 +262,27 @@ def test_rosenbrock_by_drsom(world, control):
     result = train(Rosenbrock(world, 2), DRSOM(control=control), stopping=stopping)
     assert result.converged and np.allclose(result.x, 1, atol=1e-8)
     stopping = Stopping(max_steps=1500, gradient_tolerance=1e-7)
-    result = train(Rosenbrock(world, 20), DRSOM(control=control, count=6), stopping=stopping)
+    for n in (20, 100):
+        result = train(Rosenbrock(world, n), DRSOM(control=control, count=6), stopping=stopping)
+        assert result.converged
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("curvature", ["products", "differences", "interpolation"])
+def test_more_directions_than_dimensions(world, curvature):
+    stopping = Stopping(max_steps=60, gradient_tolerance=1e-7)
+    optimizer = DRSOM(count=6, curvature=curvature)
+    result = train(Rosenbrock(world, 2), optimizer, stopping=stopping)
+    assert result.converged and np.allclose(result.x, 1, atol=1e-6)
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(
+    "optimizer", [SGD(5e-4), SGD(5e-4, nesterov=True), Adam(0.01), AdaBelief(0.01)]
+)
+def test_rosenbrock_by_the_baselines(world, optimizer):
+    """Adam climbs on its way, for more steps than second-order methods may without a gain."""
+    result = train(Rosenbrock(world, 2), optimizer, stopping=Stopping(10_000, target=1e-4))
     assert result.converged
 
 
@@ -310,6 +340,27 @@ def test_matrix_factorisation_finds_the_matrix(world, name):
     stopping = Stopping(max_steps=400, target=1e-14)
     result = train(Factorisation(world, 12, 3), optimizer, stopping=stopping)
     assert result.converged
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(
+    "optimizer",
+    [GaussNewton(), *(HessianFree(1.0, preconditioner=kind) for kind in ("none", "kronecker"))],
+    ids=["gauss-newton", "hessian-free", "kronecker"],
+)
+def test_a_linear_network_finds_the_matrix(world, optimizer):
+    """Two layers with three units between, and a matrix of rank three: methods for networks."""
+    rng = np.random.default_rng(0)
+    M = rng.standard_normal((12, 3)) @ rng.standard_normal((3, 8))
+    layers = (keras.layers.Dense(size, use_bias=False) for size in (3, 8))
+    model = keras.Sequential([keras.Input((12,)), *layers])
+    model.set_weights([rng.standard_normal(w.shape) / 3 for w in model.get_weights()])
+    data = np.eye(12)[: 12 * (world.rank == 0)], M[: 12 * (world.rank == 0)]
+    problem = KerasProblem(model, "squared-error", data, world, dtype="float64")
+    result = train(problem, optimizer, stopping=Stopping(max_steps=150, target=1e-12))
+    assert result.converged
+    left, right = result.best[:36].reshape(12, 3), result.best[36:].reshape(3, 8)
+    np.testing.assert_allclose(left @ right, M, atol=1e-4)
 
 
 def small_set():

@@ -169,8 +169,9 @@ def _by_interpolation(task: Task, D: np.ndarray) -> np.ndarray:
 
     f'' along u_i + u_j is q_ii + 2 q_ij + q_jj, and q_ii along u_i.
     """
-    view, x, m = task.curvature_batch, task.x, D.shape[1]
+    view, x = task.curvature_batch, task.x
     U, R = np.linalg.qr(D)
+    m = U.shape[1]  # fewer than the directions where those are more than n
     h = EPS**0.25 * (1 + np.linalg.norm(x))
     middle = view.objective(x)
 

@@ -17,7 +17,8 @@ from hesscomp.runs.history import History
 from hesscomp.runs.tensorboard import ScalarWriter
 
 RECOVERIES = 20  # in a row, after which a run is given up
-IDLE = 20  # steps in a row over all rows without a gain, after which there is none to be had
+IDLE = 20  # steps over all rows at the lowest objective without a gain: there is none to be had
+LEVEL = 100  # times the rounding of an objective, within which it counts as the lowest
 
 COUNTERS = ("best_objective", "recoveries", "idle", "lost", "lowest", "flattest")  # in checkpoints
 
@@ -359,13 +360,16 @@ class _Run:
         return None
 
     def _idles(self, task: Task) -> bool:
-        """Whether neither objective nor gradient have gained anything for long."""
+        """Whether neither objective nor gradient have gained anything for long.
+
+        Steps that end above the lowest objective do not count: some methods climb on their way.
+        """
         noise = ROUNDING * abs(task.objective)
         if self.world.decide(
             task.objective < self.lowest - noise or task.gradient_norm < 0.9 * self.flattest
         ):
             self.idle = self.lost = 0
-        else:
+        elif self.world.decide(task.objective <= self.lowest + LEVEL * noise):
             self.idle += 1
         self.lowest = min(self.lowest, task.objective)
         self.flattest = min(self.flattest, task.gradient_norm)
