@@ -38,7 +38,7 @@ class FiniteDifferenceHessian(ShardedOperator):
         return 2 * columns
 
     def _local(self, V):
-        return self._differences(V, None)
+        return self._differences(V, slice(None))
 
     def _local_blocks(self, V):
         blocks = [self._differences(V, rows) for rows in self.problem.blocks_here]
