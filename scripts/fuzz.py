@@ -35,6 +35,7 @@ LIMIT = 5.0  # seconds of processor time that one file may take
 STARVED = 600.0  # seconds that it may take by the clock: others may be at work
 MOST_CRASHES = 20  # after which a reader is given up
 MAX_LENGTH = 2**15
+SCRATCH = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a file a millisecond: not on a disk
 
 
 @dataclass
@@ -107,7 +108,7 @@ def replay(file: Path, options) -> Result:
     """What the file's reader, named by its folder, does with it."""
     options.replay = [file]
     result = Result(file.parent.name)
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=SCRATCH) as work:
         _run_worker(result, Path(work), options, 1, LIMIT + STARVED)
     for text in (options.out / result.reader).glob("*.txt"):
         if text.stem == file.stem:
@@ -118,7 +119,7 @@ def replay(file: Path, options) -> Result:
 def fuzz(name: str, options) -> Result:
     """Feed one reader until the inputs or the time are used up."""
     result, started = Result(name), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
+    with tempfile.TemporaryDirectory(prefix="fuzz-", dir=SCRATCH) as work:
         crashes = 0
         while crashes < MOST_CRASHES:
             left = None if options.inputs is None else options.inputs - result.inputs
