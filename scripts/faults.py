@@ -70,12 +70,13 @@ class Run:
         folder.mkdir()
         self.token = f"{os.getpid()}-{folder.name}"
         self.status: int | None = None
+        self.left: list[str] = []  # processes that had to be killed in the end
 
     def start(self) -> None:
         launcher = shutil.which("mpiexec", path=Path(sys.executable).parent) or "mpiexec"
         words = [sys.executable, "-m", "hesscomp", *COMMANDS[self.command], "--run", "run"]
         environment = {**os.environ, TOKEN: self.token, "OMP_NUM_THREADS": "1"}
-        self.before = self._traces()
+        self.before, self.left = self._traces(), []
         self.log = open(self.folder / "log", "a")  # noqa: SIM115 (closed by `end`)
         self.process = subprocess.Popen(
             [launcher, "-n", str(RANKS), *words], cwd=self.folder, env=environment,
@@ -130,6 +131,7 @@ class Run:
             last, waited = now, waited + min(now - last, 0.5)
             if waited > PATIENCE:
                 waited = float("inf")
+                self.left = [describe(pid) for pid, _ in self.processes()]
                 self.kill()
                 break
             time.sleep(0.02)
@@ -172,6 +174,16 @@ class Run:
             return found.tobytes()
         arrays = found.eigenvalues, found.eigenvectors, found.parameters
         return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
+
+
+def describe(pid: int) -> str:
+    """A process: its number, state, what it waits for in the kernel, and its command."""
+    with suppress(OSError):
+        folder = Path(f"/proc/{pid}")
+        state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{pid} {state} {(folder / 'wchan').read_text()} {words[:100]}"
+    return f"{pid}, which is gone"
 
 
 @dataclass(frozen=True)
@@ -255,6 +267,7 @@ class Faults:
 
     def note(self, run: Run, how: str | None, count: Counter) -> None:
         """Wait for the end of a start, look at what it left, and say so."""
+        moment = time.monotonic() - run.started
         seconds, problems = run.end(), run.unreadable()
         if how is not None:
             self.killed += 1
@@ -262,11 +275,12 @@ class Faults:
             count["hangs"] += seconds == float("inf")
             count["slowest"] = max(count["slowest"], seconds)
         count["unreadable"] += len(problems)
+        problems += [f"left: {process}" for process in run.left]
         if run.status not in (0, 75) and how != "SIGKILL":
             count["wrong"] += 1
             problems = [*problems, (run.folder / "log").read_text()[-2000:]]
-        told = f"{run.command}: {how or 'ran'}, gone in {seconds:.1f} s, status {run.status}"
-        say(self.killed, self.kills, "; ".join([told, *problems]))
+        told = f"{run.command}: {how or 'ran'} at {moment:.1f} s, gone in {seconds:.1f} s"
+        say(self.killed, self.kills, "; ".join([f"{told}, status {run.status}", *problems]))
 
     def table(self) -> str:
         lines = [f"{'command':<10}" + "".join(f"{column:>12}" for column in COLUMNS) + "   slowest"]

@@ -25,7 +25,7 @@ def main() -> int:
     """The `hesscomp` command; a rank of an MPI job runs it in a child process."""
     rank = next((os.environ[name] for name in RANKS if name in os.environ), None)
     if rank is None or sys.platform != "linux":
-        return command()
+        return _run()
     board = mmap.mmap(-1, activity.WIDTH)  # shared with the child
     guard = os.getpid()
     child = os.fork()
@@ -34,7 +34,7 @@ def main() -> int:
         if os.getppid() != guard:  # it has died already
             os._exit(1)
         activity.show_on(board)
-        return command()
+        return _run()
     for number in FORWARDED:  # launchers send them to the child too
         signal.signal(number, signal.SIG_IGN)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -42,6 +42,15 @@ def main() -> int:
         time.sleep(OWN_END)
         print(_obituary(rank, -status, activity.read(board)), file=sys.stderr, flush=True)
     os._exit(status if status >= 0 else 128 - status)
+
+
+def _run() -> int:
+    """The command; a signal that it listened to and that comes when it is over changes nothing."""
+    status = command()
+    for number in FORWARDED:
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_IGN)  # to the very end, where Python restores others
+    return status
 
 
 def _obituary(rank: str, number: int, doing: str) -> str:
