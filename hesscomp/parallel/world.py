@@ -21,6 +21,7 @@ from hesscomp.runs.ledger import Ledger
 log = logging.getLogger(__name__)
 
 CHUNK = 2**30  # elements in one MPI call: counts stay below 2^31 whatever the MPI
+LAST_WORDS = 0.3  # seconds in which a launcher reads what was said: with the job it drops the rest
 
 
 class World:
@@ -290,6 +291,7 @@ class World:
         """End the processes of all ranks at once, wherever they are."""
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(LAST_WORDS)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI's own words would follow ours
         self.comm.Abort(status)
         os._exit(status)  # where the launcher is out of reach, MPICH's Abort comes back
