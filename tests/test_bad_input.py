@@ -76,6 +76,14 @@ def small_factor() -> LowRank:
     return LowRank(np.ones(2), np.eye(12, 2), Certificate(0.1, 4.0), blocks=blocks)
 
 
+def sequence(file) -> None:
+    """An attribute of as many bytes as you like, on which the HDF5 library may crash."""
+    del file["provenance"].attrs["dtype"]
+    value = np.empty(1, object)
+    value[0] = np.arange(3, dtype="u1")
+    file["provenance"].attrs.create("dtype", value, dtype=h5py.vlen_dtype("u1"))
+
+
 def damage_heap(path) -> None:
     """Make an object in the heap of texts one of size zero: the HDF5 library never returns."""
     data = bytearray(path.read_bytes())
@@ -102,6 +110,7 @@ FACTORS = {
     "format": (attribute("format", np.array(["a", "b"], "S1")), "factor file"),
     "kind": (attribute("kind", np.arange(3)), "factor file"),
     "long": (attribute("format", "x" * 9999), "its format attribute is 'xxx"),
+    "sequence": (sequence, "an attribute is a sequence of variable length"),
     "utf8": (attribute("method", np.bytes_(b"\xff"), "provenance"), "cannot be read"),
     "external": (replaced("eigenvalues", shape=(2,), dtype="f8", external="/etc/passwd"),
                  "no data set stored in this file"),

@@ -26,7 +26,7 @@ class Hdf5Source(ArraySource):
                 )
             X, shape = file.object("X"), None
             if isinstance(X, h5py.Group):
-                shape = np.asarray(X.attrs.get("shape", ()))
+                shape = np.asarray(file.attributes("X").get("shape", ()))
                 if shape.shape != (2,) or shape.dtype.kind not in "iu" or np.any(shape < 0):
                     raise InputError(
                         f"{self.path}: the CSR group /X needs an attribute shape: rows, columns"

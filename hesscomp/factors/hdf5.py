@@ -217,7 +217,7 @@ def read_group(file: CheckedFile, world=None) -> LowRank:
     layout = Replicated(n) if world is None else Rows(n, world)
     eigenvectors = _eigenvectors(file, rank, layout)
     parameters = _optional(file, "parameters", (n,))
-    attributes = file.group("certificate").attrs
+    attributes = file.attributes("certificate")
     certificate = Certificate(
         frobenius_error_estimate=float(attributes["frobenius_error_estimate"]),
         frobenius_norm_estimate=float(attributes["frobenius_norm_estimate"]),
@@ -227,7 +227,7 @@ def read_group(file: CheckedFile, world=None) -> LowRank:
         residual_norms=_optional(file, "certificate/residual_norms", (rank,)),
         eigenvalue_converged=_optional(file, "certificate/eigenvalue_converged", (rank,), "b"),
     )
-    attributes = file.group("provenance").attrs
+    attributes = file.attributes("provenance")
     provenance = Provenance(
         **{
             field.name: _told(file, attributes[field.name], field.type)
@@ -253,7 +253,7 @@ def _check_kind(file: CheckedFile) -> None:
 
 def kind_of(file: CheckedFile) -> str:
     """What a file of ours holds, one of `KINDS`; refuses others, and newer ones."""
-    attributes = file.file.attrs
+    attributes = file.attributes()
     found = attributes.get("format")
     if found != FORMAT:
         file.refuse(f"its format attribute is {found!r}, not {FORMAT!r}")

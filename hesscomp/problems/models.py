@@ -136,8 +136,8 @@ def _refuse_code(config, path) -> None:
             if kind in ("Lambda", "__lambda__"):
                 named = "a Lambda layer"
             raise InputError(
-                f"{path}: holds {named}, which is code, and from files only Keras' own layers are "
-                "loaded; make the model in Python: --problem package.module:function"
+                f"{path}: holds {reason(named)}, which is code, and from files only Keras' own "
+                "layers are loaded; make the model in Python: --problem package.module:function"
             )
 
 

@@ -220,14 +220,14 @@ def load_checkpoint(
 
 
 def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
-    attributes = file.file.attrs
+    attributes = file.attributes()
     if attributes.get("format") != FORMAT or attributes.get("format_version") != VERSION:
         file.refuse(f"it is no {FORMAT} of version {VERSION}")
     groups = ("arrays", "state", "values", "history")
     arrays, state, values, columns = (_values(file, name) for name in groups)
-    facts = {key: _plain(value) for key, value in file.group("facts").attrs.items()}
+    facts = {key: _plain(value) for key, value in file.attributes("facts").items()}
     step = count(file, "step")
-    events = json.loads(file.group("history").attrs["events"])
+    events = json.loads(file.attributes("history")["events"])
     history = History.of_columns(columns, events)
     found = None
     if ROWS in file.file:

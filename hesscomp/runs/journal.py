@@ -148,7 +148,7 @@ class Journal:
         """Refuse a file of another run; a damaged one is noticed when its turn has come."""
         try:
             with CheckedFile(path, WHAT) as file:
-                facts = dict(file.group("facts").attrs)
+                facts = dict(file.attributes("facts"))
         except InputError:
             return
         check_same_run(facts, self.facts, self.folder)
@@ -207,10 +207,10 @@ def load_product(
         If the file is missing, cannot be read, contradicts itself or is not of that `product`.
     """
     with CheckedFile(path, WHAT) as file:
-        if file.file.attrs.get("format") != FORMAT or count(file, "format_version") != VERSION:
+        if file.attributes().get("format") != FORMAT or count(file, "format_version") != VERSION:
             file.refuse(f"it is no {FORMAT} of version {VERSION}")
         inputs, shape = file.dataset(INPUTS, "f")[()], getattr(file.object(RESULT), "shape", None)
-        if product is not None and not product.fits(file.file.attrs.get("kind"), inputs, shape):
+        if product is not None and not product.fits(file.attributes().get("kind"), inputs, shape):
             file.refuse("it is the product of another block")
         start, stop = rows or (0, shape[0])
         found = finite(file, RESULT, read_rows(file, RESULT, shape, start, stop))

@@ -145,7 +145,7 @@ def read_slabs(
             if first < stop and start < last:
                 slab = stack.enter_context(CheckedFile(path, f"slab of {file.path}"))
                 data = slab.dataset(name, "f")
-                if data.shape != (last - first, k) or slab.file.attrs.get("start") != first:
+                if data.shape != (last - first, k) or slab.attributes().get("start") != first:
                     slab.refuse(f"it does not hold rows {first} to {last}")
                 parts.append(data[max(start - first, 0) : stop - first])
         return np.concatenate(parts) if parts else np.empty((0, k))
