@@ -39,6 +39,7 @@ from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.optimizers.catalogue import OPTIMIZERS
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
+from hesscomp.runs.hdf5 import CheckedFile
 from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
 
@@ -124,6 +125,20 @@ def test_bad_factors(case, tmp_path):
     with h5py.File(tmp_path / "f.h5", "r+") as file:
         change(file)
     assert words in refused(load_factor, tmp_path / "f.h5")
+
+
+def test_sequences_are_refused_wherever_they_are(tmp_path):
+    """For readers that are not ours."""
+
+    def read(path):
+        with CheckedFile(path) as file:
+            file.check_all()
+
+    save_factor(small_factor(), tmp_path / "f.h5")
+    read(tmp_path / "f.h5")
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        sequence(file)
+    assert "an attribute is a sequence of variable length" in refused(read, tmp_path / "f.h5")
 
 
 def test_texts_of_a_file_are_one_line(tmp_path):

@@ -98,28 +98,32 @@ class CheckedFile:
         return found
 
     def attributes(self, name: str | None = None) -> h5py.AttributeManager:
-        """The attributes of the group `name`, or of this one, all of types that are safe to read.
-
-        HDF5 1.14.6 crashes on a sequence of variable length; texts of variable length are none.
-        """
+        """The attributes of the group `name`, or of this one, of types that are safe to read."""
         group = self.file if name is None else self.group(name)
-        for i in range(h5py.h5a.get_num_attrs(group.id)):
-            kind = h5py.h5a.open(group.id, index=i).get_type()
+        self._check_attributes(group)
+        return group.attrs
+
+    def _check_attributes(self, found: h5py.Group | h5py.Dataset) -> None:
+        """HDF5 1.14.6 crashes on a sequence of variable length, which a text of such is not."""
+        for i in range(h5py.h5a.get_num_attrs(found.id)):
+            kind = h5py.h5a.open(found.id, index=i).get_type()
             if kind.detect_class(h5py.h5t.VLEN):
                 self.refuse("an attribute is a sequence of variable length")
-        return group.attrs
 
     def check_all(self) -> None:
         """Refuse the file unless all that it holds is stored soundly in it, for other readers."""
-
-        def check(name, link) -> None:
+        self.stream.check_heaps()
+        self._check_attributes(self.file)
+        links = []
+        self.file.visititems_links(lambda *found: links.append(found))
+        for name, link in links:
             if not isinstance(link, h5py.HardLink):
                 self.refuse(f"/{name} is a link to elsewhere")
-            if isinstance(self.file[name], h5py.Dataset):
+            found = self.file[name]
+            if isinstance(found, h5py.Dataset):
                 self.dataset(name)
-
-        self.stream.check_heaps()
-        self.file.visititems_links(check)
+            if isinstance(found, h5py.Dataset | h5py.Group):
+                self._check_attributes(found)
 
 
 @contextmanager

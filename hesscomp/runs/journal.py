@@ -207,10 +207,11 @@ def load_product(
         If the file is missing, cannot be read, contradicts itself or is not of that `product`.
     """
     with CheckedFile(path, WHAT) as file:
-        if file.attributes().get("format") != FORMAT or count(file, "format_version") != VERSION:
+        attributes = file.attributes()
+        if attributes.get("format") != FORMAT or count(file, "format_version") != VERSION:
             file.refuse(f"it is no {FORMAT} of version {VERSION}")
         inputs, shape = file.dataset(INPUTS, "f")[()], getattr(file.object(RESULT), "shape", None)
-        if product is not None and not product.fits(file.attributes().get("kind"), inputs, shape):
+        if product is not None and not product.fits(attributes.get("kind"), inputs, shape):
             file.refuse("it is the product of another block")
         start, stop = rows or (0, shape[0])
         found = finite(file, RESULT, read_rows(file, RESULT, shape, start, stop))

@@ -28,11 +28,11 @@ def read_header(path: Path, name: str, stream, length: int):
     if version not in HEADERS:
         raise InputError(f"{path}: {name} is of NPY version {version}, not of plain numbers")
     width, parse = HEADERS[version]
-    size = stream.read(width)
-    if int.from_bytes(size, "little") > MOST:
+    stored = stream.read(width)
+    size = int.from_bytes(stored, "little")
+    if size > MOST:
         raise InputError(f"{path}: {name} has a damaged header; fetch or write it again")
-    header = io.BytesIO(size + stream.read(int.from_bytes(size, "little")))
-    shape, fortran, dtype = parse(header)
+    shape, fortran, dtype = parse(io.BytesIO(stored + stream.read(size)))
     if dtype.itemsize == 0:
         raise InputError(f"{path}: {name} holds entries of no bytes; store numbers or texts")
     if dtype.hasobject:
