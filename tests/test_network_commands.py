@@ -388,6 +388,36 @@ def test_models_that_claim_more_than_their_files_hold_are_refused(in_tmp):
         assert "forged.keras: " in str(caught.value) and message in str(caught.value)
 
 
+def test_the_weights_inside_a_model_are_checked_before_keras_reads_them(in_tmp):
+    tiny().save("m.keras")
+    with zipfile.ZipFile("m.keras") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+
+    def sequence(file):
+        value = np.empty(1, object)
+        value[0] = np.arange(1, 4)
+        file.attrs.create("s", value, dtype=h5py.vlen_dtype(np.int64))
+
+    def link(file):
+        file["elsewhere"] = h5py.ExternalLink("other.h5", "/")
+
+    for change, message in (
+        (sequence, "an attribute is a sequence of variable length"),
+        (link, "/elsewhere is a link to elsewhere"),
+    ):
+        weights = in_tmp / "w.h5"
+        weights.write_bytes(members["model.weights.h5"])
+        with h5py.File(weights, "r+") as file:
+            change(file)
+        with zipfile.ZipFile("forged.keras", "w") as archive:
+            for name, content in {**members, "model.weights.h5": weights.read_bytes()}.items():
+                archive.writestr(name, content)
+        with pytest.raises(InputError) as caught:
+            load_model("forged.keras")
+        assert str(caught.value).startswith("forged.keras/model.weights.h5: not a valid")
+        assert message in str(caught.value)
+
+
 def test_a_saved_functional_model_loads(in_tmp):
     start = keras.Input((28, 28, 1))
     x = keras.layers.Conv2D(2, 3, activation="relu", strides=2)(start)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ REFUSED = (
     "FlaxLayer", "IntegerLookup", "JaxLayer", "Lambda", "StringLookup", "TFSMLayer",
     "TextVectorization", "TorchModuleWrapper",
 )  # fmt: skip
+WEIGHTS = "model.weights.h5"  # where a model's file holds them
 DATA = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "slice")
 
 
@@ -91,7 +93,8 @@ def load_model(path: str | os.PathLike) -> keras.Model:
                     raise ValueError(f"{info.filename} claims {info.file_size} bytes unpacked")
             config = json.loads(archive.read("config.json"))
             _refuse_code(config, path)
-            stored = archive.getinfo("model.weights.h5").file_size
+            stored = archive.getinfo(WEIGHTS).file_size
+            _check_weights(archive, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; save a model with model.save('m.keras')") from None
     except (InputError, MemoryError):
@@ -108,6 +111,13 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     except Exception as error:  # Keras raises anything
         said = f"{type(error).__name__}: {reason(error)}"
         raise InputError(f"{path}: Keras cannot load it ({said})") from error
+
+
+def _check_weights(archive: zipfile.ZipFile, path) -> None:
+    with tempfile.TemporaryDirectory(prefix="hesscomp-") as folder:
+        unpacked = archive.extract(WEIGHTS, folder)
+        with CheckedFile(unpacked, "weights file", called=f"{path}/{WEIGHTS}") as file:
+            file.check_all()
 
 
 def _weight_bytes(config: dict) -> int:

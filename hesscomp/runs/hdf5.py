@@ -24,12 +24,13 @@ class CheckedFile:
     file never opens another; sizes are compared with the file's own length before anything is
     allocated; heaps are walked before the HDF5 library does. As a context manager it closes the
     file, and what goes wrong meanwhile is an InputError that names it: h5py raises nearly anything.
+    A file that stands for another, as one that was unpacked, is `called` by that one's name.
     """
 
-    def __init__(self, path: str | os.PathLike, what: str = "data file"):
-        self.path, self.what = path, what
+    def __init__(self, path: str | os.PathLike, what: str = "data file", called: str | None = None):
+        self.path, self.what = called or path, what
         try:
-            self.stream = _Stream(path)
+            self.stream = _Stream(path, self.path)
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except IsADirectoryError:
@@ -171,6 +172,10 @@ class _Sink(io.FileIO):
 class _Stream(io.FileIO):
     """A file as the HDF5 library reads it: piece by piece, global heaps checked on the way."""
 
+    def __init__(self, path: str | os.PathLike, called: str | os.PathLike):
+        super().__init__(path)
+        self.called = called
+
     def readinto(self, buffer) -> int:
         at, view, done = self.tell(), memoryview(buffer), 0
         while done < len(view) and (got := super().readinto(view[done:])):
@@ -192,7 +197,7 @@ class _Stream(io.FileIO):
         _, size = heaps.HEAD.unpack(head.ljust(heaps.HEAD.size, b"\0"))
         fits = start + size <= os.fstat(self.fileno()).st_size
         if not (fits and heaps.is_sound(os.pread(self.fileno(), size, start))):
-            raise InputError(f"{self.name}: its global heap is damaged; fetch or write it again")
+            raise InputError(f"{self.called}: its global heap is damaged; fetch or write it again")
 
 
 def count(file: CheckedFile, name: str) -> int:
