@@ -197,7 +197,10 @@ class _Stream(io.FileIO):
         _, size = heaps.HEAD.unpack(head.ljust(heaps.HEAD.size, b"\0"))
         fits = start + size <= os.fstat(self.fileno()).st_size
         if not (fits and heaps.is_sound(os.pread(self.fileno(), size, start))):
-            raise InputError(f"{self.called}: its global heap is damaged; fetch or write it again")
+            raise InputError(
+                f"{self.called}: its global heap is damaged, or holds numbers in sequences of "
+                "variable length; fetch it again, or write it without them"
+            )
 
 
 def count(file: CheckedFile, name: str) -> int:
