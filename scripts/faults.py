@@ -5,11 +5,12 @@
     python scripts/faults.py --kills 10 --command newton
 
 Three small commands with ``--run FOLDER --reproducible`` on 3 ranks. A run is killed (SIGKILL to
-one of its ranks at any moment, or SIGTERM to one while it works), started again with the same
-command, killed again, until it comes to its end. After each kill all its processes must be gone
-within 15 seconds (of those in which this script was not itself stopped), and every checkpoint,
-product and result must be whole to hesscomp's readers; at the end the result must have the bits of
-the uninterrupted one. Exit status 1 if anything failed.
+one of its ranks, or to the process that watches one, at any moment; or SIGTERM to a rank), started
+again with the same command, killed again, until it comes to its end. After each kill all its
+processes must be gone within 15 seconds (of those in which this script was not itself stopped), a
+line must have said which rank was killed (if its watcher was not), and every checkpoint, product
+and result must be whole to hesscomp's readers; at the end the result must have the bits of the
+uninterrupted one. Exit status 1 if anything failed.
 
 A kill costs a start on 3 ranks: 10 seconds on 2 cores of their own.
 """
@@ -18,6 +19,7 @@ import argparse
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -39,11 +41,10 @@ from hesscomp.runs.journal import load_product
 RANKS = 3
 PATIENCE = 15.0  # seconds in which all processes must be gone
 LIMIT = 900.0  # seconds that a run may take
-LIFE = 8  # kills of one run, after which it may come to its end
 TOKEN = "HESSCOMP_FAULTS"
 ALL_ROWS = (0, 2**62)
-BAD = ("hangs", "unreadable", "wrong")
-COLUMNS = ("SIGKILL", "SIGTERM", "runs", *BAD)
+BAD = ("hangs", "unsaid", "unreadable", "wrong")
+COLUMNS = ("SIGKILL", "SIGTERM", "saved", "runs", *BAD)  # saved: SIGTERMs that ended in status 75
 
 SMALL = ["--data", "adult", "--reproducible"]
 COMMANDS = {
@@ -78,6 +79,7 @@ class Run:
         environment = {**os.environ, TOKEN: self.token, "OMP_NUM_THREADS": "1"}
         self.before, self.left = self._traces(), []
         self.log = open(self.folder / "log", "a")  # noqa: SIM115 (closed by `end`)
+        self.written = self.log.tell()
         self.process = subprocess.Popen(
             [launcher, "-n", str(RANKS), *words], cwd=self.folder, env=environment,
             stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT,
@@ -107,9 +109,21 @@ class Run:
                 found.add((path.name, path.stat().st_mtime_ns))
         return found
 
-    def ranks(self) -> list[int]:
-        """The process ids of the ranks."""
-        return [pid for pid, environment in self.processes() if b"PMI_RANK=" in environment]
+    def ranks(self) -> tuple[dict[int, int], list[int]]:
+        """The ranks by process id, and the processes that watch them."""
+        found = {
+            pid: int(re.search(rb"PMI_RANK=(\d+)", environment)[1])
+            for pid, environment in self.processes()
+            if b"PMI_RANK=" in environment
+        }
+        watched = {pid: rank for pid, rank in found.items() if parent(pid) in found}
+        return watched, [pid for pid in found if pid not in watched]
+
+    def said(self) -> str:
+        """What this start has written."""
+        with open(self.folder / "log", errors="replace") as log:
+            log.seek(self.written)
+            return log.read()
 
     def processes(self) -> list[tuple[int, bytes]]:
         """All processes of the run with their environments."""
@@ -176,6 +190,14 @@ class Run:
         return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
+def parent(pid: int) -> int:
+    """Of a process; 0 of one that is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def describe(pid: int) -> str:
     """A process: its number, state, what it waits for in the kernel, and its command."""
     with suppress(OSError):
@@ -207,12 +229,27 @@ class Reference:
         return cls(run.result(), whole, work)
 
 
+@dataclass(frozen=True)
+class Kill:
+    """A signal to a rank, or to the process that watches one (None)."""
+
+    number: signal.Signals
+    rank: int | None
+
+    def __str__(self) -> str:
+        return f"{self.number.name} to {'a watcher' if self.rank is None else f'rank {self.rank}'}"
+
+    def is_told(self, said: str) -> bool:
+        return self.rank is None or f"rank {self.rank} on " in said
+
+
 class Faults:
     """Kills runs until enough were killed, and counts what came of it."""
 
-    def __init__(self, folder: Path, kills: int, seed: int, seconds: float):
-        self.folder, self.kills, self.deadline = folder, kills, time.monotonic() + seconds
-        self.choice, self.killed = random.Random(seed), 0
+    def __init__(self, folder: Path, options):
+        self.folder, self.kills, self.most = folder, options.kills, options.life
+        self.deadline = time.monotonic() + options.seconds
+        self.choice, self.killed = random.Random(options.seed), 0
         self.references: dict[str, Reference] = {}
         self.counts: dict[str, Counter] = {}
 
@@ -235,12 +272,12 @@ class Faults:
         count = self.counts.setdefault(command, Counter())
         run = Run(command, self.folder / f"{command}-{number}")
         try:
-            for start in range(LIFE + 1):
+            for start in range(self.most + 1):
                 run.start()
-                last = start == LIFE or self.enough
-                how = run.wait() if last else self.kill(run, reference)
-                self.note(run, how, count)
-                if how is None or run.status == 0:
+                last = start == self.most or self.enough
+                kill = run.wait() if last else self.kill(run, reference)
+                self.note(run, kill, count)
+                if kill is None or run.status == 0:
                     break
             count["runs"] += 1
             count["wrong"] += run.status != 0 or run.result() != reference.result
@@ -248,38 +285,46 @@ class Faults:
             run.kill()
         shutil.rmtree(run.folder)
 
-    def kill(self, run: Run, reference: Reference) -> str | None:
-        """Kill a run that has started; how, or None where it came to its end before."""
+    def kill(self, run: Run, reference: Reference) -> Kill | None:
+        """Kill a run that has started; None where it came to its end before."""
         choice = self.choice
         number = signal.SIGTERM if choice.random() < 0.3 else signal.SIGKILL
-        if number == signal.SIGTERM or choice.random() < 0.75:
+        if choice.random() < 0.75:
             run.wait_for_work()
             run.wait(choice.uniform(0, reference.work))
         else:
             run.wait(choice.uniform(0, reference.whole))
-        ranks = run.ranks()
-        if run.over() or not ranks:
+        ranks, watchers = run.ranks()
+        candidates = [*ranks, *watchers] if number == signal.SIGKILL else [*ranks]
+        if run.over() or not candidates:
             return run.wait()
+        pid = choice.choice(candidates)
         with suppress(ProcessLookupError):
-            os.kill(choice.choice(ranks), number)
-            return number.name
+            os.kill(pid, number)
+            return Kill(number, ranks.get(pid))
         return None
 
-    def note(self, run: Run, how: str | None, count: Counter) -> None:
+    def note(self, run: Run, kill: Kill | None, count: Counter) -> None:
         """Wait for the end of a start, look at what it left, and say so."""
         moment = time.monotonic() - run.started
         seconds, problems = run.end(), run.unreadable()
-        if how is not None:
+        count["unreadable"] += len(problems)
+        if kill is not None:
             self.killed += 1
-            count[how] += 1
+            count[kill.number.name] += 1
+            count["saved"] += kill.number == signal.SIGTERM and run.status == 75
             count["hangs"] += seconds == float("inf")
             count["slowest"] = max(count["slowest"], seconds)
-        count["unreadable"] += len(problems)
+            if run.status not in (0, 75) and not kill.is_told(run.said()):
+                count["unsaid"] += 1
+                problems.append("nobody says so")
         problems += [f"left: {process}" for process in run.left]
-        if run.status not in (0, 75) and how != "SIGKILL":
+        if run.status not in (0, 75) and (kill is None or kill.number == signal.SIGTERM):
             count["wrong"] += 1
-            problems = [*problems, (run.folder / "log").read_text()[-2000:]]
-        told = f"{run.command}: {how or 'ran'} at {moment:.1f} s, gone in {seconds:.1f} s"
+            problems.append("should have come to its end, or saved")
+        if problems:
+            problems.append(run.said())
+        told = f"{run.command}: {kill or 'ran'} at {moment:.1f} s, gone in {seconds:.1f} s"
         say(self.killed, self.kills, "; ".join([f"{told}, status {run.status}", *problems]))
 
     def table(self) -> str:
@@ -294,12 +339,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--life", type=int, default=4, help="most kills of one run")
     parser.add_argument("--command", choices=tuple(COMMANDS), help="default: all in turn")
     parser.add_argument("--seconds", type=float, default=np.inf, help="kill no more after these")
     options = parser.parse_args()
     commands = [options.command] if options.command else list(COMMANDS)
     with tempfile.TemporaryDirectory(prefix="hesscomp-faults-") as folder:
-        faults = Faults(Path(folder), options.kills, options.seed, options.seconds)
+        faults = Faults(Path(folder), options)
         for number in itertools.count():
             if faults.enough:
                 break

@@ -12,8 +12,27 @@ import pytest
 
 JOB = Path(__file__).resolve().parent.parent / "scripts" / "hosts.py"  # reduces for ever
 TIMEOUT, END = 3, 15  # seconds: --comm-timeout, and for all to be over after that
+# A command of which rank 1 meets a signal before MPI's start, or when all is done.
+COMMAND = """
+import os, signal, sys
+from hesscomp.cli import guard
 
-pytestmark = pytest.mark.slow
+number, moment = int(sys.argv.pop(1)), sys.argv.pop(1)
+command = guard.command
+
+def struck(now):
+    if os.environ["PMI_RANK"] == "1" and now == moment:
+        os.kill(os.getpid(), number)
+
+def main():
+    struck("start")
+    status = command()
+    struck("end")
+    return status
+
+guard.command = main
+sys.exit(guard.main())
+"""
 
 
 def children(pid: int) -> list[int]:
@@ -32,6 +51,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "says"),
     [
@@ -61,4 +81,26 @@ def test_the_others_end_and_one_line_says_why(number, says, mpiexec, launch_envi
         assert time.monotonic() < deadline
         time.sleep(0.1)
     (line,) = (line for line in (tmp_path / "log").read_text().splitlines() if "error:" in line)
+    assert re.search(says, line)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment", "says"),
+    [
+        (signal.SIGKILL, "start", r"rank 1 on \S+ was killed by SIGKILL;"),
+        (signal.SIGSTOP, "start", r"waited longer than --comm-timeout .* in MPI's start$"),
+        (signal.SIGKILL, "end", r"rank 1 on \S+ was killed by SIGKILL;"),
+        (signal.SIGSTOP, "end", r"waited longer than --comm-timeout .* in MPI's end$"),
+    ],
+)
+def test_also_where_mpi_has_not_begun_or_is_over(
+    number, moment, says, mpiexec, launch_environment, tmp_path
+):
+    done = subprocess.run(
+        [mpiexec, "-n", "3", sys.executable, "-c", COMMAND, str(int(number)), moment,
+         "data", "adult", "--comm-timeout", "3"],
+        cwd=tmp_path, env=launch_environment, capture_output=True, text=True, timeout=3 * END,
+    )  # fmt: skip
+    assert done.returncode != 0
+    (line,) = (line for line in done.stderr.splitlines() if "error:" in line)
     assert re.search(says, line)

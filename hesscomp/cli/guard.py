@@ -1,6 +1,7 @@
 """The process that the launcher starts for a rank: it waits for the rank, and says how it died.
 
 A launcher ends the other ranks with SIGKILL as soon as one is gone, so nobody else could.
+MPICH's does not notice what happens before MPI's start, and is told.
 """
 
 import ctypes
@@ -10,14 +11,19 @@ import platform
 import signal
 import sys
 import time
+from contextlib import suppress
 
+from hesscomp.cli import patience
 from hesscomp.cli.main import main as command
 from hesscomp.runs import activity
+from hesscomp.runs.slurm import SIGNALS
 
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")  # MPICH and SLURM, Open MPI, PMIx
 CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL)
+ENDED = (*CRASHES, signal.SIGALRM)  # the last: MPI's start or end took too long
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 OWN_END = 0.3  # seconds in which a launcher that ends the whole job ends this process too
+MOST_TURNS = 20  # ranks that wait for each other speak in turn, the lowest first
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -34,13 +40,19 @@ def main() -> int:
         if os.getppid() != guard:  # it has died already
             os._exit(1)
         activity.show_on(board)
-        return _run()
+        if any(word.startswith("--run") for word in sys.argv):
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command listens to them
+        status = _run()
+        os.kill(guard, signal.SIGCONT)  # whoever stopped it, it must see the end
+        return status
     for number in FORWARDED:  # launchers send them to the child too
         signal.signal(number, signal.SIG_IGN)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if -status in CRASHES:
-        time.sleep(OWN_END)
+    if -status in ENDED:
+        time.sleep(OWN_END * (1 + min(int(rank), MOST_TURNS) * (-status == signal.SIGALRM)))
         print(_obituary(rank, -status, activity.read(board)), file=sys.stderr, flush=True)
+    if status < 0 or status == 1:
+        _tell_launcher(status if status > 0 else 128 - status)
     os._exit(status if status >= 0 else 128 - status)
 
 
@@ -50,14 +62,22 @@ def _run() -> int:
     for number in FORWARDED:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_IGN)  # to the very end, where Python restores others
+    patience.begin("MPI's end")
     return status
 
 
+def _tell_launcher(status: int) -> None:
+    """End the job in the words of PMI-1, which MPICH's launcher hears also before MPI's start."""
+    if "MPI_LOCALNRANKS" in os.environ:  # it is MPICH's, and not SLURM's with PMI-2
+        with suppress(KeyError, ValueError, OSError):  # of a rank that is through with MPI
+            os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={status}\n".encode())
+
+
 def _obituary(rank: str, number: int, doing: str) -> str:
-    text = (
-        f"hesscomp: error: rank {rank} on {platform.node()} was killed by "
-        f"{signal.Signals(number).name}{activity.inside(doing)}"
-    )
+    who = f"hesscomp: error: rank {rank} on {platform.node()}"
+    if number == signal.SIGALRM:
+        return f"{who} waited longer than --comm-timeout for other ranks{activity.inside(doing)}"
+    text = f"{who} was killed by {signal.Signals(number).name}{activity.inside(doing)}"
     if number == signal.SIGKILL:
         text += "; where memory ran out, `hesscomp plan` says what a rank needs"
     return text

@@ -5,9 +5,7 @@ import sys
 from argparse import ArgumentTypeError
 
 from hesscomp.parallel.world import World
-from hesscomp.runs.slurm import REQUEUE
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from hesscomp.runs.slurm import REQUEUE, SIGNALS
 
 
 def add_run_argument(parser, holds: str) -> None:
@@ -44,6 +42,7 @@ def listen(options, world: World) -> None:
     """From now on a signal ends the command where it can go on later, if it has a folder for it."""
     if getattr(options, "run", None) is not None:
         world.stop_asked = Listener()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # those that came before come now
 
 
 def ended(options, world: World) -> int:

@@ -11,7 +11,9 @@ import sys
 import time
 
 import hesscomp
+from hesscomp.cli.patience import at_most
 from hesscomp.errors import HesscompError, InputError, OperatorError, one_line
+from hesscomp.parallel import TIMEOUT
 
 MOST = 2**53  # of whole numbers: arrays have no more entries, and as floats they are exact
 STARTED = time.perf_counter()
@@ -68,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="hesscomp: %(message)s")
     arguments = sys.argv[1:] if argv is None else argv
     name = next((word for word in arguments if not word.startswith("-")), None)
-    parser = _parser(name)
+    with at_most(_comm_timeout(arguments), "MPI's start"):
+        parser = _parser(name)  # imports the command's module, and with it MPI where it takes ranks
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.print_help()
@@ -82,6 +85,17 @@ def main(argv: list[str] | None = None) -> int:
         return command.run(options)
     except (HesscompError, OSError) as error:
         return report_error(error)
+
+
+def _comm_timeout(arguments: list[str]) -> float:
+    """What `--comm-timeout` says, looked for before all else is read; the default if it is bad."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--comm-timeout", type=float, default=TIMEOUT)
+    try:
+        seconds = parser.parse_known_args(arguments)[0].comm_timeout
+    except argparse.ArgumentError:
+        return TIMEOUT
+    return seconds if 0 < seconds < MOST else TIMEOUT
 
 
 def _parser(name: str | None) -> argparse.ArgumentParser:

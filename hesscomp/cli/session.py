@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from hesscomp.cli.interruption import ended, listen
 from hesscomp.cli.main import exit_status, report_error
 from hesscomp.errors import HesscompError, InputError, Interrupted
+from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.threads import threads_per_rank
-from hesscomp.parallel.waiting import TIMEOUT
 from hesscomp.parallel.world import World
 from hesscomp.runs.activity import inside, of_error
 from hesscomp.runs.files import check_outputs

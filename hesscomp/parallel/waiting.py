@@ -11,7 +11,6 @@ from mpi4py import MPI
 from hesscomp.errors import RankFailure
 from hesscomp.runs.activity import current, inside
 
-TIMEOUT = 1800.0  # seconds; a rank that compiles or reads is waited for
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
 CROWDED_SPIN = 1e-5  # where ranks share cores: a poll takes time from who is waited for
 LONGEST_SLEEP = 1e-3  # between two polls, once a wait has lasted a second

@@ -14,7 +14,8 @@ import numpy as np
 from mpi4py import MPI
 
 from hesscomp.errors import HesscompError, InputError, Interrupted, RankFailure
-from hesscomp.parallel.waiting import TIMEOUT, Stranded, Waiting
+from hesscomp.parallel import TIMEOUT
+from hesscomp.parallel.waiting import Stranded, Waiting
 from hesscomp.runs.activity import activity
 from hesscomp.runs.ledger import Ledger
 

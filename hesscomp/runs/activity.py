@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 WIDTH = 200  # bytes of a board
 _running: list[str] = []
+_rest = ""  # what is done where no block runs
 _board: MutableSequence[int] | None = None
 
 
@@ -24,9 +25,16 @@ def activity(name: str) -> Iterator[None]:
         _show()
 
 
+def name_the_rest(name: str) -> None:
+    """What this process does from now on where no block runs."""
+    global _rest
+    _rest = name
+    _show()
+
+
 def current() -> str:
     """What runs now; empty where that has no name."""
-    return _running[-1] if _running else ""
+    return _running[-1] if _running else _rest
 
 
 def of_error(error: BaseException) -> str:

@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import signal
 from dataclasses import dataclass, fields
 
 from hesscomp.errors import InputError
 
 LAUNCHERS = ("srun", "mpiexec")
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # after which a run saves what it has and ends
 REQUEUE = 75  # exit status of a run that saved a checkpoint and is to be resumed (EX_TEMPFAIL)
 WARNING = 60  # seconds before the end of the time at which SLURM sends the signal
 TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d\d?(:\d\d){0,2}"
