@@ -58,7 +58,7 @@ COMMANDS = {
     ],
     "train": [
         *("train", *SMALL, "--optimizer", "newton-cg", "--set", "rank=5", "--ridge", "1e-3"),
-        *("--max-steps", "15", "--save-every", "2", "--save-point", "result.npy"),
+        *("--max-steps", "60", "--save-every", "2", "--save-point", "result.npy"),
     ],
 }
 

@@ -43,9 +43,11 @@ from hesscomp.factors import (
 )
 from hesscomp.factors.hdf5 import EIGENVECTORS
 from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
-from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
+from hesscomp.runs.checkpoint import NAME, ROWS, Checkpoint, load_checkpoint, save_checkpoint
 from hesscomp.runs.history import History
+from hesscomp.runs.journal import Journal, load_product
 from hesscomp.runs.report import read_json, write_json
 from hesscomp.runs.slabs import slab_path, virtual_rows, write_slab
 
@@ -53,6 +55,7 @@ RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.standard_normal((7, 3)).round(2), np.array([0, 1, 1, 0, 1, 0, 1])
 N, RANK = 12, 4
 SLAB_RUN = "0badf00d"
+PRODUCT = "product-000000.h5"
 
 
 @dataclass(frozen=True)
@@ -273,17 +276,58 @@ def point(path: Path):
 # Runs
 
 
-def checkpoints() -> list[bytes]:
-    rows = [{"step": float(i), "objective": 1.0 / (i + 1)} for i in range(3)]
-    saved = Checkpoint(
+def checkpoint(rows=None) -> Checkpoint:
+    steps = [{"step": float(i), "objective": 1.0 / (i + 1)} for i in range(3)]
+    return Checkpoint(
         3,
         {"x": np.ones(N), "best": np.zeros(N), "gradient": np.ones(N)},
         {"momentum": np.ones(N), "damping": 0.5, "count": 3},
         {"radius": 0.5},
         {"optimizer": "newton-cg", "seconds": 1.5, "passes": 3},
-        History(rows, [(2, "recovered")]),
+        History(steps, [(2, "recovered")]),
+        rows,
     )
-    return written(lambda path: save_checkpoint(saved, path.parent, World.serial()), file=NAME)
+
+
+def checkpoints() -> list[bytes]:
+    return written(
+        lambda path: save_checkpoint(checkpoint(), path.parent, World.serial()), file=NAME
+    )
+
+
+ROW_RANGES = [(0, 3), (3, len(X))]
+
+
+def checkpoints_in_slabs() -> list[bytes]:
+    def write(path):
+        save_checkpoint(checkpoint(), path.parent, World.serial())
+        with h5py.File(path, "r+") as file:
+            layout = virtual_rows(path, ROWS, SLAB_RUN, ROW_RANGES, X.shape[1], "f8")
+            file.create_virtual_dataset(ROWS, layout, np.nan)
+
+    return written(write, file=NAME)
+
+
+def row_slabs_beside(path: Path) -> None:
+    for rank, (start, stop) in enumerate(ROW_RANGES):
+        slab = slab_path(path, SLAB_RUN, rank)
+        slab.unlink(missing_ok=True)
+        write_slab(slab, ROWS, X[start:stop], start, len(X))
+
+
+def resumed(path: Path) -> Checkpoint:
+    """As a run that goes on, on the first of two ranks."""
+    return load_checkpoint(path, ROW_RANGES[0], checkpoint(X[: ROW_RANGES[0][1]]))
+
+
+def products() -> list[bytes]:
+    V = RANDOM.standard_normal((N, 2))
+
+    def write(path):
+        journal = Journal(path.parent, {"data": "adult"}, World.serial())
+        journal.result("block", (V,), V.shape, Replicated(N, World.serial()), lambda: V)
+
+    return written(write, file=PRODUCT)
 
 
 def reports() -> list[bytes]:
@@ -382,6 +426,10 @@ READERS = {
     ),
     "trajectory": Reader(f"{STEM}.h5", inspect, trajectories, **HDF5),
     "checkpoint": Reader(f"{STEM}/{NAME}", load_checkpoint, checkpoints, **HDF5),
+    "checkpoint-in-slabs": Reader(
+        f"{STEM}/{NAME}", resumed, checkpoints_in_slabs, beside=row_slabs_beside, **HDF5
+    ),
+    "product": Reader(f"{STEM}/{PRODUCT}", load_product, products, **HDF5),
     "point.npy": Reader(
         f"{STEM}.npy",
         point,
