@@ -22,12 +22,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from hesscomp.cli import guard, session
+from hesscomp.factors import load_factor
 
 SANDBOX = Path(__file__).resolve().parent / "hosts-sandbox"
 HOSTS = ("h1", "h2", "h3")
@@ -225,28 +228,46 @@ def wire(options) -> int:
     ceil(log2 P) times, and once more each way where P is no power of two.
     """
     right = True
-    for count in (2, 3):
-        least = 2 * (count - 1)
-        most = count * math.ceil(math.log2(count)) + 2 * (count & (count - 1) > 0)
-        for words, times in ((1_000, 2_000), (100_000, 200), (1_000_000, 20)):
-            before = sent()
-            run_words(1, 1, count)
-            between = sent()
-            run_words(words, times, count)
-            more = sent() - between - (between - before)  # than to start and end a job
-            ratio = more.sum() / (8 * words * times)
-            right &= 0.99 * least < ratio < 1.15 * most
-            print(
-                f"{count} hosts, {times} sums of {words} float64: {ratio:.3f} bytes sent a byte "
-                f"reduced (at least {least}, at most {most}, and headers)",
-                flush=True,
-            )
+    with tempfile.TemporaryDirectory() as name:
+        for count in (2, 3):
+            least = 2 * (count - 1)
+            most = count * math.ceil(math.log2(count)) + 2 * (count & (count - 1) > 0)
+            folder = Path(name)
+            for what, more, words in chain(sums(count), compression(count, folder)):
+                ratio = more / (8 * words)
+                right &= 0.99 * least < ratio < 1.15 * most
+                print(
+                    f"{count} hosts, {what}: {ratio:.3f} bytes sent a byte reduced (at least "
+                    f"{least}, at most {most}, and headers)",
+                    flush=True,
+                )
     return not right
 
 
-def run_words(words: int, times: int, count: int) -> None:
-    program = [sys.executable, __file__, "rank", "words", str(words), str(times)]
-    sandbox("mpiexec", "-n", count, *program)
+def sums(count: int) -> Iterator[tuple[str, int, int]]:
+    """Sums of some lengths: what they are, the bytes sent, and the words reduced."""
+    program = [__file__, "rank", "words"]
+    idle = bytes_sent([*program, 1, 1], count)
+    for words, times in ((1_000, 2_000), (100_000, 200), (1_000_000, 20)):
+        more = bytes_sent([*program, words, times], count) - idle
+        yield f"{times} sums of {words} float64", more, words * times
+
+
+def compression(count: int, folder: Path) -> Iterator[tuple[str, int, int]]:
+    """A network's Hessian compressed: the words are those of the factor's own ledger."""
+    program, out = ["-m", "hesscomp"], folder / f"{count}.h5"
+    idle = bytes_sent([*program, "data", "mnist-sample"], count)
+    request = "compress --problem mnist-mlp --at initial --rank 20 --dtype float64 --out"
+    more = bytes_sent([*program, *request.split(), out], count) - idle
+    words = load_factor(out).provenance.words_reduced
+    yield f"compress mnist-mlp, {words} words in the ledger", more, words
+
+
+def bytes_sent(words: list, count: int) -> int:
+    """By all hosts, in a job of one rank on each of `count`."""
+    before = sent().sum()
+    sandbox("mpiexec", "-n", count, sys.executable, *words)
+    return sent().sum() - before
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal
 ENDED = (*CRASHES, signal.SIGALRM)  # the last: MPI's start or end took too long
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 OWN_END = 0.3  # seconds in which a launcher that ends the whole job ends this process too
+ON_ITS_WAY = 0.2  # seconds for a line to pass the launcher, which drops it when it ends the job
 MOST_TURNS = 20  # ranks that wait for each other speak in turn, the lowest first
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -51,6 +52,7 @@ def main() -> int:
     if -status in ENDED:
         time.sleep(OWN_END * (1 + min(int(rank), MOST_TURNS) * (-status == signal.SIGALRM)))
         print(_obituary(rank, -status, activity.read(board)), file=sys.stderr, flush=True)
+        time.sleep(ON_ITS_WAY)
     if status < 0 or status == 1:
         _tell_launcher(status if status > 0 else 128 - status)
     os._exit(status if status >= 0 else 128 - status)
