@@ -29,8 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hesscomp.cli import guard, session
-from hesscomp.factors import load_factor
+from hesscomp.cli import guard
 
 SANDBOX = Path(__file__).resolve().parent / "hosts-sandbox"
 HOSTS = ("h1", "h2", "h3")
@@ -58,6 +57,8 @@ def reduce_for_ever(world) -> None:
 
 
 def as_rank(job: str, *arguments: str) -> int:
+    from hesscomp.cli import session  # which starts MPI: not before the rank has its own process
+
     def run(_, here) -> int:
         if job == "reduce":
             reduce_for_ever(here.world)
@@ -255,6 +256,8 @@ def sums(count: int) -> Iterator[tuple[str, int, int]]:
 
 def compression(count: int, folder: Path) -> Iterator[tuple[str, int, int]]:
     """A network's Hessian compressed: the words are those of the factor's own ledger."""
+    from hesscomp.factors import load_factor
+
     program, out = ["-m", "hesscomp"], folder / f"{count}.h5"
     idle = bytes_sent([*program, "data", "mnist-sample"], count)
     request = "compress --problem mnist-mlp --at initial --rank 20 --dtype float64 --out"
