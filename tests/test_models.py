@@ -1,0 +1,43 @@
+"""Keras models as users bring them: of any depth, types, names, weights and files."""
+
+import numpy as np
+
+from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
+from hesscomp.curvature.tensorflow import keras
+from hesscomp.parallel.world import World
+from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.kronecker import kronecker_factors
+
+layers = keras.layers
+LOSS = "softmax-cross-entropy"
+
+
+def alone(model, X, y=None, loss=LOSS, **options) -> KerasProblem:
+    """The problem on one rank, of three classes unless targets are given."""
+    y = np.arange(len(X)) % 3 if y is None else y
+    return KerasProblem(model, loss, (X, y), World.serial(), dtype="float64", **options)
+
+
+def sequential(*stack, **options) -> keras.Model:
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([*stack, layers.Flatten(), layers.Dense(3)], **options)
+
+
+def test_sampled_targets_keep_to_the_memory(monkeypatch):
+    X = np.random.default_rng(0).standard_normal((50, 4))
+    problem = alone(sequential(keras.Input((4,)), layers.Dense(5, "tanh")), X)
+    x, output, rows = problem.initial, problem.output, []
+    monkeypatch.setattr(problem, "output", lambda x, X: rows.append(len(X)) or output(x, X))
+
+    def found():
+        fisher = MonteCarloFisherOperator(problem, x, samples=3, seed=2).to_dense()
+        return [fisher, *sum(kronecker_factors(problem, x, seed=5), ())]
+
+    whole = found()
+    problem.memory = 2e4
+    pieces = found()
+    assert rows[:2] == [50, 50] and sum(rows) == 200
+    budget = problem.budget("float64")
+    assert max(rows[2:]) * budget.row_values * budget.copies * 8 <= 3 / 8 * problem.memory
+    for some, all_at_once in zip(pieces, whole, strict=True):
+        np.testing.assert_allclose(some, all_at_once, rtol=1e-12, atol=1e-15)
