@@ -1,8 +1,11 @@
 """Keras models as users bring them: of any depth, types, names, weights and files."""
 
+import sys
+
 import numpy as np
 
 from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
+from hesscomp.curvature.networks.graph import read_graph
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
@@ -41,3 +44,13 @@ def test_sampled_targets_keep_to_the_memory(monkeypatch):
     assert max(rows[2:]) * budget.row_values * budget.copies * 8 <= 3 / 8 * problem.memory
     for some, all_at_once in zip(pieces, whole, strict=True):
         np.testing.assert_allclose(some, all_at_once, rtol=1e-12, atol=1e-15)
+
+
+def test_a_model_of_more_layers_than_python_has_frames():
+    start = value = keras.Input((2,))
+    for _ in range(sys.getrecursionlimit() // 2):
+        value = layers.Identity()(value)
+    inner = keras.Model(start, layers.Add()([value, start]))
+    nodes = read_graph(keras.Sequential([keras.Input((2,)), inner, layers.Dense(3)]))
+    assert [node.inputs for node in nodes[:-2]] == [(i,) for i in range(len(nodes) - 2)]
+    assert nodes[-2].inputs == (len(nodes) - 2, 0)
