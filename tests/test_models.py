@@ -3,10 +3,13 @@
 import sys
 
 import numpy as np
+import pytest
 
 from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
+from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.networks.graph import read_graph
 from hesscomp.curvature.tensorflow import keras
+from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.kronecker import kronecker_factors
@@ -54,3 +57,31 @@ def test_a_model_of_more_layers_than_python_has_frames():
     nodes = read_graph(keras.Sequential([keras.Input((2,)), inner, layers.Dense(3)]))
     assert [node.inputs for node in nodes[:-2]] == [(i,) for i in range(len(nodes) - 2)]
     assert nodes[-2].inputs == (len(nodes) - 2, 0)
+
+
+MODELS = {  # the input's shape and type, and what follows
+    "pixels": ((4, 3, 1), "uint8", lambda: [layers.Rescaling(0.1), layers.Conv2D(2, 2)]),
+    "numbers": ((4,), "int32", lambda: [layers.Flatten(), layers.Dense(2, "tanh")]),
+    "words": ((4,), "int32", lambda: [layers.Reshape((2, 2)), layers.Embedding(9, 2)]),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_engines_agree(name):
+    shape, kind, stack = MODELS[name]
+    X = np.random.default_rng(0).integers(0, 9, (6, *shape)).astype(kind)
+    model = sequential(keras.Input(shape, dtype=kind), *stack())
+    problems = [alone(model, X, engine=engine) for engine in ("layer-wise", "generic")]
+    x = problems[0].initial
+    V = np.random.default_rng(1).standard_normal((len(x), 2))
+    for here, there in (
+        [problem.objective_and_gradient(x)[1] for problem in problems],
+        [HessianOperator(problem, x) @ V for problem in problems],
+    ):
+        assert np.linalg.norm(here - there) <= 1e-12 * np.linalg.norm(there)
+
+
+def test_fractions_for_whole_numbers_are_refused():
+    model = sequential(keras.Input((3,), dtype="uint8"), layers.Rescaling(1 / 255))
+    with pytest.raises(InputError, match=r"fractions, but the input of .* is of type uint8"):
+        alone(model, np.full((2, 3), 0.5))

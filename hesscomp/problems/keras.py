@@ -268,7 +268,12 @@ def _fitted(rows: Rows, model, loss: Loss) -> Rows:
             X = X.reshape(-1, *shape)
         wanted = np.dtype(inputs[0].dtype).kind
         if wanted != X.dtype.kind:
-            X = X.astype(np.float32 if wanted == "f" else np.int64)
+            given, X = X, X.astype(np.float32 if wanted == "f" else np.int64)
+            if wanted != "f" and not np.array_equal(X, given):
+                raise InputError(
+                    f"{rows.name}: holds fractions, but the input of {model.name} is of type "
+                    f"{inputs[0].dtype}; give whole numbers"
+                )
     if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
         y = (y + 1) / 2
     elif rows.targets == SIGNS and isinstance(loss, SoftmaxCrossEntropy):

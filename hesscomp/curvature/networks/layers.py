@@ -191,6 +191,7 @@ def _product(layer, inputs):
 def _embedding(layer, inputs):
     _no_lora(layer)
     _needs(layer, not layer.mask_zero, "a mask")
+    _needs(layer, layer.input_dim <= 2**24, "more rows than float32 can count")
     return [Embedding(layer._embeddings)]
 
 
@@ -253,4 +254,8 @@ def _softmax(layer):
 
 def _rescaling(layer):
     _needs(layer, np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0, "arrays of scales")
-    return [Elementwise(lambda x: x * layer.scale + layer.offset)]
+
+    def rescale(x):  # as Keras has it: tf.cast rounds numbers of Python to float32
+        return x * tf.cast(layer.scale, x.dtype) + tf.cast(layer.offset, x.dtype)
+
+    return [Elementwise(rescale)]
