@@ -1,6 +1,7 @@
 """Keras models as users bring them: of any depth, types, names, weights and files."""
 
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.kronecker import kronecker_factors
+from hesscomp.problems.models import load_model
 
 layers = keras.layers
 LOSS = "softmax-cross-entropy"
@@ -85,3 +87,22 @@ def test_fractions_for_whole_numbers_are_refused():
     model = sequential(keras.Input((3,), dtype="uint8"), layers.Rescaling(1 / 255))
     with pytest.raises(InputError, match=r"fractions, but the input of .* is of type uint8"):
         alone(model, np.full((2, 3), 0.5))
+
+
+@pytest.mark.parametrize(
+    "method, message",
+    [
+        (zipfile.ZIP_BZIP2, "config.json is packed otherwise than by deflate"),
+        (zipfile.ZIP_DEFLATED, "config.json claims 1073741824 bytes unpacked"),
+    ],
+)
+def test_archives_whose_sizes_are_forged_are_refused(tmp_path, method, message):
+    path = tmp_path / "m.keras"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("config.json", bytes(2**20))
+    held = bytearray(path.read_bytes())
+    entry = held.index(b"PK\1\2")  # the central directory: packed size at 20, length at 24
+    held[entry + 20 : entry + 28] = (2**24).to_bytes(4, "little") + (2**30).to_bytes(4, "little")
+    path.write_bytes(held)
+    with pytest.raises(InputError, match=message):
+        load_model(path)

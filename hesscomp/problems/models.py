@@ -15,7 +15,8 @@ from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.catalogue import Network
 from hesscomp.problems.keras import fixed_variables
-from hesscomp.runs.hdf5 import MAX_COMPRESSION, CheckedFile
+from hesscomp.runs.archives import check_member
+from hesscomp.runs.hdf5 import CheckedFile
 
 # What a model's file may name: Keras' own layers and what these are configured with.
 MODULES = (
@@ -89,8 +90,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.file_size > MAX_COMPRESSION * max(info.compress_size, 1):
-                    raise ValueError(f"{info.filename} claims {info.file_size} bytes unpacked")
+                check_member(path, info)
             config = json.loads(archive.read("config.json"))
             _refuse_code(config, path)
             stored = archive.getinfo(WEIGHTS).file_size
