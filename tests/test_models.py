@@ -9,6 +9,7 @@ import pytest
 from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.networks.graph import read_graph
+from hesscomp.curvature.restriction import BlockDiagonal, Restricted
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
@@ -120,3 +121,17 @@ def test_a_model_within_the_model_may_be_compiled(tmp_path):
     found, X = load_model(tmp_path / "m.keras"), np.random.default_rng(0).standard_normal((2, 4))
     assert model.layers[0].compiled and not found.layers[0].compiled
     np.testing.assert_array_equal(found(X), model(X))
+
+
+def test_layers_that_share_a_path_are_numbered():
+    start = keras.Input((4,))
+    parts = [layers.Dense(4, use_bias=bias, name="fc") for bias in (False, True)]
+    inner = [keras.Model(start, part(start), name=f"of-{part.use_bias}") for part in parts]
+    model = sequential(keras.Input((4,)), *inner, name="net")
+    problem = alone(model, np.ones((3, 4)))
+    names = [block.name for block in problem.blocks]
+    assert names[:3] == ["0/fc/kernel", "1/fc/kernel", "1/fc/bias"]
+    assert names[3].startswith("net/dense") and names[3].endswith("/kernel")
+    hessian = HessianOperator(problem, problem.initial)
+    assert Restricted(hessian, ["1/fc"]).n == 20
+    assert [len(group.indices) for group in BlockDiagonal(hessian).groups] == [16, 20, 15]

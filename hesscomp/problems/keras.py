@@ -233,12 +233,28 @@ def _set_types(layers, policies, typed, types) -> None:
 
 
 def _names(model) -> list[str]:
-    """The weights' paths, without the model's own name where all begin with it."""
+    """The weights' paths, without the model's own name where all begin with it.
+
+    Where paths are not unique, layers that share theirs are numbered: 0/fc/kernel, 1/fc/kernel.
+    """
     paths = [variable.path for variable in model.trainable_variables]
     prefix = f"{model.name}/"
     if all(path.startswith(prefix) for path in paths):
         paths = [path.removeprefix(prefix) for path in paths]
-    return paths if len(set(paths)) == len(paths) else [f"{i}/{p}" for i, p in enumerate(paths)]
+    if len(set(paths)) == len(paths):
+        return paths
+    owner = {id(w): layer for layer in model._flatten_layers() for w in layer.weights}  # innermost
+    owners = [owner[id(variable)] for variable in model.trainable_variables]
+    alike: dict[str, list] = {}
+    for path, layer in zip(paths, owners, strict=True):
+        layers = alike.setdefault(path.rpartition("/")[0], [])
+        if layer not in layers:
+            layers.append(layer)
+    names = []
+    for path, layer in zip(paths, owners, strict=True):
+        layers = alike[path.rpartition("/")[0]]
+        names.append(f"{layers.index(layer)}/{path}" if len(layers) > 1 else path)
+    return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 
 def _random(model) -> str:
