@@ -135,3 +135,13 @@ def test_layers_that_share_a_path_are_numbered():
     hessian = HessianOperator(problem, problem.initial)
     assert Restricted(hessian, ["1/fc"]).n == 20
     assert [len(group.indices) for group in BlockDiagonal(hessian).groups] == [16, 20, 15]
+
+
+@pytest.mark.parametrize("weight, message", [(np.nan, r"net: .*dense.*/bias holds"), (-1.0, "NaN")])
+def test_models_that_give_no_numbers(weight, message):
+    model = sequential(
+        keras.Input((4,)), layers.Dense(2), layers.Activation(keras.ops.log), name="net"
+    )
+    model.layers[0].set_weights([np.zeros((4, 2)), np.full(2, weight)])
+    with pytest.raises(InputError, match=message):
+        alone(model, np.ones((3, 4)))

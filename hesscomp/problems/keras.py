@@ -129,6 +129,8 @@ class KerasProblem(DifferentiableProblem):
         theta = tf.constant(self.initial, self.dtype)
         X = tf.convert_to_tensor(X.astype(self.dtype) if X.dtype.kind == "f" else X)
         first, again, alone = compute(theta, X), compute(theta, X, 1), compute(theta, X[:1])
+        if np.isnan(first).any():
+            raise InputError(f"{self.model.name} gives outputs that are no numbers (NaN)")
         if not np.array_equal(first, again):
             raise InputError(
                 f"{self.model.name} gives different outputs for equal inputs{_random(self.model)}; "
@@ -163,6 +165,12 @@ def _check_model(model) -> None:
         raise InputError(f"{model.name} is not built; call it on some rows, or give it an Input")
     if not model.trainable_variables:
         raise InputError(f"{model.name} has no trainable weights")
+    for weight in model.weights:
+        if "float" in weight.dtype and not np.isfinite(np.asarray(weight, np.float64)).all():
+            raise InputError(
+                f"{model.name}: {weight.path} holds numbers that are not finite; has its training "
+                "diverged? Take weights from before"
+            )
     if len(getattr(model, "inputs", None) or [None]) != 1:
         raise InputError(f"{model.name} has {len(model.inputs)} inputs; hesscomp takes one")
     if len(getattr(model, "outputs", None) or [None]) != 1:
