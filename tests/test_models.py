@@ -145,3 +145,12 @@ def test_models_that_give_no_numbers(weight, message):
     model.layers[0].set_weights([np.zeros((4, 2)), np.full(2, weight)])
     with pytest.raises(InputError, match=message):
         alone(model, np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 2.0])
+def test_targets_of_sigmoids_lie_between_0_and_1(wrong):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(1)])
+    y = np.array([0.0, 0.5, 1.0, wrong])
+    with pytest.raises(InputError, match=f"target {wrong} does not fit sigmoid-cross-entropy"):
+        alone(model, np.ones((4, 4)), y, "sigmoid-cross-entropy")
+    alone(model, np.ones((3, 4)), y[:3], "sigmoid-cross-entropy")

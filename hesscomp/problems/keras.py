@@ -321,3 +321,8 @@ def _check_targets(loss: Loss, y: np.ndarray, output: tf.TensorShape) -> None:
         int(np.prod(y.shape[1:])) != int(np.prod(shape))
     ):
         raise InputError(f"targets of shape {y.shape[1:]} do not fit outputs of shape {shape}")
+    if isinstance(loss, SigmoidCrossEntropy) and not (y.min() >= 0 and y.max() <= 1):
+        raise InputError(
+            f"the target {y.min() if y.min() < 0 else y.max()} does not fit {loss.name}, whose "
+            "targets lie between 0 and 1; for -1 and +1 give (y + 1) / 2"
+        )
