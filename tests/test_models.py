@@ -64,9 +64,13 @@ def test_a_model_of_more_layers_than_python_has_frames():
 
 MODELS = {  # the input's shape and type, and what follows
     "pixels": ((4, 3, 1), "uint8", lambda: [layers.Rescaling(0.1), layers.Conv2D(2, 2)]),
+    "past": ((5, 2), "float64", lambda: [
+        layers.Conv1D(2, 2, activation="tanh"),
+        layers.Conv1D(2, 2, padding="causal", dilation_rate=2),
+    ]),
     "numbers": ((4,), "int32", lambda: [layers.Flatten(), layers.Dense(2, "tanh")]),
     "words": ((4,), "int32", lambda: [layers.Reshape((2, 2)), layers.Embedding(9, 2)]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODELS)

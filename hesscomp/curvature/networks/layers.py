@@ -95,14 +95,21 @@ def _convolution(layer, inputs):
 
 
 def _convolved(layer, inputs, kind):
-    _needs(layer, layer.padding in ("same", "valid"), f"padding {layer.padding}")
     kernel = layer._kernel if kind is Convolution else layer.kernel
+    causal = layer.padding == "causal"  # along the one axis of Conv1D
 
     def rule(pair):
-        options = pair(layer.strides), pair(layer.dilation_rate), layer.padding
-        return kind(kernel, layer.bias, *options)
+        padding = "valid" if causal else layer.padding
+        return kind(kernel, layer.bias, pair(layer.strides), pair(layer.dilation_rate), padding)
 
-    return [*_space(layer, inputs, rule), *_activation(layer.activation)]
+    before = [_past(layer)] if causal else []
+    return [*before, *_space(layer, inputs, rule), *_activation(layer.activation)]
+
+
+def _past(layer) -> Operation:
+    """Zeros before the first place, so that no place sees later ones."""
+    more = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+    return Linear(lambda x: tf.pad(x, [[0, 0], [more, 0], [0, 0]]), channelwise=True)
 
 
 def _depthwise(layer, inputs):
