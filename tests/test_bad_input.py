@@ -291,7 +291,7 @@ DATA = {
     "second.csv.xz": (TABLE + bytes(8) + hungry(TABLE), "unpacking takes over 256 MiB"),
     "trailing.csv.xz": (TABLE + b"rubbish", "is damaged or cut short"),
     "none.csv.xz": (b"", "is damaged or cut short (it ends before"),
-    "lzma.npz": (odd_archive(zipfile.ZIP_LZMA), "packed in a way that NumPy does not write"),
+    "lzma.npz": (odd_archive(zipfile.ZIP_LZMA), "y.npy is packed otherwise than by deflate"),
     "control.npz": (odd_archive(name="a\x1b[31m\n"), "has no array 'X'; it has a\\x1b[31m"),
     "wide.csv": (b"a" + b",a" * 10**6 + b"\n" + b"1\n" * 10**5, "has 1 columns, the header 10"),
     "bomb.svm.bz2": (bz2.compress(b"1 1:2\n" * 10**6), "unpacks to over 1100 times its length"),

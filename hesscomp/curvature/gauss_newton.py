@@ -121,9 +121,14 @@ class _RowNoise:
 
 
 def sampled_targets(problem, x, loss, samples: int, seed: int) -> tf.Tensor:
-    """(rows, samples, ...) targets for this shard's rows, of float64 outputs."""
-    start = problem.data.start
-    noise = _RowNoise(seed, start, start + len(problem.data.X))
-    output = tf.constant(problem.output(x, problem.data.X))
-    drawn = tf.stack([loss.sample(output, noise) for _ in range(samples)], axis=1)
-    return tf.cast(drawn, problem.dtype) if drawn.dtype.is_floating else drawn
+    """(rows, samples, ...) targets for this shard's rows, of float64 outputs, by chunks of rows."""
+
+    def of(chunk: slice) -> tf.Tensor:
+        start = problem.data.start
+        noise = _RowNoise(seed, start + chunk.start, start + chunk.stop)
+        output = tf.constant(problem.output(x, problem.data.X[chunk]))
+        drawn = tf.stack([loss.sample(output, noise) for _ in range(samples)], axis=1)
+        return tf.cast(drawn, problem.dtype) if drawn.dtype.is_floating else drawn
+
+    chunks = [c for part in problem.parts_here for c in problem.chunks(part, "float64", samples)]
+    return tf.concat([of(chunk) for chunk in chunks or [slice(0, 0)]], 0)

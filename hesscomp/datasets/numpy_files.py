@@ -8,7 +8,7 @@ import numpy as np
 
 from hesscomp.datasets.arrays import ArraySource, StoredRows
 from hesscomp.errors import InputError, some
-from hesscomp.runs.hdf5 import MAX_COMPRESSION
+from hesscomp.runs.archives import check_member
 from hesscomp.runs.npy import mapped, mapped_npy, read_header
 
 LOCAL_HEADER = 30  # bytes of a zip member's fixed local header; two lengths stand at its end
@@ -57,10 +57,7 @@ class NpySource(ArraySource):
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """An array of the archive: mapped where it is stored plainly, else unpacked."""
-    if info.file_size > MAX_COMPRESSION * max(min(info.compress_size, path.stat().st_size), 1):
-        raise InputError(f"{path}: {info.filename} claims {info.file_size} bytes unpacked")
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(f"{path}: {info.filename} is packed in a way that NumPy does not write")
+    check_member(path, info)
     with archive.open(info) as stream:
         shape, fortran, dtype = read_header(path, info.filename, stream, info.file_size)
         if info.compress_type != zipfile.ZIP_STORED:

@@ -119,18 +119,19 @@ class DifferentiableProblem(Problem):
     def budget(self, dtype: str) -> Budget:
         """How many rows and columns a product takes at once."""
         if "row values" not in self._kernels:
-            X, _ = self.tensors(dtype)
-            specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], X.dtype)]
+            X = self.data.X
+            kind = dtype if X.dtype.kind == "f" else X.dtype
+            specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind)]
             self._kernels["row values"] = self._row_values(*specs)
         return Budget(self.memory, self.n, self._kernels["row values"], self.engine.copies)
 
     def _row_values(self, theta, X) -> int:
         return row_values(self.engine.output, theta, X)
 
-    def chunks(self, part: slice, dtype: str) -> Iterator[slice]:
-        """A part of the rows here, as many at once as the memory of a product takes."""
+    def chunks(self, part: slice, dtype: str, k: int = 1) -> Iterator[slice]:
+        """A part of the rows here, as many at once as the memory of a product with k columns."""
         start, stop, _ = part.indices(len(self.data.X))
-        size = self.budget(dtype).rows(max(stop - start, 1), 1, np.dtype(dtype).itemsize)
+        size = self.budget(dtype).rows(max(stop - start, 1), k, np.dtype(dtype).itemsize)
         return chunks(part, len(self.data.X), size)
 
     def linearize(self, x: np.ndarray) -> RowSum:

@@ -115,7 +115,7 @@ class KerasProblem(DifferentiableProblem):
             kept.forget()
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The model's output for rows X at the parameters x, in float64; local."""
+        """The model's output for rows X at the parameters x, in float64, all at once; local."""
         X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
         kernel = self.compiled("output", "float64", (X,))
         return kernel(tf.constant(x, tf.float64), X).numpy()
@@ -129,6 +129,8 @@ class KerasProblem(DifferentiableProblem):
         theta = tf.constant(self.initial, self.dtype)
         X = tf.convert_to_tensor(X.astype(self.dtype) if X.dtype.kind == "f" else X)
         first, again, alone = compute(theta, X), compute(theta, X, 1), compute(theta, X[:1])
+        if np.isnan(first).any():
+            raise InputError(f"{self.model.name} gives outputs that are no numbers (NaN)")
         if not np.array_equal(first, again):
             raise InputError(
                 f"{self.model.name} gives different outputs for equal inputs{_random(self.model)}; "
@@ -163,6 +165,12 @@ def _check_model(model) -> None:
         raise InputError(f"{model.name} is not built; call it on some rows, or give it an Input")
     if not model.trainable_variables:
         raise InputError(f"{model.name} has no trainable weights")
+    for weight in model.weights:
+        if "float" in weight.dtype and not np.isfinite(np.asarray(weight, np.float64)).all():
+            raise InputError(
+                f"{model.name}: {weight.path} holds numbers that are not finite; has its training "
+                "diverged? Take weights from before"
+            )
     if len(getattr(model, "inputs", None) or [None]) != 1:
         raise InputError(f"{model.name} has {len(model.inputs)} inputs; hesscomp takes one")
     if len(getattr(model, "outputs", None) or [None]) != 1:
@@ -233,12 +241,28 @@ def _set_types(layers, policies, typed, types) -> None:
 
 
 def _names(model) -> list[str]:
-    """The weights' paths, without the model's own name where all begin with it."""
+    """The weights' paths, without the model's own name where all begin with it.
+
+    Where paths are not unique, layers that share theirs are numbered: 0/fc/kernel, 1/fc/kernel.
+    """
     paths = [variable.path for variable in model.trainable_variables]
     prefix = f"{model.name}/"
     if all(path.startswith(prefix) for path in paths):
         paths = [path.removeprefix(prefix) for path in paths]
-    return paths if len(set(paths)) == len(paths) else [f"{i}/{p}" for i, p in enumerate(paths)]
+    if len(set(paths)) == len(paths):
+        return paths
+    owner = {id(w): layer for layer in model._flatten_layers() for w in layer.weights}  # innermost
+    owners = [owner[id(variable)] for variable in model.trainable_variables]
+    alike: dict[str, list] = {}
+    for path, layer in zip(paths, owners, strict=True):
+        layers = alike.setdefault(path.rpartition("/")[0], [])
+        if layer not in layers:
+            layers.append(layer)
+    names = []
+    for path, layer in zip(paths, owners, strict=True):
+        layers = alike[path.rpartition("/")[0]]
+        names.append(f"{layers.index(layer)}/{path}" if len(layers) > 1 else path)
+    return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 
 def _random(model) -> str:
@@ -268,7 +292,12 @@ def _fitted(rows: Rows, model, loss: Loss) -> Rows:
             X = X.reshape(-1, *shape)
         wanted = np.dtype(inputs[0].dtype).kind
         if wanted != X.dtype.kind:
-            X = X.astype(np.float32 if wanted == "f" else np.int64)
+            given, X = X, X.astype(np.float32 if wanted == "f" else np.int64)
+            if wanted != "f" and not np.array_equal(X, given):
+                raise InputError(
+                    f"{rows.name}: holds fractions, but the input of {model.name} is of type "
+                    f"{inputs[0].dtype}; give whole numbers"
+                )
     if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
         y = (y + 1) / 2
     elif rows.targets == SIGNS and isinstance(loss, SoftmaxCrossEntropy):
@@ -292,3 +321,8 @@ def _check_targets(loss: Loss, y: np.ndarray, output: tf.TensorShape) -> None:
         int(np.prod(y.shape[1:])) != int(np.prod(shape))
     ):
         raise InputError(f"targets of shape {y.shape[1:]} do not fit outputs of shape {shape}")
+    if isinstance(loss, SigmoidCrossEntropy) and not (y.min() >= 0 and y.max() <= 1):
+        raise InputError(
+            f"the target {y.min() if y.min() < 0 else y.max()} does not fit {loss.name}, whose "
+            "targets lie between 0 and 1; for -1 and +1 give (y + 1) / 2"
+        )

@@ -1,5 +1,6 @@
 """Keras models: those of named problems, and those in files, of which no code is ever run."""
 
+import copy
 import json
 import math
 import os
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from keras.src.backend.common import global_state
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.catalogue import Network
 from hesscomp.problems.keras import fixed_variables
-from hesscomp.runs.hdf5 import MAX_COMPRESSION, CheckedFile
+from hesscomp.runs.archives import check_member
+from hesscomp.runs.hdf5 import CheckedFile
 
 # What a model's file may name: Keras' own layers and what these are configured with.
 MODULES = (
@@ -79,55 +82,70 @@ def load_model(path: str | os.PathLike) -> keras.Model:
     """The model in a .keras file, made of Keras' own layers.
 
     The file's configuration is read, and refused if it names anything but them, before Keras sees
-    it; then Keras loads it in its safe mode, without optimizer and loss.
+    it; then Keras makes the model in its safe mode. What it, or a model within it, was compiled
+    with (optimizer, loss, metrics) is not read.
 
     Raises
     ------
     InputError
         If the file is missing or no such file, or needs code: a Lambda layer, a custom one.
     """
+    with tempfile.TemporaryDirectory(prefix="hesscomp-") as folder:
+        config, weights = _unpacked(path, folder)
+        try:  # what the weights take is known before memory is
+            needed, stored = _weight_bytes(config), os.path.getsize(weights)
+            if needed > stored:
+                raise ValueError(f"it is of {needed} bytes of weights, and {stored} are stored")
+            model = _made(config)
+            model.load_weights(weights)
+            return model
+        except MemoryError:
+            raise
+        except Exception as error:  # Keras raises anything
+            said = f"{type(error).__name__}: {reason(error)}"
+            raise InputError(f"{path}: Keras cannot load it ({said})") from error
+
+
+def _unpacked(path, folder: str) -> tuple[dict, str]:
+    """A file's configuration, and its weights' file, unpacked into a folder; both checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
-                if info.file_size > MAX_COMPRESSION * max(info.compress_size, 1):
-                    raise ValueError(f"{info.filename} claims {info.file_size} bytes unpacked")
-            config = json.loads(archive.read("config.json"))
+                check_member(path, info)
+            config = _uncompiled(json.loads(archive.read("config.json")))
             _refuse_code(config, path)
-            stored = archive.getinfo(WEIGHTS).file_size
-            _check_weights(archive, path)
+            weights = archive.extract(WEIGHTS, folder)
+            with CheckedFile(weights, "weights file", called=f"{path}/{WEIGHTS}") as file:
+                file.check_all()
+            return config, weights
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; save a model with model.save('m.keras')") from None
     except (InputError, MemoryError):
         raise
     except Exception as error:  # zipfile and the decoders raise nearly anything
         raise InputError(f"{path}: cannot be read as a .keras file ({reason(error)})") from error
-    try:  # what the weights take is known before memory is
-        needed = _weight_bytes(config)
-        if needed > stored:
-            raise ValueError(f"it is of {needed} bytes of weights, and {stored} are stored")
-        return keras.saving.load_model(path, custom_objects=None, compile=False, safe_mode=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # Keras raises anything
-        said = f"{type(error).__name__}: {reason(error)}"
-        raise InputError(f"{path}: Keras cannot load it ({said})") from error
 
 
-def _check_weights(archive: zipfile.ZipFile, path) -> None:
-    with tempfile.TemporaryDirectory(prefix="hesscomp-") as folder:
-        unpacked = archive.extract(WEIGHTS, folder)
-        with CheckedFile(unpacked, "weights file", called=f"{path}/{WEIGHTS}") as file:
-            file.check_all()
+def _uncompiled(config):
+    """A configuration without what models were compiled with, at any depth."""
+    if isinstance(config, dict):
+        return {key: _uncompiled(config[key]) for key in config if key != "compile_config"}
+    return [_uncompiled(value) for value in config] if isinstance(config, list) else config
+
+
+def _made(config: dict) -> keras.Model:
+    """The model that a configuration describes; layers that are shared in it stay so."""
+    with ObjectSharingScope():  # Keras takes from the configuration what it reads
+        return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
 
 
 def _weight_bytes(config: dict) -> int:
     """What the weights of a model take, which is made without them."""
-    config = {key: value for key, value in config.items() if key != "compile_config"}
     waiting = global_state.get_global_attribute("uninitialized_variables", [])
     before = list(waiting)  # Keras adds to it, and would make their values with the next model's
     try:
         with keras.StatelessScope(initialize_variables=False):
-            model = keras.saving.deserialize_keras_object(config, safe_mode=True)
+            model = _made(config)
     finally:
         global_state.set_global_attribute("uninitialized_variables", before)
     weights = model.trainable_variables + fixed_variables(model)
@@ -135,9 +153,8 @@ def _weight_bytes(config: dict) -> int:
 
 
 def _refuse_code(config, path) -> None:
-    config = {
-        key: value for key, value in _mapping(config, path).items() if key != "compile_config"
-    }
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: cannot be read as a .keras file (config.json is no object)")
     for thing in _things(config):
         module, kind = thing.get("module"), thing["class_name"]
         known = any(module == m or (m[-1] == "." and str(module).startswith(m)) for m in MODULES)
@@ -149,12 +166,6 @@ def _refuse_code(config, path) -> None:
                 f"{path}: holds {reason(named)}, which is code, and from files only Keras' own "
                 "layers are loaded; make the model in Python: --problem package.module:function"
             )
-
-
-def _mapping(config, path) -> dict:
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: cannot be read as a .keras file (config.json is no object)")
-    return config
 
 
 def _things(config) -> Iterator[dict]:

@@ -7,7 +7,7 @@ from hesscomp.curvature.tensorflow import tf
 class Embedding(Operation):
     """y = table[x]; linear in the table, and x has no tangent."""
 
-    linear = True
+    linear = whole = True
 
     def __init__(self, table):
         self.variables = (table,)

@@ -41,16 +41,21 @@ class _Reader:
 
     def place(self, tensor) -> int:
         """Where a symbolic tensor's value is found, once the nodes before it are written."""
-        key = _key(tensor)
-        if key not in self.places:
-            layer, index, _ = key[0], key[1], key[2]
-            call = layer._inbound_nodes[index]
-            inputs = call.arguments.keras_tensors
+        waiting = [tensor]  # no recursion: a model may have more layers than Python has frames
+        while waiting:
+            layer, index, _ = key = _key(waiting[-1])
+            if key in self.places:
+                waiting.pop()
+                continue
+            inputs = layer._inbound_nodes[index].arguments.keras_tensors
             if not inputs:
                 raise Unsupported(f"{layer.name} has no input that comes from the data")
-            before = tuple(self.place(x) for x in inputs)
-            self.places[key] = self._written(layer, inputs, before)
-        return self.places[key]
+            missing = [x for x in reversed(inputs) if _key(x) not in self.places]
+            if not missing:
+                before = tuple(self.places[_key(x)] for x in inputs)
+                self.places[key] = self._written(layer, inputs, before)
+            waiting += missing
+        return self.places[_key(tensor)]
 
     def _written(self, layer, inputs, before) -> int:
         if isinstance(layer, keras.Model):

@@ -95,14 +95,21 @@ def _convolution(layer, inputs):
 
 
 def _convolved(layer, inputs, kind):
-    _needs(layer, layer.padding in ("same", "valid"), f"padding {layer.padding}")
     kernel = layer._kernel if kind is Convolution else layer.kernel
+    causal = layer.padding == "causal"  # along the one axis of Conv1D
 
     def rule(pair):
-        options = pair(layer.strides), pair(layer.dilation_rate), layer.padding
-        return kind(kernel, layer.bias, *options)
+        padding = "valid" if causal else layer.padding
+        return kind(kernel, layer.bias, pair(layer.strides), pair(layer.dilation_rate), padding)
 
-    return [*_space(layer, inputs, rule), *_activation(layer.activation)]
+    before = [_past(layer)] if causal else []
+    return [*before, *_space(layer, inputs, rule), *_activation(layer.activation)]
+
+
+def _past(layer) -> Operation:
+    """Zeros before the first place, so that no place sees later ones."""
+    more = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+    return Linear(lambda x: tf.pad(x, [[0, 0], [more, 0], [0, 0]]), channelwise=True)
 
 
 def _depthwise(layer, inputs):
@@ -191,6 +198,7 @@ def _product(layer, inputs):
 def _embedding(layer, inputs):
     _no_lora(layer)
     _needs(layer, not layer.mask_zero, "a mask")
+    _needs(layer, layer.input_dim <= 2**24, "more rows than float32 can count")
     return [Embedding(layer._embeddings)]
 
 
@@ -253,4 +261,8 @@ def _softmax(layer):
 
 def _rescaling(layer):
     _needs(layer, np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0, "arrays of scales")
-    return [Elementwise(lambda x: x * layer.scale + layer.offset)]
+
+    def rescale(x):  # as Keras has it: tf.cast rounds numbers of Python to float32
+        return x * tf.cast(layer.scale, x.dtype) + tf.cast(layer.offset, x.dtype)
+
+    return [Elementwise(rescale)]

@@ -142,7 +142,10 @@ class LayerwiseEngine(NetworkEngine):
         values, sites = [X], []
         for place, node in enumerate(self.nodes):
             parameters = [self._parameter(theta, v) for v in node.operation.variables]
-            at = At([values[i] for i in node.inputs], parameters)
+            inputs = [values[i] for i in node.inputs]
+            if not node.operation.whole:  # data may be integers
+                inputs = [tf.cast(value, theta.dtype) for value in inputs]
+            at = At(inputs, parameters)
             if known is None:
                 at.output = node.operation.forward(at)
             else:

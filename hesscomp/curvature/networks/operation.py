@@ -88,10 +88,12 @@ class Operation(ABC):
         Whether it is linear (or affine) in its inputs.
     fuses : bool
         Whether `pull_tangent` takes `t_delta` as a `Terms`.
+    whole : bool
+        Whether its inputs are whole numbers by nature, so that integers stay integers.
     """
 
     variables: tuple = ()
-    linear = fuses = False
+    linear = fuses = whole = False
 
     @abstractmethod
     def forward(self, at: At) -> tf.Tensor:
