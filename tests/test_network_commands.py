@@ -584,8 +584,9 @@ def test_a_random_model_is_named(in_tmp, capsys):
         "        return super().call(x, training=True)\n"
         "def problem(world):\n"
         "    layers = [keras.layers.Dropout(0.5, name='drop'), keras.layers.Dense(2)]\n"
-        "    model = Noisy([keras.Input((3,)), *layers], name='noisy')\n"
-        "    return KerasProblem(model, 'softmax-cross-entropy', (np.eye(3), [0, 1, 0]), world)\n"
+        "    model = Noisy([keras.Input((30,)), *layers], name='noisy')\n"
+        "    data = np.ones((3, 30)), [0, 1, 0]\n"
+        "    return KerasProblem(model, 'softmax-cross-entropy', data, world)\n"
     )
     line = refused(capsys, "compress", "--problem", "noisy:problem", "--out", "f.h5")
     assert "noisy gives different outputs for equal inputs: drop (Dropout); run them in" in line
