@@ -213,30 +213,23 @@ class World:
         return _unpacked(received, coming)
 
     def ranks_here(self) -> int:
-        """How many ranks run on this node. Collective."""
-        return self._here()[1]
+        """How many ranks run on this node."""
+        return len(self._neighbours())
 
     def place_here(self) -> int:
-        """Which of the ranks on this node this one is, from 0. Collective."""
-        return self._here()[0]
-
-    def _here(self) -> tuple[int, int]:
-        node = self._node()
-        here = node.Get_rank(), node.Get_size()
-        node.Free()
-        return here
+        """Which of the ranks on this node this one is, from 0."""
+        return self._neighbours().index(self.rank)
 
     def node_shares(self, cores: set[int]) -> list[int]:
-        """For each of this rank's `cores`, how many ranks of this node may run on it."""
-        node = self._node()
-        everyone = node.allgather(cores)
-        node.Free()
-        return [sum(core in other for other in everyone) for core in cores]
+        """For each of this rank's `cores`, how many ranks of this node may run on it. Collective."""
+        everyone = self.gather(cores)
+        here = [everyone[rank] for rank in self._neighbours()]
+        return [sum(core in other for other in here) for core in cores]
 
-    def _node(self) -> MPI.Comm:
-        """The ranks on this node, to be freed by the caller."""
-        self._wait(self.comm.Ibarrier(), "meeting")  # for what has no non-blocking form
-        return self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+    def _neighbours(self) -> list[int]:
+        """The ranks on this node, itself among them: those whose processor has its name."""
+        hosts = self._waiting.hosts
+        return [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
 
     def _wait(self, request: MPI.Request, what: str) -> None:
         """Wait for a collective of this world; if some ranks do not come, end all."""
