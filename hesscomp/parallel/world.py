@@ -221,7 +221,7 @@ class World:
         return self._neighbours().index(self.rank)
 
     def node_shares(self, cores: set[int]) -> list[int]:
-        """For each of this rank's `cores`, how many ranks of this node may run on it. Collective."""
+        """How many of this node's ranks may run on each of this rank's `cores`. Collective."""
         everyone = self.gather(cores)
         here = [everyone[rank] for rank in self._neighbours()]
         return [sum(core in other for other in here) for core in cores]
