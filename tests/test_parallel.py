@@ -1,15 +1,18 @@
 """The world: reductions, agreement on errors, rows, random blocks."""
 
+import argparse
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hesscomp.cli.session import run_on_ranks
 from hesscomp.errors import InputError, RankFailure
 from hesscomp.parallel import random
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.runs.activity import activity
 
 pytestmark = pytest.mark.ranks
 
@@ -41,6 +44,33 @@ def test_phase_tells_a_bug_from_bad_input(world):
             raise ZeroDivisionError
     with pytest.raises(InputError, match="No such file"), world.phase("opening"):
         Path("/no/such/file").read_text()
+    with pytest.raises(RankFailure, match=r"memory ran out .*hesscomp plan"), world.phase("asking"):
+        np.empty(2**50)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_traceback_is_shown_on_request(world, monkeypatch, caplog, capsys, asked):
+    def command(_, session):
+        with activity("dividing"):
+            raise ZeroDivisionError("by zero")
+
+    if asked:
+        monkeypatch.setenv("HESSCOMP_TRACEBACK", "1")
+    with (
+        pytest.raises(RankFailure, match=r"\(test_parallel.py:\d+\); H"),
+        world.phase("adding"),
+    ):
+        raise ZeroDivisionError
+    assert ("Traceback" in caplog.text) == asked
+    options = argparse.Namespace(threads=1, comm_timeout=60.0)
+    assert run_on_ranks(command, options, 0.0) == 1
+    lines = capsys.readouterr().err.splitlines()
+    if world.rank:
+        assert not lines
+        return
+    who = "all ranks failed" if world.size > 1 else "failed"
+    assert lines[0].startswith(f"hesscomp: error: {who} in dividing: ZeroDivisionError: by zero (")
+    assert (len(lines) > 1) == asked
 
 
 def test_root_work_and_its_failure_reach_all_ranks(world):

@@ -6,14 +6,13 @@ import os
 import pickle
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from mpi4py import MPI
 
-from hesscomp.errors import HesscompError, InputError, Interrupted, RankFailure
+from hesscomp.errors import InputError, Interrupted, RankFailure, describe, whole_story
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.waiting import Stranded, Waiting
 from hesscomp.runs.activity import activity
@@ -254,15 +253,15 @@ class World:
                 yield
             except Exception as error:  # whatever it is, the other ranks must hear of it
                 failure = error
-                if not isinstance(error, HesscompError | OSError):
-                    log.error("rank %d failed in %s\n%s", self.rank, name, traceback.format_exc())
+                if story := whole_story(error):
+                    log.error("rank %d failed in %s%s", self.rank, name, story)
             lowest = -int(self.max(np.array([-self.size if failure is None else -self.rank]))[0])
             if lowest == self.size:
                 return
             report = None
             if self.rank == lowest:
                 bad_input = isinstance(failure, InputError | OSError)
-                text = _describe(failure)
+                text = describe(failure)
                 prefix = f"rank {lowest}, {name}: " if self.size > 1 else ""
                 report = (bad_input, prefix + text)
             bad_input, message = self.broadcast(report, root=lowest)
@@ -273,12 +272,15 @@ class World:
 
         On a communicator of its own, so that it cannot match a reduction the others are in.
         """
-        request = self._control.Ibarrier()
         deadline = time.monotonic() + seconds
-        while not request.Test():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
+        try:
+            request = self._control.Ibarrier()
+            while not request.Test():
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+        except MPI.Exception:  # a connection is broken
+            return False
         return True
 
     def abort(self, status: int) -> None:
@@ -308,12 +310,3 @@ def _countable(array: np.ndarray) -> list[slice]:
         return [slice(None)]
     width = max(CHUNK // rows, 1)
     return [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
-
-
-def _describe(error: BaseException) -> str:
-    """One line for the user."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}"
-    if isinstance(error, HesscompError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
