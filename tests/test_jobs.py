@@ -182,6 +182,22 @@ def test_asks_for_what_it_is_told(tmp_path):
     assert 'mpiexec -n "$SLURM_NTASKS" hesscomp compress --data adult "$@" &' in text
 
 
+def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
+    words = [
+        "--nodes",
+        "2",
+        "--mem-per-cpu",
+        "3G",
+        "--",
+        "plan",
+        "--problem=mnist-mlp",
+        "--ranks",
+        "9",
+    ]
+    text = write_job(tmp_path, *words).read_text()
+    assert "#SBATCH --mem-per-cpu=3G\n" in text and "\nsrun --mpi" in text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -193,6 +209,10 @@ def test_asks_for_what_it_is_told(tmp_path):
         (["--", "compres"], "hesscomp compres: no such command"),
         (["--", "job"], "hesscomp job: no such command"),
         (["--nodes", "2", "--", "merge", "a.h5"], "hesscomp merge runs on one rank"),
+        (
+            ["--nodes", "2", "--", "plan", "--n", "9", "--rows", "9"],
+            "hesscomp plan runs on one rank",
+        ),
         (["--stage", "d.npz", "--", "compress"], "--stage d.npz: is no word of the command"),
         (["--", "compress", "--at", "{}"], "add --array"),
         (["--submit", "--", "compress"], "--submit needs --out"),

@@ -10,6 +10,7 @@ import pytest
 from hesscomp.cli.session import run_on_ranks
 from hesscomp.errors import InputError, RankFailure
 from hesscomp.parallel import random
+from hesscomp.parallel.calibration import algebra_rate, network_speed
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.threads import threads_per_rank
 from hesscomp.runs.activity import activity
@@ -129,3 +130,10 @@ def test_the_ranks_of_a_node_are_those_with_its_name(world, monkeypatch):
     here = [rank for rank in range(world.size) if rank % 2 == world.rank % 2]
     assert world.ranks_here() == len(here) and world.place_here() == world.rank // 2
     assert world.node_shares({0, 10 + world.rank}) in ([len(here), 1], [1, len(here)])
+
+
+def test_the_network_and_the_algebra_are_timed_on_arrays_that_fit(world):
+    assert algebra_rate(10**12, 20) > 0
+    if world.size > 1:
+        latency, bandwidth = network_speed(world, 10**15)
+        assert latency > 0 and bandwidth > 0

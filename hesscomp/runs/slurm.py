@@ -50,8 +50,8 @@ class Job:
         Threads are as many as CPUs.
     time : str
         Of the job, in one of SLURM's forms: minutes, 2:00:00, 1-12 ...
-    mem, partition, account : str, optional
-        As `sbatch` takes them; the memory is a node's.
+    mem, mem_per_cpu, partition, account : str, optional
+        As `sbatch` takes them; `mem` is a node's.
     launcher : str
         "srun" or "mpiexec".
     parallel : bool
@@ -70,6 +70,7 @@ class Job:
     cpus_per_rank: int = 1
     time: str = "1:00:00"
     mem: str | None = None
+    mem_per_cpu: str | None = None
     partition: str | None = None
     account: str | None = None
     launcher: str = "srun"
@@ -89,10 +90,10 @@ class Job:
             )
         if not re.fullmatch(TIME, self.time):
             raise InputError(f"--time {self.time}: take minutes, 2:00:00 or 1-12:00:00")
-        for name in ("name", "mem", "partition", "account"):
-            value = getattr(self, name)
+        for name in ("name", "mem", "mem_per_cpu", "partition", "account"):
+            value, option = getattr(self, name), name.replace("_", "-")
             if value is not None and not re.fullmatch(r"[\w.,:+@=-]+", value):
-                raise InputError(f"--{name} {value!r}: SLURM takes no such name")
+                raise InputError(f"--{option} {value!r}: SLURM takes no such name")
         for word in (*self.command, *self.stage):
             if not word.isprintable():
                 raise InputError(f"{word!r}: a job script cannot hold line breaks in its command")
@@ -156,6 +157,7 @@ def _directives(job: Job) -> str:
         "cpus-per-task": job.cpus_per_rank,
         "time": job.time,
         "mem": job.mem,
+        "mem-per-cpu": job.mem_per_cpu,
         "partition": job.partition,
         "account": job.account,
         "output": "%x-%A_%a.out" if job.array else "%x-%j.out",
