@@ -86,7 +86,7 @@ def save_slabs(
                     file.create_virtual_dataset(name, virtual, np.nan)
     except BaseException:
         if mine not in slabs_of(path, name):  # else the new file is in place and needs it
-            mine.unlink(missing_ok=True)
+            remove_files([mine])
         raise
 
 
