@@ -1,9 +1,18 @@
 """The errors that hesscomp raises on purpose; each carries one clear line for the user."""
 
+import os
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 SHOWN = 20  # of names in a message
 MOST = 500  # characters of what others say, which may quote what a file holds
+TRACEBACK = "HESSCOMP_TRACEBACK"  # set in the environment: errors come with their traceback
+OUT_OF_MEMORY = (
+    "MemoryError",
+    "_ArrayMemoryError",
+    "ResourceExhaustedError",
+)  # the last TensorFlow's
 
 
 def one_line(text: str) -> str:
@@ -15,6 +24,32 @@ def one_line(text: str) -> str:
 def reason(error: object) -> str:
     """What somebody else's error, or a file, says: one line, and not a long one."""
     return one_line(" ".join(str(error).split()))[:MOST]
+
+
+def describe(error: BaseException) -> str:
+    """What a user is told of an error: one line; of one that nobody foresaw, also where it was."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}"
+    if isinstance(error, HesscompError):
+        return str(error)
+    kind, text = type(error).__name__, reason(error)
+    if kind in OUT_OF_MEMORY:
+        return (
+            f"memory ran out ({text or kind}); give each rank more, or take more ranks: "
+            "`hesscomp plan` says what one needs"
+        )
+    return f"{kind}: {text}{_place(error)}; {TRACEBACK}=1 shows the way there"
+
+
+def _place(error: BaseException) -> str:
+    """The line that raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+
+
+def whole_story(error: BaseException) -> str:
+    """The traceback of an error where the user asked for it, with a line break; else nothing."""
+    return "\n" + "".join(traceback.format_exception(error)) if os.environ.get(TRACEBACK) else ""
 
 
 def some(names: Iterable[str]) -> str:

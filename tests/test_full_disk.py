@@ -2,6 +2,7 @@
 
 import errno
 import os
+import platform
 import resource
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from hesscomp.parallel.layout import Replicated, Rows
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
 from hesscomp.runs.history import History
+from hesscomp.runs.journal import Journal
 from hesscomp.runs.report import write_json
 
 SMALL, LARGE = 50, 100_000  # numbers: 1 MB, or 2, do not fit where the small ones do
@@ -52,6 +54,16 @@ def solve(path, n):
         raise OSError(errno.ENOSPC, "told", str(path))
 
 
+def checkpoint(step, n):
+    return Checkpoint(step, {"x": np.ones(n)}, {}, {}, {})
+
+
+def write_product(path, n):
+    world = World.serial()
+    journal, result = Journal(path.parent, {"data": "none"}, world), np.ones((n, 2))
+    journal.result("sum", (), result.shape, Replicated(n, world), lambda: result)
+
+
 WRITERS = {
     "f.h5": lambda path, n: save_factor(factor(n), path),
     "phase.h5": lambda path, n: save_factor(factor(n, Replicated(n, World.serial())), path),
@@ -61,6 +73,8 @@ WRITERS = {
     "h.csv": lambda path, n: History([{"f": 1 / 3}] * n).write_csv(path),
     "p.png": write_picture,
     "d.npy": solve,
+    "checkpoint.h5": lambda path, n: save_checkpoint(checkpoint(1, n), path.parent, World.serial()),
+    "product-000000.h5": write_product,
 }
 
 
@@ -130,7 +144,7 @@ def test_a_full_disk_loses_nothing(disk, name):
     refuse(disk, name, "No space left on device; free some space or name another folder")
 
 
-@pytest.mark.parametrize("name", ["phase.h5", "r.json"])
+@pytest.mark.parametrize("name", WRITERS)
 def test_a_read_only_disk_loses_nothing(disk, name):
     WRITERS[name](disk / name, SMALL)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
@@ -156,9 +170,6 @@ def test_a_limit_of_sizes_loses_nothing(tmp_path, name):
 
 
 def test_a_checkpoint_that_fits_is_kept(tmp_path):
-    def checkpoint(step, n):
-        return Checkpoint(step, {"x": np.ones(n)}, {}, {}, {})
-
     for step in (1, 2):
         save_checkpoint(checkpoint(step, SMALL), tmp_path, World.serial())
     for _ in range(2):
@@ -166,6 +177,18 @@ def test_a_checkpoint_that_fits_is_kept(tmp_path):
             save_checkpoint(checkpoint(3, LARGE), tmp_path, World.serial())
         assert load_checkpoint(tmp_path / NAME).step == 2
         assert not list(tmp_path.glob(".*"))
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    begin = f".r.json.{platform.node()}"
+    others = [f"{begin}.{os.getppid()}.tmp.json", f".r.json.elsewhere.{killed.pid}.tmp.json"]
+    others += [f".q.json.{platform.node()}.{killed.pid}.tmp.json", f"{begin}.x.tmp.json"]
+    for name in (f"{begin}.{killed.pid}.tmp.json", *others):
+        (tmp_path / name).touch()
+    write_json(tmp_path / "r.json", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["r.json", *others])
 
 
 def test_a_command_says_it_in_one_line(disk, capsys):

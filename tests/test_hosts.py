@@ -50,6 +50,18 @@ def hosts(several_hosts, run_command, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_start_that_fails_leaves_nothing(several_hosts, run_command, tmp_path):
+    (tmp_path / "unshare").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "unshare").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOSTS_SANDBOX": str(tmp_path / "sandbox"),
+    }
+    assert run_command([SANDBOX, "start", "2"], env=environment).returncode
+    assert not (tmp_path / "sandbox").exists() and not Path("/etc/netns/hesscomp-h1").exists()
+    assert "hesscomp" not in run_command(["ip", "netns", "list"]).stdout
+
+
 def test_newton_and_compress_give_what_they_give_on_one_host(hosts, run_ranks):
     from hesscomp.factors import load_factor
 

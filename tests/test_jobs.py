@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -123,6 +125,33 @@ def test_words_reach_the_command_as_they_are(run_script, run_command, tmp_path, 
         assert checked.returncode == 0, checked.stdout
 
 
+def let(folder: Path, **programs: str) -> None:
+    """Have these shell commands stand in for programs."""
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+
+
+def test_a_signal_before_the_work_puts_the_job_back(run_script, tmp_path):
+    """Here from within the copying, which would take a while yet."""
+    srun = "kill -USR1 $PPID; exec sleep 20 >&- 2>&-"
+    let(tmp_path / "bin", srun=srun, scontrol='echo "scontrol $*"')
+    words = ["--stage", "d.npz", "--", "compress", "--data", "d.npz"]
+    start = time.monotonic()
+    done = run_script(write_job(tmp_path, *words, "--run", "r"))
+    assert (done.returncode, done.stdout) == (75, "scontrol requeue 417\n"), done.stderr
+    assert run_script(write_job(tmp_path, *words)).returncode == -signal.SIGUSR1  # would not go on
+    assert time.monotonic() - start < 20
+
+
+def test_the_status_of_work_that_ends_with_a_signal_is_kept(run_script, tmp_path):
+    let(tmp_path / "bin", srun="kill -USR1 $PPID; exit 75", scontrol='echo "scontrol $*"')
+    script = write_job(tmp_path, "--", "compress", "--run", "r")
+    for _ in range(5):
+        done = run_script(script)
+        assert (done.returncode, done.stdout) == (75, "scontrol requeue 417\n"), done.stderr
+
+
 def test_array_task_takes_its_item(run_script, tmp_path):
     script = write_job(
         tmp_path, "--array", "--", "compress", "--at", "{}", "--out", "t-%A/{name}-%a.h5"
@@ -153,6 +182,22 @@ def test_asks_for_what_it_is_told(tmp_path):
     assert 'mpiexec -n "$SLURM_NTASKS" hesscomp compress --data adult "$@" &' in text
 
 
+def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
+    words = [
+        "--nodes",
+        "2",
+        "--mem-per-cpu",
+        "3G",
+        "--",
+        "plan",
+        "--problem=mnist-mlp",
+        "--ranks",
+        "9",
+    ]
+    text = write_job(tmp_path, *words).read_text()
+    assert "#SBATCH --mem-per-cpu=3G\n" in text and "\nsrun --mpi" in text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -164,6 +209,10 @@ def test_asks_for_what_it_is_told(tmp_path):
         (["--", "compres"], "hesscomp compres: no such command"),
         (["--", "job"], "hesscomp job: no such command"),
         (["--nodes", "2", "--", "merge", "a.h5"], "hesscomp merge runs on one rank"),
+        (
+            ["--nodes", "2", "--", "plan", "--n", "9", "--rows", "9"],
+            "hesscomp plan runs on one rank",
+        ),
         (["--stage", "d.npz", "--", "compress"], "--stage d.npz: is no word of the command"),
         (["--", "compress", "--at", "{}"], "add --array"),
         (["--submit", "--", "compress"], "--submit needs --out"),

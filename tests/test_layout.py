@@ -319,6 +319,17 @@ def test_slabs_on_disk(world, shared_tmp, monkeypatch):
     assert load_factor(path).rank == 5
 
 
+def test_slabs_of_other_files_are_not_removed(world, shared_tmp):
+    path, copy = shared_tmp / "f.h5", shared_tmp / "copy.h5"
+    save_factor(compress(Sharded(matrix("polynomial"), world, True), 4, layout="rows"), path)
+    world.gather(None)
+    if world.rank == 0:
+        copy.write_bytes(path.read_bytes())
+        save_factor(load_factor(copy), copy)
+        assert load_factor(path).rank == load_factor(copy).rank == 4
+    world.gather(None)
+
+
 def test_a_save_that_not_all_ranks_call_ends(world, shared_tmp, monkeypatch):
     if world.size == 1:
         return

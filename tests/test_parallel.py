@@ -1,15 +1,19 @@
 """The world: reductions, agreement on errors, rows, random blocks."""
 
+import argparse
 import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hesscomp.cli.session import run_on_ranks
 from hesscomp.errors import InputError, RankFailure
 from hesscomp.parallel import random
+from hesscomp.parallel.calibration import algebra_rate, network_speed
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.runs.activity import activity
 
 pytestmark = pytest.mark.ranks
 
@@ -41,6 +45,33 @@ def test_phase_tells_a_bug_from_bad_input(world):
             raise ZeroDivisionError
     with pytest.raises(InputError, match="No such file"), world.phase("opening"):
         Path("/no/such/file").read_text()
+    with pytest.raises(RankFailure, match=r"memory ran out .*hesscomp plan"), world.phase("asking"):
+        np.empty(2**50)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_traceback_is_shown_on_request(world, monkeypatch, caplog, capsys, asked):
+    def command(_, session):
+        with activity("dividing"):
+            raise ZeroDivisionError("by zero")
+
+    if asked:
+        monkeypatch.setenv("HESSCOMP_TRACEBACK", "1")
+    with (
+        pytest.raises(RankFailure, match=r"\(test_parallel.py:\d+\); H"),
+        world.phase("adding"),
+    ):
+        raise ZeroDivisionError
+    assert ("Traceback" in caplog.text) == asked
+    options = argparse.Namespace(threads=1, comm_timeout=60.0)
+    assert run_on_ranks(command, options, 0.0) == 1
+    lines = capsys.readouterr().err.splitlines()
+    if world.rank:
+        assert not lines
+        return
+    who = "all ranks failed" if world.size > 1 else "failed"
+    assert lines[0].startswith(f"hesscomp: error: {who} in dividing: ZeroDivisionError: by zero (")
+    assert (len(lines) > 1) == asked
 
 
 def test_root_work_and_its_failure_reach_all_ranks(world):
@@ -91,3 +122,18 @@ def test_threads_share_the_cores(world, monkeypatch):
     assert threads_per_rank(world, 3) == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert threads_per_rank(world) == 5
+
+
+def test_the_ranks_of_a_node_are_those_with_its_name(world, monkeypatch):
+    hosts = [f"n{rank % 2}" for rank in range(world.size)]
+    monkeypatch.setattr(world._waiting, "hosts", hosts)
+    here = [rank for rank in range(world.size) if rank % 2 == world.rank % 2]
+    assert world.ranks_here() == len(here) and world.place_here() == world.rank // 2
+    assert world.node_shares({0, 10 + world.rank}) in ([len(here), 1], [1, len(here)])
+
+
+def test_the_network_and_the_algebra_are_timed_on_arrays_that_fit(world):
+    assert algebra_rate(10**12, 20) > 0
+    if world.size > 1:
+        latency, bandwidth = network_speed(world, 10**15)
+        assert latency > 0 and bandwidth > 0

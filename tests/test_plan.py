@@ -2,13 +2,17 @@
 
 import json
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from hesscomp.cli.main import main
 from hesscomp.cli.sizes import format_bytes, parse_bytes
+from hesscomp.curvature import calibration
+from hesscomp.curvature.operator import ShardedOperator
 from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
 from hesscomp.runs.plan import Machine, Request, make_plan
 
 N, RANK = 50_000, 50
@@ -135,8 +139,29 @@ def test_a_problem_is_loaded_and_timed(run_ranks):
     done = run_ranks(2, ["plan", "--data", "adult", "--rank", "20", "--ranks", "64"])
     assert done.returncode == 0, done.stderr
     assert "n = 109, 32,561 rows, rank 20" in done.stdout
-    assert "measured here; ranks: 2" in done.stdout
+    assert "measured here; ranks: 2, threads of each: 1, columns of a product: 30" in done.stdout
+    assert "not measured" not in done.stdout
     assert "method         nystrom" in done.stdout
+
+
+class Slow(ShardedOperator):
+    """A product takes a hundredth of a second for each column."""
+
+    def _local(self, V):
+        time.sleep(0.01 * V.shape[1])
+        return V
+
+
+@pytest.mark.parametrize(
+    ("long", "largest", "least", "most"),
+    [(1e9, 1e9, 50, 50), (0.2, 1e9, 2, 20), (1e9, 8e3, 10, 10), (1e-3, 1e9, 1, 1)],
+)
+def test_a_calibration_takes_what_fits_the_time(monkeypatch, long, largest, least, most):
+    monkeypatch.setattr(calibration, "LONG", long)
+    monkeypatch.setattr(calibration, "LARGEST", largest)
+    monkeypatch.setattr(calibration, "REPEATS", 1)
+    cost = calibration.product_cost(Slow(100, World.serial(), psd=True), 50)
+    assert least <= cost.columns <= most and cost.seconds >= 0.01 * cost.columns
 
 
 @pytest.mark.parametrize(

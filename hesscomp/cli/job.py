@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 
+from hesscomp.cli import plan
 from hesscomp.cli.main import COMMANDS, PARALLEL
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.runs.files import atomic_path, check_writable, find_files
@@ -24,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cpus-per-rank", type=int, default=1, metavar="C", help="CPUs, and threads, of a rank"
     )
     ask.add_argument("--time", default="1:00:00", metavar="T", help="such as 30, 2:00:00, 1-12")
-    ask.add_argument("--mem", metavar="SIZE", help="memory of a node, such as 64G")
+    memory = ask.add_mutually_exclusive_group()
+    memory.add_argument("--mem", metavar="SIZE", help="memory of a node, such as 64G")
+    memory.add_argument(
+        "--mem-per-cpu", metavar="SIZE", help="memory of a CPU, as hesscomp plan advises"
+    )
     ask.add_argument("--partition", metavar="NAME")
     ask.add_argument("--account", metavar="NAME")
     run = parser.add_argument_group("run")
@@ -77,8 +82,9 @@ def _job(options) -> Job:
         partition=options.partition,
         account=options.account,
         mem=options.mem,
+        mem_per_cpu=options.mem_per_cpu,
         launcher=options.launcher,
-        parallel=command in PARALLEL,
+        parallel=command in PARALLEL or (command == "plan" and plan.on_ranks(options.words)),
         stage=tuple(options.stage),
         array=options.array is not None,
     )

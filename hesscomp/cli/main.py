@@ -12,7 +12,14 @@ import time
 
 import hesscomp
 from hesscomp.cli.patience import at_most
-from hesscomp.errors import HesscompError, InputError, OperatorError, one_line
+from hesscomp.errors import (
+    HesscompError,
+    InputError,
+    OperatorError,
+    describe,
+    one_line,
+    whole_story,
+)
 from hesscomp.parallel import TIMEOUT
 
 MOST = 2**53  # of whole numbers: arrays have no more entries, and as floats they are exact
@@ -83,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         return run_on_ranks(command.run, options, STARTED)
     try:
         return command.run(options)
-    except (HesscompError, OSError) as error:
+    except (HesscompError, OSError, MemoryError) as error:
         return report_error(error)
 
 
@@ -125,10 +132,8 @@ def exit_status(error: BaseException) -> int:
     return 2 if isinstance(error, InputError | OperatorError) else 1
 
 
-def report_error(error: BaseException) -> int:
-    """Say in one line what went wrong; returns the exit status."""
-    text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f"{error.filename}: {error.strerror}"
-    print(f"hesscomp: error: {text}", file=sys.stderr, flush=True)
+def report_error(error: BaseException, before: str = "") -> int:
+    """Say in one line what went wrong, after some words; returns the exit status."""
+    text = f"hesscomp: error: {before}{describe(error)}{whole_story(error)}"
+    print(text, file=sys.stderr, flush=True)
     return exit_status(error)

@@ -69,6 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--bandwidth", type=_positive, metavar="B", help="bytes/s; default 1e9")
 
 
+def on_ranks(words: list[str]) -> bool:
+    """Whether a plan of these options loads a problem, on the ranks that it is given."""
+    return any(word.partition("=")[0] == f"--{name}" for word in words for name in SUBJECT)
+
+
 def run(options: argparse.Namespace) -> int:
     named = any(getattr(options, name) is not None for name in SUBJECT)
     sized = options.n is not None or options.rows is not None
@@ -150,10 +155,12 @@ def _calibrate(subject, options, session) -> int:
         row_bytes=max(held - world.size * VECTORS * NUMBER * operator.n, 0) / rows
         if options.row_bytes is None
         else options.row_bytes,
-        row_seconds=cost.seconds * world.size / (columns * rows)
+        row_seconds=cost.seconds * world.size / (cost.columns * rows)
         if options.row_seconds is None
         else options.row_seconds,
-        product_bytes=cost.bytes,
+        product_bytes=min(
+            cost.bytes * columns / cost.columns, max(cost.bytes, request.product_bytes)
+        ),
     )
     latency, bandwidth = network_speed(world, operator.n * columns)
     machine = replace(_machine(options), program=program, flops=algebra_rate(operator.n, columns))
@@ -161,7 +168,14 @@ def _calibrate(subject, options, session) -> int:
         machine = replace(machine, latency=latency)
     if options.bandwidth is None and bandwidth is not None:
         machine = replace(machine, bandwidth=bandwidth)
-    session.say(f"measured here; ranks: {world.size}, threads of each: {session.threads}")
+    session.say(
+        f"measured here; ranks: {world.size}, threads of each: {session.threads}, columns of a "
+        f"product: {cost.columns}"
+    )
+    if world.size == 1 and None in (options.latency, options.bandwidth):
+        session.say(
+            "not measured, since it takes two ranks: latency and bandwidth that are not given"
+        )
     session.say(plan_text(make_plan(request, machine)))
     return 0
 
@@ -222,8 +236,11 @@ def plan_text(plan: Plan) -> str:
         f"{machine.bandwidth:.3g} bytes/s); gathers half of it",
         f"  algebra      {machine.flops:.3g} operations/s",
     ]
-    advice = f"--mem-per-cpu={math.ceil(SPARE * total / 2**20)}M with one CPU a rank"
-    lines.append(f"ask SLURM for  --ntasks={P} {advice}, --time={_slurm_time(2 * seconds)}")
+    memory = f"--mem-per-cpu={math.ceil(SPARE * total / 2**20)}M"
+    lines.append(
+        f"ask SLURM for  --ntasks={P} (hesscomp job: --nodes times --ranks-per-node) {memory} "
+        f"--time={_slurm_time(2 * seconds)}, with one CPU a rank"
+    )
     if total > machine.memory:
         lines.append(f"does not fit   {_remedy(plan)}")
     return "\n".join(lines)

@@ -1,8 +1,6 @@
 """Commands that run on all ranks: threads, time, and errors that end every rank."""
 
-import sys
 import time
-import traceback
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
 
@@ -96,7 +94,8 @@ def run_on_ranks(command, options, started: float) -> int:
     """Run ``command(options, session)`` on every rank; returns the exit status.
 
     Errors that all ranks raise together are printed once. A rank that fails alone prints its
-    error and ends the others. A signal ends a command with `--run FOLDER` so that it can go on.
+    error, in one line, and ends the others. A signal ends a command with `--run FOLDER` so that it
+    can go on.
     """
     world = World(
         reproducible=getattr(options, "reproducible", False), timeout=options.comm_timeout
@@ -110,22 +109,18 @@ def run_on_ranks(command, options, started: float) -> int:
         return command(options, Session(world, threads, started, limits))
     except Interrupted:
         return ended(options, world)
-    except HesscompError as error:
-        if world.everyone_is_here():
-            return report_error(error) if world.rank == 0 else exit_status(error)
-        report_error(
-            type(error)(f"rank {world.rank} alone failed{inside(of_error(error))}: {error}")
-        )
-        world.abort(exit_status(error))
     except KeyboardInterrupt:
         world.abort(130)
     except BaseException as error:
-        print(
-            f"hesscomp: rank {world.rank} of {world.size} failed{inside(of_error(error))}:\n"
-            f"{traceback.format_exc()}",
-            file=sys.stderr,
-        )
-        world.abort(1)
+        while_doing = inside(of_error(error))
+        if not world.everyone_is_here():
+            report_error(error, f"rank {world.rank} alone failed{while_doing}: ")
+            world.abort(exit_status(error))
+        if world.rank == 0:
+            who = "all ranks " if world.size > 1 else ""
+            known = isinstance(error, HesscompError)
+            report_error(error, "" if known else f"{who}failed{while_doing}: ")
+        return exit_status(error)
     return 1
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from hesscomp.curvature.operator import Operator
 from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
 
-LONG = 30.0  # seconds after which a product is not repeated
+LONG = 20.0  # seconds that a product may take by what one column took, and all repeats together
 REPEATS = 3
+LARGEST = 2.0**30  # bytes of the block that is multiplied
 
 
 @dataclass(frozen=True)
@@ -18,31 +19,42 @@ class ProductCost:
 
     Attributes
     ----------
+    columns : int
+        Those of the block that was multiplied.
     seconds : float
     bytes : float
         Beside the program, the data, argument and result.
     """
 
+    columns: int
     seconds: float
     bytes: float
 
 
 def product_cost(operator: Operator, columns: int) -> ProductCost:
-    """Time and memory of a product with this many columns, after a first that compiles. Collective.
+    """Time and memory of a product with so many columns, or as many as time allows. Collective.
 
-    Costs up to four products, two where one takes more than half a minute.
+    Takes less than two minutes, compiling aside; where one column takes more than 20 seconds, two
+    products of it.
     """
-    world = operator.world
-    V = np.ones((operator.layout.rows, columns))
+    world, rows = operator.world, operator.layout.rows
+    one = _cost(operator, 1)
+    fits = min(LONG / max(one.seconds, 1e-9), LARGEST / (8 * max(rows, 1)), columns)
+    width = min(world.gather(int(fits)))
+    return _cost(operator, width) if width > 1 else one
+
+
+def _cost(operator: Operator, columns: int) -> ProductCost:
+    """From some products after a first."""
+    world, V = operator.world, np.ones((operator.layout.rows, columns))
     operator @ V
     before = resident_bytes()
     reset_peak()
     spent = []
-    for _ in range(REPEATS):
+    while len(spent) < REPEATS and not world.decide(sum(spent) > LONG):
         start = time.perf_counter()
         operator @ V
         spent.append(time.perf_counter() - start)
-        if world.decide(spent[-1] > LONG):
-            break
     taken = max(peak_bytes() - before - V.nbytes, 0)
-    return ProductCost(max(world.gather(float(np.median(spent)))), max(world.gather(taken)))
+    seconds = float(np.median(spent))
+    return ProductCost(columns, max(world.gather(seconds)), max(world.gather(taken)))

@@ -19,6 +19,7 @@ GRACE = 5.0  # seconds after which a rank ends that the one which spoke has not 
 LISTENERS = 4  # the lowest ranks: they call everyone and everyone calls them
 NAMED = 8  # ranks named in a message
 TAG = 1
+HERE, GONE, LOST = range(3)  # words: I wait; not any more; ranks are missing, all end
 
 
 class Stranded(RankFailure):
@@ -33,9 +34,10 @@ class Waiting:
     """Waits for the non-blocking collectives of one world, for at most `seconds` each.
 
     A rank that has waited too long calls the roll: it tells the others that it is here, and those
-    that wait too answer. The lowest rank that is here names the silent ones. So that many ranks
-    need few messages, and a host that is cut off can speak for itself, a rank calls its host's
-    ranks and the `LISTENERS` lowest only; these call everyone.
+    that wait too answer. If what it waits for does not come meanwhile, it says that ranks are lost,
+    and the lowest rank that is here names the silent ones; else those that answered wait on. So
+    that many ranks need few messages, and a host that is cut off can speak for itself, a rank calls
+    its host's ranks and the `LISTENERS` lowest only; these call everyone.
 
     Parameters
     ----------
@@ -52,7 +54,10 @@ class Waiting:
     def __init__(self, comm: MPI.Comm, seconds: float):
         self.comm, self.seconds = comm, seconds
         self.hosts: list[str] = []
-        self._calling: set[int] = set()  # ranks that have called and not taken it back
+        self._here: set[int] = set()  # ranks that wait, by their own words
+        self._calls: dict[int, int] = {}  # of each rank the last call that it is known to have made
+        self._answered: dict[int, int] = {}  # and the last that was answered
+        self._lost = False  # somebody has said so
         self._sent: list[MPI.Request] = []  # never waited for
 
     def wait(self, request: MPI.Request, what: str) -> None:
@@ -62,29 +67,35 @@ class Waiting:
         stay silent after that.
         """
         try:
-            start, spin = time.monotonic(), self._spin()
-            while not request.Test():
-                waited = time.monotonic() - start
-                if waited > spin:
-                    self._hear()
-                    if self._calling or waited > self.seconds:
-                        break
-                    time.sleep(min(waited / 1000, LONGEST_SLEEP))
+            end = time.monotonic() + self.seconds
+            while not self._poll(request, end):
+                if not self._call_roll(request.Test, self._unanswered()):
+                    why = f"within {self.seconds:g} s (--comm-timeout)"
+                    break
             else:
-                return
-            why = f"within {self.seconds:g} s (--comm-timeout)"
-            if self._call_roll(request.Test):
                 return
         except MPI.Exception as error:
             why = f"(MPI: {str(error).splitlines()[0]})"
             self._call_roll(lambda: False)
-        here = self._calling | {self.comm.rank}
+        here = self._here | {self.comm.rank}
         speaks = min(here) == self.comm.rank
         if not speaks:
             time.sleep(GRACE)
         raise Stranded(
             f"{self._silent(here)} did not come to the {what}{inside(current())} {why}", speaks
         )
+
+    def _poll(self, request: MPI.Request, end: float) -> bool:
+        """Whether the request is complete; False at the end, and once somebody calls."""
+        start, spin = time.monotonic(), self._spin()
+        while not request.Test():
+            waited = time.monotonic() - start
+            if waited > spin:
+                self._hear()
+                if self._unanswered() or start + waited > end:
+                    return False
+                time.sleep(min(waited / 1000, LONGEST_SLEEP))
+        return True
 
     def _spin(self) -> float:
         here = self.hosts.count(self.hosts[self.comm.rank]) if self.hosts else 1
@@ -99,31 +110,45 @@ class Waiting:
             if rank < LISTENERS or other < LISTENERS or not hosts or hosts[other] == hosts[rank]
         ]
 
-    def _call_roll(self, arrived: Callable[[], bool]) -> bool:
-        """Hear who is here; whether everyone arrived after all, so that the call is taken back.
+    def _call_roll(self, arrived: Callable[[], bool], call: tuple[int, int] | None = None) -> bool:
+        """Answer a call, or make one; whether there is more to wait for, or it came.
 
         A rank that waits for an earlier collective than others, whose data were lost, is here too.
+        Answers are given for twice as long as the caller waits for them.
         """
-        self._tell(True)
-        end = time.monotonic() + ANSWERS
-        while time.monotonic() < end:
-            if arrived():
-                self._tell(False)
-                return True
+        own = call is None
+        caller, number = (self.comm.rank, self._calls.get(self.comm.rank, 0) + 1) if own else call
+        self._calls[caller] = self._answered[caller] = number
+        self._lost, came = False, False
+        self._tell(HERE, caller, number)
+        end = time.monotonic() + (ANSWERS if own else 2 * ANSWERS)
+        while time.monotonic() < end and not self._lost and not (came := arrived()):
             self._hear()
             time.sleep(LONGEST_SLEEP)
-        return False
+        lost = self._lost or (own and not came)
+        self._tell(LOST if lost else GONE, caller, number)
+        return not lost
 
-    def _tell(self, here: bool) -> None:
-        word = np.array([here], np.int64)
+    def _unanswered(self) -> tuple[int, int] | None:
+        """A call that was heard and not answered: whose, and which of his."""
+        calls = self._calls.items()
+        return next((call for call in calls if call[1] > self._answered.get(call[0], 0)), None)
+
+    def _tell(self, what: int, caller: int, number: int) -> None:
+        word = np.array([what, caller, number], np.int64)
         self._sent += [self.comm.Isend(word, rank, TAG) for rank in self._called()]
 
     def _hear(self) -> None:
-        """Take note of the calls that have come, in the order in which each rank sent them."""
-        status, word = MPI.Status(), np.empty(1, np.int64)
+        """Take note of the words that have come, in the order in which each rank sent them."""
+        status, word = MPI.Status(), np.empty(3, np.int64)
         while self.comm.Iprobe(MPI.ANY_SOURCE, TAG, status):
             self.comm.Recv(word, status.source, TAG)
-            (self._calling.add if word[0] else self._calling.discard)(status.source)
+            what, caller, number = map(int, word)
+            self._lost |= what == LOST
+            (self._here.discard if what == GONE else self._here.add)(status.source)
+            self._calls[caller] = max(number, self._calls.get(caller, 0))
+            if what == GONE and caller == status.source:  # its call is over
+                self._answered[caller] = number
 
     def _silent(self, here: set[int]) -> str:
         """The called ranks that did not answer, by host."""

@@ -6,14 +6,13 @@ import os
 import pickle
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from mpi4py import MPI
 
-from hesscomp.errors import HesscompError, InputError, Interrupted, RankFailure
+from hesscomp.errors import InputError, Interrupted, RankFailure, describe, whole_story
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.waiting import Stranded, Waiting
 from hesscomp.runs.activity import activity
@@ -213,30 +212,23 @@ class World:
         return _unpacked(received, coming)
 
     def ranks_here(self) -> int:
-        """How many ranks run on this node. Collective."""
-        return self._here()[1]
+        """How many ranks run on this node."""
+        return len(self._neighbours())
 
     def place_here(self) -> int:
-        """Which of the ranks on this node this one is, from 0. Collective."""
-        return self._here()[0]
-
-    def _here(self) -> tuple[int, int]:
-        node = self._node()
-        here = node.Get_rank(), node.Get_size()
-        node.Free()
-        return here
+        """Which of the ranks on this node this one is, from 0."""
+        return self._neighbours().index(self.rank)
 
     def node_shares(self, cores: set[int]) -> list[int]:
-        """For each of this rank's `cores`, how many ranks of this node may run on it."""
-        node = self._node()
-        everyone = node.allgather(cores)
-        node.Free()
-        return [sum(core in other for other in everyone) for core in cores]
+        """How many of this node's ranks may run on each of this rank's `cores`. Collective."""
+        everyone = self.gather(cores)
+        here = [everyone[rank] for rank in self._neighbours()]
+        return [sum(core in other for other in here) for core in cores]
 
-    def _node(self) -> MPI.Comm:
-        """The ranks on this node, to be freed by the caller."""
-        self._wait(self.comm.Ibarrier(), "meeting")  # for what has no non-blocking form
-        return self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+    def _neighbours(self) -> list[int]:
+        """The ranks on this node, itself among them: those whose processor has its name."""
+        hosts = self._waiting.hosts
+        return [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
 
     def _wait(self, request: MPI.Request, what: str) -> None:
         """Wait for a collective of this world; if some ranks do not come, end all."""
@@ -261,15 +253,15 @@ class World:
                 yield
             except Exception as error:  # whatever it is, the other ranks must hear of it
                 failure = error
-                if not isinstance(error, HesscompError | OSError):
-                    log.error("rank %d failed in %s\n%s", self.rank, name, traceback.format_exc())
+                if story := whole_story(error):
+                    log.error("rank %d failed in %s%s", self.rank, name, story)
             lowest = -int(self.max(np.array([-self.size if failure is None else -self.rank]))[0])
             if lowest == self.size:
                 return
             report = None
             if self.rank == lowest:
                 bad_input = isinstance(failure, InputError | OSError)
-                text = _describe(failure)
+                text = describe(failure)
                 prefix = f"rank {lowest}, {name}: " if self.size > 1 else ""
                 report = (bad_input, prefix + text)
             bad_input, message = self.broadcast(report, root=lowest)
@@ -280,12 +272,15 @@ class World:
 
         On a communicator of its own, so that it cannot match a reduction the others are in.
         """
-        request = self._control.Ibarrier()
         deadline = time.monotonic() + seconds
-        while not request.Test():
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
+        try:
+            request = self._control.Ibarrier()
+            while not request.Test():
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.01)
+        except MPI.Exception:  # a connection is broken
+            return False
         return True
 
     def abort(self, status: int) -> None:
@@ -315,12 +310,3 @@ def _countable(array: np.ndarray) -> list[slice]:
         return [slice(None)]
     width = max(CHUNK // rows, 1)
     return [slice(first, min(first + width, columns)) for first in range(0, columns, width)]
-
-
-def _describe(error: BaseException) -> str:
-    """One line for the user."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror or error}"
-    if isinstance(error, HesscompError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

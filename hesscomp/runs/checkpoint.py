@@ -17,7 +17,7 @@ from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_le
 from hesscomp.runs.form import misfit
 from hesscomp.runs.hdf5 import CheckedFile, count, new_file
 from hesscomp.runs.history import History
-from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
+from hesscomp.runs.slabs import own_slabs, read_rows, save_slabs, slabs_of
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _rotating(path: Path, name: str) -> Iterator[Path]:
         yield temporary
         flush_file(temporary)
         if path.exists():
-            before = slabs_of(previous, name)
+            before = own_slabs(previous, name, made_as=path)
             os.replace(path, previous)
     remove_files(before)
 

@@ -3,6 +3,7 @@
 import errno
 import glob
 import os
+import platform
 import re
 import tempfile
 from collections.abc import Iterator
@@ -28,10 +29,13 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` once the block succeeds.
 
     The data are flushed to disk before the rename. If the block raises, the temporary file is
-    removed and an earlier file at `path` is left as it was; errors are as `writing` says.
+    removed and an earlier file at `path` is left as it was; errors are as `writing` says. What a
+    process of this machine that was killed left of the same goes too.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    begin = f".{path.name}.{platform.node()}."
+    temporary = path.with_name(f"{begin}{os.getpid()}.tmp{path.suffix}")
+    _remove_orphans(path.parent, begin)
     with writing(path):
         try:
             yield temporary
@@ -40,6 +44,18 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             flush_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _remove_orphans(folder: Path, begin: str) -> None:
+    """Remove temporary files whose names begin so and go on with the number of no process."""
+    for path in folder.glob(f"{glob.escape(begin)}*.tmp*"):
+        pid = path.name.removeprefix(begin).partition(".")[0]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            remove_files([path])
+        except (ValueError, OverflowError, OSError):  # another's file or process
+            continue
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from hesscomp.runs.checkpoint import check_same_run
 from hesscomp.runs.files import atomic_path, remove_files, remove_leftovers
 from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.runs.ledger import Ledger
-from hesscomp.runs.slabs import read_rows, save_slabs, slabs_of
+from hesscomp.runs.slabs import own_slabs, read_rows, save_slabs
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ class Journal:
         with self.world.phase(f"clearing {self.folder}"):
             if self.world.rank == 0:
                 for path in self._files():
-                    remove_files([*slabs_of(path, RESULT), path])
+                    remove_files([*own_slabs(path, RESULT), path])
                 remove_files(list(self.folder.glob("product-*.slab")))
                 if not any(self.folder.iterdir()):
                     self.folder.rmdir()

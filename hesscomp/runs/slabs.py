@@ -18,7 +18,7 @@ from hesscomp.errors import InputError
 from hesscomp.runs.files import atomic_path, flush_file, remove_files, writing
 from hesscomp.runs.hdf5 import CheckedFile, new_file
 
-SLAB = re.compile(r"[^/\\\0]+\.[0-9a-f]{8}\.[0-9]+\.slab")  # in the master's folder, nowhere else
+SLAB = re.compile(r"([^/\\\0]+)\.[0-9a-f]{8}\.[0-9]+\.slab")  # beside the master, whose name it has
 
 
 def slab_path(master: str | os.PathLike, run: str, rank: int) -> Path:
@@ -29,8 +29,11 @@ def slab_path(master: str | os.PathLike, run: str, rank: int) -> Path:
 
 @contextmanager
 def replacing_path(path: str | os.PathLike, name: str) -> Iterator[Path]:
-    """As `atomic_path`; then the slabs of the file that was replaced are removed."""
-    before = slabs_of(path, name)
+    """As `atomic_path`; then the slabs of the file that was replaced are removed.
+
+    Only those named after it: a file that was copied or forged names slabs of others.
+    """
+    before = own_slabs(path, name)
     with atomic_path(path) as temporary:
         yield temporary
     remove_files(before)
@@ -83,7 +86,7 @@ def save_slabs(
                     file.create_virtual_dataset(name, virtual, np.nan)
     except BaseException:
         if mine not in slabs_of(path, name):  # else the new file is in place and needs it
-            mine.unlink(missing_ok=True)
+            remove_files([mine])
         raise
 
 
@@ -106,6 +109,14 @@ def virtual_rows(
             slab = slab_path(master, run, rank).name
             layout[start:stop] = h5py.VirtualSource(slab, name, (stop - start, k))
     return layout
+
+
+def own_slabs(
+    master: str | os.PathLike, name: str, made_as: str | os.PathLike | None = None
+) -> list[Path]:
+    """Those of a file's slabs that are named after it, or after what it was `made_as`."""
+    owner = Path(made_as or master).name
+    return [path for path in slabs_of(master, name) if SLAB.fullmatch(path.name)[1] == owner]
 
 
 def slabs_of(master: str | os.PathLike, name: str) -> list[Path]:

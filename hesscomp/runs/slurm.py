@@ -22,6 +22,8 @@ SRUN = """\
 MPIEXEC = """\
 # mpiexec starts one process on each node by srun, which must hold all of the node's CPUs.
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_ON_NODE\""""
+GO_BACK = 'scontrol requeue "$SLURM_JOB_ID"'
+EARLY = "# A signal that comes before the work has begun: the job goes back to the queue."
 PLACEHOLDERS = {
     "%j": "$SLURM_JOB_ID",
     "%A": "$SLURM_ARRAY_JOB_ID",
@@ -48,8 +50,8 @@ class Job:
         Threads are as many as CPUs.
     time : str
         Of the job, in one of SLURM's forms: minutes, 2:00:00, 1-12 ...
-    mem, partition, account : str, optional
-        As `sbatch` takes them; the memory is a node's.
+    mem, mem_per_cpu, partition, account : str, optional
+        As `sbatch` takes them; `mem` is a node's.
     launcher : str
         "srun" or "mpiexec".
     parallel : bool
@@ -68,6 +70,7 @@ class Job:
     cpus_per_rank: int = 1
     time: str = "1:00:00"
     mem: str | None = None
+    mem_per_cpu: str | None = None
     partition: str | None = None
     account: str | None = None
     launcher: str = "srun"
@@ -87,10 +90,10 @@ class Job:
             )
         if not re.fullmatch(TIME, self.time):
             raise InputError(f"--time {self.time}: take minutes, 2:00:00 or 1-12:00:00")
-        for name in ("name", "mem", "partition", "account"):
-            value = getattr(self, name)
+        for name in ("name", "mem", "mem_per_cpu", "partition", "account"):
+            value, option = getattr(self, name), name.replace("_", "-")
             if value is not None and not re.fullmatch(r"[\w.,:+@=-]+", value):
-                raise InputError(f"--{name} {value!r}: SLURM takes no such name")
+                raise InputError(f"--{option} {value!r}: SLURM takes no such name")
         for word in (*self.command, *self.stage):
             if not word.isprintable():
                 raise InputError(f"{word!r}: a job script cannot hold line breaks in its command")
@@ -99,6 +102,11 @@ class Job:
                 raise InputError(f"--stage {file}: is no word of the command")
         if not self.array and any("{}" in word or "{name}" in word for word in self.command):
             raise InputError("{} in the command stands for an array's item; add --array")
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the command goes on from where a signal ended it."""
+        return any(word.partition("=")[0] == "--run" for word in self.command)
 
 
 def recipe(job: Job) -> str:
@@ -149,6 +157,7 @@ def _directives(job: Job) -> str:
         "cpus-per-task": job.cpus_per_rank,
         "time": job.time,
         "mem": job.mem,
+        "mem-per-cpu": job.mem_per_cpu,
         "partition": job.partition,
         "account": job.account,
         "output": "%x-%A_%a.out" if job.array else "%x-%j.out",
@@ -160,9 +169,10 @@ def _directives(job: Job) -> str:
 
 
 def _environment(job: Job) -> str:
-    lines = [
-        "set -euo pipefail",
-        "",
+    lines = ["set -euo pipefail", ""]
+    if job.resumes:
+        lines += [EARLY, f"trap '{GO_BACK}; exit {REQUEUE}' USR1 TERM", ""]
+    lines += [
         "# module load python mpich     # the system's MPI, where there is no mpich wheel",
         "",
         'PATH="${HESSCOMP_VENV:-$SLURM_SUBMIT_DIR/.venv}/bin:$PATH"',
@@ -189,7 +199,8 @@ def _environment(job: Job) -> str:
             ': "${SLURM_TMPDIR:?set it to a folder on the disk of each node}"',
             SINGLE_QUOTES,
             'srun --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \\',
-            f"""    bash -c 'cp -- "$@" "$SLURM_TMPDIR/"' stage {shlex.join(job.stage)}""",
+            f"""    bash -c 'cp -- "$@" "$SLURM_TMPDIR/"' stage {shlex.join(job.stage)} &""",
+            'wait "$!" # a signal ends the waiting at once',
         ]
     return "\n".join(lines)
 
@@ -202,15 +213,12 @@ work=$!
 # SLURM sends USR1 to this shell {WARNING} seconds before the time ends, and the shell to the ranks.
 # A command with --run FOLDER saves what it has then and ends with status {REQUEUE}: the job goes
 # back to the queue, and on from there.
-trap 'kill -USR1 "$work" 2>/dev/null' USR1
-trap 'kill -TERM "$work" 2>/dev/null' TERM
+trap 'kill -USR1 "$work" 2>/dev/null || true' USR1
+trap 'kill -TERM "$work" 2>/dev/null || true' TERM
+while kill -0 "$work" 2>/dev/null; do sleep 0.5; done # a signal in a `wait` may cost the status
 status=0
 wait "$work" || status=$?
-while kill -0 "$work" 2>/dev/null; do # it was a signal that ended the wait
-    status=0
-    wait "$work" || status=$?
-done
-if [ "$status" = {REQUEUE} ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ "$status" = {REQUEUE} ]; then {GO_BACK}; fi
 exit "$status"
 """
 
