@@ -1,7 +1,6 @@
 """The curvature that a command works on: an operator of a problem at a point, by options."""
 
-import hashlib
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,19 +60,11 @@ class Curvature:
         """
         from hesscomp.curvature.journal import journaled
 
-        problem = self.problem
-        facts = {
-            "problem": problem.name,
-            "data": problem.fingerprint,
-            "rows": problem.rows,
-            "operator": self.title,
-            "loss": getattr(getattr(problem, "loss", None), "name", ""),
-            "point": hashlib.sha256(self.x.tobytes()).hexdigest(),
-            "dtype": self.operator.dtype,
-            "reproducible": problem.world.reproducible,
-            **request,
-        }
-        return journaled(self.operator, folder, {name: str(value) for name, value in facts.items()})
+        if folder is None:
+            return nullcontext(self.operator)
+        request = {name: str(value) for name, value in request.items()}
+        facts = {**self.problem.facts(self.x), "operator": self.title, **request}
+        return journaled(self.operator, folder, facts)
 
 
 def add_operator_arguments(parser) -> None:
