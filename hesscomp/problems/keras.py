@@ -121,7 +121,7 @@ class KerasProblem(DifferentiableProblem):
         return kernel(tf.constant(x, tf.float64), X).numpy()
 
     def _check_output(self) -> None:
-        """Equal outputs twice, and for each row alone; targets that fit."""
+        """Equal outputs twice, and for each row alone; targets that fit; a loss for each row."""
         X = self.data.X[:3]
         if not len(X):
             return
@@ -142,6 +142,7 @@ class KerasProblem(DifferentiableProblem):
                 "mode?), so its loss is no sum over rows; run it in inference mode"
             )
         _check_targets(self.loss, self.data.y, first.shape)
+        _check_values(self.loss, self.data.y[:3], first)
 
 
 def fixed_variables(model) -> list:
@@ -325,4 +326,19 @@ def _check_targets(loss: Loss, y: np.ndarray, output: tf.TensorShape) -> None:
         raise InputError(
             f"the target {y.min() if y.min() < 0 else y.max()} does not fit {loss.name}, whose "
             "targets lie between 0 and 1; for -1 and +1 give (y + 1) / 2"
+        )
+
+
+def _check_values(loss: Loss, y: np.ndarray, output: tf.Tensor) -> None:
+    """A number for each row, which depends on no other row."""
+    y = tf.convert_to_tensor(y.astype(output.dtype.name) if y.dtype.kind == "f" else y)
+    together, alone = loss.values(output, y), loss.values(output[:1], y[:1])
+    if together.shape != output.shape[:1] or alone.shape != (1,):
+        raise InputError(
+            f"the loss {loss.name} gives numbers of shape {tuple(together.shape)} for "
+            f"{len(output)} rows; it must give one for each, not their mean or sum"
+        )
+    if not np.allclose(together[:1], alone, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise InputError(
+            f"the loss {loss.name} of a row depends on the other rows; give each its own"
         )
