@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+from keras.src.backend.tensorflow import nn as keras_backend
 
 from hesscomp.curvature.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, find_loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
@@ -201,7 +202,7 @@ def _network(model, pieces):
     def network(theta, X, draw=0):
         """The output; `draw` moves the state of random layers, if there are any."""
         constants = [_constant(tf.convert_to_tensor(value), theta.dtype, draw) for value in fixed]
-        with _computing_in(model, theta.dtype.name):
+        with _computing_in(model, theta.dtype.name), _twice_differentiable():
             parameters = [piece.of(theta) for piece in pieces]
             return model.stateless_call(parameters, constants, X, **options)[0]
 
@@ -232,6 +233,27 @@ def _computing_in(model, dtype: str) -> Iterator[None]:
         yield
     finally:
         _set_types(layers, saved[0], typed, saved[1])
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Let Keras' layers take variances that depend on the mean, while TensorFlow traces them.
+
+    `tf.nn.moments`, which they call, treats the mean within the variance as a constant: of the same
+    value and first derivative, but not of the same second (LayerNormalization and others).
+    """
+    saved = keras_backend._compute_moments
+    keras_backend._compute_moments = _moments
+    try:
+        yield
+    finally:
+        keras_backend._compute_moments = saved
+
+
+def _moments(x, axes, keepdims):
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+    return mean if keepdims else tf.squeeze(mean, axes), variance
 
 
 def _set_types(layers, policies, typed, types) -> None:
