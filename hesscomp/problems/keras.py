@@ -82,8 +82,9 @@ class KerasProblem(DifferentiableProblem):
         engine: str = "auto",
     ):
         _check_model(model)
-        loss = find_loss(loss)
-        rows = _fitted(Rows.of(data, world), model, loss)
+        rows = _shaped(Rows.of(data, world), model)
+        loss = find_loss(loss, lambda: _output_shape(model, rows.X))
+        rows = _coded(rows, loss.unscaled)
         super().__init__(rows, world, ridge, dtype, memory)
         self.model, self.loss, self.name = model, loss, model.name
         self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
@@ -142,7 +143,7 @@ class KerasProblem(DifferentiableProblem):
                 f"{self.model.name} couples the rows of a batch (batch normalisation in training "
                 "mode?), so its loss is no sum over rows; run it in inference mode"
             )
-        _check_targets(self.loss, self.data.y, first.shape)
+        _check_targets(self.loss.unscaled, self.data.y, first.shape)
         _check_values(self.loss, self.data.y[:3], first)
 
 
@@ -299,10 +300,9 @@ def _random(model) -> str:
     return f": {', '.join(found)}" if found else ""
 
 
-def _fitted(rows: Rows, model, loss: Loss) -> Rows:
-    """Rows in the shape and kind of the model's input, and targets as the loss takes them."""
-    X, y = rows.X, rows.y
-    same = y is X
+def _shaped(rows: Rows, model) -> Rows:
+    """Rows in the shape and kind of the model's input."""
+    X = rows.X
     inputs = getattr(model, "inputs", None)
     if inputs:
         shape = inputs[0].shape[1:]
@@ -321,17 +321,31 @@ def _fitted(rows: Rows, model, loss: Loss) -> Rows:
                     f"{rows.name}: holds fractions, but the input of {model.name} is of type "
                     f"{inputs[0].dtype}; give whole numbers"
                 )
+    return replace(rows, X=X)
+
+
+def _output_shape(model, X: np.ndarray) -> tuple[int, ...]:
+    """Of one row's output."""
+    given = keras.KerasTensor(
+        (None, *X.shape[1:]), "float32" if X.dtype.kind == "f" else X.dtype.name
+    )
+    return tuple(model.compute_output_spec(given).shape[1:])
+
+
+def _coded(rows: Rows, loss: Loss) -> Rows:
+    """Rows with their targets as the loss takes them."""
+    y = rows.y
     if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
         y = (y + 1) / 2
     elif rows.targets == SIGNS and isinstance(loss, SoftmaxCrossEntropy):
         y = (y > 0).astype(np.int64)
-    return replace(rows, X=X, y=rows.X if same else y)
+    return replace(rows, y=y)
 
 
 def _check_targets(loss: Loss, y: np.ndarray, output: tf.TensorShape) -> None:
     shape = tuple(output[1:])
     if isinstance(loss, SoftmaxCrossEntropy):
-        if y.ndim == len(shape) and y.shape[1:] == shape[:-1]:
+        if y.shape[1:] in (shape[:-1], (*shape[:-1], 1)) and y.shape[1:] != shape:
             if len(y) and not (y.min() >= 0 and y.max() < shape[-1]):
                 raise InputError(
                     f"class {y.min() if y.min() < 0 else y.max()} does not fit a model with "
