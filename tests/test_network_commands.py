@@ -12,7 +12,7 @@ from oracles import Sharded, dense, error, matrix
 
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
-from hesscomp.curvature.gauss_newton import GaussNewtonOperator
+from hesscomp.curvature.gauss_newton import GaussNewtonOperator, MonteCarloFisherOperator
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.datasets import from_arrays
@@ -224,6 +224,17 @@ def test_every_operator_by_name(in_tmp, operator):
     assert load_factor("f.h5").provenance.operator.endswith(", restricted")
 
 
+def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
+    """Their number and their seed, which is not the sketch's."""
+    model = tiny()
+    model.save("m.keras")
+    assert run("compress", *MODEL, "--operator", "monte-carlo-fisher", "--fisher-samples", 2,
+               "--fisher-seed", 7, "--rank", 131, "--out", "f.h5") == 0  # fmt: skip
+    problem = tiny_problem(model)
+    F = MonteCarloFisherOperator(problem, problem.initial, samples=2, seed=7).to_dense()
+    assert np.linalg.norm(dense(load_factor("f.h5")) - F) <= 1e-10 * np.linalg.norm(F)
+
+
 def test_one_point_in_every_form(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
@@ -306,6 +317,8 @@ def test_a_problem_from_python(in_tmp, capsys):
         ([*MODEL, "--features", "fourier"], "--features fourier does not go"),
         ([*MODEL, "--sample", "2"], "a fraction above 0 and at most 1, not 2"),
         ([*MODEL, "--blocks", "conv"], "no parameter block is called conv; they are hidden/ker"),
+        ([*MODEL, "--fisher-seed", "2"], "--fisher-seed go with --operator monte-carlo-fisher"),
+        ([*MODEL, "--operator", "monte-carlo-fisher", "--fisher-samples", "0"], "1 sample, not 0"),
         ([*MODEL, "--epochs", "2"], "--epochs goes with --at trained"),
         ([*MODEL, "--epochs", "0", "--at", "trained"], "--epochs must be at least 1, not 0"),
         ([*MODEL, "--seed", str(2**33)], "at least 0 and below 2^32, not 8589934592"),

@@ -1,7 +1,6 @@
 """The curvature that a command works on: an operator of a problem at a point, by options."""
 
-import hashlib
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,19 +60,11 @@ class Curvature:
         """
         from hesscomp.curvature.journal import journaled
 
-        problem = self.problem
-        facts = {
-            "problem": problem.name,
-            "data": problem.fingerprint,
-            "rows": problem.rows,
-            "operator": self.title,
-            "loss": getattr(getattr(problem, "loss", None), "name", ""),
-            "point": hashlib.sha256(self.x.tobytes()).hexdigest(),
-            "dtype": self.operator.dtype,
-            "reproducible": problem.world.reproducible,
-            **request,
-        }
-        return journaled(self.operator, folder, {name: str(value) for name, value in facts.items()})
+        if folder is None:
+            return nullcontext(self.operator)
+        request = {name: str(value) for name, value in request.items()}
+        facts = {**self.problem.facts(self.x), "operator": self.title, **request}
+        return journaled(self.operator, folder, facts)
 
 
 def add_operator_arguments(parser) -> None:
@@ -82,6 +73,13 @@ def add_operator_arguments(parser) -> None:
         choices=tuple(OPERATORS),
         default="hessian",
         help="ggn, fisher and empirical-fisher need a network; finite-difference takes gradients",
+    )
+    parser.add_argument(
+        "--fisher-samples", type=int, metavar="S",
+        help="monte-carlo-fisher: targets drawn for each row; default 1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fisher-seed", type=int, metavar="S", help="of these targets; default: --seed"
     )
     parser.add_argument(
         "--blocks",
@@ -207,7 +205,7 @@ def curvature_at(x: np.ndarray, problem, options) -> Curvature:
     """The operator that the options ask for, at x."""
     with problem.world.ledger.timed("compile"):
         problem.compile()
-    operator, title = _operator(x, problem, options), OPERATORS[options.operator]
+    operator, title = _operator(x, problem, options)
     if options.blocks is None:
         return Curvature(operator, problem, x, title)
     from hesscomp.curvature.restriction import Restricted
@@ -219,12 +217,21 @@ def curvature_at(x: np.ndarray, problem, options) -> Curvature:
     return Curvature(restricted, problem, x, title, restricted.indices)
 
 
-def _operator(x: np.ndarray, problem, options):
+def _operator(x: np.ndarray, problem, options) -> tuple[object, str]:
+    """The operator and what it is, for people."""
     from hesscomp.curvature import finite_difference, gauss_newton, hessian
 
-    name = options.operator
+    name, samples, seed = options.operator, options.fisher_samples, options.fisher_seed
+    title = OPERATORS[name]
     if name == "monte-carlo-fisher":
-        return gauss_newton.MonteCarloFisherOperator(problem, x, seed=options.seed)
+        samples, seed = 1 if samples is None else samples, options.seed if seed is None else seed
+        title += f", {samples} targets a row, seed {seed}"
+        return gauss_newton.MonteCarloFisherOperator(problem, x, samples, seed), title
+    if (samples, seed) != (None, None):
+        raise InputError(
+            "--fisher-samples and --fisher-seed go with --operator monte-carlo-fisher, not with "
+            f"{name}"
+        )
     if name == "finite-difference" and not hasattr(problem, "loss_and_gradient"):
         raise InputError(f"--operator finite-difference does not go with {problem.name}")
     kinds = {
@@ -234,4 +241,4 @@ def _operator(x: np.ndarray, problem, options):
         "empirical-fisher": gauss_newton.EmpiricalFisherOperator,
         "finite-difference": finite_difference.FiniteDifferenceHessian,
     }
-    return kinds[name](problem, x)
+    return kinds[name](problem, x), title

@@ -1,5 +1,7 @@
 """The Jacobian of a network's outputs by its parameters, and its transpose."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from hesscomp.curvature.tensorflow import tf
@@ -10,47 +12,105 @@ class Jacobian:
     """J = df/dx for all rows of all ranks: each rank holds the rows of its shard.
 
     ``J @ V`` takes (n, k) to this rank's (rows, ..., C, k) and reduces nothing; ``J.T @ U`` takes
-    this rank's (rows, ..., C, k) to the (n, k) sum over all ranks, in one reduction of n k words.
+    this rank's (rows, ..., C, k) to the (n, k) sum over all ranks, by a reduction of n k words, in
+    reproducible mode with the same bits on any number of ranks. Without the axis of columns both
+    take one vector to another.
 
     Parameters
     ----------
     problem : KerasProblem
     x : (n,) array
+
+    Attributes
+    ----------
+    outputs : tuple of int
+        The shape of this rank's outputs: (rows, ..., C).
+
+    Raises
+    ------
+    InputError
+        For a block of another shape; of U on all ranks if it is so on one.
+
+    Notes
+    -----
+    Rows and columns are taken as many at once as the problem's memory holds, a reduction for each
+    such panel of columns; the result is held whole.
     """
 
     def __init__(self, problem, x: np.ndarray):
         self.problem = problem
         self.X, _ = problem.tensors(problem.dtype)
         self.theta = tf.constant(problem.check_point(x), problem.dtype)
+        output = problem.compiled("output", problem.dtype, (self.X,)).get_concrete_function()
+        self.outputs = (self.X.shape[0], *output.structured_outputs.shape[1:])
         self.T = _Transposed(self)
 
     def __matmul__(self, V: np.ndarray) -> np.ndarray:
         """J V, float64."""
-        problem, k = self.problem, np.shape(V)[1]
-        if np.shape(V)[0] != problem.n:
-            raise InputError(f"J has {problem.n} columns; it cannot multiply {np.shape(V)}")
-        V = tf.constant(V, problem.dtype)
-        kernel = problem.compiled("jacobian", problem.dtype, (self.X,), V)
-        parts = [kernel(self.theta, self.X[rows], V) for rows in self._chunks(k)]
-        self.problem.world.ledger.product(k)
-        return _columns_last(tf.concat(parts, 0)).numpy().astype(np.float64)
+        problem, V = self.problem, np.asarray(V, self.problem.dtype)
+        if V.ndim not in (1, 2) or len(V) != problem.n:
+            raise InputError(f"J has {problem.n} columns; it cannot multiply {V.shape}")
+        if V.ndim == 1:
+            return (self @ V[:, None])[..., 0]
+        out = np.empty((*self.outputs, V.shape[1]))
+        for columns in self._panels(V.shape[1]):
+            panel = tf.constant(V[:, columns])
+            kernel = problem.compiled("jacobian", problem.dtype, (self.X,), panel)
+            for rows in self._chunks(slice(None), panel.shape[1]):
+                out[rows, ..., columns] = _columns_last(kernel(self.theta, self.X[rows], panel))
+        problem.world.ledger.product(V.shape[1])
+        return out
 
-    def _chunks(self, k: int):
-        """This shard's rows, as many at once as memory allows; one chunk if none."""
-        held, size = self.X.shape[0], self.theta.dtype.size
-        step = self.problem.budget(self.problem.dtype).rows(max(held, 1), k, size)
-        for first in range(0, max(held, 1), step):
-            yield slice(first, min(first + step, held))
+    def _panels(self, k: int) -> Iterator[slice]:
+        """Of k columns, as many at once as memory allows."""
+        problem, size = self.problem, self.theta.dtype.size
+        width = problem.budget(problem.dtype).columns(max(k, 1), size)
+        if problem.world.reproducible:
+            stack = np.dtype(float).itemsize * problem.n * problem.row_blocks
+            width = min(width, max(int(problem.memory // stack), 1))
+        for first in range(0, k, width):
+            yield slice(first, min(first + width, k))
+
+    def _chunks(self, part: slice, k: int) -> Iterator[slice]:
+        """A part of this shard's rows, as many at once as memory allows with k columns."""
+        start, stop, _ = part.indices(self.outputs[0])
+        budget, size = self.problem.budget(self.problem.dtype), self.theta.dtype.size
+        step = budget.rows(max(stop - start, 1), k, size)
+        for first in range(start, stop, step):
+            yield slice(first, min(first + step, stop))
 
     def _transposed(self, U: np.ndarray) -> np.ndarray:
-        problem, k = self.problem, np.shape(U)[-1]
-        U = _columns_last(tf.constant(U, problem.dtype))
-        kernel = problem.compiled("jacobian_transposed", problem.dtype, (self.X, U))
-        total = np.zeros((problem.n, k))
-        for rows in self._chunks(k):
-            total += kernel(self.theta, self.X[rows], U[rows]).numpy()
-        problem.world.ledger.product(k)
-        return problem.world.sum(total)
+        problem = self.problem
+        with problem.world.phase("checking the block for J.T"):
+            U = np.asarray(U, problem.dtype)
+            if self.outputs not in (U.shape, U.shape[:-1]):
+                raise InputError(
+                    f"J.T takes what J gives for this rank's rows, {self.outputs} and an axis of "
+                    f"columns; it cannot multiply {U.shape}"
+                )
+        shapes = {shape[1:] for shape in problem.world.gather(U.shape)}
+        if len(shapes) > 1:
+            raise InputError(f"J.T: the ranks' blocks differ in more than their rows: {shapes}")
+        if U.ndim == len(self.outputs):
+            return self._transposed(U[..., None])[:, 0]
+        out = np.empty((problem.n, U.shape[-1]))
+        for columns in self._panels(U.shape[-1]):
+            panel = U[..., columns]
+            addends = [self._pulled(panel, part) for part in problem.parts_here]
+            out[:, columns] = problem.sum_parts(addends, (problem.n, panel.shape[-1]))
+        problem.world.ledger.product(U.shape[-1])
+        return out
+
+    def _pulled(self, U: np.ndarray, part: slice) -> np.ndarray:
+        """J^T U by a part of the rows here: (n, k); local."""
+        total = np.zeros((self.problem.n, U.shape[-1]))
+        for rows in self._chunks(part, U.shape[-1]):
+            block = _columns_last(tf.constant(U[rows]))
+            kernel = self.problem.compiled(
+                "jacobian_transposed", self.problem.dtype, (self.X, block)
+            )
+            total += kernel(self.theta, self.X[rows], block).numpy()
+        return total
 
 
 class _Transposed:

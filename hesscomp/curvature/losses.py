@@ -4,11 +4,12 @@ Blocks of tangents carry their k columns beside the features: an output is (B, .
 (B, ..., k, C). Each loss is a class whose methods work on tensors of one chunk of rows.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hesscomp.curvature.tensorflow import fused, tf
+from hesscomp.curvature.tensorflow import fused, keras, tf
 from hesscomp.errors import InputError
 
 
@@ -28,6 +29,11 @@ class Loss(ABC):
     name: str
     convex: bool
     natural = False
+
+    @property
+    def unscaled(self) -> "Loss":
+        """The loss itself, without a factor before it."""
+        return self
 
     @abstractmethod
     def values(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -58,8 +64,8 @@ class Loss(ABC):
 class SoftmaxCrossEntropy(Loss):
     """-sum_c y_c log softmax(f)_c, summed over all but the last axis of the output.
 
-    Targets are class numbers, of the output's shape without the last axis, or distributions, of
-    its whole shape. Curvature: diag(p) - p p^T (times the sum of y, which is 1).
+    Targets are class numbers, of the output's shape without the last axis (or with 1 there), or
+    distributions, of its whole shape. Curvature: diag(p) - p p^T (times the sum of y, which is 1).
     """
 
     name = "softmax-cross-entropy"
@@ -135,6 +141,39 @@ class SquaredError(Loss):
         return output + tf.reshape(noise.normal(_width(output)), tf.shape(output))
 
 
+@dataclass(frozen=True)
+class Scaled(Loss):
+    """A known loss times a positive number.
+
+    As convex, but for a scale of 1 no log-likelihood with natural parameters any more: no Fisher
+    matrix.
+    """
+
+    loss: Loss
+    scale: float
+
+    @property
+    def name(self):
+        return f"{self.scale:.6g} x {self.loss.name}"
+
+    @property
+    def convex(self):
+        return self.loss.convex
+
+    @property
+    def unscaled(self):
+        return self.loss
+
+    def values(self, output, y):
+        return self.scale * self.loss.values(output, y)
+
+    def gradient(self, output, y):
+        return self.scale * self.loss.gradient(output, y)
+
+    def curvature(self, output, y, T):
+        return self.scale * self.loss.curvature(output, y, T)
+
+
 class FunctionLoss(Loss):
     """Any differentiable ``function(y, output)`` that gives one number for each row.
 
@@ -206,8 +245,12 @@ class Outer(Loss):
 KNOWN = {loss.name: loss for loss in (SoftmaxCrossEntropy, SigmoidCrossEntropy, SquaredError)}
 
 
-def find_loss(loss) -> Loss:
+def find_loss(loss, output_shape: Callable[[], tuple[int, ...]] | None = None) -> Loss:
     """A `Loss` from its name, a Keras loss or a function of (y, output).
+
+    Where `output_shape` gives that of a row of the output, Keras' squared error and its
+    cross-entropies of logits, without smoothed labels, are the known losses, scaled as Keras
+    averages over a row.
 
     Raises
     ------
@@ -222,9 +265,29 @@ def find_loss(loss) -> Loss:
         return KNOWN[loss]()
     if not callable(loss):
         raise InputError(f"a loss is a name or a function of (y, output), not {loss!r}")
+    known = None if output_shape is None else _known(loss, output_shape)
+    if known is not None:
+        return known
     name = getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
     # A Keras loss averages over the rows in `__call__`; its `call` keeps them apart.
     return FunctionLoss(getattr(loss, "call", loss), name)
+
+
+def _known(loss, output_shape: Callable[[], tuple[int, ...]]) -> Loss | None:
+    """The known loss that a Keras loss is, None where it is none."""
+    kind, options = type(loss), getattr(loss, "_fn_kwargs", {})
+    plain = options.get("axis", -1) == -1 and not options.get("label_smoothing")
+    if kind is keras.losses.MeanSquaredError:
+        found, scale = SquaredError(), 2 / math.prod(output_shape())
+    elif not (plain and options.get("from_logits")) or options.get("ignore_class") is not None:
+        return None
+    elif kind is keras.losses.BinaryCrossentropy:
+        found, scale = SigmoidCrossEntropy(), 1 / math.prod(output_shape())
+    elif kind in (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy):
+        found, scale = SoftmaxCrossEntropy(), 1 / math.prod(output_shape()[:-1])
+    else:
+        return None
+    return found if scale == 1 else Scaled(found, scale)
 
 
 def _sum_rows(values: tf.Tensor) -> tf.Tensor:
@@ -243,5 +306,7 @@ def _like(y: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 
 def _distribution(output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     if y.shape.rank == output.shape.rank:
-        return tf.cast(y, output.dtype)
+        if y.shape[-1] != 1 or output.shape[-1] == 1:
+            return tf.cast(y, output.dtype)
+        y = tf.squeeze(y, -1)
     return tf.one_hot(tf.cast(y, tf.int32), output.shape[-1], dtype=output.dtype)

@@ -210,12 +210,7 @@ class _Run:
         self.every = round(1 / share) if evaluate_every is None else evaluate_every
         if self.every < 1:
             raise InputError(f"evaluate-every must be at least 1, not {evaluate_every}")
-        self.facts = {
-            "optimizer": optimizer.describe(),
-            "problem": problem.name,
-            "data": problem.fingerprint,
-            "sampling": str(sampling),
-        }
+        self.facts = {"optimizer": optimizer.describe(), "sampling": str(sampling)}
         self.history = History()
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
@@ -261,6 +256,7 @@ class _Run:
         folder = self.saving.folder
         if folder is None:
             return
+        self.facts |= self.problem.facts(self.x)
         self._note_numbers(0.0, np.nan)
         saved = open_run(folder, self._checkpoint(self.x), self.world)
         if saved is not None:

@@ -240,9 +240,11 @@ class _Run:
         return len(self.history) - 1
 
     def run(self, x0) -> NewtonResult:
+        problem = self.problem
+        self.x = np.zeros(problem.n) if x0 is None else problem.check_point(x0).copy()
         found = self._found()
         if found is None:
-            self._start(x0)
+            self._start()
         else:
             self._restore(found)
         ended = None
@@ -263,9 +265,8 @@ class _Run:
             tuple(self.history),
         )  # fmt: skip
 
-    def _start(self, x0) -> None:
+    def _start(self) -> None:
         problem, options = self.problem, self.options
-        self.x = np.zeros(problem.n) if x0 is None else problem.check_point(x0).copy()
         self.solver, self.choice = options.solver, ""
         if self.solver == "auto":
             ranks = 1 if self.world.reproducible else self.world.size  # it must not depend on it
@@ -355,9 +356,7 @@ class _Run:
         self.facts = {
             "optimizer": "newton",
             "options": str(replace(self.options, max_iterations=0)),
-            "problem": f"{problem.name} with ridge {problem.ridge:g}, {problem.dtype}",
-            "data": problem.fingerprint,
-            "reproducible": str(self.world.reproducible),
+            **problem.facts(self.x),
         }
         rows = shard.start, shard.start + len(shard.y)
         self.ranges = self.world.gather(rows)

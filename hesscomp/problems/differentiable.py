@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.curvature.chunks import Budget, Kept, RowSum, row_values
+from hesscomp.curvature.digest import captured_digest, computation_digest
 from hesscomp.curvature.networks.engine import Engine, Piece
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
@@ -66,13 +67,31 @@ class DifferentiableProblem(Problem):
         The engine and what it has compiled are shared.
         """
         kept = self.data.picked(fraction, seed)
-        name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         other = copy.copy(self)
+        other.sample = f"{fraction!r}, seed {seed}"
+        name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         other._take(self.data.only(kept, name, self.world))
         if self.world.reproducible:  # the same blocks, of fewer rows
             ends = [int(np.count_nonzero(kept[: rows.stop])) for rows in self.blocks_here]
             other.blocks_here = tuple(map(slice, [0, *ends[:-1]], ends))
         return other
+
+    def facts(self, x: np.ndarray) -> dict[str, str]:
+        """`Problem.facts` with the loss, the engine, and hashes of what it traces and reads.
+
+        A trace of the gradient, where there is none.
+        """
+        rows = (self.data.X, self.data.y)
+        kinds = (self.dtype if part.dtype.kind == "f" else part.dtype for part in rows)
+        specs = [tf.TensorSpec(part.shape, kind) for part, kind in zip(rows, kinds, strict=True)]
+        graph = self.compiled("gradient", self.dtype, tuple(specs)).get_concrete_function().graph
+        return {
+            **super().facts(x),
+            "loss": getattr(getattr(self, "loss", None), "name", "a function"),
+            "engine": self.engine.name,
+            "model": computation_digest(graph),
+            "fixed weights": captured_digest(graph),
+        }
 
     def tensors(self, dtype: str) -> tuple[tf.Tensor, tf.Tensor]:
         """This shard's inputs and targets; real numbers in `dtype`, made once."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
+from keras.src.backend.tensorflow import nn as keras_backend
 
 from hesscomp.curvature.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, find_loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
@@ -81,8 +82,9 @@ class KerasProblem(DifferentiableProblem):
         engine: str = "auto",
     ):
         _check_model(model)
-        loss = find_loss(loss)
-        rows = _fitted(Rows.of(data, world), model, loss)
+        rows = _shaped(Rows.of(data, world), model)
+        loss = find_loss(loss, lambda: _output_shape(model, rows.X))
+        rows = _coded(rows, loss.unscaled)
         super().__init__(rows, world, ridge, dtype, memory)
         self.model, self.loss, self.name = model, loss, model.name
         self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
@@ -121,7 +123,7 @@ class KerasProblem(DifferentiableProblem):
         return kernel(tf.constant(x, tf.float64), X).numpy()
 
     def _check_output(self) -> None:
-        """Equal outputs twice, and for each row alone; targets that fit."""
+        """Equal outputs twice, and for each row alone; targets that fit; a loss for each row."""
         X = self.data.X[:3]
         if not len(X):
             return
@@ -141,7 +143,8 @@ class KerasProblem(DifferentiableProblem):
                 f"{self.model.name} couples the rows of a batch (batch normalisation in training "
                 "mode?), so its loss is no sum over rows; run it in inference mode"
             )
-        _check_targets(self.loss, self.data.y, first.shape)
+        _check_targets(self.loss.unscaled, self.data.y, first.shape)
+        _check_values(self.loss, self.data.y[:3], first)
 
 
 def fixed_variables(model) -> list:
@@ -200,7 +203,7 @@ def _network(model, pieces):
     def network(theta, X, draw=0):
         """The output; `draw` moves the state of random layers, if there are any."""
         constants = [_constant(tf.convert_to_tensor(value), theta.dtype, draw) for value in fixed]
-        with _computing_in(model, theta.dtype.name):
+        with _computing_in(model, theta.dtype.name), _twice_differentiable():
             parameters = [piece.of(theta) for piece in pieces]
             return model.stateless_call(parameters, constants, X, **options)[0]
 
@@ -231,6 +234,27 @@ def _computing_in(model, dtype: str) -> Iterator[None]:
         yield
     finally:
         _set_types(layers, saved[0], typed, saved[1])
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Let Keras' layers take variances that depend on the mean, while TensorFlow traces them.
+
+    `tf.nn.moments`, which they call, treats the mean within the variance as a constant: of the same
+    value and first derivative, but not of the same second (LayerNormalization and others).
+    """
+    saved = keras_backend._compute_moments
+    keras_backend._compute_moments = _moments
+    try:
+        yield
+    finally:
+        keras_backend._compute_moments = saved
+
+
+def _moments(x, axes, keepdims):
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+    return mean if keepdims else tf.squeeze(mean, axes), variance
 
 
 def _set_types(layers, policies, typed, types) -> None:
@@ -276,10 +300,9 @@ def _random(model) -> str:
     return f": {', '.join(found)}" if found else ""
 
 
-def _fitted(rows: Rows, model, loss: Loss) -> Rows:
-    """Rows in the shape and kind of the model's input, and targets as the loss takes them."""
-    X, y = rows.X, rows.y
-    same = y is X
+def _shaped(rows: Rows, model) -> Rows:
+    """Rows in the shape and kind of the model's input."""
+    X = rows.X
     inputs = getattr(model, "inputs", None)
     if inputs:
         shape = inputs[0].shape[1:]
@@ -298,17 +321,31 @@ def _fitted(rows: Rows, model, loss: Loss) -> Rows:
                     f"{rows.name}: holds fractions, but the input of {model.name} is of type "
                     f"{inputs[0].dtype}; give whole numbers"
                 )
+    return replace(rows, X=X)
+
+
+def _output_shape(model, X: np.ndarray) -> tuple[int, ...]:
+    """Of one row's output."""
+    given = keras.KerasTensor(
+        (None, *X.shape[1:]), "float32" if X.dtype.kind == "f" else X.dtype.name
+    )
+    return tuple(model.compute_output_spec(given).shape[1:])
+
+
+def _coded(rows: Rows, loss: Loss) -> Rows:
+    """Rows with their targets as the loss takes them."""
+    y = rows.y
     if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
         y = (y + 1) / 2
     elif rows.targets == SIGNS and isinstance(loss, SoftmaxCrossEntropy):
         y = (y > 0).astype(np.int64)
-    return replace(rows, X=X, y=rows.X if same else y)
+    return replace(rows, y=y)
 
 
 def _check_targets(loss: Loss, y: np.ndarray, output: tf.TensorShape) -> None:
     shape = tuple(output[1:])
     if isinstance(loss, SoftmaxCrossEntropy):
-        if y.ndim == len(shape) and y.shape[1:] == shape[:-1]:
+        if y.shape[1:] in (shape[:-1], (*shape[:-1], 1)) and y.shape[1:] != shape:
             if len(y) and not (y.min() >= 0 and y.max() < shape[-1]):
                 raise InputError(
                     f"class {y.min() if y.min() < 0 else y.max()} does not fit a model with "
@@ -325,4 +362,19 @@ def _check_targets(loss: Loss, y: np.ndarray, output: tf.TensorShape) -> None:
         raise InputError(
             f"the target {y.min() if y.min() < 0 else y.max()} does not fit {loss.name}, whose "
             "targets lie between 0 and 1; for -1 and +1 give (y + 1) / 2"
+        )
+
+
+def _check_values(loss: Loss, y: np.ndarray, output: tf.Tensor) -> None:
+    """A number for each row, which depends on no other row."""
+    y = tf.convert_to_tensor(y.astype(output.dtype.name) if y.dtype.kind == "f" else y)
+    together, alone = loss.values(output, y), loss.values(output[:1], y[:1])
+    if together.shape != output.shape[:1] or alone.shape != (1,):
+        raise InputError(
+            f"the loss {loss.name} gives numbers of shape {tuple(together.shape)} for "
+            f"{len(output)} rows; it must give one for each, not their mean or sum"
+        )
+    if not np.allclose(together[:1], alone, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise InputError(
+            f"the loss {loss.name} of a row depends on the other rows; give each its own"
         )

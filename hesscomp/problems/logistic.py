@@ -73,6 +73,7 @@ class LogisticRegression(Problem):
         shard, other = self.shard, copy.copy(self)
         rows = Rows(shard.y, shard.y, shard.start, shard.total, self.dataset_name, self.fingerprint)
         kept = rows.picked(fraction, seed)
+        other.sample = f"{fraction!r}, seed {seed}"
         name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         picked = rows.only(kept, name, self.world)
         other.rows, other.dataset_name = picked.total, name

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from hesscomp.curvature.digest import array_digest
 from hesscomp.curvature.operator import STACK_BYTES
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Shard
@@ -71,6 +72,8 @@ class Problem(ABC):
         the separate addends of reproducible mode always.
     fingerprint : str
         Of the training data, independent of the number of ranks.
+    sample : str
+        Which of its rows are taken.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Problem(ABC):
     blocks: tuple[ParameterBlock, ...]
     dataset_name: str
     fingerprint: str
+    sample: str = "all"
     world: World
     row_blocks: int = 0
     memory: float = STACK_BYTES
@@ -154,6 +158,23 @@ class Problem(ABC):
                 offset += block.size
         x = x if indices is None else x[indices]
         return replace(factor, provenance=provenance, parameters=x, blocks=tuple(blocks))
+
+    def facts(self, x: np.ndarray) -> dict[str, str]:
+        """What decides the numbers of a computation that starts at x, besides its own options.
+
+        By name, in texts, the same on any number of ranks: a run goes on in a folder only if these
+        are those that it was begun with.
+        """
+        return {
+            "problem": self.name,
+            "data": self.fingerprint,
+            "sample": self.sample,
+            "rows": str(self.rows),
+            "ridge": repr(self.ridge),
+            "dtype": self.dtype,
+            "reproducible": str(self.world.reproducible),
+            "point": array_digest(x),
+        }
 
     def check_point(self, x) -> np.ndarray:
         """x as a finite float64 (n,) array, or InputError."""

@@ -86,8 +86,8 @@ def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
     """Raise InputError if the graph holds back the gradient of anything made of theta.
 
     Second derivatives of such a graph are wrong even where the first are right: TensorFlow's
-    moments, and with them Keras' layer normalisation, treat the mean within the variance as a
-    constant.
+    moments treat the mean within the variance as a constant (in Keras' layers they do not here, see
+    `KerasProblem`). Let through is what changes no value, the shift of `tf.reduce_logsumexp`.
     """
     if not isinstance(theta.graph, tf.Graph):
         return
@@ -95,13 +95,26 @@ def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
     for operation in theta.graph.get_operations():
         if any(tensor.ref() in made for tensor in operation.inputs):
             if operation.type == "StopGradient":
+                if _is_shift(operation.inputs[0].op):
+                    continue
                 raise InputError(
                     f"TensorFlow's second derivatives are wrong here: {operation.name} stops the "
-                    "gradient (layer normalisation does); take the finite-difference Hessian "
+                    "gradient (tf.nn.moments does); take the finite-difference Hessian "
                     "(finite-difference), the Gauss-Newton matrix (ggn), or a model of layers that "
                     "the layer-wise engine knows"
                 )
             made.update(tensor.ref() for tensor in operation.outputs)
+
+
+def _is_shift(operation: tf.Operation) -> bool:
+    """Whether this is what reduce_logsumexp takes from the exponents and adds to the logarithm.
+
+    The largest number, 0 where that is not finite; the result does not depend on it.
+    """
+    if operation.type != "SelectV2":
+        return False
+    finite, largest, _ = (given.op for given in operation.inputs)
+    return finite.type == "IsFinite" and largest.type == "Max" and finite.inputs[0].op is largest
 
 
 def _columns(product: Callable, V: tf.Tensor) -> tf.Tensor:

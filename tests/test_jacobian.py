@@ -1,0 +1,59 @@
+"""The Jacobian: blocks and vectors in any panels, the same bits on any ranks, shapes refused."""
+
+import numpy as np
+import pytest
+from test_networks import ROWS, dense_matrices, in_float64, mine, mlp, rows, softmax_loss
+
+from hesscomp.curvature.jacobian import Jacobian
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+from hesscomp.problems.keras import KerasProblem
+
+pytestmark = pytest.mark.ranks
+LOSS = "softmax-cross-entropy"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return in_float64(mlp)
+
+
+@pytest.mark.parametrize("memory", [2**30, 2000], ids=["whole", "panels"])
+def test_vectors_and_panels(world, model, memory):
+    X, y = rows(model)
+    J = dense_matrices(model, softmax_loss, X, y)[2].reshape(ROWS, 3, -1)
+    data = mine(world, X, y)
+    problem = KerasProblem(model, LOSS, data, world, dtype="float64", memory=memory)
+    jacobian, rng = Jacobian(problem, problem.initial), np.random.default_rng(0)
+    V, U = rng.standard_normal((problem.n, 5)), rng.standard_normal((ROWS, 3, 5))
+    (here,), (u,) = mine(world, J), mine(world, U)
+    np.testing.assert_allclose(jacobian @ V, here @ V, atol=1e-12)
+    np.testing.assert_allclose(jacobian @ V[:, 0], here @ V[:, 0], atol=1e-12)
+    whole = np.einsum("icn,ick->nk", J, U)
+    np.testing.assert_allclose(jacobian.T @ u, whole, atol=1e-12)
+    np.testing.assert_allclose(jacobian.T @ u[..., 1], whole[:, 1], atol=1e-12)
+
+
+def test_blocks_that_do_not_fit_are_refused(world, model):
+    problem = KerasProblem(model, LOSS, mine(world, *rows(model)), world)
+    jacobian = Jacobian(problem, problem.initial)
+    with pytest.raises(InputError, match="it cannot multiply"):
+        jacobian @ np.ones((problem.n + 1, 2))
+    with pytest.raises(InputError, match="this rank's rows"):
+        jacobian.T @ np.ones((ROWS + 1, 3, 2))
+    with pytest.raises(InputError, match="this rank's rows"):  # wrong on one rank: all hear of it
+        jacobian.T @ np.ones((len(problem.data.X) + (world.rank == 0), 3, 2))
+    if world.size > 1:
+        with pytest.raises(InputError, match="differ in more than their rows"):
+            jacobian.T @ np.ones((len(problem.data.X), 3, 2 + world.rank))
+
+
+def test_reproducible_on_any_number_of_ranks(model):
+    world = World(reproducible=True)
+    X, y = rows(model)
+    shares = np.linspace(0, ROWS, world.size + 1).astype(int)
+    here = slice(shares[world.rank], shares[world.rank + 1])
+    problem = KerasProblem(model, LOSS, (X[here], y[here]), world)
+    alone = KerasProblem(model, LOSS, (X, y), World(World.serial().comm, reproducible=True))
+    U, x = np.random.default_rng(1).standard_normal((ROWS, 3, 4)), problem.initial
+    np.testing.assert_array_equal(Jacobian(problem, x).T @ U[here], Jacobian(alone, x).T @ U)
