@@ -6,6 +6,7 @@
 #   MPI=wheel        MPICH from PyPI; MPI=system takes the mpiexec in PATH and its library
 #   RANKS="2 3 4"    the numbers of ranks that `make test` runs on
 #   JOBS=2           processes that share the serial tests of `make test`
+#   PEER=            a Python with torch and curvlinops, for `make bench`; VENV's after `make peers`
 #   FUZZ_FLAGS=      readers and options for `make fuzz` (see scripts/fuzz.py --help)
 #   PYTEST_FLAGS=    further options for pytest, such as -x or -k NAME
 
@@ -37,6 +38,8 @@ RUN := $(VENV)/.stamp-run-$(MPI)
 TEST := $(VENV)/.stamp-test-$(MPI)
 BENCH := $(VENV)/.stamp-bench-$(MPI)
 FUZZ := $(VENV)/.stamp-fuzz-$(MPI)
+PEERS := $(VENV)/.stamp-peers-$(MPI)
+PEER = $(if $(wildcard $(PEERS)),$(BIN)/python)
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --editable
 
 # Open MPI refuses more ranks than cores unless told otherwise; MPICH ignores both.
@@ -44,7 +47,7 @@ export OMPI_MCA_rmaps_base_oversubscribe = 1
 export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-hosts lint bench fuzz clean
+.PHONY: help install demo test test-slow test-slurm test-hosts lint bench peers fuzz clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -105,8 +108,11 @@ lint: $(TEST)  ## style, format, the walls between subpackages, shell scripts
 
 bench: $(BENCH)  ## run the benchmarks in scripts/bench/, one after another (minutes)
 	@set -e; for script in scripts/bench/*.py; do \
-		echo "== $$script"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python "$$script"; \
+		case $$script in */engine.py | */mnist_factor.py) peer="$(addprefix --peer ,$(PEER))";; *) peer=;; esac; \
+		echo "== $$script $$peer"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python "$$script" $$peer; \
 	done
+
+peers: $(PEERS)  ## install torch (CPU) and curvlinops, which `make bench` then compares with
 
 fuzz: $(FUZZ)  ## feed damaged files to every reader: FUZZ_FLAGS="--inputs 100000 csv hdf5"
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py $(FUZZ_FLAGS)
@@ -139,6 +145,10 @@ $(TEST): $(RUN)
 
 $(BENCH): $(RUN)
 	$(PIP) '.$(BENCH_EXTRA)'
+	@touch $@
+
+$(PEERS): $(RUN)
+	$(PIP) '.[peers]' --extra-index-url https://download.pytorch.org/whl/cpu
 	@touch $@
 
 $(FUZZ): $(RUN)

@@ -69,6 +69,9 @@ def check_operator(operator, dense: np.ndarray, tolerance: float) -> None:
     close(operator.project(Q, V), Q.T @ dense @ V)
     close(operator.quadratic(V), V.T @ dense @ V)
     assert ledger.columns == columns + 16
+    assert (operator @ V[:, :0]).shape == (n, 0)
+    assert operator.project(Q, V[:, :0]).shape == (3, 0)
+    assert operator.quadratic(V[:, :0]).shape == (0, 0)
     close(operator.to_scipy() @ V, dense @ V)
     close(operator.to_scipy().rmatvec(v), dense @ v)
     close(operator.to_dense(panel=3), dense)

@@ -155,7 +155,8 @@ def write_trajectory(path):
 
 def write_checkpoint(path):
     history = History([{"step": 0.0}], [(0, "begun")])
-    saved = Checkpoint(1, {"x": np.ones(3)}, {"damping": 0.5}, {}, {"optimizer": "sgd"}, history)
+    arrays = {"x": np.ones(3), "best": np.arange(3.0)}
+    saved = Checkpoint(1, arrays, {"damping": 0.5}, {}, {"optimizer": "sgd"}, history)
     save_checkpoint(saved, path.parent, World.serial())
 
 
@@ -226,6 +227,31 @@ def test_bad_checkpoints(case, tmp_path):
     with h5py.File(tmp_path / NAME, "r+") as file:
         change(file)
     assert words in refused(load_checkpoint, tmp_path / NAME)
+
+
+CHECKPOINT_POINTS = {
+    "version": (attribute("format_version", 9), "it is no hesscomp-checkpoint of version 1"),
+    "formats": (attribute("format", np.array([b"a", b"b"])), "cannot be read as a point"),
+    "group": (lambda file: file.__delitem__("arrays"), "/arrays is missing"),
+    "missing": (lambda file: file["arrays"].clear(), "/arrays/x is missing"),
+    "whole": (replaced("arrays/best", data=np.arange(3)), "/arrays/best has type int64"),
+    "text": (replaced("arrays/best", data=np.array([b"a"])), "/arrays/best has type"),
+    "nan": (replaced("arrays/best", data=np.full(3, np.nan)), "/arrays/best holds numbers that"),
+    "huge": (replaced("arrays/best", shape=(2**40,), dtype="f8"), "/arrays/best claims"),
+    "shape": (replaced("arrays/best", data=np.ones((3, 1))), "the problem has 3 parameters"),
+    "number": (replaced("arrays/best", data=1.0), "the problem has 3 parameters"),
+}
+
+
+@pytest.mark.parametrize("case", CHECKPOINT_POINTS)
+def test_bad_points_in_checkpoints(case, tmp_path):
+    change, words = CHECKPOINT_POINTS[case]
+    write_checkpoint(tmp_path / NAME)
+    np.testing.assert_array_equal(load_point(tmp_path / NAME, 3), np.arange(3.0))
+    assert not is_keras_file(tmp_path / NAME)
+    with h5py.File(tmp_path / NAME, "r+") as file:
+        change(file)
+    assert words in refused(lambda path: load_point(path, 3), tmp_path / NAME)
 
 
 def header(text: str, data=b"") -> bytes:

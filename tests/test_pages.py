@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hesscomp.analysis.claims import claims
-from hesscomp.analysis.energy import block_energy
+from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.analysis.html import number
 from hesscomp.analysis.report import page
 from hesscomp.cli.main import main
@@ -87,6 +87,12 @@ def test_block_energy_is_the_share_of_each_block():
     assert block_energy(replace(factor, blocks=())).shape == (0, 25)
     axis = LowRank(np.ones(2), np.eye(27)[:, [0, 26]], factor.certificate, blocks=BLOCKS)
     np.testing.assert_array_equal(block_energy(axis), [[1, 0], [0, 0], [0, 0], [0, 1]])
+    blocks = [
+        (name, *place) for name, (_, *place) in zip(["a/k", "b", "a/b", "c/k"], BLOCKS, strict=True)
+    ]
+    layers = layer_energy(replace(factor, blocks=tuple(blocks)))
+    assert list(layers) == ["a", "b", "c"]
+    np.testing.assert_allclose(list(layers.values()), [energy[0] + energy[2], *energy[[1, 3]]])
 
 
 def test_a_page_holds_all_that_the_file_holds_and_nothing_from_elsewhere():

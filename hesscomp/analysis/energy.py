@@ -31,3 +31,12 @@ def block_energy(factor: LowRank, leading: int | None = None) -> np.ndarray:
         block = U[offset : offset + int(np.prod(shape))]
         row[:] = np.einsum("ij,ij->j", block, block)
     return energy / np.einsum("ij,ij->j", U, U)
+
+
+def layer_energy(factor: LowRank, leading: int | None = None) -> dict[str, np.ndarray]:
+    """`block_energy` summed over the blocks of each layer, what their names have before the "/"."""
+    total: dict[str, np.ndarray] = {}
+    for (name, _, _), energy in zip(factor.blocks, block_energy(factor, leading), strict=True):
+        layer = name.rpartition("/")[0] or name
+        total[layer] = total.get(layer, 0.0) + energy
+    return total

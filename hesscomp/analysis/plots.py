@@ -9,7 +9,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hesscomp.analysis.energy import block_energy
+from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.factors import Comparison, LowRank, Provenance, Trajectory
 from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.runs.files import atomic_path, check_picture_name
@@ -65,7 +65,7 @@ def plot_against_best(
     middle.set_ylabel("‖H − F‖ / ‖H‖, Frobenius")
     middle.set_title("Compression error")
     middle.legend(frameon=False)
-    draw_energy(right, factor)
+    draw_layer_energy(right, factor)
     right.set_title("Energy of the eigenvectors by layer")
     figure.suptitle(title, parse_math=False)
     save_figure(figure, path)
@@ -179,12 +179,21 @@ def draw_residuals(axes: Axes, factor: LowRank) -> None:
 
 def draw_energy(axes: Axes, factor: LowRank, leading: int = 50) -> None:
     """Heat map of `block_energy`: parameter blocks by leading eigenvectors."""
-    energy = block_energy(factor, leading)
+    _draw_shares(axes, [name for name, *_ in factor.blocks], block_energy(factor, leading))
+
+
+def draw_layer_energy(axes: Axes, factor: LowRank, leading: int = 50) -> None:
+    """Heat map of `layer_energy`: layers by leading eigenvectors."""
+    shares = layer_energy(factor, leading)
+    _draw_shares(axes, list(shares), np.array(list(shares.values())))
+
+
+def _draw_shares(axes: Axes, names: list[str], energy: np.ndarray) -> None:
     image = axes.imshow(
         energy, cmap=SHADE, vmin=0, vmax=energy.max(), aspect="auto", interpolation="nearest",
         extent=(0.5, energy.shape[1] + 0.5, len(energy) - 0.5, -0.5),
     )  # fmt: skip
-    names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name, *_ in factor.blocks]
+    names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name in names]
     every = -(-len(names) // LABELS)
     axes.set_yticks(range(0, len(names), every), names[::every])
     for label in axes.get_yticklabels():

@@ -90,6 +90,8 @@ class Operator(ABC):
         """
         V = self._checked(V)
         block = V[:, None] if V.ndim == 1 else V
+        if not block.shape[1]:
+            return np.zeros(V.shape)
         return self._counted(self._block(block), block.shape[1]).reshape(V.shape)
 
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
@@ -99,6 +101,8 @@ class Operator(ABC):
         row layout, and in reproducible mode, as a product and an inner product.
         """
         Q, V = self._checked(Q), self._checked(V)
+        if not V.shape[1]:
+            return np.zeros((Q.shape[1], 0))
         return self._counted(self._project(Q, V), V.shape[1])
 
     def quadratic(self, V: np.ndarray) -> np.ndarray:
@@ -107,6 +111,8 @@ class Operator(ABC):
         As `project`, but reduces only k (k + 1) / 2 words where that reduces k^2.
         """
         V = self._checked(V)
+        if not V.shape[1]:
+            return np.zeros((0, 0))
         Q = self._counted(self._quadratic(V), V.shape[1])
         return (Q + Q.T) / 2
 

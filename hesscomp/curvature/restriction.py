@@ -56,6 +56,9 @@ class Restricted(ShardedOperator):
     def _columns(self, columns):
         return self.local._columns(columns)
 
+    def _pieces(self, columns):
+        return max(super()._pieces(columns), self.local._pieces(columns))
+
     def _local(self, V):
         return self.local._local(V)
 
@@ -67,7 +70,8 @@ class _Embedded:
     """Local products with some parameters' rows and columns, by whole products."""
 
     def __init__(self, base: ShardedOperator, indices: np.ndarray):
-        self.base, self.indices, self._columns = base, indices, base._columns
+        self.base, self.indices = base, indices
+        self._columns, self._pieces = base._columns, base._pieces
 
     def _local(self, V):
         return self.base._local(self._whole(V))[self.indices]
@@ -110,6 +114,9 @@ class BlockDiagonal(ShardedOperator):
 
     def _columns(self, columns):
         return min(group._columns(columns) for group in self.groups)
+
+    def _pieces(self, columns):
+        return max(super()._pieces(columns), *(g._pieces(columns) for g in self.groups))
 
     def _local(self, V):
         out = np.zeros_like(V)

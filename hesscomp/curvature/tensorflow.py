@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
 
@@ -42,6 +42,17 @@ with _quiet_stderr():
     import keras
 
     tf.get_logger().setLevel("CRITICAL")  # what fails is raised; pages of graphs help nobody
+
+
+def _softsign_bend(operation, delta):
+    """The gradient of SoftsignGrad, slope / (1 + |x|)^2, which TensorFlow 2.21 lacks."""
+    slope, x = operation.inputs
+    scale = 1 / (1 + tf.abs(x))
+    return [delta * scale**2, -2 * delta * slope * tf.sign(x) * scale**3]
+
+
+with suppress(KeyError):  # where TensorFlow has one
+    tf.RegisterGradient("SoftsignGrad")(_softsign_bend)
 
 
 def set_threads(threads: int) -> None:

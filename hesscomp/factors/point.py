@@ -7,6 +7,7 @@ import numpy as np
 
 from hesscomp.errors import InputError, reason
 from hesscomp.factors.hdf5 import load_parameters
+from hesscomp.runs.checkpoint import FORMAT, load_best
 from hesscomp.runs.hdf5 import CheckedFile
 from hesscomp.runs.npy import mapped_npy
 
@@ -15,20 +16,25 @@ MAGIC_ZIP = b"PK\x03\x04"
 
 
 def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
-    """The point named by ``zero``, a NumPy file or an HDF5 file (a factor's `/parameters`).
+    """The point named by ``zero``, a NumPy file, a factor (`/parameters`) or a run's checkpoint.
 
     The content, not the name, says which kind of file it is. InputError unless it holds n finite
     numbers.
     """
     if str(source) == "zero":
         return np.zeros(n)
-    of_factor = _magic(source) == MAGIC_HDF5
-    point = load_parameters(source) if of_factor else load_vector(source)
+    point = _of_hdf5(source) if _magic(source) == MAGIC_HDF5 else load_vector(source)
     if point.shape != (n,):
         raise InputError(
             f"{source}: holds {point.shape} numbers, but the problem has {n} parameters"
         )
     return point
+
+
+def _of_hdf5(source) -> np.ndarray:
+    with CheckedFile(source, "point") as file:
+        load = load_best if file.attributes().get("format") == FORMAT else load_parameters
+    return load(source)
 
 
 def is_keras_file(source: str | os.PathLike) -> bool:
@@ -47,7 +53,7 @@ def _magic(source) -> bytes:
     except FileNotFoundError:
         raise InputError(
             f"{source}: no such file; a point is zero, initial, trained, or a file: .npy, a "
-            "factor, Keras' weights or model"
+            "factor, a run's checkpoint, Keras' weights or model"
         ) from None
 
 

@@ -17,6 +17,7 @@ from hesscomp.problems.problem import ParameterBlock, Problem, chunks
 from hesscomp.problems.rows import Rows
 
 FUSED = 5 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
+COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
 
 
 class DifferentiableProblem(Problem):
@@ -121,9 +122,7 @@ class DifferentiableProblem(Problem):
         specs = [tf.TensorSpec([self.n], dtype)]
         specs += tf.nest.map_structure(_any_rows, list(rows))
         specs += [] if V is None else [tf.TensorSpec([V.shape[0], None], V.dtype)]
-        # Of all ranks' rows, so that it does not depend on their number.
-        made = 1 if V is None else self.rows * self.budget(dtype).row_values * V.shape[1]
-        fuses = made >= FUSED
+        fuses = V is not None and self._made(dtype) >= FUSED
         key = (kind, *tf.nest.flatten(specs), extra, fuses)
         if key not in self._kernels:
             method = getattr(self.engine, kind)
@@ -143,6 +142,10 @@ class DifferentiableProblem(Problem):
             specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind)]
             self._kernels["row values"] = self._row_values(*specs)
         return Budget(self.memory, self.n, self._kernels["row values"], self.engine.copies)
+
+    def _made(self, dtype: str) -> int:
+        """Numbers of a product: of all ranks' rows, so that their number does not matter."""
+        return self.rows * self.budget(dtype).row_values * COLUMNS
 
     def _row_values(self, theta, X) -> int:
         return row_values(self.engine.output, theta, X)

@@ -28,7 +28,8 @@ class FunctionProblem(DifferentiableProblem):
         A starting point; the dict's keys name the parameter blocks.
     data : Dataset, or (X, y)
         Each rank's own rows.
-    world : World
+    world : World, optional
+        All ranks of the job by default.
     ridge, dtype, memory
         As for `KerasProblem`.
     """
@@ -40,12 +41,13 @@ class FunctionProblem(DifferentiableProblem):
         loss_sum: Callable,
         theta,
         data,
-        world: World,
+        world: World | None = None,
         *,
         ridge: float = 0.0,
         dtype: str = "float32",
         memory: float = PRODUCT_BYTES,
     ):
+        world = World() if world is None else world
         super().__init__(Rows.of(data, world), world, ridge, dtype, memory)
         named = theta if isinstance(theta, dict) else {"theta": theta}
         arrays = [np.asarray(value, dtype=np.float64) for value in named.values()]

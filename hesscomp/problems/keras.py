@@ -43,7 +43,8 @@ class KerasProblem(DifferentiableProblem):
         ||f - y||^2), any Keras loss, or a function of (y, output) with a number for each row.
     data : Dataset, or (X, y)
         Each rank's own rows, of any number. Rows of a `Dataset` take the shape of the input.
-    world : World
+    world : World, optional
+        All ranks of the job by default.
     ridge : float
         Non-negative; applies to all parameters.
     dtype : {"float32", "float64"}
@@ -74,7 +75,7 @@ class KerasProblem(DifferentiableProblem):
         model: keras.Model,
         loss,
         data,
-        world: World,
+        world: World | None = None,
         *,
         ridge: float = 0.0,
         dtype: str = "float32",
@@ -82,6 +83,7 @@ class KerasProblem(DifferentiableProblem):
         engine: str = "auto",
     ):
         _check_model(model)
+        world = World() if world is None else world
         rows = _shaped(Rows.of(data, world), model)
         loss = find_loss(loss, lambda: _output_shape(model, rows.X))
         rows = _coded(rows, loss.unscaled)

@@ -15,7 +15,7 @@ import hesscomp
 from hesscomp.errors import InputError, reason
 from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
 from hesscomp.runs.form import misfit
-from hesscomp.runs.hdf5 import CheckedFile, count, new_file
+from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.runs.history import History
 from hesscomp.runs.slabs import own_slabs, read_rows, save_slabs, slabs_of
 
@@ -219,10 +219,22 @@ def load_checkpoint(
         return found
 
 
-def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
+def load_best(path: str | os.PathLike) -> np.ndarray:
+    """Read only the best point of a checkpoint, for Newton's method the last; errors as above."""
+    with CheckedFile(path, "checkpoint") as file:
+        _check_format(file)
+        name = f"arrays/{'best' if 'best' in file.group('arrays') else 'x'}"
+        return finite(file, name, file.dataset(name, "f")[()].astype(np.float64, copy=False))
+
+
+def _check_format(file: CheckedFile) -> None:
     attributes = file.attributes()
     if attributes.get("format") != FORMAT or attributes.get("format_version") != VERSION:
         file.refuse(f"it is no {FORMAT} of version {VERSION}")
+
+
+def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
+    _check_format(file)
     groups = ("arrays", "state", "values", "history")
     arrays, state, values, columns = (_values(file, name) for name in groups)
     facts = {key: _plain(value) for key, value in file.attributes("facts").items()}

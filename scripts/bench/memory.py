@@ -10,7 +10,6 @@ method holds and the limit of a product.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
@@ -19,13 +18,10 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from hesscomp.cli.subject import parse_bytes
+from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
 
 METHODS = {"nystrom": "ggn", "krylov": "hessian"}
 BLOCK = 16
-
-
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def stated_bytes(method: str, n: int, l: int, ranks: int, options) -> float:
@@ -57,7 +53,8 @@ def measure(options) -> None:
     operators = {"ggn": GaussNewtonOperator, "hessian": HessianOperator}
     H = operators[METHODS[options.method]](problem, problem.initial)
     world.gather(None)
-    idle, l = peak_bytes(), options.rank + options.oversample
+    idle, l = resident_bytes(), options.rank + options.oversample
+    reset_peak()
     start = time.perf_counter()
     factor = compress(
         H, options.rank, method=options.method, oversample=options.oversample, power=0,

@@ -28,7 +28,7 @@ from hesscomp.curvature.tensorflow import keras, tf
 ELEMENTWISE = {
     "celu", "elu", "exponential", "gelu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu",
     "log_sigmoid", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink", "softplus",
-    "softsign", "sparse_plus", "squareplus", "tanh", "tanh_shrink", "threshold",
+    "softsign", "sparse_plus", "squareplus", "tanh", "tanh_shrink",
 }  # fmt: skip
 
 layers = keras.layers
@@ -99,8 +99,10 @@ def _convolved(layer, inputs, kind):
     causal = layer.padding == "causal"  # along the one axis of Conv1D
 
     def rule(pair):
-        padding = "valid" if causal else layer.padding
-        return kind(kernel, layer.bias, pair(layer.strides), pair(layer.dilation_rate), padding)
+        strides, padding = pair(layer.strides), "valid" if causal else layer.padding
+        if kind is DepthwiseConvolution:  # TensorFlow wants equal ones, also over a height of 1
+            strides = (strides[1], strides[1])
+        return kind(kernel, layer.bias, strides, pair(layer.dilation_rate), padding)
 
     before = [_past(layer)] if causal else []
     return [*before, *_space(layer, inputs, rule), *_activation(layer.activation)]
