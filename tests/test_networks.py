@@ -340,7 +340,9 @@ def problem(world, monkeypatch, request):
 
 
 on_networks = pytest.mark.parametrize(
-    "problem", [mlp, pytest.param(points, marks=pytest.mark.serial)], indirect=True
+    "problem",
+    [mlp, pytest.param(points, marks=[pytest.mark.serial, pytest.mark.slow])],
+    indirect=True,
 )
 
 
@@ -703,7 +705,9 @@ def test_a_block_product_reduces_its_own_words(world, problem, name):
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("name", ["graph", "plane", "text", "subclassed"])
+@pytest.mark.parametrize(
+    "name", ["graph", pytest.param("plane", marks=pytest.mark.slow), "text", "subclassed"]
+)
 def test_every_block_alone(world, name):
     """A restriction is the whole's rows and columns, whatever it is spared."""
     model = in_float64(NETWORKS.get(name, built))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.runs.files import atomic_path
 
 
@@ -34,7 +34,7 @@ def read_json(path: str | os.PathLike, names: Iterable[str]) -> dict:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as a JSON report ({error})") from error
+        raise InputError(f"{path}: cannot be read as a JSON report ({reason(error)})") from error
     rows = report.get("history") if isinstance(report, dict) else None
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: is no hesscomp report: it has no history")
@@ -43,7 +43,7 @@ def read_json(path: str | os.PathLike, names: Iterable[str]) -> dict:
         report["history"] = [{name: _number(row[name]) for name in names} for row in rows]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"{path}: its history cannot be read ({error}); each row needs the numbers "
+            f"{path}: its history cannot be read ({reason(error)}); each row needs the numbers "
             f"{', '.join(names)}"
         ) from error
     return report
