@@ -136,6 +136,7 @@ def plane():
 NETWORKS = {
     "dense": mlp, "graph": graph, "text": text, "points": points, "line": line, "plane": plane,
 }  # fmt: skip
+ON_RANKS = ("graph", "text")  # what several ranks do is the same for all of them
 
 
 def rows(model, seed=1):
@@ -231,8 +232,8 @@ def test_every_layer_with_a_rule_is_in_a_network(world):
 
 @pytest.mark.parametrize(
     "name",
-    [  # what ranks do is the same for all
-        pytest.param(name, marks=[pytest.mark.serial] if name in ("line", "points") else [])
+    [
+        pytest.param(name, marks=[] if name in ON_RANKS else [pytest.mark.serial])
         for name in NETWORKS
     ],
 )
