@@ -141,6 +141,15 @@ def test_sequences_are_refused_wherever_they_are(tmp_path):
     assert "an attribute is a sequence of variable length" in refused(read, tmp_path / "f.h5")
 
 
+def test_data_that_are_sequences_are_refused(tmp_path):
+    save_factor(small_factor(), tmp_path / "f.h5")
+    with h5py.File(tmp_path / "f.h5", "r+") as file:
+        del file["eigenvalues"]
+        file.create_dataset("eigenvalues", (2,), h5py.vlen_dtype("f8"))
+    said = refused(load_factor, tmp_path / "f.h5")
+    assert "/eigenvalues holds sequences of variable length" in said
+
+
 def test_texts_of_a_file_are_one_line(tmp_path):
     save_factor(small_factor(), tmp_path / "f.h5")
     with h5py.File(tmp_path / "f.h5", "r+") as file:

@@ -91,6 +91,8 @@ class CheckedFile:
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
             self.refuse(f"/{name} is no data set stored in this file")
+        if _has_sequences(found.id.get_type()):
+            self.refuse(f"/{name} holds sequences of variable length")
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
         if (claimed := max(found.nbytes, chunk)) > MAX_COMPRESSION * self.size:
             self.refuse(f"/{name} claims {claimed} bytes in a file of {self.size}")
@@ -105,10 +107,9 @@ class CheckedFile:
         return group.attrs
 
     def _check_attributes(self, found: h5py.Group | h5py.Dataset) -> None:
-        """HDF5 1.14.6 crashes on a sequence of variable length, which a text of such is not."""
+        """HDF5 1.14.6 may crash on sequences of variable length."""
         for i in range(h5py.h5a.get_num_attrs(found.id)):
-            kind = h5py.h5a.open(found.id, index=i).get_type()
-            if kind.detect_class(h5py.h5t.VLEN):
+            if _has_sequences(h5py.h5a.open(found.id, index=i).get_type()):
                 self.refuse("an attribute is a sequence of variable length")
 
     def check_all(self) -> None:
@@ -201,6 +202,19 @@ class _Stream(io.FileIO):
                 f"{self.called}: its global heap is damaged, or holds numbers in sequences of "
                 "variable length; fetch it again, or write it without them"
             )
+
+
+def _has_sequences(kind: h5py.h5t.TypeID) -> bool:
+    """Whether a type has such of variable length in it, which may claim any; texts are none.
+
+    HDF5's own `detect_class` takes texts within compound types for them.
+    """
+    if isinstance(kind, h5py.h5t.TypeCompoundID):
+        members = map(kind.get_member_type, range(kind.get_nmembers()))
+        return any(map(_has_sequences, members))
+    if isinstance(kind, h5py.h5t.TypeArrayID):
+        return _has_sequences(kind.get_super())
+    return kind.get_class() == h5py.h5t.VLEN
 
 
 def count(file: CheckedFile, name: str) -> int:
