@@ -14,7 +14,7 @@ from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(most=3)
 layers = keras.layers
 X = np.random.default_rng(0).standard_normal((7, 4))
 Y = np.arange(7) % 3

@@ -347,6 +347,7 @@ on_networks = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.ranks(most=3)
 @on_networks
 def test_fisher_matrices(world, problem):
     model, x = problem.model, problem.initial
@@ -392,6 +393,7 @@ def test_differences_and_jacobian(world, problem):
     np.testing.assert_allclose(jacobian.T @ mine(world, U)[0], whole, atol=1e-12)
 
 
+@pytest.mark.ranks(most=3)
 @on_networks
 def test_blocks_of_parameters(world, problem):
     x, (X, y) = problem.initial, rows(problem.model)

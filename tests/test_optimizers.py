@@ -25,7 +25,7 @@ from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.second_moment import gradient_second_moment
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(most=3)
 
 ADULT, RIDGE = 0.326523399290756, 1e-3  # the optimum: see test_newton.py
 

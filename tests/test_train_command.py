@@ -73,7 +73,7 @@ def regression(world):
 
 
 @pytest.mark.serial
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 @pytest.mark.parametrize("name", NETWORK_OPTIMIZERS)
 def test_second_order_methods_beat_gradient_descent_on_a_network(problem, regression, name):
     stopping = Stopping(max_steps=30)
@@ -84,7 +84,7 @@ def test_second_order_methods_beat_gradient_descent_on_a_network(problem, regres
         assert result.objective == pytest.approx(result.best_objective, rel=1e-12)
 
 
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 def test_batches_and_ranks_and_weights_written_back(world, problem):
     """Mini-batches, the same on one rank alone; the model gets what was found."""
     alone = network(World.serial())
@@ -102,7 +102,7 @@ def test_batches_and_ranks_and_weights_written_back(world, problem):
     assert float(value) == pytest.approx(results[0].best_objective, rel=1e-5)
 
 
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 def test_squared_gradients_of_a_network(world, problem):
     """Against the gradient of each row alone."""
     one = network(World.serial())
@@ -115,7 +115,7 @@ def test_squared_gradients_of_a_network(world, problem):
     assert np.linalg.norm(found) > 3 * np.linalg.norm(squared_mean)
 
 
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 def test_kronecker_factors(world, problem):
     """Of one row, their products are the blocks of the Fisher matrix; of more, the ranks agree."""
     alone = network(World.serial())
@@ -146,7 +146,7 @@ def test_kronecker_factors(world, problem):
 SHARED = keras.layers.Dense(2, "tanh")
 
 
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 def test_kronecker_factors_in_a_run(world, problem, shared_tmp):
     """Stopped and gone on with, and on one rank alone."""
     optimizer = HessianFree(damping=1.0, preconditioner="kronecker")
@@ -163,7 +163,7 @@ def test_kronecker_factors_in_a_run(world, problem, shared_tmp):
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 @pytest.mark.parametrize("name", [*NETWORK_OPTIMIZERS, "adam"])
 def test_a_networks_runs_killed_at_20_steps(problem, shared_tmp, name):
     optimizer = NETWORK_OPTIMIZERS.get(name, Adam(0.02))
@@ -171,7 +171,7 @@ def test_a_networks_runs_killed_at_20_steps(problem, shared_tmp, name):
 
 
 @pytest.mark.slow
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 @pytest.mark.parametrize("name", [*NETWORK_OPTIMIZERS, "adam"])
 def test_a_networks_reproducible_runs_do_not_depend_on_the_ranks(world, name):
     optimizer = NETWORK_OPTIMIZERS.get(name, Adam(0.02))
@@ -206,7 +206,7 @@ def test_squared_gradients_row_by_row(name):
         kronecker_factors(one, one.initial)
 
 
-@pytest.mark.ranks
+@pytest.mark.ranks(most=3)
 def test_the_objective_alone(world, problem):
     x = np.random.default_rng(2).standard_normal(problem.n)
     one = np.ones((int(world.rank == 0), 1))

@@ -24,7 +24,7 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.runs.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(most=3)
 
 EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
 BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
