@@ -48,14 +48,16 @@ def main() -> int:
         return status
     for number in FORWARDED:  # launchers send them to the child too
         signal.signal(number, signal.SIG_IGN)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if -status in ENDED:
-        time.sleep(OWN_END * (1 + min(int(rank), MOST_TURNS) * (-status == signal.SIGALRM)))
-        print(_obituary(rank, -status, activity.read(board)), file=sys.stderr, flush=True)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    number, status = (0, ended) if ended >= 0 else (-ended, 128 - ended)
+    if number in ENDED:
+        turn = min(int(rank), MOST_TURNS) if number == signal.SIGALRM else 0
+        time.sleep(OWN_END * (1 + turn))
+        print(_obituary(rank, number, activity.read(board)), file=sys.stderr, flush=True)
         time.sleep(ON_ITS_WAY)
-    if status < 0 or status == 1:
-        _tell_launcher(status if status > 0 else 128 - status)
-    os._exit(status if status >= 0 else 128 - status)
+    if number or status == 1:
+        _tell_launcher(status)
+    os._exit(status)
 
 
 def _run() -> int:

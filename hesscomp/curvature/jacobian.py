@@ -56,7 +56,7 @@ class Jacobian:
         for columns in self._panels(V.shape[1]):
             panel = tf.constant(V[:, columns])
             kernel = problem.compiled("jacobian", problem.dtype, (self.X,), panel)
-            for rows in self._chunks(slice(None), panel.shape[1]):
+            for rows in problem.chunks(slice(None), problem.dtype, panel.shape[1]):
                 out[rows, ..., columns] = _columns_last(kernel(self.theta, self.X[rows], panel))
         problem.world.ledger.product(V.shape[1])
         return out
@@ -70,14 +70,6 @@ class Jacobian:
             width = min(width, max(int(problem.memory // stack), 1))
         for first in range(0, k, width):
             yield slice(first, min(first + width, k))
-
-    def _chunks(self, part: slice, k: int) -> Iterator[slice]:
-        """A part of this shard's rows, as many at once as memory allows with k columns."""
-        start, stop, _ = part.indices(self.outputs[0])
-        budget, size = self.problem.budget(self.problem.dtype), self.theta.dtype.size
-        step = budget.rows(max(stop - start, 1), k, size)
-        for first in range(start, stop, step):
-            yield slice(first, min(first + step, stop))
 
     def _transposed(self, U: np.ndarray) -> np.ndarray:
         problem = self.problem
@@ -103,12 +95,11 @@ class Jacobian:
 
     def _pulled(self, U: np.ndarray, part: slice) -> np.ndarray:
         """J^T U by a part of the rows here: (n, k); local."""
-        total = np.zeros((self.problem.n, U.shape[-1]))
-        for rows in self._chunks(part, U.shape[-1]):
+        problem, k = self.problem, U.shape[-1]
+        total = np.zeros((problem.n, k))
+        for rows in problem.chunks(part, problem.dtype, k):
             block = _columns_last(tf.constant(U[rows]))
-            kernel = self.problem.compiled(
-                "jacobian_transposed", self.problem.dtype, (self.X, block)
-            )
+            kernel = problem.compiled("jacobian_transposed", problem.dtype, (self.X, block))
             total += kernel(self.theta, self.X[rows], block).numpy()
         return total
 

@@ -10,16 +10,13 @@ from hesscomp.runs.journal import Journal
 
 @contextmanager
 def journaled(
-    operator: Operator, folder: str | os.PathLike | None, facts: dict[str, str]
+    operator: Operator, folder: str | os.PathLike, facts: dict[str, str]
 ) -> Iterator[Operator]:
-    """Yield the operator, with a journal of its products in `folder` where one is named.
+    """Yield the operator with a journal of its products in `folder`.
 
     The journal is removed where the block ends well: by then the result should be written.
     Collective; see `Journal`.
     """
-    if folder is None:
-        yield operator
-        return
     journal = Journal(folder, facts, operator.world)
     yield Journaled(operator, journal)
     journal.remove()
