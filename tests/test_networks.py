@@ -475,6 +475,21 @@ def test_functions(world):
         GaussNewtonOperator(problem, problem.initial)
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda theta, X, y: tf.reduce_mean((X @ theta - y) ** 2), "for each alone; it must be"),
+        (lambda theta, X, y: tf.nn.l2_loss(X - tf.reduce_mean(X, 0)), "the sum of the rows'"),
+        (lambda theta, X, y: (X @ theta - y) ** 2, r"an array \(2, 1\); it must give a scalar"),
+    ],
+    ids=["mean", "coupled", "array"],
+)
+def test_losses_that_are_no_sums_over_rows(world, loss, message):
+    X = np.random.default_rng(0).standard_normal((ROWS, 3))
+    with pytest.raises(InputError, match=message):
+        FunctionProblem(loss, np.ones((3, 1)), mine(world, X, X[:, :1]), world)
+
+
 class Branching(keras.Model):
     """A subclassed model; `noise` makes it random, `coupled` normalises over the batch."""
 

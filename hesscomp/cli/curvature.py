@@ -97,8 +97,8 @@ def add_point_argument(parser, *, several: bool = False, help: str | None = None
         "--at",
         metavar=POINTS,
         help=help
-        or "the point: a .npy file, a factor, Keras weights or model; default: initial, "
-        "and zero for logistic regression"
+        or "the point: a .npy file, a factor, a run's checkpoint, Keras weights or model; "
+        "default: initial, and zero for logistic regression"
         + ("; several files, or a pattern: a trajectory" if several else ""),
         **many,
     )

@@ -14,6 +14,8 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.rows import Rows
 
+SUM_TOLERANCE = 1e-4  # of a sum of two losses, in float32
+
 
 class FunctionProblem(DifferentiableProblem):
     """f(x) = (1/m) sum over all rows of a loss that you write in TensorFlow + (ridge/2) ||x||^2.
@@ -32,6 +34,11 @@ class FunctionProblem(DifferentiableProblem):
         All ranks of the job by default.
     ridge, dtype, memory
         As for `KerasProblem`.
+
+    Raises
+    ------
+    InputError
+        On what no problem takes, and if two rows' loss is not the sum of each one's (a mean, say).
     """
 
     name = "function"
@@ -63,6 +70,26 @@ class FunctionProblem(DifferentiableProblem):
         engine = FunctionEngine(flat_loss, "a function, of which only values are known")
         initial = np.concatenate([array.reshape(-1) for array in arrays])
         self._differentiate(engine, pieces, list(named), initial)
+        with world.phase("checking the loss"):
+            self._check_sum()
+
+    def _check_sum(self) -> None:
+        """Refuse a loss of two rows here that is not the sum of their losses."""
+        theta = tf.constant(self.initial, self.dtype)
+        X, y = self.tensors(self.dtype)
+        if len(X) < 2:
+            return
+        both, *alone = (
+            np.asarray(self.engine.loss_sum(theta, X[rows], y[rows]))
+            for rows in (slice(2), slice(1), slice(1, 2))
+        )
+        if both.shape != () or any(loss.shape != () for loss in alone):
+            raise InputError(f"loss_sum gives an array {both.shape}; it must give a scalar")
+        if abs(both - sum(alone)) > SUM_TOLERANCE * (abs(both) + sum(map(abs, alone))):
+            raise InputError(
+                f"loss_sum gives {both:.6g} for two rows, but {alone[0]:.6g} and {alone[1]:.6g} for"
+                " each alone; it must be the sum of the rows' losses (tf.reduce_sum, not a mean)"
+            )
 
     def _row_values(self, theta, X):
         y = self.tensors(theta.dtype.name)[1]
