@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 import traceback
+from array import array
 from pathlib import Path
 
 import pytest
@@ -54,12 +55,11 @@ def world():
 
 
 @pytest.fixture
-def shared_tmp():
+def shared_tmp(world):
     """A temporary folder, the same one on all ranks; removed after the test."""
-    comm = MPI.COMM_WORLD
-    folder = comm.bcast(tempfile.mkdtemp(prefix="hesscomp-") if RANK == 0 else None)
+    folder = world.broadcast(tempfile.mkdtemp(prefix="hesscomp-") if RANK == 0 else None)
     yield Path(folder)
-    comm.Barrier()
+    world.gather(None)
     if RANK == 0:
         shutil.rmtree(folder)
 
@@ -231,7 +231,7 @@ class Lockstep:
         place, limit = f"{item.nodeid} ({report.when})", self._limit(item)
         failure = _failure_text(report) if report.failed else ""
         outcome = (report.outcome, _failure_line(report) if report.failed else "", failure)
-        _merge(report, self._meet(place, limit, outcome, failure))
+        _merge(report, self._meet(place, limit, outcome, failure, report.passed))
         self._arm(item.nodeid, limit)  # for the next phase
         return report
 
@@ -263,9 +263,10 @@ class Lockstep:
         time.sleep(2)  # the other ranks show where they are
         os._exit(1)
 
-    def _meet(self, place: str, limit: float, value, failure: str = "") -> list:
-        """Every rank's value, in rank order, once all ranks are here."""
-        arrival = self.comm.Ibarrier()
+    def _meet(self, place: str, limit: float, value, failure="", passed: bool = False) -> list:
+        """Every rank's value, in rank order, once all are here; nothing where all have passed."""
+        loud = array("i", [not passed])
+        arrival = self.comm.Iallreduce(MPI.IN_PLACE, loud)
         start, told = time.monotonic(), False
         # A rank that hangs is ended by its own watchdog, which knows where; wait longer than it.
         # A rank that failed need not: the others are stuck without it.
@@ -279,7 +280,7 @@ class Lockstep:
                 self._tell(f"waited {waited:.0f} s for the others in {place}; ending all ranks")
                 self.comm.Abort(1)
             time.sleep(5e-4)
-        return self.comm.allgather(value)
+        return self.comm.allgather(value) if loud[0] else []
 
     def _tell(self, text: str) -> None:
         self.stderr.write(f"\n[rank {RANK} of {SIZE}] {text}\n")
@@ -302,7 +303,7 @@ def _merge(report, everyone: list[tuple[str, str, str]]) -> None:
     `everyone` holds each rank's outcome, its failure in a line, and in full.
     """
     outcomes = [outcome for outcome, _, _ in everyone]
-    if set(outcomes) in ({"passed"}, {"skipped"}):
+    if set(outcomes) in (set(), {"passed"}, {"skipped"}):
         return
     if not report.failed:
         summary = ", ".join(f"rank {rank} {outcome}" for rank, outcome in enumerate(outcomes))
