@@ -215,6 +215,13 @@ def test_damaged_parts_of_a_virtual_data_set_are_refused(case, tmp_path):
     assert "damaged" in refused(read_data, path)
 
 
+def many_names(file) -> None:
+    """One data set by many names."""
+    file["state/0"] = np.zeros(1000)
+    for i in range(1, 100):
+        file[f"state/{i}"] = file["state/0"]
+
+
 CHECKPOINTS = {
     "format": (attribute("format", "other"), "it is no hesscomp-checkpoint"),
     "formats": (attribute("format", np.array([b"a", b"b"])), " checkpoint"),
@@ -223,6 +230,8 @@ CHECKPOINTS = {
     "deep": (attribute("events", "[" * 9999, "history"), "cannot be read as a checkpoint"),
     "type": (replaced("arrays/x", data=np.array([b"a"])), "/arrays/x has type"),
     "huge": (replaced("arrays/x", shape=(2**40,), dtype="f8"), "/arrays/x claims"),
+    "unstored": (replaced("history/step", shape=(10**5,), dtype="f8"), "/history/step claims"),
+    "names": (many_names, "its data claim"),
     "lengths": (replaced("history/step", data=np.ones((2, 2))), "cannot be read as a checkpoint"),
     "link": (lambda file: file["state"].__setitem__("a", h5py.SoftLink("/")), "link to elsewhere"),
     "group": (lambda file: file.__delitem__("values"), "/values is missing"),

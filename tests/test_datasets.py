@@ -413,6 +413,7 @@ TEXT_ERRORS = {
     "third.csv": ("a,label\n1,x\n1,x\n1,y\n1,z\n1,z\n", "row 3 (line 4) has the label 'y'"),
     "mixed.csv": ("a,label\n1,x\n1,x\n1,1\n", "has the label 'x'; labels must be"),
     "unlabelled.csv": ("a,label\n1,x\n1,\n", "row 2 (line 3) has no label"),
+    "long-label.csv": (f"a,label\n1,x\n1,{'y' * 201}\n", "row 2 (line 3) has a label of over 200"),
     "nan-label.csv": ("a,label\n1,0\n1,nan\n", "row 2 (line 3) has the label nan"),
     "latin.csv": (b"a,b,label\n1,2,0\n1,\xe9,1\n", "row 2 (line 3) is not CSV in UTF-8"),
     "latin-header.csv": (b"\xe9,label\n1,0\n", "the header is not CSV in UTF-8"),
@@ -519,6 +520,15 @@ def one_line_error(path, world, **options) -> str:
     assert "\n" not in message and str(path) in message
     assert len(set(world.gather(message))) == 1
     return message
+
+
+@pytest.mark.ranks
+def test_an_index_beyond_memory_is_refused(world, shared_tmp, monkeypatch):
+    monkeypatch.setattr("hesscomp.datasets.libsvm.available_bytes", lambda: 10**6)
+    path = shared_tmp / "a.svm"
+    path.write_text("1 1:2\n-1 40000:3\n")
+    with pytest.raises(InputError, match="the index 40000, and vectors of so many"):
+        load_dataset(path, world)
 
 
 @pytest.mark.ranks

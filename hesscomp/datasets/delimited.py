@@ -11,6 +11,7 @@ from hesscomp.runs.memory import aligned_empty
 
 SEPARATORS = ",;\t"
 MAX_HEADER = 2**24
+MAX_LABEL = 200  # characters: NumPy gives all labels the room of the longest
 
 
 class CsvSource(TextSource):
@@ -74,6 +75,8 @@ class CsvSource(TextSource):
             labels.append(cells.pop(self.at))
             if not labels[-1]:
                 self.refuse(row + i, " has no label; mend or remove it")
+            if len(labels[-1]) > MAX_LABEL:
+                self.refuse(row + i, f" has a label of over {MAX_LABEL} characters; shorten it")
             try:
                 X.append(np.array(cells, dtype=np.float64))
             except ValueError:

@@ -8,8 +8,10 @@ import scipy.sparse
 
 from hesscomp.datasets.text import TextSource, shown
 from hesscomp.errors import InputError
+from hesscomp.parallel.memory import available_bytes
 
 MAX_INDEX = 2**31 - 1
+VECTORS = 4  # of a number for each column: what any work with the data takes at least
 ROW = re.compile(rb"[^\s:]+(?:\s+\d+:[^\s:]+)*")
 ENTRY = re.compile(rb"\d+:[^\s:]+")
 QUERY = re.compile(rb"\sqid:\S*")
@@ -79,6 +81,11 @@ class LibsvmSource(TextSource):
             found = gather((int(X.indices.min(initial=1)), int(X.indices.max(initial=0))))
             self.base = min(low for low, _ in found)
             self.width = max(high for _, high in found) + 1 - self.base
+            if any(gather(VECTORS * 8 * self.width > available_bytes())):
+                raise InputError(
+                    f"{self.path}: has the index {self.width + self.base - 1}, and vectors of so "
+                    "many numbers do not fit into memory here; renumber the columns"
+                )
         else:
             self.base, self.width = train.base, train.width
             self._keep_inside(X, start, gather)

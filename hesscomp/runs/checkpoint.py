@@ -249,7 +249,7 @@ def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
 
 def _values(file: CheckedFile, group: str) -> dict[str, np.ndarray | float | int]:
     names = list(file.group(group))  # in the order in which they were written
-    return {name: _plain(file.dataset(f"{group}/{name}", "fiub")[()]) for name in names}
+    return {name: _plain(file.dataset(f"{group}/{name}", "fiub", False)[()]) for name in names}
 
 
 def _plain(value):

@@ -5,6 +5,7 @@ import io
 import math
 import mmap
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -38,6 +39,7 @@ class CheckedFile:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         self.size = os.fstat(self.stream.fileno()).st_size
+        self.claims: Counter[str] = Counter()  # bytes of each data set asked for, and of all
         try:
             self.file = h5py.File(self.stream, "r")
         except Exception as error:
@@ -83,10 +85,10 @@ class CheckedFile:
             self.refuse(f"/{name} is no group")
         return found
 
-    def dataset(self, name: str, kinds: str | None = None) -> h5py.Dataset:
-        """The data set at `name`, stored here, no larger than the file can hold.
+    def dataset(self, name: str, kinds: str | None = None, packed: bool = True) -> h5py.Dataset:
+        """The data set at `name`, stored here, with those before it no larger than the file holds.
 
-        `kinds` lists the NumPy type kinds that are accepted.
+        `kinds` lists the NumPy type kinds that are accepted; `packed` data may be compressed.
         """
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
@@ -94,8 +96,14 @@ class CheckedFile:
         if _has_sequences(found.id.get_type()):
             self.refuse(f"/{name} holds sequences of variable length")
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
-        if (claimed := max(found.nbytes, chunk)) > MAX_COMPRESSION * self.size:
+        place, claimed = f"{self.path}/{name}", max(found.nbytes, chunk)
+        self.claims["all"] += claimed - self.claims[place]
+        self.claims[place] = claimed
+        most = self.size * (MAX_COMPRESSION if packed else 1)
+        if claimed > most:
             self.refuse(f"/{name} claims {claimed} bytes in a file of {self.size}")
+        if self.claims["all"] > most:  # one has many names
+            self.refuse(f"its data claim {self.claims['all']} bytes in a file of {self.size}")
         if kinds is not None and found.dtype.kind not in kinds:
             self.refuse(f"/{name} has type {found.dtype}, not numbers of the kind expected")
         return found

@@ -61,12 +61,16 @@ def bytewise(data: bytes, random: Random) -> bytes:
 
 
 def lines(data: bytes, random: Random) -> bytes:
-    """Change words of a text: swap, drop, double, and put in tokens."""
+    """Change words of a text: swap, drop, repeat, put in tokens; repeat its last line."""
     words = data.replace(b",", b" , ").replace(b":", b" : ").split(b" ")
     for _ in range(random.choice((1, 2, 5))):
         at, other = random.randrange(len(words)), random.randrange(len(words))
-        words[at] = random.choice((words[other], random.choice(TOKENS), words[at] * 3, b""))
-    return b" ".join(words).replace(b" , ", b",").replace(b" : ", b":")
+        words[at] = random.choice(
+            (words[other], random.choice(TOKENS), words[at] * random.choice((3, 300)), b"")
+        )
+    text = b" ".join(words).replace(b" , ", b",").replace(b" : ", b":")
+    last = b"\n" + text.rstrip(b"\n").rpartition(b"\n")[2]
+    return text.rstrip(b"\n") + last * random.choice((0,) * 8 + (1, 1000)) + b"\n"
 
 
 def zipped(inner: Mutation) -> Mutation:
@@ -239,6 +243,7 @@ def _change_object(file: h5py.File, name: str, random: Random) -> None:
         lambda: file.__setitem__(name, h5py.SoftLink(random.choice(("/", f"/{name}", "/none")))),
         lambda: file.__setitem__(name, h5py.ExternalLink(str(CANARY), "/X")),
         lambda: file.__setitem__(name, file["/"]),
+        lambda: [file.__setitem__(f"{name}/{i}", old) for i in range(random.choice((2, 500)))],
         lambda: file.__setitem__(name, np.dtype(kind)),
         lambda: None,
     ]  # fmt: skip

@@ -436,7 +436,7 @@ READERS = {
         lambda: [npy_bytes(np.ones(N)), npy_bytes(np.arange(N))],
         (numpy_header,),
     ),
-    "point.h5": Reader(f"{STEM}.h5", point, lambda: factors()[:2], **HDF5),
+    "point.h5": Reader(f"{STEM}.h5", point, lambda: factors()[:2] + checkpoints(), **HDF5),
     "keras": Reader(
         f"{STEM}.keras",
         model,
