@@ -8,6 +8,10 @@
 set -euo pipefail
 
 [ $# -gt 0 ] || { echo "$0: name the checkpoints" >&2; exit 2; }
+if [ "$(basename -a -- "$@" | sort -u | wc -l)" != $# ]; then
+    echo "$0: two checkpoints have the same name" >&2
+    exit 2
+fi
 jobs=$(dirname "$0")
 array=$(sbatch --parsable --array=0-$(($# - 1)) "$jobs/trajectory.sbatch" "$@")
 array=${array%%;*} # with several clusters the name of one follows

@@ -150,6 +150,9 @@ def test_the_status_of_work_that_ends_with_a_signal_is_kept(run_script, tmp_path
     for _ in range(5):
         done = run_script(script)
         assert (done.returncode, done.stdout) == (75, "scontrol requeue 417\n"), done.stderr
+    done = run_script(script, env={"SLURM_RESTART_COUNT": "50"})
+    assert (done.returncode, done.stdout) == (75, "")
+    assert "requeued 50 times: no more" in done.stderr
 
 
 def test_array_task_takes_its_item(run_script, tmp_path):
@@ -158,6 +161,7 @@ def test_array_task_takes_its_item(run_script, tmp_path):
     )
     task = {"SLURM_ARRAY_JOB_ID": "410", "SLURM_ARRAY_TASK_ID": "1"}
     done = run_script(script, "run/a 1.h5", "run/a 2.h5", env=task)
+    assert 'requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in script.read_text()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].endswith("--at run/a 2.h5 --out t-410/a 2.h5-1.h5")
     assert (tmp_path / "t-410").is_dir()
@@ -171,13 +175,13 @@ def test_asks_for_what_it_is_told(tmp_path):
         tmp_path,
         *("--name", "big", "--nodes", "4", "--ranks-per-node", "8", "--cpus-per-rank", "2"),
         *("--time", "1-12:00:00", "--mem", "64G", "--partition", "long", "--account", "me"),
-        *("--launcher", "mpiexec", "--", "compress", "--data", "adult"),
+        *("--launcher", "mpiexec", "--warning", "300", "--", "compress", "--data", "adult"),
     ).read_text()
     asked = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))
     assert asked == {
         **{"job-name": "big", "nodes": "4", "ntasks-per-node": "8", "cpus-per-task": "2"},
         **{"time": "1-12:00:00", "mem": "64G", "partition": "long", "account": "me"},
-        **{"output": "%x-%j.out", "open-mode": "append", "signal": "B:USR1@60"},
+        **{"output": "%x-%j.out", "open-mode": "append", "signal": "B:USR1@300"},
     }
     assert 'mpiexec -n "$SLURM_NTASKS" hesscomp compress --data adult "$@" &' in text
 
@@ -214,10 +218,14 @@ def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
             "hesscomp plan runs on one rank",
         ),
         (["--stage", "d.npz", "--", "compress"], "--stage d.npz: is no word of the command"),
+        (["--stage", "a/d.h5", "b/d.h5", "--", "compress", "a/d.h5", "b/d.h5"], "two files have"),
+        (["--array", "--stage", "{}", "--", "compress", "{}"], "--stage {}: name the file itself"),
         (["--", "compress", "--at", "{}"], "add --array"),
+        (["--array", "--", "compress", "--run", "r"], "all tasks would do the same"),
+        (["--warning", "0", "--", "compress"], "--warning must lie within 1 and 65535, not 0"),
         (["--submit", "--", "compress"], "--submit needs --out"),
-        (["--submit", "--out", "j", "--array", "--", "compress"], "needs its items"),
-        (["--out", "j", "--array", "no-*.h5", "--", "compress"], "no-*.h5: no file fits"),
+        (["--submit", "--out", "j", "--array", "--", "compress", "{}"], "needs its items"),
+        (["--out", "j", "--array", "no-*.h5", "--", "compress", "{}"], "no-*.h5: no file fits"),
         (["--out", "no/folder/j", "--", "compress"], "no/folder/j: cannot be written"),
     ],
 )

@@ -9,11 +9,13 @@ import pytest
 
 from hesscomp.cli.main import main
 from hesscomp.cli.sizes import format_bytes, parse_bytes
+from hesscomp.compression import compress
 from hesscomp.curvature import calibration
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.operator import MatrixOperator, ShardedOperator
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.runs.plan import Machine, Request, make_plan
+from hesscomp.sketching.defaults import default_method
 
 N, RANK = 50_000, 50
 CASES = [
@@ -76,8 +78,24 @@ def test_words_exactly_and_memory_within_30_percent(run_command, mpiexec, ranks)
 
 
 def test_words_where_the_matrix_is_assembled():
-    plan = make_plan(Request(n=100, rows=10, rank=50, ranks=2, method="eigh"))
+    plan = make_plan(Request(n=100, rows=10, rank=50, ranks=2, method="krylov"))
     assert (plan.method, plan.columns, plan.words_reduced) == ("dense", 100, 100**2)
+
+
+@pytest.mark.parametrize("method", ["nystrom", "eigh", "krylov", "auto"])
+@pytest.mark.parametrize("rank", [20, 23, 40, 80, 90])
+@pytest.mark.parametrize("power", [0, 1])
+@pytest.mark.parametrize("psd", [False, True])
+def test_the_matrix_is_assembled_where_compress_does(method, rank, power, psd):
+    if method == "nystrom" and not psd:
+        return
+    matrix = MatrixOperator(np.diag(0.9 ** np.arange(100)), World.serial(), psd=psd)
+    provenance = compress(matrix, rank, method=method, power=power).provenance
+    chosen = default_method(psd, power) if method == "auto" else method
+    how = {"method": chosen, "auto": method == "auto", "power": power}
+    plan = make_plan(Request(n=100, rows=10, rank=rank, ranks=1, **how))
+    assert plan.method == provenance.method
+    assert plan.columns == provenance.columns or (chosen == "krylov" and plan.method != "dense")
 
 
 def test_layout_goes_by_memory():

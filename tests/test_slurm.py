@@ -28,7 +28,7 @@ SAVES_ONCE = """#!/bin/bash
 rank=${PMI_RANK:-$SLURM_PROCID}
 if [ -z "${SLURM_RESTART_COUNT:-}" ]; then
     trap 'echo "rank $rank saves"; sleep 0.$rank; exit 75' USR1
-    touch "ready-$rank"
+    touch "ready-${SLURM_ARRAY_TASK_ID:-}-$rank"
     while :; do sleep 0.1; done
 fi
 echo "rank $rank resumes"
@@ -134,9 +134,7 @@ def test_newton_on_two_nodes(slurm):
     assert report["objective"] == pytest.approx(0.326523399290756, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "script", ["compress", pytest.param("compress_mpiexec", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("script", ["compress", "compress_mpiexec"])
 def test_compress_by_either_launcher(slurm, script):
     from hesscomp.datasets import load_dataset
     from hesscomp.factors import load_factor
@@ -213,20 +211,44 @@ def test_a_trajectory_by_an_array_and_a_merge(slurm, network):
         assert factor.eigenvalues[:5] == pytest.approx(leading(H, 5), rel=1e-4)
 
 
-@pytest.mark.parametrize("launcher", [pytest.param("srun", marks=pytest.mark.slow), "mpiexec"])
-def test_a_preempted_job_saves_and_is_requeued(slurm, launcher):
+def until_ready(slurm, job: str, ranks: int) -> None:
+    while len(list(slurm.folder.glob("ready-*"))) < ranks:
+        assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("launcher", "signal"),
+    [pytest.param("srun", "USR1", marks=pytest.mark.slow), ("srun", "TERM"), ("mpiexec", "USR1")],
+)
+def test_a_preempted_job_saves_and_is_requeued(slurm, launcher, signal):
     slurm.pretend(SAVES_ONCE)
     words = ["--nodes", 2, "--ranks-per-node", 2, "--launcher", launcher, "--out", "j.sbatch"]
     slurm.run(sys.executable, "-m", "hesscomp", "job", *words, "--", "compress")
     job = slurm.submit("j.sbatch")
-    while len(list(slurm.folder.glob("ready-*"))) < 4:
-        assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
-        time.sleep(0.2)
-    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    until_ready(slurm, job, 4)
+    slurm.run("scancel", "--batch", f"--signal={signal}", job)
     state, log = slurm.wait(job)
     assert state == "COMPLETED", log
     for rank in range(4):
         assert log.count(f"rank {rank} saves") == 1 and log.count(f"rank {rank} resumes") == 1
+
+
+def test_a_preempted_task_of_an_array_is_requeued_alone(slurm):
+    """First the one whose own id is the array's."""
+    slurm.pretend(SAVES_ONCE)
+    words = ["--array", "--out", "j.sbatch", "--", "compress", "--at", "{}"]
+    slurm.run(sys.executable, "-m", "hesscomp", "job", *words)
+    job = slurm.submit("--array=0-1", "j.sbatch", "a", "b")
+    until_ready(slurm, f"{job}_1", 2)
+    assert f"JobId={job} " in slurm.run("scontrol", "-o", "show", "job", f"{job}_1")
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_1")
+    state, log = slurm.wait(f"{job}_1")
+    assert state == "COMPLETED" and "rank 0 resumes" in log, log
+    assert slurm.state(f"{job}_0") == "RUNNING" and slurm.log(f"{job}_0") == ""
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_0")
+    state, log = slurm.wait(f"{job}_0")
+    assert state == "COMPLETED" and "rank 0 resumes" in log, log
 
 
 def test_preempted_training_gives_the_uninterrupted_point(slurm):

@@ -7,7 +7,7 @@ from hesscomp.cli import plan
 from hesscomp.cli.main import COMMANDS, PARALLEL
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.runs.files import atomic_path, check_writable, find_files
-from hesscomp.runs.slurm import LAUNCHERS, Job, job_script
+from hesscomp.runs.slurm import LAUNCHERS, WARNING, Job, check_names, job_script
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="files of the command to copy to each node's $SLURM_TMPDIR first",
     )  # fmt: skip
     run.add_argument(
+        "--warning", type=int, default=WARNING, metavar="S",
+        help="seconds before the end of --time at which the ranks are told to save and end: more "
+        "than a block product takes, as hesscomp plan says (default: %(default)s)",
+    )  # fmt: skip
+    run.add_argument(
         "--array", nargs="*", metavar="ITEM",
         help="a job array: a task for each argument of the script, which the command has as {}, or "
         "its last part as {name}; files or patterns given here are submitted",
@@ -61,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         print(script, end="")
         return 0
     items = find_files(options.array or [], "--array")
+    check_names("--array", items if any("{name}" in word for word in options.words) else [])
     check_writable(options.out)
     with atomic_path(options.out) as temporary:
         temporary.write_text(script)
@@ -86,6 +92,7 @@ def _job(options) -> Job:
         launcher=options.launcher,
         parallel=command in PARALLEL or (command == "plan" and plan.on_ranks(options.words)),
         stage=tuple(options.stage),
+        warning=options.warning,
         array=options.array is not None,
     )
 

@@ -11,6 +11,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import PRODUCT_BYTES, sketch_bytes
 from hesscomp.runs.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
+from hesscomp.runs.slurm import MOST_WARNING, WARNING
 from hesscomp.sketching.defaults import default_method
 
 SUBJECT = ("problem", "model", "loss", "data")
@@ -21,6 +22,7 @@ OWN = (
 FLOPS = 8  # of a network's Hessian for each parameter, row and column
 MOST, LARGEST = 10**15, 1e30  # of counts and of other numbers; the models overflow beyond
 SPARE = 1.2  # times the memory planned that is asked of SLURM
+SAVING = 30  # seconds in which a rank saves what it has
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +99,7 @@ def _request(options, n: int, rows: int, psd: bool) -> Request:
         rows=rows,
         ranks=options.ranks,
         method=method,
+        auto=options.method == "auto",
         product_bytes=PRODUCT_BYTES
         if options.memory_limit is None
         else parse_bytes(options.memory_limit, "--memory-limit"),
@@ -136,7 +139,7 @@ def _measured(options) -> int:
 
 
 def _calibrate(subject, options, session) -> int:
-    from hesscomp.cli.curvature import load_curvature
+    from hesscomp.cli.curvature import find_points, load_curvature
     from hesscomp.curvature.calibration import product_cost
     from hesscomp.parallel.calibration import algebra_rate, network_speed
     from hesscomp.parallel.memory import resident_bytes
@@ -144,7 +147,10 @@ def _calibrate(subject, options, session) -> int:
     world = session.world
     session.start_tensorflow()
     program = max(world.gather(resident_bytes()))
-    curvature, _ = load_curvature(subject, session, *(subject.at or []))
+    points = find_points(subject, session)
+    if len(points) > 1:
+        raise InputError("--at: a plan is for one point, not for a trajectory")
+    curvature, _ = load_curvature(subject, session, *points)
     operator, rows = curvature.operator, curvature.problem.rows
     held = sum(world.gather(resident_bytes() - program))
     columns = min(operator.n, options.rank + options.oversample)
@@ -231,15 +237,18 @@ def plan_text(plan: Plan) -> str:
         f"words gathered {plan.words_gathered:,}",
         f"time           {_duration(seconds)}: "
         + ", ".join(f"{name} {_duration(spent)}" for name, spent in plan.seconds.items()),
-        f"  products     {request.row_seconds:.3g} s a column and row on a rank",
+        f"  products     {request.row_seconds:.3g} s a column and row on a rank; the longest block "
+        f"takes {_duration(plan.longest)}",
         f"  reductions   2 (log2 P x {machine.latency:.3g} s + (1 - 1/P) bytes / "
         f"{machine.bandwidth:.3g} bytes/s); gathers half of it",
         f"  algebra      {machine.flops:.3g} operations/s",
     ]
     memory = f"--mem-per-cpu={math.ceil(SPARE * total / 2**20)}M"
+    warning = min(max(math.ceil(2 * plan.longest) + SAVING, WARNING), MOST_WARNING)
     lines.append(
         f"ask SLURM for  --ntasks={P} (hesscomp job: --nodes times --ranks-per-node) {memory} "
-        f"--time={_slurm_time(2 * seconds)}, with one CPU a rank"
+        f"--time={_slurm_time(2 * seconds)} --signal=B:USR1@{warning} (--warning={warning}), with "
+        "one CPU a rank"
     )
     if total > machine.memory:
         lines.append(f"does not fit   {_remedy(plan)}")

@@ -4,6 +4,8 @@ Words are counted by going through the drivers' steps (compression/nystrom.py, e
 with sizes in the place of arrays. Loads neither TensorFlow nor MPI.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil, log2
 
@@ -56,6 +58,8 @@ class Request:
     ranks : int
     method : str
         "nystrom", "eigh" or "krylov".
+    auto : bool
+        Whether `compress` chose the method: it then assembles the matrix where that is no dearer.
     layout : str
         "replicated", "rows", or "auto" by `Machine.memory`.
     dtype : str
@@ -76,6 +80,7 @@ class Request:
     power: int = 1
     probes: int = 8
     method: str = "krylov"
+    auto: bool = False
     layout: str = "auto"
     panel: int = PANEL
     block: int | None = None
@@ -121,6 +126,8 @@ class Plan:
         converged, and goes on only for a cluster of eigenvalues wider than a block.
     seconds : dict of str to float
         Of products, communication and algebra.
+    longest : float
+        Seconds of the longest block product: within one a run does not heed signals.
     memory : dict of str to float
         Bytes of program, data, vectors, sketch and product.
     """
@@ -136,6 +143,7 @@ class Plan:
     seconds: dict[str, float] = field(
         default_factory=lambda: {"products": 0.0, "communication": 0.0, "algebra": 0.0}
     )
+    longest: float = 0.0
     memory: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -149,13 +157,14 @@ class Plan:
 
     def product(self, columns: int) -> None:
         """H V."""
-        for width in self._panels(columns):
-            words = self.request.n * width
-            self._reduce(words, self.request.itemsize, scattered=self.in_rows)
-            if self.in_rows:
-                self.words_gathered += words
-                self._communicate(words * self.request.itemsize, 1)
-        self._multiplied(columns)
+        with self._block():
+            for width in self._panels(columns):
+                words = self.request.n * width
+                self._reduce(words, self.request.itemsize, scattered=self.in_rows)
+                if self.in_rows:
+                    self.words_gathered += words
+                    self._communicate(words * self.request.itemsize, 1)
+            self._multiplied(columns)
 
     def project(self, columns: int) -> None:
         """Q^T H Q."""
@@ -164,17 +173,19 @@ class Plan:
             self.inner(columns, columns)
         else:
             self.combine(columns, columns)
-            self._reduce(columns**2)
-            self._multiplied(columns)
+            with self._block():
+                self._reduce(columns**2)
+                self._multiplied(columns)
 
     def assemble(self) -> None:
         """The matrix."""
         n = self.request.n
-        self._reduce(n**2, self.request.itemsize)
-        self.columns, self.passes = n, 1
-        if self.in_rows:
-            self._reduce(1)
-        self._compute(n)
+        with self._block():
+            self._reduce(n**2, self.request.itemsize)
+            self.columns, self.passes = n, 1
+            if self.in_rows:
+                self._reduce(1)
+            self._compute(n)
         self.seconds["algebra"] += 10 * n**3 / self.machine.flops  # eigenvalues and vectors
 
     def inner(self, a: int, b: int) -> None:
@@ -201,6 +212,12 @@ class Plan:
         if against:
             self.inner(against, columns)
             self.combine(against, columns)
+
+    @contextmanager
+    def _block(self) -> Iterator[None]:
+        before = sum(self.seconds.values())
+        yield
+        self.longest = max(self.longest, sum(self.seconds.values()) - before)
 
     def _panels(self, columns: int) -> list[int]:
         width = min(columns, self.request.panel) if self.in_rows else columns
@@ -242,13 +259,15 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     """
     machine = machine or Machine()
     q, l, n = request.power, request.columns, request.n
-    products = {"nystrom": 1 + q, "eigh": 2 + q, "krylov": 2 + q}[request.method]
     layout = request.layout
     data = request.row_bytes * ceil(request.rows / request.ranks)
     if layout == "auto":
         room = machine.memory - machine.program - data
         layout = "replicated" if sketch_bytes(n, l, q) <= SHARE * room else "rows"
-    dense = products * l >= n
+    probes = 0 if request.method == "nystrom" and q == 0 else request.probes
+    columns = (1 + q if request.method == "nystrom" else 2 + q) * l + probes
+    width = (2 + q) * l if request.method == "krylov" else l
+    dense = width >= n or (request.auto and columns >= n)
     plan = Plan(request, machine, layout, "dense" if dense else request.method)
     plan.memory = {"program": machine.program, "data": data, "vectors": VECTORS * NUMBER * n}
     if dense:
@@ -303,8 +322,6 @@ def _eigh(plan: Plan) -> None:
         plan.orthonormalize(l)
     plan.product(l + r)
     plan.orthonormalize(l)
-    if plan.request.power == 0:  # what leave-one-out needs
-        plan.inner(l, l)
     plan.project(l)
     plan.combine(l, l)
     _certificate(plan, galerkin=True)

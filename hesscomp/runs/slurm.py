@@ -3,6 +3,7 @@
 import re
 import shlex
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from hesscomp.errors import InputError
@@ -10,7 +11,9 @@ from hesscomp.errors import InputError
 LAUNCHERS = ("srun", "mpiexec")
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # after which a run saves what it has and ends
 REQUEUE = 75  # exit status of a run that saved a checkpoint and is to be resumed (EX_TEMPFAIL)
-WARNING = 60  # seconds before the end of the time at which SLURM sends the signal
+MOST_WARNING = 65535  # that SLURM takes
+WARNING = 60  # seconds before the end of the time at which SLURM sends the signal, unless told
+RESTARTS = 50  # how often a job goes back to the queue, unless told
 TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d\d?(:\d\d){0,2}"
 SINGLE_QUOTES = "# shellcheck disable=SC2016 # the nodes expand it"
 SRUN_MPI = """\
@@ -22,7 +25,16 @@ SRUN = """\
 MPIEXEC = """\
 # mpiexec starts one process on each node by srun, which must hold all of the node's CPUs.
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_ON_NODE\""""
-GO_BACK = 'scontrol requeue "$SLURM_JOB_ID"'
+GO_BACK = """\
+# Back to the queue, where the job has not been too often: one that gets nowhere would go on so.
+go_back() {{
+    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt "${{HESSCOMP_RESTARTS:-{restarts}}}" ]; then
+        scontrol requeue "{job}"
+    else
+        echo "requeued ${{SLURM_RESTART_COUNT:-0}} times: no more (HESSCOMP_RESTARTS)" >&2
+    fi
+}}
+"""
 EARLY = "# A signal that comes before the work has begun: the job goes back to the queue."
 PLACEHOLDERS = {
     "%j": "$SLURM_JOB_ID",
@@ -58,6 +70,9 @@ class Job:
         Whether the command runs on MPI ranks; one that does not is started alone.
     stage : tuple of str
         Files of the command of which each node gets a copy in `$SLURM_TMPDIR`.
+    warning : int
+        Seconds before the end of the time at which the ranks are told to save and end: more than
+        a block product takes.
     array : bool
         Whether the script's arguments are items, of which each task takes one. Otherwise they are
         further options of the command.
@@ -76,6 +91,7 @@ class Job:
     launcher: str = "srun"
     parallel: bool = True
     stage: tuple[str, ...] = ()
+    warning: int = WARNING
     array: bool = False
 
     def __post_init__(self):
@@ -90,6 +106,8 @@ class Job:
             )
         if not re.fullmatch(TIME, self.time):
             raise InputError(f"--time {self.time}: take minutes, 2:00:00 or 1-12:00:00")
+        if not 1 <= self.warning <= MOST_WARNING:
+            raise InputError(f"--warning must lie within 1 and {MOST_WARNING}, not {self.warning}")
         for name in ("name", "mem", "mem_per_cpu", "partition", "account"):
             value, option = getattr(self, name), name.replace("_", "-")
             if value is not None and not re.fullmatch(r"[\w.,:+@=-]+", value):
@@ -100,13 +118,29 @@ class Job:
         for file in self.stage:
             if file not in self.command:
                 raise InputError(f"--stage {file}: is no word of the command")
-        if not self.array and any("{}" in word or "{name}" in word for word in self.command):
+            if any(mark in file for mark in PLACEHOLDERS):
+                raise InputError(f"--stage {file}: name the file itself")
+        check_names("--stage", self.stage)
+        items = any("{}" in word or "{name}" in word for word in self.command)
+        if items and not self.array:
             raise InputError("{} in the command stands for an array's item; add --array")
+        if self.array and not (items or any("%a" in word for word in self.command)):
+            raise InputError(
+                "--array: all tasks would do the same; put {}, {name} or %a into the command"
+            )
 
     @property
     def resumes(self) -> bool:
         """Whether the command goes on from where a signal ended it."""
         return any(word.partition("=")[0] == "--run" for word in self.command)
+
+
+def check_names(option: str, files: Sequence[str]) -> None:
+    """Refuse files of which two have the same last part of their path."""
+    names = [file.rpartition("/")[2] for file in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{option}: two files have the name {twice}; rename one")
 
 
 def recipe(job: Job) -> str:
@@ -126,7 +160,8 @@ def job_script(job: Job) -> str:
     """The script for `sbatch`.
 
     Exit status: the command's. Before the time ends (or on `scancel --signal=USR1 --batch`) the
-    ranks get SIGUSR1; if they then end with status 75, the job is requeued.
+    ranks get SIGUSR1; if they then end with status 75, the job, or the task of an array, is
+    requeued.
     """
     sections = (_header(job), _directives(job), _environment(job), _work(job))
     return "\n".join(sections)
@@ -162,16 +197,17 @@ def _directives(job: Job) -> str:
         "account": job.account,
         "output": "%x-%A_%a.out" if job.array else "%x-%j.out",
         "open-mode": "append",
-        "signal": f"B:USR1@{WARNING}",
+        "signal": f"B:USR1@{job.warning}",
     }
     lines = [f"#SBATCH --{name}={value}" for name, value in asked.items() if value is not None]
     return "\n".join([*lines, "#SBATCH --requeue"])
 
 
 def _environment(job: Job) -> str:
-    lines = ["set -euo pipefail", ""]
+    me = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.array else "$SLURM_JOB_ID"
+    lines = ["set -euo pipefail", "", GO_BACK.format(restarts=RESTARTS, job=me)]
     if job.resumes:
-        lines += [EARLY, f"trap '{GO_BACK}; exit {REQUEUE}' USR1 TERM", ""]
+        lines += [EARLY, f"trap 'go_back; exit {REQUEUE}' USR1 TERM", ""]
     lines += [
         "# module load python mpich     # the system's MPI, where there is no mpich wheel",
         "",
@@ -210,15 +246,15 @@ def _work(job: Job) -> str:
 {_launch(job)}
 work=$!
 
-# SLURM sends USR1 to this shell {WARNING} seconds before the time ends, and the shell to the ranks.
-# A command with --run FOLDER saves what it has then and ends with status {REQUEUE}: the job goes
-# back to the queue, and on from there.
-trap 'kill -USR1 "$work" 2>/dev/null || true' USR1
-trap 'kill -TERM "$work" 2>/dev/null || true' TERM
+# SLURM sends USR1 to this shell {job.warning} seconds before the time ends, and the shell to the
+# ranks (for TERM too, on which srun would kill them). A command with --run FOLDER ends the present
+# block product, saves what it has and ends with status {REQUEUE}: the job goes back to the queue,
+# and on from there.
+trap 'kill -USR1 "$work" 2>/dev/null || true' USR1 TERM
 while kill -0 "$work" 2>/dev/null; do sleep 0.5; done # a signal in a `wait` may cost the status
 status=0
 wait "$work" || status=$?
-if [ "$status" = {REQUEUE} ]; then {GO_BACK}; fi
+if [ "$status" = {REQUEUE} ]; then go_back; fi
 exit "$status"
 """
 
