@@ -1,5 +1,8 @@
 """Block products that outlive their run: interrupted anywhere, gone on with, the same bits."""
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -63,7 +66,7 @@ def run(operator, folder, stop_after=np.inf, **request):
         with journaled(operator, folder, FACTS) as kept:
             factor = compress(kept, **{**REQUEST, **request})
             world.gather(None)
-            files = sorted(path.name for path in folder.iterdir())
+            files = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
             world.gather(None)
             return factor, made, files
     finally:
@@ -257,4 +260,29 @@ def test_a_journaled_operator_is_an_operator(world, shared_tmp):
     assert base.world.ledger.replayed > before
     again.journal.remove()
     world.gather(None)
-    assert not (shared_tmp / "run").exists()
+    assert not any((shared_tmp / "run").iterdir())
+
+
+HOLDS = """
+import sys, time
+from hesscomp.parallel.world import World
+from hesscomp.runs.lock import sole_use
+with sole_use(sys.argv[1], World()):
+    print("holds", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.serial
+def test_a_folder_that_another_job_uses_is_refused(world, together, tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, folder], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "holds\n"
+        with pytest.raises(InputError, match="another run is using it"):
+            run(together, folder)
+        other.kill()
+    factor, _, _ = run(together, folder)
+    assert bits(factor) == bits(compress(together, **REQUEST))
+    assert not folder.exists()

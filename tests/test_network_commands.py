@@ -280,6 +280,7 @@ def test_spectrum_and_update_of_a_network(in_tmp):
     assert run("update", "f.h5", *common, "--at", "x.npy", "--rank", 9, "--out", "g.h5") == 0
     assert run("compress", *common, "--rank", 9, "--at", "x.npy", "--out", "h.h5") == 0
     assert np.allclose(dense(load_factor("g.h5")), dense(load_factor("h.h5")), atol=1e-8)
+    assert run("update", "g.h5", *common, "--rank", 2, "--out", "g.h5", "--run", "r") == 2
 
 
 def test_a_problem_from_python(in_tmp, capsys):

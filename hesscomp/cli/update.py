@@ -1,6 +1,8 @@
 """`hesscomp update`: bring a factor up to date with new data or a new point."""
 
 import argparse
+import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,11 @@ def run(options: argparse.Namespace, session: Session) -> int:
     check_request(options.rank, None, options.max_rank)
     check_sketch(options)
     session.check_outputs(options.out, options.report, options.save_point)
+    if options.run is not None and os.path.realpath(options.out) == os.path.realpath(options.file):
+        raise InputError(
+            f"--out {options.out}: with --run name another file: a run goes on from the factor it "
+            "began with"
+        )
     known = load_known(options.file, session)
     if options.at is None and known.parameters is None:
         raise InputError(f"{options.file}: holds no point; name one with --at zero or --at FILE")
@@ -58,7 +65,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
     check_fit(known, curvature, options.file)
     # F answers for the test vectors that made it: the same ones would miss what it misses.
     request = sketch_request(options) | {"seed": max(options.seed, known.provenance.seed) + 1}
-    with curvature.journaled(options.run, {"rank": options.rank, **request}) as operator:
+    facts = {"rank": options.rank, **request, "known factor": _digest(known)}
+    with curvature.journaled(options.run, facts) as operator:
         with world.ledger.timed("update"), Progress(session, "product columns"):
             factor = correct(operator, known, options.rank, **request)
             if options.max_rank is not None:
@@ -76,6 +84,11 @@ def run(options: argparse.Namespace, session: Session) -> int:
 def _cost(factor: LowRank) -> str:
     columns = factor.provenance.columns
     return f"{columns if columns >= 0 else 'unknown'} product columns"
+
+
+def _digest(factor: LowRank) -> str:
+    """By its eigenvalues, which all ranks hold."""
+    return hashlib.sha256(factor.eigenvalues.tobytes()).hexdigest()
 
 
 def _named(factor: LowRank, known: LowRank, path: str) -> LowRank:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from hesscomp.curvature.operator import Operator
 from hesscomp.runs.journal import Journal
+from hesscomp.runs.lock import sole_use
 
 
 @contextmanager
@@ -17,9 +18,10 @@ def journaled(
     The journal is removed where the block ends well: by then the result should be written.
     Collective; see `Journal`.
     """
-    journal = Journal(folder, facts, operator.world)
-    yield Journaled(operator, journal)
-    journal.remove()
+    with sole_use(folder, operator.world):
+        journal = Journal(folder, facts, operator.world)
+        yield Journaled(operator, journal)
+        journal.remove()
 
 
 class Journaled(Operator):

@@ -81,11 +81,13 @@ def backtrack(
     trials : int
         Most lengths that are tried.
     """
+    if not world.decide(slope < 0):
+        return Search(0.0, start, 0)
     length = 1.0
     for trial in range(trials):
         value = objective(length)
         enough = value <= start + sufficient * length * slope + ROUNDING * abs(start)
-        if world.decide(slope < 0 and enough):
+        if world.decide(enough):
             return Search(length, value, trial + 1)
         length *= shrink
     return Search(0.0, start, trials)

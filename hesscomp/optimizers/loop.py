@@ -14,6 +14,7 @@ from hesscomp.optimizers.optimizer import Optimizer, State
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
+from hesscomp.runs.lock import sole_use
 from hesscomp.runs.tensorboard import ScalarWriter
 
 RECOVERIES = 20  # in a row, after which a run is given up
@@ -196,7 +197,9 @@ def train(
     """
     for part in (optimizer, stopping, saving):
         part.validate()
-    return _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every).run(x0)
+    run = _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every)
+    with sole_use(saving.folder, problem.world):
+        return run.run(x0)
 
 
 class _Run:
@@ -261,8 +264,10 @@ class _Run:
         saved = open_run(folder, self._checkpoint(self.x), self.world)
         if saved is not None:
             self._restore(saved)
-        if self.saving.tensorboard and self.world.rank == 0:
-            self.writer = ScalarWriter(Path(folder) / "tensorboard")
+        if self.saving.tensorboard:
+            with self.world.phase("opening the file of scalars"):
+                if self.world.rank == 0:
+                    self.writer = ScalarWriter(Path(folder) / "tensorboard")
 
     def _conclude(self, task: Task, status: tuple[str, str]) -> tuple[str, str]:
         """Look at the last point over all rows, where that was not due; the status then.
@@ -274,8 +279,7 @@ class _Run:
         task.full = self.batches.full.objective(task.x)
         self._note_best(task)
         self.history.rows[-1]["full_objective"] = float(task.full)
-        if self.writer is not None:
-            self.writer.write(self.step, {"full_objective": task.full})
+        self._write_scalars({"full_objective": task.full})
         return self._reached(task) or status
 
     def _finish(self, status, reason) -> None:
@@ -382,8 +386,14 @@ class _Run:
             **{name: float(value) for name, value in self.values.items()},
         }
         self.history.rows.append(row)
-        if self.writer is not None:
-            self.writer.write(self.step, {k: v for k, v in row.items() if np.isfinite(v)})
+        self._write_scalars({k: v for k, v in row.items() if np.isfinite(v)})
+
+    def _write_scalars(self, values: dict[str, float]) -> None:
+        if not self.saving.tensorboard or self.saving.folder is None:
+            return
+        with self.world.phase("writing scalars"):
+            if self.writer is not None:
+                self.writer.write(self.step, values)
 
     def _called_off(self) -> tuple[str, str] | None:
         row = self.history.rows[-1]

@@ -20,6 +20,7 @@ from hesscomp.parallel.layout import Replicated
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
 from hesscomp.runs.ledger import Ledger
+from hesscomp.runs.lock import sole_use
 
 SOLVERS = ("auto", "pcg", "lowrank", "direct")
 STEPS = ("line-search", "fixed")
@@ -220,7 +221,9 @@ def newton(
     options.validate()
     if save_every < 1:
         raise InputError(f"checkpoints are made every 1 or more steps, not {save_every}")
-    return _Run(problem, options, on_iteration, folder, save_every).run(x0)
+    run = _Run(problem, options, on_iteration, folder, save_every)
+    with sole_use(folder, problem.world):
+        return run.run(x0)
 
 
 class _Run:
@@ -502,6 +505,7 @@ class _Solvers:
                 oversample=options.oversample,
                 power=0,
                 seed=options.seed,
+                layout="replicated",
             )
 
 

@@ -132,14 +132,12 @@ class Journal:
         return out
 
     def remove(self) -> None:
-        """Remove the products, whose result is in better hands, and the folder if it is empty."""
+        """Remove the products, whose result is in better hands."""
         with self.world.phase(f"clearing {self.folder}"):
             if self.world.rank == 0:
                 for path in self._files():
                     remove_files([*own_slabs(path, RESULT), path])
                 remove_files(list(self.folder.glob("product-*.slab")))
-                if not any(self.folder.iterdir()):
-                    self.folder.rmdir()
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("product-[0-9][0-9][0-9][0-9][0-9][0-9].h5"))

@@ -4,6 +4,7 @@ An event file is a sequence of records, each a protocol buffer (tensorflow/core/
 between its length and checksums (TFRecord: masked CRC-32C).
 """
 
+import math
 import os
 import struct
 import time
@@ -31,7 +32,7 @@ class ScalarWriter:
     def write(self, step: int, values: dict[str, float]) -> None:
         """One value for each name at a step; on disk when this returns."""
         summary = b"".join(
-            _bytes(1, _bytes(1, name.encode()) + b"\x15" + struct.pack("<f", value))
+            _bytes(1, _bytes(1, name.encode()) + b"\x15" + _float(value))
             for name, value in values.items()
         )
         self._record(_event(step, _bytes(5, summary)))
@@ -43,6 +44,13 @@ class ScalarWriter:
     def _record(self, data: bytes) -> None:
         length = struct.pack("<Q", len(data))
         self._stream.write(length + _checksum(length) + data + _checksum(data))
+
+
+def _float(value: float) -> bytes:
+    try:
+        return struct.pack("<f", value)
+    except OverflowError:
+        return struct.pack("<f", math.copysign(math.inf, value))
 
 
 def _event(step: int, content: bytes) -> bytes:
