@@ -54,6 +54,14 @@ def world():
     return World()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    """As many threads as the commands take that tests run in this process, from the beginning."""
+    tensorflow = sys.modules.get("hesscomp.curvature.tensorflow")
+    if tensorflow is not None:
+        tensorflow.set_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
 @pytest.fixture
 def shared_tmp(world):
     """A temporary folder, the same one on all ranks; removed after the test."""

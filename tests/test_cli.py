@@ -128,6 +128,11 @@ BAD_CALLS = {
     "features": (["newton", "--data", "good.csv", "--features", "fourier"], "--feature-count"),
     "gamma": (["newton", "--data", "good.csv", "--gamma", "0.5"], "--step fixed"),
     "power": (["newton", "--data", "good.csv", "--power", "-1"], "power must be at least 0"),
+    "method": (["newton", "--data", "good.csv", "--method", "eigh"], "--method goes with"),
+    "trained": (
+        ["train", "--data", "good.csv", "--optimizer", "sgd", "--at", "trained"],
+        "--at trained: that is what train is for",
+    ),
     "rank": (["compress", "--data", "good.csv", "--rank", "0", "--out", "o.h5"], "rank must be"),
     "threads": (["newton", "--data", "good.csv", "--threads", "0"], "--threads"),
     "same output": (

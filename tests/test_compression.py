@@ -104,7 +104,10 @@ def test_spectral_tolerance(world):
     factor = compress(Sharded(A, world, False), tolerance=1e-2, tolerance_norm="spectral")
     dense = (factor.eigenvectors * factor.eigenvalues) @ factor.eigenvectors.T
     assert factor.certificate.converged and factor.rank < N
-    assert np.linalg.norm(A - dense, 2) <= 1e-2 * np.linalg.norm(A, 2)
+    assert np.linalg.norm(A - dense, 2) <= factor.certificate.spectral_error_bound
+    assert factor.certificate.spectral_error_bound <= 1e-2 * np.linalg.norm(A, 2)
+    least = np.sum(np.abs(np.linalg.eigvalsh(A)) > 1e-2 * np.linalg.norm(A, 2))
+    assert least <= factor.rank <= 2 * least
 
 
 def test_a_wide_request_assembles_the_matrix(world):

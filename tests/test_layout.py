@@ -20,6 +20,7 @@ from hesscomp.factors import compare, load_factor, save_factor
 from hesscomp.parallel import world as world_module
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated, Rows
+from hesscomp.parallel.memory import available_bytes
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.runs.slabs import slabs_of
@@ -239,6 +240,21 @@ def test_the_layout_is_chosen_by_memory(world, monkeypatch):
     for wrong in ({"layout": "columns"}, {"panel": 0}):
         with pytest.raises(InputError, match=r"layout|panel"):
             compress(A, 5, **wrong)
+
+
+def test_memory_is_that_of_the_control_groups(monkeypatch):
+    """As SLURM nests them: the job's limit counts, not that of the root or of the step."""
+    job = "/sys/fs/cgroup/slurm/job_7"
+    files = {
+        "/proc/meminfo": ["MemAvailable:  9000 kB"],
+        "/proc/self/cgroup": ["1:name=x:/other", "0::/slurm/job_7/step_0"],
+        **{f"{job}/memory.max": ["5000000"], f"{job}/memory.current": ["2000000"]},
+        **{f"{job}/step_0/memory.max": ["max"], f"{job}/step_0/memory.current": ["100"]},
+    }
+    monkeypatch.setattr("hesscomp.parallel.memory._lines", lambda path: files.get(path, []))
+    assert available_bytes() == 3_000_000
+    files["/proc/self/cgroup"] = ["0::/"]
+    assert available_bytes() == 9000 * 1024
 
 
 # Factors

@@ -9,6 +9,8 @@ from oracles import check_operator
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
 
 pytestmark = pytest.mark.ranks
@@ -130,3 +132,21 @@ def test_bad_arguments(world):
         problem.check_point(np.zeros(3))
     with pytest.raises(InputError, match="not finite"):
         problem.check_point(np.full(N, np.inf))
+
+
+def test_a_sample_of_a_sample(world):
+    """In reproducible mode, where rows are counted instead of copied, the same rows."""
+    X, y, x = whole()
+    found = []
+    for reproducible in (False, True):
+        theirs = World(world.comm, reproducible=reproducible)
+        rows = slice(*row_range(ROWS, world.rank, world.size))
+        problem = LogisticRegression(from_arrays(X[rows], y[rows], theirs), theirs)
+        outer = problem.sampled(0.6, 1)
+        inner = outer.sampled(0.5, 1)
+        assert 0.2 * ROWS < inner.rows < 0.4 * ROWS
+        assert inner.facts(x)["sample"] == "0.6, seed 1; 0.5, seed 1"
+        found.append((inner.rows, *inner.objective_and_gradient(x)))
+    (rows, objective, gradient), (again, value, slope) = found
+    assert rows == again and value == pytest.approx(objective, rel=1e-14)
+    np.testing.assert_allclose(slope, gradient, atol=1e-14)

@@ -5,6 +5,7 @@ import argparse
 from hesscomp.cli.curvature import (
     add_operator_arguments,
     add_point_argument,
+    find_points,
     load_curvature,
 )
 from hesscomp.cli.interruption import add_run_argument
@@ -20,7 +21,6 @@ from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments
 from hesscomp.cli.trajectory import compress_trajectory
 from hesscomp.compression import check_request, compress
-from hesscomp.runs.files import find_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
     check_request(rank, options.tolerance, options.max_rank, options.tolerance_norm)
     check_sketch(options)
     session.check_outputs(options.out, options.report, options.save_point)
-    points = find_files(options.at or [], "--at")
+    points = find_points(options, session)
     if len(points) > 1:
         return compress_trajectory(points, rank, options, session)
     curvature, startup = load_curvature(options, session, *points)

@@ -10,7 +10,7 @@ from hesscomp.cli.subject import Subject, load_subject
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank
 from hesscomp.factors.point import is_keras_file, load_point
-from hesscomp.runs.files import atomic_path
+from hesscomp.runs.files import atomic_path, find_files
 
 OPERATORS = {
     "hessian": "Hessian",
@@ -141,6 +141,15 @@ def read_point(at: str | None, subject: Subject, options, session: Session) -> n
     x = _trained(subject, options, session) if trained else known_point(at, subject, session)
     session.write("point", options.save_point, lambda path: save_vector(x, path))
     return x
+
+
+def find_points(options, session: Session) -> list[str]:
+    """What `--at` names, patterns expanded as rank 0 sees them. Collective."""
+    found = []
+    with session.world.phase("looking for the points"):
+        if session.is_root:
+            found = find_files(options.at or [], "--at")
+    return session.world.broadcast(found)
 
 
 def known_point(at: str | None, subject: Subject, session: Session) -> np.ndarray:

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request = parser.add_argument_group("compression")
     request.add_argument("--rank", type=int, default=300, metavar="K", help="the largest one shown")
     add_operator_arguments(request)
-    add_point_argument(request)
+    add_point_argument(request, help="the point: trained, or as compress has it")
     add_problem_arguments(request, "0")
     output = parser.add_argument_group("output")
     output.add_argument("--out", required=True, metavar="P.png", help="png, pdf or svg")
@@ -49,14 +49,15 @@ def run(options: argparse.Namespace, session: Session) -> int:
             f"{MOST}; restrict the operator with --blocks"
         )
     with world.ledger.timed("figure"), Progress(session, "product columns"):
-        factor = compress(operator, options.rank, method="krylov", seed=options.seed)
+        how = {"seed": options.seed, "layout": "replicated"}
+        factor = compress(operator, options.rank, method="krylov", **how)
         best = compress(
             operator,
             options.rank,
             start=factor,
             residual_tolerance=1e-4,
             max_columns=LONG * options.rank,
-            seed=options.seed,
+            **how,
         )
         norm = exact_frobenius_norm(operator)
     factor = curvature.describe(factor)

@@ -13,7 +13,6 @@ import time
 import hesscomp
 from hesscomp.cli.patience import at_most
 from hesscomp.errors import (
-    HesscompError,
     InputError,
     OperatorError,
     describe,
@@ -90,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         return run_on_ranks(command.run, options, STARTED)
     try:
         return command.run(options)
-    except (HesscompError, OSError, MemoryError) as error:
+    except Exception as error:
         return report_error(error)
 
 

@@ -47,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     solver.add_argument(
         "--tail", default="last", metavar="last|zero|FLOAT", help="unresolved spectrum, for lowrank"
     )
-    add_sketch_arguments(solver)
+    factor = parser.add_argument_group(
+        "factor", "how --factor-out is made; the solvers take --oversample too"
+    )
+    add_sketch_arguments(factor)
     add_problem_arguments(solver)
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -65,6 +68,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
         raise InputError("--gamma goes with --step fixed")
     check_request(options.rank, None)
     check_sketch(options)
+    if options.factor_out is None:
+        _refuse_factor_options(options)
     if options.plot is not None:
         check_picture_name(options.plot)
     session.check_outputs(options.factor_out, options.report, options.plot)
@@ -162,6 +167,15 @@ def run(options: argparse.Namespace, session: Session) -> int:
             "convergence plot", options.plot, lambda path: plot_convergence(history, path, title)
         )
     return 0 if result.converged else 3
+
+
+def _refuse_factor_options(options) -> None:
+    """Options that would change nothing."""
+    parser = argparse.ArgumentParser()
+    add_sketch_arguments(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if name != "oversample" and getattr(options, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} goes with --factor-out")
 
 
 def _count(number: int, noun: str) -> str:

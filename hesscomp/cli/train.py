@@ -9,6 +9,7 @@ from hesscomp.cli.interruption import add_run_argument
 from hesscomp.cli.options import add_problem_arguments
 from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments, load_subject
+from hesscomp.errors import InputError
 
 HEADER = f"{'step':>6} {'objective':>16} {'||gradient||':>13} {'passes':>10} {'seconds':>8}"
 INTERVAL = 0.5  # seconds between two rows that are shown
@@ -99,6 +100,8 @@ def _start(options, subject, session: Session):
         from hesscomp.optimizers.initial import sparse_initial
 
         return sparse_initial(subject.problem.blocks, options.seed)
+    if options.at == "trained":
+        raise InputError("--at trained: that is what train is for; take zero, initial or sparse")
     return known_point(options.at, subject, session)
 
 

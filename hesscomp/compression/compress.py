@@ -121,7 +121,8 @@ def compress(
     layout : {"auto", "replicated", "rows"}
         Where the n rows of the sketch and of the factor lie: all on every rank, or a slab on each.
         "auto" takes rows where a replicated sketch would need more than half of the memory that a
-        rank has, and what the operator has where it is in rows already.
+        rank has (with a tolerance, one of `max_rank`: name that, or the layout, where it may grow
+        large), and what the operator has where it is in rows already.
     panel : int
         In the row layout, columns that are gathered at once for a product.
 
@@ -161,7 +162,7 @@ def compress(
     )
     options.validate()
     kind = _choose(method, operator, options)
-    operator = _in_layout(operator, layout, panel, options)
+    operator = _in_layout(operator, layout, panel, options, max_rank)
     world = operator.world
     start, before = time.perf_counter(), replace(world.ledger)
     if rank is not None:
@@ -206,14 +207,16 @@ def compress(
     )
 
 
-def _in_layout(operator: Operator, name: str, panel: int, options: SketchOptions) -> Operator:
+def _in_layout(
+    operator: Operator, name: str, panel: int, options: SketchOptions, max_rank: int | None
+) -> Operator:
     """The operator in the layout asked for, or in the one that fits into memory."""
     if name not in ("auto", "replicated", "rows"):
         raise InputError(f"layout must be auto, replicated or rows, not {name}")
     if panel < 1:
         raise InputError(f"panel must be at least 1, not {panel}")
     if name == "auto":
-        columns = (options.rank or FIRST_BLOCK) + options.oversample
+        columns = (options.rank or max_rank or FIRST_BLOCK) + options.oversample
         needed = sketch_bytes(operator.n, columns, options.power)
         if operator.layout.name == "rows" or fits_in_memory(operator.world, needed):
             return operator
@@ -321,24 +324,20 @@ def _grow_to_tolerance(sketch, tolerance, norm, max_rank):
 
 def _cut(approximation, probes, tolerance, norm, max_rank, world):
     """Smallest rank that meets the tolerance, else the largest allowed, and its certificate."""
-    full = min(len(approximation.eigenvalues), max_rank)
-    certificate = approximation.certificate(full, probes)
+    w = approximation.eigenvalues
+    full, own = min(len(w), max_rank), approximation.certificate(len(w), probes)
     if norm == "spectral":
-        largest = abs(approximation.eigenvalues[0])
-        bound = certificate.spectral_error_bound
-        if probes is None:  # assembled: what is dropped is all the error
-            bound = (
-                abs(approximation.eigenvalues[full])
-                if full < len(approximation.eigenvalues)
-                else 0.0
-            )
-        met = world.decide(bound <= tolerance * largest)
-        return full, replace(certificate, spectral_error_bound=float(bound), converged=met)
+        error = 0.0 if probes is None else own.spectral_error_bound  # none: it is assembled
+        bounds = error + np.append(np.abs(w), 0.0)[: full + 1]  # by the triangle inequality
+        met = bounds <= tolerance * abs(w[0])
+        converged = world.decide(met.any())
+        k = world.broadcast(int(np.argmax(met)) if converged else full)
+        found = approximation.certificate(k, probes)
+        return k, replace(found, spectral_error_bound=float(bounds[k]), converged=converged)
+    certificate = approximation.certificate(full, probes)
     allowed = tolerance * certificate.frobenius_norm_estimate
     if not world.decide(certificate.frobenius_error_estimate <= allowed):
         return full, replace(certificate, converged=False)
-    w = approximation.eigenvalues
-    own = approximation.certificate(len(w), probes)
     k = world.broadcast(smallest_rank(w, own.frobenius_error_estimate, allowed))
     return k, approximation.certificate(k, probes)
 

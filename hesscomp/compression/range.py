@@ -54,7 +54,7 @@ class RangeFinder:
             else:
                 Y = H @ block
             block = orthonormalize(Y, layout, against=self.Q) if last or self.orthonormal else Y
-        if options.independent:  # Y = Q R: what leave-one-out needs
+        if options.independent and not self.probed:  # Y = Q R: what leave-one-out needs
             zeros = np.zeros((columns, len(self.R)))
             self.R = np.block([[self.R, layout.inner(self.Q, Y)], [zeros, layout.inner(block, Y)]])
         self.Q = np.hstack([self.Q, block])

@@ -55,6 +55,7 @@ class StreamingSketch:
         self.n, self.columns, self.seed, self.probe_count = n, columns, seed, probe_count
         self.layout: Layout | None = None
         self.images: np.ndarray | float = 0.0
+        self.dtype = ""
         self.updates = 0
         self.seconds = 0.0
 
@@ -68,7 +69,7 @@ class StreamingSketch:
         if operator.n != self.n:
             raise InputError(f"the sketch has n = {self.n}, the operator n = {operator.n}")
         start = time.perf_counter()
-        self.layout = self.layout or operator.layout
+        self.layout, self.dtype = self.layout or operator.layout, self.dtype or operator.dtype.name
         new = operator.in_layout(self.layout) @ np.hstack(self._vectors())
         self.images = keep * self.images + weight * new
         self.updates += 1
@@ -99,8 +100,11 @@ class StreamingSketch:
                 oversample=self.columns - rank,
                 power=0,
                 seed=self.seed,
+                dtype=self.dtype,
                 layout=self.layout.name,
                 ranks=self.layout.world.size,
+                threads=self.layout.world.threads,
+                reproducible=self.layout.world.reproducible,
                 columns=self.updates * self.images.shape[1],
                 passes=self.updates,
                 seconds=self.seconds,

@@ -21,6 +21,11 @@ class GaussNewtonOperator(CurvatureOperator):
     problem : KerasProblem
     x : (n,) array
 
+    Raises
+    ------
+    InputError
+        If the problem is no network with a loss of its output.
+
     Notes
     -----
     A product costs about two thirds of the Hessian's.
@@ -69,6 +74,11 @@ class MonteCarloFisherOperator(CurvatureOperator):
         S, drawn once for each row.
     seed : int
         The targets of a row depend on it and on the row alone, not on the number of ranks.
+
+    Raises
+    ------
+    InputError
+        If the problem is no network, its loss no likelihood, or `samples` below 1.
     """
 
     def __init__(self, problem, x: np.ndarray, samples: int = 1, seed: int = 0):
@@ -85,6 +95,16 @@ class EmpiricalFisherOperator(CurvatureOperator):
     """(1/m) sum of g g^T over all rows, g being a row's gradient: the gradients' second moment.
 
     Not centred, and not the Fisher matrix: the targets are those of the data.
+
+    Parameters
+    ----------
+    problem : KerasProblem
+    x : (n,) array
+
+    Raises
+    ------
+    InputError
+        If the problem is no network with a loss of its output.
     """
 
     def __init__(self, problem, x: np.ndarray):

@@ -141,7 +141,10 @@ class Operator(ABC):
         return V
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
-        """The (n, n) matrix on every rank, where it is not had at once by products with panels."""
+        """The (n, n) matrix on every rank; where it is not had at once, by products with panels.
+
+        n columns, and memory for n^2 numbers at least twice. Collective.
+        """
         if self._assembles:
             dense = self._counted(self._assembled(), self.n)
         else:
@@ -257,6 +260,21 @@ class MatrixOperator(Operator):
     """Any SciPy-style symmetric operator or matrix that all ranks hold whole.
 
     Its products are computed on every rank alike and reduce nothing.
+
+    Parameters
+    ----------
+    matrix : (n, n) array, or what `scipy.sparse.linalg.aslinearoperator` takes
+        Symmetric, which is not checked: of an array that is not, products are those of its
+        transpose.
+    world : World, optional
+        Default: this rank alone.
+    psd : bool
+        Whether it is positive semidefinite; not checked either.
+
+    Raises
+    ------
+    InputError
+        If it is not square.
     """
 
     def __init__(self, matrix, world: World | None = None, *, psd: bool = False):

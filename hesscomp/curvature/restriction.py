@@ -95,6 +95,11 @@ class BlockDiagonal(ShardedOperator):
         Names of parameter blocks or layers, as in `Restricted`, that keep their couplings; each
         parameter in at most one group, those in none get zero. Default: one group for each layer.
 
+    Raises
+    ------
+    InputError
+        For a name that the operator has not, and for a parameter in two groups.
+
     Notes
     -----
     A product costs one with the `Restricted` operator of each group (their tangents must stay

@@ -15,17 +15,25 @@ COLUMN_COPIES = 6  # arrays of a product's size in it: tangents, gradients, both
 
 
 def available_bytes() -> int:
-    """Memory that this node still has, within the control group of this job."""
+    """Memory that this node still has, within the control groups of this job."""
     found = []
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             found.append(int(line.split()[1]) * 1024)
-    group = "/sys/fs/cgroup"
-    limit, used = _lines(f"{group}/memory.max"), _lines(f"{group}/memory.current")
-    if limit and used and limit[0].isdigit():
-        found.append(int(limit[0]) - int(used[0]))
+    for group in _control_groups():
+        limit, used = _lines(f"{group}/memory.max"), _lines(f"{group}/memory.current")
+        if limit and used and limit[0].isdigit():
+            found.append(int(limit[0]) - int(used[0]))
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return max(min(found, default=total), 0)
+
+
+def _control_groups() -> list[Path]:
+    """Folders of this process's group (version 2), and of those that it is in, up to the root."""
+    root = Path("/sys/fs/cgroup")
+    own = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
+    path = root / own.lstrip("/")
+    return [root] if ".." in path.parts else [*({path, *path.parents} - {*root.parents})]
 
 
 def sketch_bytes(n: int, columns: int, power: int) -> float:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 from mpi4py import MPI
@@ -75,8 +76,8 @@ class World:
 
     @classmethod
     def serial(cls) -> "World":
-        """A world of this rank alone."""
-        return cls(MPI.COMM_SELF)
+        """A world of this rank alone; all such share their communicators, of which MPI has few."""
+        return _alone().with_ledger(Ledger())
 
     def with_ledger(self, ledger: Ledger) -> "World":
         """The same ranks, their work counted in another ledger."""
@@ -291,6 +292,11 @@ class World:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI's own words would follow ours
         self.comm.Abort(status)
         os._exit(status)  # where the launcher is out of reach, MPICH's Abort comes back
+
+
+@cache
+def _alone() -> World:
+    return World(MPI.COMM_SELF)
 
 
 def _packed(value) -> np.ndarray:

@@ -69,7 +69,7 @@ class DifferentiableProblem(Problem):
         """
         kept = self.data.picked(fraction, seed)
         other = copy.copy(self)
-        other.sample = f"{fraction!r}, seed {seed}"
+        other.sample = self._sample_of(fraction, seed)
         name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         other._take(self.data.only(kept, name, self.world))
         if self.world.reproducible:  # the same blocks, of fewer rows

@@ -72,13 +72,19 @@ class LogisticRegression(Problem):
         """
         shard, other = self.shard, copy.copy(self)
         rows = Rows(shard.y, shard.y, shard.start, shard.total, self.dataset_name, self.fingerprint)
+        counted = np.ones(len(shard.y), bool)
+        if self.counts is not None:  # a sample of a sample
+            counted = self.counts.numpy() > 0
+            rows = rows.only(counted, self.dataset_name, self.world)
         kept = rows.picked(fraction, seed)
-        other.sample = f"{fraction!r}, seed {seed}"
+        other.sample = self._sample_of(fraction, seed)
         name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         picked = rows.only(kept, name, self.world)
         other.rows, other.dataset_name = picked.total, name
         if self.world.reproducible:
-            other.counts = tf.convert_to_tensor(kept.astype(np.float64))
+            counts = np.zeros(len(shard.y))
+            counts[counted] = kept
+            other.counts = tf.convert_to_tensor(counts)
             return other
         other.shard = Shard(shard.X[kept], picked.y, picked.start, picked.total)
         other.design = make_design(other.shard.X, self.dtype)

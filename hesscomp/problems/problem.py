@@ -99,6 +99,11 @@ class Problem(ABC):
     def linearize(self, x: np.ndarray) -> ShardCurvature:
         """This shard's curvature at x; local."""
 
+    def _sample_of(self, fraction: float, seed: int) -> str:
+        """What `sample` is of a sample of this problem."""
+        outer = "" if self.sample == "all" else f"{self.sample}; "
+        return f"{outer}{fraction!r}, seed {seed}"
+
     def sampled(self, fraction: float, seed: int = 0) -> "Problem":
         """This problem over a random sample of its rows, the same on any number of ranks."""
         raise InputError(f"{self.name} cannot be sampled; use all rows")

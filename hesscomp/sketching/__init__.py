@@ -1,1 +1,1 @@
-"""Test matrices, range finders and orthonormalisation."""
+"""Test matrices and orthonormalisation."""
