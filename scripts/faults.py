@@ -105,7 +105,7 @@ class Run:
 
     def _traces(self) -> set:
         found = set()
-        for path in (self.folder / "run").glob("*"):
+        for path in (self.folder / "run").glob("[!.]*"):
             with suppress(FileNotFoundError):
                 found.add((path.name, path.stat().st_mtime_ns))
         return found
