@@ -226,7 +226,7 @@ def test_a_product_that_fails_is_not_kept(world, shared_tmp):
     with pytest.raises(MemoryError):
         run(Failing(A, fresh, False), shared_tmp / "run", method="krylov")
     world.gather(None)
-    assert len(list((shared_tmp / "run").iterdir())) == 2
+    assert len(list((shared_tmp / "run").glob("product-*"))) == 2
     factor, _, files = run(Sharded(A, fresh, False), shared_tmp / "run", method="krylov")
     assert len(files) > 2 and fresh.ledger.replayed > 0
     whole = compress(Sharded(A, World(world.comm), False), **REQUEST, method="krylov")

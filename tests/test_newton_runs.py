@@ -121,7 +121,7 @@ def test_newton_goes_on_with_another_number_of_ranks(world, together, alone, sha
     world.gather(None)
     assert same(newton(together, options=OPTIONS, folder=folder), whole)
     world.gather(None)
-    names = {path.name for path in folder.iterdir() if path.suffix != ".slab"}
+    names = {path.name for path in folder.glob("[!.]*") if path.suffix != ".slab"}
     assert names == {"checkpoint.h5", "checkpoint-previous.h5", "checkpoint-damaged.h5"}
     with pytest.raises(InputError, match="made with options"):
         newton(together, options=replace(OPTIONS, rank=6), folder=folder)

@@ -288,7 +288,7 @@ def test_what_a_run_leaves(world, small, shared_tmp):
     result = train(small, DRSOM(), stopping=Stopping(max_steps=5), saving=saving)
     world.comm.Barrier()
     folder = shared_tmp / "run"
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.glob("[!.]*")}
     assert names == {
         "checkpoint.h5", "checkpoint-previous.h5", "history.csv", "history.json", "tensorboard",
     }  # fmt: skip
