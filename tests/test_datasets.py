@@ -526,7 +526,9 @@ def one_line_error(path, world, **options) -> str:
 def test_an_index_beyond_memory_is_refused(world, shared_tmp, monkeypatch):
     monkeypatch.setattr("hesscomp.datasets.libsvm.available_bytes", lambda: 10**6)
     path = shared_tmp / "a.svm"
-    path.write_text("1 1:2\n-1 40000:3\n")
+    if world.rank == 0:
+        path.write_text("1 1:2\n-1 40000:3\n")
+    world.gather(None)
     with pytest.raises(InputError, match="the index 40000, and vectors of so many"):
         load_dataset(path, world)
 
