@@ -270,11 +270,11 @@ def test_preempted_training_gives_the_uninterrupted_point(slurm):
 
 @pytest.mark.slow
 def test_a_preempted_compression_gives_the_uninterrupted_factor(slurm):
-    """Ended within its Krylov process, between two of some hundred block products."""
+    """Ended within its Krylov process, between two of some four hundred block products."""
     from hesscomp.factors import load_factor
 
     options = ["--features", "fourier", "--feature-count", 1000, "--bandwidth", 6]
-    options += ["--rank", 40, "--method", "krylov", "--block", 1, "--residual-tolerance", 1e-12]
+    options += ["--rank", 120, "--method", "krylov", "--block", 1, "--residual-tolerance", 1e-12]
     compress = (*SMALL, JOBS / "compress.sbatch", *options, "--reproducible")
     job = slurm.submit(*compress)
     run = slurm.folder / f"out/compress-{job}/run"
