@@ -16,7 +16,7 @@ from contextlib import suppress
 from hesscomp.cli import patience
 from hesscomp.cli.main import main as command
 from hesscomp.runs import activity
-from hesscomp.runs.slurm import SIGNALS
+from hesscomp.runs.slurm import REQUEUE, SIGNALS
 
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")  # MPICH and SLURM, Open MPI, PMIx
 CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL)
@@ -25,6 +25,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, sign
 OWN_END = 0.3  # seconds in which a launcher that ends the whole job ends this process too
 ON_ITS_WAY = 0.2  # seconds for a line to pass the launcher, which drops it when it ends the job
 MOST_TURNS = 20  # ranks that wait for each other speak in turn, the lowest first
+AGREED = (0, 2, 3, REQUEUE)  # statuses with which all ranks end
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -55,7 +56,7 @@ def main() -> int:
         time.sleep(OWN_END * (1 + turn))
         print(_obituary(rank, number, activity.read(board)), file=sys.stderr, flush=True)
         time.sleep(ON_ITS_WAY)
-    if number or status == 1:
+    if number or status not in AGREED:  # such as that of a start of MPI that failed
         _tell_launcher(status)
     os._exit(status)
 
