@@ -247,6 +247,21 @@ def test_bad_checkpoints(case, tmp_path):
     assert words in refused(load_checkpoint, tmp_path / NAME)
 
 
+def test_a_chunk_shorter_than_its_checksum_is_refused(tmp_path):
+    """The HDF5 library would crash: the size of a chunk, in its B-tree, is made zero."""
+    path = tmp_path / NAME
+    write_checkpoint(path)
+    values = np.arange(40, dtype="f4")
+    with h5py.File(path, "r+") as file:
+        file["state"].create_dataset("a", data=values, chunks=(40,), fletcher32=True)
+    data = bytearray(path.read_bytes())
+    key = (164).to_bytes(4, "little") + bytes(4 + 8)  # size, filters skipped, offset
+    assert data.count(key) == 1
+    data[data.index(key) : data.index(key) + 4] = bytes(4)
+    path.write_bytes(data)
+    assert "/state/a has chunks without their checksum" in refused(load_checkpoint, path)
+
+
 CHECKPOINT_POINTS = {
     "version": (attribute("format_version", 9), "it is no hesscomp-checkpoint of version 1"),
     "formats": (attribute("format", np.array([b"a", b"b"])), "cannot be read as a point"),

@@ -15,6 +15,7 @@ import numpy as np
 from hesscomp.errors import HesscompError, InputError, reason
 from hesscomp.runs import heaps
 
+CHECKSUM = 4  # bytes of one by fletcher32
 MAX_COMPRESSION = 1100  # deflate cannot shrink further: a larger claim is a forged size
 
 
@@ -96,6 +97,8 @@ class CheckedFile:
         if _has_sequences(found.id.get_type()):
             self.refuse(f"/{name} holds sequences of variable length")
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
+        if _has_short_chunks(found):
+            self.refuse(f"/{name} has chunks without their checksum")
         place, claimed = f"{self.path}/{name}", max(found.nbytes, chunk)
         self.claims["all"] += claimed - self.claims[place]
         self.claims[place] = claimed
@@ -210,6 +213,20 @@ class _Stream(io.FileIO):
                 f"{self.called}: its global heap is damaged, or holds numbers in sequences of "
                 "variable length; fetch it again, or write it without them"
             )
+
+
+def _has_short_chunks(found: h5py.Dataset) -> bool:
+    """Whether checksums are missing where they should be, on which HDF5 1.14.6 crashes.
+
+    They are looked for at the end of what is stored, where other libraries write them too.
+    """
+    if not found.fletcher32:
+        return False
+    sizes = []
+    found.id.chunk_iter(lambda chunk: sizes.append(chunk.size))
+    pipeline = found.id.get_create_plist()
+    last = pipeline.get_filter(pipeline.get_nfilters() - 1)[0]
+    return last != h5py.h5z.FILTER_FLETCHER32 or min(sizes, default=CHECKSUM) < CHECKSUM
 
 
 def _has_sequences(kind: h5py.h5t.TypeID) -> bool:
