@@ -90,9 +90,8 @@ def points():
         *(layers.LayerNormalization(), layers.Dropout(0.5), layers.AlphaDropout(0.5)),
     )
     right = through(
-        hidden, layers.BatchNormalization(), layers.GaussianDropout(0.5), layers.GaussianNoise(0.5),
-        layers.ActivityRegularization(0.1),
-    )  # fmt: skip
+        hidden, layers.BatchNormalization(), layers.GaussianDropout(0.5), layers.GaussianNoise(0.5)
+    )
     merged = [kind()([left, right]) for kind in (layers.Subtract, layers.Average, layers.Multiply)]
     return keras.Model(data, layers.Dense(3)(layers.Concatenate()(merged)))
 

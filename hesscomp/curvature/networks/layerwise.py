@@ -152,6 +152,7 @@ class LayerwiseEngine(NetworkEngine):
                 at.output, at.memo = known[place]
             values.append(at.output)
             sites.append(at)
+        sites[-1].output = tf.identity(sites[-1].output)
         return sites
 
     def _parameter(self, theta, variable):
