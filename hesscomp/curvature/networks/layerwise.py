@@ -7,7 +7,7 @@ tangents go upward from the lowest of them, and down to it again.
 """
 
 from hesscomp.curvature.losses import Loss
-from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
+from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut, opaque
 from hesscomp.curvature.networks.graph import Node
 from hesscomp.curvature.networks.operation import At, Terms, Unsupported, add, count
 from hesscomp.curvature.tensorflow import tf
@@ -152,7 +152,7 @@ class LayerwiseEngine(NetworkEngine):
                 at.output, at.memo = known[place]
             values.append(at.output)
             sites.append(at)
-        sites[-1].output = tf.identity(sites[-1].output)
+        sites[-1].output = opaque(sites[-1].output)
         return sites
 
     def _parameter(self, theta, variable):
