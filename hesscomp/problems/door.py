@@ -23,6 +23,7 @@ from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError, reason
 from hesscomp.problems.stateless import losses_and_output
 
 TOLERANCE = 1e-8
@@ -104,7 +105,7 @@ class Door:
             objective = tf.function(objective, autograph=False)
         batches = _batches(problem.data.X, problem.data.y)
         theta = tf.constant(_moved(problem.initial, pieces))
-        if batches and not np.isfinite(objective(theta, *batches[0])[0]):
+        if batches and not np.isfinite(_tried(objective, theta, *batches[0])):
             theta = tf.constant(problem.initial)
         return cls(objective, problem.loss, pieces, theta, batches)
 
@@ -282,6 +283,18 @@ class _Trial:
             if not error <= TOLERANCE * tf.norm(piece.of(there)) + floor:
                 return Disagreement(what, float(tf.norm(here - there)), float(tf.norm(there)))
         return None
+
+
+def _tried(objective: Callable, theta, X, y) -> float:
+    """The objective of some rows; InputError where Keras cannot compute it."""
+    try:
+        return float(objective(theta, X, y)[0])
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(
+            f"Keras' loss cannot take targets of shape {tuple(y.shape)} for this model "
+            f"({reason(error)}); class numbers go with sparse_categorical_crossentropy, rows of "
+            "probabilities with categorical_crossentropy"
+        ) from error
 
 
 def keras_loss(given) -> Callable:

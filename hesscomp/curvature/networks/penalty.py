@@ -86,23 +86,27 @@ class PenalizedEngine(NetworkEngine):
     """
 
     def __init__(self, data: NetworkEngine, penalty: Penalty):
-        self.data, self.penalty, self.loss = data, penalty, data.loss
+        self._data, self.penalty, self.loss = data, penalty, data.loss
         self.name, self.reason, self.copies = data.name, data.reason, data.copies
         self.narrows, self.affine = data.narrows, data.affine
 
+    @property
+    def data(self):
+        return self._data
+
     def loss_sum(self, theta, X, y):
-        return self.data.loss_sum(theta, X, y) + _rows(X, theta) * self.penalty.value(theta)
+        return self._data.loss_sum(theta, X, y) + _rows(X, theta) * self.penalty.value(theta)
 
     def gradient(self, theta, X, y):
         (loss, gradient), (value, slope) = (
-            self.data.gradient(theta, X, y),
+            self._data.gradient(theta, X, y),
             self.penalty.gradient(theta),
         )
         rows = _rows(X, theta)
         return loss + rows * value, gradient + rows * slope
 
     def hessian(self, theta, X, y, values, V, chosen=None):
-        product = self.data.hessian(theta, X, y, values, V, *_given(chosen))
+        product = self._data.hessian(theta, X, y, values, V, *_given(chosen))
         return product + _rows(X, theta) * self.penalty.product(theta, V, chosen)
 
     def penalized_gauss_newton(self, theta, X, y, values, V, loss, chosen=None):
@@ -110,25 +114,25 @@ class PenalizedEngine(NetworkEngine):
         return product + _rows(X, theta) * self.penalty.product(theta, V, chosen)
 
     def gauss_newton(self, theta, X, y, values, V, loss, chosen=None):
-        return self.data.gauss_newton(theta, X, y, values, V, loss, *_given(chosen))
+        return self._data.gauss_newton(theta, X, y, values, V, loss, *_given(chosen))
 
     def squared_gradients(self, theta, X, y):
-        return self.data.squared_gradients(theta, X, y)
+        return self._data.squared_gradients(theta, X, y)
 
     def kronecker(self, theta, X, y):
-        return self.data.kronecker(theta, X, y)
+        return self._data.kronecker(theta, X, y)
 
     def values(self, theta, X, y, reverse):
-        return self.data.values(theta, X, y, reverse)
+        return self._data.values(theta, X, y, reverse)
 
     def output(self, theta, X):
-        return self.data.output(theta, X)
+        return self._data.output(theta, X)
 
     def jacobian(self, theta, X, V):
-        return self.data.jacobian(theta, X, V)
+        return self._data.jacobian(theta, X, V)
 
     def jacobian_transposed(self, theta, X, U):
-        return self.data.jacobian_transposed(theta, X, U)
+        return self._data.jacobian_transposed(theta, X, U)
 
 
 def _given(chosen: tuple[int, ...] | None) -> tuple:
