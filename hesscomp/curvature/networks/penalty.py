@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.generic import hessian_columns
-from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.curvature.tensorflow import computing_in, keras, tf
 
 CONVEX = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
@@ -47,7 +47,8 @@ class Penalty:
 
     def value(self, theta: tf.Tensor) -> tf.Tensor:
         """r(theta), a scalar."""
-        return tf.add_n([term(self.pieces[i].of(theta)) for i, term in self.terms.items()])
+        with computing_in(theta.dtype.name, self.terms.values()):
+            return tf.add_n([term(self.pieces[i].of(theta)) for i, term in self.terms.items()])
 
     def gradient(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """r(theta) and its (n,) gradient."""
@@ -75,8 +76,9 @@ class Penalty:
             return tf.zeros_like(V)
         if type(term) in CONVEX:
             return 2 * tf.cast(getattr(term, "l2", 0.0), V.dtype) * V
-        shape = tf.shape(value)
-        return hessian_columns(lambda w: term(tf.reshape(w, shape)), tf.reshape(value, [-1]), V)
+        with computing_in(value.dtype.name, [term]):
+            flat = tf.reshape(value, [-1])
+            return hessian_columns(lambda w: term(tf.reshape(w, value.shape)), flat, V)
 
 
 class PenalizedEngine(NetworkEngine):
