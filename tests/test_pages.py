@@ -369,9 +369,11 @@ def test_exact_spectrum_against_the_dense_hessian(worked):
     np.testing.assert_allclose(extremes, w[[0, -1]], atol=1e-12)
     curve = np.loadtxt(folder / "exact.csv", delimiter=",", skiprows=1)
     assert curve.shape == (200, 4) and len(report["density"]) == 512
-    width = report["width"]
-    kernel = np.exp(-0.5 * ((curve[:, :1] - w) / width) ** 2)
-    expected = kernel.mean(axis=1) / (width * np.sqrt(2 * np.pi))
+    width, ((low, high),) = report["width"], report["sides"]
+    assert (low, high) == (curve[0, 0], curve[-1, 0]) and low >= 0  # a convex problem
+    images = curve[:, :1], 2 * low - curve[:, :1], 2 * high - curve[:, :1]
+    kernels = (np.exp(-0.5 * ((at - w) / width) ** 2) for at in images)
+    expected = sum(kernels).mean(axis=1) / (width * np.sqrt(2 * np.pi))
     for column in (1, 2, 3):  # nothing was random: the band has no width
         np.testing.assert_allclose(curve[:, column], expected, rtol=1e-8, atol=1e-10)
     assert (folder / "exact.png").read_bytes().startswith(b"\x89PNG")
