@@ -29,7 +29,9 @@ class Certificate:
     estimator : str
         "leave-one-out", "probes" or "exact"; of a sum, those of its terms.
     residual_norms : (k,) array or None
-        ||H u - w u|| for each eigenpair, where H U was at hand.
+        ||H u - w u|| for each eigenpair, where H U was at hand; not below the rounding of the
+        products. After a restart of krylov upper bounds, by at most `residual_tolerance` times the
+        largest |w|.
     eigenvalue_converged : (k,) bool array or None
         Whether that is at most the `residual_tolerance` of the compression times the largest |w|.
         It says nothing about `converged`, nor that about it.
