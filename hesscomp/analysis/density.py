@@ -41,7 +41,9 @@ def plot_density(
     if eigenvalues is not None and len(eigenvalues):
         heights = density.height(eigenvalues, n)
         label = f"the factor's {len(eigenvalues)} eigenvalues"
-        axes.plot(eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label)
+        axes.plot(
+            eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label, clip_on=False
+        )
     axes.legend(frameon=False)
     figure.suptitle(title, parse_math=False)
     save_figure(figure, path)
