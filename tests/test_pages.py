@@ -177,6 +177,8 @@ def test_nothing_is_called_converged_without_saying_what():
         replace(factor, certificate=everything)
     )
     assert "rank 25, as asked" in factor_table(factor)
+    corrected = replace(factor, provenance=replace(factor.provenance, rank_requested=10))
+    assert "rank 25; the compression was asked for 10" in factor_table(corrected)
 
 
 def test_a_request_says_what_was_reached():

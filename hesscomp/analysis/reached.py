@@ -22,7 +22,7 @@ def request_reached(factor: LowRank) -> str:
         return f"rank {factor.rank}; what was asked is not known"
     if asked.rank_requested == factor.rank:
         return f"rank {factor.rank}, as asked"
-    return f"rank {factor.rank}, where {asked.rank_requested} was asked"
+    return f"rank {factor.rank}; the compression was asked for {asked.rank_requested}"
 
 
 def pairs_reached(factor: LowRank) -> str:

@@ -107,8 +107,8 @@ def compress(
         Columns that the operator is sketched with; errors are measured by probes where they are
         not Gaussian.
     residual_tolerance : float
-        krylov stops, and calls an eigenvalue converged, where ||H u - w u|| is at most this times
-        the largest |w|.
+        krylov stops, and marks an eigenpair in ``certificate.eigenvalue_converged``, where
+        ||H u - w u|| is at most this times the largest |w|.
     max_columns : int, optional
         With krylov and a rank, the most product columns; default (2 + power) (rank + oversample).
     block : int, optional
