@@ -596,7 +596,7 @@ def test_chunks_and_traces(world, problem, monkeypatch):
         np.testing.assert_allclose(HessianOperator(problem, x) @ V, expected, atol=1e-14)
     after = (ledger.reductions, ledger.words_reduced, ledger.passes)
     assert np.subtract(after, before).tolist() == [6 + 1, 2 * 6 * problem.n, 6 + 1]
-    budget = Budget(1e4, problem.n, 20, 4)
+    budget = Budget(1e4, problem.n, 20, 4, 80)
     assert budget.columns(6, 8) == 1 and 1 <= budget.rows(100, 1, 8) < 100
 
 
