@@ -89,6 +89,17 @@ def between(rows: list[dict], head: str, form: str = "{:.3g}") -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def old_tables(entries: list[dict]) -> list[str]:
+    """A line for each table and measurement whose code has changed since."""
+    old: dict[tuple[str, str, str], list[str]] = {}
+    for entry in filter(is_old, entries):
+        old.setdefault((entry["table"], when(entry), entry["command"]), []).append(entry["row"])
+    return [
+        f"{name}: {len(rows)} rows of {time} are older than their code; measure again: {command}"
+        for (name, time, command), rows in old.items()
+    ]
+
+
 # Summaries: from all entries to a region's text
 
 
@@ -147,7 +158,20 @@ OVERVIEW: list[tuple[str, str, Callable]] = [
         ),
     ),
 ]
-SUMMARIES: dict[str, Callable[[list[dict]], str]] = {"overview": overview}
+
+
+def compress_summary(entries: list[dict]) -> str:
+    rows = rows_of(entries, "compress")
+    return rows and (
+        f"So the default is {between(rows, 'eigsh')} times faster than `eigsh`, and "
+        f"{between(rows, 'eigsh narrow')} times faster than `eigsh` with fewer Lanczos vectors.\n"
+    )
+
+
+SUMMARIES: dict[str, Callable[[list[dict]], str]] = {
+    "overview": overview,
+    "compress-summary": compress_summary,
+}
 
 
 def main() -> None:
@@ -162,11 +186,7 @@ def main() -> None:
             differing.append(page.name)
             if not options.check:
                 page.write_text(made)
-    for entry in filter(is_old, entries):
-        print(
-            f"older than its code: {entry['table']}, {entry['row']} ({when(entry)}); measure it "
-            f"again: {entry['command']}"
-        )
+    print("\n".join(old_tables(entries)))
     if differing and options.check:
         sys.exit(f"differ from docs/measured.json: {', '.join(differing)}; run make tables")
 
