@@ -16,7 +16,7 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.problem import ParameterBlock, Problem, chunks
 from hesscomp.problems.rows import Rows
 
-FUSED = 5 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
+FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
 
 
