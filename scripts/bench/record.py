@@ -2,8 +2,9 @@
 
 A benchmark calls `save` for each row that it has measured; the same row measured again replaces
 the old one. `scripts/bench/tables.py` makes the tables of README.md and docs/ from the file. A row
-keeps when, where, by which command and at which commit it was measured, and a hash of the sources
-that it speaks of, so that it shows when these have changed since.
+keeps when, where, by which command and at which commit it was measured, whether other work was on
+the machine, and a hash of the sources that it speaks of, so that it shows when these have changed
+since.
 """
 
 import argparse
@@ -22,7 +23,9 @@ MEASURED = ROOT / "docs" / "measured.json"
 ENGINE = ("hesscomp/curvature", "hesscomp/problems")
 COMPRESSION = ("hesscomp/compression", "hesscomp/sketching")
 OPTIMIZERS = ("hesscomp/optimizers", "hesscomp/krylov")
-FIELDS = ("table", "row", "values", "date", "machine", "commit", "changed", "command", "code")
+FIELDS = (
+    "table", "row", "values", "date", "machine", "busy", "commit", "changed", "command", "code",
+)  # fmt: skip
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +57,7 @@ def save(table: str, row: str, values: dict, code: tuple[str, ...], ranks: int =
         "values": {head: _short(value) for head, value in values.items()},
         "date": date.today().isoformat(),
         "machine": machine(),
+        "busy": os.getloadavg()[0] > 1.5 * max(os.cpu_count(), ranks),
         "commit": _git("rev-parse", "--short=7", "HEAD"),
         "changed": bool(_git("status", "--porcelain", "--", "hesscomp", "scripts")),
         "command": command(script, ranks),

@@ -68,8 +68,9 @@ def cell(value) -> str:
 
 
 def when(row: dict) -> str:
-    """The day and the commit; a plus where the working tree differed from it."""
-    return f"{row['date']}, {row['commit']}{'+' if row['changed'] else ''}"
+    """The day and the commit; a plus where the sources differed from it; other work beside it."""
+    busy = ", busy machine" if row["busy"] else ""
+    return f"{row['date']}, {row['commit']}{'+' if row['changed'] else ''}{busy}"
 
 
 def origin(rows: list[dict]) -> str:
