@@ -21,8 +21,8 @@ def test_the_pages_show_what_was_measured():
     for page in tables.pages():
         text = page.read_text()
         assert tables.filled(text, entries, page.name) == text, f"{page.name}: run `make tables`"
-    for line in tables.old_tables(entries):
-        warnings.warn(line, stacklevel=1)
+    if old := tables.old_tables(entries):
+        warnings.warn("\n".join(old), stacklevel=1)
 
 
 def test_a_figure_changed_by_hand_is_noticed():
@@ -64,7 +64,7 @@ def test_a_row_measured_again_replaces_the_old_one(tmp_path, monkeypatch):
         record.save("engine", row, {"seconds": seconds, "method": "krylov"}, record.ENGINE)
     assert [(e["row"], e["values"]["seconds"]) for e in record.read()] == [("b", 3), ("a", 2)]
     entry = record.read()[0]
-    assert entry["command"] == "python scripts/bench/engine.py --peer python"
+    assert entry["command"] == "python scripts/bench/engine.py --peer PYTHON"
     assert not record.is_old(entry) and not entry["changed"]
     text = "before\n<!-- measured: engine -->\nold\n<!-- /measured -->\nafter\n"
     made = tables.filled(text, record.read())

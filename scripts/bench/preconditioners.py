@@ -5,7 +5,7 @@
 Adult at ridge 1/m, to ||g|| <= 1e-9; and the 784-15-10 network on the packaged sample of MNIST,
 Gauss-Newton matrix, ridge 1/m. The network has no optimum to run to, so the goal is a rule: the
 objective that CG without a preconditioner reaches in 30 steps. Counts are those of the history and
-do not depend on the machine.
+depend on the machine by its rounding alone.
 """
 
 import argparse

@@ -108,8 +108,8 @@ def machine() -> str:
 
 
 def command(script: Path, ranks: int) -> str:
-    """What to type to measure the row again; of paths the last part alone."""
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    """What to type to measure the row again; of paths the last part alone, in capitals."""
+    words = [Path(word).name.upper() if "/" in word else word for word in sys.argv[1:]]
     launcher = [] if ranks == 1 else ["mpiexec", "-n", str(ranks)]
     return " ".join([*launcher, "python", script.as_posix(), *words])
 
