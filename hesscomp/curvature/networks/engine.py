@@ -61,6 +61,13 @@ class Engine(ABC):
         """
         raise Unsupported(f"the {self.name} engine has no Kronecker factors")
 
+    def row_tangents(self, theta, X, row_values: int) -> int:
+        """The numbers of one row's tangent in all of the operations.
+
+        `theta` and `X` are specs, X of one row; `row_values` are the numbers that its values take.
+        """
+        return row_values
+
     @abstractmethod
     def hessian(self, theta, X, y, values, V) -> tf.Tensor:
         """The sum's Hessian times V: (n, k)."""

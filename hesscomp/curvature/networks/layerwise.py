@@ -51,6 +51,15 @@ class LayerwiseEngine(NetworkEngine):
     def output(self, theta, X):
         return self._values(theta, X)[-1].output
 
+    def row_tangents(self, theta, X, row_values):
+        """Of the operations' outputs: slopes and what else is made once have no tangents."""
+
+        @tf.function(autograph=False, input_signature=[theta, X])
+        def outputs(theta, X):
+            return [at.output for at in self._values(theta, X)]
+
+        return sum(out.shape.num_elements() for out in outputs.get_concrete_function().outputs)
+
     def gradient(self, theta, X, y):
         sites = self._values(theta, X)
         output = sites[-1].output
