@@ -124,6 +124,9 @@ class PenalizedEngine(NetworkEngine):
     def kronecker(self, theta, X, y):
         return self._data.kronecker(theta, X, y)
 
+    def row_tangents(self, theta, X, row_values):
+        return self._data.row_tangents(theta, X, row_values)
+
     def values(self, theta, X, y, reverse):
         return self._data.values(theta, X, y, reverse)
 
