@@ -124,5 +124,7 @@ def _short(value):
     """Numbers to three digits: no measurement has more."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return value
-    value = float(value)
-    return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.3g}")
+    if float(value).is_integer():
+        return int(value)
+    rounded = float(f"{float(value):.3g}")
+    return int(rounded) if abs(rounded) >= 100 else rounded
