@@ -152,7 +152,7 @@ def keep(result: dict, options) -> None:
     named = f"{result['family']}{', signs' if result['signed'] else ''}"
     if setting != (4000, 50, 1, 0.01):
         n, rank, threads, excess = setting
-        named += f", n = {n}, rank {rank}, {threads} threads, excess {excess:g}"
+        named += f", n = {n}, rank {rank}, {threads} thread(s), excess {excess:g}"
     record.save("compress", named, values, record.COMPRESSION)
 
 

@@ -75,12 +75,13 @@ def measure(options) -> None:
         )
         if not options.trial:
             ranks = f"{world.size} rank{'s' * (world.size > 1)}"
-            row = f"{METHODS[options.method]}, `{options.method}`, {options.layout}, {ranks}"
+            row = f"{METHODS[options.method]}, `{options.method}`, n = {H.n:,}, l = {l}, "
+            row += f"limit {options.limit}, {options.images} images, {options.layout}, {ranks}"
             values = {
-                "n": H.n, "l": l, "limit of a product": options.limit,
-                "MiB above idle": max(peaks) / 2**20, "over the stated": max(peaks) / stated,
+                "MiB above idle": max(peaks) / 2**20,
+                "over the stated": max(peaks) / stated,
                 "seconds": seconds,
-            }  # fmt: skip
+            }
             code = (*record.ENGINE, *record.COMPRESSION)
             record.save("memory", row, values, code, world.size)
 

@@ -99,12 +99,17 @@ def code_hash(code: tuple[str, ...]) -> str:
 
 
 def machine() -> str:
-    """The processor and its cores, in words."""
-    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", cpus, re.MULTILINE)
-    wide = ", AVX-512" if " avx512f" in cpus else ""
-    name = found[1] if found else platform.machine()
-    return f"{name}{wide}, {os.cpu_count()} cores"
+    """The processor, which of the kinds of that name, and its cores, in words."""
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    known = dict(
+        re.findall(r"^(model name|cpu family|model|flags)\s*:\s*(.+)$", text, re.MULTILINE)
+    )
+    words = [known.get("model name", platform.machine())]
+    if {"cpu family", "model"} <= known.keys():
+        words.append(f"family {known['cpu family']} model {known['model']}")
+    words += ["AVX-512"] if "avx512f" in known.get("flags", "") else []
+    return ", ".join([*words, f"{os.cpu_count()} cores"])
 
 
 def command(script: Path, ranks: int) -> str:
@@ -124,5 +129,7 @@ def _short(value):
     """Numbers to three digits: no measurement has more."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return value
-    value = float(value)
-    return int(value) if value.is_integer() and abs(value) < 1e15 else float(f"{value:.3g}")
+    if float(value).is_integer():
+        return int(value)
+    rounded = float(f"{float(value):.3g}")
+    return int(rounded) if abs(rounded) >= 100 else rounded
