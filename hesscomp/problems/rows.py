@@ -49,6 +49,12 @@ class Rows:
         if isinstance(data, Dataset):
             return cls._of_dataset(data)
         with world.phase("checking arrays"):
+            if isinstance(data, tuple | list) and len(data) == 3:
+                raise InputError(
+                    "data of three arrays: hesscomp weighs all rows alike and takes no sample "
+                    "weights; give (X, y), with rows repeated, or write the weighted loss as a "
+                    "FunctionProblem, with the weights as one more column of y"
+                )
             if not (isinstance(data, tuple | list) and len(data) == 2):
                 raise InputError(f"data must be a Dataset or a pair (X, y), not {type(data)}")
             X, y = (_checked(np.asarray(part), name) for part, name in zip(data, "Xy", strict=True))
