@@ -15,7 +15,12 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
 
-TARGETS_OF = {SOFTMAX_LOSS: "classes", SIGMOID_LOSS: "signs"}  # those of other losses are values
+TARGETS_OF = {  # those of other losses are values
+    SOFTMAX_LOSS: "classes",
+    SIGMOID_LOSS: "signs",
+    "sparse_categorical_crossentropy": "classes",
+    "binary_crossentropy": "classes",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ def add_subject_arguments(parser) -> None:
     )
     which.add_argument("--model", metavar="M.keras", help="a model of Keras' own layers")
     group.add_argument(
-        "--loss", metavar="L", help=f"with --model: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error"
+        "--loss",
+        metavar="L",
+        help=f"with --model: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or a loss that Keras "
+        "knows by name, such as sparse_categorical_crossentropy",
     )
     group.add_argument(
         "--targets", choices=TARGETS, help="what becomes of the labels; default: what the loss asks"

@@ -9,8 +9,8 @@ relu's at zero: there derivatives may differ by nature, and initial biases are z
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,11 +18,12 @@ import numpy as np
 from keras.src.losses.losses import LossFunctionWrapper
 
 from hesscomp.curvature.endings import Ending
-from hesscomp.curvature.losses import KNOWN, FunctionLoss, Loss
-from hesscomp.curvature.networks.engine import NetworkEngine, Piece
+from hesscomp.curvature.losses import KNOWN, FunctionLoss, Loss, SigmoidCrossEntropy, SquaredError
+from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError, reason
 from hesscomp.problems.stateless import losses_and_output
 
 TOLERANCE = 1e-8
@@ -93,31 +94,39 @@ class Door:
     def of(cls, problem, given, ending: Ending | None) -> "Door":
         """That of a `KerasProblem` whose loss was `given`, and whose model has an ending."""
         model, pieces, at_logits = problem.model, problem.pieces, problem.at_logits
-        loss_of, run = keras_loss(given, problem.loss), losses_and_output(model, pieces)
-        own = isinstance(given, Loss) or (isinstance(given, str) and given in KNOWN)
+        loss_of, run = keras_loss(given), losses_and_output(model, pieces)
 
         def objective(theta, X, y):
             losses, output = run(theta, X)
             taken = Ending.logits(output) if at_logits else output
-            return tf.add_n([loss_of(y, taken if own else output), *losses]), taken
+            return tf.add_n([loss_of(y, output, taken), *losses]), taken
 
         if ending is not None and not ending.marked:  # then only a graph shows the logits
             objective = tf.function(objective, autograph=False)
         batches = _batches(problem.data.X, problem.data.y)
         theta = tf.constant(_moved(problem.initial, pieces))
-        if batches and not np.isfinite(objective(theta, *batches[0])[0]):
+        if batches and not np.isfinite(_tried(objective, theta, *batches[0])):
             theta = tf.constant(problem.initial)
         return cls(objective, problem.loss, pieces, theta, batches)
 
-    def compare(self, engine: NetworkEngine, deadline: float = np.inf) -> Outcome:
+    def compare(
+        self,
+        engine: NetworkEngine,
+        gradient: Callable | None = None,
+        deadline: float = np.inf,
+    ) -> Outcome:
         """An engine with Keras and TensorFlow.
 
-        Objective and gradient of both batches; of the layer-wise engine also a Hessian and a
-        Gauss-Newton product on the first. After the first gradient each begins only before the
-        deadline (`time.monotonic`).
+        `gradient` is the engine's, compiled: Keras' losses may do otherwise in a graph.
+
+        Objective and gradient of both batches, and the loss's curvature by the output; of the
+        layer-wise engine also a Hessian and a Gauss-Newton product on the first. After the first
+        gradient each begins only before the deadline (`time.monotonic`).
         """
-        trials = [_Trial(self, engine, X, y) for X, y in self.batches]
+        gradient = gradient or tf.function(engine.gradient, autograph=False, reduce_retracing=True)
+        trials = [_Trial(self, engine, gradient, X, y) for X, y in self.batches]
         tests = [(trial.slopes, f"gradient of {len(trial.X)} rows") for trial in trials]
+        tests += [(trial.loss_curvature, "curvature of the loss") for trial in trials[:1]]
         if trials and isinstance(engine.data, LayerwiseEngine):
             tests += [(trials[0].hessian, "Hessian product")]
             tests += [(trials[0].gauss_newton, "Gauss-Newton product")]
@@ -168,8 +177,8 @@ class Door:
 class _Trial:
     """One batch, both ways; what several tests share is computed once."""
 
-    def __init__(self, door: Door, engine: NetworkEngine, X, y):
-        self.door, self.engine, self.X, self.y = door, engine, X, y
+    def __init__(self, door: Door, engine: NetworkEngine, gradient: Callable, X, y):
+        self.door, self.engine, self.gradient, self.X, self.y = door, engine, gradient, X, y
         self.rows, self.rng = tf.cast(tf.shape(X)[0], tf.float64), np.random.default_rng(0)
 
     def slopes(self) -> Disagreement | None:
@@ -177,7 +186,8 @@ class _Trial:
         theta = self.door.theta
         with tf.GradientTape(persistent=True) as self.tape:
             self.tape.watch(theta)
-            self.value, self.output = self.door.objective(theta, self.X, self.y)
+            self.value, output = self.door.objective(theta, self.X, self.y)
+            self.output = opaque(output)
         return self._objective() or self._gradient()
 
     def _pull(self, u):
@@ -199,7 +209,7 @@ class _Trial:
         return Disagreement("objective", float(here), float(there))
 
     def _gradient(self) -> Disagreement | None:
-        _, here = self.engine.gradient(self.door.theta, self.X, self.y)
+        _, here = self.gradient(self.door.theta, self.X, self.y)
         there = self.tape.gradient(self.value, self.door.theta, unconnected_gradients=ZERO)
         return self._differ("gradient", here, there, self._reach)
 
@@ -216,18 +226,33 @@ class _Trial:
         return self._differ("Hessian product", here, there, self._reach + tf.norm(there))
 
     def gauss_newton(self) -> Disagreement | None:
-        loss, z, y = self.door.loss, self.output, self.y
-        here = self.engine.data.gauss_newton(*self._point(False), self._v[:, None], loss)[:, 0]
+        here = self.engine.data.gauss_newton(*self._point(False), self._v[:, None], self.door.loss)[
+            :, 0
+        ]
         tangent = self._tangent()
+        there, reach = self._pull(self._bent(tangent)), tf.norm(self._pull(tangent))
+        return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
+
+    def loss_curvature(self) -> Disagreement | None:
+        """Of the loss by the output, along one random tangent of it."""
+        tangent = tf.constant(self.rng.standard_normal(self.output.shape))
+        here = self.door.loss.curvature(self.output, self.y, tangent[..., None, :])[..., 0, :]
+        there = self._bent(tangent)
+        error, norm = tf.norm(here - there), tf.norm(there)
+        if error <= TOLERANCE * norm + ROUNDING * tf.norm(tangent):
+            return None
+        return Disagreement("curvature of the loss", float(error), float(norm))
+
+    def _bent(self, tangent):
+        """The loss's second derivative by the output, times a tangent of the output."""
+        z = self.output
         with tf.GradientTape() as outer:
             outer.watch(z)
             with tf.GradientTape() as inner:
                 inner.watch(z)
-                total = tf.reduce_sum(loss.values(z, y))
+                total = tf.reduce_sum(self.door.loss.values(z, self.y))
             slope = inner.gradient(total, z, unconnected_gradients=ZERO)
-        bent = outer.gradient(slope, z, tangent, unconnected_gradients=ZERO)
-        there, reach = self._pull(bent) / self.rows, tf.norm(self._pull(tangent)) / self.rows
-        return self._differ("Gauss-Newton product", here, there, reach)
+        return outer.gradient(slope, z, tangent, unconnected_gradients=ZERO)
 
     def _tangent(self):
         """J v, the derivative along v of J^T u by u, in which it is linear."""
@@ -260,33 +285,59 @@ class _Trial:
         return None
 
 
-def keras_loss(given, loss: Loss) -> Callable:
-    """The mean loss that Keras computes of (y, output), in float64, for a loss that was given.
+def _tried(objective: Callable, theta, X, y) -> float:
+    """The objective of some rows; InputError where Keras cannot compute it."""
+    try:
+        return float(objective(theta, X, y)[0])
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(
+            f"Keras' loss cannot take targets of shape {tuple(y.shape)} for this model "
+            f"({reason(error)}); class numbers go with sparse_categorical_crossentropy, rows of "
+            "probabilities with categorical_crossentropy"
+        ) from error
 
-    Of a loss of this package it is the mean of its values.
+
+def keras_loss(given) -> Callable:
+    """The mean loss that Keras computes, in float64: ``(y, output, taken)``.
+
+    `output` is the model's, `taken` what the loss of this package takes. The known losses are
+    Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
     """
-    if isinstance(given, str) and given not in KNOWN:
-        given = keras.losses.get(given)
-    if isinstance(given, Loss | str):
-        return lambda y, output: tf.reduce_mean(loss.values(output, y))
-    if not isinstance(given, keras.losses.Loss):
-        if not getattr(given, "__module__", "").startswith("keras."):
-            return lambda y, output: tf.reduce_mean(given(y, output))
-        given = LossFunctionWrapper(given)
-
-    def mean(y, output):
-        with _in_float64(given):
-            return tf.reduce_mean(given(y, output))
-
-    return mean
+    if isinstance(given, str):
+        given = KNOWN[given]() if given in KNOWN else keras.losses.get(given)
+    if type(given) in KNOWN.values():
+        return lambda y, output, _: _summed_over_rows(given, y, output)
+    if isinstance(given, Loss):
+        return lambda y, _, taken: tf.reduce_mean(given.values(taken, y))
+    if isinstance(given, keras.losses.Loss):
+        return lambda y, output, _: _in_float64(given, y, output)
+    if getattr(given, "__module__", "").startswith("keras."):
+        return lambda y, output, _: _in_float64(LossFunctionWrapper(given), y, output)
+    return lambda y, output, _: tf.reduce_mean(given(y, output))
 
 
-@contextmanager
-def _in_float64(loss) -> Iterator[None]:
+def _summed_over_rows(loss: Loss, y, output):
+    """Keras' counterpart of a known loss, times the numbers in a row that it averages over."""
+    shape, losses = output.shape[1:], keras.losses
+    if isinstance(loss, SquaredError):
+        y = tf.reshape(tf.cast(y, output.dtype), tf.shape(output))
+        return _in_float64(losses.MeanSquaredError(), y, output) * shape.num_elements() / 2
+    if isinstance(loss, SigmoidCrossEntropy):
+        y = tf.reshape(tf.cast(y, output.dtype), tf.shape(output))
+        found = _in_float64(losses.BinaryCrossentropy(from_logits=True), y, output)
+        return found * shape.num_elements()
+    whole = y.shape.rank == output.shape.rank and (y.shape[-1] != 1 or shape[-1] == 1)
+    kind = losses.CategoricalCrossentropy if whole else losses.SparseCategoricalCrossentropy
+    return _in_float64(kind(from_logits=True), y, output) * shape[:-1].num_elements()
+
+
+def _in_float64(loss, y, output):
+    """The mean of a Keras loss, which would otherwise cast to its own type."""
     saved = loss._dtype
     loss._dtype = "float64"
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):  # that logits come from a softmax
+            return tf.reduce_mean(loss(y, output))
     finally:
         loss._dtype = saved
 

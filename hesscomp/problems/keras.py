@@ -211,7 +211,10 @@ class KerasProblem(DifferentiableProblem):
         deadline = time.monotonic() + SECONDS if check == "auto" else np.inf
         with world.phase("comparing the model with Keras"):
             door = Door.of(self, given, ending)
-            outcome = door.compare(self.engine, deadline)
+            compiled = (
+                self.compiled("gradient", "float64", door.batches[0]) if door.batches else None
+            )
+            outcome = door.compare(self.engine, compiled, deadline)
         found = _first(world, outcome.found and str(outcome.found))
         left_out = _first(world, ", ".join(outcome.left_out))
         if found is None:
@@ -236,8 +239,8 @@ class KerasProblem(DifferentiableProblem):
             raise InputError(f"{self.name}, {culprit}: {found}; take the engine generic")
         if world.rank == 0:
             log.warning(
-                "%s, %s: %s by the layer-wise engine. The generic engine agrees with Keras and is "
-                "used; please report this", self.name, culprit, found,
+                "%s, %s: by the layer-wise engine %s. The generic engine agrees and is used; "
+                "please report this", self.name, culprit, found,
             )  # fmt: skip
         self.engine = generic
         self._kernels.clear()

@@ -10,7 +10,7 @@ from keras.src.backend.tensorflow import nn as keras_backend
 
 from hesscomp.curvature.endings import Ending
 from hesscomp.curvature.networks.engine import Piece, split
-from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.curvature.tensorflow import computing_in, keras, tf
 from hesscomp.errors import InputError
 
 
@@ -32,12 +32,14 @@ def losses_and_output(model, pieces: list[Piece], own: list[int] | None = None):
     `own` are the indices of the pieces that are the model's, if it is a part of another.
     """
     fixed = model.non_trainable_variables
+    penalties = [variable.regularizer for variable in model.trainable_variables]
     accepts = inspect.signature(model.call).parameters
     options = {"training": False} if "training" in accepts else {}
 
     def run(theta, X, draw=0):
         constants = [_constant(tf.convert_to_tensor(value), theta.dtype, draw) for value in fixed]
-        with _computing_in(model, theta.dtype.name), _twice_differentiable():
+        dtype = theta.dtype.name
+        with _layers_in(model, dtype), computing_in(dtype, penalties), _twice_differentiable():
             parameters = split(theta, pieces)
             parameters = parameters if own is None else [parameters[i] for i in own]
             output, _, losses = model.stateless_call(
@@ -139,7 +141,7 @@ def _constant(value, dtype, draw):
 
 
 @contextmanager
-def _computing_in(model, dtype: str) -> Iterator[None]:
+def _layers_in(model, dtype: str) -> Iterator[None]:
     """Let all layers of a model compute in `dtype` while TensorFlow traces them.
 
     Layers cast what they are given to their policy's type, variables to their own, and a

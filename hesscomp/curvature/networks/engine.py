@@ -61,6 +61,13 @@ class Engine(ABC):
         """
         raise Unsupported(f"the {self.name} engine has no Kronecker factors")
 
+    def row_tangents(self, theta, X, row_values: int) -> int:
+        """The numbers of one row's tangent in all of the operations.
+
+        `theta` and `X` are specs, X of one row; `row_values` are the numbers that its values take.
+        """
+        return row_values
+
     @abstractmethod
     def hessian(self, theta, X, y, values, V) -> tf.Tensor:
         """The sum's Hessian times V: (n, k)."""
@@ -83,11 +90,7 @@ class NetworkEngine(Engine):
 
     @abstractmethod
     def output(self, theta, X) -> tf.Tensor:
-        """f(theta, x): (B, ..., C), as a tensor that shows nothing of what it was made from.
-
-        Keras' losses would look for logits behind it (`Ending`), and the derivative by the output
-        would miss what goes through them.
-        """
+        """f(theta, x): (B, ..., C), `opaque`."""
 
     @abstractmethod
     def jacobian(self, theta, X, V) -> tf.Tensor:
@@ -104,6 +107,15 @@ class NetworkEngine(Engine):
     def penalized_gauss_newton(self, theta, X, y, values, V, loss: Loss, *chosen) -> tf.Tensor:
         """`gauss_newton`, and the Hessian of a penalty on the parameters where there is one."""
         return self.gauss_newton(theta, X, y, values, V, loss, *chosen)
+
+
+def opaque(output: tf.Tensor) -> tf.Tensor:
+    """An output that does not show what it was made from.
+
+    Keras' losses would look for logits behind it (`Ending`), and the derivative by the output would
+    miss what goes through them.
+    """
+    return tf.identity(output)
 
 
 @dataclass(frozen=True)

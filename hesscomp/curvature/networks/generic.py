@@ -9,7 +9,7 @@ backwards" trick): J^T u is linear in u, so its gradient by u along v is J v.
 from collections.abc import Callable
 
 from hesscomp.curvature.losses import Loss
-from hesscomp.curvature.networks.engine import Engine, NetworkEngine
+from hesscomp.curvature.networks.engine import Engine, NetworkEngine, opaque
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 
@@ -45,7 +45,7 @@ class GenericEngine(NetworkEngine, FunctionEngine):
         self.function, self.loss, self.reason = function, loss, reason
 
     def output(self, theta, X):
-        return tf.identity(self.function(theta, X))
+        return opaque(self.function(theta, X))
 
     def jacobian(self, theta, X, V):
         with tf.GradientTape(persistent=True) as outer:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.generic import hessian_columns
-from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.curvature.tensorflow import computing_in, keras, tf
 
 CONVEX = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
@@ -47,7 +47,8 @@ class Penalty:
 
     def value(self, theta: tf.Tensor) -> tf.Tensor:
         """r(theta), a scalar."""
-        return tf.add_n([term(self.pieces[i].of(theta)) for i, term in self.terms.items()])
+        with computing_in(theta.dtype.name, self.terms.values()):
+            return tf.add_n([term(self.pieces[i].of(theta)) for i, term in self.terms.items()])
 
     def gradient(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """r(theta) and its (n,) gradient."""
@@ -75,8 +76,9 @@ class Penalty:
             return tf.zeros_like(V)
         if type(term) in CONVEX:
             return 2 * tf.cast(getattr(term, "l2", 0.0), V.dtype) * V
-        shape = tf.shape(value)
-        return hessian_columns(lambda w: term(tf.reshape(w, shape)), tf.reshape(value, [-1]), V)
+        with computing_in(value.dtype.name, [term]):
+            flat = tf.reshape(value, [-1])
+            return hessian_columns(lambda w: term(tf.reshape(w, value.shape)), flat, V)
 
 
 class PenalizedEngine(NetworkEngine):
@@ -86,23 +88,27 @@ class PenalizedEngine(NetworkEngine):
     """
 
     def __init__(self, data: NetworkEngine, penalty: Penalty):
-        self.data, self.penalty, self.loss = data, penalty, data.loss
+        self._data, self.penalty, self.loss = data, penalty, data.loss
         self.name, self.reason, self.copies = data.name, data.reason, data.copies
         self.narrows, self.affine = data.narrows, data.affine
 
+    @property
+    def data(self):
+        return self._data
+
     def loss_sum(self, theta, X, y):
-        return self.data.loss_sum(theta, X, y) + _rows(X, theta) * self.penalty.value(theta)
+        return self._data.loss_sum(theta, X, y) + _rows(X, theta) * self.penalty.value(theta)
 
     def gradient(self, theta, X, y):
         (loss, gradient), (value, slope) = (
-            self.data.gradient(theta, X, y),
+            self._data.gradient(theta, X, y),
             self.penalty.gradient(theta),
         )
         rows = _rows(X, theta)
         return loss + rows * value, gradient + rows * slope
 
     def hessian(self, theta, X, y, values, V, chosen=None):
-        product = self.data.hessian(theta, X, y, values, V, *_given(chosen))
+        product = self._data.hessian(theta, X, y, values, V, *_given(chosen))
         return product + _rows(X, theta) * self.penalty.product(theta, V, chosen)
 
     def penalized_gauss_newton(self, theta, X, y, values, V, loss, chosen=None):
@@ -110,25 +116,28 @@ class PenalizedEngine(NetworkEngine):
         return product + _rows(X, theta) * self.penalty.product(theta, V, chosen)
 
     def gauss_newton(self, theta, X, y, values, V, loss, chosen=None):
-        return self.data.gauss_newton(theta, X, y, values, V, loss, *_given(chosen))
+        return self._data.gauss_newton(theta, X, y, values, V, loss, *_given(chosen))
 
     def squared_gradients(self, theta, X, y):
-        return self.data.squared_gradients(theta, X, y)
+        return self._data.squared_gradients(theta, X, y)
 
     def kronecker(self, theta, X, y):
-        return self.data.kronecker(theta, X, y)
+        return self._data.kronecker(theta, X, y)
+
+    def row_tangents(self, theta, X, row_values):
+        return self._data.row_tangents(theta, X, row_values)
 
     def values(self, theta, X, y, reverse):
-        return self.data.values(theta, X, y, reverse)
+        return self._data.values(theta, X, y, reverse)
 
     def output(self, theta, X):
-        return self.data.output(theta, X)
+        return self._data.output(theta, X)
 
     def jacobian(self, theta, X, V):
-        return self.data.jacobian(theta, X, V)
+        return self._data.jacobian(theta, X, V)
 
     def jacobian_transposed(self, theta, X, U):
-        return self.data.jacobian_transposed(theta, X, U)
+        return self._data.jacobian_transposed(theta, X, U)
 
 
 def _given(chosen: tuple[int, ...] | None) -> tuple:
