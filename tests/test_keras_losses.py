@@ -280,7 +280,7 @@ def test_sample_weights_are_refused():
     """As a third array, as Keras' `fit` takes them; and as an option that nothing here has."""
     for loss in LOSSES:
         y = targets_of(loss)
-        with pytest.raises(InputError, match="no sample weights; give .X, y., with rows repeated"):
+        with pytest.raises(InputError, match="takes no sample weights; give .X, y., and repeat rows"):
             KerasProblem(model_of("softmax"), LOSSES[loss](), (X, y, np.ones(ROWS)))
     for option in ("class_weight", "sample_weight"):
         with pytest.raises(TypeError, match=option):
@@ -318,7 +318,7 @@ ENCODINGS = {
 }
 REFUSED_BY_KERAS = (
     "does not take targets .*give targets, or a loss|X has 5 rows|do not fit outputs|"
-    "does not fit a model|the targets lie below 0|do not sum to 1"
+    "does not fit a model|the targets lie below 0|do not sum to 1|but hold fractions"
 )
 BROADCAST = "class numbers with an axis"  # which Keras spreads over all outputs of a row
 
@@ -332,12 +332,11 @@ def encoding_refusal(loss, made, encoding: str, outputs: int, ending: str) -> st
         return "X has 5 rows but y has 3"
     if made == "sigmoid" and encoding in ("signs", "floats"):
         return "whose targets lie between 0 and 1; for -1 and .1 give"
-    if made == "softmax" and loss.startswith("softmax"):
-        if encoding in ("signs", "floats"):
-            return "the targets lie below 0 .*class numbers, or probabilities"
     if made == "softmax" and outputs == 1:  # of a single class there is nothing to learn
-        return "the targets do not sum to 1|does not fit a model with 1 outputs"
-    if loss == "generalized" and encoding.endswith("with an axis"):
+        return "the targets do not sum to 1|lie below 0|fit a model with 1 outputs|fractions"
+    if made == "softmax" and encoding in ("signs", "floats"):
+        return "the targets lie below 0 .*class numbers, or probabilities"
+    if loss == "generalized" and encoding == BROADCAST:
         return "depends on the other rows"
     if loss == "user's" and outputs == 1 and np.ndim(ENCODINGS[1][encoding]) == 1:
         return "depends on the other rows"
@@ -388,14 +387,16 @@ def check_encodings(loss: str, outputs: int, ending: str) -> None:
 @pytest.mark.parametrize("loss", ENCODED)
 def test_encodings_of_targets(loss):
     check_encodings(loss, 3, "softmax")
-    check_encodings(loss, 1, "sigmoid")
+    if loss != "generalized":  # of one class there is nothing to learn
+        check_encodings(loss, 1, "sigmoid")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ENCODED)
 def test_encodings_of_targets_without_an_ending(loss):
     check_encodings(loss, 3, "none")
-    check_encodings(loss, 1, "none")
+    if loss != "generalized":
+        check_encodings(loss, 1, "none")
 
 
 # Against `model.evaluate` itself, in float32

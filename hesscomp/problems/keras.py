@@ -143,7 +143,7 @@ class KerasProblem(DifferentiableProblem):
                 for few in (2, 3):  # a number of rows that is no width of the output is among them
                     part = self.data.y[:few], traced.outputs(self.data.X[:few])
                     with _explaining(given, self.data.y, traced.shape):
-                        _check_values(loss, keras_loss(given, loss), *part)
+                        _check_values(loss, keras_loss(given), *part)
         if check != "off":
             self._check_at_the_door(given, traced.ending, check, engine)
         log.info("%s: %s engine: %s", model.name, self.engine.name, self.engine.reason)
@@ -384,6 +384,11 @@ def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
     """InputError unless y are targets for rows of outputs of a shape."""
     if isinstance(loss, SoftmaxCrossEntropy):
         if y.shape[1:] in (shape[:-1], (*shape[:-1], 1)) and y.shape[1:] != shape:
+            if y.dtype.kind == "f" and not np.array_equal(y, np.floor(y)):
+                raise InputError(
+                    "the targets are class numbers by their shape, but hold fractions; give whole "
+                    f"numbers, or probabilities of all {shape[-1]} outputs for each row"
+                )
             if len(y) and not (y.min() >= 0 and y.max() < shape[-1]):
                 raise InputError(
                     f"class {y.min() if y.min() < 0 else y.max()} does not fit a model with "
@@ -433,7 +438,7 @@ def _explaining(given, y: np.ndarray, shape: tuple[int, ...]) -> Iterator[None]:
 def _check_values(loss: Loss, by_keras, y: np.ndarray, output: tf.Tensor) -> None:
     """Targets that Keras takes, and a number for each row, which depends on no other row."""
     y = tf.convert_to_tensor(y.astype(output.dtype.name) if y.dtype.kind == "f" else y)
-    by_keras(y, output)
+    by_keras(y, output, output)
     together, alone = loss.values(output, y), loss.values(output[:1], y[:1])
     if together.shape != output.shape[:1] or alone.shape != (1,):
         raise InputError(
