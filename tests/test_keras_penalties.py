@@ -118,8 +118,14 @@ def matrices(problem):
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind, place",
+    [
+        pytest.param(kind, place, marks=[] if kind == "custom" or i == 0 else [pytest.mark.slow])
+        for kind in KINDS
+        for i, place in enumerate(PLACES)
+    ],
+)
 def test_every_regulariser_at_every_place(eager, kind, place):
     """What a regulariser adds to the Hessian it adds to the Gauss-Newton matrix too."""
     if kind == "orthogonal" and place.__name__ not in MATRICES:
