@@ -81,7 +81,14 @@ class Oracle:
 
     def values(self, points: np.ndarray) -> np.ndarray:
         """Keras' loss at each row of (P, n) points."""
-        return self._values.get_concrete_function()(tf.constant(points)).numpy()
+        floatx = keras.config.floatx()
+        keras.config.set_floatx(
+            "float64"
+        )  # in which the orthogonal regulariser makes its constants
+        try:
+            return self._values.get_concrete_function()(tf.constant(points)).numpy()
+        finally:
+            keras.config.set_floatx(floatx)
 
     def value(self) -> float:
         """At the model's own weights."""
