@@ -84,7 +84,7 @@ class Oracle:
         floatx = keras.config.floatx()
         keras.config.set_floatx(
             "float64"
-        )  # in which the orthogonal regulariser makes its constants
+        )  # for regularisers
         try:
             return self._values.get_concrete_function()(tf.constant(points)).numpy()
         finally:
