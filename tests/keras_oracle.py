@@ -8,7 +8,7 @@ takes part.
 
 import numpy as np
 
-from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.curvature.tensorflow import computing_in, keras, tf
 
 STEPS = 2e-3, 1e-3  # of the differences; extrapolation leaves an error of the fourth power
 ROUNDING = 1e-9  # that the differences of float64 values bring into second derivatives
@@ -81,14 +81,9 @@ class Oracle:
 
     def values(self, points: np.ndarray) -> np.ndarray:
         """Keras' loss at each row of (P, n) points."""
-        floatx = keras.config.floatx()
-        keras.config.set_floatx(
-            "float64"
-        )  # for regularisers
-        try:
+        terms = [variable.regularizer for variable in self.model.trainable_variables]
+        with computing_in("float64", [term for term in terms if term is not None]):
             return self._values.get_concrete_function()(tf.constant(points)).numpy()
-        finally:
-            keras.config.set_floatx(floatx)
 
     def value(self) -> float:
         """At the model's own weights."""
