@@ -305,7 +305,7 @@ def find_loss(
     Parameters
     ----------
     loss : str, Loss, Keras loss or callable
-        A name of this package, or one that Keras knows, such as "mse".
+        As `resolve_loss` takes it.
     output_shape : tuple of int, optional
         Of one row of the output. Keras' squared error and its cross-entropies are then the known
         losses, scaled as Keras averages over a row.
@@ -320,20 +320,16 @@ def find_loss(
     InputError
         For a name that nobody knows, and for a loss that is no mean over rows.
     """
+    loss = resolve_loss(loss)
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str):
-        if loss in KNOWN:
-            return KNOWN[loss]()
-        loss = _by_keras_name(loss)
-    if not callable(loss):
-        raise InputError(f"a loss is a name or a function of (y, output), not {loss!r}")
+        return KNOWN[loss]()
     _check_mean(loss)
     known = None if output_shape is None else _known(loss, output_shape, ending)
     if known is not None:
         return known
-    # A Keras loss averages over the rows in `__call__`; its `call` keeps them apart.
-    found = FunctionLoss(getattr(loss, "call", loss), loss_name(loss))
+    found = FunctionLoss(_row_by_row(loss), loss_name(loss))
     if ending is not None and _reaches(found, output_shape, targets):
         if ending.activation is None:
             raise InputError(
@@ -344,19 +340,45 @@ def find_loss(
     return found
 
 
+def resolve_loss(loss):
+    """Return the loss that a user means: a name of `KNOWN`, a `Loss`, a Keras loss or a function.
+
+    Keras looks up what it can make a loss of: a name such as "mse", a class, a configuration.
+
+    Raises
+    ------
+    InputError
+        For a name that nobody knows, and for what cannot be called.
+    """
+    if isinstance(loss, Loss) or (isinstance(loss, str) and loss in KNOWN):
+        return loss
+    try:
+        found = keras.losses.get(loss)
+    except (ValueError, TypeError):
+        found = None
+    if found is not None:
+        return found
+    if isinstance(loss, str):
+        raise InputError(
+            f"unknown loss {loss}; use one of {', '.join(KNOWN)}, a name that Keras knows, such as "
+            "mean_absolute_error, or a function"
+        )
+    raise InputError(f"a loss is a name or a function of (y, output), not {loss!r}")
+
+
+def _row_by_row(loss) -> Callable:
+    """The loss of each row. A Keras loss averages over them in `__call__`, and casts the targets.
+
+    Its `call` does neither.
+    """
+    if isinstance(loss, keras.losses.Loss):
+        return lambda y, output: loss.call(tf.cast(y, output.dtype), output)
+    return loss
+
+
 def loss_name(loss) -> str:
     """What a loss is called in messages."""
     return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
-
-
-def _by_keras_name(name: str) -> Callable:
-    try:
-        return keras.losses.get(name)
-    except ValueError:
-        raise InputError(
-            f"unknown loss {name}; use one of {', '.join(KNOWN)}, a name that Keras knows, such as "
-            "mean_absolute_error, or a function"
-        ) from None
 
 
 def _check_mean(loss) -> None:
@@ -365,6 +387,11 @@ def _check_mean(loss) -> None:
         raise InputError(
             f"the loss {loss_name(loss)} has reduction='sum', and hesscomp's objective is a mean "
             "over rows; take reduction='sum_over_batch_size', and divide penalties by the rows"
+        )
+    if getattr(loss, "fn", loss) is keras.losses.circle:
+        raise InputError(
+            f"the loss {loss_name(loss)} compares the rows of a batch with each other, so it is no "
+            "mean over rows; take a loss of each row alone"
         )
     if _options(loss).get("ignore_class") is not None:
         raise InputError(

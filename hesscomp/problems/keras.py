@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +15,8 @@ from hesscomp.curvature.losses import (
     SigmoidCrossEntropy,
     SoftmaxCrossEntropy,
     find_loss,
+    loss_name,
+    resolve_loss,
 )
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.generic import GenericEngine
@@ -26,7 +30,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.differentiable import DifferentiableProblem
-from hesscomp.problems.door import SECONDS, Door
+from hesscomp.problems.door import SECONDS, Door, keras_loss
 from hesscomp.problems.rows import Rows
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
@@ -34,6 +38,7 @@ log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "layer-wise", "generic")
 CHECKS = ("auto", "full", "off")
+SUM_OF_TARGETS = 1e-3  # that probabilities may differ from 1, in sum
 
 
 class KerasProblem(DifferentiableProblem):
@@ -120,7 +125,9 @@ class KerasProblem(DifferentiableProblem):
         initial = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in variables])
         with world.phase("tracing the model"):
             traced = Traced(model, pieces, rows.X, initial, dtype)
-        given, loss = loss, _found(loss, model, rows, traced)
+        given = resolve_loss(loss)
+        with _explaining(given, rows.y, traced.shape):
+            loss = _found(given, model, rows, traced)
         self._take(_coded(rows, loss.bare))
         self.model, self.loss, self.name, self.pieces = model, loss, model.name, pieces
         self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
@@ -133,7 +140,10 @@ class KerasProblem(DifferentiableProblem):
             traced.check_rows(self.data.X)
             if len(self.data.X):
                 _check_targets(loss.bare, self.data.y, traced.shape)
-                _check_values(loss, self.data.y[:3], traced.outputs(self.data.X[:3]))
+                for few in (2, 3):  # a number of rows that is no width of the output is among them
+                    part = self.data.y[:few], traced.outputs(self.data.X[:few])
+                    with _explaining(given, self.data.y, traced.shape):
+                        _check_values(loss, keras_loss(given), *part)
         if check != "off":
             self._check_at_the_door(given, traced.ending, check, engine)
         log.info("%s: %s engine: %s", model.name, self.engine.name, self.engine.reason)
@@ -374,6 +384,11 @@ def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
     """InputError unless y are targets for rows of outputs of a shape."""
     if isinstance(loss, SoftmaxCrossEntropy):
         if y.shape[1:] in (shape[:-1], (*shape[:-1], 1)) and y.shape[1:] != shape:
+            if y.dtype.kind == "f" and not np.array_equal(y, np.floor(y)):
+                raise InputError(
+                    "the targets are class numbers by their shape, but hold fractions; give whole "
+                    f"numbers, or probabilities of all {shape[-1]} outputs for each row"
+                )
             if len(y) and not (y.min() >= 0 and y.max() < shape[-1]):
                 raise InputError(
                     f"class {y.min() if y.min() < 0 else y.max()} does not fit a model with "
@@ -382,6 +397,7 @@ def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
             return
         if y.shape[1:] != shape:
             raise InputError(f"targets of shape {y.shape[1:]} do not fit outputs of {shape}")
+        _check_distributions(y, loss.name)
     elif loss.name in ("sigmoid-cross-entropy", "squared-error") and (
         int(np.prod(y.shape[1:])) != int(np.prod(shape))
     ):
@@ -393,9 +409,36 @@ def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_values(loss: Loss, y: np.ndarray, output: tf.Tensor) -> None:
-    """A number for each row, which depends on no other row."""
+def _check_distributions(y: np.ndarray, name: str) -> None:
+    """InputError unless y holds probabilities: TensorFlow's own gradient is wrong for others."""
+    sums = y.sum(-1)
+    if len(y) and not (y.min() >= 0 and np.allclose(sums, 1, rtol=0, atol=SUM_OF_TARGETS)):
+        wrong = f"lie below 0 ({y.min():g})" if y.min() < 0 else "do not sum to 1 in each row"
+        raise InputError(
+            f"the targets {wrong}, but {name} takes class numbers, or probabilities of each class; "
+            "for rows of several classes take a sigmoid cross-entropy"
+        )
+
+
+@contextmanager
+def _explaining(given, y: np.ndarray, shape: tuple[int, ...]) -> Iterator[None]:
+    """Say which loss and targets it was where Keras or TensorFlow refuse them."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        name = given if isinstance(given, str) else loss_name(given)
+        raise InputError(
+            f"the loss {name} does not take targets of shape {y.shape[1:]} and type {y.dtype} for "
+            f"outputs of shape {shape}: {error}; give targets, or a loss, that fit the model"
+        ) from error
+
+
+def _check_values(loss: Loss, by_keras, y: np.ndarray, output: tf.Tensor) -> None:
+    """Targets that Keras takes, and a number for each row, which depends on no other row."""
     y = tf.convert_to_tensor(y.astype(output.dtype.name) if y.dtype.kind == "f" else y)
+    by_keras(y, output, output)
     together, alone = loss.values(output, y), loss.values(output[:1], y[:1])
     if together.shape != output.shape[:1] or alone.shape != (1,):
         raise InputError(
