@@ -26,7 +26,7 @@ from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets.targets import SIGNS
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.differentiable import DifferentiableProblem
@@ -431,7 +431,7 @@ def _explaining(given, y: np.ndarray, shape: tuple[int, ...]) -> Iterator[None]:
         name = given if isinstance(given, str) else loss_name(given)
         raise InputError(
             f"the loss {name} does not take targets of shape {y.shape[1:]} and type {y.dtype} for "
-            f"outputs of shape {shape}: {error}; give targets, or a loss, that fit the model"
+            f"outputs of shape {shape} ({reason(error)}); give targets, or a loss, that fit the model"
         ) from error
 
 
