@@ -47,7 +47,7 @@ export OMPI_MCA_rmaps_base_oversubscribe = 1
 export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-hosts lint bench peers fuzz clean
+.PHONY: help install demo test test-slow test-slurm test-hosts lint bench tables peers fuzz clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -106,11 +106,15 @@ lint: $(TEST)  ## style, format, the walls between subpackages, shell scripts
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/shellcheck .ci/run jobs/*.sh jobs/*.sbatch scripts/slurm-sandbox scripts/hosts-sandbox
 
-bench: $(BENCH)  ## run the benchmarks in scripts/bench/, one after another (minutes)
-	@set -e; for script in scripts/bench/*.py; do \
+bench: $(BENCH)  ## run the benchmarks one after another (hours), then make the tables of the pages
+	@set -e; for script in $(filter-out %/record.py %/tables.py,$(wildcard scripts/bench/*.py)); do \
 		case $$script in */engine.py | */mnist_factor.py) peer="$(addprefix --peer ,$(PEER))";; *) peer=;; esac; \
 		echo "== $$script $$peer"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python "$$script" $$peer; \
 	done
+	$(BIN)/python scripts/bench/tables.py
+
+tables: $(RUN)  ## make the measured tables of README.md and docs/ from docs/measured.json
+	$(BIN)/python scripts/bench/tables.py
 
 peers: $(PEERS)  ## install torch (CPU) and curvlinops, which `make bench` then compares with
 

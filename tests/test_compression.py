@@ -90,6 +90,21 @@ def test_tolerance(world, method, power, tolerance):
     assert smallest - 1 <= factor.rank <= smallest + 3
 
 
+@pytest.mark.parametrize("method", ["auto", "svd", "nystrom-range", "one-pass"])
+@pytest.mark.parametrize("power", [0, 1])
+def test_a_tolerance_is_met_by_what_is_returned(world, method, power):
+    """Judged after the cut: what is cut off may lie along what the sketch had missed."""
+    n = 200
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((n, n)))[0]
+    A = (Q * np.arange(1.0, n + 1) ** -1.5) @ Q.T
+    H = Sharded((A + A.T) / 2, world, True)
+    for seed in range(4):
+        factor = compress(H, tolerance=2e-2, method=method, power=power, seed=seed)
+        assert factor.certificate.converged and factor.rank < n
+        assert factor.certificate.relative_error <= 2e-2
+        assert error(factor, A) <= 1.1 * 2e-2 * np.linalg.norm(A)
+
+
 def test_tolerance_out_of_reach_is_said(world):
     A = Sharded(matrix("polynomial"), world, True)
     factor = compress(A, tolerance=1e-3, max_rank=12)
@@ -108,6 +123,11 @@ def test_spectral_tolerance(world):
     assert factor.certificate.spectral_error_bound <= 1e-2 * np.linalg.norm(A, 2)
     least = np.sum(np.abs(np.linalg.eigvalsh(A)) > 1e-2 * np.linalg.norm(A, 2))
     assert least <= factor.rank <= 2 * least
+    own = compress(  # whose sketch brings no probes
+        Sharded(matrix("exponential"), world, False),
+        tolerance=1e-2, tolerance_norm="spectral", method="svd", power=0,
+    )  # fmt: skip
+    assert own.certificate.converged and own.certificate.spectral_failure == 1e-8
 
 
 def test_a_wide_request_assembles_the_matrix(world):

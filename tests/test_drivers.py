@@ -426,3 +426,18 @@ def test_krylov_finds_clusters_wider_than_its_block(world, copies, k, decay):
         factor = compress(Sharded(A, world, False), k, method="krylov", **options)
         assert error(factor, A) <= 1.01 * np.sqrt(np.sum(w[k:] ** 2))
         assert factor.provenance.columns <= 400 + 8
+
+
+@pytest.mark.serial
+def test_krylov_takes_the_columns_that_its_residuals_ask_for(world):
+    """With room in `max_columns`: the default's limit ends before slow decay is resolved."""
+    w = np.arange(1.0, 401) ** -0.5
+    Q = np.linalg.qr(np.random.default_rng(0).standard_normal((400, 400)))[0]
+    A = (Q * w) @ Q.T
+    H, errors = Sharded((A + A.T) / 2, world, False), []
+    for most in (None, 400):
+        factor = compress(H, 30, method="krylov", residual_tolerance=1e-4, max_columns=most)
+        found, columns = factor.eigenvalues, factor.provenance.columns
+        errors.append(np.abs(found / w[:30] - 1).max())
+    assert errors[0] > 1e-3 and errors[1] < 1e-6 and columns < 400
+    assert factor.certificate.residual_norms.max() <= 1e-4 * found[0]

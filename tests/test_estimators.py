@@ -167,7 +167,17 @@ def test_spectral_norm(world, kind, signs):
     sure = spectral_norm(Sharded(A, world, not signs), gap=0.2, probes=4)
     assert sure.converged and norm <= sure.upper_bound * (1 + 1e-13) <= 1.2 * norm * (1 + 1e-12)
     hasty = spectral_norm(Sharded(A, world, not signs), gap=0.2, max_steps=2)
-    assert not hasty.converged and hasty.upper_bound == np.inf
+    assert not hasty.converged and hasty.upper_bound is None
+
+
+def test_a_norm_without_an_upper_bound_is_not_converged():
+    """The value may be right at once: three steps on an outlier."""
+    A = np.diag([1e6, *np.linspace(0, 1, 499)])
+    short = spectral_norm(MatrixOperator(A), max_steps=3)
+    assert short.value == pytest.approx(1e6) and short.residual_norm <= 1e-3 * short.value
+    assert short.upper_bound is None and not short.converged
+    enough = spectral_norm(MatrixOperator(A))
+    assert enough.converged and enough.upper_bound * (1 + 1e-13) >= 1e6
 
 
 def test_lanczos_recurrences(world):
@@ -250,14 +260,16 @@ def test_spectral_density(world):
     assert not quadrature.exact and quadrature.columns == 232
     width = 0.04
 
-    def smooth(points):
-        kernel = np.exp(-0.5 * ((points[:, None] - w) / width) ** 2)
-        return kernel.mean(axis=1) / (width * np.sqrt(2 * np.pi))
+    def smooth(points, low, high):
+        images = points, 2 * low - points, 2 * high - points  # what is reflected at the ends
+        kernels = (np.exp(-0.5 * ((at[:, None] - w) / width) ** 2) for at in images)
+        return sum(kernels).mean(axis=1) / (width * np.sqrt(2 * np.pi))
 
     density = quadrature.density(width=width)
-    step = density.points[1] - density.points[0]
-    assert np.sum(density.density) * step == pytest.approx(1, rel=1e-4)
-    truth = smooth(density.points)
+    assert np.trapezoid(density.density, density.points) == pytest.approx(1, rel=1e-4)
+    ((least, most),) = density.sides
+    assert (least, most) == (density.points[0], density.points[-1])
+    truth = smooth(density.points, least, most)
     low, high = density.band(0.99)
     assert np.mean((low - 1e-4 <= truth) & (truth <= high + 1e-4)) >= 0.95
     assert np.abs(density.density - truth).max() <= 0.1 * truth.max()
@@ -266,10 +278,60 @@ def test_spectral_density(world):
     exact = spectral_quadrature(H, probes=8, steps=30)
     assert exact.exact and exact.columns == 240
     sharp = exact.density(width=width)
-    np.testing.assert_allclose(sharp.density, smooth(sharp.points), atol=1e-12)
+    np.testing.assert_allclose(sharp.density, smooth(sharp.points, w.min(), w.max()), atol=1e-12)
     assert np.all(sharp.band()[0] == sharp.density) and sharp.samples == 0
     assert exact.count_below(0.2).value == pytest.approx(np.sum(w < 0.2))
     assert exact.trace_of(np.sqrt).value == pytest.approx(np.sum(np.sqrt(w)))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_no_density_is_drawn_where_no_eigenvalue_is(world, exact):
+    """A bulk at 0, four negative eigenvalues, outliers whose range makes the smoothing wide."""
+    n = 400
+    w = np.r_[np.linspace(0, 1e-3, n - 9), -4.0, -3.0, -2.0, -1.0, 400, 300, 200, 100, 50]
+    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((n, n)))[0]
+    A = (Q * w) @ Q.T
+    H = Sharded((A + A.T) / 2, world, False)
+    quadrature = spectral_quadrature(H, probes=10, steps=40 if exact else 20)
+    assert quadrature.exact == exact
+    density = quadrature.density(width=20.0)
+    smallest = quadrature.nodes.min()
+    assert -4 - 1e-9 <= smallest == density.points[0]
+    negative = density.points < 0
+    sides = [np.trapezoid(density.density[at], density.points[at]) for at in (negative, ~negative)]
+    assert sum(sides) == pytest.approx(1, rel=1e-3)
+    counted = quadrature.count_below(-quadrature.rounding).value
+    assert sides[0] * n == pytest.approx(counted, rel=1e-6)
+    if exact:
+        assert counted == pytest.approx(4)
+    assert np.all(quadrature.density(np.linspace(-40, smallest - 1e-9, 9)).density == 0)
+    assert density.height(np.array([-4.0, 200.0]), n) == pytest.approx(
+        [1 / (4 * n), 1 / (n * density.width * np.sqrt(2 * np.pi))], rel=0.03
+    )
+
+
+def test_semidefinite_operators_have_no_density_below_zero(world):
+    """Though rounding makes Ritz values negative, those of products in float32 most."""
+    n = 300
+    Q = np.linalg.qr(np.random.default_rng(1).standard_normal((n, n)))[0]
+    A = (Q * np.where(np.arange(n) < 9, 1e3, 0.0)) @ Q.T
+
+    class Single(Sharded):
+        def _block(self, V):
+            return super()._block(V).astype(np.float32).astype(np.float64)
+
+    single = Single((A + A.T) / 2, world, True)
+    single.dtype = np.dtype("float32")
+    for H in (Sharded((A + A.T) / 2, world, True), single):
+        for steps in (8, 40):
+            quadrature = spectral_quadrature(H, probes=8, steps=steps)
+            density = quadrature.density()
+            assert quadrature.nodes.min() < 1e-9 and density.points[0] == 0
+            assert np.trapezoid(density.density, density.points) == pytest.approx(1, rel=1e-3)
+    for value in (0.0, 3.0, -3.0):
+        flat = spectral_quadrature(Sharded(value * np.eye(50), world, False)).density()
+        assert np.trapezoid(flat.density, flat.points) == pytest.approx(1, rel=1e-3)
+        assert np.all(np.abs(flat.points - value) <= 0.02) and np.all(flat.points * value >= 0)
 
 
 def test_costs(world):

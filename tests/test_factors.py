@@ -5,8 +5,10 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
-from oracles import check_factor
+from oracles import check_factor, matrix
 
+from hesscomp.compression import compress
+from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
 from hesscomp.factors.point import load_point
@@ -61,6 +63,25 @@ def test_file_is_readable_without_hesscomp(tmp_path):
         assert provenance["rank_requested"] == 4 and provenance["rank_requested"].dtype == np.int64
         assert np.isnan(provenance["tolerance_requested"]) and provenance["columns"] == -1
         assert set(provenance) == {field.name for field in dataclasses.fields(Provenance)}
+
+
+def test_files_of_earlier_versions_are_read(tmp_path):
+    """They lack how likely the bound is to fail, whether the pairs are Ritz pairs, and the norm."""
+    path = tmp_path / "factor.h5"
+    factor = compress(MatrixOperator(matrix("polynomial")), tolerance=0.3, method="eigh")
+    save_factor(factor, path)
+    now = load_factor(path)
+    np.testing.assert_equal(vars(now.certificate), vars(factor.certificate))
+    assert now.certificate.ritz
+    assert now.certificate.spectral_failure == 1e-8
+    assert now.provenance.tolerance_norm == "frobenius"
+    with h5py.File(path, "r+") as file:
+        for name in ("spectral_failure", "ritz"):
+            del file["certificate"].attrs[name]
+        del file["provenance"].attrs["tolerance_norm"]
+    old = load_factor(path)
+    assert np.isnan(old.certificate.spectral_failure) and not old.certificate.ritz
+    assert old.provenance.tolerance_norm == "" and old.certificate.converged
 
 
 def test_float32_eigenvectors_on_request(tmp_path):

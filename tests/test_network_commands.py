@@ -546,6 +546,15 @@ def normalised() -> keras.Model:
     )  # fmt: skip
 
 
+def test_a_trajectory_names_the_points_that_miss_the_tolerance(checkpoints, capsys):
+    arguments = ["compress", *MODEL, "--blocks", "hidden", "--max-rank", "1", "--at", "ckpt-*"]
+    assert run(*arguments, "--tolerance", "1e-5", "--out", "t.h5") == 3
+    shown = capsys.readouterr().out
+    assert "tolerance NOT reached at ckpt-1.weights.h5, ckpt-2.keras, ckpt-10" in shown
+    assert run("inspect", "t.h5") == 0
+    assert capsys.readouterr().out.count("(more than asked)") == 3
+
+
 def test_a_trajectory_takes_moving_averages(in_tmp):
     """Each checkpoint's own; other points are taken with the model's."""
     model = normalised()

@@ -1,5 +1,6 @@
 """Networks: operators and engines against dense matrices by TensorFlow's own differentiation."""
 
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -90,9 +91,8 @@ def points():
         *(layers.LayerNormalization(), layers.Dropout(0.5), layers.AlphaDropout(0.5)),
     )
     right = through(
-        hidden, layers.BatchNormalization(), layers.GaussianDropout(0.5), layers.GaussianNoise(0.5),
-        layers.ActivityRegularization(0.1),
-    )  # fmt: skip
+        hidden, layers.BatchNormalization(), layers.GaussianDropout(0.5), layers.GaussianNoise(0.5)
+    )
     merged = [kind()([left, right]) for kind in (layers.Subtract, layers.Average, layers.Multiply)]
     return keras.Model(data, layers.Dense(3)(layers.Concatenate()(merged)))
 
@@ -596,8 +596,33 @@ def test_chunks_and_traces(world, problem, monkeypatch):
         np.testing.assert_allclose(HessianOperator(problem, x) @ V, expected, atol=1e-14)
     after = (ledger.reductions, ledger.words_reduced, ledger.passes)
     assert np.subtract(after, before).tolist() == [6 + 1, 2 * 6 * problem.n, 6 + 1]
-    budget = Budget(1e4, problem.n, 20, 4)
+    budget = Budget(1e4, problem.n, 20, 4, 80)
     assert budget.columns(6, 8) == 1 and 1 <= budget.rows(100, 1, 8) < 100
+
+
+@pytest.mark.serial
+def test_many_parameters_take_more_rows_at_once(world):
+    """As many as a closer count of the tangents allows, where rearranging V would cost more."""
+    model = in_float64(
+        lambda: keras.Sequential(
+            [keras.Input((4,)), *(layers.Dense(40, "sigmoid") for _ in range(2)), layers.Dense(3)]
+        )
+    )
+    data, memory, k = mine(world, *rows(model)), 1e6, 10
+
+    def at_once(engine, n):
+        problem = KerasProblem(
+            model, "softmax-cross-entropy", data, world, dtype="float64", engine=engine
+        )
+        budget = replace(problem.budget("float64"), n=n, memory=memory)
+        return budget, budget.rows(1000, k, 8)
+
+    budget, few = at_once("layer-wise", 10)
+    _, many = at_once("layer-wise", 10**7)
+    assert budget.row_tangents == budget.copies * (4 * 40 + 3) < budget.copies * budget.row_values
+    needed = budget.row_values + k * budget.row_tangents
+    assert few < many and many * needed * 8 <= 3 / 8 * memory
+    assert at_once("generic", 10)[1] == at_once("generic", 10**7)[1]
 
 
 @pytest.mark.serial

@@ -16,7 +16,16 @@ from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.analysis.html import number
 from hesscomp.analysis.report import page
 from hesscomp.cli.main import main
-from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
+from hesscomp.cli.tables import comparison_table, factor_table, trajectory_table
+from hesscomp.factors import (
+    Certificate,
+    LowRank,
+    Provenance,
+    Trajectory,
+    compare,
+    load_factor,
+    save_factor,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 NASTY = "<script>alert('&\"')</script> $x_{ \u7f51\u7edc"
@@ -142,6 +151,66 @@ def test_what_a_certificate_lacks_is_named():
     assert "not met" in [claim.standing for claim in claims(missed)]
 
 
+def described(factor: LowRank) -> list[str]:
+    """Everything that people read about a factor: the page, `inspect`, `compare`, a trajectory."""
+    return [
+        Page(page(factor, "f.h5")).text,
+        factor_table(factor),
+        comparison_table(("f", "g"), factor, factor, compare(factor, factor)),
+        trajectory_table(Trajectory(("a",), (factor,))),
+    ]
+
+
+def test_nothing_is_called_converged_without_saying_what():
+    """One word had two meanings: "converged yes" beside "0 of 10 converged" for one factor."""
+    factor = make_factor()
+    none = replace(factor.certificate, eigenvalue_converged=np.zeros(25, bool))
+    everything = replace(factor.certificate, eigenvalue_converged=np.ones(25, bool))
+    for known in (factor.certificate, none, everything):
+        for text in described(replace(factor, certificate=known)):
+            assert "converged" not in text
+    assert "16 of 25 with ||H u - w u|| <= 9.0e-07 |w_1|, the others up to 1.3e-05" in factor_table(
+        factor
+    )
+    assert "none of 25 as accurate as asked" in factor_table(replace(factor, certificate=none))
+    assert "all 25 with ||H u - w u|| <= 1.3e-05 |w_1|" in factor_table(
+        replace(factor, certificate=everything)
+    )
+    assert "rank 25, as asked" in factor_table(factor)
+    corrected = replace(factor, provenance=replace(factor.provenance, rank_requested=10))
+    assert "rank 25; the compression was asked for 10" in factor_table(corrected)
+
+
+def test_a_request_says_what_was_reached():
+    asked = {"rank_requested": -1, "tolerance_requested": 1e-2, "tolerance_norm": "frobenius"}
+    for converged, words in (
+        (True, "relative error 0.00492 at rank 25, 0.01 asked"),
+        (False, "tolerance 0.01 NOT reached: relative error 0.00492 at rank 25"),
+    ):
+        factor = make_factor(converged=converged)
+        factor = replace(factor, provenance=replace(factor.provenance, **asked))
+        for text in described(factor)[:3]:
+            assert words in text
+    assert "(more than asked)" in described(factor)[3]
+    spectral = replace(factor.provenance, tolerance_norm="spectral")
+    assert "spectral bound / |w_1| 0.456" in factor_table(replace(factor, provenance=spectral))
+
+
+def test_a_spectral_bound_above_the_norm_says_nothing():
+    """281 for a norm of 172 was "promised"."""
+    useful, empty = (make_factor(spectral_error_bound=b, spectral_failure=1e-8) for b in (0.4, 1.5))
+    assert "||H - F||_2 <= 4.000e-01, but for a probability of 1e-08" in factor_table(useful)
+    assert "none that says anything: 1.5 is above the largest eigenvalue, 1" in factor_table(empty)
+    standing = [
+        next(claim for claim in claims(factor) if "spectral" in claim.statement)
+        for factor in (useful, empty)
+    ]
+    assert [claim.standing for claim in standing] == ["promised", "says nothing"]
+    assert "probability of 1e-08" in standing[0].meaning
+    old = make_factor()  # a file that does not say how many probes there were
+    assert "probability of 10^-r for r probes" in factor_table(old)
+
+
 @pytest.mark.filterwarnings("error")
 def test_factors_at_the_edge_make_pages():
     factor = make_factor()
@@ -161,6 +230,7 @@ def test_factors_at_the_edge_make_pages():
         replace(factor, eigenvalues=-np.ones(25)),
     ):
         Page(page(each, "f.h5"))
+        factor_table(each)
     assert "rank 0" in Page(page(empty, "f.h5")).text
 
 
@@ -369,9 +439,11 @@ def test_exact_spectrum_against_the_dense_hessian(worked):
     np.testing.assert_allclose(extremes, w[[0, -1]], atol=1e-12)
     curve = np.loadtxt(folder / "exact.csv", delimiter=",", skiprows=1)
     assert curve.shape == (200, 4) and len(report["density"]) == 512
-    width = report["width"]
-    kernel = np.exp(-0.5 * ((curve[:, :1] - w) / width) ** 2)
-    expected = kernel.mean(axis=1) / (width * np.sqrt(2 * np.pi))
+    width, ((low, high),) = report["width"], report["sides"]
+    assert (low, high) == (curve[0, 0], curve[-1, 0]) and low >= 0  # a convex problem
+    images = curve[:, :1], 2 * low - curve[:, :1], 2 * high - curve[:, :1]
+    kernels = (np.exp(-0.5 * ((at - w) / width) ** 2) for at in images)
+    expected = sum(kernels).mean(axis=1) / (width * np.sqrt(2 * np.pi))
     for column in (1, 2, 3):  # nothing was random: the band has no width
         np.testing.assert_allclose(curve[:, column], expected, rtol=1e-8, atol=1e-10)
     assert (folder / "exact.png").read_bytes().startswith(b"\x89PNG")

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.analysis.html import ABSENT, Html, number, percent
+from hesscomp.analysis.html import ABSENT, Html, join, number, percent
+from hesscomp.analysis.reached import (
+    bound_is_empty,
+    failure,
+    request_reached,
+    small_residual,
+)
 from hesscomp.factors import LowRank
 
 
@@ -17,13 +23,13 @@ class Claim:
     statement, value, meaning : str or Html
     standing : str
         "promised" (holds always, or but for a stated probability), "computed", "estimated",
-        "met" or "not met" (a request), or "missing".
+        "met" or "not met" (a request), "says nothing" (a bound above the norm of H), or "missing".
     """
 
     statement: str
     value: Html | str
     standing: str
-    meaning: str
+    meaning: Html | str
 
 
 ESTIMATORS = {
@@ -85,12 +91,20 @@ def _spectral_claim(factor: LowRank) -> Claim:
         )
     if factor.certificate.estimator == "exact":
         return Claim(statement, number(bound), "computed", "The largest eigenvalue dropped.")
+    if bound_is_empty(factor):
+        return Claim(
+            statement,
+            number(bound),
+            "says nothing",
+            "It is above the largest eigenvalue, so it does not even exclude that F is no nearer "
+            "to H than zero: such bounds are often ten times too large.",
+        )
     return Claim(
         statement,
         number(bound),
         "promised",
-        "For no unit vector v is ‖(H − F) v‖ larger, but with probability 10⁻ʳ where r random "
-        "probes were used (Halko, Martinsson and Tropp 2011, lemma 4.1). Usually far too large.",
+        f"For no unit vector v is ‖(H − F) v‖ larger, but for a probability of {failure(factor)} "
+        "(Halko, Martinsson and Tropp 2011, lemma 4.1). Usually far too large.",
     )
 
 
@@ -98,12 +112,12 @@ def _request(factor: LowRank) -> Claim:
     source, met = factor.provenance, factor.certificate.converged
     if not np.isnan(source.tolerance_requested):
         value, asked = number(source.tolerance_requested), "tolerance"
-        meaning = "The smallest rank found whose relative error was at most this."
+        meaning = f"The smallest rank found that meets it: {request_reached(factor)}."
         if not met:
-            meaning = "Not reached within the largest rank allowed: do not rely on it."
+            meaning = f"Do not rely on it: {request_reached(factor)}."
     elif source.rank_requested >= 0:
         value, asked = number(source.rank_requested), "rank"
-        meaning = "A rank was asked for, so the error is what it came to be."
+        meaning = f"The error is what it came to be: {request_reached(factor)}."
     else:
         value, asked, meaning = ABSENT, "", "The file does not say what was asked for."
     statement = f"Request: {asked}" if asked else "Request"
@@ -112,7 +126,7 @@ def _request(factor: LowRank) -> Claim:
 
 def _pairs(factor: LowRank) -> list[Claim]:
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
-    each, converged = "Largest residual ‖H\u00a0u\u00a0−\u00a0w\u00a0u‖", "Eigenvalues converged"
+    each, small = "Largest residual ‖H\u00a0u\u00a0−\u00a0w\u00a0u‖", "Pairs of small residual"
     out = [
         Claim(
             each,
@@ -130,6 +144,12 @@ def _pairs(factor: LowRank) -> list[Claim]:
         )
     ]
     if done is None:
-        return [*out, Claim(converged, ABSENT, "missing", "The file does not mark them.")]
+        return [*out, Claim(small, ABSENT, "missing", "The file does not mark them.")]
     value = f"{int(done.sum())} of {factor.rank}"
-    return [*out, Claim(converged, value, "computed", "Their residuals are small beside |w₁|.")]
+    meaning = "No residual is as small as was asked."
+    if norms is None:
+        meaning = "The file does not say how small."
+    elif done.any():
+        level = number(small_residual(factor))
+        meaning = join(["Residuals of at most ", level, " |w₁|, as was asked."], "")
+    return [*out, Claim(small, value, "computed", meaning)]

@@ -39,33 +39,31 @@ def plot_density(
     figure, (axes,) = make_figure(1, 7.5, 4.6)
     draw_density(axes, density, n)
     if eigenvalues is not None and len(eigenvalues):
-        heights = np.full(len(eigenvalues), peak(density.width, n))
+        heights = density.height(eigenvalues, n)
         label = f"the factor's {len(eigenvalues)} eigenvalues"
-        axes.plot(eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label)
+        axes.plot(
+            eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label, clip_on=False
+        )
     axes.legend(frameon=False)
     figure.suptitle(title, parse_math=False)
     save_figure(figure, path)
 
 
 def draw_density(axes: Axes, density: "SpectralDensity", n: int) -> None:
-    """The curve, its band, and the height of a single eigenvalue."""
-    one, points = peak(density.width, n), density.points
-    lower, upper = (np.maximum(limit, FLOOR * one / 2) for limit in density.band())
+    """The curve, its band, and the height of a single eigenvalue; no axis beyond the curve."""
+    one, points = density.height(density.points, n), density.points
+    bottom = FLOOR * float(one.min())
+    lower, upper = (np.maximum(limit, bottom / 2) for limit in density.band())
     if density.samples:
         axes.fill_between(points, lower, upper, color=BLUE, alpha=0.25, lw=0, label="95% band")
-    label = f"density, smoothed over {density.width:.2g}"
-    axes.plot(points, np.maximum(density.density, FLOOR * one / 2), color=BLUE, lw=1.6, label=label)
-    axes.axhline(one, color=GREY, lw=0.9, ls=":", label=f"one eigenvalue of {n}")
+    label = f"density, smoothed over {density.width:.2g} but not across 0"
+    axes.plot(points, np.maximum(density.density, bottom / 2), color=BLUE, lw=1.6, label=label)
+    axes.plot(points, one, color=GREY, lw=0.9, ls=":", label=f"one eigenvalue of {n}")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=FLOOR * one)
+    axes.set_ylim(bottom=bottom)
     axes.set_xlim(points[0], points[-1])
-    axes.set_xlabel("eigenvalue")
+    axes.set_xlabel("eigenvalue, from the smallest Ritz value to the largest")
     axes.set_ylabel("density of eigenvalues (integrates to 1)")
-
-
-def peak(width: float, n: int) -> float:
-    """Height that one eigenvalue of n has in a density smoothed by a Gaussian of this width."""
-    return 1 / (n * width * np.sqrt(2 * np.pi))
 
 
 def write_density(density: "SpectralDensity", path: str | os.PathLike) -> None:

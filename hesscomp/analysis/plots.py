@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hesscomp.analysis.energy import block_energy, layer_energy
+from hesscomp.analysis.reached import small_residual
 from hesscomp.factors import Comparison, LowRank, Provenance, Trajectory
-from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.runs.files import atomic_path, check_picture_name
 
 BLUE, RED, GREY, LINE = "#1f5fa8", "#c0392b", "#7f8c8d", "#dddddd"
@@ -138,10 +138,9 @@ def draw_magnitudes(axes: Axes, factor: LowRank) -> None:
 def draw_error(axes: Axes, factor: LowRank) -> None:
     """Estimated relative Frobenius error of the leading k eigenpairs against k."""
     certificate = factor.certificate
-    tails = dropped_squares(factor.eigenvalues)
     norm = certificate.frobenius_norm_estimate
     if norm > 0:
-        errors = np.sqrt(certificate.frobenius_error_estimate**2 + tails) / norm
+        errors = certificate.by_rank(factor.eigenvalues).frobenius / norm
         ranks = np.arange(factor.rank + 1)
         axes.plot(ranks[errors > 0], errors[errors > 0], "-", color=BLUE, lw=2)
         if errors[-1] > 0:
@@ -158,12 +157,13 @@ def draw_error(axes: Axes, factor: LowRank) -> None:
 
 def draw_residuals(axes: Axes, factor: LowRank) -> None:
     """Residual norms ‖H u − w u‖ against the index, beside |w|; for factors that have them."""
-    norms, converged = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
+    norms, small = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     index, shown = _index(factor), norms > 0
-    done = np.ones(factor.rank, bool) if converged is None else converged
+    done, label = np.ones(factor.rank, bool), "residual norm"
+    if small is not None:
+        done, label = small, f"residual at most {small_residual(factor):.1e} |w₁|"
     axes.plot(index, np.abs(factor.eigenvalues), "-", color=GREY, lw=1, label="|eigenvalue|")
-    kinds = [(done, "o", BLUE, "residual norm" if converged is None else "residual, converged")]
-    kinds.append((~done, "o", RED, "residual, not converged"))
+    kinds = [(done, "o", BLUE, label), (~done, "o", RED, "residual larger than asked")]
     for kind, marker, color, label in kinds:
         if (kind & shown).any():
             axes.plot(

@@ -36,6 +36,7 @@ from hesscomp.factors import LowRank
 from hesscomp.runs.files import atomic_path
 
 SHOWN_PAIRS = 20  # rows of the table of eigenvalues before the reader must ask for more
+SMALL = "small residual"  # the column of the table of eigenvalues
 SHOWN_VECTORS = 10  # columns of the table of energies
 
 
@@ -96,7 +97,9 @@ def _facts(factor: LowRank) -> Html:
         "relative error": percent(error) if not error < 1e-3 else number(error),
         "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
         "negative": int((w < 0).sum()),
-        "converged": ABSENT if done is None else f"{int(done.sum())} of {factor.rank}",
+        "pairs of small residual": ABSENT
+        if done is None
+        else f"{int(done.sum())} of {factor.rank}",
     }
     pairs = ([element("dt", name), element("dd", value)] for name, value in facts.items())
     return element("dl", join(element("div", join(pair, "")) for pair in pairs), "facts")
@@ -148,7 +151,7 @@ def _eigenvalue_table(factor: LowRank) -> Html:
     if norms is not None:
         head += ["residual", "residual / |w|"]
     if done is not None:
-        head.append("converged")
+        head.append(SMALL)
     if top is not None:
         head += ["most energy in", "share"]
 
@@ -165,7 +168,7 @@ def _eigenvalue_table(factor: LowRank) -> Html:
             cells += [path_name(factor.blocks[block][0]), percent(float(top[block, j]))]
         return cells
 
-    aligned = [i for i, name in enumerate(head) if name not in ("converged", "most energy in")]
+    aligned = [i for i, name in enumerate(head) if name not in (SMALL, "most energy in")]
 
     def rows(first: int, last: int) -> Html:
         return table(head, map(row, range(first, last)), "pairs", numbers=aligned)

@@ -2,6 +2,7 @@
 
 import argparse
 
+from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.curvature import (
     add_operator_arguments,
     add_point_argument,
@@ -83,6 +84,6 @@ def run(options: argparse.Namespace, session: Session) -> int:
         factor = curvature.describe(factor)
         deliver_factor(factor, options, session, startup)
     if not factor.certificate.converged:
-        session.say("not converged: the tolerance was not reached within the largest allowed rank")
+        session.say(f"{request_reached(factor)}, the largest allowed; take a larger --max-rank")
         return 3
     return 0

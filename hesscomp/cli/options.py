@@ -80,7 +80,7 @@ def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--residual-tolerance", type=float, default=1e-6, metavar="T",
-        help="krylov: a pair has converged where ||H u - w u|| <= T |w_1|",
+        help="krylov: a pair counts as accurate where ||H u - w u|| <= T |w_1|",
     )  # fmt: skip
 
 

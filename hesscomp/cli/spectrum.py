@@ -22,7 +22,6 @@ from hesscomp.cli.tables import spectrum_table
 from hesscomp.errors import InputError
 from hesscomp.estimators import (
     Estimate,
-    SpectralDensity,
     SpectralQuadrature,
     frobenius_norm,
     spectral_quadrature,
@@ -31,8 +30,6 @@ from hesscomp.estimators import (
 from hesscomp.factors import LowRank
 from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
-
-ROUNDING = 100  # multiples of eps ||H|| below which a sign says nothing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +69,9 @@ def run(options: argparse.Namespace, session: Session) -> int:
         quadrature = spectral_quadrature(
             hessian, probes=options.probes, steps=options.steps, seed=options.seed
         )
-        rounding = ROUNDING * np.finfo(hessian.dtype).eps * float(np.abs(quadrature.nodes).max())
-        estimates = _estimates(hessian, quadrature, rounding, options)
-    density = _density(quadrature, options.bins)
+        rounding = quadrature.rounding
+        estimates = _estimates(hessian, quadrature, options)
+    density = quadrature.density(options.bins)
     extremes = float(quadrature.nodes.min()), float(quadrature.nodes.max())
     session.say(spectrum_table(quadrature, extremes, estimates, rounding, options.shift))
     title = f"{curvature.title}: {problem.name} on {problem.dataset_name}, n = {hessian.n}"
@@ -126,15 +123,7 @@ def _compare(factor: LowRank, curvature: Curvature, path: str, session: Session)
         session.say(f"note: {path} was made from other data")
 
 
-def _density(quadrature: SpectralQuadrature, bins: int) -> SpectralDensity:
-    standard = quadrature.density()
-    points = np.linspace(standard.points[0], standard.points[-1], bins)
-    return quadrature.density(points, standard.width)
-
-
-def _estimates(
-    hessian, quadrature: SpectralQuadrature, rounding: float, options
-) -> dict[str, Estimate]:
+def _estimates(hessian, quadrature: SpectralQuadrature, options) -> dict[str, Estimate]:
     """Numbers about the spectrum; where the quadrature is exact, at no further product.
 
     Otherwise trace and norm take 64 columns each: the quadrature's own are unbiased too, but an
@@ -150,6 +139,7 @@ def _estimates(
             "trace": trace(hessian, seed=options.seed),
             "frobenius_norm": frobenius_norm(hessian, seed=options.seed),
         }
+    rounding = quadrature.rounding
     estimates["negative"] = quadrature.count_below(-rounding)
     if options.shift is not None and quadrature.nodes.min() + options.shift > rounding:
         estimates["logdet"] = quadrature.trace_of(lambda nodes: np.log(nodes + options.shift))
@@ -174,6 +164,7 @@ def _report(options, session: Session, curvature, extremes, estimates, density) 
         "largest_ritz_value": extremes[1],
         "estimates": {name: asdict(estimate) for name, estimate in estimates.items()},
         "width": density.width,
+        "sides": density.sides,
         "eigenvalue": density.points.tolist(),
         "density": density.density.tolist(),
         "lower": lower.tolist(),

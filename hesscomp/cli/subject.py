@@ -15,7 +15,12 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
 
-TARGETS_OF = {SOFTMAX_LOSS: "classes", SIGMOID_LOSS: "signs"}  # those of other losses are values
+TARGETS_OF = {  # those of other losses are values
+    SOFTMAX_LOSS: "classes",
+    SIGMOID_LOSS: "signs",
+    "sparse_categorical_crossentropy": "classes",
+    "binary_crossentropy": "classes",
+}
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ def add_subject_arguments(parser) -> None:
     )
     which.add_argument("--model", metavar="M.keras", help="a model of Keras' own layers")
     group.add_argument(
-        "--loss", metavar="L", help=f"with --model: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error"
+        "--loss",
+        metavar="L",
+        help=f"with --model: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or a loss that Keras "
+        "knows by name, such as sparse_categorical_crossentropy",
     )
     group.add_argument(
         "--targets", choices=TARGETS, help="what becomes of the labels; default: what the loss asks"
@@ -45,6 +53,11 @@ def add_subject_arguments(parser) -> None:
     group.add_argument(
         "--engine", metavar="auto|layer-wise|generic", help="how products are made; default auto"
     )
+    group.add_argument(
+        "--check", choices=("auto", "full", "off"),
+        help="compare a few rows of a network with Keras' own loss and TensorFlow's derivatives "
+        "before any work; auto, the default, spends at most 2 seconds on it",
+    )  # fmt: skip
     group.add_argument(
         "--memory-limit", metavar="BYTES",
         help=f"of one product on a rank, such as 2G; default {format_bytes(PRODUCT_BYTES)}",
@@ -62,7 +75,9 @@ def load_subject(options, session: Session) -> Subject:
     elif named is not None and named.network is not None:
         subject = _named(options, session)
     elif options.problem is None or named is not None:
-        _refuse(options, ("loss", "targets", "engine", "memory_limit"), "logistic regression")
+        _refuse(
+            options, ("loss", "targets", "engine", "check", "memory_limit"), "logistic regression"
+        )
         options.data = options.data or (named and named.data)
         if options.data is None:
             raise InputError("name the data with --data, or a problem with --problem or --model")
@@ -137,12 +152,16 @@ def _network(model, loss: str, data, options, session: Session):
         dtype=options.dtype or "float32",
         memory=options.memory_limit or PRODUCT_BYTES,
         engine=options.engine or "auto",
+        check=options.check or "auto",
     )
 
 
 def _from_python(options, session: Session):
     """What the user's function makes of the world."""
-    names = ("data", "test", "label", "format", "loss", "targets", "engine", "memory_limit")
+    names = (
+        *("data", "test", "label", "format", "loss", "targets", "engine", "check"),
+        "memory_limit",
+    )
     _refuse(options, (*names, "ridge", "dtype"), f"--problem {options.problem}, which decides it")
     module, _, name = options.problem.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):

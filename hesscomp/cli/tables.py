@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from hesscomp.analysis.reached import bound_reached, pairs_reached, request_reached
 from hesscomp.factors import Comparison, LowRank, Trajectory
 
 
@@ -16,15 +17,15 @@ def factor_table(factor: LowRank, leading: int = 10) -> str:
         f"||H - F||_F ~ {certificate.frobenius_error_estimate:.3e}, "
         f"{certificate.relative_error:.2e} of ||H||_F ~ {certificate.frobenius_norm_estimate:.4g}"
     )
-    bound = certificate.spectral_error_bound
     rows = [
         ("kind", "low-rank"),
         ("n", f"{factor.n}"),
         ("rank", f"{factor.rank}"),
         ("eigenvalues", values + more),
         ("error", f"{error} ({certificate.estimator})"),
-        ("spectral bound", "not asked" if math.isnan(bound) else f"||H - F||_2 <= {bound:.3e}"),
-        ("converged", "yes" if certificate.converged else "no"),
+        ("spectral bound", bound_reached(factor)),
+        ("reached", request_reached(factor)),
+        ("eigenpairs", pairs_reached(factor)),
         ("point", "in the file" if factor.parameters is not None else "not in the file"),
         ("blocks", ", ".join(name for name, _, _ in factor.blocks) or "none"),
     ]
@@ -38,6 +39,7 @@ def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
     for label, factor in zip(trajectory.labels, trajectory.factors, strict=True):
         values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
         error = f"{factor.certificate.relative_error:.2e}"
+        error += "" if factor.certificate.converged else " (more than asked)"
         rows.append((label, f"{factor.rank}", error, _text(factor.provenance.columns), values))
     return _aligned(rows)
 
@@ -58,6 +60,8 @@ def comparison_table(
     facts = [
         ("F", f"{names[0]}: n = {F.n}, rank {F.rank}"),
         ("G", f"{names[1]}: n = {G.n}, rank {G.rank}"),
+        ("reached by F", f"{request_reached(F)}; eigenpairs: {pairs_reached(F)}"),
+        ("reached by G", f"{request_reached(G)}; eigenpairs: {pairs_reached(G)}"),
         ("||F - G||_2", f"{spectral} of the larger norm"),
         ("||F - G||_F", f"{frobenius} of the larger norm"),
         ("principal angles", angles),

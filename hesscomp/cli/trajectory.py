@@ -55,7 +55,10 @@ def compress_trajectory(points: list[str], rank: int | None, options, session: S
         "ledger": ledger,
     }
     session.write("report", options.report, lambda path: write_json(path, report))
-    return 0 if all(row["converged"] for row in rows) else 3
+    missed = [row["point"] for row in rows if not row["converged"]]
+    if missed:
+        session.say(f"tolerance NOT reached at {', '.join(missed)}; take a larger --max-rank")
+    return 3 if missed else 0
 
 
 def _next(operator, last: LowRank | None, request: dict) -> LowRank:

@@ -20,7 +20,7 @@ from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
-from hesscomp.factors.spectrum import smallest_rank, sorted_eigh
+from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
 from hesscomp.sketching.defaults import default_method
@@ -78,9 +78,12 @@ def compress(
     rank : int, optional
         Eigenpairs wanted; at most n are given.
     tolerance : float, optional
-        Grow the sketch until ||H - F|| <= tolerance ||H||, both estimated, confirm with fresh
-        probes, and cut to the smallest rank that meets it. Where `max_rank` does not suffice the
-        certificate says ``converged=False``.
+        Grow the sketch until ||H - F|| <= tolerance ||H||, both estimated, and cut to the smallest
+        rank that meets it, both on fresh probes. The certificate is that of the factor as it is
+        returned, after the cut, and says ``converged=True`` exactly where it meets the tolerance:
+        in the Frobenius norm where its `relative_error` does, in the spectral norm where its bound
+        is at most the tolerance times what ||H|| is at least (`factors.certificate.meets`). Where
+        `max_rank` does not suffice the factor has that rank and ``converged=False``.
     method : str
         "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto" takes
         nystrom (with the stable shift) for operators declared semidefinite, but krylov where
@@ -104,8 +107,8 @@ def compress(
         Columns that the operator is sketched with; errors are measured by probes where they are
         not Gaussian.
     residual_tolerance : float
-        krylov stops, and calls an eigenvalue converged, where ||H u - w u|| is at most this times
-        the largest |w|.
+        krylov stops, and marks an eigenpair in ``certificate.eigenvalue_converged``, where
+        ||H u - w u|| is at most this times the largest |w|.
     max_columns : int, optional
         With krylov and a rank, the most product columns; default (2 + power) (rank + oversample).
     block : int, optional
@@ -190,6 +193,7 @@ def compress(
             method=sketch.name,
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
+            tolerance_norm="" if tolerance is None else tolerance_norm,
             oversample=oversample,
             power=sketch.options.power,
             seed=seed,
@@ -248,7 +252,7 @@ class Dense:
         layout = self.operator.layout
         w, *S = layout.on_root(sorted_eigh, self.matrix)
         U = layout.local(np.array(S))
-        return Approximation(w, U, layout, range_error=0.0, estimator="exact")
+        return Approximation(w, U, layout, range_error=0.0, galerkin=True, estimator="exact")
 
 
 def _choose(method: str, operator: Operator, options: SketchOptions):
@@ -301,45 +305,38 @@ def _grow(sketch, columns: int):
 
 
 def _grow_to_tolerance(sketch, tolerance, norm, max_rank):
-    """Grow until the tolerance is met: on the sketch's own estimate, then on fresh probes."""
-    operator, world, options = sketch.operator, sketch.operator.world, sketch.options
+    """Grow until the tolerance is met: on the sketch's own estimate, then on fresh probes.
+
+    What is judged is the error of what would be returned, after the cut.
+    """
+    operator, options = sketch.operator, sketch.options
     ceiling = min(operator.n, sketch.width(min(operator.n, max_rank + options.oversample)))
-    drawn = options.probe_count
+    drawn, given = options.probe_count, None
     columns = min(FIRST_BLOCK, ceiling)
     while True:
         sketch, approximation = _grow(sketch, columns)
-        if norm == "spectral" and sketch.probes is None and sketch.name != "dense":
-            sketch.probes = Probes.draw(operator, 0, options.probe_count, options.seed)
-        k, certificate = _cut(approximation, sketch.probes, tolerance, norm, max_rank, world)
-        if sketch.name == "dense":
-            return sketch, approximation, k, certificate
-        if certificate.converged:
+        exact = sketch.name == Dense.name
+        if norm == "spectral" and sketch.probes is None and not exact:
+            given = given or Probes.draw(operator, 0, options.probe_count, options.seed)
+        own = None if exact else sketch.probes or given
+        k, certificate = _cut(approximation, own, tolerance, norm, max_rank, operator.world)
+        if certificate.converged and not exact:
             fresh = Probes.draw(operator, drawn, drawn + options.probe_count, options.seed)
             drawn += options.probe_count
-            k, certificate = _cut(approximation, fresh, tolerance, norm, max_rank, world)
-        if certificate.converged or sketch.size >= ceiling:
+            k, certificate = _cut(approximation, fresh, tolerance, norm, max_rank, operator.world)
+        if certificate.converged or exact or sketch.size >= ceiling:
             return sketch, approximation, k, certificate
         columns = min(max(sketch.size // 2, 1), ceiling - sketch.size)
 
 
 def _cut(approximation, probes, tolerance, norm, max_rank, world):
-    """Smallest rank that meets the tolerance, else the largest allowed, and its certificate."""
+    """The smallest rank whose own certificate meets the tolerance, else the largest allowed."""
+    errors = world.broadcast(approximation.errors(probes))  # ranks may round them apart
     w = approximation.eigenvalues
-    full, own = min(len(w), max_rank), approximation.certificate(len(w), probes)
-    if norm == "spectral":
-        error = 0.0 if probes is None else own.spectral_error_bound  # none: it is assembled
-        bounds = error + np.append(np.abs(w), 0.0)[: full + 1]  # by the triangle inequality
-        met = bounds <= tolerance * abs(w[0])
-        converged = world.decide(met.any())
-        k = world.broadcast(int(np.argmax(met)) if converged else full)
-        found = approximation.certificate(k, probes)
-        return k, replace(found, spectral_error_bound=float(bounds[k]), converged=converged)
-    certificate = approximation.certificate(full, probes)
-    allowed = tolerance * certificate.frobenius_norm_estimate
-    if not world.decide(certificate.frobenius_error_estimate <= allowed):
-        return full, replace(certificate, converged=False)
-    k = world.broadcast(smallest_rank(w, own.frobenius_error_estimate, allowed))
-    return k, approximation.certificate(k, probes)
+    met = errors.meet(tolerance, norm, np.abs(w).max(initial=0.0))[: max_rank + 1]
+    converged = world.decide(met.any())
+    k = world.broadcast(int(np.argmax(met)) if converged else len(met) - 1)
+    return k, approximation.certified(k, errors, probes, converged)
 
 
 def check_request(

@@ -132,6 +132,8 @@ class BlockKrylov:
         """Orthonormal basis of Y beside Q; directions in which Y vanished continue at random."""
         layout, n = self.operator.layout, self.operator.n
         room = n - self.size
+        if room == 0:  # the basis is the whole space
+            return Y[:, :0]
         if room < Y.shape[1]:
             gram = layout.inner(Y, Y)
             Y = layout.combine(Y, layout.on_root(leading_eigenvectors, gram, room))

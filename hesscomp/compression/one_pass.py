@@ -82,9 +82,11 @@ def _symmetric_core(G: np.ndarray, M: np.ndarray) -> np.ndarray:
     """The symmetric T with the smallest ||T G - M||_F, for (k, l) G and M, l >= k.
 
     Its normal equations T (G G^T) + (G G^T) T = M G^T + G M^T are diagonal in the left singular
-    vectors of G.
+    vectors of G. What G does not see (its columns may be dependent where n is small) is left 0.
     """
     V, s, _ = np.linalg.svd(G, full_matrices=False)
     right = V.T @ (M @ G.T) @ V
-    squares = s**2
-    return V @ ((right + right.T) / (squares[:, None] + squares)) @ V.T
+    squares = s[:, None] ** 2 + s**2
+    seen = squares > len(s) * np.finfo(np.float64).eps * squares.max(initial=0.0)
+    core = np.divide(right + right.T, squares, out=np.zeros_like(right), where=seen)
+    return V @ core @ V.T

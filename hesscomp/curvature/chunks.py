@@ -8,6 +8,8 @@ import numpy as np
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.memory import COLUMN_COPIES
 
+PAYS = 8  # times n: a chunk's tangents beside which what is done once a chunk is a few percent
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -22,13 +24,16 @@ class Budget:
     row_values : int
         Numbers that one row makes on its way through the network.
     copies : int
-        How many such arrays, for each column, live at once.
+        How many such arrays, for each column, are sure to suffice for all that lives at once.
+    row_tangents : int
+        A closer count of what one row holds at once for each column.
     """
 
     memory: float
     n: int
     row_values: int
     copies: int
+    row_tangents: int
 
     def columns(self, k: int, itemsize: int) -> int:
         """Columns in one panel: as even as they come, and at most half of the memory."""
@@ -37,8 +42,16 @@ class Budget:
         return -(-k // panels)
 
     def rows(self, rows: int, k: int, itemsize: int) -> int:
-        """Rows in one chunk: as even as they come, and at most 3/8 of the memory."""
-        most = int(self.memory * 3 / 8 / (self.copies * self.row_values * max(k, 1) * itemsize))
+        """Rows in one chunk: as even as they come, and at most 3/8 of the memory.
+
+        By the cautious count, since smaller chunks pass through the caches; by the closer one
+        where there are so many parameters that a chunk's tangents, rearranged and added up, would
+        cost more than that (a quarter of an autoencoder's product).
+        """
+        room, k = self.memory * 3 / 8 / itemsize, max(k, 1)
+        cautious = room / (self.copies * self.row_values * k)
+        close = room / (self.row_values + self.row_tangents * k)
+        most = int(max(cautious, min(close, PAYS * self.n / self.row_tangents)))
         chunks = -(-rows // min(max(most, 1), rows))
         return -(-rows // chunks)
 

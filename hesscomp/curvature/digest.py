@@ -56,10 +56,14 @@ def computation_digest(graph: tf.Graph) -> str:
 def captured_digest(graph: tf.Graph) -> str:
     """SHA-256 of the real numbers that a traced function reads from variables and tensors outside.
 
-    Whole numbers in variables are left out: they are the states of random layers.
+    In the order in which the function captured them, which every process shares; `graph.variables`
+    has an order of its own in each process. Whole numbers in variables are left out: they are the
+    states of random layers.
     """
+    variables = {id(variable.handle): variable for variable in graph.variables}
     outside = [given for given, _ in graph.captures if given.dtype != tf.resource]
-    read = [variable for variable in graph.variables if variable.dtype.is_floating]
+    captured = [variables[id(given)] for given, _ in graph.captures if id(given) in variables]
+    read = [variable for variable in captured if variable.dtype.is_floating]
     return _sha256(*(part for given in (*outside, *read) for part in _numbers(given)))
 
 

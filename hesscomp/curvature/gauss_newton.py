@@ -12,9 +12,11 @@ from hesscomp.parallel import random
 class GaussNewtonOperator(CurvatureOperator):
     """(1/m) sum of J^T B J over all rows: J the output's Jacobian, B the loss's second derivative.
 
-    Equal to the Hessian where the output is linear in the parameters; positive semidefinite where
-    the loss is convex in the output. Schraudolph, "Fast curvature matrix-vector products for
-    second-order gradient descent" (Neural Computation 14, 2002).
+    The Hessian of the model's regularisers is added. Equal to the Hessian where the output is
+    linear in the parameters; positive semidefinite where the loss is convex in the output and the
+    regularisers are Keras' L1 and L2. The output is the logits where the model ends in softmax or
+    sigmoid and the loss is a cross-entropy (`KerasProblem.at_logits`). Schraudolph, "Fast curvature
+    matrix-vector products for second-order gradient descent" (Neural Computation 14, 2002).
 
     Parameters
     ----------
@@ -33,12 +35,15 @@ class GaussNewtonOperator(CurvatureOperator):
 
     def __init__(self, problem, x: np.ndarray):
         loss = _loss(problem, type(self).__name__)
-        shard = problem.products("gauss_newton", x, None, loss)
-        super().__init__(problem, x, shard, psd=loss.convex)
+        shard = problem.products("penalized_gauss_newton", x, None, loss)
+        psd = loss.convex and (problem.penalty is None or problem.penalty.convex)
+        super().__init__(problem, x, shard, psd=psd)
 
 
-class FisherOperator(GaussNewtonOperator):
+class FisherOperator(CurvatureOperator):
     """The Fisher matrix of a loss whose Gauss-Newton matrix it is: the known losses.
+
+    Of the data term: regularisers of the model are no part of it.
 
     Softmax and sigmoid cross-entropy and squared error are negative log-likelihoods with natural
     parameters, for which the two coincide (Martens, "New insights and perspectives on the natural
@@ -57,7 +62,7 @@ class FisherOperator(GaussNewtonOperator):
                 f"the Fisher matrix of the loss {loss.name} is not known; take the "
                 "Gauss-Newton matrix (ggn) or the empirical Fisher matrix (empirical-fisher)"
             )
-        super().__init__(problem, x)
+        super().__init__(problem, x, problem.products("gauss_newton", x, None, loss), psd=True)
 
 
 class MonteCarloFisherOperator(CurvatureOperator):

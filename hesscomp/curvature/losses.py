@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hesscomp.curvature.endings import Ending, activate
 from hesscomp.curvature.tensorflow import fused, keras, tf
 from hesscomp.errors import InputError
 
@@ -24,15 +25,18 @@ class Loss(ABC):
     natural : bool
         Whether l is the negative log-likelihood of an exponential family with natural parameters
         f, so that the Gauss-Newton matrix is the Fisher matrix.
+    link : str or None
+        The activation that makes probabilities of f, "softmax" or "sigmoid", where f are logits.
     """
 
     name: str
     convex: bool
     natural = False
+    link: str | None = None
 
     @property
-    def unscaled(self) -> "Loss":
-        """The loss itself, without a factor before it."""
+    def bare(self) -> "Loss":
+        """The loss itself, without a factor before it and without smoothed labels."""
         return self
 
     @abstractmethod
@@ -70,6 +74,7 @@ class SoftmaxCrossEntropy(Loss):
 
     name = "softmax-cross-entropy"
     convex = natural = True
+    link = "softmax"
 
     def values(self, output, y):
         losses = tf.nn.softmax_cross_entropy_with_logits(_distribution(output, y), output)
@@ -107,6 +112,7 @@ class SigmoidCrossEntropy(Loss):
 
     name = "sigmoid-cross-entropy"
     convex = natural = True
+    link = "sigmoid"
 
     def values(self, output, y):
         return _sum_rows(tf.nn.sigmoid_cross_entropy_with_logits(_like(y, output), output))
@@ -161,8 +167,12 @@ class Scaled(Loss):
         return self.loss.convex
 
     @property
-    def unscaled(self):
-        return self.loss
+    def link(self):
+        return self.loss.link
+
+    @property
+    def bare(self):
+        return self.loss.bare
 
     def values(self, output, y):
         return self.scale * self.loss.values(output, y)
@@ -174,20 +184,59 @@ class Scaled(Loss):
         return self.scale * self.loss.curvature(output, y, T)
 
 
+@dataclass(frozen=True)
+class Smoothed(Loss):
+    """A cross-entropy whose targets are mixed with equal probabilities: label smoothing.
+
+    Targets y become (1 - amount) y + amount / C for C classes (2 for a sigmoid), as in Keras.
+    """
+
+    loss: SoftmaxCrossEntropy | SigmoidCrossEntropy
+    amount: float
+    convex = True
+
+    @property
+    def name(self):
+        return f"{self.loss.name} with labels smoothed by {self.amount:g}"
+
+    @property
+    def link(self):
+        return self.loss.link
+
+    @property
+    def bare(self):
+        return self.loss
+
+    def values(self, output, y):
+        return self.loss.values(output, self._smooth(output, y))
+
+    def gradient(self, output, y):
+        return self.loss.gradient(output, self._smooth(output, y))
+
+    def curvature(self, output, y, T):
+        return self.loss.curvature(output, self._smooth(output, y), T)
+
+    def _smooth(self, output, y):
+        soft = self.link == "softmax"
+        y, classes = (_distribution(output, y), output.shape[-1]) if soft else (_like(y, output), 2)
+        return (1 - self.amount) * y + self.amount / classes
+
+
 class FunctionLoss(Loss):
     """Any differentiable ``function(y, output)`` that gives one number for each row.
 
     Numbers of more axes are averaged over all but the first, as Keras does. Derivatives are
-    TensorFlow's; a row's loss must depend on that row alone. Not taken to be convex.
+    TensorFlow's; a row's loss must depend on that row alone. Not taken to be convex. With a `link`
+    the loss is one of logits: the function is given their activation.
     """
 
     convex = False
 
-    def __init__(self, function: Callable, name: str):
-        self.function, self.name = function, name
+    def __init__(self, function: Callable, name: str, link: str | None = None):
+        self.function, self.name, self.link = function, name, link
 
     def values(self, output, y):
-        losses = self.function(y, output)
+        losses = self.function(y, output if self.link is None else activate(output, self.link))
         return tf.reduce_mean(losses, list(range(1, losses.shape.rank)))
 
     def gradient(self, output, y):
@@ -245,49 +294,130 @@ class Outer(Loss):
 KNOWN = {loss.name: loss for loss in (SoftmaxCrossEntropy, SigmoidCrossEntropy, SquaredError)}
 
 
-def find_loss(loss, output_shape: Callable[[], tuple[int, ...]] | None = None) -> Loss:
+def find_loss(
+    loss,
+    output_shape: tuple[int, ...] | None = None,
+    ending: Ending | None = None,
+    targets: tf.TensorSpec | None = None,
+) -> Loss:
     """A `Loss` from its name, a Keras loss or a function of (y, output).
 
-    Where `output_shape` gives that of a row of the output, Keras' squared error and its
-    cross-entropies of logits, without smoothed labels, are the known losses, scaled as Keras
-    averages over a row.
+    Parameters
+    ----------
+    loss : str, Loss, Keras loss or callable
+        A name of this package, or one that Keras knows, such as "mse".
+    output_shape : tuple of int, optional
+        Of one row of the output. Keras' squared error and its cross-entropies are then the known
+        losses, scaled as Keras averages over a row.
+    ending : Ending, optional
+        Of the model. Keras' cross-entropies, and functions that call them, are then losses of the
+        logits (`link`), as Keras computes them.
+    targets : TensorSpec, optional
+        Of some rows' targets; needed where there is an ending.
 
     Raises
     ------
     InputError
-        For a name that nobody knows.
+        For a name that nobody knows, and for a loss that is no mean over rows.
     """
     if isinstance(loss, Loss):
         return loss
     if isinstance(loss, str):
-        if loss not in KNOWN:
-            raise InputError(f"unknown loss {loss}; use one of {', '.join(KNOWN)}, or a function")
-        return KNOWN[loss]()
+        if loss in KNOWN:
+            return KNOWN[loss]()
+        loss = _by_keras_name(loss)
     if not callable(loss):
         raise InputError(f"a loss is a name or a function of (y, output), not {loss!r}")
-    known = None if output_shape is None else _known(loss, output_shape)
+    _check_mean(loss)
+    known = None if output_shape is None else _known(loss, output_shape, ending)
     if known is not None:
         return known
-    name = getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
     # A Keras loss averages over the rows in `__call__`; its `call` keeps them apart.
-    return FunctionLoss(getattr(loss, "call", loss), name)
+    found = FunctionLoss(getattr(loss, "call", loss), loss_name(loss))
+    if ending is not None and _reaches(found, output_shape, targets):
+        if ending.activation is None:
+            raise InputError(
+                f"the loss {found.name} is computed from the logits of a softmax that is not over "
+                "the last axis; end the model with its logits and take a loss of logits"
+            )
+        found.link = ending.activation
+    return found
 
 
-def _known(loss, output_shape: Callable[[], tuple[int, ...]]) -> Loss | None:
+def loss_name(loss) -> str:
+    """What a loss is called in messages."""
+    return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
+
+
+def _by_keras_name(name: str) -> Callable:
+    try:
+        return keras.losses.get(name)
+    except ValueError:
+        raise InputError(
+            f"unknown loss {name}; use one of {', '.join(KNOWN)}, a name that Keras knows, such as "
+            "mean_absolute_error, or a function"
+        ) from None
+
+
+def _check_mean(loss) -> None:
+    """Refuse what Keras does not average over the rows."""
+    if getattr(loss, "reduction", None) == "sum":
+        raise InputError(
+            f"the loss {loss_name(loss)} has reduction='sum', and hesscomp's objective is a mean "
+            "over rows; take reduction='sum_over_batch_size', and divide penalties by the rows"
+        )
+    if _options(loss).get("ignore_class") is not None:
+        raise InputError(
+            f"the loss {loss_name(loss)} has an ignore_class: its mean is over the rows of other "
+            "classes, whose number differs from batch to batch; leave rows of that class out of "
+            "the data and take the loss without it"
+        )
+
+
+def _options(loss) -> dict:
+    return getattr(loss, "_fn_kwargs", {})
+
+
+def _known(loss, shape: tuple[int, ...], ending: Ending | None) -> Loss | None:
     """The known loss that a Keras loss is, None where it is none."""
-    kind, options = type(loss), getattr(loss, "_fn_kwargs", {})
-    plain = options.get("axis", -1) == -1 and not options.get("label_smoothing")
-    if kind is keras.losses.MeanSquaredError:
-        found, scale = SquaredError(), 2 / math.prod(output_shape())
-    elif not (plain and options.get("from_logits")) or options.get("ignore_class") is not None:
-        return None
-    elif kind is keras.losses.BinaryCrossentropy:
-        found, scale = SigmoidCrossEntropy(), 1 / math.prod(output_shape())
-    elif kind in (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy):
-        found, scale = SoftmaxCrossEntropy(), 1 / math.prod(output_shape()[:-1])
+    kind, options, losses = getattr(loss, "fn", loss), _options(loss), keras.losses
+    if kind is losses.mean_squared_error:
+        return _scaled(SquaredError(), 2 / math.prod(shape))
+    if kind is losses.binary_crossentropy:
+        found, positions = SigmoidCrossEntropy(), math.prod(shape)
+    elif kind in (losses.sparse_categorical_crossentropy, losses.categorical_crossentropy):
+        found, positions = SoftmaxCrossEntropy(), math.prod(shape[:-1])
     else:
         return None
-    return found if scale == 1 else Scaled(found, scale)
+    at_logits = ending is not None and ending.serves(found.link)
+    if options.get("axis", -1) != -1 or not (options.get("from_logits") or at_logits):
+        return None
+    if options.get("label_smoothing"):
+        found = Smoothed(found, float(options["label_smoothing"]))
+    return _scaled(found, 1 / positions)
+
+
+def _scaled(loss: Loss, scale: float) -> Loss:
+    return loss if scale == 1 else Scaled(loss, scale)
+
+
+def _reaches(loss: FunctionLoss, shape: tuple[int, ...], targets: tf.TensorSpec) -> bool:
+    """Whether a function takes logits that Keras left on the output.
+
+    Tried on an output that is marked with logits that it was not made from.
+    """
+
+    def trial(output, logits, y):
+        output = tf.identity(output)
+        output._keras_logits = logits
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            values = loss.values(output, y)
+        return tape.gradient(values, logits)
+
+    row = tf.TensorSpec([None, *shape], tf.float64)
+    traced = tf.function(trial, autograph=False).get_concrete_function(row, row, targets)
+    return traced.structured_outputs is not None
 
 
 def _sum_rows(values: tf.Tensor) -> tf.Tensor:

@@ -123,6 +123,30 @@ def keep_freed_memory(most: float) -> None:
         mallopt(M_MMAP_THRESHOLD, kept)
 
 
+@contextmanager
+def computing_in(dtype: str, objects=()) -> Iterator[None]:
+    """Let Keras make constants of this type while TensorFlow traces, where it is not told one.
+
+    Real tensors that some objects hold as attributes (`OrthogonalRegularizer`) are cast meanwhile.
+    """
+    floatx = keras.config.floatx()
+    held = [
+        (owner, name, value)
+        for owner in objects
+        for name, value in getattr(owner, "__dict__", {}).items()
+        if tf.is_tensor(value) and value.dtype.is_floating
+    ]
+    keras.config.set_floatx(dtype)
+    try:
+        for owner, name, value in held:
+            setattr(owner, name, tf.cast(value, dtype))
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+        for owner, name, value in held:
+            setattr(owner, name, value)
+
+
 def share(array: np.ndarray) -> tf.Tensor:
     """A tensor over the array's own memory where its alignment allows, else over a copy (on a GPU).
 
@@ -165,6 +189,7 @@ def view(tensor: tf.Tensor) -> np.ndarray:
 
 
 __all__ = [
+    "computing_in",
     "fused",
     "fusing",
     "keep_freed_memory",

@@ -73,8 +73,8 @@ def spectral_norm(
     tolerance : float
         Stop when the residual of the largest Ritz pair is at most tolerance times its value...
     gap : float
-        ... and the upper bound is at most (1 + gap) times it. Not asked for by default: the value
-        is right to `tolerance` long before the bound can say so.
+        ... and the upper bound is at most (1 + gap) times it. By default any bound will do: the
+        value is right to `tolerance` long before the bound can say so.
     probes : int
         Random start vectors that advance together; each makes a miss less likely by a power.
     max_steps : int
@@ -106,13 +106,16 @@ def spectral_norm(
         largest = np.unravel_index(np.argmax(np.abs(nodes)), nodes.shape)
         value, residual = float(abs(nodes[largest])), float(residuals[largest])
         upper = _upper_bound(lanczos, value)
-        converged = residual <= tolerance * value and (gap == np.inf or upper <= (1 + gap) * value)
+        near = upper is not None and (gap == np.inf or upper <= (1 + gap) * value)
+        converged = near and residual <= tolerance * value
     columns = operator.world.ledger.columns - before
     return NormBounds(value, upper, FAILURE, residual, converged, columns)
 
 
-def _upper_bound(lanczos: Lanczos, value: float) -> float:
+def _upper_bound(lanczos: Lanczos, value: float) -> float | None:
     """What ||H||_2 exceeds with probability FAILURE at most, given the largest |Ritz value|.
+
+    None where so few steps give no bound.
 
     Kuczynski and Wozniakowski (1992), theorem 4.2: from one random start, m steps miss the largest
     eigenvalue by more than a fraction e of the spectrum's spread with probability at most
@@ -126,4 +129,4 @@ def _upper_bound(lanczos: Lanczos, value: float) -> float:
     each = FAILURE ** (1 / probes)
     root = np.log(1.648 * np.sqrt(H.n) / each) / (2 * lanczos.steps - 1)
     missed = float(root**2) * (1 if H.psd else 2)
-    return value / (1 - missed) if missed < 1 else float("inf")
+    return value / (1 - missed) if missed < 1 else None

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.special
 
+from hesscomp.estimators.smoothing import reflected_gaussian
+
 EXACT = "exact"  # the method's name where the matrix was assembled
 
 
@@ -87,20 +89,21 @@ class NormBounds:
     ----------
     value : float
         The largest Ritz value in magnitude: never above ||H||_2 but for rounding.
-    upper_bound : float
-        Not exceeded by ||H||_2 but with the probability `failure`; infinite where the steps do
-        not suffice for any.
+    upper_bound : float or None
+        Not exceeded by ||H||_2 but with the probability `failure`; None where the steps do not
+        suffice for any bound.
     failure : float
     residual_norm : float
         ||H u - w u|| of that Ritz pair: an eigenvalue lies within this distance of it.
     converged : bool
-        Whether residual and upper bound reached what was asked.
+        Whether the residual is as small and the upper bound as near as was asked; False where
+        there is no upper bound.
     columns : int
         Product columns spent.
     """
 
     value: float
-    upper_bound: float
+    upper_bound: float | None
     failure: float
     residual_norm: float
     converged: bool
@@ -109,7 +112,7 @@ class NormBounds:
 
 @dataclass(frozen=True)
 class SpectralDensity:
-    """The density of eigenvalues, smoothed by a Gaussian; integrates to 1.
+    """The density of eigenvalues, smoothed by a reflected Gaussian; integrates to 1.
 
     Attributes
     ----------
@@ -118,6 +121,9 @@ class SpectralDensity:
         The density times n is eigenvalues per unit of length; errors are point by point.
     width : float
         Standard deviation of the Gaussian: nothing finer is resolved.
+    sides : tuple of (low, high)
+        The intervals that the smoothing stays in: negative and positive Ritz values, each within
+        its own extremes, or one interval where all have one sign. There is nothing outside.
     samples : int
         Random vectors behind the errors; 0 where nothing was random.
     """
@@ -126,7 +132,21 @@ class SpectralDensity:
     density: np.ndarray
     standard_errors: np.ndarray
     width: float
+    sides: tuple[tuple[float, float], ...]
     samples: int = 0
+
+    def height(self, values: np.ndarray, n: int) -> np.ndarray:
+        """The density that a single eigenvalue of n makes at its own place, for each value."""
+        values = np.asarray(values, dtype=np.float64)
+        low, high = self.sides[0]
+        heights = self._own_height(values, low, high)
+        for low, high in self.sides[1:]:
+            heights = np.where(values >= low, self._own_height(values, low, high), heights)
+        return heights / n
+
+    def _own_height(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
+        values = np.clip(values, low, high)
+        return reflected_gaussian(values, values, self.width, low, high)
 
     def band(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper (g,) limits, point by point; the lower one is not below 0."""

@@ -13,7 +13,9 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
-from hesscomp.factors.spectrum import dropped_squares, smallest_rank, sorted_eigh
+from hesscomp.factors.certificate import meets
+from hesscomp.factors.provenance import NAN
+from hesscomp.factors.spectrum import sorted_eigh
 
 if TYPE_CHECKING:
     from hesscomp.factors.lowrank import LowRank
@@ -24,7 +26,7 @@ def add(F: LowRank, G: LowRank) -> LowRank:
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
     w, U = _eigenpairs(F, G.in_layout(F.layout).eigenvectors, G.eigenvalues)
-    return replace(
+    total = replace(
         F,
         eigenvalues=w,
         eigenvectors=U,
@@ -33,18 +35,20 @@ def add(F: LowRank, G: LowRank) -> LowRank:
         parameters=F.parameters if _same_point(F, G) else None,
         blocks=F.blocks if F.blocks == G.blocks else (),
     )
+    return judged(total)
 
 
 def update(F: LowRank, B: np.ndarray, c: np.ndarray) -> LowRank:
     """F + B diag(c) B^T for (rows, m) and (m,) arrays; see `LowRank.update`."""
     w, U = _eigenpairs(F, B, c)
-    return replace(
+    updated = replace(
         F,
         eigenvalues=w,
         eigenvectors=U,
         certificate=F.certificate.updated(w),
         provenance=F.provenance.derived("update"),
     )
+    return judged(updated)
 
 
 def scale(F: LowRank, number: float) -> LowRank:
@@ -70,12 +74,16 @@ def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
     known, w = F.certificate, F.eigenvalues
     if tolerance is None:
         k, converged = min(rank, F.rank), True
-        request = {"rank_requested": rank, "tolerance_requested": float("nan")}
+        request = {"rank_requested": rank, "tolerance_requested": NAN, "tolerance_norm": ""}
     else:
-        error, allowed = known.frobenius_error_estimate, tolerance * known.frobenius_norm_estimate
-        k = smallest_rank(w, error, allowed)
-        converged = bool(error**2 + dropped_squares(w)[k] <= allowed**2)
-        request = {"rank_requested": -1, "tolerance_requested": tolerance}
+        met = known.by_rank(w).meet(tolerance, "frobenius", np.abs(w).max(initial=0.0))
+        converged = bool(met.any())
+        k = int(np.argmax(met)) if converged else F.rank
+        request = {
+            "rank_requested": -1,
+            "tolerance_requested": tolerance,
+            "tolerance_norm": "frobenius",
+        }
     return replace(
         F,
         eigenvalues=w[:k].copy(),
@@ -83,6 +91,25 @@ def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
         certificate=replace(known.truncated(w, k), converged=converged),
         provenance=replace(F.provenance, **request),
     )
+
+
+def judged(F: LowRank) -> LowRank:
+    """F, converged only where its certificate meets the tolerance that its provenance asks for.
+
+    For factors made of others: the sum of two that met a tolerance need not meet it.
+    """
+    asked, known = F.provenance, F.certificate
+    if np.isnan(asked.tolerance_requested):
+        return F
+    met = meets(
+        asked.tolerance_requested,
+        asked.tolerance_norm,
+        known.relative_error,
+        known.spectral_error_bound,
+        np.abs(F.eigenvalues).max(initial=0.0),
+        known.ritz,
+    )
+    return replace(F, certificate=replace(known, converged=known.converged and bool(met)))
 
 
 def _same_point(F: LowRank, G: LowRank) -> bool:

@@ -20,15 +20,27 @@ class Certificate:
     frobenius_norm_estimate : float
         Of ||H||_F.
     spectral_error_bound : float
-        Upper bound of ||H - F||_2 that holds with probability 1 - 10^-r for r probes
-        (Halko, Martinsson and Tropp 2011, lemma 4.1); NaN where no probes were used.
+        Upper bound of ||H - F||_2 (Halko, Martinsson and Tropp 2011, lemma 4.1); NaN where no
+        probes were used. It is computed for all eigenpairs of a sketch, and what is dropped of
+        them adds its largest |w|, so it holds for every rank at once.
     converged : bool
-        Whether the request was met: always, if a rank was asked for.
+        Whether the request was met: a tolerance exactly where the numbers here meet it (see
+        `meets`), a rank always.
     estimator : str
         "leave-one-out", "probes" or "exact"; of a sum, those of its terms.
     residual_norms : (k,) array or None
-        ||H u - w u|| for each eigenpair, where H U was at hand.
+        ||H u - w u|| for each eigenpair, where H U was at hand; not below the rounding of the
+        products. After a restart of krylov upper bounds, by at most `residual_tolerance` times the
+        largest |w|.
     eigenvalue_converged : (k,) bool array or None
+        Whether that is at most the `residual_tolerance` of the compression times the largest |w|.
+        It says nothing about `converged`, nor that about it.
+    spectral_failure : float
+        Probability with which the spectral bound may fail: 10^-r for r probes, 0 where the matrix
+        was assembled, NaN where it is not known.
+    ritz : bool
+        Whether the eigenpairs are Ritz pairs, U^T H U = diag(w). Then H - F is orthogonal to all
+        that can be dropped of F, and |w| is nowhere above ||H||_2.
     """
 
     frobenius_error_estimate: float
@@ -38,6 +50,8 @@ class Certificate:
     estimator: str = ""
     residual_norms: np.ndarray | None = None
     eigenvalue_converged: np.ndarray | None = None
+    spectral_failure: float = NAN
+    ritz: bool = False
 
     @property
     def relative_error(self) -> float:
@@ -46,18 +60,29 @@ class Certificate:
             return 0.0
         return self.frobenius_error_estimate / self.frobenius_norm_estimate
 
-    def truncated(self, eigenvalues: np.ndarray, rank: int) -> "Certificate":
-        """Of the leading `rank` eigenpairs: the dropped eigenvalues are added in squares.
+    def by_rank(self, eigenvalues: np.ndarray) -> "ErrorsByRank":
+        """What keeping only the leading 0, 1, ..., k eigenpairs leaves of H.
 
-        That is exact where H - F is orthogonal to what is dropped, as for Rayleigh-Ritz factors;
-        the spectral bound grows by the largest dropped |w| and holds for any factor.
+        Of Ritz pairs what is dropped adds in squares, exactly; else its norm is added (triangle
+        inequality), since it may lie along H - F. The spectral bound grows by the largest |w|
+        dropped.
         """
-        dropped = dropped_squares(eigenvalues)[rank]
-        largest = np.abs(eigenvalues[rank:]).max(initial=0.0)
+        dropped = np.sqrt(dropped_squares(eigenvalues))
+        error = self.frobenius_error_estimate
+        return ErrorsByRank(
+            np.hypot(error, dropped) if self.ritz else error + dropped,
+            self.frobenius_norm_estimate,
+            self.spectral_error_bound + np.append(np.abs(eigenvalues), 0.0),
+            self.ritz,
+        )
+
+    def truncated(self, eigenvalues: np.ndarray, rank: int) -> "Certificate":
+        """Of the leading `rank` eigenpairs; see `by_rank`."""
+        errors = self.by_rank(eigenvalues)
         return replace(
             self,
-            frobenius_error_estimate=float(np.sqrt(self.frobenius_error_estimate**2 + dropped)),
-            spectral_error_bound=float(self.spectral_error_bound + largest),
+            frobenius_error_estimate=float(errors.frobenius[rank]),
+            spectral_error_bound=float(errors.spectral[rank]),
             residual_norms=None if self.residual_norms is None else self.residual_norms[:rank],
             eigenvalue_converged=(
                 None if self.eigenvalue_converged is None else self.eigenvalue_converged[:rank]
@@ -75,6 +100,7 @@ class Certificate:
             frobenius_norm_estimate=float(np.hypot(np.linalg.norm(eigenvalues), error)),
             residual_norms=None,
             eigenvalue_converged=None,
+            ritz=False,
         )
 
     def plus(self, other: "Certificate", eigenvalues: np.ndarray) -> "Certificate":
@@ -85,6 +111,7 @@ class Certificate:
             spectral_error_bound=self.spectral_error_bound + other.spectral_error_bound,
             converged=self.converged and other.converged,
             estimator=", ".join(filter(None, dict.fromkeys((self.estimator, other.estimator)))),
+            spectral_failure=self.spectral_failure + other.spectral_failure,
         )
         return both.updated(eigenvalues)
 
@@ -106,5 +133,51 @@ class Certificate:
         (Araki and Yamagami 1981); spectral ones it may, so their bound is dropped.
         """
         return replace(
-            self, spectral_error_bound=NAN, residual_norms=None, eigenvalue_converged=None
+            self,
+            spectral_error_bound=NAN,
+            spectral_failure=NAN,
+            residual_norms=None,
+            eigenvalue_converged=None,
+            ritz=False,
         )
+
+
+@dataclass(frozen=True)
+class ErrorsByRank:
+    """The errors of the leading 0, 1, ..., k eigenpairs, from which the request picks a rank.
+
+    Attributes
+    ----------
+    frobenius : (k + 1,) array
+        Estimates of ||H - F||_F.
+    norm : float
+        Estimate of ||H||_F.
+    spectral : (k + 1,) array
+        Bounds of ||H - F||_2.
+    ritz : bool
+        As in `Certificate`.
+    """
+
+    frobenius: np.ndarray
+    norm: float
+    spectral: np.ndarray
+    ritz: bool
+
+    def meet(self, tolerance: float, tolerance_norm: str, largest: float) -> np.ndarray:
+        """At which ranks the tolerance is met, (k + 1,) booleans; see `meets`."""
+        relative = self.frobenius / self.norm if self.norm else np.zeros_like(self.frobenius)
+        met = meets(tolerance, tolerance_norm, relative, self.spectral, largest, self.ritz)
+        met[0] &= largest == 0  # nothing at all stands for a zero operator only
+        return met
+
+
+def meets(tolerance, tolerance_norm: str, relative_error, spectral_bound, largest, ritz: bool):
+    """Whether errors meet a tolerance: the one rule behind every ``converged``.
+
+    In the Frobenius norm the relative error is to be at most the tolerance. In the spectral norm
+    the bound is to be at most the tolerance times what ||H||_2 is at least: the largest |w| of
+    Ritz pairs, and of others that less the bound. Numbers, or arrays of the same shape.
+    """
+    if tolerance_norm != "spectral":
+        return relative_error <= tolerance
+    return spectral_bound <= tolerance * (largest - (0 if ritz else spectral_bound))

@@ -166,6 +166,8 @@ def _write_certificate(group: h5py.Group, certificate: Certificate) -> None:
     group.attrs["spectral_error_bound"] = certificate.spectral_error_bound
     group.attrs["converged"] = np.bool_(certificate.converged)
     group.attrs["estimator"] = certificate.estimator
+    group.attrs["spectral_failure"] = certificate.spectral_failure
+    group.attrs["ritz"] = np.bool_(certificate.ritz)
     if certificate.residual_norms is not None:
         group["residual_norms"] = certificate.residual_norms
     if certificate.eigenvalue_converged is not None:
@@ -226,6 +228,8 @@ def read_group(file: CheckedFile, world=None) -> LowRank:
         estimator=_told(file, attributes.get("estimator", ""), str),
         residual_norms=_optional(file, "certificate/residual_norms", (rank,)),
         eigenvalue_converged=_optional(file, "certificate/eigenvalue_converged", (rank,), "b"),
+        spectral_failure=float(attributes.get("spectral_failure", NAN)),
+        ritz=bool(attributes.get("ritz", False)),
     )
     attributes = file.attributes("provenance")
     provenance = Provenance(

@@ -247,12 +247,13 @@ class LowRank:
 
         Newton steps with |F| + shift I leave saddle points downhill (Dauphin and others 2014).
         """
-        return replace(
+        absolute = replace(
             self,
             eigenvalues=np.abs(self.eigenvalues),
             certificate=self.certificate.absolute(),
             provenance=self.provenance.derived("absolute value"),
         )
+        return arithmetic.judged(absolute)
 
     def update(
         self,
@@ -317,8 +318,9 @@ class LowRank:
         Returns
         -------
         LowRank
-            Its certificate adds the dropped eigenvalues in squares (`Certificate.truncated`). A
-            tolerance that F misses already keeps all and is not converged.
+            Its certificate adds what is dropped: in squares for Ritz pairs, else its norm
+            (`Certificate.by_rank`). ``converged`` says whether that meets the tolerance; one that F
+            misses already keeps all and is not converged.
 
         Raises
         ------

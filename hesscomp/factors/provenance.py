@@ -22,6 +22,7 @@ class Provenance:
     method: str = ""
     rank_requested: int = -1
     tolerance_requested: float = NAN
+    tolerance_norm: str = ""
     oversample: int = -1
     power: int = -1
     seed: int = -1

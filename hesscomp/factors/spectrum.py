@@ -21,15 +21,6 @@ def dropped_squares(eigenvalues: np.ndarray) -> np.ndarray:
     return np.append(np.cumsum(eigenvalues[::-1] ** 2)[::-1], 0.0)
 
 
-def smallest_rank(eigenvalues: np.ndarray, error: float, allowed: float) -> int:
-    """Fewest leading eigenpairs with error^2 + (sum of the dropped squares) <= allowed^2.
-
-    All of them where none is few enough.
-    """
-    enough = error**2 + dropped_squares(eigenvalues) <= allowed**2
-    return int(np.argmax(enough)) if enough.any() else len(eigenvalues)
-
-
 def leading_eigenvectors(gram: np.ndarray, count: int) -> np.ndarray:
     """Eigenvectors of a small semidefinite matrix's `count` largest eigenvalues, largest first."""
     return np.linalg.eigh(gram)[1][:, ::-1][:, :count]

@@ -16,7 +16,7 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.problem import ParameterBlock, Problem, chunks
 from hesscomp.problems.rows import Rows
 
-FUSED = 5 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
+FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
 
 
@@ -136,12 +136,14 @@ class DifferentiableProblem(Problem):
 
     def budget(self, dtype: str) -> Budget:
         """How many rows and columns a product takes at once."""
-        if "row values" not in self._kernels:
+        if "row" not in self._kernels:
             X = self.data.X
             kind = dtype if X.dtype.kind == "f" else X.dtype
             specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind)]
-            self._kernels["row values"] = self._row_values(*specs)
-        return Budget(self.memory, self.n, self._kernels["row values"], self.engine.copies)
+            values, copies = self._row_values(*specs), self.engine.copies
+            tangents = copies * self.engine.row_tangents(*specs, values)
+            self._kernels["row"] = values, copies, tangents
+        return Budget(self.memory, self.n, *self._kernels["row"])
 
     def _made(self, dtype: str) -> int:
         """Numbers of a product: of all ranks' rows, so that their number does not matter."""

@@ -14,7 +14,9 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.rows import Rows
 
-SUM_TOLERANCE = 1e-4  # of a sum of two losses, in float32
+SUM_TOLERANCE = 1e-4  # of a sum of losses, in float32
+SLOPE_TOLERANCE = 1e-6  # of a derivative by differences, in float64
+STEPS = 1e-3, 1e-4, 1e-5  # of the differences, each at another point
 
 
 class FunctionProblem(DifferentiableProblem):
@@ -34,11 +36,15 @@ class FunctionProblem(DifferentiableProblem):
         All ranks of the job by default.
     ridge, dtype, memory
         As for `KerasProblem`.
+    check : {"auto", "off"}
+        Whether the loss of a few rows is compared with the sum of each row's, and its gradient with
+        differences of its values, before anything is computed.
 
     Raises
     ------
     InputError
-        On what no problem takes, and if two rows' loss is not the sum of each one's (a mean, say).
+        On what no problem takes, if some rows' loss is not the sum of each one's (a mean, say), and
+        if TensorFlow's gradient is not the derivative of the values.
     """
 
     name = "function"
@@ -53,7 +59,10 @@ class FunctionProblem(DifferentiableProblem):
         ridge: float = 0.0,
         dtype: str = "float32",
         memory: float = PRODUCT_BYTES,
+        check: str = "auto",
     ):
+        if check not in ("auto", "off"):
+            raise InputError(f"unknown check {check}; use auto or off")
         world = World() if world is None else world
         super().__init__(Rows.of(data, world), world, ridge, dtype, memory)
         named = theta if isinstance(theta, dict) else {"theta": theta}
@@ -70,26 +79,59 @@ class FunctionProblem(DifferentiableProblem):
         engine = FunctionEngine(flat_loss, "a function, of which only values are known")
         initial = np.concatenate([array.reshape(-1) for array in arrays])
         self._differentiate(engine, pieces, list(named), initial)
-        with world.phase("checking the loss"):
-            self._check_sum()
+        if check != "off":
+            with world.phase("checking the loss"):
+                self._check_sum()
+                self._check_gradient()
 
     def _check_sum(self) -> None:
-        """Refuse a loss of two rows here that is not the sum of their losses."""
+        """Refuse a loss of two or of three rows here that is not the sum of their losses."""
         theta = tf.constant(self.initial, self.dtype)
         X, y = self.tensors(self.dtype)
-        if len(X) < 2:
-            return
-        both, *alone = (
-            np.asarray(self.engine.loss_sum(theta, X[rows], y[rows]))
-            for rows in (slice(2), slice(1), slice(1, 2))
-        )
-        if both.shape != () or any(loss.shape != () for loss in alone):
-            raise InputError(f"loss_sum gives an array {both.shape}; it must give a scalar")
-        if abs(both - sum(alone)) > SUM_TOLERANCE * (abs(both) + sum(map(abs, alone))):
-            raise InputError(
-                f"loss_sum gives {both:.6g} for two rows, but {alone[0]:.6g} and {alone[1]:.6g} for"
-                " each alone; it must be the sum of the rows' losses (tf.reduce_sum, not a mean)"
+        for size in range(2, min(len(X), 3) + 1):
+            both, *alone = (
+                np.asarray(self.engine.loss_sum(theta, X[rows], y[rows]))
+                for rows in (slice(size), *(slice(i, i + 1) for i in range(size)))
             )
+            if both.shape != () or any(loss.shape != () for loss in alone):
+                raise InputError(f"loss_sum gives an array {both.shape}; it must give a scalar")
+            if abs(both - sum(alone)) > SUM_TOLERANCE * (abs(both) + sum(map(abs, alone))):
+                single = ", ".join(f"{loss:.6g}" for loss in alone)
+                raise InputError(
+                    f"loss_sum gives {both:.6g} for {size} rows, but {single} for each alone; it "
+                    "must be the sum of the rows' losses (tf.reduce_sum, not a mean)"
+                )
+
+    def _check_gradient(self) -> None:
+        """Refuse a gradient of a few rows here that is not the derivative of their loss.
+
+        Central differences of fourth order in a random direction. A kink that lies between them by
+        chance would have to be there for each of the steps.
+        """
+        X, y = (part[:3] for part in self.tensors("float64"))
+        if not len(X):
+            return
+        rng = np.random.default_rng(0)
+        for h in STEPS:
+            x = self.initial + 0.01 * rng.standard_normal(self.n)
+            v = rng.standard_normal(self.n)
+            v /= np.linalg.norm(v)
+            _, gradient = self.engine.gradient(tf.constant(x), X, y)
+            slope = float(gradient.numpy() @ v)
+            values = [
+                float(self.engine.loss_sum(tf.constant(x + step * h * v), X, y))
+                for step in (-2, -1, 1, 2)
+            ]
+            difference = np.dot(values, (1, -8, 8, -1)) / (12 * h)
+            rounding = 100 * np.finfo(float).eps * max(map(abs, values)) / h
+            off = abs(difference - slope)
+            if not off > SLOPE_TOLERANCE * max(abs(slope), abs(difference)) + rounding:
+                return
+        raise InputError(
+            f"TensorFlow's gradient of loss_sum along a direction is {slope:.8g}, but that of its "
+            f"values is {difference:.8g}: a gradient is stopped or replaced (tf.stop_gradient, "
+            "tf.custom_gradient). Take that out, or, if it is meant so, give check='off'"
+        )
 
     def _row_values(self, theta, X):
         y = self.tensors(theta.dtype.name)[1]

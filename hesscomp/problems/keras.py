@@ -1,37 +1,51 @@
 """A Keras model and a loss over sharded data as a problem."""
 
-import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from dataclasses import replace
 
 import numpy as np
-from keras.src.backend.tensorflow import nn as keras_backend
 
-from hesscomp.curvature.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, find_loss
+from hesscomp.curvature.endings import Ending
+from hesscomp.curvature.losses import (
+    KNOWN,
+    Loss,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    find_loss,
+)
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.generic import GenericEngine
-from hesscomp.curvature.networks.graph import read_graph
+from hesscomp.curvature.networks.graph import read_graph, without_activation
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.networks.operation import Unsupported
+from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.differentiable import DifferentiableProblem
+from hesscomp.problems.door import SECONDS, Door
 from hesscomp.problems.rows import Rows
+from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
 log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "layer-wise", "generic")
+CHECKS = ("auto", "full", "off")
 
 
 class KerasProblem(DifferentiableProblem):
-    """f(x) = (1/m) sum_i l(y_i, model(x; a_i)) + (ridge/2) ||x||^2 over the trainable weights x.
+    """f(x) = (1/m) sum_i l(y_i, model(x; a_i)) + r(x) + (ridge/2) ||x||^2.
 
-    The model runs in inference mode: batch normalisation with its moving averages, dropout off.
+    x are the trainable weights and r the sum of the regularisers that the model's layers have on
+    them. The model runs in inference mode: batch normalisation with its moving averages, dropout
+    off.
+
+    A model that ends in softmax or sigmoid goes with Keras' cross-entropies, with or without
+    ``from_logits``, and with the cross-entropies of logits: the loss is computed from the logits,
+    as Keras does it, and the Gauss-Newton matrix is that of the logits.
 
     Parameters
     ----------
@@ -40,7 +54,8 @@ class KerasProblem(DifferentiableProblem):
         are where `initial` comes from.
     loss : str, Loss, Keras loss or callable
         "softmax-cross-entropy" and "sigmoid-cross-entropy" (of logits), "squared-error" (1/2
-        ||f - y||^2), any Keras loss, or a function of (y, output) with a number for each row.
+        ||f - y||^2), any Keras loss that averages over rows or its name, or a function of
+        (y, output) with a number for each row.
     data : Dataset, or (X, y)
         Each rank's own rows, of any number. Rows of a `Dataset` take the shape of the input.
     world : World, optional
@@ -52,16 +67,27 @@ class KerasProblem(DifferentiableProblem):
     memory : float
         Bytes that one product may take on a rank, besides the data, V and the result.
     engine : {"auto", "layer-wise", "generic"}
+    check : {"auto", "full", "off"}
+        A few rows are sent through two independent ways before anything is computed
+        (`problems.door`): the objective against the loss that Keras computes, its gradient, a
+        Hessian and a Gauss-Newton product against TensorFlow's automatic differentiation. "auto"
+        spends at most 2 seconds on it and says what it left out, "full" leaves out nothing.
 
     Attributes
     ----------
     fixed : list of arrays
         The model's weights that are not trained, as they were at first.
+    at_logits : bool
+        Whether outputs are the logits before the model's last activation: in `output`, in the
+        Jacobian and for the Gauss-Newton matrix.
+    penalty : Penalty or None
+        The regularisers.
 
     Raises
     ------
     InputError
-        For a model that cannot be used, is random, or couples rows; for data that do not fit it.
+        For a model that cannot be used, is random, or couples rows; for data that do not fit it;
+        for a loss that hesscomp would compute otherwise than Keras does.
 
     Notes
     -----
@@ -81,24 +107,37 @@ class KerasProblem(DifferentiableProblem):
         dtype: str = "float32",
         memory: float = PRODUCT_BYTES,
         engine: str = "auto",
+        check: str = "auto",
     ):
         _check_model(model)
+        if check not in CHECKS:
+            raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
         world = World() if world is None else world
         rows = _shaped(Rows.of(data, world), model)
-        loss = find_loss(loss, lambda: _output_shape(model, rows.X))
-        rows = _coded(rows, loss.unscaled)
         super().__init__(rows, world, ridge, dtype, memory)
-        self.model, self.loss, self.name = model, loss, model.name
-        self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
         variables = model.trainable_variables
         pieces = cut(variable.shape for variable in variables)
-        initial = [np.asarray(variable, dtype=np.float64).reshape(-1) for variable in variables]
-        chosen = _engine(model, loss, variables, pieces, engine)
-        log.info("%s: %s engine: %s", model.name, chosen.name, chosen.reason)
-        self._differentiate(chosen, pieces, _names(model), np.concatenate(initial))
-        self.psd = loss.convex and getattr(chosen, "affine", False)
+        initial = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in variables])
+        with world.phase("tracing the model"):
+            traced = Traced(model, pieces, rows.X, initial, dtype)
+        given, loss = loss, _found(loss, model, rows, traced)
+        self._take(_coded(rows, loss.bare))
+        self.model, self.loss, self.name, self.pieces = model, loss, model.name, pieces
+        self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
+        self.at_logits = traced.ending is not None and traced.ending.serves(loss.link)
+        self.penalty = Penalty.of_model(model, pieces)
+        if world.rank == 0 and self.at_logits:
+            _say_logits(model, given, loss, traced.ending)
+        self._differentiate(self._engine_named(engine), pieces, _names(model), initial)
         with world.phase("checking the model"):
-            self._check_output()
+            traced.check_rows(self.data.X)
+            if len(self.data.X):
+                _check_targets(loss.bare, self.data.y, traced.shape)
+                _check_values(loss, self.data.y[:3], traced.outputs(self.data.X[:3]))
+        if check != "off":
+            self._check_at_the_door(given, traced.ending, check, engine)
+        log.info("%s: %s engine: %s", model.name, self.engine.name, self.engine.reason)
+        self.psd = loss.convex and self.engine.affine and getattr(self.penalty, "convex", True)
 
     def set_weights(self, x: np.ndarray) -> None:
         """Give the model the parameters x."""
@@ -119,39 +158,93 @@ class KerasProblem(DifferentiableProblem):
             kept.forget()
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The model's output for rows X at the parameters x, in float64, all at once; local."""
+        """The model's output for rows X at the parameters x, in float64, all at once; local.
+
+        Its logits where the loss is computed from them (`at_logits`).
+        """
         X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
         kernel = self.compiled("output", "float64", (X,))
         return kernel(tf.constant(x, tf.float64), X).numpy()
 
-    def _check_output(self) -> None:
-        """Equal outputs twice, and for each row alone; targets that fit; a loss for each row."""
-        X = self.data.X[:3]
-        if not len(X):
+    def _engine_named(self, wanted: str) -> NetworkEngine:
+        """The engine of the loss and the penalty."""
+        if wanted not in ENGINES:
+            raise InputError(f"unknown engine {wanted}; use one of {', '.join(ENGINES)}")
+        if wanted == "generic":
+            return self._generic("asked for")
+        try:
+            return self._penalized(self._layerwise())
+        except Unsupported as why:
+            if wanted == "layer-wise":
+                raise InputError(f"no layer-wise engine for {self.name}: {why}") from why
+            return self._generic(str(why))
+
+    def _layerwise(self) -> LayerwiseEngine:
+        nodes = read_graph(self.model)
+        if self.at_logits:
+            nodes = without_activation(nodes)
+        return LayerwiseEngine(nodes, self.model.trainable_variables, self.pieces, self.loss)
+
+    def _generic(self, reason: str) -> NetworkEngine:
+        network = network_of(self.model, self.pieces, self.at_logits)
+        return self._penalized(GenericEngine(network, self.loss, reason))
+
+    def _penalized(self, engine: NetworkEngine) -> NetworkEngine:
+        return engine if self.penalty is None else PenalizedEngine(engine, self.penalty)
+
+    def _check_at_the_door(self, given, ending, check: str, wanted: str) -> None:
+        """Compare the engine with Keras and TensorFlow (`Door`); collective.
+
+        On a difference the generic engine takes the place of the layer-wise one, if that agrees.
+        """
+        world = self.world
+        deadline = time.monotonic() + SECONDS if check == "auto" else np.inf
+        with world.phase("comparing the model with Keras"):
+            door = Door.of(self, given, ending)
+            compiled = (
+                self.compiled("gradient", "float64", door.batches[0]) if door.batches else None
+            )
+            outcome = door.compare(self.engine, compiled, deadline)
+        found = _first(world, outcome.found and str(outcome.found))
+        left_out = _first(world, ", ".join(outcome.left_out))
+        if found is None:
+            if left_out and world.rank == 0:
+                log.warning(
+                    "%s is large: the check against Keras and TensorFlow ended after %g s and left "
+                    "out: %s. The check 'full' leaves out nothing", self.name, SECONDS, left_out,
+                )  # fmt: skip
             return
-        compute = tf.function(_network(self.model, [*cut_of(self.blocks)]), reduce_retracing=True)
-        theta = tf.constant(self.initial, self.dtype)
-        X = tf.convert_to_tensor(X.astype(self.dtype) if X.dtype.kind == "f" else X)
-        first, again, alone = compute(theta, X), compute(theta, X, 1), compute(theta, X[:1])
-        if np.isnan(first).any():
-            raise InputError(f"{self.model.name} gives outputs that are no numbers (NaN)")
-        if not np.array_equal(first, again):
-            raise InputError(
-                f"{self.model.name} gives different outputs for equal inputs{_random(self.model)}; "
-                "run them in inference mode"
-            )
-        if not np.allclose(first[:1], alone, rtol=1e-3, atol=1e-5):
-            raise InputError(
-                f"{self.model.name} couples the rows of a batch (batch normalisation in training "
-                "mode?), so its loss is no sum over rows; run it in inference mode"
-            )
-        _check_targets(self.loss.unscaled, self.data.y, first.shape)
-        _check_values(self.loss, self.data.y[:3], first)
+        if not isinstance(self.engine.data, LayerwiseEngine):
+            raise InputError(f"{self.name}: {found}; {_REMEDY}")
+        with world.phase("comparing the model with Keras"):
+            layer = door.faulty_layer(self.engine, self.model) if outcome.found else None
+            generic = self._generic("the layer-wise engine differs from Keras")
+            again = door.compare(generic).found
+        place = _first(world, layer)
+        culprit = f"the loss {self.loss.name}" if place is None else f"layer {place}"
+        again = _first(world, again and str(again))
+        if again is not None:
+            raise InputError(f"{self.name}, {culprit}: {again}; {_REMEDY}")
+        if wanted == "layer-wise":
+            raise InputError(f"{self.name}, {culprit}: {found}; take the engine generic")
+        if world.rank == 0:
+            log.warning(
+                "%s, %s: by the layer-wise engine %s. The generic engine agrees and is used; "
+                "please report this", self.name, culprit, found,
+            )  # fmt: skip
+        self.engine = generic
+        self._kernels.clear()
 
 
-def fixed_variables(model) -> list:
-    """Weights that are not trained: moving averages and what is frozen, random states aside."""
-    return [weight for weight in model.non_trainable_variables if "float" in weight.dtype]
+_REMEDY = (
+    "write the loss as a FunctionProblem, or see what differs with check='off' and go on at your "
+    "own risk"
+)
+
+
+def _first(world: World, text: str | None) -> str | None:
+    """The text of the lowest rank that has one, on every rank."""
+    return next((found for found in world.gather(text or "") if found), None)
 
 
 def cut_of(blocks) -> list[Piece]:
@@ -180,90 +273,12 @@ def _check_model(model) -> None:
         raise InputError(f"{model.name} has {len(model.inputs)} inputs; hesscomp takes one")
     if len(getattr(model, "outputs", None) or [None]) != 1:
         raise InputError(f"{model.name} has {len(model.outputs)} outputs; hesscomp takes one")
-
-
-def _engine(model, loss, variables, pieces, wanted: str) -> NetworkEngine:
-    if wanted not in ENGINES:
-        raise InputError(f"unknown engine {wanted}; use one of {', '.join(ENGINES)}")
-    network = _network(model, pieces)
-    if wanted == "generic":
-        return GenericEngine(network, loss, "asked for")
-    try:
-        return LayerwiseEngine(read_graph(model), variables, pieces, loss)
-    except Unsupported as why:
-        if wanted == "layer-wise":
-            raise InputError(f"no layer-wise engine for {model.name}: {why}") from why
-        return GenericEngine(network, loss, str(why))
-
-
-def _network(model, pieces):
-    """The model as a function of the flat parameters and the rows."""
-    fixed = model.non_trainable_variables
-    accepts = inspect.signature(model.call).parameters
-    options = {"training": False} if "training" in accepts else {}
-
-    def network(theta, X, draw=0):
-        """The output; `draw` moves the state of random layers, if there are any."""
-        constants = [_constant(tf.convert_to_tensor(value), theta.dtype, draw) for value in fixed]
-        with _computing_in(model, theta.dtype.name), _twice_differentiable():
-            parameters = [piece.of(theta) for piece in pieces]
-            return model.stateless_call(parameters, constants, X, **options)[0]
-
-    return network
-
-
-def _constant(value, dtype, draw):
-    """Weights that are not trained, and the whole numbers from which layers draw."""
-    return tf.cast(value, dtype) if value.dtype.is_floating else value + tf.cast(draw, value.dtype)
-
-
-@contextmanager
-def _computing_in(model, dtype: str) -> Iterator[None]:
-    """Let all layers of a model compute in `dtype` while TensorFlow traces them.
-
-    Layers cast what they are given to their policy's type, variables to their own, and a
-    functional model to its inputs'.
-    """
-    layers = [
-        layer for layer in model._flatten_layers() if "float" in layer.dtype_policy.compute_dtype
-    ]
-    graphs = [*layers, *(layer._functional for layer in layers if hasattr(layer, "_functional"))]
-    inputs = [tensor for graph in graphs for tensor in getattr(graph, "_inputs", None) or ()]
-    typed = [thing for thing in [*inputs, *model.variables] if "float" in thing.dtype]
-    saved = [layer.dtype_policy for layer in layers], [thing.dtype for thing in typed]
-    try:
-        _set_types(layers, [dtype] * len(layers), typed, [dtype] * len(typed))
-        yield
-    finally:
-        _set_types(layers, saved[0], typed, saved[1])
-
-
-@contextmanager
-def _twice_differentiable() -> Iterator[None]:
-    """Let Keras' layers take variances that depend on the mean, while TensorFlow traces them.
-
-    `tf.nn.moments`, which they call, treats the mean within the variance as a constant: of the same
-    value and first derivative, but not of the same second (LayerNormalization and others).
-    """
-    saved = keras_backend._compute_moments
-    keras_backend._compute_moments = _moments
-    try:
-        yield
-    finally:
-        keras_backend._compute_moments = saved
-
-
-def _moments(x, axes, keepdims):
-    mean = tf.reduce_mean(x, axes, keepdims=True)
-    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
-    return mean if keepdims else tf.squeeze(mean, axes), variance
-
-
-def _set_types(layers, policies, typed, types) -> None:
-    for layer, policy in zip(layers, policies, strict=True):
-        layer.dtype_policy = policy
-    for thing, kind in zip(typed, types, strict=True):
-        thing._dtype = kind
+    for layer in model._flatten_layers():
+        if getattr(layer, "activity_regularizer", None) is not None:
+            raise InputError(
+                f"{model.name}: {layer.name} has an activity regulariser, whose value is no mean "
+                "over rows; take it out, or write the loss as a FunctionProblem"
+            )
 
 
 def _names(model) -> list[str]:
@@ -291,17 +306,6 @@ def _names(model) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 
-def _random(model) -> str:
-    """The layers that draw random numbers, in words."""
-    kinds = (keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout)
-    found = [
-        f"{layer.name} ({type(layer).__name__})"
-        for layer in model._flatten_layers(include_self=False)
-        if isinstance(layer, kinds) or getattr(layer, "seed_generator", None) is not None
-    ]
-    return f": {', '.join(found)}" if found else ""
-
-
 def _shaped(rows: Rows, model) -> Rows:
     """Rows in the shape and kind of the model's input."""
     X = rows.X
@@ -326,12 +330,34 @@ def _shaped(rows: Rows, model) -> Rows:
     return replace(rows, X=X)
 
 
-def _output_shape(model, X: np.ndarray) -> tuple[int, ...]:
-    """Of one row's output."""
-    given = keras.KerasTensor(
-        (None, *X.shape[1:]), "float32" if X.dtype.kind == "f" else X.dtype.name
-    )
-    return tuple(model.compute_output_spec(given).shape[1:])
+def _found(loss, model, rows: Rows, traced: "Traced") -> Loss:
+    """The loss of the model's output, or of its logits; InputError where the two do not fit."""
+    kind = tf.float64 if rows.y.dtype.kind == "f" else rows.y.dtype
+    targets, ending = tf.TensorSpec([None, *rows.y.shape[1:]], kind), traced.ending
+    found = find_loss(loss, traced.shape, ending, targets)
+    own = isinstance(loss, Loss) or (isinstance(loss, str) and loss in KNOWN)
+    if own and ending is not None and found.link not in (None, ending.activation):
+        raise InputError(
+            f"{model.name} ends in {ending}, and the loss {found.name} takes logits; end the model "
+            f"in {found.link}, or without an activation"
+        )
+    return found
+
+
+def _say_logits(model, given, loss: Loss, ending: Ending) -> None:
+    """Warn where a user may not expect that the loss is computed from the logits."""
+    logits = given in KNOWN if isinstance(given, str) else isinstance(given, Loss)
+    logits = logits or getattr(given, "_fn_kwargs", {}).get("from_logits")
+    if ending.activation != loss.link:
+        log.warning(
+            "%s ends in %s, but its loss is the %s: it is computed from what goes into the %s, as "
+            "Keras computes it", model.name, ending, loss.name, ending,
+        )  # fmt: skip
+    elif logits:
+        log.warning(
+            "%s ends in %s, and the loss %s takes logits: it is computed from the logits before "
+            "the %s", model.name, ending, loss.name, ending,
+        )  # fmt: skip
 
 
 def _coded(rows: Rows, loss: Loss) -> Rows:
@@ -344,8 +370,8 @@ def _coded(rows: Rows, loss: Loss) -> Rows:
     return replace(rows, y=y)
 
 
-def _check_targets(loss: Loss, y: np.ndarray, output: tf.TensorShape) -> None:
-    shape = tuple(output[1:])
+def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
+    """InputError unless y are targets for rows of outputs of a shape."""
     if isinstance(loss, SoftmaxCrossEntropy):
         if y.shape[1:] in (shape[:-1], (*shape[:-1], 1)) and y.shape[1:] != shape:
             if len(y) and not (y.min() >= 0 and y.max() < shape[-1]):

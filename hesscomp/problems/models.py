@@ -16,7 +16,7 @@ from keras.src.saving.serialization_lib import ObjectSharingScope
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.catalogue import Network
-from hesscomp.problems.keras import fixed_variables
+from hesscomp.problems.stateless import fixed_variables
 from hesscomp.runs.archives import check_member
 from hesscomp.runs.hdf5 import CheckedFile
 

@@ -4,7 +4,6 @@ from functools import singledispatch
 
 import numpy as np
 
-from hesscomp.curvature.networks.engine import NetworkEngine
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.logistic import LogisticRegression
@@ -43,12 +42,7 @@ def _loss(problem: DifferentiableProblem, x: np.ndarray, rows: slice) -> np.ndar
 
 def _kernel(problem: DifferentiableProblem):
     """The engine's loss, compiled once a problem."""
-    engine = problem.engine
-
-    def of_network(theta, X, y):
-        return tf.reduce_sum(engine.loss.values(engine.output(theta, X), y))
-
-    function = of_network if isinstance(engine, NetworkEngine) else engine.loss_sum
     return problem._kernels.setdefault(
-        "losses", tf.function(function, autograph=False, reduce_retracing=True)
+        "losses",
+        tf.function(problem.engine.loss_sum, autograph=False, reduce_retracing=True),
     )

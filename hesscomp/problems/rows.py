@@ -49,8 +49,14 @@ class Rows:
         if isinstance(data, Dataset):
             return cls._of_dataset(data)
         with world.phase("checking arrays"):
+            if isinstance(data, tuple | list) and len(data) == 3:
+                raise InputError(
+                    "data has three parts, and hesscomp takes no sample weights; give (X, y), and "
+                    "repeat rows that count more than once or write the loss as a FunctionProblem"
+                )
             if not (isinstance(data, tuple | list) and len(data) == 2):
-                raise InputError(f"data must be a Dataset or a pair (X, y), not {type(data)}")
+                kind = type(data).__name__
+                raise InputError(f"data must be a Dataset or a pair (X, y), not a {kind}")
             X, y = (_checked(np.asarray(part), name) for part, name in zip(data, "Xy", strict=True))
             if len(X) != len(y):
                 raise InputError(f"arrays: X has {len(X)} rows but y has {len(y)}")

@@ -65,7 +65,7 @@ def _kernel(problem: DifferentiableProblem):
         try:
             kernel.get_concrete_function()
         except Unsupported:
-            kernel, at_once = _row_by_row(problem.engine.gradient), False
+            kernel, at_once = _row_by_row(problem.engine.data.gradient), False
         problem._kernels["squared gradients"] = kernel, at_once
     return problem._kernels["squared gradients"]
 

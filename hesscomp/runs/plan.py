@@ -358,5 +358,3 @@ def _certificate(plan: Plan, galerkin: bool) -> None:
     if not galerkin:
         plan.inner(l, r)
     plan.squares(r)
-    plan.combine(l, r)
-    plan.squares(r)

@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import record
 import scipy.sparse.linalg
 from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
@@ -137,6 +138,24 @@ def row(result: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def keep(result: dict, options) -> None:
+    """Write the row of docs/measured.json."""
+    own = result["methods"][DEFAULT]
+    values = {
+        "setting": ", ".join(f"`{key}` {value:g}" for key, value in own["setting"].items()),
+        "seconds": own["seconds"],
+    }
+    for name in (*OTHERS, *PEERS):
+        found = result["methods"].get(name)
+        values[name.removeprefix(DEFAULT).strip()] = found and found["ratio"]
+    setting = (options.n, options.rank, options.threads, options.excess)
+    named = f"{result['family']}{', signs' if result['signed'] else ''}"
+    if setting != (4000, 50, 1, 0.01):
+        n, rank, threads, excess = setting
+        named += f", n = {n}, rank {rank}, {threads} thread(s), excess {excess:g}"
+    record.save("compress", named, values, record.COMPRESSION)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=4000)
@@ -146,6 +165,7 @@ def main() -> None:
     parser.add_argument("--excess", type=float, default=0.01)
     parser.add_argument("--family", help="one of them only")
     parser.add_argument("--json", metavar="FILE", help="write the results there too")
+    record.add_option(parser)
     options = parser.parse_args()
     print(
         f"n = {options.n}, rank {options.rank}, {options.threads} thread(s): median seconds, the "
@@ -159,6 +179,8 @@ def main() -> None:
             if options.family in (None, family):
                 results.append(case(family, signed, options))
                 print(row(results[-1]), flush=True)
+                if not options.trial:
+                    keep(results[-1], options)
     if options.json:
         Path(options.json).write_text(json.dumps({**vars(options), "results": results}, indent=1))
 

@@ -1,6 +1,7 @@
 """Block products of network curvature: hesscomp's engines against the machine's own products.
 
-    python scripts/bench/engine.py                                  # all networks, three minutes
+    python scripts/bench/engine.py                                  # all networks, ten minutes
+    python scripts/bench/engine.py --engines layer-wise --rounds 3  # three minutes
     python scripts/bench/engine.py --network mlp --dtype float64
     python scripts/bench/engine.py --peer /path/to/python           # of an environment with
                                                                     # torch and curvlinops
@@ -18,12 +19,14 @@ import sys
 import time
 
 import numpy as np
+import record
 
 NETWORKS = {  # rows, columns of a block
     "mlp": (10_000, 32),
     "autoencoder": (500, 16),
     "cnn": (200, 8),
 }
+TITLES = {"mlp": "784-15-10", "autoencoder": "autoencoder", "cnn": "4-layer CNN"}
 WIDTHS = {
     "mlp": (784, 15, 10),
     "autoencoder": (784, 1000, 500, 250, 30, 250, 500, 1000, 784),
@@ -55,7 +58,7 @@ def keras_model(name: str):
     return keras.Sequential([*stack, layers.Flatten(), layers.Dense(10)])
 
 
-def hesscomp_candidates(name: str, dtype: str, threads: int) -> dict:
+def hesscomp_candidates(name: str, dtype: str, threads: int, engines: list[str]) -> dict:
     from hesscomp.curvature.gauss_newton import GaussNewtonOperator
     from hesscomp.curvature.tensorflow import set_threads, tf
 
@@ -66,7 +69,7 @@ def hesscomp_candidates(name: str, dtype: str, threads: int) -> dict:
     world, (X, y), (rows, k) = World.serial(), data(name, dtype), NETWORKS[name]
     loss = "sigmoid-cross-entropy" if name == "autoencoder" else "softmax-cross-entropy"
     candidates = {}
-    for engine in ("layer-wise", "generic"):
+    for engine in engines:
         problem = KerasProblem(keras_model(name), loss, (X, y), world, dtype=dtype, engine=engine)
         x = problem.initial
         V = tf.constant(np.random.default_rng(1).standard_normal((problem.n, k)), dtype)
@@ -161,8 +164,11 @@ def serve(options) -> None:
 
     The first finds caches and threads as another candidate, or the other side, left them.
     """
-    make = peer_candidates if options.serve == "peer" else hesscomp_candidates
-    candidates = make(options.network, options.dtype, options.threads)
+    setting = options.network, options.dtype, options.threads
+    if options.serve == "peer":
+        candidates = peer_candidates(*setting)
+    else:
+        candidates = hesscomp_candidates(*setting, options.engines)
     clock = time.process_time if options.clock == "cpu" else time.perf_counter
     for candidate in candidates.values():
         candidate()
@@ -184,7 +190,8 @@ def compare(name: str, options) -> None:
     servers = [
         subprocess.Popen(
             [python, __file__, "--serve", side, "--network", name, "--dtype", options.dtype,
-             "--threads", str(options.threads), "--clock", options.clock],
+             "--threads", str(options.threads), "--clock", options.clock,
+             "--engines", *options.engines],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for side, python in pythons.items()
@@ -206,17 +213,38 @@ def compare(name: str, options) -> None:
     rows, k = NETWORKS[name]
     print(f"\n{name}, {rows} rows, {k} columns, {options.dtype}: ms per column ({options.clock}),")
     print(f"ratios to the floor and to the layer-wise Hessian (medians of {options.rounds} rounds)")
-    for title in rounds[0]:
-        mine = np.array([times[title] for times in rounds])
-        base, best = (
-            np.array([times[other] for times in rounds])
-            for other in ("floor", "layer-wise Hessian")
-        )
+    columns = {title: np.array([times[title] for times in rounds]) for title in rounds[0]}
+    middle = {title: float(np.median(times)) for title, times in columns.items()}
+    over = {
+        title: {other: float(np.median(times / columns[other])) for other in columns}
+        for title, times in columns.items()
+    }
+    for title in columns:
         print(
-            f"{title:32s} {np.median(mine):8.2f} {np.median(mine / base):7.2f} "
-            f"{np.median(mine / best):7.2f}",
+            f"{title:32s} {middle[title]:8.2f} {over[title]['floor']:7.2f} "
+            f"{over[title]['layer-wise Hessian']:7.2f}",
             flush=True,
         )
+    if options.trial:
+        return
+    values = {
+        "Hessian, ms a column": middle["layer-wise Hessian"],
+        "its products alone": middle["floor"],
+        "over its products": over["layer-wise Hessian"]["floor"],
+        "Gauss-Newton, ms a column": middle["layer-wise Gauss-Newton"],
+    }
+    if "generic Hessian" in columns:
+        values["generic engine over ours"] = over["generic Hessian"]["layer-wise Hessian"]
+    if options.peer:
+        for head, theirs, kind in (
+            ("curvlinops over ours", "curvlinops Hessian", "Hessian"),
+            ("its Gauss-Newton over ours", "curvlinops Gauss-Newton", "Gauss-Newton"),
+            ("its Hessian, one by one", "curvlinops Hessian, one by one", "Hessian"),
+        ):
+            values[head] = over[theirs][f"layer-wise {kind}"]
+    row = f"{TITLES[name]}, {rows:,} rows, {k} columns, {options.dtype}, {options.threads} thread"
+    row += "s" * (options.threads > 1) + ", processor time" * (options.clock == "cpu")
+    record.save("engine", row, values, record.ENGINE)
 
 
 def main() -> None:
@@ -228,7 +256,12 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine"
     )
+    parser.add_argument(
+        "--engines", nargs="+", choices=("layer-wise", "generic"),
+        default=["layer-wise", "generic"], help="the layer-wise one must be among them",
+    )  # fmt: skip
     parser.add_argument("--peer", metavar="PYTHON", help="with torch and curvlinops")
+    record.add_option(parser)
     parser.add_argument("--serve", choices=("hesscomp", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import record
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -94,14 +95,10 @@ def draw(curves: list[dict], seeds: int, path: Path) -> None:
     picture.quantize(256).save(path, optimize=True)  # a third of the size
 
 
-def table(curves: list[dict]) -> str:
+def table(curves: list[dict]) -> dict[str, dict]:
     """Excess of every method and power on some families, at an oversample of 10."""
-    at = OVERSAMPLES.index(10)
+    at, lines = OVERSAMPLES.index(10), {}
     heads = [f"{name}{', signs' if signed else ''}" for name, signed in TABLE]
-    lines = [
-        f"| method, power | columns | {' | '.join(heads)} |",
-        "| --- " * (len(heads) + 2) + "|",
-    ]
     for method in METHODS:
         for power in POWERS:
             found = [
@@ -111,15 +108,19 @@ def table(curves: list[dict]) -> str:
             columns = sorted({curve["columns"][at] for curve in found if curve})
             if columns:
                 cost = " to ".join(str(c) for c in sorted({columns[0], columns[-1]}))
-                cells = [f"{max(curve['excess'][at], 0):.1e}" if curve else "-" for curve in found]
-                lines.append(f"| {method}, {power} | {cost} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+                cells = [f"{max(curve['excess'][at], 0):.1e}" if curve else None for curve in found]
+                lines[f"{method}, {power}"] = {
+                    "columns": cost,
+                    **dict(zip(heads, cells, strict=True)),
+                }
+    return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=FIGURES, metavar="FOLDER")
+    record.add_option(parser)
     options = parser.parse_args()
     curves = []
     with threadpool_limits(1):
@@ -134,7 +135,10 @@ def main() -> None:
         f'{json.dumps(facts)[:-1]}, "curves": [\n{lines}\n]}}\n'
     )
     draw(curves, options.seeds, options.out / "families.png")
-    print(table(curves))
+    for row, values in table(curves).items():
+        print(row, values)
+        if not options.trial:
+            record.save("families", row, values, record.COMPRESSION)
 
 
 if __name__ == "__main__":

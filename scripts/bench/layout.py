@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import record
 from threadpoolctl import threadpool_limits
 
 from hesscomp.compression import compress
@@ -60,6 +61,14 @@ def memory(options) -> None:
                 f"{seconds:.0f} s, error estimate {factor.certificate.relative_error:.2e}",
                 flush=True,
             )
+            if not options.trial:
+                row = f"`{method}`, n = {n:,}, l = {l}, panels of {b}, {world.size} ranks"
+                values = {
+                    "MiB above idle": peak / 2**20,
+                    "over the stated": peak / unit,
+                    "seconds": seconds,
+                }
+                record.save("layout-memory", row, values, record.COMPRESSION, world.size)
 
 
 def reproducible(options) -> None:
@@ -94,17 +103,24 @@ def reproducible(options) -> None:
                     f"ratio {ratio:.2f}",
                     flush=True,
                 )
+                if not options.trial:
+                    row = f"Adult, n = {operators[0].n:,}, `{method}` of rank {rank}"
+                    row += f", {worlds[0].size} rank{'s' * (worlds[0].size > 1)}"
+                    values = {"seconds": usual, "reproducible, seconds": exact, "ratio": ratio}
+                    record.save("reproducible", row, values, record.COMPRESSION, worlds[0].size)
 
 
 def both(options) -> None:
     beside = Path(sys.executable).with_name("mpiexec")
     mpiexec = str(beside) if beside.exists() else "mpiexec"
-    subprocess.run([mpiexec, "-n", "4", sys.executable, __file__, "memory"], check=True)
-    subprocess.run([sys.executable, __file__, "reproducible"], check=True)
+    trial = ["--trial"] if options.trial else []
+    subprocess.run([mpiexec, "-n", "4", sys.executable, __file__, *trial, "memory"], check=True)
+    subprocess.run([sys.executable, __file__, *trial, "reproducible"], check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    record.add_option(parser)
     commands = parser.add_subparsers()
     parser.set_defaults(run=both)
     sub = commands.add_parser("memory")

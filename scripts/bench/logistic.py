@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import record
 
 PROBLEMS = {
     # name: ridges, lift, tolerance on ||g||_2, rank, repeats of hesscomp, peers
@@ -175,6 +176,7 @@ def main() -> None:
     parser.add_argument(
         "--peer", nargs=3, metavar=("NAME", "SOLVER", "RIDGE"), help=argparse.SUPPRESS
     )
+    record.add_option(parser)
     options = parser.parse_args()
     if options.worker:
         return worker(options.worker)
@@ -194,6 +196,12 @@ def main() -> None:
                 f"(start-up {row['startup']:.1f} s, compile {row['compile']:.2f} s, "
                 f"peak {row['peak_mb']:.0f} MB a rank, allowed {row['limit_mb']:.0f} MB)"
             )
+            values = {
+                "seconds": row["seconds"],
+                "steps": row["iterations"],
+                "solver": row["solver"],
+                "MB a rank": row["peak_mb"],
+            }
             for solver in ("newton-cholesky", "lbfgs"):
                 other = run(
                     ["--ranks", str(options.ranks), "--peer", name, solver, repr(row["ridge"])]
@@ -204,6 +212,18 @@ def main() -> None:
                     f"ratio {other['seconds'] / row['seconds']:.2f}",
                     flush=True,
                 )
+                values[f"scikit-learn {solver}, seconds"] = other["seconds"]
+                values[f"{solver} over ours"] = other["seconds"] / row["seconds"]
+                if other["norm"] > PROBLEMS[name]["tol"]:
+                    values[f"{solver} left at"] = f"\\|\\|g\\|\\| = {other['norm']:.0e}"
+            if not options.trial:
+                lift = PROBLEMS[name]["lift"]
+                title = f"Adult, {lift[0]:,} Fourier features" if lift else "Adult"
+                title += f", ridge {row['ridge']:.3g}, to {PROBLEMS[name]['tol']:.0e}"
+                if options.ranks != 2:
+                    title += f", {options.ranks} ranks"
+                code = (*record.ENGINE, *record.OPTIMIZERS)
+                record.save("logistic", title, values, code)
 
 
 if __name__ == "__main__":

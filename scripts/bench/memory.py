@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import record
 from threadpoolctl import threadpool_limits
 
 from hesscomp.cli.subject import parse_bytes
@@ -72,14 +73,26 @@ def measure(options) -> None:
             f"{factor.provenance.columns} columns",
             flush=True,
         )
+        if not options.trial:
+            ranks = f"{world.size} rank{'s' * (world.size > 1)}"
+            row = f"{METHODS[options.method]}, `{options.method}`, n = {H.n:,}, l = {l}, "
+            row += f"limit {options.limit}, {options.images} images, {options.layout}, {ranks}"
+            values = {
+                "MiB above idle": max(peaks) / 2**20,
+                "over the stated": max(peaks) / stated,
+                "seconds": seconds,
+            }
+            code = (*record.ENGINE, *record.COMPRESSION)
+            record.save("memory", row, values, code, world.size)
 
 
-def all_of_them() -> None:
+def all_of_them(trial: bool) -> None:
     beside = Path(sys.executable).with_name("mpiexec")
     mpiexec = str(beside) if beside.exists() else "mpiexec"
     for ranks, layout in ((1, "replicated"), (4, "rows")):
         for method in METHODS:
             command = [mpiexec, "-n", str(ranks), sys.executable, __file__]
+            command += ["--trial"] if trial else []
             subprocess.run([*command, "--layout", layout, "--method", method], check=True)
 
 
@@ -93,9 +106,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--limit", default="512M")
     parser.add_argument("--reproducible", action="store_true")
+    record.add_option(parser)
     options = parser.parse_args()
     if options.layout is None:
-        return all_of_them()
+        return all_of_them(options.trial)
     with threadpool_limits(1):
         measure(options)
 

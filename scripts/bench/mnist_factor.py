@@ -2,13 +2,18 @@
 
     python scripts/bench/mnist_factor.py --peer /path/to/python   # with torch and curvlinops
     python scripts/bench/mnist_factor.py --part ranks             # 1 and 2 ranks of one thread
-    python scripts/bench/mnist_factor.py --rows 2000 --epochs 3   # a trial
+    python scripts/bench/mnist_factor.py --rows 2000 --epochs 3 --points 0 --trial
 
 Over all 60,000 images where HESSCOMP_DATA names their folder, else over the packaged sample. The
-network is trained by its recipe first (minutes), or its weights are taken from --at P.npy.
+network is trained first, from a start of its own and for as many epochs as `POINTS` says (half a
+minute each), or its weights are taken from --at P.npy. --cache FOLDER keeps weights and reference
+eigenvalues there, for the next time.
 
 `factor` compresses in float32, compares the 50 eigenvalues with a long Lanczos run in float64
 (SciPy's eigsh, tol 1e-8), and times itself against eigsh(k=50, tol=1e-3) over curvlinops, in turn.
+It takes as many columns as its residuals ask for: `max_columns` is only to end a run that stalls.
+A residual of 1e-4 |w_1| is 3e-3 |w_50| here, which bounds the error of an eigenvalue; since Ritz
+values err by the square of the residual over the gap to what is left, some 1e-5 is to be expected.
 `ranks` compares one rank of one thread with two ranks, and these with two processes that each
 compress their half of the rows alone: what two such processes can reach on this machine.
 """
@@ -23,26 +28,29 @@ import time
 from pathlib import Path
 
 import numpy as np
+import record
 
 RANK = 50
+POINTS = {0: 30, 1: 10, 2: 3, 3: 30, 4: 20}  # epochs of training from the start of this seed
+MOST = 600  # columns
 WEIGHTS = ("dense_1/kernel", "dense_1/bias", "dense_2/kernel", "dense_2/bias")
 
 
 # hesscomp
 
 
-def make_problem(X, y, world, dtype: str):
+def make_problem(X, y, world, dtype: str, seed: int = 0):
     from hesscomp.problems.catalogue import NAMED_PROBLEMS
     from hesscomp.problems.keras import KerasProblem
     from hesscomp.problems.models import build_network
 
     named = NAMED_PROBLEMS["mnist-mlp"]
-    model = build_network(named.network, "mnist-mlp", 0)
+    model = build_network(named.network, "mnist-mlp", seed)
     return KerasProblem(model, named.loss, (X, y), world, dtype=dtype)
 
 
-def prepare(path: str, options) -> None:
-    """Write data and trained weights, for both sides."""
+def prepare(path: str, seed: int, options) -> str:
+    """Write data and trained weights, for both sides; what they are in words."""
     from hesscomp.curvature.tensorflow import set_threads
 
     set_threads(options.threads)
@@ -55,28 +63,45 @@ def prepare(path: str, options) -> None:
     name = "mnist" if os.environ.get("HESSCOMP_DATA") else "mnist-sample"
     data = load_dataset(name, world, targets="classes", dtype="float32").train
     X, y = data.X[: options.rows], data.y[: options.rows]
-    problem = make_problem(X, y, world, "float32")
+    problem = make_problem(X, y, world, "float32", seed)
+    epochs = options.epochs or POINTS.get(seed, recipe.epochs)
     if options.at is None:
-        recipe = Recipe(options.epochs or recipe.epochs, recipe.batch, recipe.rate)
-        x = follow(recipe, problem).x
+        recipe = Recipe(epochs, recipe.batch, recipe.rate)
+        title = f"seed {seed}, {epochs} epochs"
+        x = cached(
+            options, f"point {name} {len(X)} {title}", lambda: follow(recipe, problem, seed=seed).x
+        )
     else:
-        x = np.load(options.at)
+        title, x = Path(options.at).name, np.load(options.at)
     value, gradient = problem.objective_and_gradient(x)
     print(
-        f"{name}: {len(X)} images, objective {value:.4f}, ||g|| {np.linalg.norm(gradient):.1e}",
+        f"\n{name}, {title}: {len(X)} images, objective {value:.4f}, "
+        f"||g|| {np.linalg.norm(gradient):.1e}",
         flush=True,
     )
     parts = [x[b.offset : b.offset + b.size].reshape(b.shape) for b in problem.blocks]
     assert [b.name for b in problem.blocks] == list(WEIGHTS)
     np.savez(path, X=X, y=y, x=x, **dict(zip(WEIGHTS, parts, strict=True)))
+    return title if name == "mnist" and options.rows >= 60_000 else f"{title}, {len(X):,} images"
 
 
-def compressed(hessian, options, **more):
+def cached(options, name: str, make) -> np.ndarray:
+    """`make()`, or what it was the last time, where there is a folder for it."""
+    if options.cache is None:
+        return make()
+    path = Path(options.cache) / f"{name.replace(' ', '-').replace(',', '')}.npy"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, make())
+    return np.load(path)
+
+
+def compressed(hessian, options, max_columns: int = MOST):
     from hesscomp.compression import compress
 
     return compress(
         hessian, RANK, method="krylov", oversample=options.oversample, block=options.block,
-        residual_tolerance=options.residual_tolerance, **more,
+        residual_tolerance=options.residual_tolerance, max_columns=max_columns,
     )  # fmt: skip
 
 
@@ -147,6 +172,16 @@ def ranks_side(options) -> None:
         f"reduces {words} words, n k = {len(x) * options.block}",
         flush=True,
     )
+    if not options.trial:
+        row = f"{columns} columns in blocks of {options.block}"
+        values = {
+            "one rank, seconds": float(np.median(one)),
+            "two processes apart": float(np.median(apart)),
+            "two ranks": float(np.median(together)),
+            "speed-up apart": float(np.median(one / apart)),
+            "speed-up of two ranks": float(np.median(one / together)),
+        }
+        record.save("mnist-ranks", row, values, (*record.ENGINE, *record.COMPRESSION))
 
 
 # The peer
@@ -197,11 +232,12 @@ def serve(options) -> None:
     """Answer each line that comes in: "run" or "reference"."""
     sides = {"peer": peer_side, "hesscomp": hesscomp_side}
     run, reference = sides[options.serve](options)
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
     print(json.dumps({}), flush=True)
     for line in sys.stdin:
-        begun = time.perf_counter()
+        begun = clock()
         w, products = (reference if line.strip() == "reference" else run)()
-        seconds = time.perf_counter() - begun
+        seconds = clock() - begun
         answer = {"seconds": seconds, "products": int(products), "eigenvalues": w.tolist()}
         print(json.dumps(answer), flush=True)
 
@@ -210,7 +246,7 @@ def serve(options) -> None:
 
 
 def arguments_of(options, handover: str) -> list[str]:
-    names = ("threads", "oversample", "block", "residual_tolerance", "rounds")
+    names = ("threads", "oversample", "block", "residual_tolerance", "rounds", "clock")
     words = [f"--{name.replace('_', '-')}={getattr(options, name)}" for name in names]
     return [__file__, *words, "--handover", handover]
 
@@ -224,7 +260,7 @@ def largest_error(found: np.ndarray, exact: np.ndarray) -> float:
     return max(errors)
 
 
-def compare_factor(handover: str, options) -> None:
+def compare_factor(handover: str, title: str, options) -> None:
     pythons = {"hesscomp": sys.executable, "peer": options.peer}
     servers = {
         side: subprocess.Popen(
@@ -242,9 +278,10 @@ def compare_factor(handover: str, options) -> None:
     if not all(server.stdout.readline() for server in servers.values()):
         sys.exit("a side of the comparison did not start")
     rounds = [{side: ask(side, "run") for side in servers} for _ in range(options.rounds)]
-    exact = ask("hesscomp", "reference")
-    w = np.array(exact["eigenvalues"])
-    print(f"reference: {exact['products']} products in float64, w_1 {w[0]:.4g}, w_50 {w[49]:.4g}")
+    w = cached(options, f"reference {title}", lambda: ask("hesscomp", "reference")["eigenvalues"])
+    w = np.array(w)
+    print(f"reference: w_1 {w[0]:.4g}, w_50 {w[RANK - 1]:.4g}")
+    values = {"w_50 / w_1": abs(w[RANK - 1] / w[0])}
     for side in servers:
         found = rounds[0][side]
         error = largest_error(np.array(found["eigenvalues"]), w)
@@ -254,9 +291,20 @@ def compare_factor(handover: str, options) -> None:
             f"error of the {RANK} eigenvalues {error:.1e}",
             flush=True,
         )
+        head = "eigsh: " if side == "peer" else ""
+        values |= {
+            f"{head}columns": found["products"],
+            f"{head}seconds": float(seconds),
+            f"{head}largest error": float(f"{error:.1e}"),
+        }
     if options.peer:
         ratios = [r["peer"]["seconds"] / r["hesscomp"]["seconds"] for r in rounds]
+        values["eigsh over ours"] = float(np.median(ratios))
         print(f"hesscomp is {np.median(ratios):.1f} times as fast (median of {len(rounds)} rounds)")
+    if not options.trial:
+        row = f"{title}, {options.threads} thread{'s' * (options.threads > 1)}"
+        row += ", processor time" * (options.clock == "cpu")
+        record.save("mnist-factor", row, values, (*record.ENGINE, *record.COMPRESSION))
     for server in servers.values():
         server.stdin.close()
         server.wait()
@@ -267,7 +315,8 @@ def compare_ranks(handover: str, options) -> None:
     mpiexec = str(beside) if beside.exists() else "mpiexec"
     command = [mpiexec, "-n", "2", sys.executable, *arguments_of(options, handover)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--serve", "ranks"], check=True, env=environment)
+    trial = ["--trial"] if options.trial else []
+    subprocess.run([*command, *trial, "--serve", "ranks"], check=True, env=environment)
 
 
 def main() -> None:
@@ -275,13 +324,19 @@ def main() -> None:
     parser.add_argument("--part", choices=("factor", "ranks", "all"), default="all")
     parser.add_argument("--peer", metavar="PYTHON", help="with torch, curvlinops and scipy")
     parser.add_argument("--rows", type=int, default=60_000, help="the first so many images")
-    parser.add_argument("--at", metavar="P.npy", help="trained weights")
+    parser.add_argument("--points", type=int, nargs="+", default=list(POINTS), metavar="SEED")
+    parser.add_argument("--at", metavar="P.npy", help="trained weights, in the place of --points")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep weights and references there")
     parser.add_argument("--epochs", type=int, help="of training; default: the recipe's")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--oversample", type=int, default=10)
-    parser.add_argument("--block", type=int, default=20)
+    parser.add_argument("--block", type=int, default=12)
     parser.add_argument("--residual-tolerance", type=float, default=1e-4)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1, help="of each point")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine"
+    )
+    record.add_option(parser)
     parser.add_argument("--serve", choices=("hesscomp", "peer", "ranks"), help=argparse.SUPPRESS)
     parser.add_argument("--handover", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -289,9 +344,10 @@ def main() -> None:
         return ranks_side(options) if options.serve == "ranks" else serve(options)
     with tempfile.TemporaryDirectory() as folder:
         handover = str(Path(folder) / "trained.npz")
-        prepare(handover, options)
-        if options.part != "ranks":
-            compare_factor(handover, options)
+        for seed in options.points if options.at is None else [0]:
+            title = prepare(handover, seed, options)
+            if options.part != "ranks":
+                compare_factor(handover, title, options)
         if options.part != "factor":
             compare_ranks(handover, options)
 

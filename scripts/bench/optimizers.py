@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import record
 from scipy.special import entr
 from threadpoolctl import threadpool_limits
 
@@ -312,42 +313,39 @@ def at(record: dict, cost: str, limits) -> np.ndarray:
     return np.where(place < 0, np.nan, values[np.maximum(place, 0)])
 
 
-def table(methods: dict) -> str:
-    """The best setting of each method, over the seeds; then the settings that were tried."""
+def table(methods: dict) -> tuple[dict[str, dict], list[str]]:
+    """The best setting of each method, over the seeds; and the settings that were tried."""
     shown = {name: next(iter(settings.values())) for name, settings in methods.items()}
     passes = min(record["passes"][-1] for runs in shown.values() for record in runs)
     first = next(iter(shown.values()))[0]
     errors = [name for name in ("training", "test") if f"{name}_squared_error" in first]
-    lines = [[
-        "optimizer", f"objective after {first['budget']:g} s", "lowest to highest seed",
-        f"within {passes:.0f} passes", "passes", "steps",
-        *(f"squared error, {name}" for name in errors),
-    ]]  # fmt: skip
+    rows = {}
     for name, runs in sorted(shown.items(), key=lambda each: final(each[1])):
         ends = [run["objective"][-1] for run in runs]
         within = np.median([at(run, "passes", passes) for run in runs])
-        lines.append([
-            ", ".join(filter(None, (name, runs[0]["label"]))), f"{final(runs):.6g}",
-            f"{min(ends):.6g} to {max(ends):.6g}", f"{within:.6g}",
-            *(f"{np.median(column):.0f}" for column in (
-                [run["passes"][-1] for run in runs], [run["steps"] for run in runs])),
-            *(f"{np.median([run[f'{e}_squared_error'] for run in runs]):.3g}" for e in errors),
-        ])  # fmt: skip
+        rows[", ".join(filter(None, (name, runs[0]["label"])))] = {
+            f"objective after {first['budget']:g} s": f"{final(runs):.6g}",
+            "seeds": f"{min(ends):.6g} to {max(ends):.6g}",
+            f"within {passes:.0f} passes": f"{within:.6g}",
+            "passes": int(np.median([run["passes"][-1] for run in runs])),
+            "steps": int(np.median([run["steps"] for run in runs])),
+            **{
+                f"squared error, {error}": float(
+                    np.median([run[f"{error}_squared_error"] for run in runs])
+                )
+                for error in errors
+            },
+        }
     tried = [
         f"{name}: " + "; ".join(f"{each} {runs[0]['objective'][-1]:.6g}"
                                 for each, runs in settings.items())
         for name, settings in methods.items() if len(settings) > 1
     ]  # fmt: skip
-    return "\n".join([f"{first['problem']}; ranks: {first['ranks']}\n", markdown(lines), *tried])
+    return rows, [f"{first['problem']}; ranks: {first['ranks']}", *tried]
 
 
 def final(runs: list[dict]) -> float:
     return float(np.median([run["objective"][-1] for run in runs]))
-
-
-def markdown(lines: list[list[str]]) -> str:
-    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def draw(methods: dict, path: Path) -> None:
@@ -392,6 +390,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "optimizers")
     parser.add_argument("--figures", type=Path, default=ROOT / "docs" / "figures")
     parser.add_argument("--draw", action="store_true", help="run nothing")
+    record.add_option(parser)
     options = parser.parse_args()
     world = World()
     set_threads(options.threads)
@@ -405,14 +404,21 @@ def main() -> None:
             },
         )  # fmt: skip
         folder = options.out / f"{name}-{plan.rows or 'all'}-rows-{plan.seconds:g}-s"
+        fresh = not any(folder.glob("*.json"))  # else some runs are older than today
         if not options.draw:
             folder.mkdir(parents=True, exist_ok=True)
             with threadpool_limits(options.threads):
                 measure(Contest(name, world, plan), plan, options.seeds, folder)
         if world.rank == 0 and folder.exists():
             methods = load(folder)
-            print(table(methods), flush=True)
             figure = name if plan == PLANS[name] else folder.name
+            rows, remarks = table(methods)
+            print("\n".join(remarks), flush=True)
+            for row, values in rows.items():
+                print(row, values, flush=True)
+                if fresh and not options.draw and not options.trial:
+                    code = (*record.OPTIMIZERS, *record.ENGINE)
+                    record.save(f"optimizers-{figure}", row, values, code, world.size)
             draw(methods, options.figures / f"optimizers-{figure}.png")
 
 

@@ -14,6 +14,7 @@ import pstats
 import time
 
 import numpy as np
+import record
 from threadpoolctl import threadpool_limits
 
 from hesscomp.compression import compress
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--stored", type=int, default=2_500, help="rows of X that are kept")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--profile", type=int, default=12, help="lines of the profile shown")
+    record.add_option(parser)
     options = parser.parse_args()
     for psd in (True, False):
         H = Layers(options.n, options.rows, options.stored, psd)
@@ -77,6 +79,18 @@ def main() -> None:
             f"{factor.certificate.relative_error:.1e}",
             flush=True,
         )
+        if not options.trial:
+            row = f"`{source.method}`, n = {options.n:,}, rank {options.rank}"
+            row += f", {options.threads} thread{'s' * (options.threads > 1)}"
+            values = {
+                "columns": source.columns,
+                "operations a column": f"{H.operations:.1e}",
+                "seconds": source.seconds,
+                "Gflop/s of the products": rate,
+                "outside, seconds": outside,
+                "outside, share": f"{outside / source.seconds:.1%}",
+            }
+            record.save("overhead", row, values, record.COMPRESSION)
         pstats.Stats(profile).strip_dirs().sort_stats("tottime").print_stats(options.profile)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from hesscomp.curvature.networks.operation import Operation, add, added, beside, leading_sum
-from hesscomp.curvature.tensorflow import fused, tf
+from hesscomp.curvature.tensorflow import fused, keras, tf
 
 
 class Elementwise(Operation):
@@ -196,6 +196,13 @@ class MovingScale(Operation):
 
     def gradient_tangent(self, at, delta, t_delta):
         return [None, None]
+
+
+def is_link(operation: Operation) -> bool:
+    """Whether this is a softmax or a sigmoid: what makes probabilities of logits."""
+    if isinstance(operation, Softmax):
+        return True
+    return isinstance(operation, Elementwise) and operation.function is keras.activations.sigmoid
 
 
 def _mean(x):

@@ -25,12 +25,23 @@ class Engine(ABC):
     narrows : bool
         Whether `hessian` and `gauss_newton` take one argument more, the indices of the pieces
         that V and the product have rows for.
+    affine : bool
+        Whether a network's output is known to be an affine function of the parameters.
     """
 
-    narrows = False
+    narrows = affine = False
     name: str
     reason: str
     copies: int
+
+    @property
+    def data(self) -> "Engine":
+        """The engine of the data term alone, without penalties on the parameters."""
+        return self
+
+    @abstractmethod
+    def loss_sum(self, theta, X, y) -> tf.Tensor:
+        """The sum of the rows' losses, a scalar."""
 
     @abstractmethod
     def gradient(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor]:
@@ -50,6 +61,13 @@ class Engine(ABC):
         """
         raise Unsupported(f"the {self.name} engine has no Kronecker factors")
 
+    def row_tangents(self, theta, X, row_values: int) -> int:
+        """The numbers of one row's tangent in all of the operations.
+
+        `theta` and `X` are specs, X of one row; `row_values` are the numbers that its values take.
+        """
+        return row_values
+
     @abstractmethod
     def hessian(self, theta, X, y, values, V) -> tf.Tensor:
         """The sum's Hessian times V: (n, k)."""
@@ -67,9 +85,12 @@ class NetworkEngine(Engine):
 
     loss: Loss
 
+    def loss_sum(self, theta, X, y):
+        return tf.reduce_sum(self.loss.values(self.output(theta, X), y))
+
     @abstractmethod
     def output(self, theta, X) -> tf.Tensor:
-        """f(theta, x): (B, ..., C)."""
+        """f(theta, x): (B, ..., C), `opaque`."""
 
     @abstractmethod
     def jacobian(self, theta, X, V) -> tf.Tensor:
@@ -82,6 +103,19 @@ class NetworkEngine(Engine):
     @abstractmethod
     def gauss_newton(self, theta, X, y, values, V, loss: Loss) -> tf.Tensor:
         """J^T B J V with B the curvature of `loss` by the output: (n, k)."""
+
+    def penalized_gauss_newton(self, theta, X, y, values, V, loss: Loss, *chosen) -> tf.Tensor:
+        """`gauss_newton`, and the Hessian of a penalty on the parameters where there is one."""
+        return self.gauss_newton(theta, X, y, values, V, loss, *chosen)
+
+
+def opaque(output: tf.Tensor) -> tf.Tensor:
+    """An output that does not show what it was made from.
+
+    Keras' losses would look for logits behind it (`Ending`), and the derivative by the output would
+    miss what goes through them.
+    """
+    return tf.identity(output)
 
 
 @dataclass(frozen=True)
@@ -98,6 +132,15 @@ class Piece:
     def of(self, flat: tf.Tensor) -> tf.Tensor:
         """The parameter in a flat vector (n,)."""
         return tf.reshape(flat[self.offset : self.offset + self.size], self.shape)
+
+
+def split(flat: tf.Tensor, pieces: list[Piece]) -> list[tf.Tensor]:
+    """All parameters of a flat vector (n,) that the pieces fill.
+
+    At once, since TensorFlow's derivative by a slice of the vector alone is a whole vector.
+    """
+    parts = tf.split(flat, [piece.size for piece in pieces])
+    return [tf.reshape(part, piece.shape) for part, piece in zip(parts, pieces, strict=True)]
 
 
 def cut(shapes) -> list[Piece]:

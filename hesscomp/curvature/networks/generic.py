@@ -9,7 +9,7 @@ backwards" trick): J^T u is linear in u, so its gradient by u along v is J v.
 from collections.abc import Callable
 
 from hesscomp.curvature.losses import Loss
-from hesscomp.curvature.networks.engine import Engine, NetworkEngine
+from hesscomp.curvature.networks.engine import Engine, NetworkEngine, opaque
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 
@@ -23,7 +23,10 @@ class FunctionEngine(Engine):
     copies = 12
 
     def __init__(self, loss_sum: Callable, reason: str):
-        self.loss_sum, self.reason = loss_sum, reason
+        self._loss_sum, self.reason = loss_sum, reason
+
+    def loss_sum(self, theta, X, y):
+        return self._loss_sum(theta, X, y)
 
     def gradient(self, theta, X, y):
         with tf.GradientTape() as tape:
@@ -32,25 +35,17 @@ class FunctionEngine(Engine):
         return loss, tape.gradient(loss, theta, unconnected_gradients=ZERO)
 
     def hessian(self, theta, X, y, values, V):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(theta)
-            _, slope = self.gradient(theta, X, y)
-        _refuse_stopped_gradients(theta)
-        return _columns(lambda v: tape.gradient(slope, theta, v, unconnected_gradients=ZERO), V)
+        return hessian_columns(lambda theta: self.loss_sum(theta, X, y), theta, V)
 
 
-class GenericEngine(FunctionEngine, NetworkEngine):
+class GenericEngine(NetworkEngine, FunctionEngine):
     """For a network ``function(theta, X)`` and a `Loss` of its output."""
 
     def __init__(self, function: Callable, loss: Loss, reason: str):
-        super().__init__(self._loss_sum, reason)
-        self.function, self.loss = function, loss
-
-    def _loss_sum(self, theta, X, y):
-        return tf.reduce_sum(self.loss.values(self.function(theta, X), y))
+        self.function, self.loss, self.reason = function, loss, reason
 
     def output(self, theta, X):
-        return self.function(theta, X)
+        return opaque(self.function(theta, X))
 
     def jacobian(self, theta, X, V):
         with tf.GradientTape(persistent=True) as outer:
@@ -78,8 +73,23 @@ class GenericEngine(FunctionEngine, NetworkEngine):
         """u to J^T u, and the output."""
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
-            output = self.function(theta, X)
+            output = self.output(theta, X)
         return lambda u: tape.gradient(output, theta, u, unconnected_gradients=ZERO), output
+
+
+def hessian_columns(function: Callable, theta: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+    """The Hessian of a scalar ``function(theta)`` times V: (n, k).
+
+    Raises InputError where TensorFlow would give a wrong one, or cannot make it.
+    """
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(theta)
+        with tf.GradientTape() as inner:
+            inner.watch(theta)
+            value = function(theta)
+        slope = inner.gradient(value, theta, unconnected_gradients=ZERO)
+    _refuse_stopped_gradients(theta)
+    return _columns(lambda v: tape.gradient(slope, theta, v, unconnected_gradients=ZERO), V)
 
 
 def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
@@ -89,7 +99,7 @@ def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
     moments treat the mean within the variance as a constant (in Keras' layers they do not here, see
     `KerasProblem`). Let through is what changes no value, the shift of `tf.reduce_logsumexp`.
     """
-    if not isinstance(theta.graph, tf.Graph):
+    if tf.executing_eagerly():
         return
     made = {theta.ref()}
     for operation in theta.graph.get_operations():

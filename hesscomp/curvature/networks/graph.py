@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from hesscomp.curvature.networks.elementwise import is_link
 from hesscomp.curvature.networks.layers import operations
+from hesscomp.curvature.networks.linear import Identity
 from hesscomp.curvature.networks.operation import Operation, Unsupported
 from hesscomp.curvature.tensorflow import keras
 
@@ -26,18 +28,48 @@ def read_graph(model: keras.Model) -> list[Node]:
     if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
         kind = type(model).__name__
         raise Unsupported(f"the model ({kind}) is no graph of layers with one input and one output")
+    return _read(model).nodes
+
+
+def layer_ends(model: keras.Model) -> list[tuple[str, int, keras.KerasTensor]]:
+    """Of each outermost layer, in order: its name, the number of nodes up to it, its output."""
+    return _read(model).ends
+
+
+def _read(model: keras.Model) -> "_Reader":
     reader = _Reader()
     reader.places[_key(model.inputs[0])] = 0
     out = reader.place(model.outputs[0])
     if out != len(reader.nodes):
         raise Unsupported("the model's output is not its last operation")
-    return reader.nodes
+    return reader
+
+
+def without_activation(nodes: list[Node]) -> list[Node]:
+    """A graph up to the logits that its last activation takes.
+
+    Raises
+    ------
+    Unsupported
+        If its last operation is no softmax or sigmoid.
+    """
+    end = len(nodes)
+    while (
+        end
+        and isinstance(nodes[end - 1].operation, Identity)
+        and nodes[end - 1].inputs == (end - 1,)
+    ):
+        end -= 1
+    if not end or not is_link(nodes[end - 1].operation) or nodes[end - 1].inputs != (end - 1,):
+        raise Unsupported("its last operation is not the activation that the logits go into")
+    return nodes[: end - 1]
 
 
 class _Reader:
     def __init__(self):
         self.nodes: list[Node] = []
         self.places: dict = {}
+        self.ends: list = []  # of `layer_ends`
 
     def place(self, tensor) -> int:
         """Where a symbolic tensor's value is found, once the nodes before it are written."""
@@ -54,6 +86,7 @@ class _Reader:
             if not missing:
                 before = tuple(self.places[_key(x)] for x in inputs)
                 self.places[key] = self._written(layer, inputs, before)
+                self.ends.append((layer.name, len(self.nodes), waiting[-1]))
             waiting += missing
         return self.places[_key(tensor)]
 

@@ -251,7 +251,6 @@ RULES = {
     layers.AlphaDropout: _nothing,
     layers.GaussianDropout: _nothing,
     layers.GaussianNoise: _nothing,
-    layers.ActivityRegularization: _nothing,
     layers.Identity: _nothing,
 }
 

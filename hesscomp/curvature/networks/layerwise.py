@@ -7,7 +7,7 @@ tangents go upward from the lowest of them, and down to it again.
 """
 
 from hesscomp.curvature.losses import Loss
-from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
+from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut, opaque
 from hesscomp.curvature.networks.graph import Node
 from hesscomp.curvature.networks.operation import At, Terms, Unsupported, add, count
 from hesscomp.curvature.tensorflow import tf
@@ -50,6 +50,15 @@ class LayerwiseEngine(NetworkEngine):
 
     def output(self, theta, X):
         return self._values(theta, X)[-1].output
+
+    def row_tangents(self, theta, X, row_values):
+        """Of the operations' outputs: slopes and what else is made once have no tangents."""
+
+        @tf.function(autograph=False, input_signature=[theta, X])
+        def outputs(theta, X):
+            return [at.output for at in self._values(theta, X)]
+
+        return sum(out.shape.num_elements() for out in outputs.get_concrete_function().outputs)
 
     def gradient(self, theta, X, y):
         sites = self._values(theta, X)
@@ -152,6 +161,7 @@ class LayerwiseEngine(NetworkEngine):
                 at.output, at.memo = known[place]
             values.append(at.output)
             sites.append(at)
+        sites[-1].output = opaque(sites[-1].output)
         return sites
 
     def _parameter(self, theta, variable):

@@ -1,0 +1,85 @@
+"""What a factor has reached, in one plain phrase each: never just "converged"."""
+
+import numpy as np
+
+from hesscomp.factors import LowRank
+
+
+def request_reached(factor: LowRank) -> str:
+    """What was asked of the compression and what came of it."""
+    asked, known = factor.provenance, factor.certificate
+    if not np.isnan(asked.tolerance_requested):
+        spectral = asked.tolerance_norm == "spectral"
+        size = _share(factor, known.spectral_error_bound) if spectral else known.relative_error
+        what = "spectral bound / |w_1|" if spectral else "relative error"
+        if known.converged:
+            return f"{what} {size:.3g} at rank {factor.rank}, {asked.tolerance_requested:g} asked"
+        return (
+            f"tolerance {asked.tolerance_requested:g} NOT reached: {what} {size:.3g} "
+            f"at rank {factor.rank}"
+        )
+    if asked.rank_requested < 0:
+        return f"rank {factor.rank}; what was asked is not known"
+    if asked.rank_requested == factor.rank:
+        return f"rank {factor.rank}, as asked"
+    return f"rank {factor.rank}; the compression was asked for {asked.rank_requested}"
+
+
+def pairs_reached(factor: LowRank) -> str:
+    """How many eigenpairs have a small residual, how small it is, and how large the others' are."""
+    norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
+    if norms is None:
+        return "residuals not known"
+    if done is None:
+        return f"||H u - w u|| at most {_share(factor, norms):.1e} |w_1|"
+    small, rest = small_residual(factor), f"{_share(factor, norms[~done]):.1e} |w_1|"
+    if done.all():
+        return f"all {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|"
+    if not done.any():
+        return f"none of {factor.rank} as accurate as asked: ||H u - w u|| up to {rest}"
+    return (
+        f"{int(done.sum())} of {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|, "
+        f"the others up to {rest}"
+    )
+
+
+def small_residual(factor: LowRank) -> float:
+    """The largest residual among the pairs that are marked as accurate, over |w_1|."""
+    known = factor.certificate
+    return _share(factor, known.residual_norms[known.eigenvalue_converged])
+
+
+def bound_reached(factor: LowRank) -> str:
+    """The spectral bound with the probability that it fails, or that it says nothing."""
+    known = factor.certificate
+    bound = known.spectral_error_bound
+    if np.isnan(bound):
+        return "none"
+    if known.spectral_failure == 0 or known.estimator == "exact":
+        return f"||H - F||_2 <= {bound:.3e}"
+    if bound_is_empty(factor):
+        return (
+            f"none that says anything: {bound:.3g} is above the largest eigenvalue, "
+            f"{_largest(factor):.4g}"
+        )
+    return f"||H - F||_2 <= {bound:.3e}, but for a probability of {failure(factor)}"
+
+
+def bound_is_empty(factor: LowRank) -> bool:
+    """Whether the spectral bound does not even exclude an error as large as H itself."""
+    return bool(factor.certificate.spectral_error_bound >= _largest(factor) > 0)
+
+
+def failure(factor: LowRank) -> str:
+    """The probability with which the spectral bound fails."""
+    known = factor.certificate.spectral_failure
+    return "10^-r for r probes" if np.isnan(known) else f"{known:.0e}"
+
+
+def _largest(factor: LowRank) -> float:
+    return float(np.abs(factor.eigenvalues).max(initial=0.0))
+
+
+def _share(factor: LowRank, sizes) -> float:
+    """The largest of the sizes over |w_1|; as it is where that is 0."""
+    return float(np.max(sizes, initial=0.0)) / (_largest(factor) or 1.0)

@@ -1,0 +1,362 @@
+"""The check at the door: a few rows of a user's model, sent through two independent ways.
+
+One way is the engine that will be used. The other is Keras' own loss of Keras' own output, with
+the losses that its layers add, differentiated by TensorFlow, one column at a time and eagerly.
+Both are in float64 and must agree to `TOLERANCE` in the norm of each parameter block.
+
+The point is moved a little off the given weights, so that no unit lies exactly on a kink such as
+relu's at zero: there derivatives may differ by nature, and initial biases are zero.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from keras.src.losses.losses import LossFunctionWrapper
+
+from hesscomp.curvature.endings import Ending
+from hesscomp.curvature.losses import KNOWN, FunctionLoss, Loss, SigmoidCrossEntropy, SquaredError
+from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
+from hesscomp.curvature.networks.graph import layer_ends
+from hesscomp.curvature.networks.layerwise import LayerwiseEngine
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError, reason
+from hesscomp.problems.stateless import losses_and_output
+
+TOLERANCE = 1e-8
+ROUNDING = 1e-12  # of the norm of all blocks, and of the terms whose differences derivatives are
+SECONDS = 2.0  # that the check may take, unless all of it is asked for
+ROWS = (2, 3)  # of the two batches
+MOVED = 0.05  # of a block's root mean square; of 1 where that is zero
+ZERO = tf.UnconnectedGradients.ZERO
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """What the two ways differ in.
+
+    Attributes
+    ----------
+    what : str
+    here, there : float
+        The objective by the engine and by Keras; of derivatives, the norms of the difference and of
+        what TensorFlow gives.
+    """
+
+    what: str
+    here: float
+    there: float
+
+    def __str__(self) -> str:
+        if self.what == "objective":
+            return f"the objective of a few rows is {self.here:.8g}, but {self.there:.8g} by Keras"
+        return (
+            f"the {self.what} of a few rows differs by {self.here:.3g} from TensorFlow's, whose "
+            f"norm is {self.there:.3g}"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a comparison found: a disagreement or none, and what there was no time for."""
+
+    found: Disagreement | None
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Door:
+    """A few rows of one rank, and the objective that Keras computes of them.
+
+    Attributes
+    ----------
+    objective : callable
+        ``objective(theta, X, y)``: the mean loss with what layers add, and the output that the
+        engines' losses take.
+    loss : Loss
+    pieces : list of Piece
+    theta : (n,) tensor
+        The point.
+    batches : list of (X, y)
+        Of different sizes; fewer than two where there are few rows.
+    """
+
+    objective: Callable
+    loss: Loss
+    pieces: list[Piece]
+    theta: tf.Tensor
+    batches: list[tuple[tf.Tensor, tf.Tensor]]
+
+    @classmethod
+    def of(cls, problem, given, ending: Ending | None) -> "Door":
+        """That of a `KerasProblem` whose loss was `given`, and whose model has an ending."""
+        model, pieces, at_logits = problem.model, problem.pieces, problem.at_logits
+        loss_of, run = keras_loss(given), losses_and_output(model, pieces)
+
+        def objective(theta, X, y):
+            losses, output = run(theta, X)
+            taken = Ending.logits(output) if at_logits else output
+            return tf.add_n([loss_of(y, output, taken), *losses]), taken
+
+        if ending is not None and not ending.marked:  # then only a graph shows the logits
+            objective = tf.function(objective, autograph=False)
+        batches = _batches(problem.data.X, problem.data.y)
+        theta = tf.constant(_moved(problem.initial, pieces))
+        if batches and not np.isfinite(_tried(objective, theta, *batches[0])):
+            theta = tf.constant(problem.initial)
+        return cls(objective, problem.loss, pieces, theta, batches)
+
+    def compare(
+        self,
+        engine: NetworkEngine,
+        gradient: Callable | None = None,
+        deadline: float = np.inf,
+    ) -> Outcome:
+        """An engine with Keras and TensorFlow.
+
+        `gradient` is the engine's, compiled: Keras' losses may do otherwise in a graph.
+
+        Objective and gradient of both batches, and the loss's curvature by the output; of the
+        layer-wise engine also a Hessian and a Gauss-Newton product on the first. After the first
+        gradient each begins only before the deadline (`time.monotonic`).
+        """
+        gradient = gradient or tf.function(engine.gradient, autograph=False, reduce_retracing=True)
+        trials = [_Trial(self, engine, gradient, X, y) for X, y in self.batches]
+        tests = [(trial.slopes, f"gradient of {len(trial.X)} rows") for trial in trials]
+        tests += [(trial.loss_curvature, "curvature of the loss") for trial in trials[:1]]
+        if trials and isinstance(engine.data, LayerwiseEngine):
+            tests += [(trials[0].hessian, "Hessian product")]
+            tests += [(trials[0].gauss_newton, "Gauss-Newton product")]
+        left_out = []
+        for i, (test, name) in enumerate(tests):
+            if i > 0 and time.monotonic() > deadline:
+                left_out.append(name)
+                continue
+            found = test()
+            if found is not None:
+                return Outcome(found)
+        return Outcome(None, tuple(left_out))
+
+    def faulty_layer(self, engine: NetworkEngine, model: keras.Model) -> str | None:
+        """The first layer up to which the layer-wise engine differs; None if none does.
+
+        By bisection over the layers, with a random linear function of each one's output as loss.
+        """
+        ends = [end for end in layer_ends(model) if end[1] <= len(engine.data.nodes)]
+        wrong, right = len(ends), -1  # of the last layer, nothing is known yet
+        while wrong - right > 1:
+            middle = (wrong + right) // 2
+            if self._agrees_up_to(engine.data, model, *ends[middle][1:]):
+                right = middle
+            else:
+                wrong = middle
+        return ends[wrong][0] if wrong < len(ends) else None
+
+    def _agrees_up_to(self, engine: LayerwiseEngine, model, nodes: int, tensor) -> bool:
+        part = keras.Model(model.inputs, tensor)
+        places = {id(variable): i for i, variable in enumerate(model.trainable_variables)}
+        own = [places[id(variable)] for variable in part.trainable_variables]
+        run = losses_and_output(part, self.pieces, own)
+        weights = tf.constant(np.random.default_rng(1).standard_normal(tensor.shape[1:]))
+
+        def linear(y, output):
+            return tf.reduce_sum(weights * output, list(range(1, output.shape.rank)))
+
+        def objective(theta, X, y):
+            _, output = run(theta, X)
+            return tf.reduce_mean(linear(y, output)), output
+
+        loss = FunctionLoss(linear, "a linear function")
+        begun = LayerwiseEngine(engine.nodes[:nodes], model.trainable_variables, self.pieces, loss)
+        return replace(self, objective=objective, loss=loss).compare(begun).found is None
+
+
+class _Trial:
+    """One batch, both ways; what several tests share is computed once."""
+
+    def __init__(self, door: Door, engine: NetworkEngine, gradient: Callable, X, y):
+        self.door, self.engine, self.gradient, self.X, self.y = door, engine, gradient, X, y
+        self.rows, self.rng = tf.cast(tf.shape(X)[0], tf.float64), np.random.default_rng(0)
+
+    def slopes(self) -> Disagreement | None:
+        """Objective and gradient."""
+        theta = self.door.theta
+        with tf.GradientTape(persistent=True) as self.tape:
+            self.tape.watch(theta)
+            self.value, output = self.door.objective(theta, self.X, self.y)
+            self.output = opaque(output)
+        return self._objective() or self._gradient()
+
+    def _pull(self, u):
+        """J^T u."""
+        return self.tape.gradient(self.output, self.door.theta, u, unconnected_gradients=ZERO)
+
+    @cached_property
+    def _reach(self):
+        """The norm of J^T u for random signs: what differences in other J^T u are made from."""
+        signs = tf.constant(self.rng.choice([-1.0, 1.0], self.output.shape))
+        return tf.norm(self._pull(signs)) / self.rows
+
+    def _objective(self) -> Disagreement | None:
+        here = self.engine.loss_sum(self.door.theta, self.X, self.y) / self.rows
+        there = self.value
+        allowed = TOLERANCE * abs(there) + ROUNDING * (1 + tf.reduce_max(abs(self.output)))
+        if abs(here - there) <= allowed:
+            return None
+        return Disagreement("objective", float(here), float(there))
+
+    def _gradient(self) -> Disagreement | None:
+        _, here = self.gradient(self.door.theta, self.X, self.y)
+        there = self.tape.gradient(self.value, self.door.theta, unconnected_gradients=ZERO)
+        return self._differ("gradient", here, there, self._reach)
+
+    def hessian(self) -> Disagreement | None:
+        here = self.engine.hessian(*self._point(True), self._v[:, None])[:, 0]
+        theta, X, y = self.door.theta, self.X, self.y
+        with tf.GradientTape() as outer:
+            outer.watch(theta)
+            with tf.GradientTape() as inner:
+                inner.watch(theta)
+                value, _ = self.door.objective(theta, X, y)
+            slope = inner.gradient(value, theta, unconnected_gradients=ZERO)
+        there = outer.gradient(slope, theta, self._v, unconnected_gradients=ZERO)
+        return self._differ("Hessian product", here, there, self._reach + tf.norm(there))
+
+    def gauss_newton(self) -> Disagreement | None:
+        here = self.engine.data.gauss_newton(*self._point(False), self._v[:, None], self.door.loss)[
+            :, 0
+        ]
+        tangent = self._tangent()
+        there, reach = self._pull(self._bent(tangent)), tf.norm(self._pull(tangent))
+        return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
+
+    def loss_curvature(self) -> Disagreement | None:
+        """Of the loss by the output, along one random tangent of it."""
+        tangent = tf.constant(self.rng.standard_normal(self.output.shape))
+        here = self.door.loss.curvature(self.output, self.y, tangent[..., None, :])[..., 0, :]
+        there = self._bent(tangent)
+        error, norm = tf.norm(here - there), tf.norm(there)
+        if error <= TOLERANCE * norm + ROUNDING * tf.norm(tangent):
+            return None
+        return Disagreement("curvature of the loss", float(error), float(norm))
+
+    def _bent(self, tangent):
+        """The loss's second derivative by the output, times a tangent of the output."""
+        z = self.output
+        with tf.GradientTape() as outer:
+            outer.watch(z)
+            with tf.GradientTape() as inner:
+                inner.watch(z)
+                total = tf.reduce_sum(self.door.loss.values(z, self.y))
+            slope = inner.gradient(total, z, unconnected_gradients=ZERO)
+        return outer.gradient(slope, z, tangent, unconnected_gradients=ZERO)
+
+    def _tangent(self):
+        """J v, the derivative along v of J^T u by u, in which it is linear."""
+        theta, X, y = self.door.theta, self.X, self.y
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                inner.watch(theta)
+                _, output = self.door.objective(theta, X, y)
+            seed = tf.zeros_like(output)
+            outer.watch(seed)
+            pulled = inner.gradient(output, theta, seed, unconnected_gradients=ZERO)
+        return outer.gradient(pulled, seed, self._v, unconnected_gradients=ZERO)
+
+    @cached_property
+    def _v(self):
+        return tf.constant(self.rng.standard_normal(self.door.theta.shape[0]))
+
+    def _point(self, reverse: bool) -> tuple:
+        """The engine's arguments before V."""
+        theta, X, y = self.door.theta, self.X, self.y
+        return theta, X, y, self.engine.values(theta, X, y, reverse)
+
+    def _differ(self, what: str, here, there, reach) -> Disagreement | None:
+        here = here / self.rows
+        floor = ROUNDING * (tf.norm(there) + reach)
+        for piece in self.door.pieces:
+            error = tf.norm(piece.of(here) - piece.of(there))
+            if not error <= TOLERANCE * tf.norm(piece.of(there)) + floor:
+                return Disagreement(what, float(tf.norm(here - there)), float(tf.norm(there)))
+        return None
+
+
+def _tried(objective: Callable, theta, X, y) -> float:
+    """The objective of some rows; InputError where Keras cannot compute it."""
+    try:
+        return float(objective(theta, X, y)[0])
+    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
+        raise InputError(
+            f"Keras' loss cannot take targets of shape {tuple(y.shape)} for this model "
+            f"({reason(error)}); class numbers go with sparse_categorical_crossentropy, rows of "
+            "probabilities with categorical_crossentropy"
+        ) from error
+
+
+def keras_loss(given) -> Callable:
+    """The mean loss that Keras computes, in float64: ``(y, output, taken)``.
+
+    `output` is the model's, `taken` what the loss of this package takes. The known losses are
+    Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
+    """
+    if isinstance(given, str):
+        given = KNOWN[given]() if given in KNOWN else keras.losses.get(given)
+    if type(given) in KNOWN.values():
+        return lambda y, output, _: _summed_over_rows(given, y, output)
+    if isinstance(given, Loss):
+        return lambda y, _, taken: tf.reduce_mean(given.values(taken, y))
+    if isinstance(given, keras.losses.Loss):
+        return lambda y, output, _: _in_float64(given, y, output)
+    if getattr(given, "__module__", "").startswith("keras."):
+        return lambda y, output, _: _in_float64(LossFunctionWrapper(given), y, output)
+    return lambda y, output, _: tf.reduce_mean(given(y, output))
+
+
+def _summed_over_rows(loss: Loss, y, output):
+    """Keras' counterpart of a known loss, times the numbers in a row that it averages over."""
+    shape, losses = output.shape[1:], keras.losses
+    if isinstance(loss, SquaredError):
+        y = tf.reshape(tf.cast(y, output.dtype), tf.shape(output))
+        return _in_float64(losses.MeanSquaredError(), y, output) * shape.num_elements() / 2
+    if isinstance(loss, SigmoidCrossEntropy):
+        y = tf.reshape(tf.cast(y, output.dtype), tf.shape(output))
+        found = _in_float64(losses.BinaryCrossentropy(from_logits=True), y, output)
+        return found * shape.num_elements()
+    whole = y.shape.rank == output.shape.rank and (y.shape[-1] != 1 or shape[-1] == 1)
+    kind = losses.CategoricalCrossentropy if whole else losses.SparseCategoricalCrossentropy
+    return _in_float64(kind(from_logits=True), y, output) * shape[:-1].num_elements()
+
+
+def _in_float64(loss, y, output):
+    """The mean of a Keras loss, which would otherwise cast to its own type."""
+    saved = loss._dtype
+    loss._dtype = "float64"
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that logits come from a softmax
+            return tf.reduce_mean(loss(y, output))
+    finally:
+        loss._dtype = saved
+
+
+def _batches(X: np.ndarray, y: np.ndarray) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    found, start = [], 0
+    for size in ROWS:
+        few = [part[start : start + size] for part in (X, y)]
+        if len(few[0]):
+            kinds = [part.astype(np.float64) if part.dtype.kind == "f" else part for part in few]
+            found.append(tuple(map(tf.convert_to_tensor, kinds)))
+        start += size
+    return found
+
+
+def _moved(x: np.ndarray, pieces: list[Piece]) -> np.ndarray:
+    """x with a little noise, so that nothing lies on a kink."""
+    noise = np.random.default_rng(2).standard_normal(len(x))
+    for piece in pieces:
+        part = slice(piece.offset, piece.offset + piece.size)
+        noise[part] *= MOVED * (np.sqrt(np.mean(x[part] ** 2)) or 1.0)
+    return x + noise

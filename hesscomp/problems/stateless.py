@@ -1,0 +1,205 @@
+"""A Keras model as a function without state: of flat parameters and rows, in either precision."""
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from keras.src.backend.common.masking import get_keras_mask
+from keras.src.backend.tensorflow import nn as keras_backend
+
+from hesscomp.curvature.endings import Ending
+from hesscomp.curvature.networks.engine import Piece, split
+from hesscomp.curvature.tensorflow import computing_in, keras, tf
+from hesscomp.errors import InputError
+
+
+def network_of(model, pieces: list[Piece], at_logits: bool = False):
+    """The model as a function of the flat parameters and the rows: its output, or its logits."""
+    run = losses_and_output(model, pieces)
+
+    def network(theta, X, draw=0):
+        """The output; `draw` moves the state of random layers, if there are any."""
+        _, output = run(theta, X, draw)
+        return Ending.logits(output) if at_logits else output
+
+    return network
+
+
+def losses_and_output(model, pieces: list[Piece], own: list[int] | None = None):
+    """The model as a function of flat parameters and rows: the losses of its layers, its output.
+
+    `own` are the indices of the pieces that are the model's, if it is a part of another.
+    """
+    fixed = model.non_trainable_variables
+    penalties = [variable.regularizer for variable in model.trainable_variables]
+    accepts = inspect.signature(model.call).parameters
+    options = {"training": False} if "training" in accepts else {}
+
+    def run(theta, X, draw=0):
+        constants = [_constant(tf.convert_to_tensor(value), theta.dtype, draw) for value in fixed]
+        dtype = theta.dtype.name
+        with _layers_in(model, dtype), computing_in(dtype, penalties), _twice_differentiable():
+            parameters = split(theta, pieces)
+            parameters = parameters if own is None else [parameters[i] for i in own]
+            output, _, losses = model.stateless_call(
+                parameters, constants, X, return_losses=True, **options
+            )
+        return losses, output
+
+    return run
+
+
+class Traced:
+    """A model traced once for any number of rows.
+
+    Parameters
+    ----------
+    model : keras.Model
+    pieces : list of Piece
+    X : (rows, ...) array
+        Rows such as it takes; there may be none.
+    initial : (n,) array
+    dtype : {"float32", "float64"}
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one row's output.
+    ending : Ending or None
+        Where its output comes from.
+
+    Raises
+    ------
+    InputError
+        For a model of several outputs, or one that adds losses that are no sums over rows.
+    """
+
+    def __init__(self, model, pieces: list[Piece], X: np.ndarray, initial: np.ndarray, dtype: str):
+        self.model = model
+        self._theta, self._kind = (
+            tf.constant(initial, dtype),
+            dtype if X.dtype.kind == "f" else None,
+        )
+        run = losses_and_output(model, pieces)
+
+        def trace(theta, X, draw):
+            losses, output = run(theta, X, draw)
+            self._check_graph(losses, output)
+            self.ending = Ending.of(output)
+            return output
+
+        rows = tf.TensorSpec([None, *X.shape[1:]], self._kind or X.dtype)
+        specs = [tf.TensorSpec(self._theta.shape, dtype), rows, tf.TensorSpec([], tf.int32)]
+        self._compute = tf.function(trace, autograph=False).get_concrete_function(*specs)
+        self.shape = tuple(self._compute.structured_outputs.shape[1:])
+
+    def outputs(self, X: np.ndarray, draw: int = 0) -> tf.Tensor:
+        """The model's outputs for rows X at the initial parameters."""
+        return self._compute(self._theta, tf.constant(X, self._kind), tf.constant(draw))
+
+    def check_rows(self, X: np.ndarray) -> None:
+        """InputError unless outputs are numbers, equal twice, and for each row as for it alone."""
+        X, name = X[:3], self.model.name
+        if not len(X):
+            return
+        first, again, alone = self.outputs(X), self.outputs(X, 1), self.outputs(X[:1])
+        if np.isnan(first).any():
+            raise InputError(f"{name} gives outputs that are no numbers (NaN)")
+        if not np.array_equal(first, again):
+            raise InputError(
+                f"{name} gives different outputs for equal inputs{_random(self.model)}; "
+                "run them in inference mode"
+            )
+        if not np.allclose(first[:1], alone, rtol=1e-3, atol=1e-5):
+            raise InputError(
+                f"{name} couples the rows of a batch (batch normalisation in training "
+                "mode?), so its loss is no sum over rows; run it in inference mode"
+            )
+
+    def _check_graph(self, losses: list, output) -> None:
+        name = self.model.name
+        if not tf.is_tensor(output):
+            raise InputError(f"{name} returns a {type(output).__name__}; hesscomp takes one output")
+        if get_keras_mask(output) is not None:
+            raise InputError(
+                f"the output of {name} carries a mask, and Keras averages over the places in a "
+                "batch that it leaves, which is no mean over rows; build the model without it "
+                "(mask_zero=False)"
+            )
+        own = sum(variable.regularizer is not None for variable in self.model.trainable_variables)
+        if len(losses) > own:
+            raise InputError(
+                f"{name} has layers that add losses (add_loss), which need be no sums over rows; "
+                "take them out, or write the loss as a FunctionProblem"
+            )
+
+
+def _constant(value, dtype, draw):
+    """Weights that are not trained, and the whole numbers from which layers draw."""
+    return tf.cast(value, dtype) if value.dtype.is_floating else value + tf.cast(draw, value.dtype)
+
+
+@contextmanager
+def _layers_in(model, dtype: str) -> Iterator[None]:
+    """Let all layers of a model compute in `dtype` while TensorFlow traces them.
+
+    Layers cast what they are given to their policy's type, variables to their own, and a
+    functional model to its inputs'.
+    """
+    layers = [
+        layer for layer in model._flatten_layers() if "float" in layer.dtype_policy.compute_dtype
+    ]
+    graphs = [*layers, *(layer._functional for layer in layers if hasattr(layer, "_functional"))]
+    inputs = [tensor for graph in graphs for tensor in getattr(graph, "_inputs", None) or ()]
+    typed = [thing for thing in [*inputs, *model.variables] if "float" in thing.dtype]
+    saved = [layer.dtype_policy for layer in layers], [thing.dtype for thing in typed]
+    try:
+        _set_types(layers, [dtype] * len(layers), typed, [dtype] * len(typed))
+        yield
+    finally:
+        _set_types(layers, saved[0], typed, saved[1])
+
+
+@contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Let Keras' layers take variances that depend on the mean, while TensorFlow traces them.
+
+    `tf.nn.moments`, which they call, treats the mean within the variance as a constant: of the same
+    value and first derivative, but not of the same second (LayerNormalization and others).
+    """
+    saved = keras_backend._compute_moments
+    keras_backend._compute_moments = _moments
+    try:
+        yield
+    finally:
+        keras_backend._compute_moments = saved
+
+
+def _moments(x, axes, keepdims):
+    mean = tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
+    return mean if keepdims else tf.squeeze(mean, axes), variance
+
+
+def _set_types(layers, policies, typed, types) -> None:
+    for layer, policy in zip(layers, policies, strict=True):
+        layer.dtype_policy = policy
+    for thing, kind in zip(typed, types, strict=True):
+        thing._dtype = kind
+
+
+def fixed_variables(model) -> list:
+    """Weights that are not trained: moving averages and what is frozen, random states aside."""
+    return [weight for weight in model.non_trainable_variables if "float" in weight.dtype]
+
+
+def _random(model) -> str:
+    """The layers that draw random numbers, in words."""
+    kinds = (keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout)
+    found = [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, kinds) or getattr(layer, "seed_generator", None) is not None
+    ]
+    return f": {', '.join(found)}" if found else ""

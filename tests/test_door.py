@@ -1,0 +1,191 @@
+"""The check at the door: what is planted wrong is found, named, and mended or refused."""
+
+import logging
+
+import numpy as np
+import pytest
+from test_networks import in_float64, mine
+
+from hesscomp.curvature.endings import Ending
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
+from hesscomp.curvature.networks import dense, elementwise, generic, layerwise
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.problems.function import FunctionProblem
+from hesscomp.problems.keras import KerasProblem
+
+pytestmark = pytest.mark.ranks(most=3)
+layers = keras.layers
+rng = np.random.default_rng(0)
+X, Y = rng.standard_normal((15, 4)), np.arange(15) % 3
+SPARSE = keras.losses.SparseCategoricalCrossentropy
+
+
+def network(activation=None):
+    stack = [layers.Dense(4, "tanh", name="first"), layers.Dense(4, name="second")]
+    stack += [layers.Activation("sigmoid", name="third"), layers.Dense(3, activation, name="last")]
+    return in_float64(lambda: keras.Sequential([layers.Input((4,)), *stack], name="net"))
+
+
+def problem_of(model, loss, world, **options):
+    """On rows of which rank 0 has none where there are several."""
+    return KerasProblem(model, loss, mine(world, X, Y), world, dtype="float64", **options)
+
+
+def without_bend(self, at, delta, t_delta):
+    return [elementwise._scaled(at.memo["slope"], t_delta.parts)]
+
+
+def without_half(self, at, delta):
+    return [2 * at.memo["slope"] * delta]
+
+
+def transposed(self, at, delta):
+    kernel, *bias = right_gradient(self, at, delta)
+    return [tf.transpose(kernel) if kernel.shape[0] == kernel.shape[1] else kernel, *bias]
+
+
+right_gradient = dense.Dense.gradient
+
+
+@pytest.mark.parametrize(
+    "kind, method, wrong, what, layer",
+    [
+        (elementwise.Elementwise, "pull_tangent", without_bend, "Hessian product", "first"),
+        (elementwise.Elementwise, "pull", without_half, "gradient", "first"),
+        (dense.Dense, "gradient", transposed, "gradient", "first"),
+        (elementwise.Softmax, "pull", without_half, "gradient", "last"),
+    ],
+    ids=["second derivative", "derivative", "parameters", "the last layer"],
+)
+def test_a_wrong_rule_is_found_and_named(
+    world, monkeypatch, caplog, kind, method, wrong, what, layer
+):
+    if kind is elementwise.Softmax:
+        monkeypatch.setattr(elementwise, "without_half", wrong, raising=False)
+        wrong = lambda self, at, delta: [2 * elementwise._centred(at.output, delta)]  # noqa: E731
+    model, loss = network("softmax"), "mean_squared_error"
+    data = mine(world, X, np.eye(3)[Y])
+    right = KerasProblem(model, loss, data, world, dtype="float64", engine="generic")
+    monkeypatch.setattr(kind, method, wrong)
+    with caplog.at_level(logging.WARNING):
+        problem = KerasProblem(model, loss, data, world, dtype="float64")
+    assert problem.engine.name == "generic"
+    if world.rank == 0:
+        assert (
+            f"net, layer {layer}: by the layer-wise engine the {what} of a few rows differs"
+            in caplog.text
+        )
+    V = np.eye(problem.n)[:, :2]
+    found, wanted = (HessianOperator(each, each.initial) @ V for each in (problem, right))
+    np.testing.assert_allclose(found, wanted, atol=1e-14)
+    with pytest.raises(InputError, match=f"layer {layer}: .*take the engine generic"):
+        KerasProblem(model, loss, data, world, dtype="float64", engine="layer-wise")
+    unseen = KerasProblem(model, loss, data, world, dtype="float64", check="off")
+    assert unseen.engine.name == "layer-wise"
+
+
+@pytest.mark.parametrize("loss", [SPARSE(), "softmax-cross-entropy"], ids=["keras", "of logits"])
+def test_losses_that_miss_the_logits_are_found(world, monkeypatch, caplog, loss):
+    """As it was: an output that showed its logits, and a loss of logits that took probabilities."""
+    model = network("softmax")
+    right = problem_of(model, loss, world)
+    monkeypatch.setattr(Ending, "of", classmethod(lambda cls, output: None))
+    for module in (layerwise, generic):
+        monkeypatch.setattr(module, "opaque", lambda output: output)
+    if isinstance(loss, str):
+        with pytest.raises(InputError, match=r"the loss softmax-cross-entropy: the objective of a"):
+            problem_of(model, loss, world)
+        return
+    with caplog.at_level(logging.WARNING):
+        problem = problem_of(model, loss, world)
+    if world.rank == 0:
+        assert "the loss sparse_categorical_crossentropy: by the layer-wise" in caplog.text
+    assert problem.engine.name == "generic"
+    gradients = [each.objective_and_gradient(each.initial)[1] for each in (right, problem)]
+    np.testing.assert_allclose(*gradients, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", [SoftmaxCrossEntropy, SigmoidCrossEntropy])
+@pytest.mark.parametrize("method", ["values", "gradient", "curvature"])
+def test_a_wrong_loss_is_found(world, monkeypatch, kind, method):
+    right = getattr(kind, method)
+    monkeypatch.setattr(kind, method, lambda self, *given: 1.001 * right(self, *given))
+    data = mine(world, X, np.eye(3)[Y])
+    message = f"the loss {kind.name}" if method != "gradient" else "layer-wise"
+    if method == "gradient":  # the generic engine differentiates the values
+        assert KerasProblem(network(), kind(), data, world).engine.name == "generic"
+        return
+    with pytest.raises(InputError, match=message):
+        KerasProblem(network(), kind(), data, world)
+
+
+def test_kinks_and_certain_predictions_are_no_disagreement(world):
+    """Zero rows and biases put relu on its kink; large weights make all predictions certain."""
+    zeros = (0 * X, Y)
+    stack = [layers.Dense(5, "relu"), layers.Dense(5, "relu"), layers.Dense(3, "softmax")]
+    model = in_float64(lambda: keras.Sequential([layers.Input((4,)), *stack]))
+    for weight in model.weights:
+        weight.assign(0 * weight if "bias" in weight.path else 20 * weight)
+    for data in (zeros, (100 * X, Y)):
+        problem = KerasProblem(model, SPARSE(), mine(world, *data), world, engine="layer-wise")
+        assert problem.engine.name == "layer-wise"
+
+
+def test_large_models_say_what_is_left_out(world, monkeypatch, caplog):
+    monkeypatch.setattr("hesscomp.problems.keras.SECONDS", 0.0)
+    with caplog.at_level(logging.WARNING):
+        problem_of(network(), "softmax-cross-entropy", world)
+    if world.rank == 0:
+        assert "rows, curvature of the loss, Hessian product, Gauss-Newton prod" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        problem_of(network(), "softmax-cross-entropy", world, check="full")
+    assert not caplog.text
+    with pytest.raises(InputError, match="unknown check some; use one of auto, full, off"):
+        problem_of(network(), "softmax-cross-entropy", world, check="some")
+
+
+@pytest.mark.parametrize(
+    "loss, message",
+    [
+        ("sigmoid-cross-entropy", "ends in softmax, and the loss sigmoid-cross-entropy takes"),
+        (SigmoidCrossEntropy(), "end the model in sigmoid, or without an activation"),
+    ],
+)
+def test_another_ending_than_the_loss_is_refused(world, loss, message):
+    with pytest.raises(InputError, match=message):
+        KerasProblem(network("softmax"), loss, mine(world, X, np.eye(3)[Y]), world)
+
+
+def test_conversions_are_said(world, caplog):
+    for loss, said in (("softmax-cross-entropy", True), (SPARSE(), False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert problem_of(network("softmax"), loss, world).at_logits
+        if world.rank == 0:
+            assert ("is computed from the logits before the softmax" in caplog.text) == said
+
+
+@tf.custom_gradient
+def halved(x):
+    return x, lambda delta: delta / 2
+
+
+@pytest.mark.parametrize("replaced", [halved, tf.stop_gradient], ids=["custom", "stopped"])
+def test_functions_whose_gradient_is_another_are_refused(world, replaced):
+    def loss_sum(theta, X, y):
+        return tf.reduce_sum((replaced(X @ theta) - 1) ** 2) + tf.reduce_sum(X @ theta)
+
+    data = mine(world, X, Y)
+    with pytest.raises(InputError, match=r"a gradient is stopped or replaced.*check='off'"):
+        FunctionProblem(loss_sum, np.ones((4, 2)), data, world)
+    FunctionProblem(loss_sum, np.ones((4, 2)), data, world, check="off")
+
+
+def test_functions_with_kinks_are_taken(world):
+    def loss_sum(theta, X, y):
+        return tf.reduce_sum(tf.abs(X @ theta)) + tf.reduce_sum(tf.nn.relu(X @ theta))
+
+    FunctionProblem(loss_sum, np.zeros((4, 2)), mine(world, X, Y), world)
