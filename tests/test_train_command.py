@@ -310,7 +310,8 @@ def test_a_reader_that_has_gone_ends_a_run_quietly(mpiexec, ranks):
     command = [*launcher, sys.executable, "-m", "hesscomp", "train", "--data", "adult"]
     running = started([*command, "--optimizer", "sgd", "--max-steps", "1000000"], "objective")
     running.stdout.close()
-    assert running.stderr.read() == "" and running.wait(timeout=120) == 141
+    assert running.stderr.read() == ""
+    assert running.wait(timeout=120) in (141, -signal.SIGPIPE)  # a shell says 141 to both
 
 
 def test_a_signal_ends_a_run_with_a_checkpoint_to_go_on_from(run_command, tmp_path):

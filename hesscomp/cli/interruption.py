@@ -1,4 +1,4 @@
-"""Commands that a signal ends in good order: `--run FOLDER` goes on later, Ctrl-C says what is kept."""
+"""Commands that a signal ends in good order, so that `--run FOLDER` goes on later."""
 
 import math
 import os

@@ -1,8 +1,8 @@
 """The `hesscomp` command: subcommands, exit statuses, and errors in one line.
 
 Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged (of `plan`:
-it does not fit), 75 ended by a signal with all that is needed to go on, 130 interrupted (Ctrl-C), 141
-nobody reads what is printed any more.
+it does not fit), 75 ended by a signal with all that is needed to go on, 130 interrupted (Ctrl-C),
+141 nobody reads what is printed any more.
 """
 
 import argparse
@@ -175,8 +175,8 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict]:
         prog="hesscomp",
         description=hesscomp.__doc__,
         epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "
-        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged (a plan: does not "
-        "fit), 75 ended by a signal with all that is needed to go on (--run), 130 interrupted "
+        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged (a plan: does "
+        "not fit), 75 ended by a signal with all that is needed to go on (--run), 130 interrupted "
         "(Ctrl-C), 141 nobody reads the output.",
     )
     parser.add_argument("--version", action="version", version=f"hesscomp {hesscomp.__version__}")
