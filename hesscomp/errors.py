@@ -70,6 +70,10 @@ class InputError(HesscompError, ValueError):
     """Bad input or usage: a file, an option or an argument (exit status 2)."""
 
 
+class Incomplete(InputError):
+    """Usage that lacks something, which may yet be added."""
+
+
 class OperatorError(HesscompError, ValueError):
     """An algorithm and an operator that do not fit, such as Nystrom on an indefinite one."""
 
@@ -79,7 +83,19 @@ class NumericalError(HesscompError, ArithmeticError):
 
 
 class Interrupted(HesscompError):
-    """A signal asked the run to end; raised on all ranks, what is finished being on disk."""
+    """A signal asked the run to end; raised on all ranks, what is finished being on disk.
+
+    Attributes
+    ----------
+    signal : int
+        The signal's number; where ranks heard several, the largest.
+    reached : str
+        In words, how far the run has come.
+    """
+
+    def __init__(self, text: str = "", signal: int = 0):
+        super().__init__(text)
+        self.signal, self.reached = signal, ""
 
 
 class RankFailure(HesscompError, RuntimeError):

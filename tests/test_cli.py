@@ -11,6 +11,7 @@ from scipy.linalg import subspace_angles
 
 from hesscomp.cli.main import main
 from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
+from hesscomp.parallel.world import World
 
 
 @pytest.fixture
@@ -217,6 +218,27 @@ def test_help_and_usage(capsys):
             main(arguments)
         assert ended.value.code == 2
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), KeyboardInterrupt()])
+@pytest.mark.parametrize("command", ["problems", "data"])
+def test_nobody_reads_or_waits_any_more(monkeypatch, capsys, command, error):
+    """Quietly where the reader has gone, in a line where Ctrl-C ends what has no steps."""
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(f"hesscomp.cli.{command}.{command.rstrip('s')[:7]}_table", fails)
+    monkeypatch.setattr(World, "abort", lambda world, status: sys.exit(status))
+    words = ["data", "adult"] if command == "data" else [command]
+    pressed = isinstance(error, KeyboardInterrupt)
+    try:
+        status = main(words)
+    except SystemExit as ended:
+        status = ended.code
+    said = capsys.readouterr()
+    assert status == (130 if pressed else 141) and said.out == ""
+    assert said.err.startswith("hesscomp: interrupted") if pressed else said.err == ""
 
 
 def test_a_killed_rank_ends_the_others_and_leaves_no_file(run_command, mpiexec, in_tmp):

@@ -112,11 +112,12 @@ def test_words_reach_the_command_as_they_are(run_script, run_command, tmp_path, 
     (tmp_path / "bin" / "srun").write_text(PASSING_SRUN)
     (tmp_path / "d'ata.npz").write_text("here")
     stage = ["--stage", "d'ata.npz"] if staged else []
-    script = write_job(tmp_path, *stage, "--", "compress", *AWKWARD, "d'ata.npz", "%j-$x")
+    words = ["compress", "--out", "f.h5", "--at", *AWKWARD, "d'ata.npz", "%j-$x"]
+    script = write_job(tmp_path, *stage, "--", *words)
     done = run_script(script, "more $y")
     assert done.returncode == 0, done.stderr
     data = f"{tmp_path}/scratch/d'ata.npz" if staged else "d'ata.npz"
-    expected = ["compress", *AWKWARD, data, "417-$x", "more $y"]
+    expected = [*words[:4], *AWKWARD, data, "417-$x", "more $y"]
     assert ast.literal_eval(done.stdout.splitlines()[-1]) == expected
     if staged:
         assert (tmp_path / "scratch" / "d'ata.npz").read_text() == "here"
@@ -218,8 +219,11 @@ def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
             "hesscomp plan runs on one rank",
         ),
         (["--stage", "d.npz", "--", "compress"], "--stage d.npz: is no word of the command"),
-        (["--stage", "a/d.h5", "b/d.h5", "--", "compress", "a/d.h5", "b/d.h5"], "two files have"),
-        (["--array", "--stage", "{}", "--", "compress", "{}"], "--stage {}: name the file itself"),
+        (["--stage", "a/d", "b/d", "--", "compress", "--at", "a/d", "b/d"], "two files have"),
+        (
+            ["--array", "--stage", "{}", "--", "compress", "--at", "{}"],
+            "--stage {}: name the file itself",
+        ),
         (["--", "compress", "--at", "{}"], "add --array"),
         (["--array", "--", "compress", "--run", "r"], "all tasks would do the same"),
         (["--warning", "0", "--", "compress"], "--warning must lie within 1 and 65535, not 0"),
@@ -227,6 +231,19 @@ def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
         (["--submit", "--out", "j", "--array", "--", "compress", "{}"], "needs its items"),
         (["--out", "j", "--array", "no-*.h5", "--", "compress", "{}"], "no-*.h5: no file fits"),
         (["--out", "no/folder/j", "--", "compress"], "no/folder/j: cannot be written"),
+        ([], "no command follows after --"),
+        (["--out", "j", "--"], "no command follows after --"),
+        (["--out", "f.h5", "--", "compress", "--out", "f.h5"], "is a file of the command too"),
+        (["--array", "c.h5", "--", "compress", "--at", "{}"], "go with --out"),
+        (["--", "compress", "--data", "d", "--out", "f", "--rank", "0"], "rank must be at least 1"),
+        (["--", "compress", "--data", "d", "--out", "f", "--power", "-1"], "power must be"),
+        (
+            ["--", "train", "--data", "d", "--optimizer", "sgd", "--set", "speed=1"],
+            "no option speed",
+        ),
+        (["--", "newton", "--data", "d", "--gamma", "2"], "--gamma goes with --step fixed"),
+        (["--", "plan", "--problem", "mnist-mlp", "--ranks", "2", "--", "--rank", "3"], "--rank"),
+        (["--submit", "--out", "j", "--", "compress", "--out", "f"], "name the data with --data"),
     ],
 )
 def test_refuses_in_one_line(tmp_path, monkeypatch, capsys, words, message):
@@ -238,6 +255,56 @@ def test_refuses_in_one_line(tmp_path, monkeypatch, capsys, words, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compress", "--out", "f.h5"], "unrecognized arguments: compress; a command and its opt"),
+        (["compress", "--out", "f.h5", "--", "compress"], "unrecognized arguments: compress"),
+        (["--sub", "--", "compress"], "unrecognized arguments: --sub"),
+        (["--", "compress", "--out", "f", "--rnk", "3"], "--rnk 3; see hesscomp compress --help"),
+        (["--", "compress", "--out", "f", "--rank", "three"], "--rank: invalid int value"),
+        (["--", "train", "--data", "d", "--optimizer", "magic"], "invalid choice: 'magic'"),
+        (["--array", "--", "train", "--optimizer", "sgd", "--seed", "%a", "--runs", "r"], "--runs"),
+        (["--submit", "--out", "j", "--", "compress"], "required: --out; see hesscomp compress"),
+    ],
+)
+def test_refuses_what_the_parsers_refuse(tmp_path, monkeypatch, capsys, words, message):
+    """Those of job and of the command, before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f.h5").write_bytes(b"precious")
+    with pytest.raises(SystemExit) as ended:
+        main(["job", *words])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+    assert (tmp_path / "f.h5").read_bytes() == b"precious"
+
+
+def test_overwrites_nothing_but_its_own_scripts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for text in (b"\x89HDF", b"", b"#!/usr/bin/env bash\n# mine\n"):
+        (tmp_path / "f").write_bytes(text)
+        assert main(["job", "--out", "f", "--", "compress"]) == 2
+        assert "f: exists and is no job script of hesscomp's" in capsys.readouterr().err
+        assert (tmp_path / "f").read_bytes() == text
+    for number in ("1", "2"):
+        assert main(["job", "--out", "j", "--nodes", number, "--", "compress"]) == 0
+    assert "--nodes=2" in (tmp_path / "j").read_text()
+
+
+def test_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    """What is lacking may follow on submission, also for an array, whose numbers are unknown."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["job", "--out", "j", "--", "compress"]) == 0
+    said = capsys.readouterr().out
+    assert "still needs on submission: --out\n" in said and "submit it with: sbatch -- j\n" in said
+    assert main(["job", "--out", "j", "--", "compress", "--out", "f.h5"]) == 0
+    assert "still needs on submission: name the data with --data" in capsys.readouterr().out
+    seeds = ["--array", "7", "8", "--out", "j", "--", "compress", "--data", "adult"]
+    assert main(["job", *seeds, "--seed", "{}", "--out", "%A-%a.h5"]) == 0
+    assert capsys.readouterr().out.endswith("submit it with: sbatch --array=0-1 -- j 7 8\n")
+
+
 def test_submits(tmp_path, monkeypatch, capfd):
     fake = tmp_path / "bin" / "sbatch"
     fake.parent.mkdir()
@@ -247,15 +314,16 @@ def test_submits(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for number in (10, 9):
         (tmp_path / f"c-{number}.h5").touch()
-    array = ["job", "--array", "c-*.h5", "--out", "j", "--submit", "--", "compress", "--at", "{}"]
+    compress = ["compress", "--data", "d.csv", "--out", "{name}", "--at", "{}"]
+    array = ["job", "--array", "c-*.h5", "--out", "j", "--submit", "--", *compress]
     assert main(array) == 0
     assert "sbatch --array=0-1 -- j c-9.h5 c-10.h5" in capfd.readouterr().out
-    alone = ["job", "--out", "j", "--submit", "--", "newton"]
+    alone = ["job", "--out", "j", "--submit", "--", "newton", "--data", "d.csv"]
     assert main(alone) == 0
     assert "sbatch -- j\n" in capfd.readouterr().out
     (tmp_path / "full").touch()
     assert main(alone) == 1
-    assert "sbatch j: ended with status 1" in capfd.readouterr().err
+    assert "sbatch -- j: ended with status 1" in capfd.readouterr().err
     fake.unlink()
     assert main(alone) == 2
     assert "no such program here" in capfd.readouterr().err

@@ -128,8 +128,9 @@ def test_4096_ranks(capsys):
     assert "layout         rows" in said and "does not fit" not in said
     assert "616 columns" in said  # 19 blocks of 32, and 8 probes
     assert "--ntasks=4096" in said
-    assert main(command) == 0
-    assert "does not fit" in capsys.readouterr().out
+    assert main(command) == 3
+    said = capsys.readouterr().out
+    assert "does not fit" in said and "ask SLURM" not in said
     plan = make_plan(Request(n=10**8, rows=10**6, rank=200, ranks=4096), Machine(memory=2**35))
     assert plan.words_reduced == pytest.approx(616e8, rel=1e-3)
     # DESIGN: memory O(n b + n k / P).
@@ -145,6 +146,9 @@ def test_4096_ranks(capsys):
         ([], "give --n and --rows"),
         (["--n", "10", "--rows", "5", "--memory", "much"], "--memory much: is no size"),
         (["--n", "10", "--rows", "5", "--", "--operator", "ggn"], "--operator: goes with"),
+        (["--data", "adult", "--", "--run", "r"], "--run: changes nothing in a plan"),
+        (["--data", "adult", "--rate", "1e9"], "--rate goes with --n"),
+        (["--n", "9", "--rows", "5", "--rate", "1e9", "--row-seconds", "1"], "give one of them"),
     ],
 )
 def test_refuses_in_one_line(capsys, words, message):

@@ -1,5 +1,6 @@
 """`hesscomp train` from end to end, and optimizers on networks."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -272,14 +273,51 @@ def test_train_command_says_what_is_wrong(run_ranks):
     assert lost.returncode == 3 and "20 times" in lost.stdout
 
 
+def started(command, line: str) -> subprocess.Popen:
+    """The command, once it has printed a line with these words and another one."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = subprocess.Popen([str(word) for word in command], **pipes)
+    while line not in running.stdout.readline():
+        pass
+    running.stdout.readline()
+    return running
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_ctrl_c_ends_a_run_in_good_order(mpiexec, launch_environment, monkeypatch, tmp_path, ranks):
+    """To all ranks, as from a terminal, or to mpiexec; with a folder and without."""
+    for name in set(os.environ) - set(launch_environment):
+        monkeypatch.delenv(name)
+    launcher = [mpiexec, "-n", "2"] if ranks == 2 else []
+    command = [*launcher, sys.executable, "-m", "hesscomp", "train", "--data", "adult"]
+    command += ["--optimizer", "sgd", "--max-steps", "1000000"]
+    for folder in ([], ["--run", tmp_path / "run"]):
+        running = started([*command, *folder], "objective")
+        running.send_signal(signal.SIGINT)
+        error = running.communicate(timeout=120)[1]
+        assert running.returncode == 130
+        assert "hesscomp: interrupted: ends after the present block product" in error
+        kept = f"goes on from {folder[1]}" if folder else "nothing is kept: --run FOLDER"
+        (line,) = [line for line in error.splitlines() if "interrupted at step" in line]
+        assert kept in line and "with objective 0." in line
+    assert (tmp_path / "run" / "history.csv").stat().st_size > 0
+    assert (tmp_path / "run" / "checkpoint.h5").exists()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_reader_that_has_gone_ends_a_run_quietly(mpiexec, ranks):
+    launcher = [mpiexec, "-n", "2"] if ranks == 2 else []
+    command = [*launcher, sys.executable, "-m", "hesscomp", "train", "--data", "adult"]
+    running = started([*command, "--optimizer", "sgd", "--max-steps", "1000000"], "objective")
+    running.stdout.close()
+    assert running.stderr.read() == ""
+    assert running.wait(timeout=120) in (141, -signal.SIGPIPE)  # a shell says 141 to both
+
+
 def test_a_signal_ends_a_run_with_a_checkpoint_to_go_on_from(run_command, tmp_path):
     words = ["train", "--data", "adult", "--optimizer", "sgd", "--run", str(tmp_path / "run")]
     command = [sys.executable, "-m", "hesscomp", *words, "--max-steps"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = subprocess.Popen([*command, "1000000"], **pipes)
-    while "objective" not in running.stdout.readline():  # the table's head: it takes steps now
-        pass
-    running.stdout.readline()
+    running = started([*command, "1000000"], "objective")  # the table's head: it takes steps now
     running.send_signal(signal.SIGUSR1)
     assert "ended by a signal" in running.communicate(timeout=120)[1]
     assert running.returncode == 75

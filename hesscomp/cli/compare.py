@@ -28,9 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plot", metavar="P.png", help="png, pdf or svg")
 
 
-def run(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     if options.plot is not None:
         check_picture_name(options.plot)
+    if options.leading < 1:
+        raise InputError(f"--leading must be at least 1, not {options.leading}")
+
+
+def run(options: argparse.Namespace) -> int:
+    check(options)
     check_outputs(options.json, options.plot)
     names = (options.first, options.second)
     F, G = map(load_factor, names)
@@ -39,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             f"{names[0]} has n = {F.n}, but {names[1]} has n = {G.n}; compare factors of one order"
         )
     comparison = compare(F, G, options.subspace)
-    print(comparison_table(names, F, G, comparison, max(options.leading, 1)))
+    print(comparison_table(names, F, G, comparison, options.leading))
     if options.json is not None:
         found = asdict(comparison)
         angles = found.pop("angles")

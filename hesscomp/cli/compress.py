@@ -6,6 +6,7 @@ from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.curvature import (
     add_operator_arguments,
     add_point_argument,
+    check_curvature,
     find_points,
     load_curvature,
 )
@@ -14,7 +15,9 @@ from hesscomp.cli.options import (
     add_problem_arguments,
     add_sketch_arguments,
     check_sketch,
+    check_subject,
     factor_request,
+    refuse,
 )
 from hesscomp.cli.output import add_factor_outputs, deliver_factor
 from hesscomp.cli.progress import Progress
@@ -22,6 +25,8 @@ from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments
 from hesscomp.cli.trajectory import compress_trajectory
 from hesscomp.compression import check_request, compress
+
+FROBENIUS = "frobenius"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size.add_argument(
         "--tolerance", type=float, metavar="T", help="smallest rank with ||H - F|| <= T ||H||"
     )
-    request.add_argument("--tolerance-norm", choices=("frobenius", "spectral"), default="frobenius")
+    request.add_argument(
+        "--tolerance-norm",
+        choices=(FROBENIUS, "spectral"),
+        help=f"with --tolerance; default {FROBENIUS}",
+    )
     request.add_argument("--max-rank", type=int, metavar="K", help="with --tolerance; default n")
     add_operator_arguments(request)
     add_point_argument(request, several=True)
@@ -44,11 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser, "products that are done")
 
 
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
+    tolerance = options.tolerance
+    check_request(_rank(options), tolerance, options.max_rank, options.tolerance_norm or FROBENIUS)
+    if tolerance is None:
+        refuse(options, ("max_rank", "tolerance_norm"), "a --rank; they are for a --tolerance")
+    check_sketch(options)
+    check_subject(options)
+    check_curvature(options)
+
+
+def _rank(options) -> int | None:
+    return 40 if options.rank is None and options.tolerance is None else options.rank
+
+
 def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
-    rank = 40 if options.rank is None and options.tolerance is None else options.rank
-    check_request(rank, options.tolerance, options.max_rank, options.tolerance_norm)
-    check_sketch(options)
+    check(options)
+    rank = _rank(options)
     session.check_outputs(options.out, options.report, options.save_point)
     points = find_points(options, session)
     if len(points) > 1:

@@ -20,6 +20,7 @@ OPERATORS = {
     "empirical-fisher": "empirical Fisher matrix",
     "finite-difference": "finite-difference Hessian",
 }
+MONTE_CARLO = "monte-carlo-fisher"
 POINTS = "zero|initial|trained|FILE"
 
 
@@ -108,11 +109,28 @@ def add_point_argument(parser, *, several: bool = False, help: str | None = None
     parser.add_argument("--save-point", metavar="P.npy", help="write the point, one array")
 
 
+def check_curvature(options) -> None:
+    """Refuse options of the operator and the point that do not go together."""
+    if options.operator != MONTE_CARLO and (options.fisher_samples, options.fisher_seed) != (
+        None,
+        None,
+    ):
+        raise InputError(
+            f"--fisher-samples and --fisher-seed go with --operator {MONTE_CARLO}, not with "
+            f"{options.operator}"
+        )
+    if options.epochs is not None and options.at not in ("trained", ["trained"]):
+        raise InputError("--epochs goes with --at trained")
+    if options.epochs is not None and options.epochs < 1:
+        raise InputError(f"--epochs must be at least 1, not {options.epochs}")
+
+
 def load_curvature(options, session: Session, at: str | None = None) -> tuple[Curvature, float]:
     """The operator that the options ask for at the point `at`, ready for products.
 
     Returns it with the seconds that starting up took. Compilation is timed apart.
     """
+    check_curvature(options)
     with session.world.ledger.timed("startup"):
         subject = load_subject(options, session)
         x = read_point(at, subject, options, session)
@@ -131,10 +149,6 @@ def sampled(problem, options):
 
 def read_point(at: str | None, subject: Subject, options, session: Session) -> np.ndarray:
     """The point `at` in words or in a file; a trained one is trained here. Collective."""
-    if options.epochs is not None and at != "trained":
-        raise InputError("--epochs goes with --at trained")
-    if options.epochs is not None and options.epochs < 1:
-        raise InputError(f"--epochs must be at least 1, not {options.epochs}")
     if hasattr(subject.problem, "set_fixed"):  # what the point before has left
         subject.problem.set_fixed(None)
     trained = at == "trained"
@@ -232,15 +246,10 @@ def _operator(x: np.ndarray, problem, options) -> tuple[object, str]:
 
     name, samples, seed = options.operator, options.fisher_samples, options.fisher_seed
     title = OPERATORS[name]
-    if name == "monte-carlo-fisher":
+    if name == MONTE_CARLO:
         samples, seed = 1 if samples is None else samples, options.seed if seed is None else seed
         title += f", {samples} targets a row, seed {seed}"
         return gauss_newton.MonteCarloFisherOperator(problem, x, samples, seed), title
-    if (samples, seed) != (None, None):
-        raise InputError(
-            "--fisher-samples and --fisher-seed go with --operator monte-carlo-fisher, not with "
-            f"{name}"
-        )
     if name == "finite-difference" and not hasattr(problem, "loss_and_gradient"):
         raise InputError(f"--operator finite-difference does not go with {problem.name}")
     kinds = {

@@ -27,9 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_rank_arguments(parser)
 
 
-def run(options: argparse.Namespace, session: Session) -> int:
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     if options.ranks is not None and options.ranks < 1:
         raise InputError(f"--ranks must be at least 1, not {options.ranks}")
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    check(options)
     world = session.world
     dataset = load_dataset(
         options.data,

@@ -4,8 +4,13 @@ import argparse
 
 import numpy as np
 
-from hesscomp.cli.curvature import add_operator_arguments, add_point_argument, load_curvature
-from hesscomp.cli.options import add_problem_arguments
+from hesscomp.cli.curvature import (
+    add_operator_arguments,
+    add_point_argument,
+    check_curvature,
+    load_curvature,
+)
+from hesscomp.cli.options import add_problem_arguments, check_subject
 from hesscomp.cli.progress import Progress
 from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments
@@ -34,13 +39,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(at="trained")
 
 
-def run(options: argparse.Namespace, session: Session) -> int:
-    world = session.world
-    check_picture_name(options.out)
-    check_request(options.rank, None)
-    session.check_outputs(options.out, options.report, options.save_point)
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     if options.problem is None and options.model is None:
         options.problem = FIGURES[options.figure]
+    check_picture_name(options.out)
+    check_request(options.rank, None)
+    check_subject(options)
+    check_curvature(options)
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    world = session.world
+    check(options)
+    session.check_outputs(options.out, options.report, options.save_point)
     curvature, _ = load_curvature(options, session, options.at)
     operator = curvature.operator
     if operator.n > MOST:

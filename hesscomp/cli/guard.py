@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 from hesscomp.cli import patience
+from hesscomp.cli.main import INTERRUPTED
 from hesscomp.cli.main import main as command
 from hesscomp.runs import activity
 from hesscomp.runs.slurm import REQUEUE, SIGNALS
@@ -25,7 +26,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, sign
 OWN_END = 0.3  # seconds in which a launcher that ends the whole job ends this process too
 ON_ITS_WAY = 0.2  # seconds for a line to pass the launcher, which drops it when it ends the job
 MOST_TURNS = 20  # ranks that wait for each other speak in turn, the lowest first
-AGREED = (0, 2, 3, REQUEUE)  # statuses with which all ranks end
+AGREED = (0, 2, 3, REQUEUE, INTERRUPTED)  # statuses with which all ranks end
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 

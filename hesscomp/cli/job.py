@@ -1,22 +1,35 @@
 """`hesscomp job`: a SLURM job script for the user's command, written and, if asked, submitted."""
 
 import argparse
+import importlib
+import shlex
 import subprocess
 
 from hesscomp.cli import plan
-from hesscomp.cli.main import COMMANDS, PARALLEL
-from hesscomp.errors import HesscompError, InputError
+from hesscomp.cli.main import COMMANDS, PARALLEL, parse
+from hesscomp.errors import HesscompError, Incomplete, InputError
+from hesscomp.parallel import import_mpi_unstarted
 from hesscomp.runs.files import atomic_path, check_writable, find_files
-from hesscomp.runs.slurm import LAUNCHERS, WARNING, Job, check_names, job_script
+from hesscomp.runs.slurm import (
+    LAUNCHERS,
+    WARNING,
+    Job,
+    check_names,
+    check_replaceable,
+    fill_in,
+    job_script,
+)
+
+USAGE = "hesscomp job [options of the job] -- COMMAND [options of the command]"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "hesscomp job [options] -- COMMAND ..."
-    parser.add_argument(
-        "words", nargs="+", metavar="COMMAND ...",
-        help="a command of hesscomp with its options, after --; in it %%j is the job's id, and "
-        "%%A, %%a those of an array and its task",
-    )  # fmt: skip
+    parser.usage = USAGE
+    parser.epilog = (
+        "COMMAND is a command of hesscomp with all its options, which are checked before the "
+        "script is written. In them %j stands for the job's id, and %A and %a for those of an "
+        "array and its task."
+    )
     ask = parser.add_argument_group("allocation", "what is not given here, sbatch can be told")
     ask.add_argument("--name", metavar="NAME", help="of the job; default: hesscomp-COMMAND")
     ask.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes")
@@ -54,29 +67,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    command = options.words[0]
-    if command not in COMMANDS or command == "job":
-        raise InputError(f"hesscomp {command}: no such command; see hesscomp --help")
+    if not options.words:
+        raise InputError(
+            "hesscomp job: no command follows after --, which keeps the command's options apart "
+            f"from the job's; write {USAGE}"
+        )
     if options.submit and options.out is None:
         raise InputError("--submit needs --out, the script that is submitted")
     if options.submit and options.array == []:
         raise InputError("--submit of an array needs its items: --array 'run/ckpt-*.h5'")
-    script = job_script(_job(options))
+    if options.array and options.out is None:
+        raise InputError("the items of --array go with --out, the script that is given them")
+    if options.out is not None and options.out in options.words:
+        raise InputError(
+            f"--out {options.out}: is a file of the command too; give the script another name"
+        )
+    items = find_files(options.array or [], "--array")
+    check_names("--array", items if any("{name}" in word for word in options.words) else [])
+    parallel, missing = _check_command(options.words, items, options.submit)
+    script = job_script(_job(options, parallel))
     if options.out is None:
         print(script, end="")
         return 0
-    items = find_files(options.array or [], "--array")
-    check_names("--array", items if any("{name}" in word for word in options.words) else [])
     check_writable(options.out)
+    check_replaceable(options.out)
     with atomic_path(options.out) as temporary:
         temporary.write_text(script)
     print(f"wrote job script: {options.out}")
+    if missing:
+        print(f"what hesscomp {options.words[0]} still needs on submission: {missing}")
+    array = [f"--array=0-{len(items) - 1}"] if items else []
+    words = ["sbatch", *array, "--", options.out, *items]
     if options.submit:
-        _submit(options.out, items)
+        _submit(words)
+    elif options.array != []:
+        print(f"submit it with: {shlex.join(words)}")
     return 0
 
 
-def _job(options) -> Job:
+def _check_command(words: list[str], items: list[str], submit: bool) -> tuple[bool, str]:
+    """Refuse a command that its own parser or checks refuse, by all that is told without data.
+
+    Returns whether it runs on MPI ranks, and what it lacks, which may follow unless it is
+    submitted now.
+    """
+    name = words[0]
+    if name not in COMMANDS or name == "job":
+        raise InputError(f"hesscomp {name}: no such command; see hesscomp --help")
+    import_mpi_unstarted()
+    for item in items or ["1"]:
+        options = parse([fill_in(word, item) for word in words], whole=submit)
+        missing = ", ".join(options.missing)
+        check = getattr(importlib.import_module(f"hesscomp.cli.{name}"), "check", None)
+        if check is None or missing:
+            continue
+        try:
+            check(options)
+        except Incomplete as error:
+            if submit:
+                raise
+            missing = str(error)
+    return name in PARALLEL or (name == "plan" and plan.on_ranks(options)), missing
+
+
+def _job(options, parallel: bool) -> Job:
     command = options.words[0]
     return Job(
         command=tuple(options.words),
@@ -90,18 +144,17 @@ def _job(options) -> Job:
         mem=options.mem,
         mem_per_cpu=options.mem_per_cpu,
         launcher=options.launcher,
-        parallel=command in PARALLEL or (command == "plan" and plan.on_ranks(options.words)),
+        parallel=parallel,
         stage=tuple(options.stage),
         warning=options.warning,
         array=options.array is not None,
     )
 
 
-def _submit(script: str, items: list[str]) -> None:
-    array = [f"--array=0-{len(items) - 1}"] if items else []
+def _submit(words: list[str]) -> None:
     try:
-        done = subprocess.run(["sbatch", *array, "--", script, *items])
+        done = subprocess.run(words)
     except FileNotFoundError as error:
         raise InputError("sbatch: no such program here; submit on a login node") from error
     if done.returncode:
-        raise HesscompError(f"sbatch {script}: ended with status {done.returncode}")
+        raise HesscompError(f"{shlex.join(words)}: ended with status {done.returncode}")

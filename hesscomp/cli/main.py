@@ -1,12 +1,14 @@
 """The `hesscomp` command: subcommands, exit statuses, and errors in one line.
 
-Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged, 75 ended by
-a signal with all that is needed to go on.
+Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged (of `plan`:
+it does not fit), 75 ended by a signal with all that is needed to go on, 130 interrupted (Ctrl-C),
+141 nobody reads what is printed any more.
 """
 
 import argparse
 import importlib
 import logging
+import os
 import sys
 import time
 
@@ -44,13 +46,18 @@ COMMANDS = {
     "job": "write a SLURM job script for a command, and submit it if asked",
 }
 PARALLEL = ("newton", "train", "compress", "update", "spectrum", "figure", "data")
+WRAPPERS = ("job", "plan")  # another command's words follow after a --
+INTERRUPTED, UNREAD = 130, 141  # exit statuses: 128 and the number of SIGINT, of SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in the command line in one line; whole numbers have an end."""
+    """Says what is wrong in the command line in one line; whole numbers have an end.
+
+    Options are written in full: an abbreviation of one command's may be another one of the next.
+    """
 
     def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, allow_abbrev=False, **options)
         self.register("type", int, _whole)
 
     def error(self, message: str):
@@ -74,23 +81,81 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="hesscomp: %(message)s")
-    arguments = sys.argv[1:] if argv is None else argv
-    name = next((word for word in arguments if not word.startswith("-")), None)
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # here, where it can still be said quietly that nobody reads it
+    except BrokenPipeError:
+        write_no_more()
+        return UNREAD
+    except KeyboardInterrupt:
+        print("hesscomp: interrupted", file=sys.stderr, flush=True)
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
     with at_most(_comm_timeout(arguments), "MPI's start"):
-        parser = _parser(name)  # imports the command's module, and with it MPI where it takes ranks
-    options = parser.parse_args(arguments)
+        options = parse(arguments)  # imports the command's module, and MPI where it takes ranks
     if options.command is None:
-        parser.print_help()
+        _parser(None)[0].print_help()
         return 2
-    command = importlib.import_module(f"hesscomp.cli.{name}")
-    if name in PARALLEL:
+    command = importlib.import_module(f"hesscomp.cli.{options.command}")
+    if options.command in PARALLEL:
         from hesscomp.cli.session import run_on_ranks
 
         return run_on_ranks(command.run, options, STARTED)
     try:
         return command.run(options)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         return report_error(error)
+
+
+def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
+    """The options of a command line; where they are bad, one line and the end with status 2.
+
+    Of a command that wraps another one, `words` are those after the first `--`; None without it.
+    Where more may follow later (not `whole`), `missing` names what is required and not there.
+    """
+    name = next((word for word in arguments if not word.startswith("-")), None)
+    own, words = arguments, None
+    if name in WRAPPERS and "--" in arguments:
+        end = arguments.index("--")
+        own, words = arguments[:end], arguments[end + 1 :]
+    parser, commands = _parser(name)
+    required = _let_go(commands[name]) if name in commands and not whole else []
+    options, unknown = parser.parse_known_args(own)
+    if unknown:
+        hint = "; a command and its options follow after --" if name in WRAPPERS else ""
+        chosen = commands.get(name, parser)
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    if name in WRAPPERS:
+        options.words = words
+    options.missing = [
+        action.metavar if not action.option_strings else action.option_strings[0]
+        for action in required
+        if getattr(options, action.dest) is None
+    ]
+    return options
+
+
+def _let_go(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Make what a parser requires optional; returns what that was."""
+    required = [action for action in parser._actions if action.required]
+    for action in required:
+        action.required = False
+    return required
+
+
+def write_no_more() -> None:
+    """Let go of the streams that nobody reads any more; what is written to them then is lost."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _comm_timeout(arguments: list[str]) -> float:
@@ -104,13 +169,15 @@ def _comm_timeout(arguments: list[str]) -> float:
     return seconds if 0 < seconds < MOST else TIMEOUT
 
 
-def _parser(name: str | None) -> argparse.ArgumentParser:
+def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict]:
+    """The parser, that of the named command complete, and the parsers of all commands by name."""
     parser = Parser(
         prog="hesscomp",
         description=hesscomp.__doc__,
         epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "
-        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged, 75 ended by a "
-        "signal with all that is needed to go on (--run).",
+        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged (a plan: does "
+        "not fit), 75 ended by a signal with all that is needed to go on (--run), 130 interrupted "
+        "(Ctrl-C), 141 nobody reads the output.",
     )
     parser.add_argument("--version", action="version", version=f"hesscomp {hesscomp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -123,7 +190,7 @@ def _parser(name: str | None) -> argparse.ArgumentParser:
         )
         if command == name:  # only what is asked for is imported
             importlib.import_module(f"hesscomp.cli.{command}").add_arguments(subparser)
-    return parser
+    return parser, commands.choices
 
 
 def exit_status(error: BaseException) -> int:

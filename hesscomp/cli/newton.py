@@ -9,6 +9,7 @@ from hesscomp.cli.options import (
     add_data_arguments,
     add_problem_arguments,
     add_sketch_arguments,
+    check_features,
     check_sketch,
     load_logistic,
     sketch_request,
@@ -62,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--save-every", type=int, default=1, metavar="K", help="steps")
 
 
-def run(options: argparse.Namespace, session: Session) -> int:
-    world = session.world
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     if options.gamma is not None and options.step != "fixed":
         raise InputError("--gamma goes with --step fixed")
     check_request(options.rank, None)
@@ -72,6 +73,12 @@ def run(options: argparse.Namespace, session: Session) -> int:
         _refuse_factor_options(options)
     if options.plot is not None:
         check_picture_name(options.plot)
+    check_features(options)
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    world = session.world
+    check(options)
     session.check_outputs(options.factor_out, options.report, options.plot)
     with world.ledger.timed("startup"):
         dataset, problem = load_logistic(options, session)

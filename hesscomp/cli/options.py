@@ -7,7 +7,7 @@ from hesscomp.compression import METHODS, SketchOptions
 from hesscomp.datasets import fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
 from hesscomp.datasets.load import NAMED
-from hesscomp.errors import InputError
+from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel.layout import PANEL
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
@@ -95,7 +95,8 @@ def sketch_request(options) -> dict:
 
 def factor_request(rank: int | None, options) -> dict:
     """The arguments of `compress` by the options of the command of that name."""
-    size = {name: getattr(options, name) for name in ("tolerance", "max_rank", "tolerance_norm")}
+    size = {"tolerance": options.tolerance, "max_rank": options.max_rank}
+    size["tolerance_norm"] = options.tolerance_norm or "frobenius"
     return {"rank": rank, **size, **sketch_request(options)}
 
 
@@ -126,13 +127,35 @@ def check_sketch(options) -> None:
     SketchOptions(**given).validate()
 
 
+def refuse(options, names, what: str) -> None:
+    """Refuse options that are given and would change nothing."""
+    for name in names:
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} does not go with {what}")
+
+
+def check_features(options) -> None:
+    """Refuse options of the features that do not go together."""
+    given = options.feature_count is not None, options.bandwidth is not None
+    if options.features == "fourier" and not all(given):
+        raise InputError("--features fourier needs --feature-count D and --bandwidth S")
+    if options.features != "fourier" and any(given):
+        raise InputError("--feature-count and --bandwidth go with --features fourier")
+
+
+def check_subject(options) -> None:
+    """Refuse options that name no problem, before any work is done."""
+    check_features(options)
+    if options.model is not None and (options.loss is None or options.data is None):
+        raise Incomplete("--model needs --loss and --data")
+    if options.data is None and options.problem is None and options.model is None:
+        raise Incomplete("name the data with --data, or a problem with --problem or --model")
+
+
 def load_logistic(options, session: Session):
     """The data set (lifted if asked) and its logistic regression problem."""
     fourier, dtype = options.features == "fourier", options.dtype or "float32"
-    if fourier and (options.feature_count is None or options.bandwidth is None):
-        raise InputError("--features fourier needs --feature-count D and --bandwidth S")
-    if not fourier and (options.feature_count is not None or options.bandwidth is not None):
-        raise InputError("--feature-count and --bandwidth go with --features fourier")
+    check_features(options)
     dataset = load_dataset(
         options.data,
         session.world,

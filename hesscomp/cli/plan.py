@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from hesscomp.cli.main import STARTED, Parser
 from hesscomp.cli.sizes import format_bytes, parse_bytes
-from hesscomp.errors import InputError
+from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import PRODUCT_BYTES, sketch_bytes
 from hesscomp.runs.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
@@ -19,6 +19,11 @@ OWN = (
     *("--rank", "--tolerance", "--oversample", "--power", "--method", "--layout", "--panel"),
     *("--block", "--dtype"),
 )
+IDLE = (
+    *("--out", "--report", "--run", "--save-point", "--max-rank", "--tolerance-norm"),
+    *("--test-matrix", "--max-columns", "--max-basis", "--residual-tolerance"),
+)
+RATE = 5e10  # operations a second, where nothing else is known
 FLOPS = 8  # of a network's Hessian for each parameter, row and column
 MOST, LARGEST = 10**15, 1e30  # of counts and of other numbers; the models overflow beyond
 SPARE = 1.2  # times the memory planned that is asked of SLURM
@@ -34,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--rows", type=_count, metavar="M", help="rows of the data, on all ranks")
     for name in SUBJECT:
         what.add_argument(f"--{name}", metavar=name.upper(), help="as compress has it")
-    what.add_argument("words", nargs="*", metavar="OPTION", help="further ones of compress")
     request = parser.add_argument_group("compression")
     request.add_argument("--ranks", type=_count, required=True, metavar="P", help="MPI ranks")
     request.add_argument("--rank", type=_count, default=40, metavar="K", help="eigenpairs wanted")
@@ -64,30 +68,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--row-seconds", type=_least_zero, metavar="S",
         help=f"of one column's product over one row; default: {FLOPS} N operations at --rate",
     )  # fmt: skip
-    machine.add_argument("--rate", type=_positive, default=5e10, metavar="F", help="operations/s")
+    machine.add_argument(
+        "--rate", type=_positive, metavar="F", help=f"operations/s; default {RATE:g}"
+    )
     machine.add_argument(
         "--latency", type=_least_zero, metavar="S", help="of a message; default 5e-6"
     )
     machine.add_argument("--bandwidth", type=_positive, metavar="B", help="bytes/s; default 1e9")
 
 
-def on_ranks(words: list[str]) -> bool:
-    """Whether a plan of these options loads a problem, on the ranks that it is given."""
-    return any(word.partition("=")[0] == f"--{name}" for word in words for name in SUBJECT)
+def on_ranks(options: argparse.Namespace) -> bool:
+    """Whether a plan loads a problem, on the ranks that it is given."""
+    return any(getattr(options, name) is not None for name in SUBJECT)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
+    sizes = [options.n, options.rows]
+    if on_ranks(options) != (sizes == [None, None]) or (None in sizes) != on_ranks(options):
+        raise Incomplete("give --n and --rows, or --problem, --model or --data, and not both")
+    parse_bytes(options.memory, "--memory")
+    if options.memory_limit is not None:
+        parse_bytes(options.memory_limit, "--memory-limit")
+    if on_ranks(options):
+        for name in ("psd", "rate"):
+            if getattr(options, name):
+                raise InputError(f"--{name} goes with --n; of a problem it is found out")
+        from hesscomp.cli.options import check_subject
+
+        check_subject(_subject(options))
+    elif options.rate is not None and options.row_seconds is not None:
+        raise InputError("--rate and --row-seconds say the same; give one of them")
+    elif options.words:
+        raise InputError(f"{options.words[0]}: goes with --problem, --model or --data")
 
 
 def run(options: argparse.Namespace) -> int:
-    named = any(getattr(options, name) is not None for name in SUBJECT)
-    sized = options.n is not None or options.rows is not None
-    if named == sized or (sized and (options.n is None or options.rows is None)):
-        raise InputError("give --n and --rows, or --problem, --model or --data, and not both")
-    if not named and options.words:
-        raise InputError(f"{options.words[0]}: goes with --problem, --model or --data")
-    if named:
-        return _measured(options)
-    request = _request(options, options.n, options.rows, options.psd)
-    print(plan_text(make_plan(request, _machine(options))))
-    return 0
+    check(options)
+    if on_ranks(options):
+        from hesscomp.cli.session import run_on_ranks
+
+        return run_on_ranks(
+            lambda subject, session: _calibrate(subject, options, session),
+            _subject(options),
+            STARTED,
+        )
+    plan = make_plan(_request(options, options.n, options.rows, options.psd), _machine(options))
+    print(plan_text(plan))
+    return _status(plan)
+
+
+def _status(plan: Plan) -> int:
+    """0, or 3 where what was asked for cannot be had."""
+    return 0 if plan.fits else 3
 
 
 def _request(options, n: int, rows: int, psd: bool) -> Request:
@@ -104,7 +137,7 @@ def _request(options, n: int, rows: int, psd: bool) -> Request:
         if options.memory_limit is None
         else parse_bytes(options.memory_limit, "--memory-limit"),
         row_bytes=options.row_bytes or 0.0,
-        row_seconds=FLOPS * n / options.rate
+        row_seconds=FLOPS * n / (options.rate or RATE)
         if options.row_seconds is None
         else options.row_seconds,
         **{
@@ -120,22 +153,23 @@ def _machine(options) -> Machine:
     return Machine(memory=parse_bytes(options.memory, "--memory"), **given)
 
 
-def _measured(options) -> int:
-    """The plan of a problem that is loaded and timed on the ranks here."""
+def _subject(options) -> argparse.Namespace:
+    """The options of `compress` that name the problem of a plan, and what its product is of."""
     from hesscomp.cli import compress
-    from hesscomp.cli.session import run_on_ranks
 
-    own = [word for word in options.words if word.partition("=")[0] in OWN]
-    if own:
-        raise InputError(f"{own[0]}: give it before the --; a plan is for a --rank, no tolerance")
+    for word in options.words or ():
+        name = word.partition("=")[0]
+        if name in OWN:
+            raise InputError(f"{word}: give it before the --; a plan is for a --rank, no tolerance")
+        if name in IDLE:
+            raise InputError(f"{name}: changes nothing in a plan; leave it out")
     parser = Parser(prog="hesscomp compress")
     compress.add_arguments(parser)
-    words = ["--out", os.devnull, "--dtype", options.dtype, *options.words]
+    words = ["--out", os.devnull, "--dtype", options.dtype, *(options.words or ())]
     for name in (*SUBJECT, "memory_limit"):
         if getattr(options, name) is not None:
             words += [f"--{name.replace('_', '-')}", getattr(options, name)]
-    subject = parser.parse_args(words)
-    return run_on_ranks(lambda _, session: _calibrate(subject, options, session), subject, STARTED)
+    return parser.parse_args(words)
 
 
 def _calibrate(subject, options, session) -> int:
@@ -182,8 +216,9 @@ def _calibrate(subject, options, session) -> int:
         session.say(
             "not measured, since it takes two ranks: latency and bandwidth that are not given"
         )
-    session.say(plan_text(make_plan(request, machine)))
-    return 0
+    plan = make_plan(request, machine)
+    session.say(plan_text(plan))
+    return _status(plan)
 
 
 def _number(text: str, least: float, most: float = LARGEST) -> float:
@@ -243,6 +278,8 @@ def plan_text(plan: Plan) -> str:
         f"{machine.bandwidth:.3g} bytes/s); gathers half of it",
         f"  algebra      {machine.flops:.3g} operations/s",
     ]
+    if not plan.fits:
+        return "\n".join([*lines, f"does not fit   {_remedy(plan)}"])
     memory = f"--mem-per-cpu={math.ceil(SPARE * total / 2**20)}M"
     warning = min(max(math.ceil(2 * plan.longest) + SAVING, WARNING), MOST_WARNING)
     lines.append(
@@ -250,8 +287,6 @@ def plan_text(plan: Plan) -> str:
         f"--time={_slurm_time(2 * seconds)} --signal=B:USR1@{warning} (--warning={warning}), with "
         "one CPU a rank"
     )
-    if total > machine.memory:
-        lines.append(f"does not fit   {_remedy(plan)}")
     return "\n".join(lines)
 
 
@@ -274,7 +309,7 @@ def _remedy(plan: Plan) -> str:
     request, machine = plan.request, plan.machine
     for panel in (8, 4, 2, 1):
         smaller = make_plan(replace(request, panel=panel, layout="rows"), machine)
-        if panel < request.panel and sum(smaller.memory.values()) <= machine.memory:
+        if panel < request.panel and smaller.fits:
             return f"--layout rows --panel {panel} would, in {_total(smaller)}"
     smallest = make_plan(replace(request, panel=1, layout="rows"), machine)
     return f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give it more"

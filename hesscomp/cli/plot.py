@@ -16,8 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="P.png", help="png, pdf or svg")
 
 
-def run(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     check_picture_name(options.out)
+
+
+def run(options: argparse.Namespace) -> int:
+    check(options)
     check_writable(options.out)
     from hesscomp.analysis.plots import (
         CONVERGENCE,

@@ -12,9 +12,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="R.html", help="the page, in one file")
 
 
-def run(options: argparse.Namespace) -> int:
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     if Path(options.out).suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{options.out}: a page ends in .html; name it so")
+
+
+def run(options: argparse.Namespace) -> int:
+    check(options)
     check_writable(options.out)
     from hesscomp.analysis.report import write_page
     from hesscomp.factors import load_factor

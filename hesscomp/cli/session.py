@@ -1,5 +1,6 @@
 """Commands that run on all ranks: threads, time, and errors that end every rank."""
 
+import sys
 import time
 from argparse import ArgumentTypeError
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from threadpoolctl import threadpool_limits
 
 from hesscomp.cli.interruption import ended, listen
-from hesscomp.cli.main import exit_status, report_error
+from hesscomp.cli.main import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.threads import threads_per_rank
@@ -107,10 +108,17 @@ def run_on_ranks(command, options, started: float) -> int:
         threads = threads_per_rank(world, options.threads)
         world.threads, limits = threads, threadpool_limits(threads)
         return command(options, Session(world, threads, started, limits))
-    except Interrupted:
-        return ended(options, world)
+    except Interrupted as why:
+        return ended(options, world, why)
     except KeyboardInterrupt:
-        world.abort(130)
+        if world.rank == 0:
+            print("hesscomp: interrupted; what was under way is lost", file=sys.stderr, flush=True)
+        world.abort(INTERRUPTED)
+    except BrokenPipeError:
+        if world.size == 1:
+            raise
+        write_no_more()
+        world.abort(UNREAD)
     except BaseException as error:
         while_doing = inside(of_error(error))
         if not world.everyone_is_here():

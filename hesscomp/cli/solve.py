@@ -6,6 +6,7 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors import load_factor
+from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
 from hesscomp.runs.files import atomic_path, check_writable
 
@@ -27,10 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="D.npy", help="the solution")
 
 
-def run(options: argparse.Namespace) -> int:
-    check_writable(options.out)
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     if not np.isfinite(options.shift):
         raise InputError(f"--shift must be finite, not {options.shift}")
+    if options.tail not in ("last", "zero"):
+        tail_number(options.tail)
+
+
+def run(options: argparse.Namespace) -> int:
+    check(options)
+    check_writable(options.out)
     factor = load_factor(options.file)
     rhs = load_vector(options.rhs)
     if rhs.ndim not in (1, 2) or rhs.shape[0] != factor.n:

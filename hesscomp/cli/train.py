@@ -6,7 +6,7 @@ import time
 
 from hesscomp.cli.curvature import known_point, save_vector
 from hesscomp.cli.interruption import add_run_argument
-from hesscomp.cli.options import add_problem_arguments
+from hesscomp.cli.options import add_problem_arguments, check_subject
 from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments, load_subject
 from hesscomp.errors import InputError
@@ -51,14 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--save-point", metavar="P.npy", help="write the best point, one array")
 
 
-def run(options: argparse.Namespace, session: Session) -> int:
-    from hesscomp.optimizers.batches import Sampling
-    from hesscomp.optimizers.catalogue import make_optimizer, options_of
-    from hesscomp.optimizers.loop import DIVERGED, Saving, Stopping, train
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
+    if options.set != ["help"]:
+        check_subject(options)
+        _request(options)
 
-    if options.set == ["help"]:
-        session.say(f"{options.optimizer}: {options_of(options.optimizer)}")
-        return 0
+
+def _request(options):
+    """The optimizer, its batches, when it stops and what it saves."""
+    from hesscomp.optimizers.batches import Sampling
+    from hesscomp.optimizers.catalogue import make_optimizer
+    from hesscomp.optimizers.loop import Saving, Stopping
+
     optimizer = make_optimizer(options.optimizer, options.set)
     sampling = Sampling(
         options.gradient_batch, options.curvature_batch, options.acceptance_batch, options.seed
@@ -70,8 +75,24 @@ def run(options: argparse.Namespace, session: Session) -> int:
     }
     stopping = Stopping(options.max_steps, options.tol, **limits)
     saving = Saving(options.run, options.save_every, options.tensorboard)
-    for part in (sampling, stopping, saving):
+    for part in (optimizer, sampling, stopping, saving):
         part.validate()
+    if options.evaluate_every is not None and options.gradient_batch == 1:
+        raise InputError("--evaluate-every goes with --gradient-batch: else all rows are evaluated")
+    if options.at == "trained":
+        raise InputError("--at trained: that is what train is for; take zero, initial or sparse")
+    return optimizer, sampling, stopping, saving
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    from hesscomp.optimizers.catalogue import options_of
+    from hesscomp.optimizers.loop import DIVERGED, train
+
+    if options.set == ["help"]:
+        session.say(f"{options.optimizer}: {options_of(options.optimizer)}")
+        return 0
+    check_subject(options)
+    optimizer, sampling, stopping, saving = _request(options)
     session.check_outputs(options.save_point)
     subject = load_subject(options, session)
     x0 = _start(options, subject, session)
@@ -80,12 +101,14 @@ def run(options: argparse.Namespace, session: Session) -> int:
     session.say(optimizer.describe())
     session.say(HEADER)
     shown = _Rows(session)
-    with session.world.ledger.timed("training"):
-        result = train(
-            subject.problem, optimizer, x0, sampling=sampling, stopping=stopping, saving=saving,
-            callbacks=(shown,), evaluate_every=options.evaluate_every,
-        )  # fmt: skip
-    shown.last()
+    try:
+        with session.world.ledger.timed("training"):
+            result = train(
+                subject.problem, optimizer, x0, sampling=sampling, stopping=stopping,
+                saving=saving, callbacks=(shown,), evaluate_every=options.evaluate_every,
+            )  # fmt: skip
+    finally:
+        shown.last()
     for step, text in result.history.events:
         session.say(f"step {step}: {text}")
     session.say(f"{result.status} after {result.steps} steps: {result.reason}")
@@ -100,8 +123,6 @@ def _start(options, subject, session: Session):
         from hesscomp.optimizers.initial import sparse_initial
 
         return sparse_initial(subject.problem.blocks, options.seed)
-    if options.at == "trained":
-        raise InputError("--at trained: that is what train is for; take zero, initial or sparse")
     return known_point(options.at, subject, session)
 
 

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hesscomp.cli.curvature import add_operator_arguments, add_point_argument, load_curvature
+from hesscomp.cli.curvature import (
+    add_operator_arguments,
+    add_point_argument,
+    check_curvature,
+    load_curvature,
+)
 from hesscomp.cli.interruption import add_run_argument
 from hesscomp.cli.known import check_fit, load_known
 from hesscomp.cli.options import (
     add_problem_arguments,
     add_sketch_arguments,
     check_sketch,
+    check_subject,
     sketch_request,
 )
 from hesscomp.cli.output import add_factor_outputs, deliver_factor
@@ -44,16 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser, "products that are done")
 
 
-def run(options: argparse.Namespace, session: Session) -> int:
-    world = session.world
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
     check_request(options.rank, None, options.max_rank)
     check_sketch(options)
-    session.check_outputs(options.out, options.report, options.save_point)
+    check_subject(options)
+    check_curvature(options)
     if options.run is not None and os.path.realpath(options.out) == os.path.realpath(options.file):
         raise InputError(
             f"--out {options.out}: with --run name another file: a run goes on from the factor it "
             "began with"
         )
+
+
+def run(options: argparse.Namespace, session: Session) -> int:
+    world = session.world
+    check(options)
+    session.check_outputs(options.out, options.report, options.save_point)
     known = load_known(options.file, session)
     if options.at is None and known.parameters is None:
         raise InputError(f"{options.file}: holds no point; name one with --at zero or --at FILE")

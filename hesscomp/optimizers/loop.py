@@ -405,9 +405,13 @@ class _Run:
         try:
             self.world.heed()
             return self._advance(task)
-        except Interrupted:
+        except Interrupted as why:
             self._save(task)
             self._finish(STOPPED, "by a signal")
+            why.reached = (
+                f"at step {self.step} with objective {task.objective:.10g}, the best over all rows "
+                f"being {self.best_objective:.10g}"
+            )
             raise
 
     def _advance(self, task: Task) -> tuple[str, str] | None:

@@ -260,8 +260,12 @@ class _Run:
                 try:
                     self.world.heed()
                     ended = self._step()
-                except Interrupted:
+                except Interrupted as why:
                     self._save(checkpoint)
+                    why.reached = (
+                        f"after {self.steps} steps at objective {self.objective:.10g} with "
+                        f"||gradient|| {self.norm:.3g}"
+                    )
                     raise
         return NewtonResult(
             self.x, self.objective, self.norm, self.steps, *ended, self.solver, self.choice,

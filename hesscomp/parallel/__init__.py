@@ -1,3 +1,13 @@
 """The MPI world: ranks, reductions, agreement on errors, row ranges, random blocks, threads."""
 
 TIMEOUT = 1800.0  # seconds that a rank waits for others: one that compiles or reads is waited for
+
+
+def import_mpi_unstarted() -> None:
+    """Let MPI, where it is not imported yet, be imported without being started.
+
+    For commands that compute nothing: on a login node MPI may not start.
+    """
+    import mpi4py
+
+    mpi4py.rc.initialize = False

@@ -49,10 +49,11 @@ class World:
     Attributes
     ----------
     stop_asked : callable, optional
-        Whether this rank was asked to stop (``heed``); set on all ranks or on none.
+        The number of the signal that asked this rank to stop (``heed``), 0 where none did; set on
+        all ranks or on none.
     """
 
-    stop_asked: Callable[[], bool] | None = None
+    stop_asked: Callable[[], int] | None = None
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class World:
         by_any = np.empty_like(asked)
         self._wait(self.comm.Iallreduce(asked, by_any, op=MPI.MAX), "meeting")
         if by_any[0]:
-            raise Interrupted("ended by a signal")
+            raise Interrupted("ended by a signal", int(by_any[0]))
 
     def gather(self, value) -> list:
         """Every rank's small Python object, as a list in rank order, on every rank."""

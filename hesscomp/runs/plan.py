@@ -151,6 +151,11 @@ class Plan:
         return self.layout == "rows"
 
     @property
+    def fits(self) -> bool:
+        """Whether a rank has the memory."""
+        return sum(self.memory.values()) <= self.machine.memory
+
+    @property
     def rows_here(self) -> int:
         """Rows of the sketch."""
         return ceil(self.request.n / self.request.ranks) if self.in_rows else self.request.n

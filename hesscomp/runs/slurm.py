@@ -1,9 +1,11 @@
 """Job scripts for SLURM: what they ask for, how they start the ranks, and preemption."""
 
+import os
 import re
 import shlex
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 
 from hesscomp.errors import InputError
@@ -36,6 +38,8 @@ go_back() {{
 }}
 """
 EARLY = "# A signal that comes before the work has begun: the job goes back to the queue."
+MADE_BY = "hesscomp job"
+BEGINNING = f"#!/usr/bin/env bash\n# Made by: {MADE_BY}"  # by which a script of ours is known
 PLACEHOLDERS = {
     "%j": "$SLURM_JOB_ID",
     "%A": "$SLURM_ARRAY_JOB_ID",
@@ -135,6 +139,23 @@ class Job:
         return any(word.partition("=")[0] == "--run" for word in self.command)
 
 
+def fill_in(word: str, item: str) -> str:
+    """A word of a command as a job may have it, in an array the task of this item."""
+    values = {"{}": item, "{name}": item.rpartition("/")[2]}
+    marks = "|".join(re.escape(mark) for mark in PLACEHOLDERS)
+    return re.sub(marks, lambda found: values.get(found[0], "1"), word)
+
+
+def check_replaceable(path: str | os.PathLike) -> None:
+    """Raise InputError where a file is at `path` that is no job script that hesscomp wrote."""
+    with suppress(FileNotFoundError), open(path, "rb") as stream:
+        if not stream.read(len(BEGINNING)) == BEGINNING.encode():
+            raise InputError(
+                f"{path}: exists and is no job script of hesscomp's, so it is not overwritten; "
+                "name another file, or remove it first"
+            )
+
+
 def check_names(option: str, files: Sequence[str]) -> None:
     """Refuse files of which two have the same last part of their path."""
     names = [file.rpartition("/")[2] for file in files]
@@ -145,7 +166,7 @@ def check_names(option: str, files: Sequence[str]) -> None:
 
 def recipe(job: Job) -> str:
     """The command line that makes the job's script."""
-    words = ["hesscomp", "job"]
+    words = MADE_BY.split()
     for field in fields(job):
         value = getattr(job, field.name)
         if field.name in ("command", "parallel") or value == field.default:
@@ -171,8 +192,7 @@ def _header(job: Job) -> str:
     rest = "ITEM..." if job.array else f"[more options of `hesscomp {job.command[0]}`]"
     array = "--array=0-LAST " if job.array else ""
     lines = [
-        "#!/usr/bin/env bash",
-        f"# Made by: {recipe(job)}",
+        f"{BEGINNING}{recipe(job).removeprefix(MADE_BY)}",
         "#",
         f"#   sbatch {array}[options of sbatch] SCRIPT {rest}",
         "#",
