@@ -24,6 +24,7 @@ from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError, reason
+from hesscomp.problems.differences import wrong_slope
 from hesscomp.problems.stateless import losses_and_output
 
 TOLERANCE = 1e-8
@@ -51,6 +52,12 @@ class Disagreement:
     there: float
 
     def __str__(self) -> str:
+        if self.what == "slope of the loss":
+            return (
+                f"TensorFlow's gradient of the loss along a direction is {self.here:.8g}, but that "
+                f"of its values is {self.there:.8g}: does it stop or replace a gradient, or take "
+                "targets that it should not?"
+            )
         if self.what == "objective":
             return f"the objective of a few rows is {self.here:.8g}, but {self.there:.8g} by Keras"
         return (
@@ -126,6 +133,7 @@ class Door:
         gradient = gradient or tf.function(engine.gradient, autograph=False, reduce_retracing=True)
         trials = [_Trial(self, engine, gradient, X, y) for X, y in self.batches]
         tests = [(trial.slopes, f"gradient of {len(trial.X)} rows") for trial in trials]
+        tests += [(trial.loss_slope, "slope of the loss") for trial in trials[:1]]
         tests += [(trial.loss_curvature, "curvature of the loss") for trial in trials[:1]]
         if trials and isinstance(engine.data, LayerwiseEngine):
             tests += [(trials[0].hessian, "Hessian product")]
@@ -198,9 +206,9 @@ class _Trial:
 
     @cached_property
     def _reach(self):
-        """The norm of J^T u for random signs: what differences in other J^T u are made from."""
-        signs = tf.constant(self.rng.choice([-1.0, 1.0], self.output.shape))
-        return tf.norm(self._pull(signs)) / self.rows
+        """The norm of a J^T u of the size of the loss's slopes: what rounding is relative to."""
+        slopes = 1 + abs(self.door.loss.gradient(self.output, self.y))
+        return tf.norm(self._pull(slopes * self.rng.standard_normal(slopes.shape))) / self.rows
 
     def _objective(self, here) -> Disagreement | None:
         there = self.value
@@ -232,6 +240,18 @@ class _Trial:
         tangent = self._tangent()
         there, reach = self._pull(self._bent(tangent)), tf.norm(self._pull(tangent))
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
+
+    def loss_slope(self) -> Disagreement | None:
+        """Of a function of which nothing is known: its gradient against its values."""
+        loss, y = self.door.loss, self.y
+        if not isinstance(loss, FunctionLoss):
+            return None
+        wrong = wrong_slope(
+            lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
+            lambda z: loss.gradient(tf.constant(z), y).numpy(),
+            self.output.numpy(),
+        )
+        return None if wrong is None else Disagreement("slope of the loss", *wrong)
 
     def loss_curvature(self) -> Disagreement | None:
         """Of the loss by the output, along one random tangent of it."""

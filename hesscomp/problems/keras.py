@@ -144,6 +144,7 @@ class KerasProblem(DifferentiableProblem):
                     part = self.data.y[:few], traced.outputs(self.data.X[:few])
                     with _explaining(given, self.data.y, traced.shape):
                         _check_values(loss, keras_loss(given), *part)
+        _check_hinge(given, self.data.y, world)
         if check != "off":
             self._check_at_the_door(given, traced.ending, check, engine)
         log.info("%s: %s engine: %s", model.name, self.engine.name, self.engine.reason)
@@ -431,8 +432,21 @@ def _explaining(given, y: np.ndarray, shape: tuple[int, ...]) -> Iterator[None]:
         name = given if isinstance(given, str) else loss_name(given)
         raise InputError(
             f"the loss {name} does not take targets of shape {y.shape[1:]} and type {y.dtype} for "
-            f"outputs of shape {shape} ({reason(error)}); give targets, or a loss, that fit the model"
+            f"outputs of shape {shape} ({reason(error)}); give targets, or a loss, that fit the "
+            "model"
         ) from error
+
+
+def _check_hinge(given, y: np.ndarray, world: World) -> None:
+    """InputError where Keras takes 0 and 1 for -1 and 1 in some batches only. Collective."""
+    if getattr(given, "fn", given) not in (keras.losses.hinge, keras.losses.squared_hinge):
+        return
+    signs = world.gather((bool((y == 0).any()), bool(((y != 0) & (y != 1)).any())))
+    if any(zero for zero, _ in signs) and any(other for _, other in signs):
+        raise InputError(
+            f"the loss {loss_name(given)} takes -1 and 1, or 0 and 1, and the targets hold 0 "
+            "beside other numbers; recode them"
+        )
 
 
 def _check_values(loss: Loss, by_keras, y: np.ndarray, output: tf.Tensor) -> None:

@@ -11,7 +11,7 @@ from keras.src.backend.tensorflow import nn as keras_backend
 from hesscomp.curvature.endings import Ending
 from hesscomp.curvature.networks.engine import Piece, split
 from hesscomp.curvature.tensorflow import computing_in, keras, tf
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 
 
 def network_of(model, pieces: list[Piece], at_logits: bool = False):
@@ -91,7 +91,10 @@ class Traced:
 
         rows = tf.TensorSpec([None, *X.shape[1:]], self._kind or X.dtype)
         specs = [tf.TensorSpec(self._theta.shape, dtype), rows, tf.TensorSpec([], tf.int32)]
-        self._compute = tf.function(trace, autograph=False).get_concrete_function(*specs)
+        try:
+            self._compute = tf.function(trace, autograph=False).get_concrete_function(*specs)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{model.name} cannot be computed: {reason(error)}") from error
         self.shape = tuple(self._compute.structured_outputs.shape[1:])
 
     def outputs(self, X: np.ndarray, draw: int = 0) -> tf.Tensor:
