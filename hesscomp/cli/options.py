@@ -16,12 +16,18 @@ KRYLOV_OPTIONS = ("block", "max_columns", "max_basis", "residual_tolerance")
 RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_data_arguments(
+    parser: argparse.ArgumentParser, required: bool = True, test: bool = True
+) -> None:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", required=required, metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file"
     )
     add_format_arguments(data)
+    if test:
+        add_test_argument(data)
+    else:
+        parser.set_defaults(test=None)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
     )
@@ -36,6 +42,9 @@ def add_format_arguments(parser) -> None:
         metavar="NAME",
         help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
     )
+
+
+def add_test_argument(parser) -> None:
     parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 

@@ -31,7 +31,8 @@ class Subject:
     recipe: Recipe | None
 
 
-def add_subject_arguments(parser) -> None:
+def add_subject_arguments(parser, *, test: bool = False) -> None:
+    """`test` says whether the command has a use for test data."""
     group = parser.add_argument_group("problem", "by default logistic regression over --data")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
@@ -62,7 +63,7 @@ def add_subject_arguments(parser) -> None:
         "--memory-limit", metavar="BYTES",
         help=f"of one product on a rank, such as 2G; default {format_bytes(PRODUCT_BYTES)}",
     )  # fmt: skip
-    add_data_arguments(parser, required=False)
+    add_data_arguments(parser, required=False, test=test)
 
 
 def load_subject(options, session: Session) -> Subject:
