@@ -59,6 +59,8 @@ def check(options: argparse.Namespace) -> None:
     check_request(_rank(options), tolerance, options.max_rank, options.tolerance_norm or FROBENIUS)
     if tolerance is None:
         refuse(options, ("max_rank", "tolerance_norm"), "a --rank; they are for a --tolerance")
+    else:
+        refuse(options, ("max_columns", "max_basis"), "a --tolerance; they are for a --rank")
     check_sketch(options)
     check_subject(options)
     check_curvature(options)

@@ -3,6 +3,7 @@
 import argparse
 
 from hesscomp.cli.tables import factor_table, trajectory_table
+from hesscomp.errors import InputError
 from hesscomp.factors import is_trajectory, load_factor, load_trajectory
 
 
@@ -13,10 +14,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
+    if options.leading < 1:
+        raise InputError(f"--leading must be at least 1, not {options.leading}")
+
+
 def run(options: argparse.Namespace) -> int:
-    leading = max(options.leading, 1)
+    check(options)
     if is_trajectory(options.file):
-        print(trajectory_table(load_trajectory(options.file), leading))
+        print(trajectory_table(load_trajectory(options.file), options.leading))
     else:
-        print(factor_table(load_factor(options.file), leading))
+        print(factor_table(load_factor(options.file), options.leading))
     return 0

@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     solver.add_argument("--rank", type=int, default=40, metavar="K", help="of the low-rank factor")
     solver.add_argument(
-        "--tail", default="last", metavar="last|zero|FLOAT", help="unresolved spectrum, for lowrank"
+        "--tail",
+        metavar="last|zero|FLOAT",
+        help="with --solver lowrank: the value taken for the unresolved spectrum; default: last",
     )
     factor = parser.add_argument_group(
         "factor", "how --factor-out is made; the solvers take --oversample too"
@@ -60,13 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--report", metavar="R.json", help="objective, accuracies, history, costs")
     output.add_argument("--plot", metavar="P.png", help="convergence plot")
     add_run_argument(output, "checkpoints, and products of --factor-out that are done")
-    output.add_argument("--save-every", type=int, default=1, metavar="K", help="steps")
+    output.add_argument("--save-every", type=int, metavar="K", help="with --run: steps; default: 1")
 
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before any work."""
     if options.gamma is not None and options.step != "fixed":
         raise InputError("--gamma goes with --step fixed")
+    if options.tail is not None and options.solver != "lowrank":
+        raise InputError("--tail goes with --solver lowrank")
+    if options.save_every is not None and options.run is None:
+        raise InputError("--save-every goes with --run")
     check_request(options.rank, None)
     check_sketch(options)
     if options.factor_out is None:
@@ -94,7 +100,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             rank=options.rank,
             oversample=options.oversample,
             seed=options.seed,
-            tail=options.tail,
+            tail="last" if options.tail is None else options.tail,
         )
         settings.validate()
     startup = seconds_since(session.started)
@@ -112,7 +118,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             options=settings,
             on_iteration=lambda row: session.say(_line(row)),
             folder=options.run,
-            save_every=options.save_every,
+            save_every=1 if options.save_every is None else options.save_every,
         )
     session.say(
         f"{'converged' if result.converged else 'not converged'} after "

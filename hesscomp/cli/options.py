@@ -11,15 +11,23 @@ from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel.layout import PANEL
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
+KRYLOV = "krylov"
+KRYLOV_OPTIONS = ("block", "max_columns", "max_basis", "residual_tolerance")
 RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_data_arguments(
+    parser: argparse.ArgumentParser, required: bool = True, test: bool = True
+) -> None:
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", required=required, metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file"
     )
     add_format_arguments(data)
+    if test:
+        add_test_argument(data)
+    else:
+        parser.set_defaults(test=None)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
     )
@@ -34,6 +42,9 @@ def add_format_arguments(parser) -> None:
         metavar="NAME",
         help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
     )
+
+
+def add_test_argument(parser) -> None:
     parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 
@@ -64,7 +75,10 @@ def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
         help="all rows of the sketch on every rank, or a slab on each; auto: by memory",
     )
     parser.add_argument(
-        "--panel", type=int, default=PANEL, metavar="B", help="columns gathered at once with rows"
+        "--panel",
+        type=int,
+        metavar="B",
+        help=f"with --layout rows: columns gathered at once; default {PANEL}",
     )
     parser.add_argument(
         "--block", type=int, metavar="B", help="krylov: columns of a block; default 16 to 32"
@@ -79,8 +93,9 @@ def add_sketch_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-basis", type=int, metavar="M", help="krylov: most columns held before a restart"
     )
     parser.add_argument(
-        "--residual-tolerance", type=float, default=1e-6, metavar="T",
-        help="krylov: a pair counts as accurate where ||H u - w u|| <= T |w_1|",
+        "--residual-tolerance", type=float, metavar="T",
+        help="krylov: a pair counts as accurate where ||H u - w u|| <= T |w_1|; default "
+        f"{SketchOptions.residual_tolerance:g}",
     )  # fmt: skip
 
 
@@ -90,7 +105,14 @@ def sketch_request(options) -> dict:
         *("method", "oversample", "power", "test_matrix", "seed", "layout", "panel"),
         *("block", "max_columns", "max_basis", "residual_tolerance"),
     )
-    return {name: getattr(options, name) for name in names}
+    request = {name: getattr(options, name) for name in names}
+    if request["residual_tolerance"] is None:
+        request["residual_tolerance"] = SketchOptions.residual_tolerance
+    elif options.method == "auto":  # only krylov has a use for it
+        request["method"] = KRYLOV
+    if request["panel"] is None:
+        request["panel"] = PANEL
+    return request
 
 
 def factor_request(rank: int | None, options) -> dict:
@@ -119,12 +141,18 @@ def check_sketch(options) -> None:
     """Refuse sketch options that are out of range, before any work is done."""
     given = {name: getattr(options, name) for name in ("power", "seed", "oversample")}
     if hasattr(options, "layout"):
-        names = ("block", "max_columns", "residual_tolerance")
-        given |= {name: getattr(options, name) for name in names}
-        given["basis"] = options.max_basis
-        if options.panel < 1:
+        krylov = {name: getattr(options, name) for name in KRYLOV_OPTIONS}
+        given |= {name: value for name, value in krylov.items() if value is not None}
+        if "max_basis" in given:
+            given["basis"] = given.pop("max_basis")
+        if options.panel is not None and options.panel < 1:
             raise InputError(f"--panel must be at least 1, not {options.panel}")
     SketchOptions(**given).validate()
+    if hasattr(options, "layout"):
+        if options.method not in ("auto", KRYLOV):
+            refuse(options, KRYLOV_OPTIONS, f"--method {options.method}; take {KRYLOV}")
+        if options.layout != "rows":
+            refuse(options, ("panel",), f"--layout {options.layout}; take --layout rows")
 
 
 def refuse(options, names, what: str) -> None:

@@ -11,10 +11,11 @@ from hesscomp.cli.curvature import (
     Curvature,
     add_operator_arguments,
     add_point_argument,
+    check_curvature,
     load_curvature,
 )
 from hesscomp.cli.known import check_fit, load_known
-from hesscomp.cli.options import add_problem_arguments
+from hesscomp.cli.options import add_problem_arguments, check_subject
 from hesscomp.cli.progress import Progress
 from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments
@@ -56,9 +57,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--curve", metavar="C.csv|C.json", help="the numbers; json has all")
 
 
+def check(options: argparse.Namespace) -> None:
+    """Refuse what can be refused before any work."""
+    check_picture_name(options.out)
+    if options.curve is not None and Path(options.curve).suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"{options.curve}: a curve ends in .csv or .json; name one of these")
+    for name, value, least in (
+        ("--probes", options.probes, 2),
+        ("--steps", options.steps, 1),
+        ("--bins", options.bins, 2),
+        ("--seed", options.seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, not {value}")
+    if options.shift is not None and not np.isfinite(options.shift):
+        raise InputError(f"--shift must be finite, not {options.shift}")
+    check_subject(options)
+    check_curvature(options)
+
+
 def run(options: argparse.Namespace, session: Session) -> int:
     world = session.world
-    _check(options)
+    check(options)
     session.check_outputs(options.out, options.curve, options.save_point)
     factor = None if options.factor is None else load_known(options.factor, session)
     curvature, _ = load_curvature(options, session, options.at)
@@ -95,22 +115,6 @@ def run(options: argparse.Namespace, session: Session) -> int:
             f"rounding, its spectrum reaches {extremes[0] + options.shift:.3g}; take a larger shift"
         )
     return 0
-
-
-def _check(options) -> None:
-    check_picture_name(options.out)
-    if options.curve is not None and Path(options.curve).suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"{options.curve}: a curve ends in .csv or .json; name one of these")
-    for name, value, least in (
-        ("--probes", options.probes, 2),
-        ("--steps", options.steps, 1),
-        ("--bins", options.bins, 2),
-        ("--seed", options.seed, 0),
-    ):
-        if value < least:
-            raise InputError(f"{name} must be at least {least}, not {value}")
-    if options.shift is not None and not np.isfinite(options.shift):
-        raise InputError(f"--shift must be finite, not {options.shift}")
 
 
 def _compare(factor: LowRank, curvature: Curvature, path: str, session: Session) -> None:

@@ -5,7 +5,7 @@ import os
 import sys
 from dataclasses import dataclass
 
-from hesscomp.cli.options import add_data_arguments, load_logistic
+from hesscomp.cli.options import add_data_arguments, load_logistic, refuse
 from hesscomp.cli.session import Session
 from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.datasets import load_dataset
@@ -31,7 +31,8 @@ class Subject:
     recipe: Recipe | None
 
 
-def add_subject_arguments(parser) -> None:
+def add_subject_arguments(parser, *, test: bool = False) -> None:
+    """`test` says whether the command has a use for test data."""
     group = parser.add_argument_group("problem", "by default logistic regression over --data")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
@@ -62,7 +63,7 @@ def add_subject_arguments(parser) -> None:
         "--memory-limit", metavar="BYTES",
         help=f"of one product on a rank, such as 2G; default {format_bytes(PRODUCT_BYTES)}",
     )  # fmt: skip
-    add_data_arguments(parser, required=False)
+    add_data_arguments(parser, required=False, test=test)
 
 
 def load_subject(options, session: Session) -> Subject:
@@ -75,7 +76,7 @@ def load_subject(options, session: Session) -> Subject:
     elif named is not None and named.network is not None:
         subject = _named(options, session)
     elif options.problem is None or named is not None:
-        _refuse(
+        refuse(
             options, ("loss", "targets", "engine", "check", "memory_limit"), "logistic regression"
         )
         options.data = options.data or (named and named.data)
@@ -100,7 +101,7 @@ def load_subject(options, session: Session) -> Subject:
 
 def _named(options, session: Session) -> Subject:
     named = NAMED_PROBLEMS[options.problem]
-    _refuse(options, ("loss",), f"--problem {options.problem}")
+    refuse(options, ("loss",), f"--problem {options.problem}")
     source = options.data or named.data
     if source == "mnist" and options.data is None and not os.environ.get(FOLDER):
         source = "mnist-sample"
@@ -125,7 +126,7 @@ def _from_model_file(options, session: Session) -> Subject:
 
 
 def _load(options, session: Session, source: str, targets: str):
-    _refuse(options, ("feature_count", "bandwidth"), "a network")
+    refuse(options, ("feature_count", "bandwidth"), "a network")
     if options.features != "raw":
         raise InputError(f"--features {options.features} does not go with a network")
     data = load_dataset(
@@ -162,7 +163,7 @@ def _from_python(options, session: Session):
         *("data", "test", "label", "format", "loss", "targets", "engine", "check"),
         "memory_limit",
     )
-    _refuse(options, (*names, "ridge", "dtype"), f"--problem {options.problem}, which decides it")
+    refuse(options, (*names, "ridge", "dtype"), f"--problem {options.problem}, which decides it")
     module, _, name = options.problem.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
         raise InputError(f"--problem {options.problem}: write package.module:function")
@@ -187,9 +188,3 @@ def _from_python(options, session: Session):
             "KerasProblem, FunctionProblem or another hesscomp.problems.problem.Problem"
         )
     return problem
-
-
-def _refuse(options, names, what: str) -> None:
-    for name in names:
-        if getattr(options, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} does not go with {what}")

@@ -13,11 +13,12 @@ from hesscomp.errors import InputError
 
 HEADER = f"{'step':>6} {'objective':>16} {'||gradient||':>13} {'passes':>10} {'seconds':>8}"
 INTERVAL = 0.5  # seconds between two rows that are shown
-NAMES = ("newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adabelief")
+FIRST_ORDER = ("sgd", "adam", "adabelief")
+NAMES = ("newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_subject_arguments(parser)
+    add_subject_arguments(parser, test=True)
     method = parser.add_argument_group("optimizer")
     method.add_argument("--optimizer", choices=NAMES, required=True)
     method.add_argument(
@@ -42,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_problem_arguments(stop, "0, logistic regression 1e-3")
     output = parser.add_argument_group("output")
     add_run_argument(output, "history and checkpoints")
-    output.add_argument("--save-every", type=int, default=10, metavar="K", help="steps")
+    output.add_argument(
+        "--save-every", type=int, metavar="K", help="with --run: steps; default: 10"
+    )
     output.add_argument(
         "--evaluate-every", type=int, metavar="K",
         help="steps between objectives over all rows, with batches; default: about a pass",
@@ -74,11 +77,20 @@ def _request(options):
         if getattr(options, name) is not None
     }
     stopping = Stopping(options.max_steps, options.tol, **limits)
-    saving = Saving(options.run, options.save_every, options.tensorboard)
+    every = Saving.every if options.save_every is None else options.save_every
+    saving = Saving(options.run, every, options.tensorboard)
     for part in (optimizer, sampling, stopping, saving):
         part.validate()
     if options.evaluate_every is not None and options.gradient_batch == 1:
         raise InputError("--evaluate-every goes with --gradient-batch: else all rows are evaluated")
+    if options.save_every is not None and options.run is None:
+        raise InputError("--save-every goes with --run")
+    batches = options.curvature_batch, options.acceptance_batch
+    if options.optimizer in FIRST_ORDER and batches != (1, 1):
+        raise InputError(
+            f"--curvature-batch and --acceptance-batch do not go with {options.optimizer}, which "
+            "takes gradients alone"
+        )
     if options.at == "trained":
         raise InputError("--at trained: that is what train is for; take zero, initial or sparse")
     return optimizer, sampling, stopping, saving
