@@ -4,7 +4,7 @@ import argparse
 
 from hesscomp.cli.session import Session, add_rank_arguments
 from hesscomp.compression import METHODS, SketchOptions
-from hesscomp.datasets import fourier_features, load_dataset
+from hesscomp.datasets import Dataset, fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
 from hesscomp.datasets.load import NAMED
 from hesscomp.errors import Incomplete, InputError
@@ -14,12 +14,15 @@ from hesscomp.sketching.catalogue import TEST_MATRICES
 RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_data_arguments(
+    parser: argparse.ArgumentParser, required: bool = True, test: bool = False
+) -> None:
+    """`test` says whether the command computes anything on test rows."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", required=required, metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file"
     )
-    add_format_arguments(data)
+    add_format_arguments(data, test)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
     )
@@ -27,14 +30,15 @@ def add_data_arguments(parser: argparse.ArgumentParser, required: bool = True) -
     data.add_argument("--bandwidth", type=float, metavar="S", help="of the Fourier features")
 
 
-def add_format_arguments(parser) -> None:
+def add_format_arguments(parser, test: bool = False) -> None:
     parser.add_argument("--format", choices=tuple(SOURCES), help="default: by extension")
     parser.add_argument(
         "--label",
         metavar="NAME",
         help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
     )
-    parser.add_argument("--test", metavar="FILE", help="test data of the same form")
+    if test:
+        parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 
 def add_problem_arguments(parser: argparse.ArgumentParser, ridge: str = f"{RIDGE:g}") -> None:
@@ -152,18 +156,23 @@ def check_subject(options) -> None:
         raise Incomplete("name the data with --data, or a problem with --problem or --model")
 
 
+def load_data(options, session: Session, targets: str | None, source: str | None = None) -> Dataset:
+    """The data set that the options name, or `source`."""
+    return load_dataset(
+        options.data if source is None else source,
+        session.world,
+        format=options.format,
+        label=options.label,
+        test=getattr(options, "test", None),
+        targets=targets,
+    )
+
+
 def load_logistic(options, session: Session):
     """The data set (lifted if asked) and its logistic regression problem."""
     fourier, dtype = options.features == "fourier", options.dtype or "float32"
     check_features(options)
-    dataset = load_dataset(
-        options.data,
-        session.world,
-        format=options.format,
-        label=options.label,
-        test=options.test,
-        targets="signs",
-    )
+    dataset = load_data(options, session, "signs")
     if fourier:
         dataset = fourier_features(
             dataset,
