@@ -11,6 +11,7 @@ from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel.layout import PANEL
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
+SHOWN = 4  # of the names of features
 RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 
 
@@ -157,8 +158,8 @@ def check_subject(options) -> None:
 
 
 def load_data(options, session: Session, targets: str | None, source: str | None = None) -> Dataset:
-    """The data set that the options name, or `source`."""
-    return load_dataset(
+    """The data set that the options name, or `source`; says which columns it is made of."""
+    dataset = load_dataset(
         options.data if source is None else source,
         session.world,
         format=options.format,
@@ -166,6 +167,14 @@ def load_data(options, session: Session, targets: str | None, source: str | None
         test=getattr(options, "test", None),
         targets=targets,
     )
+    if dataset.label_name is not None:
+        names = dataset.feature_names
+        more = "" if len(names) <= SHOWN else f", ... {names[-1]}"
+        session.say(
+            f"label: {dataset.label_name}; {len(names)} "
+            f"feature{'' if len(names) == 1 else 's'}: {', '.join(names[:SHOWN])}{more}"
+        )
+    return dataset
 
 
 def load_logistic(options, session: Session):

@@ -9,6 +9,7 @@ import numpy as np
 from hesscomp.curvature.design import make_design
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard
+from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
@@ -55,6 +56,7 @@ class LogisticRegression(Problem):
                 f"logistic regression needs labels of two classes, and {dataset.name} was read "
                 f"with targets {dataset.targets}; read it with targets signs"
             )
+        check_columns(dataset.train.X, dataset.name, "logistic regression")
         self.world, self.ridge, self.dtype = world, float(ridge), dtype
         self.n, self.rows = dataset.features, dataset.rows
         self.dataset_name, self.fingerprint = dataset.name, dataset.fingerprint
@@ -93,6 +95,7 @@ class LogisticRegression(Problem):
 
     def over(self, shard: Shard, name: str) -> "LogisticRegression":
         """The mean loss over other rows, without ridge. Collective."""
+        check_columns(shard.X, name, "logistic regression")
         if shard.X.shape[1] != self.n:
             raise InputError(f"{name}: has {shard.X.shape[1]} columns; {self.name} has {self.n}")
         other = copy.copy(self)
