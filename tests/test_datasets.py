@@ -384,6 +384,9 @@ def test_commands_say_the_label_and_the_features_of_a_csv(tmp_path, capsys):
     for words in (["data", str(path)], ["newton", "--data", str(path)]):
         assert main(words) == 0
         assert "label: y; 6 features: a, b, c, d, ... f\n" in capsys.readouterr().out
+    path.with_name("i.csv").write_text(",a,y\n0,2,0\n1,3,1\n")
+    assert main(["data", str(path.with_name("i.csv"))]) == 0
+    assert "label: y; 2 features: (no name), a\n" in capsys.readouterr().out
     assert main(["data", str(path), "--label", "a", "--targets", "values"]) == 0
     assert "label: a; 6 features: b, c, d, e, ... y\n" in capsys.readouterr().out
 

@@ -168,7 +168,7 @@ def load_data(options, session: Session, targets: str | None, source: str | None
         targets=targets,
     )
     if dataset.label_name is not None:
-        names = dataset.feature_names
+        names = [name or "(no name)" for name in dataset.feature_names]
         more = "" if len(names) <= SHOWN else f", ... {names[-1]}"
         session.say(
             f"label: {dataset.label_name}; {len(names)} "
