@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import lzma
+import re
 import zipfile
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hesscomp.datasets
+from hesscomp.cli.main import main
+from hesscomp.cli.tables import data_table
 from hesscomp.datasets import fourier_features, from_arrays, load_dataset, text
 from hesscomp.datasets.files import prefer_dense
 from hesscomp.datasets.summary import summarize
@@ -25,6 +28,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.world import World
+from hesscomp.problems.logistic import LogisticRegression
 
 ROWS, WIDTH = 301, 7
 
@@ -288,6 +292,105 @@ def test_label_column_names(world, shared_tmp, table):
             assert dataset.feature_names == tuple(f"f{j}" for j in range(WIDTH))
 
 
+def write_images(folder, X, y):
+    np.savez(folder / "a.npz", X=X, y=y)
+    np.savez(folder / "fortran.npz", X=np.asfortranarray(X), y=y)
+    np.savez_compressed(folder / "packed.npz", X=X, y=y)
+    np.savez(folder / "flat.npz", X=X.reshape(len(X), -1), y=y)
+    write_hdf5(folder / "a.h5", X=X, y=y)
+    np.save(folder / "a.npy", X)
+    np.save(folder / "y.npy", y)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("shape", [(3, 2), (4, 3, 2), (2, 1, 3, 2)])
+def test_rows_of_any_number_of_axes(world, shared_tmp, shape):
+    """Sharded by rows, in their shape; the fingerprint is that of the same rows as vectors."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((11, *shape)), rng.integers(0, 2, 11) * 2.0 - 1
+    on_root(world, write_images, shared_tmp, X, y)
+    flat = load_dataset(shared_tmp / "flat.npz", world)
+    rows = slice(*row_range(11, world.rank, world.size))
+    for name in ("a.npz", "fortran.npz", "packed.npz", "a.h5", "a.npy"):
+        label = str(shared_tmp / "y.npy") if name == "a.npy" else None
+        data = load_dataset(shared_tmp / name, world, label=label)
+        np.testing.assert_array_equal(data.train.X, X[rows])
+        np.testing.assert_array_equal(data.train.y, y[rows])
+        assert data.features == np.prod(shape) and data.fingerprint == flat.fingerprint
+        summary = summarize(data, world)
+        assert summary.shape == shape and f"({' x '.join(map(str, shape))})" in data_table(summary)
+        assert summary.nbytes == X.nbytes + y.nbytes
+    data = load_dataset(
+        shared_tmp / "a.npz", world, test=shared_tmp / "packed.npz", targets="input"
+    )
+    assert data.test.X.shape[1:] == shape and data.test.y is data.test.X
+    with pytest.raises(InputError, match=r"has \d+ features, .*a.npz has rows of shape \d+ x"):
+        load_dataset(shared_tmp / "a.npz", world, test=shared_tmp / "flat.npz")
+    arrays = from_arrays(X[rows], y[rows], world, test=(X[rows], y[rows]))
+    assert arrays.fingerprint == flat.fingerprint and arrays.test.X.shape[1:] == shape
+    with pytest.raises(InputError, match=r"has \d+ columns, the training data \d+ x"):
+        from_arrays(X[rows], y[rows], world, test=(flat.train.X, y[rows]))
+    for refused in (
+        lambda: fourier_features(arrays, world, 5, 1.0),
+        lambda: LogisticRegression(arrays, world),
+    ):
+        with pytest.raises(InputError, match=r"takes vectors; store X.reshape\(len\(X\), -1\)"):
+            refused()
+
+
+WRITTEN = {  # text, label, its name and the features' names, and words of the warnings
+    "pandas": ("a,b,y\n1.5,2,0\n3,4,1\n", None, "y", ("a", "b"), []),
+    "pandas, index": (",a,y\n0,1.5,0\n1,3,1\n", None, "y", ("", "a"),
+                      [r"column 1 \(without a name\) becomes a feature; .*index=False"]),
+    "pandas, twice": ("Unnamed: 0,a,y\n0,1.5,0\n1,3,1\n", None, "y", ("Unnamed: 0", "a"),
+                      ["Unnamed: 0 becomes a feature"]),
+    "pandas, tabs": ("\ta\ty\n0\t1.5\t0\n1\t3\t1\n", None, "y", ("", "a"),
+                     ["column 1 .* becomes a feature"]),
+    "pandas, no names": (",0,1,2,y\n0,1.5,7,8,0\n1,3,7,8,1\n", None, "y", ("", "0", "1", "2"),
+                         ["column 1 .* becomes a feature"]),
+    "R": ('"","a","y"\n"1",1.5,0\n"2",3,1\n', None, "y", ("", "a"),
+          ["becomes a feature; .*row.names=FALSE"]),
+    "Excel": ("\ufeff\"Income; net\";b;y\r\n1.5;2;0\r\n3;4;1\r\n", None, "y",
+              ("Income; net", "b"), []),
+    "comma in a name": ('"a, b";c;y\n1.5;2;0\n3;4;1\n', None, "y", ("a, b", "c"), []),
+    "no header": ("5.1,3.5,setosa\n1.5,2,setosa\n3,4,virginica\n", None, "setosa",
+                  ("5.1", "3.5"), [r"numbers where names are expected \(5.1, 3.5\); .*no header"]),
+    "label first": ("target,a,b\n0,1.5,0\n1,3,1\n", None, "b", ("target", "a"),
+                    ["a column is called target, but the label is the last column, b; name"]),
+    "label named": ("target,a,b\n0,1.5,0\n1,3,1\n", "target", "target", ("a", "b"), []),
+}  # fmt: skip
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("name", WRITTEN)
+def test_csv_as_programs_write_it(world, shared_tmp, caplog, name):
+    content, label, called, features, warnings = WRITTEN[name]
+    on_root(world, (shared_tmp / "a.csv").write_bytes, content.encode())
+    with caplog.at_level(logging.WARNING):
+        data = load_dataset(shared_tmp / "a.csv", world, label=label)
+    assert (data.label_name, data.feature_names) == (called, features)
+    X, y = whole(data, world)
+    assert 1.5 in X[0] and y.tolist() == [-1, 1] and data.rows == 2
+    found = [record.getMessage() for record in caplog.records if "hesscomp" in record.name]
+    assert len(found) == (len(warnings) if world.rank == 0 else 0)
+    for text_, wanted in zip(found, warnings, strict=False):
+        assert re.search(wanted, text_) and str(shared_tmp / "a.csv") in text_
+
+
+@pytest.mark.serial
+def test_commands_say_the_label_and_the_features_of_a_csv(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,c,d,e,f,y\n" + "".join(f"{i},1,2,3,4,5,{i % 2}\n" for i in range(9)))
+    for words in (["data", str(path)], ["newton", "--data", str(path)]):
+        assert main(words) == 0
+        assert "label: y; 6 features: a, b, c, d, ... f\n" in capsys.readouterr().out
+    path.with_name("i.csv").write_text(",a,y\n0,2,0\n1,3,1\n")
+    assert main(["data", str(path.with_name("i.csv"))]) == 0
+    assert "label: y; 2 features: (no name), a\n" in capsys.readouterr().out
+    assert main(["data", str(path), "--label", "a", "--targets", "values"]) == 0
+    assert "label: a; 6 features: b, c, d, e, ... y\n" in capsys.readouterr().out
+
+
 @pytest.mark.ranks
 def test_types(world, shared_tmp, table):
     X, y = table
@@ -405,16 +508,30 @@ TEXT_ERRORS = {
     "long.csv": ("a,b,label\n1,2,0\n1,2,3,0\n", "row 2 (line 3) has 4 columns, the header 3"),
     "all-long.csv": ("a,label\n1,2,0\n1,3,0\n", "row 1 (line 2) has 3 columns, the header 2"),
     "cell.csv": ("a,b,label\n1,2,0\n1,x,1\n", "row 2 (line 3), column b holds 'x'; encode"),
-    "blank.csv": ("a,b,label\n1,,0\n", "row 1 (line 2), column b holds ''; encode"),
+    "blank.csv": ("a,b,label\n1,,0\n", "row 1 (line 2), column b holds ''; the value is missing"),
     "underscore.csv": ("a,b,label\n1,1_0,no\n", "column b holds '1_0'"),
-    "nan.csv": ("a,b,label\n1,2,0\n1,nan,1\n", "row 2 (line 3), column b holds 'nan'; fill it in"),
+    "nan.csv": ("a,b,label\n1,2,0\n1,nan,1\n", "column b holds 'nan'; the value is missing: fill"),
+    "na.csv": ("a,b,label\n1,2,0\n1,NA,1\n", "row 2 (line 3), column b holds 'NA'; the value is"),
+    "question.csv": ("a,b,label\n1, ?,0\n", "column b holds '?'; the value is missing"),
+    "excel-error.csv": ("a,label\n1,0\n#N/A,1\n", "row 2 (line 3), column a holds '#N/A'; the"),
+    "text.csv": (
+        "age,work,label\n1,Private,0\n",
+        "column work holds 'Private'; encode it as a "
+        "number: text columns become columns of 0 and 1 by pandas.get_dummies(table, "
+        "dtype=float), or name it if it is the label (--label work), or remove",
+    ),
+    "comma.csv": ("a;b;label\n1,5;2;0\n", "column a holds '1,5'; write numbers with a decimal"),
+    "sep.csv": ("sep=;\na;label\n1;0\n", "the first line is for Excel alone; remove it"),
+    "na-label.csv": ("a,y\n1,yes\n2,NA\n", "row 2 (line 3) has no label: y holds 'NA'"),
+    "names.csv": ('"","cyl","am"\n"Mazda RX4",6,1\n', "column 1 (without a name) holds 'Mazda"),
+    "write.table.csv": ('"a","y"\n"1",1,0\n', "R's write.table leaves out the name"),
     "inf.csv": ("a,b,label\n-inf,2,yes\n", "row 1 (line 2), column a holds '-inf'; fill it in"),
     "label.csv": ("a,label\n1,0\n1,1\n1,7\n", "has the label 7; labels must be"),
     "third.csv": ("a,label\n1,x\n1,x\n1,y\n1,z\n1,z\n", "row 3 (line 4) has the label 'y'"),
     "mixed.csv": ("a,label\n1,x\n1,x\n1,1\n", "has the label 'x'; labels must be"),
     "unlabelled.csv": ("a,label\n1,x\n1,\n", "row 2 (line 3) has no label"),
     "long-label.csv": (f"a,label\n1,x\n1,{'y' * 201}\n", "row 2 (line 3) has a label of over 200"),
-    "nan-label.csv": ("a,label\n1,0\n1,nan\n", "row 2 (line 3) has the label nan"),
+    "nan-label.csv": ("a,label\n1,0\n1,nan\n", "row 2 (line 3) has no label: label holds 'nan'"),
     "latin.csv": (b"a,b,label\n1,2,0\n1,\xe9,1\n", "row 2 (line 3) is not CSV in UTF-8"),
     "latin-header.csv": (b"\xe9,label\n1,0\n", "the header is not CSV in UTF-8"),
     "token.svm": ("1 1:2\n\n-1 1:3 4\n", "row 2 (line 3) has '4'; write label index:value"),
@@ -488,7 +605,12 @@ ARRAY_ERRORS = {
     "missing.npz": (lambda p: np.savez(p, A=ONES, y=Y), "has no array 'X'; it has A, y"),
     "no-labels.npz": (lambda p: np.savez(p, X=ONES), "has no array 'y'; it has X"),
     "lengths.npz": (lambda p: np.savez(p, X=ONES, y=Y[:2]), "X has 3 rows but the labels have"),
-    "cube.npz": (lambda p: np.savez(p, X=ONES[None], y=Y), "X has 3 dimensions"),
+    "cube.npz": (lambda p: np.savez(p, X=ONES[None], y=Y), "X has 1 rows but the labels have"),
+    "no-axis.npz": (lambda p: np.savez(p, X=np.ones((3, 2, 0)), y=Y), "holds no features"),
+    "huge-axis.npz": (lambda p: forged_npz(p, "(3, 100000, 100000, 0)"), "holds no features"),
+    "axes.npz": (lambda p: forged_npz(p, "(3, 1000, 1000, 1000000)"), "is cut short"),
+    "inf-images.npz": (lambda p: np.savez(p, X=np.full((3, 2, 2), np.inf), y=Y),
+                       "row 1, entry (1, 1) holds inf; fill it in"),
     "complex.npz": (lambda p: np.savez(p, X=1j * ONES, y=Y), "X has type complex128"),
     "complex-y.npz": (lambda p: np.savez(p, X=ONES, y=1j * Y), "the labels have type complex128"),
     "label.npz": (lambda p: np.savez(p, X=ONES, y=[0, 1, 5]), "row 3 has the label 5"),
@@ -506,6 +628,7 @@ ARRAY_ERRORS = {
     "float.npz": (lambda p: save_csr(p, ([1.0], [0.0], [0, 0, 1])), "integer indices"),
     "shape.npz": (lambda p: save_csr(p, ([1.0], [0], [0, 0, 1]), shape=4), "cannot be read as NPZ"),
     "flat.npy": (lambda p: np.save(p, Y), "store rows with the label as last column"),
+    "images.npy": (lambda p: np.save(p, np.ones((3, 2, 2))), "or give label, a .npy file"),
     "pickle.npy": (lambda p: np.save(p, PICKLED), "holds Python objects"),
     "cut.npy": (lambda p: cut(p, lambda q: np.save(q, np.ones((50, 3))), 0.8), "is cut short"),
     "not.npy": (lambda p: p.write_text("hello"), "cannot be read as NPY"),

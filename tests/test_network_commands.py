@@ -667,3 +667,27 @@ def test_the_figure(in_tmp, capsys):
     assert np.all(np.array(found["exact"]) >= np.array(found["best"]) - 1e-9)
     assert found["exact"][12] <= 1.01 * best[12]
     assert np.allclose(found["certificate"], found["exact"][1:], rtol=0.5)
+
+
+@pytest.mark.serial
+def test_images_in_their_shape_and_as_vectors(in_tmp, capsys):
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((4, 4, 1)), layers.Conv2D(2, 3), layers.Flatten()])
+    model.add(layers.Dense(2))
+    model.save("c.keras")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 4, 4, 1)), rng.integers(0, 2, 12)
+    np.savez("images.npz", X=X, y=y)
+    np.savez("vectors.npz", X=X.reshape(len(X), -1), y=y)
+    factors = []
+    for data in ("images.npz", "vectors.npz"):
+        words = ["compress", "--model", "c.keras", "--loss", SOFTMAX_LOSS, "--data", data]
+        assert main([*words, "--rank", "2", "--out", "f.h5"]) == 0
+        factors.append(load_factor("f.h5"))
+    assert np.array_equal(factors[0].eigenvalues, factors[1].eigenvalues)
+    one, other = (factor.provenance.data_fingerprint for factor in factors)
+    assert one == other
+    assert main(["newton", "--data", "images.npz"]) == 2
+    assert "rows have the shape 4 x 4 x 1, and logistic regression takes vectors" in (
+        capsys.readouterr().err
+    )

@@ -2,10 +2,9 @@
 
 import argparse
 
-from hesscomp.cli.options import add_format_arguments, add_test_argument
+from hesscomp.cli.options import add_format_arguments, load_data
 from hesscomp.cli.session import Session, add_rank_arguments
 from hesscomp.cli.tables import data_table
-from hesscomp.datasets import load_dataset
 from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.summary import summarize
 from hesscomp.datasets.targets import TARGETS
@@ -14,8 +13,7 @@ from hesscomp.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file")
-    add_format_arguments(parser)
-    add_test_argument(parser)
+    add_format_arguments(parser, test=True)
     parser.add_argument(
         "--targets",
         choices=TARGETS,
@@ -37,14 +35,7 @@ def check(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace, session: Session) -> int:
     check(options)
     world = session.world
-    dataset = load_dataset(
-        options.data,
-        world,
-        format=options.format,
-        label=options.label,
-        test=options.test,
-        targets=options.targets,
-    )
+    dataset = load_data(options, session, options.targets)
     summary = summarize(dataset, world, options.ranks)
     session.say(data_table(summary))
     return 0

@@ -28,7 +28,7 @@ HEADER = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
+    add_data_arguments(parser, test=True)
     solver = parser.add_argument_group("solver")
     solver.add_argument(
         "--solver",
@@ -90,6 +90,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
         dataset, problem = load_logistic(options, session)
         from hesscomp.curvature.hessian import HessianOperator
         from hesscomp.optimizers.newton import NewtonOptions, newton
+        from hesscomp.problems.evaluation import HeldOut
 
         settings = NewtonOptions(
             solver=options.solver,
@@ -127,8 +128,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
     if result.choice:
         session.say(f"solver auto took {result.solver}: {result.choice}")
     train = problem.accuracy(result.x, dataset.train)
-    test = problem.accuracy(result.x, dataset.test) if dataset.test else math.nan
-    session.say(f"accuracy: train {train:.5f}" + ("" if math.isnan(test) else f", test {test:.5f}"))
+    test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
+    session.say(f"accuracy: train {train:.5f}" + ("" if test is None else f"; test: {test}"))
 
     if options.factor_out is not None:
         final = Curvature(HessianOperator(problem, result.x), problem, result.x, "Hessian")
@@ -157,7 +158,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
         "converged": result.converged,
         "reason": result.reason,
         "train_accuracy": train,
-        "test_accuracy": test,
+        "test_accuracy": math.nan if test is None else test.accuracy,
+        "test_loss": math.nan if test is None else test.loss,
         "ranks": world.size,
         "threads_per_rank": session.threads,
         "seconds": {

@@ -4,7 +4,7 @@ import argparse
 
 from hesscomp.cli.session import Session, add_rank_arguments
 from hesscomp.compression import METHODS, SketchOptions
-from hesscomp.datasets import fourier_features, load_dataset
+from hesscomp.datasets import Dataset, fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
 from hesscomp.datasets.load import NAMED
 from hesscomp.errors import Incomplete, InputError
@@ -13,21 +13,19 @@ from hesscomp.sketching.catalogue import TEST_MATRICES
 
 KRYLOV = "krylov"
 KRYLOV_OPTIONS = ("block", "max_columns", "max_basis", "residual_tolerance")
+SHOWN = 4  # of the names of features
 RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 
 
 def add_data_arguments(
-    parser: argparse.ArgumentParser, required: bool = True, test: bool = True
+    parser: argparse.ArgumentParser, required: bool = True, test: bool = False
 ) -> None:
+    """`test` says whether the command computes anything on test rows."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", required=required, metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file"
     )
-    add_format_arguments(data)
-    if test:
-        add_test_argument(data)
-    else:
-        parser.set_defaults(test=None)
+    add_format_arguments(data, test)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
     )
@@ -35,17 +33,15 @@ def add_data_arguments(
     data.add_argument("--bandwidth", type=float, metavar="S", help="of the Fourier features")
 
 
-def add_format_arguments(parser) -> None:
+def add_format_arguments(parser, test: bool = False) -> None:
     parser.add_argument("--format", choices=tuple(SOURCES), help="default: by extension")
     parser.add_argument(
         "--label",
         metavar="NAME",
         help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
     )
-
-
-def add_test_argument(parser) -> None:
-    parser.add_argument("--test", metavar="FILE", help="test data of the same form")
+    if test:
+        parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 
 def add_problem_arguments(parser: argparse.ArgumentParser, ridge: str = f"{RIDGE:g}") -> None:
@@ -158,7 +154,7 @@ def check_sketch(options) -> None:
 def refuse(options, names, what: str) -> None:
     """Refuse options that are given and would change nothing."""
     for name in names:
-        if getattr(options, name) is not None:
+        if getattr(options, name, None) is not None:
             raise InputError(f"--{name.replace('_', '-')} does not go with {what}")
 
 
@@ -180,18 +176,31 @@ def check_subject(options) -> None:
         raise Incomplete("name the data with --data, or a problem with --problem or --model")
 
 
+def load_data(options, session: Session, targets: str | None, source: str | None = None) -> Dataset:
+    """The data set that the options name, or `source`; says which columns it is made of."""
+    dataset = load_dataset(
+        options.data if source is None else source,
+        session.world,
+        format=options.format,
+        label=options.label,
+        test=getattr(options, "test", None),
+        targets=targets,
+    )
+    if dataset.label_name is not None:
+        names = [name or "(no name)" for name in dataset.feature_names]
+        more = "" if len(names) <= SHOWN else f", ... {names[-1]}"
+        session.say(
+            f"label: {dataset.label_name}; {len(names)} "
+            f"feature{'' if len(names) == 1 else 's'}: {', '.join(names[:SHOWN])}{more}"
+        )
+    return dataset
+
+
 def load_logistic(options, session: Session):
     """The data set (lifted if asked) and its logistic regression problem."""
     fourier, dtype = options.features == "fourier", options.dtype or "float32"
     check_features(options)
-    dataset = load_dataset(
-        options.data,
-        session.world,
-        format=options.format,
-        label=options.label,
-        test=options.test,
-        targets="signs",
-    )
+    dataset = load_data(options, session, "signs")
     if fourier:
         dataset = fourier_features(
             dataset,

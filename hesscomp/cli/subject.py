@@ -5,10 +5,10 @@ import os
 import sys
 from dataclasses import dataclass
 
-from hesscomp.cli.options import add_data_arguments, load_logistic, refuse
+from hesscomp.cli.options import add_data_arguments, load_data, load_logistic, refuse
 from hesscomp.cli.session import Session
 from hesscomp.cli.sizes import format_bytes, parse_bytes
-from hesscomp.datasets import load_dataset
+from hesscomp.datasets import Dataset
 from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import InputError
@@ -25,14 +25,18 @@ TARGETS_OF = {  # those of other losses are values
 
 @dataclass(frozen=True)
 class Subject:
-    """A problem and how it is trained; no recipe means by Newton's method."""
+    """A problem and how it is trained; no recipe means by Newton's method.
+
+    With its data set, unless a function of the user's makes the problem.
+    """
 
     problem: object
     recipe: Recipe | None
+    data: Dataset | None = None
 
 
-def add_subject_arguments(parser, *, test: bool = False) -> None:
-    """`test` says whether the command has a use for test data."""
+def add_subject_arguments(parser, test: bool = False) -> None:
+    """`test` says whether the command computes anything on test rows."""
     group = parser.add_argument_group("problem", "by default logistic regression over --data")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
@@ -82,7 +86,8 @@ def load_subject(options, session: Session) -> Subject:
         options.data = options.data or (named and named.data)
         if options.data is None:
             raise InputError("name the data with --data, or a problem with --problem or --model")
-        return Subject(load_logistic(options, session)[1], None)
+        data, problem = load_logistic(options, session)
+        return Subject(problem, None, data)
     elif ":" in options.problem:
         subject = Subject(_from_python(options, session), ANY)
     else:
@@ -110,7 +115,7 @@ def _named(options, session: Session) -> Subject:
     from hesscomp.problems.models import build_network
 
     model = build_network(named.network, options.problem, options.seed)
-    return Subject(_network(model, named.loss, data, options, session), named.recipe)
+    return Subject(_network(model, named.loss, data, options, session), named.recipe, data)
 
 
 def _from_model_file(options, session: Session) -> Subject:
@@ -122,21 +127,14 @@ def _from_model_file(options, session: Session) -> Subject:
 
     with session.world.phase(f"reading the model {options.model}"):
         model = load_model(options.model)
-    return Subject(_network(model, options.loss, data, options, session), ANY)
+    return Subject(_network(model, options.loss, data, options, session), ANY, data)
 
 
 def _load(options, session: Session, source: str, targets: str):
     refuse(options, ("feature_count", "bandwidth"), "a network")
     if options.features != "raw":
         raise InputError(f"--features {options.features} does not go with a network")
-    data = load_dataset(
-        source,
-        session.world,
-        format=options.format,
-        label=options.label,
-        test=options.test,
-        targets=targets,
-    )
+    data = load_data(options, session, targets, source)
     session.start_tensorflow()  # after the data: what is wrong with them is said without it
     return data
 

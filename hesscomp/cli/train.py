@@ -99,6 +99,7 @@ def _request(options):
 def run(options: argparse.Namespace, session: Session) -> int:
     from hesscomp.optimizers.catalogue import options_of
     from hesscomp.optimizers.loop import DIVERGED, train
+    from hesscomp.problems.evaluation import HeldOut
 
     if options.set == ["help"]:
         session.say(f"{options.optimizer}: {options_of(options.optimizer)}")
@@ -118,6 +119,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
             result = train(
                 subject.problem, optimizer, x0, sampling=sampling, stopping=stopping,
                 saving=saving, callbacks=(shown,), evaluate_every=options.evaluate_every,
+                test=subject.data if options.test is not None else None,
             )  # fmt: skip
     finally:
         shown.last()
@@ -125,6 +127,11 @@ def run(options: argparse.Namespace, session: Session) -> int:
         session.say(f"step {step}: {text}")
     session.say(f"{result.status} after {result.steps} steps: {result.reason}")
     session.say(f"best objective over all rows: {result.best_objective:.15g}")
+    test = result.test
+    if test is None and subject.data is not None and subject.data.test is not None:
+        test = HeldOut(subject.problem, subject.data)(result.best)  # those of a named data set
+    if test is not None:
+        session.say(f"test, at that point: {test}")
     session.write("point", options.save_point, lambda path: save_vector(result.best, path))
     asked = options.tol > 0 or options.target is not None
     return 3 if result.status == DIVERGED or (asked and not result.converged) else 0

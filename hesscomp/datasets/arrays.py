@@ -1,5 +1,9 @@
-"""Rows of stored arrays X and y, dense or CSR, of which a rank reads its own only."""
+"""Rows of stored arrays X and y, of which a rank reads its own only.
 
+X is dense, of two axes or more, or CSR.
+"""
+
+import math
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -7,7 +11,7 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.targets import SIGNS, check_label_type
-from hesscomp.datasets.validation import check_finite
+from hesscomp.datasets.validation import check_finite, extents
 from hesscomp.errors import InputError, reason
 from hesscomp.runs.memory import aligned_empty
 
@@ -23,6 +27,7 @@ class ArraySource:
     targets = SIGNS
     dtype = None
     label_is_file = False
+    label_name = None
 
     def __init__(self, path: Path, label: str | None, rank: int, size: int):
         self.path, self.label = path, label
@@ -34,7 +39,7 @@ class ArraySource:
     def count(self) -> int:
         """All rows of the file: every rank sees the whole shape."""
         with self._undamaged(), self.stored() as rows:
-            self.width = rows.width
+            self.width, self.row = rows.width, rows.row
             return rows.count
 
     def total(self, counts: list[int]) -> int:
@@ -50,12 +55,16 @@ class ArraySource:
 
     def agree(self, X, start, gather, train):
         """X as all ranks must have it, and the number of columns."""
-        if train is not None and train.width != self.width:
+        if train is not None and train.row != self.row:
             raise InputError(
-                f"{self.path}: has {self.width} features, {train.path} has {train.width}; "
+                f"{self.path}: has {_features(self.row)}, {train.path} has {_features(train.row)}; "
                 "both files need the same"
             )
         return X, self.width
+
+    def doubts(self) -> tuple[str, ...]:
+        """What the file leaves in doubt: nothing."""
+        return ()
 
     def where(self, row: int) -> str:
         """What to call a data row (from 0) in messages."""
@@ -80,7 +89,7 @@ class StoredRows:
 
     Parameters
     ----------
-    X : array-like, or (data, indices, indptr) where `shape` is given
+    X : (rows, ...) array-like, or (data, indices, indptr) where `shape` is given
     y : array-like
     file : context manager, optional
         Closed when this one is.
@@ -91,9 +100,10 @@ class StoredRows:
         self.file = nullcontext() if file is None else file
         self.sparse = shape is not None
         shape = shape if self.sparse else X.shape
-        if len(shape) != 2:
+        if len(shape) < 2:
             raise InputError(f"{path}: X has {len(shape)} dimensions; store (rows, features)")
-        self.count, self.width = (int(extent) for extent in shape)
+        self.count, *row = (int(extent) for extent in shape)
+        self.row, self.width = tuple(row), math.prod(row)
         if y.shape != (self.count,):
             raise InputError(
                 f"{path}: X has {self.count} rows but the labels have shape {y.shape}; "
@@ -129,7 +139,7 @@ class StoredRows:
 
     def _dense(self, start: int, stop: int) -> np.ndarray:
         kind = self.X.dtype if self.X.dtype in (np.float32, np.float64) else np.float64
-        X = aligned_empty((stop - start, self.width), kind)
+        X = aligned_empty((stop - start, *self.row), kind)
         step = max(CHUNK_BYTES // max(self.width * X.itemsize, 1), 1)
         for first in range(start, stop, step):
             last = min(first + step, stop)
@@ -156,3 +166,7 @@ class StoredRows:
         matrix = scipy.sparse.csr_array(parts, shape=(stop - start, self.width), copy=True)
         matrix.sum_duplicates()
         return matrix
+
+
+def _features(row: tuple[int, ...]) -> str:
+    return f"{extents(row)} features" if len(row) == 1 else f"rows of shape {extents(row)}"

@@ -15,7 +15,7 @@ from hesscomp.datasets.targets import (
     class_names,
     with_targets,
 )
-from hesscomp.datasets.validation import check_finite
+from hesscomp.datasets.validation import check_finite, extents, row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 
@@ -26,8 +26,9 @@ class Shard:
 
     Attributes
     ----------
-    X : (rows, features) array or scipy.sparse.csr_array
-        float64 or float32; a shard may be empty.
+    X : (rows, ...) array or scipy.sparse.csr_array
+        float64 or float32; a shard may be empty. (rows, features), but where rows came in another
+        shape, which networks take.
     y : array
         What `Dataset.targets` says: (rows,) float64, +1 or -1; (rows,) int64, class numbers from
         0; (rows,) or (rows, outputs) float64 values; or X itself, the same object.
@@ -61,8 +62,9 @@ class Dataset:
         Of a named data set, or the file as it was named.
     train, test : Shard
     features : int
-        n, the number of columns.
+        n, the number of columns, or of numbers in a row of another shape.
     feature_names : tuple of str, or None
+        Of the columns, where they have names.
     targets : {"signs", "classes", "values", "input"}
         What the shards' y holds.
     classes : tuple of str
@@ -70,6 +72,8 @@ class Dataset:
         none for other targets.
     fingerprint : str
         SHA-256 of the training rows, independent of the number of ranks.
+    label_name : str or None
+        Of the label's column, where a file names its columns.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Dataset:
     targets: str
     classes: tuple[str, ...]
     fingerprint: str
+    label_name: str | None = None
 
     @property
     def rows(self) -> int:
@@ -94,7 +99,7 @@ def from_arrays(
 
     Parameters
     ----------
-    X : (rows, n) array or sparse array
+    X : (rows, n) or (rows, ...) array, or sparse array
         float32 stays so; everything else becomes float64. Not copied where that can be avoided.
     y : (rows,) array
         Labels, as `targets` asks for them; values may be (rows, outputs), and where the input is
@@ -113,17 +118,19 @@ def from_arrays(
     """
     check_targets(targets, name)
     train, classes = with_targets(_unlabelled(X, y, world, name, targets), targets, world, name)
-    n, held_out = train.X.shape[1], None
+    held_out = None
     if test is not None:
         title = f"{name} (test)"
         held_out = _unlabelled(*test, world, title, targets)
-        if held_out.X.shape[1] != n:
-            raise InputError(f"{title}: has {held_out.X.shape[1]} columns, the training data {n}")
+        if held_out.X.shape[1:] != train.X.shape[1:]:
+            here, there = extents(held_out.X.shape[1:]), extents(train.X.shape[1:])
+            raise InputError(f"{title}: has {here} columns, the training data {there}")
         held_out, _ = with_targets(held_out, targets, world, title, classes)
         if held_out.y.shape[1:] != train.y.shape[1:]:
             raise InputError(f"{title}: has other outputs a row than the training data")
     hashed = fingerprint(train, world)
-    return Dataset(name, train, held_out, n, None, targets, class_names(classes), hashed)
+    n, classes = row_size(train.X), class_names(classes)
+    return Dataset(name, train, held_out, n, None, targets, classes, hashed)
 
 
 def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:
@@ -131,14 +138,14 @@ def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:
     with world.phase(f"checking {name}"):
         X = _matrix(X, name)
         y = _labels(y, X.shape[0], name, targets)
-    forms = world.gather((*X.shape, scipy.sparse.issparse(X), X.dtype.name, y.shape[1:]))
+    forms = world.gather((len(y), X.shape[1:], scipy.sparse.issparse(X), X.dtype.name, y.shape[1:]))
     start, total = sum(rows for rows, *_ in forms[: world.rank]), sum(rows for rows, *_ in forms)
     if total == 0:
         raise InputError(f"{name}: no rank holds a row")
     kept = {tuple(form) for rows, *form in forms if rows}
-    if len(kept) > 1 or {columns for _, columns, *_ in forms} != {X.shape[1]}:
+    if len(kept) > 1 or {columns for _, columns, *_ in forms} != {X.shape[1:]}:
         raise InputError(f"{name}: the ranks hold arrays of different widths or types")
-    if X.shape[1] == 0:
+    if row_size(X) == 0:
         raise InputError(f"{name}: has no columns; pass at least one feature")
     _, sparse, dtype, outputs = kept.pop()
     if not len(y):  # a rank without rows takes the others' form
@@ -166,7 +173,7 @@ def _matrix(X, name: str):
     """X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
     sparse = scipy.sparse.issparse(X)
     X = X if sparse else np.asarray(X)
-    if X.ndim != 2:
+    if X.ndim < 2:
         raise InputError(f"{name}: X has {X.ndim} dimensions; pass (rows, features)")
     if X.dtype.kind not in "fiub":
         raise InputError(f"{name}: X has type {X.dtype}; pass real numbers")

@@ -9,6 +9,7 @@ import scipy.sparse
 
 from hesscomp.datasets.dataset import Dataset, Shard
 from hesscomp.datasets.targets import INPUT
+from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.world import World
@@ -57,6 +58,7 @@ def fourier_features(
         raise InputError(f"the features' dtype must be float32 or float64, not {dtype}")
     if dataset.targets == INPUT:
         raise InputError(f"{dataset.name}: rows that are their own targets cannot be lifted")
+    check_columns(dataset.train.X, dataset.name, "a Fourier lift")
     bandwidth = float(bandwidth)
     with world.phase("making Fourier features"):
         W = random.standard_normal(seed, random.FEATURE_WEIGHTS, (0, count), (0, dataset.features))

@@ -1,5 +1,6 @@
 """Files of labelled rows, of which each rank reads its own."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -13,10 +14,13 @@ from hesscomp.datasets.idx import IDX_NAME, IdxSource
 from hesscomp.datasets.libsvm import LibsvmSource
 from hesscomp.datasets.numpy_files import NpySource, NpzSource
 from hesscomp.datasets.targets import class_names, with_targets
+from hesscomp.datasets.validation import row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.runs.memory import aligned_empty
+
+log = logging.getLogger(__name__)
 
 SOURCES = {
     "libsvm": LibsvmSource,
@@ -51,6 +55,9 @@ def load_file(
     """
     called = str(source) if name is None else name
     train, reader = _read(source, world, format, label, dtype)
+    if world.rank == 0:
+        for doubt in reader.doubts():
+            log.warning("%s: %s", source, doubt)
     targets = reader.targets if targets is None else targets
     train, classes = with_targets(train, targets, world, called, where=reader.where)
     held_out = None
@@ -63,11 +70,12 @@ def load_file(
         called,
         train,
         held_out,
-        train.X.shape[1],
+        row_size(train.X),
         reader.columns,
         targets,
         class_names(classes),
         fingerprint(train, world),
+        reader.label_name,
     )
 
 

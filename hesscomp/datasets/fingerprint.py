@@ -4,7 +4,7 @@ SHA-256 over a header and the SHA-256 of each fixed row block (`row_block`), in 
 block is the little-endian bytes of its rows in their own precision, then its targets (float64); a
 sparse one is its row lengths (int64), column indices (int64), values (float64) and targets. So the
 same numbers stored densely and sparsely have two fingerprints. Rows that are their own targets are
-hashed once, and the header says so.
+hashed once, and the header says so. Rows of more axes are hashed as vectors: their shape is not.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 import scipy.sparse
 
+from hesscomp.datasets.validation import row_size
 from hesscomp.parallel.rows import row_block
 from hesscomp.parallel.world import World
 
@@ -44,7 +45,7 @@ def fingerprint(shard, world: World) -> str:
         digests.append(digest.digest())
     kind = "sparse" if scipy.sparse.issparse(shard.X) else shard.X.dtype.name
     itself = " to itself" if _to_itself(shard) else ""
-    whole = hashlib.sha256(f"{kind} {shard.total} x {shard.X.shape[1]}{itself}\n".encode())
+    whole = hashlib.sha256(f"{kind} {shard.total} x {row_size(shard.X)}{itself}\n".encode())
     for part in world.gather(b"".join(digests)):
         whole.update(part)
     return f"sha256:{whole.hexdigest()}"

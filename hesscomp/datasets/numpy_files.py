@@ -39,7 +39,10 @@ class NpzSource(ArraySource):
 
 
 class NpySource(ArraySource):
-    """A 2-D array whose last column is the label; or X alone, with labels in the file `label`."""
+    """A 2-D array whose last column is the label; or X alone, with labels in the file `label`.
+
+    X alone may have more axes.
+    """
 
     kind = "NPY"
     label_is_file = True
@@ -50,7 +53,9 @@ class NpySource(ArraySource):
             return StoredRows(self.path, table, mapped_npy(Path(self.label)))
         if table.ndim != 2 or table.shape[1] < 2:
             raise InputError(
-                f"{self.path}: has shape {table.shape}; store rows with the label as last column"
+                f"{self.path}: has shape {table.shape}; store rows with the label as last column, "
+                "or give label, a .npy file of labels (for test rows of more axes: NPZ with X and "
+                "y)"
             )
         return StoredRows(self.path, table[:, :-1], table[:, -1])
 

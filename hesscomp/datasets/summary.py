@@ -20,6 +20,8 @@ class DatasetSummary:
     ----------
     name, fingerprint : str
     rows, features, test_rows : int
+    shape : tuple of int
+        Of a row.
     targets : {"signs", "classes", "values", "input"}
     classes : tuple of str
         None for targets that are no classes.
@@ -40,6 +42,7 @@ class DatasetSummary:
     fingerprint: str
     rows: int
     features: int
+    shape: tuple[int, ...]
     test_rows: int
     targets: str
     classes: tuple[str, ...]
@@ -70,6 +73,7 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
         fingerprint=dataset.fingerprint,
         rows=dataset.rows,
         features=dataset.features,
+        shape=shard.X.shape[1:],
         test_rows=dataset.test.total if dataset.test else 0,
         targets=dataset.targets,
         classes=dataset.classes,

@@ -22,11 +22,14 @@ from hesscomp.runs.hdf5 import MAX_COMPRESSION
 BATCH_BYTES = 2**23  # of text parsed at a time
 MAX_LINE = 2**28
 TO_THE_END = 2**62
+EXCEL_ERRORS = (b"#N/A", b"#DIV/0!", b"#VALUE!", b"#REF!", b"#NAME?", b"#NUM!", b"#NULL!")  # cells
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": open_xz}
 
 
 class TextSource:
     """Rows of a text file; blank lines and lines that begin with # are none.
+
+    (But Excel writes errors that begin so, and a row may begin with one.)
 
     A format parses lines and joins what it has parsed (`parse`, `join`), agrees over the ranks on
     what only the whole file tells (`agree`), and may begin after a header (`begin`).
@@ -37,6 +40,7 @@ class TextSource:
     dtype = None
     label_is_file = False
     begin = 0  # the byte at which the rows begin
+    label_name: str | None = None  # of the label's column, where columns have names
 
     def __init__(self, path: Path, label: str | None, rank: int, size: int):
         self.path, self.label, self.rank, self.size = path, label, rank, size
@@ -85,6 +89,10 @@ class TextSource:
     def agree(self, X, start: int, gather: Callable, train: "TextSource | None"):
         """X as all ranks must have it, and the number of columns. Collective."""
         raise NotImplementedError
+
+    def doubts(self) -> Iterator[str]:
+        """What the file leaves in doubt, each with its remedy."""
+        return iter(())
 
     def where(self, row: int) -> str:
         """What to call a data row (from 0) in messages; reads the file up to there."""
@@ -144,7 +152,7 @@ class TextSource:
 
 
 def _is_row(stripped: bytes) -> bool:
-    return bool(stripped) and stripped[:1] != b"#"
+    return bool(stripped) and (stripped[:1] != b"#" or stripped.startswith(EXCEL_ERRORS))
 
 
 def shown(text: bytes | str) -> str:

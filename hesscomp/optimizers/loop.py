@@ -11,6 +11,7 @@ from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Batches, Sampling, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
+from hesscomp.problems.evaluation import Evaluation, HeldOut
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
@@ -114,7 +115,10 @@ class TrainResult:
         One row for each point: `step`, `objective` and `gradient_norm` of the gradient batch there,
         `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches by their
         share; see `Batches`), `words` and `seconds`, and what the optimizer tells of the step that
-        led there.
+        led there. With test rows also `test_loss`, and `test_accuracy` of a classifier, wherever
+        `full_objective` is known.
+    test : Evaluation or None
+        What the model at `best` does on the test rows, where there are any.
     """
 
     x: np.ndarray
@@ -126,6 +130,7 @@ class TrainResult:
     status: str
     reason: str
     history: History = field(repr=False)
+    test: Evaluation | None = None
 
     @property
     def converged(self) -> bool:
@@ -145,6 +150,7 @@ def train(
     saving: Saving = NOTHING_SAVED,
     callbacks: tuple[Callback, ...] = (),
     evaluate_every: int | None = None,
+    test=None,
 ) -> TrainResult:
     """Minimise a problem. Collective.
 
@@ -164,6 +170,9 @@ def train(
     evaluate_every : int, optional
         Steps between objectives over all rows, where gradients are of batches; by default as many
         as make a pass.
+    test : Dataset or (X, y), optional
+        Test rows: those of a data set, or each rank's own. They change nothing about the run; their
+        loss is told in its history and of its best point.
 
     Returns
     -------
@@ -197,7 +206,7 @@ def train(
     """
     for part in (optimizer, stopping, saving):
         part.validate()
-    run = _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every)
+    run = _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test)
     with sole_use(saving.folder, problem.world):
         return run.run(x0)
 
@@ -205,7 +214,9 @@ def train(
 class _Run:
     """One run's progress: what a checkpoint holds, and the rules for moving on."""
 
-    def __init__(self, problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every):
+    def __init__(
+        self, problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test
+    ):
         self.problem, self.world, self.optimizer = problem, problem.world, optimizer
         self.stopping, self.saving, self.callbacks = stopping, saving, callbacks
         self.batches = Batches(problem, sampling)
@@ -214,6 +225,9 @@ class _Run:
         if self.every < 1:
             raise InputError(f"evaluate-every must be at least 1, not {evaluate_every}")
         self.facts = {"optimizer": optimizer.describe(), "sampling": str(sampling)}
+        self.held_out = None if test is None else HeldOut(problem, test)
+        if self.held_out is not None:
+            self.facts["test rows"] = self.held_out.fingerprint
         self.history = History()
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
@@ -246,7 +260,7 @@ class _Run:
         self._finish(*status)
         return TrainResult(
             self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
-            self.step, *status, self.history,
+            self.step, *status, self.history, self.held_out and self.held_out(self.best),
         )  # fmt: skip
 
     # Beginning and end
@@ -278,8 +292,9 @@ class _Run:
             return status
         task.full = self.batches.full.objective(task.x)
         self._note_best(task)
-        self.history.rows[-1]["full_objective"] = float(task.full)
-        self._write_scalars({"full_objective": task.full})
+        found = {"full_objective": float(task.full), **self._tested(task)}
+        self.history.rows[-1].update(found)
+        self._write_scalars(found)
         return self._reached(task) or status
 
     def _finish(self, status, reason) -> None:
@@ -381,12 +396,24 @@ class _Run:
             "objective": float(task.objective),
             "gradient_norm": task.gradient_norm,
             "full_objective": float(task.full),
+            **self._tested(task),
             **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self.world.broadcast(self._seconds()),
             **{name: float(value) for name, value in self.values.items()},
         }
         self.history.rows.append(row)
         self._write_scalars({k: v for k, v in row.items() if np.isfinite(v)})
+
+    def _tested(self, task: Task) -> dict[str, float]:
+        """What the model at the point does on the test rows, NaN where the objective is not known.
+
+        Nothing without test rows.
+        """
+        if self.held_out is None:
+            return {}
+        if self.world.decide(np.isfinite(task.full)):
+            return self.held_out(task.x).columns()
+        return dict.fromkeys(self.held_out.columns, np.nan)
 
     def _write_scalars(self, values: dict[str, float]) -> None:
         if not self.saving.tensorboard or self.saving.folder is None:

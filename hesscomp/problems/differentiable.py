@@ -77,6 +77,15 @@ class DifferentiableProblem(Problem):
             other.blocks_here = tuple(map(slice, [0, *ends[:-1]], ends))
         return other
 
+    def over(self, rows: Rows) -> "DifferentiableProblem":
+        """The mean loss over other rows, without ridge and regularisers. Collective."""
+        other = copy.copy(self)
+        other.ridge, other.sample = 0.0, "all"
+        other.engine, other._kernels = self.engine.data, {}
+        other._take(rows)
+        other.cut(rows)
+        return other
+
     def facts(self, x: np.ndarray) -> dict[str, str]:
         """`Problem.facts` with the loss, the engine, and hashes of what it traces and reads.
 

@@ -177,6 +177,14 @@ class KerasProblem(DifferentiableProblem):
         kernel = self.compiled("output", "float64", (X,))
         return kernel(tf.constant(x, tf.float64), X).numpy()
 
+    def over(self, rows: Rows) -> "KerasProblem":
+        with self.world.phase(f"checking {rows.name}"):
+            rows = _coded(_shaped(rows, self.model), self.loss.bare)
+            if len(rows.X):
+                shape = self.output(self.initial, rows.X[:1]).shape[1:]
+                _check_targets(self.loss.bare, rows.y, shape)
+        return super().over(rows)
+
     def _engine_named(self, wanted: str) -> NetworkEngine:
         """The engine of the loss and the penalty."""
         if wanted not in ENGINES:

@@ -9,6 +9,7 @@ import numpy as np
 from hesscomp.curvature.design import make_design
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard
+from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
@@ -55,6 +56,7 @@ class LogisticRegression(Problem):
                 f"logistic regression needs labels of two classes, and {dataset.name} was read "
                 f"with targets {dataset.targets}; read it with targets signs"
             )
+        check_columns(dataset.train.X, dataset.name, "logistic regression")
         self.world, self.ridge, self.dtype = world, float(ridge), dtype
         self.n, self.rows = dataset.features, dataset.rows
         self.dataset_name, self.fingerprint = dataset.name, dataset.fingerprint
@@ -89,6 +91,18 @@ class LogisticRegression(Problem):
         other.shard = Shard(shard.X[kept], picked.y, picked.start, picked.total)
         other.design = make_design(other.shard.X, self.dtype)
         other.labels = tf.convert_to_tensor(picked.y)
+        return other
+
+    def over(self, shard: Shard, name: str) -> "LogisticRegression":
+        """The mean loss over other rows, without ridge. Collective."""
+        check_columns(shard.X, name, "logistic regression")
+        if shard.X.shape[1] != self.n:
+            raise InputError(f"{name}: has {shard.X.shape[1]} columns; {self.name} has {self.n}")
+        other = copy.copy(self)
+        other.ridge, other.counts, other.sample = 0.0, None, "all"
+        other.shard, other.rows, other.dataset_name = shard, shard.total, name
+        other.design = make_design(shard.X, shard.X.dtype.name, other.cut(shard))
+        other.labels = tf.convert_to_tensor(shard.y)
         return other
 
     def compile(self) -> None:
@@ -190,12 +204,16 @@ class LogisticRegression(Problem):
 
         A row with a.x = 0 is taken as negative, as scikit-learn does.
         """
+        counts = np.array([self.right(x, shard), len(shard.y)], dtype=np.int64)
+        right, total = self.world.sum(counts).tolist()
+        return right / total if total else float("nan")
+
+    def right(self, x: np.ndarray, shard: Shard) -> int:
+        """How many rows of this rank's `shard` have the sign of a.x as their label; local."""
         hits = 0
-        for first in range(0, len(shard.y), 1024):  # float32 rows are widened, a few at a time
-            rows = slice(first, first + 1024)
+        for rows in chunks(slice(None), len(shard.y), 1024):  # float32 rows are widened, a few each
             hits += np.count_nonzero((shard.X[rows] @ x > 0) == (shard.y[rows] > 0))
-        total = self.world.sum(np.array([hits, len(shard.y)], dtype=np.int64))
-        return float(total[0] / total[1]) if total[1] else float("nan")
+        return hits
 
 
 @dataclass(frozen=True)
