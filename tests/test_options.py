@@ -332,9 +332,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--block": Case("--block 5"),
             "--dtype": Case("--dtype float64", f"{PLAN} --layout rows"),
             "--memory": Case("--memory 8G"),
-            "--memory-limit": Case(
-                "--memory-limit 1M", "plan --n 1e7 --rows 1e5 --ranks 4", idle=True
-            ),
+            "--memory-limit": Case("--memory-limit 1M", f"{PLAN} --memory 64G", idle=True),
             "--row-bytes": Case("--row-bytes 1000"),
             "--row-seconds": Case("--row-seconds 1"),
             "--rate": Case("--rate 1e9"),

@@ -2,7 +2,7 @@
 
 import argparse
 
-from hesscomp.cli.options import add_format_arguments, add_test_argument
+from hesscomp.cli.options import add_format_arguments
 from hesscomp.cli.session import Session, add_rank_arguments
 from hesscomp.cli.tables import data_table
 from hesscomp.datasets import load_dataset
@@ -14,8 +14,7 @@ from hesscomp.errors import InputError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file")
-    add_format_arguments(parser)
-    add_test_argument(parser)
+    add_format_arguments(parser, test=True)
     parser.add_argument(
         "--targets",
         choices=TARGETS,

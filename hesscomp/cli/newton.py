@@ -28,7 +28,7 @@ HEADER = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_data_arguments(parser)
+    add_data_arguments(parser, test=True)
     solver = parser.add_argument_group("solver")
     solver.add_argument(
         "--solver",

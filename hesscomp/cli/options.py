@@ -17,17 +17,14 @@ RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 
 
 def add_data_arguments(
-    parser: argparse.ArgumentParser, required: bool = True, test: bool = True
+    parser: argparse.ArgumentParser, required: bool = True, test: bool = False
 ) -> None:
+    """`test` says whether the command computes anything on test rows."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data", required=required, metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file"
     )
-    add_format_arguments(data)
-    if test:
-        add_test_argument(data)
-    else:
-        parser.set_defaults(test=None)
+    add_format_arguments(data, test)
     data.add_argument(
         "--features", choices=("raw", "fourier"), default="raw", help="fourier lifts the data"
     )
@@ -35,17 +32,15 @@ def add_data_arguments(
     data.add_argument("--bandwidth", type=float, metavar="S", help="of the Fourier features")
 
 
-def add_format_arguments(parser) -> None:
+def add_format_arguments(parser, test: bool = False) -> None:
     parser.add_argument("--format", choices=tuple(SOURCES), help="default: by extension")
     parser.add_argument(
         "--label",
         metavar="NAME",
         help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
     )
-
-
-def add_test_argument(parser) -> None:
-    parser.add_argument("--test", metavar="FILE", help="test data of the same form")
+    if test:
+        parser.add_argument("--test", metavar="FILE", help="test data of the same form")
 
 
 def add_problem_arguments(parser: argparse.ArgumentParser, ridge: str = f"{RIDGE:g}") -> None:
@@ -158,7 +153,7 @@ def check_sketch(options) -> None:
 def refuse(options, names, what: str) -> None:
     """Refuse options that are given and would change nothing."""
     for name in names:
-        if getattr(options, name) is not None:
+        if getattr(options, name, None) is not None:
             raise InputError(f"--{name.replace('_', '-')} does not go with {what}")
 
 
@@ -189,7 +184,7 @@ def load_logistic(options, session: Session):
         session.world,
         format=options.format,
         label=options.label,
-        test=options.test,
+        test=getattr(options, "test", None),
         targets="signs",
     )
     if fourier:

@@ -31,8 +31,8 @@ class Subject:
     recipe: Recipe | None
 
 
-def add_subject_arguments(parser, *, test: bool = False) -> None:
-    """`test` says whether the command has a use for test data."""
+def add_subject_arguments(parser, test: bool = False) -> None:
+    """`test` says whether the command computes anything on test rows."""
     group = parser.add_argument_group("problem", "by default logistic regression over --data")
     which = group.add_mutually_exclusive_group()
     which.add_argument(
@@ -134,7 +134,7 @@ def _load(options, session: Session, source: str, targets: str):
         session.world,
         format=options.format,
         label=options.label,
-        test=options.test,
+        test=getattr(options, "test", None),
         targets=targets,
     )
     session.start_tensorflow()  # after the data: what is wrong with them is said without it
