@@ -91,7 +91,7 @@ def subject_options(start: str, end: str) -> dict[str, Case]:
         "--problem": Case("--problem adult-mlp", refused=True),
         "--model": Case("--model m.keras --loss squared-error"),
         "--loss": Case("--loss squared-error", model),
-        "--targets": Case("--targets signs", squared),
+        "--targets": Case("--targets signs", squared, idle="figure" in start),
         "--engine": Case("--engine generic", model),
         "--check": Case("--check off", model),
         "--memory-limit": Case("--memory-limit 40K", model),
@@ -108,10 +108,10 @@ def sketch_options(start: str, end: str) -> dict[str, Case]:
         "--power": Case("--power 0", f"{start} {end}"),
         "--layout": Case("--layout rows", f"{start} {end}"),
         "--panel": Case("--panel 2", f"{start} --layout rows {end}"),
-        "--block": Case("--block 3", krylov),
+        "--block": Case("--block 3", krylov, idle="update" in start),
         "--max-columns": Case("--max-columns 6", krylov),
-        "--max-basis": Case("--max-basis 8", krylov),
-        "--residual-tolerance": Case("--residual-tolerance 0.5", krylov),
+        "--max-basis": Case("--max-basis 8", krylov, idle="update" in start),
+        "--residual-tolerance": Case("--residual-tolerance 0.5", krylov, idle="update" in start),
     }
 
 
@@ -203,9 +203,18 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
         {
             **subject_options(*FIGURE),
             **data_options(*FIGURE),
+            "--features": Case("--features fourier --feature-count 9 --bandwidth 2", refused=True),
+            "--feature-count": Case("--feature-count 9", refused=True),
+            "--bandwidth": Case("--bandwidth 2", refused=True),
             "--rank": Case("--rank 4"),
             **operator_options(*FIGURE),
+            "--at": Case("--at initial"),
             **problem_options(),
+            "--seed": Case(
+                "--seed 5",
+                f"{FIGURE[0]} {MODEL} {FIGURE[1]} --at trained --epochs 1",
+                idle=True,
+            ),
             "--out": Case("--out other.png"),
             "--report": Case("--report other.json"),
         },
