@@ -110,7 +110,7 @@ def sketch_options(start: str, end: str) -> dict[str, Case]:
         "--panel": Case("--panel 2", f"{start} --layout rows {end}"),
         "--block": Case("--block 3", krylov, idle="update" in start),
         "--max-columns": Case("--max-columns 6", krylov),
-        "--max-basis": Case("--max-basis 8", krylov, idle="update" in start),
+        "--max-basis": Case("--max-basis 4", krylov, idle="update" in start),
         "--residual-tolerance": Case("--residual-tolerance 0.5", krylov, idle="update" in start),
     }
 
@@ -212,7 +212,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **problem_options(),
             "--seed": Case(
                 "--seed 5",
-                f"{FIGURE[0]} {MODEL} {FIGURE[1]} --at trained --epochs 1",
+                f"{FIGURE[0]} {MODEL} {FIGURE[1]} --operator monte-carlo-fisher",
                 idle=True,
             ),
             "--out": Case("--out other.png"),
