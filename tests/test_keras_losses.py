@@ -330,6 +330,9 @@ def encoding_refusal(loss, made, encoding: str, outputs: int, ending: str) -> st
     """
     if encoding == "rows for columns":
         return "X has 5 rows but y has 3"
+    y = ENCODINGS[outputs][encoding]
+    if loss in ("hinge", "squared hinge") and np.any(y == 0) and np.any((y != 0) & (y != 1)):
+        return "takes -1 and 1, or 0 and 1, and the targets hold 0"  # Keras goes by the batch
     if made == "sigmoid" and encoding in ("signs", "floats"):
         return "whose targets lie between 0 and 1; for -1 and .1 give"
     if made == "softmax" and outputs == 1:  # of a single class there is nothing to learn

@@ -95,10 +95,11 @@ def cubic(c: np.ndarray, Q: np.ndarray, G: np.ndarray, weight: float) -> Step:
         raise NumericalError(f"a cubic model needs a positive weight, not {weight}")
 
     def bounds(b, w):
-        # t (t - w_min) >= weight |b_0|; and with all of b at the pole it is enough
-        return tuple(
-            _positive_root(-w[0], weight * size) for size in (abs(b[0]), np.linalg.norm(b))
-        )
+        # t (t - w_min) >= weight |b_0|; and with all of b at the pole it is enough. The multiplier
+        # is least with all of b at the other end, which counts where rounding leaves little of b_0.
+        size = np.linalg.norm(b)
+        pole, high = (_positive_root(-w[0], weight * part) for part in (abs(b[0]), size))
+        return max(pole, w[0] + _positive_root(w[-1], weight * size)), high
 
     return _solve(c, Q, G, lambda multiplier: (multiplier / weight, 1 / weight), bounds, free=False)
 
