@@ -26,6 +26,8 @@ def add_run_argument(parser, holds: str) -> None:
 def _folder(text: str) -> str:
     if not text:
         raise ArgumentTypeError("it names no folder")
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise ArgumentTypeError(f"{text} is a file; name a folder")
     return text
 
 

@@ -9,6 +9,7 @@ from hesscomp.datasets.files import SOURCES
 from hesscomp.datasets.load import NAMED
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel.layout import PANEL
+from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
 KRYLOV = "krylov"
@@ -169,6 +170,10 @@ def check_features(options) -> None:
 
 def check_subject(options) -> None:
     """Refuse options that name no problem, before any work is done."""
+    named = NAMED_PROBLEMS.get(options.problem)
+    network = options.model is not None or (named is not None and named.network is not None)
+    if network and options.features != "raw":
+        raise InputError(f"--features {options.features} does not go with a network")
     check_features(options)
     if options.model is not None and (options.loss is None or options.data is None):
         raise Incomplete("--model needs --loss and --data")

@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from hesscomp.analysis.reached import bound_reached, pairs_reached, request_reached
-from hesscomp.datasets.validation import extents
 from hesscomp.factors import Comparison, LowRank, Trajectory
 
 
@@ -87,7 +86,7 @@ def comparison_table(
 
 def data_table(summary, shown: int = 16) -> str:
     """What a data set is and what each rank would hold."""
-    shape = f" ({extents(summary.shape)})" if len(summary.shape) > 1 else ""
+    shape = f" ({' x '.join(map(str, summary.shape))})" if len(summary.shape) > 1 else ""
     rows = [
         ("data", summary.name),
         ("rows", f"{summary.rows} training, {summary.test_rows} test"),
