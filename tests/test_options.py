@@ -156,7 +156,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **problem_options(),
             "--out": Case("--out other.h5"),
             "--report": Case("--report other.json"),
-            "--run": Case("--run d.csv"),  # what it keeps goes when the run is done
+            "--run": Case("--run d.csv", refused=True),  # what it keeps goes when the run is done
         },
     ),
     "update": (
@@ -177,7 +177,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **problem_options(),
             "--out": Case("--out other.h5"),
             "--report": Case("--report other.json"),
-            "--run": Case("--run d.csv"),
+            "--run": Case("--run d.csv", refused=True),
         },
     ),
     "spectrum": (
