@@ -378,11 +378,12 @@ class _Run:
         """Whether neither objective nor gradient have gained anything for long.
 
         Steps that end above the lowest objective do not count: some methods climb on their way.
+        Nor does a gradient that is flatter by chance, at the rounding of the first one.
         """
         noise = ROUNDING * abs(task.objective)
-        if self.world.decide(
-            task.objective < self.lowest - noise or task.gradient_norm < 0.9 * self.flattest
-        ):
+        known = task.gradient_norm > np.finfo(float).eps * self.history.rows[0]["gradient_norm"]
+        flatter = known and task.gradient_norm < 0.9 * self.flattest
+        if self.world.decide(task.objective < self.lowest - noise or flatter):
             self.idle = self.lost = 0
         elif self.world.decide(task.objective <= self.lowest + LEVEL * noise):
             self.idle += 1
