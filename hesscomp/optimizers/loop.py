@@ -381,7 +381,9 @@ class _Run:
         Nor does a gradient that is flatter by chance, at the rounding of the first one.
         """
         noise = ROUNDING * abs(task.objective)
-        known = task.gradient_norm > np.finfo(float).eps * self.history.rows[0]["gradient_norm"]
+        rows = self.history.rows
+        first = rows[0]["gradient_norm"] if rows else task.gradient_norm
+        known = task.gradient_norm > np.finfo(float).eps * first
         flatter = known and task.gradient_norm < 0.9 * self.flattest
         if self.world.decide(task.objective < self.lowest - noise or flatter):
             self.idle = self.lost = 0
