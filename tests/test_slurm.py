@@ -70,9 +70,12 @@ class Slurm:
         return "".join(path.read_text() for path in self.folder.glob(f"*-{job}*.out"))
 
     def pretend(self, program: str) -> None:
-        """Let a script stand in for hesscomp."""
+        """Let a script stand in for hesscomp, in an environment with this one's launcher."""
         path = self.folder / "bin" / "hesscomp"
         path.parent.mkdir()
+        for name in ("mpiexec", "hydra_pmi_proxy"):
+            if (own := Path(sys.prefix) / "bin" / name).exists():  # else the system's
+                (path.parent / name).symlink_to(own)
         path.write_text(program)
         path.chmod(0o755)
         self.environment = {**self.environment, "HESSCOMP_VENV": str(self.folder)}
