@@ -1,12 +1,14 @@
 """The errors that hesscomp raises on purpose; each carries one clear line for the user."""
 
 import os
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
 SHOWN = 20  # of names in a message
 MOST = 500  # characters of what others say, which may quote what a file holds
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, in the messages of Keras
 TRACEBACK = "HESSCOMP_TRACEBACK"  # set in the environment: errors come with their traceback
 OUT_OF_MEMORY = (
     "MemoryError",
@@ -23,7 +25,7 @@ def one_line(text: str) -> str:
 
 def reason(error: object) -> str:
     """What somebody else's error, or a file, says: one line, and not a long one."""
-    return one_line(" ".join(str(error).split()))[:MOST]
+    return one_line(" ".join(COLOURS.sub("", str(error)).split()))[:MOST]
 
 
 def describe(error: BaseException) -> str:

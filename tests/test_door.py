@@ -189,3 +189,55 @@ def test_functions_with_kinks_are_taken(world):
         return tf.reduce_sum(tf.abs(X @ theta)) + tf.reduce_sum(tf.nn.relu(X @ theta))
 
     FunctionProblem(loss_sum, np.zeros((4, 2)), mine(world, X, Y), world)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Coupling(layers.Layer):
+    """Takes a little of the batch's mean off each row."""
+
+    def call(self, x):
+        return x - 1e-4 * tf.reduce_mean(x, axis=0)
+
+
+def test_a_little_coupling_of_rows_is_refused(world):
+    model = keras.Sequential([layers.Input((4,)), layers.Dense(3), Coupling()])
+    with pytest.raises(InputError, match="couples the rows of a batch"):
+        KerasProblem(model, "mse", mine(world, X, np.eye(3)[Y]), world)
+
+    def loss(y, output):
+        return tf.reduce_mean((output - y) ** 2, -1) + 1e-4 * tf.reduce_mean(output) ** 2
+
+    with pytest.raises(InputError, match="couples the rows of a batch"):
+        KerasProblem(network(), loss, mine(world, X, np.eye(3)[Y]), world)
+
+
+def test_a_sequential_model_within_a_model_computes_in_float64(world):
+    """Keras casts what it is given to the type of its input layer."""
+    start = layers.Input((4,))
+    inner = keras.Sequential([layers.Input((4,)), layers.Dense(5, "tanh")])
+    model = keras.Model(start, layers.Dense(3, "softmax")(inner(start)))
+    problems = [
+        problem_of(model, SPARSE(), world, engine=engine) for engine in ("layer-wise", "generic")
+    ]
+    left, right = (each.objective_and_gradient(each.initial)[1] for each in problems)
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-15)
+
+
+def test_operations_of_single_precision_are_named(world, caplog):
+    start = layers.Input((2, 2, 1))
+    grown = layers.UpSampling2D(2, interpolation="bilinear", name="grow")(
+        layers.Conv2D(2, 1)(start)
+    )
+    model = keras.Model(start, layers.Dense(3, "softmax")(layers.Flatten()(grown)))
+    data = mine(world, X.reshape(-1, 2, 2, 1), Y)
+    with caplog.at_level(logging.WARNING):
+        KerasProblem(model, SPARSE(), data, world)
+    if world.rank == 0:
+        assert "grow" in caplog.text and "computes in float32" in caplog.text
+
+
+def test_losses_that_are_no_numbers_are_refused(world):
+    with pytest.raises(InputError, match=r"the loss of the first rows is nan at the model's weigh"):
+        KerasProblem(
+            network(), lambda y, f: tf.math.log(-1 - f[:, 0] ** 2), mine(world, X, Y), world
+        )

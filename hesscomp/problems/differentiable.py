@@ -91,10 +91,7 @@ class DifferentiableProblem(Problem):
 
         A trace of the gradient, where there is none.
         """
-        rows = (self.data.X, self.data.y)
-        kinds = (self.dtype if part.dtype.kind == "f" else part.dtype for part in rows)
-        specs = [tf.TensorSpec(part.shape, kind) for part, kind in zip(rows, kinds, strict=True)]
-        graph = self.compiled("gradient", self.dtype, tuple(specs)).get_concrete_function().graph
+        graph = self.compiled_gradient(self.dtype).get_concrete_function().graph
         return {
             **super().facts(x),
             "loss": getattr(getattr(self, "loss", None), "name", "a function"),
@@ -142,6 +139,13 @@ class DifferentiableProblem(Problem):
 
             self._kernels[key] = tf.function(traced, autograph=False, input_signature=specs)
         return self._kernels[key]
+
+    def compiled_gradient(self, dtype: str):
+        """The engine's gradient, compiled for the rows here, of which there may be none."""
+        rows = (self.data.X, self.data.y)
+        kinds = (dtype if part.dtype.kind == "f" else part.dtype for part in rows)
+        specs = [tf.TensorSpec(part.shape, kind) for part, kind in zip(rows, kinds, strict=True)]
+        return self.compiled("gradient", dtype, tuple(specs))
 
     def budget(self, dtype: str) -> Budget:
         """How many rows and columns a product takes at once."""

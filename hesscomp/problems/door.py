@@ -28,6 +28,7 @@ from hesscomp.problems.differences import wrong_slope
 from hesscomp.problems.stateless import losses_and_output
 
 TOLERANCE = 1e-8
+SINGLE_TOLERANCE = 1e-5  # where an operation of TensorFlow's knows float32 only
 ROUNDING = 1e-12  # of the norm of all blocks, and of the terms whose differences derivatives are
 SECONDS = 2.0  # that the check may take, unless all of it is asked for
 ROWS = (2, 3)  # of the two batches
@@ -96,10 +97,14 @@ class Door:
     pieces: list[Piece]
     theta: tf.Tensor
     batches: list[tuple[tf.Tensor, tf.Tensor]]
+    tolerance: float = TOLERANCE
 
     @classmethod
-    def of(cls, problem, given, ending: Ending | None) -> "Door":
-        """That of a `KerasProblem` whose loss was `given`, and whose model has an ending."""
+    def of(cls, problem, given, ending: Ending | None, tolerance: float = TOLERANCE) -> "Door":
+        """That of a `KerasProblem` whose loss was `given`, and whose model has an ending.
+
+        Raises InputError where the loss of some rows is no number, or depends on other rows.
+        """
         model, pieces, at_logits = problem.model, problem.pieces, problem.at_logits
         loss_of, run = keras_loss(given), losses_and_output(model, pieces)
 
@@ -114,7 +119,30 @@ class Door:
         theta = tf.constant(_moved(problem.initial, pieces))
         if batches and not np.isfinite(_tried(objective, theta, *batches[0])):
             theta = tf.constant(problem.initial)
-        return cls(objective, problem.loss, pieces, theta, batches)
+            value = _tried(objective, theta, *batches[0])
+            if not np.isfinite(value):
+                raise InputError(
+                    f"the loss of the first rows is {value:g} at the model's weights: their "
+                    "outputs or targets lie where the loss is not defined"
+                )
+        door = cls(objective, problem.loss, pieces, theta, batches, tolerance)
+        door._check_rows()
+        return door
+
+    def _check_rows(self) -> None:
+        """InputError if the objective of some rows is not the mean of each one's own."""
+        for X, y in self.batches[:1]:
+            together, output = self.objective(self.theta, X, y)
+            rows = range(len(X))
+            alone = [self.objective(self.theta, X[i : i + 1], y[i : i + 1])[0] for i in rows]
+            mean = tf.reduce_mean(alone)
+            allowed = self.tolerance * abs(mean) + ROUNDING * (1 + tf.reduce_max(abs(output)))
+            if not abs(together - mean) <= allowed:
+                raise InputError(
+                    f"the loss of {len(X)} rows together is {together:.10g}, but the mean of each "
+                    f"one's own is {mean:.10g}: the model or the loss couples the rows of a batch, "
+                    "so the objective is no mean over rows"
+                )
 
     def compare(
         self,
@@ -212,7 +240,9 @@ class _Trial:
 
     def _objective(self, here) -> Disagreement | None:
         there = self.value
-        allowed = TOLERANCE * abs(there) + ROUNDING * (1 + tf.reduce_max(abs(self.output)))
+        allowed = self.door.tolerance * abs(there) + ROUNDING * (
+            1 + tf.reduce_max(abs(self.output))
+        )
         if abs(here - there) <= allowed:
             return None
         return Disagreement("objective", float(here), float(there))
@@ -259,7 +289,7 @@ class _Trial:
         here = self.door.loss.curvature(self.output, self.y, tangent[..., None, :])[..., 0, :]
         there = self._bent(tangent)
         error, norm = tf.norm(here - there), tf.norm(there)
-        if error <= TOLERANCE * norm + ROUNDING * tf.norm(tangent):
+        if error <= self.door.tolerance * norm + ROUNDING * tf.norm(tangent):
             return None
         return Disagreement("curvature of the loss", float(error), float(norm))
 
@@ -300,7 +330,7 @@ class _Trial:
         floor = ROUNDING * (tf.norm(there) + reach)
         for piece in self.door.pieces:
             error = tf.norm(piece.of(here) - piece.of(there))
-            if not error <= TOLERANCE * tf.norm(piece.of(there)) + floor:
+            if not error <= self.door.tolerance * tf.norm(piece.of(there)) + floor:
                 return Disagreement(what, float(tf.norm(here - there)), float(tf.norm(there)))
         return None
 

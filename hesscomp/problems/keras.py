@@ -30,7 +30,7 @@ from hesscomp.errors import InputError, reason
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.differentiable import DifferentiableProblem
-from hesscomp.problems.door import SECONDS, Door, keras_loss
+from hesscomp.problems.door import SECONDS, SINGLE_TOLERANCE, TOLERANCE, Door, keras_loss
 from hesscomp.problems.rows import Rows
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
@@ -219,10 +219,14 @@ class KerasProblem(DifferentiableProblem):
         world = self.world
         deadline = time.monotonic() + SECONDS if check == "auto" else np.inf
         with world.phase("comparing the model with Keras"):
-            door = Door.of(self, given, ending)
-            compiled = (
-                self.compiled("gradient", "float64", door.batches[0]) if door.batches else None
-            )
+            compiled = self.compiled_gradient("float64")
+            narrow = _single_precision(compiled)
+            if narrow is not None and world.rank == 0:
+                log.warning(
+                    "%s: %s computes in float32, whatever precision is asked for, so objective and "
+                    "derivatives have six digits", self.name, narrow,
+                )  # fmt: skip
+            door = Door.of(self, given, ending, TOLERANCE if narrow is None else SINGLE_TOLERANCE)
             outcome = door.compare(self.engine, compiled, deadline)
         found = _first(world, outcome.found and str(outcome.found))
         left_out = _first(world, ", ".join(outcome.left_out))
@@ -253,6 +257,16 @@ class KerasProblem(DifferentiableProblem):
             )  # fmt: skip
         self.engine = generic
         self._kernels.clear()
+
+
+def _single_precision(compiled) -> str | None:
+    """The first operation of a compiled function of float64 that casts to float32; None."""
+    for operation in compiled.get_concrete_function().graph.get_operations():
+        if operation.type == "Cast":
+            kinds = operation.inputs[0].dtype, operation.outputs[0].dtype
+            if kinds == (tf.float64, tf.float32):
+                return operation.name.rpartition("/")[0] or operation.name
+    return None
 
 
 _REMEDY = (

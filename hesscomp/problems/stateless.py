@@ -147,15 +147,15 @@ def _constant(value, dtype, draw):
 def _layers_in(model, dtype: str) -> Iterator[None]:
     """Let all layers of a model compute in `dtype` while TensorFlow traces them.
 
-    Layers cast what they are given to their policy's type, variables to their own, and a
-    functional model to its inputs'.
+    Layers cast what they are given to their policy's type, variables to their own, a functional
+    model to its inputs', and a Sequential one to its input layer's.
     """
-    layers = [
-        layer for layer in model._flatten_layers() if "float" in layer.dtype_policy.compute_dtype
-    ]
+    every = list(model._flatten_layers())
+    layers = [layer for layer in every if "float" in layer.dtype_policy.compute_dtype]
+    entrances = [layer for layer in every if isinstance(layer, keras.layers.InputLayer)]
     graphs = [*layers, *(layer._functional for layer in layers if hasattr(layer, "_functional"))]
     inputs = [tensor for graph in graphs for tensor in getattr(graph, "_inputs", None) or ()]
-    typed = [thing for thing in [*inputs, *model.variables] if "float" in thing.dtype]
+    typed = [t for t in [*inputs, *entrances, *model.variables] if "float" in t.dtype]
     saved = [layer.dtype_policy for layer in layers], [thing.dtype for thing in typed]
     try:
         _set_types(layers, [dtype] * len(layers), typed, [dtype] * len(typed))
