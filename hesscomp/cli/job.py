@@ -4,6 +4,7 @@ import argparse
 import importlib
 import shlex
 import subprocess
+import sys
 
 from hesscomp.cli import plan
 from hesscomp.cli.main import COMMANDS, PARALLEL, parse
@@ -86,8 +87,11 @@ def run(options: argparse.Namespace) -> int:
     check_names("--array", items if any("{name}" in word for word in options.words) else [])
     parallel, missing = _check_command(options.words, items, options.submit)
     script = job_script(_job(options, parallel))
+    needs = f"what hesscomp {options.words[0]} still needs on submission: {missing}"
     if options.out is None:
         print(script, end="")
+        if missing:
+            print(f"hesscomp: {needs}", file=sys.stderr)
         return 0
     check_writable(options.out)
     check_replaceable(options.out)
@@ -95,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         temporary.write_text(script)
     print(f"wrote job script: {options.out}")
     if missing:
-        print(f"what hesscomp {options.words[0]} still needs on submission: {missing}")
+        print(needs)
     array = [f"--array=0-{len(items) - 1}"] if items else []
     words = ["sbatch", *array, "--", options.out, *items]
     if options.submit:
