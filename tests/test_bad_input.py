@@ -25,7 +25,6 @@ from hesscomp.cli.main import main
 from hesscomp.cli.sizes import parse_bytes
 from hesscomp.cli.train import NAMES
 from hesscomp.datasets import load_dataset
-from hesscomp.datasets.xz import open_xz
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.factors import (
     Certificate,
@@ -39,9 +38,10 @@ from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.optimizers.catalogue import OPTIMIZERS
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
-from hesscomp.runs.hdf5 import CheckedFile
 from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
+from hesscomp.storage.hdf5 import CheckedFile
+from hesscomp.storage.xz import open_xz
 
 
 def refused(read, path) -> str:

@@ -11,9 +11,9 @@ from hesscomp.cli.session import run_on_ranks
 from hesscomp.errors import InputError, RankFailure
 from hesscomp.parallel import random
 from hesscomp.parallel.calibration import algebra_rate, network_speed
+from hesscomp.parallel.phase import named_phase
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.threads import threads_per_rank
-from hesscomp.runs.activity import activity
 
 pytestmark = pytest.mark.ranks
 
@@ -52,7 +52,7 @@ def test_phase_tells_a_bug_from_bad_input(world):
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_traceback_is_shown_on_request(world, monkeypatch, caplog, capsys, asked):
     def command(_, session):
-        with activity("dividing"):
+        with named_phase("dividing"):
             raise ZeroDivisionError("by zero")
 
     if asked:

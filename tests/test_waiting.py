@@ -7,9 +7,8 @@ from collections import deque
 import pytest
 from mpi4py import MPI
 
-from hesscomp.parallel import waiting
+from hesscomp.parallel import phase, waiting
 from hesscomp.parallel.waiting import Stranded, Waiting
-from hesscomp.runs import activity
 
 HOSTS = ["h1"] * 4 + ["h2"] * 3 + ["h3"] * 2
 LONG = 1000.0
@@ -74,7 +73,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize("impatient", [0, 3, 8])
 def test_one_rank_names_those_that_did_not_come(impatient):
     here = [0, 2, 3, 5, 6, 7, 8]
-    with activity.activity("compress"):
+    with phase.named_phase("compress"):
         errors = outcomes(here, [impatient])
     assert sorted(errors) == here
     assert [rank for rank in here if errors[rank].speaks] == [0]
@@ -123,17 +122,17 @@ def test_a_broken_connection_is_told():
     assert str(errors[0]).startswith("rank 1 on h1 did not come to the reduction (MPI: ")
 
 
-def test_the_innermost_activity_is_shown_and_kept_by_errors():
-    board = bytearray(activity.WIDTH)
-    activity.show_on(board)
+def test_the_innermost_phase_is_shown_and_kept_by_errors():
+    board = bytearray(phase.BOARD_BYTES)
+    phase.show_phase_on(board)
     try:
-        with pytest.raises(ZeroDivisionError) as caught, activity.activity("newton"):
-            with activity.activity("line search"):
-                assert activity.read(board) == activity.current() == "line search"
-            assert activity.read(board) == "newton"
-            with activity.activity("solve"):
+        with pytest.raises(ZeroDivisionError) as caught, phase.named_phase("newton"):
+            with phase.named_phase("line search"):
+                assert phase.read_phase(board) == phase.current_phase() == "line search"
+            assert phase.read_phase(board) == "newton"
+            with phase.named_phase("solve"):
                 raise ZeroDivisionError
-        assert activity.of_error(caught.value) == "solve"
-        assert activity.read(board) == ""
+        assert phase.phase_of(caught.value) == "solve"
+        assert phase.read_phase(board) == ""
     finally:
-        activity.show_on(None)
+        phase.show_phase_on(None)

@@ -14,9 +14,9 @@ import time
 from contextlib import suppress
 
 from hesscomp.cli import patience
-from hesscomp.cli.main import INTERRUPTED
+from hesscomp.cli.exits import INTERRUPTED
 from hesscomp.cli.main import main as command
-from hesscomp.runs import activity
+from hesscomp.parallel import phase
 from hesscomp.runs.slurm import REQUEUE, SIGNALS
 
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")  # MPICH and SLURM, Open MPI, PMIx
@@ -35,14 +35,14 @@ def main() -> int:
     rank = next((os.environ[name] for name in RANKS if name in os.environ), None)
     if rank is None or sys.platform != "linux":
         return _run()
-    board = mmap.mmap(-1, activity.WIDTH)  # shared with the child
+    board = mmap.mmap(-1, phase.BOARD_BYTES)  # shared with the child
     guard = os.getpid()
     child = os.fork()
     if child == 0:
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != guard:  # it has died already
             os._exit(1)
-        activity.show_on(board)
+        phase.show_phase_on(board)
         if any(word.startswith("--run") for word in sys.argv):
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command listens to them
         status = _run()
@@ -55,7 +55,7 @@ def main() -> int:
     if number in ENDED:
         turn = min(int(rank), MOST_TURNS) if number == signal.SIGALRM else 0
         time.sleep(OWN_END * (1 + turn))
-        print(_obituary(rank, number, activity.read(board)), file=sys.stderr, flush=True)
+        print(_obituary(rank, number, phase.read_phase(board)), file=sys.stderr, flush=True)
         time.sleep(ON_ITS_WAY)
     if number or status not in AGREED:  # such as that of a start of MPI that failed
         _tell_launcher(status)
@@ -82,8 +82,8 @@ def _tell_launcher(status: int) -> None:
 def _obituary(rank: str, number: int, doing: str) -> str:
     who = f"hesscomp: error: rank {rank} on {platform.node()}"
     if number == signal.SIGALRM:
-        return f"{who} waited longer than --comm-timeout for other ranks{activity.inside(doing)}"
-    text = f"{who} was killed by {signal.Signals(number).name}{activity.inside(doing)}"
+        return f"{who} waited longer than --comm-timeout for other ranks{phase.in_words(doing)}"
+    text = f"{who} was killed by {signal.Signals(number).name}{phase.in_words(doing)}"
     if number == signal.SIGKILL:
         text += "; where memory ran out, `hesscomp plan` says what a rank needs"
     return text

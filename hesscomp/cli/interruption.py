@@ -7,7 +7,7 @@ import sys
 import time
 from argparse import ArgumentTypeError
 
-from hesscomp.cli.main import INTERRUPTED
+from hesscomp.cli.exits import INTERRUPTED
 from hesscomp.errors import Interrupted
 from hesscomp.parallel.world import World
 from hesscomp.runs.slurm import REQUEUE, SIGNALS

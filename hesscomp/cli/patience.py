@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hesscomp.runs.activity import name_the_rest
+from hesscomp.parallel.phase import set_outer_phase
 
 _seconds: float | None = None
 
@@ -22,11 +22,11 @@ def at_most(seconds: float, doing: str) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        name_the_rest("")
+        set_outer_phase("")
 
 
 def begin(doing: str) -> None:
     """From now on this process may take the seconds of the last `at_most`, if there was one."""
     if _seconds is not None:
-        name_the_rest(doing)
+        set_outer_phase(doing)
         signal.setitimer(signal.ITIMER_REAL, _seconds)

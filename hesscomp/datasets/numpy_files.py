@@ -8,8 +8,8 @@ import numpy as np
 
 from hesscomp.datasets.arrays import ArraySource, StoredRows
 from hesscomp.errors import InputError, some
-from hesscomp.runs.archives import check_member
-from hesscomp.runs.npy import mapped, mapped_npy, read_header
+from hesscomp.storage.archives import check_member
+from hesscomp.storage.npy import mapped, mapped_npy, read_header
 
 LOCAL_HEADER = 30  # bytes of a zip member's fixed local header; two lengths stand at its end
 

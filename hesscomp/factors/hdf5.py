@@ -19,8 +19,8 @@ from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, Rows
-from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.runs.slabs import read_rows, replacing_path, save_slabs
+from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
+from hesscomp.storage.slabs import read_rows, replacing_path, save_slabs
 
 FORMAT = "hesscomp-factor"
 VERSION = 1

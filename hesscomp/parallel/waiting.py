@@ -9,7 +9,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hesscomp.errors import RankFailure
-from hesscomp.runs.activity import current, inside
+from hesscomp.parallel.phase import current_phase, in_words
 
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
 CROWDED_SPIN = 1e-5  # where ranks share cores: a poll takes time from who is waited for
@@ -82,7 +82,8 @@ class Waiting:
         if not speaks:
             time.sleep(GRACE)
         raise Stranded(
-            f"{self._silent(here)} did not come to the {what}{inside(current())} {why}", speaks
+            f"{self._silent(here)} did not come to the {what}{in_words(current_phase())} {why}",
+            speaks,
         )
 
     def _poll(self, request: MPI.Request, end: float) -> bool:

@@ -15,9 +15,9 @@ from mpi4py import MPI
 
 from hesscomp.errors import InputError, Interrupted, RankFailure, describe, whole_story
 from hesscomp.parallel import TIMEOUT
+from hesscomp.parallel.ledger import Ledger
+from hesscomp.parallel.phase import named_phase
 from hesscomp.parallel.waiting import Stranded, Waiting
-from hesscomp.runs.activity import activity
-from hesscomp.runs.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ class World:
         the message of the lowest failing rank: `InputError` where that rank's error was one (or a
         file could not be used), else `RankFailure`. One reduction of one word.
         """
-        with activity(name):
+        with named_phase(name):
             failure = None
             try:
                 yield

@@ -13,11 +13,11 @@ import numpy as np
 
 import hesscomp
 from hesscomp.errors import InputError, reason
-from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
 from hesscomp.runs.form import misfit
-from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.runs.history import History
-from hesscomp.runs.slabs import own_slabs, read_rows, save_slabs, slabs_of
+from hesscomp.storage.files import atomic_path, flush_file, remove_files, remove_leftovers
+from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
+from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs, slabs_of
 
 log = logging.getLogger(__name__)
 

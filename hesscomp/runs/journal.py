@@ -19,11 +19,11 @@ import hesscomp
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.layout import Layout
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.runs.checkpoint import check_same_run
-from hesscomp.runs.files import atomic_path, remove_files, remove_leftovers
-from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.runs.ledger import Ledger
-from hesscomp.runs.slabs import own_slabs, read_rows, save_slabs
+from hesscomp.storage.files import atomic_path, remove_files, remove_leftovers
+from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
+from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs
 
 log = logging.getLogger(__name__)
 
