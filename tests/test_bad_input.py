@@ -223,7 +223,7 @@ def many_names(file) -> None:
 
 
 CHECKPOINTS = {
-    "format": (attribute("format", "other"), "it is no hesscomp-checkpoint"),
+    "format": (attribute("format", "other"), "'other', not 'hesscomp-checkpoint'"),
     "formats": (attribute("format", np.array([b"a", b"b"])), " checkpoint"),
     "step": (attribute("step", "many"), "attribute step is missing or no count"),
     "events": (attribute("events", "[1, 2]", "history"), "cannot be read as a checkpoint"),
@@ -263,7 +263,7 @@ def test_a_chunk_shorter_than_its_checksum_is_refused(tmp_path):
 
 
 CHECKPOINT_POINTS = {
-    "version": (attribute("format_version", 9), "it is no hesscomp-checkpoint of version 1"),
+    "version": (attribute("format_version", 9), "its format version is 9, this hesscomp reads up"),
     "formats": (attribute("format", np.array([b"a", b"b"])), "cannot be read as a point"),
     "group": (lambda file: file.__delitem__("arrays"), "/arrays is missing"),
     "missing": (lambda file: file["arrays"].clear(), "/arrays/x is missing"),
