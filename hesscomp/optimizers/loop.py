@@ -433,7 +433,7 @@ class _Run:
     def _interruptible(self, task: Task) -> tuple[str, str] | None:
         """As `_advance`; a signal within the step ends the run at the point before it."""
         try:
-            self.world.heed()
+            self.world.check_interrupt()
             return self._advance(task)
         except Interrupted as why:
             self._save(task)

@@ -258,7 +258,7 @@ class _Run:
                 self._save(checkpoint)
             if ended is None:
                 try:
-                    self.world.heed()
+                    self.world.check_interrupt()
                     ended = self._step()
                 except Interrupted as why:
                     self._save(checkpoint)

@@ -49,8 +49,8 @@ class World:
     Attributes
     ----------
     stop_asked : callable, optional
-        The number of the signal that asked this rank to stop (``heed``), 0 where none did; set on
-        all ranks or on none.
+        Returns the number of the signal that asked this rank to stop, 0 where none did. Set on all
+        ranks or on none; `check_interrupt` asks it.
     """
 
     stop_asked: Callable[[], int] | None = None
@@ -181,7 +181,7 @@ class World:
         self._wait(self.comm.Ibcast(answer, root=0), "decision")
         return bool(answer[0])
 
-    def heed(self) -> None:
+    def check_interrupt(self) -> None:
         """Raise Interrupted on all ranks if any of them was asked to stop. Collective, not counted.
 
         Called where a run may end and go on later: after block products and between steps.

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 
 from hesscomp.errors import InputError, reason
-from hesscomp.runs.form import misfit
 from hesscomp.runs.history import History
+from hesscomp.runs.schema import schema_mismatch
 from hesscomp.storage.files import atomic_path, flush_file, remove_files, remove_leftovers
 from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.storage.header import check_header, write_header
@@ -77,11 +77,11 @@ class Checkpoint:
                 group.create_dataset(key, data=value, fletcher32=np.size(value) >= LARGE)
         file["history"].attrs["events"] = json.dumps(self.history.events)
 
-    def misfit(self, like: "Checkpoint") -> str | None:
-        """Why a run that begins with `like` cannot go on from here; None where it can.
+    def mismatch(self, like: "Checkpoint") -> str | None:
+        """Return why a run that begins with `like` cannot go on from here; None where it can.
 
-        See `form.misfit`. There must be rows where `like` has some, and a history as long as the
-        steps make it.
+        See `schema_mismatch`. There must be rows where `like` has some, and a history as long as
+        the steps make it.
         """
         rows = len(like.history) + self.step - like.step
         if len(self.history) != rows:
@@ -95,7 +95,7 @@ class Checkpoint:
         ]
         if like.rows is not None:
             parts.append(("", {ROWS: self.rows}, {ROWS: like.rows}))
-        reasons = (misfit(found, wanted, place) for place, found, wanted in parts)
+        reasons = (schema_mismatch(found, wanted, place) for place, found, wanted in parts)
         return next(filter(None, reasons), None)
 
 
@@ -211,7 +211,7 @@ def load_checkpoint(
     with CheckedFile(path, "checkpoint") as file:
         found = _read(file, rows)
         if like is not None and _difference(found.facts, like.facts) is None:
-            why = found.misfit(like)
+            why = found.mismatch(like)
             if why is not None:
                 file.refuse(why)
         return found

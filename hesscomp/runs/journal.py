@@ -95,7 +95,7 @@ class Journal:
                     self._check(path)
                     last = max(last, int(path.stem.partition("-")[2]))
         self.last = self.world.broadcast(last)
-        world.heed()
+        world.check_interrupt()
 
     def result(
         self,
