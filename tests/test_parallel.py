@@ -11,9 +11,9 @@ from hesscomp.cli.session import run_on_ranks
 from hesscomp.errors import InputError, RankFailure
 from hesscomp.parallel import random
 from hesscomp.parallel.calibration import algebra_rate, network_speed
-from hesscomp.parallel.phase import named_phase
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.parallel.watchdog.phase import named_phase
 
 pytestmark = pytest.mark.ranks
 

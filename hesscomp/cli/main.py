@@ -13,9 +13,9 @@ import time
 
 import hesscomp
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
-from hesscomp.cli.patience import at_most
 from hesscomp.errors import one_line
 from hesscomp.parallel import TIMEOUT
+from hesscomp.parallel.watchdog.startup_timeout import startup_timeout
 
 MOST = 2**53  # of whole numbers: arrays have no more entries, and as floats they are exact
 STARTED = time.perf_counter()
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    with at_most(_comm_timeout(arguments), "MPI's start"):
+    with startup_timeout(_comm_timeout(arguments), "MPI's start"):
         options = parse(arguments)  # imports the command's module, and MPI where it takes ranks
     if options.command is None:
         _parser(None)[0].print_help()

@@ -11,8 +11,8 @@ from hesscomp.cli.exits import INTERRUPTED, UNREAD, exit_status, report_error, w
 from hesscomp.cli.interruption import ended, listen
 from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.parallel import TIMEOUT
-from hesscomp.parallel.phase import in_words, phase_of
 from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.parallel.watchdog.phase import in_words, phase_of
 from hesscomp.parallel.world import World
 from hesscomp.storage.files import check_outputs
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hesscomp.parallel.phase import named_phase
+from hesscomp.parallel.watchdog.phase import named_phase
 
 
 @dataclass

@@ -16,8 +16,8 @@ from mpi4py import MPI
 from hesscomp.errors import InputError, Interrupted, RankFailure, describe, whole_story
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.ledger import Ledger
-from hesscomp.parallel.phase import named_phase
-from hesscomp.parallel.waiting import Stranded, Waiting
+from hesscomp.parallel.watchdog.collective_timeout import CollectiveTimeout, RanksMissing
+from hesscomp.parallel.watchdog.phase import named_phase
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,11 @@ class World:
         self.size = self.comm.Get_size()
         self.ledger = Ledger() if ledger is None else ledger
         self.reproducible, self.threads = reproducible, threads
-        self._waiting = Waiting(self.comm, timeout)
+        self._deadline = CollectiveTimeout(self.comm, timeout)
         self._control, request = self.comm.Idup()
         self._wait(request, "first meeting")
-        self._waiting.comm = self._control
-        self._waiting.hosts = self.gather(MPI.Get_processor_name())
+        self._deadline.comm = self._control
+        self._deadline.hosts = self.gather(MPI.Get_processor_name())
 
     @classmethod
     def serial(cls) -> "World":
@@ -229,15 +229,15 @@ class World:
 
     def _neighbours(self) -> list[int]:
         """The ranks on this node, itself among them: those whose processor has its name."""
-        hosts = self._waiting.hosts
+        hosts = self._deadline.hosts
         return [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
 
     def _wait(self, request: MPI.Request, what: str) -> None:
         """Wait for a collective of this world; if some ranks do not come, end all."""
         try:
-            self._waiting.wait(request, what)
-        except Stranded as error:
-            if error.speaks:
+            self._deadline.wait(request, what)
+        except RanksMissing as error:
+            if error.reports:
                 log.error("error: %s; all ranks end", error)
             self.abort(1)
 
