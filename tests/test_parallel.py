@@ -126,7 +126,7 @@ def test_threads_share_the_cores(world, monkeypatch):
 
 def test_the_ranks_of_a_node_are_those_with_its_name(world, monkeypatch):
     hosts = [f"n{rank % 2}" for rank in range(world.size)]
-    monkeypatch.setattr(world._waiting, "hosts", hosts)
+    monkeypatch.setattr(world._deadline, "hosts", hosts)
     here = [rank for rank in range(world.size) if rank % 2 == world.rank % 2]
     assert world.ranks_here() == len(here) and world.place_here() == world.rank // 2
     assert world.node_shares({0, 10 + world.rank}) in ([len(here), 1], [1, len(here)])
