@@ -12,8 +12,8 @@ from functools import wraps
 
 import numpy as np
 
+from hesscomp.datasets.aligned import ALIGNMENT
 from hesscomp.errors import InputError
-from hesscomp.runs.memory import ALIGNMENT
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 2**31 - 1  # bytes: what an int of mallopt holds
