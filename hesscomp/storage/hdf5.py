@@ -189,6 +189,7 @@ class _Sink(io.FileIO):
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
+        size = self.tell() if size is None else size
         if self.error is None:
             self._kept(super().truncate, size)
         return size

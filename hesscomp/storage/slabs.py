@@ -116,7 +116,13 @@ def own_slabs(
 ) -> list[Path]:
     """Return the slabs of a file that are named after it, or after the name it was `made_as`."""
     owner = Path(made_as or master).name
-    return [path for path in slabs_of(master, name) if SLAB.fullmatch(path.name)[1] == owner]
+    return [path for path in slabs_of(master, name) if _owner(path.name) == owner]
+
+
+def _owner(slab: str) -> str | None:
+    """Return the name of the master file in the name of a slab; None for any other name."""
+    found = SLAB.fullmatch(slab)
+    return found[1] if found else None
 
 
 def slabs_of(master: str | os.PathLike, name: str) -> list[Path]:
@@ -179,7 +185,7 @@ def _sources(file: CheckedFile, name: str, found: h5py.Dataset) -> list[tuple[Pa
     """Return the slabs that a virtual data set names: path, first row and one past the last."""
     sources = []
     for source in found.virtual_sources():
-        if not SLAB.fullmatch(source.file_name) or source.dset_name.strip("/") != name:
+        if _owner(source.file_name) is None or source.dset_name.strip("/") != name:
             file.refuse(f"/{name} points at {source.file_name!r}, which is no slab beside it")
         (first, _), (last, _) = source.vspace.get_select_bounds()
         sources.append((Path(file.path).with_name(source.file_name), int(first), int(last) + 1))

@@ -87,8 +87,8 @@ def run_watched(
         status = _run(command)
         os.kill(watchdog, signal.SIGCONT)  # whoever stopped it, it must see the end
         return status
-    for number in FORWARDED:  # launchers send them to the child too
-        signal.signal(number, signal.SIG_IGN)
+    for forwarded in FORWARDED:  # launchers send them to the child too
+        signal.signal(forwarded, signal.SIG_IGN)
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     number, status = (0, ended) if ended >= 0 else (-ended, 128 - ended)
     if number in REPORTED:
