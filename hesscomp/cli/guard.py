@@ -1,7 +1,8 @@
 """The process that the launcher starts for a rank: it waits for the rank, and says how it died.
 
 A launcher ends the other ranks with SIGKILL as soon as one is gone, so nobody else could.
-MPICH's does not notice what happens before MPI's start, and is told.
+MPICH's does not notice what happens before MPI's start, and is told. With SLURM's it passes on
+what MPI says.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import sys
 import time
 from contextlib import suppress
 
-from hesscomp.cli import patience
+from hesscomp.cli import patience, pmi
 from hesscomp.cli.main import INTERRUPTED
 from hesscomp.cli.main import main as command
 from hesscomp.runs import activity
@@ -37,11 +38,14 @@ def main() -> int:
         return _run()
     board = mmap.mmap(-1, activity.WIDTH)  # shared with the child
     guard = os.getpid()
+    relay = pmi.Relay() if pmi.is_short() else None
     child = os.fork()
     if child == 0:
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != guard:  # it has died already
             os._exit(1)
+        if relay:
+            relay.use()
         activity.show_on(board)
         if any(word.startswith("--run") for word in sys.argv):
             signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the command listens to them
@@ -50,7 +54,11 @@ def main() -> int:
         return status
     for number in FORWARDED:  # launchers send them to the child too
         signal.signal(number, signal.SIG_IGN)
+    if relay:
+        relay.serve()
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if relay:
+        relay.finish()
     number, status = (0, ended) if ended >= 0 else (-ended, 128 - ended)
     if number in ENDED:
         turn = min(int(rank), MOST_TURNS) if number == signal.SIGALRM else 0
@@ -74,7 +82,7 @@ def _run() -> int:
 
 def _tell_launcher(status: int) -> None:
     """End the job in the words of PMI-1, which MPICH's launcher hears also before MPI's start."""
-    if "MPI_LOCALNRANKS" in os.environ:  # it is MPICH's, and not SLURM's with PMI-2
+    if pmi.of_mpich():
         with suppress(KeyError, ValueError, OSError):  # of a rank that is through with MPI
             os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={status}\n".encode())
 
