@@ -156,7 +156,7 @@ def test_newton_on_two_nodes(slurm):
 
 
 def test_mpi_starts_whatever_memory_holds(slurm):
-    """SLURM reads 1024 bytes of a request: MPICH's may not be longer (see `hesscomp.cli.pmi`)."""
+    """SLURM reads 1024 bytes of a request: MPICH may not send more (see `pmi_relay`)."""
     slurm.pretend(FULL_OF_BYTES)
     job = slurm.submit(*SMALL, JOBS / "adult_newton.sbatch", "--comm-timeout", 60)
     state, log = slurm.wait(job)

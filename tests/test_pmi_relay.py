@@ -4,16 +4,16 @@ import sys
 
 import pytest
 
-from hesscomp.cli.pmi import LONGEST_KEY, LONGEST_NAME, READ, VALUE, shorten
+from hesscomp.parallel.watchdog.pmi_relay import LONGEST_KEY, LONGEST_NAME, READ, VALUE, shorten
 
 # A rank that asks how long values may be, puts one of that length and ends; and its SLURM.
 COMMAND = f"""
 import os, socket
-from hesscomp.cli import pmi
+from hesscomp.parallel.watchdog.pmi_relay import PmiRelay
 
 slurm, task = socket.socketpair()
 os.environ["PMI_FD"] = str(task.fileno())
-relay = pmi.Relay()
+relay = PmiRelay()
 if os.fork() == 0:
     slurm.close()
     relay.use()

@@ -23,18 +23,18 @@ MOST = 2**16  # bytes passed on at once, more than a request or an answer has
 LAST_WORDS = 1.0  # seconds for passing on what a rank said before it ended
 
 
-def of_mpich() -> bool:
+def started_by_mpich() -> bool:
     """Return whether MPICH's own launcher, which reads requests of any length, started this."""
     return "MPI_LOCALNRANKS" in os.environ
 
 
-def is_short() -> bool:
+def reads_short_requests() -> bool:
     """Return whether SLURM started this process with the PMI that reads only short requests."""
     slurm = os.environ.get("SLURM_MPI_TYPE") == "pmi2"
-    return slurm and "PMI_FD" in os.environ and not of_mpich()
+    return slurm and "PMI_FD" in os.environ and not started_by_mpich()
 
 
-class Relay:
+class PmiRelay:
     """The line between SLURM and a rank, which is a child of this process.
 
     Make it before the fork. Then the child calls `use`, and its parent calls `serve`, and `finish`
