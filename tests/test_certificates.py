@@ -218,8 +218,11 @@ def check_residuals(case: Case, factor, A, floor: float) -> None:
     w, U, known = factor.eigenvalues, factor.eigenvectors, factor.certificate
     if known.residual_norms is None:
         assert known.eigenvalue_converged is None
+        assert np.isnan(factor.provenance.residual_tolerance)
         return
-    allowed = case.options["residual_tolerance"] * np.abs(w).max(initial=0.0)
+    tolerance = case.options["residual_tolerance"]
+    assert factor.provenance.residual_tolerance == tolerance
+    allowed = tolerance * np.abs(w).max(initial=0.0)
     over = known.residual_norms - np.linalg.norm(A @ U - U * w, axis=0)
     restarted = case.options.get("max_basis") is not None  # locked pairs keep upper bounds
     assert np.all(over >= -floor) and np.all(over <= floor + restarted * allowed)
