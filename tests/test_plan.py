@@ -131,6 +131,7 @@ def test_4096_ranks(capsys):
     assert main(command) == 3
     said = capsys.readouterr().out
     assert "does not fit" in said and "ask SLURM" not in said
+    assert "give each rank more memory (--memory), or take more --ranks or a smaller --rank" in said
     plan = make_plan(Request(n=10**8, rows=10**6, rank=200, ranks=4096), Machine(memory=2**35))
     assert plan.words_reduced == pytest.approx(616e8, rel=1e-3)
     # DESIGN: memory O(n b + n k / P).
