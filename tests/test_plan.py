@@ -149,6 +149,7 @@ def test_4096_ranks(capsys):
         (["--n", "10", "--rows", "5", "--", "--operator", "ggn"], "--operator: goes with"),
         (["--data", "adult", "--", "--run", "r"], "--run: changes nothing in a plan"),
         (["--data", "adult", "--rate", "1e9"], "--rate goes with --n"),
+        (["--n", "9", "--rows", "5", "--panel", "2"], "--layout auto; take --layout rows"),
         (["--n", "9", "--rows", "5", "--rate", "1e9", "--row-seconds", "1"], "give one of them"),
     ],
 )
