@@ -22,8 +22,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hesscomp.cli.main import main
-from hesscomp.cli.sizes import parse_bytes
-from hesscomp.cli.train import NAMES
 from hesscomp.datasets import load_dataset
 from hesscomp.datasets.xz import open_xz
 from hesscomp.errors import HesscompError, InputError
@@ -42,6 +40,8 @@ from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_che
 from hesscomp.runs.hdf5 import CheckedFile
 from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
+from hesscomp.workflows.sizes import parse_bytes
+from hesscomp.workflows.training import NAMES
 
 
 def refused(read, path) -> str:
@@ -428,7 +428,7 @@ WORDS = st.one_of(
 @given(WORDS)
 def test_sizes_are_finite_or_refused(text):
     try:
-        assert 0 < parse_bytes(text, "--memory-limit") < np.inf
+        assert 0 < parse_bytes(text) < np.inf
     except InputError as error:
         assert str(error).startswith("--memory-limit ") and str(error).isprintable()
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from hesscomp.cli.main import main
-from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.compression import compress
 from hesscomp.curvature import calibration
 from hesscomp.curvature.operator import MatrixOperator, ShardedOperator
@@ -16,6 +15,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.runs.plan import Machine, Request, make_plan
 from hesscomp.sketching.defaults import default_method
+from hesscomp.workflows.sizes import format_bytes, parse_bytes
 
 N, RANK = 50_000, 50
 CASES = [
@@ -190,13 +190,13 @@ def test_a_calibration_takes_what_fits_the_time(monkeypatch, long, largest, leas
     ("text", "size"), [("512", 512), ("1.5K", 1536), ("2G", 2**31), ("1 TiB", 2**40)]
 )
 def test_sizes(text, size):
-    assert parse_bytes(text, "--memory") == size
-    assert parse_bytes(format_bytes(size), "--memory") == size
+    assert parse_bytes(text) == size
+    assert parse_bytes(format_bytes(size)) == size
 
 
 def test_a_wrong_size_is_named():
     with pytest.raises(InputError, match="--memory -3G: is no size"):
-        parse_bytes("-3G", "--memory")
+        parse_bytes("-3G")
 
 
 # Plans a compression of a Keras model's curvature from what it measures, compresses, and says both.

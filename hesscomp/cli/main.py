@@ -11,8 +11,10 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import hesscomp
+from hesscomp.cli.arguments import add_arguments, as_written, flags, request_from
 from hesscomp.cli.patience import at_most
 from hesscomp.errors import (
     InputError,
@@ -104,13 +106,18 @@ def _run(arguments: list[str]) -> int:
     if options.command in PARALLEL:
         from hesscomp.cli.session import run_on_ranks
 
-        return run_on_ranks(command.run, options, STARTED)
+        return run_on_ranks(_by_request(command), options, STARTED)
     try:
-        return command.run(options)
+        return _by_request(command)(options)
     except BrokenPipeError:
         raise
     except Exception as error:
-        return report_error(error)
+        return report_error(error, written=options.written)
+
+
+def _by_request(command) -> Callable:
+    """What runs a command's module by a command line's options."""
+    return lambda options, *session: command.run(request_from(options, command.REQUEST), *session)
 
 
 def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
@@ -124,7 +131,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
     if name in WRAPPERS and "--" in arguments:
         end = arguments.index("--")
         own, words = arguments[:end], arguments[end + 1 :]
-    parser, commands = _parser(name)
+    parser, commands, written = _parser(name)
     required = _let_go(commands[name]) if name in commands and not whole else []
     options, unknown = parser.parse_known_args(own)
     if unknown:
@@ -133,6 +140,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if name in WRAPPERS:
         options.words = words
+    options.written = written.get(name, {})
     options.missing = [
         action.metavar if not action.option_strings else action.option_strings[0]
         for action in required
@@ -169,8 +177,12 @@ def _comm_timeout(arguments: list[str]) -> float:
     return seconds if 0 < seconds < MOST else TIMEOUT
 
 
-def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict]:
-    """The parser, that of the named command complete, and the parsers of all commands by name."""
+def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
+    """The parser, that of the named command complete, and the parsers of all commands by name.
+
+    With how the named command's parameters are written.
+    """
+    written: dict[str, dict[str, str]] = {}
     parser = Parser(
         prog="hesscomp",
         description=hesscomp.__doc__,
@@ -189,8 +201,24 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict]:
             formatter_class=HelpFormatter,
         )
         if command == name:  # only what is asked for is imported
-            importlib.import_module(f"hesscomp.cli.{command}").add_arguments(subparser)
-    return parser, commands.choices
+            written[name] = _add_request(subparser, command)
+    return parser, commands.choices, written
+
+
+def _add_request(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
+    """Give a parser the options of a command's request, and of its ranks; how each is written."""
+    module = importlib.import_module(f"hesscomp.cli.{command}")
+    parser.usage, parser.epilog = (getattr(module, name, None) for name in ("USAGE", "EPILOG"))
+    parts = [module.REQUEST]
+    if command in PARALLEL:
+        from hesscomp.cli.session import ComputingRankOptions
+
+        parts.append(getattr(module, "RANKS", ComputingRankOptions))
+    written = {}
+    for part in parts:
+        add_arguments(parser, part)
+        written |= flags(part)
+    return written
 
 
 def exit_status(error: BaseException) -> int:
@@ -198,8 +226,14 @@ def exit_status(error: BaseException) -> int:
     return 2 if isinstance(error, InputError | OperatorError) else 1
 
 
-def report_error(error: BaseException, before: str = "") -> int:
-    """Say in one line what went wrong, after some words; returns the exit status."""
-    text = f"hesscomp: error: {before}{describe(error)}{whole_story(error)}"
+def report_error(
+    error: BaseException, before: str = "", written: dict[str, str] | None = None
+) -> int:
+    """Say in one line what went wrong, after some words; returns the exit status.
+
+    Parameters that it names are shown as they are `written` on the command line.
+    """
+    said = as_written(describe(error), written or {})
+    text = f"hesscomp: error: {before}{said}{whole_story(error)}"
     print(text, file=sys.stderr, flush=True)
     return exit_status(error)
