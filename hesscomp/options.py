@@ -5,6 +5,7 @@ In texts a parameter stands in backquotes; the command line shows it as its own 
 """
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
@@ -33,6 +34,7 @@ class About:
     group: str | None = None
     one_of: str | None = None
     parse: Callable[[str], Any] | None = None
+    unbounded: bool = False
     may_be_empty: bool = False
     needed: bool = False
 
@@ -64,6 +66,8 @@ def option(default=MISSING, **about):
         Of the options with the same word here, at most one is given.
     parse : callable, optional
         Makes a value of a text; raises InputError. By default the field's type does.
+    unbounded : bool
+        Whether infinity is a value.
     may_be_empty : bool
         Of a tuple: whether it may be given without a value.
     needed : bool
@@ -117,16 +121,20 @@ class Option:
             if value not in about.choices:
                 raise InputError(f"{name} must be one of {', '.join(about.choices)}, not {value}")
         elif self.kind in (int, float) and not isinstance(value, str):
-            bounds = [
-                (about.low, "at least", lambda bound: value >= bound),
-                (about.high, "at most", lambda bound: value <= bound),
-                (about.above, "above", lambda bound: value > bound),
-                (about.below, "below", lambda bound: value < bound),
+            given = [
+                (f"{words} {_number(bound)}", holds(value, bound))
+                for words, bound, holds in (
+                    ("at least", about.low, operator.ge),
+                    ("above", about.above, operator.gt),
+                    ("at most", about.high, operator.le),
+                    ("below", about.below, operator.lt),
+                )
+                if bound is not None
             ]
-            given = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
-            if not math.isfinite(value) or not all(holds(bound) for bound, _, holds in given):
-                words = " and ".join(f"{words} {_number(bound)}" for bound, words, _ in given)
-                raise InputError(f"{name} must be {words or 'a finite number'}, not {value}")
+            finite = math.isfinite(value) or (about.unbounded and not math.isnan(value))
+            if not finite or not all(holds for _, holds in given):
+                words = " and ".join(words for words, _ in given) or "a finite number"
+                raise InputError(f"{name} must be {words}, not {value}")
 
 
 def _number(bound: float) -> str:

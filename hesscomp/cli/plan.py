@@ -60,9 +60,11 @@ class PlanCommand(PlanRequest):
             if name in IDLE:
                 raise InputError(f"{name}: changes nothing in a plan; leave it out")
         words = ["compress", "--out", os.devnull, "--dtype", self.dtype, *self.words]
-        for name in (*SUBJECT, "memory_limit"):
+        for name in SUBJECT:
             if getattr(self, name) is not None:
-                words += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
+                words += [f"--{name}", getattr(self, name)]
+        if self.memory_limit is not None:
+            words += ["--memory-limit", f"{self.memory_limit:.0f}"]
         return parse(words)
 
 

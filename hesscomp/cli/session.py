@@ -8,6 +8,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from hesscomp.cli.arguments import request_from
 from hesscomp.cli.interruption import ended, listen
 from hesscomp.cli.main import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.cli.progress import ProgressLine
@@ -36,11 +37,9 @@ def _seconds(text: str) -> float:
 
 @dataclass
 class Session:
-    """What a command needs beside its options: the world, its threads and the clock."""
+    """What a command needs beside its request: the world, its threads and what shows lines."""
 
     world: World
-    threads: int
-    started: float
     _limits: object = field(repr=False, default=None)
     line: ProgressLine = field(repr=False, default_factory=ProgressLine)
 
@@ -87,7 +86,7 @@ class RankOptions(Options, group="ranks"):
         help="threads per rank; by default OMP_NUM_THREADS, else the rank's share of its cores",
     )  # fmt: skip
     comm_timeout: float = option(
-        TIMEOUT, above=0, parse=_seconds, metavar="S",
+        TIMEOUT, above=0, unbounded=True, parse=_seconds, metavar="S",
         help="seconds that a rank waits for the others, which may compile or read, before all end",
     )  # fmt: skip
 
@@ -115,10 +114,10 @@ def run_on_ranks(command, options, started: float) -> int:
     )
     listen(options, world)
     try:
-        threads = threads_per_rank(world, options.threads)
-        world.threads, limits = threads, threadpool_limits(threads)
-        world.ledger.seconds["startup"] = seconds_since(started)
-        return command(options, Session(world, threads, started, limits))
+        world.threads = threads_per_rank(world, request_from(options, RankOptions).threads)
+        limits = threadpool_limits(world.threads)
+        world.ledger.seconds["startup"] = time.perf_counter() - started
+        return command(options, Session(world, limits))
     except Interrupted as why:
         return ended(options, world, why)
     except KeyboardInterrupt:
@@ -141,7 +140,3 @@ def run_on_ranks(command, options, started: float) -> int:
             report_error(error, "" if known else f"{who}failed{while_doing}: ", written)
         return exit_status(error)
     return 1
-
-
-def seconds_since(started: float) -> float:
-    return time.perf_counter() - started

@@ -30,7 +30,7 @@ class UpdateRequest(
     )
     at: str | None = option(None, metavar=POINTS, help="the point; default: the one in F.h5")
     ridge: float | None = option(
-        None, metavar="R", group="numbers", help="(R/2) ||x||^2; default: that of F.h5"
+        None, low=0, metavar="R", group="numbers", help="(R/2) ||x||^2; default: that of F.h5"
     )
 
     def _check(self) -> None:

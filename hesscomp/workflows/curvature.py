@@ -51,7 +51,7 @@ class OperatorRequest(Options, group="operator"):
         help="restrict it to these layers or parameter blocks, such as dense_1/kernel",
     )  # fmt: skip
     sample: float | None = option(
-        None, metavar="F", help="over this fraction of the rows, at random"
+        None, above=0, high=1, metavar="F", help="over this fraction of the rows, at random"
     )
 
     def _check(self) -> None:

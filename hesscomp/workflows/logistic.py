@@ -31,7 +31,7 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solve
     """
 
     data: str = option(metavar="NAME|FILE", group="data", help=NAMED_DATA)
-    ridge: float = option(RIDGE, group="numbers", metavar="R", help="(R/2) ||x||^2")
+    ridge: float = option(RIDGE, low=0, group="numbers", metavar="R", help="(R/2) ||x||^2")
     solver: str = option(
         "auto",
         choices=("auto", "pcg", "lowrank", "direct"),

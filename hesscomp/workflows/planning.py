@@ -32,7 +32,7 @@ def _count(default, low: int, **about):
 
 
 def _rate(**about):
-    return option(None, above=0, high=LARGEST, **about)
+    return option(None, low=1 / LARGEST, high=LARGEST, **about)
 
 
 def _amount(**about):

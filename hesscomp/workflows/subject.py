@@ -70,7 +70,7 @@ class NumberRequest(Seeded, group="numbers"):
     """With what numbers is computed."""
 
     ridge: float | None = option(
-        None, metavar="R", help=f"(R/2) ||x||^2; default: 0, logistic regression {RIDGE:g}"
+        None, low=0, metavar="R", help=f"(R/2) ||x||^2; default: 0, logistic regression {RIDGE:g}"
     )
     dtype: str | None = option(
         None, choices=("float32", "float64"), help="of curvature products; default: float32"

@@ -38,10 +38,20 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
         None, group="stopping", metavar="F", help="stop at this objective"
     )
     max_passes: float | None = option(
-        None, above=0, group="stopping", metavar="P", help="most passes over the data"
+        None,
+        above=0,
+        unbounded=True,
+        group="stopping",
+        metavar="P",
+        help="most passes over the data",
     )
     max_seconds: float | None = option(
-        None, above=0, group="stopping", metavar="S", help="most seconds of this call"
+        None,
+        above=0,
+        unbounded=True,
+        group="stopping",
+        metavar="S",
+        help="most seconds of this call",
     )
     run: str | None = run_folder("history and checkpoints")
     save_every: int | None = option(

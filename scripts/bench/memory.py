@@ -18,8 +18,8 @@ from pathlib import Path
 import record
 from threadpoolctl import threadpool_limits
 
-from hesscomp.workflows.sizes import parse_bytes
 from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
+from hesscomp.workflows.sizes import parse_bytes
 
 METHODS = {"nystrom": "ggn", "krylov": "hessian"}
 BLOCK = 16
@@ -57,9 +57,11 @@ def measure(options) -> None:
     idle, l = resident_bytes(), options.rank + options.oversample
     reset_peak()
     start = time.perf_counter()
+    more = {"panel": options.panel} if options.layout == "rows" else {}
+    more |= {"block": BLOCK, "max_basis": l} if options.method == "krylov" else {}
     factor = compress(
         H, options.rank, method=options.method, oversample=options.oversample, power=0,
-        layout=options.layout, panel=options.panel, block=BLOCK, max_basis=l,
+        layout=options.layout, **more,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     peaks = world.gather(peak_bytes() - idle)
