@@ -13,8 +13,8 @@ from hesscomp.curvature import calibration
 from hesscomp.curvature.operator import MatrixOperator, ShardedOperator
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
-from hesscomp.runs.plan import Machine, Request, make_plan
 from hesscomp.sketching.defaults import default_method
+from hesscomp.sketching.plan import Machine, Request, make_plan
 from hesscomp.workflows.sizes import format_bytes, parse_bytes
 
 N, RANK = 50_000, 50

@@ -8,8 +8,8 @@ from hesscomp.cli.tables import comparison_table
 from hesscomp.errors import InputError
 from hesscomp.factors import compare, load_factor
 from hesscomp.options import Options, option
-from hesscomp.runs.files import check_outputs, check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_outputs, check_picture_name
 
 
 @dataclass(frozen=True, kw_only=True)

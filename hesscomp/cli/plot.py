@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hesscomp.options import Options, option
-from hesscomp.runs.files import check_picture_name, check_writable
 from hesscomp.runs.report import read_json
+from hesscomp.storage.files import check_picture_name, check_writable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hesscomp.factors import load_factor, save_factor
 from hesscomp.options import Options, option
-from hesscomp.runs.files import check_writable
+from hesscomp.storage.files import check_writable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hesscomp.errors import InputError
 from hesscomp.options import Options, option
-from hesscomp.runs.files import check_writable
+from hesscomp.storage.files import check_writable
 
 
 @dataclass(frozen=True, kw_only=True)

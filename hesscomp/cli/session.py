@@ -9,8 +9,8 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from hesscomp.cli.arguments import request_from
+from hesscomp.cli.exits import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.cli.interruption import ended, listen
-from hesscomp.cli.main import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.cli.progress import ProgressLine
 from hesscomp.cli.tables import factor_table
 from hesscomp.errors import HesscompError, InputError, Interrupted
@@ -18,8 +18,8 @@ from hesscomp.factors import LowRank
 from hesscomp.options import Options, option
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.parallel.watchdog.phase import in_words, phase_of
 from hesscomp.parallel.world import World
-from hesscomp.runs.activity import inside, of_error
 from hesscomp.workflows.progress import Columns
 
 MOST_THREADS = 2**16
@@ -130,7 +130,7 @@ def run_on_ranks(command, options, started: float) -> int:
         write_no_more()
         world.abort(UNREAD)
     except BaseException as error:
-        while_doing = inside(of_error(error))
+        while_doing = in_words(phase_of(error))
         if not world.everyone_is_here():
             report_error(error, f"rank {world.rank} alone failed{while_doing}: ", written)
             world.abort(exit_status(error))

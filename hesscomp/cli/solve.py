@@ -9,7 +9,7 @@ from hesscomp.factors import load_factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
 from hesscomp.options import Options, option
-from hesscomp.runs.files import atomic_path, check_writable
+from hesscomp.storage.files import atomic_path, check_writable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,10 +18,10 @@ from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.rows import RowEigh, RowSvd
 from hesscomp.compression.svd import DirectSvd
 from hesscomp.curvature.operator import Operator
+from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
-from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes

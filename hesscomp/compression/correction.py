@@ -6,9 +6,9 @@ import numpy as np
 
 from hesscomp.compression.compress import compress
 from hesscomp.curvature.operator import Operator
+from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.parallel.world import World
 from hesscomp.sketching.orthonormalize import orthonormalize
 

@@ -6,7 +6,7 @@ from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import OnRange
 from hesscomp.curvature.operator import Operator
-from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.dense import sorted_eigh
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 

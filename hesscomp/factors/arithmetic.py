@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.certificate import meets
 from hesscomp.factors.provenance import NAN
-from hesscomp.factors.spectrum import sorted_eigh
 
 if TYPE_CHECKING:
     from hesscomp.factors.lowrank import LowRank

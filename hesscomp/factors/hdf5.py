@@ -13,14 +13,14 @@ from datetime import UTC, datetime
 import h5py
 import numpy as np
 
-import hesscomp
 from hesscomp.errors import InputError, one_line
 from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, Rows
-from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.runs.slabs import read_rows, replacing_path, save_slabs
+from hesscomp.storage import header
+from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
+from hesscomp.storage.slabs import read_rows, replacing_path, save_slabs
 
 FORMAT = "hesscomp-factor"
 VERSION = 1
@@ -128,12 +128,9 @@ def write_group(group: h5py.Group, factor: LowRank) -> None:
 
 
 def write_header(file: h5py.Group, kind: str) -> None:
-    """What all files of ours begin with."""
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = np.int64(VERSION)
-    file.attrs["kind"] = kind
-    file.attrs["hesscomp_version"] = hesscomp.__version__
-    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    """Write what factor and trajectory files begin with."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    header.write_header(file, FORMAT, VERSION, kind=kind, created=created)
 
 
 def _write(file: h5py.Group, factor: LowRank) -> None:
@@ -257,14 +254,8 @@ def _check_kind(file: CheckedFile) -> None:
 
 def kind_of(file: CheckedFile) -> str:
     """What a file of ours holds, one of `KINDS`; refuses others, and newer ones."""
-    attributes = file.attributes()
-    found = attributes.get("format")
-    if found != FORMAT:
-        file.refuse(f"its format attribute is {found!r}, not {FORMAT!r}")
-    version = count(file, "format_version")
-    if version > VERSION:
-        file.refuse(f"its format version is {version}, this hesscomp reads up to {VERSION}")
-    kind = attributes.get("kind")
+    header.check_header(file, FORMAT, VERSION)
+    kind = file.attributes().get("kind")
     if kind not in KINDS:
         file.refuse(f"its kind is {kind!r}; this hesscomp reads {' and '.join(map(repr, KINDS))}")
     return kind

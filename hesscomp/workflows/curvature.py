@@ -10,7 +10,7 @@ from hesscomp.factors import LowRank, load_factor
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
-from hesscomp.runs.files import find_files
+from hesscomp.storage.files import find_files
 from hesscomp.workflows.progress import Progress, save_vector, silent, write
 from hesscomp.workflows.subject import ProblemRequest, Subject, make_problem
 

@@ -18,8 +18,8 @@ from hesscomp.estimators import (
 from hesscomp.factors import LowRank
 from hesscomp.options import option
 from hesscomp.parallel.world import World
-from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, CurvatureRequest, make_curvature, read_factor
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
 

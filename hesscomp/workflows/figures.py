@@ -10,8 +10,8 @@ from hesscomp.estimators import exact_frobenius_norm
 from hesscomp.factors import LowRank
 from hesscomp.options import option
 from hesscomp.parallel.world import World
-from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import POINTS, TRAINED, CurvatureRequest, make_curvature
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
 

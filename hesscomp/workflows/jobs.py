@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.options import Options, option
-from hesscomp.runs.files import atomic_path, check_writable, find_files
 from hesscomp.runs.slurm import (
     LAUNCHERS,
     WARNING,
@@ -15,6 +14,7 @@ from hesscomp.runs.slurm import (
     check_replaceable,
     job_script,
 )
+from hesscomp.storage.files import atomic_path, check_writable, find_files
 
 
 @dataclass(frozen=True, kw_only=True)

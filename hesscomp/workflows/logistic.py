@@ -9,8 +9,8 @@ from hesscomp.factors import LowRank
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.options import described, option, values
 from hesscomp.parallel.world import World
-from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature
 from hesscomp.workflows.output import costs, run_folder
 from hesscomp.workflows.progress import Progress, check_outputs, silent, write, write_factor

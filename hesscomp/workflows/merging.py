@@ -6,7 +6,7 @@ from pathlib import Path
 from hesscomp.errors import InputError
 from hesscomp.factors import load_factor, trajectory_writer
 from hesscomp.options import Options, option
-from hesscomp.runs.files import check_writable, find_files
+from hesscomp.storage.files import check_writable, find_files
 
 
 @dataclass(frozen=True, kw_only=True)

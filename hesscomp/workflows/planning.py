@@ -7,8 +7,8 @@ from hesscomp.errors import InputError
 from hesscomp.options import Options, option, values
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import PRODUCT_BYTES
-from hesscomp.runs.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
 from hesscomp.sketching.defaults import default_method
+from hesscomp.sketching.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
 from hesscomp.workflows.sizes import format_bytes, parse_bytes
 
 RATE = 5e10  # operations a second, where nothing else is known

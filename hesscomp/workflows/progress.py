@@ -12,7 +12,7 @@ import numpy as np
 
 from hesscomp.factors import LowRank, save_factor
 from hesscomp.parallel.world import World
-from hesscomp.runs import files
+from hesscomp.storage import files
 
 Progress = Callable[[object], object]
 
