@@ -62,10 +62,10 @@ def _parser_of(parse):
 def request_from(options: argparse.Namespace, request: type[Options]) -> Options:
     """The request that a command line makes; InputError where its options do not go together.
 
-    The words of a command that wraps another one are its `words`.
+    The words that follow after a `--` are its `command`.
     """
     words = getattr(options, "words", None)
-    given = {} if words is None else {"words": tuple(words)}
+    given = {} if words is None else {"command": tuple(words)}
     for each in described(request):
         value = getattr(options, each.name)
         if isinstance(value, list):

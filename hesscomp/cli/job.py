@@ -3,7 +3,7 @@
 import importlib
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hesscomp.cli import plan
 from hesscomp.cli.arguments import request_from
@@ -13,7 +13,6 @@ from hesscomp.parallel import import_mpi_unstarted
 from hesscomp.runs.slurm import fill_in
 from hesscomp.workflows.jobs import JobRequest, job
 
-REQUEST = JobRequest
 USAGE = "hesscomp job [options of the job] -- COMMAND [options of the command]"
 EPILOG = (
     "COMMAND is a command of hesscomp with all its options, which are checked before the "
@@ -22,14 +21,25 @@ EPILOG = (
 )
 
 
-def run(request: JobRequest) -> int:
-    if not request.words:
-        raise InputError(
-            "hesscomp job: no command follows after --, which keeps the command's options apart "
-            f"from the job's; write {USAGE}"
-        )
+@dataclass(frozen=True, kw_only=True)
+class JobCommand(JobRequest):
+    """A job of the command that follows."""
+
+    def _check(self) -> None:
+        if not self.command:
+            raise InputError(
+                "hesscomp job: no command follows after --, which keeps the command's options "
+                f"apart from the job's; write {USAGE}"
+            )
+        super()._check()
+
+
+REQUEST = JobCommand
+
+
+def run(request: JobCommand) -> int:
     parallel, missing = _check_command(request)
-    needs = f"what hesscomp {request.words[0]} still needs on submission: {missing}"
+    needs = f"what hesscomp {request.command[0]} still needs on submission: {missing}"
     made = job(replace(request, parallel=parallel), print)
     if request.out is None:
         print(made.script, end="")
@@ -49,12 +59,12 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
     Returns whether it runs on MPI ranks, and what it lacks, which may follow unless it is
     submitted now.
     """
-    name, submit = request.words[0], request.submit
+    name, submit = request.command[0], request.submit
     if name not in COMMANDS or name == "job":
         raise InputError(f"hesscomp {name}: no such command; see hesscomp --help")
     import_mpi_unstarted()
     for item in request.items() or ["1"]:
-        options = parse([fill_in(word, item) for word in request.words], whole=submit)
+        options = parse([fill_in(word, item) for word in request.command], whole=submit)
         missing = ", ".join(options.missing)
         if missing:
             continue

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 import hesscomp
-from hesscomp.cli.arguments import add_arguments, flags, request_from
+from hesscomp.cli.arguments import add_arguments, as_written, flags, request_from
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
 from hesscomp.errors import one_line
 from hesscomp.parallel import TIMEOUT
@@ -73,6 +73,17 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+class Lines(logging.Formatter):
+    """Log records as lines, in which parameters are shown as they are `written`."""
+
+    def __init__(self, written: dict[str, str] | None = None):
+        super().__init__("hesscomp: %(message)s")
+        self.written = written or {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        return as_written(super().format(record), self.written)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="hesscomp: %(message)s")
@@ -92,6 +103,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     with startup_timeout(_comm_timeout(arguments), "MPI's start"):
         options = parse(arguments)  # imports the command's module, and MPI where it takes ranks
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Lines(options.written))
     if options.command is None:
         _parser(None)[0].print_help()
         return 2
@@ -116,11 +129,11 @@ def _by_request(command) -> Callable:
 def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
     """The options of a command line; where they are bad, one line and the end with status 2.
 
-    Of a command that wraps another one, `words` are those after the first `--`; None without it.
+    Of a command that wraps another one, `words` are those after the first `--`.
     Where more may follow later (not `whole`), `missing` names what is required and not there.
     """
     name = next((word for word in arguments if not word.startswith("-")), None)
-    own, words = arguments, None
+    own, words = arguments, []
     if name in WRAPPERS and "--" in arguments:
         end = arguments.index("--")
         own, words = arguments[:end], arguments[end + 1 :]

@@ -37,7 +37,7 @@ class PlanCommand(PlanRequest):
     model: str | None = option(None, metavar="MODEL", help="as compress has it")
     loss: str | None = option(None, metavar="LOSS", help="as compress has it")
     data: str | None = option(None, metavar="DATA", help="as compress has it")
-    words: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()  # further words of compress
 
     def _check(self) -> None:
         sizes, measured = [self.n, self.rows], on_ranks(self)
@@ -46,12 +46,12 @@ class PlanCommand(PlanRequest):
         super()._check()
         if measured:
             request_from(self.subject(), _compress().REQUEST)
-        elif self.words:
-            raise InputError(f"{self.words[0]}: goes with `problem`, `model` or `data`")
+        elif self.command:
+            raise InputError(f"{self.command[0]}: goes with `problem`, `model` or `data`")
 
     def subject(self) -> argparse.Namespace:
         """The options of `compress` that name the problem of a plan, and what its product is of."""
-        for word in self.words:
+        for word in self.command:
             name = word.partition("=")[0]
             if name in OWN:
                 raise InputError(
@@ -59,7 +59,7 @@ class PlanCommand(PlanRequest):
                 )
             if name in IDLE:
                 raise InputError(f"{name}: changes nothing in a plan; leave it out")
-        words = ["compress", "--out", os.devnull, "--dtype", self.dtype, *self.words]
+        words = ["compress", "--out", os.devnull, "--dtype", self.dtype, *self.command]
         for name in SUBJECT:
             if getattr(self, name) is not None:
                 words += [f"--{name}", getattr(self, name)]

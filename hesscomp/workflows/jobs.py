@@ -5,64 +5,17 @@ import subprocess
 from dataclasses import dataclass
 
 from hesscomp.errors import HesscompError, InputError
-from hesscomp.options import Options, option
-from hesscomp.runs.slurm import (
-    LAUNCHERS,
-    WARNING,
-    Job,
-    check_names,
-    check_replaceable,
-    job_script,
-)
+from hesscomp.options import option
+from hesscomp.runs.slurm import Job, check_names, check_replaceable, job_script
 from hesscomp.storage.files import atomic_path, check_writable, find_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class Allocation(Options, group="allocation", about="what is not given here, sbatch can be told"):
-    """What is asked of SLURM."""
+class JobRequest(Job, group="output"):
+    """A command under SLURM, and where its script goes."""
 
-    name: str | None = option(None, metavar="NAME", help="of the job; default: hesscomp-COMMAND")
-    nodes: int = option(1, low=1, metavar="N", help="nodes")
-    ranks_per_node: int = option(1, low=1, metavar="R", help="MPI ranks on each")
-    cpus_per_rank: int = option(1, low=1, metavar="C", help="CPUs, and threads, of a rank")
-    time: str = option("1:00:00", metavar="T", help="such as 30, 2:00:00, 1-12")
-    mem: str | None = option(
-        None, one_of="memory", metavar="SIZE", help="memory of a node, such as 64G"
-    )
-    mem_per_cpu: str | None = option(
-        None, one_of="memory", metavar="SIZE", help="memory of a CPU, as hesscomp plan advises"
-    )
-    partition: str | None = option(None, metavar="NAME", help="of the nodes")
-    account: str | None = option(None, metavar="NAME", help="that pays")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobRequest(Allocation, group="run"):
-    """A command under SLURM, and where its script goes.
-
-    The command's `words` are those after `hesscomp`; whether it runs on ranks is `parallel`.
-    """
-
-    launcher: str = option("srun", choices=LAUNCHERS, help="what starts the ranks")
-    stage: tuple[str, ...] = option(
-        (), metavar="FILE", help="files of the command to copy to each node's $SLURM_TMPDIR first"
-    )
-    warning: int = option(
-        WARNING, metavar="S",
-        help="seconds before the end of `time` at which the ranks are told to save and end: more "
-        "than a block product takes, as hesscomp plan says",
-    )  # fmt: skip
-    array: tuple[str, ...] | None = option(
-        None, may_be_empty=True, metavar="ITEM",
-        help="a job array: a task for each argument of the script, which the command has as {}, or "
-        "its last part as {name}; files or patterns given here are submitted",
-    )  # fmt: skip
-    out: str | None = option(
-        None, group="output", metavar="JOB.sbatch", help="the script; default: it is printed"
-    )
-    submit: bool = option(False, group="output", help="hand `out` to sbatch")
-    words: tuple[str, ...] = ()
-    parallel: bool = True
+    out: str | None = option(None, metavar="JOB.sbatch", help="the script; default: it is printed")
+    submit: bool = option(False, help="hand `out` to sbatch")
 
     def _check(self) -> None:
         super()._check()
@@ -72,7 +25,7 @@ class JobRequest(Allocation, group="run"):
             raise InputError("`submit` of an array needs its items: `array` 'run/ckpt-*.h5'")
         if self.array and self.out is None:
             raise InputError("the items of `array` go with `out`, the script that is given them")
-        if self.out is not None and self.out in self.words:
+        if self.out is not None and self.out in self.command:
             raise InputError(
                 f"`out` {self.out}: is a file of the command too; give the script another name"
             )
@@ -80,7 +33,7 @@ class JobRequest(Allocation, group="run"):
     def items(self) -> list[str]:
         """The items of an array, patterns expanded."""
         items = find_files(list(self.array or ()), "`array`")
-        check_names("--array", items if any("{name}" in word for word in self.words) else [])
+        check_names("`array`", items if any("{name}" in word for word in self.command) else [])
         return items
 
 
@@ -110,7 +63,7 @@ def job(request: JobRequest, progress=None) -> JobResult:
         Where sbatch fails.
     """
     items = request.items()
-    script = job_script(_job(request))
+    script = job_script(request)
     if request.out is None:
         return JobResult(script, None)
     check_writable(request.out)
@@ -124,20 +77,6 @@ def job(request: JobRequest, progress=None) -> JobResult:
     if request.submit:
         _submit(words)
     return JobResult(script, None if request.array == () else words)
-
-
-def _job(request: JobRequest) -> Job:
-    asked = {
-        name: getattr(request, name) for name in Job.__dataclass_fields__ if name in vars(request)
-    }
-    return Job(
-        **asked
-        | {
-            "command": request.words,
-            "name": request.name or f"hesscomp-{request.words[0]}",
-            "array": request.array is not None,
-        }
-    )
 
 
 def _submit(words: tuple[str, ...]) -> None:
