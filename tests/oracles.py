@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.factors import LowRank, compare, load_factor, save_factor
 from hesscomp.parallel.layout import Replicated
 

@@ -5,8 +5,8 @@ import pytest
 from oracles import N, Sharded, check_factor, check_operator, error, matrix, spectrum
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError, NumericalError, OperatorError
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.orthonormalize import orthonormalize
 

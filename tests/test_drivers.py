@@ -11,9 +11,9 @@ from hesscomp.compression.correction import correct
 from hesscomp.compression.generalized import generalized_eigen
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.streaming import StreamingSketch
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.errors import InputError, OperatorError
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.catalogue import draw
 

@@ -8,10 +8,10 @@ import pytest
 from oracles import check_factor, matrix
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
 from hesscomp.factors.point import load_point
+from hesscomp.operators.matrix import MatrixOperator
 
 
 def make_factor(n=12, k=4, signs=True, seed=0):

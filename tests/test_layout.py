@@ -12,11 +12,11 @@ from hesscomp.compression import METHODS, compress
 from hesscomp.compression.correction import correct
 from hesscomp.compression.generalized import generalized_eigen
 from hesscomp.compression.streaming import StreamingSketch
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.datasets import from_arrays, load_dataset
 from hesscomp.errors import InputError, NumericalError, RankFailure
 from hesscomp.estimators import trace
 from hesscomp.factors import compare, load_factor, save_factor
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel import world as world_module
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated, Rows

@@ -6,11 +6,11 @@ import scipy.optimize
 import scipy.sparse.linalg
 from functions import Factorisation, Function, Rosenbrock, Saddle, SparseRegression
 
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import from_arrays, load_dataset
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.drsom import DRSOM
 from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam

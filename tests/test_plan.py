@@ -11,8 +11,9 @@ from hesscomp.cli.main import main
 from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.compression import compress
 from hesscomp.curvature import calibration
-from hesscomp.curvature.operator import MatrixOperator, ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.world import World
 from hesscomp.runs.plan import Machine, Request, make_plan
 from hesscomp.sketching.defaults import default_method
@@ -32,7 +33,7 @@ RUN = """
 import json, sys
 import numpy as np
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
 from hesscomp.parallel.world import World
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.compress import compress
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel.world import World
 from hesscomp.sketching.orthonormalize import orthonormalize
 

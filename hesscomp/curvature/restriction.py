@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator, ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
+from hesscomp.operators.operator import Operator
 
 
 def select(blocks, names) -> np.ndarray:

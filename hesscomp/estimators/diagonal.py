@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.results import EXACT, DiagonalEstimate, standard_error
 from hesscomp.estimators.vectors import check_counts, signs
+from hesscomp.operators.operator import Operator
 
 
 def diagonal(

@@ -6,9 +6,9 @@ import numpy as np
 import scipy.linalg
 
 from hesscomp.compression import SketchOptions, compress
-from hesscomp.curvature.operator import Operator
 from hesscomp.factors import LowRank
 from hesscomp.factors.certificate import Certificate
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
 from hesscomp.optimizers.upkeep import Upkeep

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from hesscomp.curvature.digest import array_digest
-from hesscomp.curvature.operator import STACK_BYTES
+from hesscomp.curvature.sharded import STACK_BYTES
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
