@@ -11,7 +11,7 @@ from hesscomp.analysis.reached import (
     request_reached,
     small_residual,
 )
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,13 @@ ESTIMATORS = {
 }
 
 
-def claims(factor: LowRank) -> list[Claim]:
+def claims(factor: Factor) -> list[Claim]:
     """What a factor's certificate states; what it lacks is among them, named as missing."""
-    return [*_frobenius_claims(factor), _spectral_claim(factor), _request(factor), *_pairs(factor)]
+    pairs = _pairs(factor) if factor.has_eigenpairs else []
+    return [*_frobenius_claims(factor), _spectral_claim(factor), _request(factor), *pairs]
 
 
-def _frobenius_claims(factor: LowRank) -> list[Claim]:
+def _frobenius_claims(factor: Factor) -> list[Claim]:
     certificate = factor.certificate
     standing = "computed" if certificate.estimator == "exact" else "estimated"
     how = ESTIMATORS.get(certificate.estimator, f"By the estimator {certificate.estimator}.")
@@ -77,7 +78,7 @@ def _frobenius_claims(factor: LowRank) -> list[Claim]:
     ]
 
 
-def _spectral_claim(factor: LowRank) -> Claim:
+def _spectral_claim(factor: Factor) -> Claim:
     statement, bound = (
         "Bound of ‖H\u00a0−\u00a0F‖, spectral",
         factor.certificate.spectral_error_bound,
@@ -108,7 +109,7 @@ def _spectral_claim(factor: LowRank) -> Claim:
     )
 
 
-def _request(factor: LowRank) -> Claim:
+def _request(factor: Factor) -> Claim:
     source, met = factor.provenance, factor.certificate.converged
     if not np.isnan(source.tolerance_requested):
         value, asked = number(source.tolerance_requested), "tolerance"
@@ -118,13 +119,15 @@ def _request(factor: LowRank) -> Claim:
     elif source.rank_requested >= 0:
         value, asked = number(source.rank_requested), "rank"
         meaning = f"The error is what it came to be: {request_reached(factor)}."
+    elif not factor.has_eigenpairs:
+        value, asked, meaning = factor.extent, "", "The error is what it came to be."
     else:
         value, asked, meaning = ABSENT, "", "The file does not say what was asked for."
     statement = f"Request: {asked}" if asked else "Request"
     return Claim(statement, value, "met" if met else "not met", meaning)
 
 
-def _pairs(factor: LowRank) -> list[Claim]:
+def _pairs(factor: Factor) -> list[Claim]:
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     each, small = "Largest residual ‖H\u00a0u\u00a0−\u00a0w\u00a0u‖", "Pairs of small residual"
     out = [

@@ -8,7 +8,7 @@ import numpy as np
 from hesscomp.cli.session import Session, seconds_since
 from hesscomp.cli.subject import Subject, load_subject
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.runs.files import atomic_path, find_files
 
@@ -46,7 +46,7 @@ class Curvature:
     title: str
     indices: np.ndarray | None = None
 
-    def describe(self, factor: LowRank) -> LowRank:
+    def describe(self, factor: Factor) -> Factor:
         """A factor of the operator, told what it is of."""
         factor = self.problem.describe(factor, self.x, self.indices)
         if self.indices is None:

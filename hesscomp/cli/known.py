@@ -3,16 +3,16 @@
 from hesscomp.cli.curvature import Curvature
 from hesscomp.cli.session import Session
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank, load_factor
+from hesscomp.factors import Factor, load_factor
 
 
-def load_known(path: str, session: Session) -> LowRank:
+def load_known(path: str, session: Session) -> Factor:
     """The factor in a file, on all ranks."""
     with session.world.phase(f"reading the factor {path}"):
         return load_factor(path)
 
 
-def check_fit(factor: LowRank, curvature: Curvature, path: str) -> None:
+def check_fit(factor: Factor, curvature: Curvature, path: str) -> None:
     """Refuse a factor whose order or parameter blocks are not those of the operator."""
     problem, n = curvature.problem, curvature.operator.n
     where = f"{problem.name} on {problem.dataset_name}"

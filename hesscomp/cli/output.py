@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from hesscomp.cli.session import Session
 from hesscomp.cli.tables import factor_table
-from hesscomp.factors import LowRank, save_factor
+from hesscomp.factors import Factor, save_factor
 from hesscomp.runs.report import write_json
 
 
@@ -15,14 +15,14 @@ def add_factor_outputs(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--report", metavar="R.json", help="certificate, provenance and costs")
 
 
-def write_factor(factor: LowRank, path, session: Session) -> None:
+def write_factor(factor: Factor, path, session: Session) -> None:
     """Write a factor file, and say so."""
     save_factor(factor, path)
     beside = " and the ranks' rows beside it" if factor.layout.name == "rows" else ""
     session.say(f"wrote factor: {path}{beside}")
 
 
-def deliver_factor(factor: LowRank, options, session: Session, startup: float) -> None:
+def deliver_factor(factor: Factor, options, session: Session, startup: float) -> None:
     """Show a factor, write it and its report; the time under the command's name is the solve."""
     session.say(factor_table(factor))
     write_factor(factor, options.out, session)

@@ -28,7 +28,7 @@ from hesscomp.estimators import (
     spectral_quadrature,
     trace,
 )
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
 
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace, session: Session) -> int:
     return 0
 
 
-def _compare(factor: LowRank, curvature: Curvature, path: str, session: Session) -> None:
+def _compare(factor: Factor, curvature: Curvature, path: str, session: Session) -> None:
     """Refuse a factor of another order or model; say where it is one of another matrix."""
     check_fit(factor, curvature, path)
     point = curvature.describe(factor).parameters

@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from hesscomp.analysis.reached import bound_reached, pairs_reached, request_reached
-from hesscomp.factors import Comparison, LowRank, Trajectory
+from hesscomp.factors import Comparison, Factor, Trajectory
 
 
-def factor_table(factor: LowRank, leading: int = 10) -> str:
+def factor_table(factor: Factor, leading: int = 10) -> str:
     """What a factor is, how good it is and where it comes from."""
     certificate, source = factor.certificate, factor.provenance
     values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
@@ -45,7 +45,7 @@ def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
 
 
 def comparison_table(
-    names: tuple[str, str], F: LowRank, G: LowRank, comparison: Comparison, leading: int = 10
+    names: tuple[str, str], F: Factor, G: Factor, comparison: Comparison, leading: int = 10
 ) -> str:
     """Two factors side by side, how far they are apart, and where their provenances differ."""
     spectral = f"{comparison.spectral_distance:.3e}, {comparison.relative_spectral:.2e}"

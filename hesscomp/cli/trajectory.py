@@ -11,7 +11,7 @@ from hesscomp.cli.session import Session, seconds_since
 from hesscomp.cli.subject import load_subject
 from hesscomp.compression import compress
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank, trajectory_writer
+from hesscomp.factors import Factor, trajectory_writer
 from hesscomp.parallel.layout import Replicated
 from hesscomp.runs.report import write_json
 
@@ -61,7 +61,7 @@ def compress_trajectory(points: list[str], rank: int | None, options, session: S
     return 3 if missed else 0
 
 
-def _next(operator, last: LowRank | None, request: dict) -> LowRank:
+def _next(operator, last: Factor | None, request: dict) -> Factor:
     factor = compress(operator, start=last, **request)
     if last is None or factor.provenance.method == "dense":
         return factor
@@ -69,7 +69,7 @@ def _next(operator, last: LowRank | None, request: dict) -> LowRank:
     return replace(factor, provenance=replace(factor.provenance, method=method))
 
 
-def _row(label: str, factor: LowRank) -> dict:
+def _row(label: str, factor: Factor) -> dict:
     return {
         "point": label,
         "rank": factor.rank,
@@ -102,7 +102,7 @@ class _Writer:
                 self.write = self.stack.enter_context(trajectory_writer(self.path))
         return self
 
-    def add(self, label: str, factor: LowRank) -> None:
+    def add(self, label: str, factor: Factor) -> None:
         whole = factor.in_layout(Replicated(factor.n))
         with self.session.world.phase(f"writing {self.path}"):
             if self.session.is_root:

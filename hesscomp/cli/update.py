@@ -29,7 +29,7 @@ from hesscomp.cli.session import Session
 from hesscomp.cli.subject import add_subject_arguments
 from hesscomp.compression import check_request, correct
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,17 +94,17 @@ def run(options: argparse.Namespace, session: Session) -> int:
     return 0
 
 
-def _cost(factor: LowRank) -> str:
+def _cost(factor: Factor) -> str:
     columns = factor.provenance.columns
     return f"{columns if columns >= 0 else 'unknown'} product columns"
 
 
-def _digest(factor: LowRank) -> str:
+def _digest(factor: Factor) -> str:
     """By its eigenvalues, which all ranks hold."""
     return hashlib.sha256(factor.eigenvalues.tobytes()).hexdigest()
 
 
-def _named(factor: LowRank, known: LowRank, path: str) -> LowRank:
+def _named(factor: Factor, known: Factor, path: str) -> Factor:
     """`factor`, whose provenance says which factor it was started from."""
     source = known.provenance
     facts = [f"{source.method or 'a factor'} of rank {known.rank}"]

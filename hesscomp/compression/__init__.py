@@ -1,6 +1,6 @@
 """From an operator to a certified factor."""
 
-from hesscomp.compression.compress import METHODS, check_request, compress
+from hesscomp.compression.compress import METHODS, blank_factor, check_request, compress
 from hesscomp.compression.correction import correct
 from hesscomp.compression.generalized import GeneralizedEigen, generalized_eigen
 from hesscomp.compression.options import SketchOptions
@@ -11,6 +11,7 @@ __all__ = [
     "GeneralizedEigen",
     "SketchOptions",
     "StreamingSketch",
+    "blank_factor",
     "check_request",
     "compress",
     "correct",

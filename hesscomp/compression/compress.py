@@ -17,6 +17,7 @@ from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.rows import RowEigh, RowSvd
 from hesscomp.compression.svd import DirectSvd
 from hesscomp.errors import InputError, NumericalError, OperatorError
+from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
 from hesscomp.factors.spectrum import sorted_eigh
@@ -63,7 +64,7 @@ def compress(
     max_columns: int | None = None,
     block: int | None = None,
     max_basis: int | None = None,
-    start: LowRank | None = None,
+    start: Factor | None = None,
     layout: str = "auto",
     panel: int = PANEL,
 ) -> LowRank:
@@ -116,7 +117,7 @@ def compress(
     max_basis : int, optional
         With krylov and a rank, the most columns held before a thick restart; default as many as
         the default of `max_columns`. It bounds the memory.
-    start : LowRank, optional
+    start : Factor, optional
         With krylov (which "auto" then takes): a factor of a nearby operator, such as of the same
         loss some steps of training before. Its range is worth a product: by default a third of the
         columns are saved (power 1), at equal error where the operators are near, and nothing but
@@ -187,8 +188,8 @@ def compress(
     return LowRank(
         approximation.eigenvalues[:k].copy(),
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
-        certificate,
-        Provenance(
+        certificate=certificate,
+        provenance=Provenance(
             operator=operator.name,
             method=sketch.name,
             rank_requested=-1 if rank is None else rank,
@@ -209,6 +210,11 @@ def compress(
         ),
         layout=operator.layout,
     )
+
+
+def blank_factor(n: int) -> Factor:
+    """What stands where `compress` has made no factor yet, such as in a checkpoint: rank 0."""
+    return LowRank.blank(n)
 
 
 def _in_layout(

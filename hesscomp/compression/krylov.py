@@ -147,7 +147,7 @@ class BlockKrylov:
         Omega = draw(options.test_matrix, layout, 0, self.block, options.seed)
         if options.start is not None:  # what a product with the nearby operator would give
             F = options.start.in_layout(layout)
-            Omega = F @ Omega + ROUNDING * np.abs(F.eigenvalues).max(initial=1.0) * Omega
+            Omega = F @ Omega + ROUNDING * max(F.norm(), 1.0) * Omega
         return orthonormalize(Omega, layout)
 
     def _gaussian(self, columns: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from hesscomp.errors import InputError
-from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.factor import Factor
 from hesscomp.parallel.random import check_seed
 from hesscomp.sketching.catalogue import TEST_MATRICES
 
@@ -36,7 +36,7 @@ class SketchOptions:
     basis : int or None
         Most columns that a Krylov basis holds before it is restarted; None for as many as the
         default of `max_columns`.
-    start : LowRank or None
+    start : Factor or None
         A factor of an operator that is near this one: what a Krylov method starts from.
     """
 
@@ -50,7 +50,7 @@ class SketchOptions:
     block: int | None = None
     max_columns: int | None = None
     basis: int | None = None
-    start: LowRank | None = None
+    start: Factor | None = None
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""

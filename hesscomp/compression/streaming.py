@@ -93,8 +93,8 @@ class StreamingSketch:
         return LowRank(
             approximation.eigenvalues,
             approximation.eigenvectors,
-            approximation.certificate(rank, measured),
-            Provenance(
+            certificate=approximation.certificate(rank, measured),
+            provenance=Provenance(
                 method="streaming",
                 rank_requested=rank,
                 oversample=self.columns - rank,

@@ -3,7 +3,7 @@
 Vectors are replicated, whatever the layout of the operator: they are few.
 """
 
-from hesscomp.estimators.diagonal import diagonal
+from hesscomp.estimators.diagonal import diagonal, diagonal_factor
 from hesscomp.estimators.logdet import logdet
 from hesscomp.estimators.norms import exact_frobenius_norm, frobenius_norm, spectral_norm
 from hesscomp.estimators.quadrature import SpectralQuadrature, spectral_quadrature
@@ -17,6 +17,7 @@ __all__ = [
     "SpectralDensity",
     "SpectralQuadrature",
     "diagonal",
+    "diagonal_factor",
     "exact_frobenius_norm",
     "frobenius_norm",
     "logdet",

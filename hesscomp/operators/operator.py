@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,8 +38,10 @@ class Operator(ABC):
         Precision of the products, "float32" or "float64"; results are float64 arrays.
     """
 
-    passes = 1  # sweeps over the data that one block product costs
+    passes = 1  # sweeps over the data that one block product costs; 0 of factors alone
     parts: tuple[str, ...] = ()  # attributes that hold the operators this one is made of
+
+    __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
     def __init__(self, n: int, world: World, *, psd: bool, dtype: str = "float64"):
         self.n = n
@@ -122,7 +125,9 @@ class Operator(ABC):
         return self._project(V, V)
 
     def _counted(self, out: np.ndarray, columns: int) -> np.ndarray:
-        """A product that is finite, entered in the ledger."""
+        """A product that is finite, entered in the ledger; of factors alone it costs nothing."""
+        if not self.passes:
+            return out
         self.world.ledger.product(columns, self.passes * self._pieces(columns))
         if self.layout.any(not np.isfinite(out).all()):
             raise NumericalError(
@@ -137,8 +142,8 @@ class Operator(ABC):
         rows = self.layout.rows
         if V.ndim not in (1, 2) or V.shape[0] != rows:
             raise InputError(
-                f"{self.name} of order {self.n} cannot multiply an array of shape "
-                f"{V.shape}; pass ({rows},) or ({rows}, k)"
+                f"{self.name} of n = {self.n} does not fit an array of shape {V.shape}; "
+                f"pass ({rows},) or ({rows}, k)"
             )
         return V
 
@@ -186,12 +191,18 @@ class Operator(ABC):
         return Shifted(self, shift)
 
     def __add__(self, other: Operator) -> Operator:
-        return Sum(self, other)
+        return Sum(self, other) if isinstance(other, Operator) else NotImplemented
+
+    def __sub__(self, other: Operator) -> Operator:
+        return self + -other if isinstance(other, Operator) else NotImplemented
 
     def __mul__(self, factor: float) -> Operator:
-        return Scaled(self, factor)
+        return Scaled(self, float(factor)) if isinstance(factor, Real) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __neg__(self) -> Operator:
+        return -1.0 * self
 
 
 class Shifted(Operator):
@@ -242,10 +253,12 @@ class Sum(Operator):
     def __init__(self, left: Operator, right: Operator):
         if left.n != right.n:
             raise InputError(f"cannot add operators of orders {left.n} and {right.n}")
-        dtype = np.result_type(left.dtype, right.dtype)
-        super().__init__(left.n, left.world, psd=left.psd and right.psd, dtype=dtype)
-        self.layout = left.layout
-        self.left, self.right = left, right.in_layout(left.layout)
+        dtype, lead = np.result_type(left.dtype, right.dtype), left
+        if left.world is None:  # a factor that was read by one process
+            left, lead = left.in_layout(right.layout), right
+        super().__init__(left.n, lead.world, psd=left.psd and right.psd, dtype=dtype)
+        self.layout = lead.layout
+        self.left, self.right = left, right.in_layout(lead.layout)
         self.passes = left.passes + right.passes
 
     def _block(self, V):
