@@ -25,7 +25,6 @@ from hesscomp.cli.main import main
 from hesscomp.cli.sizes import parse_bytes
 from hesscomp.cli.train import NAMES
 from hesscomp.datasets import load_dataset
-from hesscomp.datasets.xz import open_xz
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.factors import (
     Certificate,
@@ -39,9 +38,10 @@ from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.optimizers.catalogue import OPTIMIZERS
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
-from hesscomp.runs.hdf5 import CheckedFile
 from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
+from hesscomp.storage.hdf5 import CheckedFile
+from hesscomp.storage.xz import open_xz
 
 
 def refused(read, path) -> str:
@@ -223,7 +223,7 @@ def many_names(file) -> None:
 
 
 CHECKPOINTS = {
-    "format": (attribute("format", "other"), "it is no hesscomp-checkpoint"),
+    "format": (attribute("format", "other"), "'other', not 'hesscomp-checkpoint'"),
     "formats": (attribute("format", np.array([b"a", b"b"])), " checkpoint"),
     "step": (attribute("step", "many"), "attribute step is missing or no count"),
     "events": (attribute("events", "[1, 2]", "history"), "cannot be read as a checkpoint"),
@@ -263,7 +263,7 @@ def test_a_chunk_shorter_than_its_checksum_is_refused(tmp_path):
 
 
 CHECKPOINT_POINTS = {
-    "version": (attribute("format_version", 9), "it is no hesscomp-checkpoint of version 1"),
+    "version": (attribute("format_version", 9), "its format version is 9, this hesscomp reads up"),
     "formats": (attribute("format", np.array([b"a", b"b"])), "cannot be read as a point"),
     "group": (lambda file: file.__delitem__("arrays"), "/arrays is missing"),
     "missing": (lambda file: file["arrays"].clear(), "/arrays/x is missing"),

@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from test_networks import in_float64, mine
+from test_networks import ROWS, in_float64, mine
 
 from hesscomp.curvature.endings import Ending
 from hesscomp.curvature.hessian import HessianOperator
@@ -12,6 +12,7 @@ from hesscomp.curvature.losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from hesscomp.curvature.networks import dense, elementwise, generic, layerwise
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
+from hesscomp.problems.door import Door, _spanning
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 
@@ -95,7 +96,7 @@ def test_losses_that_miss_the_logits_are_found(world, monkeypatch, caplog, loss)
     for module in (layerwise, generic):
         monkeypatch.setattr(module, "opaque", lambda output: output)
     if isinstance(loss, str):
-        with pytest.raises(InputError, match=r"the loss softmax-cross-entropy: the objective of a"):
+        with pytest.raises(InputError, match=r"gives probabilities .* takes logits"):
             problem_of(model, loss, world)
         return
     with caplog.at_level(logging.WARNING):
@@ -138,7 +139,8 @@ def test_large_models_say_what_is_left_out(world, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         problem_of(network(), "softmax-cross-entropy", world)
     if world.rank == 0:
-        assert "curvature of the loss, Hessian product, Gauss-Newton product" in caplog.text
+        left_out = "curvature of the loss, Hessian product, Gauss-Newton product, gradient of other"
+        assert left_out in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         problem_of(network(), "softmax-cross-entropy", world, check="full")
@@ -234,6 +236,125 @@ def test_operations_of_single_precision_are_named(world, caplog):
         KerasProblem(model, SPARSE(), data, world)
     if world.rank == 0:
         assert "grow" in caplog.text and "computes in float32" in caplog.text
+
+
+def ends_in(*more, regularizer=None):
+    stack = [layers.Dense(4, "tanh", kernel_regularizer=regularizer), layers.Dense(3), *more]
+    return in_float64(lambda: keras.Sequential([layers.Input((4,)), *stack], name="net"))
+
+
+@pytest.mark.parametrize("activation, loss", [("softmax", "softmax-cross-entropy"),
+                                              ("sigmoid", "sigmoid-cross-entropy")])  # fmt: skip
+def test_probabilities_by_another_path_are_no_logits(world, caplog, activation, loss):
+    """Keras shows no logits behind a reshaped output."""
+    model = ends_in(layers.Activation(activation), layers.Reshape((3,)))
+    data = mine(world, X, np.eye(3)[Y])
+    with pytest.raises(InputError, match=f"gives probabilities .*the loss {loss} takes logits"):
+        KerasProblem(model, loss, data, world)
+    kind = "Categorical" if activation == "softmax" else "Binary"
+    keras_loss = getattr(keras.losses, f"{kind}Crossentropy")
+    with caplog.at_level(logging.WARNING):
+        KerasProblem(model, keras_loss(from_logits=True), data, world)
+        KerasProblem(model, keras_loss(), data, world)
+        KerasProblem(ends_in(layers.ReLU()), loss, data, world)
+    assert caplog.text.count("computed as Keras does") == (world.rank == 0)
+
+
+class Ignoring(keras.losses.Loss):
+    def call(self, y, output):
+        return keras.losses.sparse_categorical_crossentropy(y, output, True, ignore_class=2)
+
+
+@pytest.mark.parametrize("loss", [Ignoring(), lambda y, f: Ignoring().call(y, f)])
+def test_masked_losses_are_refused(world, loss):
+    """Keras averages over the rows that the mask leaves."""
+    with pytest.raises(InputError, match="masks some values"):
+        problem_of(network(), loss, world)
+
+
+WEIGHTS = np.float32([1, 2, 5])
+
+
+def weighted(y, output):
+    weights = tf.gather(WEIGHTS, tf.cast(y, tf.int32))
+    return weights * keras.losses.sparse_categorical_crossentropy(y, output, from_logits=True)
+
+
+def weighted_alike(y, output):
+    weights = tf.gather(tf.cast(WEIGHTS, output.dtype), tf.cast(y, tf.int32))
+    return weights * keras.losses.sparse_categorical_crossentropy(y, output, from_logits=True)
+
+
+def test_constants_of_another_precision(world):
+    with pytest.raises(InputError, match="the loss weighted computes with constants of a fixed"):
+        problem_of(network(), weighted, world)
+    problem = problem_of(network(), weighted_alike, world)
+    model = network()
+    model.compile(loss=weighted_alike)
+    wanted = model.evaluate(X[:ROWS], Y[:ROWS], batch_size=ROWS, verbose=0)
+    np.testing.assert_allclose(problem.objective_and_gradient(problem.initial)[0], wanted, 1e-6)
+    with pytest.raises(InputError, match="a regulariser of net computes with constants of a fixed"):
+        decay = lambda w: tf.constant(0.01) * tf.reduce_sum(w**2)  # noqa: E731
+        problem_of(ends_in(regularizer=decay), SPARSE(from_logits=True), world)
+
+
+def test_constant_regularisers(world):
+    loss = SPARSE(from_logits=True)
+    plain, constant = (
+        problem_of(ends_in(regularizer=term), loss, world) for term in (None, lambda w: 0.25)
+    )
+    values = [each.objective_and_gradient(each.initial) for each in (plain, constant)]
+    np.testing.assert_allclose(values[1][0] - values[0][0], 0.25, rtol=1e-14)
+    np.testing.assert_allclose(values[0][1], values[1][1])
+    V = np.eye(plain.n)[:, :3]
+    products = [HessianOperator(each, each.initial) @ V for each in (plain, constant)]
+    np.testing.assert_allclose(*products, atol=1e-14)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Stopping(layers.Layer):
+    def call(self, x):
+        return tf.stop_gradient(x) + x / 2
+
+
+def test_models_whose_gradient_is_another_are_refused(world):
+    loss = SPARSE(from_logits=True)
+    with pytest.raises(InputError, match="gradient of the objective of a few rows along"):
+        problem_of(ends_in(Stopping()), loss, world)
+    stopped = lambda w: tf.reduce_sum(tf.stop_gradient(w) * w**2)  # noqa: E731
+    with pytest.raises(InputError, match="gradient of the regularisers along"):
+        problem_of(ends_in(regularizer=stopped), loss, world)
+
+
+def test_functions_are_given_targets_as_keras_gives_them(world):
+    """One number a row against an output of one number, and whole numbers as real ones."""
+    model = in_float64(lambda: keras.Sequential([layers.Input((4,)), layers.Dense(1)]))
+    loss = lambda y, f: tf.reduce_mean((f - y) ** 2, -1)  # noqa: E731
+    problem = KerasProblem(model, loss, mine(world, X, Y), world)
+    wanted = np.mean((model.predict(X, verbose=0)[:, 0] - Y)[:ROWS] ** 2)
+    np.testing.assert_allclose(problem.objective_and_gradient(problem.initial)[0], wanted, 1e-6)
+
+
+def test_classes_out_of_range_anywhere_are_refused(world):
+    model = ends_in(layers.Activation("softmax"), layers.Reshape((3,)))
+    data = mine(world, X, np.where(np.arange(15) == 6, 5, Y))
+    with pytest.raises(InputError, match="class 5 does not fit a model with 3 outputs"):
+        KerasProblem(model, SPARSE(), data, world)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_few_rows_are_repeated(rows):
+    door = Door.of(KerasProblem(network(), SPARSE(True), (X[:rows], Y[:rows])), SPARSE(True), None)
+    assert [len(x) for x, _ in door.batches] == [2, 3]
+
+
+def test_rows_at_the_door_span_the_targets():
+    y = np.zeros(100)
+    y[[50, 60, 70]] = 1, 2, -3
+    assert set(y[_spanning(y, 5)]) == {0, 1, 2, -3}
+    hot = np.eye(4)[np.repeat(range(4), 25)]
+    assert set(hot[_spanning(hot, 5)].argmax(1)) == {0, 1, 2, 3}
+    assert len(_spanning(rng.standard_normal((2, 3)), 5)) == 2
 
 
 def test_losses_that_are_no_numbers_are_refused(world):

@@ -7,10 +7,10 @@ import pytest
 import scipy.linalg
 from oracles import dense, error, matrix
 
+from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, Provenance, compare
 from hesscomp.factors.basis import complete
-from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.parallel.layout import Replicated
 
 

@@ -18,7 +18,7 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.runs.journal import Journal
-from hesscomp.runs.slabs import slabs_of
+from hesscomp.storage.slabs import slabs_of
 
 pytestmark = pytest.mark.ranks
 
@@ -266,7 +266,7 @@ def test_a_journaled_operator_is_an_operator(world, shared_tmp):
 HOLDS = """
 import sys, time
 from hesscomp.parallel.world import World
-from hesscomp.runs.lock import sole_use
+from hesscomp.storage.lock import sole_use
 with sole_use(sys.argv[1], World()):
     print("holds", flush=True)
     time.sleep(60)

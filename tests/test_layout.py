@@ -23,13 +23,13 @@ from hesscomp.parallel.layout import Replicated, Rows
 from hesscomp.parallel.memory import available_bytes
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
-from hesscomp.runs.slabs import slabs_of
 from hesscomp.sketching.orthonormalize import (
     cholesky_qr2,
     orthonormalize,
     shifted_cholesky_qr3,
     tsqr,
 )
+from hesscomp.storage.slabs import slabs_of
 
 pytestmark = pytest.mark.ranks
 
@@ -382,7 +382,7 @@ def test_a_failing_rank_leaves_the_earlier_file(world, shared_tmp, monkeypatch):
         def full(*_, **__):
             raise OSError(28, "No space left on device", "slab")
 
-        monkeypatch.setattr("hesscomp.runs.slabs.write_slab", full)
+        monkeypatch.setattr("hesscomp.storage.slabs.write_slab", full)
     with pytest.raises((InputError, RankFailure), match="No space left"):
         save_factor(compress(A, 6, layout="rows"), path)
     world.gather(None)

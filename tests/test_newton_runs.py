@@ -17,7 +17,7 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.runs.checkpoint import load_checkpoint
-from hesscomp.runs.slabs import slabs_of
+from hesscomp.storage.slabs import slabs_of
 
 pytestmark = pytest.mark.ranks
 

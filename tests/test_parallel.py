@@ -13,7 +13,7 @@ from hesscomp.parallel import random
 from hesscomp.parallel.calibration import algebra_rate, network_speed
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.threads import threads_per_rank
-from hesscomp.runs.activity import activity
+from hesscomp.parallel.watchdog.phase import named_phase
 
 pytestmark = pytest.mark.ranks
 
@@ -52,7 +52,7 @@ def test_phase_tells_a_bug_from_bad_input(world):
 @pytest.mark.parametrize("asked", [False, True])
 def test_a_traceback_is_shown_on_request(world, monkeypatch, caplog, capsys, asked):
     def command(_, session):
-        with activity("dividing"):
+        with named_phase("dividing"):
             raise ZeroDivisionError("by zero")
 
     if asked:
@@ -126,7 +126,7 @@ def test_threads_share_the_cores(world, monkeypatch):
 
 def test_the_ranks_of_a_node_are_those_with_its_name(world, monkeypatch):
     hosts = [f"n{rank % 2}" for rank in range(world.size)]
-    monkeypatch.setattr(world._waiting, "hosts", hosts)
+    monkeypatch.setattr(world._deadline, "hosts", hosts)
     here = [rank for rank in range(world.size) if rank % 2 == world.rank % 2]
     assert world.ranks_here() == len(here) and world.place_here() == world.rank // 2
     assert world.node_shares({0, 10 + world.rank}) in ([len(here), 1], [1, len(here)])

@@ -15,8 +15,8 @@ from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.world import World
-from hesscomp.runs.plan import Machine, Request, make_plan
 from hesscomp.sketching.defaults import default_method
+from hesscomp.sketching.plan import Machine, Request, make_plan
 
 N, RANK = 50_000, 50
 CASES = [

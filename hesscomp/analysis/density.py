@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from hesscomp.analysis.plots import BLUE, GREY, RED, make_figure, save_figure
-from hesscomp.runs.files import atomic_path
+from hesscomp.storage.files import atomic_path
 
 if TYPE_CHECKING:  # the estimators load MPI, pictures need not
     from hesscomp.estimators import SpectralDensity

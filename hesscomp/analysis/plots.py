@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.analysis.reached import small_residual
 from hesscomp.factors import Comparison, Factor, Provenance, Trajectory
-from hesscomp.runs.files import atomic_path, check_picture_name
+from hesscomp.storage.files import atomic_path, check_picture_name
 
 BLUE, RED, GREY, LINE = "#1f5fa8", "#c0392b", "#7f8c8d", "#dddddd"
 SHADE = LinearSegmentedColormap.from_list("shade", [to_rgba(BLUE, 0.0), to_rgba(BLUE, 1.0)])

@@ -34,7 +34,7 @@ from hesscomp.analysis.plots import (
 )
 from hesscomp.analysis.svg import inline_svg
 from hesscomp.factors import Factor
-from hesscomp.runs.files import atomic_path
+from hesscomp.storage.files import atomic_path
 
 SHOWN_PAIRS = 20  # rows of the table of eigenvalues before the reader must ask for more
 SMALL = "small residual"  # the column of the table of eigenvalues

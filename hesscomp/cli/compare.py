@@ -8,8 +8,8 @@ import numpy as np
 from hesscomp.cli.tables import comparison_table
 from hesscomp.errors import InputError
 from hesscomp.factors import compare, load_factor
-from hesscomp.runs.files import check_outputs, check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_outputs, check_picture_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

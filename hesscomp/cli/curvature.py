@@ -10,7 +10,7 @@ from hesscomp.cli.subject import Subject, load_subject
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.factors.point import is_keras_file, load_point
-from hesscomp.runs.files import atomic_path, find_files
+from hesscomp.storage.files import atomic_path, find_files
 
 OPERATORS = {
     "hessian": "Hessian",

@@ -17,8 +17,8 @@ from hesscomp.cli.subject import add_subject_arguments
 from hesscomp.compression import check_request, compress
 from hesscomp.errors import InputError
 from hesscomp.estimators import exact_frobenius_norm
-from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
 
 FIGURES = {"mnist-hessian": "mnist-mlp"}
 MOST = 20_000  # parameters: above, no exact norm is paid for

@@ -1,16 +1,15 @@
 """Commands that a signal ends in good order, so that `--run FOLDER` goes on later."""
 
-import math
 import os
 import signal
 import sys
-import time
 from argparse import ArgumentTypeError
 
-from hesscomp.cli.main import INTERRUPTED
+from hesscomp.cli.exits import INTERRUPTED
 from hesscomp.errors import Interrupted
+from hesscomp.parallel.watchdog.stop_signals import STOP_SIGNALS, StopListener
 from hesscomp.parallel.world import World
-from hesscomp.runs.slurm import REQUEUE, SIGNALS
+from hesscomp.runs.slurm import REQUEUE
 
 
 def add_run_argument(parser, holds: str) -> None:
@@ -31,33 +30,7 @@ def _folder(text: str) -> str:
     return text
 
 
-ONCE = 1.0  # seconds in which a SIGINT from the terminal and the same one from mpiexec come
-WAIT = b"hesscomp: interrupted: ends after the present block product; Ctrl-C again ends it now\n"
-
-
-class Listener:
-    """Hears some signals from now on; calling it says which one came, 0 where none did.
-
-    A second SIGINT is not waited with. `speaks` tells whoever pressed Ctrl-C that the first one is.
-    """
-
-    def __init__(self, signals, speaks: bool):
-        self.heard, self.speaks, self.first = 0, speaks, math.inf
-        for number in signals:
-            signal.signal(number, self._hear)
-
-    def _hear(self, number: int, _) -> None:
-        self.heard = max(self.heard, number)
-        if number != signal.SIGINT:
-            return
-        if time.monotonic() > self.first + ONCE:
-            raise KeyboardInterrupt
-        if self.first == math.inf and self.speaks:
-            os.write(2, WAIT)
-        self.first = min(self.first, time.monotonic())
-
-    def __call__(self) -> int:
-        return self.heard
+NOTICE = b"hesscomp: interrupted: ends after the present block product; Ctrl-C again ends it now\n"
 
 
 def listen(options, world: World) -> None:
@@ -66,9 +39,9 @@ def listen(options, world: World) -> None:
     SIGINT does so where it has no folder too, so that it says what it has reached.
     """
     if hasattr(options, "run"):
-        signals = (signal.SIGINT, *(() if options.run is None else SIGNALS))
-        world.stop_asked = Listener(signals, speaks=world.rank == 0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # those that came before come now
+        signals = (signal.SIGINT, *(() if options.run is None else STOP_SIGNALS))
+        world.stop_asked = StopListener(signals, NOTICE if world.rank == 0 else b"")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # those that came before come now
 
 
 def ended(options, world: World, why: Interrupted) -> int:

@@ -10,7 +10,6 @@ from hesscomp.cli import plan
 from hesscomp.cli.main import COMMANDS, PARALLEL, parse
 from hesscomp.errors import HesscompError, Incomplete, InputError
 from hesscomp.parallel import import_mpi_unstarted
-from hesscomp.runs.files import atomic_path, check_writable, find_files
 from hesscomp.runs.slurm import (
     LAUNCHERS,
     WARNING,
@@ -20,6 +19,7 @@ from hesscomp.runs.slurm import (
     fill_in,
     job_script,
 )
+from hesscomp.storage.files import atomic_path, check_writable, find_files
 
 USAGE = "hesscomp job [options of the job] -- COMMAND [options of the command]"
 

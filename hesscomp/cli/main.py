@@ -8,20 +8,14 @@ it does not fit), 75 ended by a signal with all that is needed to go on, 130 int
 import argparse
 import importlib
 import logging
-import os
 import sys
 import time
 
 import hesscomp
-from hesscomp.cli.patience import at_most
-from hesscomp.errors import (
-    InputError,
-    OperatorError,
-    describe,
-    one_line,
-    whole_story,
-)
+from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
+from hesscomp.errors import one_line
 from hesscomp.parallel import TIMEOUT
+from hesscomp.parallel.watchdog.startup_timeout import startup_timeout
 
 MOST = 2**53  # of whole numbers: arrays have no more entries, and as floats they are exact
 STARTED = time.perf_counter()
@@ -47,7 +41,6 @@ COMMANDS = {
 }
 PARALLEL = ("newton", "train", "compress", "update", "spectrum", "figure", "data")
 WRAPPERS = ("job", "plan")  # another command's words follow after a --
-INTERRUPTED, UNREAD = 130, 141  # exit statuses: 128 and the number of SIGINT, of SIGPIPE
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    with at_most(_comm_timeout(arguments), "MPI's start"):
+    with startup_timeout(_comm_timeout(arguments), "MPI's start"):
         options = parse(arguments)  # imports the command's module, and MPI where it takes ranks
     if options.command is None:
         _parser(None)[0].print_help()
@@ -149,15 +142,6 @@ def _let_go(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return required
 
 
-def write_no_more() -> None:
-    """Let go of the streams that nobody reads any more; what is written to them then is lost."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _comm_timeout(arguments: list[str]) -> float:
     """What `--comm-timeout` says, looked for before all else is read; the default if it is bad."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
@@ -191,15 +175,3 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict]:
         if command == name:  # only what is asked for is imported
             importlib.import_module(f"hesscomp.cli.{command}").add_arguments(subparser)
     return parser, commands.choices
-
-
-def exit_status(error: BaseException) -> int:
-    """2 for what the user can mend in input or usage, 1 for any other failure."""
-    return 2 if isinstance(error, InputError | OperatorError) else 1
-
-
-def report_error(error: BaseException, before: str = "") -> int:
-    """Say in one line what went wrong, after some words; returns the exit status."""
-    text = f"hesscomp: error: {before}{describe(error)}{whole_story(error)}"
-    print(text, file=sys.stderr, flush=True)
-    return exit_status(error)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hesscomp.errors import InputError
 from hesscomp.factors import load_factor, trajectory_writer
-from hesscomp.runs.files import check_writable, find_files
+from hesscomp.storage.files import check_writable, find_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

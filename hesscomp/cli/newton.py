@@ -18,8 +18,8 @@ from hesscomp.cli.output import write_factor
 from hesscomp.cli.session import Session, seconds_since
 from hesscomp.compression import check_request, compress
 from hesscomp.errors import InputError
-from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
 
 HEADER = (
     f"{'iter':>4} {'objective':>14} {'||gradient||':>15} {'step':>9} {'CG':>4} {'rank':>5} "

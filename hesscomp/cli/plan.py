@@ -10,9 +10,9 @@ from hesscomp.cli.sizes import format_bytes, parse_bytes
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import PRODUCT_BYTES, sketch_bytes
-from hesscomp.runs.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
 from hesscomp.runs.slurm import MOST_WARNING, WARNING
 from hesscomp.sketching.defaults import default_method
+from hesscomp.sketching.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
 
 SUBJECT = ("problem", "model", "loss", "data")
 OWN = (

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from hesscomp.runs.files import check_picture_name, check_writable
 from hesscomp.runs.report import read_json
+from hesscomp.storage.files import check_picture_name, check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

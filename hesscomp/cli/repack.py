@@ -3,7 +3,7 @@
 import argparse
 
 from hesscomp.factors import load_factor, save_factor
-from hesscomp.runs.files import check_writable
+from hesscomp.storage.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

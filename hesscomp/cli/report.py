@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hesscomp.errors import InputError
-from hesscomp.runs.files import check_writable
+from hesscomp.storage.files import check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 
 from threadpoolctl import threadpool_limits
 
+from hesscomp.cli.exits import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.cli.interruption import ended, listen
-from hesscomp.cli.main import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.parallel.watchdog.phase import in_words, phase_of
 from hesscomp.parallel.world import World
-from hesscomp.runs.activity import inside, of_error
-from hesscomp.runs.files import check_outputs
+from hesscomp.storage.files import check_outputs
 
 MOST_THREADS = 2**16
 
@@ -120,7 +120,7 @@ def run_on_ranks(command, options, started: float) -> int:
         write_no_more()
         world.abort(UNREAD)
     except BaseException as error:
-        while_doing = inside(of_error(error))
+        while_doing = in_words(phase_of(error))
         if not world.everyone_is_here():
             report_error(error, f"rank {world.rank} alone failed{while_doing}: ")
             world.abort(exit_status(error))

@@ -8,7 +8,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors import load_factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
-from hesscomp.runs.files import atomic_path, check_writable
+from hesscomp.storage.files import atomic_path, check_writable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

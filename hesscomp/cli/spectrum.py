@@ -29,8 +29,8 @@ from hesscomp.estimators import (
     trace,
 )
 from hesscomp.factors import Factor
-from hesscomp.runs.files import check_picture_name
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hesscomp.dense import dropped_squares
 from hesscomp.factors.certificate import NAN, Certificate, ErrorsByRank
-from hesscomp.factors.spectrum import dropped_squares
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.gaussian import probes

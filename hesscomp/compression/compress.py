@@ -16,11 +16,11 @@ from hesscomp.compression.one_pass import OnePass
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.rows import RowEigh, RowSvd
 from hesscomp.compression.svd import DirectSvd
+from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
-from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.compress import compress
+from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.factors.spectrum import sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
 

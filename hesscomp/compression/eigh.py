@@ -5,7 +5,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import OnRange
-from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.dense import sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
 

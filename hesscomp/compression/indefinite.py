@@ -4,7 +4,7 @@ import numpy as np
 
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.nystrom import Nystrom
-from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.dense import sorted_eigh
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.factors.spectrum import leading_eigenvectors, sorted_eigh
+from hesscomp.dense import leading_eigenvectors, sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.defaults import BLOCKS, block_size

@@ -7,7 +7,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.dense import sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.catalogue import draw

@@ -5,7 +5,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.range import OnRange
 from hesscomp.compression.svd import symmetric_part
-from hesscomp.factors.spectrum import sorted_eigh
+from hesscomp.dense import sorted_eigh
 from hesscomp.parallel.layout import Layout
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import OnRange
-from hesscomp.factors.spectrum import leading_eigenvectors, sorted_eigh
+from hesscomp.dense import leading_eigenvectors, sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.orthonormalize import orthonormalize

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from hesscomp.operators.operator import Operator
 from hesscomp.runs.journal import Journal
-from hesscomp.runs.lock import sole_use
+from hesscomp.storage.lock import sole_use
 
 
 @contextmanager

@@ -9,8 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from keras.src.backend.common.masking import get_keras_mask
+from keras.src.losses.losses import LossFunctionWrapper
+
 from hesscomp.curvature.endings import Ending, activate
-from hesscomp.curvature.tensorflow import fused, keras, tf
+from hesscomp.curvature.tensorflow import fused, keras, one_precision, tf
 from hesscomp.errors import InputError
 
 
@@ -45,11 +48,11 @@ class Loss(ABC):
 
     @abstractmethod
     def gradient(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Of each row's loss by its output: as `output`."""
+        """Gradient of each row's loss with respect to the output; same shape as `output`."""
 
     @abstractmethod
     def curvature(self, output: tf.Tensor, y: tf.Tensor, T: tf.Tensor) -> tf.Tensor:
-        """Each row's second derivative by its output times its k tangents: as `T`."""
+        """Second derivative of each row's loss times its k tangents; same shape as `T`."""
 
     def sample(self, output: tf.Tensor, noise) -> tf.Tensor:
         """Targets drawn from the distribution whose negative log-likelihood this loss is.
@@ -115,10 +118,10 @@ class SigmoidCrossEntropy(Loss):
     link = "sigmoid"
 
     def values(self, output, y):
-        return _sum_rows(tf.nn.sigmoid_cross_entropy_with_logits(_like(y, output), output))
+        return _sum_rows(tf.nn.sigmoid_cross_entropy_with_logits(like(y, output), output))
 
     def gradient(self, output, y):
-        return tf.sigmoid(output) - _like(y, output)
+        return tf.sigmoid(output) - like(y, output)
 
     def curvature(self, output, y, T):
         return (tf.sigmoid(output) * tf.sigmoid(-output))[..., None, :] * T
@@ -135,10 +138,10 @@ class SquaredError(Loss):
     convex = natural = True
 
     def values(self, output, y):
-        return _sum_rows(tf.square(output - _like(y, output)) / 2)
+        return _sum_rows(tf.square(output - like(y, output)) / 2)
 
     def gradient(self, output, y):
-        return output - _like(y, output)
+        return output - like(y, output)
 
     def curvature(self, output, y, T):
         return T
@@ -218,7 +221,7 @@ class Smoothed(Loss):
 
     def _smooth(self, output, y):
         soft = self.link == "softmax"
-        y, classes = (_distribution(output, y), output.shape[-1]) if soft else (_like(y, output), 2)
+        y, classes = (_distribution(output, y), output.shape[-1]) if soft else (like(y, output), 2)
         return (1 - self.amount) * y + self.amount / classes
 
 
@@ -227,16 +230,33 @@ class FunctionLoss(Loss):
 
     Numbers of more axes are averaged over all but the first, as Keras does. Derivatives are
     TensorFlow's; a row's loss must depend on that row alone. Not taken to be convex. With a `link`
-    the loss is one of logits: the function is given their activation.
+    the loss is one of logits: the function is given their activation. With `classes` the targets
+    are numbers of classes, that is places of the output's last axis.
+
+    Raises
+    ------
+    InputError
+        From all methods, if the function masks some rows or places, as `ignore_class` does, and if
+        it computes with constants of another precision than the output's.
     """
 
     convex = False
 
-    def __init__(self, function: Callable, name: str, link: str | None = None):
-        self.function, self.name, self.link = function, name, link
+    def __init__(
+        self, function: Callable, name: str, link: str | None = None, classes: bool = False
+    ):
+        self.function, self.name, self.link, self.classes = function, name, link, classes
 
     def values(self, output, y):
-        losses = self.function(y, output if self.link is None else activate(output, self.link))
+        output = output if self.link is None else activate(output, self.link)
+        with one_precision(f"the loss {self.name}"):
+            losses = tf.convert_to_tensor(self.function(y, output))
+        if get_keras_mask(losses) is not None:
+            raise InputError(
+                f"the loss {self.name} masks some values (ignore_class): Keras averages over "
+                "the others, whose number differs from batch to batch; leave such rows out of the "
+                "data and take the loss without a mask"
+            )
         return tf.reduce_mean(losses, list(range(1, losses.shape.rank)))
 
     def gradient(self, output, y):
@@ -329,7 +349,9 @@ def find_loss(
     known = None if output_shape is None else _known(loss, output_shape, ending)
     if known is not None:
         return known
-    found = FunctionLoss(_row_by_row(loss), loss_name(loss))
+    sparse = getattr(loss, "fn", loss) is keras.losses.sparse_categorical_crossentropy
+    classes = sparse and _options(loss).get("axis", -1) == -1
+    found = FunctionLoss(_row_by_row(loss), loss_name(loss), classes=classes)
     if ending is not None and _reaches(found, output_shape, targets):
         if ending.activation is None:
             raise InputError(
@@ -366,14 +388,18 @@ def resolve_loss(loss):
     raise InputError(f"a loss is a name or a function of (y, output), not {loss!r}")
 
 
-def _row_by_row(loss) -> Callable:
-    """The loss of each row. A Keras loss averages over them in `__call__`, and casts the targets.
+def as_keras_loss(loss) -> keras.losses.Loss:
+    """Return the loss object that ``model.compile`` makes of a loss object or a function."""
+    return loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
 
-    Its `call` does neither.
+
+def _row_by_row(loss) -> Callable:
+    """The loss of each row, as Keras computes it before it averages over them.
+
+    Targets have the type of the output then, and their last axis fits its.
     """
-    if isinstance(loss, keras.losses.Loss):
-        return lambda y, output: loss.call(tf.cast(y, output.dtype), output)
-    return loss
+    loss = as_keras_loss(loss)
+    return lambda y, output: loss.call(tf.cast(y, output.dtype), output)
 
 
 def loss_name(loss) -> str:
@@ -456,8 +482,8 @@ def _width(output: tf.Tensor) -> int:
     return int(output.shape[1:].num_elements())
 
 
-def _like(y: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    """Targets in the type and shape of the output: (B,) serves an output (B, 1)."""
+def like(y: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    """Return targets in the type and shape of the output: (B,) serves an output (B, 1)."""
     return tf.reshape(tf.cast(y, output.dtype), tf.shape(output))
 
 

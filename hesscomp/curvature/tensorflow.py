@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,8 +12,8 @@ from functools import wraps
 
 import numpy as np
 
+from hesscomp.datasets.aligned import ALIGNMENT
 from hesscomp.errors import InputError
-from hesscomp.runs.memory import ALIGNMENT
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 2**31 - 1  # bytes: what an int of mallopt holds
@@ -147,6 +148,35 @@ def computing_in(dtype: str, objects=()) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+# What TensorFlow says where an operation is given two precisions.
+_TWO_PRECISIONS = re.compile(
+    r"\b(float32|float|half|bfloat16)\b.*\b(float64|double)\b|"
+    r"\b(float64|double)\b.*\b(float32|float|half|bfloat16)\b",
+    re.DOTALL,
+)
+
+
+@contextmanager
+def one_precision(what: str) -> Iterator[None]:
+    """Explain TensorFlow's error where a function of the user's mixes two precisions.
+
+    Raises
+    ------
+    InputError
+        In its place.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+        if not _TWO_PRECISIONS.search(str(error)):
+            raise
+        raise InputError(
+            f"{what} computes with constants of a fixed precision, such as tf.constant([1.0, 5.0]),"
+            " but hesscomp computes in float32 and in float64; cast them to the type of what it is "
+            "given, as in tf.cast(weights, output.dtype)"
+        ) from error
+
+
 def share(array: np.ndarray) -> tf.Tensor:
     """A tensor over the array's own memory where its alignment allows, else over a copy (on a GPU).
 
@@ -194,6 +224,7 @@ __all__ = [
     "fusing",
     "keep_freed_memory",
     "keras",
+    "one_precision",
     "own_device",
     "set_threads",
     "share",

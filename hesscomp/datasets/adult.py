@@ -11,13 +11,13 @@ from itertools import repeat
 
 import numpy as np
 
+from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.dataset import Dataset, Shard
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.packaged import packaged_file
 from hesscomp.datasets.targets import SIGNS, with_targets
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
-from hesscomp.runs.memory import aligned_empty
 
 COLUMNS = (
     "age", "workclass", "fnlwgt", "education", "education-num", "marital-status", "occupation",

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
+from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.targets import SIGNS, check_label_type
 from hesscomp.datasets.validation import check_finite, extents
 from hesscomp.errors import InputError, reason
-from hesscomp.runs.memory import aligned_empty
 
 MAX_WIDTH = 2**31 - 1
 CHUNK_BYTES = 2**24  # copied at a time

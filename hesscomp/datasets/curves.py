@@ -18,6 +18,7 @@ image is one product of a (28, 96) and a (96, 28) matrix.
 
 import numpy as np
 
+from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.dataset import Dataset, Shard
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.targets import INPUT, with_targets
@@ -25,7 +26,6 @@ from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
-from hesscomp.runs.memory import aligned_empty
 
 TRAINING, TEST = 20_000, 10_000
 SEED = 2006

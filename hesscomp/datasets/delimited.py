@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.text import TextSource, shown
 from hesscomp.errors import InputError, some
-from hesscomp.runs.memory import aligned_empty
 
 SEPARATORS = ",;\t"
 MAX_HEADER = 2**24

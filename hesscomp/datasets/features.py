@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import scipy.sparse
 
+from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.dataset import Dataset, Shard
 from hesscomp.datasets.targets import INPUT
 from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.world import World
-from hesscomp.runs.memory import aligned_empty
 
 BLOCK = 64  # rows lifted together; they and what is made of them stay in cache
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import scipy.sparse
 
+from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.dataset import Dataset, Shard
 from hesscomp.datasets.delimited import CsvSource
 from hesscomp.datasets.fingerprint import fingerprint
@@ -18,7 +19,6 @@ from hesscomp.datasets.validation import row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
-from hesscomp.runs.memory import aligned_empty
 
 log = logging.getLogger(__name__)
 

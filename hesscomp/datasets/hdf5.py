@@ -5,7 +5,7 @@ import numpy as np
 
 from hesscomp.datasets.arrays import ArraySource, StoredRows
 from hesscomp.errors import InputError
-from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.storage.hdf5 import CheckedFile
 
 CSR = ("data", "indices", "indptr")
 

@@ -16,7 +16,7 @@ import numpy as np
 from hesscomp.datasets.arrays import ArraySource, StoredRows
 from hesscomp.datasets.targets import CLASSES
 from hesscomp.errors import InputError
-from hesscomp.runs.hdf5 import MAX_COMPRESSION
+from hesscomp.storage.archives import MAX_COMPRESSION
 
 TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 MAX_DIMENSIONS = 8

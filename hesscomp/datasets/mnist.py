@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.dataset import Dataset, from_arrays
 from hesscomp.datasets.download import downloaded_file
 from hesscomp.datasets.files import load_file
@@ -19,7 +20,6 @@ from hesscomp.datasets.targets import CLASSES, INPUT
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
-from hesscomp.runs.memory import aligned_empty
 
 FOLDER = "HESSCOMP_DATA"
 IMAGES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")

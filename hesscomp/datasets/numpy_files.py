@@ -1,6 +1,5 @@
 """NPY and NPZ files, mapped into memory where they are stored plainly. Pickles are never read."""
 
-import math
 import zipfile
 from pathlib import Path
 
@@ -8,10 +7,7 @@ import numpy as np
 
 from hesscomp.datasets.arrays import ArraySource, StoredRows
 from hesscomp.errors import InputError, some
-from hesscomp.runs.archives import check_member
-from hesscomp.runs.npy import mapped, mapped_npy, read_header
-
-LOCAL_HEADER = 30  # bytes of a zip member's fixed local header; two lengths stand at its end
+from hesscomp.storage.npy import mapped_member, mapped_npy
 
 
 class NpzSource(ArraySource):
@@ -26,7 +22,7 @@ class NpzSource(ArraySource):
             def array(name: str) -> np.ndarray:
                 if name not in members:
                     raise InputError(f"{self.path}: has no array {name!r}; it has {some(members)}")
-                return _member(self.path, archive, members[name])
+                return mapped_member(self.path, archive, members[name])
 
             y = array(self.label or "y")
             if "X" in members or "indptr" not in members:
@@ -58,19 +54,3 @@ class NpySource(ArraySource):
                 "y)"
             )
         return StoredRows(self.path, table[:, :-1], table[:, -1])
-
-
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """An array of the archive: mapped where it is stored plainly, else unpacked."""
-    check_member(path, info)
-    with archive.open(info) as stream:
-        shape, fortran, dtype = read_header(path, info.filename, stream, info.file_size)
-        if info.compress_type != zipfile.ZIP_STORED:
-            values = np.frombuffer(stream.read(), dtype, count=math.prod(shape))
-            return values.reshape(shape, order="F" if fortran else "C")
-        inside = stream.tell()
-    with open(path, "rb") as raw:
-        raw.seek(info.header_offset)
-        header = raw.read(LOCAL_HEADER)
-    before = sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28)) + LOCAL_HEADER
-    return mapped(path, dtype, info.header_offset + before + inside, shape, fortran)

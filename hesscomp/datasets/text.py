@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.datasets.targets import SIGNS
-from hesscomp.datasets.xz import open_xz
 from hesscomp.errors import InputError
-from hesscomp.runs.hdf5 import MAX_COMPRESSION
+from hesscomp.storage.archives import MAX_COMPRESSION
+from hesscomp.storage.xz import open_xz
 
 BATCH_BYTES = 2**23  # of text parsed at a time
 MAX_LINE = 2**28

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS, complete
 from hesscomp.factors.certificate import meets
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.provenance import NAN
-from hesscomp.factors.spectrum import sorted_eigh
 
 
 def add(F: Factor, G: Factor) -> Factor:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hesscomp.factors.spectrum import dropped_squares
+from hesscomp.dense import dropped_squares
 
 NAN = float("nan")
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-import hesscomp
 from hesscomp.errors import InputError, one_line
 from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.kinds import KINDS
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, Rows
-from hesscomp.runs.files import remove_files
-from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.runs.slabs import own_slabs, read_rows, replacing_path, save_slabs
+from hesscomp.storage import header
+from hesscomp.storage.files import remove_files
+from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
+from hesscomp.storage.slabs import own_slabs, read_rows, replacing_path, save_slabs
 
 FORMAT = "hesscomp-factor"
 VERSION = 1
@@ -151,12 +151,9 @@ def write_group(group: h5py.Group, factor: Factor) -> None:
 
 
 def write_header(file: h5py.Group, kind: str) -> None:
-    """What all files of ours begin with."""
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = np.int64(VERSION)
-    file.attrs["kind"] = kind
-    file.attrs["hesscomp_version"] = hesscomp.__version__
-    file.attrs["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    """Write what factor and trajectory files begin with."""
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    header.write_header(file, FORMAT, VERSION, kind=kind, created=created)
 
 
 def _write(file: h5py.Group, factor: Factor) -> None:
@@ -299,14 +296,8 @@ def _check_kind(file: CheckedFile) -> str:
 
 def kind_of(file: CheckedFile) -> str:
     """What a file of ours holds, a kind of factor or a trajectory; refuses others, newer ones."""
-    attributes = file.attributes()
-    found = attributes.get("format")
-    if found != FORMAT:
-        file.refuse(f"its format attribute is {found!r}, not {FORMAT!r}")
-    version = count(file, "format_version")
-    if version > VERSION:
-        file.refuse(f"its format version is {version}, this hesscomp reads up to {VERSION}")
-    kind, known = attributes.get("kind"), (*KINDS, TRAJECTORY)
+    header.check_header(file, FORMAT, VERSION)
+    kind, known = file.attributes().get("kind"), (*KINDS, TRAJECTORY)
     if kind not in known:
         readable = f"{', '.join(map(repr, known[:-1]))} and {known[-1]!r}"
         file.refuse(f"its kind is {kind!r}; this hesscomp reads {readable}")

@@ -8,8 +8,8 @@ import numpy as np
 from hesscomp.errors import InputError, reason
 from hesscomp.factors.hdf5 import load_parameters
 from hesscomp.runs.checkpoint import FORMAT, load_best
-from hesscomp.runs.hdf5 import CheckedFile
-from hesscomp.runs.npy import mapped_npy
+from hesscomp.storage.hdf5 import CheckedFile
+from hesscomp.storage.npy import mapped_npy
 
 MAGIC_HDF5 = b"\x89HDF\r\n\x1a\n"
 MAGIC_ZIP = b"PK\x03\x04"

@@ -20,8 +20,8 @@ from hesscomp.factors.hdf5 import (
     write_group,
     write_header,
 )
-from hesscomp.runs.files import atomic_path
-from hesscomp.runs.hdf5 import CheckedFile, count, new_file
+from hesscomp.storage.files import atomic_path
+from hesscomp.storage.hdf5 import CheckedFile, count, new_file
 
 GROUP = "factors/{:04d}"
 

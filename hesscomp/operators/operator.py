@@ -134,7 +134,7 @@ class Operator(ABC):
                 f"a product with {self.name} is not finite; check the scale of the data "
                 f"and the point, or take dtype float64 (now {self.dtype})"
             )
-        self.world.heed()
+        self.world.check_interrupt()
         return out
 
     def _checked(self, V) -> np.ndarray:

@@ -11,10 +11,10 @@ from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import Problem
-from hesscomp.runs.ledger import Ledger
 
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
 SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times

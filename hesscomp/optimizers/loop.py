@@ -15,8 +15,8 @@ from hesscomp.problems.evaluation import Evaluation, HeldOut
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
-from hesscomp.runs.lock import sole_use
 from hesscomp.runs.tensorboard import ScalarWriter
+from hesscomp.storage.lock import sole_use
 
 RECOVERIES = 20  # in a row, after which a run is given up
 IDLE = 20  # steps over all rows at the lowest objective without a gain: there is none to be had
@@ -433,7 +433,7 @@ class _Run:
     def _interruptible(self, task: Task) -> tuple[str, str] | None:
         """As `_advance`; a signal within the step ends the run at the point before it."""
         try:
-            self.world.heed()
+            self.world.check_interrupt()
             return self._advance(task)
         except Interrupted as why:
             self._save(task)

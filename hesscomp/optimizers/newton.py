@@ -16,10 +16,10 @@ from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.optimizers.upkeep import VECTOR_PENALTY, Upkeep
 from hesscomp.parallel.layout import Replicated
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
-from hesscomp.runs.ledger import Ledger
-from hesscomp.runs.lock import sole_use
+from hesscomp.storage.lock import sole_use
 
 SOLVERS = ("auto", "pcg", "lowrank", "direct")
 STEPS = ("line-search", "fixed")
@@ -257,7 +257,7 @@ class _Run:
                 self._save(checkpoint)
             if ended is None:
                 try:
-                    self.world.heed()
+                    self.world.check_interrupt()
                     ended = self._step()
                 except Interrupted as why:
                     self._save(checkpoint)

@@ -15,9 +15,9 @@ from mpi4py import MPI
 
 from hesscomp.errors import InputError, Interrupted, RankFailure, describe, whole_story
 from hesscomp.parallel import TIMEOUT
-from hesscomp.parallel.waiting import Stranded, Waiting
-from hesscomp.runs.activity import activity
-from hesscomp.runs.ledger import Ledger
+from hesscomp.parallel.ledger import Ledger
+from hesscomp.parallel.watchdog.collective_timeout import CollectiveTimeout, RanksMissing
+from hesscomp.parallel.watchdog.phase import named_phase
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class World:
     Attributes
     ----------
     stop_asked : callable, optional
-        The number of the signal that asked this rank to stop (``heed``), 0 where none did; set on
-        all ranks or on none.
+        Returns the number of the signal that asked this rank to stop, 0 where none did. Set on all
+        ranks or on none; `check_interrupt` asks it.
     """
 
     stop_asked: Callable[[], int] | None = None
@@ -69,11 +69,11 @@ class World:
         self.size = self.comm.Get_size()
         self.ledger = Ledger() if ledger is None else ledger
         self.reproducible, self.threads = reproducible, threads
-        self._waiting = Waiting(self.comm, timeout)
+        self._deadline = CollectiveTimeout(self.comm, timeout)
         self._control, request = self.comm.Idup()
         self._wait(request, "first meeting")
-        self._waiting.comm = self._control
-        self._waiting.hosts = self.gather(MPI.Get_processor_name())
+        self._deadline.comm = self._control
+        self._deadline.hosts = self.gather(MPI.Get_processor_name())
 
     @classmethod
     def serial(cls) -> "World":
@@ -181,7 +181,7 @@ class World:
         self._wait(self.comm.Ibcast(answer, root=0), "decision")
         return bool(answer[0])
 
-    def heed(self) -> None:
+    def check_interrupt(self) -> None:
         """Raise Interrupted on all ranks if any of them was asked to stop. Collective, not counted.
 
         Called where a run may end and go on later: after block products and between steps.
@@ -229,15 +229,15 @@ class World:
 
     def _neighbours(self) -> list[int]:
         """The ranks on this node, itself among them: those whose processor has its name."""
-        hosts = self._waiting.hosts
+        hosts = self._deadline.hosts
         return [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
 
     def _wait(self, request: MPI.Request, what: str) -> None:
         """Wait for a collective of this world; if some ranks do not come, end all."""
         try:
-            self._waiting.wait(request, what)
-        except Stranded as error:
-            if error.speaks:
+            self._deadline.wait(request, what)
+        except RanksMissing as error:
+            if error.reports:
                 log.error("error: %s; all ranks end", error)
             self.abort(1)
 
@@ -249,7 +249,7 @@ class World:
         the message of the lowest failing rank: `InputError` where that rank's error was one (or a
         file could not be used), else `RankFailure`. One reduction of one word.
         """
-        with activity(name):
+        with named_phase(name):
             failure = None
             try:
                 yield

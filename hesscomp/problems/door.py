@@ -5,7 +5,8 @@ the losses that its layers add, differentiated by TensorFlow, one column at a ti
 Both are in float64 and must agree to `TOLERANCE` in the norm of each parameter block.
 
 The point is moved a little off the given weights, so that no unit lies exactly on a kink such as
-relu's at zero: there derivatives may differ by nature, and initial biases are zero.
+relu's at zero: there derivatives may differ by nature, and initial biases are zero. The rows are
+chosen to span the targets: the least, the greatest, and different classes.
 """
 
 import time
@@ -15,14 +16,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from keras.src.losses.losses import LossFunctionWrapper
 
 from hesscomp.curvature.endings import Ending
-from hesscomp.curvature.losses import KNOWN, FunctionLoss, Loss, SigmoidCrossEntropy, SquaredError
+from hesscomp.curvature.losses import (
+    KNOWN,
+    FunctionLoss,
+    Loss,
+    SigmoidCrossEntropy,
+    SquaredError,
+    as_keras_loss,
+    like,
+    loss_name,
+    resolve_loss,
+)
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
-from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.curvature.networks.penalty import PenalizedEngine
+from hesscomp.curvature.tensorflow import keras, one_precision, tf
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.differences import wrong_slope
 from hesscomp.problems.stateless import losses_and_output
@@ -31,9 +42,16 @@ TOLERANCE = 1e-8
 SINGLE_TOLERANCE = 1e-5  # where an operation of TensorFlow's knows float32 only
 ROUNDING = 1e-12  # of the norm of all blocks, and of the terms whose differences derivatives are
 SECONDS = 2.0  # that the check may take, unless all of it is asked for
+SLOPE_TOLERANCE = 1e-3  # of differences of a network's values, which units near kinks disturb
 ROWS = (2, 3)  # of the two batches
+MOST_TARGETS = 10**6  # numbers that are searched for rows that span the targets
 MOVED = 0.05  # of a block's root mean square; of 1 where that is zero
 ZERO = tf.UnconnectedGradients.ZERO
+SLOPES = {
+    "slope of the loss": "the loss",
+    "slope of the regularisers": "the regularisers",
+    "slope of the objective": "the objective of a few rows",
+}
 
 
 @dataclass(frozen=True)
@@ -53,10 +71,11 @@ class Disagreement:
     there: float
 
     def __str__(self) -> str:
-        if self.what == "slope of the loss":
+        if self.what in SLOPES:
             return (
-                f"TensorFlow's gradient of the loss along a direction is {self.here:.8g}, but that "
-                f"of its values is {self.there:.8g}: does it stop or replace a gradient, or take "
+                f"TensorFlow's gradient of {SLOPES[self.what]} along a direction is "
+                f"{self.here:.8g}, but that of its values is {self.there:.8g}: is a gradient "
+                "stopped or replaced (tf.stop_gradient, tf.custom_gradient), or does the loss take "
                 "targets that it should not?"
             )
         if self.what == "objective":
@@ -89,7 +108,11 @@ class Door:
     theta : (n,) tensor
         The point.
     batches : list of (X, y)
-        Of different sizes; fewer than two where there are few rows.
+        Two, of different sizes; none where there are no rows.
+    narrow : bool
+        Whether an operation of the model computes in float32 always.
+    seconds : float
+        That making it took.
     """
 
     objective: Callable
@@ -97,14 +120,21 @@ class Door:
     pieces: list[Piece]
     theta: tf.Tensor
     batches: list[tuple[tf.Tensor, tf.Tensor]]
-    tolerance: float = TOLERANCE
+    narrow: bool = False
+    seconds: float = 0.0
+
+    @property
+    def tolerance(self) -> float:
+        """Of objective and derivatives, relative."""
+        return SINGLE_TOLERANCE if self.narrow else TOLERANCE
 
     @classmethod
-    def of(cls, problem, given, ending: Ending | None, tolerance: float = TOLERANCE) -> "Door":
+    def of(cls, problem, given, ending: Ending | None, narrow: bool = False) -> "Door":
         """That of a `KerasProblem` whose loss was `given`, and whose model has an ending.
 
         Raises InputError where the loss of some rows is no number, or depends on other rows.
         """
+        begun = time.monotonic()
         model, pieces, at_logits = problem.model, problem.pieces, problem.at_logits
         loss_of, run = keras_loss(given), losses_and_output(model, pieces)
 
@@ -125,9 +155,9 @@ class Door:
                     f"the loss of the first rows is {value:g} at the model's weights: their "
                     "outputs or targets lie where the loss is not defined"
                 )
-        door = cls(objective, problem.loss, pieces, theta, batches, tolerance)
+        door = cls(objective, problem.loss, pieces, theta, batches, narrow)
         door._check_rows()
-        return door
+        return replace(door, seconds=time.monotonic() - begun)
 
     def _check_rows(self) -> None:
         """InputError if the objective of some rows is not the mean of each one's own."""
@@ -136,45 +166,64 @@ class Door:
             rows = range(len(X))
             alone = [self.objective(self.theta, X[i : i + 1], y[i : i + 1])[0] for i in rows]
             mean = tf.reduce_mean(alone)
-            allowed = self.tolerance * abs(mean) + ROUNDING * (1 + tf.reduce_max(abs(output)))
-            if not abs(together - mean) <= allowed:
+            if not abs(together - mean) <= self.allowed(mean, output):
                 raise InputError(
                     f"the loss of {len(X)} rows together is {together:.10g}, but the mean of each "
                     f"one's own is {mean:.10g}: the model or the loss couples the rows of a batch, "
                     "so the objective is no mean over rows"
                 )
 
+    def allowed(self, value, output):
+        """The rounding that two ways to a sum of losses of this output may differ by."""
+        return self.tolerance * abs(value) + ROUNDING * (1 + tf.reduce_max(abs(output)))
+
     def compare(
-        self,
-        engine: NetworkEngine,
-        gradient: Callable | None = None,
-        deadline: float = np.inf,
+        self, engine: NetworkEngine, gradient: Callable | None = None, seconds: float = np.inf
     ) -> Outcome:
-        """An engine with Keras and TensorFlow.
+        """Compare an engine with Keras and TensorFlow.
 
-        `gradient` is the engine's, compiled: Keras' losses may do otherwise in a graph.
+        Objective and gradient of both batches, the loss's curvature by the output, and gradients
+        with differences of values; of the layer-wise engine also a Hessian and a Gauss-Newton
+        product on the first batch.
 
-        Objective and gradient of both batches, and the loss's curvature by the output; of the
-        layer-wise engine also a Hessian and a Gauss-Newton product on the first. After the first
-        gradient each begins only before the deadline (`time.monotonic`).
+        Parameters
+        ----------
+        engine : NetworkEngine
+        gradient : callable, optional
+            The engine's, compiled: Keras' losses may do otherwise in a graph.
+        seconds : float
+            After the first gradient, a test that would probably end later than this, from the
+            making of the door on, is left out. What the run needs in any case does not count: to
+            compile the gradient.
         """
+        if not self.batches:
+            return Outcome(None)
         gradient = gradient or tf.function(engine.gradient, autograph=False, reduce_retracing=True)
-        trials = [_Trial(self, engine, gradient, X, y) for X, y in self.batches]
-        tests = [(trial.slopes, f"gradient of {len(trial.X)} rows") for trial in trials]
-        tests += [(trial.loss_slope, "slope of the loss") for trial in trials[:1]]
-        tests += [(trial.loss_curvature, "curvature of the loss") for trial in trials[:1]]
-        if trials and isinstance(engine.data, LayerwiseEngine):
-            tests += [(trials[0].hessian, "Hessian product")]
-            tests += [(trials[0].gauss_newton, "Gauss-Newton product")]
+        gradient(self.theta, *self.batches[0])  # compiles
+        begun = time.monotonic()
+        first, second = (_Trial(self, engine, gradient, X, y) for X, y in self.batches)
+        found = first.slopes()
+        unit = time.monotonic() - begun
+        tests = [("curvature of the loss", first.loss_curvature, 0)]
+        if isinstance(self.loss, FunctionLoss):
+            tests += [("slope of the loss", first.loss_slope, 0)]
+        if isinstance(engine, PenalizedEngine) and not engine.penalty.convex:
+            tests += [("slope of the regularisers", first.penalty_slope, 0)]
+        if isinstance(engine.data, LayerwiseEngine):
+            tests += [("Hessian product", first.hessian, 2.5)]
+            tests += [("Gauss-Newton product", first.gauss_newton, 2)]
+        tests += [("gradient of other rows", second.slopes, 1)]
+        if not self.narrow:
+            tests += [("slope of the objective", first.slope, 2.5)]
         left_out = []
-        for i, (test, name) in enumerate(tests):
-            if i > 0 and time.monotonic() > deadline:
-                left_out.append(name)
-                continue
-            found = test()
+        for name, test, units in tests:
             if found is not None:
                 return Outcome(found)
-        return Outcome(None, tuple(left_out))
+            if self.seconds + time.monotonic() - begun + units * unit > seconds:
+                left_out.append(name)
+            else:
+                found = test()
+        return Outcome(found, tuple(left_out))
 
     def faulty_layer(self, engine: NetworkEngine, model: keras.Model) -> str | None:
         """The first layer up to which the layer-wise engine differs; None if none does.
@@ -240,10 +289,7 @@ class _Trial:
 
     def _objective(self, here) -> Disagreement | None:
         there = self.value
-        allowed = self.door.tolerance * abs(there) + ROUNDING * (
-            1 + tf.reduce_max(abs(self.output))
-        )
-        if abs(here - there) <= allowed:
+        if abs(here - there) <= self.door.allowed(there, self.output):
             return None
         return Disagreement("objective", float(here), float(there))
 
@@ -272,16 +318,34 @@ class _Trial:
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
 
     def loss_slope(self) -> Disagreement | None:
-        """Of a function of which nothing is known: its gradient against its values."""
+        """The loss's gradient by the output against its values."""
         loss, y = self.door.loss, self.y
-        if not isinstance(loss, FunctionLoss):
-            return None
         wrong = wrong_slope(
             lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
             lambda z: loss.gradient(tf.constant(z), y).numpy(),
             self.output.numpy(),
         )
         return None if wrong is None else Disagreement("slope of the loss", *wrong)
+
+    def penalty_slope(self) -> Disagreement | None:
+        """The regularisers' gradient against their values."""
+        penalty = self.engine.penalty
+        wrong = wrong_slope(
+            lambda x: float(penalty.value(tf.constant(x))),
+            lambda x: penalty.gradient(tf.constant(x))[1].numpy(),
+            self.door.theta.numpy(),
+        )
+        return None if wrong is None else Disagreement("slope of the regularisers", *wrong)
+
+    def slope(self) -> Disagreement | None:
+        """The objective's gradient by the engine against Keras' values."""
+        wrong = wrong_slope(
+            lambda x: float(self.door.objective(tf.constant(x), self.X, self.y)[0]),
+            lambda x: (self.gradient(tf.constant(x), self.X, self.y)[1] / self.rows).numpy(),
+            self.door.theta.numpy(),
+            SLOPE_TOLERANCE,
+        )
+        return None if wrong is None else Disagreement("slope of the objective", *wrong)
 
     def loss_curvature(self) -> Disagreement | None:
         """Of the loss by the output, along one random tangent of it."""
@@ -352,29 +416,26 @@ def keras_loss(given) -> Callable:
 
     `output` is the model's, `taken` what the loss of this package takes. The known losses are
     Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
+    Functions become what ``model.compile`` makes of them.
     """
-    if isinstance(given, str):
-        given = KNOWN[given]() if given in KNOWN else keras.losses.get(given)
+    given = resolve_loss(given)
+    given = KNOWN[given]() if isinstance(given, str) else given
     if type(given) in KNOWN.values():
         return lambda y, output, _: _summed_over_rows(given, y, output)
     if isinstance(given, Loss):
         return lambda y, _, taken: tf.reduce_mean(given.values(taken, y))
-    if isinstance(given, keras.losses.Loss):
-        return lambda y, output, _: _in_float64(given, y, output)
-    if getattr(given, "__module__", "").startswith("keras."):
-        return lambda y, output, _: _in_float64(LossFunctionWrapper(given), y, output)
-    return lambda y, output, _: tf.reduce_mean(given(y, output))
+    given = as_keras_loss(given)
+    return lambda y, output, _: _in_float64(given, y, output)
 
 
 def _summed_over_rows(loss: Loss, y, output):
     """Keras' counterpart of a known loss, times the numbers in a row that it averages over."""
     shape, losses = output.shape[1:], keras.losses
     if isinstance(loss, SquaredError):
-        y = tf.reshape(tf.cast(y, output.dtype), tf.shape(output))
-        return _in_float64(losses.MeanSquaredError(), y, output) * shape.num_elements() / 2
+        found = _in_float64(losses.MeanSquaredError(), like(y, output), output)
+        return found * shape.num_elements() / 2
     if isinstance(loss, SigmoidCrossEntropy):
-        y = tf.reshape(tf.cast(y, output.dtype), tf.shape(output))
-        found = _in_float64(losses.BinaryCrossentropy(from_logits=True), y, output)
+        found = _in_float64(losses.BinaryCrossentropy(from_logits=True), like(y, output), output)
         return found * shape.num_elements()
     whole = y.shape.rank == output.shape.rank and (y.shape[-1] != 1 or shape[-1] == 1)
     kind = losses.CategoricalCrossentropy if whole else losses.SparseCategoricalCrossentropy
@@ -386,21 +447,38 @@ def _in_float64(loss, y, output):
     saved = loss._dtype
     loss._dtype = "float64"
     try:
-        with warnings.catch_warnings(action="ignore"):  # that logits come from a softmax
+        with (
+            warnings.catch_warnings(action="ignore"),  # that logits come from a softmax
+            one_precision(f"the loss {loss_name(getattr(loss, 'fn', loss))}"),
+        ):
             return tf.reduce_mean(loss(y, output))
     finally:
         loss._dtype = saved
 
 
 def _batches(X: np.ndarray, y: np.ndarray) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    found, start = [], 0
-    for size in ROWS:
-        few = [part[start : start + size] for part in (X, y)]
-        if len(few[0]):
-            kinds = [part.astype(np.float64) if part.dtype.kind == "f" else part for part in few]
-            found.append(tuple(map(tf.convert_to_tensor, kinds)))
-        start += size
+    if not len(X):
+        return []
+    chosen = np.resize(_spanning(y, sum(ROWS)), sum(ROWS))  # where there are few rows, repeated
+    found = []
+    for rows in np.split(chosen, np.cumsum(ROWS)[:-1]):
+        few = [part[rows] for part in (X, y)]
+        kinds = [part.astype(np.float64) if part.dtype.kind == "f" else part for part in few]
+        found.append(tuple(map(tf.convert_to_tensor, kinds)))
     return found
+
+
+def _spanning(y: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` rows: those of the least and the greatest target, different classes, others.
+
+    Classes are different numbers, or of several numbers in a row the place of the greatest.
+    """
+    flat = y[: max(count, MOST_TARGETS // max(y[0].size, 1))].reshape(-1, y[0].size)
+    classes = flat[:, 0] if flat.shape[1] == 1 else flat.argmax(1)
+    ends = flat.min(1).argmin(), flat.max(1).argmax()
+    firsts = np.sort(np.unique(classes, return_index=True)[1])
+    rows = np.concatenate([ends, firsts[: count * count], range(min(count, len(flat)))])
+    return rows[np.sort(np.unique(rows, return_index=True)[1])][:count].astype(np.int64)
 
 
 def _moved(x: np.ndarray, pieces: list[Piece]) -> np.ndarray:

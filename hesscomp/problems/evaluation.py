@@ -11,12 +11,12 @@ from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import Problem
 from hesscomp.problems.rows import Rows
-from hesscomp.runs.ledger import Ledger
 
 TITLE = "test rows"
 CROSS_ENTROPIES = (SoftmaxCrossEntropy, SigmoidCrossEntropy)

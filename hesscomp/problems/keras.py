@@ -1,7 +1,6 @@
 """A Keras model and a loss over sharded data as a problem."""
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +17,7 @@ from hesscomp.curvature.losses import (
     loss_name,
     resolve_loss,
 )
-from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
+from hesscomp.curvature.networks.engine import NetworkEngine, cut
 from hesscomp.curvature.networks.generic import GenericEngine
 from hesscomp.curvature.networks.graph import read_graph, without_activation
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
@@ -30,7 +29,7 @@ from hesscomp.errors import InputError, reason
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.differentiable import DifferentiableProblem
-from hesscomp.problems.door import SECONDS, SINGLE_TOLERANCE, TOLERANCE, Door, keras_loss
+from hesscomp.problems.door import SECONDS, Door, keras_loss
 from hesscomp.problems.rows import Rows
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
@@ -75,8 +74,9 @@ class KerasProblem(DifferentiableProblem):
     check : {"auto", "full", "off"}
         A few rows are sent through two independent ways before anything is computed
         (`problems.door`): the objective against the loss that Keras computes, its gradient, a
-        Hessian and a Gauss-Newton product against TensorFlow's automatic differentiation. "auto"
-        spends at most 2 seconds on it and says what it left out, "full" leaves out nothing.
+        Hessian and a Gauss-Newton product against TensorFlow's automatic differentiation, the
+        gradient against differences of the objective. "auto" spends about 2 seconds on it at most,
+        besides what the run needs anyway, and says what it left out; "full" leaves out nothing.
 
     Attributes
     ----------
@@ -135,6 +135,8 @@ class KerasProblem(DifferentiableProblem):
         self.penalty = Penalty.of_model(model, pieces)
         if world.rank == 0 and self.at_logits:
             _say_logits(model, given, loss, traced.ending)
+        if loss.link is not None and traced.ending is None and check != "off":
+            self._check_logits(given, traced, rows)
         self._differentiate(self._engine_named(engine), pieces, _names(model), initial)
         with world.phase("checking the model"):
             traced.check_rows(self.data.X)
@@ -211,13 +213,37 @@ class KerasProblem(DifferentiableProblem):
     def _penalized(self, engine: NetworkEngine) -> NetworkEngine:
         return engine if self.penalty is None else PenalizedEngine(engine, self.penalty)
 
+    def _check_logits(self, given, traced: Traced, rows: Rows) -> None:
+        """Refuse probabilities where the loss takes logits; warn if the loss is Keras'. Collective.
+
+        Those of a model that shows its logits (`Ending`) are computed from them instead.
+        """
+        with self.world.phase("checking the model's outputs"):
+            kind = _first(self.world, traced.probabilities(rows.X))
+        if kind is None:
+            return
+        text = (
+            f"{self.name} gives probabilities ({kind}), whatever its weights are, but the loss "
+            f"{self.loss.name} takes logits"
+        )
+        if isinstance(given, str | Loss):
+            raise InputError(
+                f"{text}; let the model end with its logits, or give a Keras loss with "
+                "from_logits=False (its default)"
+            )
+        if self.world.rank == 0:
+            log.warning(
+                "%s (from_logits=True): it is computed as Keras does, but is probably not what you "
+                "want; let the model end with its logits, or take from_logits=False", text,
+            )  # fmt: skip
+
     def _check_at_the_door(self, given, ending, check: str, wanted: str) -> None:
         """Compare the engine with Keras and TensorFlow (`Door`); collective.
 
         On a difference the generic engine takes the place of the layer-wise one, if that agrees.
         """
         world = self.world
-        deadline = time.monotonic() + SECONDS if check == "auto" else np.inf
+        seconds = SECONDS if check == "auto" else np.inf
         with world.phase("comparing the model with Keras"):
             compiled = self.compiled_gradient("float64")
             narrow = _single_precision(compiled)
@@ -226,8 +252,8 @@ class KerasProblem(DifferentiableProblem):
                     "%s: %s computes in float32, whatever precision is asked for, so objective and "
                     "derivatives have six digits", self.name, narrow,
                 )  # fmt: skip
-            door = Door.of(self, given, ending, TOLERANCE if narrow is None else SINGLE_TOLERANCE)
-            outcome = door.compare(self.engine, compiled, deadline)
+            door = Door.of(self, given, ending, narrow is not None)
+            outcome = door.compare(self.engine, compiled, seconds)
         found = _first(world, outcome.found and str(outcome.found))
         left_out = _first(world, ", ".join(outcome.left_out))
         if found is None:
@@ -270,19 +296,14 @@ def _single_precision(compiled) -> str | None:
 
 
 _REMEDY = (
-    "write the loss as a FunctionProblem, or see what differs with check='off' and go on at your "
-    "own risk"
+    "write the loss as a FunctionProblem; the check 'off' takes the model all the same, but then "
+    "its numbers may be wrong"
 )
 
 
 def _first(world: World, text: str | None) -> str | None:
     """The text of the lowest rank that has one, on every rank."""
     return next((found for found in world.gather(text or "") if found), None)
-
-
-def cut_of(blocks) -> list[Piece]:
-    """The pieces of named blocks."""
-    return [Piece(block.shape, block.offset) for block in blocks]
 
 
 def _check_model(model) -> None:
@@ -405,7 +426,7 @@ def _coded(rows: Rows, loss: Loss) -> Rows:
 
 def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
     """InputError unless y are targets for rows of outputs of a shape."""
-    if isinstance(loss, SoftmaxCrossEntropy):
+    if isinstance(loss, SoftmaxCrossEntropy) or getattr(loss, "classes", False):
         if y.shape[1:] in (shape[:-1], (*shape[:-1], 1)) and y.shape[1:] != shape:
             if y.dtype.kind == "f" and not np.array_equal(y, np.floor(y)):
                 raise InputError(

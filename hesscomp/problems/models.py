@@ -17,8 +17,8 @@ from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.catalogue import Network
 from hesscomp.problems.stateless import fixed_variables
-from hesscomp.runs.archives import check_member
-from hesscomp.runs.hdf5 import CheckedFile
+from hesscomp.storage.archives import check_member
+from hesscomp.storage.hdf5 import CheckedFile
 
 # What a model's file may name: Keras' own layers and what these are configured with.
 MODULES = (

@@ -55,8 +55,11 @@ class Rows:
                     "repeat rows that count more than once or write the loss as a FunctionProblem"
                 )
             if not (isinstance(data, tuple | list) and len(data) == 2):
-                kind = type(data).__name__
-                raise InputError(f"data must be a Dataset or a pair (X, y), not a {kind}")
+                raise InputError(
+                    f"data must be a Dataset or a pair (X, y) of arrays, not a "
+                    f"{type(data).__name__}; of a tf.data.Dataset give what its batches hold, put "
+                    "together (np.concatenate)"
+                )
             X, y = (_checked(np.asarray(part), name) for part, name in zip(data, "Xy", strict=True))
             if len(X) != len(y):
                 raise InputError(f"arrays: X has {len(X)} rows but y has {len(y)}")

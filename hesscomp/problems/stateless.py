@@ -10,7 +10,7 @@ from keras.src.backend.tensorflow import nn as keras_backend
 
 from hesscomp.curvature.endings import Ending
 from hesscomp.curvature.networks.engine import Piece, split
-from hesscomp.curvature.tensorflow import computing_in, keras, tf
+from hesscomp.curvature.tensorflow import computing_in, keras, one_precision, tf
 from hesscomp.errors import InputError, reason
 
 
@@ -42,10 +42,11 @@ def losses_and_output(model, pieces: list[Piece], own: list[int] | None = None):
         with _layers_in(model, dtype), computing_in(dtype, penalties), _twice_differentiable():
             parameters = split(theta, pieces)
             parameters = parameters if own is None else [parameters[i] for i in own]
-            output, _, losses = model.stateless_call(
-                parameters, constants, X, return_losses=True, **options
-            )
-        return losses, output
+            with one_precision(f"a layer or a regulariser of {model.name}"):
+                output, _, losses = model.stateless_call(
+                    parameters, constants, X, return_losses=True, **options
+                )
+        return [tf.cast(loss, theta.dtype) for loss in losses], output
 
     return run
 
@@ -93,6 +94,8 @@ class Traced:
         specs = [tf.TensorSpec(self._theta.shape, dtype), rows, tf.TensorSpec([], tf.int32)]
         try:
             self._compute = tf.function(trace, autograph=False).get_concrete_function(*specs)
+        except InputError:
+            raise
         except (ValueError, TypeError) as error:
             raise InputError(f"{model.name} cannot be computed: {reason(error)}") from error
         self.shape = tuple(self._compute.structured_outputs.shape[1:])
@@ -100,6 +103,23 @@ class Traced:
     def outputs(self, X: np.ndarray, draw: int = 0) -> tf.Tensor:
         """The model's outputs for rows X at the initial parameters."""
         return self._compute(self._theta, tf.constant(X, self._kind), tf.constant(draw))
+
+    def probabilities(self, X: np.ndarray) -> str | None:
+        """What shows that outputs are probabilities: a few rows', at several random parameters.
+
+        None where they are not. The parameters are far from the given ones, so that logits, which
+        may lie between 0 and 1 by chance, do not.
+        """
+        rng, X = np.random.default_rng(3), tf.constant(X[:5], self._kind)
+        if not len(X):
+            return None
+        for _ in range(3):
+            noise = tf.constant(rng.standard_normal(self._theta.shape), self._theta.dtype)
+            outputs = self._compute(self._theta + noise, X, tf.constant(0)).numpy()
+            if not (np.isfinite(outputs).all() and outputs.min() >= 0 and outputs.max() <= 1):
+                return None
+        summed = self.shape[-1:] > (1,) and np.allclose(outputs.sum(-1), 1, atol=1e-3)
+        return "they lie between 0 and 1" + (" and sum to 1" if summed else "")
 
     def check_rows(self, X: np.ndarray) -> None:
         """InputError unless outputs are numbers, equal twice, and for each row as for it alone."""

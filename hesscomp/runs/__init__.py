@@ -1,1 +1,1 @@
-"""What one run needs around the numerics: cost ledger, atomic files, progress."""
+"""One run's record: history, reports, checkpoints and the journal of its products."""

@@ -11,13 +11,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-import hesscomp
 from hesscomp.errors import InputError, reason
-from hesscomp.runs.files import atomic_path, flush_file, remove_files, remove_leftovers
-from hesscomp.runs.form import misfit
-from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.runs.history import History
-from hesscomp.runs.slabs import own_slabs, read_rows, save_slabs, slabs_of
+from hesscomp.runs.schema import schema_mismatch
+from hesscomp.storage.files import atomic_path, flush_file, remove_files, remove_leftovers
+from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
+from hesscomp.storage.header import check_header, write_header
+from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs, slabs_of
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,7 @@ class Checkpoint:
 
     def write(self, file: h5py.File) -> None:
         """Write all but the rows."""
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = VERSION
-        file.attrs["hesscomp_version"] = hesscomp.__version__
+        write_header(file, FORMAT, VERSION)
         file.attrs["step"] = self.step
         file.create_group("facts").attrs.update(self.facts)
         parts = {
@@ -79,11 +77,11 @@ class Checkpoint:
                 group.create_dataset(key, data=value, fletcher32=np.size(value) >= LARGE)
         file["history"].attrs["events"] = json.dumps(self.history.events)
 
-    def misfit(self, like: "Checkpoint") -> str | None:
-        """Why a run that begins with `like` cannot go on from here; None where it can.
+    def mismatch(self, like: "Checkpoint") -> str | None:
+        """Return why a run that begins with `like` cannot go on from here; None where it can.
 
-        See `form.misfit`. There must be rows where `like` has some, and a history as long as the
-        steps make it.
+        See `schema_mismatch`. There must be rows where `like` has some, and a history as long as
+        the steps make it.
         """
         rows = len(like.history) + self.step - like.step
         if len(self.history) != rows:
@@ -97,7 +95,7 @@ class Checkpoint:
         ]
         if like.rows is not None:
             parts.append(("", {ROWS: self.rows}, {ROWS: like.rows}))
-        reasons = (misfit(found, wanted, place) for place, found, wanted in parts)
+        reasons = (schema_mismatch(found, wanted, place) for place, found, wanted in parts)
         return next(filter(None, reasons), None)
 
 
@@ -213,7 +211,7 @@ def load_checkpoint(
     with CheckedFile(path, "checkpoint") as file:
         found = _read(file, rows)
         if like is not None and _difference(found.facts, like.facts) is None:
-            why = found.misfit(like)
+            why = found.mismatch(like)
             if why is not None:
                 file.refuse(why)
         return found
@@ -222,19 +220,13 @@ def load_checkpoint(
 def load_best(path: str | os.PathLike) -> np.ndarray:
     """Read only the best point of a checkpoint, for Newton's method the last; errors as above."""
     with CheckedFile(path, "checkpoint") as file:
-        _check_format(file)
+        check_header(file, FORMAT, VERSION)
         name = f"arrays/{'best' if 'best' in file.group('arrays') else 'x'}"
         return finite(file, name, file.dataset(name, "f")[()].astype(np.float64, copy=False))
 
 
-def _check_format(file: CheckedFile) -> None:
-    attributes = file.attributes()
-    if attributes.get("format") != FORMAT or attributes.get("format_version") != VERSION:
-        file.refuse(f"it is no {FORMAT} of version {VERSION}")
-
-
 def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
-    _check_format(file)
+    check_header(file, FORMAT, VERSION)
     groups = ("arrays", "state", "values", "history")
     arrays, state, values, columns = (_values(file, name) for name in groups)
     facts = {key: _plain(value) for key, value in file.attributes("facts").items()}

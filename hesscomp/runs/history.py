@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hesscomp.errors import one_line
-from hesscomp.runs.files import atomic_path
 from hesscomp.runs.report import write_json
+from hesscomp.storage.files import atomic_path
 
 
 @dataclass

@@ -15,15 +15,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-import hesscomp
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.layout import Layout
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.runs.checkpoint import check_same_run
-from hesscomp.runs.files import atomic_path, remove_files, remove_leftovers
-from hesscomp.runs.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.runs.ledger import Ledger
-from hesscomp.runs.slabs import own_slabs, read_rows, save_slabs
+from hesscomp.storage.files import atomic_path, remove_files, remove_leftovers
+from hesscomp.storage.hdf5 import CheckedFile, finite, new_file
+from hesscomp.storage.header import check_header, write_header
+from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Journal:
                     self._check(path)
                     last = max(last, int(path.stem.partition("-")[2]))
         self.last = self.world.broadcast(last)
-        world.heed()
+        world.check_interrupt()
 
     def result(
         self,
@@ -187,9 +187,7 @@ class Journal:
                     file.create_dataset(RESULT, data=out, **how)
 
     def _write_head(self, file: h5py.File, product: Product) -> None:
-        file.attrs["format"], file.attrs["format_version"] = FORMAT, np.int64(VERSION)
-        file.attrs["hesscomp_version"] = hesscomp.__version__
-        file.attrs["kind"] = product.kind
+        write_header(file, FORMAT, VERSION, kind=product.kind)
         file.create_group("facts").attrs.update(self.facts)
         file[INPUTS] = product.inputs
 
@@ -205,11 +203,9 @@ def load_product(
         If the file is missing, cannot be read, contradicts itself or is not of that `product`.
     """
     with CheckedFile(path, WHAT) as file:
-        attributes = file.attributes()
-        if attributes.get("format") != FORMAT or count(file, "format_version") != VERSION:
-            file.refuse(f"it is no {FORMAT} of version {VERSION}")
+        check_header(file, FORMAT, VERSION)
         inputs, shape = file.dataset(INPUTS, "f")[()], getattr(file.object(RESULT), "shape", None)
-        if product is not None and not product.fits(attributes.get("kind"), inputs, shape):
+        if product is not None and not product.fits(file.attributes().get("kind"), inputs, shape):
             file.refuse("it is the product of another block")
         start, stop = rows or (0, shape[0])
         found = finite(file, RESULT, read_rows(file, RESULT, shape, start, stop))

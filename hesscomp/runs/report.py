@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from hesscomp.errors import InputError, reason
-from hesscomp.runs.files import atomic_path
+from hesscomp.storage.files import atomic_path
 
 
 def write_json(path: str | os.PathLike, report: dict) -> None:

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -11,7 +10,6 @@ from dataclasses import dataclass, fields
 from hesscomp.errors import InputError
 
 LAUNCHERS = ("srun", "mpiexec")
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # after which a run saves what it has and ends
 REQUEUE = 75  # exit status of a run that saved a checkpoint and is to be resumed (EX_TEMPFAIL)
 MOST_WARNING = 65535  # that SLURM takes
 WARNING = 60  # seconds before the end of the time at which SLURM sends the signal, unless told

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-from hesscomp.factors.spectrum import inverse_cholesky
+from hesscomp.dense import inverse_cholesky
 from hesscomp.parallel.layout import Layout
 
 # What the second projection of an orthonormal block takes off it: below the first it leaves the

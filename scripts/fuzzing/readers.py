@@ -48,7 +48,7 @@ from hesscomp.runs.checkpoint import NAME, ROWS, Checkpoint, load_checkpoint, sa
 from hesscomp.runs.history import History
 from hesscomp.runs.journal import Journal, load_product
 from hesscomp.runs.report import read_json, write_json
-from hesscomp.runs.slabs import slab_path, virtual_rows, write_slab
+from hesscomp.storage.slabs import slab_path, virtual_rows, write_slab
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.standard_normal((7, 3)).round(2), np.array([0, 1, 1, 0, 1, 0, 1])

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut
 from hesscomp.curvature.networks.generic import hessian_columns
-from hesscomp.curvature.tensorflow import computing_in, keras, tf
+from hesscomp.curvature.tensorflow import computing_in, keras, one_precision, tf
 
 CONVEX = (keras.regularizers.L1, keras.regularizers.L2, keras.regularizers.L1L2)
 
@@ -48,14 +48,21 @@ class Penalty:
     def value(self, theta: tf.Tensor) -> tf.Tensor:
         """r(theta), a scalar."""
         with computing_in(theta.dtype.name, self.terms.values()):
-            return tf.add_n([term(self.pieces[i].of(theta)) for i, term in self.terms.items()])
+            return tf.add_n([self._term(i, self.pieces[i].of(theta)) for i in self.terms])
+
+    def _term(self, i: int, parameter: tf.Tensor) -> tf.Tensor:
+        """One regulariser's value; it may be a constant."""
+        with one_precision("a regulariser"):
+            return tf.cast(self.terms[i](parameter), parameter.dtype)
 
     def gradient(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """r(theta) and its (n,) gradient."""
         with tf.GradientTape() as tape:
             tape.watch(theta)
             value = self.value(theta)
-        return value, tape.gradient(value, theta)
+        return value, tape.gradient(
+            value, theta, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
 
     def product(self, theta: tf.Tensor, V: tf.Tensor, chosen: tuple[int, ...] | None) -> tf.Tensor:
         """Its Hessian times V, (n, k); of the chosen parameters alone where V has rows for these.
@@ -78,7 +85,7 @@ class Penalty:
             return 2 * tf.cast(getattr(term, "l2", 0.0), V.dtype) * V
         with computing_in(value.dtype.name, [term]):
             flat = tf.reshape(value, [-1])
-            return hessian_columns(lambda w: term(tf.reshape(w, value.shape)), flat, V)
+            return hessian_columns(lambda w: self._term(i, tf.reshape(w, value.shape)), flat, V)
 
 
 class PenalizedEngine(NetworkEngine):

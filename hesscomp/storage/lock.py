@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hesscomp.errors import InputError
-from hesscomp.runs.ledger import Ledger
+from hesscomp.parallel.ledger import Ledger
 
 NAME = ".lock"
 TAKEN = (errno.EACCES, errno.EAGAIN)

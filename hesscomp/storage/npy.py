@@ -1,28 +1,50 @@
-"""NumPy's .npy files, mapped into memory. Pickles are never read."""
+"""NumPy's .npy files, alone or in an archive, mapped into memory. Pickles are never read.
+
+`numpy.load` maps no members of archives: of a file of arrays every rank would read all rows.
+"""
 
 import io
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from hesscomp.errors import InputError
+from hesscomp.storage.archives import check_member
 
 HEADERS = {  # by version: bytes of the header's length, what reads both
     (1, 0): (2, np.lib.format.read_array_header_1_0),
     (2, 0): (4, np.lib.format.read_array_header_2_0),
 }
 MOST = 2**16  # bytes of a header
+LOCAL_HEADER = 30  # bytes of a zip member's fixed local header; two lengths stand at its end
 
 
 def mapped_npy(path: Path) -> np.ndarray:
-    """The array of a .npy file."""
+    """Return the array of a .npy file."""
     with open(path, "rb") as stream:
-        shape, fortran, dtype = read_header(path, path.name, stream, path.stat().st_size)
-        return mapped(path, dtype, stream.tell(), shape, fortran)
+        shape, fortran, dtype = _read_header(path, path.name, stream, path.stat().st_size)
+        return _mapped(path, dtype, stream.tell(), shape, fortran)
 
 
-def read_header(path: Path, name: str, stream, length: int):
+def mapped_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """Return an array of an archive: mapped where it is stored plainly, else unpacked."""
+    check_member(path, info)
+    with archive.open(info) as stream:
+        shape, fortran, dtype = _read_header(path, info.filename, stream, info.file_size)
+        if info.compress_type != zipfile.ZIP_STORED:
+            values = np.frombuffer(stream.read(), dtype, count=math.prod(shape))
+            return values.reshape(shape, order="F" if fortran else "C")
+        inside = stream.tell()
+    with open(path, "rb") as raw:
+        raw.seek(info.header_offset)
+        header = raw.read(LOCAL_HEADER)
+    before = sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28)) + LOCAL_HEADER
+    return _mapped(path, dtype, info.header_offset + before + inside, shape, fortran)
+
+
+def _read_header(path: Path, name: str, stream, length: int):
     """Shape, order and type of an array stored in `length` bytes, which must hold it."""
     version = np.lib.format.read_magic(stream)
     if version not in HEADERS:
@@ -43,7 +65,7 @@ def read_header(path: Path, name: str, stream, length: int):
     return shape, fortran, dtype
 
 
-def mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
+def _mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
     """An array that stands at `offset` of a file."""
     if 0 in shape:
         return np.empty(shape, dtype)

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.runs.files import atomic_path, flush_file, remove_files, writing
-from hesscomp.runs.hdf5 import CheckedFile, new_file
+from hesscomp.storage.files import atomic_path, flush_file, remove_files, writing
+from hesscomp.storage.hdf5 import CheckedFile, new_file
 
 SLAB = re.compile(r"([^/\\\0]+)\.[0-9a-f]{8}\.[0-9]+\.slab")  # beside the master, whose name it has
 

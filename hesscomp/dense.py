@@ -1,4 +1,4 @@
-"""Small symmetric eigenproblems, and what dropping the smallest eigenpairs costs."""
+"""Small dense matrices: eigenproblems, Cholesky factors, and what dropping eigenpairs costs."""
 
 import numpy as np
 import scipy.linalg

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from hesscomp.runs.activity import activity
+from hesscomp.parallel.watchdog.phase import named_phase
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Ledger:
         """Add the time spent in the block to `phase`."""
         start = time.perf_counter()
         try:
-            with activity(phase):
+            with named_phase(phase):
                 yield
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start

@@ -1,21 +1,22 @@
-"""Whether what a file holds has the form of what is expected of it."""
+"""Whether what a file holds has the names, types and shapes that are expected of it."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
 
-def misfit(found: Mapping, expected: Mapping, place: str) -> str | None:
-    """Why what was found cannot stand where `expected` does; None where it can.
+def schema_mismatch(found: Mapping, expected: Mapping, place: str) -> str | None:
+    """Return why what was found cannot stand in for `expected`; None where it can.
 
     Parameters
     ----------
     found, expected : mapping of str to array, number or text
-        Each name that is expected must be found: for an array one of the same type and shape,
-        finite; for a number a number, finite where the expected one is. A length of 0 is one that
-        is not known beforehand, the same wherever it occurs. Texts are not looked at.
+        Each expected name must be found. An array must have the same type and shape and finite
+        entries. A number must be a number, finite where the expected one is. A length of 0 stands
+        for one that is not known beforehand; it is the same wherever it occurs. Texts are not
+        compared.
     place : str
-        Where it was found, for the reason.
+        Where it was found, for the message.
     """
     unknown = set()
     for name, like in expected.items():

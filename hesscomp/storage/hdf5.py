@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 
 from hesscomp.errors import HesscompError, InputError, reason
-from hesscomp.runs import heaps
+from hesscomp.storage import heaps
+from hesscomp.storage.archives import MAX_COMPRESSION
 
 CHECKSUM = 4  # bytes of one by fletcher32
-MAX_COMPRESSION = 1100  # deflate cannot shrink further: a larger claim is a forged size
 
 
 class CheckedFile:

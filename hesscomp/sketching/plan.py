@@ -127,7 +127,7 @@ class Plan:
     seconds : dict of str to float
         Of products, communication and algebra.
     longest : float
-        Seconds of the longest block product: within one a run does not heed signals.
+        Seconds of the longest block product: a run reacts to signals only between block products.
     memory : dict of str to float
         Bytes of program, data, vectors, sketch and product.
     """

@@ -1,4 +1,4 @@
-"""Waiting with an end: the roll call, who is named, who speaks. The ranks are threads here."""
+"""Missing ranks: the roll call, who is named, who reports. The ranks are threads here."""
 
 import threading
 import time
@@ -7,16 +7,20 @@ from collections import deque
 import pytest
 from mpi4py import MPI
 
-from hesscomp.parallel import waiting
-from hesscomp.parallel.waiting import Stranded, Waiting
-from hesscomp.runs import activity
+from hesscomp.parallel.watchdog import collective_timeout, phase
+from hesscomp.parallel.watchdog.collective_timeout import (
+    GONE,
+    HERE,
+    CollectiveTimeout,
+    RanksMissing,
+)
 
 HOSTS = ["h1"] * 4 + ["h2"] * 3 + ["h3"] * 2
 LONG = 1000.0
 
 
 class Comm:
-    """What `Waiting` needs of a communicator; words to unreachable ranks are lost."""
+    """What `CollectiveTimeout` needs of a communicator; words to unreachable ranks are lost."""
 
     def __init__(self, boxes, rank, cut=()):
         self.boxes, self.rank, self.size = boxes, rank, len(boxes)
@@ -50,11 +54,11 @@ def outcomes(here, impatient, size=9, cut=(), request=lambda rank: Request()):
     boxes, errors = [deque() for _ in range(size)], {}
 
     def wait(rank):
-        waits = Waiting(Comm(boxes, rank, cut), 0.05 if rank in impatient else LONG)
+        waits = CollectiveTimeout(Comm(boxes, rank, cut), 0.05 if rank in impatient else LONG)
         waits.hosts = HOSTS[:size]
         try:
             waits.wait(request(rank), "reduction")
-        except Stranded as error:
+        except RanksMissing as error:
             errors[rank] = error
 
     threads = [threading.Thread(target=wait, args=[rank]) for rank in here]
@@ -67,17 +71,17 @@ def outcomes(here, impatient, size=9, cut=(), request=lambda rank: Request()):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(waiting, "ANSWERS", 0.5)
-    monkeypatch.setattr(waiting, "GRACE", 0.0)
+    monkeypatch.setattr(collective_timeout, "ANSWERS", 0.5)
+    monkeypatch.setattr(collective_timeout, "GRACE", 0.0)
 
 
 @pytest.mark.parametrize("impatient", [0, 3, 8])
 def test_one_rank_names_those_that_did_not_come(impatient):
     here = [0, 2, 3, 5, 6, 7, 8]
-    with activity.activity("compress"):
+    with phase.named_phase("compress"):
         errors = outcomes(here, [impatient])
     assert sorted(errors) == here
-    assert [rank for rank in here if errors[rank].speaks] == [0]
+    assert [rank for rank in here if errors[rank].reports] == [0]
     assert str(errors[0]).startswith(
         "rank 1 on h1 and rank 4 on h2 did not come to the reduction in compress within"
     )
@@ -85,14 +89,14 @@ def test_one_rank_names_those_that_did_not_come(impatient):
 
 def test_each_side_of_a_cut_speaks_of_what_it_can_know():
     errors = outcomes(range(9), [0, 4, 7], cut=("h2",))
-    assert [rank for rank in range(9) if errors[rank].speaks] == [0, 4]
+    assert [rank for rank in range(9) if errors[rank].reports] == [0, 4]
     assert str(errors[0]).startswith("ranks 4, 5, 6 on h2 did not come")
     assert str(errors[4]).startswith("ranks 0, 1, 2, 3 on h1 did not come")
 
 
 def test_without_the_lowest_rank_the_next_one_speaks():
     errors = outcomes([1, 2], [2], size=4)
-    assert errors[1].speaks and not errors[2].speaks
+    assert errors[1].reports and not errors[2].reports
     assert str(errors[1]).startswith("ranks 0, 3 on h1 did not come")
 
 
@@ -107,10 +111,13 @@ def test_ranks_that_answered_a_call_that_was_taken_back_wait_on():
 
 def test_a_roll_call_that_was_taken_back_is_not_answered():
     boxes = [deque(), deque()]
-    waits = Waiting(Comm(boxes, 1), 0.05)
+    waits = CollectiveTimeout(Comm(boxes, 1), 0.05)
     waits.wait(Request(0.2), "reduction")  # rank 0 comes late
-    assert list(boxes[0]) == [(1, waiting.HERE, 1, 1), (1, waiting.GONE, 1, 1)]
-    Waiting(Comm(boxes, 0), LONG).wait(Request(0.05), "reduction")
+    assert list(boxes[0]) == [
+        (1, HERE, 1, 1),
+        (1, GONE, 1, 1),
+    ]
+    CollectiveTimeout(Comm(boxes, 0), LONG).wait(Request(0.05), "reduction")
     assert not boxes[0] and not [word for word in boxes[1] if word[0] == 0]
 
 
@@ -123,17 +130,17 @@ def test_a_broken_connection_is_told():
     assert str(errors[0]).startswith("rank 1 on h1 did not come to the reduction (MPI: ")
 
 
-def test_the_innermost_activity_is_shown_and_kept_by_errors():
-    board = bytearray(activity.WIDTH)
-    activity.show_on(board)
+def test_the_innermost_phase_is_shown_and_kept_by_errors():
+    board = bytearray(phase.BOARD_BYTES)
+    phase.show_phase_on(board)
     try:
-        with pytest.raises(ZeroDivisionError) as caught, activity.activity("newton"):
-            with activity.activity("line search"):
-                assert activity.read(board) == activity.current() == "line search"
-            assert activity.read(board) == "newton"
-            with activity.activity("solve"):
+        with pytest.raises(ZeroDivisionError) as caught, phase.named_phase("newton"):
+            with phase.named_phase("line search"):
+                assert phase.read_phase(board) == phase.current_phase() == "line search"
+            assert phase.read_phase(board) == "newton"
+            with phase.named_phase("solve"):
                 raise ZeroDivisionError
-        assert activity.of_error(caught.value) == "solve"
-        assert activity.read(board) == ""
+        assert phase.phase_of(caught.value) == "solve"
+        assert phase.read_phase(board) == ""
     finally:
-        activity.show_on(None)
+        phase.show_phase_on(None)

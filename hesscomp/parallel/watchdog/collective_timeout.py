@@ -1,4 +1,4 @@
-"""Waiting for the other ranks: so long and no longer, and then saying who did not come."""
+"""A time limit on collectives: ranks that wait too long find out which ranks are missing."""
 
 import os
 import time
@@ -9,62 +9,73 @@ import numpy as np
 from mpi4py import MPI
 
 from hesscomp.errors import RankFailure
-from hesscomp.runs.activity import current, inside
+from hesscomp.parallel.watchdog.phase import current_phase, in_words
 
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
 CROWDED_SPIN = 1e-5  # where ranks share cores: a poll takes time from who is waited for
 LONGEST_SLEEP = 1e-3  # between two polls, once a wait has lasted a second
 ANSWERS = 3.0  # seconds in which ranks that are here answer a roll call
-GRACE = 5.0  # seconds after which a rank ends that the one which spoke has not ended
+GRACE = 5.0  # seconds after which a rank that the reporting rank did not stop ends itself
 LISTENERS = 4  # the lowest ranks: they call everyone and everyone calls them
 NAMED = 8  # ranks named in a message
 TAG = 1
-HERE, GONE, LOST = range(3)  # words: I wait; not any more; ranks are missing, all end
+HERE, GONE, LOST = range(3)  # messages: I wait; not any more; ranks are missing, all end
 
 
-class Stranded(RankFailure):
-    """Other ranks did not come. Only the lowest of those that did says so: `speaks`."""
+class RanksMissing(RankFailure):
+    """Other ranks did not come to a collective.
 
-    def __init__(self, text: str, speaks: bool):
+    Attributes
+    ----------
+    reports : bool
+        Whether this rank is to log the error: the lowest one of those that came.
+    """
+
+    def __init__(self, text: str, reports: bool):
         super().__init__(text)
-        self.speaks = speaks
+        self.reports = reports
 
 
-class Waiting:
+class CollectiveTimeout:
     """Waits for the non-blocking collectives of one world, for at most `seconds` each.
 
-    A rank that has waited too long calls the roll: it tells the others that it is here, and those
-    that wait too answer. If what it waits for does not come meanwhile, it says that ranks are lost,
-    and the lowest rank that is here names the silent ones; else those that answered wait on. So
-    that many ranks need few messages, and a host that is cut off can speak for itself, a rank calls
-    its host's ranks and the `LISTENERS` lowest only; these call everyone.
+    A rank that has waited too long calls the roll: it tells the others that it waits, and the ranks
+    that wait too answer. If the collective completes meanwhile, all go on. Else the caller says
+    that ranks are lost, all ranks that wait raise `RanksMissing`, and the lowest of them reports
+    the silent ones. A rank calls the ranks of its host and the `LISTENERS` lowest ranks only;
+    these call everyone. So many ranks need few messages, and a host that is cut off can report too.
 
     Parameters
     ----------
     comm : mpi4py communicator
-        On which nobody else sends from rank to rank.
+        On which nothing else is sent from rank to rank.
     seconds : float
 
     Attributes
     ----------
     hosts : list of str
-        Of all ranks; empty as long as that is not known.
+        The host of each rank; empty while they are not known.
     """
 
     def __init__(self, comm: MPI.Comm, seconds: float):
         self.comm, self.seconds = comm, seconds
         self.hosts: list[str] = []
-        self._here: set[int] = set()  # ranks that wait, by their own words
-        self._calls: dict[int, int] = {}  # of each rank the last call that it is known to have made
-        self._answered: dict[int, int] = {}  # and the last that was answered
-        self._lost = False  # somebody has said so
+        self._here: set[int] = set()  # ranks that say that they wait
+        self._calls: dict[int, int] = {}  # by rank, the number of its last known call
+        self._answered: dict[int, int] = {}  # by rank, the number of its last answered call
+        self._lost = False  # whether a rank says that ranks are lost
         self._sent: list[MPI.Request] = []  # never waited for
 
     def wait(self, request: MPI.Request, what: str) -> None:
-        """Return once the request is complete: polling costs what blocking does.
+        """Return once the request, of a collective called `what`, is complete.
 
-        Raises Stranded where the time is over or MPI finds a connection broken, and some ranks
-        stay silent after that.
+        It polls, which costs what blocking does.
+
+        Raises
+        ------
+        RanksMissing
+            If the time is over or MPI finds a connection broken, and the collective does not
+            complete during a roll call.
         """
         try:
             end = time.monotonic() + self.seconds
@@ -78,15 +89,16 @@ class Waiting:
             why = f"(MPI: {str(error).splitlines()[0]})"
             self._call_roll(lambda: False)
         here = self._here | {self.comm.rank}
-        speaks = min(here) == self.comm.rank
-        if not speaks:
+        reports = min(here) == self.comm.rank
+        if not reports:
             time.sleep(GRACE)
-        raise Stranded(
-            f"{self._silent(here)} did not come to the {what}{inside(current())} {why}", speaks
+        missing = self._silent(here)
+        raise RanksMissing(
+            f"{missing} did not come to the {what}{in_words(current_phase())} {why}", reports
         )
 
     def _poll(self, request: MPI.Request, end: float) -> bool:
-        """Whether the request is complete; False at the end, and once somebody calls."""
+        """Whether the request is complete; False once the time is over or another rank calls."""
         start, spin = time.monotonic(), self._spin()
         while not request.Test():
             waited = time.monotonic() - start
@@ -111,10 +123,10 @@ class Waiting:
         ]
 
     def _call_roll(self, arrived: Callable[[], bool], call: tuple[int, int] | None = None) -> bool:
-        """Answer a call, or make one; whether there is more to wait for, or it came.
+        """Answer a call, or make one; whether to wait on, or the collective has completed.
 
-        A rank that waits for an earlier collective than others, whose data were lost, is here too.
-        Answers are given for twice as long as the caller waits for them.
+        A rank answers whatever collective it waits for: others may wait for a later one, where data
+        of this one were lost. It answers for twice as long as the caller listens.
         """
         own = call is None
         caller, number = (self.comm.rank, self._calls.get(self.comm.rank, 0) + 1) if own else call
@@ -130,7 +142,7 @@ class Waiting:
         return not lost
 
     def _unanswered(self) -> tuple[int, int] | None:
-        """A call that was heard and not answered: whose, and which of his."""
+        """A call that was heard and not answered: the caller and the number of the call."""
         calls = self._calls.items()
         return next((call for call in calls if call[1] > self._answered.get(call[0], 0)), None)
 
@@ -139,7 +151,7 @@ class Waiting:
         self._sent += [self.comm.Isend(word, rank, TAG) for rank in self._called()]
 
     def _hear(self) -> None:
-        """Take note of the words that have come, in the order in which each rank sent them."""
+        """Note the messages that have come, in the order in which each rank sent them."""
         status, word = MPI.Status(), np.empty(3, np.int64)
         while self.comm.Iprobe(MPI.ANY_SOURCE, TAG, status):
             self.comm.Recv(word, status.source, TAG)
@@ -151,7 +163,7 @@ class Waiting:
                 self._answered[caller] = number
 
     def _silent(self, here: set[int]) -> str:
-        """The called ranks that did not answer, by host."""
+        """The called ranks that did not answer, by host, in words."""
         silent = [rank for rank in self._called() if rank not in here]
         if not silent:
             return "all ranks answer, but their data"
