@@ -10,7 +10,6 @@ import pytest
 from oracles import by_rank_0
 from test_training import check_kills, equal
 
-from hesscomp.cli.train import NAMES
 from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
@@ -32,6 +31,7 @@ from hesscomp.problems.kronecker import kronecker_factors
 from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import ParameterBlock
 from hesscomp.problems.second_moment import gradient_second_moment
+from hesscomp.workflows.training import NAMES
 
 NETWORK_OPTIMIZERS = {
     "trust-region": NewtonCG("trust-region", rank=10),

