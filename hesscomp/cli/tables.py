@@ -11,21 +11,18 @@ from hesscomp.factors import Comparison, Factor, Trajectory
 def factor_table(factor: Factor, leading: int = 10) -> str:
     """What a factor is, how good it is and where it comes from."""
     certificate, source = factor.certificate, factor.provenance
-    values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
-    more = f"  ... {factor.eigenvalues[-1]:.4g}" if factor.rank > leading else ""
     error = (
         f"||H - F||_F ~ {certificate.frobenius_error_estimate:.3e}, "
         f"{certificate.relative_error:.2e} of ||H||_F ~ {certificate.frobenius_norm_estimate:.4g}"
     )
     rows = [
-        ("kind", "low-rank"),
+        ("kind", factor.kind),
         ("n", f"{factor.n}"),
-        ("rank", f"{factor.rank}"),
-        ("eigenvalues", values + more),
+        *factor.summary(leading).items(),
         ("error", f"{error} ({certificate.estimator})"),
         ("spectral bound", bound_reached(factor)),
         ("reached", request_reached(factor)),
-        ("eigenpairs", pairs_reached(factor)),
+        *([("eigenpairs", pairs_reached(factor))] if factor.has_eigenpairs else []),
         ("point", "in the file" if factor.parameters is not None else "not in the file"),
         ("blocks", ", ".join(name for name, _, _ in factor.blocks) or "none"),
     ]

@@ -49,11 +49,12 @@ def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
         raise InputError(f"a factor of n = {known.n} does not fit an operator of n = {operator.n}")
     if "tolerance" in options:
         raise InputError("a correction takes a rank, not a tolerance")
+    values = known.eigenvalues  # before the products are spent
     rest = operator - known.in_layout(operator.layout)
     added = compress(rest, rank, **options)
     layout = added.layout
     U = np.hstack([known.in_layout(layout).eigenvectors, added.eigenvectors])
-    w = np.concatenate([known.eigenvalues, added.eigenvalues])
+    w = np.concatenate([values, added.eigenvalues])
     full = U.shape[1] > known.n
     Q = layout.units(np.arange(known.n)) if full else orthonormalize(U, layout)
     R = layout.inner(Q, U)

@@ -1,7 +1,7 @@
 """The diagonal of an operator: XDiag, the plain mean that it improves on, and the factor."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,19 @@ from hesscomp.estimators.results import EXACT, DiagonalEstimate, standard_error
 from hesscomp.estimators.vectors import check_counts, signs
 from hesscomp.factors import Certificate, Diagonal, Provenance
 from hesscomp.operators.operator import Operator
+from hesscomp.options import Seeded, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagonalOptions(Seeded, group="diagonal"):
+    """What `diagonal_factor` takes besides its operator."""
+
+    columns: int = option(
+        64, low=4, metavar="C",
+        help="product columns of the estimate; where they reach n the diagonal is exact",
+    )  # fmt: skip
+    method: str = option("xdiag", choices=("xdiag", "hutchinson"), help="of the estimate")
+    probe_count: int = option(8, low=1)
 
 
 def diagonal(
@@ -82,8 +95,7 @@ def diagonal_factor(
     -----
     The exact diagonal takes n columns and memory for n^2 numbers at least twice.
     """
-    if probe_count < 1:
-        raise InputError(f"the probe count must be at least 1, not {probe_count}")
+    DiagonalOptions(columns=columns, method=method, seed=seed, probe_count=probe_count)
     world, layout, n = operator.world, operator.layout, operator.n
     start, before = time.perf_counter(), replace(world.ledger)
     if columns >= n:

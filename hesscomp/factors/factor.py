@@ -115,7 +115,9 @@ class Factor(Operator):
 
     def tail_value(self, tail: float | str) -> float:
         """The number that `solve` takes for the unresolved eigenvalues; see `has_tail`."""
-        raise InputError(f"a {self.kind} factor has no tail: it leaves nothing unresolved")
+        raise InputError(
+            f"a {self.kind} factor has no tail: it leaves nothing unresolved; leave `tail` out"
+        )
 
     @abstractmethod
     def logdet(self, shift: float) -> LogDet:

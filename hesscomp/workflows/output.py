@@ -51,10 +51,13 @@ def deliver_factor(command: str, request: FactorOutput, factor: Factor, world: W
     """Show a factor, write it and its report; the time under the command's name is the solve."""
     progress(factor)
     write_factor(progress, request.out, factor)
+    pairs = {}
+    if factor.has_eigenpairs:
+        pairs = {"rank": factor.rank, "eigenvalues": factor.eigenvalues.tolist()}
     report = {
         "command": command,
-        "rank": factor.rank,
-        "eigenvalues": factor.eigenvalues.tolist(),
+        "kind": factor.kind,
+        **pairs,
         "certificate": {
             name: value
             for name, value in asdict(factor.certificate).items()
