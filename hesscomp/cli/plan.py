@@ -160,7 +160,10 @@ def _remedy(plan: Plan) -> str:
         if panel < request.panel and smaller.fits:
             return f"--layout rows --panel {panel} would, in {_total(smaller)}"
     smallest = make_plan(replace(request, panel=1, layout="rows"), machine)
-    return f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give it more"
+    return (
+        f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give each rank more "
+        "memory (--memory), or take more --ranks or a smaller --rank"
+    )
 
 
 def _total(plan: Plan) -> str:

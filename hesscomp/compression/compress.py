@@ -196,6 +196,7 @@ def compress(
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
             tolerance_norm="" if tolerance is None else asked.tolerance_norm or FROBENIUS,
+            residual_tolerance=NAN if certificate.residual_norms is None else asked.accuracy,
             oversample=asked.oversample,
             power=sketch.options.power,
             seed=asked.seed,

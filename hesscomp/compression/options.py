@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from hesscomp.options import Seeded, option
 from hesscomp.sketching.catalogue import TEST_MATRICES
-
-RESIDUAL_TOLERANCE = 1e-6  # relative to the largest |w|, unless told
+from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)

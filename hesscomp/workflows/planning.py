@@ -1,34 +1,28 @@
 """Memory, words and time of a compression before it runs."""
 
-import math
 from dataclasses import dataclass, replace
 
 from hesscomp.errors import InputError
-from hesscomp.options import Options, option, values
+from hesscomp.options import Options, option, refuse, values
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.sketching.defaults import default_method
-from hesscomp.sketching.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
+from hesscomp.sketching.plan import (
+    METHODS,
+    NUMBER,
+    VECTORS,
+    Machine,
+    Plan,
+    Request,
+    SketchSizes,
+    count,
+    make_plan,
+)
 from hesscomp.workflows.sizes import format_bytes, parse_bytes
 
 RATE = 5e10  # operations a second, where nothing else is known
 FLOPS = 8  # of a network's Hessian for each parameter, row and column
-MOST, LARGEST = 10**15, 1e30  # of counts and of other numbers; the models overflow beyond
-
-
-def whole(text: str) -> int:
-    """A whole number, which may be written 1e8."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (abs(value) <= MOST and value.is_integer()):
-        raise InputError(f"{text!r} is no count: give one such as 40 or 1e8")
-    return int(value)
-
-
-def _count(default, low: int, **about):
-    return option(default, low=low, high=MOST, parse=whole, **about)
+LARGEST = 1e30  # of numbers; the models overflow beyond
 
 
 def _rate(**about):
@@ -37,22 +31,6 @@ def _rate(**about):
 
 def _amount(**about):
     return option(None, low=0, high=LARGEST, **about)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SketchSizes(Options, group="compression"):
-    """What is asked of the compression."""
-
-    ranks: int = option(low=1, high=MOST, parse=whole, metavar="P", help="MPI ranks")
-    rank: int = _count(40, 1, metavar="K", help="eigenpairs wanted")
-    oversample: int = _count(10, 0, metavar="P", help="columns beyond")
-    power: int = _count(1, 0, metavar="Q", help="power steps")
-    method: str = option("auto", choices=("auto", *METHODS), help="of compression")
-    psd: bool = option(False, help="with `n`: semidefinite, so nystrom")
-    layout: str = option("auto", choices=("auto", "replicated", "rows"), help="of the sketch")
-    panel: int = _count(PANEL, 1, metavar="B", help="columns gathered")
-    block: int | None = _count(None, 1, metavar="B", help="krylov: columns of a block")
-    dtype: str = option("float32", choices=("float32", "float64"), help="of the products")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +64,21 @@ class PlanRequest(
 ):
     """What to plan for: sizes, unless the problem itself is measured (`measured_plan`)."""
 
-    n: int | None = _count(None, 1, metavar="N", help="parameters, such as 1e8")
-    rows: int | None = _count(None, 1, metavar="M", help="rows of the data, on all ranks")
+    n: int | None = count(None, metavar="N", help="parameters, such as 1e8")
+    rows: int | None = count(None, metavar="M", help="rows of the data, on all ranks")
+    method: str = option(
+        "auto", choices=("auto", *METHODS), group="compression", help="of compression"
+    )
+    psd: bool = option(False, group="compression", help="with `n`: semidefinite, so nystrom")
+    panel: int | None = count(
+        None, group="compression", metavar="B",
+        help=f"with `layout` rows: columns gathered at once; default {PANEL}",
+    )  # fmt: skip
 
     def _check(self) -> None:
         super()._check()
+        if self.layout != "rows":
+            refuse(self, ("panel",), f"`layout` {self.layout}; take `layout` rows")
         if self.n is None:
             for name in ("psd", "rate"):
                 if getattr(self, name):
@@ -116,17 +104,17 @@ def _sizes(request: PlanRequest, n: int, rows: int, psd: bool) -> Request:
     method = request.method
     if method == "auto":
         method = default_method(psd, request.power, request.block)
-    asked = values(request, SketchSizes) | {"method": method}
-    del asked["psd"]
     row_seconds = request.row_seconds
     return Request(
         n=n,
         rows=rows,
+        method=method,
+        panel=request.panel or PANEL,
         auto=request.method == "auto",
         product_bytes=request.memory_limit or PRODUCT_BYTES,
         row_bytes=request.row_bytes or 0.0,
         row_seconds=FLOPS * n / (request.rate or RATE) if row_seconds is None else row_seconds,
-        **asked,
+        **values(request, SketchSizes),
     )
 
 
