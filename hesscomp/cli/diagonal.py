@@ -1,7 +1,7 @@
 """`hesscomp diagonal`: the diagonal of a Hessian at a point as a certified factor."""
 
 from hesscomp.cli.session import Session
-from hesscomp.workflows.diagonal import DiagonalRequest, diagonal
+from hesscomp.workflows.diagonals import DiagonalRequest, diagonal
 
 REQUEST = DiagonalRequest
 
