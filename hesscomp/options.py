@@ -6,21 +6,57 @@ In texts a parameter stands in backquotes; the command line shows it as its own 
 
 import math
 import operator
+import os
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from inspect import get_annotations
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from hesscomp.errors import InputError
 
-ABOUT = "option"  # the key of a field's metadata
+KEY = "option"  # of a field's metadata
 
 
 @dataclass(frozen=True)
-class About:
-    """What is said of an option; see `option`."""
+class Option:
+    """What is said of one option.
+
+    Attributes
+    ----------
+    help : str or None
+        A phrase. A field without one is no option for users, only checked.
+    unit : str or None
+        Of a number, such as "seconds".
+    low, high : number or None
+        The smallest and the largest value.
+    above, below : number or None
+        Bounds that are themselves excluded.
+    choices : tuple of str or None
+        The values allowed.
+    metavar : str or None
+        What stands for the value in usage messages.
+    flag : str
+        The name on the command line: by default `--name`; without dashes, a positional argument.
+    group, about : str or None
+        The title under which help lists it, and what is said there; by default its class's.
+    one_of : str or None
+        Of the options with the same word here, at most one is given.
+    parse : callable or None
+        Makes a value of a text; raises InputError. By default the field's type does.
+    required : bool
+        Whether commands must be given it, even where it has a default, since who calls from Python
+        has the result in hand.
+    unbounded : bool
+        Whether infinity is a value.
+    may_be_empty : bool
+        Of a tuple: whether it may be given without a value.
+    name, default, kinds, many
+        Of the field: its name, its default (`dataclasses.MISSING` for none), the types of a value,
+        and whether there are many of them, in a tuple.
+    """
 
     help: str | None = None
     unit: str | None = None
@@ -30,111 +66,60 @@ class About:
     below: float | None = None
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
-    flag: str | None = None
+    flag: str = ""
     group: str | None = None
+    about: str | None = None
     one_of: str | None = None
     parse: Callable[[str], Any] | None = None
+    required: bool = False
     unbounded: bool = False
     may_be_empty: bool = False
-    needed: bool = False
-
-
-def option(default=MISSING, **about):
-    """A field with what is said of it.
-
-    Parameters
-    ----------
-    default
-        Without one, the option is required.
-    help : str, optional
-        A phrase. A field without one is no option for users, only checked.
-    unit : str, optional
-        Of a number, such as "seconds".
-    low, high : number, optional
-        The smallest and the largest value.
-    above, below : number, optional
-        Bounds that are themselves excluded.
-    choices : tuple of str, optional
-        The values allowed.
-    metavar : str, optional
-        What stands for the value in usage messages.
-    flag : str, optional
-        The name on the command line: by default `--name`; without dashes, a positional argument.
-    group : str, optional
-        The title under which help lists it; by default its class's.
-    one_of : str, optional
-        Of the options with the same word here, at most one is given.
-    parse : callable, optional
-        Makes a value of a text; raises InputError. By default the field's type does.
-    unbounded : bool
-        Whether infinity is a value.
-    may_be_empty : bool
-        Of a tuple: whether it may be given without a value.
-    needed : bool
-        Whether commands must be given it; who calls from Python has the result in hand.
-    """
-    return field(default=default, metadata={ABOUT: About(**about)})
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a class of them, complete.
-
-    Attributes
-    ----------
-    name : str
-        Of the field.
-    kind : type
-        Of a value, or of each where there are `many`.
-    many : bool
-    default : object
-        `dataclasses.MISSING` where it is required.
-    about : About
-    group, group_text : str or None
-        The title under which it is listed, and what is said there.
-    """
-
-    name: str
-    kind: type
-    many: bool
-    default: Any
-    about: About
-    group: str | None
-    group_text: str | None
-
-    @property
-    def required(self) -> bool:
-        """Whether a command must be given it."""
-        return self.default is MISSING or self.about.needed
-
-    @property
-    def flag(self) -> str:
-        """As it is written on the command line."""
-        return self.about.flag or f"--{self.name.replace('_', '-')}"
+    name: str = ""
+    default: Any = None
+    kinds: tuple[type, ...] = ()
+    many: bool = False
 
     def check(self, value) -> None:
-        """Raise InputError for a value out of range."""
-        about, name = self.about, f"`{self.name}`"
+        """Raise InputError for a value of another type or out of range."""
         if value is None or value is self.default:
             return
-        if about.choices is not None:
-            if value not in about.choices:
-                raise InputError(f"{name} must be one of {', '.join(about.choices)}, not {value}")
-        elif self.kind in (int, float) and not isinstance(value, str):
-            given = [
-                (f"{words} {_number(bound)}", holds(value, bound))
-                for words, bound, holds in (
-                    ("at least", about.low, operator.ge),
-                    ("above", about.above, operator.gt),
-                    ("at most", about.high, operator.le),
-                    ("below", about.below, operator.lt),
-                )
-                if bound is not None
-            ]
-            finite = math.isfinite(value) or (about.unbounded and not math.isnan(value))
-            if not finite or not all(holds for _, holds in given):
-                words = " and ".join(words for words, _ in given) or "a finite number"
-                raise InputError(f"{name} must be {words}, not {value}")
+        name = f"`{self.name}`"
+        if self.many and not isinstance(value, tuple):
+            raise InputError(f"{name} must be a tuple, not {value!r}")
+        kinds = tuple(TYPES.get(kind, object) for kind in self.kinds)
+        if not self.many and not isinstance(value, kinds):
+            words = " or ".join(WORDS[kind] for kind in self.kinds)
+            raise InputError(f"{name} must be {words}, not {value!r}")
+        if self.choices is not None and value not in self.choices:
+            raise InputError(f"{name} must be one of {', '.join(self.choices)}, not {value}")
+        if isinstance(value, Real):
+            self._check_number(name, value)
+
+    def _check_number(self, name: str, value) -> None:
+        given = [
+            (f"{words} {_number(bound)}", holds(value, bound))
+            for words, bound, holds in (
+                ("at least", self.low, operator.ge),
+                ("above", self.above, operator.gt),
+                ("at most", self.high, operator.le),
+                ("below", self.below, operator.lt),
+            )
+            if bound is not None
+        ]
+        finite = math.isfinite(value) or (self.unbounded and not math.isnan(value))
+        if not finite or not all(holds for _, holds in given):
+            words = " and ".join(words for words, _ in given) or "a finite number"
+            raise InputError(f"{name} must be {words}, not {value}")
+
+
+TYPES = {int: Integral, float: Real, str: (str, os.PathLike), bool: bool}
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+JSON = {int: "integer", float: "number", str: "string", bool: "boolean"}
+
+
+def option(default=MISSING, **said):
+    """A field with what is said of it: attributes of `Option`."""
+    return field(default=default, metadata={KEY: Option(**said)})
 
 
 def _number(bound: float) -> str:
@@ -162,7 +147,7 @@ class Options:
     def _check(self) -> None:
         given: dict[str, str] = {}
         for each in described(type(self)):
-            word = each.about.one_of
+            word = each.one_of
             if word is not None and getattr(self, each.name) != each.default:
                 if word in given:
                     raise InputError(f"`{given[word]}` and `{each.name}`: give one of them")
@@ -182,20 +167,27 @@ def described(cls: type, told: bool = True) -> list[Option]:
             if name in there and (name not in owners or base is cls):
                 owners[name] = base
     found = (_complete(there[name], hints[name], owner) for name, owner in owners.items())
-    return [each for each in found if each.about.help is not None or not told]
+    return [each for each in found if each.help is not None or not told]
 
 
 def _complete(part: Field, hint, owner: type) -> Option:
-    about = part.metadata.get(ABOUT, About())
-    kinds = [hint]
-    if get_origin(hint) in (Union, UnionType):
-        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    said = part.metadata.get(KEY, Option())
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     many = get_origin(kinds[0]) is tuple
-    kind = get_args(kinds[0])[0] if many else kinds[0]
-    group, text = owner.GROUP
-    if about.group is not None:
-        group, text = about.group, None
-    return Option(part.name, kind, many, part.default, about, group, text)
+    group, about = owner.GROUP if said.group is None else (said.group, None)
+    return replace(
+        said,
+        name=part.name,
+        default=part.default,
+        kinds=(get_args(kinds[0])[0],)
+        if many
+        else tuple(kind for kind in kinds if kind is not NoneType),
+        many=many,
+        required=said.required or part.default is MISSING,
+        flag=said.flag or f"--{part.name.replace('_', '-')}",
+        group=group,
+        about=about,
+    )
 
 
 def values(options: Options, part: type) -> dict[str, Any]:
@@ -203,30 +195,26 @@ def values(options: Options, part: type) -> dict[str, Any]:
     return {each.name: getattr(options, each.name) for each in described(part)}
 
 
-JSON = {int: "integer", float: "number", bool: "boolean", str: "string"}
-
-
 def schema(cls: type) -> dict:
     """A JSON schema of a class of options: types, ranges, choices, defaults and help."""
     properties = {}
     for each in described(cls):
-        about = each.about
-        kind: dict[str, Any] = {"type": JSON.get(each.kind, "string")}
         bounds = {
-            "enum": about.choices and list(about.choices),
-            "minimum": about.low,
-            "maximum": about.high,
-            "exclusiveMinimum": about.above,
-            "exclusiveMaximum": about.below,
+            "enum": each.choices and list(each.choices),
+            "minimum": each.low,
+            "maximum": each.high,
+            "exclusiveMinimum": each.above,
+            "exclusiveMaximum": each.below,
         }
+        types = [JSON[kind] for kind in each.kinds]
+        kind: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
         kind |= {name: bound for name, bound in bounds.items() if bound is not None}
         if each.many:
             kind = {"type": "array", "items": kind}
-        described_as = about.help if about.unit is None else f"{about.help}, in {about.unit}"
-        properties[each.name] = kind | {"description": described_as}
+        kind["description"] = each.help if each.unit is None else f"{each.help}, in {each.unit}"
         if each.default not in (MISSING, None):
-            default = list(each.default) if each.many else each.default
-            properties[each.name]["default"] = default
+            kind["default"] = list(each.default) if each.many else each.default
+        properties[each.name] = kind
     required = [each.name for each in described(cls) if each.default is MISSING]
     return {
         "title": cls.__name__,

@@ -76,7 +76,13 @@ def test_a_request_is_checked_when_it_is_made():
         replace(CompressRequest(data="d"), seed=-1)
     with pytest.raises(InputError, match="`max_rank` does not go with a `rank`"):
         CompressRequest(data="d", rank=3, max_rank=4)
-    request = CompressRequest(data="d")
+    with pytest.raises(InputError, match="`rank` must be a whole number"):
+        CompressRequest(data="d", rank=2.5)
+    with pytest.raises(InputError, match="`at` must be a tuple, not 'zero'"):
+        CompressRequest(data="d", at="zero")
+    with pytest.raises(InputError, match="`seed` must be a whole number, not '1'"):
+        CompressRequest(data="d", seed="1")
+    request = CompressRequest(data=PAGE)
     assert request.rank == 40  # of the command, too
     with pytest.raises(FrozenInstanceError):
         request.rank = 3
@@ -98,7 +104,7 @@ def test_every_option_stands_once():
     once = ("oversample", "power", "seed", "dtype", "layout", "block", "label", "threads")
     of = [CompressRequest, UpdateRequest, SpectrumRequest, NewtonRequest, TrainRequest]
     for name in once:
-        said = {each.about for kind in of for each in described(kind) if each.name == name}
+        said = {each for kind in of for each in described(kind) if each.name == name}
         assert len(said) <= 1, name
 
 

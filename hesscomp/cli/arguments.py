@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> No
     choices: dict = {}
     for each in described(request):
         if each.group not in groups:
-            text = each.group_text and as_written(each.group_text, titles)
+            text = each.about and as_written(each.about, titles)
             groups[each.group] = parser.add_argument_group(each.group, text)
-        group, word = groups[each.group], each.about.one_of
+        group, word = groups[each.group], each.one_of
         if word is not None:
             if word not in choices:
                 choices[word] = group.add_mutually_exclusive_group()
@@ -25,28 +25,22 @@ def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> No
 
 
 def _how(each: Option, titles: dict[str, str]) -> dict:
-    about = each.about
-    text = as_written(about.help, titles)
-    if about.unit is not None and about.parse is None:
-        text = f"{text}, in {about.unit}"
+    text = as_written(each.help, titles)
+    if each.unit is not None and each.parse is None:
+        text = f"{text}, in {each.unit}"
     how: dict = {"help": text.replace("%", "%%")}
-    positional = not each.flag.startswith("-")
-    if not positional:
-        how |= {"dest": each.name, "required": each.required}
-        how["default"] = None if each.required or each.default == () else each.default
-    if each.kind is bool:
-        return how | {"action": "store_true", "default": False}
-    if about.metavar is not None:
-        how["metavar"] = about.metavar
+    if each.flag.startswith("-"):
+        default = None if each.required or each.many else each.default
+        how |= {"dest": each.name, "required": each.required, "default": default}
+    if each.kinds == (bool,):
+        return how | {"action": "store_true"}
+    if each.metavar is not None:
+        how["metavar"] = each.metavar
     if each.many:
-        how["nargs"] = "*" if about.may_be_empty else "+"
-    if about.choices is not None:
-        how["choices"] = about.choices
-    elif about.parse is not None:
-        how["type"] = _parser_of(about.parse)
-    else:
-        how["type"] = each.kind
-    return how
+        how["nargs"] = "*" if each.may_be_empty else "+"
+    if each.choices is not None:
+        return how | {"choices": each.choices}
+    return how | {"type": each.kinds[0] if each.parse is None else _parser_of(each.parse)}
 
 
 def _parser_of(parse):
@@ -81,7 +75,7 @@ def request_from(options: argparse.Namespace, request: type[Options]) -> Options
 def flags(request: type[Options]) -> dict[str, str]:
     """How each of a request's options is written on the command line."""
     return {
-        each.name: each.flag if each.flag.startswith("-") else each.about.metavar or each.name
+        each.name: each.flag if each.flag.startswith("-") else each.metavar or each.name
         for each in described(request)
     }
 

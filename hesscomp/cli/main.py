@@ -77,9 +77,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class Lines(logging.Formatter):
     """Log records as lines, in which parameters are shown as they are `written`."""
 
-    def __init__(self, written: dict[str, str] | None = None):
+    def __init__(self, written: dict[str, str]):
         super().__init__("hesscomp: %(message)s")
-        self.written = written or {}
+        self.written = written
 
     def format(self, record: logging.LogRecord) -> str:
         return as_written(super().format(record), self.written)
@@ -87,7 +87,6 @@ class Lines(logging.Formatter):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="hesscomp: %(message)s")
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
@@ -104,8 +103,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     with startup_timeout(_comm_timeout(arguments), "MPI's start"):
         options = parse(arguments)  # imports the command's module, and MPI where it takes ranks
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(Lines(options.written))
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines(options.written))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if options.command is None:
         _parser(None)[0].print_help()
         return 2

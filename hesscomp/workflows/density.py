@@ -36,7 +36,7 @@ class SpectrumRequest(CurvatureRequest, group="spectrum"):
     bins: int = option(512, low=2, metavar="B", help="points of the density's curve")
     factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
     out: str | None = option(
-        None, needed=True, group="output", metavar="P.png", help="png, pdf or svg"
+        None, required=True, group="output", metavar="P.png", help="png, pdf or svg"
     )
     curve: str | None = option(
         None, group="output", metavar="C.csv|C.json", help="the numbers; json has all"

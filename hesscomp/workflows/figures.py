@@ -30,7 +30,7 @@ class FigureRequest(CurvatureRequest, group="compression"):
     rank: int = option(300, low=1, metavar="K", help="the largest one shown")
     at: str = option(TRAINED, metavar=POINTS, help="the point: trained, or as compress has it")
     out: str | None = option(
-        None, needed=True, group="output", metavar="P.png", help="png, pdf or svg"
+        None, required=True, group="output", metavar="P.png", help="png, pdf or svg"
     )
     report: str | None = option(None, group="output", metavar="R.json", help="the numbers drawn")
 

@@ -5,17 +5,22 @@ import subprocess
 from dataclasses import dataclass
 
 from hesscomp.errors import HesscompError, InputError
-from hesscomp.options import option
+from hesscomp.options import Options, option
 from hesscomp.runs.slurm import Job, check_names, check_replaceable, job_script
 from hesscomp.storage.files import atomic_path, check_writable, find_files
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobRequest(Job, group="output"):
-    """A command under SLURM, and where its script goes."""
+class ScriptOutput(Options, group="output"):
+    """Where a job script goes."""
 
     out: str | None = option(None, metavar="JOB.sbatch", help="the script; default: it is printed")
     submit: bool = option(False, help="hand `out` to sbatch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest(Job, ScriptOutput):
+    """A command under SLURM, and where its script goes."""
 
     def _check(self) -> None:
         super()._check()

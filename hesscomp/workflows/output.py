@@ -16,7 +16,7 @@ from hesscomp.workflows.progress import Progress, write, write_factor
 class FactorOutput(Options, group="output"):
     """Where a factor goes."""
 
-    out: str | None = option(None, needed=True, metavar="F.h5", help="the factor file")
+    out: str | None = option(None, required=True, metavar="F.h5", help="the factor file")
     report: str | None = option(None, metavar="R.json", help="certificate, provenance and costs")
 
 

@@ -118,11 +118,11 @@ class ProblemRequest(
     )  # fmt: skip
 
     def _check(self) -> None:
-        super()._check()
         named = NAMED_PROBLEMS.get(self.problem)
         network = self.model is not None or (named is not None and named.network is not None)
         if network and self.features != "raw":
             raise InputError(f"`features` {self.features} does not go with a network")
+        super()._check()
         if self.model is not None and (self.loss is None or self.data is None):
             raise Incomplete("`model` needs `loss` and `data`")
         if self.data is None and self.problem is None and self.model is None:
