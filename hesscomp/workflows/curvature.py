@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank, load_factor
+from hesscomp.factors import Factor, load_factor
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
@@ -106,7 +106,7 @@ class Curvature:
     title: str
     indices: np.ndarray | None = None
 
-    def describe(self, factor: LowRank) -> LowRank:
+    def describe(self, factor: Factor) -> Factor:
         """A factor of the operator, told what it is of."""
         factor = self.problem.describe(factor, self.x, self.indices)
         if self.indices is None:
@@ -127,7 +127,7 @@ class Curvature:
         facts = {**self.problem.facts(self.x), "operator": self.title, **asked}
         return journaled(self.operator, folder, facts)
 
-    def check_fit(self, factor: LowRank, path: str) -> None:
+    def check_fit(self, factor: Factor, path: str) -> None:
         """Refuse a factor, of a file, whose order or parameter blocks are not the operator's."""
         problem, n = self.problem, self.operator.n
         where = f"{problem.name} on {problem.dataset_name}"
@@ -284,7 +284,7 @@ def _operator(request: CurvatureRequest, problem, x: np.ndarray) -> tuple[object
     return kinds[name](problem, x), title
 
 
-def read_factor(path: str, world: World) -> LowRank:
+def read_factor(path: str, world: World) -> Factor:
     """The factor in a file, on all ranks. Collective."""
     with world.phase(f"reading the factor {path}"):
         return load_factor(path)
