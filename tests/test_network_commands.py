@@ -335,7 +335,10 @@ def test_a_problem_from_python(in_tmp, capsys):
         ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
         ([*LOGISTIC, "--operator", "ggn"], "needs a network and a loss of its output"),
         ([*LOGISTIC, "--operator", "finite-difference"], "finite-difference does not go"),
-        ([*LOGISTIC, "--at", "initial"], "logistic-regression has no initial point"),
+        (
+            [*LOGISTIC, "--at", "initial"],
+            "lacks the capability 'initial point'; start",
+        ),
         ([], "name the data with --data, or a problem with --problem or --model"),
     ],
 )

@@ -10,6 +10,7 @@ from hesscomp.cli.subject import Subject, load_subject
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank
 from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.problems.capabilities import INITIAL_POINT
 from hesscomp.storage.files import atomic_path, find_files
 
 OPERATORS = {
@@ -142,8 +143,6 @@ def sampled(problem, options):
     """The problem over the fraction of its rows that the options ask for."""
     if options.sample is None:
         return problem
-    if not hasattr(problem, "sampled"):
-        raise InputError(f"--sample does not go with {problem.name}")
     return problem.sampled(options.sample, options.seed)
 
 
@@ -169,15 +168,14 @@ def find_points(options, session: Session) -> list[str]:
 def known_point(at: str | None, subject: Subject, session: Session) -> np.ndarray:
     """The point `at` in words or in a file; by default the initial one, else zero. Collective."""
     if at is None:
-        at = "initial" if hasattr(subject.problem, "initial") else "zero"
+        return subject.problem.first_point()
     with session.world.phase(f"reading the point {at}"):
         return subject.problem.check_point(_read(at, subject.problem))
 
 
 def _read(at: str, problem) -> np.ndarray:
     if at == "initial":
-        if not hasattr(problem, "initial"):
-            raise InputError(f"--at initial: {problem.name} has no initial point; take zero")
+        problem.require(INITIAL_POINT)
         return problem.initial
     if at != "zero" and is_keras_file(at):
         from hesscomp.problems.models import read_weights

@@ -266,7 +266,7 @@ class _Run:
     # Beginning and end
 
     def _prepare(self, x0) -> None:
-        x0 = getattr(self.problem, "initial", np.zeros(self.problem.n)) if x0 is None else x0
+        x0 = self.problem.first_point() if x0 is None else x0
         self.x = self.best = self.problem.check_point(x0).copy()
         self.state, self.values = self.optimizer.start(self.x), {}
         self.good: tuple[np.ndarray, State] | None = None

@@ -13,6 +13,7 @@ from hesscomp.curvature.networks.engine import Engine, Piece
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING
 from hesscomp.problems.problem import ParameterBlock, Problem, chunks
 from hesscomp.problems.rows import Rows
 
@@ -32,6 +33,7 @@ class DifferentiableProblem(Problem):
     """
 
     psd = False
+    capabilities = frozenset({INITIAL_POINT, SAMPLING})
 
     def __init__(self, rows: Rows, world: World, ridge: float, dtype: str, memory: float):
         if not (np.isfinite(ridge) and ridge >= 0):

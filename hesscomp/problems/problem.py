@@ -16,6 +16,7 @@ from hesscomp.factors import LowRank
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, Capability
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,15 @@ class Problem(ABC):
         Of the training data, independent of the number of ranks.
     sample : str
         Which of its rows are taken.
+    capabilities : frozenset of Capability
+        What it can do beyond this (`problems.capabilities`). A class declares what its problems
+        have, and one problem may have fewer.
+    initial : (n,) array
+        Where to start, with the capability `INITIAL_POINT`.
     """
 
+    capabilities: frozenset[Capability] = frozenset()
+    initial: np.ndarray
     name: str
     n: int
     rows: int
@@ -90,6 +98,34 @@ class Problem(ABC):
     world: World
     row_blocks: int = 0
     memory: float = STACK_BYTES
+
+    def __init_subclass__(cls, **options):
+        """Refuse a class that declares a capability and lacks its methods."""
+        super().__init_subclass__(**options)
+        for capability in cls.capabilities:
+            for name in capability.members:
+                inherited = getattr(Problem, name, None)
+                if inherited is not None and getattr(cls, name) is inherited:
+                    raise TypeError(
+                        f"{cls.__name__} declares the capability '{capability}'; write its method "
+                        f"{name}, or do not declare it"
+                    )
+
+    def can(self, capability: Capability) -> bool:
+        """Whether this problem has a capability."""
+        return capability in self.capabilities
+
+    def require(self, capability: Capability) -> None:
+        """Raise InputError, which says what to do, unless this problem has a capability."""
+        if not self.can(capability):
+            raise self.lacks(capability)
+
+    def lacks(self, capability: Capability) -> InputError:
+        """The error that says that this problem does not have a capability, and what to do."""
+        return InputError(
+            f"{self.name} lacks the capability '{capability}'; {capability.remedy}. A problem of "
+            f"your own class has it once the class declares it and has {capability.needs}"
+        )
 
     @abstractmethod
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -106,7 +142,7 @@ class Problem(ABC):
 
     def sampled(self, fraction: float, seed: int = 0) -> "Problem":
         """This problem over a random sample of its rows, the same on any number of ranks."""
-        raise InputError(f"{self.name} cannot be sampled; use all rows")
+        raise self.lacks(SAMPLING)
 
     def compile(self) -> None:  # noqa: B027 (nothing to do for most)
         """Trace what can be traced before its first use, so that no timed product is it; local."""
@@ -180,6 +216,10 @@ class Problem(ABC):
             "reproducible": str(self.world.reproducible),
             "point": array_digest(x),
         }
+
+    def first_point(self) -> np.ndarray:
+        """`initial` where there is one, else zero."""
+        return self.check_point(self.initial if self.can(INITIAL_POINT) else np.zeros(self.n))
 
     def check_point(self, x) -> np.ndarray:
         """x as a finite float64 (n,) array, or InputError."""
