@@ -22,7 +22,7 @@ def test_what_a_problem_lacks_is_said_with_the_remedy():
     problem = Rosenbrock(World.serial(), 4)
     with pytest.raises(
         InputError,
-        match=r"rosenbrock lacks the capability 'sampling'; use all rows.* declares it and has samp",
+        match=r"rosenbrock lacks the capability 'sampling'; use all rows.* declares it and has",
     ):
         problem.sampled(0.5)
     with pytest.raises(InputError, match="'shape'; take a rectangle"):
