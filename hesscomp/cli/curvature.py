@@ -65,8 +65,8 @@ class Curvature:
         if folder is None:
             return nullcontext(self.operator)
         request = {name: str(value) for name, value in request.items()}
-        facts = {**self.problem.facts(self.x), "operator": self.title, **request}
-        return journaled(self.operator, folder, facts)
+        identity = {**self.problem.run_identity(self.x), "operator": self.title, **request}
+        return journaled(self.operator, folder, identity)
 
 
 def add_operator_arguments(parser) -> None:

@@ -78,8 +78,8 @@ def run(options: argparse.Namespace, session: Session) -> int:
     check_fit(known, curvature, options.file)
     # F answers for the test vectors that made it: the same ones would miss what it misses.
     request = sketch_request(options) | {"seed": max(options.seed, known.provenance.seed) + 1}
-    facts = {"rank": options.rank, **request, "known factor": _digest(known)}
-    with curvature.journaled(options.run, facts) as operator:
+    asked = {"rank": options.rank, **request, "known factor": _digest(known)}
+    with curvature.journaled(options.run, asked) as operator:
         with world.ledger.timed("update"), Progress(session, "product columns"):
             factor = correct(operator, known, options.rank, **request)
             if options.max_rank is not None:

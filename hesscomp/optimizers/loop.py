@@ -273,7 +273,7 @@ class _Run:
         folder = self.saving.folder
         if folder is None:
             return
-        self.facts |= self.problem.facts(self.x)
+        self.facts |= self.problem.run_identity(self.x)
         self._note_numbers(0.0, np.nan)
         saved = open_run(folder, self._checkpoint(self.x), self.world)
         if saved is not None:

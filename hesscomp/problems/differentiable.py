@@ -88,14 +88,14 @@ class DifferentiableProblem(Problem):
         other.cut(rows)
         return other
 
-    def facts(self, x: np.ndarray) -> dict[str, str]:
-        """`Problem.facts` with the loss, the engine, and hashes of what it traces and reads.
+    def run_identity(self, x: np.ndarray) -> dict[str, str]:
+        """Return `Problem.run_identity` with the loss, the engine, and hashes of its computation.
 
-        A trace of the gradient, where there is none.
+        The hashes are of a trace of the gradient, which is made if there is none yet.
         """
         graph = self.compiled_gradient(self.dtype).get_concrete_function().graph
         return {
-            **super().facts(x),
+            **super().run_identity(x),
             "loss": getattr(getattr(self, "loss", None), "name", "a function"),
             "engine": self.engine.name,
             "model": computation_digest(graph),

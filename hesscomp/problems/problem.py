@@ -200,11 +200,11 @@ class Problem(ABC):
         x = x if indices is None else x[indices]
         return replace(factor, provenance=provenance, parameters=x, blocks=tuple(blocks))
 
-    def facts(self, x: np.ndarray) -> dict[str, str]:
-        """What decides the numbers of a computation that starts at x, besides its own options.
+    def run_identity(self, x: np.ndarray) -> dict[str, str]:
+        """Return what decides the numbers of a run that starts at x, besides the run's options.
 
-        By name, in texts, the same on any number of ranks: a run goes on in a folder only if these
-        are those that it was begun with.
+        Texts by name, the same on any number of ranks. A run continues in a folder only if its
+        identity equals the one that is stored there.
         """
         return {
             "problem": self.name,
