@@ -10,7 +10,7 @@ from hesscomp.cli.subject import Subject, load_subject
 from hesscomp.errors import InputError
 from hesscomp.factors import LowRank
 from hesscomp.factors.point import is_keras_file, load_point
-from hesscomp.problems.capabilities import INITIAL_POINT
+from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, SHARD_GRADIENTS
 from hesscomp.storage.files import atomic_path, find_files
 
 OPERATORS = {
@@ -148,8 +148,7 @@ def sampled(problem, options):
 
 def read_point(at: str | None, subject: Subject, options, session: Session) -> np.ndarray:
     """The point `at` in words or in a file; a trained one is trained here. Collective."""
-    if hasattr(subject.problem, "set_fixed"):  # what the point before has left
-        subject.problem.set_fixed(None)
+    subject.problem.set_fixed(None)  # what the point before has left
     trained = at == "trained"
     x = _trained(subject, options, session) if trained else known_point(at, subject, session)
     session.write("point", options.save_point, lambda path: save_vector(x, path))
@@ -178,9 +177,7 @@ def _read(at: str, problem) -> np.ndarray:
         problem.require(INITIAL_POINT)
         return problem.initial
     if at != "zero" and is_keras_file(at):
-        from hesscomp.problems.models import read_weights
-
-        found = read_weights(at, problem)
+        found = problem.read_weights(at)
         problem.set_fixed(found.fixed)
         return found.parameters
     return load_point(at, problem.n)
@@ -200,18 +197,15 @@ def _trained(subject: Subject, options, session: Session) -> np.ndarray:
         x, value = result.x, result.objective
     else:
         from hesscomp.optimizers.recipe import follow
-        from hesscomp.problems.differentiable import DifferentiableProblem
-        from hesscomp.problems.objective import objective
 
-        if not isinstance(problem, DifferentiableProblem):
-            raise InputError(f"--at trained: nothing is known to train {problem.name} with")
+        problem.require(SAMPLING)  # for its batches
         recipe = subject.recipe
         if options.epochs is not None:
             recipe = replace(recipe, epochs=options.epochs)
         how = str(recipe)
         with ledger.timed("training"):
             result = follow(recipe, problem, seed=options.seed)
-        x, value = result.x, objective(problem, result.x)
+        x, value = result.x, problem.objective(result.x)
     session.say(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
 
@@ -248,8 +242,8 @@ def _operator(x: np.ndarray, problem, options) -> tuple[object, str]:
         samples, seed = 1 if samples is None else samples, options.seed if seed is None else seed
         title += f", {samples} targets a row, seed {seed}"
         return gauss_newton.MonteCarloFisherOperator(problem, x, samples, seed), title
-    if name == "finite-difference" and not hasattr(problem, "loss_and_gradient"):
-        raise InputError(f"--operator finite-difference does not go with {problem.name}")
+    if name == "finite-difference":
+        problem.require(SHARD_GRADIENTS)
     kinds = {
         "hessian": hessian.HessianOperator,
         "ggn": gauss_newton.GaussNewtonOperator,

@@ -96,10 +96,9 @@ def load_subject(options, session: Session) -> Subject:
             f"{', '.join(NAMED_PROBLEMS)}, or package.module:function"
         )
     problem = subject.problem
-    engine = getattr(problem, "engine", None)
     session.say(
         f"{problem.name} on {problem.dataset_name}: {problem.rows} rows, {problem.n} parameters"
-        + ("" if engine is None else f"; {engine.name} engine: {engine.reason}")
+        + (problem.derivatives and f"; {problem.derivatives}")
     )
     return subject
 
