@@ -1,6 +1,7 @@
 """Networks as users name them: named problems, model files, points, trajectories, the figure."""
 
 import json
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,9 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import NAMED_PROBLEMS, SOFTMAX_LOSS, Recipe
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.models import build_network, load_model
+from hesscomp.runs.slurm import REQUEUE
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SIZES = {
     "mnist-mlp": 11_935,
@@ -449,6 +453,56 @@ def test_a_saved_functional_model_loads(in_tmp):
     found = load_model("m.keras")
     X = np.random.default_rng(0).standard_normal((2, 28, 28, 1))
     assert np.array_equal(found(X), model(X))
+
+
+COMMANDS = """
+import json, os, signal, sys
+from hesscomp.cli.main import main
+from hesscomp.runs.journal import Journal
+
+commands, status = json.loads(sys.argv[1])
+write = Journal._write
+
+
+def interrupted(journal, *words):
+    write(journal, *words)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+if status:
+    Journal._write = interrupted
+assert [main(command) for command in commands] == [0, status]
+"""
+
+
+@pytest.mark.serial
+def test_runs_of_normalised_models_go_on_in_another_process(in_tmp, run_command):
+    """The hash of the fixed weights was another in each process for two such layers or more."""
+    layers, rng = keras.layers, np.random.default_rng(4)
+    model = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            *(layer for _ in range(4) for layer in (layers.Dense(2), layers.BatchNormalization())),
+            layers.Dense(3),
+        ]
+    )
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.5, 1, weight.shape))
+    model.save("m.keras")
+    common = [*MODEL, "--check", "off", "--threads", "1"]
+    training = ["train", *common, "--optimizer", "sgd", "--run", "training", "--save-every", "1"]
+    products = ["compress", *common, "--at", "initial", "--rank", "20", "--run", "products",
+                "--out", "f.h5", "--report", "f.json"]  # fmt: skip
+    for steps, status in ((2, REQUEUE), (3, 0)):
+        commands = [[*training, "--max-steps", str(steps)], products]
+        done = run_command([sys.executable, "-c", COMMANDS, json.dumps([commands, status])],
+                           env={"PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("the same command goes on from products" in done.stderr) == bool(status)
+    history = Path("training/history.csv").read_text().splitlines()
+    assert [float(row.split(",")[0]) for row in history[1:]] == [0, 1, 2, 3]
+    ledger = json.loads(Path("f.json").read_text())["ledger"]
+    assert ledger["replayed"] > 0 and ledger["columns"] > 0
 
 
 def test_problems_lists_them(capsys):

@@ -76,7 +76,7 @@ def test_fixed_steps_and_the_factor_alone(world, adult):
 def test_stops_that_are_not_convergence(world, adult):
     problem = LogisticRegression(adult, world, dtype="float64")
     short = newton(problem, options=NewtonOptions(max_iterations=2))
-    assert not short.converged and short.iterations == 2 and "2 iterations" in short.reason
+    assert not short.converged and short.iterations == 2 and "max_iterations" in short.reason
     deep = newton(
         problem, options=NewtonOptions(solver="direct", tolerance=1e-30, max_iterations=30)
     )

@@ -172,13 +172,48 @@ def test_nothing_is_called_converged_without_saying_what():
     assert "16 of 25 with ||H u - w u|| <= 9.0e-07 |w_1|, the others up to 1.3e-05" in factor_table(
         factor
     )
-    assert "none of 25 as accurate as asked" in factor_table(replace(factor, certificate=none))
+    assert "none of 25 counted as accurate: ||H u - w u|| up to 1.3e-05 |w_1|" in factor_table(
+        replace(factor, certificate=none)
+    )
     assert "all 25 with ||H u - w u|| <= 1.3e-05 |w_1|" in factor_table(
         replace(factor, certificate=everything)
     )
-    assert "rank 25, as asked" in factor_table(factor)
     corrected = replace(factor, provenance=replace(factor.provenance, rank_requested=10))
-    assert "rank 25; the compression was asked for 10" in factor_table(corrected)
+    assert "; the compression was asked for rank 10" in factor_table(corrected)
+
+
+def test_a_rank_is_reached_and_nothing_is_said_to_be_accurate():
+    """A page said "Request: rank 5, met", in green, beside an error of 92%."""
+    factor = make_factor(frobenius_error_estimate=0.92, frobenius_norm_estimate=1.0)
+    for text in described(factor)[:3]:
+        assert "rank 25, as asked, with relative error 0.92" in text
+
+    def standing(rank: int) -> list[str]:
+        asked = replace(factor.provenance, rank_requested=rank)
+        made = claims(replace(factor, provenance=asked))
+        return [claim.standing for claim in made if claim.statement.startswith("Request")]
+
+    assert [standing(rank) for rank in (25, 26, -1)] == [["reached"], ["not met"], ["missing"]]
+    style = page(factor, "f.h5").split("</style>")[0]
+    assert ".missing, .reached { color: var(--soft); }" in style  # no colour of success
+
+
+def test_residuals_name_the_tolerance_that_they_are_measured_by():
+    """With the default tolerance a page said "as accurate as asked", though nobody had asked."""
+    factor = make_factor(eigenvalue_converged=np.zeros(25, bool))
+    some = make_factor().certificate
+    for tolerance, origin in ((1e-6, "the default"), (1e-9, "as asked")):
+        source = replace(factor.provenance, residual_tolerance=tolerance)
+        none = replace(factor, provenance=source)
+        words = f"none of 25 with ||H u - w u|| <= {tolerance:.1e} |w_1| ({origin}): up to 1.3e-05"
+        assert words in factor_table(none)
+        limit = f"the tolerance is 1.00\u202f×\u202f10−{-np.log10(tolerance):.0f} |w₁| ({origin})."
+        assert f"No residual is small enough; {limit}" in described(none)[0]
+        level = "Residuals of at most 9.00\u202f×\u202f10−7 |w₁|"
+        assert f"{level}; {limit}" in described(replace(none, certificate=some))[0]
+    assert "No residual is small enough." in described(factor)[0]  # an earlier version's file
+    for text in described(factor)[:3]:
+        assert "as asked" not in text.replace("rank 25, as asked", "")
 
 
 def test_a_request_says_what_was_reached():
@@ -199,16 +234,16 @@ def test_a_request_says_what_was_reached():
 def test_a_spectral_bound_above_the_norm_says_nothing():
     """281 for a norm of 172 was "promised"."""
     useful, empty = (make_factor(spectral_error_bound=b, spectral_failure=1e-8) for b in (0.4, 1.5))
-    assert "||H - F||_2 <= 4.000e-01, but for a probability of 1e-08" in factor_table(useful)
-    assert "none that says anything: 1.5 is above the largest eigenvalue, 1" in factor_table(empty)
+    assert "||H - F||_2 <= 4.000e-01, except with probability 1e-08" in factor_table(useful)
+    assert "none of use: 1.5 is above the largest eigenvalue, 1, so" in factor_table(empty)
     standing = [
         next(claim for claim in claims(factor) if "spectral" in claim.statement)
         for factor in (useful, empty)
     ]
     assert [claim.standing for claim in standing] == ["promised", "says nothing"]
-    assert "probability of 1e-08" in standing[0].meaning
+    assert "except with probability 1e-08" in standing[0].meaning
     old = make_factor()  # a file that does not say how many probes there were
-    assert "probability of 10^-r for r probes" in factor_table(old)
+    assert "except with probability 10^-r for r probes" in factor_table(old)
 
 
 @pytest.mark.filterwarnings("error")

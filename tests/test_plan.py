@@ -131,6 +131,7 @@ def test_4096_ranks(capsys):
     assert main(command) == 3
     said = capsys.readouterr().out
     assert "does not fit" in said and "ask SLURM" not in said
+    assert "give each rank more memory (--memory), or take more --ranks or a smaller --rank" in said
     plan = make_plan(Request(n=10**8, rows=10**6, rank=200, ranks=4096), Machine(memory=2**35))
     assert plan.words_reduced == pytest.approx(616e8, rel=1e-3)
     # DESIGN: memory O(n b + n k / P).
@@ -148,6 +149,7 @@ def test_4096_ranks(capsys):
         (["--n", "10", "--rows", "5", "--", "--operator", "ggn"], "--operator: goes with"),
         (["--data", "adult", "--", "--run", "r"], "--run: changes nothing in a plan"),
         (["--data", "adult", "--rate", "1e9"], "--rate goes with --n"),
+        (["--n", "9", "--rows", "5", "--panel", "2"], "--layout auto; take --layout rows"),
         (["--n", "9", "--rows", "5", "--rate", "1e9", "--row-seconds", "1"], "give one of them"),
     ],
 )

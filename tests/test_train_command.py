@@ -250,7 +250,9 @@ def test_train_command(run_ranks, tmp_path):
         "--run", run, "--save-every", "1", "--dtype", "float64",
     ]  # fmt: skip
     first = run_ranks(2, [*words, "--max-steps", "2"])
-    assert first.returncode == 0 and "after 2 steps" in first.stdout, first.stderr
+    assert first.returncode == 0 and "stopped after 2 steps: max_steps is 2\n" in first.stdout, (
+        first.stderr
+    )
     rest = run_ranks(2, [*words, "--tol", "1e-9", "--save-point", point])
     assert rest.returncode == 0, rest.stderr
     assert "0.3265233992907" in rest.stdout and "gradient norm reached" in rest.stdout

@@ -55,6 +55,12 @@ def test_no_module_loads_tensorflow_or_mpi(run_command, package):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_process_that_watches_a_rank_loads_nothing_heavy(run_command):
+    check = CHECK.replace('"mpi4py"', '"mpi4py", "numpy", "h5py"')
+    done = run_command([sys.executable, "-c", f"import hesscomp.cli.guard\n{check}"], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def factor_file(tmp_path):
     from hesscomp.factors.certificate import Certificate

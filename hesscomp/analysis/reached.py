@@ -3,6 +3,7 @@
 import numpy as np
 
 from hesscomp.factors import LowRank
+from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE
 
 
 def request_reached(factor: LowRank) -> str:
@@ -18,11 +19,15 @@ def request_reached(factor: LowRank) -> str:
             f"tolerance {asked.tolerance_requested:g} NOT reached: {what} {size:.3g} "
             f"at rank {factor.rank}"
         )
+    error = "unknown" if np.isnan(known.relative_error) else f"{known.relative_error:.3g}"
     if asked.rank_requested < 0:
-        return f"rank {factor.rank}; what was asked is not known"
+        return f"rank {factor.rank} with relative error {error}; what was asked is not known"
     if asked.rank_requested == factor.rank:
-        return f"rank {factor.rank}, as asked"
-    return f"rank {factor.rank}; the compression was asked for {asked.rank_requested}"
+        return f"rank {factor.rank}, as asked, with relative error {error}"
+    return (
+        f"rank {factor.rank} with relative error {error}; the compression was asked for rank "
+        f"{asked.rank_requested}"
+    )
 
 
 def pairs_reached(factor: LowRank) -> str:
@@ -36,11 +41,23 @@ def pairs_reached(factor: LowRank) -> str:
     if done.all():
         return f"all {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|"
     if not done.any():
-        return f"none of {factor.rank} as accurate as asked: ||H u - w u|| up to {rest}"
+        limit, origin = factor.provenance.residual_tolerance, tolerance_origin(factor)
+        if not origin:
+            return f"none of {factor.rank} counted as accurate: ||H u - w u|| up to {rest}"
+        small = f"||H u - w u|| <= {limit:.1e} |w_1| ({origin})"
+        return f"none of {factor.rank} with {small}: up to {rest}"
     return (
         f"{int(done.sum())} of {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|, "
         f"the others up to {rest}"
     )
+
+
+def tolerance_origin(factor: LowRank) -> str:
+    """Whether the tolerance of the residuals was asked for; empty where it is not known."""
+    tolerance = factor.provenance.residual_tolerance
+    if np.isnan(tolerance):
+        return ""
+    return "the default" if tolerance == RESIDUAL_TOLERANCE else "as asked"
 
 
 def small_residual(factor: LowRank) -> float:
@@ -50,7 +67,7 @@ def small_residual(factor: LowRank) -> float:
 
 
 def bound_reached(factor: LowRank) -> str:
-    """The spectral bound with the probability that it fails, or that it says nothing."""
+    """The spectral bound with the probability that it fails, or why it is of no use."""
     known = factor.certificate
     bound = known.spectral_error_bound
     if np.isnan(bound):
@@ -59,10 +76,10 @@ def bound_reached(factor: LowRank) -> str:
         return f"||H - F||_2 <= {bound:.3e}"
     if bound_is_empty(factor):
         return (
-            f"none that says anything: {bound:.3g} is above the largest eigenvalue, "
-            f"{_largest(factor):.4g}"
+            f"none of use: {bound:.3g} is above the largest eigenvalue, {_largest(factor):.4g}, "
+            "so it allows an error as large as H"
         )
-    return f"||H - F||_2 <= {bound:.3e}, but for a probability of {failure(factor)}"
+    return f"||H - F||_2 <= {bound:.3e}, except with probability {failure(factor)}"
 
 
 def bound_is_empty(factor: LowRank) -> bool:

@@ -50,7 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     request.add_argument("--psd", action="store_true", help="with --n: semidefinite, so nystrom")
     request.add_argument("--layout", choices=("auto", "replicated", "rows"), default="auto")
     request.add_argument(
-        "--panel", type=_count, default=PANEL, metavar="B", help="columns gathered"
+        "--panel",
+        type=_count,
+        metavar="B",
+        help=f"with --layout rows: columns gathered at once; default {PANEL}",
     )
     request.add_argument("--block", type=_count, metavar="B", help="krylov: columns of a block")
     request.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -84,6 +87,8 @@ def on_ranks(options: argparse.Namespace) -> bool:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse what can be refused before any work."""
+    if options.panel is not None and options.layout != "rows":
+        raise InputError(f"--panel does not go with --layout {options.layout}; take --layout rows")
     sizes = [options.n, options.rows]
     if on_ranks(options) != (sizes == [None, None]) or (None in sizes) != on_ranks(options):
         raise Incomplete("give --n and --rows, or --problem, --model or --data, and not both")
@@ -142,8 +147,9 @@ def _request(options, n: int, rows: int, psd: bool) -> Request:
         else options.row_seconds,
         **{
             name: getattr(options, name)
-            for name in ("rank", "oversample", "power", "layout", "panel", "block", "dtype")
+            for name in ("rank", "oversample", "power", "layout", "block", "dtype")
         },
+        panel=options.panel or PANEL,
     )
 
 
@@ -312,7 +318,10 @@ def _remedy(plan: Plan) -> str:
         if panel < request.panel and smaller.fits:
             return f"--layout rows --panel {panel} would, in {_total(smaller)}"
     smallest = make_plan(replace(request, panel=1, layout="rows"), machine)
-    return f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give it more"
+    return (
+        f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give each rank more "
+        "memory (--memory), or take more --ranks or a smaller --rank"
+    )
 
 
 def _total(plan: Plan) -> str:

@@ -23,7 +23,7 @@ from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
-from hesscomp.sketching.defaults import default_method
+from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE, default_method
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def compress(
     tolerance_norm: str = "frobenius",
     probe_count: int = 8,
     test_matrix: str = "gaussian",
-    residual_tolerance: float = 1e-6,
+    residual_tolerance: float = RESIDUAL_TOLERANCE,
     max_columns: int | None = None,
     block: int | None = None,
     max_basis: int | None = None,
@@ -194,6 +194,7 @@ def compress(
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
             tolerance_norm="" if tolerance is None else tolerance_norm,
+            residual_tolerance=NAN if certificate.residual_norms is None else residual_tolerance,
             oversample=oversample,
             power=sketch.options.power,
             seed=seed,

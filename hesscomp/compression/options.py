@@ -6,6 +6,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.parallel.random import check_seed
 from hesscomp.sketching.catalogue import TEST_MATRICES
+from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class SketchOptions:
     rank: int | None = None
     oversample: int = 10
     test_matrix: str = "gaussian"
-    residual_tolerance: float = 1e-6
+    residual_tolerance: float = RESIDUAL_TOLERANCE
     block: int | None = None
     max_columns: int | None = None
     basis: int | None = None

@@ -322,7 +322,7 @@ class _Run:
         if world.decide(self.idle == IDLE):
             return False, "steps gain nothing: at the rounding level, or too long"
         if self.steps >= options.max_iterations:
-            return False, f"stopped after {options.max_iterations} iterations"
+            return False, f"max_iterations is {options.max_iterations}"
         return None
 
     def _step(self) -> tuple[bool, str] | None:

@@ -449,7 +449,11 @@ def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
     elif loss.name in ("sigmoid-cross-entropy", "squared-error") and (
         int(np.prod(y.shape[1:])) != int(np.prod(shape))
     ):
-        raise InputError(f"targets of shape {y.shape[1:]} do not fit outputs of shape {shape}")
+        raise InputError(
+            f"targets of shape {y.shape[1:]} do not fit outputs of shape {shape}; give as many "
+            "values for each row or, where they are class numbers, a loss of classes such as "
+            "softmax-cross-entropy"
+        )
     if isinstance(loss, SigmoidCrossEntropy) and not (y.min() >= 0 and y.max() <= 1):
         raise InputError(
             f"the target {y.min() if y.min() < 0 else y.max()} does not fit {loss.name}, whose "

@@ -26,7 +26,8 @@ MPIEXEC = """\
 # mpiexec starts one process on each node by srun, which must hold all of the node's CPUs.
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_ON_NODE\""""
 GO_BACK = """\
-# Back to the queue, where the job has not been too often: one that gets nowhere would go on so.
+# Requeue the job, at most {restarts} times, so that a job that never reaches a checkpoint does
+# not loop forever. HESSCOMP_RESTARTS changes the number.
 go_back() {{
     if [ "${{SLURM_RESTART_COUNT:-0}}" -lt "${{HESSCOMP_RESTARTS:-{restarts}}}" ]; then
         scontrol requeue "{job}"
