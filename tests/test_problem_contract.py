@@ -185,7 +185,7 @@ def test_a_problem_that_declares_nothing(world, mine, optimum, capfd):
         (["compress", "--sample", 0.5], "sampling", "use all rows"),
         (["compress", "--at", "initial"], "initial point", "start from zero or from a file"),
         (["compress", "--at", "trained"], "sampling", "use all rows"),
-        (["compress", "--operator", "ggn"], "Gauss-Newton matrix", "take the Hessian or another"),
+        (["compress", "--operator", "ggn"], "Gauss-Newton matrix", "take the Hessian, or an opt"),
         (["compress", "--operator", "fisher"], "Fisher matrix", "take the Hessian or another"),
         (["compress", "--operator", "finite-difference"], "gradients of a shard", "take the Hess"),
         (["compress", "--operator", "monte-carlo-fisher"], "Monte Carlo Fisher matrix", "take th"),

@@ -40,7 +40,9 @@ SAMPLING = Capability("sampling", ("sampled",), "use all rows")
 SQUARED_GRADIENTS = Capability("squared gradients", ("squared_gradients",), OTHER_PRECONDITIONER)
 KRONECKER_FACTORS = Capability("Kronecker factors", ("kronecker_factors",), OTHER_PRECONDITIONER)
 SHARD_GRADIENTS = Capability("gradients of a shard", ("loss_and_gradient",), OTHER_OPERATOR)
-GAUSS_NEWTON = Capability("Gauss-Newton matrix", ("gauss_newton",), OTHER_OPERATOR)
+GAUSS_NEWTON = Capability(
+    "Gauss-Newton matrix", ("gauss_newton",), "take the Hessian, or an optimizer that uses it"
+)
 FISHER = Capability("Fisher matrix", ("fisher",), OTHER_OPERATOR)
 EMPIRICAL_FISHER = Capability("empirical Fisher matrix", ("empirical_fisher",), OTHER_OPERATOR)
 MONTE_CARLO_FISHER = Capability(

@@ -1,4 +1,4 @@
-"""What every problem offers: a global mean loss plus a ridge, over sharded data."""
+"""The contract of a problem: a global mean loss plus a ridge, over sharded data."""
 
 import os
 from abc import ABC, abstractmethod
@@ -118,25 +118,26 @@ class Problem(ShardSums, ABC):
                     )
 
     def can(self, capability: Capability) -> bool:
-        """Whether this problem has a capability."""
+        """Return whether this problem has a capability."""
         return capability in self.capabilities
 
     def require(self, capability: Capability) -> None:
-        """Raise InputError, which says what to do, unless this problem has a capability."""
+        """Raise an InputError that says what to do, unless this problem has a capability."""
         if not self.can(capability):
             raise self.lacks(capability)
 
     def lacks(self, capability: Capability) -> InputError:
-        """The error that says that this problem does not have a capability, and what to do."""
+        """Return the error for a problem without a capability; it says what to do."""
         return InputError(
             f"{self.name} lacks the capability '{capability}'; {capability.remedy}. A problem of "
             f"your own class has it once the class declares it and has {capability.needs}"
         )
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its (n,) gradient, in float64. Collective; one reduction of n + 1 words.
+        """Return f(x) and its (n,) gradient, in float64, the same on every rank. Collective.
 
-        Of the sums that `loss_and_gradient` gives, unless a class writes this method instead.
+        Made of the sums that `loss_and_gradient` gives, by one reduction of n + 1 words, unless a
+        class writes this method itself.
         """
         x = self.check_point(x)
         self.world.ledger.passes += 1
@@ -146,29 +147,33 @@ class Problem(ShardSums, ABC):
 
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
-        """This shard's curvature at x; local."""
+        """Return the sum of the Hessians of this rank's rows at x; local.
+
+        Without the ridge, and not divided by m.
+        """
 
     def objective(self, x: np.ndarray) -> float:
-        """f(x), in float64; collective.
+        """Return f(x), in float64, the same on every rank. Collective.
 
-        One pass and one reduction of one word where a class knows how; here those of the gradient.
+        It costs as much as `objective_and_gradient`, unless a class writes a cheaper method.
         """
         return self.objective_and_gradient(x)[0]
 
-    # What needs a capability; without it these raise InputError.
+    # Methods that need a capability: they raise InputError for a problem without it
 
     def sampled(self, fraction: float, seed: int = 0) -> "Problem":
-        """This problem over a random sample of its rows, the same on any number of ranks.
+        """Return this problem over a random sample of its rows. Collective.
 
-        Each row is taken with probability `fraction`, independently; m is their count. Collective.
+        Each row is taken with probability `fraction`, independently; m is the number of rows taken.
+        They are the same rows on any number of ranks.
         """
         raise self.lacks(SAMPLING)
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
-        """(1/m) sum over all rows of the squares of each row's gradient, without the ridge: (n,).
+        """Return the mean over all rows of the squares of each row's gradient: (n,). Collective.
 
-        Not the square of the mean gradient: each row's gradient is squared whole, then averaged;
-        the diagonal of the empirical Fisher matrix. Collective; a pass or two, one reduction of n
+        The ridge is left out. Each row's gradient is squared, then the squares are averaged: they
+        are the diagonal of the empirical Fisher matrix. One or two passes, one reduction of n
         words.
         """
         raise self.lacks(SQUARED_GRADIENTS)
@@ -176,82 +181,94 @@ class Problem(ShardSums, ABC):
     def kronecker_factors(
         self, x: np.ndarray, seed: int = 0
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each layer, in order: (1/m) sum a a^T and (1/m) sum d d^T over all rows.
+        """Return (1/m) sum a a^T and (1/m) sum d d^T over all rows for each layer. Collective.
 
-        a is the layer's input, with a 1 for its bias, d the gradient by its output of the loss of a
-        target drawn from the model's own distribution: their Kronecker product stands for the
-        layer's block of the Gauss-Newton matrix, in the order of the parameters (Martens and
-        Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML
-        2015, section 3). The targets depend on the seed and the row alone. Collective.
+        a is the layer's input, with a 1 for its bias. d is the gradient with respect to its output
+        of the loss of a target drawn from the model's own distribution; targets depend on the seed
+        and the row alone. The Kronecker product of the two approximates the layer's block of the
+        Gauss-Newton matrix, in the order of the parameters (Martens and Grosse, "Optimizing neural
+        networks with Kronecker-factored approximate curvature", ICML 2015, section 3).
         """
         raise self.lacks(KRONECKER_FACTORS)
 
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
-        """The sum over rows here of losses and of gradients, (n + 1,) float64, loss last; local."""
+        """Return the sums of the gradients and losses of some of this rank's rows; local.
+
+        A float64 array (n + 1,) whose last number is the loss; without the ridge, not divided by m.
+        """
         raise self.lacks(SHARD_GRADIENTS)
 
     def gauss_newton(self, x: np.ndarray) -> ShardCurvature:
-        """This shard's Gauss-Newton matrix at x, as `linearize`; local."""
+        """Return the sum of the Gauss-Newton matrices of this rank's rows at x; local.
+
+        Of the data and of regularisers that are part of the rows' losses, without the ridge.
+        """
         raise self.lacks(GAUSS_NEWTON)
 
     def fisher(self, x: np.ndarray) -> ShardCurvature:
-        """This shard's Fisher matrix at x, of the data term, as `linearize`; local."""
+        """Return the sum of the Fisher matrices of this rank's rows at x; local."""
         raise self.lacks(FISHER)
 
     def empirical_fisher(self, x: np.ndarray) -> ShardCurvature:
-        """The sum of g g^T over this shard's rows, g being a row's gradient; local."""
+        """Return the sum of g g^T over this rank's rows, g being a row's gradient at x; local."""
         raise self.lacks(EMPIRICAL_FISHER)
 
     def monte_carlo_fisher(self, x: np.ndarray, samples: int = 1, seed: int = 0) -> ShardCurvature:
-        """As `empirical_fisher`, the mean over targets drawn from the model at x. Collective.
+        """Return the mean of `empirical_fisher` over targets drawn from the model. Collective.
 
         The targets of a row depend on the seed and the row alone, not on the number of ranks.
         """
         raise self.lacks(MONTE_CARLO_FISHER)
 
     def over(self, data) -> "Problem":
-        """The mean loss over other rows, without ridge and regularisers. Collective.
+        """Return the problem of the mean loss over other rows, without ridge and regularisers.
 
-        Those are the test rows of a `Dataset`, or a pair (X, y) of each rank's own.
+        The rows are the test rows of a `Dataset`, or a pair (X, y) of each rank's own. Collective.
         """
         raise self.lacks(TEST_ROWS)
 
     def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
-        """How many of the predictions for the rows here are right, and of how many; local.
+        """Return the number of right predictions for this rank's rows, and of all; local.
 
-        The largest output, or the sign of each.
+        The prediction is the class of the largest output, or the sign of each output.
         """
         raise self.lacks(CLASSIFICATION)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The model's output for rows X at the parameters x, in float64; local."""
+        """Return the model's output for rows X at the parameters x, in float64; local."""
         raise self.lacks(PREDICTION)
 
     def read_weights(self, path: str | os.PathLike):
-        """The `parameters` and the `fixed` weights in a file of Keras'; InputError on a bad one."""
+        """Return the `parameters` and the `fixed` weights that a file of Keras' holds.
+
+        Raises InputError if the file cannot be read, or is one of another model.
+        """
         raise self.lacks(KERAS_WEIGHTS)
 
     def set_fixed(self, values) -> None:
-        """Compute with other weights that are not parameters; None: with the first ones again."""
+        """Replace the weights that are no parameters; None brings back the first ones."""
         if values is not None:
             raise self.lacks(KERAS_WEIGHTS)
 
-    # What subclasses build on
+    # Methods that all problems share
 
     def sample_name(self, fraction: float, seed: int) -> str:
-        """What `sample` is of a sample of this problem."""
+        """Return the attribute `sample` of a sample of this problem."""
         outer = "" if self.sample == "all" else f"{self.sample}; "
         return f"{outer}{fraction!r}, seed {seed}"
 
     def compile(self) -> None:
-        """Trace what can be traced before its first use, so that no timed product is it; local."""
+        """Compile what can be compiled before its first use; local.
+
+        Then no product that is timed has to. There is nothing to do for most problems.
+        """
 
     def describe(
         self, factor: LowRank, x: np.ndarray, indices: np.ndarray | None = None
     ) -> LowRank:
-        """`factor`, told which problem it belongs to and at which point it was made.
+        """Return a factor with the provenance, point and parameter blocks of this problem.
 
-        `indices` are the parameters that it is of, whole blocks, where it is not of all.
+        `indices` are the parameters whose matrix it is, whole blocks; None means all of them.
         """
         provenance = replace(
             factor.provenance,
