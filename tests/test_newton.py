@@ -98,7 +98,7 @@ def test_separable_data_without_ridge_do_not_hang(world):
     assert result.converged and result.x[0] > 10
     singular = from_arrays(np.hstack([X, X]), y, world)
     problem = LogisticRegression(singular, world, ridge=0.0, dtype="float64")
-    with pytest.raises(NumericalError, match="raise --ridge"):
+    with pytest.raises(NumericalError, match="raise `ridge`"):
         newton(problem, options=NewtonOptions(solver="direct"))
 
 

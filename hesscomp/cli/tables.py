@@ -116,22 +116,23 @@ def problem_table(problems: dict) -> str:
     return _aligned(rows)
 
 
-def spectrum_table(quadrature, extremes, estimates: dict, rounding: float, shift) -> str:
+def spectrum_table(result, shift: float | None) -> str:
     """What stochastic Lanczos quadrature says about a spectrum."""
+    quadrature = result.quadrature
     names = {
         "trace": "trace",
         "frobenius_norm": "Frobenius norm",
-        "negative": f"negative (below {-rounding:.1e})",
+        "negative": f"negative (below {-quadrature.rounding:.1e})",
         "logdet": f"log det(H + {shift} I)",
     }
-    low, high = extremes
+    low, high = result.extremes
     made = "the matrix assembled, exact" if quadrature.exact else "stochastic Lanczos quadrature"
     rows = [
         ("n", f"{quadrature.n}"),
         ("density", f"{quadrature.columns} product columns ({made})"),
         ("eigenvalues" if quadrature.exact else "Ritz values", f"{low:.6g} to {high:.6g}"),
     ]
-    rows += [(names[name], _estimate(estimate)) for name, estimate in estimates.items()]
+    rows += [(names[name], _estimate(estimate)) for name, estimate in result.estimates.items()]
     return _aligned(rows)
 
 

@@ -315,7 +315,7 @@ class _Run:
         if not world.decide(np.isfinite(self.objective) and np.isfinite(self.norm)):
             raise NumericalError(
                 f"objective {self.objective} or gradient norm {self.norm} is not finite after "
-                f"{self.steps} steps; take a smaller --gamma or the line search"
+                f"{self.steps} steps; take a smaller `gamma` or the line search"
             )
         if world.decide(self.norm <= options.tolerance):
             return True, "the gradient norm reached the tolerance"
@@ -473,7 +473,7 @@ class _Solvers:
             direction = self.problem.world.on_root(_cholesky_solve, H, -gradient)
         except np.linalg.LinAlgError:
             raise NumericalError(
-                "the Hessian plus ridge is not positive definite; raise --ridge or use --solver pcg"
+                "the Hessian plus ridge is not positive definite; raise `ridge` or use `solver` pcg"
             ) from None
         return direction, 0, None
 

