@@ -430,7 +430,7 @@ def test_sizes_are_finite_or_refused(text):
     try:
         assert 0 < parse_bytes(text) < np.inf
     except InputError as error:
-        assert "is no size" in str(error) and str(error).isprintable()
+        assert "is not a number of bytes" in str(error) and str(error).isprintable()
 
 
 SETTINGS = ["", "=", "=1", "absent=1", "NAME", "NAME=", "NAME==1", "NAME=many", "NAME=nan",
@@ -514,7 +514,7 @@ def test_values_of_options(command, capsys):
         (["--blocks="], "needs the name of at least one parameter block"),
         (["--blocks", "a,coefficients"], "no parameter block is called a; they are coefficients"),
         (["--memory-limit", "1G"], "--memory-limit does not go with logistic regression"),
-        (["--memory-limit", "0"], "--memory-limit: 0: is no size"),
+        (["--memory-limit", "0"], "--memory-limit: 0: is not a number of bytes"),
         (["--ridge", "nan"], "--ridge must be at least 0, not nan"),
         (["--seed", "-1"], "--seed must be at least 0 and at most 4294967295, not -1"),
     ],

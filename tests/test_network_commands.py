@@ -280,7 +280,7 @@ def test_spectrum_and_update_of_a_network(in_tmp):
     assert run("compress", *common, "--rank", 4, "--at", "initial", "--save-point", "x.npy",
                "--out", "f.h5") == 0  # fmt: skip
     assert run("spectrum", *common, "--at", "x.npy", "--factor", "f.h5", "--out", "s.png",
-               "--curve", "s.json") == 0  # fmt: skip
+               "--json", "s.json") == 0  # fmt: skip
     curve = json.loads((in_tmp / "s.json").read_text())
     F = load_factor("f.h5")
     assert curve["n"] == 9 and curve["operator"] == "hessian"
@@ -341,7 +341,10 @@ def test_a_problem_from_python(in_tmp, capsys):
         (["--model", "two.keras", *MODEL[2:]], "two has 2 outputs; hesscomp takes one"),
         ([*MODEL, "--at", "no/ckpt-*"], "--at no/ckpt-*: no file fits this pattern"),
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
-        (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit: lots: is no size"),
+        (
+            ["--problem", "adult-mlp", "--memory-limit", "lots"],
+            "--memory-limit: lots: is not a number of bytes",
+        ),
         (["--problem", "mnist-mlp", "--data", "mnist"], "mnist: set HESSCOMP_DATA"),
         ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
         ([*LOGISTIC, "--operator", "ggn"], "lacks the capability 'Gauss-Newton matrix'"),
@@ -353,7 +356,7 @@ def test_a_problem_from_python(in_tmp, capsys):
             [*LOGISTIC, "--at", "initial"],
             "lacks the capability 'initial point'; start",
         ),
-        ([], "name the data with --data, or a problem with --problem or --model"),
+        ([], "name one with --data, --problem or --model"),
     ],
 )
 def test_refusals_in_one_line(in_tmp, capsys, arguments, message):
@@ -499,7 +502,7 @@ def test_runs_of_normalised_models_go_on_in_another_process(in_tmp, run_command)
     common = [*MODEL, "--check", "off", "--threads", "1"]
     training = ["train", *common, "--optimizer", "sgd", "--run", "training", "--save-every", "1"]
     products = ["compress", *common, "--at", "initial", "--rank", "20", "--run", "products",
-                "--out", "f.h5", "--report", "f.json"]  # fmt: skip
+                "--out", "f.h5", "--json", "f.json"]  # fmt: skip
     for steps, status in ((2, REQUEUE), (3, 0)):
         commands = [[*training, "--max-steps", str(steps)], products]
         done = run_command([sys.executable, "-c", COMMANDS, json.dumps([commands, status])],
@@ -573,7 +576,7 @@ def checkpoints(in_tmp):
 def test_a_trajectory(checkpoints, capsys):
     problem, points = checkpoints
     arguments = ["compress", *MODEL, "--blocks", "hidden", "--rank", "3", "--residual-tolerance",
-                 "1e-3", "--at", "ckpt-*", "--out", "t.h5", "--report", "t.json"]  # fmt: skip
+                 "1e-3", "--at", "ckpt-*", "--out", "t.h5", "--json", "t.json"]  # fmt: skip
     assert run(*arguments) == 0
     found = load_trajectory("t.h5")
     assert found.labels == ("ckpt-1.weights.h5", "ckpt-2.keras", "ckpt-10.weights.h5")
@@ -722,7 +725,7 @@ def test_the_figure(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
     assert run("figure", "mnist-hessian", *MODEL, "--at", "initial", "--rank", 12,
-               "--out", "p.png", "--report", "p.json") == 0  # fmt: skip
+               "--out", "p.png", "--json", "p.json") == 0  # fmt: skip
     assert (in_tmp / "p.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((in_tmp / "p.json").read_text())
     problem = tiny_problem(model)

@@ -17,13 +17,13 @@ from hesscomp.options import Seeded, option
 
 @dataclass(frozen=True, kw_only=True)
 class DiagonalOptions(Seeded, group="diagonal"):
-    """What `diagonal_factor` takes besides its operator."""
+    """The options of `diagonal_factor`."""
 
     columns: int = option(
         64, low=4, metavar="C",
         help="product columns of the estimate; where they reach n the diagonal is exact",
     )  # fmt: skip
-    method: str = option("xdiag", choices=("xdiag", "hutchinson"), help="of the estimate")
+    method: str = option("xdiag", choices=("xdiag", "hutchinson"), help="estimator")
     probe_count: int = option(8, low=1)
 
 

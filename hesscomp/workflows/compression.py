@@ -1,4 +1,4 @@
-"""A certified low-rank factor of a Hessian at a point."""
+"""Compress a Hessian at a point to a certified low-rank factor."""
 
 from dataclasses import dataclass
 
@@ -25,10 +25,10 @@ RANK = 40  # where neither a rank nor a tolerance is asked for
 class CompressRequest(
     CurvatureRequest, CompressionOptions, FactorOutput, JournalRequest, group="operator"
 ):
-    """What to compress, how, and where the factor goes."""
+    """What to compress, how, and where to write the factor."""
 
     at: tuple[str, ...] = option(
-        (), metavar=POINTS, help=f"{POINT_HELP}; several files, or a pattern: a trajectory"
+        (), metavar=POINTS, help=f"{POINT_HELP}; several files or a pattern make a trajectory"
     )
 
     def __post_init__(self):
@@ -37,19 +37,19 @@ class CompressRequest(
         super().__post_init__()
 
     def facts(self) -> dict:
-        """What the products of a run depend on, beside its operator."""
+        """Return what the products of a run depend on besides its operator."""
         return values(self, CompressionOptions) | {"residual_tolerance": self.accuracy}
 
 
 @dataclass(frozen=True)
 class CompressResult:
-    """A factor, and what making it cost.
+    """A factor and its costs.
 
     Attributes
     ----------
     factor : Factor
     ledger : dict
-        As `Ledger.as_dict` has it.
+        See `Ledger.as_dict`.
     """
 
     factor: Factor
@@ -57,7 +57,7 @@ class CompressResult:
 
     @property
     def converged(self) -> bool:
-        """Whether a tolerance that was asked for is met."""
+        """Whether the tolerance is met, where one was requested."""
         return self.factor.certificate.converged
 
 
@@ -72,12 +72,12 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     InputError
         For a problem, a point or an output that cannot be used.
     Interrupted
-        Where the world was asked to stop; with `request.run` the same request goes on.
+        Where a signal stopped the world; with `request.run` the same request resumes.
     """
-    check_outputs(world, request.out, request.report, request.save_point)
+    check_outputs(world, request.out, request.json, request.save_point)
     points = find_points(request.at, world)
     if len(points) > 1:
-        raise InputError("`at` names several points; a trajectory takes them")
+        raise InputError("`at` names several points; `trajectory` takes them, or name one")
     curvature = make_curvature(request, world, progress, *points)
     with curvature.journaled(request.run, request.facts()) as operator:
         with world.ledger.timed("compress"), counted(world, progress):

@@ -1,4 +1,4 @@
-"""What workflows leave behind: a factor's file and report, and the folder of a run."""
+"""What workflows write: a factor's file, its numbers, and the folder of a run."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -14,41 +14,44 @@ from hesscomp.workflows.progress import Progress, write, write_factor
 
 @dataclass(frozen=True, kw_only=True)
 class FactorOutput(Options, group="output"):
-    """Where a factor goes."""
+    """Where to write a factor."""
 
-    out: str | None = option(None, required=True, metavar="F.h5", help="the factor file")
-    report: str | None = option(None, metavar="R.json", help="certificate, provenance and costs")
+    out: str | None = option(None, required=True, metavar="F.h5", help="write the factor here")
+    json: str | None = option(
+        None, former="--report", metavar="R.json",
+        help="write the certificate, the provenance and the costs to this file",
+    )  # fmt: skip
 
 
 def folder(text: str) -> str:
-    """A text that may name a run's folder."""
+    """Check that a text can name a run's folder; return it."""
     if not text:
-        raise InputError("it names no folder")
+        raise InputError("the name is empty; name a folder")
     if os.path.exists(text) and not os.path.isdir(text):
         raise InputError(f"{text} is a file; name a folder")
     return text
 
 
 def run_folder(holds: str):
-    """The option of a run's folder; `holds` says what it gets."""
+    """Return the option that names a run's folder; `holds` says what is kept there."""
     return option(
         None, metavar="FOLDER", parse=folder, group="output",
-        help=f"{holds}; where it holds those of this command, the run goes on from them. SIGTERM "
-        f"and SIGUSR1 then end the run after the present block product, with status {REQUEUE}, and "
-        "Ctrl-C with 130",
+        help=f"keep {holds} in this folder; where it holds those of the same command, the run "
+        "resumes from them. SIGTERM and SIGUSR1 then end the run after the current block product, "
+        f"with status {REQUEUE}, and Ctrl-C with 130",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalRequest(Options, group="output"):
-    """Where the products of a factor are kept while it is made."""
+    """Where to keep the products of a factor until it is finished."""
 
-    run: str | None = run_folder("products that are done")
+    run: str | None = run_folder("the finished products")
 
 
 def deliver_factor(command: str, request: FactorOutput, factor: Factor, world: World,
                    progress: Progress) -> None:  # fmt: skip
-    """Show a factor, write it and its report; the time under the command's name is the solve."""
+    """Report a factor, write it and its numbers; the phase `command` has the solve's time."""
     progress(factor)
     write_factor(progress, request.out, factor)
     pairs = {}
@@ -66,11 +69,11 @@ def deliver_factor(command: str, request: FactorOutput, factor: Factor, world: W
         "provenance": asdict(factor.provenance),
         **costs(world, compile="compile", solve=command),
     }
-    write(world, progress, "report", request.report, lambda path: write_json(path, report))
+    write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
 
 
 def costs(world: World, **phases: str) -> dict:
-    """What a report says of its costs: ranks, threads, the seconds of some phases, the ledger."""
+    """Return the costs for a report: ranks, threads, the seconds of phases, the ledger."""
     ledger = world.ledger.as_dict()
     seconds = {name: ledger["seconds"][phase] for name, phase in phases.items()}
     return {
