@@ -40,7 +40,7 @@ from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
 from hesscomp.storage.hdf5 import CheckedFile
 from hesscomp.storage.xz import open_xz
-from hesscomp.workflows.sizes import parse_bytes
+from hesscomp.workflows.byte_sizes import parse_bytes
 from hesscomp.workflows.training import NAMES
 
 

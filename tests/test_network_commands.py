@@ -23,7 +23,7 @@ from hesscomp.factors import load_factor, load_trajectory, save_factor, trajecto
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.optimizers.first_order import Adam
 from hesscomp.optimizers.loop import Stopping, train
-from hesscomp.optimizers.recipe import follow
+from hesscomp.optimizers.recipe import train_by_recipe
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -147,7 +147,7 @@ def test_training_is_keras_adam():
 def test_training_does_not_depend_on_the_number_of_ranks(world):
     recipe = Recipe(epochs=5, batch=50)
     points = [
-        follow(recipe, problem, seed=4).x
+        train_by_recipe(recipe, problem, seed=4).x
         for problem in (tiny_problem(tiny(), world), tiny_problem(tiny()))
     ]
     assert np.linalg.norm(points[0] - points[1]) <= 1e-9 * np.linalg.norm(points[1])
@@ -251,7 +251,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
                "--save-point", "x.npy") == 0  # fmt: skip
     assert "trained: Adam, 3 epochs in batches of 100, step 0.001, in " in capsys.readouterr().out
     problem, x = tiny_problem(model), np.load("x.npy")
-    assert np.array_equal(x, follow(Recipe(3), problem).x)
+    assert np.array_equal(x, train_by_recipe(Recipe(3), problem).x)
     wanted = sorted_spectrum(HessianOperator(problem, x).to_dense()[122:, 122:])
     assert np.allclose(load_factor("trained.h5").eigenvalues, wanted, atol=1e-12)
     problem.set_weights(x)
@@ -569,7 +569,7 @@ def checkpoints(in_tmp):
         problem.set_weights(x)
         (model.save if name.endswith(".keras") else model.save_weights)(name)
         points.append(x)
-        x = follow(Recipe(epochs=2, rate=1e-2), problem, x).x
+        x = train_by_recipe(Recipe(epochs=2, rate=1e-2), problem, x).x
     return problem, points
 
 

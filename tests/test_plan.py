@@ -16,7 +16,7 @@ from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.world import World
 from hesscomp.sketching.defaults import default_method
 from hesscomp.sketching.plan import Machine, Request, make_plan
-from hesscomp.workflows.sizes import format_bytes, parse_bytes
+from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 N, RANK = 50_000, 50
 CASES = [

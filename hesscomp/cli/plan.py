@@ -12,8 +12,8 @@ from hesscomp.options import option
 from hesscomp.parallel.memory import sketch_bytes
 from hesscomp.runs.slurm import MOST_WARNING, WARNING
 from hesscomp.sketching.plan import NUMBER, VECTORS, Plan, make_plan
+from hesscomp.workflows.byte_sizes import format_bytes
 from hesscomp.workflows.planning import PlanRequest, measured_plan, plan
-from hesscomp.workflows.sizes import format_bytes
 
 SUBJECT = ("problem", "model", "loss", "data")
 OWN = (

@@ -20,7 +20,7 @@ from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.kinds import KINDS
 from hesscomp.factors.provenance import Provenance
-from hesscomp.parallel.layout import Layout, Replicated, Rows
+from hesscomp.parallel.layout import Layout, Replicated, RowLayout
 from hesscomp.storage import header
 from hesscomp.storage.files import remove_files
 from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
@@ -240,7 +240,7 @@ def read_group(file: CheckedFile, world=None) -> Factor:
     for name, size in sizes.items():
         if size > n:
             file.refuse(f"{name} {size} exceeds n = {n}")
-    layout = Replicated(n) if world is None else Rows(n, world)
+    layout = Replicated(n) if world is None else RowLayout(n, world)
     arrays = {
         name: _rows(file, name, shape, layout)
         if name == kind.row_array()

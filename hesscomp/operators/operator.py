@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse.linalg
 
 from hesscomp.errors import InputError, NumericalError
-from hesscomp.parallel.layout import PANEL, Layout, Replicated, Rows
+from hesscomp.parallel.layout import PANEL, Layout, Replicated, RowLayout
 
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
@@ -73,7 +73,7 @@ class Operator(ABC):
 
     def in_rows(self, panel: int = PANEL) -> Operator:
         """This operator for blocks in the row layout, a slab of their rows on each rank."""
-        return self.in_layout(Rows(self.n, self.world, panel))
+        return self.in_layout(RowLayout(self.n, self.world, panel))
 
     def replicated(self) -> Operator:
         """This operator for blocks whose rows are all on every rank."""

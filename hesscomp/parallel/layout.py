@@ -1,6 +1,6 @@
 """How the n rows of every block of columns lie over the ranks.
 
-*Replicated*: every rank holds all of them. *Rows*: each rank holds a slab of them. Algorithms hold
+*Replicated*: every rank holds all of them. *RowLayout*: each rank holds a slab of them. Algorithms hold
 their blocks in either and meet the difference only here: in Gram matrices, in products with what
 the ranks hold, and in random rows.
 """
@@ -205,7 +205,7 @@ class Replicated(Layout):
         return part(slice(None))
 
 
-class Rows(Layout):
+class RowLayout(Layout):
     """Each rank holds one slab of contiguous rows: memory O(n k / P + n panel).
 
     Parameters

@@ -44,7 +44,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training by Adam; `optimizers.recipe.follow` does it.
+    """Training by Adam; `optimizers.recipe.train_by_recipe` does it.
 
     Attributes
     ----------

@@ -51,11 +51,11 @@ def orthonormalize(
     if not beside:
         return Q
     overlap = layout.inner(against, Q)
-    lost = np.linalg.norm(overlap)
+    overlap_norm = np.linalg.norm(overlap)
     Q = _subtract(Q, against, overlap, layout)
-    if layout.decide(lost < UNTOUCHED):
+    if layout.decide(overlap_norm < UNTOUCHED):
         return Q
-    fresh = cholesky_qr2(Q, layout) if layout.decide(lost < CANCELLED) else None
+    fresh = cholesky_qr2(Q, layout) if layout.decide(overlap_norm < CANCELLED) else None
     if fresh is None:  # columns that vanished: complete them outside `against`
         fresh = tsqr(np.hstack([against, Q]), layout)[:, against.shape[1] :]
     return fresh

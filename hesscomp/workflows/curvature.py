@@ -226,14 +226,14 @@ def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) ->
             result = newton(problem)
         x, value = result.x, result.objective
     else:
-        from hesscomp.optimizers.recipe import follow
+        from hesscomp.optimizers.recipe import train_by_recipe
 
         problem.require(SAMPLING)  # for its batches
         if request.epochs is not None:
             recipe = replace(recipe, epochs=request.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            result = follow(recipe, problem, seed=request.seed)
+            result = train_by_recipe(recipe, problem, seed=request.seed)
         x, value = result.x, problem.objective(result.x)
     progress(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x

@@ -18,7 +18,7 @@ from hesscomp.sketching.plan import (
     count,
     make_plan,
 )
-from hesscomp.workflows.sizes import format_bytes, parse_bytes
+from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 RATE = 5e10  # operations a second, where nothing else is known
 FLOPS = 8  # of a network's Hessian for each parameter, row and column

@@ -15,8 +15,8 @@ from hesscomp.options import Options, Seeded, option, refuse
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
+from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 from hesscomp.workflows.progress import Progress, silent
-from hesscomp.workflows.sizes import format_bytes, parse_bytes
 
 RIDGE = 1e-3  # default for logistic regression; networks have none
 NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
