@@ -18,13 +18,13 @@ OUT_OF_MEMORY = (
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks and control characters: it may quote what a file holds."""
+    """Return a text without line breaks and control characters: it may quote what a file holds."""
     marks = (mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
     return "".join(" " if mark in ("\\n", "\\r", "\\t") else mark for mark in marks)
 
 
 def reason(error: object) -> str:
-    """What somebody else's error, or a file, says: one line, and not a long one."""
+    """Return what somebody else's error, or a file, says: one line, and not a long one."""
     return one_line(" ".join(COLOURS.sub("", str(error)).split()))[:MOST]
 
 
@@ -44,7 +44,7 @@ def describe(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The line that raised an error."""
+    """Return the line that raised an error."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
@@ -55,7 +55,7 @@ def whole_story(error: BaseException) -> str:
 
 
 def some(names: Iterable[str]) -> str:
-    """The first of some names, in words."""
+    """Return the first of some names, in words."""
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(name[:40] for name in names[:SHOWN]) + more

@@ -10,7 +10,7 @@ INTERRUPTED, UNREAD = 130, 141  # 128 and the number of SIGINT, of SIGPIPE
 
 
 def exit_status(error: BaseException) -> int:
-    """2 for what the user can mend in input or usage, 1 for any other failure."""
+    """Return 2 for what the user can mend in input or usage, 1 for any other failure."""
     return 2 if isinstance(error, InputError | OperatorError) else 1
 
 

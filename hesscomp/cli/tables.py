@@ -9,7 +9,7 @@ from hesscomp.factors import Comparison, Factor, Trajectory
 
 
 def factor_table(factor: Factor, leading: int = 10) -> str:
-    """What a factor is, how good it is and where it comes from."""
+    """Return what a factor is, how good it is and where it comes from."""
     certificate, source = factor.certificate, factor.provenance
     error = (
         f"||H - F||_F ~ {certificate.frobenius_error_estimate:.3e}, "
@@ -31,7 +31,7 @@ def factor_table(factor: Factor, leading: int = 10) -> str:
 
 
 def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
-    """A line for each factor of a trajectory."""
+    """Return a line for each factor of a trajectory."""
     rows = [("point", "rank", "error", "columns", "eigenvalues")]
     for label, factor in zip(trajectory.labels, trajectory.factors, strict=True):
         values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
@@ -82,7 +82,7 @@ def comparison_table(
 
 
 def data_table(summary, shown: int = 16) -> str:
-    """What a data set is and what each rank would hold."""
+    """Return what a data set is and what each rank would hold."""
     shape = f" ({' x '.join(map(str, summary.shape))})" if len(summary.shape) > 1 else ""
     rows = [
         ("data", summary.name),
@@ -104,7 +104,7 @@ def data_table(summary, shown: int = 16) -> str:
 
 
 def problem_table(problems: dict) -> str:
-    """The named problems: what they are made of and how they are trained."""
+    """Return the named problems: what they are made of and how they are trained."""
     rows = [("problem", "data", "network", "loss", "training")]
     for name, problem in problems.items():
         network = "none" if problem.network is None else str(problem.network)
@@ -114,7 +114,7 @@ def problem_table(problems: dict) -> str:
 
 
 def spectrum_table(result, shift: float | None) -> str:
-    """What stochastic Lanczos quadrature says about a spectrum."""
+    """Return what stochastic Lanczos quadrature says about a spectrum."""
     quadrature = result.quadrature
     names = {
         "trace": "trace",
@@ -134,7 +134,7 @@ def spectrum_table(result, shift: float | None) -> str:
 
 
 def _estimate(estimate) -> str:
-    """A value with its standard error, and what more steps might still change."""
+    """Return a value with its standard error, and what more steps might still change."""
     if not estimate.samples:
         return f"{estimate.value:.6g} (exact)"
     text = f"{estimate.value:.6g} +- {estimate.standard_error:.2g} ({estimate.method})"

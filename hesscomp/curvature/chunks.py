@@ -37,13 +37,13 @@ class Budget:
     row_tangents: int
 
     def columns(self, k: int, itemsize: int) -> int:
-        """Columns in one panel: as even as they come, and at most half of the memory."""
+        """Return the columns in one panel: as even as they come, and at most half of the memory."""
         most = int(self.memory / 2 / (COLUMN_COPIES * self.n * itemsize))
         panels = -(-k // min(max(most, 1), k))
         return -(-k // panels)
 
     def rows(self, rows: int, k: int, itemsize: int) -> int:
-        """Rows in one chunk: as even as they come, and at most 3/8 of the memory.
+        """Return rows in one chunk: as even as they come, and at most 3/8 of the memory.
 
         By the cautious count, since smaller chunks pass through the caches; by the closer one
         where there are so many parameters that a chunk's tangents, rearranged and added up, would

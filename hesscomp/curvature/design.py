@@ -22,7 +22,7 @@ ALIGNED_ROWS = 64  # chunks begin on cache lines whatever n: TensorFlow then sli
 def make_design(
     X: np.ndarray | scipy.sparse.csr_array, curvature_dtype: str, blocks: RowBlocks | None = None
 ):
-    """The shard's data matrix as TensorFlow products: `DenseDesign` or `SparseDesign`.
+    """Return the shard's data matrix as TensorFlow products: `DenseDesign` or `SparseDesign`.
 
     With `blocks` every product is made of those of the blocks, each computed alone, so that its
     bits do not depend on how many of them this rank holds.
@@ -55,23 +55,23 @@ class DenseDesign:
         return tf.constant(max(rows, ALIGNED_ROWS), tf.int32)
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
-        """A v in float64: (n,) to (rows,)."""
+        """Return A v in float64: (n,) to (rows,)."""
         if self._given.dtype == tf.float64 and self.blocks is None:
             return tf.linalg.matvec(self._given, v)
         return self._exact_kernels.forward(self._given, v, self._chunk(8 * self.n))
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r in float64: (rows,) to (n,)."""
+        """Return A^T r in float64: (rows,) to (n,)."""
         if self._given.dtype == tf.float64:
             return tf.linalg.matvec(self._given, r, transpose_a=True)
         return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
 
     def adjoints(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
+        """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
         return self._exact_kernels.adjoints(self._given, r, self._chunk(0))
 
     def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
+        """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
         if not self.rows:
             return tf.zeros([0, *V.shape], self.dtype)
         return self._kernels.gram_products(
@@ -85,13 +85,13 @@ class DenseDesign:
         return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), V, chunk)
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A: (n, n); 2 rows n^2 operations."""
+        """Return A^T diag(weights) A: (n, n); 2 rows n^2 operations."""
         return self._kernels.gram(
             self._curved, tf.cast(weights, self.dtype), tf.constant(WIDE_ROWS)
         )
 
     def grams(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A of each block of rows: (blocks, n, n)."""
+        """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
         if not self.rows:
             return tf.zeros([0, self.n, self.n], self.dtype)
         return self._kernels.grams(self._curved, tf.cast(weights, self.dtype), self._chunk(0))
@@ -126,22 +126,22 @@ class SparseDesign:
         self._blocks = [SparseDesign(X[rows], dtype) for rows in self._local]
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
-        """A v in float64: (n,) to (rows,)."""
+        """Return A v in float64: (n,) to (rows,)."""
         if self._blocks:
             return tf.concat([block.forward(v) for block in self._blocks], axis=0)
         return tf.squeeze(self._given[0] @ v[:, None], 1)
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r in float64: (rows,) to (n,)."""
+        """Return A^T r in float64: (rows,) to (n,)."""
         return tf.squeeze(self._given[1] @ r[:, None], 1)
 
     def adjoints(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
+        """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
         parts = [b.adjoint(r[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
         return tf.stack(parts) if parts else tf.zeros([0, self.n], tf.float64)
 
     def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
+        """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
         parts = [
             block.gram_product(weights[rows], V)
             for block, rows in zip(self._blocks, self._local, strict=True)
@@ -149,12 +149,12 @@ class SparseDesign:
         return tf.stack(parts) if parts else tf.zeros([0, *V.shape], V.dtype)
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
+        """Return A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
         scale = tf.cast(weights, self.dtype)[:, None]
         return self._curved[1] @ (scale * (self._curved[0] @ V))
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A: (n, n), by block products with the unit vectors."""
+        """Return A^T diag(weights) A: (n, n), by block products with the unit vectors."""
         panels = [
             self.gram_product(weights, tf.eye(self.n, dtype=self.dtype)[:, start : start + 256])
             for start in range(0, self.n, 256)
@@ -162,7 +162,7 @@ class SparseDesign:
         return tf.concat(panels, axis=1)
 
     def grams(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A of each block of rows: (blocks, n, n)."""
+        """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
         parts = [b.gram(weights[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
         return tf.stack(parts) if parts else tf.zeros([0, self.n, self.n], self.dtype)
 
@@ -195,7 +195,7 @@ class _Csr:
 
 
 def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tensor:
-    """total + the sum of part(start, stop) over the chunks of rows, one after the other."""
+    """Return total + the sum of part(start, stop) over the chunks of rows, one after the other."""
     return tf.while_loop(
         lambda start, _: start < rows,
         lambda start, total: (
@@ -208,7 +208,7 @@ def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tens
 
 
 def _concatenated(rows: tf.Tensor, chunk: tf.Tensor, element: tf.TensorSpec, part) -> tf.Tensor:
-    """part(start, stop) of each chunk of rows, one after the other along the first axis."""
+    """Return part(start, stop) of each chunk of rows, one after the other along the first axis."""
     count = (rows + chunk - 1) // chunk
     pieces = tf.TensorArray(
         element.dtype, size=count, infer_shape=False, element_shape=element.shape
@@ -224,7 +224,7 @@ def _concatenated(rows: tf.Tensor, chunk: tf.Tensor, element: tf.TensorSpec, par
 
 @functools.cache
 def _dense_kernels(name: str) -> SimpleNamespace:
-    """Compiled products with a dense matrix of type `name`, traced once for all shapes."""
+    """Return compiled products with a dense matrix of type `name`, traced once for all shapes."""
     matrix = tf.TensorSpec([None, None], name)
     weights = tf.TensorSpec([None], name)
     vector = tf.TensorSpec([None], tf.float64)

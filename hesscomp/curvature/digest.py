@@ -68,7 +68,7 @@ def captured_digest(graph: tf.Graph) -> str:
 
 
 def array_digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's numbers."""
+    """Return the SHA-256 of an array's numbers."""
     return _sha256(np.ascontiguousarray(array).data)
 
 

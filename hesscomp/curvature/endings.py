@@ -40,7 +40,7 @@ class Ending:
 
     @staticmethod
     def logits(output: tf.Tensor) -> tf.Tensor:
-        """What a traced output with an ending was made from."""
+        """Return what a traced output with an ending was made from."""
         return output._keras_logits if hasattr(output, "_keras_logits") else output.op.inputs[0]
 
     def serves(self, link: str | None) -> bool:
@@ -52,5 +52,5 @@ class Ending:
 
 
 def activate(logits: tf.Tensor, activation: str) -> tf.Tensor:
-    """The output of these logits, marked with them as Keras does."""
+    """Return the output of these logits, marked with them as Keras does."""
     return keras.activations.get(activation)(logits)

@@ -7,7 +7,7 @@ from hesscomp.errors import InputError
 
 
 def select(blocks, names) -> np.ndarray:
-    """The indices of the parameters in blocks of these names, in the vector's order.
+    """Return the indices of the parameters in blocks of these names, in the vector's order.
 
     A name may also be the beginning of names, up to a "/": a layer.
 

@@ -46,7 +46,7 @@ with _quiet_stderr():
 
 
 def _softsign_bend(operation, delta):
-    """The gradient of SoftsignGrad, slope / (1 + |x|)^2, which TensorFlow 2.21 lacks."""
+    """Return the gradient of SoftsignGrad, slope / (1 + |x|)^2, which TensorFlow 2.21 lacks."""
     slope, x = operation.inputs
     scale = 1 / (1 + tf.abs(x))
     return [delta * scale**2, -2 * delta * slope * tf.sign(x) * scale**3]
@@ -79,7 +79,7 @@ def set_threads(threads: int) -> None:
 
 
 def own_device(devices: list, place: int):
-    """The device of the rank that is number `place` on its node; None where there is none.
+    """Return the device of the rank that is number `place` on its node; None where there is none.
 
     Devices are dealt out in turn, so that no two ranks share one while another is idle. Where the
     launcher shows each rank one device (``srun --gpus-per-task=1``), that is its own.

@@ -134,7 +134,7 @@ def from_arrays(
 
 
 def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:
-    """This rank's rows, checked and placed among the others'; labels still as they came."""
+    """Return this rank's rows, checked and placed among the others'; labels still as they came."""
     with world.phase(f"checking {name}"):
         X = _matrix(X, name)
         y = _labels(y, X.shape[0], name, targets)
@@ -170,7 +170,7 @@ def _labels(y, rows: int, name: str, targets: str) -> np.ndarray:
 
 
 def _matrix(X, name: str):
-    """X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
+    """Return X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
     sparse = scipy.sparse.issparse(X)
     X = X if sparse else np.asarray(X)
     if X.ndim < 2:

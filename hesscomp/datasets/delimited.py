@@ -88,7 +88,7 @@ class CsvSource(TextSource):
             )
 
     def _called(self, column: int) -> str:
-        """What to call a column in messages."""
+        """Return what to call a column in messages."""
         return self.names[column] or f"column {column + 1} (without a name)"
 
     def parse(self, lines, row):
@@ -104,7 +104,7 @@ class CsvSource(TextSource):
         return np.delete(table, self.at, axis=1), table[:, self.at]
 
     def _parse_slowly(self, lines, row):
-        """Rows that are not all numbers: labels in words, or an error to be named."""
+        """Return rows that are not all numbers: labels in words, or an error to be named."""
         X, labels = [], []
         for i, line in enumerate(lines):
             try:

@@ -49,7 +49,7 @@ def load_file(
     dtype: str | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """A file of labelled rows; `load_dataset` says what the arguments mean. Collective.
+    """Return a file of labelled rows; `load_dataset` says what the arguments mean. Collective.
 
     `name` is what to call the data set, by default the file as it was named.
     """
@@ -80,7 +80,7 @@ def load_file(
 
 
 def prefer_dense(n: int, density: float) -> bool:
-    """Whether rows with this share of nonzeros are better stored densely.
+    """Return whether rows with this share of nonzeros are better stored densely.
 
     A dense product runs at the processor's full rate and a sparse one at a tenth of it or less;
     but rows of text data must never be filled up.
@@ -89,7 +89,7 @@ def prefer_dense(n: int, density: float) -> bool:
 
 
 def _read(path, world: World, format: str | None, label: str | None, dtype, train=None):
-    """This rank's rows of a file, labels as they came, and the source that read them.
+    """Return this rank's rows of a file, labels as they came, and the source that read them.
 
     `train` is the source of the training data where these are the test data.
     """

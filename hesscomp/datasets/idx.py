@@ -76,7 +76,7 @@ class _IdxFile:
         self.stream.close()
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Rows from `start` to `stop`, as they are stored."""
+        """Return rows from `start` to `stop`, as they are stored."""
         start, stop, _ = rows.indices(self.shape[0])
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         self.stream.seek(self.begin + start * size)

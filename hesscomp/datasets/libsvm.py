@@ -119,7 +119,7 @@ class LibsvmSource(TextSource):
 
 
 def _numbers(text: bytes) -> np.ndarray | None:
-    """All numbers of a text separated by white space; None if there is anything else."""
+    """Return all numbers of a text separated by white space; None if there is anything else."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         try:

@@ -57,7 +57,7 @@ def load_mnist(world: World, targets: str | None = None, dtype: str | None = Non
 def load_mnist_sample(
     world: World, targets: str | None = None, dtype: str | None = None
 ) -> Dataset:
-    """The packaged sample of MNIST; as `load_mnist`, checked by SHA-256. Collective."""
+    """Return the packaged sample of MNIST; as `load_mnist`, checked by SHA-256. Collective."""
     with world.phase("checking the packaged MNIST sample"):
         files = [packaged_file("mnist", f"{name}.gz") for name in (*IMAGES, *LABELS)]
     return _load("mnist-sample", files, SAMPLE_SHAPE, world, targets, dtype)
@@ -66,7 +66,7 @@ def load_mnist_sample(
 def load_mnist_download(
     world: World, targets: str | None = None, dtype: str | None = None
 ) -> Dataset:
-    """All of MNIST, equal to `load_mnist`'s, from the file that Keras downloads. Collective.
+    """Return all of MNIST, equal to `load_mnist`'s, from the file that Keras downloads. Collective.
 
     ``datasets/mnist.npz`` in KERAS_HOME (by default ``~/.keras``), checked by SHA-256. Where it is
     missing, the first rank on each node fetches it (11 MB) and the others wait. Every rank unpacks

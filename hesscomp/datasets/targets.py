@@ -40,7 +40,7 @@ def with_targets(
     known: tuple | None = None,
     where: Callable[[int], str] | None = None,
 ):
-    """The shard with its labels made targets, and the classes they are of. Collective.
+    """Return the shard with its labels made targets, and the classes they are of. Collective.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def _classified(shard, kind: str, world: World, name: str, known, where):
 
 
 def class_names(classes) -> tuple[str, ...]:
-    """The classes as texts, for people."""
+    """Return the classes as texts, for people."""
     return tuple(f"{label:g}" if isinstance(label, float) else label for label in classes)
 
 
@@ -122,7 +122,7 @@ class _Found:
                 self.refuse(label, f"the training data have {have}")
 
     def pair(self) -> tuple:
-        """The labels that mean -1 and +1."""
+        """Return the labels that mean -1 and +1."""
         rows, numbers = set(self.rows), any(isinstance(label, float) for label in self.rows)
         pairs = PAIRS if numbers else ()
         if not numbers and len(rows) <= 2 and "" not in rows:
@@ -138,7 +138,7 @@ class _Found:
         )
 
     def classes(self) -> tuple:
-        """All labels, sorted."""
+        """Return all labels, sorted."""
         texts = sum(isinstance(label, str) for label in self.rows)
         for label in self.rows:
             odd = not label.is_integer() if isinstance(label, float) else not label

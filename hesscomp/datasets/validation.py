@@ -39,12 +39,12 @@ def check_columns(X, name: str, what: str) -> None:
 
 
 def row_size(X) -> int:
-    """How many numbers a row of X has, of whatever shape."""
+    """Return how many numbers a row of X has, of whatever shape."""
     return math.prod(X.shape[1:])
 
 
 def extents(shape: tuple[int, ...]) -> str:
-    """A shape in words: 28 x 28 x 1."""
+    """Return a shape in words: 28 x 28 x 1."""
     return " x ".join(map(str, shape))
 
 

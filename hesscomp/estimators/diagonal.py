@@ -139,7 +139,7 @@ def diagonal_factor(
 
 
 def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
-    """The mean of omega * (H omega) over random signs (Bekas, Kokiopoulou and Saad 2007).
+    """Return the mean of omega * (H omega) over random signs (Bekas, Kokiopoulou and Saad 2007).
 
     Unbiased; entry i has variance (||H e_i||^2 - h_ii^2) / columns. One block product, n columns
     words reduced. Collective.
@@ -149,7 +149,7 @@ def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> Diagonal
 
 
 def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
-    """XDiag of Epperly, Tropp and Webber (2024), with random signs.
+    """Return XDiag of Epperly, Tropp and Webber (2024), with random signs.
 
     The mean of diag(Q_i Q_i^T H) + omega_i * (I - Q_i Q_i^T) H omega_i, Q_i the range of the
     sketch without column i. With l = columns // 2 vectors it costs 2 l columns in two block
@@ -170,7 +170,7 @@ def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
 
 
 def _mean(samples: np.ndarray, method: str, columns: int) -> DiagonalEstimate:
-    """Mean and standard error over the columns of (n, l) samples."""
+    """Return the mean and standard error over the columns of (n, l) samples."""
     errors = standard_error(samples)
     return DiagonalEstimate(samples.mean(axis=1), errors, method, columns, samples.shape[1])
 

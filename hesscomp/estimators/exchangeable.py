@@ -9,7 +9,7 @@ SMALLEST_DETERMINANT = 1e-10
 
 
 def of_exchangeable(estimates: np.ndarray, method: str, columns: int) -> Estimate:
-    """The mean of leave-one-out estimates, with the jackknife's standard error.
+    """Return the mean of leave-one-out estimates, with the jackknife's standard error.
 
     The spread of the leave-one-out estimates themselves, which Epperly, Tropp and Webber (2024)
     take, ignores that they share all but one of their vectors: we have seen it three times too
@@ -33,7 +33,7 @@ def of_exchangeable(estimates: np.ndarray, method: str, columns: int) -> Estimat
 
 
 def without_diagonal(matrix: np.ndarray) -> np.ndarray:
-    """The matrix with zeros on its diagonal."""
+    """Return the matrix with zeros on its diagonal."""
     return matrix - np.diag(np.diagonal(matrix))
 
 

@@ -45,17 +45,17 @@ class Estimate:
 
     @classmethod
     def of_samples(cls, samples: np.ndarray, method: str, columns: int, **more) -> "Estimate":
-        """Mean and standard error of (l,) samples, l >= 2."""
+        """Return the mean and standard error of (l,) samples, l >= 2."""
         error, l = float(standard_error(samples)), len(samples)
         return cls(float(np.mean(samples)), error, method, columns, l, spread=error, **more)
 
     @classmethod
     def exactly(cls, value: float, columns: int) -> "Estimate":
-        """A value known without error."""
+        """Return a value known without error."""
         return cls(float(value), 0.0, EXACT, columns)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval for the true value, widened by the truncation error."""
+        """Return Student's interval for the true value, widened by the truncation error."""
         half = self.truncation_error
         if self.samples:
             half += student(self.samples, confidence) * self.standard_error

@@ -12,7 +12,7 @@ def signs(n: int, count: int, seed: int, stream: int = random.ESTIMATOR) -> np.n
 
 
 def sphere(n: int, count: int, seed: int, stream: int = random.ESTIMATOR) -> np.ndarray:
-    """(n, count) array of independent vectors, uniform on the sphere of radius sqrt(n)."""
+    """Return (n, count) array of independent vectors, uniform on the sphere of radius sqrt(n)."""
     normal = random.standard_normal(seed, stream, (0, n), (0, count))
     return normal * (np.sqrt(n) / np.linalg.norm(normal, axis=0))
 

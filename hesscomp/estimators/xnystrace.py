@@ -14,7 +14,7 @@ SHIFTS = 4  # powers of ten above rounding that are tried
 
 
 def xnystrace(operator: Operator, columns: int, seed: int) -> Estimate:
-    """tr(H) of a semidefinite H by XNysTrace (Epperly, Tropp and Webber 2024), normalised.
+    """Return tr(H) of a semidefinite H by XNysTrace (Epperly, Tropp and Webber 2024), normalised.
 
     One block product of `columns` columns, n columns words reduced: half of XTrace's price, for
     an error that decays twice as fast. Unbiased; exact to rounding where the columns exceed the

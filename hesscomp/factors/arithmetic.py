@@ -17,7 +17,7 @@ from hesscomp.factors.provenance import NAN
 
 
 def add(F: Factor, G: Factor) -> Factor:
-    """F + G; see `lowrank.LowRank.__add__`."""
+    """Return F + G; see `lowrank.LowRank.__add__`."""
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
     w, U = _eigenpairs(F, G.in_layout(F.layout).eigenvectors, G.eigenvalues)
@@ -34,7 +34,7 @@ def add(F: Factor, G: Factor) -> Factor:
 
 
 def update(F: Factor, B: np.ndarray, c: np.ndarray) -> Factor:
-    """F + B diag(c) B^T for (rows, m) and (m,) arrays; see `lowrank.LowRank.update`."""
+    """Return F + B diag(c) B^T for (rows, m) and (m,) arrays; see `lowrank.LowRank.update`."""
     w, U = _eigenpairs(F, B, c)
     updated = replace(
         F,
@@ -47,7 +47,7 @@ def update(F: Factor, B: np.ndarray, c: np.ndarray) -> Factor:
 
 
 def scale(F: Factor, number: float) -> Factor:
-    """number F; see `lowrank.LowRank.__mul__`."""
+    """Return number F; see `lowrank.LowRank.__mul__`."""
     if not np.isfinite(number):
         raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
     return replace(
@@ -59,7 +59,7 @@ def scale(F: Factor, number: float) -> Factor:
 
 
 def truncate(F: Factor, rank: int | None, tolerance: float | None) -> Factor:
-    """The leading eigenpairs of F; see `lowrank.LowRank.truncate`."""
+    """Return the leading eigenpairs of F; see `lowrank.LowRank.truncate`."""
     if (rank is None) == (tolerance is None):
         raise InputError("truncate takes either a rank or a tolerance")
     if rank is not None and rank < 1:
@@ -114,7 +114,7 @@ def _same_point(F: Factor, G: Factor) -> bool:
 
 
 def _eigenpairs(F: Factor, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
+    """Return eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
     B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
     basis = np.hstack([F.eigenvectors, complete(F.eigenvectors, B, F.layout)])
     if not basis.shape[1]:

@@ -61,7 +61,7 @@ class Certificate:
         return self.frobenius_error_estimate / self.frobenius_norm_estimate
 
     def by_rank(self, eigenvalues: np.ndarray) -> "ErrorsByRank":
-        """What keeping only the leading 0, 1, ..., k eigenpairs leaves of H.
+        """Return what keeping only the leading 0, 1, ..., k eigenpairs leaves of H.
 
         Of Ritz pairs what is dropped adds in squares, exactly; else its norm is added (triangle
         inequality), since it may lie along H - F. The spectral bound grows by the largest |w|
@@ -172,7 +172,7 @@ class ErrorsByRank:
 
 
 def meets(tolerance, tolerance_norm: str, relative_error, spectral_bound, largest, ritz: bool):
-    """Whether errors meet a tolerance: the one rule behind every ``converged``.
+    """Return whether errors meet a tolerance: the one rule behind every ``converged``.
 
     In the Frobenius norm the relative error is to be at most the tolerance. In the spectral norm
     the bound is to be at most the tolerance times what ||H||_2 is at least: the largest |w| of

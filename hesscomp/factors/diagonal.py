@@ -87,7 +87,7 @@ class Diagonal(Factor):
         return self.entries.copy()
 
     def norm(self) -> float:
-        """The largest |d|."""
+        """Return the largest |d|."""
         return float(np.abs(self._all()).max(initial=0.0))
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
@@ -97,7 +97,7 @@ class Diagonal(Factor):
         return form if V.ndim > 1 else float(form[0])
 
     def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """How many entries of d + shift are negative, zero and positive.
+        """Return how many entries of d + shift are negative, zero and positive.
 
         Those of at most the `threshold` in magnitude count as zero; by default eps max |d|, the
         rounding level of one sum.
@@ -117,5 +117,5 @@ class Diagonal(Factor):
         return replace(self, entries=inverse, certificate=UNKNOWN)
 
     def _all(self) -> np.ndarray:
-        """All n entries, on every rank: as many words as the point has."""
+        """Return all n entries, on every rank: as many words as the point has."""
         return self._whole(self.entries)

@@ -233,7 +233,7 @@ def load_parameters(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_group(file: CheckedFile, world=None) -> Factor:
-    """The factor in a file, or in a group of one (`CheckedFile.within`)."""
+    """Return the factor in a file, or in a group of one (`CheckedFile.within`)."""
     kind, n = KINDS[_check_kind(file)], count(file, "n")
     named = {name for shape in kind.arrays.values() for name in shape if name != "n"}
     sizes = {name: count(file, name) for name in sorted(named)}
@@ -280,7 +280,7 @@ def read_group(file: CheckedFile, world=None) -> Factor:
 
 
 def _rows(file: CheckedFile, name: str, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
-    """The layout's rows of an array."""
+    """Return the layout's rows of an array."""
     if len(shape) < 2:
         return layout.local(_array(file, name, shape))
     values = read_rows(file, name, shape, layout.start, layout.stop)
@@ -305,7 +305,7 @@ def kind_of(file: CheckedFile) -> str:
 
 
 def _told(file: CheckedFile, value, kind: type):
-    """What an attribute says: one line of text, or a number."""
+    """Return what an attribute says: one line of text, or a number."""
     value = value.decode() if isinstance(value, bytes) else value
     if np.ndim(value) or (kind is str) != isinstance(value, str):
         file.refuse(f"an attribute holds {str(value)[:40]!r} where it needs a {kind.__name__}")

@@ -58,7 +58,7 @@ def _magic(source) -> bytes:
 
 
 def load_vector(path: str | os.PathLike) -> np.ndarray:
-    """A float array from a .npy file; nothing in it is ever executed."""
+    """Return a float array from a .npy file; nothing in it is ever executed."""
     try:
         array = mapped_npy(Path(path))
     except FileNotFoundError:

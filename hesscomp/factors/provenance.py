@@ -45,7 +45,7 @@ class Provenance:
         return replace(self, method=", ".join([*steps, how]))
 
     def differences(self, other: "Provenance") -> dict[str, tuple]:
-        """The values of the fields in which two differ; absent numbers are equal."""
+        """Return the values of the fields in which two differ; absent numbers are equal."""
         mine, others = asdict(self), asdict(other)
         return {
             name: (value, others[name])

@@ -85,7 +85,7 @@ class Lanczos:
         self._active = [p for p, goes_on in zip(active, alive, strict=True) if goes_on]
 
     def ritz(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ritz values of every recurrence, and the squared ends of their eigenvectors.
+        """Return Ritz values of every recurrence, and the squared ends of their eigenvectors.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """How the n rows of every block of columns lie over the ranks.
 
-*Replicated*: every rank holds all of them. *RowLayout*: each rank holds a slab of them. Algorithms hold
+*Replicated*: every rank holds all of them. *RowLayout*: each rank holds a slab. Algorithms hold
 their blocks in either and meet the difference only here: in Gram matrices, in products with what
 the ranks hold, and in random rows.
 """
@@ -51,7 +51,7 @@ class Layout(ABC):
         return self.world is not None and self.world.reproducible
 
     def local(self, array: np.ndarray) -> np.ndarray:
-        """This rank's rows of an array that is whole on all ranks; a view."""
+        """Return this rank's rows of an array that is whole on all ranks; a view."""
         return array[self.start : self.stop]
 
     def decide(self, flag: bool) -> bool:
@@ -64,30 +64,30 @@ class Layout(ABC):
 
     @abstractmethod
     def whole(self, block: np.ndarray) -> np.ndarray:
-        """All n rows of a block, on every rank."""
+        """Return all n rows of a block, on every rank."""
 
     @abstractmethod
     def inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
-        """A^T B, on every rank, for blocks of any number of columns."""
+        """Return A^T B, on every rank, for blocks of any number of columns."""
 
     def squares(self, A: np.ndarray) -> np.ndarray:
-        """The columns' sums of squares, on every rank."""
+        """Return the columns' sums of squares, on every rank."""
         return self._summed_rows(lambda rows: np.einsum("ij,ij->j", A[rows], A[rows]))
 
     def norm(self, A: np.ndarray) -> float:
-        """Frobenius norm of a block."""
+        """Return the Frobenius norm of a block."""
         return float(np.sqrt(self.squares(A).sum()))
 
     @abstractmethod
     def combine(self, Q: np.ndarray, S: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Q S for a small S that all ranks hold; `out` may be Q itself where S is square."""
+        """Return Q S for a small S that all ranks hold; `out` may be Q itself where S is square."""
 
     @abstractmethod
     def take(self, block: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """The rows of these (global) indices, on every rank."""
+        """Return the rows of these (global) indices, on every rank."""
 
     def units(self, indices: np.ndarray) -> np.ndarray:
-        """This rank's rows of the unit vectors e_i, a column for each index."""
+        """Return this rank's rows of the unit vectors e_i, a column for each index."""
         return (np.arange(self.start, self.stop)[:, None] == indices).astype(np.float64)
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Layout(ABC):
 
     @abstractmethod
     def any(self, flag: bool) -> bool:
-        """Whether the flag is true on any rank that holds other rows."""
+        """Return whether the flag is true on any rank that holds other rows."""
 
     def total(
         self,
@@ -109,7 +109,7 @@ class Layout(ABC):
         most: int,
         blocks: int = 0,
     ) -> np.ndarray:
-        """The sum over ranks of ``local(V)``, for a block V in this layout, as float64.
+        """Return the sum over ranks of ``local(V)``, for a block V in this layout, as float64.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class Layout(ABC):
         return out
 
     def product(self, V: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """``whole(V)``, a product that every rank can do for all n rows, in this layout."""
+        """Return ``whole(V)``, a product that every rank can do for all n rows, in this layout."""
         pieces = [self.local(whole(self.whole(piece))) for piece in self._pieces(V)]
         return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
 
@@ -165,7 +165,7 @@ class Layout(ABC):
 
     @abstractmethod
     def _summed_rows(self, part: Callable[[slice], np.ndarray]) -> np.ndarray:
-        """The sum of part(rows) over all rows of all ranks."""
+        """Return the sum of part(rows) over all rows of all ranks."""
 
 
 class Replicated(Layout):
@@ -265,13 +265,13 @@ class RowLayout(Layout):
         return self.world.sum_rows(array, [stop - start for start, stop in self.ranges])
 
     def qr_blocks(self) -> list[slice]:
-        """Rows that one Householder factorisation takes: all here, or one fixed block."""
+        """Return rows that one Householder factorisation takes: all here, or one fixed block."""
         if self.reproducible:
             return self._blocks()
         return [slice(None)] if self.rows else []
 
     def _blocks(self) -> list[slice]:
-        """This rank's fixed blocks of rows: the same blocks on any number of ranks."""
+        """Return this rank's fixed blocks of rows: the same blocks on any number of ranks."""
         return [
             slice(first, min(first + self._block, self.rows))
             for first in range(0, self.rows, self._block)

@@ -15,7 +15,7 @@ COLUMN_COPIES = 6  # arrays of a product's size in it: tangents, gradients, both
 
 
 def available_bytes() -> int:
-    """Memory that this node still has, within the control groups of this job."""
+    """Return the memory that this node still has, within the control groups of this job."""
     found = []
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
@@ -37,23 +37,23 @@ def _control_groups() -> list[Path]:
 
 
 def sketch_bytes(n: int, columns: int, power: int) -> float:
-    """What a sketch takes at most where every rank holds all of its rows."""
+    """Return what a sketch takes at most where every rank holds all of its rows."""
     return 8.0 * n * min(columns, n) * (4 + power)
 
 
 def fits_in_memory(world: World, needed: float) -> bool:
-    """Whether every rank has `needed` bytes, and as much again for its data. Collective."""
+    """Return whether every rank has `needed` bytes, and as much again for its data. Collective."""
     share = available_bytes() * SHARE / world.ranks_here()
     return all(world.gather(needed <= share))
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds."""
+    """Return the memory that this process holds."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """The most that this process has held since `reset_peak`."""
+    """Return the most that this process has held since `reset_peak`."""
     return _status("VmHWM")
 
 

@@ -75,7 +75,7 @@ class DifferentiableProblem(Problem):
         self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()  # of the operators that are in use
 
     def sampled(self, fraction: float, seed: int = 0) -> "DifferentiableProblem":
-        """This problem over a random sample of its rows, the same on any number of ranks.
+        """Return this problem over a random sample of its rows, the same on any number of ranks.
 
         Each row is taken with probability `fraction`, independently; m is their count. Collective.
         The engine and what it has compiled are shared.
@@ -120,7 +120,7 @@ class DifferentiableProblem(Problem):
         }
 
     def tensors(self, dtype: str) -> tuple[tf.Tensor, tf.Tensor]:
-        """This shard's inputs and targets; real numbers in `dtype`, made once."""
+        """Return this shard's inputs and targets; real numbers in `dtype`, made once."""
         if dtype not in self._tensors:
             self._tensors[dtype] = tuple(
                 share(np.ascontiguousarray(part, dtype if part.dtype.kind == "f" else None))
@@ -129,7 +129,7 @@ class DifferentiableProblem(Problem):
         return self._tensors[dtype]
 
     def compiled(self, kind: str, dtype: str, rows: tuple, V=None, extra: tuple = ()):
-        """An engine's method, compiled once for any number of rows and columns.
+        """Return an engine's method, compiled once for any number of rows and columns.
 
         Parameters
         ----------
@@ -160,14 +160,14 @@ class DifferentiableProblem(Problem):
         return self._kernels[key]
 
     def compiled_gradient(self, dtype: str):
-        """The engine's gradient, compiled for the rows here, of which there may be none."""
+        """Return the engine's gradient, compiled for the rows here, of which there may be none."""
         rows = (self.data.X, self.data.y)
         kinds = (dtype if part.dtype.kind == "f" else part.dtype for part in rows)
         specs = [tf.TensorSpec(part.shape, kind) for part, kind in zip(rows, kinds, strict=True)]
         return self.compiled("gradient", dtype, tuple(specs))
 
     def budget(self, dtype: str) -> Budget:
-        """How many rows and columns a product takes at once."""
+        """Return how many rows and columns a product takes at once."""
         if "row" not in self._kernels:
             X = self.data.X
             kind = dtype if X.dtype.kind == "f" else X.dtype
@@ -202,7 +202,7 @@ class DifferentiableProblem(Problem):
         chosen: tuple[int, ...] | None = None,
         kept: Kept | None = None,
     ) -> RowSum:
-        """An engine's symmetric product at x as this shard's curvature; local.
+        """Return an engine's symmetric product at x as this shard's curvature; local.
 
         `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`; `chosen`
         are the indices of parameter blocks that alone have rows and columns; `kept` is that of
@@ -251,7 +251,7 @@ class DifferentiableProblem(Problem):
         return float(total[0] / self.rows + self.ridge / 2 * (x @ x))
 
     def _loss(self, x: np.ndarray, rows: slice) -> np.ndarray:
-        """The sum of losses over some rows here: (1,)."""
+        """Return the sum of losses over some rows here: (1,)."""
         if "losses" not in self._kernels:
             loss_sum = self.engine.loss_sum
             self._kernels["losses"] = tf.function(loss_sum, autograph=False, reduce_retracing=True)
@@ -267,7 +267,7 @@ class DifferentiableProblem(Problem):
         return self.sum_parts(sums, (self.n,)) / self.rows
 
     def _squared_gradients(self, x: np.ndarray, part: slice) -> np.ndarray:
-        """The sum over a part of the rows here: (n,)."""
+        """Return the sum over a part of the rows here: (n,)."""
         X, y = self.tensors(self.dtype)
         theta, total = tf.constant(x, self.dtype), np.zeros(self.n)
         kernel, at_once = self._squared_gradients_kernel()
@@ -277,7 +277,7 @@ class DifferentiableProblem(Problem):
         return total
 
     def _squared_gradients_kernel(self):
-        """The sum of each row's squared gradient, and whether it takes all rows at once.
+        """Return the sum of each row's squared gradient, and whether it takes all rows at once.
 
         The engine's own, or of each row's gradient alone; compiled once a problem.
         """
@@ -295,7 +295,7 @@ class DifferentiableProblem(Problem):
 
 
 def _row_by_row(gradient):
-    """The sum of squares of a gradient of each row alone."""
+    """Return the sum of squares of a gradient of each row alone."""
 
     def squares(theta, X, y):
         def of_row(row):

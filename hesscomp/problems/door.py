@@ -174,7 +174,7 @@ class Door:
                 )
 
     def allowed(self, value, output):
-        """The rounding that two ways to a sum of losses of this output may differ by."""
+        """Return the rounding that two ways to a sum of losses of this output may differ by."""
         return self.tolerance * abs(value) + ROUNDING * (1 + tf.reduce_max(abs(output)))
 
     def compare(
@@ -226,7 +226,7 @@ class Door:
         return Outcome(found, tuple(left_out))
 
     def faulty_layer(self, engine: NetworkEngine, model: keras.Model) -> str | None:
-        """The first layer up to which the layer-wise engine differs; None if none does.
+        """Return the first layer up to which the layer-wise engine differs; None if none does.
 
         By bisection over the layers, with a random linear function of each one's output as loss.
         """
@@ -267,7 +267,7 @@ class _Trial:
         self.rows, self.rng = tf.cast(tf.shape(X)[0], tf.float64), np.random.default_rng(0)
 
     def slopes(self) -> Disagreement | None:
-        """Objective and gradient."""
+        """Return the objective and gradient."""
         theta = self.door.theta
         with tf.GradientTape(persistent=True) as self.tape:
             self.tape.watch(theta)
@@ -278,7 +278,7 @@ class _Trial:
         return self._objective(total / self.rows) or self._gradient(slope)
 
     def _pull(self, u):
-        """J^T u."""
+        """Return J^T u."""
         return self.tape.gradient(self.output, self.door.theta, u, unconnected_gradients=ZERO)
 
     @cached_property
@@ -318,7 +318,7 @@ class _Trial:
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
 
     def loss_slope(self) -> Disagreement | None:
-        """The loss's gradient by the output against its values."""
+        """Return the loss's gradient by the output against its values."""
         loss, y = self.door.loss, self.y
         wrong = wrong_slope(
             lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
@@ -328,7 +328,7 @@ class _Trial:
         return None if wrong is None else Disagreement("slope of the loss", *wrong)
 
     def penalty_slope(self) -> Disagreement | None:
-        """The regularisers' gradient against their values."""
+        """Return the regularisers' gradient against their values."""
         penalty = self.engine.penalty
         wrong = wrong_slope(
             lambda x: float(penalty.value(tf.constant(x))),
@@ -338,7 +338,7 @@ class _Trial:
         return None if wrong is None else Disagreement("slope of the regularisers", *wrong)
 
     def slope(self) -> Disagreement | None:
-        """The objective's gradient by the engine against Keras' values."""
+        """Return the objective's gradient by the engine against Keras' values."""
         wrong = wrong_slope(
             lambda x: float(self.door.objective(tf.constant(x), self.X, self.y)[0]),
             lambda x: (self.gradient(tf.constant(x), self.X, self.y)[1] / self.rows).numpy(),
@@ -358,7 +358,7 @@ class _Trial:
         return Disagreement("curvature of the loss", float(error), float(norm))
 
     def _bent(self, tangent):
-        """The loss's second derivative by the output, times a tangent of the output."""
+        """Return the loss's second derivative by the output, times a tangent of the output."""
         z = self.output
         with tf.GradientTape() as outer:
             outer.watch(z)
@@ -369,7 +369,7 @@ class _Trial:
         return outer.gradient(slope, z, tangent, unconnected_gradients=ZERO)
 
     def _tangent(self):
-        """J v, the derivative along v of J^T u by u, in which it is linear."""
+        """Return J v, the derivative along v of J^T u by u, in which it is linear."""
         theta, X, y = self.door.theta, self.X, self.y
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
@@ -385,7 +385,7 @@ class _Trial:
         return tf.constant(self.rng.standard_normal(self.door.theta.shape[0]))
 
     def _point(self, reverse: bool) -> tuple:
-        """The engine's arguments before V."""
+        """Return the engine's arguments before V."""
         theta, X, y = self.door.theta, self.X, self.y
         return theta, X, y, self.engine.values(theta, X, y, reverse)
 
@@ -400,7 +400,7 @@ class _Trial:
 
 
 def _tried(objective: Callable, theta, X, y) -> float:
-    """The objective of some rows; InputError where Keras cannot compute it."""
+    """Return the objective of some rows; InputError where Keras cannot compute it."""
     try:
         return float(objective(theta, X, y)[0])
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
@@ -412,7 +412,7 @@ def _tried(objective: Callable, theta, X, y) -> float:
 
 
 def keras_loss(given) -> Callable:
-    """The mean loss that Keras computes, in float64: ``(y, output, taken)``.
+    """Return the mean loss that Keras computes, in float64: ``(y, output, taken)``.
 
     `output` is the model's, `taken` what the loss of this package takes. The known losses are
     Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
@@ -443,7 +443,7 @@ def _summed_over_rows(loss: Loss, y, output):
 
 
 def _in_float64(loss, y, output):
-    """The mean of a Keras loss, which would otherwise cast to its own type."""
+    """Return the mean of a Keras loss, which would otherwise cast to its own type."""
     saved = loss._dtype
     loss._dtype = "float64"
     try:
@@ -482,7 +482,7 @@ def _spanning(y: np.ndarray, count: int) -> np.ndarray:
 
 
 def _moved(x: np.ndarray, pieces: list[Piece]) -> np.ndarray:
-    """x with a little noise, so that nothing lies on a kink."""
+    """Return x with a little noise, so that nothing lies on a kink."""
     noise = np.random.default_rng(2).standard_normal(len(x))
     for piece in pieces:
         part = slice(piece.offset, piece.offset + piece.size)

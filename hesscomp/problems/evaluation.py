@@ -29,7 +29,7 @@ class Evaluation:
     accuracy: float | None
 
     def columns(self) -> dict[str, float]:
-        """The numbers by their names in a history."""
+        """Return the numbers by their names in a history."""
         accuracy = {} if self.accuracy is None else {"test_accuracy": self.accuracy}
         return {"test_loss": self.loss, **accuracy}
 

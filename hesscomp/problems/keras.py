@@ -177,7 +177,7 @@ class KerasProblem(NetworkProblem):
             kept.forget()
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The model's output for rows X at the parameters x, in float64, all at once; local.
+        """Return the model's output for rows X at the parameters x, in float64, all at once; local.
 
         Its logits where the loss is computed from them (`at_logits`).
         """
@@ -192,7 +192,7 @@ class KerasProblem(NetworkProblem):
         return rows
 
     def _engine_named(self, wanted: str) -> NetworkEngine:
-        """The engine of the loss and the penalty."""
+        """Return the engine of the loss and the penalty."""
         if wanted not in ENGINES:
             raise InputError(f"unknown engine {wanted}; use one of {', '.join(ENGINES)}")
         if wanted == "generic":
@@ -290,7 +290,7 @@ class KerasProblem(NetworkProblem):
 
 
 def _single_precision(compiled) -> str | None:
-    """The first operation of a compiled function of float64 that casts to float32; None."""
+    """Return the first operation of a compiled function of float64 that casts to float32; None."""
     for operation in compiled.get_concrete_function().graph.get_operations():
         if operation.type == "Cast":
             kinds = operation.inputs[0].dtype, operation.outputs[0].dtype
@@ -306,7 +306,7 @@ _REMEDY = (
 
 
 def _first(world: World, text: str | None) -> str | None:
-    """The text of the lowest rank that has one, on every rank."""
+    """Return the text of the lowest rank that has one, on every rank."""
     return next((found for found in world.gather(text or "") if found), None)
 
 
@@ -340,7 +340,7 @@ def _check_model(model) -> None:
 
 
 def _names(model) -> list[str]:
-    """The weights' paths, without the model's own name where all begin with it.
+    """Return the weights' paths, without the model's own name where all begin with it.
 
     Where paths are not unique, layers that share theirs are numbered: 0/fc/kernel, 1/fc/kernel.
     """
@@ -365,7 +365,7 @@ def _names(model) -> list[str]:
 
 
 def _shaped(rows: Rows, model) -> Rows:
-    """Rows in the shape and kind of the model's input."""
+    """Return rows in the shape and kind of the model's input."""
     X = rows.X
     inputs = getattr(model, "inputs", None)
     if inputs:
@@ -419,7 +419,7 @@ def _say_logits(model, given, loss: Loss, ending: Ending) -> None:
 
 
 def _coded(rows: Rows, loss: Loss) -> Rows:
-    """Rows with their targets as the loss takes them."""
+    """Return rows with their targets as the loss takes them."""
     y = rows.y
     if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
         y = (y + 1) / 2

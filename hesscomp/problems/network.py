@@ -127,7 +127,7 @@ class NetworkProblem(DifferentiableProblem):
         return list(zip(factors[::2], factors[1::2], strict=True))
 
     def _kronecker_sums_over(self, part: slice, x, targets, shapes) -> list[np.ndarray]:
-        """The sums over a part of the rows here."""
+        """Return the sums over a part of the rows here."""
         X, _ = self.tensors(self.dtype)
         theta, kernel = tf.constant(x, self.dtype), self._kronecker_sums()
         totals = [np.zeros(shape) for shape in shapes]
@@ -137,7 +137,7 @@ class NetworkProblem(DifferentiableProblem):
         return totals
 
     def _kronecker_sums(self):
-        """The engine's sums, compiled once a problem."""
+        """Return the engine's sums, compiled once a problem."""
         kernel = self.compiled("kronecker", self.dtype, self.tensors(self.dtype))
         try:
             kernel.get_concrete_function()

@@ -96,7 +96,7 @@ class Rows:
         return cls(shard.X, shard.y, shard.start, shard.total, name, hashed, data.targets)
 
     def picked(self, fraction: float, seed: int) -> np.ndarray:
-        """Which rows here a sample takes: (rows,) booleans.
+        """Return which rows here a sample takes: (rows,) booleans.
 
         Row i is taken, with probability `fraction`, where the i-th of a sequence of uniform
         numbers is below `fraction`: the same rows on any number of ranks.
@@ -107,7 +107,7 @@ class Rows:
         return random.uniform(seed, random.ROW_SAMPLE, place, (0, 1))[:, 0] < fraction
 
     def only(self, kept: np.ndarray, name: str, world: World) -> "Rows":
-        """The rows that are `kept` here and on the other ranks. Collective."""
+        """Return the rows that are `kept` here and on the other ranks. Collective."""
         counts = world.gather(int(np.count_nonzero(kept)))
         if not sum(counts):
             raise InputError(f"{name} of {self.total} rows is empty; take more")

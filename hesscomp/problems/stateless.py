@@ -19,7 +19,7 @@ def network_of(model, pieces: list[Piece], at_logits: bool = False):
     run = losses_and_output(model, pieces)
 
     def network(theta, X, draw=0):
-        """The output; `draw` moves the state of random layers, if there are any."""
+        """Return the output; `draw` moves the state of random layers, if there are any."""
         _, output = run(theta, X, draw)
         return Ending.logits(output) if at_logits else output
 
@@ -101,7 +101,7 @@ class Traced:
         self.shape = tuple(self._compute.structured_outputs.shape[1:])
 
     def outputs(self, X: np.ndarray, draw: int = 0) -> tf.Tensor:
-        """The model's outputs for rows X at the initial parameters."""
+        """Return the model's outputs for rows X at the initial parameters."""
         return self._compute(self._theta, tf.constant(X, self._kind), tf.constant(draw))
 
     def probabilities(self, X: np.ndarray) -> str | None:
@@ -159,7 +159,7 @@ class Traced:
 
 
 def _constant(value, dtype, draw):
-    """Weights that are not trained, and the whole numbers from which layers draw."""
+    """Return weights that are not trained, and the whole numbers from which layers draw."""
     return tf.cast(value, dtype) if value.dtype.is_floating else value + tf.cast(draw, value.dtype)
 
 
@@ -218,7 +218,7 @@ def fixed_variables(model) -> list:
 
 
 def _random(model) -> str:
-    """The layers that draw random numbers, in words."""
+    """Return the layers that draw random numbers, in words."""
     kinds = (keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout)
     found = [
         f"{layer.name} ({type(layer).__name__})"

@@ -245,7 +245,7 @@ def _values(file: CheckedFile, group: str) -> dict[str, np.ndarray | float | int
 
 
 def _plain(value):
-    """A number or a text as Python has it; arrays as they are."""
+    """Return a number or a text as Python has it; arrays as they are."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -260,7 +260,7 @@ def check_same_run(found: dict, facts: dict, folder: str | os.PathLike) -> None:
 
 
 def _difference(found: dict, facts: dict) -> str | None:
-    """The first text among the facts that is not the one that was found."""
+    """Return the first text among the facts that is not the one that was found."""
     for name, value in facts.items():
         other = found.get(name)
         if isinstance(value, str) and not (isinstance(other, str) and other == value):

@@ -28,7 +28,7 @@ class History:
         return len(self.rows)
 
     def column(self, name: str) -> np.ndarray:
-        """One number of all rows; NaN in rows without it."""
+        """Return one number of all rows; NaN in rows without it."""
         return np.array([row.get(name, np.nan) for row in self.rows], dtype=np.float64)
 
     @property

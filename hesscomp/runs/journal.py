@@ -52,7 +52,7 @@ class Product:
     shape: tuple[int, int]
 
     def fits(self, kind: str, inputs: np.ndarray, shape: tuple[int, ...]) -> bool:
-        """Whether a product of these is this one."""
+        """Return whether a product of these is this one."""
         if kind != self.kind or inputs.shape != self.inputs.shape or shape != self.shape:
             return False
         return bool(np.all(np.abs(inputs - self.inputs) <= SAME * self.inputs[0]))
@@ -105,7 +105,7 @@ class Journal:
         layout: Layout,
         make: Callable[[], np.ndarray],
     ) -> np.ndarray:
-        """The next product of the run: from the journal if it is there, else made and kept.
+        """Return the next product of the run: from the journal if it is there, else made and kept.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class Journal:
         return np.hstack(parts) if parts else np.empty((2, 0))
 
     def _read(self, path: Path, product: Product, slabs: Layout | None) -> np.ndarray | None:
-        """The result in a file, or None, and why, where there is none that fits."""
+        """Return the result in a file, or None, and why, where there is none that fits."""
         out = reason = None
         if slabs is not None or self.world.rank == 0:
             rows = None if slabs is None else (slabs.start, slabs.stop)

@@ -134,7 +134,7 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
 
 
 def fill_in(word: str, item: str) -> str:
-    """A word of a command as a job may have it, in an array the task of this item."""
+    """Return a word of a command as a job may have it, in an array the task of this item."""
     values = {"{}": item, "{name}": item.rpartition("/")[2]}
     marks = "|".join(re.escape(mark) for mark in PLACEHOLDERS)
     return re.sub(marks, lambda found: values.get(found[0], "1"), word)
@@ -159,7 +159,7 @@ def check_names(option: str, files: Sequence[str]) -> None:
 
 
 def recipe(job: Job) -> str:
-    """The command line that makes the job's script."""
+    """Return the command line that makes the job's script."""
     words = [*MADE_BY.split(), "--name", job.title]
     for each in described(Job):
         value = getattr(job, each.name)
@@ -172,7 +172,7 @@ def recipe(job: Job) -> str:
 
 
 def job_script(job: Job) -> str:
-    """The script for `sbatch`.
+    """Return the script for `sbatch`.
 
     Exit status: the command's. Before the time ends (or on `scancel --signal=USR1 --batch`) the
     ranks get SIGUSR1; if they then end with status 75, the job, or the task of an array, is
@@ -295,7 +295,7 @@ def _launch(job: Job) -> str:
 
 
 def _wrapped(words: list[str]) -> str:
-    """The words on lines of about 100 characters, options beside their values."""
+    """Return the words on lines of about 100 characters, options beside their values."""
     groups = [words[0]]
     for word in words[1:]:
         if word.startswith("-") or word in ("hesscomp", "bash -c", '"$@"'):
@@ -316,7 +316,7 @@ def _staged(file: str) -> str:
 
 
 def _shell(word: str) -> str:
-    """A word for the shell, its placeholders being variables."""
+    """Return a word for the shell, its placeholders being variables."""
     marks = "|".join(re.escape(mark) for mark in PLACEHOLDERS)
     pieces = re.split(f"({marks})", word)
     if len(pieces) == 1:

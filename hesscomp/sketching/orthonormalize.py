@@ -62,7 +62,7 @@ def orthonormalize(
 
 
 def _beside(basis: np.ndarray, Y: np.ndarray, layout: Layout) -> np.ndarray:
-    """(I - basis basis^T) Y."""
+    """Return (I - basis basis^T) Y."""
     return _subtract(Y, basis, layout.inner(basis, Y), layout)
 
 
@@ -148,7 +148,7 @@ def _householder(Y: np.ndarray) -> np.ndarray:
 
 
 def _householder_of_stack(triangles: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """The orthonormal factor of all ranks' triangles, cut as they came."""
+    """Return the orthonormal factor of all ranks' triangles, cut as they came."""
     sizes = [[len(R) for R in mine] for mine in triangles]
     Q = _householder(np.concatenate([R for mine in triangles for R in mine]))
     pieces = iter(np.split(Q, np.cumsum([size for mine in sizes for size in mine])[:-1]))

@@ -46,7 +46,7 @@ def _read(model: keras.Model) -> "_Reader":
 
 
 def without_activation(nodes: list[Node]) -> list[Node]:
-    """A graph up to the logits that its last activation takes.
+    """Return a graph up to the logits that its last activation takes.
 
     Raises
     ------
@@ -99,7 +99,7 @@ class _Reader:
         return before[0]
 
     def _model(self, model, before) -> int:
-        """A model within the model: its graph on the values it is called with."""
+        """Return a model within the model: its graph on the values it is called with."""
         if not getattr(model, "inputs", None) or len(model.outputs) != 1:
             raise Unsupported(f"{model.name} ({type(model).__name__}) is no graph of layers")
         inner = _Reader()
