@@ -29,7 +29,7 @@ def reason(error: object) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """What a user is told of an error: one line; of one that nobody foresaw, also where it was."""
+    """Return an error's message: one line, and for an unforeseen error also where it was."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     if isinstance(error, HesscompError):
@@ -50,7 +50,7 @@ def _place(error: BaseException) -> str:
 
 
 def whole_story(error: BaseException) -> str:
-    """The traceback of an error where the user asked for it, with a line break; else nothing."""
+    """Return the traceback of an error, after a line break, if the user asked for it."""
     return "\n" + "".join(traceback.format_exception(error)) if os.environ.get(TRACEBACK) else ""
 
 

@@ -218,7 +218,7 @@ def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
             ["--nodes", "2", "--", "plan", "--n", "9", "--rows", "9"],
             "hesscomp plan runs on one rank",
         ),
-        (["--stage", "d.npz", "--", "compress"], "--stage d.npz: is no word of the command"),
+        (["--stage", "d.npz", "--", "compress"], "--stage d.npz: is not a word of the command"),
         (["--stage", "a/d", "b/d", "--", "compress", "--at", "a/d", "b/d"], "two files have"),
         (
             ["--array", "--stage", "{}", "--", "compress", "--at", "{}"],
@@ -288,7 +288,7 @@ def test_overwrites_nothing_but_its_own_scripts(tmp_path, monkeypatch, capsys):
     for text in (b"\x89HDF", b"", b"#!/usr/bin/env bash\n# mine\n"):
         (tmp_path / "f").write_bytes(text)
         assert main(["job", "--out", "f", "--", "compress"]) == 2
-        assert "f: exists and is no job script of hesscomp's" in capsys.readouterr().err
+        assert "f: exists and is not a job script of hesscomp" in capsys.readouterr().err
         assert (tmp_path / "f").read_bytes() == text
     for number in ("1", "2"):
         assert main(["job", "--out", "j", "--nodes", number, "--", "compress"]) == 0

@@ -367,7 +367,7 @@ def test_a_factor_file_cannot_point_elsewhere(world, shared_tmp, name):
             layout = h5py.VirtualLayout((N, 4), "f8")
             layout[:] = h5py.VirtualSource(name, "eigenvectors", (N, 4))
             file.create_virtual_dataset("eigenvectors", layout)
-        with pytest.raises(InputError, match="no slab beside it"):
+        with pytest.raises(InputError, match="not a slab beside it"):
             load_factor(path)
 
 

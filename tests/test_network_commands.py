@@ -411,7 +411,7 @@ def test_models_that_claim_more_than_their_files_hold_are_refused(in_tmp):
         ('"units": 3', '"units": 2000000000', "of weights, and"),
         ('"Dense"', '"StringLookup"', "keras.layers.StringLookup"),
         ('"name": "tiny"', '"name": ' + "[" * 5000 + "]" * 5000, "cannot be read as a .keras"),
-        (config, "[]", "config.json is no object"),
+        (config, "[]", "config.json is not an object"),
     ):
         with zipfile.ZipFile("forged.keras", "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():

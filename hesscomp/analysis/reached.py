@@ -33,7 +33,7 @@ def request_reached(factor: Factor) -> str:
 
 
 def pairs_reached(factor: Factor) -> str:
-    """How many eigenpairs have a small residual, how small it is, and how large the others' are."""
+    """Return how many eigenpairs have small residuals, and the sizes of these and the others."""
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     if norms is None:
         return "residuals not known"

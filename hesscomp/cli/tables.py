@@ -44,7 +44,7 @@ def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
 def comparison_table(
     names: tuple[str, str], F: Factor, G: Factor, comparison: Comparison, leading: int = 10
 ) -> str:
-    """Two factors side by side, how far they are apart, and where their provenances differ."""
+    """Return two factors side by side: their distance, and how their provenances differ."""
     spectral = f"{comparison.spectral_distance:.3e}, {comparison.relative_spectral:.2e}"
     frobenius = f"{comparison.frobenius_distance:.3e}, {comparison.relative_frobenius:.2e}"
     degrees = np.degrees(comparison.angles)

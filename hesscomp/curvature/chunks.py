@@ -166,7 +166,7 @@ class RowSum(ShardCurvature):
 
 
 def row_values(function: Callable, *specs) -> int:
-    """Numbers that a function makes of one row: what its graph's tensors with one row hold."""
+    """Return how many numbers a function makes of one row: those of its graph's tensors."""
     graph = tf.function(function).get_concrete_function(*specs).graph
     made = (op for op in graph.get_operations() if op.type not in ("Placeholder", "Identity"))
     shapes = (out.shape for operation in made for out in operation.outputs)

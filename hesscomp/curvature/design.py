@@ -79,7 +79,7 @@ class DenseDesign:
         )
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)): (n, k) to (n, k); 4 rows n k operations, one sweep over A."""
+        """Return A^T (weights * (A V)): (n, k) to (n, k); 4 rows n k operations, one sweep."""
         wide = V.shape[1] > 8
         chunk = tf.constant(WIDE_ROWS) if wide else self._chunk(self.dtype.size * self.n)
         return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), V, chunk)

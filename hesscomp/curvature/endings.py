@@ -44,7 +44,7 @@ class Ending:
         return output._keras_logits if hasattr(output, "_keras_logits") else output.op.inputs[0]
 
     def serves(self, link: str | None) -> bool:
-        """Whether Keras computes a loss, whose logits go through `link`, from these logits."""
+        """Return whether Keras computes a loss with this `link` from these logits."""
         return link is not None and (self.marked or self.activation == link)
 
     def __str__(self) -> str:

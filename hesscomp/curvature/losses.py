@@ -48,11 +48,11 @@ class Loss(ABC):
 
     @abstractmethod
     def gradient(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Gradient of each row's loss with respect to the output; same shape as `output`."""
+        """Return the gradient of each row's loss in the output; same shape as `output`."""
 
     @abstractmethod
     def curvature(self, output: tf.Tensor, y: tf.Tensor, T: tf.Tensor) -> tf.Tensor:
-        """Second derivative of each row's loss times its k tangents; same shape as `T`."""
+        """Return each row's second derivative of the loss times its k tangents; shape of `T`."""
 
     def sample(self, output: tf.Tensor, noise) -> tf.Tensor:
         """Targets drawn from the distribution whose negative log-likelihood this loss is.
@@ -338,7 +338,7 @@ def find_loss(
     Raises
     ------
     InputError
-        For a name that nobody knows, and for a loss that is no mean over rows.
+        For a name that nobody knows, and for a loss that is not a mean over rows.
     """
     loss = resolve_loss(loss)
     if isinstance(loss, Loss):

@@ -178,7 +178,7 @@ def one_precision(what: str) -> Iterator[None]:
 
 
 def share(array: np.ndarray) -> tf.Tensor:
-    """A tensor over the array's own memory where its alignment allows, else over a copy (on a GPU).
+    """Return a tensor that shares the array's memory if aligned for it, else a copy (as on a GPU).
 
     The array must not be changed afterwards.
     """
@@ -203,7 +203,7 @@ def fusing(worth: bool) -> Iterator[None]:
 
 
 def fused(function):
-    """Element-wise arithmetic as one pass over memory, compiled by XLA, where `fusing` says so."""
+    """Return element-wise arithmetic that XLA compiles to one pass, where `fusing` says so."""
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
     @wraps(function)
@@ -214,7 +214,7 @@ def fused(function):
 
 
 def view(tensor: tf.Tensor) -> np.ndarray:
-    """A tensor's own memory as an array that cannot be written to; a copy of what is on a GPU."""
+    """Return a read-only array that shares a tensor's memory, or a copy from a GPU."""
     return tensor.numpy() if "GPU" in tensor.device else np.asarray(memoryview(tensor))
 
 

@@ -28,7 +28,7 @@ NUMERIC = {"age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "ho
 
 
 def load_adult(world: World, targets: str | None = None, dtype: str | None = None) -> Dataset:
-    """Return the packaged data, 32,561 training and 16,281 test rows of 109 features. Collective.
+    """Load the packaged data, 32,561 training and 16,281 test rows of 109 features. Collective.
 
     Every rank reads the small raw files, which fixes means and categories, and encodes its own
     rows.

@@ -108,7 +108,7 @@ class StoredRows:
             raise InputError(
                 f"{path}: X has {self.count} rows but the labels have shape {y.shape}; "
                 "store one label a row: of one-hot rows y.argmax(axis=1), which are classes "
-                "(--targets classes)"
+                "(`targets` classes)"
             )
         if self.width > MAX_WIDTH:
             raise InputError(f"{path}: X has {self.width} columns; at most {MAX_WIDTH} are allowed")
@@ -123,7 +123,7 @@ class StoredRows:
         if data.ndim != 1 or indices.shape != data.shape or indptr.shape != (self.count + 1,):
             raise InputError(
                 f"{self.path}: data, indices and indptr of shapes {data.shape}, {indices.shape} "
-                f"and {indptr.shape} are no CSR matrix of {self.count} rows"
+                f"and {indptr.shape} are not a CSR matrix of {self.count} rows"
             )
 
     def __enter__(self) -> "StoredRows":

@@ -95,7 +95,7 @@ class Dataset:
 def from_arrays(
     X, y, world: World, name: str = "arrays", test=None, targets: str = SIGNS
 ) -> Dataset:
-    """A data set from each rank's own rows, of any number on each rank, also none. Collective.
+    """Make a data set from each rank's own rows, which may be none. Collective.
 
     Parameters
     ----------

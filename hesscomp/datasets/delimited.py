@@ -110,7 +110,7 @@ class CsvSource(TextSource):
             try:
                 cells = self._cells(line.decode())
             except (UnicodeDecodeError, csv.Error) as error:
-                self.refuse(row + i, f" is not CSV in UTF-8 ({error}); mend or remove it")
+                self.refuse(row + i, f" is not CSV in UTF-8 ({error}); correct or remove it")
             if len(cells) != len(self.names):
                 names = (
                     "; R's write.table leaves out the name of its row names: write.csv with "
@@ -120,7 +120,7 @@ class CsvSource(TextSource):
                 )
                 self.refuse(
                     row + i,
-                    f" has {len(cells)} columns, the header {len(self.names)}; mend or remove it"
+                    f" has {len(cells)} columns, the header {len(self.names)}; correct or remove it"
                     + names,
                 )
             labels.append(cells.pop(self.at))

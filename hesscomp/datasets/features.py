@@ -26,7 +26,7 @@ def fourier_features(
     seed: int = 0,
     dtype: str = "float64",
 ) -> Dataset:
-    """Return random Fourier features sqrt(2/D) cos(W a / S + b) of every row a.
+    """Make random Fourier features sqrt(2/D) cos(W a / S + b) of every row a.
 
     Their inner products approximate the Gaussian kernel exp(-||a - a'||^2 / (2 S^2)) (Rahimi and
     Recht 2007, algorithm 1).

@@ -61,7 +61,7 @@ class _IdxFile:
         self.stream = (gzip.open if packed else open)(path, "rb")
         zeros, kind, dimensions = self._read(2), *self._read(2)
         if zeros != b"\0\0" or kind not in TYPES or not 1 <= dimensions <= MAX_DIMENSIONS:
-            self.refuse("is no IDX file; check the path, and unpack what is not plain or .gz")
+            self.refuse("is not an IDX file; check the path, and unpack what is not plain or .gz")
         self.dtype = np.dtype(TYPES[kind])
         self.shape = tuple(np.frombuffer(self._read(4 * dimensions), ">u4").tolist())
         self.begin = 4 + 4 * dimensions

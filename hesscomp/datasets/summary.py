@@ -24,7 +24,7 @@ class DatasetSummary:
         Of a row.
     targets : {"signs", "classes", "values", "input"}
     classes : tuple of str
-        None for targets that are no classes.
+        None for targets that are not classes.
     counts : tuple of int
         Training rows of each class.
     density : float

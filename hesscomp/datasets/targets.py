@@ -134,7 +134,7 @@ class _Found:
         self.refuse(
             strangest,
             "labels must be +1/-1, 0/1, 1/2 or two texts; name their column, recode them or, for a "
-            "network, take them as classes (--targets classes)",
+            "network, take them as classes (`targets` classes)",
         )
 
     def classes(self) -> tuple:
@@ -162,7 +162,7 @@ def _real(shard, name: str) -> np.ndarray:
     if shard.y.dtype.kind not in "fiub":
         raise InputError(
             f"{name}: the labels are texts; values must be real numbers: recode them, or take them "
-            "as classes (--targets classes) with a loss for classes, such as softmax-cross-entropy"
+            "as classes (`targets` classes) with a loss for classes, such as softmax-cross-entropy"
         )
     values = np.ascontiguousarray(shard.y, dtype=np.float64)
     table = values if values.ndim == 2 else values[:, None]

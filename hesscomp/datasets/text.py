@@ -112,7 +112,7 @@ class TextSource:
 
     @contextmanager
     def _stream(self):
-        """The file opened as bytes; what is wrong with its compression is an InputError."""
+        """The file opened as bytes; an error in its compression is an InputError."""
         try:
             with OPENERS.get(self.path.suffix.lower(), open)(self.path, "rb") as stream:
                 yield stream

@@ -30,7 +30,7 @@ def check_finite(X, start: int, name: str) -> None:
 
 
 def check_columns(X, name: str, what: str) -> None:
-    """Raise InputError where rows are no vectors, for `what` takes nothing else."""
+    """Raise InputError where rows are not vectors, for `what` takes nothing else."""
     if X.ndim != 2:
         raise InputError(
             f"{name}: rows have the shape {extents(X.shape[1:])}, and {what} takes vectors; store "

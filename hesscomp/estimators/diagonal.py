@@ -67,7 +67,7 @@ def diagonal_factor(
     seed: int = 0,
     probe_count: int = 8,
 ) -> Diagonal:
-    """The diagonal of H as a factor: an operator, a preconditioner and a file, with a certificate.
+    """Estimate the diagonal of H as a factor with a certificate.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ class SpectralQuadrature:
         return Estimate.of_samples(samples, "slq", self.columns, truncation_error=truncation)
 
     def count_below(self, threshold: float) -> Estimate:
-        """How many eigenvalues lie below the threshold (Lin, Saad and Yang 2016, section 3)."""
+        """Estimate how many eigenvalues are below it (Lin, Saad and Yang 2016, section 3)."""
         return self.trace_of(lambda nodes: (nodes < threshold).astype(float))
 
     def density(
@@ -148,7 +148,7 @@ def _grid(sides: tuple[tuple[float, float], ...], count: int, rounding: float) -
 def spectral_quadrature(
     operator: Operator, *, probes: int = 10, steps: int = 80, seed: int = 0
 ) -> SpectralQuadrature:
-    """Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017, algorithm 1), all probes at once.
+    """Run stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017, algorithm 1).
 
     Parameters
     ----------

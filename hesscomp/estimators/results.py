@@ -136,7 +136,7 @@ class SpectralDensity:
     samples: int = 0
 
     def height(self, values: np.ndarray, n: int) -> np.ndarray:
-        """The density that a single eigenvalue of n makes at its own place, for each value."""
+        """Return the density that one of n eigenvalues makes at its own place, for each value."""
         values = np.asarray(values, dtype=np.float64)
         low, high = self.sides[0]
         heights = self._own_height(values, low, high)
@@ -160,5 +160,5 @@ def standard_error(samples: np.ndarray) -> np.ndarray:
 
 
 def student(samples: int, confidence: float) -> float:
-    """Half-width, in standard errors, of Student's interval for the mean of so many samples."""
+    """Return the half-width of Student's interval for a mean of samples, in standard errors."""
     return float(scipy.special.stdtrit(samples - 1, (1 + confidence) / 2))

@@ -64,7 +64,7 @@ def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.nd
 
 
 def _traces(Omega: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """Leave-one-out and leave-two-out estimates of tr(H) from (n, l) arrays Omega and Y = H Omega.
+    """Return leave-one-out and leave-two-out estimates of tr(H) from Omega and Y = H Omega.
 
     With C = Omega^T Y and F = Y C^-1 Y^T, leaving out the columns I takes
     Y C^-1 E_I ((C^-1)_II)^-1 E_I^T C^-1 Y^T off F, and omega_j^T (H - F_I) omega_j is entry (j, j)

@@ -89,7 +89,7 @@ def truncate(F: Factor, rank: int | None, tolerance: float | None) -> Factor:
 
 
 def judged(F: Factor) -> Factor:
-    """F, converged only where its certificate meets the tolerance that its provenance asks for.
+    """Return F, marked converged only if its certificate meets its provenance's tolerance.
 
     For factors made of others: the sum of two that met a tolerance need not meet it.
     """

@@ -91,7 +91,7 @@ def compare(F: Factor, G: Factor, subspace: int | None = None) -> Comparison:
 
 
 def _angles(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Principal angles, largest first, of orthonormal columns [inside; outside] to [I; 0].
+    """Return the principal angles, largest first, between orthonormal [inside; outside] and [I; 0].
 
     From cosines and sines both: SciPy's subspace_angles (1.17) loses small angles beside
     large ones.

@@ -111,7 +111,7 @@ class Diagonal(Factor):
         return Inertia(below, self.n - below - above, above, threshold)
 
     def preconditioner(self, shift: float) -> "Diagonal":
-        """diag(1 / max(|d + shift|, floor)), the floor being the rounding level of the largest."""
+        """Return diag(1 / max(|d + shift|, floor)); floor is the largest entry's rounding level."""
         floor = EPS * max(self.norm() + abs(finite_shift(shift)), 1e-300)
         inverse = 1 / np.maximum(np.abs(self.entries + shift), floor)
         return replace(self, entries=inverse, certificate=UNKNOWN)

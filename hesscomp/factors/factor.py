@@ -158,7 +158,7 @@ class Factor(Operator):
 
     @abstractmethod
     def summary(self, leading: int = 10) -> dict[str, str]:
-        """What the factor holds, for people: texts by name, `leading` numbers of each list."""
+        """Return the factor's contents as texts by name, with `leading` numbers of each list."""
 
     # An operator's
 
@@ -176,7 +176,7 @@ class Factor(Operator):
         return f"{self.kind} factor"
 
     def in_layout(self, layout: Layout) -> Self:
-        """This factor in another layout of its rows. Collective where this one is in rows."""
+        """Return this factor in another layout. Collective where this one is in rows."""
         if layout.name == "rows" and self.layout.name == "rows":
             return self
         name = self.row_array()
@@ -199,7 +199,7 @@ class Factor(Operator):
         return next(name for name, shape in cls.arrays.items() if shape[0] == "n")
 
     def sizes(self) -> dict[str, int]:
-        """The lengths in the shapes of the kind's arrays, but for n: of a low-rank one its rank."""
+        """Return the lengths in the shapes of the kind's arrays without n, such as the rank."""
         named = (
             pair
             for name, shape in self.arrays.items()
@@ -232,7 +232,7 @@ class Factor(Operator):
 
 
 def rounding_level(values: np.ndarray, count: int) -> float:
-    """Magnitude below which `count` eigenvalues cannot be told from zero: count eps max |w|."""
+    """Return count eps max |w|: smaller eigenvalues cannot be told from zero."""
     return float(count * EPS * np.abs(values).max(initial=0.0))
 
 

@@ -210,7 +210,7 @@ def load_factor(path: str | os.PathLike, world=None) -> Factor:
     Raises
     ------
     InputError
-        If the file is missing, is no factor file, is of a newer format, or contradicts itself;
+        If the file is missing, is not a factor file, is of a newer format, or contradicts itself;
         the message names the file and what is wrong in it.
     """
     if world is None:
@@ -295,7 +295,7 @@ def _check_kind(file: CheckedFile) -> str:
 
 
 def kind_of(file: CheckedFile) -> str:
-    """What a file of ours holds, a kind of factor or a trajectory; refuses others, newer ones."""
+    """Return a file's kind, of a factor or a trajectory; refuse other or newer files."""
     header.check_header(file, FORMAT, VERSION)
     kind, known = file.attributes().get("kind"), (*KINDS, TRAJECTORY)
     if kind not in known:

@@ -70,7 +70,7 @@ class LowRank(Factor):
         return self._combine(scale_rows(self.eigenvalues, coordinates))
 
     def __add__(self, other: Operator) -> Operator:
-        """F + G as one factor; its error estimates are sums, eigenvalues that cancel are dropped.
+        """Return F + G as one factor; error estimates add, eigenvalues that cancel are dropped.
 
         Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
         eigenvectors of G. With any other operator, the operator that is their sum.

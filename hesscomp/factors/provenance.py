@@ -54,6 +54,6 @@ class Provenance:
         }
 
     def shared(self, other: "Provenance") -> "Provenance":
-        """What two agree on; all else is absent, and so are costs: a sum was not compressed."""
+        """Return the fields that two agree on; others are absent, and costs too."""
         absent = {*self.differences(other), "columns", "passes", "words_reduced", "seconds"}
         return replace(self, **{name: getattr(Provenance(), name) for name in absent})

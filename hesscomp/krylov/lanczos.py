@@ -112,7 +112,7 @@ class Lanczos:
 
 
 def _orthogonalize(image: np.ndarray, basis: np.ndarray) -> tuple[float, np.ndarray]:
-    """The image's component along the last row of the basis, and what is orthogonal to all."""
+    """Return the image's component along the last row of the basis, and its orthogonal part."""
     coordinates = basis @ image
     rest = image - coordinates @ basis
     rest -= (basis @ rest) @ basis

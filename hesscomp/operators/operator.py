@@ -125,7 +125,7 @@ class Operator(ABC):
         return self._project(V, V)
 
     def _counted(self, out: np.ndarray, columns: int) -> np.ndarray:
-        """A product that is finite, entered in the ledger; of factors alone it costs nothing."""
+        """Check that a product is finite, and count it in the ledger (factors' are free)."""
         if not self.passes:
             return out
         self.world.ledger.product(columns, self.passes * self._pieces(columns))
@@ -148,7 +148,7 @@ class Operator(ABC):
         return V
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
-        """The (n, n) matrix on every rank; where it is not had at once, by products with panels.
+        """Return the (n, n) matrix on every rank, by panels of products where necessary.
 
         n columns, and memory for n^2 numbers at least twice. Collective.
         """

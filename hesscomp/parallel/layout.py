@@ -149,7 +149,7 @@ class Layout(ABC):
         return [V[:, first : first + width] for first in range(0, max(V.shape[1], 1), width)]
 
     def _width(self, columns: int, most: int | None) -> int:
-        """Columns of one piece: a function of the problem, never of the number of ranks."""
+        """Return the columns of one piece, which depend on the problem but not on the ranks."""
         return max(columns if most is None else min(columns, most), 1)
 
     def _sum(self, addend: np.ndarray, blocks: int) -> np.ndarray:

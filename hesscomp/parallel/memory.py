@@ -29,7 +29,7 @@ def available_bytes() -> int:
 
 
 def _control_groups() -> list[Path]:
-    """Folders of this process's group (version 2), and of those that it is in, up to the root."""
+    """Return this process's control groups (version 2), from its own up to the root."""
     root = Path("/sys/fs/cgroup")
     own = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
     path = root / own.lstrip("/")

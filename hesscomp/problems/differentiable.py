@@ -178,7 +178,7 @@ class DifferentiableProblem(Problem):
         return Budget(self.memory, self.n, *self._kernels["row"])
 
     def _made(self, dtype: str) -> int:
-        """Numbers of a product: of all ranks' rows, so that their number does not matter."""
+        """Return the numbers of a product over the rows of all ranks, for any number of ranks."""
         return self.rows * self.budget(dtype).row_values * COLUMNS
 
     def _row_values(self, theta, X) -> int:

@@ -132,7 +132,7 @@ class Door:
     def of(cls, problem, given, ending: Ending | None, narrow: bool = False) -> "Door":
         """That of a `KerasProblem` whose loss was `given`, and whose model has an ending.
 
-        Raises InputError where the loss of some rows is no number, or depends on other rows.
+        Raises InputError where the loss of some rows is not a number, or depends on other rows.
         """
         begun = time.monotonic()
         model, pieces, at_logits = problem.model, problem.pieces, problem.at_logits
@@ -170,7 +170,7 @@ class Door:
                 raise InputError(
                     f"the loss of {len(X)} rows together is {together:.10g}, but the mean of each "
                     f"one's own is {mean:.10g}: the model or the loss couples the rows of a batch, "
-                    "so the objective is no mean over rows"
+                    "so the objective is not a mean over rows"
                 )
 
     def allowed(self, value, output):
@@ -318,7 +318,7 @@ class _Trial:
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
 
     def loss_slope(self) -> Disagreement | None:
-        """Return the loss's gradient by the output against its values."""
+        """Return the loss's gradient with respect to the output against its values."""
         loss, y = self.door.loss, self.y
         wrong = wrong_slope(
             lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
@@ -358,7 +358,7 @@ class _Trial:
         return Disagreement("curvature of the loss", float(error), float(norm))
 
     def _bent(self, tangent):
-        """Return the loss's second derivative by the output, times a tangent of the output."""
+        """Return the loss's second derivative in the output, times a tangent of the output."""
         z = self.output
         with tf.GradientTape() as outer:
             outer.watch(z)
@@ -429,7 +429,7 @@ def keras_loss(given) -> Callable:
 
 
 def _summed_over_rows(loss: Loss, y, output):
-    """Keras' counterpart of a known loss, times the numbers in a row that it averages over."""
+    """Return Keras' counterpart of a known loss, times the row's numbers that it averages over."""
     shape, losses = output.shape[1:], keras.losses
     if isinstance(loss, SquaredError):
         found = _in_float64(losses.MeanSquaredError(), like(y, output), output)

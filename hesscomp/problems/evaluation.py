@@ -21,7 +21,7 @@ class Evaluation:
     loss : float
         The mean of the rows' losses, without ridge and regularisers.
     accuracy : float or None
-        The share of right predictions; None for a problem that is no classification.
+        The share of right predictions; None for a problem that is not a classification.
     """
 
     rows: int

@@ -177,7 +177,7 @@ class KerasProblem(NetworkProblem):
             kept.forget()
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """Return the model's output for rows X at the parameters x, in float64, all at once; local.
+        """Compute the model's output for rows X at the parameters x, in float64, at once; local.
 
         Its logits where the loss is computed from them (`at_logits`).
         """
@@ -389,7 +389,7 @@ def _shaped(rows: Rows, model) -> Rows:
 
 
 def _found(loss, model, rows: Rows, traced: "Traced") -> Loss:
-    """The loss of the model's output, or of its logits; InputError where the two do not fit."""
+    """Return the loss of the model's output or logits; InputError where they do not fit."""
     kind = tf.float64 if rows.y.dtype.kind == "f" else rows.y.dtype
     targets, ending = tf.TensorSpec([None, *rows.y.shape[1:]], kind), traced.ending
     found = find_loss(loss, traced.shape, ending, targets)

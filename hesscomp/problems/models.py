@@ -69,7 +69,7 @@ def build_network(network: Network, name: str, seed: int) -> keras.Model:
 
 
 def _numbered(layers: list) -> list:
-    """The layers, named by kind and place, whatever models were made before in this process."""
+    """Name the layers by kind and place, whatever models this process has made before."""
     counts: dict[str, int] = {}
     for layer in layers[1:]:
         kind = type(layer).__name__.lower()
@@ -107,7 +107,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
 
 
 def _unpacked(path, folder: str) -> tuple[dict, str]:
-    """A file's configuration, and its weights' file, unpacked into a folder; both checked."""
+    """Unpack a file's configuration, and its weights into a folder; both are checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
@@ -154,7 +154,7 @@ def _weight_bytes(config: dict) -> int:
 
 def _refuse_code(config, path) -> None:
     if not isinstance(config, dict):
-        raise InputError(f"{path}: cannot be read as a .keras file (config.json is no object)")
+        raise InputError(f"{path}: cannot be read as a .keras file (config.json is not an object)")
     for thing in _things(config):
         module, kind = thing.get("module"), thing["class_name"]
         known = any(module == m or (m[-1] == "." and str(module).startswith(m)) for m in MODULES)

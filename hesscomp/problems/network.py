@@ -59,7 +59,7 @@ class NetworkProblem(DifferentiableProblem):
         return self.loss.convex and (self.penalty is None or self.penalty.convex)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The model's output for rows X at the parameters x, in float64, all at once; local."""
+        """Compute the model's output for rows X at the parameters x, in float64, at once; local."""
         X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
         kernel = self.compiled("output", "float64", (X,))
         return kernel(tf.constant(x, tf.float64), X).numpy()
@@ -114,7 +114,7 @@ class NetworkProblem(DifferentiableProblem):
         Raises
         ------
         InputError
-            For layers of other kinds, and a loss that is no likelihood.
+            For layers of other kinds, and a loss that is not a likelihood.
         """
         shapes = self._kronecker_sums().get_concrete_function().output_shapes
         self.world.ledger.passes += 2

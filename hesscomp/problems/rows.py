@@ -85,7 +85,7 @@ class Rows:
 
     @classmethod
     def held_out(cls, data, world: World) -> "Rows":
-        """The test rows of a `Dataset`, made dense where they are sparse, or a pair as in `of`."""
+        """Return the test rows of a `Dataset`, made dense if sparse, or of a pair as in `of`."""
         if not isinstance(data, Dataset):
             return cls.of(data, world)
         shard, name = data.test, f"{data.name} (test)"

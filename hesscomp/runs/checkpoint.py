@@ -135,7 +135,7 @@ def _rotating(path: Path, name: str) -> Iterator[Path]:
 def open_run(
     folder: str | os.PathLike, like: Checkpoint, world, rows: tuple[int, int] = (0, 0)
 ) -> Checkpoint | None:
-    """The checkpoint that a run in `folder` goes on from, None where there is none. Collective.
+    """Return the checkpoint from which a run in `folder` resumes, or None. Collective.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
                 raise InputError(f"{word!r}: a job script cannot hold line breaks in its command")
         for file in self.stage:
             if file not in self.command:
-                raise InputError(f"`stage` {file}: is no word of the command")
+                raise InputError(f"`stage` {file}: is not a word of the command")
             if any(mark in file for mark in PLACEHOLDERS):
                 raise InputError(f"`stage` {file}: name the file itself")
         check_names("`stage`", self.stage)
@@ -141,11 +141,11 @@ def fill_in(word: str, item: str) -> str:
 
 
 def check_replaceable(path: str | os.PathLike) -> None:
-    """Raise InputError where a file is at `path` that is no job script that hesscomp wrote."""
+    """Raise InputError where a file is at `path` that is not a job script of hesscomp."""
     with suppress(FileNotFoundError), open(path, "rb") as stream:
         if not stream.read(len(BEGINNING)) == BEGINNING.encode():
             raise InputError(
-                f"{path}: exists and is no job script of hesscomp's, so it is not overwritten; "
+                f"{path}: exists and is not a job script of hesscomp, so it is not overwritten; "
                 "name another file, or remove it first"
             )
 

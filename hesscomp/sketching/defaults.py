@@ -5,7 +5,7 @@ RESIDUAL_TOLERANCE = 1e-6  # an eigenpair is accurate with ||H u - w u|| of at m
 
 
 def block_size(sketch: int) -> int:
-    """Columns of a Krylov block for rank + oversample = `sketch`: a quarter of it, within 16 to 32.
+    """Return the columns of a Krylov block: a quarter of `sketch` = rank + oversample, 16 to 32.
 
     Wide enough that products run at the matrix-product rate, no wider: narrow blocks reach higher
     powers of H with the same columns.
@@ -14,7 +14,7 @@ def block_size(sketch: int) -> int:
 
 
 def default_method(psd: bool, power: int, *krylov_options: int | None) -> str:
-    """ "nystrom" for semidefinite operators, unless more accuracy is asked for; else "krylov".
+    """Return "nystrom" for semidefinite operators unless more accuracy is asked, else "krylov".
 
     That is, more than one power step (the same products give krylov higher powers), or any option
     of krylov.

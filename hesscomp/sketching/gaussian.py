@@ -7,7 +7,7 @@ from hesscomp.parallel.layout import Layout
 
 
 def test_matrix(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
-    """This rank's rows of columns ``first:last`` of the standard normal test matrix of this seed.
+    """Return this rank's rows of columns ``first:last`` of this seed's Gaussian test matrix.
 
     Independent of the number of ranks; asking for later columns keeps the earlier ones.
     """

@@ -17,7 +17,7 @@ CONDITION = 1e7  # of a block up to which CholeskyQR2 is tried
 def orthonormalize(
     Y: np.ndarray, layout: Layout, against: np.ndarray | None = None, projected: bool = False
 ) -> np.ndarray:
-    """Orthonormal basis of the columns of a block, to rounding, which has as many columns.
+    """Return an orthonormal basis, to rounding, of a block's columns, with as many columns.
 
     Chosen by the condition that the Gram matrix shows: CholeskyQR2 (Yamamoto, Nakatsukasa,
     Yanagisawa and Fukaya 2015) up to 1e7; shifted CholeskyQR3 (Fukaya, Kannan, Nakatsukasa,
@@ -80,7 +80,7 @@ def _cholesky_qr(Y: np.ndarray, layout: Layout) -> np.ndarray | None:
 def cholesky_qr2(
     Y: np.ndarray, layout: Layout, gram: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Orthonormal basis of Y by two Cholesky factorisations; None beyond condition 1e7 or so."""
+    """Return an orthonormal basis of Y by two Cholesky factorisations; None beyond condition 1e7."""
     gram = layout.inner(Y, Y) if gram is None else gram
     inverse = _inverse_cholesky(gram, layout)
     if inverse is None:
@@ -111,7 +111,7 @@ def shifted_cholesky_qr3(
 
 
 def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
-    """Orthonormal basis of Y by Householder QR of each rank's rows, then of their triangles.
+    """Return an orthonormal basis of Y by Householder QR of each rank's rows, then of the R.
 
     For any Y; columns that depend on others are completed. Where blocks are replicated rank 0
     does it all.
@@ -127,7 +127,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _inverse_cholesky(gram: np.ndarray, layout: Layout, shift: float = 0.0) -> np.ndarray | None:
-    """R^-1 with R^T R the Gram matrix, its columns' lengths made equal; None if that fails."""
+    """Return R^-1 for the Gram matrix R^T R, scaled to equal columns; None if that fails."""
     try:
         return layout.on_root(_inverse_of_triangle, gram, shift)
     except np.linalg.LinAlgError:

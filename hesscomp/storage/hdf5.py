@@ -92,7 +92,7 @@ class CheckedFile:
     def group(self, name: str) -> h5py.Group:
         found = self.object(name)
         if not isinstance(found, h5py.Group):
-            self.refuse(f"/{name} is no group")
+            self.refuse(f"/{name} is not a group")
         return found
 
     def dataset(self, name: str, kinds: str | None = None, packed: bool = True) -> h5py.Dataset:
@@ -112,7 +112,7 @@ class CheckedFile:
         """
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-            self.refuse(f"/{name} is no data set stored in this file")
+            self.refuse(f"/{name} is not a data set stored in this file")
         if _has_sequences(found.id.get_type()):
             self.refuse(f"/{name} holds sequences of variable length")
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
@@ -267,7 +267,7 @@ def count(file: CheckedFile, name: str) -> int:
     """Return an attribute that counts something."""
     value = file.attributes().get(name)
     if not isinstance(value, np.integer) or value < 0:
-        file.refuse(f"attribute {name} is missing or no count")
+        file.refuse(f"attribute {name} is missing or not a count")
     return int(value)
 
 

@@ -60,7 +60,7 @@ class _Unpacked(io.RawIOBase):
         return len(data)
 
     def _goes_on(self) -> bool:
-        """Whether there is more to unpack: after a stream and its padding another one may come."""
+        """Return whether there is more to unpack, such as a stream after this one's padding."""
         if not self.decoder.eof:
             return True
         packed = self.decoder.unused_data.lstrip(b"\0")

@@ -184,7 +184,7 @@ class DepthwiseConvolution(Operation):
 
 
 def _dilated(W: tf.Tensor, dilation: tuple[int, int]) -> tf.Tensor:
-    """A kernel with zeros between its taps: TensorFlow has no gradients of dilation on a CPU."""
+    """Return a kernel with zeros between its taps; TensorFlow lacks dilation's CPU gradients."""
     if dilation == (1, 1):
         return W
     (height, width), shape = W.shape[:2], tf.shape(W)

@@ -50,7 +50,7 @@ class Engine(ABC):
     def squared_gradients(self, theta, X, y) -> tf.Tensor:
         """The sum of each row's squared gradient, (n,), at about the cost of the gradient.
 
-        Unsupported where there is no way but row by row.
+        Unsupported where only row by row is possible.
         """
         raise Unsupported(f"the {self.name} engine has no squared gradients")
 
@@ -102,18 +102,18 @@ class NetworkEngine(Engine):
 
     @abstractmethod
     def gauss_newton(self, theta, X, y, values, V, loss: Loss) -> tf.Tensor:
-        """Return J^T B J V with B the curvature of `loss` by the output: (n, k)."""
+        """Return J^T B J V with B the curvature of `loss` with respect to the output: (n, k)."""
 
     def penalized_gauss_newton(self, theta, X, y, values, V, loss: Loss, *chosen) -> tf.Tensor:
-        """`gauss_newton`, and the Hessian of a penalty on the parameters where there is one."""
+        """Return `gauss_newton` plus the Hessian of a penalty on the parameters, if any."""
         return self.gauss_newton(theta, X, y, values, V, loss, *chosen)
 
 
 def opaque(output: tf.Tensor) -> tf.Tensor:
     """Return an output that does not show what it was made from.
 
-    Keras' losses would look for logits behind it (`Ending`), and the derivative by the output would
-    miss what goes through them.
+    Keras' losses would look for logits behind it (`Ending`), and the derivative with respect to the
+    output would miss what goes through them.
     """
     return tf.identity(output)
 

@@ -117,7 +117,7 @@ def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
 
 
 def _is_shift(operation: tf.Operation) -> bool:
-    """Whether this is what reduce_logsumexp takes from the exponents and adds to the logarithm.
+    """Return whether this is the shift that reduce_logsumexp subtracts and adds again.
 
     The largest number, 0 where that is not finite; the result does not depend on it.
     """

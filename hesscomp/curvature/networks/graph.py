@@ -18,7 +18,7 @@ class Node:
 
 
 def read_graph(model: keras.Model) -> list[Node]:
-    """The nodes of a Sequential or functional model, in the order in which they can be computed.
+    """Return the nodes of a Sequential or functional model, in an order that can be computed.
 
     Raises
     ------
@@ -27,7 +27,9 @@ def read_graph(model: keras.Model) -> list[Node]:
     """
     if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
         kind = type(model).__name__
-        raise Unsupported(f"the model ({kind}) is no graph of layers with one input and one output")
+        raise Unsupported(
+            f"the model ({kind}) is not a graph of layers with one input and one output"
+        )
     return _read(model).nodes
 
 
@@ -51,7 +53,7 @@ def without_activation(nodes: list[Node]) -> list[Node]:
     Raises
     ------
     Unsupported
-        If its last operation is no softmax or sigmoid.
+        If its last operation is not a softmax or sigmoid.
     """
     end = len(nodes)
     while (
@@ -101,7 +103,7 @@ class _Reader:
     def _model(self, model, before) -> int:
         """Return a model within the model: its graph on the values it is called with."""
         if not getattr(model, "inputs", None) or len(model.outputs) != 1:
-            raise Unsupported(f"{model.name} ({type(model).__name__}) is no graph of layers")
+            raise Unsupported(f"{model.name} ({type(model).__name__}) is not a graph of layers")
         inner = _Reader()
         inner.nodes = self.nodes
         inner.places = dict(zip(map(_key, model.inputs), before, strict=True))

@@ -35,7 +35,7 @@ layers = keras.layers
 
 
 def operations(layer, inputs: list) -> list[Operation]:
-    """The operations of a layer, one after the other, the first of which takes all its inputs.
+    """Return the operations of a layer in order; the first of them takes all its inputs.
 
     `inputs` are the layer's symbolic inputs, for their shapes.
 

@@ -91,7 +91,7 @@ class LayerwiseEngine(NetworkEngine):
             raise Unsupported("layers that share a parameter")
 
     def _sites_with_deltas(self, theta, X, y):
-        """(operation, site, gradient by its output) of all nodes that the loss depends on."""
+        """(operation, site, gradient in its output) of all nodes that the loss depends on."""
         sites = self._values(theta, X)
         deltas = self._deltas(sites, self.loss.gradient(sites[-1].output, y))
         for node, at, delta in zip(self.nodes, sites, deltas[1:], strict=True):
@@ -224,7 +224,7 @@ class LayerwiseEngine(NetworkEngine):
 
 
 class _Total:
-    """Gradients by the parameters, or their tangents, summed over what shares the parameters."""
+    """Gradients with respect to the parameters, or their tangents, summed over shared uses."""
 
     def __init__(self, engine: LayerwiseEngine):
         self.engine = engine

@@ -105,14 +105,14 @@ class Operation(ABC):
 
     @abstractmethod
     def pull(self, at: At, delta: tf.Tensor) -> Tensors:
-        """Return the gradient by each input, from the gradient by the output."""
+        """Return the gradient with respect to each input, from that with respect to the output."""
 
     @abstractmethod
     def pull_tangent(self, at: At, delta: tf.Tensor | None, t_delta: tf.Tensor) -> list:
         """Return the derivative of `pull` along the tangents: each a tensor, a `Terms` or None."""
 
     def gradient(self, at: At, delta: tf.Tensor) -> Tensors:
-        """Return the gradient by each parameter."""
+        """Return the gradient with respect to each parameter."""
         return []
 
     def gradient_tangent(self, at: At, delta: tf.Tensor | None, t_delta: tf.Tensor) -> Tensors:
@@ -120,18 +120,18 @@ class Operation(ABC):
         return []
 
     def squares(self, at: At, delta: tf.Tensor) -> Tensors:
-        """Return the sum over rows of each row's squared gradient by each parameter.
+        """Return the sum over rows of each row's squared gradient with respect to each parameter.
 
-        Unsupported where there is no way but row by row.
+        Unsupported where only row by row is possible.
         """
         if self.variables:
             raise Unsupported(f"{type(self).__name__} has no squared gradients")
         return []
 
     def kronecker(self, at: At, delta: tf.Tensor) -> Tensors:
-        """The sums over rows of a a^T and d d^T, where a row's gradient is a d^T; [] of none.
+        """Return the sums over rows of a a^T and d d^T for gradients a d^T; [] where they are not.
 
-        Unsupported where gradients by the parameters are no such outer products.
+        Unsupported where gradients with respect to the parameters are not such outer products.
         """
         if self.variables:
             raise Unsupported(f"{type(self).__name__} has no Kronecker factors")
@@ -178,7 +178,7 @@ def flatten_rows(value: tf.Tensor) -> tf.Tensor:
 
 
 def leading_sum(value: tf.Tensor, kept: int) -> tf.Tensor:
-    """The sum over all but the last `kept` axes, as a product with ones: three times as fast."""
+    """Return the sum over all but the last `kept` axes, by a product with ones (3 times faster)."""
     shape = tf.shape(value)[-kept:]
     rows = tf.reshape(value, [-1, tf.reduce_prod(shape)])
     ones = tf.ones([1, tf.shape(rows)[0]], value.dtype)

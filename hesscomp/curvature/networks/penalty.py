@@ -65,7 +65,7 @@ class Penalty:
         )
 
     def product(self, theta: tf.Tensor, V: tf.Tensor, chosen: tuple[int, ...] | None) -> tf.Tensor:
-        """Its Hessian times V, (n, k); of the chosen parameters alone where V has rows for these.
+        """Return its Hessian times V, (n, k), or only the chosen parameters' part of it.
 
         The Hessian is 2 l2 on the diagonal for Keras' L2 and zero for its L1.
         """
