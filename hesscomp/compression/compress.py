@@ -52,25 +52,14 @@ FIRST_BLOCK = 16  # columns that an adaptive sketch starts with; it then grows b
 
 @dataclass(frozen=True, kw_only=True)
 class FactorOptions(SketchOptions):
-    """How to sketch, by which method, and where the rows of the sketch lie."""
+    """How to sketch, and by which method."""
 
     method: str = option("auto", choices=("auto", *METHODS), help="of compression")
-    layout: str = option(
-        "auto",
-        choices=("auto", "replicated", "rows"),
-        help="all rows of the sketch on every rank, or a slab on each; auto: by memory",
-    )
-    panel: int | None = option(
-        None, low=1, metavar="B",
-        help=f"with `layout` rows: columns gathered at once; default {PANEL}",
-    )  # fmt: skip
 
     def _check(self) -> None:
         super()._check()
         if self.method not in ("auto", BlockKrylov.name):
             refuse(self, KRYLOV, f"`method` {self.method}; take {BlockKrylov.name}")
-        if self.layout != "rows":
-            refuse(self, ("panel",), f"`layout` {self.layout}; take rows")
 
 
 @dataclass(frozen=True, kw_only=True)
