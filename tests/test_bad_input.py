@@ -74,7 +74,7 @@ def replaced(name, **how):
 
 def small_factor() -> LowRank:
     blocks = (("a", (2, 3), 0), ("b", (6,), 6))
-    return LowRank(np.ones(2), np.eye(12, 2), Certificate(0.1, 4.0), blocks=blocks)
+    return LowRank(np.ones(2), np.eye(12, 2), certificate=Certificate(0.1, 4.0), blocks=blocks)
 
 
 def sequence(file) -> None:

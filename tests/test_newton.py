@@ -6,10 +6,10 @@ import scipy.sparse.linalg
 
 from hesscomp.compression import compress
 from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.datasets import fourier_features, from_arrays, load_dataset
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.optimizers.newton import NewtonOptions, cheapest_solver, newton
 from hesscomp.problems.logistic import LogisticRegression
 

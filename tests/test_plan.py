@@ -10,8 +10,9 @@ import pytest
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
 from hesscomp.curvature import calibration
-from hesscomp.curvature.operator import MatrixOperator, ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.world import World
 from hesscomp.sketching.defaults import default_method
 from hesscomp.sketching.plan import Machine, Request, make_plan
@@ -32,7 +33,7 @@ RUN = """
 import json, sys
 import numpy as np
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
 from hesscomp.parallel.world import World
 

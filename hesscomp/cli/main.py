@@ -26,6 +26,7 @@ COMMANDS = {
     "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
     "train": "train a problem with an optimizer of first or second order (MPI)",
     "compress": "compress a Hessian to a certified low-rank factor (MPI)",
+    "diagonal": "make a certified factor of a Hessian's diagonal (MPI)",
     "update": "bring a factor up to date with new data or a new point (MPI)",
     "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
     "data": "describe a data set and how it would be sharded (MPI)",
@@ -41,7 +42,7 @@ COMMANDS = {
     "plan": "say what a compression will hold, reduce and take on many ranks",
     "job": "write a SLURM job script for a command, and submit it if asked",
 }
-PARALLEL = ("newton", "train", "compress", "update", "spectrum", "figure", "data")
+PARALLEL = ("newton", "train", "compress", "diagonal", "update", "spectrum", "figure", "data")
 WRAPPERS = ("job", "plan")  # another command's words follow after a --
 
 

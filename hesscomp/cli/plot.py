@@ -33,8 +33,8 @@ def run(request: PlotRequest) -> int:
         CONVERGENCE,
         RUN,
         plot_convergence,
+        plot_factor,
         plot_run,
-        plot_spectrum,
         plot_trajectory,
     )
     from hesscomp.factors import is_trajectory, load_factor, load_trajectory
@@ -49,6 +49,6 @@ def run(request: PlotRequest) -> int:
     elif is_trajectory(request.file):
         plot_trajectory(load_trajectory(request.file), request.out)
     else:
-        plot_spectrum(load_factor(request.file), request.out)
+        plot_factor(load_factor(request.file), request.out)
     print(f"wrote {request.out}")
     return 0

@@ -25,5 +25,5 @@ def run(request: RepackRequest) -> int:
     check_writable(out)
     factor = load_factor(request.file)
     save_factor(factor, out, dtype=request.dtype, compress=request.compress)
-    print(f"wrote {out}: n = {factor.n}, rank {factor.rank}, in one file")
+    print(f"wrote {out}: n = {factor.n}, {factor.extent}, in one file")
     return 0

@@ -14,7 +14,7 @@ from hesscomp.cli.interruption import ended, listen
 from hesscomp.cli.progress import ProgressLine
 from hesscomp.cli.tables import factor_table
 from hesscomp.errors import HesscompError, InputError, Interrupted
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.options import Options, option
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.threads import threads_per_rank
@@ -60,7 +60,7 @@ class Session:
         if isinstance(event, Columns):
             self.line(event)
         else:
-            self.say(factor_table(event) if isinstance(event, LowRank) else str(event))
+            self.say(factor_table(event) if isinstance(event, Factor) else str(event))
 
     def showing(self, texts: dict[type, Callable[[Any], str]], header: str = "") -> Callable:
         """`show` for a workflow that tells these kinds of things, under a header, as texts."""

@@ -19,15 +19,16 @@ class SolveRequest(Options):
     file: str = option(flag="file", metavar="F.h5", help="a factor file")
     rhs: str = option(metavar="G.npy", help="(n,) or (n, j) right-hand sides")
     shift: float = option(metavar="S", help="added to the diagonal: the ridge")
-    tail: float | str = option(
-        "last", parse=str, metavar="last|zero|FLOAT",
-        help="the value taken for the unresolved spectrum",
+    tail: float | str | None = option(
+        None, parse=str, metavar="last|zero|FLOAT",
+        help="the value taken for the unresolved spectrum, where the factor leaves one; default: "
+        "last",
     )  # fmt: skip
     out: str = option(metavar="D.npy", help="the solution")
 
     def _check(self) -> None:
         super()._check()
-        if self.tail not in ("last", "zero"):
+        if self.tail not in (None, "last", "zero"):
             tail_number(self.tail)
 
 
@@ -42,12 +43,15 @@ def run(request: SolveRequest) -> int:
         raise InputError(
             f"{request.rhs}: has shape {rhs.shape}, but {request.file} has n = {factor.n}"
         )
-    solution = factor.solve(rhs, request.shift, request.tail)
+    options, said = {}, ""
+    if factor.has_tail or request.tail is not None:
+        tail = "last" if request.tail is None else request.tail
+        options, said = {"tail": tail}, f", tail {factor.tail_value(tail):.3g}"
+    solution = factor.solve(rhs, request.shift, **options)
     with atomic_path(request.out) as temporary, open(temporary, "wb") as stream:
         np.save(stream, solution)
-    tail = factor.tail_value(request.tail)
     print(
-        f"solved with rank {factor.rank} of n = {factor.n}, shift {request.shift:g}, "
-        f"tail {tail:.3g}; ||D|| = {np.linalg.norm(solution):.6g}; wrote {request.out}"
+        f"solved with {factor.extent} of n = {factor.n}, shift {request.shift:g}{said}; "
+        f"||D|| = {np.linalg.norm(solution):.6g}; wrote {request.out}"
     )
     return 0

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hesscomp.cli.session import Session
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.workflows.correction import UpdateRequest, update
 
 REQUEST = UpdateRequest
@@ -20,6 +20,6 @@ def run(request: UpdateRequest, session: Session) -> int:
     return 0
 
 
-def _cost(factor: LowRank) -> str:
+def _cost(factor: Factor) -> str:
     columns = factor.provenance.columns
     return f"{columns if columns >= 0 else 'unknown'} product columns"

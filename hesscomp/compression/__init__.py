@@ -1,6 +1,12 @@
 """From an operator to a certified factor."""
 
-from hesscomp.compression.compress import METHODS, CompressionOptions, FactorOptions, compress
+from hesscomp.compression.compress import (
+    METHODS,
+    CompressionOptions,
+    FactorOptions,
+    blank_factor,
+    compress,
+)
 from hesscomp.compression.correction import correct
 from hesscomp.compression.generalized import GeneralizedEigen, generalized_eigen
 from hesscomp.compression.options import SketchOptions
@@ -13,6 +19,7 @@ __all__ = [
     "GeneralizedEigen",
     "SketchOptions",
     "StreamingSketch",
+    "blank_factor",
     "compress",
     "correct",
     "generalized_eigen",

@@ -17,11 +17,12 @@ from hesscomp.compression.one_pass import OnePass
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.rows import RowEigh, RowSvd
 from hesscomp.compression.svd import DirectSvd
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError, NumericalError, OperatorError
+from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
+from hesscomp.operators.operator import Operator
 from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
@@ -96,7 +97,7 @@ def compress(
     rank: int | None = None,
     tolerance: float | None = None,
     *,
-    start: LowRank | None = None,
+    start: Factor | None = None,
     **options,
 ) -> LowRank:
     """Compress a symmetric operator to a low-rank factor with an error certificate.
@@ -116,7 +117,7 @@ def compress(
         in the Frobenius norm where its `relative_error` does, in the spectral norm where its bound
         is at most the tolerance times what ||H|| is at least (`factors.certificate.meets`). Where
         `max_rank` does not suffice the factor has that rank and ``converged=False``.
-    start : LowRank, optional
+    start : Factor, optional
         With krylov (which "auto" then takes): a factor of a nearby operator, such as of the same
         loss some steps of training before. Its range is worth a product: by default a third of the
         columns are saved (power 1), at equal error where the operators are near, and nothing but
@@ -177,8 +178,8 @@ def compress(
     return LowRank(
         approximation.eigenvalues[:k].copy(),
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
-        certificate,
-        Provenance(
+        certificate=certificate,
+        provenance=Provenance(
             operator=operator.name,
             method=sketch.name,
             rank_requested=-1 if rank is None else rank,
@@ -200,6 +201,11 @@ def compress(
         ),
         layout=operator.layout,
     )
+
+
+def blank_factor(n: int) -> Factor:
+    """What stands where `compress` has made no factor yet, such as in a checkpoint: rank 0."""
+    return LowRank.blank(n)
 
 
 def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
@@ -239,7 +245,7 @@ class Dense:
         return Approximation(w, U, layout, range_error=0.0, galerkin=True, estimator="exact")
 
 
-def _choose(operator: Operator, asked: CompressionOptions, start: LowRank | None):
+def _choose(operator: Operator, asked: CompressionOptions, start: Factor | None):
     if start is not None:
         if asked.method not in ("auto", BlockKrylov.name):
             raise InputError(f"only method krylov starts from a factor, not {asked.method}")

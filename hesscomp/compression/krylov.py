@@ -5,9 +5,9 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import leading_eigenvectors, sorted_eigh
-from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.factor import Factor
+from hesscomp.operators.operator import Operator
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.defaults import BLOCKS, block_size
 from hesscomp.sketching.gaussian import test_matrix
@@ -54,7 +54,7 @@ class BlockKrylov:
     name = "krylov"
     needs_psd = False
 
-    def __init__(self, operator: Operator, options: SketchOptions, start: LowRank | None = None):
+    def __init__(self, operator: Operator, options: SketchOptions, start: Factor | None = None):
         self.operator, self.options, self.start = operator, options, start
         n, rows = operator.n, operator.layout.rows
         if options.rank is None:  # grown to a tolerance: every column counts, so no restarts
@@ -148,7 +148,7 @@ class BlockKrylov:
         Omega = draw(options.test_matrix, layout, 0, self.block, options.seed)
         if self.start is not None:  # what a product with the nearby operator would give
             F = self.start.in_layout(layout)
-            Omega = F @ Omega + ROUNDING * np.abs(F.eigenvalues).max(initial=1.0) * Omega
+            Omega = F @ Omega + ROUNDING * max(F.norm(), 1.0) * Omega
         return orthonormalize(Omega, layout)
 
     def _gaussian(self, columns: int) -> np.ndarray:

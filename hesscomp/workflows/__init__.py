@@ -7,6 +7,7 @@ _HOME = {
     "correction": ("UpdateRequest", "UpdateResult", "update"),
     "curvature": ("Curvature", "CurvatureRequest", "make_curvature", "make_operator", "make_point"),
     "density": ("SpectrumRequest", "SpectrumResult", "spectrum"),
+    "diagonals": ("DiagonalRequest", "DiagonalResult", "diagonal"),
     "figures": ("FigureRequest", "FigureResult", "figure"),
     "jobs": ("JobRequest", "JobResult", "job"),
     "logistic": ("NewtonFit", "NewtonRequest", "newton"),

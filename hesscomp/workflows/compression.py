@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.options import option, values
 from hesscomp.parallel.world import World
 from hesscomp.workflows.curvature import (
@@ -47,12 +47,12 @@ class CompressResult:
 
     Attributes
     ----------
-    factor : LowRank
+    factor : Factor
     ledger : dict
         As `Ledger.as_dict` has it.
     """
 
-    factor: LowRank
+    factor: Factor
     ledger: dict
 
     @property

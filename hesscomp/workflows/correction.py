@@ -9,7 +9,7 @@ import numpy as np
 
 from hesscomp.compression import FactorOptions, correct
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.options import option, values
 from hesscomp.parallel.world import World
 from hesscomp.workflows.curvature import POINTS, CurvatureRequest, make_curvature, read_factor
@@ -52,13 +52,13 @@ class UpdateResult:
 
     Attributes
     ----------
-    factor, before : LowRank
+    factor, before : Factor
     ledger : dict
         As `Ledger.as_dict` has it.
     """
 
-    factor: LowRank
-    before: LowRank
+    factor: Factor
+    before: Factor
     ledger: dict
 
 
@@ -97,12 +97,12 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
     return UpdateResult(factor, before, world.ledger.as_dict())
 
 
-def _digest(factor: LowRank) -> str:
+def _digest(factor: Factor) -> str:
     """By its eigenvalues, which all ranks hold."""
     return hashlib.sha256(factor.eigenvalues.tobytes()).hexdigest()
 
 
-def _named(factor: LowRank, before: LowRank, path: str) -> LowRank:
+def _named(factor: Factor, before: Factor, path: str) -> Factor:
     """`factor`, whose provenance says which factor it was started from."""
     source = before.provenance
     facts = [f"{source.method or 'a factor'} of rank {before.rank}"]

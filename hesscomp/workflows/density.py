@@ -15,7 +15,7 @@ from hesscomp.estimators import (
     spectral_quadrature,
     trace,
 )
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.options import option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
@@ -85,6 +85,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     """
     check_outputs(world, request.out, request.curve, request.save_point)
     factor = None if request.factor is None else read_factor(request.factor, world)
+    eigenvalues = None if factor is None else factor.eigenvalues
     curvature = make_curvature(request, world, progress, request.at)
     hessian, problem = curvature.operator, curvature.problem
     if factor is not None:
@@ -98,7 +99,6 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     result = SpectrumResult(quadrature, quadrature.density(request.bins), extremes, estimates)
     progress(result)
     title = f"{curvature.title}: {problem.name} on {problem.dataset_name}, n = {hessian.n}"
-    eigenvalues = None if factor is None else factor.eigenvalues
     write(
         world,
         progress,
@@ -122,7 +122,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     return result
 
 
-def _compare(factor: LowRank, curvature: Curvature, path: str, progress: Progress) -> None:
+def _compare(factor: Factor, curvature: Curvature, path: str, progress: Progress) -> None:
     """Refuse a factor of another order or model; say where it is one of another matrix."""
     curvature.check_fit(factor, path)
     point = curvature.describe(factor).parameters

@@ -7,7 +7,7 @@ import numpy as np
 from hesscomp.compression import compress
 from hesscomp.errors import InputError
 from hesscomp.estimators import exact_frobenius_norm
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.options import option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
@@ -51,14 +51,14 @@ class FigureResult:
 
     Attributes
     ----------
-    factor : LowRank
+    factor : Factor
         Made as anyone would.
     errors : dict of str to array
         By `rank`: the smallest relative error ("best"), that of the factor ("exact") and its
         certificate's ("certificate").
     """
 
-    factor: LowRank
+    factor: Factor
     errors: dict[str, np.ndarray]
 
 

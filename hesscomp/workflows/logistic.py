@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from hesscomp.compression import FactorOptions, compress
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.options import described, option, values
 from hesscomp.parallel.world import World
@@ -87,14 +87,14 @@ class NewtonFit:
     train_accuracy : float
     test : Evaluation or None
         On test rows, where there are any.
-    factor : LowRank or None
+    factor : Factor or None
         Of the Hessian at the final point, where one was asked for.
     """
 
     result: object
     train_accuracy: float
     test: object
-    factor: LowRank | None = None
+    factor: Factor | None = None
 
 
 def newton(request: NewtonRequest, world: World, progress: Progress = silent) -> NewtonFit:

@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict, dataclass
 
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
@@ -46,15 +46,18 @@ class JournalRequest(Options, group="output"):
     run: str | None = run_folder("products that are done")
 
 
-def deliver_factor(command: str, request: FactorOutput, factor: LowRank, world: World,
+def deliver_factor(command: str, request: FactorOutput, factor: Factor, world: World,
                    progress: Progress) -> None:  # fmt: skip
     """Show a factor, write it and its report; the time under the command's name is the solve."""
     progress(factor)
     write_factor(progress, request.out, factor)
+    pairs = {}
+    if factor.has_eigenpairs:
+        pairs = {"rank": factor.rank, "eigenvalues": factor.eigenvalues.tolist()}
     report = {
         "command": command,
-        "rank": factor.rank,
-        "eigenvalues": factor.eigenvalues.tolist(),
+        "kind": factor.kind,
+        **pairs,
         "certificate": {
             name: value
             for name, value in asdict(factor.certificate).items()

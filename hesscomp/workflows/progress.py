@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.factors import LowRank, save_factor
+from hesscomp.factors import Factor, save_factor
 from hesscomp.parallel.world import World
 from hesscomp.storage import files
 
@@ -60,7 +60,7 @@ def write(world: World, progress: Progress, what: str, path, writer: Callable) -
     progress(f"wrote {what}: {path}")
 
 
-def write_factor(progress: Progress, path, factor: LowRank) -> None:
+def write_factor(progress: Progress, path, factor: Factor) -> None:
     """Write a factor's file where a path is given. Collective."""
     if path is None:
         return

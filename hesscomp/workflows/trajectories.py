@@ -7,7 +7,7 @@ from pathlib import Path
 from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank, trajectory_writer
+from hesscomp.factors import Factor, trajectory_writer
 from hesscomp.options import values
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
@@ -21,7 +21,7 @@ from hesscomp.workflows.subject import make_problem
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """A point of a trajectory and its factor, in numbers; see `LowRank` and its certificate."""
+    """A point of a trajectory and its factor, in numbers; see `Factor` and its certificate."""
 
     point: str
     rank: int
@@ -98,7 +98,7 @@ def trajectory(
     return TrajectoryResult(tuple(points), world.ledger.as_dict())
 
 
-def _next(operator, last: LowRank | None, request: CompressRequest) -> LowRank:
+def _next(operator, last: Factor | None, request: CompressRequest) -> Factor:
     factor = compress_operator(operator, start=last, **values(request, CompressionOptions))
     if last is None or factor.provenance.method == "dense":
         return factor
@@ -106,7 +106,7 @@ def _next(operator, last: LowRank | None, request: CompressRequest) -> LowRank:
     return replace(factor, provenance=replace(factor.provenance, method=method))
 
 
-def _point(label: str, factor: LowRank) -> TrajectoryPoint:
+def _point(label: str, factor: Factor) -> TrajectoryPoint:
     return TrajectoryPoint(
         label,
         factor.rank,
@@ -131,7 +131,7 @@ class _Writer:
                 self.write = self.stack.enter_context(trajectory_writer(self.path))
         return self
 
-    def add(self, label: str, factor: LowRank) -> None:
+    def add(self, label: str, factor: Factor) -> None:
         whole = factor.in_layout(Replicated(factor.n))
         with self.world.phase(f"writing {self.path}"):
             if self.world.rank == 0:

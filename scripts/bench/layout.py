@@ -23,7 +23,7 @@ import record
 from threadpoolctl import threadpool_limits
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.parallel.world import World
 
 
