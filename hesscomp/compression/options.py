@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hesscomp.options import Seeded, option
+from hesscomp.options import Seeded, option, values
 from hesscomp.sketching.catalogue import TEST_MATRICES
 from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE, SketchSizes
 
@@ -36,6 +36,10 @@ class SketchOptions(SketchSizes, Seeded, group="compression"):
     def independent(self) -> bool:
         """Whether a sketch is H times independent Gaussian columns: leave-one-out holds then."""
         return self.power == 0 and self.test_matrix == "gaussian"
+
+    def facts(self, part: type) -> dict[str, object]:
+        """The options of a part as they are taken, which a run's products depend on."""
+        return values(self, part) | {"residual_tolerance": self.accuracy}
 
     @property
     def accuracy(self) -> float:
