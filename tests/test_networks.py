@@ -472,7 +472,7 @@ def test_functions(world):
     check_operator(HessianOperator(problem, problem.initial), H, 1e-11)
     check_operator(FiniteDifferenceHessian(problem, problem.initial), H, 1e-6)
     assert [block.name for block in problem.blocks] == list(weights)
-    with pytest.raises(InputError, match="needs a network"):
+    with pytest.raises(InputError, match="function lacks the capability 'Gauss-Newton matrix'"):
         GaussNewtonOperator(problem, problem.initial)
 
 

@@ -50,7 +50,7 @@ class Restricted(ShardedOperator):
             raise InputError("a restriction needs the name of at least one parameter block")
         _inherit(self, base, len(self.indices))
         chosen = tuple(i for i, b in enumerate(blocks) if b.size and b.offset in self.indices)
-        narrowed = getattr(base, "narrowed", lambda chosen: None)(chosen)
+        narrowed = base.narrowed(chosen)
         self.local = _Embedded(base, self.indices) if narrowed is None else narrowed
 
     def _columns(self, columns):

@@ -13,7 +13,6 @@ from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
-from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import Problem
 
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
@@ -111,7 +110,7 @@ class View:
         values = self._recall(x)
         if values is not None:
             return values[0]
-        self.tried.append(objective(self.problem, x))
+        self.tried.append(self.problem.objective(x))
         return self.tried[-1]
 
     def hessian(self, x: np.ndarray) -> Operator:

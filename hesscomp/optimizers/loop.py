@@ -266,14 +266,14 @@ class _Run:
     # Beginning and end
 
     def _prepare(self, x0) -> None:
-        x0 = getattr(self.problem, "initial", np.zeros(self.problem.n)) if x0 is None else x0
+        x0 = self.problem.first_point() if x0 is None else x0
         self.x = self.best = self.problem.check_point(x0).copy()
         self.state, self.values = self.optimizer.start(self.x), {}
         self.good: tuple[np.ndarray, State] | None = None
         folder = self.saving.folder
         if folder is None:
             return
-        self.facts |= self.problem.facts(self.x)
+        self.facts |= self.problem.run_identity(self.x)
         self._note_numbers(0.0, np.nan)
         saved = open_run(folder, self._checkpoint(self.x), self.world)
         if saved is not None:

@@ -362,7 +362,7 @@ class _Run:
         self.facts = {
             "optimizer": "newton",
             "options": str(replace(self.options, max_iterations=0)),
-            **problem.facts(self.x),
+            **problem.run_identity(self.x),
         }
         rows = shard.start, shard.start + len(shard.y)
         self.ranges = self.world.gather(rows)

@@ -11,8 +11,6 @@ from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
 from hesscomp.optimizers.upkeep import Upkeep
-from hesscomp.problems.kronecker import kronecker_factors
-from hesscomp.problems.second_moment import gradient_second_moment
 
 EXPONENT = 0.75
 HORIZON = 5  # solves over which a new sketch must pay
@@ -21,7 +19,7 @@ TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
 
 def squared_gradients(batch: View, x: np.ndarray, shift: float) -> Diagonal:
     """diag(mean of squared per-example gradients + shift)^-0.75 (Martens 2010, section 4.7)."""
-    moments = gradient_second_moment(batch.problem, x) + shift
+    moments = batch.problem.squared_gradients(x) + shift
     return Diagonal(moments**-EXPONENT, certificate=UNKNOWN)
 
 
@@ -54,7 +52,7 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Kronecker:
     Memory: the factors, twice; inverses cost a third of a cubed and of s cubed, on each rank.
     """
     problem, gamma, inverses = batch.problem, np.sqrt(shift), []
-    for A, S in kronecker_factors(problem, x, seed):
+    for A, S in problem.kronecker_factors(x, seed):
         means = [max(np.trace(part) / len(part), TINY) for part in (A, S)]
         pi = np.sqrt(means[0] / means[1])
         damped = ((A, pi * gamma), (S, gamma / pi))

@@ -65,14 +65,14 @@ class Journal:
     ----------
     folder : path
         Made if it is missing.
-    facts : dict of str to str
-        What the run is of; a folder of another run is refused.
+    run_identity : dict of str to str
+        What decides the numbers of the run, by name; a folder with another identity is refused.
     world : World
 
     Raises
     ------
     InputError
-        If the folder cannot be used, or holds a run with other facts.
+        If the folder cannot be used, or holds a run of another identity.
 
     Notes
     -----
@@ -82,8 +82,8 @@ class Journal:
     costs a warning and its own product. Nothing is counted in the world's ledger but `replayed`.
     """
 
-    def __init__(self, folder: str | os.PathLike, facts: dict[str, str], world):
-        self.folder, self.facts = Path(folder), facts
+    def __init__(self, folder: str | os.PathLike, run_identity: dict[str, str], world):
+        self.folder, self.run_identity = Path(folder), run_identity
         self.ledger, self.world = world.ledger, world.with_ledger(Ledger())
         self.made = 0
         last = -1
@@ -146,10 +146,10 @@ class Journal:
         """Refuse a file of another run; a damaged one is noticed when its turn has come."""
         try:
             with CheckedFile(path, WHAT) as file:
-                facts = dict(file.attributes("facts"))
+                identity = dict(file.attributes("facts"))
         except InputError:
             return
-        check_same_run(facts, self.facts, self.folder)
+        check_same_run(identity, self.run_identity, self.folder)
 
     def _signature(self, inputs: tuple[np.ndarray, ...], layout: Layout) -> np.ndarray:
         layout = copy.copy(layout)
@@ -188,7 +188,7 @@ class Journal:
 
     def _write_head(self, file: h5py.File, product: Product) -> None:
         write_header(file, FORMAT, VERSION, kind=product.kind)
-        file.create_group("facts").attrs.update(self.facts)
+        file.create_group("facts").attrs.update(self.run_identity)
         file[INPUTS] = product.inputs
 
 

@@ -193,10 +193,9 @@ def make_problem(request: ProblemRequest, world: World, progress: Progress = sil
     else:
         subject = Subject(_from_python(request, world), ANY)
     problem = subject.problem
-    engine = getattr(problem, "engine", None)
     progress(
         f"{problem.name} on {problem.dataset_name}: {problem.rows} rows, {problem.n} parameters"
-        + ("" if engine is None else f"; {engine.name} engine: {engine.reason}")
+        + (problem.derivatives and f"; {problem.derivatives}")
     )
     return subject
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -386,7 +385,7 @@ def weights(path: Path):
 
     if not is_keras_file(path):
         return load_point(path, network().count_params())
-    return read_weights(path, SimpleNamespace(model=network(), name="net"))
+    return read_weights(path, network())
 
 
 KERAS = {"spare": 2**31}
