@@ -150,6 +150,7 @@ def measured_plan(request: PlanRequest, of, world, progress=None) -> Plan:
     sizes = _sizes(request, operator.n, rows, operator.psd)
     sizes = replace(
         sizes,
+        dtype=curvature.problem.dtype,
         row_bytes=max(held - world.size * VECTORS * NUMBER * operator.n, 0) / rows
         if request.row_bytes is None
         else request.row_bytes,
