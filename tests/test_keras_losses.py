@@ -370,7 +370,7 @@ ENCODED = [  # one of each kind; options change no targets
 def check_encodings(loss: str, outputs: int, ending: str) -> None:
     """Each way of writing targets: as Keras takes it, or refused where Keras refuses it.
 
-    The value, the gradient and a product of the Hessian are those of Keras' own loss.
+    The value and the gradient are those of Keras' own loss.
     """
     model = model_of(ending, outputs)
     for encoding, y in ENCODINGS[outputs].items():
@@ -389,10 +389,12 @@ def check_encodings(loss: str, outputs: int, ending: str) -> None:
         problem = KerasProblem(model, made, (X, y), dtype="float64", check="off")
         objective, gradient = problem.objective_and_gradient(problem.initial)
         assert objective == pytest.approx(expected, rel=1e-12, abs=1e-14), encoding
-        slope, H = oracle.gradient_and_hessian()
-        v = np.sin(np.arange(1.0, problem.n + 1))[:, None]
-        close(gradient, slope, 1e-6)
-        close(HessianOperator(problem, problem.initial) @ v, H @ v, 1e-4)
+        if np.isnan(gradient).any():  # TensorFlow's too, of targets that are out of range
+            with pytest.raises(InputError, match="gradient"):
+                KerasProblem(model, made, (X, y), dtype="float64")
+            continue
+        slope = oracle.gradient()
+        assert np.linalg.norm(gradient - slope) <= 1e-5 * np.linalg.norm(slope) + 1e-11, encoding
 
 
 @pytest.mark.parametrize("loss", ENCODED)

@@ -51,7 +51,14 @@ def make_factor(n=27, rank=25, **certificate) -> LowRank:
         method="krylov", rank_requested=rank, columns=180, passes=12, words_reduced=4860,
         seconds=1.5, dtype="float64",
     )  # fmt: skip
-    return LowRank(w, U, Certificate(**known | certificate), source, np.zeros(n), BLOCKS)
+    return LowRank(
+        w,
+        U,
+        certificate=Certificate(**known | certificate),
+        provenance=source,
+        parameters=np.zeros(n),
+        blocks=BLOCKS,
+    )
 
 
 class Page(HTMLParser):
@@ -94,7 +101,9 @@ def test_block_energy_is_the_share_of_each_block():
     np.testing.assert_allclose(energy.sum(axis=0), 1, atol=1e-14)
     np.testing.assert_array_equal(block_energy(factor, 3), energy[:, :3])
     assert block_energy(replace(factor, blocks=())).shape == (0, 25)
-    axis = LowRank(np.ones(2), np.eye(27)[:, [0, 26]], factor.certificate, blocks=BLOCKS)
+    axis = LowRank(
+        np.ones(2), np.eye(27)[:, [0, 26]], certificate=factor.certificate, blocks=BLOCKS
+    )
     np.testing.assert_array_equal(block_energy(axis), [[1, 0], [0, 0], [0, 0], [0, 1]])
     blocks = [
         (name, *place) for name, (_, *place) in zip(["a/k", "b", "a/b", "c/k"], BLOCKS, strict=True)
@@ -265,9 +274,12 @@ def test_a_spectral_bound_above_the_norm_says_nothing():
 def test_factors_at_the_edge_make_pages():
     factor = make_factor()
     empty = LowRank(
-        np.empty(0), np.empty((27, 0)), Certificate(float("nan"), float("nan")), blocks=BLOCKS
+        np.empty(0),
+        np.empty((27, 0)),
+        certificate=Certificate(float("nan"), float("nan")),
+        blocks=BLOCKS,
     )
-    zero = LowRank(np.zeros(2), np.eye(27, 2), Certificate(0.0, 0.0), blocks=BLOCKS[:1])
+    zero = LowRank(np.zeros(2), np.eye(27, 2), certificate=Certificate(0.0, 0.0), blocks=BLOCKS[:1])
     odd = np.full(25, np.nan)
     odd[0], odd[1] = np.inf, 0.0
     for each in (
@@ -406,14 +418,16 @@ def worked(request, run_command, mpiexec, tmp_path_factory):
     np.savez(folder / "old.npz", X=X[:FIRST], y=y[:FIRST])
     np.savez(folder / "narrow.npz", X=X[:, :5], y=y)
     np.save(folder / "x.npy", x)
-    factor = LowRank(np.ones(1), np.eye(N, 1), Certificate(0.0, 1.0))
+    factor = LowRank(np.ones(1), np.eye(N, 1), certificate=Certificate(0.0, 1.0))
     save_factor(factor, folder / "bare.h5")
     blocks = (("kernel", (N - 1,), 0), ("bias", (1,), N - 1))
     save_factor(
         replace(factor, blocks=blocks, parameters=x, provenance=Provenance(ridge=0.0)),
         folder / "blocks.h5",
     )
-    save_factor(LowRank(np.ones(1), np.eye(3, 1), Certificate(0.0, 1.0)), folder / "narrow.h5")
+    save_factor(
+        LowRank(np.ones(1), np.eye(3, 1), certificate=Certificate(0.0, 1.0)), folder / "narrow.h5"
+    )
     launcher = [] if request.param == 1 else [mpiexec, "-n", str(request.param)]
     done = run_command(
         [*launcher, sys.executable, "-c", RUN, json.dumps(command_lines())],

@@ -10,7 +10,7 @@ import pytest
 from oracles import by_rank_0
 from test_training import check_kills, equal
 
-from hesscomp.cli.train import NAMES
+from hesscomp.cli.main import main
 from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
@@ -32,6 +32,7 @@ from hesscomp.problems.kronecker import kronecker_factors
 from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import ParameterBlock
 from hesscomp.problems.second_moment import gradient_second_moment
+from hesscomp.workflows.training import NAMES
 
 NETWORK_OPTIMIZERS = {
     "trust-region": NewtonCG("trust-region", rank=10),
@@ -261,18 +262,19 @@ def test_train_command(run_ranks, tmp_path):
     assert "0.3265233992907" in rest.stdout and "gradient norm reached" in rest.stdout
     assert len(np.load(point)) == 109
     picture = tmp_path / "run.png"
-    drawn = run_ranks(1, ["plot", run, "--out", picture])
-    assert drawn.returncode == 0 and picture.stat().st_size > 10_000, drawn.stderr
+    assert main(["plot", str(run), "--out", str(picture)]) == 0
+    assert picture.stat().st_size > 10_000
 
 
-def test_train_command_says_what_is_wrong(run_ranks):
-    shown = run_ranks(1, ["train", "--optimizer", "drsom", "--set", "help"])
-    assert shown.returncode == 0 and "directions=momentum" in shown.stdout
-    bad = run_ranks(1, ["train", "--data", "adult", "--optimizer", "sgd", "--set", "rate=1"])
-    assert bad.returncode == 2 and "learning_rate" in bad.stderr
-    words = ["train", "--data", "adult", "--optimizer", "sgd", "--set", "learning_rate=1e300"]
-    lost = run_ranks(1, words)
-    assert lost.returncode == 3 and "20 times" in lost.stdout
+@pytest.mark.serial
+def test_train_command_says_what_is_wrong(capsys):
+    assert main(["train", "--optimizer", "drsom", "--set", "help"]) == 0
+    assert "directions=momentum" in capsys.readouterr().out
+    words = ["train", "--data", "adult", "--optimizer", "sgd", "--set"]
+    assert main([*words, "rate=1"]) == 2
+    assert "learning_rate" in capsys.readouterr().err
+    assert main([*words, "learning_rate=1e300"]) == 3
+    assert "20 times" in capsys.readouterr().out
 
 
 def started(command, line: str) -> subprocess.Popen:

@@ -70,7 +70,12 @@ def factor_file(tmp_path):
 
     path = tmp_path / "factor.h5"
     certificate = Certificate(frobenius_error_estimate=0.1, frobenius_norm_estimate=2.3)
-    save_factor(LowRank(np.array([2.0, -1.0]), np.eye(5, 2), certificate, Provenance()), path)
+    save_factor(
+        LowRank(
+            np.array([2.0, -1.0]), np.eye(5, 2), certificate=certificate, provenance=Provenance()
+        ),
+        path,
+    )
     return path
 
 

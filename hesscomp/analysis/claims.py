@@ -13,7 +13,7 @@ from hesscomp.analysis.reached import (
     small_residual,
     tolerance_origin,
 )
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ ESTIMATORS = {
 }
 
 
-def claims(factor: LowRank) -> list[Claim]:
+def claims(factor: Factor) -> list[Claim]:
     """What a factor's certificate states; what it lacks is among them, named as missing."""
-    return [*_frobenius_claims(factor), _spectral_claim(factor), _request(factor), *_pairs(factor)]
+    pairs = _pairs(factor) if factor.has_eigenpairs else []
+    return [*_frobenius_claims(factor), _spectral_claim(factor), _request(factor), *pairs]
 
 
-def _frobenius_claims(factor: LowRank) -> list[Claim]:
+def _frobenius_claims(factor: Factor) -> list[Claim]:
     certificate = factor.certificate
     standing = "computed" if certificate.estimator == "exact" else "estimated"
     how = ESTIMATORS.get(certificate.estimator, f"By the estimator {certificate.estimator}.")
@@ -80,7 +81,7 @@ def _frobenius_claims(factor: LowRank) -> list[Claim]:
     ]
 
 
-def _spectral_claim(factor: LowRank) -> Claim:
+def _spectral_claim(factor: Factor) -> Claim:
     statement, bound = (
         "Bound of ‖H\u00a0−\u00a0F‖, spectral",
         factor.certificate.spectral_error_bound,
@@ -111,7 +112,7 @@ def _spectral_claim(factor: LowRank) -> Claim:
     )
 
 
-def _request(factor: LowRank) -> Claim:
+def _request(factor: Factor) -> Claim:
     source, met = factor.provenance, factor.certificate.converged
     if not np.isnan(source.tolerance_requested):
         meaning = f"The smallest rank found that meets it: {request_reached(factor)}."
@@ -124,11 +125,14 @@ def _request(factor: LowRank) -> Claim:
         meaning = f"A rank asks for no accuracy: {request_reached(factor)}."
         value = number(source.rank_requested)
         return Claim("Request: rank", value, "reached" if kept else "not met", meaning)
+    if not factor.has_eigenpairs:
+        meaning = f"It asks for no accuracy: {request_reached(factor)}."
+        return Claim("Request", factor.extent, "reached", meaning)
     unknown = "The file does not say what was asked for."
     return Claim("Request", ABSENT, "missing" if met else "not met", unknown)
 
 
-def _pairs(factor: LowRank) -> list[Claim]:
+def _pairs(factor: Factor) -> list[Claim]:
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     each, small = "Largest residual ‖H\u00a0u\u00a0−\u00a0w\u00a0u‖", "Pairs of small residual"
     out = [
@@ -159,7 +163,7 @@ def _pairs(factor: LowRank) -> list[Claim]:
     return [*out, Claim(small, value, "computed", meaning + _tolerance(factor))]
 
 
-def _tolerance(factor: LowRank) -> Markup | str:
+def _tolerance(factor: Factor) -> Markup | str:
     """The rest of the sentence about residuals: what they were measured by."""
     origin = tolerance_origin(factor)
     if not origin:

@@ -13,6 +13,7 @@ from hesscomp.analysis.energy import block_energy
 from hesscomp.analysis.html import ABSENT, TEMPLATES, marked, number, path_name, percent
 from hesscomp.analysis.plots import (
     LABELS,
+    draw_diagonal,
     draw_eigenvalues,
     draw_energy,
     draw_error,
@@ -20,7 +21,7 @@ from hesscomp.analysis.plots import (
     draw_residuals,
 )
 from hesscomp.analysis.svg import inline_svg
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.storage.files import atomic_path
 
 SHOWN_PAIRS = 20  # rows of the table of eigenvalues before the reader must ask for more
@@ -56,7 +57,7 @@ class Chart:
     caption: str
 
 
-def write_page(factor: LowRank, path: str | os.PathLike, source: str) -> None:
+def write_page(factor: Factor, path: str | os.PathLike, source: str) -> None:
     """Write `page` whole or not at all.
 
     Raises
@@ -68,12 +69,12 @@ def write_page(factor: LowRank, path: str | os.PathLike, source: str) -> None:
         temporary.write_text(page(factor, source), encoding="utf-8")
 
 
-def page(factor: LowRank, source: str) -> str:
+def page(factor: Factor, source: str) -> str:
     """One self-contained HTML page about a factor.
 
     Parameters
     ----------
-    factor : LowRank
+    factor : Factor
     source : str
         Name of the file that it came from.
 
@@ -99,20 +100,24 @@ def page(factor: LowRank, source: str) -> str:
     )
 
 
-def _title(factor: LowRank) -> str:
+def _title(factor: Factor) -> str:
     source = factor.provenance
     name = source.operator.removesuffix("Operator") or "Operator"
     of = f" of {source.problem}" if source.problem else ""
     return f"{name}{of}" + (f" on {source.dataset}" if source.dataset else "")
 
 
-def _facts(factor: LowRank) -> dict:
-    w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
+def _facts(factor: Factor) -> dict:
     error = factor.certificate.relative_error
+    error = {"relative error": percent(error) if not error < 1e-3 else number(error)}
+    facts = {"parameters n": factor.n}
+    if not factor.has_eigenpairs:
+        return {**facts, "kind": factor.kind, **error, **factor.summary(leading=1)}
+    w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
     return {
-        "parameters n": factor.n,
+        **facts,
         "rank": factor.rank,
-        "relative error": percent(error) if not error < 1e-3 else number(error),
+        **error,
         "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
         "negative": int((w < 0).sum()),
         "pairs of small residual": ABSENT
@@ -121,7 +126,7 @@ def _facts(factor: LowRank) -> dict:
     }
 
 
-def _claims(factor: LowRank) -> Table:
+def _claims(factor: Factor) -> Table:
     rows = [
         (
             claim.statement,
@@ -134,8 +139,8 @@ def _claims(factor: LowRank) -> Table:
     return Table("claims", ("statement", "value", "standing", "meaning"), rows)
 
 
-def _error_charts(factor: LowRank) -> list[Chart]:
-    if not factor.rank:
+def _error_charts(factor: Factor) -> list[Chart]:
+    if not (factor.has_eigenpairs and factor.rank):
         return []
     error = "Estimated error of keeping only the leading eigenpairs."
     charts = [_chart(factor, draw_error, error)]
@@ -145,7 +150,9 @@ def _error_charts(factor: LowRank) -> list[Chart]:
     return charts
 
 
-def _spectrum_charts(factor: LowRank) -> list[Chart]:
+def _spectrum_charts(factor: Factor) -> list[Chart]:
+    if not factor.has_eigenpairs:
+        return [_chart(factor, draw_diagonal, "Entries of the diagonal, logarithmic scale.")]
     if not factor.rank:
         return []
     negative = int((factor.eigenvalues < 0).sum())
@@ -162,8 +169,10 @@ def _spectrum_charts(factor: LowRank) -> list[Chart]:
     ]
 
 
-def _pairs(factor: LowRank) -> tuple[Table, Table]:
+def _pairs(factor: Factor) -> tuple[Table, Table] | None:
     """The leading eigenvalues, and the others."""
+    if not factor.has_eigenpairs:
+        return None
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     top = block_energy(factor) if len(factor.blocks) > 1 else None
     head = ["index", "eigenvalue", "of the largest"]
@@ -193,9 +202,9 @@ def _pairs(factor: LowRank) -> tuple[Table, Table]:
     return leading, replace(leading, rows=rows[SHOWN_PAIRS:])
 
 
-def _energy(factor: LowRank) -> tuple[Chart, Table] | None:
+def _energy(factor: Factor) -> tuple[Chart, Table] | None:
     """Where the eigenvectors live, if there are any and more than one place for them."""
-    if not factor.rank or len(factor.blocks) < 2:
+    if not (factor.has_eigenpairs and factor.rank) or len(factor.blocks) < 2:
         return None
     caption = "Sum of squares of each eigenvector over each block; columns sum to one."
     height = max(2.0, 0.8 + 0.2 * min(len(factor.blocks), LABELS))
@@ -224,7 +233,7 @@ def _shaded(share: float) -> Markup:
     return cell.format(share, percent(float(share)))
 
 
-def _provenance(factor: LowRank) -> Table:
+def _provenance(factor: Factor) -> Table:
     source = factor.provenance
     rows = {
         "problem": source.problem,
@@ -246,7 +255,7 @@ def _provenance(factor: LowRank) -> Table:
     return Table("facts-table", (), list(rows.items()))
 
 
-def _cost(factor: LowRank) -> Table:
+def _cost(factor: Factor) -> Table:
     source = factor.provenance
     known = source.columns >= 0 and factor.n
     assembled = f" ({source.columns / factor.n:.1%} of the n that assembling H takes)"
@@ -263,5 +272,5 @@ def _count(value: int) -> Markup | str:
     return number(value) if value >= 0 else ABSENT
 
 
-def _chart(factor: LowRank, draw: Callable, caption: str, height: float = 3.0) -> Chart:
+def _chart(factor: Factor, draw: Callable, caption: str, height: float = 3.0) -> Chart:
     return Chart(inline_svg(draw, factor, caption, height), caption)

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated

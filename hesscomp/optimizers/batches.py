@@ -8,8 +8,8 @@ import numpy as np
 
 from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression import compress
+from hesscomp.compression import blank_factor, compress
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.errors import InputError, Interrupted, NumericalError
-from hesscomp.factors import LowRank
-from hesscomp.factors.certificate import Certificate
+from hesscomp.factors import Certificate, Factor, from_contents
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.optimizers.upkeep import VECTOR_PENALTY, Upkeep
@@ -286,7 +285,7 @@ class _Run:
         self.norm = self.previous = self.least = float(np.linalg.norm(self.gradient))
         self._record(0.0, 0, None)
 
-    def _record(self, step: float, cg_iterations: int, factor: LowRank | None) -> None:
+    def _record(self, step: float, cg_iterations: int, factor: Factor | None) -> None:
         totals = self._totals()
         row = NewtonIteration(
             len(self.history),
@@ -315,7 +314,7 @@ class _Run:
         if not world.decide(np.isfinite(self.objective) and np.isfinite(self.norm)):
             raise NumericalError(
                 f"objective {self.objective} or gradient norm {self.norm} is not finite after "
-                f"{self.steps} steps; take a smaller --gamma or the line search"
+                f"{self.steps} steps; take a smaller `gamma` or the line search"
             )
         if world.decide(self.norm <= options.tolerance):
             return True, "the gradient norm reached the tolerance"
@@ -431,21 +430,16 @@ class _Solvers:
     def __init__(self, problem, options: NewtonOptions, solver: str):
         self.problem, self.options = problem, options
         self.solve = getattr(self, solver)
-        self.factor: LowRank | None = None
+        self.factor: Factor | None = None
         self.upkeep = Upkeep()
 
     def state(self) -> dict[str, np.ndarray | float]:
         """The factor and how it has served, for checkpoints."""
-        layout, factor = Replicated(self.problem.n, self.problem.world), self.factor
-        if factor is None:
-            unknown = Certificate(np.nan, np.nan)
-            factor = LowRank(np.zeros(0), np.zeros((layout.n, 0)), unknown, layout=layout)
-        factor = factor.in_layout(layout)
+        factor = blank_factor(self.problem.n) if self.factor is None else self.factor
         certificate = factor.certificate
         return {
             **{name: float(value) for name, value in asdict(self.upkeep).items()},
-            "eigenvalues": factor.eigenvalues,
-            "eigenvectors": factor.eigenvectors,
+            **factor.contents(),
             "error": certificate.frobenius_error_estimate,
             "norm": certificate.frobenius_norm_estimate,
         }
@@ -453,13 +447,10 @@ class _Solvers:
     def restore(self, state: dict[str, np.ndarray | float]) -> None:
         """Go on from a `state`."""
         self.upkeep = Upkeep(state["rate"], state["fresh_rate"])
-        if len(state["eigenvalues"]):
-            self.factor = LowRank(
-                state["eigenvalues"],
-                state["eigenvectors"],
-                Certificate(state["error"], state["norm"]),
-                layout=Replicated(self.problem.n, self.problem.world),
-            )
+        layout = Replicated(self.problem.n, self.problem.world)
+        factor = from_contents(state, Certificate(state["error"], state["norm"]), layout)
+        if not factor.is_blank:
+            self.factor = factor
 
     def __call__(self, x, margins, gradient, goal):
         with self.problem.world.ledger.timed("solve"):
@@ -473,7 +464,7 @@ class _Solvers:
             direction = self.problem.world.on_root(_cholesky_solve, H, -gradient)
         except np.linalg.LinAlgError:
             raise NumericalError(
-                "the Hessian plus ridge is not positive definite; raise --ridge or use --solver pcg"
+                "the Hessian plus ridge is not positive definite; raise `ridge` or use `solver` pcg"
             ) from None
         return direction, 0, None
 
@@ -499,7 +490,7 @@ class _Solvers:
         self.upkeep = self.upkeep.after(result.iterations, norm, result.residual_norm, fresh)
         return result.x, result.iterations, self.factor
 
-    def _compress(self, hessian) -> LowRank:
+    def _compress(self, hessian) -> Factor:
         with self.problem.world.ledger.timed("compress"):
             options = self.options
             return compress(

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression import SketchOptions, compress
-from hesscomp.curvature.operator import Operator
-from hesscomp.factors import LowRank
-from hesscomp.factors.certificate import Certificate
+from hesscomp.compression import SketchOptions, blank_factor, compress
+from hesscomp.factors import UNKNOWN, Diagonal, Factor, from_contents
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
 from hesscomp.optimizers.upkeep import Upkeep
@@ -18,22 +17,12 @@ from hesscomp.problems.second_moment import gradient_second_moment
 EXPONENT = 0.75
 HORIZON = 5  # solves over which a new sketch must pay
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
-UNKNOWN = Certificate(float("nan"), float("nan"))
-
-
-@dataclass(frozen=True)
-class Diagonal:
-    """The inverse of a positive diagonal matrix."""
-
-    values: np.ndarray
-
-    def __matmul__(self, v: np.ndarray) -> np.ndarray:
-        return v / (self.values if v.ndim == 1 else self.values[:, None])
 
 
 def squared_gradients(batch: View, x: np.ndarray, shift: float) -> Diagonal:
     """diag(mean of squared per-example gradients + shift)^-0.75 (Martens 2010, section 4.7)."""
-    return Diagonal((gradient_second_moment(batch.problem, x) + shift) ** EXPONENT)
+    moments = gradient_second_moment(batch.problem, x) + shift
+    return Diagonal(moments**-EXPONENT, certificate=UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -95,38 +84,39 @@ class FactorPolicy:
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
-        SketchOptions(seed=self.seed, oversample=self.oversample).validate()
+        SketchOptions(
+            seed=self.seed, oversample=self.oversample
+        )  # which refuses what is out of range
 
     def start(self, n: int) -> State:
-        return {
-            "eigenvalues": np.zeros(0), "eigenvectors": np.zeros((n, 0)),
-            "rate": 0.0, "fresh_rate": 0.0,
-        }  # fmt: skip
+        return {**blank_factor(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
-    def current(self, operator: Operator, state: State, digits: float) -> tuple[LowRank, int]:
+    def current(self, operator: Operator, state: State, digits: float) -> tuple[Factor, int]:
         """The factor that serves a solve to so many digits, and what its sketch took just now.
 
         In columns; 0 for the factor of the state.
         """
         upkeep = Upkeep(state["rate"], state["fresh_rate"])
         columns = min(self.rank + self.oversample, operator.n)
-        old = not state["eigenvectors"].shape[1]
-        if operator.world.decide(old or upkeep.refresh_pays(HORIZON * digits, columns)):
+        kept = from_contents(state, UNKNOWN)
+        pays = kept.is_blank or upkeep.refresh_pays(HORIZON * digits, columns)
+        if operator.world.decide(pays):
             factor = self.made(operator)
             return factor, factor.provenance.columns
-        return LowRank(state["eigenvalues"], state["eigenvectors"], UNKNOWN), 0
+        return kept, 0
 
-    def made(self, operator: Operator) -> LowRank:
+    def made(self, operator: Operator) -> Factor:
         """A new factor."""
         return compress(
             operator, self.rank, oversample=self.oversample, power=0, seed=self.seed,
             layout="replicated",
         )  # fmt: skip
 
-    def kept(self, state: State, factor: LowRank, sketched: int, solve: tuple) -> State:
+    def kept(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
         """The state after a solve: (iterations, residual before, residual after)."""
         upkeep = Upkeep(state["rate"], state["fresh_rate"]).after(*solve, fresh=sketched > 0)
         return {
-            "eigenvalues": factor.eigenvalues, "eigenvectors": factor.eigenvectors,
-            "rate": float(upkeep.rate), "fresh_rate": float(upkeep.fresh_rate),
-        }  # fmt: skip
+            **factor.contents(),
+            "rate": float(upkeep.rate),
+            "fresh_rate": float(upkeep.fresh_rate),
+        }

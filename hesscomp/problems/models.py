@@ -164,7 +164,7 @@ def _refuse_code(config, path) -> None:
                 named = "a Lambda layer"
             raise InputError(
                 f"{path}: holds {reason(named)}, which is code, and from files only Keras' own "
-                "layers are loaded; make the model in Python: --problem package.module:function"
+                "layers are loaded; make the model in Python: `problem` package.module:function"
             )
 
 

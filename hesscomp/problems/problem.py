@@ -8,11 +8,11 @@ from typing import Protocol
 import numpy as np
 
 from hesscomp.curvature.digest import array_digest
-from hesscomp.curvature.operator import STACK_BYTES
+from hesscomp.curvature.sharded import STACK_BYTES
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
@@ -141,9 +141,7 @@ class Problem(ABC):
             return sum_blocks(np.reshape(addends, (-1, *shape)), self.row_blocks, self.world)
         return self.world.sum(addends[0])
 
-    def describe(
-        self, factor: LowRank, x: np.ndarray, indices: np.ndarray | None = None
-    ) -> LowRank:
+    def describe(self, factor: Factor, x: np.ndarray, indices: np.ndarray | None = None) -> Factor:
         """`factor`, told which problem it belongs to and at which point it was made.
 
         `indices` are the parameters that it is of, whole blocks, where it is not of all.
