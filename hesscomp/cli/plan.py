@@ -59,7 +59,9 @@ class PlanCommand(PlanRequest):
                 )
             if name in IDLE:
                 raise InputError(f"{name}: changes nothing in a plan; leave it out")
-        words = ["compress", "--out", os.devnull, "--dtype", self.dtype, *self.command]
+        words = ["compress", "--out", os.devnull, *self.command]
+        if ":" not in (self.problem or ""):  # a problem from Python decides it
+            words += ["--dtype", self.dtype]
         for name in SUBJECT:
             if getattr(self, name) is not None:
                 words += [f"--{name}", getattr(self, name)]

@@ -158,6 +158,7 @@ def measured_plan(
     sizes = _sizes(request, operator.n, rows, operator.psd)
     sizes = replace(
         sizes,
+        dtype=curvature.problem.dtype,
         row_bytes=max(held - world.size * VECTORS * NUMBER * operator.n, 0) / rows
         if request.row_bytes is None
         else request.row_bytes,
