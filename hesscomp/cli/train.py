@@ -14,7 +14,7 @@ from hesscomp.errors import InputError
 HEADER = f"{'step':>6} {'objective':>16} {'||gradient||':>13} {'passes':>10} {'seconds':>8}"
 INTERVAL = 0.5  # seconds between two rows that are shown
 FIRST_ORDER = ("sgd", "adam", "adabelief")
-NAMES = ("newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
+NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

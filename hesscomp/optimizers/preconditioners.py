@@ -1,24 +1,16 @@
-"""Preconditioners: diagonal, by Kronecker factors, and low-rank ones of an optimizer's state."""
+"""Preconditioners that are made in every step: diagonal, and by Kronecker factors."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression import SketchOptions, compress
-from hesscomp.curvature.operator import Operator
-from hesscomp.factors import LowRank
-from hesscomp.factors.certificate import Certificate
 from hesscomp.optimizers.batches import View
-from hesscomp.optimizers.optimizer import State
-from hesscomp.optimizers.upkeep import Upkeep
 from hesscomp.problems.kronecker import kronecker_factors
 from hesscomp.problems.second_moment import gradient_second_moment
 
 EXPONENT = 0.75
-HORIZON = 5  # solves over which a new sketch must pay
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
-UNKNOWN = Certificate(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -76,57 +68,3 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Kronecker:
 def _inverse(M: np.ndarray, shift: float) -> np.ndarray:
     """(M + shift I)^-1 of a positive semidefinite matrix."""
     return scipy.linalg.inv(M + shift * np.eye(len(M)), assume_a="pos")
-
-
-@dataclass(frozen=True)
-class FactorPolicy:
-    """A factor of a curvature operator, made anew when that pays (`Upkeep`, over five solves).
-
-    Attributes
-    ----------
-    rank, oversample, seed : int
-        Of `compress`; sketched without power steps: Nystrom where the operator is semidefinite,
-        block Krylov elsewhere.
-    """
-
-    rank: int
-    oversample: int = 10
-    seed: int = 0
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        SketchOptions(seed=self.seed, oversample=self.oversample).validate()
-
-    def start(self, n: int) -> State:
-        return {
-            "eigenvalues": np.zeros(0), "eigenvectors": np.zeros((n, 0)),
-            "rate": 0.0, "fresh_rate": 0.0,
-        }  # fmt: skip
-
-    def current(self, operator: Operator, state: State, digits: float) -> tuple[LowRank, int]:
-        """The factor that serves a solve to so many digits, and what its sketch took just now.
-
-        In columns; 0 for the factor of the state.
-        """
-        upkeep = Upkeep(state["rate"], state["fresh_rate"])
-        columns = min(self.rank + self.oversample, operator.n)
-        old = not state["eigenvectors"].shape[1]
-        if operator.world.decide(old or upkeep.refresh_pays(HORIZON * digits, columns)):
-            factor = self.made(operator)
-            return factor, factor.provenance.columns
-        return LowRank(state["eigenvalues"], state["eigenvectors"], UNKNOWN), 0
-
-    def made(self, operator: Operator) -> LowRank:
-        """A new factor."""
-        return compress(
-            operator, self.rank, oversample=self.oversample, power=0, seed=self.seed,
-            layout="replicated",
-        )  # fmt: skip
-
-    def kept(self, state: State, factor: LowRank, sketched: int, solve: tuple) -> State:
-        """The state after a solve: (iterations, residual before, residual after)."""
-        upkeep = Upkeep(state["rate"], state["fresh_rate"]).after(*solve, fresh=sketched > 0)
-        return {
-            "eigenvalues": factor.eigenvalues, "eigenvectors": factor.eigenvectors,
-            "rate": float(upkeep.rate), "fresh_rate": float(upkeep.fresh_rate),
-        }  # fmt: skip

@@ -34,3 +34,8 @@ class Capability:
 
 INITIAL_POINT = Capability("initial point", ("initial",), "start from zero or from a file")
 SAMPLING = Capability("sampling", ("sampled",), "use all rows")
+MARGINS = Capability(
+    "margins",
+    ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),
+    "its margins are computed anew at each point",
+)

@@ -13,7 +13,7 @@ from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import SAMPLING
+from hesscomp.problems.capabilities import MARGINS, SAMPLING
 from hesscomp.problems.problem import ParameterBlock, Problem, chunks
 from hesscomp.problems.rows import Rows
 
@@ -43,7 +43,7 @@ class LogisticRegression(Problem):
 
     name = "logistic-regression"
     psd = True
-    capabilities = frozenset({SAMPLING})
+    capabilities = frozenset({MARGINS, SAMPLING})
     counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 
     def __init__(

@@ -16,7 +16,7 @@ from hesscomp.factors import LowRank
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, Capability
+from hesscomp.problems.capabilities import INITIAL_POINT, MARGINS, SAMPLING, Capability
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,29 @@ class Problem(ABC):
         if self.world.reproducible:
             return sum_blocks(np.reshape(addends, (-1, *shape)), self.row_blocks, self.world)
         return self.world.sum(addends[0])
+
+    # With the capability `MARGINS`: the rows' losses are functions of margins A x, linear in x, so
+    # that those along a line follow from the margins at two points.
+
+    def margins(self, x: np.ndarray):
+        """A x for this shard's rows, one number each, as an array of the problem's kind."""
+        raise self.lacks(MARGINS)
+
+    def known_margins(self, values: np.ndarray):
+        """Such an array of margins that were computed before."""
+        raise self.lacks(MARGINS)
+
+    def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
+        """As `objective_and_gradient`, where the margins at x are known."""
+        raise self.lacks(MARGINS)
+
+    def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:
+        """The mean losses without ridge at margins + step * direction, for each of the steps."""
+        raise self.lacks(MARGINS)
+
+    def curvature_at(self, margins) -> ShardCurvature:
+        """As `linearize`, where the margins are known."""
+        raise self.lacks(MARGINS)
 
     def describe(
         self, factor: LowRank, x: np.ndarray, indices: np.ndarray | None = None
