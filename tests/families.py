@@ -10,7 +10,7 @@ import numpy as np
 import scipy.fft
 import scipy.sparse.linalg
 
-from hesscomp.curvature.operator import MatrixOperator
+from hesscomp.operators.matrix import MatrixOperator
 
 N, R = 1000, 10
 NOISE = {"LowRankLowNoise": 1e-4, "LowRankMedNoise": 1e-2, "LowRankHiNoise": 1e-1}

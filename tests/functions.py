@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.problems.capabilities import INITIAL_POINT
 from hesscomp.problems.problem import ParameterBlock, Problem
@@ -28,7 +29,9 @@ class Function(Problem):
         return Dense(self.hessian(x) * (self.world.rank == 0))
 
 
-class Dense:
+class Dense(ShardCurvature):
+    assembles = True
+
     def __init__(self, matrix):
         self.matrix = matrix
 

@@ -7,8 +7,8 @@ import pytest
 
 from hesscomp.compression import compress
 from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.datasets import load_dataset
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.optimizers.newton import NewtonOptions, newton
 from hesscomp.problems.logistic import LogisticRegression
 

@@ -22,8 +22,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hesscomp.cli.main import main
-from hesscomp.cli.sizes import parse_bytes
-from hesscomp.cli.train import NAMES
 from hesscomp.datasets import load_dataset
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.factors import (
@@ -42,6 +40,8 @@ from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
 from hesscomp.storage.hdf5 import CheckedFile
 from hesscomp.storage.xz import open_xz
+from hesscomp.workflows.sizes import parse_bytes
+from hesscomp.workflows.training import NAMES
 
 
 def refused(read, path) -> str:
@@ -74,7 +74,7 @@ def replaced(name, **how):
 
 def small_factor() -> LowRank:
     blocks = (("a", (2, 3), 0), ("b", (6,), 6))
-    return LowRank(np.ones(2), np.eye(12, 2), Certificate(0.1, 4.0), blocks=blocks)
+    return LowRank(np.ones(2), np.eye(12, 2), certificate=Certificate(0.1, 4.0), blocks=blocks)
 
 
 def sequence(file) -> None:
@@ -428,9 +428,9 @@ WORDS = st.one_of(
 @given(WORDS)
 def test_sizes_are_finite_or_refused(text):
     try:
-        assert 0 < parse_bytes(text, "--memory-limit") < np.inf
+        assert 0 < parse_bytes(text) < np.inf
     except InputError as error:
-        assert str(error).startswith("--memory-limit ") and str(error).isprintable()
+        assert "is no size" in str(error) and str(error).isprintable()
 
 
 SETTINGS = ["", "=", "=1", "absent=1", "NAME", "NAME=", "NAME==1", "NAME=many", "NAME=nan",
@@ -508,15 +508,15 @@ def test_values_of_options(command, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--sample=nan"], "a sample must be a fraction above 0 and at most 1, not nan"),
-        (["--sample=-0.5"], "a sample must be a fraction above 0 and at most 1, not -0.5"),
+        (["--sample=nan"], "--sample must be above 0 and at most 1, not nan"),
+        (["--sample=-0.5"], "--sample must be above 0 and at most 1, not -0.5"),
         (["--sample=1e-9"], "is empty; take more"),
         (["--blocks="], "needs the name of at least one parameter block"),
         (["--blocks", "a,coefficients"], "no parameter block is called a; they are coefficients"),
         (["--memory-limit", "1G"], "--memory-limit does not go with logistic regression"),
-        (["--memory-limit", "0"], "--memory-limit 0: is no size"),
-        (["--ridge", "nan"], "ridge must be a finite number of at least 0, not nan"),
-        (["--seed", "-1"], "seed must be at least 0 and below 2^32, not -1"),
+        (["--memory-limit", "0"], "--memory-limit: 0: is no size"),
+        (["--ridge", "nan"], "--ridge must be at least 0, not nan"),
+        (["--seed", "-1"], "--seed must be at least 0 and at most 4294967295, not -1"),
     ],
 )
 def test_options_that_need_the_data(words, message, capsys, tmp_path):
@@ -533,7 +533,8 @@ def test_options_that_need_the_data(words, message, capsys, tmp_path):
         (["--rank=3"], "--rank=3: give it before the --"),
         (["--power"], "--power: give it before the --"),
         (["--sample"], "argument --sample: expected one argument"),
-        (["--sample", "2"], "no such file"),
+        (["--sample", "2"], "--sample must be above 0 and at most 1"),
+        (["--sample", "1"], "no such file"),
     ],
 )
 def test_what_a_plan_hands_on(words, message, capsys):

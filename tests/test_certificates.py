@@ -18,12 +18,13 @@ certificate is on the safe side.
 error that is not below that of the factor. The columns of one sketch depend on each other, so by
 Hoelder's inequality one sketch has the lower tail of one probe only; the mean over `SKETCHES`
 independent ones has that of as many probes. That is what is asserted, with the sqrt(2) for what is
-cut.
+cut. It speaks of one column fewer: over as many sketches it is at most `ABOVE_TRUTH` times the true
+error of factors of that width (1.08 as measured).
 
 **The spectral bound** fails with probability 10^-r: with five probes or more, in none of these.
 
 With 475 examples, and at most 12 estimates in each, some assertion fails by chance with probability
-475 (24 MISS + 12 10^-5) < 7%; the draws are fixed, so this chance was taken once.
+475 (24 MISS + 12 10^-5) < 18%; the draws are fixed, so this chance was taken once.
 """
 
 from dataclasses import dataclass, replace
@@ -39,8 +40,9 @@ from hesscomp.compression import METHODS, compress, correct, generalized_eigen
 from hesscomp.compression.streaming import StreamingSketch
 from hesscomp.parallel.layout import Replicated
 
-MISS = 1e-6  # probability that one estimate leaves its slack on one side
+MISS = 1e-5  # probability that one estimate leaves its slack on one side
 SKETCHES = 8
+ABOVE_TRUTH = 1.5  # leave-one-out over the errors of sketches of one column fewer
 ROUNDING = 1e-11  # of ||H||: what cannot be certified in double precision
 ABOVE = ("nystrom", "nystrom-range")  # semidefinite: what is cut off adds to the error
 FREE = ("svd", "one-pass", "row-eigh", "row-svd", "nystrom-indefinite")  # parts may cancel
@@ -174,10 +176,15 @@ def check_frobenius(case: Case, factor, true: float, floor: float, world) -> Non
         return
     cut = 1 if known.ritz else 2
     if known.estimator == "leave-one-out":
-        low, estimates = np.sqrt(slack(SKETCHES, False) / cut), [estimate]
+        low, estimates, errors = np.sqrt(slack(SKETCHES, False) / cut), [estimate], []
+        narrow = {"oversample": max(case.options["oversample"] - 1, 0)}
         for seed in range(100, 99 + SKETCHES):
             other = case.compress(world, seed=seed).certificate
             estimates.append(other.frobenius_error_estimate)
+            smaller = case.compress(world, seed=seed, **narrow).in_layout(Replicated(case.n))
+            errors.append(np.linalg.norm(case.matrix - dense(smaller)))
+        most = ABOVE_TRUTH * np.sqrt(np.mean(np.square(errors))) + floor
+        assert np.sqrt(np.mean(np.square(estimates))) <= most
         # The errors of the sketches differ: that of the best factor is below all of them.
         best = np.sort(np.abs(np.linalg.eigvalsh(case.matrix)))[: case.n - factor.rank]
         assert np.sqrt(np.mean(np.square(estimates))) >= low * np.linalg.norm(best) - floor
@@ -218,8 +225,11 @@ def check_residuals(case: Case, factor, A, floor: float) -> None:
     w, U, known = factor.eigenvalues, factor.eigenvectors, factor.certificate
     if known.residual_norms is None:
         assert known.eigenvalue_converged is None
+        assert np.isnan(factor.provenance.residual_tolerance)
         return
-    allowed = case.options["residual_tolerance"] * np.abs(w).max(initial=0.0)
+    tolerance = case.options["residual_tolerance"]
+    assert factor.provenance.residual_tolerance == tolerance
+    allowed = tolerance * np.abs(w).max(initial=0.0)
     over = known.residual_norms - np.linalg.norm(A @ U - U * w, axis=0)
     restarted = case.options.get("max_basis") is not None  # locked pairs keep upper bounds
     assert np.all(over >= -floor) and np.all(over <= floor + restarted * allowed)

@@ -919,12 +919,13 @@ def test_dtype_of_files(world, shared_tmp, table):
 @pytest.mark.parametrize(
     ("y", "targets", "expected"),
     [
-        ([0.0, 1.5], "classes", "row 2 has the label 1.5; classes must be all integers or all"),
-        ([0.0, np.nan], "classes", "row 2 has the label nan; classes must be all"),
-        (["a", "3"], "classes", "row 1 has the label 'a'; classes must be all"),
+        ([0.0, 1.5], "classes", "row 2 has the label 1.5; classes .*take them as values"),
+        ([0.0, np.nan], "classes", "row 2 has the label nan; classes must be all integers or all"),
+        (["a", "3"], "classes", "row 1 has the label 'a'; classes must be all .*recode them$"),
+        ([0.0, 1.0, 7.0], "signs", r"label 7; .*take them as classes \(--targets classes\)"),
         (["a", ""], "classes", "row 2 has the label ''; classes must be all"),
         (np.arange(1001), "classes", "more than 1000 distinct labels; are they classes"),
-        (["a", "b"], "values", "the labels are texts; values must be real numbers"),
+        (["a", "b"], "values", "texts; values must be real numbers: .*--targets classes"),
         ([0.0, np.inf], "values", r"\(labels\): row 2, column 1 holds inf"),
         (np.ones((2, 2, 2)), "values", r"y has shape \(2, 2, 2\)"),
         (np.ones((2, 2)), "classes", r"y has shape \(2, 2\)"),

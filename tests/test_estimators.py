@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from oracles import N, Sharded, matrix
 
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.estimators import (
     diagonal,
@@ -18,6 +17,7 @@ from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.vectors import sphere
 from hesscomp.estimators.xnystrace import _shifted_traces
 from hesscomp.krylov.lanczos import Lanczos
+from hesscomp.operators.matrix import MatrixOperator
 
 pytestmark = pytest.mark.ranks
 SEEDS = 200

@@ -28,13 +28,20 @@ def exact_factor(H: np.ndarray, k: int, **provenance) -> LowRank:
         spectral_failure=0.0,
         ritz=True,
     )
-    return LowRank(w[:k], np.ascontiguousarray(U[:, :k]), certificate, Provenance(**provenance))
+    return LowRank(
+        w[:k],
+        np.ascontiguousarray(U[:, :k]),
+        certificate=certificate,
+        provenance=Provenance(**provenance),
+    )
 
 
 def factor_of(w, n: int, seed: int = 0) -> LowRank:
     w = np.asarray(w, dtype=float)
     U = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, len(w))))[0]
-    return LowRank(w, U, Certificate(0.1, 4.0), Provenance(method="eigh", ridge=1e-3))
+    return LowRank(
+        w, U, certificate=Certificate(0.1, 4.0), provenance=Provenance(method="eigh", ridge=1e-3)
+    )
 
 
 # Bases
@@ -227,7 +234,7 @@ def test_a_cut_that_lies_along_the_error_is_certified_all_the_same():
     """Both eigenvalues of F are one too small: they are no Ritz values of H."""
     H = np.diag([3.0, 2.9, *np.zeros(7)])
     known = Certificate(float(np.sqrt(2)), float(np.linalg.norm(H)), 1.0)
-    F = LowRank(np.array([2.0, 1.9]), np.eye(9, 2), known)
+    F = LowRank(np.array([2.0, 1.9]), np.eye(9, 2), certificate=known)
     cut = F.truncate(1)
     assert error(cut, H) <= cut.certificate.frobenius_error_estimate
     squares = dataclasses.replace(known, ritz=True).truncated(F.eigenvalues, 1)
@@ -330,8 +337,10 @@ def test_angles_are_exact_when_small_and_when_large():
     turn = np.array([1e-11, 1e-6, 0.3, np.pi / 2])
     E = np.linalg.qr(np.random.default_rng(0).standard_normal((20, 20)))[0]
     w = np.array([4.0, 3.0, 2.0, 1.0])
-    f = LowRank(w, E[:, :4], Certificate(0.0, 1.0))
-    g = LowRank(w, E[:, :4] * np.cos(turn) + E[:, 4:8] * np.sin(turn), Certificate(0.0, 1.0))
+    f = LowRank(w, E[:, :4], certificate=Certificate(0.0, 1.0))
+    g = LowRank(
+        w, E[:, :4] * np.cos(turn) + E[:, 4:8] * np.sin(turn), certificate=Certificate(0.0, 1.0)
+    )
     found = compare(f, g)
     np.testing.assert_allclose(found.angles, turn[::-1], rtol=1e-4, atol=0)
     np.testing.assert_allclose(found.angles[:3], turn[:0:-1], rtol=1e-9)
@@ -347,8 +356,8 @@ def test_angles_are_exact_when_small_and_when_large():
 def test_the_leading_subspace_is_of_the_leading_eigenvectors_alone():
     E = np.linalg.qr(np.random.default_rng(0).standard_normal((9, 9)))[0]
     certificate = Certificate(0.0, 1.0)
-    f = LowRank(np.array([3.0, 2, 1]), E[:, [0, 1, 2]], certificate)
-    g = LowRank(np.array([3.0, 2, 1]), E[:, [1, 0, 5]], certificate)
+    f = LowRank(np.array([3.0, 2, 1]), E[:, [0, 1, 2]], certificate=certificate)
+    g = LowRank(np.array([3.0, 2, 1]), E[:, [1, 0, 5]], certificate=certificate)
     np.testing.assert_allclose(compare(f, g, 1).angles, [np.pi / 2])
     np.testing.assert_allclose(compare(f, g, 2).angles, [0, 0], atol=1e-14)
     np.testing.assert_allclose(compare(f, g).angles, [np.pi / 2, 0, 0], atol=1e-14)

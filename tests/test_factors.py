@@ -5,13 +5,13 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
-from oracles import check_factor, matrix
+from oracles import check_low_rank, matrix
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
 from hesscomp.factors.point import load_point
+from hesscomp.operators.matrix import MatrixOperator
 
 
 def make_factor(n=12, k=4, signs=True, seed=0):
@@ -21,17 +21,21 @@ def make_factor(n=12, k=4, signs=True, seed=0):
     return LowRank(
         w,
         U,
-        Certificate(0.1, 4.0, 0.5, True, "probes", np.full(k, 1e-3), np.ones(k, dtype=bool)),
-        Provenance(problem="tést", ridge=1e-3, rank_requested=k, reproducible=False, seconds=0.5),
-        rng.standard_normal(n),
-        (("kernel", (n // 2, 1), 0), ("bias", (n - n // 2,), n // 2)),
+        certificate=Certificate(
+            0.1, 4.0, 0.5, True, "probes", np.full(k, 1e-3), np.ones(k, dtype=bool)
+        ),
+        provenance=Provenance(
+            problem="tést", ridge=1e-3, rank_requested=k, reproducible=False, seconds=0.5
+        ),
+        parameters=rng.standard_normal(n),
+        blocks=(("kernel", (n // 2, 1), 0), ("bias", (n - n // 2,), n // 2)),
     )
 
 
 @pytest.mark.parametrize("n, k", [(12, 4), (1, 1), (5, 5), (6, 0)])
 @pytest.mark.parametrize("signs", [False, True])
 def test_factor(n, k, signs, tmp_path):
-    check_factor(make_factor(n, k, signs), tmp_path)
+    check_low_rank(make_factor(n, k, signs), tmp_path)
 
 
 def test_file_is_readable_without_hesscomp(tmp_path):

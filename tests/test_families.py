@@ -14,8 +14,8 @@ from oracles import Sharded, error, matrix, spectrum
 from hesscomp.compression import METHODS, SketchOptions, compress
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.range import RangeFinder
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.errors import InputError
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.gaussian import probes
 

@@ -31,7 +31,7 @@ LIMIT = 300_000  # bytes
 
 def factor(n, layout=None):
     return LowRank(
-        np.ones(2), np.eye(n, 2), Certificate(0.0, 1.0), layout=layout or Replicated(n)
+        np.ones(2), np.eye(n, 2), certificate=Certificate(0.0, 1.0), layout=layout or Replicated(n)
     )  # fmt: skip
 
 

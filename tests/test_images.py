@@ -152,7 +152,8 @@ def test_bad_idx_labels(world, shared_tmp):
     assert "is not called ...images-idx...; give label" in one_line_error(
         shared_tmp / "a.idx", world
     )
-    assert "labels have shape (6, 2, 2)" in one_line_error(path, world, label=str(path))
+    shaped = one_line_error(path, world, label=str(path))
+    assert "labels have shape (6, 2, 2); store one label a row: of one-hot rows y.argmax" in shaped
     half = one_line_error(path, world, label=str(shared_tmp / "half.idx"))
     assert "row 2 has the label 0.2; classes must be all integers or all texts" in half
     with pytest.raises(InputError, match="x: No such file"):

@@ -226,7 +226,10 @@ def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
         ),
         (["--", "compress", "--at", "{}"], "add --array"),
         (["--array", "--", "compress", "--run", "r"], "all tasks would do the same"),
-        (["--warning", "0", "--", "compress"], "--warning must lie within 1 and 65535, not 0"),
+        (
+            ["--warning", "0", "--", "compress"],
+            "--warning must be at least 1",
+        ),
         (["--submit", "--", "compress"], "--submit needs --out"),
         (["--submit", "--out", "j", "--array", "--", "compress", "{}"], "needs its items"),
         (["--out", "j", "--array", "no-*.h5", "--", "compress", "{}"], "no-*.h5: no file fits"),

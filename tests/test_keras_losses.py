@@ -368,12 +368,16 @@ ENCODED = [  # one of each kind; options change no targets
 
 
 def check_encodings(loss: str, outputs: int, ending: str) -> None:
-    """Each way of writing targets: as Keras takes it, or refused where Keras refuses it."""
+    """Each way of writing targets: as Keras takes it, or refused where Keras refuses it.
+
+    The value and the gradient are those of Keras' own loss.
+    """
     model = model_of(ending, outputs)
     for encoding, y in ENCODINGS[outputs].items():
         made = LOSSES[loss]()
         try:
-            expected = Oracle(model, made, X, y).value()
+            oracle = Oracle(model, made, X, y)
+            expected = oracle.value()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError):
             words = REFUSED_BY_KERAS
         else:
@@ -383,8 +387,14 @@ def check_encodings(loss: str, outputs: int, ending: str) -> None:
                 KerasProblem(model, made, (X, y), dtype="float64", check="off")
             continue
         problem = KerasProblem(model, made, (X, y), dtype="float64", check="off")
-        objective = problem.objective_and_gradient(problem.initial)[0]
+        objective, gradient = problem.objective_and_gradient(problem.initial)
         assert objective == pytest.approx(expected, rel=1e-12, abs=1e-14), encoding
+        if np.isnan(gradient).any():  # TensorFlow's too, of targets that are out of range
+            with pytest.raises(InputError, match="gradient"):
+                KerasProblem(model, made, (X, y), dtype="float64")
+            continue
+        slope = oracle.gradient()
+        assert np.linalg.norm(gradient - slope) <= 1e-5 * np.linalg.norm(slope) + 1e-11, encoding
 
 
 @pytest.mark.parametrize("loss", ENCODED)

@@ -1,6 +1,7 @@
 """Networks as users name them: named problems, model files, points, trajectories, the figure."""
 
 import json
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,10 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import NAMED_PROBLEMS, SOFTMAX_LOSS, Recipe
 from hesscomp.problems.keras import KerasProblem
-from hesscomp.problems.models import build_network, load_model, read_weights
+from hesscomp.problems.models import build_network, load_model
+from hesscomp.runs.slurm import REQUEUE
+
+ROOT = Path(__file__).resolve().parent.parent
 
 SIZES = {
     "mnist-mlp": 11_935,
@@ -93,7 +97,11 @@ def run(*arguments) -> int:
 def refused(capsys, *arguments) -> str:
     """The one line with which a command refuses its arguments."""
     capsys.readouterr()
-    assert run(*arguments) == 2
+    try:
+        status = run(*arguments)
+    except SystemExit as usage:
+        status = usage.code
+    assert status == 2
     lines = capsys.readouterr().err.strip().split("\n")
     (line,) = [line for line in lines if "product columns" not in line]  # slow machines' progress
     return line
@@ -253,7 +261,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
     save_factor(problem.describe(compress(HessianOperator(problem, x), 2), x), "point.h5")
     for name in ("checkpoint.keras", "x.weights.h5"):
         assert is_keras_file(name)
-        assert np.allclose(read_weights(name, problem).parameters, x, rtol=1e-7)  # float32
+        assert np.allclose(problem.read_weights(name).parameters, x, rtol=1e-7)  # float32
     assert not is_keras_file("x.npy") and not is_keras_file("point.h5")
     assert np.array_equal(load_point("point.h5", 131), x)
     for point in ("x.npy", "x.weights.h5", "initial"):
@@ -316,13 +324,16 @@ def test_a_problem_from_python(in_tmp, capsys):
         ([*MODEL, "--loss", "hinge"], "hinge"),
         ([*MODEL, "--engine", "steam"], "unknown engine steam; use one of auto"),
         ([*MODEL, "--features", "fourier"], "--features fourier does not go"),
-        ([*MODEL, "--sample", "2"], "a fraction above 0 and at most 1, not 2"),
+        ([*MODEL, "--sample", "2"], "--sample must be above 0 and at most 1, not 2"),
         ([*MODEL, "--blocks", "conv"], "no parameter block is called conv; they are hidden/ker"),
         ([*MODEL, "--fisher-seed", "2"], "--fisher-seed go with --operator monte-carlo-fisher"),
-        ([*MODEL, "--operator", "monte-carlo-fisher", "--fisher-samples", "0"], "1 sample, not 0"),
+        (
+            [*MODEL, "--operator", "monte-carlo-fisher", "--fisher-samples", "0"],
+            "must be at least 1, not 0",
+        ),
         ([*MODEL, "--epochs", "2"], "--epochs goes with --at trained"),
         ([*MODEL, "--epochs", "0", "--at", "trained"], "--epochs must be at least 1, not 0"),
-        ([*MODEL, "--seed", str(2**33)], "at least 0 and below 2^32, not 8589934592"),
+        ([*MODEL, "--seed", str(2**33)], "at most 4294967295, not 8589934592"),
         ([*MODEL, "--blocks", ","], "needs the name of at least one parameter block"),
         ([*MODEL, "--at", "."], ".: Is a directory"),
         ([*RECURRENT, "--rank", "2"], "at once (recurrent layers need unroll=True); change it"),
@@ -330,11 +341,14 @@ def test_a_problem_from_python(in_tmp, capsys):
         (["--model", "two.keras", *MODEL[2:]], "two has 2 outputs; hesscomp takes one"),
         ([*MODEL, "--at", "no/ckpt-*"], "--at no/ckpt-*: no file fits this pattern"),
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
-        (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit lots: is no size"),
+        (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit: lots: is no size"),
         (["--problem", "mnist-mlp", "--data", "mnist"], "mnist: set HESSCOMP_DATA"),
         ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
-        ([*LOGISTIC, "--operator", "ggn"], "needs a network and a loss of its output"),
-        ([*LOGISTIC, "--operator", "finite-difference"], "finite-difference does not go"),
+        ([*LOGISTIC, "--operator", "ggn"], "lacks the capability 'Gauss-Newton matrix'"),
+        (
+            [*LOGISTIC, "--operator", "finite-difference"],
+            "lacks the capability 'gradients of a shard'",
+        ),
         (
             [*LOGISTIC, "--at", "initial"],
             "lacks the capability 'initial point'; start",
@@ -446,6 +460,56 @@ def test_a_saved_functional_model_loads(in_tmp):
     found = load_model("m.keras")
     X = np.random.default_rng(0).standard_normal((2, 28, 28, 1))
     assert np.array_equal(found(X), model(X))
+
+
+COMMANDS = """
+import json, os, signal, sys
+from hesscomp.cli.main import main
+from hesscomp.runs.journal import Journal
+
+commands, status = json.loads(sys.argv[1])
+write = Journal._write
+
+
+def interrupted(journal, *words):
+    write(journal, *words)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+if status:
+    Journal._write = interrupted
+assert [main(command) for command in commands] == [0, status]
+"""
+
+
+@pytest.mark.serial
+def test_runs_of_normalised_models_go_on_in_another_process(in_tmp, run_command):
+    """The hash of the fixed weights was another in each process for two such layers or more."""
+    layers, rng = keras.layers, np.random.default_rng(4)
+    model = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            *(layer for _ in range(4) for layer in (layers.Dense(2), layers.BatchNormalization())),
+            layers.Dense(3),
+        ]
+    )
+    for weight in model.weights:
+        weight.assign(rng.uniform(0.5, 1, weight.shape))
+    model.save("m.keras")
+    common = [*MODEL, "--check", "off", "--threads", "1"]
+    training = ["train", *common, "--optimizer", "sgd", "--run", "training", "--save-every", "1"]
+    products = ["compress", *common, "--at", "initial", "--rank", "20", "--run", "products",
+                "--out", "f.h5", "--report", "f.json"]  # fmt: skip
+    for steps, status in ((2, REQUEUE), (3, 0)):
+        commands = [[*training, "--max-steps", str(steps)], products]
+        done = run_command([sys.executable, "-c", COMMANDS, json.dumps([commands, status])],
+                           env={"PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("the same command goes on from products" in done.stderr) == bool(status)
+    history = Path("training/history.csv").read_text().splitlines()
+    assert [float(row.split(",")[0]) for row in history[1:]] == [0, 1, 2, 3]
+    ledger = json.loads(Path("f.json").read_text())["ledger"]
+    assert ledger["replayed"] > 0 and ledger["columns"] > 0
 
 
 def test_problems_lists_them(capsys):

@@ -20,10 +20,11 @@ from hesscomp.curvature.gauss_newton import (
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.jacobian import Jacobian
 from hesscomp.curvature.networks.layers import ELEMENTWISE, RULES
-from hesscomp.curvature.restriction import BlockDiagonal, Diagonal, Restricted
+from hesscomp.curvature.restriction import BlockDiagonal, Restricted
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import load_dataset
 from hesscomp.errors import InputError
+from hesscomp.estimators import diagonal_factor
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
@@ -419,7 +420,7 @@ def test_blocks_of_parameters(world, problem):
     Restricted(differences, [layer]) @ np.ones((len(second), 3))
     BlockDiagonal(differences) @ np.ones((problem.n, 2))
     assert world.ledger.passes - before == 2 * 3 + 2 * 2 * len(set(layer_of))
-    check_operator(Diagonal(hessian), np.diag(np.diag(H)), 1e-11)
+    check_operator(diagonal_factor(hessian, problem.n), np.diag(np.diag(H)), 1e-11)
 
 
 def test_samples_do_not_depend_on_the_ranks(world, problem):
@@ -471,7 +472,7 @@ def test_functions(world):
     check_operator(HessianOperator(problem, problem.initial), H, 1e-11)
     check_operator(FiniteDifferenceHessian(problem, problem.initial), H, 1e-6)
     assert [block.name for block in problem.blocks] == list(weights)
-    with pytest.raises(InputError, match="needs a network"):
+    with pytest.raises(InputError, match="function lacks the capability 'Gauss-Newton matrix'"):
         GaussNewtonOperator(problem, problem.initial)
 
 
@@ -703,7 +704,7 @@ OPERATORS = {
         GaussNewtonOperator(problem, x), [problem.blocks[2].name]
     ),
     "block-diagonal": lambda problem, x: BlockDiagonal(HessianOperator(problem, x)),
-    "diagonal": lambda problem, x: Diagonal(HessianOperator(problem, x)),
+    "diagonal": lambda problem, x: diagonal_factor(HessianOperator(problem, x), problem.n),
     "sample": lambda problem, x: HessianOperator(problem.sampled(0.6, seed=2), x),
 }
 

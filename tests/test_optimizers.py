@@ -6,11 +6,12 @@ import scipy.optimize
 import scipy.sparse.linalg
 from functions import Factorisation, Function, Rosenbrock, Saddle, SparseRegression
 
-from hesscomp.curvature.operator import MatrixOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import from_arrays, load_dataset
 from hesscomp.errors import InputError
+from hesscomp.factors import UNKNOWN, Diagonal
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.drsom import DRSOM
 from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
@@ -18,12 +19,10 @@ from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree, truncated_cg
 from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
-from hesscomp.optimizers.preconditioners import Diagonal
 from hesscomp.parallel.rows import row_range
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
-from hesscomp.problems.second_moment import gradient_second_moment
 
 pytestmark = pytest.mark.ranks(most=3)
 
@@ -423,11 +422,11 @@ def system(n=60, seed=0):
 @pytest.mark.parametrize("warm", [False, True])
 def test_the_cg_of_hessian_free_against_scipy(world, warm):
     A, b, rng = system()
-    M, start = Diagonal(np.diag(A) ** 0.75), rng.standard_normal(60) * warm
+    M, start = Diagonal(np.diag(A) ** -0.75, certificate=UNKNOWN), rng.standard_normal(60) * warm
     result = truncated_cg(MatrixOperator(A, world), b, start, M, 250)
     iterates = [start]
     scipy.sparse.linalg.cg(
-        A, b, x0=start, rtol=0, atol=0, maxiter=250, M=np.diag(1 / M.values),
+        A, b, x0=start, rtol=0, atol=0, maxiter=250, M=np.diag(M.entries),
         callback=lambda x: iterates.append(x.copy()),
     )  # fmt: skip
     phi = [x @ A @ x / 2 - b @ x for x in iterates]
@@ -467,10 +466,10 @@ def test_truncated_cg_in_a_trust_region(world):
     free = steihaug(MatrixOperator(A, world), b, 1e9, tolerance=1e-10)
     assert not free.boundary
     np.testing.assert_allclose(free.x, np.linalg.solve(A, b), rtol=1e-6)
-    M = Diagonal(np.abs(np.diag(A)) + 0.1)
+    M = Diagonal(1 / (np.abs(np.diag(A)) + 0.1), certificate=UNKNOWN)
     for matrix in (A, A - 0.5 * np.eye(60)):
         for preconditioner in (None, M):
-            norm = np.ones(60) if preconditioner is None else M.values
+            norm = np.ones(60) if preconditioner is None else 1 / M.entries
             result = steihaug(
                 MatrixOperator(matrix, world), b, 0.7, tolerance=1e-8, preconditioner=preconditioner
             )
@@ -488,7 +487,7 @@ def test_the_second_moment_of_gradients(world, small):
     x = np.random.default_rng(1).standard_normal(20)
     slopes = -y / (1 + np.exp(y * (X @ x)))
     expected = ((slopes[:, None] * X) ** 2).mean(axis=0)
-    np.testing.assert_allclose(gradient_second_moment(small, x), expected, rtol=1e-12)
+    np.testing.assert_allclose(small.squared_gradients(x), expected, rtol=1e-12)
     start, stop = row_range(len(y), world.rank, world.size)
 
     def loss_sum(theta, X, y):
@@ -497,9 +496,11 @@ def test_the_second_moment_of_gradients(world, small):
 
     rows = X[start:stop], y[start:stop]
     function = FunctionProblem(loss_sum, np.zeros(20), rows, world, dtype="float64")
-    np.testing.assert_allclose(gradient_second_moment(function, x), expected, rtol=1e-12)
-    with pytest.raises(InputError, match="single rows"):
-        gradient_second_moment(Rosenbrock(world, 2), np.zeros(2))
+    np.testing.assert_allclose(function.squared_gradients(x), expected, rtol=1e-12)
+    with pytest.raises(
+        InputError, match="lacks the capability 'squared gradients'; take another prec"
+    ):
+        Rosenbrock(world, 2).squared_gradients(np.zeros(2))
 
 
 @pytest.mark.serial

@@ -17,6 +17,7 @@ import pytest
 
 from hesscomp.cli import session
 from hesscomp.cli.main import COMMANDS, _parser, main
+from hesscomp.runs.journal import Journal
 
 ROWS, FEATURES = 40, 30
 
@@ -156,7 +157,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **problem_options(),
             "--out": Case("--out other.h5"),
             "--report": Case("--report other.json"),
-            "--run": Case("--run d.csv", refused=True),  # what it keeps goes when the run is done
+            "--run": Case("--run run"),
         },
     ),
     "update": (
@@ -177,7 +178,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **problem_options(),
             "--out": Case("--out other.h5"),
             "--report": Case("--report other.json"),
-            "--run": Case("--run d.csv", refused=True),
+            "--run": Case("--run run"),
         },
     ),
     "spectrum": (
@@ -428,6 +429,7 @@ def outcome(inputs, monkeypatch, capsys):
     monkeypatch.setattr("hesscomp.curvature.tensorflow.set_threads", lambda threads: None)
     monkeypatch.setattr(session, "listen", lambda options, world: None)
     handed, world, made = [], session.World, KerasProblem.__init__
+    kept, remove = {}, Journal.remove
 
     def limits(threads):
         handed.append(threads)
@@ -440,9 +442,15 @@ def outcome(inputs, monkeypatch, capsys):
         handed.append({name: options[name] for name in ("check", "memory")})
         made(self, *arguments, **options)
 
+    def keep(journal):
+        """What a run keeps until it is done goes then; here it is seen before."""
+        kept.update({str(path): contents(path) for path in journal._files()})
+        remove(journal)
+
     monkeypatch.setattr(session, "threadpool_limits", limits)
     monkeypatch.setattr(session, "World", make_world)
     monkeypatch.setattr(KerasProblem, "__init__", make_problem)
+    monkeypatch.setattr(Journal, "remove", keep)
     there = set(inputs.rglob("*"))
     known = {}
 
@@ -450,6 +458,7 @@ def outcome(inputs, monkeypatch, capsys):
         if words in known:
             return known[words]
         handed.clear()
+        kept.clear()
         moves = itertools.count() if "--max-seconds" in words else itertools.repeat(0)
         monkeypatch.setattr(time, "perf_counter", lambda: float(next(moves)))
         try:
@@ -457,7 +466,7 @@ def outcome(inputs, monkeypatch, capsys):
         except SystemExit as ended:
             status = ended.code
         said = capsys.readouterr()
-        files = {}
+        files = dict(kept)
         for path in sorted(set(inputs.rglob("*")) - there):
             files[str(path.relative_to(inputs))] = contents(path)
         for path in set(inputs.iterdir()) - there:
@@ -525,6 +534,12 @@ def test_equal_runs_say_and_write_the_same(outcome, command):
     """Else every option would seem to do something."""
     base = TABLE[command][0]
     assert outcome(base) == outcome(f" {base}")
+
+
+@pytest.mark.parametrize("command", ["compress", "update"])
+def test_a_run_keeps_its_products_until_it_is_done(outcome, command):
+    files = outcome(f"{TABLE[command][0]} --run run")[1][3]
+    assert "run/product-000000.h5" in files
 
 
 def with_option(command: str, words: str) -> str:

@@ -51,7 +51,14 @@ def make_factor(n=27, rank=25, **certificate) -> LowRank:
         method="krylov", rank_requested=rank, columns=180, passes=12, words_reduced=4860,
         seconds=1.5, dtype="float64",
     )  # fmt: skip
-    return LowRank(w, U, Certificate(**known | certificate), source, np.zeros(n), BLOCKS)
+    return LowRank(
+        w,
+        U,
+        certificate=Certificate(**known | certificate),
+        provenance=source,
+        parameters=np.zeros(n),
+        blocks=BLOCKS,
+    )
 
 
 class Page(HTMLParser):
@@ -94,7 +101,9 @@ def test_block_energy_is_the_share_of_each_block():
     np.testing.assert_allclose(energy.sum(axis=0), 1, atol=1e-14)
     np.testing.assert_array_equal(block_energy(factor, 3), energy[:, :3])
     assert block_energy(replace(factor, blocks=())).shape == (0, 25)
-    axis = LowRank(np.ones(2), np.eye(27)[:, [0, 26]], factor.certificate, blocks=BLOCKS)
+    axis = LowRank(
+        np.ones(2), np.eye(27)[:, [0, 26]], certificate=factor.certificate, blocks=BLOCKS
+    )
     np.testing.assert_array_equal(block_energy(axis), [[1, 0], [0, 0], [0, 0], [0, 1]])
     blocks = [
         (name, *place) for name, (_, *place) in zip(["a/k", "b", "a/b", "c/k"], BLOCKS, strict=True)
@@ -172,13 +181,48 @@ def test_nothing_is_called_converged_without_saying_what():
     assert "16 of 25 with ||H u - w u|| <= 9.0e-07 |w_1|, the others up to 1.3e-05" in factor_table(
         factor
     )
-    assert "none of 25 as accurate as asked" in factor_table(replace(factor, certificate=none))
+    assert "none of 25 counted as accurate: ||H u - w u|| up to 1.3e-05 |w_1|" in factor_table(
+        replace(factor, certificate=none)
+    )
     assert "all 25 with ||H u - w u|| <= 1.3e-05 |w_1|" in factor_table(
         replace(factor, certificate=everything)
     )
-    assert "rank 25, as asked" in factor_table(factor)
     corrected = replace(factor, provenance=replace(factor.provenance, rank_requested=10))
-    assert "rank 25; the compression was asked for 10" in factor_table(corrected)
+    assert "; the compression was asked for rank 10" in factor_table(corrected)
+
+
+def test_a_rank_is_reached_and_nothing_is_said_to_be_accurate():
+    """A page said "Request: rank 5, met", in green, beside an error of 92%."""
+    factor = make_factor(frobenius_error_estimate=0.92, frobenius_norm_estimate=1.0)
+    for text in described(factor)[:3]:
+        assert "rank 25, as asked, with relative error 0.92" in text
+
+    def standing(rank: int) -> list[str]:
+        asked = replace(factor.provenance, rank_requested=rank)
+        made = claims(replace(factor, provenance=asked))
+        return [claim.standing for claim in made if claim.statement.startswith("Request")]
+
+    assert [standing(rank) for rank in (25, 26, -1)] == [["reached"], ["not met"], ["missing"]]
+    style = page(factor, "f.h5").split("</style>")[0]
+    assert ".missing, .reached { color: var(--soft); }" in style  # no colour of success
+
+
+def test_residuals_name_the_tolerance_that_they_are_measured_by():
+    """With the default tolerance a page said "as accurate as asked", though nobody had asked."""
+    factor = make_factor(eigenvalue_converged=np.zeros(25, bool))
+    some = make_factor().certificate
+    for tolerance, origin in ((1e-6, "the default"), (1e-9, "as asked")):
+        source = replace(factor.provenance, residual_tolerance=tolerance)
+        none = replace(factor, provenance=source)
+        words = f"none of 25 with ||H u - w u|| <= {tolerance:.1e} |w_1| ({origin}): up to 1.3e-05"
+        assert words in factor_table(none)
+        limit = f"the tolerance is 1.00\u202f×\u202f10−{-np.log10(tolerance):.0f} |w₁| ({origin})."
+        assert f"No residual is small enough; {limit}" in described(none)[0]
+        level = "Residuals of at most 9.00\u202f×\u202f10−7 |w₁|"
+        assert f"{level}; {limit}" in described(replace(none, certificate=some))[0]
+    assert "No residual is small enough." in described(factor)[0]  # an earlier version's file
+    for text in described(factor)[:3]:
+        assert "as asked" not in text.replace("rank 25, as asked", "")
 
 
 def test_a_request_says_what_was_reached():
@@ -199,25 +243,28 @@ def test_a_request_says_what_was_reached():
 def test_a_spectral_bound_above_the_norm_says_nothing():
     """281 for a norm of 172 was "promised"."""
     useful, empty = (make_factor(spectral_error_bound=b, spectral_failure=1e-8) for b in (0.4, 1.5))
-    assert "||H - F||_2 <= 4.000e-01, but for a probability of 1e-08" in factor_table(useful)
-    assert "none that says anything: 1.5 is above the largest eigenvalue, 1" in factor_table(empty)
+    assert "||H - F||_2 <= 4.000e-01, except with probability 1e-08" in factor_table(useful)
+    assert "none of use: 1.5 is above the largest eigenvalue, 1, so" in factor_table(empty)
     standing = [
         next(claim for claim in claims(factor) if "spectral" in claim.statement)
         for factor in (useful, empty)
     ]
     assert [claim.standing for claim in standing] == ["promised", "says nothing"]
-    assert "probability of 1e-08" in standing[0].meaning
+    assert "except with probability 1e-08" in standing[0].meaning
     old = make_factor()  # a file that does not say how many probes there were
-    assert "probability of 10^-r for r probes" in factor_table(old)
+    assert "except with probability 10^-r for r probes" in factor_table(old)
 
 
 @pytest.mark.filterwarnings("error")
 def test_factors_at_the_edge_make_pages():
     factor = make_factor()
     empty = LowRank(
-        np.empty(0), np.empty((27, 0)), Certificate(float("nan"), float("nan")), blocks=BLOCKS
+        np.empty(0),
+        np.empty((27, 0)),
+        certificate=Certificate(float("nan"), float("nan")),
+        blocks=BLOCKS,
     )
-    zero = LowRank(np.zeros(2), np.eye(27, 2), Certificate(0.0, 0.0), blocks=BLOCKS[:1])
+    zero = LowRank(np.zeros(2), np.eye(27, 2), certificate=Certificate(0.0, 0.0), blocks=BLOCKS[:1])
     odd = np.full(25, np.nan)
     odd[0], odd[1] = np.inf, 0.0
     for each in (
@@ -356,14 +403,16 @@ def worked(request, run_command, mpiexec, tmp_path_factory):
     np.savez(folder / "old.npz", X=X[:FIRST], y=y[:FIRST])
     np.savez(folder / "narrow.npz", X=X[:, :5], y=y)
     np.save(folder / "x.npy", x)
-    factor = LowRank(np.ones(1), np.eye(N, 1), Certificate(0.0, 1.0))
+    factor = LowRank(np.ones(1), np.eye(N, 1), certificate=Certificate(0.0, 1.0))
     save_factor(factor, folder / "bare.h5")
     blocks = (("kernel", (N - 1,), 0), ("bias", (1,), N - 1))
     save_factor(
         replace(factor, blocks=blocks, parameters=x, provenance=Provenance(ridge=0.0)),
         folder / "blocks.h5",
     )
-    save_factor(LowRank(np.ones(1), np.eye(3, 1), Certificate(0.0, 1.0)), folder / "narrow.h5")
+    save_factor(
+        LowRank(np.ones(1), np.eye(3, 1), certificate=Certificate(0.0, 1.0)), folder / "narrow.h5"
+    )
     launcher = [] if request.param == 1 else [mpiexec, "-n", str(request.param)]
     done = run_command(
         [*launcher, sys.executable, "-c", RUN, json.dumps(command_lines())],

@@ -102,3 +102,6 @@ def test_a_folder_of_another_run_is_refused(world, shared_tmp):
         with pytest.raises(InputError, match="made with point "):
             work(problem(), np.ones(109))
     assert steps(problem(), most=3).steps == 3
+    saving = Saving(str(shared_tmp / "train"), every=1)
+    with pytest.raises(InputError, match="made without test rows, and this one has some; name"):
+        train(problem(), SGD(), stopping=Stopping(4), saving=saving, test=data)

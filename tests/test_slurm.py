@@ -38,6 +38,24 @@ ONE_IS_KILLED = """#!/bin/bash
 if [ "$SLURM_PROCID" = 3 ]; then kill -KILL $$; fi
 sleep 300
 """
+# hesscomp in a process whose memory is full of bytes that are not zero, between small holes: what
+# MPICH sends of the memory behind an address is as long as it can be.
+FULL_OF_BYTES = f"""#!{sys.executable}
+import ctypes, sys
+from hesscomp.cli.guard import main
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = libc.free.argtypes = [ctypes.c_size_t]
+holes = []
+for size in range(128, 1025, 16):
+    for _ in range(150):
+        holes.append(libc.malloc(size))
+        ctypes.memset(libc.malloc(5000), 0xAA, 5000)
+for hole in holes:
+    libc.free(hole)
+sys.exit(main())
+"""
 
 
 class Slurm:
@@ -135,6 +153,14 @@ def test_newton_on_two_nodes(slurm):
     report = json.loads((slurm.folder / f"out/adult-{job}/report.json").read_text())
     assert report["converged"] and report["ranks"] == 2 and report["threads_per_rank"] == 1
     assert report["objective"] == pytest.approx(0.326523399290756, abs=1e-12)
+
+
+def test_mpi_starts_whatever_memory_holds(slurm):
+    """SLURM reads 1024 bytes of a request: MPICH may not send more (see `pmi_relay`)."""
+    slurm.pretend(FULL_OF_BYTES)
+    job = slurm.submit(*SMALL, JOBS / "adult_newton.sbatch", "--comm-timeout", 60)
+    state, log = slurm.wait(job)
+    assert state == "COMPLETED" and "converged" in log, log
 
 
 @pytest.mark.parametrize("script", ["compress", "compress_mpiexec"])

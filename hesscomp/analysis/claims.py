@@ -10,8 +10,9 @@ from hesscomp.analysis.reached import (
     failure,
     request_reached,
     small_residual,
+    tolerance_origin,
 )
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Claim:
     ----------
     statement, value, meaning : str or Html
     standing : str
-        "promised" (holds always, or but for a stated probability), "computed", "estimated",
-        "met" or "not met" (a request), "says nothing" (a bound above the norm of H), or "missing".
+        "promised" (holds always, or except with a stated probability), "computed", "estimated",
+        "met" or "not met" (a tolerance), "reached" (a rank, which asks for no accuracy), "says
+        nothing" (a bound above the norm of H), or "missing".
     """
 
     statement: str
@@ -46,12 +48,13 @@ ESTIMATORS = {
 }
 
 
-def claims(factor: LowRank) -> list[Claim]:
+def claims(factor: Factor) -> list[Claim]:
     """What a factor's certificate states; what it lacks is among them, named as missing."""
-    return [*_frobenius_claims(factor), _spectral_claim(factor), _request(factor), *_pairs(factor)]
+    pairs = _pairs(factor) if factor.has_eigenpairs else []
+    return [*_frobenius_claims(factor), _spectral_claim(factor), _request(factor), *pairs]
 
 
-def _frobenius_claims(factor: LowRank) -> list[Claim]:
+def _frobenius_claims(factor: Factor) -> list[Claim]:
     certificate = factor.certificate
     standing = "computed" if certificate.estimator == "exact" else "estimated"
     how = ESTIMATORS.get(certificate.estimator, f"By the estimator {certificate.estimator}.")
@@ -77,7 +80,7 @@ def _frobenius_claims(factor: LowRank) -> list[Claim]:
     ]
 
 
-def _spectral_claim(factor: LowRank) -> Claim:
+def _spectral_claim(factor: Factor) -> Claim:
     statement, bound = (
         "Bound of ‖H\u00a0−\u00a0F‖, spectral",
         factor.certificate.spectral_error_bound,
@@ -103,28 +106,32 @@ def _spectral_claim(factor: LowRank) -> Claim:
         statement,
         number(bound),
         "promised",
-        f"For no unit vector v is ‖(H − F) v‖ larger, but for a probability of {failure(factor)} "
+        f"For no unit vector v is ‖(H − F) v‖ larger, except with probability {failure(factor)} "
         "(Halko, Martinsson and Tropp 2011, lemma 4.1). Usually far too large.",
     )
 
 
-def _request(factor: LowRank) -> Claim:
+def _request(factor: Factor) -> Claim:
     source, met = factor.provenance, factor.certificate.converged
     if not np.isnan(source.tolerance_requested):
-        value, asked = number(source.tolerance_requested), "tolerance"
         meaning = f"The smallest rank found that meets it: {request_reached(factor)}."
         if not met:
             meaning = f"Do not rely on it: {request_reached(factor)}."
-    elif source.rank_requested >= 0:
-        value, asked = number(source.rank_requested), "rank"
-        meaning = f"The error is what it came to be: {request_reached(factor)}."
-    else:
-        value, asked, meaning = ABSENT, "", "The file does not say what was asked for."
-    statement = f"Request: {asked}" if asked else "Request"
-    return Claim(statement, value, "met" if met else "not met", meaning)
+        value = number(source.tolerance_requested)
+        return Claim("Request: tolerance", value, "met" if met else "not met", meaning)
+    if source.rank_requested >= 0:
+        kept = factor.rank >= min(source.rank_requested, factor.n)
+        meaning = f"A rank asks for no accuracy: {request_reached(factor)}."
+        value = number(source.rank_requested)
+        return Claim("Request: rank", value, "reached" if kept else "not met", meaning)
+    if not factor.has_eigenpairs:
+        meaning = f"It asks for no accuracy: {request_reached(factor)}."
+        return Claim("Request", factor.extent, "reached", meaning)
+    unknown = "The file does not say what was asked for."
+    return Claim("Request", ABSENT, "missing" if met else "not met", unknown)
 
 
-def _pairs(factor: LowRank) -> list[Claim]:
+def _pairs(factor: Factor) -> list[Claim]:
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     each, small = "Largest residual ‖H\u00a0u\u00a0−\u00a0w\u00a0u‖", "Pairs of small residual"
     out = [
@@ -146,10 +153,19 @@ def _pairs(factor: LowRank) -> list[Claim]:
     if done is None:
         return [*out, Claim(small, ABSENT, "missing", "The file does not mark them.")]
     value = f"{int(done.sum())} of {factor.rank}"
-    meaning = "No residual is as small as was asked."
     if norms is None:
-        meaning = "The file does not say how small."
+        meaning = "The file does not say how small they are"
     elif done.any():
-        level = number(small_residual(factor))
-        meaning = join(["Residuals of at most ", level, " |w₁|, as was asked."], "")
-    return [*out, Claim(small, value, "computed", meaning)]
+        meaning = join(["Residuals of at most ", number(small_residual(factor)), " |w₁|"], "")
+    else:
+        meaning = "No residual is small enough"
+    return [*out, Claim(small, value, "computed", join([meaning, *_tolerance(factor)], ""))]
+
+
+def _tolerance(factor: Factor) -> list[Html | str]:
+    """The rest of the sentence about residuals: what they were measured by."""
+    origin = tolerance_origin(factor)
+    if not origin:
+        return ["."]
+    tolerance = number(factor.provenance.residual_tolerance)
+    return ["; the tolerance is ", tolerance, f" |w₁| ({origin})."]

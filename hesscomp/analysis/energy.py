@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 
 
-def block_energy(factor: LowRank, leading: int | None = None) -> np.ndarray:
+def block_energy(factor: Factor, leading: int | None = None) -> np.ndarray:
     """Share of each leading eigenvector's squared norm that lies in each parameter block.
 
     Parameters
     ----------
-    factor : LowRank
+    factor : Factor
     leading : int, optional
         Eigenvectors to take; by default all.
 
@@ -33,7 +33,7 @@ def block_energy(factor: LowRank, leading: int | None = None) -> np.ndarray:
     return energy / np.einsum("ij,ij->j", U, U)
 
 
-def layer_energy(factor: LowRank, leading: int | None = None) -> dict[str, np.ndarray]:
+def layer_energy(factor: Factor, leading: int | None = None) -> dict[str, np.ndarray]:
     """`block_energy` summed over the blocks of each layer, what their names have before the "/"."""
     total: dict[str, np.ndarray] = {}
     for (name, _, _), energy in zip(factor.blocks, block_energy(factor, leading), strict=True):

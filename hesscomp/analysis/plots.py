@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.analysis.reached import small_residual
-from hesscomp.factors import Comparison, LowRank, Provenance, Trajectory
+from hesscomp.factors import Comparison, Factor, Provenance, Trajectory
 from hesscomp.storage.files import atomic_path, check_picture_name
 
 BLUE, RED, GREY, LINE = "#1f5fa8", "#c0392b", "#7f8c8d", "#dddddd"
@@ -19,7 +19,29 @@ SHADE = LinearSegmentedColormap.from_list("shade", [to_rgba(BLUE, 0.0), to_rgba(
 LABELS = 40  # most names on an axis that can still be read
 
 
-def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
+def plot_factor(factor: Factor, path: str | os.PathLike) -> None:
+    """The spectrum of a factor that has eigenpairs (`plot_spectrum`), else its diagonal."""
+    (plot_spectrum if factor.has_eigenpairs else plot_diagonal)(factor, path)
+
+
+def plot_diagonal(factor: Factor, path: str | os.PathLike) -> None:
+    """The entries of a factor's diagonal by magnitude, and their mean magnitude in each block.
+
+    Left: |d| against its place on a logarithmic axis, negative ones marked. Where the file names
+    several parameter blocks, also the mean of |d| over each of them.
+    """
+    several = len(factor.blocks) > 1
+    figure, axes = make_figure(2 if several else 1)
+    draw_diagonal(axes[0], factor)
+    axes[0].set_title("Entries of the diagonal")
+    if several:
+        draw_block_means(axes[1], factor)
+        axes[1].set_title("Mean magnitude by block")
+    figure.suptitle(_factor_title(factor), parse_math=False)
+    save_figure(figure, path)
+
+
+def plot_spectrum(factor: Factor, path: str | os.PathLike) -> None:
     """Eigenvalues of a factor, what each rank would leave, and where the eigenvectors live.
 
     Left: |w| against its index on a logarithmic axis, negative ones marked. Then the relative
@@ -35,16 +57,19 @@ def plot_spectrum(factor: LowRank, path: str | os.PathLike) -> None:
     if several:
         draw_energy(axes[2], factor)
         axes[2].set_title("Energy of the eigenvectors by block")
-    source = factor.provenance
-    name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
-    kind = source.operator.replace("Operator", "") or "Hessian"
-    title = f"{kind} of {name}: n = {factor.n}, rank {factor.rank} ({source.method})"
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(_factor_title(factor), parse_math=False)
     save_figure(figure, path)
 
 
+def _factor_title(factor: Factor) -> str:
+    source = factor.provenance
+    name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
+    kind = source.operator.replace("Operator", "") or "Hessian"
+    return f"{kind} of {name}: n = {factor.n}, {factor.extent} ({source.method})"
+
+
 def plot_against_best(
-    factor: LowRank, errors: dict[str, np.ndarray], path: str | os.PathLike, title: str
+    factor: Factor, errors: dict[str, np.ndarray], path: str | os.PathLike, title: str
 ) -> None:
     """A factor's eigenvalues, its error beside the best one's by rank, and where its vectors live.
 
@@ -110,7 +135,32 @@ def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: in
     save_figure(figure, path)
 
 
-def draw_eigenvalues(axes: Axes, factor: LowRank) -> None:
+def draw_diagonal(axes: Axes, factor: Factor) -> None:
+    """|d| of the diagonal's entries, largest first, on a logarithmic axis."""
+    d = factor.diagonal()
+    d = d[np.argsort(-np.abs(d), kind="stable")]
+    place = np.arange(1, len(d) + 1)
+    for mask, style in _signs(d):
+        axes.plot(place[mask], np.abs(d[mask]), **style)
+    if d.any():
+        axes.set_yscale("log")
+    _label_index(axes, "|diagonal entry|", d)
+
+
+def draw_block_means(axes: Axes, factor: Factor) -> None:
+    """The mean of |d| over each parameter block, as bars."""
+    d = np.abs(factor.diagonal())
+    spans = [slice(offset, offset + int(np.prod(shape))) for _, shape, offset in factor.blocks]
+    means = np.array([d[span].mean() if d[span].size else 0.0 for span in spans])
+    axes.barh(range(len(means)), means, color=BLUE)
+    _label_blocks(axes, [name for name, *_ in factor.blocks])
+    if means.any():
+        axes.set_xscale("log")
+    axes.invert_yaxis()
+    axes.set_xlabel("mean |diagonal entry|")
+
+
+def draw_eigenvalues(axes: Axes, factor: Factor) -> None:
     """Eigenvalues against their index, on a linear axis: signs as they are."""
     axes.axhline(0, color=GREY, lw=0.8)
     for mask, style in _signs(factor.eigenvalues):
@@ -119,7 +169,7 @@ def draw_eigenvalues(axes: Axes, factor: LowRank) -> None:
     _label_index(axes, "eigenvalue", factor.eigenvalues)
 
 
-def draw_magnitudes(axes: Axes, factor: LowRank) -> None:
+def draw_magnitudes(axes: Axes, factor: Factor) -> None:
     """|w| against its index on a logarithmic axis; the ridge as a line where there is one."""
     magnitude, ridge = np.abs(factor.eigenvalues), factor.provenance.ridge
     for mask, style in _signs(factor.eigenvalues):
@@ -135,7 +185,7 @@ def draw_magnitudes(axes: Axes, factor: LowRank) -> None:
     _label_index(axes, "|eigenvalue|", factor.eigenvalues)
 
 
-def draw_error(axes: Axes, factor: LowRank) -> None:
+def draw_error(axes: Axes, factor: Factor) -> None:
     """Estimated relative Frobenius error of the leading k eigenpairs against k."""
     certificate = factor.certificate
     norm = certificate.frobenius_norm_estimate
@@ -155,7 +205,7 @@ def draw_error(axes: Axes, factor: LowRank) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def draw_residuals(axes: Axes, factor: LowRank) -> None:
+def draw_residuals(axes: Axes, factor: Factor) -> None:
     """Residual norms ‖H u − w u‖ against the index, beside |w|; for factors that have them."""
     norms, small = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     index, shown = _index(factor), norms > 0
@@ -177,12 +227,12 @@ def draw_residuals(axes: Axes, factor: LowRank) -> None:
     axes.legend(frameon=False)
 
 
-def draw_energy(axes: Axes, factor: LowRank, leading: int = 50) -> None:
+def draw_energy(axes: Axes, factor: Factor, leading: int = 50) -> None:
     """Heat map of `block_energy`: parameter blocks by leading eigenvectors."""
     _draw_shares(axes, [name for name, *_ in factor.blocks], block_energy(factor, leading))
 
 
-def draw_layer_energy(axes: Axes, factor: LowRank, leading: int = 50) -> None:
+def draw_layer_energy(axes: Axes, factor: Factor, leading: int = 50) -> None:
     """Heat map of `layer_energy`: layers by leading eigenvectors."""
     shares = layer_energy(factor, leading)
     _draw_shares(axes, list(shares), np.array(list(shares.values())))
@@ -193,11 +243,7 @@ def _draw_shares(axes: Axes, names: list[str], energy: np.ndarray) -> None:
         energy, cmap=SHADE, vmin=0, vmax=energy.max(), aspect="auto", interpolation="nearest",
         extent=(0.5, energy.shape[1] + 0.5, len(energy) - 0.5, -0.5),
     )  # fmt: skip
-    names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name in names]
-    every = -(-len(names) // LABELS)
-    axes.set_yticks(range(0, len(names), every), names[::every])
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
+    _label_blocks(axes, names)
     axes.set_xlabel("index")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(False)
@@ -206,10 +252,19 @@ def _draw_shares(axes: Axes, names: list[str], energy: np.ndarray) -> None:
     bar.outline.set_visible(False)
 
 
+def _label_blocks(axes: Axes, names: list[str]) -> None:
+    """Names of parameter blocks on the vertical axis: shortened, and not more than fit."""
+    names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name in names]
+    every = -(-len(names) // LABELS)
+    axes.set_yticks(range(0, len(names), every), names[::every])
+    for label in axes.get_yticklabels():
+        label.set_parse_math(False)
+
+
 def plot_comparison(
     names: tuple[str, str],
-    F: LowRank,
-    G: LowRank,
+    F: Factor,
+    G: Factor,
     comparison: Comparison,
     path: str | os.PathLike,
 ) -> None:
@@ -318,7 +373,7 @@ def _column(history: list[dict], name: str) -> np.ndarray:
     return np.array([row[name] for row in history], dtype=np.float64)
 
 
-def _index(factor: LowRank) -> np.ndarray:
+def _index(factor: Factor) -> np.ndarray:
     return np.arange(1, factor.rank + 1)
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
+from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE
 
 
-def request_reached(factor: LowRank) -> str:
+def request_reached(factor: Factor) -> str:
     """What was asked of the compression and what came of it."""
     asked, known = factor.provenance, factor.certificate
     if not np.isnan(asked.tolerance_requested):
@@ -13,19 +14,25 @@ def request_reached(factor: LowRank) -> str:
         size = _share(factor, known.spectral_error_bound) if spectral else known.relative_error
         what = "spectral bound / |w_1|" if spectral else "relative error"
         if known.converged:
-            return f"{what} {size:.3g} at rank {factor.rank}, {asked.tolerance_requested:g} asked"
+            return f"{what} {size:.3g} at {factor.extent}, {asked.tolerance_requested:g} asked"
         return (
             f"tolerance {asked.tolerance_requested:g} NOT reached: {what} {size:.3g} "
-            f"at rank {factor.rank}"
+            f"at {factor.extent}"
         )
+    error = "unknown" if np.isnan(known.relative_error) else f"{known.relative_error:.3g}"
+    if not factor.has_eigenpairs:  # then no rank can be asked for
+        return f"{factor.extent}, with relative error {error}"
     if asked.rank_requested < 0:
-        return f"rank {factor.rank}; what was asked is not known"
+        return f"rank {factor.rank} with relative error {error}; what was asked is not known"
     if asked.rank_requested == factor.rank:
-        return f"rank {factor.rank}, as asked"
-    return f"rank {factor.rank}; the compression was asked for {asked.rank_requested}"
+        return f"rank {factor.rank}, as asked, with relative error {error}"
+    return (
+        f"rank {factor.rank} with relative error {error}; the compression was asked for rank "
+        f"{asked.rank_requested}"
+    )
 
 
-def pairs_reached(factor: LowRank) -> str:
+def pairs_reached(factor: Factor) -> str:
     """How many eigenpairs have a small residual, how small it is, and how large the others' are."""
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     if norms is None:
@@ -36,21 +43,33 @@ def pairs_reached(factor: LowRank) -> str:
     if done.all():
         return f"all {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|"
     if not done.any():
-        return f"none of {factor.rank} as accurate as asked: ||H u - w u|| up to {rest}"
+        limit, origin = factor.provenance.residual_tolerance, tolerance_origin(factor)
+        if not origin:
+            return f"none of {factor.rank} counted as accurate: ||H u - w u|| up to {rest}"
+        small = f"||H u - w u|| <= {limit:.1e} |w_1| ({origin})"
+        return f"none of {factor.rank} with {small}: up to {rest}"
     return (
         f"{int(done.sum())} of {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|, "
         f"the others up to {rest}"
     )
 
 
-def small_residual(factor: LowRank) -> float:
+def tolerance_origin(factor: Factor) -> str:
+    """Whether the tolerance of the residuals was asked for; empty where it is not known."""
+    tolerance = factor.provenance.residual_tolerance
+    if np.isnan(tolerance):
+        return ""
+    return "the default" if tolerance == RESIDUAL_TOLERANCE else "as asked"
+
+
+def small_residual(factor: Factor) -> float:
     """The largest residual among the pairs that are marked as accurate, over |w_1|."""
     known = factor.certificate
     return _share(factor, known.residual_norms[known.eigenvalue_converged])
 
 
-def bound_reached(factor: LowRank) -> str:
-    """The spectral bound with the probability that it fails, or that it says nothing."""
+def bound_reached(factor: Factor) -> str:
+    """The spectral bound with the probability that it fails, or why it is of no use."""
     known = factor.certificate
     bound = known.spectral_error_bound
     if np.isnan(bound):
@@ -59,27 +78,23 @@ def bound_reached(factor: LowRank) -> str:
         return f"||H - F||_2 <= {bound:.3e}"
     if bound_is_empty(factor):
         return (
-            f"none that says anything: {bound:.3g} is above the largest eigenvalue, "
-            f"{_largest(factor):.4g}"
+            f"none of use: {bound:.3g} is above the largest eigenvalue, {factor.norm():.4g}, "
+            "so it allows an error as large as H"
         )
-    return f"||H - F||_2 <= {bound:.3e}, but for a probability of {failure(factor)}"
+    return f"||H - F||_2 <= {bound:.3e}, except with probability {failure(factor)}"
 
 
-def bound_is_empty(factor: LowRank) -> bool:
+def bound_is_empty(factor: Factor) -> bool:
     """Whether the spectral bound does not even exclude an error as large as H itself."""
-    return bool(factor.certificate.spectral_error_bound >= _largest(factor) > 0)
+    return bool(factor.certificate.spectral_error_bound >= factor.norm() > 0)
 
 
-def failure(factor: LowRank) -> str:
+def failure(factor: Factor) -> str:
     """The probability with which the spectral bound fails."""
     known = factor.certificate.spectral_failure
     return "10^-r for r probes" if np.isnan(known) else f"{known:.0e}"
 
 
-def _largest(factor: LowRank) -> float:
-    return float(np.abs(factor.eigenvalues).max(initial=0.0))
-
-
-def _share(factor: LowRank, sizes) -> float:
+def _share(factor: Factor, sizes) -> float:
     """The largest of the sizes over |w_1|; as it is where that is 0."""
-    return float(np.max(sizes, initial=0.0)) / (_largest(factor) or 1.0)
+    return float(np.max(sizes, initial=0.0)) / (factor.norm() or 1.0)

@@ -25,6 +25,7 @@ from hesscomp.analysis.html import (
 )
 from hesscomp.analysis.plots import (
     LABELS,
+    draw_diagonal,
     draw_eigenvalues,
     draw_energy,
     draw_error,
@@ -32,7 +33,7 @@ from hesscomp.analysis.plots import (
     draw_residuals,
 )
 from hesscomp.analysis.svg import inline_svg
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.storage.files import atomic_path
 
 SHOWN_PAIRS = 20  # rows of the table of eigenvalues before the reader must ask for more
@@ -40,7 +41,7 @@ SMALL = "small residual"  # the column of the table of eigenvalues
 SHOWN_VECTORS = 10  # columns of the table of energies
 
 
-def write_page(factor: LowRank, path: str | os.PathLike, source: str) -> None:
+def write_page(factor: Factor, path: str | os.PathLike, source: str) -> None:
     """Write `page` whole or not at all.
 
     Raises
@@ -52,12 +53,12 @@ def write_page(factor: LowRank, path: str | os.PathLike, source: str) -> None:
         temporary.write_text(page(factor, source), encoding="utf-8")
 
 
-def page(factor: LowRank, source: str) -> str:
+def page(factor: Factor, source: str) -> str:
     """One self-contained HTML page about a factor.
 
     Parameters
     ----------
-    factor : LowRank
+    factor : Factor
     source : str
         Name of the file that it came from.
 
@@ -70,7 +71,7 @@ def page(factor: LowRank, source: str) -> str:
     template = resources.files("hesscomp.analysis").joinpath("report.html").read_text("utf-8")
     return Template(template).substitute(
         title=markup(_title(factor)),
-        subtitle=join([f"n = {factor.n}, rank {factor.rank}, from", element("code", source)], " "),
+        subtitle=join([f"n = {factor.n}, {factor.extent}, from", element("code", source)], " "),
         facts=_facts(factor),
         certificate=_certificate(factor),
         spectrum=_spectrum(factor),
@@ -81,31 +82,35 @@ def page(factor: LowRank, source: str) -> str:
     )
 
 
-def _title(factor: LowRank) -> str:
+def _title(factor: Factor) -> str:
     source = factor.provenance
     name = source.operator.removesuffix("Operator") or "Operator"
     of = f" of {source.problem}" if source.problem else ""
     return f"{name}{of}" + (f" on {source.dataset}" if source.dataset else "")
 
 
-def _facts(factor: LowRank) -> Html:
-    w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
+def _facts(factor: Factor) -> Html:
     error = factor.certificate.relative_error
-    facts = {
-        "parameters n": factor.n,
-        "rank": factor.rank,
-        "relative error": percent(error) if not error < 1e-3 else number(error),
-        "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
-        "negative": int((w < 0).sum()),
-        "pairs of small residual": ABSENT
-        if done is None
-        else f"{int(done.sum())} of {factor.rank}",
-    }
+    error = {"relative error": percent(error) if not error < 1e-3 else number(error)}
+    facts = {"parameters n": factor.n}
+    if factor.has_eigenpairs:
+        w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
+        facts |= {
+            "rank": factor.rank,
+            **error,
+            "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
+            "negative": int((w < 0).sum()),
+            "pairs of small residual": ABSENT
+            if done is None
+            else f"{int(done.sum())} of {factor.rank}",
+        }
+    else:
+        facts |= {"kind": factor.kind, **error, **factor.summary(leading=1)}
     pairs = ([element("dt", name), element("dd", value)] for name, value in facts.items())
     return element("dl", join(element("div", join(pair, "")) for pair in pairs), "facts")
 
 
-def _certificate(factor: LowRank) -> Html:
+def _certificate(factor: Factor) -> Html:
     rows = (
         (claim.statement, claim.value, _tag(claim.standing), claim.meaning)
         for claim in claims(factor)
@@ -114,14 +119,19 @@ def _certificate(factor: LowRank) -> Html:
     if factor.certificate.residual_norms is not None:
         drawn.append((draw_residuals, "Residual of each eigenpair, below its eigenvalue."))
     stated = table(("statement", "value", "standing", "meaning"), rows, "claims")
-    return join([stated, _charts(factor, *drawn)]) if factor.rank else stated
+    drawable = factor.has_eigenpairs and factor.rank
+    return join([stated, _charts(factor, *drawn)]) if drawable else stated
 
 
 def _tag(standing: str) -> Html:
     return element("span", standing, f"tag {standing.replace(' ', '-')}")
 
 
-def _spectrum(factor: LowRank) -> Html:
+def _spectrum(factor: Factor) -> Html:
+    if not factor.has_eigenpairs:
+        text = f"A {factor.kind} factor holds no eigenpairs. Its diagonal by magnitude:"
+        chart = _charts(factor, (draw_diagonal, "Entries of the diagonal, logarithmic scale."))
+        return join([element("p", text), chart])
     if not factor.rank:
         return element("p", "The factor has rank 0: there are no eigenvalues.")
     negative = int((factor.eigenvalues < 0).sum())
@@ -144,7 +154,7 @@ def _spectrum(factor: LowRank) -> Html:
     )
 
 
-def _eigenvalue_table(factor: LowRank) -> Html:
+def _eigenvalue_table(factor: Factor) -> Html:
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     top = block_energy(factor) if len(factor.blocks) > 1 else None
     head = ["index", "eigenvalue", "of the largest"]
@@ -179,8 +189,10 @@ def _eigenvalue_table(factor: LowRank) -> Html:
     return join([rows(0, SHOWN_PAIRS), details(rest, rows(SHOWN_PAIRS, factor.rank))])
 
 
-def _energy(factor: LowRank) -> Html:
+def _energy(factor: Factor) -> Html:
     blocks = factor.blocks
+    if not factor.has_eigenpairs:
+        return element("p", f"A {factor.kind} factor holds no eigenvectors.")
     if not blocks or not factor.rank:
         missing = "names no parameter blocks" if not blocks else "holds no eigenvectors"
         return element("p", f"The file {missing}.")
@@ -226,7 +238,7 @@ def _shaded(share: float) -> Html:
     return Html(f'<span class="shade" style="--share:{share:.3f}">{percent(float(share))}</span>')
 
 
-def _provenance(factor: LowRank) -> Html:
+def _provenance(factor: Factor) -> Html:
     source = factor.provenance
     rows = {
         "problem": source.problem,
@@ -248,7 +260,7 @@ def _provenance(factor: LowRank) -> Html:
     return table((), rows.items(), "facts-table")
 
 
-def _cost(factor: LowRank) -> Html:
+def _cost(factor: Factor) -> Html:
     source = factor.provenance
     assembled = f" ({source.columns / factor.n:.1%} of the n that assembling H takes)"
     rows = {
@@ -266,6 +278,6 @@ def _count(value: int) -> Html | str:
     return number(value) if value >= 0 else ABSENT
 
 
-def _charts(factor: LowRank, *charts: tuple[Callable, str], height: float = 3.0) -> Html:
+def _charts(factor: Factor, *charts: tuple[Callable, str], height: float = 3.0) -> Html:
     made = (chart(inline_svg(draw, factor, text, height), text) for draw, text in charts)
     return element("div", join(made), "charts" if len(charts) > 1 else "charts one")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatterSciNotation
 
 from hesscomp.analysis.plots import BLUE, GREY, LINE, RED, make_figure
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 
 INK = "#010203"  # stands for the page's text colour
 VARIABLES = {INK: "--ink", BLUE: "--blue", RED: "--red", GREY: "--grey", LINE: "--line"}
@@ -26,7 +26,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def inline_svg(
-    draw: Callable[[Axes, LowRank], None], factor: LowRank, label: str, height: float = 3.0
+    draw: Callable[[Axes, Factor], None], factor: Factor, label: str, height: float = 3.0
 ) -> str:
     """What ``draw(axes, factor)`` draws, as an `<svg>` element without anything external.
 

@@ -1,41 +1,35 @@
 """`hesscomp data`: what a data set is and what each rank would hold."""
 
-import argparse
+from dataclasses import dataclass
 
-from hesscomp.cli.options import add_format_arguments, load_data
-from hesscomp.cli.session import Session, add_rank_arguments
+from hesscomp.cli.session import RankOptions, Session
 from hesscomp.cli.tables import data_table
-from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.summary import summarize
 from hesscomp.datasets.targets import TARGETS
-from hesscomp.errors import InputError
+from hesscomp.options import option
+from hesscomp.workflows.subject import NAMED_DATA, HeldOutRequest, SourceRequest, read_data
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="NAME|FILE", help=f"{', '.join(NAMED)}, or a file")
-    add_format_arguments(parser, test=True)
-    parser.add_argument(
-        "--targets",
+@dataclass(frozen=True, kw_only=True)
+class DataRequest(SourceRequest, HeldOutRequest):
+    """Which data to describe."""
+
+    data: str = option(flag="data", metavar="NAME|FILE", help=NAMED_DATA)
+    targets: str | None = option(
+        None,
         choices=TARGETS,
         help="what becomes of the labels; default: classes for MNIST and IDX, input for curves, "
         "else signs",
     )
-    parser.add_argument(
-        "--ranks", type=int, metavar="P", help="ranks to plan for; default: those that run this"
+    ranks: int | None = option(
+        None, low=1, metavar="P", help="ranks to plan for; default: those that run this"
     )
-    add_rank_arguments(parser)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before any work."""
-    if options.ranks is not None and options.ranks < 1:
-        raise InputError(f"--ranks must be at least 1, not {options.ranks}")
+REQUEST, RANKS = DataRequest, RankOptions
 
 
-def run(options: argparse.Namespace, session: Session) -> int:
-    check(options)
-    world = session.world
-    dataset = load_data(options, session, options.targets)
-    summary = summarize(dataset, world, options.ranks)
-    session.say(data_table(summary))
+def run(request: DataRequest, session: Session) -> int:
+    dataset = read_data(request, session.world, session.show, request.targets)
+    session.say(data_table(summarize(dataset, session.world, request.ranks)))
     return 0

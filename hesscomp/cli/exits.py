@@ -3,6 +3,7 @@
 import os
 import sys
 
+from hesscomp.cli.arguments import as_written
 from hesscomp.errors import InputError, OperatorError, describe, whole_story
 
 INTERRUPTED, UNREAD = 130, 141  # 128 and the number of SIGINT, of SIGPIPE
@@ -13,9 +14,15 @@ def exit_status(error: BaseException) -> int:
     return 2 if isinstance(error, InputError | OperatorError) else 1
 
 
-def report_error(error: BaseException, before: str = "") -> int:
-    """Say in one line what went wrong, after some words; returns the exit status."""
-    text = f"hesscomp: error: {before}{describe(error)}{whole_story(error)}"
+def report_error(
+    error: BaseException, before: str = "", written: dict[str, str] | None = None
+) -> int:
+    """Say in one line what went wrong, after some words; returns the exit status.
+
+    Parameters that it names are shown as they are `written` on the command line.
+    """
+    said = as_written(describe(error), written or {})
+    text = f"hesscomp: error: {before}{said}{whole_story(error)}"
     print(text, file=sys.stderr, flush=True)
     return exit_status(error)
 

@@ -1,29 +1,26 @@
 """`hesscomp inspect`: what a factor file holds."""
 
-import argparse
+from dataclasses import dataclass
 
 from hesscomp.cli.tables import factor_table, trajectory_table
-from hesscomp.errors import InputError
 from hesscomp.factors import is_trajectory, load_factor, load_trajectory
+from hesscomp.options import Options, option
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="F.h5", help="a factor or trajectory file")
-    parser.add_argument(
-        "--leading", type=int, default=10, metavar="K", help="how many eigenvalues to show"
-    )
+@dataclass(frozen=True, kw_only=True)
+class InspectRequest(Options):
+    """Which file to show."""
+
+    file: str = option(flag="file", metavar="F.h5", help="a factor or trajectory file")
+    leading: int = option(10, low=1, metavar="K", help="how many eigenvalues to show")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before any work."""
-    if options.leading < 1:
-        raise InputError(f"--leading must be at least 1, not {options.leading}")
+REQUEST = InspectRequest
 
 
-def run(options: argparse.Namespace) -> int:
-    check(options)
-    if is_trajectory(options.file):
-        print(trajectory_table(load_trajectory(options.file), options.leading))
+def run(request: InspectRequest) -> int:
+    if is_trajectory(request.file):
+        print(trajectory_table(load_trajectory(request.file), request.leading))
     else:
-        print(factor_table(load_factor(options.file), options.leading))
+        print(factor_table(load_factor(request.file), request.leading))
     return 0

@@ -1,34 +1,13 @@
 """Commands that a signal ends in good order, so that `--run FOLDER` goes on later."""
 
-import os
 import signal
 import sys
-from argparse import ArgumentTypeError
 
 from hesscomp.cli.exits import INTERRUPTED
 from hesscomp.errors import Interrupted
 from hesscomp.parallel.watchdog.stop_signals import STOP_SIGNALS, StopListener
 from hesscomp.parallel.world import World
 from hesscomp.runs.slurm import REQUEUE
-
-
-def add_run_argument(parser, holds: str) -> None:
-    """`holds` says what the folder gets."""
-    parser.add_argument(
-        "--run", metavar="FOLDER", type=_folder,
-        help=f"{holds}; where it holds those of this command, the run goes on from them. SIGTERM "
-        f"and SIGUSR1 then end the run after the present block product, with status {REQUEUE}, and "
-        f"Ctrl-C with {INTERRUPTED}",
-    )  # fmt: skip
-
-
-def _folder(text: str) -> str:
-    if not text:
-        raise ArgumentTypeError("it names no folder")
-    if os.path.exists(text) and not os.path.isdir(text):
-        raise ArgumentTypeError(f"{text} is a file; name a folder")
-    return text
-
 
 NOTICE = b"hesscomp: interrupted: ends after the present block product; Ctrl-C again ends it now\n"
 

@@ -10,8 +10,10 @@ import importlib
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 import hesscomp
+from hesscomp.cli.arguments import add_arguments, as_written, flags, request_from
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
 from hesscomp.errors import one_line
 from hesscomp.parallel import TIMEOUT
@@ -24,6 +26,7 @@ COMMANDS = {
     "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
     "train": "train a problem with an optimizer of first or second order (MPI)",
     "compress": "compress a Hessian to a certified low-rank factor (MPI)",
+    "diagonal": "make a certified factor of a Hessian's diagonal (MPI)",
     "update": "bring a factor up to date with new data or a new point (MPI)",
     "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
     "data": "describe a data set and how it would be sharded (MPI)",
@@ -39,7 +42,7 @@ COMMANDS = {
     "plan": "say what a compression will hold, reduce and take on many ranks",
     "job": "write a SLURM job script for a command, and submit it if asked",
 }
-PARALLEL = ("newton", "train", "compress", "update", "spectrum", "figure", "data")
+PARALLEL = ("newton", "train", "compress", "diagonal", "update", "spectrum", "figure", "data")
 WRAPPERS = ("job", "plan")  # another command's words follow after a --
 
 
@@ -71,9 +74,19 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+class Lines(logging.Formatter):
+    """Log records as lines, in which parameters are shown as they are `written`."""
+
+    def __init__(self, written: dict[str, str]):
+        super().__init__("hesscomp: %(message)s")
+        self.written = written
+
+    def format(self, record: logging.LogRecord) -> str:
+        return as_written(super().format(record), self.written)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="hesscomp: %(message)s")
     try:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
@@ -90,6 +103,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     with startup_timeout(_comm_timeout(arguments), "MPI's start"):
         options = parse(arguments)  # imports the command's module, and MPI where it takes ranks
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines(options.written))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if options.command is None:
         _parser(None)[0].print_help()
         return 2
@@ -97,27 +113,32 @@ def _run(arguments: list[str]) -> int:
     if options.command in PARALLEL:
         from hesscomp.cli.session import run_on_ranks
 
-        return run_on_ranks(command.run, options, STARTED)
+        return run_on_ranks(_by_request(command), options, STARTED)
     try:
-        return command.run(options)
+        return _by_request(command)(options)
     except BrokenPipeError:
         raise
     except Exception as error:
-        return report_error(error)
+        return report_error(error, written=options.written)
+
+
+def _by_request(command) -> Callable:
+    """What runs a command's module by a command line's options."""
+    return lambda options, *session: command.run(request_from(options, command.REQUEST), *session)
 
 
 def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
     """The options of a command line; where they are bad, one line and the end with status 2.
 
-    Of a command that wraps another one, `words` are those after the first `--`; None without it.
+    Of a command that wraps another one, `words` are those after the first `--`.
     Where more may follow later (not `whole`), `missing` names what is required and not there.
     """
     name = next((word for word in arguments if not word.startswith("-")), None)
-    own, words = arguments, None
+    own, words = arguments, []
     if name in WRAPPERS and "--" in arguments:
         end = arguments.index("--")
         own, words = arguments[:end], arguments[end + 1 :]
-    parser, commands = _parser(name)
+    parser, commands, written = _parser(name)
     required = _let_go(commands[name]) if name in commands and not whole else []
     options, unknown = parser.parse_known_args(own)
     if unknown:
@@ -126,6 +147,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if name in WRAPPERS:
         options.words = words
+    options.written = written.get(name, {})
     options.missing = [
         action.metavar if not action.option_strings else action.option_strings[0]
         for action in required
@@ -153,8 +175,12 @@ def _comm_timeout(arguments: list[str]) -> float:
     return seconds if 0 < seconds < MOST else TIMEOUT
 
 
-def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict]:
-    """The parser, that of the named command complete, and the parsers of all commands by name."""
+def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
+    """The parser, that of the named command complete, and the parsers of all commands by name.
+
+    With how the named command's parameters are written.
+    """
+    written: dict[str, dict[str, str]] = {}
     parser = Parser(
         prog="hesscomp",
         description=hesscomp.__doc__,
@@ -173,5 +199,21 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict]:
             formatter_class=HelpFormatter,
         )
         if command == name:  # only what is asked for is imported
-            importlib.import_module(f"hesscomp.cli.{command}").add_arguments(subparser)
-    return parser, commands.choices
+            written[name] = _add_request(subparser, command)
+    return parser, commands.choices, written
+
+
+def _add_request(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
+    """Give a parser the options of a command's request, and of its ranks; how each is written."""
+    module = importlib.import_module(f"hesscomp.cli.{command}")
+    parser.usage, parser.epilog = (getattr(module, name, None) for name in ("USAGE", "EPILOG"))
+    parts = [module.REQUEST]
+    if command in PARALLEL:
+        from hesscomp.cli.session import ComputingRankOptions
+
+        parts.append(getattr(module, "RANKS", ComputingRankOptions))
+    written = {}
+    for part in parts:
+        add_arguments(parser, part)
+        written |= flags(part)
+    return written

@@ -1,49 +1,54 @@
 """`hesscomp plot`: pictures of factors and runs."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from hesscomp.options import Options, option
 from hesscomp.runs.report import read_json
 from hesscomp.storage.files import check_picture_name, check_writable
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file",
+@dataclass(frozen=True, kw_only=True)
+class PlotRequest(Options):
+    """What to draw, and where."""
+
+    file: str = option(
+        flag="file",
         metavar="F.h5|R.json|RUN",
         help="a factor or trajectory file, a newton report, or the folder of a train run",
     )
-    parser.add_argument("--out", required=True, metavar="P.png", help="png, pdf or svg")
+    out: str = option(metavar="P.png", help="png, pdf or svg")
+
+    def _check(self) -> None:
+        super()._check()
+        check_picture_name(self.out)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before any work."""
-    check_picture_name(options.out)
+REQUEST = PlotRequest
 
 
-def run(options: argparse.Namespace) -> int:
-    check(options)
-    check_writable(options.out)
+def run(request: PlotRequest) -> int:
+    check_writable(request.out)
     from hesscomp.analysis.plots import (
         CONVERGENCE,
         RUN,
         plot_convergence,
+        plot_factor,
         plot_run,
-        plot_spectrum,
         plot_trajectory,
     )
     from hesscomp.factors import is_trajectory, load_factor, load_trajectory
 
-    if Path(options.file).is_dir():
-        report = read_json(Path(options.file) / "history.json", RUN)
+    if Path(request.file).is_dir():
+        report = read_json(Path(request.file) / "history.json", RUN)
         title = f"{report.get('problem')}: {report.get('optimizer')}"
-        plot_run(report["history"], options.out, title)
-    elif options.file.endswith(".json"):
-        report = read_json(options.file, CONVERGENCE)
-        plot_convergence(report["history"], options.out, str(report.get("data", options.file)))
-    elif is_trajectory(options.file):
-        plot_trajectory(load_trajectory(options.file), options.out)
+        plot_run(report["history"], request.out, title)
+    elif request.file.endswith(".json"):
+        report = read_json(request.file, CONVERGENCE)
+        plot_convergence(report["history"], request.out, str(report.get("data", request.file)))
+    elif is_trajectory(request.file):
+        plot_trajectory(load_trajectory(request.file), request.out)
     else:
-        plot_spectrum(load_factor(options.file), options.out)
-    print(f"wrote {options.out}")
+        plot_factor(load_factor(request.file), request.out)
+    print(f"wrote {request.out}")
     return 0

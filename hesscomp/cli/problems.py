@@ -1,15 +1,20 @@
 """`hesscomp problems`: the problems that have names."""
 
-import argparse
+from dataclasses import dataclass
 
 from hesscomp.cli.tables import problem_table
+from hesscomp.options import Options
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None: the list is short."""
+@dataclass(frozen=True)
+class ProblemsRequest(Options):
+    """Nothing to ask: the list is short."""
 
 
-def run(options: argparse.Namespace) -> int:
+REQUEST = ProblemsRequest
+
+
+def run(_: ProblemsRequest) -> int:
     print(problem_table(NAMED_PROBLEMS))
     return 0

@@ -3,39 +3,33 @@
 import sys
 import time
 
-from hesscomp.cli.session import Session
+from hesscomp.workflows.progress import Columns
 
 QUIET = 2.0  # seconds before the first sign; short work shows none
 PLAIN_INTERVAL = 30.0
 TERMINAL_INTERVAL = 0.2
 
 
-class Progress:
-    """Show on rank 0's standard error how many product columns are done while a block runs."""
+class ProgressLine:
+    """Shows on standard error how many product columns are done."""
 
-    def __init__(self, session: Session, what: str):
-        self.session, self.what = session, what
+    def __init__(self):
         self.terminal = sys.stderr.isatty()
+        self.start = self.last = 0.0
         self.shown = False
 
-    def __enter__(self) -> "Progress":
-        self.start = self.last = time.monotonic()
-        self.first = self.session.world.ledger.columns
-        if self.session.is_root:
-            self.session.world.ledger.listener = self._update
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.session.world.ledger.listener = None
-        if self.shown and self.terminal:
-            print(file=sys.stderr)
-
-    def _update(self, ledger) -> None:
+    def __call__(self, columns: Columns) -> None:
         now = time.monotonic()
+        if not columns.done and not columns.finished:
+            self.start, self.shown = now, False
+        if columns.finished:
+            if self.shown and self.terminal:
+                print(file=sys.stderr)
+            return
         interval = TERMINAL_INTERVAL if self.terminal else PLAIN_INTERVAL
         if now - self.start < QUIET or (self.shown and now - self.last < interval):
             return
-        text = f"{ledger.columns - self.first} {self.what}, {now - self.start:.0f} s"
+        text = f"{columns.done} product columns, {now - self.start:.0f} s"
         end = "" if self.terminal else "\n"
         start = "\r" if self.terminal else ""
         print(f"{start}{text}", end=end, file=sys.stderr, flush=True)

@@ -1,29 +1,34 @@
 """`hesscomp report`: a page about a factor."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 from hesscomp.errors import InputError
+from hesscomp.options import Options, option
 from hesscomp.storage.files import check_writable
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="F.h5", help="a factor file")
-    parser.add_argument("--out", required=True, metavar="R.html", help="the page, in one file")
+@dataclass(frozen=True, kw_only=True)
+class ReportRequest(Options):
+    """Which factor to write about, and where."""
+
+    file: str = option(flag="file", metavar="F.h5", help="a factor file")
+    out: str = option(metavar="R.html", help="the page, in one file")
+
+    def _check(self) -> None:
+        super()._check()
+        if Path(self.out).suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"{self.out}: a page ends in .html; name it so")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before any work."""
-    if Path(options.out).suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"{options.out}: a page ends in .html; name it so")
+REQUEST = ReportRequest
 
 
-def run(options: argparse.Namespace) -> int:
-    check(options)
-    check_writable(options.out)
+def run(request: ReportRequest) -> int:
+    check_writable(request.out)
     from hesscomp.analysis.report import write_page
     from hesscomp.factors import load_factor
 
-    write_page(load_factor(options.file), options.out, Path(options.file).name)
-    print(f"wrote {options.out}")
+    write_page(load_factor(request.file), request.out, Path(request.file).name)
+    print(f"wrote {request.out}")
     return 0

@@ -2,31 +2,46 @@
 
 import sys
 import time
-from argparse import ArgumentTypeError
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from hesscomp.cli.arguments import request_from
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.cli.interruption import ended, listen
+from hesscomp.cli.progress import ProgressLine
+from hesscomp.cli.tables import factor_table
 from hesscomp.errors import HesscompError, InputError, Interrupted
+from hesscomp.factors import Factor
+from hesscomp.options import Options, option
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.threads import threads_per_rank
 from hesscomp.parallel.watchdog.phase import in_words, phase_of
 from hesscomp.parallel.world import World
-from hesscomp.storage.files import check_outputs
+from hesscomp.workflows.progress import Columns
 
 MOST_THREADS = 2**16
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise InputError(f"{text!r} is not a positive number of seconds")
+    return seconds
+
+
 @dataclass
 class Session:
-    """What a command needs beside its options: the world, its threads and the clock."""
+    """What a command needs beside its request: the world, its threads and what shows lines."""
 
     world: World
-    threads: int
-    started: float
     _limits: object = field(repr=False, default=None)
+    line: ProgressLine = field(repr=False, default_factory=ProgressLine)
 
     @property
     def is_root(self) -> bool:
@@ -38,57 +53,52 @@ class Session:
         if self.is_root:
             print(text, flush=True)
 
-    def start_tensorflow(self) -> None:
-        """Import TensorFlow with this session's threads, on this rank's GPU if there is one."""
-        from hesscomp.curvature.tensorflow import set_threads, use_own_gpu
-
-        place = self.world.place_here()
-        with self.world.phase("choosing a GPU"):
-            use_own_gpu(place)
-        set_threads(self.threads)
-
-    def check_outputs(self, *paths) -> None:
-        """Refuse outputs that could not be written, before the work is done."""
-        with self.world.phase("checking the output files"):
-            if self.is_root:
-                check_outputs(*paths)
-
-    def write(self, what: str, path, writer) -> None:
-        """Let rank 0 call ``writer(path)``; all ranks learn if that fails."""
-        if path is None:
+    def show(self, event: object) -> None:
+        """Show what a workflow tells, on rank 0: a line, a factor, or product columns."""
+        if not self.is_root:
             return
-        with self.world.phase(f"writing {path}"):
-            if self.is_root:
-                writer(path)
-        self.say(f"wrote {what}: {path}")
+        if isinstance(event, Columns):
+            self.line(event)
+        else:
+            self.say(factor_table(event) if isinstance(event, Factor) else str(event))
+
+    def showing(self, texts: dict[type, Callable[[Any], str]], header: str = "") -> Callable:
+        """`show` for a workflow that tells these kinds of things, under a header, as texts."""
+        waiting = [header] if header else []
+
+        def show(event: object) -> None:
+            if type(event) not in texts:
+                self.show(event)
+                return
+            if waiting:
+                self.say(waiting.pop())
+            self.say(texts[type(event)](event))
+
+        return show
 
 
-def add_rank_arguments(parser) -> None:
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(Options, group="ranks"):
     """What every command that runs on ranks takes."""
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=None,
-        metavar="T",
+
+    threads: int | None = option(
+        None, low=1, high=MOST_THREADS, metavar="T",
         help="threads per rank; by default OMP_NUM_THREADS, else the rank's share of its cores",
-    )
-    parser.add_argument(
-        "--comm-timeout",
-        type=_seconds,
-        default=TIMEOUT,
-        metavar="S",
+    )  # fmt: skip
+    comm_timeout: float = option(
+        TIMEOUT, above=0, unbounded=True, parse=_seconds, metavar="S",
         help="seconds that a rank waits for the others, which may compile or read, before all end",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputingRankOptions(RankOptions):
+    """And what those take that compute."""
+
+    reproducible: bool = option(
+        False,
+        help="the same bits on any number of ranks of as many threads; up to 1.3 times the cost",
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise ArgumentTypeError(f"{text!r} is not a positive number of seconds")
-    return seconds
 
 
 def run_on_ranks(command, options, started: float) -> int:
@@ -98,16 +108,16 @@ def run_on_ranks(command, options, started: float) -> int:
     error, in one line, and ends the others. A signal ends a command with `--run FOLDER` so that it
     can go on.
     """
+    written = getattr(options, "written", {})
     world = World(
         reproducible=getattr(options, "reproducible", False), timeout=options.comm_timeout
     )
     listen(options, world)
     try:
-        if options.threads is not None and not 1 <= options.threads <= MOST_THREADS:
-            raise InputError(f"--threads must be 1 to {MOST_THREADS}, not {options.threads}")
-        threads = threads_per_rank(world, options.threads)
-        world.threads, limits = threads, threadpool_limits(threads)
-        return command(options, Session(world, threads, started, limits))
+        world.threads = threads_per_rank(world, request_from(options, RankOptions).threads)
+        limits = threadpool_limits(world.threads)
+        world.ledger.seconds["startup"] = time.perf_counter() - started
+        return command(options, Session(world, limits))
     except Interrupted as why:
         return ended(options, world, why)
     except KeyboardInterrupt:
@@ -122,15 +132,11 @@ def run_on_ranks(command, options, started: float) -> int:
     except BaseException as error:
         while_doing = in_words(phase_of(error))
         if not world.everyone_is_here():
-            report_error(error, f"rank {world.rank} alone failed{while_doing}: ")
+            report_error(error, f"rank {world.rank} alone failed{while_doing}: ", written)
             world.abort(exit_status(error))
         if world.rank == 0:
             who = "all ranks " if world.size > 1 else ""
             known = isinstance(error, HesscompError)
-            report_error(error, "" if known else f"{who}failed{while_doing}: ")
+            report_error(error, "" if known else f"{who}failed{while_doing}: ", written)
         return exit_status(error)
     return 1
-
-
-def seconds_since(started: float) -> float:
-    return time.perf_counter() - started

@@ -1,6 +1,6 @@
 """`hesscomp solve`: solve with a factor."""
 
-import argparse
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,49 +8,50 @@ from hesscomp.errors import InputError
 from hesscomp.factors import load_factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
+from hesscomp.options import Options, option
 from hesscomp.storage.files import atomic_path, check_writable
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="F.h5", help="a factor file")
-    parser.add_argument(
-        "--rhs", required=True, metavar="G.npy", help="(n,) or (n, j) right-hand sides"
-    )
-    parser.add_argument(
-        "--shift", required=True, type=float, metavar="S", help="added to the diagonal: the ridge"
-    )
-    parser.add_argument(
-        "--tail",
-        default="last",
-        metavar="last|zero|FLOAT",
-        help="the value taken for the unresolved spectrum",
-    )
-    parser.add_argument("--out", required=True, metavar="D.npy", help="the solution")
+@dataclass(frozen=True, kw_only=True)
+class SolveRequest(Options):
+    """What to solve with, for what, and where the solution goes."""
+
+    file: str = option(flag="file", metavar="F.h5", help="a factor file")
+    rhs: str = option(metavar="G.npy", help="(n,) or (n, j) right-hand sides")
+    shift: float = option(metavar="S", help="added to the diagonal: the ridge")
+    tail: float | str | None = option(
+        None, parse=str, metavar="last|zero|FLOAT",
+        help="the value taken for the unresolved spectrum, where the factor leaves one; default: "
+        "last",
+    )  # fmt: skip
+    out: str = option(metavar="D.npy", help="the solution")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.tail not in (None, "last", "zero"):
+            tail_number(self.tail)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Refuse what can be refused before any work."""
-    if not np.isfinite(options.shift):
-        raise InputError(f"--shift must be finite, not {options.shift}")
-    if options.tail not in ("last", "zero"):
-        tail_number(options.tail)
+REQUEST = SolveRequest
 
 
-def run(options: argparse.Namespace) -> int:
-    check(options)
-    check_writable(options.out)
-    factor = load_factor(options.file)
-    rhs = load_vector(options.rhs)
+def run(request: SolveRequest) -> int:
+    check_writable(request.out)
+    factor = load_factor(request.file)
+    rhs = load_vector(request.rhs)
     if rhs.ndim not in (1, 2) or rhs.shape[0] != factor.n:
         raise InputError(
-            f"{options.rhs}: has shape {rhs.shape}, but {options.file} has n = {factor.n}"
+            f"{request.rhs}: has shape {rhs.shape}, but {request.file} has n = {factor.n}"
         )
-    solution = factor.solve(rhs, options.shift, options.tail)
-    with atomic_path(options.out) as temporary, open(temporary, "wb") as stream:
+    options, said = {}, ""
+    if factor.has_tail or request.tail is not None:
+        tail = "last" if request.tail is None else request.tail
+        options, said = {"tail": tail}, f", tail {factor.tail_value(tail):.3g}"
+    solution = factor.solve(rhs, request.shift, **options)
+    with atomic_path(request.out) as temporary, open(temporary, "wb") as stream:
         np.save(stream, solution)
-    tail = factor.tail_value(options.tail)
     print(
-        f"solved with rank {factor.rank} of n = {factor.n}, shift {options.shift:g}, "
-        f"tail {tail:.3g}; ||D|| = {np.linalg.norm(solution):.6g}; wrote {options.out}"
+        f"solved with {factor.extent} of n = {factor.n}, shift {request.shift:g}{said}; "
+        f"||D|| = {np.linalg.norm(solution):.6g}; wrote {request.out}"
     )
     return 0

@@ -5,27 +5,24 @@ import math
 import numpy as np
 
 from hesscomp.analysis.reached import bound_reached, pairs_reached, request_reached
-from hesscomp.factors import Comparison, LowRank, Trajectory
+from hesscomp.factors import Comparison, Factor, Trajectory
 
 
-def factor_table(factor: LowRank, leading: int = 10) -> str:
+def factor_table(factor: Factor, leading: int = 10) -> str:
     """What a factor is, how good it is and where it comes from."""
     certificate, source = factor.certificate, factor.provenance
-    values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
-    more = f"  ... {factor.eigenvalues[-1]:.4g}" if factor.rank > leading else ""
     error = (
         f"||H - F||_F ~ {certificate.frobenius_error_estimate:.3e}, "
         f"{certificate.relative_error:.2e} of ||H||_F ~ {certificate.frobenius_norm_estimate:.4g}"
     )
     rows = [
-        ("kind", "low-rank"),
+        ("kind", factor.kind),
         ("n", f"{factor.n}"),
-        ("rank", f"{factor.rank}"),
-        ("eigenvalues", values + more),
+        *factor.summary(leading).items(),
         ("error", f"{error} ({certificate.estimator})"),
         ("spectral bound", bound_reached(factor)),
         ("reached", request_reached(factor)),
-        ("eigenpairs", pairs_reached(factor)),
+        *([("eigenpairs", pairs_reached(factor))] if factor.has_eigenpairs else []),
         ("point", "in the file" if factor.parameters is not None else "not in the file"),
         ("blocks", ", ".join(name for name, _, _ in factor.blocks) or "none"),
     ]
@@ -45,7 +42,7 @@ def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
 
 
 def comparison_table(
-    names: tuple[str, str], F: LowRank, G: LowRank, comparison: Comparison, leading: int = 10
+    names: tuple[str, str], F: Factor, G: Factor, comparison: Comparison, leading: int = 10
 ) -> str:
     """Two factors side by side, how far they are apart, and where their provenances differ."""
     spectral = f"{comparison.spectral_distance:.3e}, {comparison.relative_spectral:.2e}"
@@ -116,22 +113,23 @@ def problem_table(problems: dict) -> str:
     return _aligned(rows)
 
 
-def spectrum_table(quadrature, extremes, estimates: dict, rounding: float, shift) -> str:
+def spectrum_table(result, shift: float | None) -> str:
     """What stochastic Lanczos quadrature says about a spectrum."""
+    quadrature = result.quadrature
     names = {
         "trace": "trace",
         "frobenius_norm": "Frobenius norm",
-        "negative": f"negative (below {-rounding:.1e})",
+        "negative": f"negative (below {-quadrature.rounding:.1e})",
         "logdet": f"log det(H + {shift} I)",
     }
-    low, high = extremes
+    low, high = result.extremes
     made = "the matrix assembled, exact" if quadrature.exact else "stochastic Lanczos quadrature"
     rows = [
         ("n", f"{quadrature.n}"),
         ("density", f"{quadrature.columns} product columns ({made})"),
         ("eigenvalues" if quadrature.exact else "Ritz values", f"{low:.6g} to {high:.6g}"),
     ]
-    rows += [(names[name], _estimate(estimate)) for name, estimate in estimates.items()]
+    rows += [(names[name], _estimate(estimate)) for name, estimate in result.estimates.items()]
     return _aligned(rows)
 
 

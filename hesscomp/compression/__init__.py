@@ -1,6 +1,12 @@
 """From an operator to a certified factor."""
 
-from hesscomp.compression.compress import METHODS, check_request, compress
+from hesscomp.compression.compress import (
+    METHODS,
+    CompressionOptions,
+    FactorOptions,
+    blank_factor,
+    compress,
+)
 from hesscomp.compression.correction import correct
 from hesscomp.compression.generalized import GeneralizedEigen, generalized_eigen
 from hesscomp.compression.options import SketchOptions
@@ -8,10 +14,12 @@ from hesscomp.compression.streaming import StreamingSketch
 
 __all__ = [
     "METHODS",
+    "CompressionOptions",
+    "FactorOptions",
     "GeneralizedEigen",
     "SketchOptions",
     "StreamingSketch",
-    "check_request",
+    "blank_factor",
     "compress",
     "correct",
     "generalized_eigen",

@@ -7,8 +7,8 @@ import numpy as np
 from hesscomp.compression.approximation import Probes
 from hesscomp.compression.eigh import RandomizedEigh
 from hesscomp.compression.options import SketchOptions
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
+from hesscomp.operators.operator import Operator
 from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import dropped_squares
 from hesscomp.factors.certificate import NAN, Certificate, ErrorsByRank
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.gaussian import probes
 

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,11 +17,13 @@ from hesscomp.compression.one_pass import OnePass
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.rows import RowEigh, RowSvd
 from hesscomp.compression.svd import DirectSvd
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError, NumericalError, OperatorError
+from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, Provenance
+from hesscomp.operators.operator import Operator
+from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
 from hesscomp.sketching.defaults import default_method
@@ -43,7 +46,61 @@ METHODS = {
         PowerEigh,
     )
 }
+FROBENIUS = "frobenius"
+KRYLOV = ("block", "max_columns", "max_basis", "residual_tolerance")  # options of that method
 FIRST_BLOCK = 16  # columns that an adaptive sketch starts with; it then grows by half
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorOptions(SketchOptions):
+    """How to sketch, by which method, and where the rows of the sketch lie."""
+
+    method: str = option("auto", choices=("auto", *METHODS), help="of compression")
+    layout: str = option(
+        "auto",
+        choices=("auto", "replicated", "rows"),
+        help="all rows of the sketch on every rank, or a slab on each; auto: by memory",
+    )
+    panel: int | None = option(
+        None, low=1, metavar="B",
+        help=f"with `layout` rows: columns gathered at once; default {PANEL}",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        super()._check()
+        if self.method not in ("auto", BlockKrylov.name):
+            refuse(self, KRYLOV, f"`method` {self.method}; take {BlockKrylov.name}")
+        if self.layout != "rows":
+            refuse(self, ("panel",), f"`layout` {self.layout}; take rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionOptions(FactorOptions):
+    """All that `compress` takes besides its operator."""
+
+    rank: int | None = option(
+        None, low=1, metavar="K", one_of="size",
+        help="eigenpairs wanted (40 unless a tolerance)",
+    )  # fmt: skip
+    tolerance: float | None = option(
+        None, above=0, below=1, metavar="T", one_of="size",
+        help="smallest rank with ||H - F|| <= T ||H||",
+    )  # fmt: skip
+    tolerance_norm: str | None = option(
+        None, choices=(FROBENIUS, "spectral"), help=f"with `tolerance`; default {FROBENIUS}"
+    )
+    max_rank: int | None = option(
+        None, low=1, metavar="K", help="with `tolerance`; default: all of them"
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if self.rank is None and self.tolerance is None:
+            raise InputError("ask for a `rank` or for a `tolerance`")
+        if self.tolerance is None:
+            refuse(self, ("max_rank", "tolerance_norm"), "a `rank`; they are for a `tolerance`")
+        else:
+            refuse(self, ("max_columns", "max_basis"), "a `tolerance`; they are for a `rank`")
 
 
 def compress(
@@ -51,21 +108,8 @@ def compress(
     rank: int | None = None,
     tolerance: float | None = None,
     *,
-    method: str = "auto",
-    oversample: int = 10,
-    power: int = 1,
-    seed: int = 0,
-    max_rank: int | None = None,
-    tolerance_norm: str = "frobenius",
-    probe_count: int = 8,
-    test_matrix: str = "gaussian",
-    residual_tolerance: float = 1e-6,
-    max_columns: int | None = None,
-    block: int | None = None,
-    max_basis: int | None = None,
-    start: LowRank | None = None,
-    layout: str = "auto",
-    panel: int = PANEL,
+    start: Factor | None = None,
+    **options,
 ) -> LowRank:
     """Compress a symmetric operator to a low-rank factor with an error certificate.
 
@@ -84,50 +128,22 @@ def compress(
         in the Frobenius norm where its `relative_error` does, in the spectral norm where its bound
         is at most the tolerance times what ||H|| is at least (`factors.certificate.meets`). Where
         `max_rank` does not suffice the factor has that rank and ``converged=False``.
-    method : str
-        "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto" takes
-        nystrom (with the stable shift) for operators declared semidefinite, but krylov where
-        more than one power step is asked for (the same products give it higher powers) or an
-        option of krylov is given, and krylov elsewhere.
-        Where the sketch would be as wide as the matrix (under "auto": would cost as many
-        products) the matrix is assembled instead, and the factor's method is "dense".
-    oversample : int
-        Columns of the sketch beyond `rank`.
-    power : int
-        Further multiplications by H after the first, orthonormalised in between; krylov takes at
-        most as many columns as eigh would.
-    seed : int
-        Of test matrix and probes; the result does not depend on the number of ranks.
-    max_rank : int, optional
-        Largest rank allowed with `tolerance`; default n.
-    tolerance_norm : {"frobenius", "spectral"}
-    probe_count : int
-        Fresh Gaussian vectors that measure the error (none where leave-one-out does).
-    test_matrix : {"gaussian", "srtt", "sparse-sign"}
-        Columns that the operator is sketched with; errors are measured by probes where they are
-        not Gaussian.
-    residual_tolerance : float
-        krylov stops, and marks an eigenpair in ``certificate.eigenvalue_converged``, where
-        ||H u - w u|| is at most this times the largest |w|.
-    max_columns : int, optional
-        With krylov and a rank, the most product columns; default (2 + power) (rank + oversample).
-    block : int, optional
-        Columns of a block of krylov; default a quarter of rank + oversample, within 16 to 32.
-    max_basis : int, optional
-        With krylov and a rank, the most columns held before a thick restart; default as many as
-        the default of `max_columns`. It bounds the memory.
-    start : LowRank, optional
+    start : Factor, optional
         With krylov (which "auto" then takes): a factor of a nearby operator, such as of the same
         loss some steps of training before. Its range is worth a product: by default a third of the
         columns are saved (power 1), at equal error where the operators are near, and nothing but
         them is lost where they are not.
-    layout : {"auto", "replicated", "rows"}
-        Where the n rows of the sketch and of the factor lie: all on every rank, or a slab on each.
-        "auto" takes rows where a replicated sketch would need more than half of the memory that a
-        rank has (with a tolerance, one of `max_rank`: name that, or the layout, where it may grow
-        large), and what the operator has where it is in rows already.
-    panel : int
-        In the row layout, columns that are gathered at once for a product.
+    **options
+        The other fields of `CompressionOptions`. Of `method`: "auto" or a name in `METHODS`, whose
+        classes say what they do and cost. "auto" takes nystrom (with the stable shift) for
+        operators declared semidefinite, but krylov where more than one power step is asked for (the
+        same products give it higher powers) or an option of krylov is given, and krylov elsewhere.
+        Where the sketch would be as wide as the matrix (under "auto": would cost as many products)
+        the matrix is assembled instead, and the factor's method is "dense". Of `layout`: "auto"
+        takes rows where a replicated sketch would need more than half of the memory that a rank
+        has (with a tolerance, one of `max_rank`: name that, or the layout, where it may grow
+        large), and what the operator has where it is in rows already. The result does not depend on
+        the number of ranks. Errors are measured by probes where the test matrix is not Gaussian.
 
     Returns
     -------
@@ -149,54 +165,41 @@ def compress(
     (4 + power) n l, or as little as 2 n l with `max_basis`; in the row layout a P-th of that on
     each of P ranks, and two or three (n, panel) arrays.
     """
-    check_request(rank, tolerance, max_rank, tolerance_norm)
-    options = SketchOptions(
-        power=power,
-        seed=seed,
-        probe_count=probe_count,
-        rank=rank,
-        oversample=oversample,
-        test_matrix=test_matrix,
-        residual_tolerance=residual_tolerance,
-        max_columns=max_columns,
-        block=block,
-        basis=max_basis,
-        start=start,
-    )
-    options.validate()
-    kind = _choose(method, operator, options)
-    operator = _in_layout(operator, layout, panel, options, max_rank)
+    asked = CompressionOptions(rank=rank, tolerance=tolerance, **options)
+    kind = _choose(operator, asked, start)
+    operator = _in_layout(operator, asked)
     world = operator.world
-    start, before = time.perf_counter(), replace(world.ledger)
+    began, before = time.perf_counter(), replace(world.ledger)
     if rank is not None:
-        l = min(operator.n, rank + oversample)
-        sketch = kind(operator, options)
-        if method == "auto" and sketch.columns(l) >= operator.n:
-            sketch = Dense(operator, options)
+        l = min(operator.n, rank + asked.oversample)
+        sketch = kind(operator, asked)
+        if asked.method == "auto" and sketch.columns(l) >= operator.n:
+            sketch = Dense(operator, asked)
         sketch, approximation = _sketch_rank(sketch, l)
         k = min(rank, operator.n)
         certificate = approximation.certificate(k, sketch.probes)
     else:
         sketch, approximation, k, certificate = _grow_to_tolerance(
-            kind(operator, options),
+            kind(operator, asked),
             tolerance,
-            tolerance_norm,
-            min(max_rank or operator.n, operator.n),
+            asked.tolerance_norm or FROBENIUS,
+            min(asked.max_rank or operator.n, operator.n),
         )
     ledger = world.ledger
     return LowRank(
         approximation.eigenvalues[:k].copy(),
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
-        certificate,
-        Provenance(
+        certificate=certificate,
+        provenance=Provenance(
             operator=operator.name,
             method=sketch.name,
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
-            tolerance_norm="" if tolerance is None else tolerance_norm,
-            oversample=oversample,
+            tolerance_norm="" if tolerance is None else asked.tolerance_norm or FROBENIUS,
+            residual_tolerance=NAN if certificate.residual_norms is None else asked.accuracy,
+            oversample=asked.oversample,
             power=sketch.options.power,
-            seed=seed,
+            seed=asked.seed,
             dtype=operator.dtype.name,
             layout=operator.layout.name,
             ranks=world.size,
@@ -205,29 +208,27 @@ def compress(
             columns=ledger.columns - before.columns,
             passes=ledger.passes - before.passes,
             words_reduced=ledger.words_reduced - before.words_reduced,
-            seconds=time.perf_counter() - start,
+            seconds=time.perf_counter() - began,
         ),
         layout=operator.layout,
     )
 
 
-def _in_layout(
-    operator: Operator, name: str, panel: int, options: SketchOptions, max_rank: int | None
-) -> Operator:
+def blank_factor(n: int) -> Factor:
+    """What stands where `compress` has made no factor yet, such as in a checkpoint: rank 0."""
+    return LowRank.blank(n)
+
+
+def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
     """The operator in the layout asked for, or in the one that fits into memory."""
-    if name not in ("auto", "replicated", "rows"):
-        raise InputError(f"layout must be auto, replicated or rows, not {name}")
-    if panel < 1:
-        raise InputError(f"panel must be at least 1, not {panel}")
-    if name == "auto":
-        columns = (options.rank or max_rank or FIRST_BLOCK) + options.oversample
-        needed = sketch_bytes(operator.n, columns, options.power)
+    if asked.layout == "replicated":
+        return operator.replicated()
+    if asked.layout == "auto":
+        columns = (asked.rank or asked.max_rank or FIRST_BLOCK) + asked.oversample
+        needed = sketch_bytes(operator.n, columns, asked.power)
         if operator.layout.name == "rows" or fits_in_memory(operator.world, needed):
             return operator
-        name = "rows"
-    if name == "rows":
-        return operator.in_rows(panel)
-    return operator.replicated()
+    return operator.in_rows(asked.panel or PANEL)
 
 
 class Dense:
@@ -255,26 +256,23 @@ class Dense:
         return Approximation(w, U, layout, range_error=0.0, galerkin=True, estimator="exact")
 
 
-def _choose(method: str, operator: Operator, options: SketchOptions):
-    start = options.start
+def _choose(operator: Operator, asked: CompressionOptions, start: Factor | None):
     if start is not None:
-        if method not in ("auto", BlockKrylov.name):
-            raise InputError(f"only method krylov starts from a factor, not {method}")
+        if asked.method not in ("auto", BlockKrylov.name):
+            raise InputError(f"only method krylov starts from a factor, not {asked.method}")
         if start.n != operator.n:
             raise InputError(
                 f"a factor of n = {start.n} is no start for an operator of n = {operator.n}"
             )
-        return BlockKrylov
-    if method == "auto":
-        given = options.block, options.max_columns, options.basis
-        return METHODS[default_method(operator.psd, options.power, *given)]
-    if method not in METHODS:
-        raise InputError(f"method must be auto, {', '.join(METHODS)}, not {method}")
-    kind = METHODS[method]
+        return partial(BlockKrylov, start=start)
+    if asked.method == "auto":
+        given = (getattr(asked, name) for name in KRYLOV)
+        return METHODS[default_method(operator.psd, asked.power, *given)]
+    kind = METHODS[asked.method]
     if kind.needs_psd and not operator.psd:
         raise OperatorError(
-            f"method {method} needs a positive semidefinite operator and this one is not declared "
-            "so; use method krylov or eigh"
+            f"method {asked.method} needs a positive semidefinite operator and this one is not "
+            "declared so; use method krylov or eigh"
         )
     return kind
 
@@ -337,22 +335,3 @@ def _cut(approximation, probes, tolerance, norm, max_rank, world):
     converged = world.decide(met.any())
     k = world.broadcast(int(np.argmax(met)) if converged else len(met) - 1)
     return k, approximation.certified(k, errors, probes, converged)
-
-
-def check_request(
-    rank: int | None,
-    tolerance: float | None,
-    max_rank: int | None = None,
-    tolerance_norm: str = "frobenius",
-) -> None:
-    """Raise InputError for a request that makes no sense."""
-    if (rank is None) == (tolerance is None):
-        raise InputError("ask for a rank or for a tolerance, not both and not neither")
-    if rank is not None and rank < 1:
-        raise InputError(f"rank must be at least 1, not {rank}")
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise InputError(f"tolerance must lie between 0 and 1, not {tolerance}")
-    if max_rank is not None and max_rank < 1:
-        raise InputError(f"the largest rank must be at least 1, not {max_rank}")
-    if tolerance_norm not in ("frobenius", "spectral"):
-        raise InputError(f"tolerance_norm must be frobenius or spectral, not {tolerance_norm}")

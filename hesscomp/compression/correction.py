@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.compress import compress
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
+from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.parallel.world import World
+from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 
-def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank:
+def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
     """A factor of `operator` that starts from a known one: F + compress(H - F, rank).
 
     For a Hessian that has drifted since F was made, or a factor that turned out too short: only
@@ -23,8 +23,8 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
     Parameters
     ----------
     operator : Operator
-    known : LowRank
-        Of the same order; as good or as stale as it may be.
+    known : Factor
+        Of the same order, with eigenpairs; as good or as stale as it may be.
     rank : int
         Eigenpairs of the correction.
     **options
@@ -39,7 +39,7 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
     Raises
     ------
     InputError
-        For orders that differ, or a tolerance.
+        For orders that differ, a factor without eigenpairs, or a tolerance.
 
     Notes
     -----
@@ -49,11 +49,12 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
         raise InputError(f"a factor of n = {known.n} does not fit an operator of n = {operator.n}")
     if "tolerance" in options:
         raise InputError("a correction takes a rank, not a tolerance")
-    rest = operator + -1.0 * FactorOperator(known.in_layout(operator.layout), operator.world)
+    values = known.eigenvalues  # before the products are spent
+    rest = operator - known.in_layout(operator.layout)
     added = compress(rest, rank, **options)
     layout = added.layout
     U = np.hstack([known.in_layout(layout).eigenvectors, added.eigenvectors])
-    w = np.concatenate([known.eigenvalues, added.eigenvalues])
+    w = np.concatenate([values, added.eigenvalues])
     full = U.shape[1] > known.n
     Q = layout.units(np.arange(known.n)) if full else orthonormalize(U, layout)
     R = layout.inner(Q, U)
@@ -62,31 +63,14 @@ def correct(operator: Operator, known: LowRank, rank: int, **options) -> LowRank
     return LowRank(
         w,
         layout.combine(Q, np.array(S)),
-        replace(
+        certificate=replace(
             added.certificate,
             frobenius_norm_estimate=float(np.hypot(np.linalg.norm(w), error)),
             residual_norms=None,
             eigenvalue_converged=None,
         ),
-        replace(added.provenance, operator=operator.name),
-        known.parameters,
-        known.blocks,
-        layout,
+        provenance=replace(added.provenance, operator=operator.name),
+        parameters=known.parameters,
+        blocks=known.blocks,
+        layout=layout,
     )
-
-
-class FactorOperator(Operator):
-    """A factor as an operator; its products need no data."""
-
-    passes = 0
-
-    def __init__(self, factor: LowRank, world: World):
-        psd = bool(np.all(factor.eigenvalues >= 0))
-        super().__init__(factor.n, world, psd=psd)
-        self.factor, self.layout = factor, factor.layout
-
-    def in_layout(self, layout):
-        return FactorOperator(self.factor.in_layout(layout), self.world)
-
-    def _block(self, V):
-        return self.factor @ V

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hesscomp.compression.compress import compress
-from hesscomp.curvature.operator import Operator
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.factors.lowrank import LowRank
+from hesscomp.operators.operator import Operator
 
 
 @dataclass(frozen=True)

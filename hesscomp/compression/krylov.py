@@ -5,8 +5,9 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import leading_eigenvectors, sorted_eigh
+from hesscomp.factors.factor import Factor
+from hesscomp.operators.operator import Operator
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.defaults import BLOCKS, block_size
 from hesscomp.sketching.gaussian import test_matrix
@@ -32,12 +33,12 @@ class BlockKrylov:
     much wider from then on, and it stops once that leaves the k eigenvalues. They also join where
     as many eigenvalues have become equal as a block is wide.
 
-    Where the basis reaches `SketchOptions.basis` columns it is restarted (Wu and Simon 2000): the
-    leading k + oversample Ritz vectors and N stay. Converged ones of the k leading pairs are
+    Where the basis reaches `SketchOptions.max_basis` columns it is restarted (Wu and Simon 2000):
+    the leading k + oversample Ritz vectors and N stay. Converged ones of the k leading pairs are
     locked: not rotated again, and their residual norms stay as they were (upper bounds then).
     T = Q^T H Q holds through all of it.
 
-    With `SketchOptions.start`, a factor F of a nearby operator, it begins with F Omega.
+    With a `start`, a factor F of a nearby operator, it begins with F Omega.
 
     Costs b s + probes product columns in s block products (the probes ride in the first), and as
     many words times n: nothing else is reduced. s is what convergence takes, at most `width` / b
@@ -53,8 +54,8 @@ class BlockKrylov:
     name = "krylov"
     needs_psd = False
 
-    def __init__(self, operator: Operator, options: SketchOptions):
-        self.operator, self.options = operator, options
+    def __init__(self, operator: Operator, options: SketchOptions, start: Factor | None = None):
+        self.operator, self.options, self.start = operator, options, start
         n, rows = operator.n, operator.layout.rows
         if options.rank is None:  # grown to a tolerance: every column counts, so no restarts
             self.wanted = self.limit = n
@@ -62,7 +63,7 @@ class BlockKrylov:
         else:
             self.wanted = l = min(n, options.rank + options.oversample)
             self.block = min(n, options.block or block_size(l))
-            basis = options.basis or (2 + options.power) * l + self.block
+            basis = options.max_basis or (2 + options.power) * l + self.block
             self.limit = min(n, max(basis, l + 2 * self.block))
         self.size = self.locked = self.multiplied = self.drawn = 0
         self.basis = np.empty((rows, self.block), order="F")  # its first `size` columns are Q
@@ -79,7 +80,7 @@ class BlockKrylov:
 
         One `sketch` fewer where a near factor is started from, whose range is worth a product.
         """
-        started = self.options.start is not None
+        started = self.start is not None
         most = self.options.max_columns or (2 + self.options.power - started) * sketch
         return max(most, self.options.rank or 1)
 
@@ -145,9 +146,9 @@ class BlockKrylov:
         layout, options = self.operator.layout, self.options
         self.drawn = self.block
         Omega = draw(options.test_matrix, layout, 0, self.block, options.seed)
-        if options.start is not None:  # what a product with the nearby operator would give
-            F = options.start.in_layout(layout)
-            Omega = F @ Omega + ROUNDING * np.abs(F.eigenvalues).max(initial=1.0) * Omega
+        if self.start is not None:  # what a product with the nearby operator would give
+            F = self.start.in_layout(layout)
+            Omega = F @ Omega + ROUNDING * max(F.norm(), 1.0) * Omega
         return orthonormalize(Omega, layout)
 
     def _gaussian(self, columns: int) -> np.ndarray:
@@ -185,7 +186,7 @@ class BlockKrylov:
         if rank is None:
             return False
         w, _, norms = self._ritz()
-        allowed = self.options.residual_tolerance * abs(w[0])
+        allowed = self.options.accuracy * abs(w[0])
         leading, done = w[:rank], norms[:rank] <= allowed
         if self.size >= min(rank, n) and world.decide(np.all(done)):
             return self._nothing_is_missing(leading, allowed)
@@ -228,7 +229,7 @@ class BlockKrylov:
         w, S, norms = w[: kept - first], S[:, : kept - first], norms[: kept - first]
         largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
         # So that the locked residuals together stay below what counts as converged.
-        allowed = self.options.residual_tolerance * largest / (2 * np.sqrt(self.wanted))
+        allowed = self.options.accuracy * largest / (2 * np.sqrt(self.wanted))
         done = (norms <= allowed) & (np.arange(len(w)) < self.options.rank - first)
         done = self.operator.world.broadcast(done)
         order, new = np.argsort(~done, kind="stable"), int(done.sum())
@@ -251,7 +252,7 @@ class BlockKrylov:
             layout,
             galerkin=True,
             residual_norms=norms[:kept],
-            residual_tolerance=self.options.residual_tolerance,
+            residual_tolerance=self.options.accuracy,
         )
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import inverse_cholesky, sorted_eigh
 from hesscomp.errors import NumericalError
+from hesscomp.operators.operator import Operator
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize
 

@@ -7,8 +7,8 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import sorted_eigh
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize

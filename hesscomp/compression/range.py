@@ -4,7 +4,7 @@ import numpy as np
 
 from hesscomp.compression.approximation import Probes
 from hesscomp.compression.options import SketchOptions
-from hesscomp.curvature.operator import Operator
+from hesscomp.operators.operator import Operator
 from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.gaussian import probes
 from hesscomp.sketching.orthonormalize import orthonormalize

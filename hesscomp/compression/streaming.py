@@ -6,10 +6,10 @@ import numpy as np
 
 from hesscomp.compression.approximation import Probes
 from hesscomp.compression.one_pass import from_sketch
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.gaussian import probes, test_matrix
 
@@ -40,7 +40,7 @@ class StreamingSketch:
     Examples
     --------
     >>> import numpy as np
-    >>> from hesscomp.curvature.operator import MatrixOperator
+    >>> from hesscomp.operators.matrix import MatrixOperator
     >>> H = np.diag([4.0, -2.0, 1.0, 0.0, 0.0, 0.0])
     >>> sketch = StreamingSketch(6, columns=5)
     >>> sketch.update(MatrixOperator(H))
@@ -93,8 +93,8 @@ class StreamingSketch:
         return LowRank(
             approximation.eigenvalues,
             approximation.eigenvectors,
-            approximation.certificate(rank, measured),
-            Provenance(
+            certificate=approximation.certificate(rank, measured),
+            provenance=Provenance(
                 method="streaming",
                 rank_requested=rank,
                 oversample=self.columns - rank,

@@ -5,8 +5,8 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import OnRange
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import leading_eigenvectors, sorted_eigh
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.orthonormalize import orthonormalize
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 
 STEP = float(np.finfo(np.float64).eps ** (1 / 3))  # balances rounding and truncation
 
@@ -15,7 +15,8 @@ class FiniteDifferenceHessian(ShardedOperator):
 
     Parameters
     ----------
-    problem : DifferentiableProblem
+    problem : Problem
+        With the capability `SHARD_GRADIENTS`.
     x : (n,) array
 
     Notes

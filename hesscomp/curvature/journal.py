@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hesscomp.curvature.operator import Operator
+from hesscomp.operators.operator import Operator
 from hesscomp.runs.journal import Journal
 from hesscomp.storage.lock import sole_use
 

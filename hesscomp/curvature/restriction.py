@@ -1,8 +1,8 @@
-"""A curvature operator on some of the parameters: named blocks, block diagonal, diagonal."""
+"""A curvature operator on some of the parameters: named blocks, block diagonal."""
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator, ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
 
 
@@ -50,7 +50,7 @@ class Restricted(ShardedOperator):
             raise InputError("a restriction needs the name of at least one parameter block")
         _inherit(self, base, len(self.indices))
         chosen = tuple(i for i, b in enumerate(blocks) if b.size and b.offset in self.indices)
-        narrowed = getattr(base, "narrowed", lambda chosen: None)(chosen)
+        narrowed = base.narrowed(chosen)
         self.local = _Embedded(base, self.indices) if narrowed is None else narrowed
 
     def _columns(self, columns):
@@ -134,27 +134,6 @@ class BlockDiagonal(ShardedOperator):
         for group in self.groups:
             out[:, group.indices] = group._local_blocks(V[group.indices])
         return out
-
-
-class Diagonal(Operator):
-    """The diagonal of a curvature operator as an operator.
-
-    Costs n product columns once, and nothing after that; `estimators.diagonal` estimates it from
-    a few. The words of one reduction are n.
-    """
-
-    def __init__(self, base: Operator, panel: int = 64):
-        super().__init__(base.n, base.world, psd=base.psd, dtype=base.dtype)
-        columns = np.arange(base.n)
-        base = base.replicated()
-        parts = []
-        for start in range(0, base.n, panel):
-            indices = columns[start : start + panel]
-            parts.append((base @ base.layout.units(indices))[indices, indices - start])
-        self.values = np.concatenate(parts)
-
-    def _block(self, V):
-        return self.layout.local(self.values)[:, None] * V
 
 
 def _inherit(operator: ShardedOperator, base: ShardedOperator, n: int) -> None:

@@ -3,8 +3,8 @@
 import numpy as np
 import scipy.linalg
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
+from hesscomp.operators.operator import Operator
 
 
 class Whitened(Operator):

@@ -107,7 +107,8 @@ class StoredRows:
         if y.shape != (self.count,):
             raise InputError(
                 f"{path}: X has {self.count} rows but the labels have shape {y.shape}; "
-                "store one label a row"
+                "store one label a row: of one-hot rows y.argmax(axis=1), which are classes "
+                "(--targets classes)"
             )
         if self.width > MAX_WIDTH:
             raise InputError(f"{path}: X has {self.width} columns; at most {MAX_WIDTH} are allowed")

@@ -84,7 +84,7 @@ class CsvSource(TextSource):
         if self.label is None and others and self.label_name.lower() not in LABELS:
             yield (
                 f"a column is called {others[0]}, but the label is the last column, "
-                f"{self.label_name}; name the label where that is not meant (--label {others[0]})"
+                f"{self.label_name}; name the label where that is not meant (`label` {others[0]})"
             )
 
     def _called(self, column: int) -> str:
@@ -160,7 +160,7 @@ class CsvSource(TextSource):
         if DECIMAL_COMMA.fullmatch(cell):
             return "write numbers with a decimal point"
         label = (
-            "" if self.label is not None else f", or name it if it is the label (--label {name})"
+            "" if self.label is not None else f", or name it if it is the label (`label` {name})"
         )
         return (
             "encode it as a number: text columns become columns of 0 and 1 by "

@@ -2,12 +2,11 @@
 
 import hashlib
 import http.client
-import os
-import tempfile
 import urllib.request
 from pathlib import Path
 
 from hesscomp.errors import InputError, reason
+from hesscomp.storage.files import atomic_path
 
 SECONDS = 30  # without a byte
 MOST = 2**28  # bytes
@@ -54,11 +53,5 @@ def _fetched(url: str, instead: str) -> bytes:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)

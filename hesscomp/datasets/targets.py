@@ -131,8 +131,11 @@ class _Found:
             if rows <= set(pair):
                 return pair
         strangest = min(rows, key=lambda label: (label in (-1, 0, 1, 2), self.counts[label]))
-        rule = "labels must be +1/-1, 0/1, 1/2 or two texts; name their column or recode"
-        self.refuse(strangest, rule)
+        self.refuse(
+            strangest,
+            "labels must be +1/-1, 0/1, 1/2 or two texts; name their column, recode them or, for a "
+            "network, take them as classes (--targets classes)",
+        )
 
     def classes(self) -> tuple:
         """All labels, sorted."""
@@ -140,7 +143,10 @@ class _Found:
         for label in self.rows:
             odd = not label.is_integer() if isinstance(label, float) else not label
             if odd or (isinstance(label, str) and texts < len(self.rows)):
-                self.refuse(label, "classes must be all integers or all texts; recode")
+                rule = "classes must be all integers or all texts; recode them"
+                if not texts:
+                    rule += " or, where they are measured, take them as values (--targets values)"
+                self.refuse(label, rule)
         return tuple(sorted(self.rows))
 
     def keep_few(self) -> None:
@@ -154,7 +160,10 @@ class _Found:
 
 def _real(shard, name: str) -> np.ndarray:
     if shard.y.dtype.kind not in "fiub":
-        raise InputError(f"{name}: the labels are texts; values must be real numbers")
+        raise InputError(
+            f"{name}: the labels are texts; values must be real numbers: recode them, or take them "
+            "as classes (--targets classes) with a loss for classes, such as softmax-cross-entropy"
+        )
     values = np.ascontiguousarray(shard.y, dtype=np.float64)
     table = values if values.ndim == 2 else values[:, None]
     check_finite(table, shard.start, f"{name} (labels)")

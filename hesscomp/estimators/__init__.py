@@ -3,7 +3,7 @@
 Vectors are replicated, whatever the layout of the operator: they are few.
 """
 
-from hesscomp.estimators.diagonal import diagonal
+from hesscomp.estimators.diagonal import DiagonalOptions, diagonal, diagonal_factor
 from hesscomp.estimators.logdet import logdet
 from hesscomp.estimators.norms import exact_frobenius_norm, frobenius_norm, spectral_norm
 from hesscomp.estimators.quadrature import SpectralQuadrature, spectral_quadrature
@@ -12,11 +12,13 @@ from hesscomp.estimators.trace import trace
 
 __all__ = [
     "DiagonalEstimate",
+    "DiagonalOptions",
     "Estimate",
     "NormBounds",
     "SpectralDensity",
     "SpectralQuadrature",
     "diagonal",
+    "diagonal_factor",
     "exact_frobenius_norm",
     "frobenius_norm",
     "logdet",

@@ -1,12 +1,30 @@
-"""The diagonal of an operator: XDiag, and the plain mean that it improves on."""
+"""The diagonal of an operator: XDiag, the plain mean that it improves on, and the factor."""
+
+import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
+from hesscomp.compression.approximation import FAILURE_BOUND, Probes
 from hesscomp.errors import InputError
 from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.results import EXACT, DiagonalEstimate, standard_error
 from hesscomp.estimators.vectors import check_counts, signs
+from hesscomp.factors import Certificate, Diagonal, Provenance
+from hesscomp.operators.operator import Operator
+from hesscomp.options import Seeded, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagonalOptions(Seeded, group="diagonal"):
+    """What `diagonal_factor` takes besides its operator."""
+
+    columns: int = option(
+        64, low=4, metavar="C",
+        help="product columns of the estimate; where they reach n the diagonal is exact",
+    )  # fmt: skip
+    method: str = option("xdiag", choices=("xdiag", "hutchinson"), help="of the estimate")
+    probe_count: int = option(8, low=1)
 
 
 def diagonal(
@@ -39,6 +57,85 @@ def diagonal(
         exact = np.diagonal(operator.to_dense()).copy()
         return DiagonalEstimate(exact, np.zeros(operator.n), EXACT, operator.n)
     return estimator(operator, columns, seed)
+
+
+def diagonal_factor(
+    operator: Operator,
+    columns: int = 64,
+    *,
+    method: str = "xdiag",
+    seed: int = 0,
+    probe_count: int = 8,
+) -> Diagonal:
+    """The diagonal of H as a factor: an operator, a preconditioner and a file, with a certificate.
+
+    Parameters
+    ----------
+    operator : Operator
+        The factor is in its layout.
+    columns, method, seed
+        As `diagonal` takes them: an estimate, or exact where `columns` reach n.
+    probe_count : int
+        Fresh Gaussian vectors that measure the error of an estimate, product columns beyond
+        `columns`.
+
+    Returns
+    -------
+    Diagonal
+        Its certificate is of ||H - diag(d)||: all that is not on the diagonal, with the errors of
+        the estimate. Where the matrix was assembled it is exact, and the Frobenius error is also
+        the bound of the spectral one.
+
+    Raises
+    ------
+    InputError
+        For arguments out of range.
+
+    Notes
+    -----
+    The exact diagonal takes n columns and memory for n^2 numbers at least twice.
+    """
+    DiagonalOptions(columns=columns, method=method, seed=seed, probe_count=probe_count)
+    world, layout, n = operator.world, operator.layout, operator.n
+    start, before = time.perf_counter(), replace(world.ledger)
+    if columns >= n:
+        H = operator.to_dense()
+        d, method = np.diagonal(H).copy(), EXACT
+        error = float(np.linalg.norm(H - np.diag(d)))
+        bound, failure, how = error, 0.0, EXACT
+    else:
+        d = diagonal(operator, columns, method=method, seed=seed).values
+        measured = Probes.draw(operator, 0, probe_count, seed)
+        rest = measured.images - layout.local(d)[:, None] * measured.vectors
+        squares = layout.squares(rest)
+        error, bound = float(np.sqrt(np.mean(squares))), FAILURE_BOUND * np.sqrt(np.max(squares))
+        failure, how = 10.0**-probe_count, "probes"
+    ledger = world.ledger
+    return Diagonal(
+        layout.local(d),
+        certificate=Certificate(
+            frobenius_error_estimate=error,
+            frobenius_norm_estimate=float(np.hypot(np.linalg.norm(d), error)),
+            spectral_error_bound=float(bound),
+            estimator=how,
+            spectral_failure=failure,
+        ),
+        provenance=Provenance(
+            operator=operator.name,
+            method=method,
+            seed=seed,
+            dtype=operator.dtype.name,
+            layout=layout.name,
+            ranks=world.size,
+            threads=world.threads,
+            reproducible=world.reproducible,
+            columns=ledger.columns - before.columns,
+            passes=ledger.passes - before.passes,
+            words_reduced=ledger.words_reduced - before.words_reduced,
+            seconds=time.perf_counter() - start,
+        ),
+        layout=layout,
+    )
 
 
 def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.estimators.results import Estimate
 from hesscomp.estimators.vectors import signs
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 from hesscomp.sketching.orthonormalize import orthonormalize
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.estimators.exchangeable import pair_overlaps, pair_trace, without_diagonal
+from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.estimators.quadrature import spectral_quadrature
 from hesscomp.estimators.results import Estimate
+from hesscomp.operators.operator import Operator
 
 
 def logdet(

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.estimators.exchangeable import of_exchangeable
 from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.results import Estimate, NormBounds
 from hesscomp.estimators.vectors import check_counts, sphere
 from hesscomp.krylov.lanczos import Lanczos
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 
 FAILURE = 1e-6  # probability that a spectral norm exceeds its bound

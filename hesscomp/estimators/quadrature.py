@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.estimators.results import Estimate, SpectralDensity, standard_error
 from hesscomp.estimators.smoothing import reflected_gaussian
 from hesscomp.estimators.vectors import check_counts, sphere
 from hesscomp.krylov.lanczos import Lanczos
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 
 GRID = 512  # points of a density

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.estimators import hutchinson, hutchpp, xnystrace, xtrace
 from hesscomp.estimators.results import Estimate
 from hesscomp.estimators.vectors import check_counts
+from hesscomp.operators.operator import Operator
 
 METHODS = {
     "hutchinson": (hutchinson.hutchinson, hutchinson.LEAST),
@@ -50,7 +50,7 @@ def trace(
 
     Examples
     --------
-    >>> from hesscomp.curvature.operator import MatrixOperator
+    >>> from hesscomp.operators.matrix import MatrixOperator
     >>> H = MatrixOperator(np.diag(0.5 ** np.arange(100.0)), psd=True)
     >>> estimate = trace(H, columns=20)
     >>> bool(abs(estimate.value - 2) < 1e-3), estimate.method

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.dense import inverse_cholesky
 from hesscomp.errors import NumericalError, OperatorError
 from hesscomp.estimators.exchangeable import of_exchangeable, pair_overlaps, pair_trace
 from hesscomp.estimators.results import Estimate
 from hesscomp.estimators.vectors import sphere
+from hesscomp.operators.operator import Operator
 
 LEAST = 2  # columns that it needs
 SHIFTS = 4  # powers of ten above rounding that are tried

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.estimators.exchangeable import of_exchangeable
 from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.results import Estimate
 from hesscomp.estimators.vectors import sphere
+from hesscomp.operators.operator import Operator
 
 LEAST = 4  # columns that it needs: two vectors, twice
 

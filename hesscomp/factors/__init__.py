@@ -1,9 +1,12 @@
 """Factors: what a compression leaves in your hands."""
 
-from hesscomp.factors.certificate import Certificate
+from hesscomp.factors.certificate import UNKNOWN, Certificate
 from hesscomp.factors.comparison import Comparison, compare
+from hesscomp.factors.diagonal import Diagonal
+from hesscomp.factors.factor import Factor, Inertia, LogDet
 from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
-from hesscomp.factors.lowrank import Inertia, LogDet, LowRank
+from hesscomp.factors.kinds import KINDS, from_contents
+from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.factors.trajectory import (
     Trajectory,
@@ -13,14 +16,19 @@ from hesscomp.factors.trajectory import (
 )
 
 __all__ = [
+    "KINDS",
+    "UNKNOWN",
     "Certificate",
     "Comparison",
+    "Diagonal",
+    "Factor",
     "Inertia",
     "LogDet",
     "LowRank",
     "Provenance",
     "Trajectory",
     "compare",
+    "from_contents",
     "is_trajectory",
     "load_factor",
     "load_parameters",

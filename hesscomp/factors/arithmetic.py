@@ -1,28 +1,23 @@
-"""Arithmetic of factors: sums, multiples, low-rank updates and truncation.
+"""Arithmetic of factors that have eigenpairs: sums, multiples, updates and truncation.
 
 The small eigenproblems live in the joint basis of what is added; no n x n matrix is made. What
 the certificate of each result says is in `Certificate`.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
-from hesscomp.factors.basis import EPS
+from hesscomp.factors.basis import EPS, complete
 from hesscomp.factors.certificate import meets
+from hesscomp.factors.factor import Factor
 from hesscomp.factors.provenance import NAN
 
-if TYPE_CHECKING:
-    from hesscomp.factors.lowrank import LowRank
 
-
-def add(F: LowRank, G: LowRank) -> LowRank:
-    """F + G; see `LowRank.__add__`."""
+def add(F: Factor, G: Factor) -> Factor:
+    """F + G; see `lowrank.LowRank.__add__`."""
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
     w, U = _eigenpairs(F, G.in_layout(F.layout).eigenvectors, G.eigenvalues)
@@ -38,8 +33,8 @@ def add(F: LowRank, G: LowRank) -> LowRank:
     return judged(total)
 
 
-def update(F: LowRank, B: np.ndarray, c: np.ndarray) -> LowRank:
-    """F + B diag(c) B^T for (rows, m) and (m,) arrays; see `LowRank.update`."""
+def update(F: Factor, B: np.ndarray, c: np.ndarray) -> Factor:
+    """F + B diag(c) B^T for (rows, m) and (m,) arrays; see `lowrank.LowRank.update`."""
     w, U = _eigenpairs(F, B, c)
     updated = replace(
         F,
@@ -51,8 +46,8 @@ def update(F: LowRank, B: np.ndarray, c: np.ndarray) -> LowRank:
     return judged(updated)
 
 
-def scale(F: LowRank, number: float) -> LowRank:
-    """number F; see `LowRank.__mul__`."""
+def scale(F: Factor, number: float) -> Factor:
+    """number F; see `lowrank.LowRank.__mul__`."""
     if not np.isfinite(number):
         raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
     return replace(
@@ -63,8 +58,8 @@ def scale(F: LowRank, number: float) -> LowRank:
     )
 
 
-def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
-    """The leading eigenpairs of F; see `LowRank.truncate`."""
+def truncate(F: Factor, rank: int | None, tolerance: float | None) -> Factor:
+    """The leading eigenpairs of F; see `lowrank.LowRank.truncate`."""
     if (rank is None) == (tolerance is None):
         raise InputError("truncate takes either a rank or a tolerance")
     if rank is not None and rank < 1:
@@ -76,7 +71,7 @@ def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
         k, converged = min(rank, F.rank), True
         request = {"rank_requested": rank, "tolerance_requested": NAN, "tolerance_norm": ""}
     else:
-        met = known.by_rank(w).meet(tolerance, "frobenius", np.abs(w).max(initial=0.0))
+        met = known.by_rank(w).meet(tolerance, "frobenius", F.norm())
         converged = bool(met.any())
         k = int(np.argmax(met)) if converged else F.rank
         request = {
@@ -93,7 +88,7 @@ def truncate(F: LowRank, rank: int | None, tolerance: float | None) -> LowRank:
     )
 
 
-def judged(F: LowRank) -> LowRank:
+def judged(F: Factor) -> Factor:
     """F, converged only where its certificate meets the tolerance that its provenance asks for.
 
     For factors made of others: the sum of two that met a tolerance need not meet it.
@@ -106,28 +101,28 @@ def judged(F: LowRank) -> LowRank:
         asked.tolerance_norm,
         known.relative_error,
         known.spectral_error_bound,
-        np.abs(F.eigenvalues).max(initial=0.0),
+        F.norm(),
         known.ritz,
     )
     return replace(F, certificate=replace(known, converged=known.converged and bool(met)))
 
 
-def _same_point(F: LowRank, G: LowRank) -> bool:
+def _same_point(F: Factor, G: Factor) -> bool:
     if F.parameters is None or G.parameters is None:
         return False
     return np.array_equal(F.parameters, G.parameters)
 
 
-def _eigenpairs(F: LowRank, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _eigenpairs(F: Factor, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
     B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
-    basis = np.hstack([F.eigenvectors, F._complete(B)])
+    basis = np.hstack([F.eigenvectors, complete(F.eigenvectors, B, F.layout)])
     if not basis.shape[1]:
         return np.zeros(0), basis
     X = F.layout.inner(basis, B)
     T = (X * np.sign(c)) @ X.T
     T[np.diag_indices(F.rank)] += F.eigenvalues
     w, *S = F.layout.on_root(sorted_eigh, T)
-    size = np.abs(F.eigenvalues).max(initial=0.0) + np.sum(X**2)
+    size = F.norm() + np.sum(X**2)
     k = np.count_nonzero(np.abs(w) > len(w) * EPS * size)
     return w[:k], F.layout.combine(basis, np.array(S)[:, :k])

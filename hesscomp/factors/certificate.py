@@ -181,3 +181,6 @@ def meets(tolerance, tolerance_norm: str, relative_error, spectral_bound, larges
     if tolerance_norm != "spectral":
         return relative_error <= tolerance
     return spectral_bound <= tolerance * (largest - (0 if ritz else spectral_bound))
+
+
+UNKNOWN = Certificate(NAN, NAN)

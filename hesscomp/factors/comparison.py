@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.basis import complete
+from hesscomp.factors.factor import Factor
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,21 @@ class Comparison:
     provenance: dict[str, tuple]
 
 
-def compare(F: LowRank, G: LowRank, subspace: int | None = None) -> Comparison:
+def compare(F: Factor, G: Factor, subspace: int | None = None) -> Comparison:
     """Compare two factors: eigenvalues, subspaces, distances and provenance.
 
     Parameters
     ----------
-    F, G : LowRank
-        Of the same order n.
+    F, G : Factor
+        Of the same order n, with eigenpairs.
     subspace : int, optional
         Eigenvectors of each that span the subspaces; by default as many as both have.
 
     Raises
     ------
     InputError
-        For orders that differ, or a `subspace` below 1 or beyond one of the ranks.
+        For orders that differ, a factor without eigenpairs, or a `subspace` below 1 or beyond one
+        of the ranks.
 
     Notes
     -----
@@ -61,19 +63,20 @@ def compare(F: LowRank, G: LowRank, subspace: int | None = None) -> Comparison:
     """
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not compare")
-    p = min(F.rank, G.rank)
+    values_f, values_g = F.eigenvalues, G.eigenvalues
+    p = min(len(values_f), len(values_g))
     if subspace is not None and not 1 <= subspace <= p:
         raise InputError(
             f"subspace must be between 1 and {p}, what both factors hold, not {subspace}"
         )
     G = G.in_layout(F.layout)
-    joint = np.hstack([F.eigenvectors, F._complete(G.eigenvectors)])
+    joint = np.hstack([F.eigenvectors, complete(F.eigenvectors, G.eigenvectors, F.layout)])
     ours = np.eye(joint.shape[1], F.rank)
     theirs = F.layout.inner(joint, G.eigenvectors)
-    difference = (ours * F.eigenvalues) @ ours.T - (theirs * G.eigenvalues) @ theirs.T
+    difference = (ours * values_f) @ ours.T - (theirs * values_g) @ theirs.T
     spectral, frobenius = _norms(np.linalg.eigvalsh(difference))
-    spectral_scale, frobenius_scale = np.maximum(_norms(F.eigenvalues), _norms(G.eigenvalues))
-    f, g = F.eigenvalues[:p], G.eigenvalues[:p]
+    spectral_scale, frobenius_scale = np.maximum(_norms(values_f), _norms(values_g))
+    f, g = values_f[:p], values_g[:p]
     a = p if subspace is None else subspace
     return Comparison(
         eigenvalue_differences=f - g,

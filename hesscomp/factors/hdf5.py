@@ -6,32 +6,35 @@ sizes are checked before an array is allocated, and links out of the file are re
 
 import math
 import os
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from hesscomp.errors import InputError, one_line
 from hesscomp.factors.certificate import NAN, Certificate
-from hesscomp.factors.lowrank import LowRank
+from hesscomp.factors.factor import Factor
+from hesscomp.factors.kinds import KINDS
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, Rows
 from hesscomp.storage import header
+from hesscomp.storage.files import remove_files
 from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.storage.slabs import read_rows, replacing_path, save_slabs
+from hesscomp.storage.slabs import own_slabs, read_rows, replacing_path, save_slabs
 
 FORMAT = "hesscomp-factor"
 VERSION = 1
-LOW_RANK, TRAJECTORY = KINDS = "low-rank", "trajectory"
+TRAJECTORY = "trajectory"
 CHUNK_BYTES = 2**20
-EIGENVECTORS = "eigenvectors"
 PATIENCE = 300.0  # seconds that ranks wait for each other before they write
 
 
 def save_factor(
-    factor: LowRank, path: str | os.PathLike, *, dtype: str = "float64", compress: bool = False
+    factor: Factor, path: str | os.PathLike, *, dtype: str = "float64", compress: bool = False
 ) -> None:
     """Write a factor to `path`; an earlier file there is replaced only by a whole new one.
 
@@ -42,12 +45,13 @@ def save_factor(
 
     Parameters
     ----------
-    factor : LowRank
+    factor : Factor
+        Of any kind.
     path : path
     dtype : {"float64", "float32"}
-        Of the eigenvectors on disk.
+        On disk, of the array of which ranks hold rows: of a low-rank factor the eigenvectors.
     compress : bool
-        Deflate the eigenvectors of a replicated factor (slower, rarely much smaller).
+        Deflate that array of a replicated factor (slower, rarely much smaller).
 
     Raises
     ------
@@ -55,76 +59,95 @@ def save_factor(
         If the file cannot be written; where ranks write together, InputError on all of them, also
         if some do not call this within five minutes.
     """
-    world = factor.layout.world
+    world = factor.world
     if world is not None and not world.everyone_is_here(PATIENCE):
         raise InputError(f"{path}: not all ranks call save_factor, and it needs them all")
-    if factor.layout.name == "replicated":
+    name = factor.row_array()
+    if getattr(factor, name).ndim < 2:  # n numbers, as the point has: in the file itself
+        factor = factor.in_layout(Replicated(factor.n, world))
+    rows, layout = getattr(factor, name), factor.layout
+    if layout.name == "replicated":
         with nullcontext() if world is None else world.phase(f"writing {path}"):
             if world is None or world.rank == 0:
                 _save_whole(factor, path, dtype, compress)
-    elif factor.rank and not h5py.get_config().mpi:
-        rows, layout = factor.eigenvectors.astype(dtype), factor.layout
+    elif rows.shape[1] and not h5py.get_config().mpi:
         save_slabs(
-            path, EIGENVECTORS, rows, layout.ranges, world, lambda file: _write(file, factor)
+            *(path, name, rows.astype(dtype), layout.ranges, world),
+            lambda file: _write(file, factor),
+            replacing=_replacing,
         )
     else:
         _save_together(factor, path, dtype)
 
 
-def _save_whole(factor: LowRank, path: str | os.PathLike, dtype: str, compress: bool) -> None:
-    U = factor.eigenvectors.astype(dtype, copy=False)
-    with replacing_path(path, EIGENVECTORS) as temporary, new_file(temporary) as file:
+@contextmanager
+def _replacing(path: str | os.PathLike, name: str) -> Iterator[Path]:
+    """As `replacing_path`, whatever the kind of the factor that is replaced."""
+    others = {kind.row_array() for kind in KINDS.values()} - {name}
+    before = [slab for other in others for slab in own_slabs(path, other)]
+    with replacing_path(path, name) as temporary:
+        yield temporary
+    remove_files(before)
+
+
+def _save_whole(factor: Factor, path: str | os.PathLike, dtype: str, compress: bool) -> None:
+    name = factor.row_array()
+    rows = getattr(factor, name).astype(dtype, copy=False)
+    with _replacing(path, name) as temporary, new_file(temporary) as file:
         _write(file, factor)
-        _write_whole(file, U, compress)
+        _write_rows(file, name, rows, compress)
 
 
-def _save_together(factor: LowRank, path: str | os.PathLike, dtype: str) -> None:
+def _save_together(factor: Factor, path: str | os.PathLike, dtype: str) -> None:
     """One file, into which all ranks write their rows with parallel HDF5."""
-    layout, world = factor.layout, factor.layout.world
+    layout, world, name = factor.layout, factor.world, factor.row_array()
+    rows = getattr(factor, name)
     with ExitStack() as stack:
-        name = None
+        place = None
         with world.phase(f"writing {path}"):
             if world.rank == 0:
-                temporary = stack.enter_context(replacing_path(path, EIGENVECTORS))
+                temporary = stack.enter_context(_replacing(path, name))
                 with new_file(temporary) as file:
                     _write(file, factor)
-                    _reserve(file, (factor.n, factor.rank), dtype)
-                name = str(temporary)
-        name = world.broadcast(name)
-        if factor.rank:
+                    _reserve(file, name, (factor.n, rows.shape[1]), dtype)
+                place = str(temporary)
+        place = world.broadcast(place)
+        if rows.shape[1]:
             with (
                 world.phase(f"writing {path}"),
-                h5py.File(name, "r+", driver="mpio", comm=world.comm) as file,
+                h5py.File(place, "r+", driver="mpio", comm=world.comm) as file,
             ):
-                file["eigenvectors"][layout.start : layout.stop] = factor.eigenvectors
+                file[name][layout.start : layout.stop] = rows
         with world.phase(f"writing {path}"):
             stack.close()
 
 
-def _reserve(file: h5py.File, shape: tuple[int, int], dtype: str) -> None:
-    """An /eigenvectors whose place in the file is taken at once, as parallel writing needs."""
+def _reserve(file: h5py.File, name: str, shape: tuple[int, int], dtype: str) -> None:
+    """A data set whose place in the file is taken at once, as parallel writing needs."""
     create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype))
-    h5py.h5d.create(file.id, b"eigenvectors", kind, space, create)
+    h5py.h5d.create(file.id, name.encode(), kind, space, create)
 
 
-def _write_whole(file: h5py.Group, U: np.ndarray, compress: bool) -> None:
-    n, rank = U.shape
-    rows = min(max(CHUNK_BYTES // (8 * max(rank, 1)), 1), max(n, 1))
+def _write_rows(file: h5py.Group, name: str, rows: np.ndarray, compress: bool) -> None:
+    """The array of which ranks hold rows, of one piece; in chunks of rows that readers can take."""
+    n, width = len(rows), math.prod(rows.shape[1:])
+    taken = min(max(CHUNK_BYTES // (8 * max(width, 1)), 1), max(n, 1))
+    chunked = rows.ndim > 1 or compress
     file.create_dataset(
-        "eigenvectors",
-        data=U,
-        chunks=(rows, rank) if rank else None,
-        compression="gzip" if compress and rank else None,
-        shuffle=compress and rank > 0,
+        name,
+        data=rows,
+        chunks=(taken, *rows.shape[1:]) if width and chunked else None,
+        compression="gzip" if compress and width else None,
+        shuffle=compress and width > 0,
     )
 
 
-def write_group(group: h5py.Group, factor: LowRank) -> None:
+def write_group(group: h5py.Group, factor: Factor) -> None:
     """A replicated factor, laid out in a group as in a file of its own."""
     _write(group, factor)
-    _write_whole(group, factor.eigenvectors, False)
+    _write_rows(group, factor.row_array(), getattr(factor, factor.row_array()), False)
 
 
 def write_header(file: h5py.Group, kind: str) -> None:
@@ -133,12 +156,15 @@ def write_header(file: h5py.Group, kind: str) -> None:
     header.write_header(file, FORMAT, VERSION, kind=kind, created=created)
 
 
-def _write(file: h5py.Group, factor: LowRank) -> None:
-    """All but the eigenvectors."""
-    write_header(file, LOW_RANK)
+def _write(file: h5py.Group, factor: Factor) -> None:
+    """All but the array of which ranks hold rows."""
+    write_header(file, factor.kind)
     file.attrs["n"] = np.int64(factor.n)
-    file.attrs["rank"] = np.int64(factor.rank)
-    file["eigenvalues"] = factor.eigenvalues.astype(np.float64)
+    for name, size in factor.sizes().items():
+        file.attrs[name] = np.int64(size)
+    for name in factor.arrays:
+        if name != factor.row_array():
+            file[name] = getattr(factor, name).astype(np.float64)
     if factor.parameters is not None:
         file["parameters"] = factor.parameters.astype(np.float64)
     _write_blocks(file, factor.blocks)
@@ -171,8 +197,8 @@ def _write_certificate(group: h5py.Group, certificate: Certificate) -> None:
         group["eigenvalue_converged"] = certificate.eigenvalue_converged
 
 
-def load_factor(path: str | os.PathLike, world=None) -> LowRank:
-    """Read a factor file, of one piece or in slabs, whoever wrote it.
+def load_factor(path: str | os.PathLike, world=None) -> Factor:
+    """Read a factor file of any kind, of one piece or in slabs, whoever wrote it.
 
     Parameters
     ----------
@@ -194,7 +220,7 @@ def load_factor(path: str | os.PathLike, world=None) -> LowRank:
     return factor
 
 
-def _checked_read(path, world) -> LowRank:
+def _checked_read(path, world) -> Factor:
     with CheckedFile(path, "factor file") as file:
         return read_group(file, world)
 
@@ -206,16 +232,23 @@ def load_parameters(path: str | os.PathLike) -> np.ndarray:
         return _array(file, "parameters", (count(file, "n"),))
 
 
-def read_group(file: CheckedFile, world=None) -> LowRank:
+def read_group(file: CheckedFile, world=None) -> Factor:
     """The factor in a file, or in a group of one (`CheckedFile.within`)."""
-    _check_kind(file)
-    n, rank = count(file, "n"), count(file, "rank")
-    if rank > n:
-        file.refuse(f"rank {rank} exceeds n = {n}")
-    eigenvalues = _array(file, "eigenvalues", (rank,))
+    kind, n = KINDS[_check_kind(file)], count(file, "n")
+    named = {name for shape in kind.arrays.values() for name in shape if name != "n"}
+    sizes = {name: count(file, name) for name in sorted(named)}
+    for name, size in sizes.items():
+        if size > n:
+            file.refuse(f"{name} {size} exceeds n = {n}")
     layout = Replicated(n) if world is None else Rows(n, world)
-    eigenvectors = _eigenvectors(file, rank, layout)
+    arrays = {
+        name: _rows(file, name, shape, layout)
+        if name == kind.row_array()
+        else _array(file, name, shape)
+        for name, shape in kind.shapes(n, sizes).items()
+    }
     parameters = _optional(file, "parameters", (n,))
+    pairs = (sizes.get("rank", 0),)
     attributes = file.attributes("certificate")
     certificate = Certificate(
         frobenius_error_estimate=float(attributes["frobenius_error_estimate"]),
@@ -223,8 +256,8 @@ def read_group(file: CheckedFile, world=None) -> LowRank:
         spectral_error_bound=float(attributes.get("spectral_error_bound", NAN)),
         converged=bool(attributes["converged"]),
         estimator=_told(file, attributes.get("estimator", ""), str),
-        residual_norms=_optional(file, "certificate/residual_norms", (rank,)),
-        eigenvalue_converged=_optional(file, "certificate/eigenvalue_converged", (rank,), "b"),
+        residual_norms=_optional(file, "certificate/residual_norms", pairs),
+        eigenvalue_converged=_optional(file, "certificate/eigenvalue_converged", pairs, "b"),
         spectral_failure=float(attributes.get("spectral_failure", NAN)),
         ritz=bool(attributes.get("ritz", False)),
     )
@@ -236,28 +269,38 @@ def read_group(file: CheckedFile, world=None) -> LowRank:
             if field.name in attributes
         }
     )
-    return LowRank(
-        eigenvalues, eigenvectors, certificate, provenance, parameters, _blocks(file, n), layout
+    return kind(
+        **arrays,
+        certificate=certificate,
+        provenance=provenance,
+        parameters=parameters,
+        blocks=_blocks(file, n),
+        layout=layout,
     )
 
 
-def _eigenvectors(file: CheckedFile, rank: int, layout: Layout) -> np.ndarray:
-    """The layout's rows of /eigenvectors."""
-    values = read_rows(file, EIGENVECTORS, (layout.n, rank), layout.start, layout.stop)
-    return finite(file, EIGENVECTORS, values.astype(np.float64, copy=False))
+def _rows(file: CheckedFile, name: str, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
+    """The layout's rows of an array."""
+    if len(shape) < 2:
+        return layout.local(_array(file, name, shape))
+    values = read_rows(file, name, shape, layout.start, layout.stop)
+    return finite(file, name, values.astype(np.float64, copy=False))
 
 
-def _check_kind(file: CheckedFile) -> None:
-    if kind_of(file) == TRAJECTORY:
+def _check_kind(file: CheckedFile) -> str:
+    kind = kind_of(file)
+    if kind == TRAJECTORY:
         file.refuse("it holds a trajectory, not one factor; see load_trajectory and hesscomp plot")
+    return kind
 
 
 def kind_of(file: CheckedFile) -> str:
-    """What a file of ours holds, one of `KINDS`; refuses others, and newer ones."""
+    """What a file of ours holds, a kind of factor or a trajectory; refuses others, newer ones."""
     header.check_header(file, FORMAT, VERSION)
-    kind = file.attributes().get("kind")
-    if kind not in KINDS:
-        file.refuse(f"its kind is {kind!r}; this hesscomp reads {' and '.join(map(repr, KINDS))}")
+    kind, known = file.attributes().get("kind"), (*KINDS, TRAJECTORY)
+    if kind not in known:
+        readable = f"{', '.join(map(repr, known[:-1]))} and {known[-1]!r}"
+        file.refuse(f"its kind is {kind!r}; this hesscomp reads {readable}")
     return kind
 
 

@@ -1,44 +1,35 @@
 """The low-rank factor: H ~ U diag(w) U^T."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Real
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Self
 
 import numpy as np
-import scipy.sparse.linalg
 
 from hesscomp.errors import InputError
 from hesscomp.factors import arithmetic
-from hesscomp.factors.basis import EPS, complete
-from hesscomp.factors.certificate import Certificate
-from hesscomp.factors.provenance import Provenance
+from hesscomp.factors.basis import EPS
+from hesscomp.factors.certificate import UNKNOWN
+from hesscomp.factors.factor import (
+    Factor,
+    Inertia,
+    LogDet,
+    finite_shift,
+    rounding_level,
+    scale_rows,
+)
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
-from hesscomp.parallel.layout import Layout, Replicated
 
 
-class LogDet(NamedTuple):
-    """Sign and logarithm of the magnitude of a determinant, as `numpy.linalg.slogdet` gives."""
-
-    sign: float
-    logabsdet: float
-
-
-@dataclass(frozen=True)
-class Inertia:
-    """Counts of negative, zero and positive eigenvalues: `zero` those of |w| <= `threshold`."""
-
-    negative: int
-    zero: int
-    positive: int
-    threshold: float
-
-
-@dataclass(frozen=True)
-class LowRank:
+@dataclass(frozen=True, eq=False)
+class LowRank(Factor):
     """A symmetric operator's dominant eigenpairs, with what is known about the rest.
 
-    Factors add, subtract and take multiples: ``F + G``, ``F - G``, ``2 * F``. Functions of
-    F + shift I are exact on all of the space, the complement of U included, where F is zero.
+    Factors of this kind add, subtract and take multiples: ``F + G``, ``F - G``, ``2 * F``.
+    Functions of F + shift I are exact on all of the space, the complement of U included, where F is
+    zero.
 
     Attributes
     ----------
@@ -46,71 +37,51 @@ class LowRank:
         Sorted by absolute value, largest first.
     eigenvectors : (n, k) array
         Orthonormal; column j belongs to eigenvalue j.
-    certificate : Certificate
-    provenance : Provenance
-    parameters : (n,) array or None
-        The point at which the operator was taken.
-    blocks : tuple of (name, shape, offset)
-        The named pieces of the parameter vector.
-    layout : Layout
-        Of the rows of `eigenvectors` and of the (n, j) arrays that methods take and give: all n of
-        them (by default), or this rank's slab; then all ranks call the methods together.
     """
 
     eigenvalues: np.ndarray
     eigenvectors: np.ndarray
-    certificate: Certificate
-    provenance: Provenance = field(default_factory=Provenance)
-    parameters: np.ndarray | None = None
-    blocks: tuple[tuple[str, tuple[int, ...], int], ...] = ()
-    layout: Layout | None = None
 
-    __array_ufunc__ = None  # NumPy scalars leave ``c * F`` to this class
-
-    def __post_init__(self):
-        if self.layout is None:
-            object.__setattr__(self, "layout", Replicated(len(self.eigenvectors)))
-
-    @property
-    def n(self) -> int:
-        return self.layout.n
-
-    def in_layout(self, layout: Layout) -> "LowRank":
-        """This factor in another layout of its rows. Collective where this one is in rows."""
-        if layout.name == "rows" and self.layout.name == "rows":
-            return self
-        U = self.eigenvectors if layout.name == "replicated" else layout.local(self.eigenvectors)
-        return replace(self, eigenvectors=self.layout.whole(U), layout=layout)
+    kind = "low-rank"
+    arrays = MappingProxyType({"eigenvalues": ("rank",), "eigenvectors": ("n", "rank")})
+    has_eigenpairs = True
+    has_tail = True
 
     @property
     def rank(self) -> int:
         return self.eigenvectors.shape[1]
 
-    def __matmul__(self, V: np.ndarray) -> np.ndarray:
-        """F V for an (n,) or (n, k) array; 4 n rank operations a column."""
-        V = self._checked(V)
-        coordinates = self.layout.inner(self.eigenvectors, V)
-        return self._combine(_scale_rows(self.eigenvalues, coordinates))
+    @property
+    def psd(self) -> bool:
+        return bool(np.all(self.eigenvalues >= 0))
 
-    def __add__(self, other: "LowRank") -> "LowRank":
+    @property
+    def extent(self) -> str:
+        return f"rank {self.rank}"
+
+    def summary(self, leading: int = 10) -> dict[str, str]:
+        values = "  ".join(f"{value:.4g}" for value in self.eigenvalues[:leading])
+        more = f"  ... {self.eigenvalues[-1]:.4g}" if self.rank > leading else ""
+        return {"rank": f"{self.rank}", "eigenvalues": values + more}
+
+    def _block(self, V: np.ndarray) -> np.ndarray:
+        """4 n rank operations a column."""
+        coordinates = self.layout.inner(self.eigenvectors, V)
+        return self._combine(scale_rows(self.eigenvalues, coordinates))
+
+    def __add__(self, other: Operator) -> Operator:
         """F + G as one factor; its error estimates are sums, eigenvalues that cancel are dropped.
 
         Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
-        eigenvectors of G.
+        eigenvectors of G. With any other operator, the operator that is their sum.
         """
-        return arithmetic.add(self, other) if isinstance(other, LowRank) else NotImplemented
+        return arithmetic.add(self, other) if isinstance(other, LowRank) else super().__add__(other)
 
-    def __sub__(self, other: "LowRank") -> "LowRank":
-        return self + -other if isinstance(other, LowRank) else NotImplemented
-
-    def __mul__(self, number: float) -> "LowRank":
+    def __mul__(self, number: float) -> Self:
         """number F, a factor of number H. The eigenvectors are shared, not copied."""
         return arithmetic.scale(self, float(number)) if isinstance(number, Real) else NotImplemented
 
     __rmul__ = __mul__
-
-    def __neg__(self) -> "LowRank":
-        return -1.0 * self
 
     def solve(self, B: np.ndarray, shift: float, tail: float | str = "last") -> np.ndarray:
         """Solve (F + tail (I - U U^T) + shift I) X = B.
@@ -215,6 +186,10 @@ class LowRank:
         """The sum of the eigenvalues."""
         return float(np.sum(self.eigenvalues))
 
+    def norm(self) -> float:
+        """The largest |w|."""
+        return float(np.abs(self.eigenvalues).max(initial=0.0))
+
     def diagonal(self) -> np.ndarray:
         """The (n,) diagonal of F; 2 n rank operations, no further array of that size."""
         U = self.eigenvectors
@@ -236,13 +211,13 @@ class LowRank:
         """
         inside, outside = self._shifted(shift)
         if threshold is None:
-            threshold = float(self.rank * EPS * np.abs(self.eigenvalues).max(initial=0.0))
+            threshold = rounding_level(self.eigenvalues, self.rank)
         rest = self.n - self.rank
         below = np.count_nonzero(inside < -threshold) + rest * (outside < -threshold)
         above = np.count_nonzero(inside > threshold) + rest * (outside > threshold)
         return Inertia(int(below), int(self.n - below - above), int(above), threshold)
 
-    def positive(self) -> "LowRank":
+    def positive(self) -> Self:
         """|F|: the same eigenvectors with absolute eigenvalues.
 
         Newton steps with |F| + shift I leave saddle points downhill (Dauphin and others 2014).
@@ -262,7 +237,7 @@ class LowRank:
         *,
         rank: int | None = None,
         tolerance: float | None = None,
-    ) -> "LowRank":
+    ) -> Self:
         """F + B diag(c) B^T as one factor, cut to a rank or a tolerance if one is given.
 
         Parameters
@@ -301,11 +276,11 @@ class LowRank:
             return whole
         return whole.truncate(rank, tolerance)
 
-    def downdate(self, B: np.ndarray, c: np.ndarray | None = None, **options) -> "LowRank":
+    def downdate(self, B: np.ndarray, c: np.ndarray | None = None, **options) -> Self:
         """F - B diag(c) B^T; see `update`."""
         return self.update(B, -np.ones(np.shape(B)[1:]) if c is None else -np.asarray(c), **options)
 
-    def truncate(self, rank: int | None = None, tolerance: float | None = None) -> "LowRank":
+    def truncate(self, rank: int | None = None, tolerance: float | None = None) -> Self:
         """The leading eigenpairs: `rank` of them, or the fewest that meet the tolerance.
 
         Parameters
@@ -329,7 +304,7 @@ class LowRank:
         """
         return arithmetic.truncate(self, rank, tolerance)
 
-    def preconditioner(self, shift: float) -> "Preconditioner":
+    def preconditioner(self, shift: float) -> Operator:
         """A positive definite approximation of (H + shift I)^-1, whatever the signs of w.
 
         Eigenvalues 1 / max(|w + shift|, floor) on the range and 1 / max(shift + |w_k|, floor) on
@@ -337,10 +312,11 @@ class LowRank:
         floor being the rounding level of the largest.
         """
         magnitude = np.abs(self.eigenvalues)
-        floor = np.finfo(np.float64).eps * max(magnitude.max(initial=0.0) + abs(shift), 1e-300)
+        floor = EPS * max(magnitude.max(initial=0.0) + abs(shift), 1e-300)
         inside = 1 / np.maximum(np.abs(self.eigenvalues + shift), floor)
         outside = 1 / max(shift + magnitude.min(initial=np.inf if self.rank else 0.0), floor)
-        return Preconditioner(self, inside, float(outside))
+        scaled = replace(self, eigenvalues=inside - outside, certificate=UNKNOWN)
+        return scaled.shifted(float(outside))
 
     def tail_value(self, tail: float | str) -> float:
         """The number that `solve` takes for the unresolved eigenvalues."""
@@ -350,26 +326,15 @@ class LowRank:
             return float(abs(self.eigenvalues[-1])) if self.rank else 0.0
         return tail_number(tail)
 
-    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """F as a SciPy linear operator; in the row layout InputError, as SciPy needs all rows."""
-        if self.layout.rows != self.n:
-            raise InputError("SciPy needs whole vectors: gather the factor with `in_layout` first")
-        product = self.__matmul__
-        return scipy.sparse.linalg.LinearOperator(
-            (self.n, self.n), matvec=product, rmatvec=product, matmat=product, rmatmat=product,
-            dtype=np.float64,
-        )  # fmt: skip
-
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
         """U diag(inside) U^T B + outside (I - U U^T) B."""
         coordinates = self.layout.inner(self.eigenvectors, B)
-        return outside * B + self._combine(_scale_rows(inside - outside, coordinates))
+        return outside * B + self._combine(scale_rows(inside - outside, coordinates))
 
     def _shifted(self, shift: float) -> tuple[np.ndarray, float]:
         """Eigenvalues of F + shift I on the range of U and on its complement."""
-        if not np.isfinite(shift):
-            raise InputError(f"shift must be finite, not {shift}")
-        return self.eigenvalues + shift, float(shift)
+        shift = finite_shift(shift)
+        return self.eigenvalues + shift, shift
 
     def _definite(self, shift: float, zeros: bool) -> tuple[np.ndarray, float]:
         """As `_shifted`, of a positive definite F + shift I; semidefinite with `zeros`."""
@@ -388,36 +353,10 @@ class LowRank:
         """U S for a (rank,) or (rank, j) array."""
         return self.layout.combine(self.eigenvectors, S)
 
-    def _complete(self, B: np.ndarray) -> np.ndarray:
-        """Orthonormal columns beside U that with it span B."""
-        return complete(self.eigenvectors, B, self.layout)
-
     def _normals(self, seed: int, count: int) -> np.ndarray:
         """These rows of `count` standard normal columns."""
         rows = self.layout.start, self.layout.stop
         return random.standard_normal(seed, random.FACTOR_SAMPLES, rows, (0, count))
-
-    def _checked(self, V) -> np.ndarray:
-        V = np.asarray(V, dtype=np.float64)
-        rows = self.layout.rows
-        if V.ndim not in (1, 2) or V.shape[0] != rows:
-            raise InputError(
-                f"a factor of n = {self.n} does not fit an array of shape {V.shape}; "
-                f"pass ({rows},) or ({rows}, k)"
-            )
-        return V
-
-
-@dataclass(frozen=True)
-class Preconditioner:
-    """An application of `LowRank.preconditioner`: ``M @ B``."""
-
-    factor: LowRank
-    inside: np.ndarray
-    outside: float
-
-    def __matmul__(self, B: np.ndarray) -> np.ndarray:
-        return self.factor._spectral(self.inside, self.outside, B)
 
 
 def tail_number(tail: float | str) -> float:
@@ -429,7 +368,3 @@ def tail_number(tail: float | str) -> float:
     if not np.isfinite(value):
         raise InputError(f"tail must be last, zero or a number, not {tail!r}")
     return value
-
-
-def _scale_rows(scale: np.ndarray, block: np.ndarray) -> np.ndarray:
-    return scale * block if block.ndim == 1 else scale[:, None] * block

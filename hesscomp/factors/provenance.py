@@ -11,6 +11,8 @@ class Provenance:
 
     `ridge` is *not* in the eigenvalues: add it as a shift. Columns, passes, words and seconds are
     those of the compression alone. `method` also lists what was done to the factor since.
+    `residual_tolerance` is what `Certificate.eigenvalue_converged` was marked by; methods that
+    know no residuals leave it absent.
     """
 
     problem: str = ""
@@ -23,6 +25,7 @@ class Provenance:
     rank_requested: int = -1
     tolerance_requested: float = NAN
     tolerance_norm: str = ""
+    residual_tolerance: float = NAN
     oversample: int = -1
     power: int = -1
     seed: int = -1

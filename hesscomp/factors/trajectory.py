@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from hesscomp.errors import one_line
+from hesscomp.factors.factor import Factor
 from hesscomp.factors.hdf5 import (
     TRAJECTORY,
     kind_of,
@@ -19,7 +20,6 @@ from hesscomp.factors.hdf5 import (
     write_group,
     write_header,
 )
-from hesscomp.factors.lowrank import LowRank
 from hesscomp.storage.files import atomic_path
 from hesscomp.storage.hdf5 import CheckedFile, count, new_file
 
@@ -34,15 +34,15 @@ class Trajectory:
     ----------
     labels : tuple of str
         What each point is called: the file that it came from.
-    factors : tuple of LowRank
+    factors : tuple of Factor
     """
 
     labels: tuple[str, ...]
-    factors: tuple[LowRank, ...]
+    factors: tuple[Factor, ...]
 
 
 @contextmanager
-def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, LowRank], None]]:
+def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, Factor], None]]:
     """Write a trajectory file factor by factor: ``add(label, factor)`` for each, in order.
 
     Nothing is kept in memory. A file at `path` is replaced only by a whole new one, at the end of
@@ -56,7 +56,7 @@ def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, LowRan
     labels = []
     with atomic_path(path) as temporary, new_file(temporary) as file:
 
-        def add(label: str, factor: LowRank) -> None:
+        def add(label: str, factor: Factor) -> None:
             write_group(file.create_group(GROUP.format(len(labels))), factor)
             labels.append(label)
             file.attrs["n"] = np.int64(factor.n)

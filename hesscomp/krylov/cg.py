@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
+from hesscomp.operators.operator import Operator
 
 
 class Recurrence:

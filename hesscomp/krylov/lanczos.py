@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.linalg
 
-from hesscomp.curvature.operator import Operator
+from hesscomp.operators.operator import Operator
 
 
 class Lanczos:

@@ -9,14 +9,13 @@ import numpy as np
 
 from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import Search, backtrack
 from hesscomp.parallel import random
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import MARGINS
-from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import Problem
 
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
@@ -121,7 +120,7 @@ class View:
         values = self._recall(x)
         if values is not None:
             return values[0]
-        self.tried.append(objective(self.problem, x))
+        self.tried.append(self.problem.objective(x))
         return self.tried[-1]
 
     @property

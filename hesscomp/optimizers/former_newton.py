@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.factors.certificate import Certificate
+from hesscomp.factors import Certificate
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.optimizer import Optimizer
 from hesscomp.runs.checkpoint import Checkpoint

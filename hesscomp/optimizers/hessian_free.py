@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import Recurrence
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
 from hesscomp.optimizers.batches import Task, View
 from hesscomp.optimizers.optimizer import (

@@ -371,13 +371,13 @@ class _Run:
         if reached is not None:
             return reached
         if self.step >= stop.max_steps:
-            return STOPPED, f"after {self.step} steps"
+            return STOPPED, f"max_steps is {stop.max_steps}"
         if task.whole and not (self.recoveries or judged) and self._idles(task):
             return self._ended("no step gains anything: at the rounding level")
         if self.world.decide(self.batches.passes >= stop.max_passes):
-            return STOPPED, f"after {self.batches.passes:.1f} passes over the data"
+            return STOPPED, f"max_passes is {stop.max_passes:g}"
         if self.world.decide(time.perf_counter() - self.begun >= stop.max_seconds):
-            return STOPPED, f"after {stop.max_seconds:g} seconds"
+            return STOPPED, f"max_seconds is {stop.max_seconds:g}"
         return None
 
     def _note_best(self, task: Task) -> None:

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import scipy.linalg
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError, NumericalError
-from hesscomp.factors import LowRank
+from hesscomp.factors import Factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, forcing_term
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.former_newton import upgraded
@@ -152,12 +152,12 @@ class Newton(Optimizer):
             direction = task.world.on_root(_cholesky_solve, H, -task.gradient)
         except np.linalg.LinAlgError:
             raise NumericalError(
-                "the Hessian plus ridge is not positive definite; raise --ridge or use --solver pcg"
+                "the Hessian plus ridge is not positive definite; raise `ridge` or use `solver` pcg"
             ) from None
         return direction, {}, _values(0, None, np.nan)
 
 
-def _values(iterations: int, factor: LowRank | None, error: float) -> dict[str, float]:
+def _values(iterations: int, factor: Factor | None, error: float) -> dict[str, float]:
     rank = 0 if factor is None else factor.rank
     return {"cg_iterations": iterations, "factor_rank": rank, "factor_error": error}
 
@@ -353,14 +353,13 @@ def newton(
         saving=Saving(folder, save_every, history=False),
         callbacks=() if on_iteration is None else (lambda found, x: on_iteration(row(found)),),
     )
-    ended = f"after {result.steps} steps", f"stopped after {result.steps} iterations"
     return NewtonResult(
         result.x,
         result.objective,
         result.gradient_norm,
         result.steps,
         result.converged,
-        result.reason.replace(*ended),
+        result.reason.replace("max_steps", "max_iterations"),
         *optimizer.solver_for(problem),
         tuple(map(row, result.history.rows)),
     )

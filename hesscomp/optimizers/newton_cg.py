@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.curvature.operator import Operator
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import (

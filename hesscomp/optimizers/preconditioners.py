@@ -5,27 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from hesscomp.factors import UNKNOWN, Diagonal
 from hesscomp.optimizers.batches import View
-from hesscomp.problems.kronecker import kronecker_factors
-from hesscomp.problems.second_moment import gradient_second_moment
 
 EXPONENT = 0.75
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
 
 
-@dataclass(frozen=True)
-class Diagonal:
-    """The inverse of a positive diagonal matrix."""
-
-    values: np.ndarray
-
-    def __matmul__(self, v: np.ndarray) -> np.ndarray:
-        return v / (self.values if v.ndim == 1 else self.values[:, None])
-
-
 def squared_gradients(batch: View, x: np.ndarray, shift: float) -> Diagonal:
     """diag(mean of squared per-example gradients + shift)^-0.75 (Martens 2010, section 4.7)."""
-    return Diagonal((gradient_second_moment(batch.problem, x) + shift) ** EXPONENT)
+    moments = batch.problem.squared_gradients(x) + shift
+    return Diagonal(moments**-EXPONENT, certificate=UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -57,7 +47,7 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Kronecker:
     Memory: the factors, twice; inverses cost a third of a cubed and of s cubed, on each rank.
     """
     problem, gamma, inverses = batch.problem, np.sqrt(shift), []
-    for A, S in kronecker_factors(problem, x, seed):
+    for A, S in problem.kronecker_factors(x, seed):
         means = [max(np.trace(part) / len(part), TINY) for part in (A, S)]
         pi = np.sqrt(means[0] / means[1])
         damped = ((A, pi * gamma), (S, gamma / pi))

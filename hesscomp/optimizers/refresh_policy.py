@@ -4,15 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.compression import SketchOptions, compress
-from hesscomp.curvature.operator import Operator
-from hesscomp.factors import LowRank
-from hesscomp.factors.certificate import Certificate
+from hesscomp.compression import SketchOptions, blank_factor, compress
+from hesscomp.factors import UNKNOWN, Factor, from_contents
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.optimizer import State
 
 VECTOR_PENALTY = 6.0  # cost of a lone column against one in a wide block (memory, arithmetic)
 HORIZON = 5  # solves over which a new sketch must pay, where nothing says when the run ends
-UNKNOWN = Certificate(float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -37,16 +35,13 @@ class RefreshPolicy:
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
-        SketchOptions(seed=self.seed, oversample=self.oversample).validate()
+        SketchOptions(seed=self.seed, oversample=self.oversample)  # which refuses it
 
     def start(self, n: int) -> State:
         """Return the state before the first factor is made."""
-        return {
-            "eigenvalues": np.zeros(0), "eigenvectors": np.zeros((n, 0)),
-            "rate": 0.0, "fresh_rate": 0.0,
-        }  # fmt: skip
+        return {**blank_factor(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
-    def current(self, operator: Operator, state: State, horizon: float) -> tuple[LowRank, int]:
+    def current(self, operator: Operator, state: State, horizon: float) -> tuple[Factor, int]:
         """Return the factor that serves the next solve, and the columns that were sketched for it.
 
         0 columns for the factor of the state. The horizon is the number of digits that are still to
@@ -54,13 +49,13 @@ class RefreshPolicy:
         """
         columns = min(self.rank + self.oversample, operator.n)
         saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
-        missing = not state["eigenvectors"].shape[1]
-        if operator.world.decide(missing or bool(saved * VECTOR_PENALTY > columns)):
+        kept = from_contents(state, UNKNOWN)
+        if operator.world.decide(kept.is_blank or bool(saved * VECTOR_PENALTY > columns)):
             factor = self.made(operator)
             return factor, factor.provenance.columns
-        return LowRank(state["eigenvalues"], state["eigenvectors"], UNKNOWN), 0
+        return kept, 0
 
-    def made(self, operator: Operator) -> LowRank:
+    def made(self, operator: Operator) -> Factor:
         """Return a new factor."""
         with operator.world.ledger.timed("compress"):
             return compress(
@@ -68,11 +63,9 @@ class RefreshPolicy:
                 layout="replicated",
             )  # fmt: skip
 
-    def kept(self, state: State, factor: LowRank, sketched: int, solve: tuple) -> State:
+    def kept(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
         """Return the state after a solve: (iterations, residual before, residual after)."""
         iterations, before, after = solve
         rate = float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
-        return {
-            "eigenvalues": factor.eigenvalues, "eigenvectors": factor.eigenvectors,
-            "rate": rate, "fresh_rate": rate if sketched else state["fresh_rate"],
-        }  # fmt: skip
+        fresh_rate = rate if sketched else state["fresh_rate"]
+        return {**factor.contents(), "rate": rate, "fresh_rate": fresh_rate}

@@ -32,10 +32,30 @@ class Capability:
         return " and ".join(self.members)
 
 
+OTHER_PRECONDITIONER = "take another preconditioner"
+OTHER_OPERATOR = "take the Hessian or another operator"
+
 INITIAL_POINT = Capability("initial point", ("initial",), "start from zero or from a file")
 SAMPLING = Capability("sampling", ("sampled",), "use all rows")
+SQUARED_GRADIENTS = Capability("squared gradients", ("squared_gradients",), OTHER_PRECONDITIONER)
+KRONECKER_FACTORS = Capability("Kronecker factors", ("kronecker_factors",), OTHER_PRECONDITIONER)
+SHARD_GRADIENTS = Capability("gradients of a shard", ("loss_and_gradient",), OTHER_OPERATOR)
+GAUSS_NEWTON = Capability(
+    "Gauss-Newton matrix", ("gauss_newton",), "take the Hessian, or an optimizer that uses it"
+)
+FISHER = Capability("Fisher matrix", ("fisher",), OTHER_OPERATOR)
+EMPIRICAL_FISHER = Capability("empirical Fisher matrix", ("empirical_fisher",), OTHER_OPERATOR)
+MONTE_CARLO_FISHER = Capability(
+    "Monte Carlo Fisher matrix", ("monte_carlo_fisher",), OTHER_OPERATOR
+)
+TEST_ROWS = Capability("test rows", ("over",), "leave the test rows out")
+CLASSIFICATION = Capability("classification", ("right_predictions",), "judge it by its loss")
+PREDICTION = Capability("prediction", ("output",), "compute its predictions yourself")
+KERAS_WEIGHTS = Capability(
+    "Keras weights", ("read_weights", "set_fixed"), "take the point from a .npy file"
+)
 MARGINS = Capability(
     "margins",
     ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),
-    "its margins are computed anew at each point",
+    "take its objectives and curvature at each point anew",
 )

@@ -28,8 +28,10 @@ from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError, reason
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.differentiable import DifferentiableProblem
+from hesscomp.problems.capabilities import KERAS_WEIGHTS
 from hesscomp.problems.door import SECONDS, Door, keras_loss
+from hesscomp.problems.models import Weights, read_weights
+from hesscomp.problems.network import NetworkProblem
 from hesscomp.problems.rows import Rows
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
@@ -40,7 +42,7 @@ CHECKS = ("auto", "full", "off")
 SUM_OF_TARGETS = 1e-3  # that probabilities may differ from 1, in sum
 
 
-class KerasProblem(DifferentiableProblem):
+class KerasProblem(NetworkProblem):
     """f(x) = (1/m) sum_i l(y_i, model(x; a_i)) + r(x) + (ridge/2) ||x||^2.
 
     x are the trainable weights and r the sum of the regularisers that the model's layers have on
@@ -100,6 +102,7 @@ class KerasProblem(DifferentiableProblem):
     """
 
     name = "keras-model"
+    capabilities = NetworkProblem.capabilities | {KERAS_WEIGHTS}
 
     def __init__(
         self,
@@ -129,10 +132,10 @@ class KerasProblem(DifferentiableProblem):
         with _explaining(given, rows.y, traced.shape):
             loss = _found(given, model, rows, traced)
         self._take(_coded(rows, loss.bare))
-        self.model, self.loss, self.name, self.pieces = model, loss, model.name, pieces
+        self.model, self.name, self.pieces = model, model.name, pieces
+        self._take_loss(loss, Penalty.of_model(model, pieces))
         self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
         self.at_logits = traced.ending is not None and traced.ending.serves(loss.link)
-        self.penalty = Penalty.of_model(model, pieces)
         if world.rank == 0 and self.at_logits:
             _say_logits(model, given, loss, traced.ending)
         if loss.link is not None and traced.ending is None and check != "off":
@@ -150,7 +153,7 @@ class KerasProblem(DifferentiableProblem):
         if check != "off":
             self._check_at_the_door(given, traced.ending, check, engine)
         log.info("%s: %s engine: %s", model.name, self.engine.name, self.engine.reason)
-        self.psd = loss.convex and self.engine.affine and getattr(self.penalty, "convex", True)
+        self.psd = self.gauss_newton_psd and self.engine.affine
 
     def set_weights(self, x: np.ndarray) -> None:
         """Give the model the parameters x."""
@@ -158,6 +161,9 @@ class KerasProblem(DifferentiableProblem):
         for variable, block in zip(self.model.trainable_variables, self.blocks, strict=True):
             part = x[block.offset : block.offset + block.size]
             variable.assign(part.reshape(block.shape))
+
+    def read_weights(self, path) -> Weights:
+        return read_weights(path, self.model)
 
     def set_fixed(self, values: list[np.ndarray] | None) -> None:
         """Give the model other weights that are not trained (`fixed_variables`); None: its first.
@@ -175,17 +181,15 @@ class KerasProblem(DifferentiableProblem):
 
         Its logits where the loss is computed from them (`at_logits`).
         """
-        X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
-        kernel = self.compiled("output", "float64", (X,))
-        return kernel(tf.constant(x, tf.float64), X).numpy()
+        return super().output(x, X)
 
-    def over(self, rows: Rows) -> "KerasProblem":
+    def _fitted(self, rows):
         with self.world.phase(f"checking {rows.name}"):
             rows = _coded(_shaped(rows, self.model), self.loss.bare)
             if len(rows.X):
                 shape = self.output(self.initial, rows.X[:1]).shape[1:]
                 _check_targets(self.loss.bare, rows.y, shape)
-        return super().over(rows)
+        return rows
 
     def _engine_named(self, wanted: str) -> NetworkEngine:
         """The engine of the loss and the penalty."""
@@ -445,7 +449,11 @@ def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
     elif loss.name in ("sigmoid-cross-entropy", "squared-error") and (
         int(np.prod(y.shape[1:])) != int(np.prod(shape))
     ):
-        raise InputError(f"targets of shape {y.shape[1:]} do not fit outputs of shape {shape}")
+        raise InputError(
+            f"targets of shape {y.shape[1:]} do not fit outputs of shape {shape}; give as many "
+            "values for each row or, where they are class numbers, a loss of classes such as "
+            "softmax-cross-entropy"
+        )
     if isinstance(loss, SigmoidCrossEntropy) and not (y.min() >= 0 and y.max() <= 1):
         raise InputError(
             f"the target {y.min() if y.min() < 0 else y.max()} does not fit {loss.name}, whose "

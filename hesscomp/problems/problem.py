@@ -1,22 +1,35 @@
-"""What every problem offers: a global mean loss plus a ridge, over sharded data."""
+"""The contract of a problem: a global mean loss plus a ridge, over sharded data."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from hesscomp.curvature.digest import array_digest
-from hesscomp.curvature.operator import STACK_BYTES
-from hesscomp.curvature.tensorflow import tf
-from hesscomp.datasets import Shard
+from hesscomp.curvature.shard import ShardCurvature
+from hesscomp.curvature.sharded import STACK_BYTES
 from hesscomp.errors import InputError
-from hesscomp.factors import LowRank
-from hesscomp.parallel.exact import sum_blocks
-from hesscomp.parallel.rows import RowBlocks
-from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import INITIAL_POINT, MARGINS, SAMPLING, Capability
+from hesscomp.factors import Factor
+from hesscomp.problems.capabilities import (
+    CLASSIFICATION,
+    EMPIRICAL_FISHER,
+    FISHER,
+    GAUSS_NEWTON,
+    INITIAL_POINT,
+    KERAS_WEIGHTS,
+    KRONECKER_FACTORS,
+    MARGINS,
+    MONTE_CARLO_FISHER,
+    PREDICTION,
+    SAMPLING,
+    SHARD_GRADIENTS,
+    SQUARED_GRADIENTS,
+    TEST_ROWS,
+    Capability,
+)
+from hesscomp.problems.shard_sums import ShardSums
 
 
 @dataclass(frozen=True)
@@ -32,24 +45,12 @@ class ParameterBlock:
         return int(np.prod(self.shape))
 
 
-class ShardCurvature(Protocol):
-    """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge.
-
-    `products` and `dense_blocks` are `product` and `dense` for each of the shard's fixed blocks of
-    rows alone, (blocks, n, k) and (blocks, n, n). They serve the reproducible mode.
-    """
-
-    def product(self, V: tf.Tensor) -> tf.Tensor: ...
-
-    def products(self, V: tf.Tensor) -> tf.Tensor: ...
-
-    def dense(self) -> tf.Tensor: ...
-
-    def dense_blocks(self) -> tf.Tensor: ...
-
-
-class Problem(ABC):
+class Problem(ShardSums, ABC):
     """f(x) = (1/m) sum_i l_i(x) + (ridge/2) ||x||^2, m counting the rows of all ranks.
+
+    A subclass writes `linearize` and either `loss_and_gradient` or `objective_and_gradient`, sets
+    the attributes below, and declares and writes what else its problems can do (docs/problems.md).
+    Its problems are copied, with `copy.copy`, and the copies given another `world`.
 
     Attributes
     ----------
@@ -58,6 +59,15 @@ class Problem(ABC):
         Number of parameters.
     rows : int
         m, over all ranks.
+    blocks : tuple of ParameterBlock
+        They follow each other and fill the vector of parameters.
+    world : World
+        That and `row_blocks`: see `ShardSums`.
+    dataset_name : str
+    fingerprint : str
+        Of the training data, independent of the number of ranks.
+    sample : str
+        Which of its rows are taken.
     ridge : float
     dtype : str
         Precision of curvature products, "float32" or "float64"; all else is float64.
@@ -65,16 +75,13 @@ class Problem(ABC):
         In which networks compute objective and gradient: float64 too, but for batches of training.
     psd : bool
         Whether the Hessian is positive semidefinite everywhere.
-    blocks : tuple of ParameterBlock
-    row_blocks : int
-        In reproducible mode, fixed blocks of rows on all ranks; else 0.
+    gauss_newton_psd : bool
+        Whether the Gauss-Newton matrix is, with the capability `GAUSS_NEWTON`.
     memory : float
         Bytes that a product may take on a rank, where the problem knows how to keep to them, and
         the separate addends of reproducible mode always.
-    fingerprint : str
-        Of the training data, independent of the number of ranks.
-    sample : str
-        Which of its rows are taken.
+    derivatives : str
+        How its derivatives are made, in words; empty where there is nothing to say.
     capabilities : frozenset of Capability
         What it can do beyond this (`problems.capabilities`). A class declares what its problems
         have, and one problem may have fewer.
@@ -82,22 +89,22 @@ class Problem(ABC):
         Where to start, with the capability `INITIAL_POINT`.
     """
 
-    capabilities: frozenset[Capability] = frozenset()
-    initial: np.ndarray
     name: str
     n: int
     rows: int
-    ridge: float
-    dtype: str
-    gradient_dtype: str = "float64"
-    psd: bool
     blocks: tuple[ParameterBlock, ...]
     dataset_name: str
     fingerprint: str
     sample: str = "all"
-    world: World
-    row_blocks: int = 0
+    ridge: float = 0.0
+    dtype: str = "float64"
+    gradient_dtype: str = "float64"
+    psd: bool = False
+    gauss_newton_psd: bool = False
     memory: float = STACK_BYTES
+    derivatives: str = ""
+    capabilities: frozenset[Capability] = frozenset()
+    initial: np.ndarray
 
     def __init_subclass__(cls, **options):
         """Refuse a class that declares a capability and lacks its methods."""
@@ -112,100 +119,181 @@ class Problem(ABC):
                     )
 
     def can(self, capability: Capability) -> bool:
-        """Whether this problem has a capability."""
+        """Return whether this problem has a capability."""
         return capability in self.capabilities
 
     def require(self, capability: Capability) -> None:
-        """Raise InputError, which says what to do, unless this problem has a capability."""
+        """Raise an InputError that says what to do, unless this problem has a capability."""
         if not self.can(capability):
             raise self.lacks(capability)
 
     def lacks(self, capability: Capability) -> InputError:
-        """The error that says that this problem does not have a capability, and what to do."""
+        """Return the error for a problem without a capability; it says what to do."""
         return InputError(
             f"{self.name} lacks the capability '{capability}'; {capability.remedy}. A problem of "
             f"your own class has it once the class declares it and has {capability.needs}"
         )
 
-    @abstractmethod
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its (n,) gradient, in float64; collective."""
+        """Return f(x) and its (n,) gradient, in float64, the same on every rank. Collective.
+
+        Made of the sums that `loss_and_gradient` gives, by one reduction of n + 1 words, unless a
+        class writes this method itself.
+        """
+        x = self.check_point(x)
+        self.world.ledger.passes += 1
+        addends = [self.loss_and_gradient(x, rows) for rows in self.parts_here]
+        total = self.sum_parts(addends, (self.n + 1,)) / self.rows
+        return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
 
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
-        """This shard's curvature at x; local."""
+        """Return the sum of the Hessians of this rank's rows at x; local.
 
-    def _sample_of(self, fraction: float, seed: int) -> str:
-        """What `sample` is of a sample of this problem."""
-        outer = "" if self.sample == "all" else f"{self.sample}; "
-        return f"{outer}{fraction!r}, seed {seed}"
+        Without the ridge, and not divided by m.
+        """
+
+    def objective(self, x: np.ndarray) -> float:
+        """Return f(x), in float64, the same on every rank. Collective.
+
+        It costs as much as `objective_and_gradient`, unless a class writes a cheaper method.
+        """
+        return self.objective_and_gradient(x)[0]
+
+    # Methods that need a capability: they raise InputError for a problem without it
 
     def sampled(self, fraction: float, seed: int = 0) -> "Problem":
-        """This problem over a random sample of its rows, the same on any number of ranks."""
+        """Return this problem over a random sample of its rows. Collective.
+
+        Each row is taken with probability `fraction`, independently; m is the number of rows taken.
+        They are the same rows on any number of ranks.
+        """
         raise self.lacks(SAMPLING)
 
-    def compile(self) -> None:  # noqa: B027 (nothing to do for most)
-        """Trace what can be traced before its first use, so that no timed product is it; local."""
+    def squared_gradients(self, x: np.ndarray) -> np.ndarray:
+        """Return the mean over all rows of the squares of each row's gradient: (n,). Collective.
 
-    def cut(self, shard: Shard) -> RowBlocks | None:
-        """The fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
-
-        Collective. Raises InputError if a rank's rows are not whole blocks.
+        The ridge is left out. Each row's gradient is squared, then the squares are averaged: they
+        are the diagonal of the empirical Fisher matrix. One or two passes, one reduction of n
+        words.
         """
-        if not self.world.reproducible:
-            return None
-        with self.world.phase("cutting the data"):
-            blocks = RowBlocks.of_shard(shard.start, len(shard.y), shard.total)
-        self.row_blocks, self.blocks_here = blocks.count, blocks.local
-        return blocks
+        raise self.lacks(SQUARED_GRADIENTS)
 
-    @property
-    def parts_here(self) -> tuple[slice, ...]:
-        """The parts of this shard's rows that have an addend each in `sum_parts`.
+    def kronecker_factors(
+        self, x: np.ndarray, seed: int = 0
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (1/m) sum a a^T and (1/m) sum d d^T over all rows for each layer. Collective.
 
-        The fixed blocks in reproducible mode, else all rows at once.
+        a is the layer's input, with a 1 for its bias. d is the gradient with respect to its output
+        of the loss of a target drawn from the model's own distribution; targets depend on the seed
+        and the row alone. The Kronecker product of the two approximates the layer's block of the
+        Gauss-Newton matrix, in the order of the parameters (Martens and Grosse, "Optimizing neural
+        networks with Kronecker-factored approximate curvature", ICML 2015, section 3).
         """
-        return self.blocks_here if self.world.reproducible else (slice(None),)
+        raise self.lacks(KRONECKER_FACTORS)
 
-    def sum_parts(self, addends: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-        """The sum over `parts_here` and over the ranks; collective.
+    def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """Return the sums of the gradients and losses of some of this rank's rows; local.
 
-        Of arrays of a shape, one for each part, which may be none in reproducible mode; there the
-        bits do not depend on the number of ranks (`sum_blocks`).
+        A float64 array (n + 1,) whose last number is the loss; without the ridge, not divided by m.
         """
-        if self.world.reproducible:
-            return sum_blocks(np.reshape(addends, (-1, *shape)), self.row_blocks, self.world)
-        return self.world.sum(addends[0])
+        raise self.lacks(SHARD_GRADIENTS)
 
-    # With the capability `MARGINS`: the rows' losses are functions of margins A x, linear in x, so
-    # that those along a line follow from the margins at two points.
+    def gauss_newton(self, x: np.ndarray) -> ShardCurvature:
+        """Return the sum of the Gauss-Newton matrices of this rank's rows at x; local.
+
+        Of the data and of regularisers that are part of the rows' losses, without the ridge.
+        """
+        raise self.lacks(GAUSS_NEWTON)
+
+    def fisher(self, x: np.ndarray) -> ShardCurvature:
+        """Return the sum of the Fisher matrices of this rank's rows at x; local."""
+        raise self.lacks(FISHER)
+
+    def empirical_fisher(self, x: np.ndarray) -> ShardCurvature:
+        """Return the sum of g g^T over this rank's rows, g being a row's gradient at x; local."""
+        raise self.lacks(EMPIRICAL_FISHER)
+
+    def monte_carlo_fisher(self, x: np.ndarray, samples: int = 1, seed: int = 0) -> ShardCurvature:
+        """Return the mean of `empirical_fisher` over targets drawn from the model. Collective.
+
+        The targets of a row depend on the seed and the row alone, not on the number of ranks.
+        """
+        raise self.lacks(MONTE_CARLO_FISHER)
+
+    def over(self, data) -> "Problem":
+        """Return the problem of the mean loss over other rows, without ridge and regularisers.
+
+        The rows are the test rows of a `Dataset`, or a pair (X, y) of each rank's own. Collective.
+        """
+        raise self.lacks(TEST_ROWS)
+
+    def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
+        """Return the number of right predictions for this rank's rows, and of all; local.
+
+        The prediction is the class of the largest output, or the sign of each output.
+        """
+        raise self.lacks(CLASSIFICATION)
+
+    def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
+        """Return the model's output for rows X at the parameters x, in float64; local."""
+        raise self.lacks(PREDICTION)
+
+    def read_weights(self, path: str | os.PathLike):
+        """Return the `parameters` and the `fixed` weights that a file of Keras' holds.
+
+        Raises InputError if the file cannot be read, or is one of another model.
+        """
+        raise self.lacks(KERAS_WEIGHTS)
+
+    def set_fixed(self, values) -> None:
+        """Replace the weights that are no parameters; None brings back the first ones."""
+        if values is not None:
+            raise self.lacks(KERAS_WEIGHTS)
+
+    # The losses of rows are functions of margins A x, so that those along a line follow from the
+    # margins at two of its points
 
     def margins(self, x: np.ndarray):
-        """A x for this shard's rows, one number each, as an array of the problem's kind."""
+        """Return A x for this rank's rows, an array of the problem's own kind; local, one pass."""
         raise self.lacks(MARGINS)
 
     def known_margins(self, values: np.ndarray):
-        """Such an array of margins that were computed before."""
+        """Return margins that were computed before, one number each, as such an array; local."""
         raise self.lacks(MARGINS)
 
     def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
-        """As `objective_and_gradient`, where the margins at x are known."""
+        """Return what `objective_and_gradient` does, where the margins at x are known."""
         raise self.lacks(MARGINS)
 
     def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:
-        """The mean losses without ridge at margins + step * direction, for each of the steps."""
+        """Return the mean loss, without ridge, at margins + step * direction for each of the steps.
+
+        Collective; no pass over the data, one reduction of as many words as steps.
+        """
         raise self.lacks(MARGINS)
 
     def curvature_at(self, margins) -> ShardCurvature:
-        """As `linearize`, where the margins are known."""
+        """Return what `linearize` does, where the margins are known; local, no pass."""
         raise self.lacks(MARGINS)
 
-    def describe(
-        self, factor: LowRank, x: np.ndarray, indices: np.ndarray | None = None
-    ) -> LowRank:
-        """`factor`, told which problem it belongs to and at which point it was made.
+    # Methods that all problems share
 
-        `indices` are the parameters that it is of, whole blocks, where it is not of all.
+    def sample_name(self, fraction: float, seed: int) -> str:
+        """Return the attribute `sample` of a sample of this problem."""
+        outer = "" if self.sample == "all" else f"{self.sample}; "
+        return f"{outer}{fraction!r}, seed {seed}"
+
+    def compile(self) -> None:
+        """Compile what can be compiled before its first use; local.
+
+        Then no product that is timed has to. There is nothing to do for most problems.
+        """
+
+    def describe(self, factor: Factor, x: np.ndarray, indices: np.ndarray | None = None) -> Factor:
+        """Return a factor with the provenance, point and parameter blocks of this problem.
+
+        `indices` are the parameters whose matrix it is, whole blocks; None means all of them.
         """
         provenance = replace(
             factor.provenance,

@@ -264,10 +264,10 @@ def check_same_run(found: dict, facts: dict, folder: str | os.PathLike) -> None:
     """InputError unless the texts among the facts are those found in the folder."""
     name = _difference(found, facts)
     if name is not None:
-        raise InputError(
-            f"{folder}: its run was made with {name} {reason(found.get(name))}, not "
-            f"{facts[name]}; name another folder, or remove it"
-        )
+        made = f"with {name} {reason(found.get(name))}, not {facts[name]}"
+        if name not in found:
+            made = f"without {name}, and this one has some"
+        raise InputError(f"{folder}: its run was made {made}; name another folder, or remove it")
 
 
 def _difference(found: dict, facts: dict) -> str | None:

@@ -5,9 +5,10 @@ import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from hesscomp.errors import InputError
+from hesscomp.options import Options, described, option
 
 LAUNCHERS = ("srun", "mpiexec")
 REQUEUE = 75  # exit status of a run that saved a checkpoint and is to be resumed (EX_TEMPFAIL)
@@ -26,7 +27,8 @@ MPIEXEC = """\
 # mpiexec starts one process on each node by srun, which must hold all of the node's CPUs.
 export SRUN_CPUS_PER_TASK="$SLURM_CPUS_ON_NODE\""""
 GO_BACK = """\
-# Back to the queue, where the job has not been too often: one that gets nowhere would go on so.
+# Requeue the job, at most {restarts} times, so that a job that never reaches a checkpoint does
+# not loop forever. HESSCOMP_RESTARTS changes the number.
 go_back() {{
     if [ "${{SLURM_RESTART_COUNT:-0}}" -lt "${{HESSCOMP_RESTARTS:-{restarts}}}" ]; then
         scontrol requeue "{job}"
@@ -47,89 +49,81 @@ PLACEHOLDERS = {
 }
 
 
-@dataclass(frozen=True)
-class Job:
-    """A hesscomp command under SLURM.
+@dataclass(frozen=True, kw_only=True)
+class Job(Options, group="allocation", about="what is not given here, sbatch can be told"):
+    """A hesscomp command under SLURM: the words after `hesscomp`.
 
     In the command ``%j`` is the job's id, ``%A`` and ``%a`` those of an array and of its task, as
     in `sbatch --output`; folders whose names hold one of these are made. In an array ``{}`` is
-    the task's item and ``{name}`` the last part of its path.
-
-    Attributes
-    ----------
-    command : tuple of str
-        The words after `hesscomp`.
-    name : str
-    nodes, ranks_per_node, cpus_per_rank : int
-        Threads are as many as CPUs.
-    time : str
-        Of the job, in one of SLURM's forms: minutes, 2:00:00, 1-12 ...
-    mem, mem_per_cpu, partition, account : str, optional
-        As `sbatch` takes them; `mem` is a node's.
-    launcher : str
-        "srun" or "mpiexec".
-    parallel : bool
-        Whether the command runs on MPI ranks; one that does not is started alone.
-    stage : tuple of str
-        Files of the command of which each node gets a copy in `$SLURM_TMPDIR`.
-    warning : int
-        Seconds before the end of the time at which the ranks are told to save and end: more than
-        a block product takes.
-    array : bool
-        Whether the script's arguments are items, of which each task takes one. Otherwise they are
-        further options of the command.
+    the task's item and ``{name}`` the last part of its path. A command that is not `parallel` is
+    started alone. Without an `array` the script's arguments are further options of the command.
     """
 
     command: tuple[str, ...]
-    name: str = "hesscomp"
-    nodes: int = 1
-    ranks_per_node: int = 1
-    cpus_per_rank: int = 1
-    time: str = "1:00:00"
-    mem: str | None = None
-    mem_per_cpu: str | None = None
-    partition: str | None = None
-    account: str | None = None
-    launcher: str = "srun"
     parallel: bool = True
-    stage: tuple[str, ...] = ()
-    warning: int = WARNING
-    array: bool = False
+    name: str | None = option(None, metavar="NAME", help="of the job; default: hesscomp-COMMAND")
+    nodes: int = option(1, low=1, metavar="N", help="nodes")
+    ranks_per_node: int = option(1, low=1, metavar="R", help="MPI ranks on each")
+    cpus_per_rank: int = option(1, low=1, metavar="C", help="CPUs, and threads, of a rank")
+    time: str = option("1:00:00", metavar="T", help="such as 30, 2:00:00, 1-12")
+    mem: str | None = option(
+        None, one_of="memory", metavar="SIZE", help="memory of a node, such as 64G"
+    )
+    mem_per_cpu: str | None = option(
+        None, one_of="memory", metavar="SIZE", help="memory of a CPU, as hesscomp plan advises"
+    )
+    partition: str | None = option(None, metavar="NAME", help="of the nodes")
+    account: str | None = option(None, metavar="NAME", help="that pays")
+    launcher: str = option("srun", choices=LAUNCHERS, group="run", help="what starts the ranks")
+    stage: tuple[str, ...] = option(
+        (), group="run", metavar="FILE",
+        help="files of the command to copy to each node's $SLURM_TMPDIR first",
+    )  # fmt: skip
+    warning: int = option(
+        WARNING, low=1, high=MOST_WARNING, group="run", metavar="S",
+        help="seconds before the end of `time` at which the ranks are told to save and end: more "
+        "than a block product takes, as hesscomp plan says",
+    )  # fmt: skip
+    array: tuple[str, ...] | None = option(
+        None, may_be_empty=True, group="run", metavar="ITEM",
+        help="a job array: a task for each argument of the script, which the command has as {}, or "
+        "its last part as {name}; files or patterns given here are submitted",
+    )  # fmt: skip
 
-    def __post_init__(self):
-        for name in ("nodes", "ranks_per_node", "cpus_per_rank"):
-            if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise InputError(f"--{option} must be at least 1, not {getattr(self, name)}")
+    def _check(self) -> None:
+        super()._check()
         if not self.parallel and self.nodes * self.ranks_per_node > 1:
             raise InputError(
-                f"hesscomp {self.command[0]} runs on one rank; leave out --nodes and "
-                "--ranks-per-node"
+                f"hesscomp {self.command[0]} runs on one rank; leave out `nodes` and "
+                "`ranks_per_node`"
             )
         if not re.fullmatch(TIME, self.time):
-            raise InputError(f"--time {self.time}: take minutes, 2:00:00 or 1-12:00:00")
-        if not 1 <= self.warning <= MOST_WARNING:
-            raise InputError(f"--warning must lie within 1 and {MOST_WARNING}, not {self.warning}")
+            raise InputError(f"`time` {self.time}: take minutes, 2:00:00 or 1-12:00:00")
         for name in ("name", "mem", "mem_per_cpu", "partition", "account"):
-            value, option = getattr(self, name), name.replace("_", "-")
+            value = getattr(self, name)
             if value is not None and not re.fullmatch(r"[\w.,:+@=-]+", value):
-                raise InputError(f"--{option} {value!r}: SLURM takes no such name")
+                raise InputError(f"`{name}` {value!r}: SLURM takes no such name")
         for word in (*self.command, *self.stage):
             if not word.isprintable():
                 raise InputError(f"{word!r}: a job script cannot hold line breaks in its command")
         for file in self.stage:
             if file not in self.command:
-                raise InputError(f"--stage {file}: is no word of the command")
+                raise InputError(f"`stage` {file}: is no word of the command")
             if any(mark in file for mark in PLACEHOLDERS):
-                raise InputError(f"--stage {file}: name the file itself")
-        check_names("--stage", self.stage)
+                raise InputError(f"`stage` {file}: name the file itself")
+        check_names("`stage`", self.stage)
         items = any("{}" in word or "{name}" in word for word in self.command)
-        if items and not self.array:
-            raise InputError("{} in the command stands for an array's item; add --array")
-        if self.array and not (items or any("%a" in word for word in self.command)):
+        if items and self.array is None:
+            raise InputError("{} in the command stands for an array's item; add `array`")
+        if self.array is not None and not (items or any("%a" in word for word in self.command)):
             raise InputError(
-                "--array: all tasks would do the same; put {}, {name} or %a into the command"
+                "`array`: all tasks would do the same; put {}, {name} or %a into the command"
             )
+
+    @property
+    def title(self) -> str:
+        """The job's name."""
+        return self.name or f"hesscomp-{self.command[0]}"
 
     @property
     def resumes(self) -> bool:
@@ -164,14 +158,14 @@ def check_names(option: str, files: Sequence[str]) -> None:
 
 def recipe(job: Job) -> str:
     """The command line that makes the job's script."""
-    words = MADE_BY.split()
-    for field in fields(job):
-        value = getattr(job, field.name)
-        if field.name in ("command", "parallel") or value == field.default:
+    words = [*MADE_BY.split(), "--name", job.title]
+    for each in described(Job):
+        value = getattr(job, each.name)
+        if each.name == "name" or value == each.default:
             continue
-        words.append(f"--{field.name.replace('_', '-')}")
-        if value is not True:
-            words += map(str, value if isinstance(value, tuple) else [value])
+        words.append(each.flag)
+        if each.name != "array":  # its items are given when it is submitted
+            words += map(str, value if each.many else [value])
     return shlex.join([*words, "--", *job.command])
 
 
@@ -187,8 +181,8 @@ def job_script(job: Job) -> str:
 
 
 def _header(job: Job) -> str:
-    rest = "ITEM..." if job.array else f"[more options of `hesscomp {job.command[0]}`]"
-    array = "--array=0-LAST " if job.array else ""
+    rest = "ITEM..." if job.array is not None else f"[more options of `hesscomp {job.command[0]}`]"
+    array = "--array=0-LAST " if job.array is not None else ""
     lines = [
         f"{BEGINNING}{recipe(job).removeprefix(MADE_BY)}",
         "#",
@@ -204,7 +198,7 @@ def _header(job: Job) -> str:
 
 def _directives(job: Job) -> str:
     asked = {
-        "job-name": job.name,
+        "job-name": job.title,
         "nodes": job.nodes,
         "ntasks-per-node": job.ranks_per_node,
         "cpus-per-task": job.cpus_per_rank,
@@ -213,7 +207,7 @@ def _directives(job: Job) -> str:
         "mem-per-cpu": job.mem_per_cpu,
         "partition": job.partition,
         "account": job.account,
-        "output": "%x-%A_%a.out" if job.array else "%x-%j.out",
+        "output": "%x-%A_%a.out" if job.array is not None else "%x-%j.out",
         "open-mode": "append",
         "signal": f"B:USR1@{job.warning}",
     }
@@ -222,7 +216,7 @@ def _directives(job: Job) -> str:
 
 
 def _environment(job: Job) -> str:
-    me = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.array else "$SLURM_JOB_ID"
+    me = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if job.array is not None else "$SLURM_JOB_ID"
     lines = ["set -euo pipefail", "", GO_BACK.format(restarts=RESTARTS, job=me)]
     if job.resumes:
         lines += [EARLY, f"trap 'go_back; exit {REQUEUE}' USR1 TERM", ""]
@@ -232,7 +226,7 @@ def _environment(job: Job) -> str:
         'PATH="${HESSCOMP_VENV:-$SLURM_SUBMIT_DIR/.venv}/bin:$PATH"',
         'export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
     ]
-    if job.array:
+    if job.array is not None:
         lines += [
             "",
             'item="${*:SLURM_ARRAY_TASK_ID+1:1}" # this task\'s argument',

@@ -1,6 +1,7 @@
 """What a compression takes where nothing else is asked: known before anything is loaded."""
 
 BLOCKS = 16, 32  # fewest and most columns of a Krylov block
+RESIDUAL_TOLERANCE = 1e-6  # an eigenpair is accurate with ||H u - w u|| of at most this times |w_1|
 
 
 def block_size(sketch: int) -> int:

@@ -7,9 +7,10 @@ with sizes in the place of arrays. Loads neither TensorFlow nor MPI.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil, log2
+from math import ceil, log2, nan
 
 from hesscomp.errors import InputError
+from hesscomp.options import Options, option
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
 from hesscomp.sketching.defaults import block_size
@@ -17,6 +18,7 @@ from hesscomp.sketching.defaults import block_size
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients
 NUMBER = 8  # bytes of a number of the sketch
+MOST = 10**15  # of counts; the models overflow beyond
 MOST_STEPS = 10**5  # products, which are gone through one by one
 
 
@@ -45,55 +47,57 @@ class Machine:
     program: float = 700 * 2**20
 
 
-@dataclass(frozen=True)
-class Request:
+def whole(text: str) -> int:
+    """A whole number, which may be written 1e8."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = nan
+    if not (abs(value) <= MOST and value.is_integer()):
+        raise InputError(f"{text!r} is no count: give one such as 40 or 1e8")
+    return int(value)
+
+
+def count(default, low: int = 1, **about):
+    """An option that counts something."""
+    return option(default, low=low, high=MOST, parse=whole, **about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchSizes(Options, group="compression"):
+    """What is asked of a compression, as `compression.compress` takes it."""
+
+    ranks: int = option(low=1, high=MOST, parse=whole, metavar="P", help="MPI ranks")
+    rank: int = count(40, metavar="K", help="eigenpairs wanted")
+    oversample: int = count(10, 0, metavar="P", help="columns beyond")
+    power: int = count(1, 0, metavar="Q", help="power steps")
+    layout: str = option("auto", choices=("auto", "replicated", "rows"), help="of the sketch")
+    block: int | None = count(None, metavar="B", help="krylov: columns of a block")
+    dtype: str = option("float32", choices=("float32", "float64"), help="of the products")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(SketchSizes):
     """A compression.
 
-    Attributes
-    ----------
-    n, rows : int
-        Parameters, and rows of the data on all ranks together.
-    rank, oversample, power, probes, panel, block
-        As `compression.compress` takes them.
-    ranks : int
-    method : str
-        "nystrom", "eigh" or "krylov".
-    auto : bool
-        Whether `compress` chose the method: it then assembles the matrix where that is no dearer.
-    layout : str
-        "replicated", "rows", or "auto" by `Machine.memory`.
-    dtype : str
-        Of the products, and of what they send.
-    row_bytes : float
-        Of one row of the data on its rank.
-    row_seconds : float
-        That one column's product over one row takes on a rank.
-    product_bytes : float
-        That a product takes at most beside its argument and result.
+    `auto` says whether `compress` chose the method: it then assembles the matrix where that is no
+    dearer. `row_bytes` are those of one row of the data on its rank, `row_seconds` those that one
+    column's product over one row takes on a rank, and `product_bytes` those that a product takes at
+    most beside its argument and result.
     """
 
-    n: int
-    rows: int
-    rank: int
-    ranks: int
-    oversample: int = 10
-    power: int = 1
+    n: int = option(low=1)
+    rows: int = option(low=1)
     probes: int = 8
-    method: str = "krylov"
+    method: str = option("krylov", choices=METHODS)
     auto: bool = False
-    layout: str = "auto"
-    panel: int = PANEL
-    block: int | None = None
-    dtype: str = "float32"
+    panel: int = option(PANEL, low=1)
     row_bytes: float = 0.0
     row_seconds: float = 0.0
     product_bytes: float = PRODUCT_BYTES
 
-    def __post_init__(self):
-        least = {"n": 1, "rows": 1, "rank": 1, "ranks": 1, "panel": 1, "oversample": 0, "power": 0}
-        for name, value in least.items():
-            if getattr(self, name) < value:
-                raise InputError(f"{name} must be at least {value}, not {getattr(self, name)}")
+    def _check(self) -> None:
+        super()._check()
         width = min(self.panel, self.block or self.columns, self.columns)
         if (products := (self.power + 2) * self.columns // width) > MOST_STEPS:
             raise InputError(

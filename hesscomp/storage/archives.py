@@ -1,4 +1,4 @@
-"""Zip archives from files that are not trusted."""
+"""Members of zip archives that are not trusted."""
 
 import os
 import zipfile
@@ -9,11 +9,11 @@ MAX_COMPRESSION = 1100  # deflate cannot shrink further: a larger claim is a for
 
 
 def check_member(path: str | os.PathLike, info: zipfile.ZipInfo) -> None:
-    """Refuse what would unpack to more than the archive at `path` can hold.
+    """Refuse a member that would unpack to more than the archive at `path` can hold.
 
-    What an archive says of itself is not believed: nothing in it is longer packed than the file.
-    And only plain or deflated members unpack no further than they are read (bzip2's and LZMA's do
-    at once, whatever length was claimed).
+    The archive's own lengths are not trusted: no packed member is longer than the file. Only plain
+    and deflated members are accepted, which unpack no further than they are read; bzip2 and LZMA
+    unpack at once, whatever length was claimed.
 
     Raises
     ------

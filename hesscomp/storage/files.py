@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and output paths that are refused before the work, not after."""
+"""Files that are whole or absent, and checks of paths before the work is done."""
 
 import errno
 import glob
@@ -29,8 +29,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` once the block succeeds.
 
     The data are flushed to disk before the rename. If the block raises, the temporary file is
-    removed and an earlier file at `path` is left as it was; errors are as `writing` says. What a
-    process of this machine that was killed left of the same goes too.
+    removed and an earlier file at `path` is left as it was; errors are those of `writing`. What
+    killed processes of this machine left of writing the same path is removed too.
     """
     path = Path(path)
     begin = f".{path.name}.{platform.node()}."
@@ -47,7 +47,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _remove_orphans(folder: Path, begin: str) -> None:
-    """Remove temporary files whose names begin so and go on with the number of no process."""
+    """Remove temporary files whose names go on, after `begin`, with the number of no process."""
     for path in folder.glob(f"{glob.escape(begin)}*.tmp*"):
         pid = path.name.removeprefix(begin).partition(".")[0]
         try:
@@ -60,9 +60,9 @@ def _remove_orphans(folder: Path, begin: str) -> None:
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Make what fails in the block for want of room or rights an OSError of `path`, with a remedy.
+    """Turn a failure of the block for want of room or rights into an OSError with a remedy.
 
-    NumPy says such things without a number, others of the temporary file.
+    The error names `path`: other libraries name the temporary file, and NumPy gives no number.
     """
     try:
         yield
@@ -75,7 +75,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 
 def _system_error(error: BaseException | None) -> int | None:
-    """The error number, one of `REMEDIES`, behind an exception or behind what led to it."""
+    """Return the error number, one of `REMEDIES`, of an exception or of one that led to it."""
     while error is not None:
         number = getattr(error, "errno", None)
         if number is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
@@ -87,15 +87,15 @@ def _system_error(error: BaseException | None) -> int | None:
 
 
 def remove_leftovers(folder: str | os.PathLike, name: str) -> None:
-    """Remove what killed processes left of writing files in `folder` that fit the pattern `name`.
+    """Remove the temporary files in `folder` of killed processes that wrote files named `name`.
 
-    For a folder in which nobody else writes such files now.
+    `name` is a pattern. Call it only where no other process writes such files in the folder.
     """
     remove_files(list(Path(folder).glob(f".{name}.*.tmp*")))
 
 
 def remove_files(paths: list[Path]) -> None:
-    """Remove files; one that cannot be removed stays."""
+    """Remove files; leave those that cannot be removed."""
     for path in paths:
         with suppress(OSError):
             path.unlink()
@@ -120,13 +120,13 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def check_picture_name(path: str | os.PathLike) -> None:
-    """Raise InputError unless `path` ends in a kind of picture that can be written."""
+    """Raise InputError unless `path` ends in one of `PICTURES`."""
     if Path(path).suffix.lower() not in PICTURES:
         raise InputError(f"{path}: pictures end in {', '.join(PICTURES)}; name one of these")
 
 
 def check_outputs(*paths: str | os.PathLike | None) -> None:
-    """Raise InputError unless files can be written at all paths that are given, each once."""
+    """Raise InputError unless a file can be written at each path and no two are the same."""
     given = [path for path in paths if path is not None]
     if len(set(given)) < len(given):
         raise InputError("two outputs have the same name; give each its own")
@@ -137,8 +137,8 @@ def check_outputs(*paths: str | os.PathLike | None) -> None:
 def check_writable(path: str | os.PathLike) -> None:
     """Raise InputError unless a file can be written at `path`.
 
-    Tries by making and removing a file beside it, since permission bits alone do not tell
-    (read-only mounts, quotas, root).
+    It makes and removes a file beside it: permission bits alone do not tell (read-only mounts,
+    quotas, root).
     """
     path = Path(path)
     if path.is_dir():
@@ -154,9 +154,9 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def find_files(words: list[str], what: str) -> list[str]:
-    """The files that words and patterns name; several in the order of the numbers in their names.
+    """Return the files that names and patterns stand for, sorted by the numbers in their names.
 
-    Raises InputError for a pattern that fits no file; `what` says whose it is.
+    Raises InputError for a pattern that fits no file; `what` names its parameter.
     """
     files = []
     for word in words:

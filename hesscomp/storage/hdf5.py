@@ -1,4 +1,4 @@
-"""HDF5 objects from files that are not trusted."""
+"""HDF5 files: those that are not trusted, read through checks, and new ones."""
 
 import copy
 import io
@@ -20,13 +20,22 @@ CHECKSUM = 4  # bytes of one by fletcher32
 
 
 class CheckedFile:
-    """An open HDF5 file, and the checks that stand between it and memory.
+    """An open HDF5 file and the checks that stand between it and memory.
 
     Objects are reached by hard links only and data must lie in the file itself, so that reading a
-    file never opens another; sizes are compared with the file's own length before anything is
-    allocated; heaps are walked before the HDF5 library does. As a context manager it closes the
-    file, and what goes wrong meanwhile is an InputError that names it: h5py raises nearly anything.
-    A file that stands for another, as one that was unpacked, is `called` by that one's name.
+    file never opens another. Sizes are compared with the file's length before anything is
+    allocated. Heaps are checked before the HDF5 library reads them.
+
+    As a context manager it closes the file, and turns what h5py raises, which may be nearly
+    anything, into an InputError that names the file.
+
+    Parameters
+    ----------
+    path : path
+    what : str
+        What the file should be, for messages.
+    called : str, optional
+        Its name in messages, where the file was unpacked from another one.
     """
 
     def __init__(self, path: str | os.PathLike, what: str = "data file", called: str | None = None):
@@ -60,11 +69,11 @@ class CheckedFile:
         return InputError(f"{self.path}: cannot be read as a {self.what} ({reason(error)})")
 
     def refuse(self, why: str):
-        """Raise InputError with the file's name and why."""
+        """Raise InputError with the file's name and the reason `why`."""
         raise InputError(f"{self.path}: not a valid {self.what}: {reason(why)}")
 
     def object(self, name: str):
-        """The group or data set at `name`."""
+        """Return the group or data set at `name`."""
         at = self.file
         for part in name.strip("/").split("/"):
             if not isinstance(at, h5py.Group) or part not in at:
@@ -75,7 +84,7 @@ class CheckedFile:
         return at
 
     def within(self, name: str) -> "CheckedFile":
-        """This file as seen from one of its groups."""
+        """Return this file as seen from one of its groups."""
         other = copy.copy(self)
         other.file, other.path = self.group(name), f"{self.path}/{name}"
         return other
@@ -87,9 +96,19 @@ class CheckedFile:
         return found
 
     def dataset(self, name: str, kinds: str | None = None, packed: bool = True) -> h5py.Dataset:
-        """The data set at `name`, stored here, with those before it no larger than the file holds.
+        """Return the data set at `name`; refuse it if this file cannot hold what it claims.
 
-        `kinds` lists the NumPy type kinds that are accepted; `packed` data may be compressed.
+        Parameters
+        ----------
+        name : str
+        kinds : str, optional
+            The NumPy type kinds that are accepted; all by default.
+        packed : bool
+            Whether the data may be compressed.
+
+        Notes
+        -----
+        The claims of all data sets that were asked for add up: many names may lead to one place.
         """
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
@@ -112,19 +131,19 @@ class CheckedFile:
         return found
 
     def attributes(self, name: str | None = None) -> h5py.AttributeManager:
-        """The attributes of the group `name`, or of this one, of types that are safe to read."""
+        """Return the attributes of the group `name` (default: the root), all safe to read."""
         group = self.file if name is None else self.group(name)
         self._check_attributes(group)
         return group.attrs
 
     def _check_attributes(self, found: h5py.Group | h5py.Dataset) -> None:
-        """HDF5 1.14.6 may crash on sequences of variable length."""
+        """Refuse sequences of variable length, on which HDF5 1.14.6 may crash."""
         for i in range(h5py.h5a.get_num_attrs(found.id)):
             if _has_sequences(h5py.h5a.open(found.id, index=i).get_type()):
                 self.refuse("an attribute is a sequence of variable length")
 
     def check_all(self) -> None:
-        """Refuse the file unless all that it holds is stored soundly in it, for other readers."""
+        """Refuse the file unless another reader can safely read all that it holds."""
         self.stream.check_heaps()
         self._check_attributes(self.file)
         links = []
@@ -141,10 +160,10 @@ class CheckedFile:
 
 @contextmanager
 def new_file(path: str | os.PathLike) -> Iterator[h5py.File]:
-    """A new HDF5 file to write to; raises OSError as the system does where it cannot be written.
+    """Open a new HDF5 file to write to; raise the system's OSError where it cannot be written.
 
-    The HDF5 library (1.14.6) cannot close a file that it could not write, and may crash when it
-    closes another: it never hears of the error, which is raised in the end.
+    The HDF5 library (1.14.6) cannot close a file that it failed to write, and may crash when it
+    closes another one. So the error is kept from the library and raised in the end.
     """
     with _Sink(path) as sink:
         try:
@@ -156,7 +175,7 @@ def new_file(path: str | os.PathLike) -> Iterator[h5py.File]:
 
 
 class _Sink(io.FileIO):
-    """A file that keeps the first error of writing for later, and ignores what comes after it."""
+    """A file that keeps its first error of writing and ignores what is written after it."""
 
     def __init__(self, path: str | os.PathLike):
         super().__init__(path, "w+")
@@ -170,6 +189,7 @@ class _Sink(io.FileIO):
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
+        size = self.tell() if size is None else size
         if self.error is None:
             self._kept(super().truncate, size)
         return size
@@ -182,7 +202,7 @@ class _Sink(io.FileIO):
 
 
 class _Stream(io.FileIO):
-    """A file as the HDF5 library reads it: piece by piece, global heaps checked on the way."""
+    """A file as the HDF5 library reads it, piece by piece; global heaps are checked on the way."""
 
     def __init__(self, path: str | os.PathLike, called: str | os.PathLike):
         super().__init__(path)
@@ -197,7 +217,7 @@ class _Stream(io.FileIO):
         return done
 
     def check_heaps(self) -> None:
-        """Look for heaps in all of the file."""
+        """Find and check the heaps in all of the file."""
         with mmap.mmap(self.fileno(), 0, access=mmap.ACCESS_READ) as content:
             at = content.find(heaps.SIGNATURE + b"\1")
             while at >= 0:
@@ -216,9 +236,9 @@ class _Stream(io.FileIO):
 
 
 def _has_short_chunks(found: h5py.Dataset) -> bool:
-    """Whether checksums are missing where they should be, on which HDF5 1.14.6 crashes.
+    """Return whether chunks lack their checksums, on which HDF5 1.14.6 crashes.
 
-    They are looked for at the end of what is stored, where other libraries write them too.
+    A checksum is at the end of a stored chunk, where other libraries write it too.
     """
     if not found.fletcher32:
         return False
@@ -230,9 +250,10 @@ def _has_short_chunks(found: h5py.Dataset) -> bool:
 
 
 def _has_sequences(kind: h5py.h5t.TypeID) -> bool:
-    """Whether a type has such of variable length in it, which may claim any; texts are none.
+    """Return whether a type contains sequences of variable length; texts are none.
 
-    HDF5's own `detect_class` takes texts within compound types for them.
+    Such a sequence may claim any length. HDF5's own `detect_class` mistakes texts in compound types
+    for sequences.
     """
     if isinstance(kind, h5py.h5t.TypeCompoundID):
         members = map(kind.get_member_type, range(kind.get_nmembers()))
@@ -243,7 +264,7 @@ def _has_sequences(kind: h5py.h5t.TypeID) -> bool:
 
 
 def count(file: CheckedFile, name: str) -> int:
-    """An attribute that counts something."""
+    """Return an attribute that counts something."""
     value = file.attributes().get(name)
     if not isinstance(value, np.integer) or value < 0:
         file.refuse(f"attribute {name} is missing or no count")
@@ -251,7 +272,7 @@ def count(file: CheckedFile, name: str) -> int:
 
 
 def finite(file: CheckedFile, name: str, values: np.ndarray) -> np.ndarray:
-    """The values of the data set `name`, all finite."""
+    """Return the values of the data set `name`; refuse the file unless all are finite."""
     if not np.isfinite(values).all():
         file.refuse(f"/{name} holds numbers that are not finite")
     return values

@@ -1,9 +1,9 @@
-"""Global heaps of HDF5 files: what the HDF5 library (1.14.6) does not check before it reads them.
+"""Checks of global heaps, which the HDF5 library (1.14.6) reads without checking them itself.
 
-In a heap, which holds texts of variable length and what virtual data sets are made of, an object of
-size zero keeps the library busy without end; the parts of a virtual data set may claim any number,
-and any number of axes, for which it writes beyond its own memory. After "The HDF5 File Format
-Specification", version 3.0, III.E (global heap), VII.A (virtual data sets), VIII (selections).
+A heap holds texts of variable length and the parts of virtual data sets. An object of size zero in
+it makes the library loop for ever; parts of a virtual data set that claim too many entries or axes
+make it write beyond its memory. See "The HDF5 File Format Specification", version 3.0, III.E
+(global heap), VII.A (virtual data sets) and VIII (selections).
 """
 
 import struct
@@ -21,7 +21,7 @@ MOST_AXES = 32
 
 
 def is_sound(heap: bytes) -> bool:
-    """Whether a heap is a chain of objects from its begin to its end, safe to read."""
+    """Return whether a heap is a chain of objects from its start to its end, safe to read."""
     try:
         return all(map(_is_safe, _objects(heap)))
     except (struct.error, ValueError):
@@ -41,7 +41,7 @@ def _objects(heap: bytes) -> Iterator[bytes]:
 
 
 def _is_safe(data: bytes) -> bool:
-    """Whether an object, if it is read as the parts of a virtual data set, does no harm."""
+    """Return whether an object is safe to read as the parts of a virtual data set."""
     version, number = PARTS.unpack_from(data.ljust(PARTS.size, b"\1"))
     if version != 0 or len(data) < PARTS.size:
         return True  # the library refuses it itself
@@ -55,7 +55,7 @@ def _is_safe(data: bytes) -> bool:
 
 
 def _after_selection(data: bytes, at: int) -> int:
-    """Where the selection ends that begins there; raises where it is none."""
+    """Return where the selection ends that begins at `at`; raise ValueError if it is none."""
     kind, version = SELECTION.unpack_from(data, at)
     at += SELECTION.size
     if kind in (NONE, ALL):

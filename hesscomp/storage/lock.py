@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock on a folder: one run uses it at a time."""
 
 import errno
 import fcntl
@@ -17,15 +17,16 @@ TAKEN = (errno.EACCES, errno.EAGAIN)
 
 @contextmanager
 def sole_use(folder: str | os.PathLike | None, world) -> Iterator[None]:
-    """Keep other jobs out of a run's folder while the block runs. Collective; nothing without one.
+    """Keep other jobs out of a run's folder while the block runs. Collective.
 
-    The folder is made if it is missing, and removed in the end if nothing is in it. The lock is the
-    system's, on a file there, and rank 0's: it ends with its process, however that ends.
+    Without a folder nothing happens. A missing folder is made, and an empty one removed in the end.
+    Rank 0 holds a lock of the operating system on a file in the folder, which ends with the
+    process, however that ends. A file system without locks keeps no job out.
 
     Raises
     ------
     InputError
-        If another process holds it. File systems without locks keep nobody out.
+        If another process holds the lock.
     """
     if folder is None:
         yield

@@ -1,7 +1,7 @@
-"""Arrays on disk in slabs of rows, one file for each rank, under one virtual data set.
+"""Arrays on disk in slabs of rows: one file for each rank, joined by one virtual data set.
 
-The master file `F.h5` names its slabs `F.h5.<run>.<rank>.slab`, beside it. HDF5 fills in NaN where
-a slab is missing; this reader opens the slabs itself and refuses.
+The slabs of the master file `F.h5` are `F.h5.<run>.<rank>.slab`, beside it. HDF5 would fill in NaN
+where a slab is missing; this reader opens the slabs itself and refuses the file.
 """
 
 import os
@@ -22,16 +22,16 @@ SLAB = re.compile(r"([^/\\\0]+)\.[0-9a-f]{8}\.[0-9]+\.slab")  # beside the maste
 
 
 def slab_path(master: str | os.PathLike, run: str, rank: int) -> Path:
-    """Where `rank` of the run writes its rows."""
+    """Return the path at which `rank` of the run writes its rows."""
     master = Path(master)
     return master.with_name(f"{master.name}.{run}.{rank}.slab")
 
 
 @contextmanager
 def replacing_path(path: str | os.PathLike, name: str) -> Iterator[Path]:
-    """As `atomic_path`; then the slabs of the file that was replaced are removed.
+    """Replace a file as `atomic_path` does, and remove the slabs of the replaced one.
 
-    Only those named after it: a file that was copied or forged names slabs of others.
+    Only slabs named after it are removed: a copied or forged file may name slabs of others.
     """
     before = own_slabs(path, name)
     with atomic_path(path) as temporary:
@@ -50,7 +50,7 @@ def save_slabs(
     replacing: Callable[..., AbstractContextManager[Path]] = replacing_path,
     **how,
 ) -> None:
-    """Write a file whose (n, k) data set `name` lies in a slab for each rank. Collective.
+    """Write a file whose (n, k) data set `name` lies in slabs, one for each rank. Collective.
 
     Parameters
     ----------
@@ -62,14 +62,14 @@ def save_slabs(
     write : callable
         Writes all else to the open master file, on rank 0.
     replacing : callable
-        As `replacing_path`.
+        Context manager that replaces the master file, as `replacing_path` does.
     **how
-        Of the data sets in the slabs, as `h5py.Group.create_dataset` takes it.
+        Options of `h5py.Group.create_dataset` for the data sets in the slabs.
 
     Raises
     ------
     InputError
-        On all ranks, if a file cannot be written; what was written for it is removed.
+        On all ranks, if a file cannot be written; what was written of it is removed.
     """
     run = world.broadcast(secrets.token_hex(4))
     mine = slab_path(path, run, world.rank)
@@ -91,7 +91,7 @@ def save_slabs(
 
 
 def write_slab(path: Path, name: str, rows: np.ndarray, start: int, n: int, **how) -> None:
-    """Write rows ``start:`` of an (n, k) array to a file of their own, flushed to disk."""
+    """Write rows of an (n, k) array, from `start` on, to a file of their own; flush it to disk."""
     with writing(path), new_file(path) as file:
         file.attrs["format"] = "hesscomp-slab"
         file.attrs["n"], file.attrs["start"] = np.int64(n), np.int64(start)
@@ -102,7 +102,7 @@ def write_slab(path: Path, name: str, rows: np.ndarray, start: int, n: int, **ho
 def virtual_rows(
     master: str | os.PathLike, name: str, run: str, ranges: list[tuple[int, int]], k: int, dtype
 ) -> h5py.VirtualLayout:
-    """The (n, k) array whose rows ``ranges[r]`` lie in rank r's slab."""
+    """Return the virtual (n, k) array whose rows ``ranges[r]`` lie in the slab of rank r."""
     layout = h5py.VirtualLayout((ranges[-1][1], k), dtype)
     for rank, (start, stop) in enumerate(ranges):
         if stop > start:
@@ -114,13 +114,19 @@ def virtual_rows(
 def own_slabs(
     master: str | os.PathLike, name: str, made_as: str | os.PathLike | None = None
 ) -> list[Path]:
-    """Those of a file's slabs that are named after it, or after what it was `made_as`."""
+    """Return the slabs of a file that are named after it, or after the name it was `made_as`."""
     owner = Path(made_as or master).name
-    return [path for path in slabs_of(master, name) if SLAB.fullmatch(path.name)[1] == owner]
+    return [path for path in slabs_of(master, name) if _owner(path.name) == owner]
+
+
+def _owner(slab: str) -> str | None:
+    """Return the name of the master file in the name of a slab; None for any other name."""
+    found = SLAB.fullmatch(slab)
+    return found[1] if found else None
 
 
 def slabs_of(master: str | os.PathLike, name: str) -> list[Path]:
-    """The slabs that a file's data set names; none if it has none or cannot be read."""
+    """Return the slabs that a file's data set names; none if it cannot be read or has none."""
     try:
         with CheckedFile(master, "file with slabs") as file:
             found = file.object(name)
@@ -134,12 +140,12 @@ def slabs_of(master: str | os.PathLike, name: str) -> list[Path]:
 def read_slabs(
     file: CheckedFile, name: str, shape: tuple[int, int], start: int, stop: int
 ) -> np.ndarray:
-    """Rows ``start:stop`` of the master's (n, k) virtual data set, from the slabs that hold them.
+    """Read rows ``start:stop`` of the master's (n, k) virtual data set from its slabs.
 
     Raises
     ------
     InputError
-        If the slabs do not cover the array, or one of them is missing or no slab of it.
+        If the slabs do not cover the array, or one of them is missing or another file's.
     """
     n, k = shape
     found = file.object(name)
@@ -165,7 +171,7 @@ def read_slabs(
 def read_rows(
     file: CheckedFile, name: str, shape: tuple[int, int], start: int, stop: int
 ) -> np.ndarray:
-    """Rows ``start:stop`` of a file's (n, k) data set of numbers, in slabs or of one piece."""
+    """Read rows ``start:stop`` of a file's (n, k) data set, in slabs or of one piece."""
     found = file.object(name)
     if isinstance(found, h5py.Dataset) and found.is_virtual:
         return read_slabs(file, name, shape, start, stop)
@@ -176,10 +182,10 @@ def read_rows(
 
 
 def _sources(file: CheckedFile, name: str, found: h5py.Dataset) -> list[tuple[Path, int, int]]:
-    """The slabs that a virtual data set names: path, first row and one past the last."""
+    """Return the slabs that a virtual data set names: path, first row and one past the last."""
     sources = []
     for source in found.virtual_sources():
-        if not SLAB.fullmatch(source.file_name) or source.dset_name.strip("/") != name:
+        if _owner(source.file_name) is None or source.dset_name.strip("/") != name:
             file.refuse(f"/{name} points at {source.file_name!r}, which is no slab beside it")
         (first, _), (last, _) = source.vspace.get_select_bounds()
         sources.append((Path(file.path).with_name(source.file_name), int(first), int(last) + 1))

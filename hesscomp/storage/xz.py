@@ -1,4 +1,4 @@
-"""Files packed by xz, unpacked in bounded memory."""
+"""Files packed by xz, read in bounded memory."""
 
 import io
 import lzma
@@ -11,9 +11,9 @@ CHUNK = 2**16
 
 
 def open_xz(path: str | os.PathLike, mode: str = "rb") -> io.BufferedReader:
-    """The content of a file of one or more xz streams, as `lzma.open` in memory without bound.
+    """Open a file of one or more xz streams for reading, as `lzma.open` but in bounded memory.
 
-    Raises InputError where unpacking takes over 256 MiB, and what `lzma.open` raises.
+    Reading raises InputError where unpacking needs more than 256 MiB, and what `lzma.open` raises.
     """
     return io.BufferedReader(_Unpacked(path, mode))
 
@@ -38,7 +38,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Forward by unpacking, backward from the begin."""
+        """Move to an offset: forward by unpacking, backward by beginning anew."""
         if whence == io.SEEK_END:
             raise io.UnsupportedOperation("the end of a packed file is not known")
         goal = offset + (self.at if whence == io.SEEK_CUR else 0)

@@ -24,7 +24,7 @@ from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import MatrixOperator
+from hesscomp.operators.matrix import MatrixOperator
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from families import Conjugated, eigenvalues, tail

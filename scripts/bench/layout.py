@@ -23,7 +23,7 @@ import record
 from threadpoolctl import threadpool_limits
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import ShardedOperator
+from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.parallel.world import World
 
 
@@ -50,7 +50,8 @@ def memory(options) -> None:
     idle = peak_bytes()
     for method in options.methods:
         start = time.perf_counter()
-        factor = compress(H, l - 10, method=method, layout="rows", panel=b, block=16, max_basis=l)
+        krylov = {"block": 16, "max_basis": l} if method == "krylov" else {}
+        factor = compress(H, l - 10, method=method, layout="rows", panel=b, **krylov)
         seconds = time.perf_counter() - start
         peak = max(world.gather(peak_bytes() - idle))
         unit = (3 * n * l / world.size + 2 * n * b) * 8

@@ -18,8 +18,8 @@ from pathlib import Path
 import record
 from threadpoolctl import threadpool_limits
 
-from hesscomp.cli.subject import parse_bytes
 from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
+from hesscomp.workflows.sizes import parse_bytes
 
 METHODS = {"nystrom": "ggn", "krylov": "hessian"}
 BLOCK = 16
@@ -29,7 +29,7 @@ def stated_bytes(method: str, n: int, l: int, ranks: int, options) -> float:
     """The columns that the method holds, as its class says, and the limit of a product."""
     held = 5 * l if method == "nystrom" else (l + 2 * BLOCK) + l + 4 * BLOCK
     rows = n / ranks if options.layout == "rows" else n
-    return 8 * rows * held + parse_bytes(options.limit, "--limit")
+    return 8 * rows * held + parse_bytes(options.limit)
 
 
 def measure(options) -> None:
@@ -49,7 +49,7 @@ def measure(options) -> None:
     data = load_dataset("mnist-sample", world, targets=named.targets)
     problem = KerasProblem(
         build_network(named.network, "mnist-autoencoder", 0), named.loss, data, world,
-        memory=parse_bytes(options.limit, "--limit"),
+        memory=parse_bytes(options.limit),
     ).sampled(options.images / 5000)  # fmt: skip
     operators = {"ggn": GaussNewtonOperator, "hessian": HessianOperator}
     H = operators[METHODS[options.method]](problem, problem.initial)
@@ -57,9 +57,11 @@ def measure(options) -> None:
     idle, l = resident_bytes(), options.rank + options.oversample
     reset_peak()
     start = time.perf_counter()
+    more = {"panel": options.panel} if options.layout == "rows" else {}
+    more |= {"block": BLOCK, "max_basis": l} if options.method == "krylov" else {}
     factor = compress(
         H, options.rank, method=options.method, oversample=options.oversample, power=0,
-        layout=options.layout, panel=options.panel, block=BLOCK, max_basis=l,
+        layout=options.layout, **more,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     peaks = world.gather(peak_bytes() - idle)

@@ -18,7 +18,7 @@ import record
 from threadpoolctl import threadpool_limits
 
 from hesscomp.compression import compress
-from hesscomp.curvature.operator import Operator
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel.world import World
 
 

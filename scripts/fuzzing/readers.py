@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -41,7 +40,6 @@ from hesscomp.factors import (
     save_factor,
     trajectory_writer,
 )
-from hesscomp.factors.hdf5 import EIGENVECTORS
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
@@ -206,18 +204,23 @@ def factor(n: int = N, rank: int = RANK) -> LowRank:
     provenance = Provenance(problem="tést", operator="H", ridge=1e-3, seed=0, seconds=0.5)
     blocks = (("kernel", (n // 2, 1), 0), ("bias", (n - n // 2,), n // 2))
     w = np.arange(rank, 0, -1.0)
-    return LowRank(w, U, certificate, provenance, np.ones(n), blocks)
+    return LowRank(
+        w, U, certificate=certificate, provenance=provenance, parameters=np.ones(n), blocks=blocks
+    )
 
 
 def factors() -> list[bytes]:
     return written(
         lambda path: save_factor(factor(), path),
         lambda path: save_factor(factor(), path, dtype="float32", compress=True),
-        lambda path: save_factor(LowRank(np.ones(0), np.ones((3, 0)), Certificate(0.0, 1.0)), path),
+        lambda path: save_factor(
+            LowRank(np.ones(0), np.ones((3, 0)), certificate=Certificate(0.0, 1.0)), path
+        ),
     )
 
 
 RANGES = [(0, 5), (5, N)]
+EIGENVECTORS = LowRank.row_array()
 
 
 def in_slabs() -> list[bytes]:
@@ -378,7 +381,7 @@ def weights(path: Path):
 
     if not is_keras_file(path):
         return load_point(path, network().count_params())
-    return read_weights(path, SimpleNamespace(model=network(), name="net"))
+    return read_weights(path, network())
 
 
 KERAS = {"spare": 2**31}

@@ -129,7 +129,7 @@ class CollectiveTimeout:
         of this one were lost. It answers for twice as long as the caller listens.
         """
         own = call is None
-        caller, number = (self.comm.rank, self._calls.get(self.comm.rank, 0) + 1) if own else call
+        caller, number = call or (self.comm.rank, self._calls.get(self.comm.rank, 0) + 1)
         self._calls[caller] = self._answered[caller] = number
         self._lost, came = False, False
         self._tell(HERE, caller, number)

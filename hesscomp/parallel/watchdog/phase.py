@@ -1,12 +1,13 @@
 """The name of what this process is doing: for what is said when it fails or is waited for."""
 
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import mmap
 
 BOARD_BYTES = 200
 _running: list[str] = []
 _outer = ""  # what is done where no block runs
-_board: MutableSequence[int] | None = None
+_board: mmap | bytearray | None = None
 
 
 @contextmanager
@@ -18,7 +19,7 @@ def named_phase(name: str) -> Iterator[None]:
         yield
     except BaseException as error:
         if not hasattr(error, "phase"):
-            error.phase = name
+            error.phase = name  # type: ignore[attr-defined]
         raise
     finally:
         _running.pop()
@@ -47,14 +48,14 @@ def in_words(phase: str) -> str:
     return f" in {phase}" if phase else ""
 
 
-def show_phase_on(board: MutableSequence[int] | None) -> None:
+def show_phase_on(board: mmap | bytearray | None) -> None:
     """Keep the current phase written on a board, `BOARD_BYTES` that another process may read."""
     global _board
     _board = board
     _show()
 
 
-def read_phase(board: MutableSequence[int]) -> str:
+def read_phase(board: mmap | bytearray) -> str:
     """Return the phase that a board shows."""
     return bytes(board[:BOARD_BYTES]).rstrip(b"\0").decode(errors="replace")
 

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hesscomp.parallel.watchdog.phase import BOARD_BYTES, read_phase, show_phase_on
+from hesscomp.parallel.watchdog.pmi_relay import PmiRelay, reads_short_requests, started_by_mpich
 from hesscomp.parallel.watchdog.startup_timeout import limit_the_rest
 
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK")  # MPICH and SLURM, Open MPI, PMIx
@@ -77,19 +78,26 @@ def run_watched(
         return _run(command)
     board = mmap.mmap(-1, BOARD_BYTES)  # shared with the child
     watchdog = os.getpid()
+    relay = PmiRelay() if reads_short_requests() else None
     child = os.fork()
     if child == 0:
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != watchdog:  # it has died already
             os._exit(1)
+        if relay:
+            relay.use()
         show_phase_on(board)
         signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
         status = _run(command)
         os.kill(watchdog, signal.SIGCONT)  # whoever stopped it, it must see the end
         return status
-    for number in FORWARDED:  # launchers send them to the child too
-        signal.signal(number, signal.SIG_IGN)
+    for forwarded in FORWARDED:  # launchers send them to the child too
+        signal.signal(forwarded, signal.SIG_IGN)
+    if relay:
+        relay.serve()
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if relay:
+        relay.finish()
     number, status = (0, ended) if ended >= 0 else (-ended, 128 - ended)
     if number in REPORTED:
         turn = min(int(rank), MOST_TURNS) if number == signal.SIGALRM else 0
@@ -113,6 +121,6 @@ def _run(command: Callable[[], int]) -> int:
 
 def _tell_launcher(status: int) -> None:
     """End the job in the words of PMI-1, which MPICH's launcher hears also before MPI's start."""
-    if "MPI_LOCALNRANKS" in os.environ:  # it is MPICH's, and not SLURM's with PMI-2
+    if started_by_mpich():
         with suppress(KeyError, ValueError, OSError):  # of a rank that is through with MPI
             os.write(int(os.environ["PMI_FD"]), f"cmd=abort exitcode={status}\n".encode())

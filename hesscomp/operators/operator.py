@@ -4,18 +4,21 @@
 array. Shifts, sums and multiples come free, and SciPy goes in and out.
 """
 
+from __future__ import annotations
+
 import copy
 from abc import ABC, abstractmethod
+from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse.linalg
-from scipy.sparse.linalg import aslinearoperator
 
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.parallel.layout import PANEL, Layout, Replicated, Rows
-from hesscomp.parallel.world import World
 
-STACK_BYTES = 2.0**30  # of one product's separate addends in reproducible mode
+if TYPE_CHECKING:
+    from hesscomp.parallel.world import World
 
 
 class Operator(ABC):
@@ -35,8 +38,10 @@ class Operator(ABC):
         Precision of the products, "float32" or "float64"; results are float64 arrays.
     """
 
-    passes = 1  # sweeps over the data that one block product costs
+    passes = 1  # sweeps over the data that one block product costs; 0 of factors alone
     parts: tuple[str, ...] = ()  # attributes that hold the operators this one is made of
+
+    __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
     def __init__(self, n: int, world: World, *, psd: bool, dtype: str = "float64"):
         self.n = n
@@ -66,15 +71,15 @@ class Operator(ABC):
         made_of = (getattr(self, part)._pieces(columns) for part in self.parts)
         return max(made_of, default=self.layout.pieces(columns))
 
-    def in_rows(self, panel: int = PANEL) -> "Operator":
+    def in_rows(self, panel: int = PANEL) -> Operator:
         """This operator for blocks in the row layout, a slab of their rows on each rank."""
         return self.in_layout(Rows(self.n, self.world, panel))
 
-    def replicated(self) -> "Operator":
+    def replicated(self) -> Operator:
         """This operator for blocks whose rows are all on every rank."""
         return self.in_layout(Replicated(self.n, self.world))
 
-    def in_layout(self, layout: Layout) -> "Operator":
+    def in_layout(self, layout: Layout) -> Operator:
         """This operator for blocks in another layout; data and cost ledger are shared."""
         other = copy.copy(self)
         other.layout = layout
@@ -120,7 +125,9 @@ class Operator(ABC):
         return self._project(V, V)
 
     def _counted(self, out: np.ndarray, columns: int) -> np.ndarray:
-        """A product that is finite, entered in the ledger."""
+        """A product that is finite, entered in the ledger; of factors alone it costs nothing."""
+        if not self.passes:
+            return out
         self.world.ledger.product(columns, self.passes * self._pieces(columns))
         if self.layout.any(not np.isfinite(out).all()):
             raise NumericalError(
@@ -135,8 +142,8 @@ class Operator(ABC):
         rows = self.layout.rows
         if V.ndim not in (1, 2) or V.shape[0] != rows:
             raise InputError(
-                f"{self.name} of order {self.n} cannot multiply an array of shape "
-                f"{V.shape}; pass ({rows},) or ({rows}, k)"
+                f"{self.name} of n = {self.n} does not fit an array of shape {V.shape}; "
+                f"pass ({rows},) or ({rows}, k)"
             )
         return V
 
@@ -179,17 +186,23 @@ class Operator(ABC):
             dtype=np.float64,
         )
 
-    def shifted(self, shift: float) -> "Operator":
+    def shifted(self, shift: float) -> Operator:
         """H + shift I."""
         return Shifted(self, shift)
 
-    def __add__(self, other: "Operator") -> "Operator":
-        return Sum(self, other)
+    def __add__(self, other: Operator) -> Operator:
+        return Sum(self, other) if isinstance(other, Operator) else NotImplemented
 
-    def __mul__(self, factor: float) -> "Operator":
-        return Scaled(self, factor)
+    def __sub__(self, other: Operator) -> Operator:
+        return self + -other if isinstance(other, Operator) else NotImplemented
+
+    def __mul__(self, factor: float) -> Operator:
+        return Scaled(self, float(factor)) if isinstance(factor, Real) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __neg__(self) -> Operator:
+        return -1.0 * self
 
 
 class Shifted(Operator):
@@ -240,10 +253,12 @@ class Sum(Operator):
     def __init__(self, left: Operator, right: Operator):
         if left.n != right.n:
             raise InputError(f"cannot add operators of orders {left.n} and {right.n}")
-        dtype = np.result_type(left.dtype, right.dtype)
-        super().__init__(left.n, left.world, psd=left.psd and right.psd, dtype=dtype)
-        self.layout = left.layout
-        self.left, self.right = left, right.in_layout(left.layout)
+        dtype, lead = np.result_type(left.dtype, right.dtype), left
+        if left.world is None:  # a factor that was read by one process
+            left, lead = left.in_layout(right.layout), right
+        super().__init__(left.n, lead.world, psd=left.psd and right.psd, dtype=dtype)
+        self.layout = lead.layout
+        self.left, self.right = left, right.in_layout(lead.layout)
         self.passes = left.passes + right.passes
 
     def _block(self, V):
@@ -254,114 +269,3 @@ class Sum(Operator):
 
     def _quadratic(self, V):
         return self.left._quadratic(V) + self.right._quadratic(V)
-
-
-class MatrixOperator(Operator):
-    """Any SciPy-style symmetric operator or matrix that all ranks hold whole.
-
-    Its products are computed on every rank alike and reduce nothing.
-
-    Parameters
-    ----------
-    matrix : (n, n) array, or what `scipy.sparse.linalg.aslinearoperator` takes
-        Symmetric, which is not checked: of an array that is not, products are those of its
-        transpose.
-    world : World, optional
-        Default: this rank alone.
-    psd : bool
-        Whether it is positive semidefinite; not checked either.
-
-    Raises
-    ------
-    InputError
-        If it is not square.
-    """
-
-    def __init__(self, matrix, world: World | None = None, *, psd: bool = False):
-        self.matrix = matrix if isinstance(matrix, np.ndarray) else aslinearoperator(matrix)
-        rows, columns = self.matrix.shape
-        if rows != columns:
-            raise InputError(f"a symmetric operator is square; this one is {rows} x {columns}")
-        super().__init__(rows, world or World.serial(), psd=psd)
-
-    def _block(self, V):
-        return self.layout.product(V, self._whole)
-
-    def _whole(self, V):
-        if isinstance(self.matrix, np.ndarray):  # symmetric, and this way round BLAS is faster
-            return (V.T @ self.matrix).T.astype(np.float64, copy=False)
-        return np.asarray(self.matrix.matmat(V), dtype=np.float64)
-
-
-class ShardedOperator(Operator):
-    """A sum of what each rank has of it, times a number: what a loss over sharded data gives.
-
-    Parameters
-    ----------
-    n, world, psd, dtype
-        As `Operator`; `dtype` is also what is sent between ranks.
-    scale : float
-        Multiplies the sum.
-    blocks : int
-        Fixed blocks of data on all ranks together: what reproducible sums are made of.
-    memory : float
-        Bytes that the separate addends of one product may take in reproducible mode.
-    """
-
-    def __init__(
-        self,
-        n,
-        world,
-        *,
-        psd,
-        dtype="float64",
-        scale: float = 1.0,
-        blocks: int = 0,
-        memory: float = STACK_BYTES,
-    ):
-        super().__init__(n, world, psd=psd, dtype=dtype)
-        self.scale, self.blocks, self.memory = scale, blocks, memory
-
-    @abstractmethod
-    def _local(self, V: np.ndarray) -> np.ndarray:
-        """This rank's addend of H V for a whole (n, k) array, both in `dtype`."""
-
-    def _local_blocks(self, V: np.ndarray) -> np.ndarray:
-        """As `_local`, separately for each of this rank's blocks of data: (b, n, k)."""
-        raise InputError(f"{type(self).__name__} has no reproducible mode")
-
-    def _columns(self, columns: int) -> int:
-        """How many of a block's columns are multiplied, and reduced, at once."""
-        if not self.world.reproducible:
-            return columns
-        stack = self.dtype.itemsize * self.n * self.blocks
-        return min(columns, max(int(self.memory // max(stack, 1)), 1))
-
-    def _block(self, V):
-        local = self._local_blocks if self.world.reproducible else self._local
-        out = self.layout.total(V, local, self.dtype, self._columns(V.shape[1]), self.blocks)
-        return np.multiply(out, self.scale, out=out)
-
-    def _project(self, Q, V):
-        if not self._projects_alone:
-            return super()._project(Q, V)
-        return self.scale * self.world.sum(self._local_projection(Q, V))
-
-    def _quadratic(self, V):
-        if not self._projects_alone:
-            return super()._quadratic(V)
-        upper = np.triu_indices(V.shape[1])
-        Q = np.zeros((V.shape[1], V.shape[1]))
-        Q[upper] = self.scale * self.world.sum(self._local_projection(V, V)[upper])
-        return Q + np.triu(Q, 1).T
-
-    @property
-    def _projects_alone(self) -> bool:
-        """Whether each rank can project its addend before the sum."""
-        return self.layout.name == "replicated" and not self.world.reproducible
-
-    def _local_projection(self, Q, V):
-        return Q.T @ self._local(V.astype(self.dtype)).astype(np.float64)
-
-    def _pieces(self, columns):
-        return self.layout.pieces(columns, self._columns(columns))

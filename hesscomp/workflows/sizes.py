@@ -7,11 +7,11 @@ from hesscomp.errors import InputError
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def parse_bytes(text: str, option: str) -> float:
+def parse_bytes(text: str) -> float:
     """A number of bytes such as 2G, 500M or 1073741824; units are powers of 1024."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
     if not found or not 0 < float(found[1]) < 1e280:
-        raise InputError(f"{option} {text}: is no size; give one such as 500M or 2G")
+        raise InputError(f"{text}: is no size; give one such as 500M or 2G")
     return float(found[1]) * UNITS[found[2].upper()]
 
 

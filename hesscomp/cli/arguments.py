@@ -1,0 +1,85 @@
+"""Parsers made of classes of options, and requests made of what they have parsed."""
+
+import argparse
+import re
+
+from hesscomp.errors import InputError
+from hesscomp.options import Option, Options, described
+
+
+def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> None:
+    """Give a parser the options of a request, in groups by their titles."""
+    titles = flags(request)
+    groups: dict = {None: parser}
+    choices: dict = {}
+    for each in described(request):
+        if each.group not in groups:
+            text = each.about and as_written(each.about, titles)
+            groups[each.group] = parser.add_argument_group(each.group, text)
+        group, word = groups[each.group], each.one_of
+        if word is not None:
+            if word not in choices:
+                choices[word] = group.add_mutually_exclusive_group()
+            group = choices[word]
+        group.add_argument(each.flag, **_how(each, titles))
+
+
+def _how(each: Option, titles: dict[str, str]) -> dict:
+    text = as_written(each.help, titles)
+    if each.unit is not None and each.parse is None:
+        text = f"{text}, in {each.unit}"
+    how: dict = {"help": text.replace("%", "%%")}
+    if each.flag.startswith("-"):
+        default = None if each.required or each.many else each.default
+        how |= {"dest": each.name, "required": each.required, "default": default}
+    if each.kinds == (bool,):
+        return how | {"action": "store_true"}
+    if each.metavar is not None:
+        how["metavar"] = each.metavar
+    if each.many:
+        how["nargs"] = "*" if each.may_be_empty else "+"
+    if each.choices is not None:
+        return how | {"choices": each.choices}
+    return how | {"type": each.kinds[0] if each.parse is None else _parser_of(each.parse)}
+
+
+def _parser_of(parse):
+    def parsed(text: str):
+        try:
+            return parse(text)
+        except InputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed
+
+
+def request_from(options: argparse.Namespace, request: type[Options]) -> Options:
+    """The request that a command line makes; InputError where its options do not go together.
+
+    The words that follow after a `--` are its `command`.
+    """
+    words = getattr(options, "words", None)
+    given = {} if words is None else {"command": tuple(words)}
+    for each in described(request):
+        value = getattr(options, each.name)
+        if isinstance(value, list):
+            value = tuple(value)
+        if value is not None or each.default is None:
+            given[each.name] = value
+    try:
+        return request(**given)
+    except InputError as error:
+        raise type(error)(as_written(str(error), flags(request))) from error
+
+
+def flags(request: type[Options]) -> dict[str, str]:
+    """How each of a request's options is written on the command line."""
+    return {
+        each.name: each.flag if each.flag.startswith("-") else each.metavar or each.name
+        for each in described(request)
+    }
+
+
+def as_written(text: str, written: dict[str, str]) -> str:
+    """A text whose parameters, in backquotes, are shown as the command line has them."""
+    return re.sub(r"`(\w+)`", lambda found: written.get(found[1], found[0]), text)

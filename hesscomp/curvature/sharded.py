@@ -1,0 +1,91 @@
+"""An operator whose addends lie on the ranks: what a loss over sharded data gives."""
+
+from abc import abstractmethod
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.operators.operator import Operator
+
+STACK_BYTES = 2.0**30  # of one product's separate addends in reproducible mode
+
+
+class ShardedOperator(Operator):
+    """A sum of what each rank has of it, times a number: what a loss over sharded data gives.
+
+    Parameters
+    ----------
+    n, world, psd, dtype
+        As `Operator`; `dtype` is also what is sent between ranks.
+    scale : float
+        Multiplies the sum.
+    blocks : int
+        Fixed blocks of data on all ranks together: what reproducible sums are made of.
+    memory : float
+        Bytes that the separate addends of one product may take in reproducible mode.
+    """
+
+    def __init__(
+        self,
+        n,
+        world,
+        *,
+        psd,
+        dtype="float64",
+        scale: float = 1.0,
+        blocks: int = 0,
+        memory: float = STACK_BYTES,
+    ):
+        super().__init__(n, world, psd=psd, dtype=dtype)
+        self.scale, self.blocks, self.memory = scale, blocks, memory
+
+    @abstractmethod
+    def _local(self, V: np.ndarray) -> np.ndarray:
+        """This rank's addend of H V for a whole (n, k) array, both in `dtype`."""
+
+    def _local_blocks(self, V: np.ndarray) -> np.ndarray:
+        """As `_local`, separately for each of this rank's blocks of data: (b, n, k)."""
+        raise InputError(f"{type(self).__name__} has no reproducible mode")
+
+    def narrowed(self, chosen: tuple[int, ...]) -> "ShardedOperator | None":
+        """This operator on the parameter blocks of these indices, at the cost of theirs alone.
+
+        None where such products would cost as much as whole ones.
+        """
+        return None
+
+    def _columns(self, columns: int) -> int:
+        """How many of a block's columns are multiplied, and reduced, at once."""
+        if not self.world.reproducible:
+            return columns
+        stack = self.dtype.itemsize * self.n * self.blocks
+        return min(columns, max(int(self.memory // max(stack, 1)), 1))
+
+    def _block(self, V):
+        local = self._local_blocks if self.world.reproducible else self._local
+        out = self.layout.total(V, local, self.dtype, self._columns(V.shape[1]), self.blocks)
+        return np.multiply(out, self.scale, out=out)
+
+    def _project(self, Q, V):
+        if not self._projects_alone:
+            return super()._project(Q, V)
+        return self.scale * self.world.sum(self._local_projection(Q, V))
+
+    def _quadratic(self, V):
+        if not self._projects_alone:
+            return super()._quadratic(V)
+        upper = np.triu_indices(V.shape[1])
+        Q = np.zeros((V.shape[1], V.shape[1]))
+        Q[upper] = self.scale * self.world.sum(self._local_projection(V, V)[upper])
+        return Q + np.triu(Q, 1).T
+
+    @property
+    def _projects_alone(self) -> bool:
+        """Whether each rank can project its addend before the sum."""
+        return self.layout.name == "replicated" and not self.world.reproducible
+
+    def _local_projection(self, Q, V):
+        return Q.T @ self._local(V.astype(self.dtype)).astype(np.float64)
+
+    def _pieces(self, columns):
+        return self.layout.pieces(columns, self._columns(columns))

@@ -1,0 +1,248 @@
+"""The interface of factors: an operator that can also be solved with, and says how good it is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.factors.basis import EPS
+from hesscomp.factors.certificate import UNKNOWN, Certificate
+from hesscomp.factors.provenance import Provenance
+from hesscomp.operators.operator import Operator
+from hesscomp.parallel.layout import Layout, Replicated
+
+if TYPE_CHECKING:
+    from hesscomp.parallel.world import World
+
+
+class LogDet(NamedTuple):
+    """Sign and logarithm of the magnitude of a determinant, as `numpy.linalg.slogdet` gives."""
+
+    sign: float
+    logabsdet: float
+
+
+@dataclass(frozen=True)
+class Inertia:
+    """Counts of negative, zero and positive eigenvalues: `zero` those of |w| <= `threshold`."""
+
+    negative: int
+    zero: int
+    positive: int
+    threshold: float
+
+
+class Absent:
+    """A quantity that some kinds of factor hold: reading it of another kind is an InputError."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, factor: Factor | None, owner: type):
+        if factor is None:  # a dataclass looks here for a default
+            raise AttributeError(self.name)
+        raise InputError(
+            f"a {factor.kind} factor has no {self.name}; this needs a factor of another kind, such "
+            "as low-rank"
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Factor(Operator):
+    """A symmetric matrix F that stands for an operator H, and what is known about H - F.
+
+    A factor is an operator: products, sums, multiples and the SciPy view are `Operator`'s. Its
+    products take no data, so they count nothing in the ledger.
+
+    A kind is a frozen dataclass that declares its name `kind`, the shapes of its `arrays` and the
+    methods below; layouts, files and checkpoints follow from these, and `factors.kinds` lists it.
+
+    Attributes
+    ----------
+    certificate : Certificate
+    provenance : Provenance
+    parameters : (n,) array or None
+        The point at which the operator was taken.
+    blocks : tuple of (name, shape, offset)
+        The named pieces of the parameter vector.
+    layout : Layout
+        Of the rows of the factor's own array and of the (n, j) arrays that methods take and give:
+        all n of them (by default), or this rank's slab; then all ranks call the methods together.
+    kind : str
+        The name of the kind, in files too.
+    arrays : mapping of str to tuple of str
+        The fields that make the matrix, with their shapes by name, such as ``("n", "rank")``.
+        Exactly one begins with "n": of it each rank holds its rows; the others are whole.
+    has_eigenpairs : bool
+        Whether `eigenvalues`, `eigenvectors` and `rank` can be read; else they raise InputError.
+    has_tail : bool
+        Whether a part of the spectrum is unresolved: `solve` then takes a value for it, `tail`,
+        which `tail_value` turns into a number.
+    """
+
+    certificate: Certificate
+    provenance: Provenance = field(default_factory=Provenance)
+    parameters: np.ndarray | None = None
+    blocks: tuple[tuple[str, tuple[int, ...], int], ...] = ()
+    layout: Layout | None = None
+
+    kind: ClassVar[str]
+    arrays: ClassVar[Mapping[str, tuple[str, ...]]]
+    has_eigenpairs: ClassVar[bool] = False
+    has_tail: ClassVar[bool] = False
+    passes: ClassVar[int] = 0
+    dtype: ClassVar[np.dtype] = np.dtype(np.float64)
+    eigenvalues: ClassVar = Absent()
+    eigenvectors: ClassVar = Absent()
+    rank: ClassVar = Absent()
+
+    def __post_init__(self):
+        if self.layout is None:
+            rows = getattr(self, self.row_array())
+            object.__setattr__(self, "layout", Replicated(len(rows)))
+
+    @abstractmethod
+    def solve(self, B: np.ndarray, shift: float) -> np.ndarray:
+        """Solve (F + shift I) X = B for an (n,) or (n, j) array; InputError where it is singular.
+
+        A kind with a tail takes ``tail`` too, and adds its value on the unresolved space.
+        """
+
+    def tail_value(self, tail: float | str) -> float:
+        """The number that `solve` takes for the unresolved eigenvalues; see `has_tail`."""
+        raise InputError(
+            f"a {self.kind} factor has no tail: it leaves nothing unresolved; leave `tail` out"
+        )
+
+    @abstractmethod
+    def logdet(self, shift: float) -> LogDet:
+        """Sign and log |det| of F + shift I; 0 and -inf where it is singular."""
+
+    @abstractmethod
+    def trace(self) -> float:
+        """The trace of F."""
+
+    @abstractmethod
+    def diagonal(self) -> np.ndarray:
+        """The diagonal of F: these rows of it."""
+
+    @abstractmethod
+    def norm(self) -> float:
+        """The spectral norm of F, ||F||_2."""
+
+    @abstractmethod
+    def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
+        """v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
+
+    @abstractmethod
+    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
+        """How many eigenvalues of F + shift I are negative, zero and positive.
+
+        Those of at most the `threshold` in magnitude count as zero; its default is the rounding
+        level of the eigenvalues.
+        """
+
+    @abstractmethod
+    def preconditioner(self, shift: float) -> Operator:
+        """A positive definite approximation of (H + shift I)^-1, whatever the signs of F."""
+
+    @property
+    @abstractmethod
+    def extent(self) -> str:
+        """How much the factor holds, in words that follow "at", such as ``rank 40``."""
+
+    @abstractmethod
+    def summary(self, leading: int = 10) -> dict[str, str]:
+        """What the factor holds, for people: texts by name, `leading` numbers of each list."""
+
+    # An operator's
+
+    @property
+    def n(self) -> int:
+        return self.layout.n
+
+    @property
+    def world(self) -> World | None:
+        """The ranks that hold the factor; None where one process read it."""
+        return self.layout.world
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} factor"
+
+    def in_layout(self, layout: Layout) -> Self:
+        """This factor in another layout of its rows. Collective where this one is in rows."""
+        if layout.name == "rows" and self.layout.name == "rows":
+            return self
+        name = self.row_array()
+        rows = getattr(self, name)
+        if layout.name == "replicated":
+            rows = self._whole(rows)
+        elif self.layout.name == "replicated":
+            rows = layout.local(rows)
+        return replace(self, **{name: rows}, layout=layout)
+
+    def _whole(self, rows: np.ndarray) -> np.ndarray:
+        """All n rows of an (n,) or (n, k) array."""
+        return self.layout.whole(rows) if rows.ndim > 1 else self.layout.whole(rows[:, None])[:, 0]
+
+    # A kind's arrays, for files and checkpoints
+
+    @classmethod
+    def row_array(cls) -> str:
+        """The name of the array of which each rank holds its rows."""
+        return next(name for name, shape in cls.arrays.items() if shape[0] == "n")
+
+    def sizes(self) -> dict[str, int]:
+        """The lengths in the shapes of the kind's arrays, but for n: of a low-rank one its rank."""
+        named = (
+            pair
+            for name, shape in self.arrays.items()
+            for pair in zip(shape, getattr(self, name).shape, strict=True)
+        )
+        return {name: size for name, size in named if name != "n"}
+
+    @classmethod
+    def shapes(cls, n: int, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+        """The shapes of the kind's arrays, from `sizes`."""
+        lengths = {"n": n, **sizes}
+        return {name: tuple(lengths[of] for of in shape) for name, shape in cls.arrays.items()}
+
+    @classmethod
+    def blank(cls, n: int) -> Self:
+        """The zero factor that holds the least: what stands where no factor was made yet."""
+        sizes = {name: 0 for shape in cls.arrays.values() for name in shape if name != "n"}
+        shapes = cls.shapes(n, sizes)
+        return cls(**{name: np.zeros(shape) for name, shape in shapes.items()}, certificate=UNKNOWN)
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether all that it holds is zero, as in `blank`."""
+        return not any(getattr(self, name).any() for name in self.arrays)
+
+    def contents(self) -> dict[str, np.ndarray]:
+        """The kind's arrays by name, all rows of them. Collective in the row layout."""
+        whole = self.in_layout(Replicated(self.n, self.world))
+        return {name: getattr(whole, name) for name in self.arrays}
+
+
+def rounding_level(values: np.ndarray, count: int) -> float:
+    """Magnitude below which `count` eigenvalues cannot be told from zero: count eps max |w|."""
+    return float(count * EPS * np.abs(values).max(initial=0.0))
+
+
+def finite_shift(shift: float) -> float:
+    """The shift as a float; InputError unless it is finite."""
+    if not np.isfinite(shift):
+        raise InputError(f"shift must be finite, not {shift}")
+    return float(shift)
+
+
+def scale_rows(scale: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """diag(scale) times an (n,) or (n, k) array."""
+    return scale * block if block.ndim == 1 else scale[:, None] * block

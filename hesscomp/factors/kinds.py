@@ -1,0 +1,29 @@
+"""The kinds of factor: a kind that is listed here can be read, written and kept in checkpoints."""
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.factors.certificate import Certificate
+from hesscomp.factors.diagonal import Diagonal
+from hesscomp.factors.factor import Factor
+from hesscomp.factors.lowrank import LowRank
+from hesscomp.parallel.layout import Layout
+
+KINDS: dict[str, type[Factor]] = {kind.kind: kind for kind in (LowRank, Diagonal)}
+
+
+def from_contents(
+    arrays: dict[str, np.ndarray], certificate: Certificate, layout: Layout | None = None
+) -> Factor:
+    """The factor whose `contents` are among these arrays: of the kind that has all its own there.
+
+    Raises
+    ------
+    InputError
+        If no kind has.
+    """
+    for kind in KINDS.values():
+        if kind.arrays.keys() <= arrays.keys():
+            held = {name: arrays[name] for name in kind.arrays}
+            return kind(**held, certificate=certificate, layout=layout)
+    raise InputError(f"the arrays {', '.join(arrays)} are those of no kind of factor")

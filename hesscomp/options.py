@@ -1,0 +1,239 @@
+"""An option: a dataclass field that carries its default, range, choices, help and unit.
+
+The parsers of the command line, the checks of values and the JSON schema are made of these fields.
+In texts a parameter stands in backquotes; the command line shows it as its own users write it.
+"""
+
+import math
+import operator
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from functools import cache
+from inspect import get_annotations
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+
+from hesscomp.errors import InputError
+
+KEY = "option"  # of a field's metadata
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is said of one option.
+
+    Attributes
+    ----------
+    help : str or None
+        A phrase. A field without one is no option for users, only checked.
+    unit : str or None
+        Of a number, such as "seconds".
+    low, high : number or None
+        The smallest and the largest value.
+    above, below : number or None
+        Bounds that are themselves excluded.
+    choices : tuple of str or None
+        The values allowed.
+    metavar : str or None
+        What stands for the value in usage messages.
+    flag : str
+        The name on the command line: by default `--name`; without dashes, a positional argument.
+    group, about : str or None
+        The title under which help lists it, and what is said there; by default its class's.
+    one_of : str or None
+        Of the options with the same word here, at most one is given.
+    parse : callable or None
+        Makes a value of a text; raises InputError. By default the field's type does.
+    required : bool
+        Whether commands must be given it, even where it has a default, since who calls from Python
+        has the result in hand.
+    unbounded : bool
+        Whether infinity is a value.
+    may_be_empty : bool
+        Of a tuple: whether it may be given without a value.
+    name, default, kinds, many
+        Of the field: its name, its default (`dataclasses.MISSING` for none), the types of a value,
+        and whether there are many of them, in a tuple.
+    """
+
+    help: str | None = None
+    unit: str | None = None
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] | None = None
+    metavar: str | None = None
+    flag: str = ""
+    group: str | None = None
+    about: str | None = None
+    one_of: str | None = None
+    parse: Callable[[str], Any] | None = None
+    required: bool = False
+    unbounded: bool = False
+    may_be_empty: bool = False
+    name: str = ""
+    default: Any = None
+    kinds: tuple[type, ...] = ()
+    many: bool = False
+
+    def check(self, value) -> None:
+        """Raise InputError for a value of another type or out of range."""
+        if value is None or value is self.default:
+            return
+        name = f"`{self.name}`"
+        if self.many and not isinstance(value, tuple):
+            raise InputError(f"{name} must be a tuple, not {value!r}")
+        kinds = tuple(TYPES.get(kind, object) for kind in self.kinds)
+        if not self.many and not isinstance(value, kinds):
+            words = " or ".join(WORDS[kind] for kind in self.kinds)
+            raise InputError(f"{name} must be {words}, not {value!r}")
+        if self.choices is not None and value not in self.choices:
+            raise InputError(f"{name} must be one of {', '.join(self.choices)}, not {value}")
+        if isinstance(value, Real):
+            self._check_number(name, value)
+
+    def _check_number(self, name: str, value) -> None:
+        given = [
+            (f"{words} {_number(bound)}", holds(value, bound))
+            for words, bound, holds in (
+                ("at least", self.low, operator.ge),
+                ("above", self.above, operator.gt),
+                ("at most", self.high, operator.le),
+                ("below", self.below, operator.lt),
+            )
+            if bound is not None
+        ]
+        finite = math.isfinite(value) or (self.unbounded and not math.isnan(value))
+        if not finite or not all(holds for _, holds in given):
+            words = " and ".join(words for words, _ in given) or "a finite number"
+            raise InputError(f"{name} must be {words}, not {value}")
+
+
+TYPES = {int: Integral, float: Real, str: (str, os.PathLike), bool: bool}
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+JSON = {int: "integer", float: "number", str: "string", bool: "boolean"}
+
+
+def option(default=MISSING, **said):
+    """A field with what is said of it: attributes of `Option`."""
+    return field(default=default, metadata={KEY: Option(**said)})
+
+
+def _number(bound: float) -> str:
+    return f"{bound:g}" if abs(bound) < 1e6 else f"{bound}"
+
+
+class Options:
+    """Base of frozen dataclasses whose fields are options; they compose by inheritance.
+
+    Values out of range are refused when an instance is made. Subclasses refuse in `_check` what
+    does not go together; they call that of their other parts.
+    """
+
+    GROUP: ClassVar[tuple[str | None, str | None]] = (None, None)
+
+    def __init_subclass__(cls, group: str | None = None, about: str | None = None):
+        if group is not None:
+            cls.GROUP = (group, about)
+
+    def __post_init__(self):
+        for each in described(type(self), told=False):
+            each.check(getattr(self, each.name))
+        self._check()
+
+    def _check(self) -> None:
+        given: dict[str, str] = {}
+        for each in described(type(self)):
+            word = each.one_of
+            if word is not None and getattr(self, each.name) != each.default:
+                if word in given:
+                    raise InputError(f"`{given[word]}` and `{each.name}`: give one of them")
+                given[word] = each.name
+
+
+@cache
+def described(cls: type, told: bool = True) -> list[Option]:
+    """The options of a class, those of its first part first, its own last.
+
+    `told` leaves out those that have no help.
+    """
+    there, hints = {part.name: part for part in fields(cls)}, get_type_hints(cls)
+    owners: dict[str, type] = {}
+    for base in (*cls.__mro__[1:], cls):
+        for name in get_annotations(base):
+            if name in there and (name not in owners or base is cls):
+                owners[name] = base
+    found = (_complete(there[name], hints[name], owner) for name, owner in owners.items())
+    return [each for each in found if each.help is not None or not told]
+
+
+def _complete(part: Field, hint, owner: type) -> Option:
+    said = part.metadata.get(KEY, Option())
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    many = get_origin(kinds[0]) is tuple
+    group, about = owner.GROUP if said.group is None else (said.group, None)
+    return replace(
+        said,
+        name=part.name,
+        default=part.default,
+        kinds=(get_args(kinds[0])[0],)
+        if many
+        else tuple(kind for kind in kinds if kind is not NoneType),
+        many=many,
+        required=said.required or part.default is MISSING,
+        flag=said.flag or f"--{part.name.replace('_', '-')}",
+        group=group,
+        about=about,
+    )
+
+
+def values(options: Options, part: type) -> dict[str, Any]:
+    """The options of a part, with the values that they have."""
+    return {each.name: getattr(options, each.name) for each in described(part)}
+
+
+def schema(cls: type) -> dict:
+    """A JSON schema of a class of options: types, ranges, choices, defaults and help."""
+    properties = {}
+    for each in described(cls):
+        bounds = {
+            "enum": each.choices and list(each.choices),
+            "minimum": each.low,
+            "maximum": each.high,
+            "exclusiveMinimum": each.above,
+            "exclusiveMaximum": each.below,
+        }
+        types = [JSON[kind] for kind in each.kinds]
+        kind: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
+        kind |= {name: bound for name, bound in bounds.items() if bound is not None}
+        if each.many:
+            kind = {"type": "array", "items": kind}
+        kind["description"] = each.help if each.unit is None else f"{each.help}, in {each.unit}"
+        if each.default not in (MISSING, None):
+            kind["default"] = list(each.default) if each.many else each.default
+        properties[each.name] = kind
+    required = [each.name for each in described(cls) if each.default is MISSING]
+    return {
+        "title": cls.__name__,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded(Options, group="numbers"):
+    """What is random has a seed."""
+
+    seed: int = option(0, low=0, high=2**32 - 1, metavar="S", help="of all random numbers")
+
+
+def refuse(options, names: tuple[str, ...], what: str) -> None:
+    """Refuse options that are given and would change nothing."""
+    for name in names:
+        if getattr(options, name, None) is not None:
+            raise InputError(f"`{name}` does not go with {what}")

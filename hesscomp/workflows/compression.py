@@ -1,0 +1,87 @@
+"""A certified low-rank factor of a Hessian at a point."""
+
+from dataclasses import dataclass
+
+from hesscomp.compression import CompressionOptions
+from hesscomp.compression import compress as compress_operator
+from hesscomp.errors import InputError
+from hesscomp.factors import Factor
+from hesscomp.options import option, values
+from hesscomp.parallel.world import World
+from hesscomp.workflows.curvature import (
+    POINT_HELP,
+    POINTS,
+    CurvatureRequest,
+    find_points,
+    make_curvature,
+)
+from hesscomp.workflows.output import FactorOutput, JournalRequest, deliver_factor
+from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
+
+RANK = 40  # where neither a rank nor a tolerance is asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressRequest(
+    CurvatureRequest, CompressionOptions, FactorOutput, JournalRequest, group="operator"
+):
+    """What to compress, how, and where the factor goes."""
+
+    at: tuple[str, ...] = option(
+        (), metavar=POINTS, help=f"{POINT_HELP}; several files, or a pattern: a trajectory"
+    )
+
+    def __post_init__(self):
+        if self.rank is None and self.tolerance is None:
+            object.__setattr__(self, "rank", RANK)
+        super().__post_init__()
+
+    def facts(self) -> dict:
+        """What the products of a run depend on, beside its operator."""
+        return values(self, CompressionOptions) | {"residual_tolerance": self.accuracy}
+
+
+@dataclass(frozen=True)
+class CompressResult:
+    """A factor, and what making it cost.
+
+    Attributes
+    ----------
+    factor : Factor
+    ledger : dict
+        As `Ledger.as_dict` has it.
+    """
+
+    factor: Factor
+    ledger: dict
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance that was asked for is met."""
+        return self.factor.certificate.converged
+
+
+def compress(request: CompressRequest, world: World, progress: Progress = silent) -> CompressResult:
+    """Compress a Hessian at a point to a certified factor, and write it. Collective.
+
+    Costs and memory are those of `compression.compress`. `request.at` names one point at most;
+    `trajectory` takes several.
+
+    Raises
+    ------
+    InputError
+        For a problem, a point or an output that cannot be used.
+    Interrupted
+        Where the world was asked to stop; with `request.run` the same request goes on.
+    """
+    check_outputs(world, request.out, request.report, request.save_point)
+    points = find_points(request.at, world)
+    if len(points) > 1:
+        raise InputError("`at` names several points; a trajectory takes them")
+    curvature = make_curvature(request, world, progress, *points)
+    with curvature.journaled(request.run, request.facts()) as operator:
+        with world.ledger.timed("compress"), counted(world, progress):
+            factor = compress_operator(operator, **values(request, CompressionOptions))
+        factor = curvature.describe(factor)
+        deliver_factor("compress", request, factor, world, progress)
+    return CompressResult(factor, world.ledger.as_dict())

@@ -1,0 +1,114 @@
+"""A factor that is brought up to date with new data or a new point."""
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from hesscomp.compression import FactorOptions, correct
+from hesscomp.errors import InputError
+from hesscomp.factors import Factor
+from hesscomp.options import option, values
+from hesscomp.parallel.world import World
+from hesscomp.workflows.curvature import POINTS, CurvatureRequest, make_curvature, read_factor
+from hesscomp.workflows.output import FactorOutput, JournalRequest, deliver_factor
+from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRequest(
+    CurvatureRequest, FactorOptions, FactorOutput, JournalRequest, group="correction"
+):
+    """What to bring up to date, for which operator, and where the factor goes."""
+
+    file: str = option(flag="file", metavar="F.h5", help="the factor to start from")
+    rank: int = option(10, low=1, metavar="K", help="eigenpairs of H - F that are added")
+    max_rank: int | None = option(
+        None, low=1, metavar="K", help="eigenpairs kept of the sum; default: all"
+    )
+    at: str | None = option(None, metavar=POINTS, help="the point; default: the one in F.h5")
+    ridge: float | None = option(
+        None, low=0, metavar="R", group="numbers", help="(R/2) ||x||^2; default: that of F.h5"
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if None not in (self.run, self.out) and _same(self.out, self.file):
+            raise InputError(
+                f"`out` {self.out}: with `run` name another file: a run goes on from the factor it "
+                "began with"
+            )
+
+
+def _same(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """A factor that is up to date, and the one that it was made of.
+
+    Attributes
+    ----------
+    factor, before : Factor
+    ledger : dict
+        As `Ledger.as_dict` has it.
+    """
+
+    factor: Factor
+    before: Factor
+    ledger: dict
+
+
+def update(request: UpdateRequest, world: World, progress: Progress = silent) -> UpdateResult:
+    """Add to a factor what it misses of an operator, and write the sum. Collective.
+
+    Costs and memory are those of `compression.correct`.
+
+    Raises
+    ------
+    InputError
+        For a factor without a point or a ridge where the request names none, one that does not fit
+        the operator, and for what `compress` refuses.
+    """
+    check_outputs(world, request.out, request.report, request.save_point)
+    before = read_factor(request.file, world)
+    if request.at is None and before.parameters is None:
+        raise InputError(f"{request.file}: holds no point; name one with `at` zero or `at` FILE")
+    if request.ridge is None and ":" not in (request.problem or ""):
+        if np.isnan(before.provenance.ridge):
+            raise InputError(f"{request.file}: holds no ridge; name one with `ridge` R")
+        request = replace(request, ridge=before.provenance.ridge)
+    curvature = make_curvature(request, world, progress, request.at or request.file)
+    curvature.check_fit(before, request.file)
+    # F answers for the test vectors that made it: the same ones would miss what it misses.
+    asked = values(request, FactorOptions)
+    asked["seed"] = max(request.seed, before.provenance.seed) + 1
+    facts = asked | {"residual_tolerance": request.accuracy, "known factor": _digest(before)}
+    with curvature.journaled(request.run, facts) as operator:
+        with world.ledger.timed("update"), counted(world, progress):
+            factor = correct(operator, before, **asked)
+            if request.max_rank is not None:
+                factor = factor.truncate(request.max_rank)
+        factor = _named(curvature.describe(factor), before, request.file)
+        deliver_factor("update", request, factor, world, progress)
+    return UpdateResult(factor, before, world.ledger.as_dict())
+
+
+def _digest(factor: Factor) -> str:
+    """By its eigenvalues, which all ranks hold."""
+    return hashlib.sha256(factor.eigenvalues.tobytes()).hexdigest()
+
+
+def _named(factor: Factor, before: Factor, path: str) -> Factor:
+    """`factor`, whose provenance says which factor it was started from."""
+    source = before.provenance
+    facts = [f"{source.method or 'a factor'} of rank {before.rank}"]
+    if source.rows >= 0:
+        facts.append(f"{source.rows} rows")
+    if source.data_fingerprint:
+        facts.append(f"data {source.data_fingerprint[:19]}")
+    method = f"{factor.provenance.method} correction of {Path(path).name} ({'; '.join(facts)})"
+    return replace(factor, provenance=replace(factor.provenance, method=method))

@@ -1,0 +1,282 @@
+"""The curvature that is worked on: an operator of a problem at a point."""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.factors import Factor, load_factor
+from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.options import Options, option
+from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, SHARD_GRADIENTS
+from hesscomp.storage.files import find_files
+from hesscomp.workflows.progress import Progress, save_vector, silent, write
+from hesscomp.workflows.subject import ProblemRequest, Subject, make_problem
+
+OPERATORS = {
+    "hessian": "Hessian",
+    "ggn": "Gauss-Newton matrix",
+    "fisher": "Fisher matrix",
+    "monte-carlo-fisher": "Monte Carlo Fisher matrix",
+    "empirical-fisher": "empirical Fisher matrix",
+    "finite-difference": "finite-difference Hessian",
+}
+MONTE_CARLO, TRAINED = "monte-carlo-fisher", "trained"
+POINTS = "zero|initial|trained|FILE"
+POINT_HELP = (
+    "the point: a .npy file, a factor, a run's checkpoint, Keras weights or model; "
+    "default: initial, and zero for logistic regression"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorRequest(Options, group="operator"):
+    """Which matrix."""
+
+    operator: str = option(
+        "hessian",
+        choices=tuple(OPERATORS),
+        help="ggn, fisher and empirical-fisher need a network; finite-difference takes gradients",
+    )
+    fisher_samples: int | None = option(
+        None, low=1, metavar="S",
+        help="monte-carlo-fisher: targets drawn for each row; default 1",
+    )  # fmt: skip
+    fisher_seed: int | None = option(
+        None, low=0, high=2**32 - 1, metavar="S", help="of these targets; default: `seed`"
+    )
+    blocks: str | None = option(
+        None, metavar="NAME[,NAME]",
+        help="restrict it to these layers or parameter blocks, such as dense_1/kernel",
+    )  # fmt: skip
+    sample: float | None = option(
+        None, above=0, high=1, metavar="F", help="over this fraction of the rows, at random"
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if self.operator != MONTE_CARLO and (self.fisher_samples, self.fisher_seed) != (None, None):
+            raise InputError(
+                f"`fisher_samples` and `fisher_seed` go with `operator` {MONTE_CARLO}, not with "
+                f"{self.operator}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointRequest(Options, group="operator"):
+    """At which point."""
+
+    at: str | None = option(None, metavar=POINTS, help=POINT_HELP)
+    epochs: int | None = option(
+        None, low=1, metavar="E", help="of `at` trained; default: the problem's recipe"
+    )
+    save_point: str | None = option(None, metavar="P.npy", help="write the point, one array")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.epochs is not None and self.at not in (TRAINED, (TRAINED,)):
+            raise InputError("`epochs` goes with `at` trained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureRequest(ProblemRequest, OperatorRequest, PointRequest):
+    """A matrix of a problem at a point."""
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """An operator with what it is of.
+
+    Attributes
+    ----------
+    operator : Operator
+    problem : Problem
+    x : (n,) array
+        The point.
+    title : str
+        What the operator is, for people.
+    indices : array or None
+        The parameters that the operator is restricted to.
+    """
+
+    operator: object
+    problem: object
+    x: np.ndarray
+    title: str
+    indices: np.ndarray | None = None
+
+    def describe(self, factor: Factor) -> Factor:
+        """A factor of the operator, told what it is of."""
+        factor = self.problem.describe(factor, self.x, self.indices)
+        if self.indices is None:
+            return factor
+        name = f"{self.operator.base.name}, restricted"
+        return replace(factor, provenance=replace(factor.provenance, operator=name))
+
+    def journaled(self, folder, asked: dict) -> AbstractContextManager:
+        """The operator for what is `asked` of it, its products kept in a folder if one is named.
+
+        See `curvature.journal`; a folder with products of another operator or request is refused.
+        """
+        from hesscomp.curvature.journal import journaled
+
+        if folder is None:
+            return nullcontext(self.operator)
+        asked = {name: str(value) for name, value in asked.items()}
+        identity = {**self.problem.run_identity(self.x), "operator": self.title, **asked}
+        return journaled(self.operator, folder, identity)
+
+    def check_fit(self, factor: Factor, path: str) -> None:
+        """Refuse a factor, of a file, whose order or parameter blocks are not the operator's."""
+        problem, n = self.problem, self.operator.n
+        where = f"{problem.name} on {problem.dataset_name}"
+        if factor.n != n:
+            raise InputError(f"{path}: has n = {factor.n}, but {where} has {n} parameters")
+        wanted = self.describe(factor).blocks
+        if factor.blocks not in ((), wanted):
+            found, needed = next(
+                pair for pair in zip(factor.blocks, wanted, strict=False) if pair[0] != pair[1]
+            )
+            raise InputError(
+                f"{path}: has the parameter block {found[0]} of shape {found[1]} where {where} has "
+                f"{needed[0]} of shape {needed[1]}; take a factor of the same model"
+            )
+
+
+def make_curvature(
+    request: CurvatureRequest, world: World, progress: Progress = silent, at: str | None = None
+) -> Curvature:
+    """Make the operator that a request names, ready for products. Collective.
+
+    Parameters
+    ----------
+    request : CurvatureRequest
+    world : World
+    progress : callable
+    at : str, optional
+        The point; by default the problem's initial one, else zero.
+    """
+    with world.ledger.timed("startup"):
+        subject = make_problem(request, world, progress)
+        x = make_point(request, subject, progress, at)
+    return make_operator(request, sampled(request, subject.problem), x)
+
+
+def sampled(request: CurvatureRequest, problem):
+    """The problem over the fraction of its rows that a request asks for."""
+    if request.sample is None:
+        return problem
+    return problem.sampled(request.sample, request.seed)
+
+
+def make_point(
+    request: CurvatureRequest, subject: Subject, progress: Progress = silent, at: str | None = None
+) -> np.ndarray:
+    """The point in words or in a file; a trained one is trained here. Collective."""
+    problem = subject.problem
+    problem.set_fixed(None)  # what the point before has left
+    x = _trained(request, subject, progress) if at == TRAINED else known_point(at, problem)
+    write(problem.world, progress, "point", request.save_point, save_vector(x))
+    return x
+
+
+def find_points(at: tuple[str, ...], world: World) -> list[str]:
+    """What names and patterns of points name, as rank 0 sees them. Collective."""
+    found = []
+    with world.phase("looking for the points"):
+        if world.rank == 0:
+            found = find_files(list(at), "`at`")
+    return world.broadcast(found)
+
+
+def known_point(at: str | None, problem) -> np.ndarray:
+    """The point `at` in words or in a file; by default the initial one, else zero. Collective."""
+    if at is None:
+        return problem.first_point()
+    with problem.world.phase(f"reading the point {at}"):
+        return problem.check_point(_read(at, problem))
+
+
+def _read(at: str, problem) -> np.ndarray:
+    if at == "initial":
+        problem.require(INITIAL_POINT)
+        return problem.initial
+    if at != "zero" and is_keras_file(at):
+        found = problem.read_weights(at)
+        problem.set_fixed(found.fixed)
+        return found.parameters
+    return load_point(at, problem.n)
+
+
+def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) -> np.ndarray:
+    """The problem trained by its recipe, or by Newton's method where it has none."""
+    problem, recipe = subject.problem, subject.recipe
+    ledger = problem.world.ledger
+    if recipe is None:
+        if request.epochs is not None:
+            raise InputError(f"`epochs` does not go with {problem.name}: Newton's method trains it")
+        from hesscomp.optimizers.newton import newton
+
+        how = "Newton's method to ||g|| <= 1e-8"
+        with ledger.timed("training"):
+            result = newton(problem)
+        x, value = result.x, result.objective
+    else:
+        from hesscomp.optimizers.recipe import follow
+
+        problem.require(SAMPLING)  # for its batches
+        if request.epochs is not None:
+            recipe = replace(recipe, epochs=request.epochs)
+        how = str(recipe)
+        with ledger.timed("training"):
+            result = follow(recipe, problem, seed=request.seed)
+        x, value = result.x, problem.objective(result.x)
+    progress(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
+    return x
+
+
+def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvature:
+    """The operator of a problem at x that a request names. Compilation is timed."""
+    with problem.world.ledger.timed("compile"):
+        problem.compile()
+    operator, title = _operator(request, problem, x)
+    if request.blocks is None:
+        return Curvature(operator, problem, x, title)
+    from hesscomp.curvature.restriction import Restricted
+
+    named = (name.strip() for name in request.blocks.split(","))
+    names = list(dict.fromkeys(name for name in named if name))
+    restricted = Restricted(operator, names)
+    title = f"{title} of {', '.join(names)}"
+    return Curvature(restricted, problem, x, title, restricted.indices)
+
+
+def _operator(request: CurvatureRequest, problem, x: np.ndarray) -> tuple[object, str]:
+    """The operator and what it is, for people."""
+    from hesscomp.curvature import finite_difference, gauss_newton, hessian
+
+    name = request.operator
+    title = OPERATORS[name]
+    if name == MONTE_CARLO:
+        samples = request.fisher_samples or 1
+        seed = request.seed if request.fisher_seed is None else request.fisher_seed
+        title += f", {samples} targets a row, seed {seed}"
+        return gauss_newton.MonteCarloFisherOperator(problem, x, samples, seed), title
+    if name == "finite-difference":
+        problem.require(SHARD_GRADIENTS)
+    kinds = {
+        "hessian": hessian.HessianOperator,
+        "ggn": gauss_newton.GaussNewtonOperator,
+        "fisher": gauss_newton.FisherOperator,
+        "empirical-fisher": gauss_newton.EmpiricalFisherOperator,
+        "finite-difference": finite_difference.FiniteDifferenceHessian,
+    }
+    return kinds[name](problem, x), title
+
+
+def read_factor(path: str, world: World) -> Factor:
+    """The factor in a file, on all ranks. Collective."""
+    with world.phase(f"reading the factor {path}"):
+        return load_factor(path)

@@ -1,0 +1,185 @@
+"""The spectral density of a Hessian at a point."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hesscomp.analysis.density import plot_density, write_density
+from hesscomp.errors import InputError
+from hesscomp.estimators import (
+    Estimate,
+    SpectralDensity,
+    SpectralQuadrature,
+    frobenius_norm,
+    spectral_quadrature,
+    trace,
+)
+from hesscomp.factors import Factor
+from hesscomp.options import option
+from hesscomp.parallel.world import World
+from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
+from hesscomp.workflows.curvature import Curvature, CurvatureRequest, make_curvature, read_factor
+from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrumRequest(CurvatureRequest, group="spectrum"):
+    """Of which operator, how closely, and where the picture goes."""
+
+    probes: int = option(10, low=2, metavar="K", help="random vectors, at least 2")
+    steps: int = option(80, low=1, metavar="M", help="Lanczos steps of each; K M >= n: exact")
+    shift: float | None = option(
+        None, metavar="S", help="also log det(H + S I); the ridge is not in H"
+    )
+    bins: int = option(512, low=2, metavar="B", help="points of the density's curve")
+    factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
+    out: str | None = option(
+        None, required=True, group="output", metavar="P.png", help="png, pdf or svg"
+    )
+    curve: str | None = option(
+        None, group="output", metavar="C.csv|C.json", help="the numbers; json has all"
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if self.out is not None:
+            check_picture_name(self.out)
+        if self.curve is not None and Path(self.curve).suffix.lower() not in (".csv", ".json"):
+            raise InputError(f"{self.curve}: a curve ends in .csv or .json; name one of these")
+
+
+@dataclass(frozen=True)
+class SpectrumResult:
+    """What stochastic Lanczos quadrature says about a spectrum.
+
+    Attributes
+    ----------
+    quadrature : SpectralQuadrature
+    density : SpectralDensity
+    extremes : tuple of float
+        The smallest and the largest Ritz value.
+    estimates : dict of str to Estimate
+        "trace", "frobenius_norm", "negative" (how many eigenvalues are), and "logdet" of
+        H + shift I where a shift is given and that is positive definite.
+    """
+
+    quadrature: SpectralQuadrature
+    density: SpectralDensity
+    extremes: tuple[float, float]
+    estimates: dict[str, Estimate]
+
+
+def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent) -> SpectrumResult:
+    """Estimate the spectral density of an operator and draw it. Collective.
+
+    Costs probes x steps product columns at most, and 128 more for trace and norm where the
+    quadrature is not exact.
+
+    Raises
+    ------
+    InputError
+        For what `compress` refuses; after all is written, for a shift that does not make the
+        matrix positive definite.
+    """
+    check_outputs(world, request.out, request.curve, request.save_point)
+    factor = None if request.factor is None else read_factor(request.factor, world)
+    eigenvalues = None if factor is None else factor.eigenvalues
+    curvature = make_curvature(request, world, progress, request.at)
+    hessian, problem = curvature.operator, curvature.problem
+    if factor is not None:
+        _compare(factor, curvature, request.factor, progress)
+    with world.ledger.timed("spectrum"), counted(world, progress):
+        quadrature = spectral_quadrature(
+            hessian, probes=request.probes, steps=request.steps, seed=request.seed
+        )
+        estimates = _estimates(hessian, quadrature, request)
+    extremes = float(quadrature.nodes.min()), float(quadrature.nodes.max())
+    result = SpectrumResult(quadrature, quadrature.density(request.bins), extremes, estimates)
+    progress(result)
+    title = f"{curvature.title}: {problem.name} on {problem.dataset_name}, n = {hessian.n}"
+    write(
+        world,
+        progress,
+        "picture",
+        request.out,
+        lambda path: plot_density(result.density, hessian.n, path, title, eigenvalues),
+    )
+
+    def write_curve(path) -> None:
+        if Path(path).suffix.lower() == ".csv":
+            write_density(result.density, path)
+        else:
+            write_json(path, _report(request, curvature, result))
+
+    write(world, progress, "curve", request.curve, write_curve)
+    if request.shift is not None and "logdet" not in estimates:
+        raise InputError(
+            f"`shift` {request.shift:g}: H + shift I is not positive definite to "
+            f"rounding, its spectrum reaches {extremes[0] + request.shift:.3g}; take a larger shift"
+        )
+    return result
+
+
+def _compare(factor: Factor, curvature: Curvature, path: str, progress: Progress) -> None:
+    """Refuse a factor of another order or model; say where it is one of another matrix."""
+    curvature.check_fit(factor, path)
+    point = curvature.describe(factor).parameters
+    if factor.parameters is not None and not np.array_equal(factor.parameters, point):
+        progress(f"note: {path} was made at another point")
+    if factor.provenance.data_fingerprint not in ("", curvature.problem.fingerprint):
+        progress(f"note: {path} was made from other data")
+
+
+def _estimates(
+    hessian, quadrature: SpectralQuadrature, request: SpectrumRequest
+) -> dict[str, Estimate]:
+    """Numbers about the spectrum; where the quadrature is exact, at no further product.
+
+    Otherwise trace and norm take 64 columns each: the quadrature's own are unbiased too, but an
+    outlier that each random vector meets by chance makes them several times noisier.
+    """
+    if quadrature.exact:
+        estimates = {
+            "trace": quadrature.trace_of(lambda nodes: nodes),
+            "frobenius_norm": Estimate.exactly(np.linalg.norm(quadrature.nodes), 0),
+        }
+    else:
+        estimates = {
+            "trace": trace(hessian, seed=request.seed),
+            "frobenius_norm": frobenius_norm(hessian, seed=request.seed),
+        }
+    rounding = quadrature.rounding
+    estimates["negative"] = quadrature.count_below(-rounding)
+    if request.shift is not None and quadrature.nodes.min() + request.shift > rounding:
+        estimates["logdet"] = quadrature.trace_of(lambda nodes: np.log(nodes + request.shift))
+    return estimates
+
+
+def _report(request: SpectrumRequest, curvature: Curvature, result: SpectrumResult) -> dict:
+    density, problem = result.density, curvature.problem
+    lower, upper = density.band()
+    return {
+        "command": "spectrum",
+        "problem": problem.name,
+        "operator": request.operator,
+        "data": problem.dataset_name,
+        "data_fingerprint": problem.fingerprint,
+        "n": curvature.operator.n,
+        "probes": request.probes,
+        "steps": request.steps,
+        "seed": request.seed,
+        "shift": request.shift,
+        "smallest_ritz_value": result.extremes[0],
+        "largest_ritz_value": result.extremes[1],
+        "estimates": {name: asdict(estimate) for name, estimate in result.estimates.items()},
+        "width": density.width,
+        "sides": density.sides,
+        "eigenvalue": density.points.tolist(),
+        "density": density.density.tolist(),
+        "lower": lower.tolist(),
+        "upper": upper.tolist(),
+        "ranks": problem.world.size,
+        "ledger": problem.world.ledger.as_dict(),
+    }

@@ -1,0 +1,56 @@
+"""The diagonal of a Hessian at a point as a factor."""
+
+from dataclasses import dataclass
+
+from hesscomp.estimators import DiagonalOptions, diagonal_factor
+from hesscomp.factors import Factor
+from hesscomp.options import values
+from hesscomp.parallel.world import World
+from hesscomp.workflows.curvature import CurvatureRequest, make_curvature
+from hesscomp.workflows.output import FactorOutput, JournalRequest, deliver_factor
+from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagonalRequest(
+    CurvatureRequest, DiagonalOptions, FactorOutput, JournalRequest, group="operator"
+):
+    """Of which operator, from how many products, and where the factor goes."""
+
+
+@dataclass(frozen=True)
+class DiagonalResult:
+    """A factor, and what making it cost.
+
+    Attributes
+    ----------
+    factor : Factor
+    ledger : dict
+        As `Ledger.as_dict` has it.
+    """
+
+    factor: Factor
+    ledger: dict
+
+
+def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent) -> DiagonalResult:
+    """Make a certified factor of a Hessian's diagonal at a point, and write it. Collective.
+
+    Costs and memory are those of `estimators.diagonal_factor`.
+
+    Raises
+    ------
+    InputError
+        For a problem, a point or an output that cannot be used.
+    Interrupted
+        Where the world was asked to stop; with `request.run` the same request goes on.
+    """
+    check_outputs(world, request.out, request.report, request.save_point)
+    curvature = make_curvature(request, world, progress, request.at)
+    asked = values(request, DiagonalOptions)
+    with curvature.journaled(request.run, asked) as operator:
+        with world.ledger.timed("diagonal"), counted(world, progress):
+            factor = diagonal_factor(operator, **asked)
+        factor = curvature.describe(factor)
+        deliver_factor("diagonal", request, factor, world, progress)
+    return DiagonalResult(factor, world.ledger.as_dict())

@@ -1,0 +1,93 @@
+"""A SLURM job script for a command, written and, if asked, submitted."""
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+
+from hesscomp.errors import HesscompError, InputError
+from hesscomp.options import Options, option
+from hesscomp.runs.slurm import Job, check_names, check_replaceable, job_script
+from hesscomp.storage.files import atomic_path, check_writable, find_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptOutput(Options, group="output"):
+    """Where a job script goes."""
+
+    out: str | None = option(None, metavar="JOB.sbatch", help="the script; default: it is printed")
+    submit: bool = option(False, help="hand `out` to sbatch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRequest(Job, ScriptOutput):
+    """A command under SLURM, and where its script goes."""
+
+    def _check(self) -> None:
+        super()._check()
+        if self.submit and self.out is None:
+            raise InputError("`submit` needs `out`, the script that is submitted")
+        if self.submit and self.array == ():
+            raise InputError("`submit` of an array needs its items: `array` 'run/ckpt-*.h5'")
+        if self.array and self.out is None:
+            raise InputError("the items of `array` go with `out`, the script that is given them")
+        if self.out is not None and self.out in self.command:
+            raise InputError(
+                f"`out` {self.out}: is a file of the command too; give the script another name"
+            )
+
+    def items(self) -> list[str]:
+        """The items of an array, patterns expanded."""
+        items = find_files(list(self.array or ()), "`array`")
+        check_names("`array`", items if any("{name}" in word for word in self.command) else [])
+        return items
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """A job script, and the command that submits it.
+
+    Attributes
+    ----------
+    script : str
+    submission : tuple of str or None
+        None where the items of an array are not known yet, or the script is in no file.
+    """
+
+    script: str
+    submission: tuple[str, ...] | None
+
+
+def job(request: JobRequest, progress=None) -> JobResult:
+    """Write the job script of a command, and submit it if asked.
+
+    Raises
+    ------
+    InputError
+        For what SLURM would refuse, and for a file in the way that is no such script.
+    HesscompError
+        Where sbatch fails.
+    """
+    items = request.items()
+    script = job_script(request)
+    if request.out is None:
+        return JobResult(script, None)
+    check_writable(request.out)
+    check_replaceable(request.out)
+    with atomic_path(request.out) as temporary:
+        temporary.write_text(script)
+    if progress is not None:
+        progress(f"wrote job script: {request.out}")
+    array = [f"--array=0-{len(items) - 1}"] if items else []
+    words = ("sbatch", *array, "--", request.out, *items)
+    if request.submit:
+        _submit(words)
+    return JobResult(script, None if request.array == () else words)
+
+
+def _submit(words: tuple[str, ...]) -> None:
+    try:
+        done = subprocess.run(words)
+    except FileNotFoundError as error:
+        raise InputError("sbatch: no such program here; submit on a login node") from error
+    if done.returncode:
+        raise HesscompError(f"{shlex.join(words)}: ended with status {done.returncode}")

@@ -1,0 +1,198 @@
+"""Distributed Newton for logistic regression."""
+
+import math
+from dataclasses import dataclass, replace
+
+from hesscomp.compression import FactorOptions, compress
+from hesscomp.errors import InputError
+from hesscomp.factors import Factor
+from hesscomp.factors.lowrank import tail_number
+from hesscomp.options import described, option, values
+from hesscomp.parallel.world import World
+from hesscomp.runs.report import write_json
+from hesscomp.storage.files import check_picture_name
+from hesscomp.workflows.curvature import Curvature
+from hesscomp.workflows.output import costs, run_folder
+from hesscomp.workflows.progress import Progress, check_outputs, silent, write, write_factor
+from hesscomp.workflows.subject import (
+    NAMED_DATA,
+    RIDGE,
+    HeldOutRequest,
+    LogisticRequest,
+    make_logistic,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solver"):
+    """Which data to fit, how, and what to leave behind.
+
+    What is said of the sketch concerns the factor of the final point; `oversample` the solvers too.
+    """
+
+    data: str = option(metavar="NAME|FILE", group="data", help=NAMED_DATA)
+    ridge: float = option(RIDGE, low=0, group="numbers", metavar="R", help="(R/2) ||x||^2")
+    solver: str = option(
+        "auto",
+        choices=("auto", "pcg", "lowrank", "direct"),
+        help="auto picks direct or pcg by a cost model and says why",
+    )
+    tol: float = option(1e-8, above=0, metavar="T", help="stop at ||g||_2 <= T")
+    max_iter: int = option(100, low=0, metavar="K", help="most Newton steps")
+    step: str = option("line-search", choices=("line-search", "fixed"), help="Armijo")
+    gamma: float | None = option(None, above=0, metavar="G", help="the fixed step; default: 1")
+    rank: int = option(40, low=1, metavar="K", help="of the low-rank factor")
+    tail: float | str | None = option(
+        None, parse=str, metavar="last|zero|FLOAT",
+        help="with `solver` lowrank: the value taken for the unresolved spectrum; default: last",
+    )  # fmt: skip
+    factor_out: str | None = option(
+        None, group="output", metavar="F.h5",
+        help="certified factor of the Hessian at the final point",
+    )  # fmt: skip
+    report: str | None = option(
+        None, group="output", metavar="R.json", help="objective, accuracies, history, costs"
+    )
+    plot: str | None = option(None, group="output", metavar="P.png", help="convergence plot")
+    run: str | None = run_folder("checkpoints, and products of `factor_out` that are done")
+    save_every: int | None = option(
+        None, low=1, group="output", metavar="K", help="with `run`: steps; default: 1"
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if self.gamma is not None and self.step != "fixed":
+            raise InputError("`gamma` goes with `step` fixed")
+        if self.tail is not None and self.solver != "lowrank":
+            raise InputError("`tail` goes with `solver` lowrank")
+        if self.tail not in (None, "last", "zero"):
+            tail_number(self.tail)
+        if self.save_every is not None and self.run is None:
+            raise InputError("`save_every` goes with `run`")
+        if self.plot is not None:
+            check_picture_name(self.plot)
+        for each in described(FactorOptions):
+            shared = each.name in ("rank", "oversample", "seed")
+            if self.factor_out is None and not shared and getattr(self, each.name) != each.default:
+                raise InputError(f"`{each.name}` goes with `factor_out`")
+
+
+@dataclass(frozen=True)
+class NewtonFit:
+    """A model that is fitted.
+
+    Attributes
+    ----------
+    result : NewtonResult
+    train_accuracy : float
+    test : Evaluation or None
+        On test rows, where there are any.
+    factor : Factor or None
+        Of the Hessian at the final point, where one was asked for.
+    """
+
+    result: object
+    train_accuracy: float
+    test: object
+    factor: Factor | None = None
+
+
+def newton(request: NewtonRequest, world: World, progress: Progress = silent) -> NewtonFit:
+    """Fit logistic regression by Newton's method; write a factor, a report, a plot. Collective.
+
+    Tells each row of the history (a dict) as it is made, and the fit.
+
+    Raises
+    ------
+    InputError
+        For data or outputs that cannot be used, or a folder with another run.
+    """
+    check_outputs(world, request.factor_out, request.report, request.plot)
+    with world.ledger.timed("startup"):
+        dataset, problem = make_logistic(request, world, progress)
+        from hesscomp.curvature.hessian import HessianOperator
+        from hesscomp.optimizers.newton import NewtonOptions
+        from hesscomp.optimizers.newton import newton as minimise
+        from hesscomp.problems.evaluation import HeldOut
+
+    threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
+    progress(
+        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, ridge {problem.ridge:g}; "
+        f"{count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
+    )
+    with world.ledger.timed("compile"):
+        problem.compile()
+    settings = NewtonOptions(
+        solver=request.solver,
+        tolerance=request.tol,
+        max_iterations=request.max_iter,
+        step=request.step,
+        gamma=1.0 if request.gamma is None else request.gamma,
+        rank=request.rank,
+        oversample=request.oversample,
+        seed=request.seed,
+        tail="last" if request.tail is None else request.tail,
+    )
+    with world.ledger.timed("newton"):
+        result = minimise(
+            problem,
+            options=settings,
+            on_iteration=lambda row: progress(row.as_dict()),
+            folder=request.run,
+            save_every=request.save_every or 1,
+        )
+    test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
+    fit = NewtonFit(result, problem.accuracy(result.x, dataset.train), test)
+    progress(fit)
+    if request.factor_out is not None:
+        final = Curvature(HessianOperator(problem, result.x), problem, result.x, "Hessian")
+        asked = values(request, FactorOptions)
+        facts = asked | {"residual_tolerance": request.accuracy}
+        with final.journaled(request.run, facts) as operator:
+            with world.ledger.timed("final factor"):
+                factor = final.describe(compress(operator, **asked))
+            write_factor(progress, request.factor_out, factor)
+        fit = replace(fit, factor=factor)
+    report = _report(request, dataset, problem, fit)
+    write(world, progress, "report", request.report, lambda path: write_json(path, report))
+
+    def draw(path) -> None:
+        from hesscomp.analysis.plots import plot_convergence
+
+        title = f"{dataset.name}: Newton, {result.solver}, ridge {problem.ridge:g}, "
+        plot_convergence(report["history"], path, title + count(world.size, "rank"))
+
+    write(world, progress, "convergence plot", request.plot, draw)
+    return fit
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
+    result, test = fit.result, fit.test
+    return {
+        "command": "newton",
+        "data": dataset.name,
+        "rows": dataset.rows,
+        "features": problem.n,
+        "data_fingerprint": dataset.fingerprint,
+        "ridge": problem.ridge,
+        "dtype": problem.dtype,
+        "seed": request.seed,
+        "tolerance": request.tol,
+        "solver": result.solver,
+        "solver_choice": result.choice,
+        "objective": result.objective,
+        "gradient_norm": result.gradient_norm,
+        "iterations": result.iterations,
+        "converged": result.converged,
+        "reason": result.reason,
+        "train_accuracy": fit.train_accuracy,
+        "test_accuracy": math.nan if test is None else test.accuracy,
+        "test_loss": math.nan if test is None else test.loss,
+        "history": [row.as_dict() for row in result.history],
+        **costs(problem.world, compile="compile", solve="newton"),
+    }

@@ -1,0 +1,79 @@
+"""What a workflow tells while it works, and the files that it writes.
+
+A workflow calls ``progress(event)`` on every rank. An event is a line of text for people, a row of
+a history, a factor that is finished, or the count of product columns (`Columns`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.factors import Factor, save_factor
+from hesscomp.parallel.world import World
+from hesscomp.storage import files
+
+Progress = Callable[[object], object]
+
+
+def silent(event: object) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How many product columns a piece of work has taken so far; the last one says that it ends."""
+
+    done: int
+    finished: bool = False
+
+
+@contextmanager
+def counted(world: World, progress: Progress) -> Iterator[None]:
+    """Tell of the product columns of a block after each product."""
+    ledger = world.ledger
+    first = ledger.columns
+    progress(Columns(0))
+    ledger.listener = lambda ledger: progress(Columns(ledger.columns - first))
+    try:
+        yield
+    finally:
+        ledger.listener = None
+        progress(Columns(ledger.columns - first, finished=True))
+
+
+def check_outputs(world: World, *paths) -> None:
+    """Refuse outputs that could not be written, before the work is done. Collective."""
+    with world.phase("checking the output files"):
+        if world.rank == 0:
+            files.check_outputs(*paths)
+
+
+def write(world: World, progress: Progress, what: str, path, writer: Callable) -> None:
+    """Let rank 0 call ``writer(path)`` where a path is given; all ranks learn if that fails."""
+    if path is None:
+        return
+    with world.phase(f"writing {path}"):
+        if world.rank == 0:
+            writer(path)
+    progress(f"wrote {what}: {path}")
+
+
+def write_factor(progress: Progress, path, factor: Factor) -> None:
+    """Write a factor's file where a path is given. Collective."""
+    if path is None:
+        return
+    save_factor(factor, path)
+    beside = " and the ranks' rows beside it" if factor.layout.name == "rows" else ""
+    progress(f"wrote factor: {path}{beside}")
+
+
+def save_vector(x: np.ndarray) -> Callable:
+    """What writes one array as a .npy file, whole or not at all."""
+
+    def save(path) -> None:
+        with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.save(stream, x)
+
+    return save

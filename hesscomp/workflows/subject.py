@@ -1,0 +1,323 @@
+"""The problem that is worked on: a named one, a Keras model's, one from Python, logistic."""
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+
+from hesscomp.datasets import Dataset, fourier_features, load_dataset
+from hesscomp.datasets.files import SOURCES
+from hesscomp.datasets.load import NAMED
+from hesscomp.datasets.mnist import FOLDER
+from hesscomp.datasets.targets import TARGETS
+from hesscomp.errors import Incomplete, InputError
+from hesscomp.options import Options, Seeded, option, refuse
+from hesscomp.parallel.memory import PRODUCT_BYTES
+from hesscomp.parallel.world import World
+from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
+from hesscomp.workflows.progress import Progress, silent
+from hesscomp.workflows.sizes import format_bytes, parse_bytes
+
+RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
+NAMED_DATA = f"{', '.join(NAMED)}, or a file"
+SHOWN = 4  # of the names of features
+TARGETS_OF = {  # those of other losses are values
+    SOFTMAX_LOSS: "classes",
+    SIGMOID_LOSS: "signs",
+    "sparse_categorical_crossentropy": "classes",
+    "binary_crossentropy": "classes",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceRequest(Options, group="data"):
+    """Where rows come from."""
+
+    data: str | None = option(None, metavar="NAME|FILE", help=NAMED_DATA)
+    format: str | None = option(None, choices=tuple(SOURCES), help="default: by extension")
+    label: str | None = option(
+        None, metavar="NAME",
+        help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutRequest(Options, group="data"):
+    """Test rows, of those that compute anything on them."""
+
+    test: str | None = option(None, metavar="FILE", help="test data of the same form")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureRequest(Options, group="data"):
+    """What becomes of the rows."""
+
+    features: str = option("raw", choices=("raw", "fourier"), help="fourier lifts the data")
+    feature_count: int | None = option(None, low=1, metavar="D", help="number of Fourier features")
+    bandwidth: float | None = option(None, above=0, metavar="S", help="of the Fourier features")
+
+    def _check(self) -> None:
+        super()._check()
+        given = self.feature_count is not None, self.bandwidth is not None
+        if self.features == "fourier" and not all(given):
+            raise InputError("`features` fourier needs `feature_count` D and `bandwidth` S")
+        if self.features != "fourier" and any(given):
+            raise InputError("`feature_count` and `bandwidth` go with `features` fourier")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberRequest(Seeded, group="numbers"):
+    """With what numbers is computed."""
+
+    ridge: float | None = option(
+        None, low=0, metavar="R", help=f"(R/2) ||x||^2; default: 0, logistic regression {RIDGE:g}"
+    )
+    dtype: str | None = option(
+        None, choices=("float32", "float64"), help="of curvature products; default: float32"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogisticRequest(SourceRequest, FeatureRequest, NumberRequest):
+    """Logistic regression over data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemRequest(
+    LogisticRequest, group="problem", about="by default logistic regression over `data`"
+):
+    """Any problem; by default logistic regression over data."""
+
+    problem: str | None = option(
+        None, metavar="NAME|MODULE:FUNCTION", one_of="problem",
+        help=f"{', '.join(NAMED_PROBLEMS)} (`hesscomp problems` says what they are); or a Python "
+        "function of yours, called with the world, that returns a problem",
+    )  # fmt: skip
+    model: str | None = option(
+        None, metavar="M.keras", one_of="problem", help="a model of Keras' own layers"
+    )
+    loss: str | None = option(
+        None, metavar="L",
+        help=f"with `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or a loss that Keras "
+        "knows by name, such as sparse_categorical_crossentropy",
+    )  # fmt: skip
+    targets: str | None = option(
+        None, choices=TARGETS, help="what becomes of the labels; default: what the loss asks"
+    )
+    engine: str | None = option(
+        None, metavar="auto|layer-wise|generic", help="how products are made; default auto"
+    )
+    check: str | None = option(
+        None, choices=("auto", "full", "off"),
+        help="compare a few rows of a network with Keras' own loss and TensorFlow's derivatives "
+        "before any work; auto, the default, spends at most 2 seconds on it",
+    )  # fmt: skip
+    memory_limit: float | None = option(
+        None, above=0, unit="bytes", parse=parse_bytes, metavar="BYTES",
+        help=f"of one product on a rank, such as 2G; default {format_bytes(PRODUCT_BYTES)}",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        named = NAMED_PROBLEMS.get(self.problem)
+        network = self.model is not None or (named is not None and named.network is not None)
+        if network and self.features != "raw":
+            raise InputError(f"`features` {self.features} does not go with a network")
+        super()._check()
+        if self.model is not None and (self.loss is None or self.data is None):
+            raise Incomplete("`model` needs `loss` and `data`")
+        if self.data is None and self.problem is None and self.model is None:
+            raise Incomplete("name the data with `data`, or a problem with `problem` or `model`")
+        if self.model is None:
+            self._check_named(named)
+
+    def _check_named(self, named) -> None:
+        if self.problem is not None and named is None and ":" not in self.problem:
+            raise InputError(
+                f"`problem` {self.problem}: no such problem; take one of "
+                f"{', '.join(NAMED_PROBLEMS)}, or package.module:function"
+            )
+        if named is not None and named.network is not None:
+            refuse(self, ("loss",), f"`problem` {self.problem}")
+        elif self.problem is None or named is not None:
+            refuse(
+                self, ("loss", "targets", "engine", "check", "memory_limit"), "logistic regression"
+            )
+        else:
+            refuse(
+                self,
+                ("data", "test", "label", "format", "loss", "targets", "engine", "check",
+                 "memory_limit", "ridge", "dtype"),
+                f"`problem` {self.problem}, which decides it",
+            )  # fmt: skip
+            module, _, name = self.problem.partition(":")
+            if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
+                raise InputError(f"`problem` {self.problem}: write package.module:function")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A problem and how it is trained.
+
+    Attributes
+    ----------
+    problem : Problem
+    recipe : Recipe or None
+        None for Newton's method.
+    data : Dataset or None
+        None where a function of the user's makes the problem.
+    """
+
+    problem: object
+    recipe: Recipe | None
+    data: Dataset | None = None
+
+
+def make_problem(request: ProblemRequest, world: World, progress: Progress = silent) -> Subject:
+    """Make the problem that a request names, with its data; tell of both. Collective.
+
+    Loads TensorFlow, with the world's threads where they are set, and this rank's GPU.
+
+    Raises
+    ------
+    InputError
+        For data, a model or a function that cannot be used.
+    """
+    named = NAMED_PROBLEMS.get(request.problem)
+    if request.model is not None:
+        subject = _from_model_file(request, world, progress)
+    elif named is not None and named.network is not None:
+        subject = _named(request, world, progress)
+    elif request.problem is None or named is not None:
+        data, problem = make_logistic(request, world, progress, named and named.data)
+        return Subject(problem, None, data)
+    else:
+        subject = Subject(_from_python(request, world), ANY)
+    problem = subject.problem
+    progress(
+        f"{problem.name} on {problem.dataset_name}: {problem.rows} rows, {problem.n} parameters"
+        + (problem.derivatives and f"; {problem.derivatives}")
+    )
+    return subject
+
+
+def read_data(
+    request: SourceRequest, world: World, progress: Progress, targets: str | None,
+    source: str | None = None,
+) -> Dataset:  # fmt: skip
+    """The data set of a request, or else of `source`; tells which columns it is made of."""
+    dataset = load_dataset(
+        request.data or source,
+        world,
+        format=request.format,
+        label=request.label,
+        test=getattr(request, "test", None),
+        targets=targets,
+    )
+    if dataset.label_name is not None:
+        names = [name or "(no name)" for name in dataset.feature_names]
+        more = "" if len(names) <= SHOWN else f", ... {names[-1]}"
+        progress(
+            f"label: {dataset.label_name}; {len(names)} "
+            f"feature{'' if len(names) == 1 else 's'}: {', '.join(names[:SHOWN])}{more}"
+        )
+    return dataset
+
+
+def make_logistic(
+    request: LogisticRequest, world: World, progress: Progress = silent, source: str | None = None
+):
+    """The data set (lifted if asked) and its logistic regression problem. Collective."""
+    dtype = request.dtype or "float32"
+    dataset = read_data(request, world, progress, "signs", source)
+    if request.features == "fourier":
+        dataset = fourier_features(
+            dataset,
+            world,
+            request.feature_count,
+            request.bandwidth,
+            seed=request.seed,
+            dtype=dtype,
+        )
+    start_tensorflow(world)  # after the data: what is wrong with them is said without it
+    from hesscomp.problems.logistic import LogisticRegression
+
+    ridge = RIDGE if request.ridge is None else request.ridge
+    return dataset, LogisticRegression(dataset, world, ridge=ridge, dtype=dtype)
+
+
+def start_tensorflow(world: World) -> None:
+    """Import TensorFlow: on this rank's GPU if there is one, with the world's threads if set."""
+    from hesscomp.curvature.tensorflow import set_threads, use_own_gpu
+
+    place = world.place_here()
+    with world.phase("choosing a GPU"):
+        use_own_gpu(place)
+    if world.threads > 0:
+        set_threads(world.threads)
+
+
+def _named(request: ProblemRequest, world: World, progress: Progress) -> Subject:
+    named = NAMED_PROBLEMS[request.problem]
+    source = named.data
+    if source == "mnist" and request.data is None and not os.environ.get(FOLDER):
+        source = "mnist-sample"
+        progress(f"data: mnist-sample, 5,000 images; {FOLDER} names no folder with all of MNIST")
+    data = read_data(request, world, progress, request.targets or named.targets, source)
+    start_tensorflow(world)
+    from hesscomp.problems.models import build_network
+
+    model = build_network(named.network, request.problem, request.seed)
+    return Subject(_network(model, named.loss, data, request, world), named.recipe, data)
+
+
+def _from_model_file(request: ProblemRequest, world: World, progress: Progress) -> Subject:
+    targets = request.targets or TARGETS_OF.get(request.loss, "values")
+    data = read_data(request, world, progress, targets)
+    start_tensorflow(world)
+    from hesscomp.problems.models import load_model
+
+    with world.phase(f"reading the model {request.model}"):
+        model = load_model(request.model)
+    return Subject(_network(model, request.loss, data, request, world), ANY, data)
+
+
+def _network(model, loss: str, data: Dataset, request: ProblemRequest, world: World):
+    from hesscomp.problems.keras import KerasProblem
+
+    return KerasProblem(
+        model,
+        loss,
+        data,
+        world,
+        ridge=request.ridge or 0.0,
+        dtype=request.dtype or "float32",
+        memory=request.memory_limit or PRODUCT_BYTES,
+        engine=request.engine or "auto",
+        check=request.check or "auto",
+    )
+
+
+def _from_python(request: ProblemRequest, world: World):
+    """What the user's function makes of the world."""
+    module, _, name = request.problem.partition(":")
+    start_tensorflow(world)
+    from hesscomp.problems.problem import Problem
+
+    if os.getcwd() not in sys.path:  # as `python -m` has it, and the script of `hesscomp` not
+        sys.path.insert(0, os.getcwd())
+    with world.phase(f"importing {module}"):
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise InputError(f"`problem` {request.problem}: {error}") from error
+        if not callable(function):
+            raise InputError(
+                f"`problem` {request.problem}: is a {type(function).__name__}, no function"
+            )
+    problem = function(world)
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"`problem` {request.problem}: returned a {type(problem).__name__}; return a "
+            "KerasProblem, FunctionProblem or another hesscomp.problems.problem.Problem"
+        )
+    return problem

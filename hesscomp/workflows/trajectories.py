@@ -1,0 +1,145 @@
+"""A trajectory: a factor at each of several points, each sketch started from the last factor."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hesscomp.compression import CompressionOptions
+from hesscomp.compression import compress as compress_operator
+from hesscomp.errors import InputError
+from hesscomp.factors import Factor, trajectory_writer
+from hesscomp.options import values
+from hesscomp.parallel.layout import Replicated
+from hesscomp.parallel.world import World
+from hesscomp.runs.report import write_json
+from hesscomp.workflows.compression import CompressRequest
+from hesscomp.workflows.curvature import find_points, make_operator, make_point, sampled
+from hesscomp.workflows.output import costs
+from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
+from hesscomp.workflows.subject import make_problem
+
+
+@dataclass(frozen=True)
+class TrajectoryPoint:
+    """A point of a trajectory and its factor, in numbers; see `Factor` and its certificate."""
+
+    point: str
+    rank: int
+    eigenvalues: object
+    relative_error: float
+    converged: bool
+    columns: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrajectoryResult:
+    """A trajectory that is written, and what it cost.
+
+    Attributes
+    ----------
+    points : tuple of TrajectoryPoint
+    ledger : dict
+        As `Ledger.as_dict` has it.
+    """
+
+    points: tuple[TrajectoryPoint, ...]
+    ledger: dict
+
+    @property
+    def missed(self) -> list[str]:
+        """The points at which a tolerance that was asked for is not met."""
+        return [point.point for point in self.points if not point.converged]
+
+
+def trajectory(
+    request: CompressRequest, world: World, progress: Progress = silent
+) -> TrajectoryResult:
+    """Compress at each of the points of a request; write one file. Collective.
+
+    Each `TrajectoryPoint` is told as it is done. Memory and cost at each point are those of
+    `compression.compress`, with a factor to start from after the first.
+
+    Raises
+    ------
+    InputError
+        For a problem, a point or an output that cannot be used.
+    """
+    if request.out is None:
+        raise InputError("a trajectory needs `out`, its file")
+    if request.save_point is not None:
+        raise InputError("`save_point` goes with one point, not with a trajectory")
+    check_outputs(world, request.out, request.report)
+    places = find_points(request.at, world)
+    with world.ledger.timed("startup"):
+        subject = make_problem(request, world, progress)
+        problem = sampled(request, subject.problem)
+    points, factor = [], None
+    # Journals go when the file is written: they are the outer context.
+    with ExitStack() as journals, _Writer(request.out, world) as writer:
+        for number, place in enumerate(places):
+            x = make_point(request, subject, progress, place)
+            curvature = make_operator(request, problem, x)
+            folder = None if request.run is None else Path(request.run) / f"point-{number:04d}"
+            operator = journals.enter_context(curvature.journaled(folder, request.facts()))
+            with world.ledger.timed("compress"), counted(world, progress):
+                factor = _next(operator, factor, request)
+            label = Path(place).name
+            writer.add(label, curvature.describe(factor))
+            points.append(_point(label, factor))
+            progress(points[-1])
+    progress(f"wrote trajectory: {request.out}")
+    report = {
+        "command": "compress",
+        "points": [vars(point) for point in points],
+        **costs(world, solve="compress"),
+    }
+    write(world, progress, "report", request.report, lambda path: write_json(path, report))
+    return TrajectoryResult(tuple(points), world.ledger.as_dict())
+
+
+def _next(operator, last: Factor | None, request: CompressRequest) -> Factor:
+    factor = compress_operator(operator, start=last, **values(request, CompressionOptions))
+    if last is None or factor.provenance.method == "dense":
+        return factor
+    method = f"{factor.provenance.method} started from the factor before"
+    return replace(factor, provenance=replace(factor.provenance, method=method))
+
+
+def _point(label: str, factor: Factor) -> TrajectoryPoint:
+    return TrajectoryPoint(
+        label,
+        factor.rank,
+        factor.eigenvalues,
+        factor.certificate.relative_error,
+        factor.certificate.converged,
+        factor.provenance.columns,
+        factor.provenance.seconds,
+    )
+
+
+class _Writer:
+    """Rank 0's `trajectory_writer`; all ranks learn if it fails."""
+
+    def __init__(self, path, world: World):
+        self.path, self.world = path, world
+        self.stack = ExitStack()
+
+    def __enter__(self) -> "_Writer":
+        with self.world.phase(f"writing {self.path}"):
+            if self.world.rank == 0:
+                self.write = self.stack.enter_context(trajectory_writer(self.path))
+        return self
+
+    def add(self, label: str, factor: Factor) -> None:
+        whole = factor.in_layout(Replicated(factor.n))
+        with self.world.phase(f"writing {self.path}"):
+            if self.world.rank == 0:
+                self.write(label, whole)
+
+    def __exit__(self, *failure) -> None:
+        if failure[0] is not None:  # nothing is written, and nobody waits for anybody
+            self.stack.__exit__(*failure)
+            return
+        with self.world.phase(f"writing {self.path}"):
+            self.stack.close()

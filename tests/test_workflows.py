@@ -1,0 +1,238 @@
+"""Workflows called from Python: requests, results, progress; and the page that shows them."""
+
+import json
+import re
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hesscomp import workflows
+from hesscomp.errors import InputError, Interrupted
+from hesscomp.factors import load_factor, load_trajectory
+from hesscomp.options import described, schema
+from hesscomp.parallel.world import World
+from hesscomp.workflows import (
+    Columns,
+    CompressRequest,
+    JobRequest,
+    MergeRequest,
+    NewtonRequest,
+    PlanRequest,
+    SpectrumRequest,
+    TrainRequest,
+    UpdateRequest,
+)
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "workflows.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A small data set for logistic regression."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((60, 12)) * 0.8 ** np.arange(12)
+    y = np.where(X[:, 0] + 0.3 * rng.standard_normal(60) > 0, 1, -1)
+    np.savez(tmp_path / "d.npz", X=X, y=y)
+    return str(tmp_path / "d.npz")
+
+
+@pytest.fixture
+def alone():
+    return World.serial()
+
+
+def test_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in BLOCKS:
+        exec(block, names)  # the page's own examples
+    said = capsys.readouterr().out
+    assert "`rank` must be at least 1, not 0" in said and "product columns" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_page_names_every_workflow():
+    text = PAGE.read_text()
+    for name in workflows.__all__:
+        assert callable(getattr(workflows, name))
+        if name[0].islower() and name != "make_operator":
+            assert f"| `{name}` |" in text
+    with pytest.raises(AttributeError, match="no attribute magic"):
+        workflows.magic  # noqa: B018 (it raises)
+
+
+def test_a_request_is_checked_when_it_is_made():
+    with pytest.raises(InputError, match="`rank` and `tolerance`: give one of them"):
+        CompressRequest(data="d", rank=3, tolerance=0.1)
+    with pytest.raises(InputError, match="`method` must be one of auto, krylov"):
+        CompressRequest(data="d", method="magic")
+    with pytest.raises(InputError, match="`tolerance` must be above 0 and below 1, not 2"):
+        CompressRequest(data="d", tolerance=2)
+    with pytest.raises(InputError, match="`seed` must be at least 0"):
+        replace(CompressRequest(data="d"), seed=-1)
+    with pytest.raises(InputError, match="`max_rank` does not go with a `rank`"):
+        CompressRequest(data="d", rank=3, max_rank=4)
+    with pytest.raises(InputError, match="`rank` must be a whole number"):
+        CompressRequest(data="d", rank=2.5)
+    with pytest.raises(InputError, match="`at` must be a tuple, not 'zero'"):
+        CompressRequest(data="d", at="zero")
+    with pytest.raises(InputError, match="`seed` must be a whole number, not '1'"):
+        CompressRequest(data="d", seed="1")
+    request = CompressRequest(data=PAGE)
+    assert request.rank == 40  # of the command, too
+    with pytest.raises(FrozenInstanceError):
+        request.rank = 3
+
+
+def test_a_schema_says_what_is_allowed():
+    of = schema(NewtonRequest)
+    assert json.loads(json.dumps(of)) == of and of["required"] == ["data"]
+    assert of["properties"]["oversample"]["minimum"] == 0
+    assert of["properties"]["solver"]["enum"] == ["auto", "pcg", "lowrank", "direct"]
+    assert of["properties"]["max_iter"] | {"description": ""} == {
+        "type": "integer", "minimum": 0, "default": 100, "description": "",
+    }  # fmt: skip
+    assert schema(CompressRequest)["properties"]["at"]["type"] == "array"
+
+
+def test_every_option_stands_once():
+    """A parameter that several requests have is said the same of wherever it does the same."""
+    once = ("oversample", "power", "seed", "dtype", "layout", "block", "label", "threads")
+    of = [CompressRequest, UpdateRequest, SpectrumRequest, NewtonRequest, TrainRequest]
+    for name in once:
+        said = {each for kind in of for each in described(kind) if each.name == name}
+        assert len(said) <= 1, name
+
+
+def test_compress_tells_and_writes(rows, alone, tmp_path, capfd):
+    events, out, report = [], tmp_path / "f.h5", tmp_path / "r.json"
+    request = CompressRequest(data=rows, rank=3, out=str(out), report=str(report))
+    made = workflows.compress(request, alone, events.append)
+    assert made.converged and made.factor.rank == 3
+    assert any(isinstance(event, Columns) and event.finished for event in events)
+    assert f"wrote factor: {out}" in events and made.factor in events
+    np.testing.assert_array_equal(load_factor(out).eigenvalues, made.factor.eigenvalues)
+    told = json.loads(report.read_text())
+    assert told["command"] == "compress" and told["ledger"]["columns"] == made.ledger["columns"]
+    assert {"startup", "compile", "solve"} == told["seconds"].keys()
+    assert capfd.readouterr() == ("", "")
+    again = workflows.compress(replace(request, out=None, report=None), alone)
+    np.testing.assert_array_equal(again.factor.eigenvalues, made.factor.eigenvalues)
+
+
+def test_a_tolerance_that_is_not_met(rows, alone):
+    request = CompressRequest(data=rows, tolerance=1e-3, max_rank=2)
+    made = workflows.compress(request, alone)
+    assert not made.converged and made.factor.rank == 2
+
+
+def test_several_points_are_a_trajectory(rows, alone, tmp_path):
+    for number in range(3):
+        np.save(tmp_path / f"x{number}.npy", np.full(12, 0.1 * number))
+    request = CompressRequest(data=rows, rank=3, at=(str(tmp_path / "x?.npy"),))
+    with pytest.raises(InputError, match="`at` names several points"):
+        workflows.compress(request, alone)
+    with pytest.raises(InputError, match="needs `out`"):
+        workflows.trajectory(request, alone)
+    events, out = [], tmp_path / "t.h5"
+    made = workflows.trajectory(replace(request, out=str(out)), alone, events.append)
+    assert [point.point for point in made.points] == ["x0.npy", "x1.npy", "x2.npy"]
+    told = [event for event in events if isinstance(event, workflows.TrajectoryPoint)]
+    assert not made.missed and list(map(id, told)) == list(map(id, made.points))
+    for kept, point in zip(load_trajectory(out).factors, made.points, strict=True):
+        np.testing.assert_array_equal(kept.eigenvalues, point.eigenvalues)
+
+
+def test_merge(rows, alone, tmp_path):
+    files = [str(tmp_path / f"{name}.h5") for name in "ab"]
+    for rank, file in enumerate(files, 2):
+        workflows.compress(CompressRequest(data=rows, rank=rank, out=file), alone)
+    made = workflows.merge(MergeRequest(files=tuple(files), out=str(tmp_path / "t.h5")))
+    assert (made.points, made.n) == (2, 12)
+    assert load_trajectory(tmp_path / "t.h5").labels == ("a", "b")
+
+
+def test_update_adds_what_a_factor_misses(rows, alone, tmp_path):
+    first = str(tmp_path / "f.h5")
+    workflows.compress(CompressRequest(data=rows, rank=3, ridge=0.5, out=first), alone)
+    made = workflows.update(UpdateRequest(file=first, data=rows, rank=4), alone)
+    assert made.before.rank == 3 and made.factor.rank == 7
+    assert made.factor.provenance.ridge == 0.5  # the file's
+    with h5py.File(first, "r+") as file:
+        del file["parameters"]
+    with pytest.raises(InputError, match="name one with `at` zero"):
+        workflows.update(UpdateRequest(file=first, data=rows), alone)
+
+
+def test_spectrum_is_that_of_the_dense_matrix(rows, alone):
+    made = workflows.spectrum(SpectrumRequest(data=rows, probes=4, steps=12, shift=0.1), alone)
+    assert made.quadrature.exact
+    X = np.load(rows)["X"]
+    w = np.linalg.eigvalsh(X.T @ X / (4 * len(X)))  # at zero
+    assert made.estimates["trace"].value == pytest.approx(w.sum(), rel=1e-5)
+    assert made.extremes == pytest.approx((w[0], w[-1]), rel=1e-3, abs=1e-6)
+    assert made.estimates["logdet"].value == pytest.approx(np.log(w + 0.1).sum(), rel=1e-4)
+    with pytest.raises(InputError, match=r"`shift` -1: .* not positive definite"):
+        workflows.spectrum(SpectrumRequest(data=rows, shift=-1.0), alone)
+
+
+def test_newton_and_train_find_the_same_optimum(rows, alone, tmp_path):
+    events = []
+    request = NewtonRequest(data=rows, ridge=0.1, solver="direct", dtype="float64")
+    fit = workflows.newton(request, alone, events.append)
+    steps = [event["iteration"] for event in events if isinstance(event, dict)]
+    assert fit.result.converged and steps == list(range(fit.result.iterations + 1))
+    assert fit in events and fit.factor is None and fit.test is None
+    request = TrainRequest(
+        data=rows, ridge=0.1, dtype="float64", optimizer="newton-cg",
+        settings=("preconditioner=none",), tol=1e-8,
+    )  # fmt: skip
+    training = workflows.train(request, alone, events.append)
+    assert training.succeeded
+    assert training.result.best_objective == pytest.approx(fit.result.objective, abs=1e-12)
+    short = workflows.train(replace(request, max_steps=1), alone)
+    assert not short.succeeded and short.result.steps == 1
+
+
+def test_a_run_that_is_stopped_goes_on(rows, alone, tmp_path):
+    request = CompressRequest(data=rows, rank=3, method="eigh", run=str(tmp_path / "run"))
+    whole = workflows.compress(replace(request, run=None), alone)
+    stopped = World.serial()
+    asked = iter([0, 15])
+    stopped.stop_asked = lambda: next(asked, 15)
+    with pytest.raises(Interrupted):
+        workflows.compress(request, stopped)
+    assert list((tmp_path / "run").glob("product-*.h5"))
+    again = workflows.compress(request, World.serial())
+    assert again.ledger["replayed"] > 0
+    np.testing.assert_array_equal(again.factor.eigenvectors, whole.factor.eigenvectors)
+
+
+def test_plans(rows, alone):
+    made = workflows.plan(PlanRequest(n=10**8, rows=10**6, ranks=4096, rank=200, memory=2.0**35))
+    assert made.layout == "rows" and made.fits
+    with pytest.raises(InputError, match="give `n` and `rows`"):
+        workflows.plan(PlanRequest(ranks=4))
+    with pytest.raises(InputError, match="`psd` goes with `n`"):
+        PlanRequest(ranks=4, psd=True)
+    events = []
+    here = workflows.measured_plan(
+        PlanRequest(ranks=4, rank=3), CompressRequest(data=rows), alone, events.append
+    )
+    assert here.request.n == 12 and here.method in ("nystrom", "dense")
+    assert any(str(event).startswith("measured here; ranks: 1") for event in events)
+
+
+def test_a_job_is_a_script_and_how_to_submit_it(tmp_path):
+    command = ("compress", "--data", "adult", "--out", "f-%a.h5")
+    request = JobRequest(command=command, nodes=2, array=("a", "b"), out=str(tmp_path / "j.sbatch"))
+    made = workflows.job(request)
+    assert Path(request.out).read_text() == made.script
+    assert made.submission == ("sbatch", "--array=0-1", "--", request.out, "a", "b")
+    assert workflows.job(replace(request, array=(), out=None)).submission is None
+    with pytest.raises(InputError, match="leave out `nodes`"):
+        replace(request, parallel=False)
