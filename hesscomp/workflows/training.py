@@ -11,7 +11,7 @@ from hesscomp.workflows.progress import Progress, check_outputs, save_vector, si
 from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, make_problem
 
 FIRST_ORDER = ("sgd", "adam", "adabelief")
-NAMES = ("newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
+NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 HELP = ("help",)  # settings that ask what settings there are
 BATCH = "share of the rows that a step draws for it, or above 1 a number of rows"
 
