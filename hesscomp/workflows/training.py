@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.problems.evaluation import Evaluation
 
 FIRST_ORDER = ("sgd", "adam", "adabelief")
-NAMES = ("newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
+NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 HELP = ("help",)  # settings that ask what settings there are
 BATCH = "share of the rows that a step draws for it, or above 1 a number of rows"
 
