@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse.linalg
+from numpy.typing import DTypeLike
 
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.parallel.layout import PANEL, Layout, Replicated, Rows
@@ -38,12 +39,12 @@ class Operator(ABC):
         Precision of the products, "float32" or "float64"; results are float64 arrays.
     """
 
-    passes = 1  # sweeps over the data that one block product costs; 0 of factors alone
+    passes: int = 1  # sweeps over the data that one block product costs; 0 of factors alone
     parts: tuple[str, ...] = ()  # attributes that hold the operators this one is made of
 
     __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
-    def __init__(self, n: int, world: World, *, psd: bool, dtype: str = "float64"):
+    def __init__(self, n: int, world: World, *, psd: bool, dtype: DTypeLike = "float64"):
         self.n = n
         self.world = world
         self.psd = psd
