@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.optimize
-from functions import Rosenbrock
+from functions import Cliff, Rosenbrock
 from oracles import by_rank_0, check_operator
 
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
 from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
 from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
 from hesscomp.factors import load_factor
 from hesscomp.optimizers.batches import Sampling
@@ -29,10 +31,16 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities
 from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, Capability
+from hesscomp.problems.contract import check_problem
 from hesscomp.problems.evaluation import HeldOut
+from hesscomp.problems.function import FunctionProblem
+from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.logistic import LogisticRegression
+from hesscomp.problems.problem import ParameterBlock
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "problems.md").read_text()
 EXAMPLE = re.search(r"```python\n(# mine.py\n.*?)```", PAGE, re.DOTALL)[1]
+CHECK = re.search(r"```python\n(from .*?check_problem\(.*?)```", PAGE, re.DOTALL)[1]
 BARE = """
 from mine import PoissonRegression, problem as whole
 from hesscomp.problems.problem import Problem
@@ -90,6 +98,94 @@ def optimum():
         tol=1e-13,
     )
     return found.fun, found.x
+
+
+@pytest.mark.ranks(most=3)
+def test_the_pages_check(mine):
+    exec(CHECK, vars(mine))  # the page's own example
+
+
+def wrong(mine, world, **changes):
+    """The example's problem with other attributes or methods."""
+    kind = type("Wrong", (mine.PoissonRegression,), changes)
+    problem = mine.problem(world)
+    problem.__class__ = kind
+    return problem
+
+
+@pytest.mark.ranks(most=3)
+def test_what_a_check_of_a_problem_finds(world, mine):
+    kind = mine.PoissonRegression
+
+    def shorter(self, x):
+        return kind.linearize(self, 0.9 * x + 0.1)
+
+    def negative(self, x):
+        curvature = kind.linearize(self, x)
+        curvature.w = -curvature.w
+        return curvature
+
+    def halved(self, x, rows=slice(None)):
+        sums = kind.loss_and_gradient(self, x, rows)
+        return np.append(sums[:-1] / 2, sums[-1])
+
+    def own(self, x):
+        sums = self.loss_and_gradient(x) / self.rows  # not summed over the ranks
+        return sums[-1], sums[:-1]
+
+    for changes, message in (
+        ({"linearize": shorter}, "Hessian differ by .* correct linearize"),
+        ({"linearize": negative}, "Hessian differ by .* correct linearize"),
+        ({"loss_and_gradient": halved}, "correct objective_and_gradient or loss_and_gradient"),
+        ({"objective": lambda self, x: 3.0}, "objective gives 3, and objective_and_gradient "),
+        ({"objective_and_gradient": lambda self, x: (1.0, x[:2])}, r"shape \(2,\), not \(12,\)"),
+        ({"blocks": ()}, "blocks hold 0 parameters, and n is 12"),
+        ({"ridge": -1.0}, "ridge must be a finite number"),
+    ):
+        problem = wrong(mine, world, **changes)
+        for name in changes:
+            vars(problem).pop(name, None)
+        with pytest.raises(InputError, match=message):
+            check_problem(problem)
+    problem = mine.problem(world)
+    problem.blocks = (ParameterBlock("a", (4,), 0), ParameterBlock("b", (8,), 5))
+    with pytest.raises(InputError, match=r"block b begins at 5; .* has to begin at 4"):
+        check_problem(problem)
+    problem = mine.problem(world)
+    del problem.initial, problem.fingerprint
+    with pytest.raises(InputError, match="PoissonRegression sets no fingerprint; a problem has"):
+        check_problem(problem)
+    problem.fingerprint = "none"
+    with pytest.raises(InputError, match="declares the capability 'initial point' and has no init"):
+        check_problem(problem)
+    if world.size > 1:
+        with pytest.raises(InputError, match="gradient differ between the ranks"):
+            check_problem(wrong(mine, world, objective_and_gradient=own))
+    concave = Cliff(world, [1.0, 1.0])
+    check_problem(concave)
+    concave.psd = True
+    concave.evaluate = lambda x: (-x @ x / 2, -x)
+    concave.hessian = lambda x: -np.eye(2)
+    with pytest.raises(InputError, match="declares its Hessian positive semidefinite"):
+        check_problem(concave)
+
+
+@pytest.mark.ranks(most=3)
+def test_the_packages_problems_keep_the_contract(world):
+    check_problem(Rosenbrock(world, 4))
+    A, y = rows()
+    here = slice(*row_range(300, world.rank, world.size))
+    signs = from_arrays(A[here], np.where(y[here] > 1, 1.0, -1.0), world)
+    for dtype in ("float32", "float64"):
+        check_problem(LogisticRegression(signs, world, dtype=dtype))
+        function = FunctionProblem(
+            lambda t, A, y: tf.reduce_sum((tf.linalg.matvec(A, t) ** 3 - y) ** 2), np.full(12, 0.1),
+            (A[here], y[here].astype(float)), world, dtype=dtype, ridge=0.1,
+        )  # fmt: skip
+        check_problem(function)
+    stack = [keras.Input((12,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)]
+    model = keras.Sequential(stack)
+    check_problem(KerasProblem(model, "squared-error", (A[here], A[here, :2]), world))
 
 
 @pytest.mark.ranks(most=3)
@@ -171,6 +267,9 @@ def test_a_users_problem_goes_through_the_commands(world, mine, optimum):
     assert run("compress", *common, "--rank", 3, "--at", "trained", "--epochs", 2, "--sample", 0.5,
                "--operator", "finite-difference", "--out", "g.h5") == 0  # fmt: skip
     assert run("update", "f.h5", *common, "--rank", 2, "--at", "zero", "--out", "h.h5") == 0
+    assert run("plan", *common, "--ranks", 2, "--rank", 3) == 0
+    assert run("figure", "mnist-hessian", *common, "--rank", 6, "--at", "x.npy",
+               "--out", "p.png") == 0  # fmt: skip
 
 
 @pytest.mark.ranks(most=3)

@@ -3,10 +3,10 @@
 import re
 import warnings
 from collections.abc import Callable
-from html import escape
 from io import StringIO
 
 import matplotlib
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatterSciNotation
 
@@ -27,7 +27,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def inline_svg(
     draw: Callable[[Axes, Factor], None], factor: Factor, label: str, height: float = 3.0
-) -> str:
+) -> Markup:
     """What ``draw(axes, factor)`` draws, as an `<svg>` element without anything external.
 
     Colours of `VARIABLES` become CSS variables of the page, so that one chart serves light and
@@ -54,7 +54,7 @@ def inline_svg(
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # they say nothing and repeat in every chart
     for color, variable in VARIABLES.items():
         text = text.replace(f": {color}", f": var({variable})")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 class PowersOfTen(LogFormatterSciNotation):

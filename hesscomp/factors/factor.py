@@ -61,6 +61,7 @@ class Factor(Operator):
 
     A kind is a frozen dataclass that declares its name `kind`, the shapes of its `arrays` and the
     methods below; layouts, files and checkpoints follow from these, and `factors.kinds` lists it.
+    In the row layout all methods are collective.
 
     Attributes
     ----------

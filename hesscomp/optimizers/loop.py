@@ -15,7 +15,6 @@ from hesscomp.problems.evaluation import Evaluation, HeldOut
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
-from hesscomp.runs.tensorboard import ScalarWriter
 from hesscomp.storage.lock import sole_use
 
 RECOVERIES = 20  # in a row, after which a run is given up
@@ -281,6 +280,9 @@ class _Run:
         if self.saving.tensorboard:
             with self.world.phase("opening the file of scalars"):
                 if self.world.rank == 0:
+                    # Here: the library behind it loads torch where that is installed.
+                    from hesscomp.runs.tensorboard import ScalarWriter
+
                     self.writer = ScalarWriter(Path(folder) / "tensorboard")
 
     def _conclude(self, task: Task, status: tuple[str, str]) -> tuple[str, str]:

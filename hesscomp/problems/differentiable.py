@@ -22,12 +22,12 @@ from hesscomp.problems.capabilities import (
     SQUARED_GRADIENTS,
     TEST_ROWS,
 )
-from hesscomp.problems.problem import ParameterBlock, Problem, chunks
+from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import Rows
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
-SQUARED_NUMBERS = 2**23  # of gradients of single rows that are held at once
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
+SQUARED_NUMBERS = 2**23  # of gradients of single rows that are held at once
 
 
 class DifferentiableProblem(Problem):
@@ -41,17 +41,13 @@ class DifferentiableProblem(Problem):
         The parameters that the problem was made with.
     """
 
-    psd = False
     capabilities = frozenset(
         {INITIAL_POINT, SAMPLING, SHARD_GRADIENTS, SQUARED_GRADIENTS, TEST_ROWS}
     )
     loss_name = "a function"
 
     def __init__(self, rows: Rows, world: World, ridge: float, dtype: str, memory: float):
-        if not (np.isfinite(ridge) and ridge >= 0):
-            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
-        if dtype not in ("float32", "float64"):
-            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        check_numbers(ridge, dtype)
         if not memory > 0:
             raise InputError(f"the memory of a product must be positive, not {memory}")
         self.world, self.ridge, self.dtype, self.memory = world, float(ridge), dtype, float(memory)

@@ -22,7 +22,7 @@ from hesscomp.problems.capabilities import (
     SQUARED_GRADIENTS,
     TEST_ROWS,
 )
-from hesscomp.problems.problem import ParameterBlock, Problem, chunks
+from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import Rows
 
 VECTOR = 64  # elements: a multiple of every processor's vector length
@@ -57,10 +57,7 @@ class LogisticRegression(Problem):
     def __init__(
         self, dataset: Dataset, world: World, *, ridge: float = 1e-3, dtype: str = "float32"
     ):
-        if not (np.isfinite(ridge) and ridge >= 0):
-            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
-        if dtype not in ("float32", "float64"):
-            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        check_numbers(ridge, dtype)
         if dataset.targets != "signs":
             raise InputError(
                 f"logistic regression needs labels of two classes, and {dataset.name} was read "

@@ -320,6 +320,14 @@ class Problem(ShardSums, ABC):
         return x
 
 
+def check_numbers(ridge: float, dtype: str) -> None:
+    """Raise InputError for a ridge or a type of numbers that no problem takes."""
+    if not (np.isfinite(ridge) and ridge >= 0):
+        raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype must be float32 or float64, not {dtype}")
+
+
 def chunks(part: slice, rows: int, size: int) -> Iterator[slice]:
     """A part of `rows` rows, `size` of them at a time."""
     start, stop, _ = part.indices(rows)

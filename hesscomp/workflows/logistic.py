@@ -147,8 +147,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     if request.factor_out is not None:
         final = Curvature(HessianOperator(problem, result.x), problem, result.x, "Hessian")
         asked = values(request, FactorOptions)
-        facts = asked | {"residual_tolerance": request.accuracy}
-        with final.journaled(request.run, facts) as operator:
+        with final.journaled(request.run, request.facts(FactorOptions)) as operator:
             with world.ledger.timed("final factor"):
                 factor = final.describe(compress(operator, **asked))
             write_factor(progress, request.factor_out, factor)

@@ -301,6 +301,7 @@ def _from_python(request: ProblemRequest, world: World):
     """What the user's function makes of the world."""
     module, _, name = request.problem.partition(":")
     start_tensorflow(world)
+    from hesscomp.problems.contract import check_attributes
     from hesscomp.problems.problem import Problem
 
     if os.getcwd() not in sys.path:  # as `python -m` has it, and the script of `hesscomp` not
@@ -320,4 +321,6 @@ def _from_python(request: ProblemRequest, world: World):
             f"`problem` {request.problem}: returned a {type(problem).__name__}; return a "
             "KerasProblem, FunctionProblem or another hesscomp.problems.problem.Problem"
         )
+    with world.phase("checking the problem"):
+        check_attributes(problem)
     return problem

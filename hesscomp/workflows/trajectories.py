@@ -81,7 +81,9 @@ def trajectory(
             x = make_point(request, subject, progress, place)
             curvature = make_operator(request, problem, x)
             folder = None if request.run is None else Path(request.run) / f"point-{number:04d}"
-            operator = journals.enter_context(curvature.journaled(folder, request.facts()))
+            operator = journals.enter_context(
+                curvature.journaled(folder, request.facts(CompressionOptions))
+            )
             with world.ledger.timed("compress"), counted(world, progress):
                 factor = _next(operator, factor, request)
             label = Path(place).name
