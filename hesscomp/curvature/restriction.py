@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
     from hesscomp.curvature.hessian import CurvatureOperator
 
+    ProblemOperator = CurvatureOperator | FiniteDifferenceHessian
+
 
 def select(blocks, names) -> np.ndarray:
     """The indices of the parameters in blocks of these names, in the vector's order.
@@ -51,9 +53,9 @@ class Restricted(ShardedOperator):
     It reduces only the words of its own order.
     """
 
-    base: CurvatureOperator | FiniteDifferenceHessian
+    base: ProblemOperator
 
-    def __init__(self, base: CurvatureOperator | FiniteDifferenceHessian, names):
+    def __init__(self, base: ProblemOperator, names):
         blocks = base.problem.blocks
         self.indices = select(blocks, names)
         if not len(self.indices):
@@ -116,9 +118,9 @@ class BlockDiagonal(ShardedOperator):
     apart), and one reduction in all.
     """
 
-    base: CurvatureOperator | FiniteDifferenceHessian
+    base: ProblemOperator
 
-    def __init__(self, base: CurvatureOperator | FiniteDifferenceHessian, groups=None):
+    def __init__(self, base: ProblemOperator, groups=None):
         if groups is None:
             names = (b.name.rpartition("/")[0] or b.name for b in base.problem.blocks)
             groups = [[layer] for layer in dict.fromkeys(names)]

@@ -14,7 +14,7 @@ from hesscomp.factors import Factor, save_factor
 from hesscomp.parallel.world import World
 from hesscomp.storage import files
 
-Progress = Callable[[object], object]
+Progress = Callable[[object], None]
 
 
 def silent(event: object) -> None:
