@@ -192,9 +192,8 @@ def make_problem(request: ProblemRequest, world: World, progress: Progress = sil
     elif named is not None and named.network is not None:
         subject = _named(request, world, progress)
     elif request.problem is None or named is not None:
-        data, problem = make_logistic(
-            request, world, progress, None if named is None else named.data
-        )
+        source = None if named is None else named.data
+        data, problem = make_logistic(request, world, progress, source)
         return Subject(problem, None, data)
     else:
         subject = Subject(_from_python(request, world), ANY)
