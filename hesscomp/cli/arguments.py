@@ -2,12 +2,15 @@
 
 import argparse
 import re
+from typing import TypeVar
 
 from hesscomp.errors import InputError
 from hesscomp.options import Option, Options, described
 
+Request = TypeVar("Request", bound=Options)
 
-def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser, request: type) -> None:
     """Give a parser the options of a request, in groups by their titles."""
     titles = flags(request)
     groups: dict = {None: parser}
@@ -26,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> No
 
 
 def _how(each: Option, titles: dict[str, str]) -> dict:
-    text = as_written(each.help, titles)
+    text = as_written(each.help or "", titles)
     if each.unit is not None and each.parse is None:
         text = f"{text}, in {each.unit}"
     how: dict = {"help": text.replace("%", "%%")}
@@ -54,14 +57,14 @@ def _parser_of(parse):
     return parsed
 
 
-def request_from(options: argparse.Namespace, request: type[Options]) -> Options:
+def request_from(options: argparse.Namespace, request: type[Request]) -> Request:
     """The request that a command line makes; InputError where its options do not go together.
 
     The words that follow after a `--` are its `command`.
     """
     words = getattr(options, "words", None)
     given = {} if words is None else {"command": tuple(words)}
-    for each in described(request):
+    for each in described(request):  # type: ignore[arg-type]  # mypy: classes have no hash
         value = getattr(options, each.name)
         if isinstance(value, list):
             value = tuple(value)
@@ -73,7 +76,7 @@ def request_from(options: argparse.Namespace, request: type[Options]) -> Options
         raise type(error)(as_written(str(error), flags(request))) from error
 
 
-def flags(request: type[Options]) -> dict[str, str]:
+def flags(request: type) -> dict[str, str]:
     """How each of a request's options is written on the command line."""
     return {
         each.name: each.flag if each.flag.startswith("-") else each.metavar or each.name

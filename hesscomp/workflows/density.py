@@ -83,7 +83,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     eigenvalues = None if factor is None else factor.eigenvalues
     curvature = make_curvature(request, world, progress, request.at)
     hessian, problem = curvature.operator, curvature.problem
-    if factor is not None:
+    if factor is not None and request.factor is not None:
         _compare(factor, curvature, request.factor, progress)
     with world.ledger.timed("spectrum"), counted(world, progress):
         quadrature = spectral_quadrature(
@@ -120,8 +120,8 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
 def _compare(factor: Factor, curvature: Curvature, path: str, progress: Progress) -> None:
     """Refuse a factor of another order or model; say where it is one of another matrix."""
     curvature.check_fit(factor, path)
-    point = curvature.describe(factor).parameters
-    if factor.parameters is not None and not np.array_equal(factor.parameters, point):
+    here, there = curvature.describe(factor).parameters, factor.parameters
+    if there is not None and (here is None or not np.array_equal(here, there)):
         progress(f"note: {path} was made at another point")
     if factor.provenance.data_fingerprint not in ("", curvature.problem.fingerprint):
         progress(f"note: {path} was made from other data")

@@ -1,6 +1,7 @@
 """A compression beside the best possible one, for a trained network."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,24 +74,24 @@ def figure(request: FigureRequest, world: World, progress: Progress = silent) ->
             f"{MOST}; restrict the operator with `blocks`"
         )
     with world.ledger.timed("figure"), counted(world, progress):
-        how = {"seed": request.seed, "layout": "replicated"}
-        factor = compress(operator, request.rank, method="krylov", **how)
+        how: dict[str, Any] = {"seed": request.seed, "layout": "replicated"}
+        compressed = compress(operator, request.rank, method="krylov", **how)
         best = compress(
             operator,
             request.rank,
-            start=factor,
+            start=compressed,
             residual_tolerance=1e-4,
             max_columns=LONG * request.rank,
             **how,
         )
         norm = exact_frobenius_norm(operator)
-    factor = curvature.describe(factor)
+    factor = curvature.describe(compressed)
     errors = {
         "rank": np.arange(factor.rank + 1),
         "best": _relative_errors(best.eigenvalues, norm),
         "exact": _relative_errors(factor.eigenvalues, norm),
         "certificate": np.array(
-            [factor.truncate(k).certificate.relative_error for k in range(1, factor.rank + 1)]
+            [compressed.truncate(k).certificate.relative_error for k in range(1, factor.rank + 1)]
         ),
     }
     result = FigureResult(factor, errors)
