@@ -2,12 +2,13 @@
 
 import copy
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.curvature.chunks import Budget, Kept, RowSum, row_values
+from hesscomp.curvature.chunks import Budget, Kept, RowSum
 from hesscomp.curvature.digest import captured_digest, computation_digest
 from hesscomp.curvature.networks.engine import Engine, Piece
 from hesscomp.curvature.networks.operation import Unsupported
@@ -85,7 +86,7 @@ class DifferentiableProblem(Problem):
         return other
 
     @property
-    def derivatives(self) -> str:
+    def derivatives(self) -> str:  # type: ignore[override]  # nothing sets it
         return f"{self.engine.name} engine: {self.engine.reason}"
 
     def over(self, data) -> "DifferentiableProblem":
@@ -167,7 +168,7 @@ class DifferentiableProblem(Problem):
         if "row" not in self._kernels:
             X = self.data.X
             kind = dtype if X.dtype.kind == "f" else X.dtype
-            specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind)]
+            specs = (tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind))
             values, copies = self._row_values(*specs), self.engine.copies
             tangents = copies * self.engine.row_tangents(*specs, values)
             self._kernels["row"] = values, copies, tangents
@@ -177,8 +178,9 @@ class DifferentiableProblem(Problem):
         """Numbers of a product: of all ranks' rows, so that their number does not matter."""
         return self.rows * self.budget(dtype).row_values * COLUMNS
 
+    @abstractmethod
     def _row_values(self, theta, X) -> int:
-        return row_values(self.engine.output, theta, X)
+        """Numbers of one row's values."""
 
     def chunks(self, part: slice, dtype: str, k: int = 1) -> Iterator[slice]:
         """A part of the rows here, as many at once as the memory of a product with k columns."""

@@ -258,7 +258,7 @@ class KerasProblem(NetworkProblem):
                 )  # fmt: skip
             door = Door.of(self, given, ending, narrow is not None)
             outcome = door.compare(self.engine, compiled, seconds)
-        found = _first(world, outcome.found and str(outcome.found))
+        found = _first(world, outcome.found)
         left_out = _first(world, ", ".join(outcome.left_out))
         if found is None:
             if left_out and world.rank == 0:
@@ -270,12 +270,12 @@ class KerasProblem(NetworkProblem):
         if not isinstance(self.engine.data, LayerwiseEngine):
             raise InputError(f"{self.name}: {found}; {_REMEDY}")
         with world.phase("comparing the model with Keras"):
-            layer = door.faulty_layer(self.engine, self.model) if outcome.found else None
+            layer = door.faulty_layer(self.engine.data, self.model) if outcome.found else None
             generic = self._generic("the layer-wise engine differs from Keras")
-            again = door.compare(generic).found
+            outcome = door.compare(generic)
         place = _first(world, layer)
         culprit = f"the loss {self.loss.name}" if place is None else f"layer {place}"
-        again = _first(world, again and str(again))
+        again = _first(world, outcome.found)
         if again is not None:
             raise InputError(f"{self.name}, {culprit}: {again}; {_REMEDY}")
         if wanted == "layer-wise":
@@ -305,9 +305,9 @@ _REMEDY = (
 )
 
 
-def _first(world: World, text: str | None) -> str | None:
-    """The text of the lowest rank that has one, on every rank."""
-    return next((found for found in world.gather(text or "") if found), None)
+def _first(world: World, said: object) -> str | None:
+    """What the lowest rank that has something says, on every rank."""
+    return next((found for found in world.gather("" if said is None else str(said)) if found), None)
 
 
 def _check_model(model) -> None:
@@ -381,7 +381,7 @@ def _found(loss, model, rows: Rows, traced: "Traced") -> Loss:
 def _say_logits(model, given, loss: Loss, ending: Ending) -> None:
     """Warn where a user may not expect that the loss is computed from the logits."""
     logits = given in KNOWN if isinstance(given, str) else isinstance(given, Loss)
-    logits = logits or getattr(given, "_fn_kwargs", {}).get("from_logits")
+    logits = logits or bool(getattr(given, "_fn_kwargs", {}).get("from_logits"))
     if ending.activation != loss.link:
         log.warning(
             "%s ends in %s, but its loss is the %s: it is computed from what goes into the %s, as "

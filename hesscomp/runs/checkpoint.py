@@ -3,10 +3,11 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -65,7 +66,7 @@ class Checkpoint:
         write_header(file, FORMAT, VERSION)
         file.attrs["step"] = self.step
         file.create_group("facts").attrs.update(self.facts)
-        parts = {
+        parts: dict[str, Mapping] = {
             "arrays": self.arrays,
             "state": self.state,
             "values": self.values,
@@ -86,7 +87,7 @@ class Checkpoint:
         rows = len(like.history) + self.step - like.step
         if len(self.history) != rows:
             return f"/history has {len(self.history)} rows after {self.step} steps, expected {rows}"
-        parts = [
+        parts: list[tuple[str, Mapping, Mapping]] = [
             ("/arrays", self.arrays, like.arrays),
             ("/state", self.state, like.state),
             ("/values", self.values, dict.fromkeys(self.values, np.nan)),
@@ -184,6 +185,7 @@ def open_run(
         if problems:
             raise InputError(f"{'; '.join(problems)}; remove {folder} to start anew")
         return None
+    assert found is not None  # the loop found one
     check_same_run(found.facts, like.facts, folder)
     with world.phase(f"clearing {folder}"):
         if world.rank == 0 and problems:
@@ -246,11 +248,11 @@ def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
     history = History.of_columns(columns, events)
     found = None
     if ROWS in file.file:
-        found = read_rows(file, ROWS, getattr(file.object(ROWS), "shape", None), *rows)
+        found = read_rows(file, ROWS, getattr(file.object(ROWS), "shape", ()), *rows)
     return Checkpoint(step, arrays, state, values, facts, history, found)
 
 
-def _values(file: CheckedFile, group: str) -> dict[str, np.ndarray | float | int]:
+def _values(file: CheckedFile, group: str) -> dict[str, Any]:
     names = list(file.group(group))  # in the order in which they were written
     return {name: _plain(file.dataset(f"{group}/{name}", "fiub", False)[()]) for name in names}
 

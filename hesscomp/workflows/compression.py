@@ -27,7 +27,7 @@ class CompressRequest(
 ):
     """What to compress, how, and where the factor goes."""
 
-    at: tuple[str, ...] = option(
+    at: tuple[str, ...] = option(  # type: ignore[assignment]  # others take one point
         (), metavar=POINTS, help=f"{POINT_HELP}; several files, or a pattern: a trajectory"
     )
 

@@ -35,7 +35,7 @@ class UpdateRequest(
 
     def _check(self) -> None:
         super()._check()
-        if None not in (self.run, self.out) and _same(self.out, self.file):
+        if self.run is not None and self.out is not None and _same(self.out, self.file):
             raise InputError(
                 f"`out` {self.out}: with `run` name another file: a run goes on from the factor it "
                 "began with"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hesscomp.compression import FactorOptions, compress
 from hesscomp.errors import InputError
@@ -21,6 +22,10 @@ from hesscomp.workflows.subject import (
     LogisticRequest,
     make_logistic,
 )
+
+if TYPE_CHECKING:  # what loads TensorFlow
+    from hesscomp.optimizers.newton import NewtonResult
+    from hesscomp.problems.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +96,9 @@ class NewtonFit:
         Of the Hessian at the final point, where one was asked for.
     """
 
-    result: object
+    result: "NewtonResult"
     train_accuracy: float
-    test: object
+    test: "Evaluation | None"
     factor: Factor | None = None
 
 

@@ -4,6 +4,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
 from hesscomp.errors import InputError
@@ -25,7 +27,7 @@ class TrajectoryPoint:
 
     point: str
     rank: int
-    eigenvalues: object
+    eigenvalues: np.ndarray
     relative_error: float
     converged: bool
     columns: int
