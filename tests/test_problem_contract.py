@@ -1,9 +1,11 @@
 """The contract of docs/problems.md: its example as a user's problem, everywhere; capabilities."""
 
+import copy
 import importlib
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from hesscomp.optimizers.first_order import SGD
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.loop import Saving, Stopping, train
+from hesscomp.optimizers.newton import Newton, NewtonOptions, newton
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -40,20 +43,22 @@ from hesscomp.problems.problem import ParameterBlock
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "problems.md").read_text()
 EXAMPLE = re.search(r"```python\n(# mine.py\n.*?)```", PAGE, re.DOTALL)[1]
+MARGINS = re.search(r"```python\n(# mine.py, continued\n.*?)```", PAGE, re.DOTALL)[1]
 CHECK = re.search(r"```python\n(from .*?check_problem\(.*?)```", PAGE, re.DOTALL)[1]
 BARE = """
-from mine import PoissonRegression, problem as whole
+from mine import problem as whole
 from hesscomp.problems.problem import Problem
 
 class Bare(Problem):
     name, psd = "bare", True
-    linearize = PoissonRegression.linearize
     def __init__(self, world):
         known = whole(world)
         vars(self).update({name: value for name, value in vars(known).items() if name != "initial"})
         self.known = known
     def objective_and_gradient(self, x):
         return self.known.objective_and_gradient(x)
+    def linearize(self, x):
+        return self.known.linearize(x)
 
 def problem(world):
     return Bare(world)
@@ -64,7 +69,7 @@ def problem(world):
 def mine(shared_tmp, world, monkeypatch):
     """The page's module, as a user's in the current folder."""
     if world.rank == 0:
-        (shared_tmp / "mine.py").write_text(EXAMPLE)
+        (shared_tmp / "mine.py").write_text(EXAMPLE + MARGINS)
         (shared_tmp / "bare.py").write_text(BARE)
     world.gather(None)
     monkeypatch.chdir(shared_tmp)
@@ -216,8 +221,8 @@ def test_a_users_problem_is_compressed_and_trained(world, mine, optimum, shared_
     np.testing.assert_allclose(factor.eigenvalues, w, rtol=1e-10)
     assert factor.provenance.problem == "poisson-regression" and factor.blocks[0][1] == (12,)
     optimizers = (
-        NewtonCG(rank=5), NewtonCG(preconditioner="diagonal"), HessianFree(damping=0.1),
-        GaussNewton(damping=1e-3), DRSOM(count=4),
+        Newton(), Newton("pcg", rank=5), NewtonCG(rank=5), NewtonCG(preconditioner="diagonal"),
+        HessianFree(damping=0.1), GaussNewton(damping=1e-3), DRSOM(count=4),
     )  # fmt: skip
     for number, optimizer in enumerate(optimizers):
         stopping = Stopping(max_steps=100, gradient_tolerance=1e-8)
@@ -237,13 +242,39 @@ def test_a_users_problem_is_compressed_and_trained(world, mine, optimum, shared_
 
 
 @pytest.mark.ranks(most=3)
+def test_newton_on_a_users_problem(world, mine, optimum, shared_tmp):
+    """With and without margins: the same iterates; stopped and gone on with: the same bits."""
+    plain, quick = mine.problem(world), mine.problem(world)
+    quick.__class__ = mine.PoissonWithMargins
+    check_problem(quick)
+    for options in (NewtonOptions(), NewtonOptions("pcg", rank=4)):
+        results = [newton(problem, options=options) for problem in (plain, quick)]
+        for result in results:
+            assert result.converged and result.objective == pytest.approx(optimum[0], rel=1e-12)
+        assert results[0].iterations == results[1].iterations
+        np.testing.assert_allclose(results[1].x, results[0].x, atol=1e-10)
+        for name, problem, whole in zip("pq", (plain, quick), results, strict=True):
+            folder = shared_tmp / f"{options.solver}-{name}"
+            newton(problem, options=replace(options, max_iterations=2), folder=folder)
+            assert np.array_equal(newton(problem, options=options, folder=folder).x, whole.x)
+
+
+@pytest.mark.ranks(most=3)
 def test_a_users_problem_reproduces_its_bits(world, mine):
     x = np.full(12, 0.1)
 
     def made(problem):
         sample = problem.sampled(0.4, seed=1)
-        values = sample.objective_and_gradient(x), problem.squared_gradients(x)
-        return [*values[0], values[1], compress(HessianOperator(problem, x), 4).eigenvectors]
+        values = [*sample.objective_and_gradient(x), problem.squared_gradients(x)]
+        values.append(compress(HessianOperator(problem, x), 4).eigenvectors)
+
+        values += newton(problem).x, newton(with_margins(problem)).x
+        return values
+
+    def with_margins(problem):
+        other = copy.copy(problem)
+        other.__class__ = mine.PoissonWithMargins
+        return other
 
     together = made(mine.problem(World(world.comm, reproducible=True)))
     alone = by_rank_0(world, made, mine.problem(World(World.serial().comm, reproducible=True)))
@@ -254,7 +285,7 @@ def test_a_users_problem_reproduces_its_bits(world, mine):
 @pytest.mark.ranks(most=3)
 def test_a_users_problem_goes_through_the_commands(world, mine, optimum):
     common = ["--problem", "mine:problem"]
-    assert run("train", *common, "--optimizer", "newton-cg", "--tol", 1e-9, "--run", "r",
+    assert run("train", *common, "--optimizer", "newton", "--tol", 1e-9, "--run", "r",
                "--save-point", "x.npy") == 0  # fmt: skip
     np.testing.assert_allclose(np.load("x.npy"), optimum[1], atol=1e-8)
     assert run("compress", *common, "--rank", 12, "--at", "x.npy", "--out", "f.h5") == 0
@@ -276,7 +307,8 @@ def test_a_users_problem_goes_through_the_commands(world, mine, optimum):
 def test_a_problem_that_declares_nothing(world, mine, optimum, capfd):
     """What needs no capability works; all else names the capability and the remedy."""
     common = ["--problem", "bare:problem"]
-    assert run("train", *common, "--optimizer", "newton-cg", "--tol", 1e-8) == 0
+    for optimizer in ("newton", "newton-cg"):
+        assert run("train", *common, "--optimizer", optimizer, "--tol", 1e-8) == 0
     assert run("compress", *common, "--rank", 4, "--out", "f.h5") == 0
     assert run("compress", *common, "--rank", 4, "--reproducible", "--out", "f.h5") == 0
     capfd.readouterr()

@@ -29,7 +29,8 @@ class Capability:
     @property
     def needs(self) -> str:
         """Its members, in words."""
-        return " and ".join(self.members)
+        *others, last = self.members
+        return f"{', '.join(others)} and {last}" if others else last
 
 
 OTHER_PRECONDITIONER = "take another preconditioner"
