@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
+from hesscomp.problems.capabilities import INITIAL_POINT
 from hesscomp.problems.problem import ParameterBlock, Problem
 
 
@@ -10,6 +12,7 @@ class Function(Problem):
     """A function that every rank can evaluate; rank 0 holds its one "row"."""
 
     ridge, rows, psd, dtype = 0.0, 1, False, "float64"
+    capabilities = frozenset({INITIAL_POINT})
     dataset_name, fingerprint = "none", "none"
 
     def __init__(self, world, initial):
@@ -26,7 +29,9 @@ class Function(Problem):
         return Dense(self.hessian(x) * (self.world.rank == 0))
 
 
-class Dense:
+class Dense(ShardCurvature):
+    assembles = True
+
     def __init__(self, matrix):
         self.matrix = matrix
 

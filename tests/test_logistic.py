@@ -145,7 +145,7 @@ def test_a_sample_of_a_sample(world):
         outer = problem.sampled(0.6, 1)
         inner = outer.sampled(0.5, 1)
         assert 0.2 * ROWS < inner.rows < 0.4 * ROWS
-        assert inner.facts(x)["sample"] == "0.6, seed 1; 0.5, seed 1"
+        assert inner.run_identity(x)["sample"] == "0.6, seed 1; 0.5, seed 1"
         found.append((inner.rows, *inner.objective_and_gradient(x)))
     (rows, objective, gradient), (again, value, slope) = found
     assert rows == again and value == pytest.approx(objective, rel=1e-14)

@@ -14,7 +14,6 @@ from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
-from hesscomp.problems.kronecker import kronecker_factors
 from hesscomp.problems.models import load_model
 
 layers = keras.layers
@@ -40,7 +39,7 @@ def test_sampled_targets_keep_to_the_memory(monkeypatch):
 
     def found():
         fisher = MonteCarloFisherOperator(problem, x, samples=3, seed=2).to_dense()
-        return [fisher, *sum(kronecker_factors(problem, x, seed=5), ())]
+        return [fisher, *sum(problem.kronecker_factors(x, seed=5), ())]
 
     whole = found()
     problem.memory = 2e4

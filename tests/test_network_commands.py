@@ -29,7 +29,7 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import NAMED_PROBLEMS, SOFTMAX_LOSS, Recipe
 from hesscomp.problems.keras import KerasProblem
-from hesscomp.problems.models import build_network, load_model, read_weights
+from hesscomp.problems.models import build_network, load_model
 from hesscomp.runs.slurm import REQUEUE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -261,7 +261,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
     save_factor(problem.describe(compress(HessianOperator(problem, x), 2), x), "point.h5")
     for name in ("checkpoint.keras", "x.weights.h5"):
         assert is_keras_file(name)
-        assert np.allclose(read_weights(name, problem).parameters, x, rtol=1e-7)  # float32
+        assert np.allclose(problem.read_weights(name).parameters, x, rtol=1e-7)  # float32
     assert not is_keras_file("x.npy") and not is_keras_file("point.h5")
     assert np.array_equal(load_point("point.h5", 131), x)
     for point in ("x.npy", "x.weights.h5", "initial"):
@@ -344,9 +344,15 @@ def test_a_problem_from_python(in_tmp, capsys):
         (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit: lots: is no size"),
         (["--problem", "mnist-mlp", "--data", "mnist"], "mnist: set HESSCOMP_DATA"),
         ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
-        ([*LOGISTIC, "--operator", "ggn"], "needs a network and a loss of its output"),
-        ([*LOGISTIC, "--operator", "finite-difference"], "finite-difference does not go"),
-        ([*LOGISTIC, "--at", "initial"], "logistic-regression has no initial point"),
+        ([*LOGISTIC, "--operator", "ggn"], "lacks the capability 'Gauss-Newton matrix'"),
+        (
+            [*LOGISTIC, "--operator", "finite-difference"],
+            "lacks the capability 'gradients of a shard'",
+        ),
+        (
+            [*LOGISTIC, "--at", "initial"],
+            "lacks the capability 'initial point'; start",
+        ),
         ([], "name the data with --data, or a problem with --problem or --model"),
     ],
 )

@@ -23,7 +23,6 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
-from hesscomp.problems.second_moment import gradient_second_moment
 
 pytestmark = pytest.mark.ranks(most=3)
 
@@ -488,7 +487,7 @@ def test_the_second_moment_of_gradients(world, small):
     x = np.random.default_rng(1).standard_normal(20)
     slopes = -y / (1 + np.exp(y * (X @ x)))
     expected = ((slopes[:, None] * X) ** 2).mean(axis=0)
-    np.testing.assert_allclose(gradient_second_moment(small, x), expected, rtol=1e-12)
+    np.testing.assert_allclose(small.squared_gradients(x), expected, rtol=1e-12)
     start, stop = row_range(len(y), world.rank, world.size)
 
     def loss_sum(theta, X, y):
@@ -497,9 +496,11 @@ def test_the_second_moment_of_gradients(world, small):
 
     rows = X[start:stop], y[start:stop]
     function = FunctionProblem(loss_sum, np.zeros(20), rows, world, dtype="float64")
-    np.testing.assert_allclose(gradient_second_moment(function, x), expected, rtol=1e-12)
-    with pytest.raises(InputError, match="single rows"):
-        gradient_second_moment(Rosenbrock(world, 2), np.zeros(2))
+    np.testing.assert_allclose(function.squared_gradients(x), expected, rtol=1e-12)
+    with pytest.raises(
+        InputError, match="lacks the capability 'squared gradients'; take another prec"
+    ):
+        Rosenbrock(world, 2).squared_gradients(np.zeros(2))
 
 
 @pytest.mark.serial

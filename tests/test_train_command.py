@@ -28,10 +28,7 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
-from hesscomp.problems.kronecker import kronecker_factors
-from hesscomp.problems.objective import objective
 from hesscomp.problems.problem import ParameterBlock
-from hesscomp.problems.second_moment import gradient_second_moment
 from hesscomp.workflows.training import NAMES
 
 NETWORK_OPTIMIZERS = {
@@ -111,7 +108,7 @@ def test_squared_gradients_of_a_network(world, problem):
     each = [slice(i, i + 1) for i in range(one.rows)]
     rows = [one.loss_and_gradient(one.initial, row)[:-1] for row in each]
     expected = np.mean(np.square(rows), axis=0)
-    found = gradient_second_moment(problem, problem.initial)
+    found = problem.squared_gradients(problem.initial)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
     squared_mean = np.mean(rows, axis=0) ** 2
     assert np.linalg.norm(found) > 3 * np.linalg.norm(squared_mean)
@@ -125,12 +122,12 @@ def test_kronecker_factors(world, problem):
     row = KerasProblem(alone.model, alone.loss, (X, y), World.serial(), dtype="float64")
     fisher = MonteCarloFisherOperator(row, row.initial, seed=5).to_dense()
     start = 0
-    for A, S in kronecker_factors(row, row.initial, seed=5):
+    for A, S in row.kronecker_factors(row.initial, seed=5):
         part = slice(start, start + len(A) * len(S))
         np.testing.assert_allclose(np.kron(A, S), fisher[part, part], atol=1e-14)
         start = part.stop
     assert start == row.n
-    factors = [kronecker_factors(each, each.initial, seed=5) for each in (problem, alone)]
+    factors = [each.kronecker_factors(each.initial, seed=5) for each in (problem, alone)]
     for here, there in zip(sum(factors[0], ()), sum(factors[1], ()), strict=True):
         np.testing.assert_allclose(here, there, rtol=1e-11, atol=1e-15)
     M, start = kronecker(View(problem), problem.initial, 0.1, 5), 0
@@ -202,10 +199,10 @@ def test_squared_gradients_row_by_row(name):
     data = rng.standard_normal((6, 16)), rng.integers(0, 2, 6)
     one = KerasProblem(model, "softmax-cross-entropy", data, World.serial(), dtype="float64")
     rows = [one.loss_and_gradient(one.initial, slice(i, i + 1))[:-1] for i in range(6)]
-    found = gradient_second_moment(one, one.initial)
+    found = one.squared_gradients(one.initial)
     np.testing.assert_allclose(found, np.mean(np.square(rows), axis=0), rtol=1e-10)
     with pytest.raises(InputError, match="another preconditioner"):
-        kronecker_factors(one, one.initial)
+        one.kronecker_factors(one.initial)
 
 
 @pytest.mark.ranks(most=3)
@@ -218,7 +215,7 @@ def test_the_objective_alone(world, problem):
     fixed = network(World(world.comm, reproducible=True))
     for each in (problem, function, fixed):
         expected, _ = each.objective_and_gradient(x)
-        assert objective(each, x) == pytest.approx(expected, rel=1e-13)
+        assert each.objective(x) == pytest.approx(expected, rel=1e-13)
 
 
 def test_sparse_initial_weights():

@@ -1,5 +1,6 @@
-"""The walls between the subpackages: who may import what, and what a light command may load."""
+"""The walls between modules: who may import and use what, and what a light command may load."""
 
+import ast
 import pkgutil
 import shutil
 import sys
@@ -43,6 +44,50 @@ def test_imports_keep_the_walls(run_command):
     lint = shutil.which("lint-imports", path=Path(sys.executable).parent) or "lint-imports"
     done = run_command([lint, "--no-logo", "--no-cache"], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+KERAS = {"_kernel", "_keras_logits"}  # private names of Keras that are ours too by chance
+TREES = {path: ast.parse(path.read_text()) for path in (ROOT / "hesscomp").rglob("*.py")}
+
+
+def private_names(tree: ast.AST) -> set[str]:
+    """Private names that a module defines: functions, classes, variables, attributes."""
+    found = set()
+    for node in ast.walk(tree):
+        stored = isinstance(getattr(node, "ctx", None), ast.Store)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and stored:
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and stored:
+            found.add(node.attr)
+    return {name for name in found if name.startswith("_") and not name.startswith("__")}
+
+
+def test_no_module_uses_private_names_of_another():
+    """But for those that a class inherits: self._name."""
+    own = {path: private_names(tree) for path, tree in TREES.items()}
+    ours = set().union(*own.values()) - KERAS
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ours - own[path]:
+                of = ast.unparse(node.value)
+                assert of in ("self", "cls", "super()"), f"{path}:{node.lineno}: {of}.{node.attr}"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hesscomp"):
+                private = [name.name for name in node.names if name.name.startswith("_")]
+                assert not private, f"{path}:{node.lineno}: imports {private}"
+
+
+def test_problems_are_asked_and_not_probed():
+    """No hasattr or getattr of a problem, no functions that choose by its class."""
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                names = [name.name for name in node.names]
+                assert not {"singledispatch", "singledispatchmethod"} & set(names), path
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("hasattr", "getattr"):
+                of = ast.unparse(node.args[0])
+                assert not of.endswith("problem"), f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
 @pytest.mark.parametrize("package", ["factors", "analysis"])

@@ -109,15 +109,15 @@ def _title(factor: Factor) -> str:
 
 def _facts(factor: Factor) -> dict:
     error = factor.certificate.relative_error
-    error = {"relative error": percent(error) if not error < 1e-3 else number(error)}
+    shown = {"relative error": percent(error) if not error < 1e-3 else number(error)}
     facts = {"parameters n": factor.n}
     if not factor.has_eigenpairs:
-        return {**facts, "kind": factor.kind, **error, **factor.summary(leading=1)}
+        return {**facts, "kind": factor.kind, **shown, **factor.summary(leading=1)}
     w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
     return {
         **facts,
         "rank": factor.rank,
-        **error,
+        **shown,
         "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
         "negative": int((w < 0).sum()),
         "pairs of small residual": ABSENT

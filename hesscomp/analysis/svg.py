@@ -15,7 +15,7 @@ from hesscomp.factors import Factor
 
 INK = "#010203"  # stands for the page's text colour
 VARIABLES = {INK: "--ink", BLUE: "--blue", RED: "--red", GREY: "--grey", LINE: "--line"}
-STYLE = {
+STYLE: dict = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "font.size": 9.5,
     **dict.fromkeys(

@@ -39,8 +39,8 @@ class ProgressBar:
                 nrows=height,
             )
         # What is known before is a bound: a method may end earlier, or round up to a block.
-        known = columns.total is not None and not columns.finished
-        self.bar.total = max(columns.total, columns.done) if known else None
+        total = None if columns.finished else columns.total
+        self.bar.total = None if total is None else max(total, columns.done)
         self.bar.update(columns.done - self.bar.n)
         if columns.finished:
             self.bar.close()

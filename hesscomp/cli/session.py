@@ -55,12 +55,13 @@ class Session:
 
     def show(self, event: object) -> None:
         """Show what a workflow tells, on rank 0: a line, a factor, or product columns."""
-        if not self.is_root:
-            return
-        if isinstance(event, Columns):
-            self.columns(event)
+        if isinstance(event, Factor):  # on all ranks: a kind may gather its rows for it
+            self.say(factor_table(event))
+        elif isinstance(event, Columns):
+            if self.is_root:
+                self.columns(event)
         else:
-            self.say(factor_table(event) if isinstance(event, Factor) else str(event))
+            self.say(str(event))
 
     def showing(self, texts: dict[type, Callable[[Any], str]], header: str = "") -> Callable:
         """`show` for a workflow that tells these kinds of things, under a header, as texts."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.memory import COLUMN_COPIES
 
@@ -78,7 +80,8 @@ class Kept:
 
     def forget(self) -> None:
         """Make everything anew: something else than the point has changed."""
-        self.left, self.made = self.most, {}
+        self.left = self.most
+        self.made: dict[tuple[int, int], Any] = {}
 
     def of(self, chunk: slice, X: tf.Tensor, y: tf.Tensor):
         key = chunk.start, chunk.stop
@@ -93,7 +96,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class RowSum:
+class RowSum(ShardCurvature):
     """A shard's curvature as sums over chunks of its rows.
 
     Attributes
@@ -107,7 +110,7 @@ class RowSum:
     kept : Kept
     blocks : tuple of slice
         The fixed blocks of rows of the reproducible mode.
-    narrowed : callable, optional
+    narrow : callable, optional
         From the indices of parameter blocks to the curvature by these alone, where that costs
         less than the whole.
     """
@@ -120,12 +123,13 @@ class RowSum:
     budget: Budget
     kept: Kept
     blocks: tuple[slice, ...] = ()
-    narrowed: Callable | None = None
+    narrow: Callable | None = None
+    assembles = True
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self._panels(V, lambda V: self._sum(V, slice(0, self.X.shape[0])))
 
-    def products(self, V: tf.Tensor) -> tf.Tensor:
+    def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
         if not self.blocks:
             return tf.zeros([0, *V.shape], V.dtype)
         return tf.stack(
@@ -135,8 +139,14 @@ class RowSum:
     def dense(self) -> tf.Tensor:
         return self.product(tf.eye(self.n, dtype=self.dtype))
 
-    def dense_blocks(self) -> tf.Tensor:
-        return self.products(tf.eye(self.n, dtype=self.dtype))
+    def dense_by_row_block(self) -> tf.Tensor:
+        return self.product_by_row_block(tf.eye(self.n, dtype=self.dtype))
+
+    def columns_at_once(self, columns, itemsize):
+        return self.budget.columns(columns, itemsize)
+
+    def narrowed(self, chosen):
+        return None if self.narrow is None else self.narrow(chosen)
 
     def _panels(self, V, product):
         k = V.shape[1]

@@ -15,7 +15,8 @@ class FiniteDifferenceHessian(ShardedOperator):
 
     Parameters
     ----------
-    problem : DifferentiableProblem
+    problem : Problem
+        With the capability `SHARD_GRADIENTS`.
     x : (n,) array
 
     Notes

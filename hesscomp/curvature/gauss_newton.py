@@ -3,10 +3,7 @@
 import numpy as np
 
 from hesscomp.curvature.hessian import CurvatureOperator
-from hesscomp.curvature.losses import Outer
-from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
-from hesscomp.parallel import random
 
 
 class GaussNewtonOperator(CurvatureOperator):
@@ -20,24 +17,22 @@ class GaussNewtonOperator(CurvatureOperator):
 
     Parameters
     ----------
-    problem : KerasProblem
+    problem : Problem
+        With the capability `GAUSS_NEWTON`.
     x : (n,) array
 
     Raises
     ------
     InputError
-        If the problem is no network with a loss of its output.
+        If the problem lacks the capability.
 
     Notes
     -----
-    A product costs about two thirds of the Hessian's.
+    Of a network, a product costs about two thirds of the Hessian's.
     """
 
     def __init__(self, problem, x: np.ndarray):
-        loss = _loss(problem, type(self).__name__)
-        shard = problem.products("penalized_gauss_newton", x, None, loss)
-        psd = loss.convex and (problem.penalty is None or problem.penalty.convex)
-        super().__init__(problem, x, shard, psd=psd)
+        super().__init__(problem, x, problem.gauss_newton(x), psd=problem.gauss_newton_psd)
 
 
 class FisherOperator(CurvatureOperator):
@@ -52,17 +47,11 @@ class FisherOperator(CurvatureOperator):
     Raises
     ------
     InputError
-        For any other loss.
+        For any other loss, and if the problem lacks the capability `FISHER`.
     """
 
     def __init__(self, problem, x: np.ndarray):
-        loss = _loss(problem, type(self).__name__)
-        if not loss.natural:
-            raise InputError(
-                f"the Fisher matrix of the loss {loss.name} is not known; take the "
-                "Gauss-Newton matrix (ggn) or the empirical Fisher matrix (empirical-fisher)"
-            )
-        super().__init__(problem, x, problem.products("gauss_newton", x, None, loss), psd=True)
+        super().__init__(problem, x, problem.fisher(x), psd=True)
 
 
 class MonteCarloFisherOperator(CurvatureOperator):
@@ -72,8 +61,8 @@ class MonteCarloFisherOperator(CurvatureOperator):
 
     Parameters
     ----------
-    problem : KerasProblem
-        With a loss that is a likelihood.
+    problem : Problem
+        With the capability `MONTE_CARLO_FISHER`, and a loss that is a likelihood.
     x : (n,) array
     samples : int
         S, drawn once for each row.
@@ -83,17 +72,13 @@ class MonteCarloFisherOperator(CurvatureOperator):
     Raises
     ------
     InputError
-        If the problem is no network, its loss no likelihood, or `samples` below 1.
+        If the problem lacks the capability, its loss is no likelihood, or `samples` is below 1.
     """
 
     def __init__(self, problem, x: np.ndarray, samples: int = 1, seed: int = 0):
-        loss = _loss(problem, type(self).__name__)
         if samples < 1:
             raise InputError(f"a Monte Carlo Fisher matrix needs at least 1 sample, not {samples}")
-        with problem.world.phase("sampling targets"):
-            targets = sampled_targets(problem, x, loss, samples, seed)
-        shard = problem.products("gauss_newton", x, targets, Outer(loss, samples))
-        super().__init__(problem, x, shard, psd=True)
+        super().__init__(problem, x, problem.monte_carlo_fisher(x, samples, seed), psd=True)
 
 
 class EmpiricalFisherOperator(CurvatureOperator):
@@ -103,57 +88,15 @@ class EmpiricalFisherOperator(CurvatureOperator):
 
     Parameters
     ----------
-    problem : KerasProblem
+    problem : Problem
+        With the capability `EMPIRICAL_FISHER`.
     x : (n,) array
 
     Raises
     ------
     InputError
-        If the problem is no network with a loss of its output.
+        If the problem lacks the capability.
     """
 
     def __init__(self, problem, x: np.ndarray):
-        loss = _loss(problem, type(self).__name__)
-        shard = problem.products("gauss_newton", x, None, Outer(loss))
-        super().__init__(problem, x, shard, psd=True)
-
-
-def _loss(problem, name: str):
-    loss = getattr(problem, "loss", None)
-    if loss is None:
-        raise InputError(
-            f"{name} needs a network and a loss of its output; {problem.name} has none"
-        )
-    return loss
-
-
-class _RowNoise:
-    """Random numbers for rows start:stop of all ranks' rows, each time further ones."""
-
-    def __init__(self, seed: int, start: int, stop: int):
-        self.seed, self.rows, self.used = seed, (start, stop), 0
-
-    def uniform(self, size: int) -> tf.Tensor:
-        return self._draw(random.uniform, size)
-
-    def normal(self, size: int) -> tf.Tensor:
-        return self._draw(random.standard_normal, size)
-
-    def _draw(self, draw, size):
-        columns = (self.used, self.used + size)
-        self.used += size
-        return tf.constant(draw(self.seed, random.TARGET_SAMPLES, self.rows, columns))
-
-
-def sampled_targets(problem, x, loss, samples: int, seed: int) -> tf.Tensor:
-    """(rows, samples, ...) targets for this shard's rows, of float64 outputs, by chunks of rows."""
-
-    def of(chunk: slice) -> tf.Tensor:
-        start = problem.data.start
-        noise = _RowNoise(seed, start + chunk.start, start + chunk.stop)
-        output = tf.constant(problem.output(x, problem.data.X[chunk]))
-        drawn = tf.stack([loss.sample(output, noise) for _ in range(samples)], axis=1)
-        return tf.cast(drawn, problem.dtype) if drawn.dtype.is_floating else drawn
-
-    chunks = [c for part in problem.parts_here for c in problem.chunks(part, "float64", samples)]
-    return tf.concat([of(chunk) for chunk in chunks or [slice(0, 0)]], 0)
+        super().__init__(problem, x, problem.empirical_fisher(x), psd=True)

@@ -4,6 +4,7 @@ import copy
 
 import numpy as np
 
+from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.parallel.exact import sum_blocks
@@ -33,7 +34,7 @@ class CurvatureOperator(ShardedOperator):
     alone, and their products are held at once within that memory (1 GiB where it has none).
     """
 
-    def __init__(self, problem, x: np.ndarray, shard, *, psd: bool):
+    def __init__(self, problem, x: np.ndarray, shard: ShardCurvature, *, psd: bool):
         super().__init__(
             problem.n,
             problem.world,
@@ -47,40 +48,36 @@ class CurvatureOperator(ShardedOperator):
         self.x = np.array(x, dtype=np.float64)
         self._shard = shard
 
-    def narrowed(self, chosen: tuple[int, ...]) -> "CurvatureOperator | None":
-        """This operator on the parameter blocks of these indices, at the cost of theirs alone.
-
-        None where such products would cost as much as whole ones.
-        """
-        narrow = getattr(self._shard, "narrowed", None)
-        if narrow is None:
+    def narrowed(self, chosen):
+        shard = self._shard.narrowed(chosen)
+        if shard is None:
             return None
         other = copy.copy(self)
-        other._shard = narrow(chosen)
-        other.n = other._shard.n
+        other._shard = shard
+        other.n = sum(self.problem.blocks[i].size for i in chosen)
         other.layout = Replicated(other.n, self.world)
         return other
 
     def _columns(self, columns):
-        columns, budget = super()._columns(columns), getattr(self._shard, "budget", None)
-        return columns if budget is None else budget.columns(columns, self.dtype.itemsize)
+        return self._shard.columns_at_once(super()._columns(columns), self.dtype.itemsize)
 
     def _local(self, V):
         return self._shard.product(tf.convert_to_tensor(V)).numpy()
 
     def _local_blocks(self, V):
-        return view(self._shard.products(tf.convert_to_tensor(V)))
+        return view(self._shard.product_by_row_block(tf.convert_to_tensor(V)))
 
     @property
     def _assembles(self) -> bool:
         """Not in reproducible mode where the blocks' matrices would take more than the memory."""
         stack = self.blocks * self.n**2 * self.dtype.itemsize
-        return not self.world.reproducible or stack <= self.memory
+        fits = not self.world.reproducible or stack <= self.memory
+        return self._shard.assembles and fits
 
     def _assembled(self) -> np.ndarray:
         """Assembled on each shard, then one reduction of n^2 words."""
         if self.world.reproducible:
-            dense = sum_blocks(view(self._shard.dense_blocks()), self.blocks, self.world)
+            dense = sum_blocks(view(self._shard.dense_by_row_block()), self.blocks, self.world)
         else:
             dense = self.world.sum(self._shard.dense().numpy()).astype(np.float64)
         return dense * self.scale

@@ -11,15 +11,15 @@ from hesscomp.storage.lock import sole_use
 
 @contextmanager
 def journaled(
-    operator: Operator, folder: str | os.PathLike, facts: dict[str, str]
+    operator: Operator, folder: str | os.PathLike, run_identity: dict[str, str]
 ) -> Iterator[Operator]:
-    """Yield the operator with a journal of its products in `folder`.
+    """Yield the operator with a journal of the products of one run in `folder`.
 
     The journal is removed where the block ends well: by then the result should be written.
     Collective; see `Journal`.
     """
     with sole_use(folder, operator.world):
-        journal = Journal(folder, facts, operator.world)
+        journal = Journal(folder, run_identity, operator.world)
         yield Journaled(operator, journal)
         journal.remove()
 

@@ -47,6 +47,13 @@ class ShardedOperator(Operator):
         """As `_local`, separately for each of this rank's blocks of data: (b, n, k)."""
         raise InputError(f"{type(self).__name__} has no reproducible mode")
 
+    def narrowed(self, chosen: tuple[int, ...]) -> "ShardedOperator | None":
+        """This operator on the parameter blocks of these indices, at the cost of theirs alone.
+
+        None where such products would cost as much as whole ones.
+        """
+        return None
+
     def _columns(self, columns: int) -> int:
         """How many of a block's columns are multiplied, and reduced, at once."""
         if not self.world.reproducible:

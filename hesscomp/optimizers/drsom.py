@@ -19,7 +19,6 @@ from hesscomp.optimizers.optimizer import (
     check_positive,
 )
 from hesscomp.optimizers.subproblem import Step, cubic, damped, trust_region
-from hesscomp.problems.objective import objective
 
 EPS = np.finfo(np.float64).eps
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
@@ -176,7 +175,7 @@ def _by_interpolation(task: Task, D: np.ndarray) -> np.ndarray:
     middle = view.objective(x)
 
     def second(u):
-        ends = [objective(view.problem, x + sign * h * u) for sign in (1, -1)]
+        ends = [view.problem.objective(x + sign * h * u) for sign in (1, -1)]
         return (ends[0] - 2 * middle + ends[1]) / h**2
 
     Q = np.diag([second(u) for u in U.T])

@@ -6,11 +6,11 @@ from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.first_order import Adam
 from hesscomp.optimizers.loop import Stopping, TrainResult, train
 from hesscomp.problems.catalogue import Recipe
-from hesscomp.problems.differentiable import DifferentiableProblem
+from hesscomp.problems.problem import Problem
 
 
 def follow(
-    recipe: Recipe, problem: DifferentiableProblem, x0: np.ndarray | None = None, seed: int = 0
+    recipe: Recipe, problem: Problem, x0: np.ndarray | None = None, seed: int = 0
 ) -> TrainResult:
     """Train a problem by a recipe, from its initial point or another one. Collective.
 

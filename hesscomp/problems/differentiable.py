@@ -2,22 +2,32 @@
 
 import copy
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.curvature.chunks import Budget, Kept, RowSum, row_values
+from hesscomp.curvature.chunks import Budget, Kept, RowSum
 from hesscomp.curvature.digest import captured_digest, computation_digest
 from hesscomp.curvature.networks.engine import Engine, Piece
+from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
-from hesscomp.problems.problem import ParameterBlock, Problem, chunks
+from hesscomp.problems.capabilities import (
+    INITIAL_POINT,
+    SAMPLING,
+    SHARD_GRADIENTS,
+    SQUARED_GRADIENTS,
+    TEST_ROWS,
+)
+from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import Rows
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
+SQUARED_NUMBERS = 2**23  # of gradients of single rows that are held at once
 
 
 class DifferentiableProblem(Problem):
@@ -31,13 +41,13 @@ class DifferentiableProblem(Problem):
         The parameters that the problem was made with.
     """
 
-    psd = False
+    capabilities = frozenset(
+        {INITIAL_POINT, SAMPLING, SHARD_GRADIENTS, SQUARED_GRADIENTS, TEST_ROWS}
+    )
+    loss_name = "a function"
 
     def __init__(self, rows: Rows, world: World, ridge: float, dtype: str, memory: float):
-        if not (np.isfinite(ridge) and ridge >= 0):
-            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
-        if dtype not in ("float32", "float64"):
-            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        check_numbers(ridge, dtype)
         if not memory > 0:
             raise InputError(f"the memory of a product must be positive, not {memory}")
         self.world, self.ridge, self.dtype, self.memory = world, float(ridge), dtype, float(memory)
@@ -69,16 +79,18 @@ class DifferentiableProblem(Problem):
         """
         kept = self.data.picked(fraction, seed)
         other = copy.copy(self)
-        other.sample = self._sample_of(fraction, seed)
+        other.sample = self.sample_name(fraction, seed)
         name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         other._take(self.data.only(kept, name, self.world))
-        if self.world.reproducible:  # the same blocks, of fewer rows
-            ends = [int(np.count_nonzero(kept[: rows.stop])) for rows in self.blocks_here]
-            other.blocks_here = tuple(map(slice, [0, *ends[:-1]], ends))
+        other.keep_blocks(kept)
         return other
 
-    def over(self, rows: Rows) -> "DifferentiableProblem":
-        """The mean loss over other rows, without ridge and regularisers. Collective."""
+    @property
+    def derivatives(self) -> str:  # type: ignore[override]  # nothing sets it
+        return f"{self.engine.name} engine: {self.engine.reason}"
+
+    def over(self, data) -> "DifferentiableProblem":
+        rows = self._fitted(Rows.held_out(data, self.world))
         other = copy.copy(self)
         other.ridge, other.sample = 0.0, "all"
         other.engine, other._kernels = self.engine.data, {}
@@ -86,15 +98,19 @@ class DifferentiableProblem(Problem):
         other.cut(rows)
         return other
 
-    def facts(self, x: np.ndarray) -> dict[str, str]:
-        """`Problem.facts` with the loss, the engine, and hashes of what it traces and reads.
+    def _fitted(self, rows: Rows) -> Rows:
+        """Other rows in the form that the model and the loss take. Collective."""
+        return rows
 
-        A trace of the gradient, where there is none.
+    def run_identity(self, x: np.ndarray) -> dict[str, str]:
+        """Return `Problem.run_identity` with the loss, the engine, and hashes of its computation.
+
+        The hashes are of a trace of the gradient, which is made if there is none yet.
         """
         graph = self.compiled_gradient(self.dtype).get_concrete_function().graph
         return {
-            **super().facts(x),
-            "loss": getattr(getattr(self, "loss", None), "name", "a function"),
+            **super().run_identity(x),
+            "loss": self.loss_name,
             "engine": self.engine.name,
             "model": computation_digest(graph),
             "fixed weights": captured_digest(graph),
@@ -152,7 +168,7 @@ class DifferentiableProblem(Problem):
         if "row" not in self._kernels:
             X = self.data.X
             kind = dtype if X.dtype.kind == "f" else X.dtype
-            specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind)]
+            specs = (tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind))
             values, copies = self._row_values(*specs), self.engine.copies
             tangents = copies * self.engine.row_tangents(*specs, values)
             self._kernels["row"] = values, copies, tangents
@@ -162,8 +178,9 @@ class DifferentiableProblem(Problem):
         """Numbers of a product: of all ranks' rows, so that their number does not matter."""
         return self.rows * self.budget(dtype).row_values * COLUMNS
 
+    @abstractmethod
     def _row_values(self, theta, X) -> int:
-        return row_values(self.engine.output, theta, X)
+        """Numbers of one row's values."""
 
     def chunks(self, part: slice, dtype: str, k: int = 1) -> Iterator[slice]:
         """A part of the rows here, as many at once as the memory of a product with k columns."""
@@ -215,7 +232,6 @@ class DifferentiableProblem(Problem):
         )  # fmt: skip
 
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
-        """The sum over rows here of losses and of gradients, (n + 1,) float64, loss last; local."""
         dtype = self.gradient_dtype
         X, y = self.tensors(dtype)
         kernel = self.compiled("gradient", dtype, (X, y))
@@ -226,13 +242,66 @@ class DifferentiableProblem(Problem):
             total[-1] += loss.numpy()
         return total
 
-    def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its gradient; one pass, one reduction of n + 1 words."""
+    def objective(self, x: np.ndarray) -> float:
         x = self.check_point(x)
         self.world.ledger.passes += 1
-        addends = [self.loss_and_gradient(x, rows) for rows in self.parts_here]
-        total = self.sum_parts(addends, (self.n + 1,)) / self.rows
-        return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
+        total = self.sum_parts([self._loss(x, rows) for rows in self.parts_here], (1,))
+        return float(total[0] / self.rows + self.ridge / 2 * (x @ x))
+
+    def _loss(self, x: np.ndarray, rows: slice) -> np.ndarray:
+        """The sum of losses over some rows here: (1,)."""
+        if "losses" not in self._kernels:
+            loss_sum = self.engine.loss_sum
+            self._kernels["losses"] = tf.function(loss_sum, autograph=False, reduce_retracing=True)
+        X, y = self.tensors("float64")
+        theta, kernel = tf.constant(x, tf.float64), self._kernels["losses"]
+        losses = (float(kernel(theta, X[i], y[i])) for i in self.chunks(rows, "float64"))
+        return np.array([sum(losses, start=0.0)])
+
+    def squared_gradients(self, x: np.ndarray) -> np.ndarray:
+        """Return `Problem.squared_gradients`, computed in `dtype`."""
+        self.world.ledger.passes += 1
+        sums = [self._squared_gradients(x, part) for part in self.parts_here]
+        return self.sum_parts(sums, (self.n,)) / self.rows
+
+    def _squared_gradients(self, x: np.ndarray, part: slice) -> np.ndarray:
+        """The sum over a part of the rows here: (n,)."""
+        X, y = self.tensors(self.dtype)
+        theta, total = tf.constant(x, self.dtype), np.zeros(self.n)
+        kernel, at_once = self._squared_gradients_kernel()
+        few = chunks(part, X.shape[0], max(SQUARED_NUMBERS // self.n, 1))
+        for chunk in self.chunks(part, self.dtype) if at_once else few:
+            total += kernel(theta, X[chunk], y[chunk]).numpy()
+        return total
+
+    def _squared_gradients_kernel(self):
+        """The sum of each row's squared gradient, and whether it takes all rows at once.
+
+        The engine's own, or of each row's gradient alone; compiled once a problem.
+        """
+        if "squared gradients" not in self._kernels:
+            kernel, at_once = (
+                self.compiled("squared_gradients", self.dtype, self.tensors(self.dtype)),
+                True,
+            )
+            try:
+                kernel.get_concrete_function()
+            except Unsupported:
+                kernel, at_once = _row_by_row(self.engine.data.gradient), False
+            self._kernels["squared gradients"] = kernel, at_once
+        return self._kernels["squared gradients"]
+
+
+def _row_by_row(gradient):
+    """The sum of squares of a gradient of each row alone."""
+
+    def squares(theta, X, y):
+        def of_row(row):
+            return gradient(theta, row[0][None], row[1][None])[1] ** 2
+
+        return tf.reduce_sum(tf.vectorized_map(of_row, (X, y)), axis=0)
+
+    return tf.function(squares, autograph=False, reduce_retracing=True)
 
 
 def _any_rows(part) -> tf.TensorSpec:

@@ -1,19 +1,29 @@
 """Binary logistic regression over sharded data."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hesscomp.curvature.design import make_design
+from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
-from hesscomp.datasets import Dataset, Shard
+from hesscomp.datasets import Dataset, Shard, from_arrays
+from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.targets import SIGNS
 from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.problem import ParameterBlock, Problem, chunks
+from hesscomp.problems.capabilities import (
+    CLASSIFICATION,
+    MARGINS,
+    PREDICTION,
+    SAMPLING,
+    SQUARED_GRADIENTS,
+    TEST_ROWS,
+)
+from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import Rows
 
 VECTOR = 64  # elements: a multiple of every processor's vector length
@@ -42,15 +52,15 @@ class LogisticRegression(Problem):
 
     name = "logistic-regression"
     psd = True
+    capabilities = frozenset(
+        {CLASSIFICATION, MARGINS, PREDICTION, SAMPLING, SQUARED_GRADIENTS, TEST_ROWS}
+    )
     counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 
     def __init__(
         self, dataset: Dataset, world: World, *, ridge: float = 1e-3, dtype: str = "float32"
     ):
-        if not (np.isfinite(ridge) and ridge >= 0):
-            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
-        if dtype not in ("float32", "float64"):
-            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        check_numbers(ridge, dtype)
         if dataset.targets != "signs":
             raise InputError(
                 f"logistic regression needs labels of two classes, and {dataset.name} was read "
@@ -79,7 +89,7 @@ class LogisticRegression(Problem):
             counted = self.counts.numpy() > 0
             rows = rows.only(counted, self.dataset_name, self.world)
         kept = rows.picked(fraction, seed)
-        other.sample = self._sample_of(fraction, seed)
+        other.sample = self.sample_name(fraction, seed)
         name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         picked = rows.only(kept, name, self.world)
         other.rows, other.dataset_name = picked.total, name
@@ -93,14 +103,19 @@ class LogisticRegression(Problem):
         other.labels = tf.convert_to_tensor(picked.y)
         return other
 
-    def over(self, shard: Shard, name: str) -> "LogisticRegression":
-        """The mean loss over other rows, without ridge. Collective."""
+    def over(self, data: Dataset | tuple) -> "LogisticRegression":
+        if isinstance(data, Dataset):
+            shard, name = data.test, f"{data.name} (test)"
+        else:
+            name = "test rows"
+            shard = from_arrays(*data, self.world, name=name, targets=SIGNS).train
         check_columns(shard.X, name, "logistic regression")
         if shard.X.shape[1] != self.n:
             raise InputError(f"{name}: has {shard.X.shape[1]} columns; {self.name} has {self.n}")
         other = copy.copy(self)
         other.ridge, other.counts, other.sample = 0.0, None, "all"
         other.shard, other.rows, other.dataset_name = shard, shard.total, name
+        other.fingerprint = fingerprint(shard, self.world)
         other.design = make_design(shard.X, shard.X.dtype.name, other.cut(shard))
         other.labels = tf.convert_to_tensor(shard.y)
         return other
@@ -131,7 +146,6 @@ class LogisticRegression(Problem):
         return self.evaluate(x, self.margins(x))
 
     def objective(self, x: np.ndarray) -> float:
-        """f(x); one pass, one reduction of one word."""
         margins = self.margins(x)
         loss = self.losses_along(margins, tf.zeros_like(margins), np.zeros(1))[0]
         return float(loss + self.ridge / 2 * (x @ x))
@@ -151,14 +165,15 @@ class LogisticRegression(Problem):
             total = self.world.sum(np.append(self.design.adjoint(slopes), loss)) / self.rows
         return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
 
-    def squared_gradients(self, x: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
-        """For each of some parts of the rows here, the sum of squared gradients: (parts, n)."""
+    def squared_gradients(self, x: np.ndarray) -> np.ndarray:
+        self.world.ledger.passes += 1
         slopes = self._each(_losses_and_slopes, self.margins(x), self.labels)[1]
-        squares, total = self._counted(slopes).numpy() ** 2, np.zeros((len(parts), self.n))
+        squares, parts = self._counted(slopes).numpy() ** 2, self.parts_here
+        sums = np.zeros((len(parts), self.n))
         for i, part in enumerate(parts):
             for rows in chunks(part, len(squares), 1024):  # float32 rows are widened, a few at once
-                total[i] += (self.shard.X[rows] ** 2).T @ squares[rows]
-        return total
+                sums[i] += (self.shard.X[rows] ** 2).T @ squares[rows]
+        return self.sum_parts(sums, (self.n,)) / self.rows
 
     def losses_along(
         self, margins: tf.Tensor, direction: tf.Tensor, steps: np.ndarray
@@ -199,6 +214,13 @@ class LogisticRegression(Problem):
         sums = [values[rows].sum(axis=0) for rows in self.blocks_here]
         return np.array(sums).reshape(-1, values.shape[1])
 
+    def output(self, x: np.ndarray, X) -> np.ndarray:
+        """The margins a.x of rows X: positive where the label +1 is the likelier one; local."""
+        return X @ x
+
+    def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
+        return self.right(x, self.shard), len(self.shard.y)
+
     def accuracy(self, x: np.ndarray, shard: Shard) -> float:
         """Share of the rows of all ranks' `shard` whose label is the sign of a.x; NaN if none.
 
@@ -217,22 +239,23 @@ class LogisticRegression(Problem):
 
 
 @dataclass(frozen=True)
-class LogisticCurvature:
+class LogisticCurvature(ShardCurvature):
     """A shard's sum of sigma(t) sigma(-t) a a^T."""
 
     design: object
     weights: tf.Tensor
+    assembles = True
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.gram_product(self.weights, V)
 
-    def products(self, V: tf.Tensor) -> tf.Tensor:
+    def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.gram_products(self.weights, V)
 
     def dense(self) -> tf.Tensor:
         return self.design.gram(self.weights)
 
-    def dense_blocks(self) -> tf.Tensor:
+    def dense_by_row_block(self) -> tf.Tensor:
         return self.design.grams(self.weights)
 
 

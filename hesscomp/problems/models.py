@@ -196,24 +196,21 @@ class Weights:
     fixed: list[np.ndarray]
 
 
-def read_weights(path: str | os.PathLike, problem) -> Weights:
+def read_weights(path: str | os.PathLike, model: keras.Model) -> Weights:
     """The weights that a model's file or a file of its weights holds.
 
     Parameters
     ----------
     path : path
         What ``model.save("m.keras")`` or ``model.save_weights("w.weights.h5")`` wrote.
-    problem : KerasProblem
-        Its model's weights must be those in the file by shape.
+    model : keras.Model
+        Its weights must be those in the file by shape.
 
     Raises
     ------
     InputError
         If the file is missing or holds other weights.
     """
-    model = getattr(problem, "model", None)
-    if model is None:
-        raise InputError(f"{path}: holds a network's weights, but {problem.name} is no network")
     if zipfile.is_zipfile(path):
         found = load_model(path)
         _check_shapes(found, model, path)

@@ -1,21 +1,35 @@
-"""What every problem offers: a global mean loss plus a ridge, over sharded data."""
+"""The contract of a problem: a global mean loss plus a ridge, over sharded data."""
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
 from hesscomp.curvature.digest import array_digest
+from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.sharded import STACK_BYTES
-from hesscomp.curvature.tensorflow import tf
-from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
-from hesscomp.parallel.exact import sum_blocks
-from hesscomp.parallel.rows import RowBlocks
-from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import (
+    CLASSIFICATION,
+    EMPIRICAL_FISHER,
+    FISHER,
+    GAUSS_NEWTON,
+    INITIAL_POINT,
+    KERAS_WEIGHTS,
+    KRONECKER_FACTORS,
+    MARGINS,
+    MONTE_CARLO_FISHER,
+    PREDICTION,
+    SAMPLING,
+    SHARD_GRADIENTS,
+    SQUARED_GRADIENTS,
+    TEST_ROWS,
+    Capability,
+)
+from hesscomp.problems.shard_sums import ShardSums
 
 
 @dataclass(frozen=True)
@@ -31,24 +45,12 @@ class ParameterBlock:
         return int(np.prod(self.shape))
 
 
-class ShardCurvature(Protocol):
-    """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge.
-
-    `products` and `dense_blocks` are `product` and `dense` for each of the shard's fixed blocks of
-    rows alone, (blocks, n, k) and (blocks, n, n). They serve the reproducible mode.
-    """
-
-    def product(self, V: tf.Tensor) -> tf.Tensor: ...
-
-    def products(self, V: tf.Tensor) -> tf.Tensor: ...
-
-    def dense(self) -> tf.Tensor: ...
-
-    def dense_blocks(self) -> tf.Tensor: ...
-
-
-class Problem(ABC):
+class Problem(ShardSums, ABC):
     """f(x) = (1/m) sum_i l_i(x) + (ridge/2) ||x||^2, m counting the rows of all ranks.
+
+    A subclass writes `linearize` and either `loss_and_gradient` or `objective_and_gradient`, sets
+    the attributes below, and declares and writes what else its problems can do (docs/problems.md).
+    Its problems are copied, with `copy.copy`, and the copies given another `world`.
 
     Attributes
     ----------
@@ -57,6 +59,15 @@ class Problem(ABC):
         Number of parameters.
     rows : int
         m, over all ranks.
+    blocks : tuple of ParameterBlock
+        They follow each other and fill the vector of parameters.
+    world : World
+        That and `row_blocks`: see `ShardSums`.
+    dataset_name : str
+    fingerprint : str
+        Of the training data, independent of the number of ranks.
+    sample : str
+        Which of its rows are taken.
     ridge : float
     dtype : str
         Precision of curvature products, "float32" or "float64"; all else is float64.
@@ -64,87 +75,225 @@ class Problem(ABC):
         In which networks compute objective and gradient: float64 too, but for batches of training.
     psd : bool
         Whether the Hessian is positive semidefinite everywhere.
-    blocks : tuple of ParameterBlock
-    row_blocks : int
-        In reproducible mode, fixed blocks of rows on all ranks; else 0.
+    gauss_newton_psd : bool
+        Whether the Gauss-Newton matrix is, with the capability `GAUSS_NEWTON`.
     memory : float
         Bytes that a product may take on a rank, where the problem knows how to keep to them, and
         the separate addends of reproducible mode always.
-    fingerprint : str
-        Of the training data, independent of the number of ranks.
-    sample : str
-        Which of its rows are taken.
+    derivatives : str
+        How its derivatives are made, in words; empty where there is nothing to say.
+    capabilities : frozenset of Capability
+        What it can do beyond this (`problems.capabilities`). A class declares what its problems
+        have, and one problem may have fewer.
+    initial : (n,) array
+        Where to start, with the capability `INITIAL_POINT`.
     """
 
     name: str
     n: int
     rows: int
-    ridge: float
-    dtype: str
-    gradient_dtype: str = "float64"
-    psd: bool
     blocks: tuple[ParameterBlock, ...]
     dataset_name: str
     fingerprint: str
     sample: str = "all"
-    world: World
-    row_blocks: int = 0
+    ridge: float = 0.0
+    dtype: str = "float64"
+    gradient_dtype: str = "float64"
+    psd: bool = False
+    gauss_newton_psd: bool = False
     memory: float = STACK_BYTES
+    derivatives: str = ""
+    capabilities: frozenset[Capability] = frozenset()
+    initial: np.ndarray
 
-    @abstractmethod
+    def __init_subclass__(cls, **options):
+        """Refuse a class that declares a capability and lacks its methods."""
+        super().__init_subclass__(**options)
+        for capability in cls.capabilities:
+            for name in capability.members:
+                inherited = getattr(Problem, name, None)
+                if inherited is not None and getattr(cls, name) is inherited:
+                    raise TypeError(
+                        f"{cls.__name__} declares the capability '{capability}'; write its method "
+                        f"{name}, or do not declare it"
+                    )
+
+    def can(self, capability: Capability) -> bool:
+        """Return whether this problem has a capability."""
+        return capability in self.capabilities
+
+    def require(self, capability: Capability) -> None:
+        """Raise an InputError that says what to do, unless this problem has a capability."""
+        if not self.can(capability):
+            raise self.lacks(capability)
+
+    def lacks(self, capability: Capability) -> InputError:
+        """Return the error for a problem without a capability; it says what to do."""
+        return InputError(
+            f"{self.name} lacks the capability '{capability}'; {capability.remedy}. A problem of "
+            f"your own class has it once the class declares it and has {capability.needs}"
+        )
+
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its (n,) gradient, in float64; collective."""
+        """Return f(x) and its (n,) gradient, in float64, the same on every rank. Collective.
+
+        Made of the sums that `loss_and_gradient` gives, by one reduction of n + 1 words, unless a
+        class writes this method itself.
+        """
+        x = self.check_point(x)
+        self.world.ledger.passes += 1
+        addends = [self.loss_and_gradient(x, rows) for rows in self.parts_here]
+        total = self.sum_parts(addends, (self.n + 1,)) / self.rows
+        return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
 
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
-        """This shard's curvature at x; local."""
+        """Return the sum of the Hessians of this rank's rows at x; local.
 
-    def _sample_of(self, fraction: float, seed: int) -> str:
-        """What `sample` is of a sample of this problem."""
+        Without the ridge, and not divided by m.
+        """
+
+    def objective(self, x: np.ndarray) -> float:
+        """Return f(x), in float64, the same on every rank. Collective.
+
+        It costs as much as `objective_and_gradient`, unless a class writes a cheaper method.
+        """
+        return self.objective_and_gradient(x)[0]
+
+    # Methods that need a capability: they raise InputError for a problem without it
+
+    def sampled(self, fraction: float, seed: int = 0) -> "Problem":
+        """Return this problem over a random sample of its rows. Collective.
+
+        Each row is taken with probability `fraction`, independently; m is the number of rows taken.
+        They are the same rows on any number of ranks.
+        """
+        raise self.lacks(SAMPLING)
+
+    def squared_gradients(self, x: np.ndarray) -> np.ndarray:
+        """Return the mean over all rows of the squares of each row's gradient: (n,). Collective.
+
+        The ridge is left out. Each row's gradient is squared, then the squares are averaged: they
+        are the diagonal of the empirical Fisher matrix. One or two passes, one reduction of n
+        words.
+        """
+        raise self.lacks(SQUARED_GRADIENTS)
+
+    def kronecker_factors(
+        self, x: np.ndarray, seed: int = 0
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (1/m) sum a a^T and (1/m) sum d d^T over all rows for each layer. Collective.
+
+        a is the layer's input, with a 1 for its bias. d is the gradient with respect to its output
+        of the loss of a target drawn from the model's own distribution; targets depend on the seed
+        and the row alone. The Kronecker product of the two approximates the layer's block of the
+        Gauss-Newton matrix, in the order of the parameters (Martens and Grosse, "Optimizing neural
+        networks with Kronecker-factored approximate curvature", ICML 2015, section 3).
+        """
+        raise self.lacks(KRONECKER_FACTORS)
+
+    def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """Return the sums of the gradients and losses of some of this rank's rows; local.
+
+        A float64 array (n + 1,) whose last number is the loss; without the ridge, not divided by m.
+        """
+        raise self.lacks(SHARD_GRADIENTS)
+
+    def gauss_newton(self, x: np.ndarray) -> ShardCurvature:
+        """Return the sum of the Gauss-Newton matrices of this rank's rows at x; local.
+
+        Of the data and of regularisers that are part of the rows' losses, without the ridge.
+        """
+        raise self.lacks(GAUSS_NEWTON)
+
+    def fisher(self, x: np.ndarray) -> ShardCurvature:
+        """Return the sum of the Fisher matrices of this rank's rows at x; local."""
+        raise self.lacks(FISHER)
+
+    def empirical_fisher(self, x: np.ndarray) -> ShardCurvature:
+        """Return the sum of g g^T over this rank's rows, g being a row's gradient at x; local."""
+        raise self.lacks(EMPIRICAL_FISHER)
+
+    def monte_carlo_fisher(self, x: np.ndarray, samples: int = 1, seed: int = 0) -> ShardCurvature:
+        """Return the mean of `empirical_fisher` over targets drawn from the model. Collective.
+
+        The targets of a row depend on the seed and the row alone, not on the number of ranks.
+        """
+        raise self.lacks(MONTE_CARLO_FISHER)
+
+    def over(self, data) -> "Problem":
+        """Return the problem of the mean loss over other rows, without ridge and regularisers.
+
+        The rows are the test rows of a `Dataset`, or a pair (X, y) of each rank's own. Collective.
+        """
+        raise self.lacks(TEST_ROWS)
+
+    def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
+        """Return the number of right predictions for this rank's rows, and of all; local.
+
+        The prediction is the class of the largest output, or the sign of each output.
+        """
+        raise self.lacks(CLASSIFICATION)
+
+    def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
+        """Return the model's output for rows X at the parameters x, in float64; local."""
+        raise self.lacks(PREDICTION)
+
+    def read_weights(self, path: str | os.PathLike):
+        """Return the `parameters` and the `fixed` weights that a file of Keras' holds.
+
+        Raises InputError if the file cannot be read, or is one of another model.
+        """
+        raise self.lacks(KERAS_WEIGHTS)
+
+    def set_fixed(self, values) -> None:
+        """Replace the weights that are no parameters; None brings back the first ones."""
+        if values is not None:
+            raise self.lacks(KERAS_WEIGHTS)
+
+    # The losses of rows are functions of margins A x, so that those along a line follow from the
+    # margins at two of its points
+
+    def margins(self, x: np.ndarray):
+        """Return A x for this rank's rows, an array of the problem's own kind; local, one pass."""
+        raise self.lacks(MARGINS)
+
+    def known_margins(self, values: np.ndarray):
+        """Return margins that were computed before, one number each, as such an array; local."""
+        raise self.lacks(MARGINS)
+
+    def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
+        """Return what `objective_and_gradient` does, where the margins at x are known."""
+        raise self.lacks(MARGINS)
+
+    def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:
+        """Return the mean loss, without ridge, at margins + step * direction for each of the steps.
+
+        Collective; no pass over the data, one reduction of as many words as steps.
+        """
+        raise self.lacks(MARGINS)
+
+    def curvature_at(self, margins) -> ShardCurvature:
+        """Return what `linearize` does, where the margins are known; local, no pass."""
+        raise self.lacks(MARGINS)
+
+    # Methods that all problems share
+
+    def sample_name(self, fraction: float, seed: int) -> str:
+        """Return the attribute `sample` of a sample of this problem."""
         outer = "" if self.sample == "all" else f"{self.sample}; "
         return f"{outer}{fraction!r}, seed {seed}"
 
-    def sampled(self, fraction: float, seed: int = 0) -> "Problem":
-        """This problem over a random sample of its rows, the same on any number of ranks."""
-        raise InputError(f"{self.name} cannot be sampled; use all rows")
+    def compile(self) -> None:
+        """Compile what can be compiled before its first use; local.
 
-    def compile(self) -> None:  # noqa: B027 (nothing to do for most)
-        """Trace what can be traced before its first use, so that no timed product is it; local."""
-
-    def cut(self, shard: Shard) -> RowBlocks | None:
-        """The fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
-
-        Collective. Raises InputError if a rank's rows are not whole blocks.
+        Then no product that is timed has to. There is nothing to do for most problems.
         """
-        if not self.world.reproducible:
-            return None
-        with self.world.phase("cutting the data"):
-            blocks = RowBlocks.of_shard(shard.start, len(shard.y), shard.total)
-        self.row_blocks, self.blocks_here = blocks.count, blocks.local
-        return blocks
-
-    @property
-    def parts_here(self) -> tuple[slice, ...]:
-        """The parts of this shard's rows that have an addend each in `sum_parts`.
-
-        The fixed blocks in reproducible mode, else all rows at once.
-        """
-        return self.blocks_here if self.world.reproducible else (slice(None),)
-
-    def sum_parts(self, addends: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-        """The sum over `parts_here` and over the ranks; collective.
-
-        Of arrays of a shape, one for each part, which may be none in reproducible mode; there the
-        bits do not depend on the number of ranks (`sum_blocks`).
-        """
-        if self.world.reproducible:
-            return sum_blocks(np.reshape(addends, (-1, *shape)), self.row_blocks, self.world)
-        return self.world.sum(addends[0])
 
     def describe(self, factor: Factor, x: np.ndarray, indices: np.ndarray | None = None) -> Factor:
-        """`factor`, told which problem it belongs to and at which point it was made.
+        """Return a factor with the provenance, point and parameter blocks of this problem.
 
-        `indices` are the parameters that it is of, whole blocks, where it is not of all.
+        `indices` are the parameters whose matrix it is, whole blocks; None means all of them.
         """
         provenance = replace(
             factor.provenance,
@@ -162,11 +311,11 @@ class Problem(ABC):
         x = x if indices is None else x[indices]
         return replace(factor, provenance=provenance, parameters=x, blocks=tuple(blocks))
 
-    def facts(self, x: np.ndarray) -> dict[str, str]:
-        """What decides the numbers of a computation that starts at x, besides its own options.
+    def run_identity(self, x: np.ndarray) -> dict[str, str]:
+        """Return what decides the numbers of a run that starts at x, besides the run's options.
 
-        By name, in texts, the same on any number of ranks: a run goes on in a folder only if these
-        are those that it was begun with.
+        Texts by name, the same on any number of ranks. A run continues in a folder only if its
+        identity equals the one that is stored there.
         """
         return {
             "problem": self.name,
@@ -178,6 +327,10 @@ class Problem(ABC):
             "reproducible": str(self.world.reproducible),
             "point": array_digest(x),
         }
+
+    def first_point(self) -> np.ndarray:
+        """`initial` where there is one, else zero."""
+        return self.check_point(self.initial if self.can(INITIAL_POINT) else np.zeros(self.n))
 
     def check_point(self, x) -> np.ndarray:
         """x as a finite float64 (n,) array, or InputError."""
@@ -192,6 +345,14 @@ class Problem(ABC):
                 f"the point has {np.count_nonzero(~np.isfinite(x))} entries that are not finite"
             )
         return x
+
+
+def check_numbers(ridge: float, dtype: str) -> None:
+    """Raise InputError for a ridge or a type of numbers that no problem takes."""
+    if not (np.isfinite(ridge) and ridge >= 0):
+        raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype must be float32 or float64, not {dtype}")
 
 
 def chunks(part: slice, rows: int, size: int) -> Iterator[slice]:

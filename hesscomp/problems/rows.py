@@ -83,6 +83,19 @@ class Rows:
             shard.X, shard.y, shard.start, shard.total, data.name, data.fingerprint, data.targets
         )
 
+    @classmethod
+    def held_out(cls, data, world: World) -> "Rows":
+        """The test rows of a `Dataset`, made dense where they are sparse, or a pair as in `of`."""
+        if not isinstance(data, Dataset):
+            return cls.of(data, world)
+        shard, name = data.test, f"{data.name} (test)"
+        assert shard is not None  # who evaluates on test rows has looked
+        if not isinstance(shard.X, np.ndarray):
+            with world.phase(f"filling {name} up"):
+                shard = Shard(shard.X.toarray(), shard.y, shard.start, shard.total)
+        hashed = fingerprint(shard, world)
+        return cls(shard.X, shard.y, shard.start, shard.total, name, hashed, data.targets)
+
     def picked(self, fraction: float, seed: int) -> np.ndarray:
         """Which rows here a sample takes: (rows,) booleans.
 

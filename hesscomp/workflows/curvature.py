@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,9 +11,14 @@ from hesscomp.factors import Factor, load_factor
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, SHARD_GRADIENTS
 from hesscomp.storage.files import find_files
 from hesscomp.workflows.progress import Progress, save_vector, silent, write
 from hesscomp.workflows.subject import ProblemRequest, Subject, make_problem
+
+if TYPE_CHECKING:
+    from hesscomp.curvature.restriction import ProblemOperator, Restricted
+    from hesscomp.problems.problem import Problem
 
 OPERATORS = {
     "hessian": "Hessian",
@@ -100,8 +106,8 @@ class Curvature:
         The parameters that the operator is restricted to.
     """
 
-    operator: object
-    problem: object
+    operator: "ProblemOperator | Restricted"
+    problem: "Problem"
     x: np.ndarray
     title: str
     indices: np.ndarray | None = None
@@ -109,7 +115,9 @@ class Curvature:
     def describe(self, factor: Factor) -> Factor:
         """A factor of the operator, told what it is of."""
         factor = self.problem.describe(factor, self.x, self.indices)
-        if self.indices is None:
+        from hesscomp.curvature.restriction import Restricted
+
+        if not isinstance(self.operator, Restricted):
             return factor
         name = f"{self.operator.base.name}, restricted"
         return replace(factor, provenance=replace(factor.provenance, operator=name))
@@ -124,8 +132,8 @@ class Curvature:
         if folder is None:
             return nullcontext(self.operator)
         asked = {name: str(value) for name, value in asked.items()}
-        facts = {**self.problem.facts(self.x), "operator": self.title, **asked}
-        return journaled(self.operator, folder, facts)
+        identity = {**self.problem.run_identity(self.x), "operator": self.title, **asked}
+        return journaled(self.operator, folder, identity)
 
     def check_fit(self, factor: Factor, path: str) -> None:
         """Refuse a factor, of a file, whose order or parameter blocks are not the operator's."""
@@ -167,8 +175,6 @@ def sampled(request: CurvatureRequest, problem):
     """The problem over the fraction of its rows that a request asks for."""
     if request.sample is None:
         return problem
-    if not hasattr(problem, "sampled"):
-        raise InputError(f"`sample` does not go with {problem.name}")
     return problem.sampled(request.sample, request.seed)
 
 
@@ -177,8 +183,7 @@ def make_point(
 ) -> np.ndarray:
     """The point in words or in a file; a trained one is trained here. Collective."""
     problem = subject.problem
-    if hasattr(problem, "set_fixed"):  # what the point before has left
-        problem.set_fixed(None)
+    problem.set_fixed(None)  # what the point before has left
     x = _trained(request, subject, progress) if at == TRAINED else known_point(at, problem)
     write(problem.world, progress, "point", request.save_point, save_vector(x))
     return x
@@ -196,20 +201,17 @@ def find_points(at: tuple[str, ...], world: World) -> list[str]:
 def known_point(at: str | None, problem) -> np.ndarray:
     """The point `at` in words or in a file; by default the initial one, else zero. Collective."""
     if at is None:
-        at = "initial" if hasattr(problem, "initial") else "zero"
+        return problem.first_point()
     with problem.world.phase(f"reading the point {at}"):
         return problem.check_point(_read(at, problem))
 
 
 def _read(at: str, problem) -> np.ndarray:
     if at == "initial":
-        if not hasattr(problem, "initial"):
-            raise InputError(f"`at` initial: {problem.name} has no initial point; take zero")
+        problem.require(INITIAL_POINT)
         return problem.initial
     if at != "zero" and is_keras_file(at):
-        from hesscomp.problems.models import read_weights
-
-        found = read_weights(at, problem)
+        found = problem.read_weights(at)
         problem.set_fixed(found.fixed)
         return found.parameters
     return load_point(at, problem.n)
@@ -230,17 +232,14 @@ def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) ->
         x, value = result.x, result.objective
     else:
         from hesscomp.optimizers.recipe import follow
-        from hesscomp.problems.differentiable import DifferentiableProblem
-        from hesscomp.problems.objective import objective
 
-        if not isinstance(problem, DifferentiableProblem):
-            raise InputError(f"`at` trained: nothing is known to train {problem.name} with")
+        problem.require(SAMPLING)  # for its batches
         if request.epochs is not None:
             recipe = replace(recipe, epochs=request.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            result = follow(recipe, problem, seed=request.seed)
-        x, value = result.x, objective(problem, result.x)
+            x = follow(recipe, problem, seed=request.seed).x
+        value = problem.objective(x)
     progress(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
 
@@ -261,7 +260,7 @@ def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvatur
     return Curvature(restricted, problem, x, title, restricted.indices)
 
 
-def _operator(request: CurvatureRequest, problem, x: np.ndarray) -> tuple[object, str]:
+def _operator(request: CurvatureRequest, problem, x) -> tuple["ProblemOperator", str]:
     """The operator and what it is, for people."""
     from hesscomp.curvature import finite_difference, gauss_newton, hessian
 
@@ -272,8 +271,8 @@ def _operator(request: CurvatureRequest, problem, x: np.ndarray) -> tuple[object
         seed = request.seed if request.fisher_seed is None else request.fisher_seed
         title += f", {samples} targets a row, seed {seed}"
         return gauss_newton.MonteCarloFisherOperator(problem, x, samples, seed), title
-    if name == "finite-difference" and not hasattr(problem, "loss_and_gradient"):
-        raise InputError(f"`operator` finite-difference does not go with {problem.name}")
+    if name == "finite-difference":
+        problem.require(SHARD_GRADIENTS)
     kinds = {
         "hessian": hessian.HessianOperator,
         "ggn": gauss_newton.GaussNewtonOperator,

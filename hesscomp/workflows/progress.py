@@ -15,7 +15,7 @@ from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.storage import files
 
-Progress = Callable[[object], object]
+Progress = Callable[[object], None]
 
 
 def silent(event: object) -> None:

@@ -51,7 +51,6 @@ from hesscomp.problems.catalogue import NAMED_PROBLEMS, Network
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.models import build_network
-from hesscomp.problems.objective import objective
 from hesscomp.runs.report import write_json
 
 ROOT = Path(__file__).parents[2]
@@ -192,7 +191,7 @@ class Contest:
             self.problem, optimizer, x0, callbacks=(moments,),
             stopping=Stopping(max_steps=10**9), **options,
         )  # fmt: skip
-        values = np.array([objective(self.problem, x) for x in moments.points])
+        values = np.array([self.problem.objective(x) for x in moments.points])
         values = np.fmin.accumulate(values)
         best = moments.points[int(np.argmin(values))]
         return {

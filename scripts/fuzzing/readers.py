@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -33,6 +32,7 @@ from hesscomp.cli.tables import factor_table, trajectory_table
 from hesscomp.datasets import load_dataset
 from hesscomp.factors import (
     Certificate,
+    Diagonal,
     LowRank,
     Provenance,
     is_trajectory,
@@ -215,6 +215,9 @@ def factors() -> list[bytes]:
         lambda path: save_factor(factor(), path),
         lambda path: save_factor(factor(), path, dtype="float32", compress=True),
         lambda path: save_factor(
+            Diagonal(np.ones(N), certificate=Certificate(0.1, 4.0), blocks=factor().blocks), path
+        ),
+        lambda path: save_factor(
             LowRank(np.ones(0), np.ones((3, 0)), certificate=Certificate(0.0, 1.0)), path
         ),
     )
@@ -382,7 +385,7 @@ def weights(path: Path):
 
     if not is_keras_file(path):
         return load_point(path, network().count_params())
-    return read_weights(path, SimpleNamespace(model=network(), name="net"))
+    return read_weights(path, network())
 
 
 KERAS = {"spare": 2**31}

@@ -1,4 +1,4 @@
-"""What a run is of: equal facts where the same is computed, else at least one that differs."""
+"""Run identities: equal where the same is computed, else with at least one entry that differs."""
 
 import numpy as np
 import pytest
@@ -37,9 +37,9 @@ def function(world, power, weights):
 
 
 def differing(left, right, x=None):
-    """The names of the facts in which two problems differ."""
+    """The names of the entries in which two problems' run identities differ."""
     x = np.zeros(left.n)
-    left, right = left.facts(x), right.facts(x)
+    left, right = left.run_identity(x), right.run_identity(x)
     assert left.keys() == right.keys()
     return {name for name in left if left[name] != right[name]}
 
@@ -47,7 +47,7 @@ def differing(left, right, x=None):
 def test_what_networks_differ_in(world):
     known = network(world)
     assert differing(known, network(world)) == set()
-    assert len(set(map(str, world.gather(known.facts(np.zeros(known.n)))))) == 1
+    assert len(set(map(str, world.gather(known.run_identity(np.zeros(known.n)))))) == 1
     assert differing(known, network(world, "relu")) == {"model"}
     assert differing(known, network(world, ridge=0.1)) == {"ridge"}
     assert differing(known, network(world, loss=lambda y, f: f[:, 0] ** 2)) == {"loss", "model"}
@@ -67,7 +67,7 @@ def test_fixed_weights_of_many_layers_have_one_order(world):
         for weight in model.weights:
             weight.assign(rng.uniform(0.5, 1, weight.shape))
         problem = KerasProblem(model, "softmax-cross-entropy", (X, Y), world)
-        found.add(problem.facts(problem.initial)["fixed weights"])
+        found.add(problem.run_identity(problem.initial)["fixed weights"])
     assert len(found) == 1
 
 

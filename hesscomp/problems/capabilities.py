@@ -1,0 +1,61 @@
+"""What only some problems can do, by name: a problem declares it, and callers ask for it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Capability:
+    """Something that a problem may offer beyond objective, gradient and Hessian.
+
+    A problem that has it names it in `Problem.capabilities` and has its members. New ones need no
+    registration: make one, declare it, and ask for it with `Problem.can` or `Problem.require`.
+
+    Attributes
+    ----------
+    name : str
+    members : tuple of str
+        The methods and attributes of a problem that has it.
+    remedy : str
+        What to do about a problem that lacks it; the end of an error message.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    remedy: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def needs(self) -> str:
+        """Its members, in words."""
+        return " and ".join(self.members)
+
+
+OTHER_PRECONDITIONER = "take another preconditioner"
+OTHER_OPERATOR = "take the Hessian or another operator"
+
+INITIAL_POINT = Capability("initial point", ("initial",), "start from zero or from a file")
+SAMPLING = Capability("sampling", ("sampled",), "use all rows")
+SQUARED_GRADIENTS = Capability("squared gradients", ("squared_gradients",), OTHER_PRECONDITIONER)
+KRONECKER_FACTORS = Capability("Kronecker factors", ("kronecker_factors",), OTHER_PRECONDITIONER)
+SHARD_GRADIENTS = Capability("gradients of a shard", ("loss_and_gradient",), OTHER_OPERATOR)
+GAUSS_NEWTON = Capability(
+    "Gauss-Newton matrix", ("gauss_newton",), "take the Hessian, or an optimizer that uses it"
+)
+FISHER = Capability("Fisher matrix", ("fisher",), OTHER_OPERATOR)
+EMPIRICAL_FISHER = Capability("empirical Fisher matrix", ("empirical_fisher",), OTHER_OPERATOR)
+MONTE_CARLO_FISHER = Capability(
+    "Monte Carlo Fisher matrix", ("monte_carlo_fisher",), OTHER_OPERATOR
+)
+TEST_ROWS = Capability("test rows", ("over",), "leave the test rows out")
+CLASSIFICATION = Capability("classification", ("right_predictions",), "judge it by its loss")
+PREDICTION = Capability("prediction", ("output",), "compute its predictions yourself")
+KERAS_WEIGHTS = Capability(
+    "Keras weights", ("read_weights", "set_fixed"), "take the point from a .npy file"
+)
+MARGINS = Capability(
+    "margins",
+    ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),
+    "take its objectives and curvature at each point anew",
+)

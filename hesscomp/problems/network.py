@@ -1,0 +1,154 @@
+"""Problems with a loss of a model's output: Gauss-Newton and Fisher matrices, Kronecker factors."""
+
+import numpy as np
+
+from hesscomp.curvature.chunks import RowSum, row_values
+from hesscomp.curvature.losses import Loss, Outer, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from hesscomp.curvature.networks.engine import NetworkEngine
+from hesscomp.curvature.networks.operation import Unsupported
+from hesscomp.curvature.networks.penalty import Penalty
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.errors import InputError
+from hesscomp.problems.capabilities import (
+    CLASSIFICATION,
+    EMPIRICAL_FISHER,
+    FISHER,
+    GAUSS_NEWTON,
+    KRONECKER_FACTORS,
+    MONTE_CARLO_FISHER,
+    PREDICTION,
+)
+from hesscomp.problems.differentiable import DifferentiableProblem
+from hesscomp.problems.target_samples import sampled_targets
+
+
+class NetworkProblem(DifferentiableProblem):
+    """f(x) = (1/m) sum_i l(y_i, model(x; a_i)) + r(x) + (ridge/2) ||x||^2, by a `NetworkEngine`.
+
+    Attributes
+    ----------
+    loss : Loss
+        l, of the model's output.
+    penalty : Penalty or None
+        r, the regularisers.
+    """
+
+    capabilities = DifferentiableProblem.capabilities | {
+        CLASSIFICATION,
+        EMPIRICAL_FISHER,
+        FISHER,
+        GAUSS_NEWTON,
+        KRONECKER_FACTORS,
+        MONTE_CARLO_FISHER,
+        PREDICTION,
+    }
+
+    engine: NetworkEngine
+
+    def _take_loss(self, loss: Loss, penalty: Penalty | None) -> None:
+        """Take the loss and the regularisers; to be called once by subclasses."""
+        self.loss, self.penalty = loss, penalty
+        if not isinstance(loss.bare, SoftmaxCrossEntropy | SigmoidCrossEntropy):
+            self.capabilities = self.capabilities - {CLASSIFICATION}
+        if not loss.natural:
+            self.capabilities = self.capabilities - {FISHER}
+
+    @property
+    def loss_name(self) -> str:  # type: ignore[override]  # nothing sets it
+        return self.loss.name
+
+    @property
+    def gauss_newton_psd(self) -> bool:  # type: ignore[override]  # nothing sets it
+        return self.loss.convex and (self.penalty is None or self.penalty.convex)
+
+    def _row_values(self, theta, X) -> int:
+        return row_values(self.engine.output, theta, X)
+
+    def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
+        """The model's output for rows X at the parameters x, in float64, all at once; local."""
+        X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
+        kernel = self.compiled("output", "float64", (X,))
+        return kernel(tf.constant(x, tf.float64), X).numpy()
+
+    def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
+        right = total = 0
+        parts = (self.chunks(part, "float64") for part in self.parts_here)
+        for rows in (rows for chunks in parts for rows in chunks):
+            output, y = self.output(x, self.data.X[rows]), self.data.y[rows]
+            if isinstance(self.loss.bare, SigmoidCrossEntropy):
+                hits = (output > 0) == (y.reshape(output.shape) > 0.5)
+            else:
+                found = output.argmax(-1)
+                distributions = y.ndim == output.ndim and y.shape[-1] == output.shape[-1]
+                hits = found == (y.argmax(-1) if distributions else y.reshape(found.shape))
+            right, total = right + int(np.count_nonzero(hits)), total + hits.size
+        return right, total
+
+    # Matrices J^T B J, with J the derivative of the output and B a curvature of the loss
+
+    def gauss_newton(self, x: np.ndarray) -> RowSum:
+        return self.products("penalized_gauss_newton", x, None, self.loss)
+
+    def fisher(self, x: np.ndarray) -> RowSum:
+        if not self.loss.natural:
+            raise InputError(
+                f"the Fisher matrix of the loss {self.loss.name} is not known; take the "
+                "Gauss-Newton matrix (ggn) or the empirical Fisher matrix (empirical-fisher)"
+            )
+        return self.products("gauss_newton", x, None, self.loss)
+
+    def empirical_fisher(self, x: np.ndarray) -> RowSum:
+        return self.products("gauss_newton", x, None, Outer(self.loss))
+
+    def monte_carlo_fisher(self, x: np.ndarray, samples: int = 1, seed: int = 0) -> RowSum:
+        targets = self._sampled_targets(x, samples, seed)
+        return self.products("gauss_newton", x, targets, Outer(self.loss, samples))
+
+    def _sampled_targets(self, x: np.ndarray, samples: int, seed: int) -> tf.Tensor:
+        with self.world.phase("sampling targets"):
+            return sampled_targets(self, x, self.loss, samples, seed)
+
+    # Kronecker factors
+
+    def kronecker_factors(
+        self, x: np.ndarray, seed: int = 0
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return `Problem.kronecker_factors` of a network whose parameters are dense layers'.
+
+        Two passes, and a reduction of (inputs + 1)^2 + outputs^2 words for each layer.
+
+        Raises
+        ------
+        InputError
+            For layers of other kinds, and a loss that is no likelihood.
+        """
+        shapes = self._kronecker_sums().get_concrete_function().output_shapes
+        self.world.ledger.passes += 2
+        targets = self._sampled_targets(x, 1, seed)[:, 0]
+        parts = [self._kronecker_sums_over(part, x, targets, shapes) for part in self.parts_here]
+        factors = [
+            self.sum_parts([sums[i] for sums in parts], tuple(shape)) / self.rows
+            for i, shape in enumerate(shapes)
+        ]
+        return list(zip(factors[::2], factors[1::2], strict=True))
+
+    def _kronecker_sums_over(self, part: slice, x, targets, shapes) -> list[np.ndarray]:
+        """The sums over a part of the rows here."""
+        X, _ = self.tensors(self.dtype)
+        theta, kernel = tf.constant(x, self.dtype), self._kronecker_sums()
+        totals = [np.zeros(shape) for shape in shapes]
+        for chunk in self.chunks(part, self.dtype):
+            for total, term in zip(totals, kernel(theta, X[chunk], targets[chunk]), strict=True):
+                total += term.numpy()
+        return totals
+
+    def _kronecker_sums(self):
+        """The engine's sums, compiled once a problem."""
+        kernel = self.compiled("kronecker", self.dtype, self.tensors(self.dtype))
+        try:
+            kernel.get_concrete_function()
+        except Unsupported as why:
+            raise InputError(
+                f"{self.name} has no Kronecker factors ({why}); use another preconditioner"
+            ) from None
+        return kernel
