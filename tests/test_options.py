@@ -440,6 +440,7 @@ def outcome(inputs, monkeypatch, capsys):
 
     monkeypatch.chdir(inputs)
     monkeypatch.delenv("HESSCOMP_DATA", raising=False)
+    monkeypatch.setattr("hesscomp.cli.progress.QUIET", np.inf)  # a slow machine shows progress
     monkeypatch.setattr("hesscomp.curvature.tensorflow.set_threads", lambda threads: None)
     monkeypatch.setattr(session, "listen", lambda options, world: None)
     handed, world, made = [], session.World, KerasProblem.__init__

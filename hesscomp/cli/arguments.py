@@ -16,10 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser, request: type) -> None:
     groups: dict = {None: parser}
     choices: dict = {}
     for each in described(request):
-        if each.group not in groups:
+        title = each.group if each.flag.startswith("-") else None
+        if title not in groups:
             text = each.about and as_written(each.about, titles)
-            groups[each.group] = parser.add_argument_group(each.group, text)
-        group, word = groups[each.group], each.one_of
+            groups[title] = parser.add_argument_group(title, text)
+        group, word = groups[title], each.one_of
         if word is not None:
             if word not in choices:
                 choices[word] = group.add_mutually_exclusive_group()

@@ -82,6 +82,9 @@ class CompressionOptions(FactorOptions):
         None, low=1, metavar="K", help="with `tolerance`; default: all of them"
     )
 
+    def facts(self, part: type) -> dict[str, object]:
+        return super().facts(part) | {"tolerance_norm": self.tolerance_norm or FROBENIUS}
+
     def _check(self) -> None:
         super()._check()
         if self.rank is None and self.tolerance is None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hesscomp.options import Seeded, option, values
+from hesscomp.parallel.layout import PANEL
 from hesscomp.sketching.catalogue import TEST_MATRICES
 from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE, SketchSizes
 
@@ -39,7 +40,8 @@ class SketchOptions(SketchSizes, Seeded, group="compression"):
 
     def facts(self, part: type) -> dict[str, object]:
         """The options of a part as they are taken, which a run's products depend on."""
-        return values(self, part) | {"residual_tolerance": self.accuracy}
+        taken = {"residual_tolerance": self.accuracy, "panel": self.panel or PANEL}
+        return values(self, part) | taken
 
     @property
     def accuracy(self) -> float:

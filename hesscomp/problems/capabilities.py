@@ -54,3 +54,8 @@ PREDICTION = Capability("prediction", ("output",), "compute its predictions your
 KERAS_WEIGHTS = Capability(
     "Keras weights", ("read_weights", "set_fixed"), "take the point from a .npy file"
 )
+MARGINS = Capability(
+    "margins",
+    ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),
+    "take its objectives and curvature at each point anew",
+)

@@ -17,6 +17,7 @@ from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import (
     CLASSIFICATION,
+    MARGINS,
     PREDICTION,
     SAMPLING,
     SQUARED_GRADIENTS,
@@ -51,7 +52,9 @@ class LogisticRegression(Problem):
 
     name = "logistic-regression"
     psd = True
-    capabilities = frozenset({CLASSIFICATION, PREDICTION, SAMPLING, SQUARED_GRADIENTS, TEST_ROWS})
+    capabilities = frozenset(
+        {CLASSIFICATION, MARGINS, PREDICTION, SAMPLING, SQUARED_GRADIENTS, TEST_ROWS}
+    )
     counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 
     def __init__(

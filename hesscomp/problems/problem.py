@@ -20,6 +20,7 @@ from hesscomp.problems.capabilities import (
     INITIAL_POINT,
     KERAS_WEIGHTS,
     KRONECKER_FACTORS,
+    MARGINS,
     MONTE_CARLO_FISHER,
     PREDICTION,
     SAMPLING,
@@ -249,6 +250,32 @@ class Problem(ShardSums, ABC):
         """Replace the weights that are no parameters; None brings back the first ones."""
         if values is not None:
             raise self.lacks(KERAS_WEIGHTS)
+
+    # The losses of rows are functions of margins A x, so that those along a line follow from the
+    # margins at two of its points
+
+    def margins(self, x: np.ndarray):
+        """Return A x for this rank's rows, an array of the problem's own kind; local, one pass."""
+        raise self.lacks(MARGINS)
+
+    def known_margins(self, values: np.ndarray):
+        """Return margins that were computed before, one number each, as such an array; local."""
+        raise self.lacks(MARGINS)
+
+    def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
+        """Return what `objective_and_gradient` does, where the margins at x are known."""
+        raise self.lacks(MARGINS)
+
+    def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:
+        """Return the mean loss, without ridge, at margins + step * direction for each of the steps.
+
+        Collective; no pass over the data, one reduction of as many words as steps.
+        """
+        raise self.lacks(MARGINS)
+
+    def curvature_at(self, margins) -> ShardCurvature:
+        """Return what `linearize` does, where the margins are known; local, no pass."""
+        raise self.lacks(MARGINS)
 
     # Methods that all problems share
 

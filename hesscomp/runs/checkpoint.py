@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +134,11 @@ def _rotating(path: Path, name: str) -> Iterator[Path]:
 
 
 def open_run(
-    folder: str | os.PathLike, like: Checkpoint, world, rows: tuple[int, int] = (0, 0)
+    folder: str | os.PathLike,
+    like: Checkpoint,
+    world,
+    rows: tuple[int, int] = (0, 0),
+    upgraded: Callable[[Checkpoint], Checkpoint] | None = None,
 ) -> Checkpoint | None:
     """The checkpoint that a run in `folder` goes on from, None where there is none. Collective.
 
@@ -148,6 +152,8 @@ def open_run(
     world : World
     rows : (int, int)
         First of this rank's rows and one past the last, in a checkpoint that has `rows`.
+    upgraded : callable, optional
+        Makes what is found, which an earlier version may have written, one of this version's.
 
     Raises
     ------
@@ -168,7 +174,7 @@ def open_run(
     for name in world.broadcast(names):
         problem = None
         try:
-            found = load_checkpoint(folder / name, rows, like)
+            found = load_checkpoint(folder / name, rows, like, upgraded)
         except InputError as error:
             problem = str(error)
         problem = next((text for text in world.gather(problem) if text is not None), None)
@@ -200,9 +206,12 @@ def _remove_strays(folder: Path) -> None:
 
 
 def load_checkpoint(
-    path: str | os.PathLike, rows: tuple[int, int] = (0, 0), like: Checkpoint | None = None
+    path: str | os.PathLike,
+    rows: tuple[int, int] = (0, 0),
+    like: Checkpoint | None = None,
+    upgraded: Callable[[Checkpoint], Checkpoint] | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint, and of its `rows` those that are named.
+    """Read a checkpoint, and of its `rows` those that are named; see `open_run`.
 
     Raises
     ------
@@ -212,6 +221,8 @@ def load_checkpoint(
     """
     with CheckedFile(path, "checkpoint") as file:
         found = _read(file, rows)
+        if upgraded is not None:
+            found = upgraded(found)
         if like is not None and _difference(found.facts, like.facts) is None:
             why = found.mismatch(like)
             if why is not None:

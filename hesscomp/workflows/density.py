@@ -19,13 +19,13 @@ from hesscomp.factors import Factor
 from hesscomp.options import option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
-from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, CurvatureRequest, make_curvature, read_factor
+from hesscomp.workflows.output import PictureOutput
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectrumRequest(CurvatureRequest, group="spectrum"):
+class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
     """Of which operator, how closely, and where the picture goes."""
 
     probes: int = option(10, low=2, metavar="K", help="random vectors, at least 2")
@@ -35,17 +35,12 @@ class SpectrumRequest(CurvatureRequest, group="spectrum"):
     )
     bins: int = option(512, low=2, metavar="B", help="points of the density's curve")
     factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
-    out: str | None = option(
-        None, required=True, group="output", metavar="P.png", help="png, pdf or svg"
-    )
     curve: str | None = option(
         None, group="output", metavar="C.csv|C.json", help="the numbers; json has all"
     )
 
     def _check(self) -> None:
         super()._check()
-        if self.out is not None:
-            check_picture_name(self.out)
         if self.curve is not None and Path(self.curve).suffix.lower() not in (".csv", ".json"):
             raise InputError(f"{self.curve}: a curve ends in .csv or .json; name one of these")
 

@@ -23,7 +23,7 @@ from hesscomp.workflows.subject import (
     make_logistic,
 )
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.newton import NewtonResult
     from hesscomp.problems.evaluation import Evaluation
 

@@ -10,6 +10,7 @@ from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
 from hesscomp.runs.slurm import REQUEUE
+from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.progress import Progress, counted, write, write_factor
 
 
@@ -19,6 +20,18 @@ class FactorOutput(Options, group="output"):
 
     out: str | None = option(None, required=True, metavar="F.h5", help="the factor file")
     report: str | None = option(None, metavar="R.json", help="certificate, provenance and costs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOutput(Options, group="output"):
+    """Where a picture goes."""
+
+    out: str | None = option(None, required=True, metavar="P.png", help="png, pdf or svg")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.out is not None:
+            check_picture_name(self.out)
 
 
 def folder(text: str) -> str:

@@ -1,6 +1,7 @@
 """Memory, words and time of a compression before it runs."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hesscomp.errors import InputError
 from hesscomp.options import Options, option, values
@@ -8,6 +9,11 @@ from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.sketching.defaults import SketchSizes, count, default_method
 from hesscomp.sketching.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
 from hesscomp.workflows.sizes import format_bytes, parse_bytes
+
+if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
+    from hesscomp.parallel.world import World
+    from hesscomp.workflows.compression import CompressRequest
+    from hesscomp.workflows.progress import Progress
 
 RATE = 5e10  # operations a second, where nothing else is known
 FLOPS = 8  # of a network's Hessian for each parameter, row and column
@@ -112,7 +118,9 @@ def _machine(request: PlanRequest) -> Machine:
     return Machine(**{name: value for name, value in given.items() if value is not None})
 
 
-def measured_plan(request: PlanRequest, of, world, progress=None) -> Plan:
+def measured_plan(
+    request: PlanRequest, of: "CompressRequest", world: "World", progress: "Progress | None" = None
+) -> Plan:
     """Plan a compression of a problem, which is loaded and timed on the ranks here. Collective.
 
     Parameters

@@ -11,12 +11,12 @@ from hesscomp.workflows.output import run_folder
 from hesscomp.workflows.progress import Progress, check_outputs, save_vector, silent, write
 from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, make_problem
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.loop import TrainResult
     from hesscomp.problems.evaluation import Evaluation
 
 FIRST_ORDER = ("sgd", "adam", "adabelief")
-NAMES = ("newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
+NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 HELP = ("help",)  # settings that ask what settings there are
 BATCH = "share of the rows that a step draws for it, or above 1 a number of rows"
 
