@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from hesscomp.cli.arguments import request_from
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.cli.interruption import ended, listen
-from hesscomp.cli.progress import ProgressLine
+from hesscomp.cli.progress import progress_display
 from hesscomp.cli.tables import factor_table
 from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.factors import Factor
@@ -41,7 +41,7 @@ class Session:
 
     world: World
     _limits: object = field(repr=False, default=None)
-    line: ProgressLine = field(repr=False, default_factory=ProgressLine)
+    columns: Callable[[Columns], None] = field(repr=False, default_factory=progress_display)
 
     @property
     def is_root(self) -> bool:
@@ -59,7 +59,7 @@ class Session:
             self.say(factor_table(event))
         elif isinstance(event, Columns):
             if self.is_root:
-                self.line(event)
+                self.columns(event)
         else:
             self.say(str(event))
 

@@ -244,6 +244,8 @@ class Dense:
         """All columns, whatever is asked."""
         return self.operator.n
 
+    columns = width
+
     def grow(self, columns: int) -> None:
         self.matrix = self.operator.to_dense()
         self.size = self.operator.n
@@ -281,6 +283,7 @@ def _sketch_rank(sketch, l: int):
     width = sketch.width(l)
     if min(width, (2 + sketch.options.power) * l) >= sketch.operator.n:
         sketch, width = Dense(sketch.operator, sketch.options), sketch.operator.n
+    sketch.operator.world.ledger.expect(sketch.columns(l))
     return _grow(sketch, width)
 
 
