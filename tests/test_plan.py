@@ -70,7 +70,8 @@ def test_words_exactly_and_memory_within_30_percent(run_command, mpiexec, ranks)
         method, layout, power, dtype, panel = case
         request = Request(
             **{"n": N, "rows": 1, "rank": RANK, "ranks": ranks, "method": method},
-            **{"layout": layout, "power": power, "dtype": dtype, "panel": panel},
+            **{"layout": layout, "power": power, "dtype": dtype},
+            panel=panel if layout == "rows" else None,
             product_bytes=0,
         )
         plan = make_plan(request, Machine(program=idle))

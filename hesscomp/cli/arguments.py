@@ -3,21 +3,25 @@
 import argparse
 import logging
 import re
+from typing import TypeVar
 
 from hesscomp.errors import InputError
 from hesscomp.options import Option, Options, described
 
+Request = TypeVar("Request", bound=Options)
 
-def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> None:
-    """Add the options of a request to a parser, grouped by their titles."""
+
+def add_arguments(parser: argparse.ArgumentParser, request: type) -> None:
+    """Give a parser the options of a request, in groups by their titles."""
     titles = flags(request)
     groups: dict = {None: parser}
     choices: dict = {}
     for each in described(request):
-        if each.group not in groups:
+        title = each.group if each.flag.startswith("-") else None
+        if title not in groups:
             text = each.about and as_written(each.about, titles)
-            groups[each.group] = parser.add_argument_group(each.group, text)
-        group, word = groups[each.group], each.one_of
+            groups[title] = parser.add_argument_group(title, text)
+        group, word = groups[title], each.one_of
         if word is not None:
             if word not in choices:
                 choices[word] = group.add_mutually_exclusive_group()
@@ -26,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> No
 
 
 def _how(each: Option, titles: dict[str, str]) -> dict:
-    text = as_written(each.help, titles)
+    text = as_written(each.help or "", titles)
     if each.unit is not None and each.parse is None:
         text = f"{text}, in {each.unit}"
     how: dict = {"help": text.replace("%", "%%")}
@@ -54,14 +58,14 @@ def _parser_of(parse):
     return parsed
 
 
-def request_from(options: argparse.Namespace, request: type[Options]) -> Options:
-    """Return the request of a command line; InputError where its options contradict each other.
+def request_from(options: argparse.Namespace, request: type[Request]) -> Request:
+    """The request that a command line makes; InputError where its options do not go together.
 
     The words after a `--` become its `command`.
     """
     words = getattr(options, "words", None)
     given = {} if words is None else {"command": tuple(words)}
-    for each in described(request):
+    for each in described(request):  # type: ignore[arg-type]  # mypy: classes have no hash
         value = getattr(options, each.name)
         if isinstance(value, list):
             value = tuple(value)
@@ -73,22 +77,8 @@ def request_from(options: argparse.Namespace, request: type[Options]) -> Options
         raise type(error)(as_written(str(error), flags(request))) from error
 
 
-def with_new_names(words: list[str], former: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Return the words with options under their new names, and a warning for each old name."""
-    found = [word.partition("=") for word in words]
-    old = [name for name, _, _ in found if name in former]
-    words = [former.get(name, name) + sign + value for name, sign, value in found]
-    return words, [f"{name} is now {former[name]}; the next version refuses {name}" for name in old]
-
-
-def warn_of_old_names(options: argparse.Namespace) -> None:
-    """Warn of options that were given under the names of the last version."""
-    for text in getattr(options, "renamed", ()):
-        logging.getLogger(__name__).warning(text)
-
-
-def flags(request: type[Options]) -> dict[str, str]:
-    """Return how each of a request's options is written on the command line."""
+def flags(request: type) -> dict[str, str]:
+    """How each of a request's options is written on the command line."""
     return {
         each.name: each.flag if each.flag.startswith("-") else each.metavar or each.name
         for each in described(request)

@@ -29,7 +29,8 @@ class _Rows:
     """Shows the history's rows, at most one in `INTERVAL` and always the last, and other events."""
 
     def __init__(self, session: Session):
-        self.session, self.due, self.held = session, 0.0, None
+        self.session, self.due = session, 0.0
+        self.held: dict | None = None
         self.show = session.showing({dict: _line, Training: _summary}, HEADER)
 
     def __call__(self, event: object) -> None:

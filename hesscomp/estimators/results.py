@@ -1,6 +1,7 @@
 """What the estimators return: numbers with their errors and their costs."""
 
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 import scipy.special
@@ -50,8 +51,8 @@ class Estimate:
         return cls(float(np.mean(samples)), error, method, columns, l, spread=error, **more)
 
     @classmethod
-    def exactly(cls, value: float, columns: int) -> "Estimate":
-        """Return a value known without error."""
+    def exactly(cls, value: SupportsFloat, columns: int) -> "Estimate":
+        """A value known without error."""
         return cls(float(value), 0.0, EXACT, columns)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:

@@ -7,18 +7,17 @@ with sizes in the place of arrays. Loads neither TensorFlow nor MPI.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import ceil, log2, nan
+from math import ceil, log2
 
 from hesscomp.errors import InputError
-from hesscomp.options import Options, option
+from hesscomp.options import option
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
-from hesscomp.sketching.defaults import block_size
+from hesscomp.sketching.defaults import SketchSizes, block_size
 
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients
 NUMBER = 8  # bytes of a number of the sketch
-MOST = 10**15  # of counts; the models overflow beyond
 MOST_STEPS = 10**5  # products, which are gone through one by one
 
 
@@ -47,35 +46,6 @@ class Machine:
     program: float = 700 * 2**20
 
 
-def whole(text: str) -> int:
-    """A whole number, which may be written 1e8."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = nan
-    if not (abs(value) <= MOST and value.is_integer()):
-        raise InputError(f"{text!r} is no count: give one such as 40 or 1e8")
-    return int(value)
-
-
-def count(default, low: int = 1, **about):
-    """An option that counts something."""
-    return option(default, low=low, high=MOST, parse=whole, **about)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SketchSizes(Options, group="compression"):
-    """What is asked of a compression, as `compression.compress` takes it."""
-
-    ranks: int = option(low=1, high=MOST, parse=whole, metavar="P", help="MPI ranks")
-    rank: int = count(40, metavar="K", help="eigenpairs wanted")
-    oversample: int = count(10, 0, metavar="P", help="columns beyond")
-    power: int = count(1, 0, metavar="Q", help="power steps")
-    layout: str = option("auto", choices=("auto", "replicated", "rows"), help="of the sketch")
-    block: int | None = count(None, metavar="B", help="krylov: columns of a block")
-    dtype: str = option("float32", choices=("float32", "float64"), help="of the products")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Request(SketchSizes):
     """A compression.
@@ -88,17 +58,19 @@ class Request(SketchSizes):
 
     n: int = option(low=1)
     rows: int = option(low=1)
+    ranks: int = option(low=1)
+    rank: int = option(low=1)
     probes: int = 8
     method: str = option("krylov", choices=METHODS)
     auto: bool = False
-    panel: int = option(PANEL, low=1)
+    dtype: str = "float32"
     row_bytes: float = 0.0
     row_seconds: float = 0.0
     product_bytes: float = PRODUCT_BYTES
 
     def _check(self) -> None:
         super()._check()
-        width = min(self.panel, self.block or self.columns, self.columns)
+        width = min(self.gathered, self.block or self.columns, self.columns)
         if (products := (self.power + 2) * self.columns // width) > MOST_STEPS:
             raise InputError(
                 f"{products} products of {width} columns are more than can be planned; take a "
@@ -109,6 +81,11 @@ class Request(SketchSizes):
     def columns(self) -> int:
         """l = rank + oversample, at most n."""
         return min(self.n, self.rank + self.oversample)
+
+    @property
+    def gathered(self) -> int:
+        """Columns of a panel."""
+        return self.panel or PANEL
 
     @property
     def itemsize(self) -> int:
@@ -229,7 +206,7 @@ class Plan:
         self.longest = max(self.longest, sum(self.seconds.values()) - before)
 
     def _panels(self, columns: int) -> list[int]:
-        width = min(columns, self.request.panel) if self.in_rows else columns
+        width = min(columns, self.request.gathered) if self.in_rows else columns
         return [min(width, columns - first) for first in range(0, columns, width)]
 
     def _multiplied(self, columns: int) -> None:
@@ -285,7 +262,7 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
         return plan
     {"nystrom": _nystrom, "eigh": _eigh, "krylov": _krylov}[request.method](plan)
     plan.memory["sketch"] = NUMBER * plan.rows_here * l * _copies(plan)
-    block = min(request.panel, l) if plan.in_rows else l
+    block = min(request.gathered, l) if plan.in_rows else l
     held = 2 * n * block * request.itemsize if plan.in_rows else 0
     plan.memory["product"] = held + max(
         min(request.product_bytes, COLUMN_COPIES * n * block * request.itemsize),

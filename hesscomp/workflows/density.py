@@ -19,14 +19,14 @@ from hesscomp.factors import Factor
 from hesscomp.options import option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
-from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, CurvatureRequest, make_curvature, read_factor
+from hesscomp.workflows.output import PictureOutput
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectrumRequest(CurvatureRequest, group="spectrum"):
-    """Which operator, how accurately, and where to write the picture."""
+class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
+    """Of which operator, how closely, and where the picture goes."""
 
     probes: int = option(10, low=2, metavar="K", help="number of random vectors, at least 2")
     steps: int = option(80, low=1, metavar="M", help="Lanczos steps of each; exact where K M >= n")
@@ -35,8 +35,8 @@ class SpectrumRequest(CurvatureRequest, group="spectrum"):
     )
     bins: int = option(512, low=2, metavar="B", help="points of the density that are computed")
     factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
-    out: str | None = option(
-        None, required=True, group="output", metavar="P.png", help="the picture: png, pdf or svg"
+    curve: str | None = option(
+        None, group="output", metavar="C.csv|C.json", help="the numbers; json has all"
     )
     json: str | None = option(
         None, group="output", former="--curve", metavar="C.json|C.csv",
@@ -45,12 +45,8 @@ class SpectrumRequest(CurvatureRequest, group="spectrum"):
 
     def _check(self) -> None:
         super()._check()
-        if self.out is not None:
-            check_picture_name(self.out)
-        if self.json is not None and Path(self.json).suffix.lower() not in (".csv", ".json"):
-            raise InputError(
-                f"`json` {self.json}: the file's name ends in neither .json nor .csv; rename it"
-            )
+        if self.curve is not None and Path(self.curve).suffix.lower() not in (".csv", ".json"):
+            raise InputError(f"{self.curve}: a curve ends in .csv or .json; name one of these")
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     eigenvalues = None if factor is None else factor.eigenvalues
     curvature = make_curvature(request, world, progress, request.at)
     hessian, problem = curvature.operator, curvature.problem
-    if factor is not None:
+    if factor is not None and request.factor is not None:
         _compare(factor, curvature, request.factor, progress)
     with world.ledger.timed("spectrum"), counted(world, progress):
         quadrature = spectral_quadrature(
@@ -128,8 +124,8 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
 def _compare(factor: Factor, curvature: Curvature, path: str, progress: Progress) -> None:
     """Refuse a factor of another order or model; report another point or other data."""
     curvature.check_fit(factor, path)
-    point = curvature.describe(factor).parameters
-    if factor.parameters is not None and not np.array_equal(factor.parameters, point):
+    here, there = curvature.describe(factor).parameters, factor.parameters
+    if there is not None and (here is None or not np.array_equal(here, there)):
         progress(f"note: {path} was made at another point")
     if factor.provenance.data_fingerprint not in ("", curvature.problem.fingerprint):
         progress(f"note: {path} was made from other data")
