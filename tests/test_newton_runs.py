@@ -245,7 +245,7 @@ BAD_CHECKPOINTS = {
         "nan": (put("arrays/gradient", np.full(12, np.nan)), "/arrays/gradient holds numbers that"),
         "no state": (without("state/rate"), "/state/rate is missing"),
         "lengths": (put("state/eigenvalues", np.ones(2)), "/state holds arrays of lengths [2, 5]"),
-        "objective": (put("facts/objective", "low"), "/facts/objective is no number"),
+        "objective": (put("facts/objective", "low"), "/facts/objective is not a number"),
         "idle": (put("state/idle", np.zeros(2)), "/state/idle is no number"),
         "no rows": (without("rows"), "/rows is missing"),
         "few rows": (put("rows", np.zeros((5, 1))), "/rows has shape (5, 1)"),

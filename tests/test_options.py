@@ -131,11 +131,11 @@ def operator_options(start: str, end: str) -> dict[str, Case]:
     }
 
 
-COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --report r.json"
-UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --report r.json"
-UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --report r.json"
-DIAGONAL = "diagonal --columns 8", "--out f.h5 --report r.json"
-SPECTRUM = "spectrum --probes 2 --steps 3", "--out p.png --curve c.json"
+COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --json r.json"
+UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --json r.json"
+UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --json r.json"
+DIAGONAL = "diagonal --columns 8", "--out f.h5 --json r.json"
+SPECTRUM = "spectrum --probes 2 --steps 3", "--out p.png --json c.json"
 TRAIN = "train --optimizer newton-cg --max-steps 3", ""
 FIGURE = "figure mnist-hessian --rank 3", "--at zero --out p.png --json r.json"
 NEWTON = "newton --max-steps 4", "--json r.json"
@@ -191,7 +191,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **operator_options(*DIAGONAL),
             **problem_options(),
             "--out": Case("--out other.h5"),
-            "--report": Case("--report other.json"),
+            "--json": Case("--json other.json"),
             "--run": Case("--run run"),
         },
     ),

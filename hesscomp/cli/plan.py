@@ -58,7 +58,7 @@ class PlanCommand(PlanRequest):
                     f"{word}: give it before the --; a plan is for a --rank, not a tolerance"
                 )
             if name in IDLE:
-                raise InputError(f"{name}: changes nothing in a plan; leave it out")
+                raise InputError(f"{name}: has no effect on a plan; leave it out")
         words = ["compress", "--out", os.devnull, *self.command]
         if ":" not in (self.problem or ""):  # a problem from Python decides it
             words += ["--dtype", self.dtype]

@@ -54,7 +54,7 @@ class Session:
             print(text, flush=True)
 
     def show(self, event: object) -> None:
-        """Show what a workflow tells, on rank 0: a line, a factor, or product columns."""
+        """Show an event of a workflow on rank 0: a line, a factor, or product columns."""
         if isinstance(event, Factor):  # on all ranks: a kind may gather its rows for it
             self.say(factor_table(event))
         elif isinstance(event, Columns):

@@ -47,7 +47,7 @@ METHODS = {
     )
 }
 FROBENIUS = "frobenius"
-KRYLOV = ("block", "max_columns", "max_basis", "residual_tolerance")  # options of that method alone
+KRYLOV = ("block", "max_columns", "max_basis", "residual_tolerance")  # that method's own
 FIRST_BLOCK = 16  # columns of an adaptive sketch at first; it then grows by half
 
 
@@ -55,7 +55,7 @@ FIRST_BLOCK = 16  # columns of an adaptive sketch at first; it then grows by hal
 class FactorOptions(SketchOptions):
     """How to sketch, and by which method."""
 
-    method: str = option("auto", choices=("auto", *METHODS), help="of compression")
+    method: str = option("auto", choices=("auto", *METHODS), help="compression algorithm")
 
     def _check(self) -> None:
         super()._check()

@@ -70,7 +70,7 @@ class BlockKrylov:
         self.T = np.empty((0, 0))
         self.next = np.empty((rows, 0))  # N
         self.E = np.empty((self.block, 0))
-        self.lost = np.empty(0)  # residual norms of the locked columns, whose E is zero
+        self.locked_norms = np.empty(0)  # residual norms of the locked columns, whose E is zero
         self.probes: Probes | None = None
         self.found: np.ndarray | None = None  # the leading eigenvalues when they last converged
         self.steps = self.settled = self.newcomers = self.goal = 0

@@ -18,7 +18,7 @@ class SketchOptions(SketchSizes, Seeded, group="compression"):
     `probe_count` fresh Gaussian vectors measure the error.
     """
 
-    test_matrix: str = option("gaussian", choices=tuple(TEST_MATRICES), help="of the sketch")
+    test_matrix: str = option("gaussian", choices=tuple(TEST_MATRICES), help="random matrix")
     probe_count: int = option(8, low=1)
     max_columns: int | None = option(
         None, low=1, metavar="C", help="krylov: most product columns; default: as many as eigh"

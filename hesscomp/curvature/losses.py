@@ -403,7 +403,7 @@ def _row_by_row(loss) -> Callable:
 
 
 def loss_name(loss) -> str:
-    """What a loss is called in messages."""
+    """Return what a loss is called in messages."""
     return getattr(loss, "name", "") or getattr(loss, "__name__", type(loss).__name__)
 
 
@@ -456,7 +456,7 @@ def _scaled(loss: Loss, scale: float) -> Loss:
 
 
 def _reaches(loss: FunctionLoss, shape, targets: tf.TensorSpec) -> bool:
-    """Whether a function takes logits that Keras left on the output.
+    """Return whether a function takes logits that Keras left on the output.
 
     Tried on an output that is marked with logits that it was not made from.
     """

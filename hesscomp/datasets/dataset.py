@@ -96,7 +96,7 @@ def from_arrays(
     X, y, world: World, name: str = "arrays", test: tuple[Any, Any] | None = None,
     targets: str = SIGNS,
 ) -> Dataset:  # fmt: skip
-    """A data set from each rank's own rows, of any number on each rank, also none. Collective.
+    """Make a data set from each rank's own rows, which may be none. Collective.
 
     Parameters
     ----------

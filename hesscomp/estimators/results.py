@@ -52,7 +52,7 @@ class Estimate:
 
     @classmethod
     def exactly(cls, value: SupportsFloat, columns: int) -> "Estimate":
-        """A value known without error."""
+        """Return a value known without error."""
         return cls(float(value), 0.0, EXACT, columns)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:

@@ -66,7 +66,7 @@ def save_factor(
     if getattr(factor, name).ndim < 2:  # n numbers, as the point has: in the file itself
         factor = factor.in_layout(Replicated(factor.n, world))
     rows, layout = getattr(factor, name), factor.layout
-    if not isinstance(layout, Rows):
+    if not isinstance(layout, RowLayout):
         with nullcontext() if world is None else world.phase(f"writing {path}"):
             if world is None or world.rank == 0:
                 _save_whole(factor, path, dtype, compress)
@@ -98,7 +98,7 @@ def _save_whole(factor: Factor, path: str | os.PathLike, dtype: str, compress: b
         _write_rows(file, name, rows, compress)
 
 
-def _save_together(factor: Factor, layout: Rows, path: str | os.PathLike, dtype: str) -> None:
+def _save_together(factor: Factor, layout: RowLayout, path: str | os.PathLike, dtype: str) -> None:
     """One file, into which all ranks write their rows with parallel HDF5."""
     world, name = layout.world, factor.row_array()
     rows = getattr(factor, name)
@@ -305,7 +305,7 @@ def kind_of(file: CheckedFile) -> str:
 
 
 def _told(file: CheckedFile, value, kind):
-    """What an attribute says: one line of text, or a number."""
+    """Return what an attribute says: one line of text, or a number."""
     value = value.decode() if isinstance(value, bytes) else value
     if np.ndim(value) or (kind is str) != isinstance(value, str):
         file.refuse(f"an attribute holds {str(value)[:40]!r} where it needs a {kind.__name__}")

@@ -73,15 +73,15 @@ class Operator(ABC):
         return max(made_of, default=self.layout.pieces(columns))
 
     def in_rows(self, panel: int = PANEL) -> Self:
-        """This operator for blocks in the row layout, a slab of their rows on each rank."""
-        return self.in_layout(Rows(self.n, self.world, panel))
+        """Return this operator for blocks in the row layout, a slab of their rows on each rank."""
+        return self.in_layout(RowLayout(self.n, self.world, panel))
 
     def replicated(self) -> Self:
-        """This operator for blocks whose rows are all on every rank."""
+        """Return this operator for blocks whose rows are all on every rank."""
         return self.in_layout(Replicated(self.n, self.world))
 
     def in_layout(self, layout: Layout) -> Self:
-        """This operator for blocks in another layout; data and cost ledger are shared."""
+        """Return this operator for blocks in another layout; data and cost ledger are shared."""
         other = copy.copy(self)
         other.layout = layout
         for part in self.parts:

@@ -99,7 +99,7 @@ class Layout(ABC):
 
     @abstractmethod
     def any(self, flag: bool | np.bool_) -> bool:
-        """Whether the flag is true on any rank that holds other rows."""
+        """Return whether the flag is true on any rank that holds other rows."""
 
     def total(
         self,

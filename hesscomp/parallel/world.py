@@ -306,7 +306,7 @@ def _packed(value) -> np.ndarray:
 
 
 def _unpacked(data: np.ndarray, sizes: np.ndarray) -> list:
-    """The objects whose bytes lie one after the other."""
+    """Return the objects whose bytes lie one after the other."""
     return [pickle.loads(part.data) for part in np.split(data, np.cumsum(sizes)[:-1])]
 
 

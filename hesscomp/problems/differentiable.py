@@ -180,7 +180,7 @@ class DifferentiableProblem(Problem):
 
     @abstractmethod
     def _row_values(self, theta, X) -> int:
-        """Numbers of one row's values."""
+        """Return the numbers of one row's values."""
 
     def chunks(self, part: slice, dtype: str, k: int = 1) -> Iterator[slice]:
         """A part of the rows here, as many at once as the memory of a product with k columns."""

@@ -230,7 +230,7 @@ class Door:
         return Outcome(found, tuple(left_out))
 
     def faulty_layer(self, engine: LayerwiseEngine, model: keras.Model) -> str | None:
-        """The first layer up to which the layer-wise engine differs; None if none does.
+        """Return the first layer up to which the layer-wise engine differs; None if none does.
 
         By bisection over the layers, with a random linear function of each one's output as loss.
         """
@@ -332,7 +332,7 @@ class _Trial:
         return None if wrong is None else Disagreement("slope of the loss", *wrong)
 
     def penalty_slope(self, penalty: Penalty) -> Disagreement | None:
-        """The regularisers' gradient against their values."""
+        """Return the regularisers' gradient against their values."""
         wrong = wrong_slope(
             lambda x: float(penalty.value(tf.constant(x))),
             lambda x: penalty.gradient(tf.constant(x))[1].numpy(),
@@ -388,7 +388,7 @@ class _Trial:
         return tf.constant(self.rng.standard_normal(self.door.theta.shape[0]))
 
     def _point(self, reverse: bool) -> tuple[Any, Any, Any, Any]:
-        """The engine's arguments before V."""
+        """Return the engine's arguments before V."""
         theta, X, y = self.door.theta, self.X, self.y
         return theta, X, y, self.engine.values(theta, X, y, reverse)
 

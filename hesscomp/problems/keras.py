@@ -306,7 +306,7 @@ _REMEDY = (
 
 
 def _first(world: World, said: object) -> str | None:
-    """What the lowest rank that has something says, on every rank."""
+    """Return what the lowest rank that has something says, on every rank."""
     return next((found for found in world.gather("" if said is None else str(said)) if found), None)
 
 

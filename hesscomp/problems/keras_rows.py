@@ -17,7 +17,7 @@ SUM_OF_TARGETS = 1e-3  # that probabilities may differ from 1, in sum
 
 
 def shaped(rows: Rows, model) -> Rows:
-    """Rows in the shape and kind of the model's input."""
+    """Return rows in the shape and kind of the model's input."""
     X = rows.X
     inputs = getattr(model, "inputs", None)
     if inputs:
@@ -41,7 +41,7 @@ def shaped(rows: Rows, model) -> Rows:
 
 
 def coded(rows: Rows, loss: Loss) -> Rows:
-    """Rows with their targets as the loss takes them."""
+    """Return rows with their targets as the loss takes them."""
     y = rows.y
     if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
         y = (y + 1) / 2

@@ -54,7 +54,7 @@ class ShardSums:
         return self.blocks_here if self.world.reproducible else (slice(None),)
 
     def sum_parts(self, addends: Sequence | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The sum over `parts_here` and over the ranks; collective.
+        """Return the sum over `parts_here` and over the ranks; collective.
 
         Of arrays of a shape, one for each part, which may be none in reproducible mode; there the
         bits do not depend on the number of ranks (`sum_blocks`).

@@ -160,7 +160,7 @@ class Journal:
         return np.hstack(parts) if parts else np.empty((2, 0))
 
     def _read(self, path: Path, product: Product, slabs: Rows | None) -> np.ndarray | None:
-        """The result in a file, or None, and why, where there is none that fits."""
+        """Return the result in a file, or None, and why, where there is none that fits."""
         out = reason = None
         if slabs is not None or self.world.rank == 0:
             rows = None if slabs is None else (slabs.start, slabs.stop)

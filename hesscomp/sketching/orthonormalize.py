@@ -81,7 +81,7 @@ def _cholesky_qr(Y: np.ndarray, layout: Layout) -> np.ndarray | None:
 def cholesky_qr2(
     Y: np.ndarray, layout: Layout, gram: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Return an orthonormal basis of Y by two Cholesky factorisations; None beyond condition 1e7."""
+    """Return an orthonormal basis of Y by two Cholesky factorisations; None past condition 1e7."""
     gram = layout.inner(Y, Y) if gram is None else gram
     inverse = _inverse_cholesky(gram, layout)
     if inverse is None:

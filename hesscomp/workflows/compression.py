@@ -28,7 +28,7 @@ class CompressRequest(
     """What to compress, how, and where to write the factor."""
 
     at: tuple[str, ...] = option(  # type: ignore[assignment]  # others take one point
-        (), metavar=POINTS, help=f"{POINT_HELP}; several files, or a pattern: a trajectory"
+        (), metavar=POINTS, help=f"{POINT_HELP}; several files or a pattern make a trajectory"
     )
 
     def __post_init__(self):

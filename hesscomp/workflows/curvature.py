@@ -240,7 +240,7 @@ def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) ->
             recipe = replace(recipe, epochs=request.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            x = follow(recipe, problem, seed=request.seed).x
+            x = train_by_recipe(recipe, problem, seed=request.seed).x
         value = problem.objective(x)
     progress(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
@@ -263,7 +263,7 @@ def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvatur
 
 
 def _operator(request: CurvatureRequest, problem, x) -> tuple["ProblemOperator", str]:
-    """The operator and what it is, for people."""
+    """Return the operator and its title."""
     from hesscomp.curvature import finite_difference, gauss_newton, hessian
 
     name = request.operator

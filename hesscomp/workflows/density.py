@@ -26,7 +26,7 @@ from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
-    """Of which operator, how closely, and where the picture goes."""
+    """Which operator, how accurately, and where to write the picture."""
 
     probes: int = option(10, low=2, metavar="K", help="number of random vectors, at least 2")
     steps: int = option(80, low=1, metavar="M", help="Lanczos steps of each; exact where K M >= n")

@@ -23,14 +23,16 @@ LONG = 10  # product columns for each eigenpair that the reference may take
 
 @dataclass(frozen=True, kw_only=True)
 class FigureRequest(CurvatureRequest, PictureOutput, group="compression"):
-    """What to draw, and where."""
+    """What to draw, and where to write it."""
 
     figure: str = option(
         flag="figure", choices=tuple(FIGURES), metavar="NAME", help="the figure: mnist-hessian"
     )
-    rank: int = option(300, low=1, metavar="K", help="the largest one shown")
-    at: str = option(TRAINED, metavar=POINTS, help="the point: trained, or as compress has it")
-    report: str | None = option(None, group="output", metavar="R.json", help="the numbers drawn")
+    rank: int = option(300, low=1, metavar="K", help="largest rank shown")
+    at: str = option(TRAINED, metavar=POINTS, help="the parameter values, as for compress")
+    json: str | None = option(
+        None, group="output", former="--report", metavar="R.json", help="write the numbers drawn"
+    )
 
     def __post_init__(self):
         if self.problem is None and self.model is None:

@@ -27,9 +27,9 @@ class FactorOutput(Options, group="output"):
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOutput(Options, group="output"):
-    """Where a picture goes."""
+    """Where to write a picture."""
 
-    out: str | None = option(None, required=True, metavar="P.png", help="png, pdf or svg")
+    out: str | None = option(None, required=True, metavar="P.png", help="a png, pdf or svg file")
 
     def _check(self) -> None:
         super()._check()
@@ -65,13 +65,13 @@ class JournalRequest(Options, group="output"):
 
 @dataclass(frozen=True)
 class FactorResult:
-    """A factor, and what making it cost.
+    """A factor and its costs.
 
     Attributes
     ----------
     factor : Factor
     ledger : dict
-        As `Ledger.as_dict` has it.
+        See `Ledger.as_dict`.
     """
 
     factor: Factor
@@ -79,7 +79,7 @@ class FactorResult:
 
     @property
     def converged(self) -> bool:
-        """Whether a tolerance that was asked for is met."""
+        """Whether the tolerance is met, where one was requested."""
         return self.factor.certificate.converged
 
 
@@ -91,19 +91,19 @@ def make_factor(
     asked: dict,
     progress: Progress,
 ) -> FactorResult:
-    """Make a factor of an operator; tell of it, write it and its report. Collective.
+    """Make a factor of an operator; report it, and write it and its numbers. Collective.
 
     Parameters
     ----------
     command : str
-        Under whose name the time is counted.
+        The name under which the time is counted.
     request : FactorOutput and JournalRequest
     curvature : Curvature
     make : callable
         Makes the factor of an operator.
     asked : dict
-        What the products depend on beside the operator. They are kept in the run's folder, if there
-        is one, until the factor is written.
+        What the products depend on besides the operator. If there is a run's folder, it keeps the
+        products until the factor is written.
     progress : callable
     """
     world = curvature.problem.world
@@ -114,7 +114,7 @@ def make_factor(
         progress(factor)
         write_factor(progress, request.out, factor)
         report = _report(command, factor, world)
-        write(world, progress, "report", request.report, lambda path: write_json(path, report))
+        write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
     return FactorResult(factor, world.ledger.as_dict())
 
 

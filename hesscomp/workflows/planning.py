@@ -8,7 +8,7 @@ from hesscomp.options import Options, option, values
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.sketching.defaults import SketchSizes, count, default_method
 from hesscomp.sketching.plan import METHODS, NUMBER, VECTORS, Machine, Plan, Request, make_plan
-from hesscomp.workflows.sizes import format_bytes, parse_bytes
+from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
     from hesscomp.parallel.world import World
@@ -60,19 +60,19 @@ class PlanRequest(
 ):
     """The sizes to plan for; `measured_plan` measures them instead."""
 
-    n: int | None = count(None, metavar="N", help="parameters, such as 1e8")
-    rows: int | None = count(None, metavar="M", help="rows of the data, on all ranks")
-    ranks: int = count(group="compression", metavar="P", help="MPI ranks")
-    rank: int = count(40, group="compression", metavar="K", help="eigenpairs wanted")
+    n: int | None = count(None, metavar="N", help="number of parameters, such as 1e8")
+    rows: int | None = count(None, metavar="M", help="rows of the data on all ranks together")
+    ranks: int = count(group="compression", metavar="P", help="number of MPI ranks")
+    rank: int = count(40, group="compression", metavar="K", help="number of eigenpairs")
     method: str = option(
         "auto",
         choices=("auto", *METHODS),
         group="compression",
         help="compression algorithm; auto picks one from the matrix's properties",
     )
-    psd: bool = option(False, group="compression", help="with `n`: semidefinite, so nystrom")
+    psd: bool = option(False, group="compression", help="with `n`: a semidefinite matrix")
     dtype: str = option(
-        "float32", choices=("float32", "float64"), group="compression", help="of the products"
+        "float32", choices=("float32", "float64"), group="compression", help="precision of products"
     )
 
     def _check(self) -> None:
@@ -125,7 +125,7 @@ def _machine(request: PlanRequest) -> Machine:
 def measured_plan(
     request: PlanRequest, of: "CompressRequest", world: "World", progress: "Progress | None" = None
 ) -> Plan:
-    """Plan a compression of a problem, which is loaded and timed on the ranks here. Collective.
+    """Plan a compression of a problem that is loaded and timed on these ranks. Collective.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
 
 RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
-NAMED_DATA = f"{', '.join(NAMED)}, or a file"
+NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
@@ -214,7 +214,7 @@ def read_data(
     request: SourceRequest, world: World, progress: Progress, targets: str | None,
     source: str | None = None,
 ) -> Dataset:  # fmt: skip
-    """The data set of a request, or else of `source`; tells which columns it is made of."""
+    """Return the data set of a request, or else of `source`; report its columns."""
     named = request.data or source
     assert named is not None  # a request without data is of a named problem
     dataset = load_dataset(
@@ -313,7 +313,7 @@ def _network(model, loss: str, data: Dataset, request: ProblemRequest, world: Wo
 
 
 def _from_python(request: ProblemRequest, world: World):
-    """What the user's function makes of the world."""
+    """Return the problem that the user's function makes."""
     assert request.problem is not None
     module, _, name = request.problem.partition(":")
     start_tensorflow(world)
