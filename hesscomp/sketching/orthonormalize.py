@@ -4,7 +4,7 @@ import numpy as np
 import scipy.linalg
 
 from hesscomp.dense import inverse_cholesky
-from hesscomp.parallel.layout import Layout, Rows
+from hesscomp.parallel.layout import Layout, RowLayout
 
 # What the second projection of an orthonormal block takes off it: below the first it leaves the
 # block orthonormal to rounding; above the second, rounding may be all that it leaves.
@@ -117,7 +117,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
     For any Y; columns that depend on others are completed. Where blocks are replicated rank 0
     does it all.
     """
-    if not isinstance(layout, Rows):
+    if not isinstance(layout, RowLayout):
         return layout.on_root(_householder, Y)
     factors = [
         scipy.linalg.qr(Y[rows], mode="economic", check_finite=False) for rows in layout.qr_blocks()
