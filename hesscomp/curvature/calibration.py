@@ -15,7 +15,7 @@ LARGEST = 2.0**30  # bytes of the block that is multiplied
 
 @dataclass(frozen=True)
 class ProductCost:
-    """Of a block product, on the rank with the most.
+    """The cost of a block product on the most expensive rank.
 
     Attributes
     ----------

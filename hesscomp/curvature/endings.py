@@ -33,7 +33,7 @@ class Ending:
 
     @classmethod
     def of(cls, output: tf.Tensor) -> "Ending | None":
-        """That of a traced output; None where Keras finds no logits."""
+        """Return the ending of a traced output; None where Keras finds no logits."""
         activation = ACTIVATIONS.get(output.op.type)
         marked = hasattr(output, "_keras_logits")
         return cls(activation, marked) if marked or activation else None

@@ -62,7 +62,7 @@ class Jacobian:
         return out
 
     def _panels(self, k: int) -> Iterator[slice]:
-        """Of k columns, as many at once as memory allows."""
+        """Yield slices of k columns, each as wide as memory allows."""
         problem, size = self.problem, self.theta.dtype.size
         width = problem.budget(problem.dtype).columns(max(k, 1), size)
         if problem.world.reproducible:

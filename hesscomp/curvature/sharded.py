@@ -44,7 +44,7 @@ class ShardedOperator(Operator):
         """Return this rank's addend of H V for a whole (n, k) array, both in `dtype`."""
 
     def _local_blocks(self, V: np.ndarray) -> np.ndarray:
-        """As `_local`, separately for each of this rank's blocks of data: (b, n, k)."""
+        """Return `_local` separately for each of this rank's blocks of data: (b, n, k)."""
         raise InputError(f"{type(self).__name__} has no reproducible mode")
 
     def narrowed(self, chosen: tuple[int, ...]) -> "ShardedOperator | None":

@@ -156,7 +156,7 @@ class SpectralDensity:
 
 
 def standard_error(samples: np.ndarray) -> np.ndarray:
-    """Of the mean of independent samples over the last axis."""
+    """Return the standard error of the mean of independent samples over the last axis."""
     return np.std(samples, axis=-1, ddof=1) / np.sqrt(samples.shape[-1])
 
 

@@ -46,7 +46,7 @@ def xnystrace(operator: Operator, columns: int, seed: int) -> Estimate:
 
 
 def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.ndarray:
-    """As `_traces`, by way of H + s I with the smallest s that gives a Cholesky factor.
+    """Return `_traces` by way of H + s I with the smallest s that gives a Cholesky factor.
 
     Raises numpy's LinAlgError where none at the rounding level does.
     """

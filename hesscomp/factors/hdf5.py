@@ -82,7 +82,7 @@ def save_factor(
 
 @contextmanager
 def _replacing(path: str | os.PathLike, name: str) -> Iterator[Path]:
-    """As `replacing_path`, whatever the kind of the factor that is replaced."""
+    """Replace a file as `replacing_path` does, whatever the kind of the factor in it."""
     others = {kind.row_array() for kind in KINDS.values()} - {name}
     before = [slab for other in others for slab in own_slabs(path, other)]
     with replacing_path(path, name) as temporary:

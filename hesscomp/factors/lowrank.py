@@ -337,7 +337,7 @@ class LowRank(Factor):
         return self.eigenvalues + shift, shift
 
     def _definite(self, shift: float, zeros: bool) -> tuple[np.ndarray, float]:
-        """As `_shifted`, of a positive definite F + shift I; semidefinite with `zeros`."""
+        """Return `_shifted` of a positive definite F + shift I; semidefinite with `zeros`."""
         inside, outside = self._shifted(shift)
         counts = self.inertia(shift)
         if counts.negative or (counts.zero and not zeros):

@@ -40,7 +40,7 @@ class Provenance:
     seconds: float = NAN
 
     def derived(self, how: str) -> "Provenance":
-        """Of a factor made from this one; `how` joins the method, once."""
+        """Return the provenance of a factor made from this one; `how` joins the method, once."""
         steps = [step for step in self.method.split(", ") if step and step != how]
         return replace(self, method=", ".join([*steps, how]))
 

@@ -36,7 +36,7 @@ def standard_normal(
 
 
 def uniform(seed: int, stream: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """As `standard_normal`, uniform on [0, 1)."""
+    """Return numbers as `standard_normal` does, but uniform on [0, 1)."""
     return _fill(seed, stream, rows, columns, np.random.Generator.random)
 
 

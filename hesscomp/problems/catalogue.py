@@ -37,7 +37,7 @@ class Network:
 
     @classmethod
     def autoencoder(cls, *widths: int) -> "Network":
-        """Of these widths from the input to the linear code, and their mirror."""
+        """Return an autoencoder with these widths from input to linear code, and their mirror."""
         inner = (*widths[1:], *widths[-2::-1])
         return cls(widths[:1], inner, "sigmoid", code=len(widths) - 2)
 

@@ -126,12 +126,12 @@ class Door:
 
     @property
     def tolerance(self) -> float:
-        """Of objective and derivatives, relative."""
+        """The relative tolerance of objective and derivatives."""
         return SINGLE_TOLERANCE if self.narrow else TOLERANCE
 
     @classmethod
     def of(cls, problem, given, ending: Ending | None, narrow: bool = False) -> "Door":
-        """That of a `KerasProblem` whose loss was `given`, and whose model has an ending.
+        """Make the check of a `KerasProblem` whose loss was `given`, and whose model has an ending.
 
         Raises InputError where the loss of some rows is not a number, or depends on other rows.
         """
@@ -351,7 +351,7 @@ class _Trial:
         return None if wrong is None else Disagreement("slope of the objective", *wrong)
 
     def loss_curvature(self) -> Disagreement | None:
-        """Of the loss by the output, along one random tangent of it."""
+        """Compare the loss's curvature in the output along one random tangent of it."""
         tangent = tf.constant(self.rng.standard_normal(self.output.shape))
         here = self.door.loss.curvature(self.output, self.y, tangent[..., None, :])[..., 0, :]
         there = self._bent(tangent)

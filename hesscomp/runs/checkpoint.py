@@ -122,7 +122,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike, world) ->
 
 @contextmanager
 def _rotating(path: Path, name: str) -> Iterator[Path]:
-    """As `replacing_path`, but what was at `path` is kept as the previous checkpoint."""
+    """Replace a file as `replacing_path` does; the old file is the previous checkpoint."""
     previous, before = path.with_name(PREVIOUS), []
     with atomic_path(path) as temporary:
         yield temporary

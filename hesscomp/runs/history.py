@@ -33,7 +33,7 @@ class History:
 
     @property
     def names(self) -> list[str]:
-        """Of all numbers, in the order of their first appearance."""
+        """The names of all numbers, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def columns(self) -> dict[str, np.ndarray]:

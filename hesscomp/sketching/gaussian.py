@@ -15,7 +15,7 @@ def test_matrix(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
 
 
 def probes(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
-    """As `test_matrix`, from a stream of its own: vectors that no sketch has seen."""
+    """Return a matrix as `test_matrix` does, from another stream: no sketch has seen it."""
     return _normals(layout, first, last, seed, random.PROBE)
 
 

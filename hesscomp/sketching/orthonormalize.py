@@ -100,7 +100,7 @@ def cholesky_qr2(
 def shifted_cholesky_qr3(
     Y: np.ndarray, layout: Layout, gram: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """As `cholesky_qr2` after a factorisation of a shifted Gram matrix, which lowers the condition.
+    """Return `cholesky_qr2` after a shifted factorisation, which lowers the condition.
 
     The shift is that of Fukaya and others (2020), equation 4.1: 11 (n l + l (l + 1)) u ||Y||^2.
     None where the condition is too large even so: about 1e13 / sqrt(n l).

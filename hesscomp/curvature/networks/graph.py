@@ -34,7 +34,7 @@ def read_graph(model: keras.Model) -> list[Node]:
 
 
 def layer_ends(model: keras.Model) -> list[tuple[str, int, keras.KerasTensor]]:
-    """Of each outermost layer, in order: its name, the number of nodes up to it, its output."""
+    """Return for each outermost layer in order: its name, nodes up to it, and its output."""
     return _read(model).ends
 
 

@@ -52,7 +52,7 @@ class LayerwiseEngine(NetworkEngine):
         return self._values(theta, X)[-1].output
 
     def row_tangents(self, theta, X, row_values):
-        """Of the operations' outputs: slopes and what else is made once have no tangents."""
+        """Return the numbers of a row's tangents of the outputs; slopes and memos have none."""
 
         @tf.function(autograph=False, input_signature=[theta, X])
         def outputs(theta, X):

@@ -37,7 +37,7 @@ class Penalty:
 
     @classmethod
     def of_model(cls, model: keras.Model, pieces: list[Piece]) -> "Penalty | None":
-        """That of a model's trainable weights; None where they have none."""
+        """Return the penalty of a model's trainable weights; None where they have none."""
         terms = {
             i: variable.regularizer
             for i, variable in enumerate(model.trainable_variables)
