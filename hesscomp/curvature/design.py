@@ -66,15 +66,15 @@ class DenseDesign:
             return tf.linalg.matvec(self._given, r, transpose_a=True)
         return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
 
-    def adjoints(self, r: tf.Tensor) -> tf.Tensor:
+    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
         """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
-        return self._exact_kernels.adjoints(self._given, r, self._chunk(0))
+        return self._exact_kernels.adjoint_by_row_block(self._given, r, self._chunk(0))
 
-    def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
         if not self.rows:
             return tf.zeros([0, *V.shape], self.dtype)
-        return self._kernels.gram_products(
+        return self._kernels.gram_product_by_row_block(
             self._curved, tf.cast(weights, self.dtype), V, self._chunk(0)
         )
 
@@ -90,11 +90,13 @@ class DenseDesign:
             self._curved, tf.cast(weights, self.dtype), tf.constant(WIDE_ROWS)
         )
 
-    def grams(self, weights: tf.Tensor) -> tf.Tensor:
+    def gram_by_row_block(self, weights: tf.Tensor) -> tf.Tensor:
         """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
         if not self.rows:
             return tf.zeros([0, self.n, self.n], self.dtype)
-        return self._kernels.grams(self._curved, tf.cast(weights, self.dtype), self._chunk(0))
+        return self._kernels.gram_by_row_block(
+            self._curved, tf.cast(weights, self.dtype), self._chunk(0)
+        )
 
     def compile(self) -> None:
         """Trace and optimise the products on one row, so that no timed product does."""
@@ -135,12 +137,12 @@ class SparseDesign:
         """Return A^T r in float64: (rows,) to (n,)."""
         return tf.squeeze(self._given[1] @ r[:, None], 1)
 
-    def adjoints(self, r: tf.Tensor) -> tf.Tensor:
+    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
         """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
         parts = [b.adjoint(r[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
         return tf.stack(parts) if parts else tf.zeros([0, self.n], tf.float64)
 
-    def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
         parts = [
             block.gram_product(weights[rows], V)
@@ -161,7 +163,7 @@ class SparseDesign:
         ]
         return tf.concat(panels, axis=1)
 
-    def grams(self, weights: tf.Tensor) -> tf.Tensor:
+    def gram_by_row_block(self, weights: tf.Tensor) -> tf.Tensor:
         """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
         parts = [b.gram(weights[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
         return tf.stack(parts) if parts else tf.zeros([0, self.n, self.n], self.dtype)
@@ -247,7 +249,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         return _sweep(shape[0], chunk, tf.zeros(shape[1:], tf.float64), part)
 
     @tf.function(input_signature=[matrix, vector, count])
-    def adjoints(A, r, chunk):
+    def adjoint_by_row_block(A, r, chunk):
         def part(start, stop):
             piece = tf.cast(A[start:stop], tf.float64)
             return tf.linalg.matvec(piece, r[start:stop], transpose_a=True)
@@ -265,7 +267,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         return _sweep(tf.shape(A)[0], chunk, tf.zeros_like(V), part)
 
     @tf.function(input_signature=[matrix, weights, matrix, count])
-    def gram_products(A, weights, V, chunk):
+    def gram_product_by_row_block(A, weights, V, chunk):
         def part(start, stop):
             piece = A[start:stop]
             scaled = weights[start:stop, None] * tf.matmul(piece, V)
@@ -284,7 +286,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         return _sweep(shape[0], chunk, tf.zeros([shape[1], shape[1]], A.dtype), part)
 
     @tf.function(input_signature=[matrix, weights, count])
-    def grams(A, weights, chunk):
+    def gram_by_row_block(A, weights, chunk):
         def part(start, stop):
             piece = A[start:stop]
             return tf.matmul(piece, weights[start:stop, None] * piece, transpose_a=True)
@@ -295,9 +297,9 @@ def _dense_kernels(name: str) -> SimpleNamespace:
     return SimpleNamespace(
         forward=forward,
         adjoint=adjoint,
-        adjoints=adjoints,
+        adjoint_by_row_block=adjoint_by_row_block,
         gram_product=gram_product,
-        gram_products=gram_products,
+        gram_product_by_row_block=gram_product_by_row_block,
         gram=gram,
-        grams=grams,
+        gram_by_row_block=gram_by_row_block,
     )

@@ -23,7 +23,10 @@ RECOVERIES = 20  # in a row, after which a run is given up
 IDLE = 20  # steps over all rows at the lowest objective without a gain: there is none to be had
 LEVEL = 100  # times the rounding of an objective, within which it counts as the lowest
 
-COUNTERS = ("best_objective", "recoveries", "idle", "lost", "lowest", "flattest")  # in checkpoints
+COUNTERS = {  # attributes by their names in checkpoints
+    "lost": "nonfinite_steps",
+    **{name: name for name in ("best_objective", "recoveries", "idle", "lowest", "flattest")},
+}
 
 COSTS = ("passes", "columns", "work", "words")  # of `Batches`, in the history and in checkpoints
 CONVERGED, STOPPED, DIVERGED = "converged", "stopped", "diverged"
@@ -237,7 +240,9 @@ class _Run:
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
         self.best_objective = self.lowest = self.flattest = np.inf
-        self.idle = self.lost = 0  # steps, and objectives that were not finite, since the last gain
+        self.idle = self.nonfinite_steps = (
+            0  # steps, and objectives that were not finite, since the last gain
+        )
         self.begun, self.seconds_before = time.perf_counter(), 0.0
         self.writer = None
         self.saved = -1  # the step of the last checkpoint
@@ -251,7 +256,7 @@ class _Run:
                 status = DIVERGED, f"not finite {RECOVERIES} times in a row, at step {self.step}"
                 break
             status = self._judge(task)
-            self.batches.settle()
+            self.batches.flush_costs()
             self._record(task)
             called_off = self._called_off()
             status = status or called_off
@@ -315,7 +320,7 @@ class _Run:
         return self._reached(task) or status
 
     def _finish(self, status, reason) -> None:
-        self.batches.settle()
+        self.batches.flush_costs()
         if self.saving.folder is None:
             return
         with self.world.phase(f"writing {self.saving.folder}"):
@@ -355,14 +360,14 @@ class _Run:
         if self.state is None:
             raise NumericalError(what + remedy)
         self.recoveries += 1
-        self.lost += 1
+        self.nonfinite_steps += 1
         self.history.events.append((self.step, f"{what}; taken back"))
         self.good = self.x, self.state
         return self.recoveries <= RECOVERIES
 
     def _judge(self, task: Task) -> tuple[str, str] | None:
         """Note the best point; whether and why the run ends here."""
-        self.batches.settle()
+        self.batches.flush_costs()
         stop = self.stopping
         if task.gradient_batch is self.batches.full:
             task.full = task.objective
@@ -409,7 +414,7 @@ class _Run:
         known = task.gradient_norm > np.finfo(float).eps * first
         flatter = known and task.gradient_norm < 0.9 * self.flattest
         if self.world.decide(task.objective < self.lowest - noise or flatter):
-            self.idle = self.lost = 0
+            self.idle = self.nonfinite_steps = 0
         elif self.world.decide(task.objective <= self.lowest + LEVEL * noise):
             self.idle += 1
         self.lowest = min(self.lowest, task.objective)
@@ -485,15 +490,15 @@ class _Run:
 
     def _note_lost(self, tried: list[float]) -> None:
         """Tell of objectives that were not finite on the way to the next point."""
-        lost = int(np.count_nonzero(~np.isfinite(tried)))
-        self.lost += lost
-        if lost:
-            text = f"{lost} of {len(tried)} objectives tried were not finite; step shortened"
+        nonfinite = int(np.count_nonzero(~np.isfinite(tried)))
+        self.nonfinite_steps += nonfinite
+        if nonfinite:
+            text = f"{nonfinite} of {len(tried)} objectives tried were not finite; step shortened"
             self.history.events.append((self.step + 1, text))
 
     def _ended(self, why: str) -> tuple[str, str]:
         """The status where nothing is gained any more."""
-        if self.world.decide(self.lost > 0):
+        if self.world.decide(self.nonfinite_steps > 0):
             what = why.partition(":")[0]
             return DIVERGED, f"{what}, or leads to numbers that are not finite, at step {self.step}"
         return STOPPED, why
@@ -508,7 +513,7 @@ class _Run:
         self.numbers = {
             "objective": objective,
             "full_objective": full,
-            **{name: getattr(self, name) for name in COUNTERS},
+            **{stored: getattr(self, name) for stored, name in COUNTERS.items()},
             **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self._seconds(),
         }
@@ -546,8 +551,8 @@ class _Run:
             self.batches.full.keep_margins(self.x, margins)
         facts = saved.facts
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]
-        for name in COUNTERS:
-            setattr(self, name, facts[name])
+        for stored, name in COUNTERS.items():
+            setattr(self, name, facts[stored])
         for name in COSTS:
             setattr(self.batches, name, facts[name])
         self.seconds_before = facts["seconds"]

@@ -23,7 +23,7 @@ from hesscomp.problems.capabilities import (
     TEST_ROWS,
 )
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
@@ -46,7 +46,7 @@ class DifferentiableProblem(Problem):
     )
     loss_name = "a function"
 
-    def __init__(self, rows: Rows, world: World, ridge: float, dtype: str, memory: float):
+    def __init__(self, rows: RowSet, world: World, ridge: float, dtype: str, memory: float):
         check_numbers(ridge, dtype)
         if not memory > 0:
             raise InputError(f"the memory of a product must be positive, not {memory}")
@@ -54,7 +54,7 @@ class DifferentiableProblem(Problem):
         self._take(rows)
         self.cut(rows)
 
-    def _take(self, rows: Rows) -> None:
+    def _take(self, rows: RowSet) -> None:
         self.data, self.rows = rows, rows.total
         self.dataset_name, self.fingerprint = rows.name, rows.fingerprint
         self._tensors: dict = {}
@@ -90,7 +90,7 @@ class DifferentiableProblem(Problem):
         return f"{self.engine.name} engine: {self.engine.reason}"
 
     def over(self, data) -> "DifferentiableProblem":
-        rows = self._fitted(Rows.held_out(data, self.world))
+        rows = self._fitted(RowSet.held_out(data, self.world))
         other = copy.copy(self)
         other.ridge, other.sample = 0.0, "all"
         other.engine, other._kernels = self.engine.data, {}
@@ -98,7 +98,7 @@ class DifferentiableProblem(Problem):
         other.cut(rows)
         return other
 
-    def _fitted(self, rows: Rows) -> Rows:
+    def _fitted(self, rows: RowSet) -> RowSet:
         """Other rows in the form that the model and the loss take. Collective."""
         return rows
 

@@ -33,7 +33,7 @@ from hesscomp.problems.keras_rows import (
 )
 from hesscomp.problems.models import Weights, read_weights
 from hesscomp.problems.network import NetworkProblem
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class KerasProblem(NetworkProblem):
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
         world = World() if world is None else world
-        rows = shaped(Rows.of(data, world), model)
+        rows = shaped(RowSet.of(data, world), model)
         super().__init__(rows, world, ridge, dtype, memory)
         variables = model.trainable_variables
         pieces = cut(variable.shape for variable in variables)
@@ -217,7 +217,7 @@ class KerasProblem(NetworkProblem):
     def _penalized(self, engine: NetworkEngine) -> NetworkEngine:
         return engine if self.penalty is None else PenalizedEngine(engine, self.penalty)
 
-    def _check_logits(self, given, traced: Traced, rows: Rows) -> None:
+    def _check_logits(self, given, traced: Traced, rows: RowSet) -> None:
         """Refuse probabilities where the loss takes logits; warn if the loss is Keras'. Collective.
 
         Those of a model that shows its logits (`Ending`) are computed from them instead.
@@ -364,7 +364,7 @@ def _names(model) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 
-def _found(loss, model, rows: Rows, traced: "Traced") -> Loss:
+def _found(loss, model, rows: RowSet, traced: "Traced") -> Loss:
     """Return the loss of the model's output or logits; InputError where they do not fit."""
     kind = tf.float64 if rows.y.dtype.kind == "f" else rows.y.dtype
     targets, ending = tf.TensorSpec([None, *rows.y.shape[1:]], kind), traced.ending

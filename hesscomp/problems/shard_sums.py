@@ -8,7 +8,7 @@ from hesscomp.datasets import Shard
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 
 
 class ShardSums:
@@ -27,7 +27,7 @@ class ShardSums:
     row_blocks: int = 0
     blocks_here: tuple[slice, ...]
 
-    def cut(self, shard: Shard | Rows) -> RowBlocks | None:
+    def cut(self, shard: Shard | RowSet) -> RowBlocks | None:
         """Return the fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
 
         Collective. Raises InputError if a rank's rows are not whole blocks.
