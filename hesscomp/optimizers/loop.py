@@ -60,14 +60,16 @@ class Stopping:
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
         if self.max_steps < 0:
-            raise InputError(f"max-steps must be at least 0, not {self.max_steps}")
+            raise InputError(f"`max_steps` must be at least 0, not {self.max_steps}")
         if not self.gradient_tolerance >= 0:
-            raise InputError(f"tol must be at least 0, not {self.gradient_tolerance}")
+            raise InputError(
+                f"`gradient_tolerance` must be at least 0, not {self.gradient_tolerance}"
+            )
         if np.isnan(self.target):
-            raise InputError("the target must be a number, not nan")
+            raise InputError("`target` must be a number, not nan")
         for name in ("max_passes", "max_seconds"):
             if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+                raise InputError(f"`{name}` must be positive, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,11 @@ class Saving:
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
         if self.every < 1:
-            raise InputError(f"checkpoints are made every 1 or more steps, not {self.every}")
+            raise InputError(f"`every` must be at least 1 step, not {self.every}")
         if self.tensorboard and self.folder is None:
-            raise InputError("scalars for TensorBoard need a folder")
+            raise InputError(
+                "scalars for TensorBoard go to a run's folder, and there is none; name one"
+            )
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ class _Run:
         share = sampling.share(0, problem.rows)
         self.every = round(1 / share) if evaluate_every is None else evaluate_every
         if self.every < 1:
-            raise InputError(f"evaluate-every must be at least 1, not {evaluate_every}")
+            raise InputError(f"`evaluate_every` must be at least 1, not {evaluate_every}")
         self.facts = {"optimizer": optimizer.describe(), "sampling": str(sampling)}
         self.held_out = None if test is None else HeldOut(problem, test)
         if self.held_out is not None:
@@ -240,9 +244,8 @@ class _Run:
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
         self.best_objective = self.lowest = self.flattest = np.inf
-        self.idle = self.nonfinite_steps = (
-            0  # steps, and objectives that were not finite, since the last gain
-        )
+        # Since the last gain: steps, and objectives that were not finite
+        self.idle = self.nonfinite_steps = 0
         self.begun, self.seconds_before = time.perf_counter(), 0.0
         self.writer = None
         self.saved = -1  # the step of the last checkpoint
