@@ -183,7 +183,7 @@ def test_starts_that_do_not_fit_are_refused(world):
     assert error(compress(A, 5, start=0 * factor), matrix("exponential")) < 1
     with pytest.raises(InputError, match="only method krylov starts from a factor, not eigh"):
         compress(A, 5, start=factor, method="eigh")
-    with pytest.raises(InputError, match="a factor of n = 150 cannot start an operator of"):
+    with pytest.raises(InputError, match="a factor of n = 150 does not fit an operator of"):
         compress(Sharded(np.eye(4), world, True), 2, start=factor)
 
 

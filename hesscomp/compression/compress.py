@@ -263,7 +263,7 @@ def _choose(operator: Operator, asked: CompressionOptions, start: Factor | None)
             raise InputError(f"only method krylov starts from a factor, not {asked.method}")
         if start.n != operator.n:
             raise InputError(
-                f"a factor of n = {start.n} cannot start an operator of n = {operator.n}"
+                f"a factor of n = {start.n} does not fit an operator of n = {operator.n}"
             )
         return partial(BlockKrylov, start=start)
     if asked.method == "auto":
