@@ -50,7 +50,7 @@ def _place(error: BaseException) -> str:
 
 
 def whole_story(error: BaseException) -> str:
-    """Return the traceback of an error, after a line break, if the user asked for it."""
+    """Return the traceback of an error, after a line break, if the user requested it."""
     return "\n" + "".join(traceback.format_exception(error)) if os.environ.get(TRACEBACK) else ""
 
 

@@ -508,7 +508,7 @@ def test_runs_of_normalised_models_go_on_in_another_process(in_tmp, run_command)
         done = run_command([sys.executable, "-c", COMMANDS, json.dumps([commands, status])],
                            env={"PYTHONPATH": str(ROOT)})  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert ("the same command goes on from products" in done.stderr) == bool(status)
+        assert ("the same command resumes from products" in done.stderr) == bool(status)
     history = Path("training/history.csv").read_text().splitlines()
     assert [float(row.split(",")[0]) for row in history[1:]] == [0, 1, 2, 3]
     ledger = json.loads(Path("f.json").read_text())["ledger"]
@@ -528,7 +528,7 @@ def test_a_named_problem_says_what_it_took(in_tmp, capsys):
     first, second, *_ = capsys.readouterr().out.split("\n")
     assert first.startswith("data: mnist-sample, 5,000 images; HESSCOMP_DATA names no folder")
     assert second == (
-        "mnist-mlp on mnist-sample: 5000 rows, 11935 parameters; generic engine: asked for"
+        "mnist-mlp on mnist-sample: 5000 rows, 11935 parameters; generic engine: requested"
     )
     F = load_factor("f.h5")
     assert F.blocks == (("dense_2/bias", (10,), 0),)

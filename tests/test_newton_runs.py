@@ -246,7 +246,7 @@ BAD_CHECKPOINTS = {
         "no state": (without("state/rate"), "/state/rate is missing"),
         "lengths": (put("state/eigenvalues", np.ones(2)), "/state holds arrays of lengths [2, 5]"),
         "objective": (put("facts/objective", "low"), "/facts/objective is not a number"),
-        "idle": (put("state/idle", np.zeros(2)), "/state/idle is no number"),
+        "idle": (put("state/idle", np.zeros(2)), "/state/idle is not a number"),
         "no rows": (without("rows"), "/rows is missing"),
         "few rows": (put("rows", np.zeros((5, 1))), "/rows has shape (5, 1)"),
         "flat rows": (put("rows", np.zeros(600)), "/rows has shape (600,)"),

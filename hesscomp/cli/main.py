@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
-            sys.stdout.flush()  # here, where it can still be said quietly that nobody reads it
+            sys.stdout.flush()  # here, where a closed reader can still be reported by the status
     except BrokenPipeError:
         write_no_more()
         return UNREAD
@@ -209,7 +209,7 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
             description=summary[0].upper() + summary[1:] + ".",
             formatter_class=HelpFormatter,
         )
-        if command == name:  # only what is asked for is imported
+        if command == name:  # only what is requested is imported
             written[name] = _add_request(subparser, command)
     return parser, commands.choices, written
 

@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables for readers."""
 
 import math
 from collections.abc import Sequence

@@ -71,7 +71,7 @@ class Kept:
     make : callable
         ``make(X, y)`` is a chunk's: tensors, nested as you like.
     most : float
-        Bytes; what goes beyond is made for each product anew.
+        Bytes; what goes beyond is made for each product again.
     """
 
     def __init__(self, make: Callable, most: float):
@@ -79,7 +79,7 @@ class Kept:
         self.forget()
 
     def forget(self) -> None:
-        """Make everything anew: something else than the point has changed."""
+        """Make everything again: something else than the point has changed."""
         self.left = self.most
         self.made: dict[tuple[int, int], Any] = {}
 

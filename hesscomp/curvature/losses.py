@@ -338,7 +338,7 @@ def find_loss(
     Raises
     ------
     InputError
-        For a name that nobody knows, and for a loss that is not a mean over rows.
+        For an unknown name, and for a loss that is not a mean over rows.
     """
     loss = resolve_loss(loss)
     if isinstance(loss, Loss):
@@ -370,7 +370,7 @@ def resolve_loss(loss):
     Raises
     ------
     InputError
-        For a name that nobody knows, and for what cannot be called.
+        For an unknown name, and for what cannot be called.
     """
     if isinstance(loss, Loss) or (isinstance(loss, str) and loss in KNOWN):
         return loss

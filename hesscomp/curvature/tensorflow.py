@@ -114,7 +114,7 @@ def keep_freed_memory(most: float) -> None:
     """Let the C library keep up to `most` bytes that tensors leave free, for the next tensors.
 
     By default it gives large arrays back to the system at once, and every tensor of megabytes is
-    mapped, cleared and faulted in anew: a tenth of a network's block product. It keeps no more
+    mapped, cleared and faulted in again: a tenth of a network's block product. It keeps no more
     than `KEPT` whatever `most`; where the library is not glibc, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

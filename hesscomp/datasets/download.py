@@ -34,7 +34,7 @@ def downloaded_file(url: str, sha256: str, path: Path, instead: str) -> Path:
             raise InputError(f"{url}: sends another file than it used to; {instead}")
         _write(path, data)
     elif not _is(path.read_bytes(), sha256):
-        raise InputError(f"{path}: is damaged, or another file; remove it to download it anew")
+        raise InputError(f"{path}: is damaged, or another file; remove it to download it again")
     return path
 
 

@@ -82,7 +82,7 @@ class _IdxFile:
         self.stream.seek(self.begin + start * size)
         data = self._read((stop - start) * size)
         if stop == self.shape[0] and self.stream.read(1):
-            self.refuse(f"goes on after its {stop} rows; fetch it again")
+            self.refuse(f"continues after its {stop} rows; fetch it again")
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def refuse(self, reason: str):

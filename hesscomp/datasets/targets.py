@@ -21,7 +21,7 @@ MAX_CLASSES = 1000
 
 
 def check_targets(kind: str, name: str) -> None:
-    """Raise InputError for targets that nobody knows."""
+    """Raise InputError for unknown targets."""
     if kind not in TARGETS:
         raise InputError(f"{name}: unknown targets {kind}; use one of {', '.join(TARGETS)}")
 
@@ -90,7 +90,7 @@ def _classified(shard, kind: str, world: World, name: str, known, where):
 
 
 def class_names(classes) -> tuple[str, ...]:
-    """Return the classes as texts, for people."""
+    """Return the classes as texts, for readers."""
     return tuple(f"{label:g}" if isinstance(label, float) else label for label in classes)
 
 

@@ -104,7 +104,7 @@ class View:
         return next((values for point, values in self._known if np.array_equal(point, x)), None)
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its gradient; free at the last two points where they were asked for."""
+        """f(x) and its gradient; free at the last two points where they were requested."""
         values = self._recall(x)
         if values is None:
             if self.keeps_margins:

@@ -80,7 +80,7 @@ class Saving:
     ----------
     folder : path, optional
         Gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it holds
-        a checkpoint of the same run, that is where the run goes on.
+        a checkpoint of the same run, that is where the run resumes.
     every : int
         Steps between checkpoints; one is made at the end too.
     tensorboard : bool
@@ -189,7 +189,7 @@ def train(
     -------
     TrainResult
         With the same numbers, bit for bit on the same number of ranks and threads, whether the run
-        was stopped and gone on with or not; in reproducible mode on any number of ranks.
+        was stopped and resumed or not; in reproducible mode on any number of ranks.
 
     Raises
     ------
@@ -398,7 +398,7 @@ class _Run:
             self.best, self.best_objective = task.x.copy(), task.full
 
     def _reached(self, task: Task) -> tuple[str, str] | None:
-        """Whether the run has what was asked for."""
+        """Whether the run has what was requested."""
         if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
             return CONVERGED, "the gradient norm reached the tolerance"
         if self.world.decide(task.full <= self.stopping.target):

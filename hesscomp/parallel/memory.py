@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
 SHARE = 0.5  # of what is available that blocks of columns may take; the rest is for data
-PRODUCT_BYTES = 4 * 2.0**30  # for one product of a network, unless asked for otherwise
+PRODUCT_BYTES = 4 * 2.0**30  # for one product of a network, unless requested otherwise
 COLUMN_COPIES = 6  # arrays of a product's size in it: tangents, gradients, both rearranged, sums
 
 
@@ -58,7 +58,7 @@ def peak_bytes() -> int:
 
 
 def reset_peak() -> None:
-    """Let `peak_bytes` begin anew."""
+    """Let `peak_bytes` begin again."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

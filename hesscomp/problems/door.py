@@ -42,7 +42,7 @@ from hesscomp.problems.stateless import losses_and_output
 TOLERANCE = 1e-8
 SINGLE_TOLERANCE = 1e-5  # where an operation of TensorFlow's knows float32 only
 ROUNDING = 1e-12  # of the norm of all blocks, and of the terms whose differences derivatives are
-SECONDS = 2.0  # that the check may take, unless all of it is asked for
+SECONDS = 2.0  # that the check may take, unless all of it is requested
 SLOPE_TOLERANCE = 1e-3  # of differences of a network's values, which units near kinks disturb
 ROWS = (2, 3)  # of the two batches
 MOST_TARGETS = 10**6  # numbers that are searched for rows that span the targets

@@ -196,7 +196,7 @@ class KerasProblem(NetworkProblem):
         if wanted not in ENGINES:
             raise InputError(f"unknown engine {wanted}; use one of {', '.join(ENGINES)}")
         if wanted == "generic":
-            return self._generic("asked for")
+            return self._generic("requested")
         try:
             return self._penalized(self._layerwise())
         except Unsupported as why:
@@ -253,7 +253,7 @@ class KerasProblem(NetworkProblem):
             narrow = _single_precision(compiled)
             if narrow is not None and world.rank == 0:
                 log.warning(
-                    "%s: %s computes in float32, whatever precision is asked for, so objective and "
+                    "%s: %s computes in float32, whatever precision is requested, so objective and "
                     "derivatives have six digits", self.name, narrow,
                 )  # fmt: skip
             door = Door.of(self, given, ending, narrow is not None)

@@ -44,7 +44,7 @@ class Checkpoint:
     values : dict of str to number
         What the optimizer told of the last step.
     facts : dict of str to number or str
-        Counters, and what the run is of: a run goes on only where the texts are equal.
+        Counters, and what the run is of: a run resumes only where the texts are equal.
     history : History
     rows : (rows_here, k) array, optional
         This rank's part of an array that goes with the rows of the data.
@@ -183,7 +183,7 @@ def open_run(
         problems.append(problem)
     else:
         if problems:
-            raise InputError(f"{'; '.join(problems)}; remove {folder} to start anew")
+            raise InputError(f"{'; '.join(problems)}; remove {folder} to start again")
         return None
     assert found is not None  # the loop found one
     check_same_run(found.facts, like.facts, folder)

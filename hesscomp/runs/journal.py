@@ -1,7 +1,7 @@
-"""The journal of a run: the results of its block products, so that a run goes on from them.
+"""The journal of a run: the results of its block products, so that a run resumes from them.
 
 Products are all that costs. A run that was ended is started again from its seed; everything between
-the products is computed anew, bit for bit, and those that are in the journal are not made again.
+the products is computed again, bit for bit, and those that are in the journal are not made again.
 Each is a file of its own, whole or absent, which no later one replaces.
 """
 

@@ -101,7 +101,7 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
 
     @property
     def resumes(self) -> bool:
-        """Whether the command goes on from where a signal ended it."""
+        """Whether the command resumes from where a signal ended it."""
         return any(word.partition("=")[0] == "--run" for word in self.command)
 
 

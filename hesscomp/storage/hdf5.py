@@ -50,7 +50,7 @@ class CheckedFile:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         self.size = os.fstat(self.stream.fileno()).st_size
-        self.claims: Counter[str] = Counter()  # bytes of each data set asked for, and of all
+        self.claims: Counter[str] = Counter()  # bytes of each data set requested, and of all
         try:
             self.file = h5py.File(self.stream, "r")
         except Exception as error:
@@ -109,7 +109,7 @@ class CheckedFile:
 
         Notes
         -----
-        The claims of all data sets that were asked for add up: many names may lead to one place.
+        The claims of all data sets that were requested add up: many names may lead to one place.
         """
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:

@@ -18,7 +18,7 @@ from hesscomp.workflows.curvature import (
 from hesscomp.workflows.output import FactorOutput, FactorResult, JournalRequest, make_factor
 from hesscomp.workflows.progress import Progress, check_outputs, silent
 
-RANK = 40  # where neither a rank nor a tolerance is asked for
+RANK = 40  # where neither a rank nor a tolerance is requested
 
 
 @dataclass(frozen=True, kw_only=True)

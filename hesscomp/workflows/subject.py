@@ -22,7 +22,7 @@ from hesscomp.workflows.progress import Progress, silent
 if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
 
-RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
+RIDGE = 1e-3  # of logistic regression; networks have none unless requested
 NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
 TARGETS_OF = {  # those of other losses are values
