@@ -121,7 +121,7 @@ BAD = {
     "cut-gz": (PACKED, gzip.compress(idx_bytes(ONES))[:-9], "cannot be read as IDX"),
     "damaged-gz": (PACKED, gzip.compress(idx_bytes(ONES))[:-8] + bytes(8), "cannot be read as IDX"),
     "not-gz": (PACKED, idx_bytes(ONES), "cannot be read as IDX"),
-    "long-gz": (PACKED, gzip.compress(idx_bytes(ONES) + b"1"), "goes on after its 6 rows"),
+    "long-gz": (PACKED, gzip.compress(idx_bytes(ONES) + b"1"), "continues after its 6 rows"),
     "one": (PLAIN, idx_bytes(ONES[:, 0, 0]), "X has 1 dimensions"),
     "thin": (PLAIN, idx_bytes(ONES[:, :, :0]), "holds no features"),
     "none": (PLAIN, idx_bytes(ONES[:0]), "X has 0 rows but the labels have shape (6,)"),

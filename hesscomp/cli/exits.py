@@ -10,7 +10,7 @@ INTERRUPTED, UNREAD = 130, 141  # 128 and the number of SIGINT, of SIGPIPE
 
 
 def exit_status(error: BaseException) -> int:
-    """Return 2 for errors in input or usage, which the user can correct, and 1 for other failures."""
+    """Return 2 for errors that the user can correct, in input or usage, and else 1."""
     return 2 if isinstance(error, InputError | OperatorError) else 1
 
 
