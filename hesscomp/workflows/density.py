@@ -35,9 +35,6 @@ class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
     )
     bins: int = option(512, low=2, metavar="B", help="points of the density that are computed")
     factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
-    curve: str | None = option(
-        None, group="output", metavar="C.csv|C.json", help="the numbers; json has all"
-    )
     json: str | None = option(
         None, group="output", former="--curve", metavar="C.json|C.csv",
         help="write all numbers to this file; where its name ends in .csv, only the density",
@@ -45,8 +42,10 @@ class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
 
     def _check(self) -> None:
         super()._check()
-        if self.curve is not None and Path(self.curve).suffix.lower() not in (".csv", ".json"):
-            raise InputError(f"{self.curve}: a curve ends in .csv or .json; name one of these")
+        if self.json is not None and Path(self.json).suffix.lower() not in (".csv", ".json"):
+            raise InputError(
+                f"`json` {self.json}: the file's name ends in neither .json nor .csv; rename it"
+            )
 
 
 @dataclass(frozen=True)
