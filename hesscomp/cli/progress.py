@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from shutil import get_terminal_size
 
 from hesscomp.workflows.progress import Columns
 
@@ -27,13 +28,15 @@ class ProgressBar:
             from tqdm import tqdm  # here: most commands show no bar
 
             tqdm.monitor_interval = 0  # no thread that looks after bars
+            width, height = get_terminal_size()  # 80 x 24 for a terminal that does not know
             self.bar = tqdm(
                 desc="product columns",
                 unit=" columns",
                 delay=QUIET,
                 mininterval=TERMINAL_INTERVAL,
                 miniters=1,
-                dynamic_ncols=True,
+                ncols=width,
+                nrows=height,
             )
         # What is known before is a bound: a method may end earlier, or round up to a block.
         total = None if columns.finished else columns.total

@@ -59,7 +59,7 @@ class Search:
 
 
 def backtrack(
-    objectives: Callable[[np.ndarray], Sequence[float]],
+    objectives: Callable[[np.ndarray], Sequence[float] | np.ndarray],
     start: float,
     slope: float,
     world: World,

@@ -133,9 +133,10 @@ class View:
 
     def margins(self, x: np.ndarray):
         """The margins at x of the rows here; free at the last point where they were."""
-        if self._margins is None or not np.array_equal(self._margins[0], x):
-            self.keep_margins(x, self.problem.margins(x))
-        return self._margins[1]
+        if self._margins is not None and np.array_equal(self._margins[0], x):
+            return self._margins[1]
+        self.keep_margins(x, margins := self.problem.margins(x))
+        return margins
 
     def keep_margins(self, x: np.ndarray, margins) -> None:
         """Take these for the margins at x; those of the point before are forgotten."""
@@ -160,7 +161,7 @@ class View:
         """What was used since the last time, from now on counted from zero."""
         used = copy.copy(self.ledger)
         used.seconds = dict(used.seconds)
-        self.ledger.__init__(listener=self.ledger.listener)
+        Ledger.__init__(self.ledger, listener=self.ledger.listener)
         return used
 
 
@@ -179,6 +180,8 @@ class Task:
     objective : float
     gradient : (n,) array
         Of the gradient batch at x, ridge included.
+    full : float
+        The objective over all rows at x; NaN until it is known.
     """
 
     step: int
@@ -191,7 +194,7 @@ class Task:
             self.gradient_batch.know(self.x, *self.known[:2])
         with self.world.ledger.timed("gradient"):
             self.objective, self.gradient = self.gradient_batch.objective_and_gradient(self.x)
-        self.gradient_norm = float(np.linalg.norm(self.gradient))
+        self.gradient_norm, self.full = float(np.linalg.norm(self.gradient)), np.nan
 
     @property
     def world(self) -> World:
@@ -268,7 +271,7 @@ class Line:
             self.objectives, task.value, self.slope, task.world, at_once=self.at_once, **rules
         )
 
-    def objectives(self, lengths: np.ndarray) -> Sequence[float]:
+    def objectives(self, lengths: np.ndarray) -> Sequence[float] | np.ndarray:
         """The acceptance batch's objectives at some t."""
         return [self.task.trial(self.task.x + length * self.direction) for length in lengths]
 

@@ -1,5 +1,6 @@
 """The optimizers by name, and their options from text."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from hesscomp.errors import InputError
@@ -18,7 +19,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def make_optimizer(name: str, settings: list[str] = ()) -> Optimizer:
+def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
     """An optimizer from its name and texts such as ``damping=10``.
 
     Raises

@@ -1,5 +1,6 @@
 """One loop for all optimizers: batches, log, checkpoints, stopping, and numbers gone bad."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -83,7 +84,7 @@ class Saving:
         Whether to write the history files at the end; checkpoints hold the history too.
     """
 
-    folder: str | None = None
+    folder: str | os.PathLike | None = None
     every: int = 10
     tensorboard: bool = False
     history: bool = True
@@ -248,7 +249,6 @@ class _Run:
             task = self._evaluate()
             if task is None:
                 status = DIVERGED, f"not finite {RECOVERIES} times in a row, at step {self.step}"
-                task = self._last
                 break
             status = self._judge(task)
             self.batches.settle()
@@ -260,6 +260,7 @@ class _Run:
                 self._save(task)
             if status is None:
                 status = self._interruptible(task)
+        task = self._last
         status = self._conclude(task, status)
         self._finish(*status)
         return TrainResult(
@@ -272,7 +273,8 @@ class _Run:
     def _prepare(self, x0) -> None:
         x0 = self.problem.first_point() if x0 is None else x0
         self.x = self.best = self.problem.check_point(x0).copy()
-        self.state, self.values = self.optimizer.start(self.x), {}
+        self.state = self.optimizer.start(self.x)
+        self.values: dict[str, float] = {}
         self.good: tuple[np.ndarray, State] | None = None
         folder = self.saving.folder
         if folder is None:
@@ -347,6 +349,7 @@ class _Run:
 
         NumericalError where the optimizer has no more careful state.
         """
+        assert self.good is not None  # a point before this one
         self.x, before = self.good
         self.state = self.optimizer.recover(before)
         if self.state is None:
@@ -360,7 +363,7 @@ class _Run:
     def _judge(self, task: Task) -> tuple[str, str] | None:
         """Note the best point; whether and why the run ends here."""
         self.batches.settle()
-        stop, task.full = self.stopping, np.nan
+        stop = self.stopping
         if task.gradient_batch is self.batches.full:
             task.full = task.objective
         elif self.resumed is not None:

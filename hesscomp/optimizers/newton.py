@@ -141,8 +141,8 @@ class Newton(Optimizer):
         return result.x, state, _values(result.iterations, factor, error)
 
     def _lowrank(self, task: Task, state: State, hessian: Operator):
-        factor = self._policy.made(hessian)
-        direction = factor.solve(-task.gradient, task.ridge, self.tail)
+        factor, g = self._policy.made(hessian), task.gradient
+        direction = factor.solve(-g, task.ridge, self.tail)  # type: ignore[call-arg]  # it has a tail
         return direction, {}, _values(0, factor, factor.certificate.relative_error)
 
     def _direct(self, task: Task, state: State, hessian: Operator):

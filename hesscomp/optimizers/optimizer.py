@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Task
 from hesscomp.runs.checkpoint import Checkpoint
 
-State = dict[str, np.ndarray | float | int]
+State = dict[str, Any]  # arrays and numbers; each optimizer knows its own
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Outcome:
     why: str = "no step lowers the objective: at the rounding level"
 
 
+@dataclass(frozen=True)
 class Optimizer(ABC):
     """A method of optimization. Subclasses are frozen dataclasses whose fields are its options.
 
@@ -51,7 +53,7 @@ class Optimizer(ABC):
         moved along and kept. They are then part of a run's checkpoints.
     """
 
-    name: str
+    name: ClassVar[str]
     keeps_margins = False
 
     @abstractmethod

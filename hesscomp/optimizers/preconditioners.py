@@ -28,7 +28,7 @@ class Kronecker:
         Of each layer's A and S.
     """
 
-    inverses: list[tuple[np.ndarray, np.ndarray]]
+    inverses: list[tuple[np.ndarray, ...]]
 
     def __matmul__(self, v: np.ndarray) -> np.ndarray:
         out, start = np.empty_like(v), 0

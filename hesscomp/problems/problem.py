@@ -10,6 +10,7 @@ import numpy as np
 from hesscomp.curvature.digest import array_digest
 from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.sharded import STACK_BYTES
+from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.problems.capabilities import (
@@ -87,6 +88,8 @@ class Problem(ShardSums, ABC):
         have, and one problem may have fewer.
     initial : (n,) array
         Where to start, with the capability `INITIAL_POINT`.
+    shard : Shard
+        The rows here, with the capability `MARGINS`.
     """
 
     name: str
@@ -105,6 +108,7 @@ class Problem(ShardSums, ABC):
     derivatives: str = ""
     capabilities: frozenset[Capability] = frozenset()
     initial: np.ndarray
+    shard: Shard
 
     def __init_subclass__(cls, **options):
         """Refuse a class that declares a capability and lacks its methods."""

@@ -54,9 +54,9 @@ class Checkpoint:
 
     step: int
     arrays: dict[str, np.ndarray]
-    state: dict[str, np.ndarray | float | int]
+    state: dict[str, Any]
     values: dict[str, float]
-    facts: dict[str, float | int | str]
+    facts: dict[str, Any]
     history: History = field(default_factory=History)
     rows: np.ndarray | None = None
     ranges: list[tuple[int, int]] = field(default_factory=list)
