@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hesscomp.dense import sorted_eigh
 from hesscomp.parallel.rows import row_block, row_range
 
 if TYPE_CHECKING:
@@ -55,12 +56,24 @@ class Layout(ABC):
         return array[self.start : self.stop]
 
     def decide(self, flag: bool) -> bool:
-        """Rank 0's answer, on every rank (see `World.decide`)."""
+        """Rank 0's answer, on every rank (see `World.decide`).
+
+        In a plan, which has no numbers, the answer is yes (see `compression.counting`): the
+        compression methods ask for what is usual.
+        """
         return bool(flag) if self.world is None else self.world.decide(flag)
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
         """Rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
         return work(*arguments) if self.world is None else self.world.on_root(work, *arguments)
+
+    def eigenpairs(self, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues of a small symmetric matrix by decreasing |w|, and eigenvectors.
+
+        Rank 0's (see `dense.sorted_eigh`), on every rank.
+        """
+        pairs = self.on_root(sorted_eigh, T)
+        return pairs[0], pairs[1:]
 
     @abstractmethod
     def whole(self, block: np.ndarray) -> np.ndarray:

@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass, replace
 
-from hesscomp.errors import InputError
-from hesscomp.options import Options, option, refuse, values
-from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import PRODUCT_BYTES
-from hesscomp.sketching.defaults import default_method
-from hesscomp.sketching.plan import (
+from hesscomp.compression.counting import Machine
+from hesscomp.compression.plan import (
     METHODS,
     NUMBER,
     VECTORS,
-    Machine,
     Plan,
     Request,
     SketchSizes,
     count,
     make_plan,
 )
+from hesscomp.errors import InputError
+from hesscomp.options import Options, option, refuse, values
+from hesscomp.parallel.layout import PANEL
+from hesscomp.parallel.memory import PRODUCT_BYTES
+from hesscomp.sketching.defaults import default_method
 from hesscomp.workflows.sizes import format_bytes, parse_bytes
 
 RATE = 5e10  # operations a second, where nothing else is known
