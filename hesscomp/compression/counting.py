@@ -114,21 +114,16 @@ class CountingWorld:
         self.seconds = {"products": 0.0, "communication": 0.0, "algebra": 0.0}
         self.longest = self._looked = 0.0
 
-    def sum(self, array: np.ndarray) -> np.ndarray:
-        """Count a reduction; its result has the shape of `array`."""
+    def sum(self, array: np.ndarray, scattered: bool = False) -> np.ndarray:
+        """Count a reduction, of which every rank gets all or its rows."""
         self.ledger.reduced(array.size)
-        self._communicate(array.nbytes, 2)
+        self._communicate(array.nbytes, 1 if scattered else 2)
         return array
 
-    def sum_rows(self, array: np.ndarray) -> None:
-        """Count a reduction of which every rank gets its rows."""
-        self.ledger.reduced(array.size)
+    def gather(self, array: np.ndarray) -> None:
+        """Count a gather of the ranks' rows of an array."""
+        self.ledger.words_gathered += array.size
         self._communicate(array.nbytes, 1)
-
-    def gather_rows(self, whole: np.ndarray) -> None:
-        """Count a gather of the ranks' slabs of an array."""
-        self.ledger.words_gathered += whole.size
-        self._communicate(whole.nbytes, 1)
 
     def compute(self, operations: float) -> None:
         """Count dense algebra."""
@@ -173,17 +168,13 @@ class CountingLayout(Layout):
     def whole(self, block):
         block = unknown(self.n, block.shape[1], dtype=block.dtype)
         if self.panel:
-            self.world.gather_rows(block)
+            self.world.gather(block)
         return block
 
     def inner(self, A, B):
-        a, b = A.shape[1], B.shape[1]
-        self.world.compute(2 * self.counted * a * b)
-        return self._shared(unknown(a, b))
-
-    def squares(self, A):
-        self.world.compute(2 * self.counted * A.shape[1])
-        return super().squares(A)
+        product = unknown(A.shape[1], B.shape[1])
+        self.world.compute(2 * self.counted * product.size)
+        return self._shared(product)
 
     def combine(self, Q, S, out=None):
         self.world.compute(2 * self.counted * S.size)
@@ -207,7 +198,7 @@ class CountingLayout(Layout):
         return super()._width(min(columns, self.panel or columns), most)
 
     def _reduce(self, array):
-        (self.world.sum_rows if self.panel else self.world.sum)(array)
+        self.world.sum(array, scattered=bool(self.panel))
         return np.empty((0, array.shape[1]))
 
     def _summed_rows(self, part):
@@ -215,14 +206,7 @@ class CountingLayout(Layout):
 
 
 class CountingOperator(ShardedOperator):
-    """An operator whose products take `seconds` a column on every rank.
-
-    Parameters
-    ----------
-    n, world, psd, dtype
-        As `ShardedOperator`, of a `CountingWorld`.
-    seconds : float
-    """
+    """An operator in a `CountingWorld` whose products take each rank `seconds` a column."""
 
     _assembles = True
 

@@ -95,13 +95,9 @@ class Request(SketchSizes):
         return 4 if self.dtype == "float32" else 8
 
     @property
-    def rows_here(self) -> int:
+    def shard(self) -> int:
         """Rows of the data on the rank with the most."""
         return ceil(self.rows / self.ranks)
-
-    @property
-    def data_bytes(self) -> float:
-        return self.row_bytes * self.rows_here
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ class Plan:
             )
         return {
             "program": self.machine.program,
-            "data": request.data_bytes,
+            "data": request.row_bytes * request.shard,
             "vectors": VECTORS * NUMBER * n,
             "sketch": sketch,
             "product": product,
@@ -180,7 +176,7 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     machine = machine or Machine()
     layout = request.layout
     if layout == "auto":
-        room = machine.memory - machine.program - request.data_bytes
+        room = machine.memory - machine.program - request.row_bytes * request.shard
         needed = sketch_bytes(request.n, request.columns, request.power)
         layout = "replicated" if needed <= SHARE * room else "rows"
     world = CountingWorld(request.ranks, machine)
@@ -189,7 +185,7 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
         world,
         psd=request.method == "nystrom",
         dtype=request.dtype,
-        seconds=request.row_seconds * request.rows_here,
+        seconds=request.row_seconds * request.shard,
     )
     made = compress(
         operator,

@@ -79,9 +79,9 @@ class Layout(ABC):
     def whole(self, block: np.ndarray) -> np.ndarray:
         """All n rows of a block, on every rank."""
 
-    @abstractmethod
     def inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
         """A^T B, on every rank, for blocks of any number of columns."""
+        return self._summed_rows(lambda rows: A[rows].T @ B[rows])
 
     def squares(self, A: np.ndarray) -> np.ndarray:
         """The columns' sums of squares, on every rank."""
@@ -192,9 +192,6 @@ class Replicated(Layout):
     def whole(self, block):
         return block
 
-    def inner(self, A, B):
-        return A.T @ B
-
     def combine(self, Q, S, out=None):
         if out is None:
             return Q @ S
@@ -244,9 +241,6 @@ class Rows(Layout):
 
     def whole(self, block):
         return self.world.gather_rows(block, [stop - start for start, stop in self.ranges])
-
-    def inner(self, A, B):
-        return self._summed_rows(lambda rows: A[rows].T @ B[rows])
 
     def combine(self, Q, S, out=None):
         if out is None:
