@@ -100,10 +100,11 @@ define run_tests
 	done
 endef
 
-lint: $(TEST)  ## style, format, the walls between subpackages, shell scripts
+lint: $(TEST)  ## style, format, the walls between subpackages, types, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 	$(BIN)/shellcheck .ci/run jobs/*.sh jobs/*.sbatch scripts/slurm-sandbox scripts/hosts-sandbox
 
 bench: $(BENCH)  ## run the benchmarks one after another (hours), then make the tables of the pages
@@ -122,7 +123,7 @@ fuzz: $(FUZZ)  ## feed damaged files to every reader: FUZZ_FLAGS="--inputs 10000
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py $(FUZZ_FLAGS)
 
 clean:  ## remove the environment, results and caches
-	rm -rf $(VENV) out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -112,7 +112,7 @@ class Option:
             raise InputError(f"{name} must be {words}, not {value}")
 
 
-TYPES = {int: Integral, float: Real, str: (str, os.PathLike), bool: bool}
+TYPES: dict[type, Any] = {int: Integral, float: Real, str: (str, os.PathLike), bool: bool}
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 JSON = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
@@ -146,7 +146,7 @@ class Options:
 
     def _check(self) -> None:
         given: dict[str, str] = {}
-        for each in described(type(self)):
+        for each in described(type(self)):  # type: ignore[arg-type]  # mypy: classes have no hash
             word = each.one_of
             if word is not None and getattr(self, each.name) != each.default:
                 if word in given:
@@ -170,7 +170,7 @@ def described(cls: type, told: bool = True) -> list[Option]:
     return [each for each in found if each.help is not None or not told]
 
 
-def _complete(part: Field, hint, owner: type) -> Option:
+def _complete(part: Field, hint, owner) -> Option:
     said = part.metadata.get(KEY, Option())
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     many = get_origin(kinds[0]) is tuple

@@ -518,7 +518,7 @@ TEXT_ERRORS = {
         "age,work,label\n1,Private,0\n",
         "column work holds 'Private'; encode it as a "
         "number: text columns become columns of 0 and 1 by pandas.get_dummies(table, "
-        "dtype=float), or name it if it is the label (--label work), or remove",
+        "dtype=float), or name it if it is the label (`label` work), or remove",
     ),
     "comma.csv": ("a;b;label\n1,5;2;0\n", "column a holds '1,5'; write numbers with a decimal"),
     "sep.csv": ("sep=;\na;label\n1;0\n", "the first line is for Excel alone; remove it"),

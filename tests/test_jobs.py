@@ -100,7 +100,21 @@ def write_job(tmp_path, *words) -> Path:
     return script
 
 
-AWKWARD = ["a b", "it's", '"$HOME"', "$(false)", "`false`", "\\", "*", "!", "-", "", "%5", "é;&|"]
+AWKWARD = [
+    "a b",
+    "it's",
+    '"$HOME"',
+    "$(false)",
+    "`false`",
+    "\\",
+    "*",
+    "!",
+    "-",
+    "",
+    "%5",
+    "é;&|",
+    "{{ 7 * 7 }}{#",
+]
 
 
 @pytest.mark.parametrize("staged", [False, True])

@@ -10,13 +10,15 @@ from test_optimizers import synthetic_rows
 
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError, Interrupted
+from hesscomp.optimizers.former_newton import FACTOR
 from hesscomp.optimizers.loop import Saving, Stopping, train
 from hesscomp.optimizers.newton import NewtonOptions, newton
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
-from hesscomp.runs.checkpoint import load_checkpoint
+from hesscomp.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from hesscomp.runs.history import History
 from hesscomp.storage.slabs import slabs_of
 
 pytestmark = pytest.mark.ranks
@@ -123,8 +125,53 @@ def test_newton_goes_on_with_another_number_of_ranks(world, together, alone, sha
     world.gather(None)
     names = {path.name for path in folder.glob("[!.]*") if path.suffix != ".slab"}
     assert names == {"checkpoint.h5", "checkpoint-previous.h5", "checkpoint-damaged.h5"}
-    with pytest.raises(InputError, match="made with options"):
+    with pytest.raises(InputError, match="made with optimizer"):
         newton(together, options=replace(OPTIONS, rank=6), folder=folder)
+
+
+def former(folder, result) -> Checkpoint:
+    """A checkpoint of `OPTIONS` as `newton` wrote it when it had a loop of its own."""
+    saved, last = load_checkpoint(folder / "checkpoint.h5", (0, 600)), result.history[-1]
+    rows = [row.as_dict() for row in result.history]
+    error = {"error": last.factor_error, "norm": 1.0}
+    identity = {name: value for name, value in saved.facts.items() if isinstance(value, str)}
+    return replace(
+        saved,
+        arrays={name: saved.arrays[name] for name in ("x", "gradient")},
+        state={**{name: saved.state[name] for name in FACTOR}, **error},
+        values={},
+        facts={
+            **{name: value for name, value in identity.items() if name != "sampling"},
+            "optimizer": "newton",
+            "options": "NewtonOptions(solver='pcg', tolerance=1e-09, max_iterations=0, "
+            "step='line-search', gamma=1.0, rank=5, oversample=3, seed=0, tail='last')",
+            "objective": last.objective,
+            "norm": last.gradient_norm,
+            "previous": result.history[-2].gradient_norm,
+            "least": min(row.gradient_norm for row in result.history),
+            "idle": 0,
+            **{name: rows[-1][name] for name in ("passes", "words_reduced", "seconds")},
+            "solver": "pcg",
+            "choice": "",
+        },
+        history=History(rows),
+        ranges=[(0, 600)],
+    )
+
+
+@pytest.mark.serial
+def test_newton_goes_on_from_a_checkpoint_of_its_former_loop(alone, tmp_path):
+    whole = newton(alone, options=OPTIONS)
+    begun = newton(alone, options=replace(OPTIONS, max_iterations=3), folder=tmp_path / "new")
+    (tmp_path / "old").mkdir()
+    save_checkpoint(former(tmp_path / "new", begun), tmp_path / "old", alone.world)
+    with pytest.raises(InputError, match=r"made with optimizer NewtonOptions.*rank=5"):
+        newton(alone, options=replace(OPTIONS, rank=6), folder=tmp_path / "old")
+    result = newton(alone, options=OPTIONS, folder=tmp_path / "old")
+    assert np.array_equal(result.x, whole.x) and result.iterations == whole.iterations
+    for name in ("objective", "gradient_norm", "step", "cg_iterations", "factor_error"):
+        found, wanted = ([getattr(row, name) for row in run.history] for run in (result, whole))
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_training_ends_within_a_step_and_goes_on(together, shared_tmp):
@@ -199,13 +246,12 @@ BAD_CHECKPOINTS = {
         "no state": (without("state/rate"), "/state/rate is missing"),
         "lengths": (put("state/eigenvalues", np.ones(2)), "/state holds arrays of lengths [2, 5]"),
         "objective": (put("facts/objective", "low"), "/facts/objective is no number"),
-        "solver": (put("facts/solver", "restore"), "its checkpoint names no solver"),
-        "no solver": (without("facts/solver"), "its checkpoint names no solver"),
+        "idle": (put("state/idle", np.zeros(2)), "/state/idle is no number"),
         "no rows": (without("rows"), "/rows is missing"),
         "few rows": (put("rows", np.zeros((5, 1))), "/rows has shape (5, 1)"),
         "flat rows": (put("rows", np.zeros(600)), "/rows has shape (600,)"),
         "rows": (put("rows", np.full((600, 1), np.inf)), "/rows holds numbers that are not finit"),
-        "counts": (put("history/passes", np.full(4, np.nan)), "/history/passes is nan, not finite"),
+        "counts": (put("history/passes", np.full(3, np.nan)), "/history/passes is nan, not finite"),
         "columns": (without("history/step"), "/history/step is missing"),
     },
 }  # fmt: skip

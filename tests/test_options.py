@@ -134,6 +134,7 @@ def operator_options(start: str, end: str) -> dict[str, Case]:
 COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --report r.json"
 UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --report r.json"
 UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --report r.json"
+DIAGONAL = "diagonal --columns 8", "--out f.h5 --report r.json"
 SPECTRUM = "spectrum --probes 2 --steps 3", "--out p.png --curve c.json"
 TRAIN = "train --optimizer newton-cg --max-steps 3", ""
 FIGURE = "figure mnist-hessian --rank 3", "--at zero --out p.png --report r.json"
@@ -175,6 +176,19 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **operator_options(*UPDATE_MODEL),
             "--blocks": Case("--blocks hidden", refused=True),
             **sketch_options(f"{UPDATE[0]} {LOGISTIC}", UPDATE[1]),
+            **problem_options(),
+            "--out": Case("--out other.h5"),
+            "--report": Case("--report other.json"),
+            "--run": Case("--run run"),
+        },
+    ),
+    "diagonal": (
+        f"{DIAGONAL[0]} {LOGISTIC} {DIAGONAL[1]}",
+        {
+            **subject_options(*DIAGONAL),
+            "--columns": Case("--columns 12"),
+            "--method": Case("--method hutchinson"),
+            **operator_options(*DIAGONAL),
             **problem_options(),
             "--out": Case("--out other.h5"),
             "--report": Case("--report other.json"),
@@ -426,6 +440,7 @@ def outcome(inputs, monkeypatch, capsys):
 
     monkeypatch.chdir(inputs)
     monkeypatch.delenv("HESSCOMP_DATA", raising=False)
+    monkeypatch.setattr("hesscomp.cli.progress.QUIET", np.inf)  # a slow machine shows progress
     monkeypatch.setattr("hesscomp.curvature.tensorflow.set_threads", lambda threads: None)
     monkeypatch.setattr(session, "listen", lambda options, world: None)
     handed, world, made = [], session.World, KerasProblem.__init__

@@ -140,6 +140,21 @@ def test_a_page_holds_all_that_the_file_holds_and_nothing_from_elsewhere():
         assert f": {colors}" not in text.split("</style>", 1)[1]
 
 
+def test_all_text_of_a_file_is_escaped():
+    factor = make_factor()
+    texts = ("problem", "operator", "dataset", "data_fingerprint", "method", "dtype", "layout")
+    source = replace(factor.provenance, **dict.fromkeys(texts, NASTY))
+    factor = replace(
+        factor,
+        provenance=source,
+        certificate=replace(factor.certificate, estimator=NASTY),
+        blocks=((NASTY, (27,), 0),),
+    )
+    shown = Page(page(factor, NASTY))
+    assert "script" not in shown.elements
+    assert shown.text.count(NASTY) >= len(texts) + len(("estimator", "block", "file"))
+
+
 def test_what_a_certificate_lacks_is_named():
     bare = make_factor(
         spectral_error_bound=float("nan"), residual_norms=None, eigenvalue_converged=None,

@@ -71,7 +71,8 @@ def test_words_exactly_and_memory_within_30_percent(run_command, mpiexec, ranks)
         method, layout, power, dtype, panel = case
         request = Request(
             **{"n": N, "rows": 1, "rank": RANK, "ranks": ranks, "method": method},
-            **{"layout": layout, "power": power, "dtype": dtype, "panel": panel},
+            **{"layout": layout, "power": power, "dtype": dtype},
+            panel=panel if layout == "rows" else None,
             product_bytes=0,
         )
         plan = make_plan(request, Machine(program=idle))
@@ -127,7 +128,7 @@ def test_a_plan_takes_no_memory_whatever_the_sizes():
 
 def test_a_block_is_refused_where_compress_refuses_it():
     with pytest.raises(InputError, match="`block`"):
-        make_plan(Request(n=10**6, rows=1, ranks=1, method="eigh", block=8))
+        make_plan(Request(n=10**6, rows=1, ranks=1, rank=9, method="eigh", block=8))
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,25 @@
 """The contract of docs/problems.md: its example as a user's problem, everywhere; capabilities."""
 
+import copy
 import importlib
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.optimize
-from functions import Rosenbrock
+from functions import Cliff, Rosenbrock
 from oracles import by_rank_0, check_operator
 
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
 from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
 from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
 from hesscomp.factors import load_factor
 from hesscomp.optimizers.batches import Sampling
@@ -24,28 +28,37 @@ from hesscomp.optimizers.first_order import SGD
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.loop import Saving, Stopping, train
+from hesscomp.optimizers.newton import Newton, NewtonOptions, newton
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities
 from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, Capability
+from hesscomp.problems.contract import check_problem
 from hesscomp.problems.evaluation import HeldOut
+from hesscomp.problems.function import FunctionProblem
+from hesscomp.problems.keras import KerasProblem
+from hesscomp.problems.logistic import LogisticRegression
+from hesscomp.problems.problem import ParameterBlock
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "problems.md").read_text()
 EXAMPLE = re.search(r"```python\n(# mine.py\n.*?)```", PAGE, re.DOTALL)[1]
+MARGINS = re.search(r"```python\n(# mine.py, continued\n.*?)```", PAGE, re.DOTALL)[1]
+CHECK = re.search(r"```python\n(from .*?check_problem\(.*?)```", PAGE, re.DOTALL)[1]
 BARE = """
-from mine import PoissonRegression, problem as whole
+from mine import problem as whole
 from hesscomp.problems.problem import Problem
 
 class Bare(Problem):
     name, psd = "bare", True
-    linearize = PoissonRegression.linearize
     def __init__(self, world):
         known = whole(world)
         vars(self).update({name: value for name, value in vars(known).items() if name != "initial"})
         self.known = known
     def objective_and_gradient(self, x):
         return self.known.objective_and_gradient(x)
+    def linearize(self, x):
+        return self.known.linearize(x)
 
 def problem(world):
     return Bare(world)
@@ -56,7 +69,7 @@ def problem(world):
 def mine(shared_tmp, world, monkeypatch):
     """The page's module, as a user's in the current folder."""
     if world.rank == 0:
-        (shared_tmp / "mine.py").write_text(EXAMPLE)
+        (shared_tmp / "mine.py").write_text(EXAMPLE + MARGINS)
         (shared_tmp / "bare.py").write_text(BARE)
     world.gather(None)
     monkeypatch.chdir(shared_tmp)
@@ -93,6 +106,94 @@ def optimum():
 
 
 @pytest.mark.ranks(most=3)
+def test_the_pages_check(mine):
+    exec(CHECK, vars(mine))  # the page's own example
+
+
+def wrong(mine, world, **changes):
+    """The example's problem with other attributes or methods."""
+    kind = type("Wrong", (mine.PoissonRegression,), changes)
+    problem = mine.problem(world)
+    problem.__class__ = kind
+    return problem
+
+
+@pytest.mark.ranks(most=3)
+def test_what_a_check_of_a_problem_finds(world, mine):
+    kind = mine.PoissonRegression
+
+    def shorter(self, x):
+        return kind.linearize(self, 0.9 * x + 0.1)
+
+    def negative(self, x):
+        curvature = kind.linearize(self, x)
+        curvature.w = -curvature.w
+        return curvature
+
+    def halved(self, x, rows=slice(None)):
+        sums = kind.loss_and_gradient(self, x, rows)
+        return np.append(sums[:-1] / 2, sums[-1])
+
+    def own(self, x):
+        sums = self.loss_and_gradient(x) / self.rows  # not summed over the ranks
+        return sums[-1], sums[:-1]
+
+    for changes, message in (
+        ({"linearize": shorter}, "Hessian differ by .* correct linearize"),
+        ({"linearize": negative}, "Hessian differ by .* correct linearize"),
+        ({"loss_and_gradient": halved}, "correct objective_and_gradient or loss_and_gradient"),
+        ({"objective": lambda self, x: 3.0}, "objective gives 3, and objective_and_gradient "),
+        ({"objective_and_gradient": lambda self, x: (1.0, x[:2])}, r"shape \(2,\), not \(12,\)"),
+        ({"blocks": ()}, "blocks hold 0 parameters, and n is 12"),
+        ({"ridge": -1.0}, "ridge must be a finite number"),
+    ):
+        problem = wrong(mine, world, **changes)
+        for name in changes:
+            vars(problem).pop(name, None)
+        with pytest.raises(InputError, match=message):
+            check_problem(problem)
+    problem = mine.problem(world)
+    problem.blocks = (ParameterBlock("a", (4,), 0), ParameterBlock("b", (8,), 5))
+    with pytest.raises(InputError, match=r"block b begins at 5; .* has to begin at 4"):
+        check_problem(problem)
+    problem = mine.problem(world)
+    del problem.initial, problem.fingerprint
+    with pytest.raises(InputError, match="PoissonRegression sets no fingerprint; a problem has"):
+        check_problem(problem)
+    problem.fingerprint = "none"
+    with pytest.raises(InputError, match="declares the capability 'initial point' and has no init"):
+        check_problem(problem)
+    if world.size > 1:
+        with pytest.raises(InputError, match="gradient differ between the ranks"):
+            check_problem(wrong(mine, world, objective_and_gradient=own))
+    concave = Cliff(world, [1.0, 1.0])
+    check_problem(concave)
+    concave.psd = True
+    concave.evaluate = lambda x: (-x @ x / 2, -x)
+    concave.hessian = lambda x: -np.eye(2)
+    with pytest.raises(InputError, match="declares its Hessian positive semidefinite"):
+        check_problem(concave)
+
+
+@pytest.mark.ranks(most=3)
+def test_the_packages_problems_keep_the_contract(world):
+    check_problem(Rosenbrock(world, 4))
+    A, y = rows()
+    here = slice(*row_range(300, world.rank, world.size))
+    signs = from_arrays(A[here], np.where(y[here] > 1, 1.0, -1.0), world)
+    for dtype in ("float32", "float64"):
+        check_problem(LogisticRegression(signs, world, dtype=dtype))
+        function = FunctionProblem(
+            lambda t, A, y: tf.reduce_sum((tf.linalg.matvec(A, t) ** 3 - y) ** 2), np.full(12, 0.1),
+            (A[here], y[here].astype(float)), world, dtype=dtype, ridge=0.1,
+        )  # fmt: skip
+        check_problem(function)
+    stack = [keras.Input((12,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)]
+    model = keras.Sequential(stack)
+    check_problem(KerasProblem(model, "squared-error", (A[here], A[here, :2]), world))
+
+
+@pytest.mark.ranks(most=3)
 @pytest.mark.parametrize("reproducible", [False, True])
 def test_a_users_problem_has_its_derivatives(world, mine, reproducible):
     problem = mine.problem(World(world.comm, reproducible=reproducible))
@@ -120,8 +221,8 @@ def test_a_users_problem_is_compressed_and_trained(world, mine, optimum, shared_
     np.testing.assert_allclose(factor.eigenvalues, w, rtol=1e-10)
     assert factor.provenance.problem == "poisson-regression" and factor.blocks[0][1] == (12,)
     optimizers = (
-        NewtonCG(rank=5), NewtonCG(preconditioner="diagonal"), HessianFree(damping=0.1),
-        GaussNewton(damping=1e-3), DRSOM(count=4),
+        Newton(), Newton("pcg", rank=5), NewtonCG(rank=5), NewtonCG(preconditioner="diagonal"),
+        HessianFree(damping=0.1), GaussNewton(damping=1e-3), DRSOM(count=4),
     )  # fmt: skip
     for number, optimizer in enumerate(optimizers):
         stopping = Stopping(max_steps=100, gradient_tolerance=1e-8)
@@ -141,13 +242,39 @@ def test_a_users_problem_is_compressed_and_trained(world, mine, optimum, shared_
 
 
 @pytest.mark.ranks(most=3)
+def test_newton_on_a_users_problem(world, mine, optimum, shared_tmp):
+    """With and without margins: the same iterates; stopped and gone on with: the same bits."""
+    plain, quick = mine.problem(world), mine.problem(world)
+    quick.__class__ = mine.PoissonWithMargins
+    check_problem(quick)
+    for options in (NewtonOptions(), NewtonOptions("pcg", rank=4)):
+        results = [newton(problem, options=options) for problem in (plain, quick)]
+        for result in results:
+            assert result.converged and result.objective == pytest.approx(optimum[0], rel=1e-12)
+        assert results[0].iterations == results[1].iterations
+        np.testing.assert_allclose(results[1].x, results[0].x, atol=1e-10)
+        for name, problem, whole in zip("pq", (plain, quick), results, strict=True):
+            folder = shared_tmp / f"{options.solver}-{name}"
+            newton(problem, options=replace(options, max_iterations=2), folder=folder)
+            assert np.array_equal(newton(problem, options=options, folder=folder).x, whole.x)
+
+
+@pytest.mark.ranks(most=3)
 def test_a_users_problem_reproduces_its_bits(world, mine):
     x = np.full(12, 0.1)
 
     def made(problem):
         sample = problem.sampled(0.4, seed=1)
-        values = sample.objective_and_gradient(x), problem.squared_gradients(x)
-        return [*values[0], values[1], compress(HessianOperator(problem, x), 4).eigenvectors]
+        values = [*sample.objective_and_gradient(x), problem.squared_gradients(x)]
+        values.append(compress(HessianOperator(problem, x), 4).eigenvectors)
+
+        values += newton(problem).x, newton(with_margins(problem)).x
+        return values
+
+    def with_margins(problem):
+        other = copy.copy(problem)
+        other.__class__ = mine.PoissonWithMargins
+        return other
 
     together = made(mine.problem(World(world.comm, reproducible=True)))
     alone = by_rank_0(world, made, mine.problem(World(World.serial().comm, reproducible=True)))
@@ -158,7 +285,7 @@ def test_a_users_problem_reproduces_its_bits(world, mine):
 @pytest.mark.ranks(most=3)
 def test_a_users_problem_goes_through_the_commands(world, mine, optimum):
     common = ["--problem", "mine:problem"]
-    assert run("train", *common, "--optimizer", "newton-cg", "--tol", 1e-9, "--run", "r",
+    assert run("train", *common, "--optimizer", "newton", "--tol", 1e-9, "--run", "r",
                "--save-point", "x.npy") == 0  # fmt: skip
     np.testing.assert_allclose(np.load("x.npy"), optimum[1], atol=1e-8)
     assert run("compress", *common, "--rank", 12, "--at", "x.npy", "--out", "f.h5") == 0
@@ -171,13 +298,17 @@ def test_a_users_problem_goes_through_the_commands(world, mine, optimum):
     assert run("compress", *common, "--rank", 3, "--at", "trained", "--epochs", 2, "--sample", 0.5,
                "--operator", "finite-difference", "--out", "g.h5") == 0  # fmt: skip
     assert run("update", "f.h5", *common, "--rank", 2, "--at", "zero", "--out", "h.h5") == 0
+    assert run("plan", *common, "--ranks", 2, "--rank", 3) == 0
+    assert run("figure", "mnist-hessian", *common, "--rank", 6, "--at", "x.npy",
+               "--out", "p.png") == 0  # fmt: skip
 
 
 @pytest.mark.ranks(most=3)
 def test_a_problem_that_declares_nothing(world, mine, optimum, capfd):
     """What needs no capability works; all else names the capability and the remedy."""
     common = ["--problem", "bare:problem"]
-    assert run("train", *common, "--optimizer", "newton-cg", "--tol", 1e-8) == 0
+    for optimizer in ("newton", "newton-cg"):
+        assert run("train", *common, "--optimizer", optimizer, "--tol", 1e-8) == 0
     assert run("compress", *common, "--rank", 4, "--out", "f.h5") == 0
     assert run("compress", *common, "--rank", 4, "--reproducible", "--out", "f.h5") == 0
     capfd.readouterr()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from functions import Cliff, Rosenbrock
 from oracles import by_rank_0
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_optimizers import FIRST_ORDER, SECOND_ORDER, synthetic, synthetic_rows
 
-from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.optimizers.batches import Batches, Sampling
@@ -23,6 +23,7 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.runs.checkpoint import load_checkpoint
+from hesscomp.runs.tensorboard import ScalarWriter
 
 pytestmark = pytest.mark.ranks(most=3)
 
@@ -338,20 +339,37 @@ def test_a_missing_or_damaged_checkpoint_leaves_the_one_before(world, small, sha
         train(small, DRSOM(), saving=saving)
 
 
-def test_scalars_for_tensorboard_are_what_tensorflow_reads(world, small, shared_tmp):
+def test_scalars_are_what_tensorboard_reads(world, small, shared_tmp):
     saving = Saving(str(shared_tmp / "run"), tensorboard=True)
     result = train(small, Adam(), stopping=Stopping(max_steps=150), saving=saving)
     world.comm.Barrier()
-    [path] = (shared_tmp / "run" / "tensorboard").iterdir()
-    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()  # checks the checksums
-    header, *events = (tf.compat.v1.Event.FromString(record) for record in records)
-    assert header.file_version == "brain.Event:2"
-    assert [event.step for event in events] == list(range(151))
-    values = [{v.tag: v.simple_value for v in event.summary.value} for event in events]
+    folder = shared_tmp / "run" / "tensorboard"
+    assert len(list(folder.iterdir())) == 1
+    events = EventAccumulator(str(folder), {"scalars": 0}).Reload()  # checks the checksums
+    assert events.file_version == 2.0
+    assert set(events.Tags()["scalars"]) >= {"objective", "gradient_norm", "passes"}
     for name in ("objective", "gradient_norm", "passes"):
-        got = [each[name] for each in values]
-        np.testing.assert_allclose(got, result.history.column(name), rtol=1e-6)
-    assert all(event.wall_time > 1.7e9 for event in events)
+        read = events.Scalars(name)
+        assert [each.step for each in read] == list(range(151))
+        assert all(each.wall_time > 1.7e9 for each in read)
+        values = [each.value for each in read]
+        np.testing.assert_allclose(values, result.history.column(name), rtol=1e-6)
+
+
+@pytest.mark.serial
+def test_scalars_of_any_size_and_of_a_run_that_goes_on_within_the_second(tmp_path):
+    values = (1e300, -1e300, float("nan"), 2.5)
+    for step, value in enumerate(values):
+        writer = ScalarWriter(tmp_path)
+        writer.write(step, {"x": value})
+        writer.close()
+    assert len(list(tmp_path.iterdir())) == len(values)
+    read = [
+        event.value
+        for path in sorted(tmp_path.iterdir())
+        for event in EventAccumulator(str(path)).Reload().Scalars("x")
+    ]
+    np.testing.assert_array_equal(read, [np.inf, -np.inf, np.nan, 2.5])
 
 
 @pytest.mark.serial

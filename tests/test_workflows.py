@@ -99,13 +99,21 @@ def test_a_schema_says_what_is_allowed():
     assert schema(CompressRequest)["properties"]["at"]["type"] == "array"
 
 
+# What these mean differs by request.
+OWN = {
+    *("at", "bandwidth", "data", "dtype", "max_rank", "memory_limit", "method", "out", "rank"),
+    *("report", "ridge", "run", "save_every", "save_point", "tol"),
+}
+
+
 def test_every_option_stands_once():
-    """A parameter that several requests have is said the same of wherever it does the same."""
-    once = ("oversample", "power", "seed", "dtype", "layout", "block", "label", "threads")
-    of = [CompressRequest, UpdateRequest, SpectrumRequest, NewtonRequest, TrainRequest]
-    for name in once:
-        said = {each for kind in of for each in described(kind) if each.name == name}
-        assert len(said) <= 1, name
+    """The same name is the same option, with one default, range and help, in all requests."""
+    said: dict[str, set] = {}
+    for name in workflows.__all__:
+        if name.endswith("Request"):
+            for each in described(getattr(workflows, name)):
+                said.setdefault(each.name, set()).add(each)
+    assert {name for name, options in said.items() if len(options) > 1} == OWN
 
 
 def test_compress_tells_and_writes(rows, alone, tmp_path, capfd):
@@ -122,6 +130,28 @@ def test_compress_tells_and_writes(rows, alone, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
     again = workflows.compress(replace(request, out=None, report=None), alone)
     np.testing.assert_array_equal(again.factor.eigenvalues, made.factor.eigenvalues)
+
+
+@pytest.mark.ranks
+def test_ranks_work_together(world, shared_tmp):
+    """One file, and on all ranks the numbers that one rank has."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((50, 8)) * 0.7 ** np.arange(8)
+    if world.rank == 0:
+        np.savez(shared_tmp / "d.npz", X=X, y=np.sign(X[:, 0]))
+    world.gather(None)
+    data, out = str(shared_tmp / "d.npz"), shared_tmp / "f.h5"
+    request = CompressRequest(data=data, rank=3, dtype="float64", layout="rows", out=str(out))
+    events = []
+    made = workflows.compress(request, world, events.append)
+    alone = workflows.compress(replace(request, out=None), World.serial())
+    for factor in (made.factor, load_factor(out)):
+        np.testing.assert_allclose(factor.eigenvalues, alone.factor.eigenvalues, rtol=1e-10)
+    assert any("wrote factor" in str(event) for event in events)
+    points = replace(request, at=("zero", str(out)), out=str(shared_tmp / "t.h5"))
+    assert len(workflows.trajectory(points, world).points) == 2
+    with pytest.raises(InputError, match="cannot be written"):
+        workflows.compress(replace(request, out=str(shared_tmp / "no" / "f.h5")), world)
 
 
 def test_a_tolerance_that_is_not_met(rows, alone):

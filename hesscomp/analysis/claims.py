@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
-from hesscomp.analysis.html import ABSENT, Html, join, number, percent
+from hesscomp.analysis.html import ABSENT, number, percent
 from hesscomp.analysis.reached import (
     bound_is_empty,
     failure,
@@ -21,7 +22,7 @@ class Claim:
 
     Attributes
     ----------
-    statement, value, meaning : str or Html
+    statement, value, meaning : str or Markup
     standing : str
         "promised" (holds always, or except with a stated probability), "computed", "estimated",
         "met" or "not met" (a tolerance), "reached" (a rank, which asks for no accuracy), "says
@@ -29,9 +30,9 @@ class Claim:
     """
 
     statement: str
-    value: Html | str
+    value: Markup | str
     standing: str
-    meaning: Html | str
+    meaning: Markup | str
 
 
 ESTIMATORS = {
@@ -156,16 +157,16 @@ def _pairs(factor: Factor) -> list[Claim]:
     if norms is None:
         meaning = "The file does not say how small they are"
     elif done.any():
-        meaning = join(["Residuals of at most ", number(small_residual(factor)), " |w₁|"], "")
+        meaning = "Residuals of at most " + number(small_residual(factor)) + " |w₁|"
     else:
         meaning = "No residual is small enough"
-    return [*out, Claim(small, value, "computed", join([meaning, *_tolerance(factor)], ""))]
+    return [*out, Claim(small, value, "computed", meaning + _tolerance(factor))]
 
 
-def _tolerance(factor: Factor) -> list[Html | str]:
+def _tolerance(factor: Factor) -> Markup | str:
     """The rest of the sentence about residuals: what they were measured by."""
     origin = tolerance_origin(factor)
     if not origin:
-        return ["."]
+        return "."
     tolerance = number(factor.provenance.residual_tolerance)
-    return ["; the tolerance is ", tolerance, f" |w₁| ({origin})."]
+    return Markup("; the tolerance is {} |w₁| ({}).").format(tolerance, origin)

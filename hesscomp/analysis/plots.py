@@ -208,6 +208,7 @@ def draw_error(axes: Axes, factor: Factor) -> None:
 def draw_residuals(axes: Axes, factor: Factor) -> None:
     """Residual norms ‖H u − w u‖ against the index, beside |w|; for factors that have them."""
     norms, small = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
+    assert norms is not None
     index, shown = _index(factor), norms > 0
     done, label = np.ones(factor.rank, bool), "residual norm"
     if small is not None:
@@ -248,6 +249,7 @@ def _draw_shares(axes: Axes, names: list[str], energy: np.ndarray) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(False)
     bar = axes.figure.colorbar(image, ax=axes, label="share of ‖u‖²")
+    assert bar.solids is not None
     bar.solids.set_rasterized(True)  # else 256 translucent shapes whose seams show
     bar.outline.set_visible(False)
 

@@ -46,8 +46,8 @@ def pairs_reached(factor: Factor) -> str:
         limit, origin = factor.provenance.residual_tolerance, tolerance_origin(factor)
         if not origin:
             return f"none of {factor.rank} counted as accurate: ||H u - w u|| up to {rest}"
-        small = f"||H u - w u|| <= {limit:.1e} |w_1| ({origin})"
-        return f"none of {factor.rank} with {small}: up to {rest}"
+        asked = f"||H u - w u|| <= {limit:.1e} |w_1| ({origin})"
+        return f"none of {factor.rank} with {asked}: up to {rest}"
     return (
         f"{int(done.sum())} of {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|, "
         f"the others up to {rest}"
@@ -65,6 +65,7 @@ def tolerance_origin(factor: Factor) -> str:
 def small_residual(factor: Factor) -> float:
     """The largest residual among the pairs that are marked as accurate, over |w_1|."""
     known = factor.certificate
+    assert known.residual_norms is not None  # some are marked
     return _share(factor, known.residual_norms[known.eigenvalue_converged])
 
 

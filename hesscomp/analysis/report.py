@@ -1,28 +1,16 @@
 """A factor as one page of HTML that needs nothing else: for a browser, a phone, or paper."""
 
 import os
-from collections.abc import Callable
-from importlib import resources
-from string import Template
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from markupsafe import Markup
 
 import hesscomp
 from hesscomp.analysis.claims import claims
 from hesscomp.analysis.energy import block_energy
-from hesscomp.analysis.html import (
-    ABSENT,
-    Html,
-    chart,
-    details,
-    element,
-    join,
-    markup,
-    number,
-    path_name,
-    percent,
-    table,
-)
+from hesscomp.analysis.html import ABSENT, TEMPLATES, marked, number, path_name, percent
 from hesscomp.analysis.plots import (
     LABELS,
     draw_diagonal,
@@ -39,6 +27,34 @@ from hesscomp.storage.files import atomic_path
 SHOWN_PAIRS = 20  # rows of the table of eigenvalues before the reader must ask for more
 SMALL = "small residual"  # the column of the table of eigenvalues
 SHOWN_VECTORS = 10  # columns of the table of energies
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the style sheet's `kind`; its first column names the rows.
+
+    Attributes
+    ----------
+    head : sequence of str
+        The columns' names; empty for a table without.
+    rows : sequence of sequences
+        Texts, numbers and markup.
+    numbers : collection of int
+        Columns that are aligned as numbers.
+    """
+
+    kind: str
+    head: Sequence[str]
+    rows: Sequence[Sequence]
+    numbers: Collection[int] = ()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing, and the line below it that says what to see."""
+
+    svg: Markup
+    caption: str
 
 
 def write_page(factor: Factor, path: str | os.PathLike, source: str) -> None:
@@ -68,17 +84,19 @@ def page(factor: Factor, source: str) -> str:
         Without scripts and without anything to load; all text of the file is escaped. The same
         factor gives the same page.
     """
-    template = resources.files("hesscomp.analysis").joinpath("report.html").read_text("utf-8")
-    return Template(template).substitute(
-        title=markup(_title(factor)),
-        subtitle=join([f"n = {factor.n}, {factor.extent}, from", element("code", source)], " "),
+    return TEMPLATES.get_template("report.html").render(
+        title=_title(factor),
+        source=source,
+        factor=factor,
         facts=_facts(factor),
-        certificate=_certificate(factor),
-        spectrum=_spectrum(factor),
+        claims=_claims(factor),
+        error_charts=_error_charts(factor),
+        spectrum_charts=_spectrum_charts(factor),
+        pairs=_pairs(factor),
         energy=_energy(factor),
         provenance=_provenance(factor),
         cost=_cost(factor),
-        footer=markup(f"Made by hesscomp {hesscomp.__version__}."),
+        version=hesscomp.__version__,
     )
 
 
@@ -89,51 +107,54 @@ def _title(factor: Factor) -> str:
     return f"{name}{of}" + (f" on {source.dataset}" if source.dataset else "")
 
 
-def _facts(factor: Factor) -> Html:
+def _facts(factor: Factor) -> dict:
     error = factor.certificate.relative_error
-    error = {"relative error": percent(error) if not error < 1e-3 else number(error)}
+    shown = {"relative error": percent(error) if not error < 1e-3 else number(error)}
     facts = {"parameters n": factor.n}
-    if factor.has_eigenpairs:
-        w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
-        facts |= {
-            "rank": factor.rank,
-            **error,
-            "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
-            "negative": int((w < 0).sum()),
-            "pairs of small residual": ABSENT
-            if done is None
-            else f"{int(done.sum())} of {factor.rank}",
-        }
-    else:
-        facts |= {"kind": factor.kind, **error, **factor.summary(leading=1)}
-    pairs = ([element("dt", name), element("dd", value)] for name, value in facts.items())
-    return element("dl", join(element("div", join(pair, "")) for pair in pairs), "facts")
-
-
-def _certificate(factor: Factor) -> Html:
-    rows = (
-        (claim.statement, claim.value, _tag(claim.standing), claim.meaning)
-        for claim in claims(factor)
-    )
-    drawn = [(draw_error, "Estimated error of keeping only the leading eigenpairs.")]
-    if factor.certificate.residual_norms is not None:
-        drawn.append((draw_residuals, "Residual of each eigenpair, below its eigenvalue."))
-    stated = table(("statement", "value", "standing", "meaning"), rows, "claims")
-    drawable = factor.has_eigenpairs and factor.rank
-    return join([stated, _charts(factor, *drawn)]) if drawable else stated
-
-
-def _tag(standing: str) -> Html:
-    return element("span", standing, f"tag {standing.replace(' ', '-')}")
-
-
-def _spectrum(factor: Factor) -> Html:
     if not factor.has_eigenpairs:
-        text = f"A {factor.kind} factor holds no eigenpairs. Its diagonal by magnitude:"
-        chart = _charts(factor, (draw_diagonal, "Entries of the diagonal, logarithmic scale."))
-        return join([element("p", text), chart])
+        return {**facts, "kind": factor.kind, **shown, **factor.summary(leading=1)}
+    w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
+    return {
+        **facts,
+        "rank": factor.rank,
+        **shown,
+        "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
+        "negative": int((w < 0).sum()),
+        "pairs of small residual": ABSENT
+        if done is None
+        else f"{int(done.sum())} of {factor.rank}",
+    }
+
+
+def _claims(factor: Factor) -> Table:
+    rows = [
+        (
+            claim.statement,
+            claim.value,
+            marked(claim.standing, f"tag {claim.standing.replace(' ', '-')}"),
+            claim.meaning,
+        )
+        for claim in claims(factor)
+    ]
+    return Table("claims", ("statement", "value", "standing", "meaning"), rows)
+
+
+def _error_charts(factor: Factor) -> list[Chart]:
+    if not (factor.has_eigenpairs and factor.rank):
+        return []
+    error = "Estimated error of keeping only the leading eigenpairs."
+    charts = [_chart(factor, draw_error, error)]
+    if factor.certificate.residual_norms is not None:
+        residuals = "Residual of each eigenpair, below its eigenvalue."
+        charts.append(_chart(factor, draw_residuals, residuals))
+    return charts
+
+
+def _spectrum_charts(factor: Factor) -> list[Chart]:
+    if not factor.has_eigenpairs:
+        return [_chart(factor, draw_diagonal, "Entries of the diagonal, logarithmic scale.")]
     if not factor.rank:
-        return element("p", "The factor has rank 0: there are no eigenvalues.")
+        return []
     negative = int((factor.eigenvalues < 0).sum())
     signs = (
         f"{negative} of {factor.rank} eigenvalues are negative (triangles)."
@@ -142,19 +163,16 @@ def _spectrum(factor: Factor) -> Html:
     )
     ridge = factor.provenance.ridge
     line = f" The dashed line is the ridge, {ridge:g}." if ridge > 0 else ""
-    return join(
-        [
-            _charts(
-                factor,
-                (draw_eigenvalues, f"Eigenvalues, linear scale. {signs}"),
-                (draw_magnitudes, f"Magnitudes, logarithmic scale.{line}"),
-            ),
-            _eigenvalue_table(factor),
-        ]
-    )
+    return [
+        _chart(factor, draw_eigenvalues, f"Eigenvalues, linear scale. {signs}"),
+        _chart(factor, draw_magnitudes, f"Magnitudes, logarithmic scale.{line}"),
+    ]
 
 
-def _eigenvalue_table(factor: Factor) -> Html:
+def _pairs(factor: Factor) -> tuple[Table, Table] | None:
+    """The leading eigenvalues, and the others."""
+    if not factor.has_eigenpairs:
+        return None
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     top = block_energy(factor) if len(factor.blocks) > 1 else None
     head = ["index", "eigenvalue", "of the largest"]
@@ -167,44 +185,34 @@ def _eigenvalue_table(factor: Factor) -> Html:
 
     def row(j: int) -> list:
         w = float(factor.eigenvalues[j])
-        value = element("span", w, "negative") if w < 0 else number(w)
+        value = marked(w, "negative") if w < 0 else w
         cells = [j + 1, value, percent(abs(w / factor.eigenvalues[0])) if w else percent(0.0)]
         if norms is not None:
-            cells += [number(float(norms[j])), number(float(norms[j] / abs(w))) if w else ABSENT]
+            cells += [float(norms[j]), float(norms[j] / abs(w)) if w else ABSENT]
         if done is not None:
-            cells.append(element("span", bool(done[j]), "yes" if done[j] else "no"))
+            cells.append(marked(bool(done[j]), "yes" if done[j] else "no"))
         if top is not None:
             block = int(np.argmax(top[:, j]))
             cells += [path_name(factor.blocks[block][0]), percent(float(top[block, j]))]
         return cells
 
     aligned = [i for i, name in enumerate(head) if name not in (SMALL, "most energy in")]
-
-    def rows(first: int, last: int) -> Html:
-        return table(head, map(row, range(first, last)), "pairs", numbers=aligned)
-
-    if factor.rank <= SHOWN_PAIRS:
-        return rows(0, factor.rank)
-    rest = f"The other {factor.rank - SHOWN_PAIRS} eigenvalues"
-    return join([rows(0, SHOWN_PAIRS), details(rest, rows(SHOWN_PAIRS, factor.rank))])
+    rows = [row(j) for j in range(factor.rank)]
+    leading = Table("pairs", head, rows[:SHOWN_PAIRS], aligned)
+    return leading, replace(leading, rows=rows[SHOWN_PAIRS:])
 
 
-def _energy(factor: Factor) -> Html:
-    blocks = factor.blocks
-    if not factor.has_eigenpairs:
-        return element("p", f"A {factor.kind} factor holds no eigenvectors.")
-    if not blocks or not factor.rank:
-        missing = "names no parameter blocks" if not blocks else "holds no eigenvectors"
-        return element("p", f"The file {missing}.")
-    if len(blocks) == 1:
-        return element(
-            "p", f"There is one parameter block, {blocks[0][0]}: all eigenvectors live in it."
-        )
+def _energy(factor: Factor) -> tuple[Chart, Table] | None:
+    """Where the eigenvectors live, if there are any and more than one place for them."""
+    if not (factor.has_eigenpairs and factor.rank) or len(factor.blocks) < 2:
+        return None
+    caption = "Sum of squares of each eigenvector over each block; columns sum to one."
+    height = max(2.0, 0.8 + 0.2 * min(len(factor.blocks), LABELS))
     energy = block_energy(factor)
     weights = np.abs(factor.eigenvalues)
     mean = energy @ weights / weights.sum() if weights.any() else energy.mean(axis=1)
     shown = min(factor.rank, SHOWN_VECTORS)
-    rows = (
+    rows = [
         (
             path_name(name),
             "\u00a0×\u00a0".join(map(str, shape)) or "scalar",
@@ -212,39 +220,26 @@ def _energy(factor: Factor) -> Html:
             _shaded(mean[b]),
             *(_shaded(energy[b, j]) for j in range(shown)),
         )
-        for b, (name, shape, _) in enumerate(blocks)
-    )
-    head = ["block", "shape", "of n", "mean", *(Html(f"u<sub>{j + 1}</sub>") for j in range(shown))]
-    caption = "Sum of squares of each eigenvector over each block; columns sum to one."
-    return join(
-        [
-            _charts(
-                factor,
-                (draw_energy, caption),
-                height=max(2.0, 0.8 + 0.2 * min(len(blocks), LABELS)),
-            ),
-            table(head, rows, "blocks", numbers=range(2, len(head))),
-            element(
-                "p",
-                "The mean is over all eigenvectors of the file, weighted by |w|. A block whose "
-                "share is above its share of n is curved more than most.",
-                "soft",
-            ),
-        ]
-    )
+        for b, (name, shape, _) in enumerate(factor.blocks)
+    ]
+    vectors = (Markup("u<sub>{}</sub>").format(j + 1) for j in range(shown))
+    head = ("block", "shape", "of n", "mean", *vectors)
+    drawn = _chart(factor, draw_energy, caption, height)
+    return drawn, Table("blocks", head, rows, range(2, len(head)))
 
 
-def _shaded(share: float) -> Html:
-    return Html(f'<span class="shade" style="--share:{share:.3f}">{percent(float(share))}</span>')
+def _shaded(share: float) -> Markup:
+    cell = Markup('<span class="shade" style="--share:{:.3f}">{}</span>')
+    return cell.format(share, percent(float(share)))
 
 
-def _provenance(factor: Factor) -> Html:
+def _provenance(factor: Factor) -> Table:
     source = factor.provenance
     rows = {
         "problem": source.problem,
         "operator": source.operator,
         "data": source.dataset,
-        "data fingerprint": element("code", source.data_fingerprint or ABSENT),
+        "data fingerprint": Markup("<code>{}</code>").format(source.data_fingerprint or ABSENT),
         "rows": _count(source.rows),
         "ridge": source.ridge,
         "point": "in the file" if factor.parameters is not None else "not in the file",
@@ -257,27 +252,25 @@ def _provenance(factor: Factor) -> Html:
         "ranks (MPI)": _count(source.ranks),
         "bitwise reproducible": source.reproducible,
     }
-    return table((), rows.items(), "facts-table")
+    return Table("facts-table", (), list(rows.items()))
 
 
-def _cost(factor: Factor) -> Html:
+def _cost(factor: Factor) -> Table:
     source = factor.provenance
+    known = source.columns >= 0 and factor.n
     assembled = f" ({source.columns / factor.n:.1%} of the n that assembling H takes)"
     rows = {
-        "product columns": join(
-            [_count(source.columns), assembled if source.columns >= 0 and factor.n else ""], ""
-        ),
+        "product columns": _count(source.columns) + (assembled if known else ""),
         "passes over the data": _count(source.passes),
         "words reduced": _count(source.words_reduced),
         "seconds": source.seconds,
     }
-    return table((), rows.items(), "facts-table")
+    return Table("facts-table", (), list(rows.items()))
 
 
-def _count(value: int) -> Html | str:
+def _count(value: int) -> Markup | str:
     return number(value) if value >= 0 else ABSENT
 
 
-def _charts(factor: Factor, *charts: tuple[Callable, str], height: float = 3.0) -> Html:
-    made = (chart(inline_svg(draw, factor, text, height), text) for draw, text in charts)
-    return element("div", join(made), "charts" if len(charts) > 1 else "charts one")
+def _chart(factor: Factor, draw: Callable, caption: str, height: float = 3.0) -> Chart:
+    return Chart(inline_svg(draw, factor, caption, height), caption)

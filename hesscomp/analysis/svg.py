@@ -3,10 +3,10 @@
 import re
 import warnings
 from collections.abc import Callable
-from html import escape
 from io import StringIO
 
 import matplotlib
+from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatterSciNotation
 
@@ -15,7 +15,7 @@ from hesscomp.factors import Factor
 
 INK = "#010203"  # stands for the page's text colour
 VARIABLES = {INK: "--ink", BLUE: "--blue", RED: "--red", GREY: "--grey", LINE: "--line"}
-STYLE = {
+STYLE: dict = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "font.size": 9.5,
     **dict.fromkeys(
@@ -27,7 +27,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def inline_svg(
     draw: Callable[[Axes, Factor], None], factor: Factor, label: str, height: float = 3.0
-) -> str:
+) -> Markup:
     """What ``draw(axes, factor)`` draws, as an `<svg>` element without anything external.
 
     Colours of `VARIABLES` become CSS variables of the page, so that one chart serves light and
@@ -54,7 +54,7 @@ def inline_svg(
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # they say nothing and repeat in every chart
     for color, variable in VARIABLES.items():
         text = text.replace(f": {color}", f": var({variable})")
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 class PowersOfTen(LogFormatterSciNotation):

@@ -2,21 +2,25 @@
 
 import argparse
 import re
+from typing import TypeVar
 
 from hesscomp.errors import InputError
 from hesscomp.options import Option, Options, described
 
+Request = TypeVar("Request", bound=Options)
 
-def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> None:
+
+def add_arguments(parser: argparse.ArgumentParser, request: type) -> None:
     """Give a parser the options of a request, in groups by their titles."""
     titles = flags(request)
     groups: dict = {None: parser}
     choices: dict = {}
     for each in described(request):
-        if each.group not in groups:
+        title = each.group if each.flag.startswith("-") else None
+        if title not in groups:
             text = each.about and as_written(each.about, titles)
-            groups[each.group] = parser.add_argument_group(each.group, text)
-        group, word = groups[each.group], each.one_of
+            groups[title] = parser.add_argument_group(title, text)
+        group, word = groups[title], each.one_of
         if word is not None:
             if word not in choices:
                 choices[word] = group.add_mutually_exclusive_group()
@@ -25,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, request: type[Options]) -> No
 
 
 def _how(each: Option, titles: dict[str, str]) -> dict:
-    text = as_written(each.help, titles)
+    text = as_written(each.help or "", titles)
     if each.unit is not None and each.parse is None:
         text = f"{text}, in {each.unit}"
     how: dict = {"help": text.replace("%", "%%")}
@@ -53,14 +57,14 @@ def _parser_of(parse):
     return parsed
 
 
-def request_from(options: argparse.Namespace, request: type[Options]) -> Options:
+def request_from(options: argparse.Namespace, request: type[Request]) -> Request:
     """The request that a command line makes; InputError where its options do not go together.
 
     The words that follow after a `--` are its `command`.
     """
     words = getattr(options, "words", None)
     given = {} if words is None else {"command": tuple(words)}
-    for each in described(request):
+    for each in described(request):  # type: ignore[arg-type]  # mypy: classes have no hash
         value = getattr(options, each.name)
         if isinstance(value, list):
             value = tuple(value)
@@ -72,7 +76,7 @@ def request_from(options: argparse.Namespace, request: type[Options]) -> Options
         raise type(error)(as_written(str(error), flags(request))) from error
 
 
-def flags(request: type[Options]) -> dict[str, str]:
+def flags(request: type) -> dict[str, str]:
     """How each of a request's options is written on the command line."""
     return {
         each.name: each.flag if each.flag.startswith("-") else each.metavar or each.name

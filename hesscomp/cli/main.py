@@ -212,7 +212,7 @@ def _add_request(parser: argparse.ArgumentParser, command: str) -> dict[str, str
         from hesscomp.cli.session import ComputingRankOptions
 
         parts.append(getattr(module, "RANKS", ComputingRankOptions))
-    written = {}
+    written: dict[str, str] = {}
     for part in parts:
         add_arguments(parser, part)
         written |= flags(part)

@@ -59,7 +59,9 @@ class PlanCommand(PlanRequest):
                 )
             if name in IDLE:
                 raise InputError(f"{name}: changes nothing in a plan; leave it out")
-        words = ["compress", "--out", os.devnull, "--dtype", self.dtype, *self.command]
+        words = ["compress", "--out", os.devnull, *self.command]
+        if ":" not in (self.problem or ""):  # a problem from Python decides it
+            words += ["--dtype", self.dtype]
         for name in SUBJECT:
             if getattr(self, name) is not None:
                 words += [f"--{name}", getattr(self, name)]
@@ -139,7 +141,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def _reasons(plan: Plan):
-    n, b, size = plan.request.n, plan.request.panel, plan.request.itemsize
+    n, b, size = plan.request.n, plan.request.gathered, plan.request.itemsize
     share = " / P" if plan.in_rows else ""
     gathered = f"two gathered panels of {b} columns, 2 n x {b} x {size} bytes, and " * plan.in_rows
     copies = plan.memory["sketch"] / (NUMBER * plan.rows_here * plan.request.columns)
@@ -157,7 +159,7 @@ def _remedy(plan: Plan) -> str:
     request, machine = plan.request, plan.machine
     for panel in (8, 4, 2, 1):
         smaller = make_plan(replace(request, panel=panel, layout="rows"), machine)
-        if panel < request.panel and smaller.fits:
+        if panel < request.gathered and smaller.fits:
             return f"--layout rows --panel {panel} would, in {_total(smaller)}"
     smallest = make_plan(replace(request, panel=1, layout="rows"), machine)
     return (

@@ -1,20 +1,56 @@
-"""Progress of long work: a line that rewrites itself, or plain lines off a terminal."""
+"""Progress of long work on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 import sys
 import time
+from collections.abc import Callable
+from shutil import get_terminal_size
 
 from hesscomp.workflows.progress import Columns
 
 QUIET = 2.0  # seconds before the first sign; short work shows none
-PLAIN_INTERVAL = 30.0
 TERMINAL_INTERVAL = 0.2
+PLAIN_INTERVAL = 30.0
 
 
-class ProgressLine:
-    """Shows on standard error how many product columns are done."""
+def progress_display() -> Callable[[Columns], None]:
+    """What shows the product columns that a workflow tells of, where standard error goes."""
+    return ProgressBar() if sys.stderr.isatty() else ProgressLines()
+
+
+class ProgressBar:
+    """How many product columns are done, of how many where that is known, and the time left."""
 
     def __init__(self):
-        self.terminal = sys.stderr.isatty()
+        self.bar = None
+
+    def __call__(self, columns: Columns) -> None:
+        if self.bar is None:
+            from tqdm import tqdm  # here: most commands show no bar
+
+            tqdm.monitor_interval = 0  # no thread that looks after bars
+            width, height = get_terminal_size()  # 80 x 24 for a terminal that does not know
+            self.bar = tqdm(
+                desc="product columns",
+                unit=" columns",
+                delay=QUIET,
+                mininterval=TERMINAL_INTERVAL,
+                miniters=1,
+                ncols=width,
+                nrows=height,
+            )
+        # What is known before is a bound: a method may end earlier, or round up to a block.
+        total = None if columns.finished else columns.total
+        self.bar.total = None if total is None else max(total, columns.done)
+        self.bar.update(columns.done - self.bar.n)
+        if columns.finished:
+            self.bar.close()
+            self.bar = None
+
+
+class ProgressLines:
+    """How many product columns are done, for pipes and logs."""
+
+    def __init__(self):
         self.start = self.last = 0.0
         self.shown = False
 
@@ -22,15 +58,9 @@ class ProgressLine:
         now = time.monotonic()
         if not columns.done and not columns.finished:
             self.start, self.shown = now, False
-        if columns.finished:
-            if self.shown and self.terminal:
-                print(file=sys.stderr)
+        if columns.finished or now - self.start < QUIET:
             return
-        interval = TERMINAL_INTERVAL if self.terminal else PLAIN_INTERVAL
-        if now - self.start < QUIET or (self.shown and now - self.last < interval):
+        if self.shown and now - self.last < PLAIN_INTERVAL:
             return
-        text = f"{columns.done} product columns, {now - self.start:.0f} s"
-        end = "" if self.terminal else "\n"
-        start = "\r" if self.terminal else ""
-        print(f"{start}{text}", end=end, file=sys.stderr, flush=True)
+        print(f"{columns.done} product columns, {now - self.start:.0f} s", file=sys.stderr)
         self.shown, self.last = True, now

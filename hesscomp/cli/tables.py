@@ -1,6 +1,7 @@
 """Tables for people."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def comparison_table(
         ("||F - G||_F", f"{frobenius} of the larger norm"),
         ("principal angles", angles),
     ]
-    pairs = [("eigenvalue", "of F", "of G", "difference", "relative")]
+    pairs: list[tuple[str, ...]] = [("eigenvalue", "of F", "of G", "difference", "relative")]
     for i in range(min(max(F.rank, G.rank), leading)):
         values = [f"{w[i]:.6g}" if i < len(w) else "-" for w in (F.eigenvalues, G.eigenvalues)]
         apart = ["-", "-"]
@@ -152,7 +153,7 @@ def _balance(summary, shown: int = 20) -> str:
     return text if len(counts) <= shown else f"{text}, ... {len(counts)} classes"
 
 
-def _aligned(rows: list[tuple[str, ...]]) -> str:
+def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

@@ -29,7 +29,8 @@ class _Rows:
     """Shows rows of the history as they come, not too many, and the last one; and all else."""
 
     def __init__(self, session: Session):
-        self.session, self.due, self.held = session, 0.0, None
+        self.session, self.due = session, 0.0
+        self.held: dict | None = None
         self.show = session.showing({dict: _line, Training: _summary}, HEADER)
 
     def __call__(self, event: object) -> None:

@@ -97,8 +97,9 @@ class Approximation:
         """
         magnitude, dropped = np.abs(self.eigenvalues), dropped_squares(self.eigenvalues)
         if probes is None:
+            assert self.range_error is not None  # what there are no probes for
             bound = 0.0 if self.estimator == "exact" else NAN
-            error, cross, norm = self.range_error**2, 0.0, self.range_error**2 + dropped[0]
+            error, cross, norm = self.range_error**2, np.zeros(1), self.range_error**2 + dropped[0]
         else:
             error, cross, sampled, largest = self._measure(probes)
             norm = max(error + cross[0] + dropped[0], sampled / 4)

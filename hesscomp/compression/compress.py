@@ -52,25 +52,14 @@ FIRST_BLOCK = 16  # columns that an adaptive sketch starts with; it then grows b
 
 @dataclass(frozen=True, kw_only=True)
 class FactorOptions(SketchOptions):
-    """How to sketch, by which method, and where the rows of the sketch lie."""
+    """How to sketch, and by which method."""
 
     method: str = option("auto", choices=("auto", *METHODS), help="of compression")
-    layout: str = option(
-        "auto",
-        choices=("auto", "replicated", "rows"),
-        help="all rows of the sketch on every rank, or a slab on each; auto: by memory",
-    )
-    panel: int | None = option(
-        None, low=1, metavar="B",
-        help=f"with `layout` rows: columns gathered at once; default {PANEL}",
-    )  # fmt: skip
 
     def _check(self) -> None:
         super()._check()
         if self.method not in ("auto", BlockKrylov.name):
             refuse(self, KRYLOV, f"`method` {self.method}; take {BlockKrylov.name}")
-        if self.layout != "rows":
-            refuse(self, ("panel",), f"`layout` {self.layout}; take rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +80,9 @@ class CompressionOptions(FactorOptions):
     max_rank: int | None = option(
         None, low=1, metavar="K", help="with `tolerance`; default: all of them"
     )
+
+    def facts(self, part: type) -> dict[str, object]:
+        return super().facts(part) | {"tolerance_norm": self.tolerance_norm or FROBENIUS}
 
     def _check(self) -> None:
         super()._check()
@@ -133,16 +125,23 @@ def compress(
         columns are saved (power 1), at equal error where the operators are near, and nothing but
         them is lost where they are not.
     **options
-        The other fields of `CompressionOptions`. Of `method`: "auto" or a name in `METHODS`, whose
-        classes say what they do and cost. "auto" takes nystrom (with the stable shift) for
-        operators declared semidefinite, but krylov where more than one power step is asked for (the
-        same products give it higher powers) or an option of krylov is given, and krylov elsewhere.
-        Where the sketch would be as wide as the matrix (under "auto": would cost as many products)
-        the matrix is assembled instead, and the factor's method is "dense". Of `layout`: "auto"
-        takes rows where a replicated sketch would need more than half of the memory that a rank
-        has (with a tolerance, one of `max_rank`: name that, or the layout, where it may grow
-        large), and what the operator has where it is in rows already. The result does not depend on
-        the number of ranks. Errors are measured by probes where the test matrix is not Gaussian.
+        The other fields of `CompressionOptions`: `method`, `oversample` (10), `power` (1), `seed`,
+        `test_matrix`, `probe_count` (8), `layout`, `panel`; with a tolerance `max_rank` and
+        `tolerance_norm`; of krylov `block`, `max_columns`, `max_basis`, `residual_tolerance`.
+
+        Of `method`: "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto"
+        takes nystrom (with the stable shift) for operators declared semidefinite, but krylov where
+        more than one power step is asked for (the same products give it higher powers) or an option
+        of krylov is given, and krylov elsewhere. Where the sketch would be as wide as the matrix
+        (under "auto": would cost as many products) the matrix is assembled instead, and the
+        factor's method is "dense".
+
+        Of `layout`: "auto" takes rows where a replicated sketch would need more than half of the
+        memory that a rank has (with a tolerance, one of `max_rank`: name that, or the layout, where
+        it may grow large), and what the operator has where it is in rows already.
+
+        Errors are measured by probes where the test matrix is not Gaussian. The result does not
+        depend on the number of ranks.
 
     Returns
     -------
@@ -244,6 +243,8 @@ class Dense:
         """All columns, whatever is asked."""
         return self.operator.n
 
+    columns = width
+
     def grow(self, columns: int) -> None:
         self.matrix = self.operator.to_dense()
         self.size = self.operator.n
@@ -281,6 +282,7 @@ def _sketch_rank(sketch, l: int):
     width = sketch.width(l)
     if min(width, (2 + sketch.options.power) * l) >= sketch.operator.n:
         sketch, width = Dense(sketch.operator, sketch.options), sketch.operator.n
+    sketch.operator.world.ledger.expect(sketch.columns(l))
     return _grow(sketch, width)
 
 

@@ -74,7 +74,7 @@ class Unknown(np.ndarray):
         return self[(0,) * self.ndim] if self.size else self.dtype.type(np.nan)
 
 
-def unknown(*shape: int, entry=np.nan, dtype=None) -> Unknown:
+def unknown(*shape: int, entry=np.nan, dtype=None) -> np.ndarray:
     """An array of this shape that takes no memory; a number for no dimensions."""
     return np.broadcast_to(np.asarray(entry, dtype), shape).view(Unknown)[()]
 
@@ -160,7 +160,7 @@ class CountingWorld:
 class CountingLayout(Layout):
     """Blocks of n rows of which none is held, replicated or, with a panel, in rows."""
 
-    def __init__(self, n: int, world: CountingWorld, panel: int | None = None):
+    def __init__(self, n, world, panel=None):
         super().__init__(n, world, 0, 0)
         self.panel, self.name = panel, "rows" if panel else "replicated"
         self.counted = ceil(n / world.size) if panel else n  # rows that a rank computes with

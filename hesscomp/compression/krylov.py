@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
+from hesscomp.compression.approximation import FAILURE_BOUND, Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
 from hesscomp.dense import leading_eigenvectors
@@ -68,10 +68,10 @@ class BlockKrylov:
         self.size = self.locked = self.multiplied = self.drawn = 0
         self.basis = np.empty((rows, self.block), order="F")  # its first `size` columns are Q
         self.T = np.empty((0, 0))
-        self.next = None  # N
+        self.next = np.empty((rows, 0))  # N
         self.E = np.empty((self.block, 0))
         self.lost = np.empty(0)  # residual norms of the locked columns, whose E is zero
-        self.probes = None
+        self.probes: Probes | None = None
         self.found: np.ndarray | None = None  # the leading eigenvalues when they last converged
         self.steps = self.settled = self.newcomers = self.goal = 0
 
@@ -96,7 +96,7 @@ class BlockKrylov:
         """Add as many blocks as `columns` allows, at least one; stop where all is converged."""
         self.goal = self.multiplied + columns
         needed = min(self.options.rank or 0, self.operator.n)
-        if self.next is None:
+        if not self.steps:
             self.next = self._start()
         while True:
             if self.size + self.next.shape[1] > self.limit:
@@ -199,6 +199,7 @@ class BlockKrylov:
         return False
 
     def _nothing_is_missing(self, leading: np.ndarray, allowed: float) -> bool:
+        assert self.probes is not None  # they came in the first step
         layout, images = self.operator.layout, self.probes.images
         outside = images - layout.combine(self.Q, layout.inner(self.Q, images))
         left = FAILURE_BOUND * np.sqrt(layout.squares(outside).max())
@@ -229,7 +230,7 @@ class BlockKrylov:
         largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
         # So that the locked residuals together stay below what counts as converged.
         allowed = self.options.accuracy * largest / (2 * np.sqrt(self.wanted))
-        done = (norms <= allowed) & (np.arange(len(w)) < self.options.rank - first)
+        done = (norms <= allowed) & (np.arange(len(w)) < (self.options.rank or 0) - first)
         done = self.operator.world.broadcast(done)
         order, new = np.argsort(~done, kind="stable"), int(done.sum())
         w, S, norms = w[order], S[:, order], norms[order]

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from hesscomp.options import Seeded, option
+from hesscomp.options import Seeded, option, values
+from hesscomp.parallel.layout import PANEL
 from hesscomp.sketching.catalogue import TEST_MATRICES
-from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE
+from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE, SketchSizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class SketchOptions(Seeded, group="compression"):
+class SketchOptions(SketchSizes, Seeded, group="compression"):
     """How to sketch; every method reads what concerns it.
 
     A method of krylov's takes at most `max_columns` product columns on a rank, rounded up to whole
@@ -18,14 +19,8 @@ class SketchOptions(Seeded, group="compression"):
     error.
     """
 
-    rank: int | None = option(None, low=1, metavar="K", help="eigenpairs wanted")
     test_matrix: str = option("gaussian", choices=tuple(TEST_MATRICES), help="of the sketch")
-    oversample: int = option(10, low=0, metavar="P", help="sketch columns beyond the rank")
-    power: int = option(1, low=0, metavar="Q", help="further multiplications by H")
     probe_count: int = option(8, low=1)
-    block: int | None = option(
-        None, low=1, metavar="B", help="krylov: columns of a block; default 16 to 32"
-    )
     max_columns: int | None = option(
         None, low=1, metavar="C", help="krylov: most columns; default: as many as eigh"
     )
@@ -42,6 +37,11 @@ class SketchOptions(Seeded, group="compression"):
     def independent(self) -> bool:
         """Whether a sketch is H times independent Gaussian columns: leave-one-out holds then."""
         return self.power == 0 and self.test_matrix == "gaussian"
+
+    def facts(self, part: type) -> dict[str, object]:
+        """The options of a part as they are taken, which a run's products depend on."""
+        taken = {"residual_tolerance": self.accuracy, "panel": self.panel or PANEL}
+        return values(self, part) | taken
 
     @property
     def accuracy(self) -> float:

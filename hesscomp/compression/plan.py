@@ -5,50 +5,21 @@ neither TensorFlow nor MPI.
 """
 
 from dataclasses import dataclass
-from math import ceil, nan
+from math import ceil
 
 from hesscomp.compression.compress import compress
 from hesscomp.compression.counting import CountingOperator, CountingWorld, Machine
 from hesscomp.errors import InputError
-from hesscomp.options import Options, option
+from hesscomp.options import option, values
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
+from hesscomp.sketching.defaults import SketchSizes
 
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients
 NUMBER = 8  # bytes of a number of the sketch
-MOST = 10**15  # of counts; the models overflow beyond
 MOST_STEPS = 10**4  # products, which are gone through one by one
 MOST_COLUMNS = 10**6  # of a sketch: every rank has matrices of so many rows and columns
-
-
-def whole(text: str) -> int:
-    """A whole number, which may be written 1e8."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = nan
-    if not (abs(value) <= MOST and value.is_integer()):
-        raise InputError(f"{text!r} is no count: give one such as 40 or 1e8")
-    return int(value)
-
-
-def count(default, low: int = 1, **about):
-    """An option that counts something."""
-    return option(default, low=low, high=MOST, parse=whole, **about)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SketchSizes(Options, group="compression"):
-    """What is asked of a compression, as `compression.compress` takes it."""
-
-    ranks: int = option(low=1, high=MOST, parse=whole, metavar="P", help="MPI ranks")
-    rank: int = count(40, metavar="K", help="eigenpairs wanted")
-    oversample: int = count(10, 0, metavar="P", help="columns beyond")
-    power: int = count(1, 0, metavar="Q", help="power steps")
-    layout: str = option("auto", choices=("auto", "replicated", "rows"), help="of the sketch")
-    block: int | None = count(None, metavar="B", help="krylov: columns of a block")
-    dtype: str = option("float32", choices=("float32", "float64"), help="of the products")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +34,19 @@ class Request(SketchSizes):
 
     n: int = option(low=1)
     rows: int = option(low=1)
+    ranks: int = option(low=1)
+    rank: int = option(low=1)
     probes: int = 8
     method: str = option("krylov", choices=METHODS)
     auto: bool = False
-    panel: int = option(PANEL, low=1)
+    dtype: str = "float32"
     row_bytes: float = 0.0
     row_seconds: float = 0.0
     product_bytes: float = PRODUCT_BYTES
 
     def _check(self) -> None:
         super()._check()
-        width = min(self.panel, self.block or self.columns, self.columns)
+        width = min(self.gathered, self.block or self.columns, self.columns)
         if (products := (self.power + 2) * self.columns // width) > MOST_STEPS:
             raise InputError(
                 f"{products} products of {width} columns are more than can be planned; take a "
@@ -89,6 +62,11 @@ class Request(SketchSizes):
     def columns(self) -> int:
         """l = rank + oversample, at most n."""
         return min(self.n, self.rank + self.oversample)
+
+    @property
+    def gathered(self) -> int:
+        """Columns of a panel."""
+        return self.panel or PANEL
 
     @property
     def itemsize(self) -> int:
@@ -149,7 +127,7 @@ class Plan:
             sketch, product = 3.0 * NUMBER * n**2, 0.0
         else:
             sketch = NUMBER * self.rows_here * l * _copies(self.method, request.power)
-            column, block = n * request.itemsize, min(request.panel, l) if self.in_rows else l
+            column, block = n * request.itemsize, min(request.gathered, l) if self.in_rows else l
             gathered = 2 * column * block if self.in_rows else 0
             product = gathered + max(
                 min(request.product_bytes, COLUMN_COPIES * column * block), COLUMN_COPIES * column
@@ -189,14 +167,9 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     )
     made = compress(
         operator,
-        request.rank,
         method="auto" if request.auto else request.method,
-        layout=layout,
-        panel=request.panel if layout == "rows" else None,
-        oversample=request.oversample,
-        power=request.power,
-        block=request.block,
         probe_count=request.probes,
+        **{**values(request, SketchSizes), "layout": layout},
     ).provenance
     return Plan(
         request,

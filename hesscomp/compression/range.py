@@ -40,7 +40,7 @@ class RangeFinder:
         self.drawn = 0
         self.Q = np.empty((operator.layout.rows, 0))
         self.R = np.empty((0, 0))
-        self.probes = None
+        self.probes: Probes | None = None
 
     def extend(self, columns: int) -> np.ndarray:
         """Draw `columns` more, return the (n, columns) block by which Q has grown."""

@@ -1,5 +1,7 @@
 """Row extraction: a range, then rows of the operator itself in place of a projection."""
 
+from abc import abstractmethod
+
 import numpy as np
 
 from hesscomp.compression.approximation import Approximation
@@ -24,6 +26,10 @@ class RowExtraction(OnRange):
         J = pivots(Q, layout)
         self.inverse = layout.on_root(np.linalg.inv, layout.take(Q, J))  # X = Q Q(J,:)^-1
         self._extract(layout.units(J))
+
+    @abstractmethod
+    def _extract(self, units: np.ndarray) -> None:
+        """Take these rows of the operator, which are unit vectors' products."""
 
 
 class RowEigh(RowExtraction):

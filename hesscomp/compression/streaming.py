@@ -11,6 +11,7 @@ from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
+from hesscomp.parallel.world import World
 from hesscomp.sketching.gaussian import probes, test_matrix
 
 
@@ -54,15 +55,15 @@ class StreamingSketch:
             raise InputError(f"a sketch of n = {n} has 1 to {n} columns, not {columns}")
         self.n, self.columns, self.seed, self.probe_count = n, columns, seed, probe_count
         self.layout: Layout | None = None
-        self.images: np.ndarray | float = 0.0
+        self.images: np.ndarray = np.zeros(())
         self.dtype = ""
         self.updates = 0
         self.seconds = 0.0
 
-    def _vectors(self) -> tuple[np.ndarray, np.ndarray]:
+    def _vectors(self, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         """This rank's rows of test matrix and probes, made anew."""
-        Omega = test_matrix(self.layout, 0, self.columns, self.seed)
-        return Omega, probes(self.layout, 0, self.probe_count, self.seed)
+        Omega = test_matrix(layout, 0, self.columns, self.seed)
+        return Omega, probes(layout, 0, self.probe_count, self.seed)
 
     def update(self, operator: Operator, weight: float = 1.0, keep: float = 1.0) -> None:
         """H <- keep H + weight operator. Collective; in the layout of the first operator."""
@@ -70,7 +71,7 @@ class StreamingSketch:
             raise InputError(f"the sketch has n = {self.n}, the operator n = {operator.n}")
         start = time.perf_counter()
         self.layout, self.dtype = self.layout or operator.layout, self.dtype or operator.dtype.name
-        new = operator.in_layout(self.layout) @ np.hstack(self._vectors())
+        new = operator.in_layout(self.layout) @ np.hstack(self._vectors(self.layout))
         self.images = keep * self.images + weight * new
         self.updates += 1
         self.seconds += time.perf_counter() - start
@@ -87,8 +88,9 @@ class StreamingSketch:
             raise InputError("the sketch has seen no operator yet; call update first")
         if not 1 <= rank <= self.columns:
             raise InputError(f"a sketch of {self.columns} columns has no factor of rank {rank}")
-        Omega, vectors = self._vectors()
-        approximation = from_sketch(self.layout, Omega, self.images[:, : self.columns], rank)
+        layout, world = self.layout, self.layout.world or World.serial()
+        Omega, vectors = self._vectors(layout)
+        approximation = from_sketch(layout, Omega, self.images[:, : self.columns], rank)
         measured = Probes(vectors, self.images[:, self.columns :])
         return LowRank(
             approximation.eigenvalues,
@@ -101,13 +103,13 @@ class StreamingSketch:
                 power=0,
                 seed=self.seed,
                 dtype=self.dtype,
-                layout=self.layout.name,
-                ranks=self.layout.world.size,
-                threads=self.layout.world.threads,
-                reproducible=self.layout.world.reproducible,
+                layout=layout.name,
+                ranks=world.size,
+                threads=world.threads,
+                reproducible=world.reproducible,
                 columns=self.updates * self.images.shape[1],
                 passes=self.updates,
                 seconds=self.seconds,
             ),
-            layout=self.layout,
+            layout=layout,
         )

@@ -50,7 +50,7 @@ def _cost(operator: Operator, columns: int) -> ProductCost:
     operator @ V
     before = resident_bytes()
     reset_peak()
-    spent = []
+    spent: list[float] = []
     while len(spent) < REPEATS and not world.decide(sum(spent) > LONG):
         start = time.perf_counter()
         operator @ V

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,8 @@ class Kept:
 
     def forget(self) -> None:
         """Make everything anew: something else than the point has changed."""
-        self.left, self.made = self.most, {}
+        self.left = self.most
+        self.made: dict[tuple[int, int], Any] = {}
 
     def of(self, chunk: slice, X: tf.Tensor, y: tf.Tensor):
         key = chunk.start, chunk.stop

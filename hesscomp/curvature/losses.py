@@ -404,7 +404,7 @@ def _row_by_row(loss) -> Callable:
 
 def loss_name(loss) -> str:
     """What a loss is called in messages."""
-    return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
+    return getattr(loss, "name", "") or getattr(loss, "__name__", type(loss).__name__)
 
 
 def _check_mean(loss) -> None:
@@ -434,6 +434,7 @@ def _options(loss) -> dict:
 def _known(loss, shape: tuple[int, ...], ending: Ending | None) -> Loss | None:
     """The known loss that a Keras loss is, None where it is none."""
     kind, options, losses = getattr(loss, "fn", loss), _options(loss), keras.losses
+    found: Loss
     if kind is losses.mean_squared_error:
         return _scaled(SquaredError(), 2 / math.prod(shape))
     if kind is losses.binary_crossentropy:
@@ -454,7 +455,7 @@ def _scaled(loss: Loss, scale: float) -> Loss:
     return loss if scale == 1 else Scaled(loss, scale)
 
 
-def _reaches(loss: FunctionLoss, shape: tuple[int, ...], targets: tf.TensorSpec) -> bool:
+def _reaches(loss: FunctionLoss, shape, targets: tf.TensorSpec) -> bool:
     """Whether a function takes logits that Keras left on the output.
 
     Tried on an output that is marked with logits that it was not made from.

@@ -1,9 +1,19 @@
 """A curvature operator on some of the parameters: named blocks, block diagonal."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
+
+if TYPE_CHECKING:
+    from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
+    from hesscomp.curvature.hessian import CurvatureOperator
+
+    ProblemOperator = CurvatureOperator | FiniteDifferenceHessian
 
 
 def select(blocks, names) -> np.ndarray:
@@ -43,7 +53,9 @@ class Restricted(ShardedOperator):
     It reduces only the words of its own order.
     """
 
-    def __init__(self, base: ShardedOperator, names):
+    base: ProblemOperator
+
+    def __init__(self, base: ProblemOperator, names):
         blocks = base.problem.blocks
         self.indices = select(blocks, names)
         if not len(self.indices):
@@ -106,7 +118,9 @@ class BlockDiagonal(ShardedOperator):
     apart), and one reduction in all.
     """
 
-    def __init__(self, base: ShardedOperator, groups=None):
+    base: ProblemOperator
+
+    def __init__(self, base: ProblemOperator, groups=None):
         if groups is None:
             names = (b.name.rpartition("/")[0] or b.name for b in base.problem.blocks)
             groups = [[layer] for layer in dict.fromkeys(names)]
@@ -136,7 +150,7 @@ class BlockDiagonal(ShardedOperator):
         return out
 
 
-def _inherit(operator: ShardedOperator, base: ShardedOperator, n: int) -> None:
+def _inherit(operator: Restricted | BlockDiagonal, base, n: int) -> None:
     """Make an operator of order n over the same data as `base`."""
     ShardedOperator.__init__(
         operator,

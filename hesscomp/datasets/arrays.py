@@ -23,11 +23,11 @@ class ArraySource:
     """A file of arrays; a format says how to find them (`stored`)."""
 
     kind = ""
-    columns = None
+    columns: tuple[str, ...] | None = None
     targets = SIGNS
-    dtype = None
+    dtype: str | None = None
     label_is_file = False
-    label_name = None
+    label_name: str | None = None
 
     def __init__(self, path: Path, label: str | None, rank: int, size: int):
         self.path, self.label = path, label

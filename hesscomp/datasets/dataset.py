@@ -1,6 +1,7 @@
 """A data set of labelled rows, cut into one shard for each rank."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -44,10 +45,9 @@ class Shard:
     @property
     def nbytes(self) -> int:
         """Bytes of this rank's rows and targets."""
-        parts = [self.X]
-        if scipy.sparse.issparse(self.X):
-            parts = [self.X.data, self.X.indices, self.X.indptr]
-        if self.y is not self.X:
+        X = self.X
+        parts = [X] if isinstance(X, np.ndarray) else [X.data, X.indices, X.indptr]
+        if self.y is not X:
             parts.append(self.y)
         return sum(part.nbytes for part in parts)
 
@@ -93,8 +93,9 @@ class Dataset:
 
 
 def from_arrays(
-    X, y, world: World, name: str = "arrays", test=None, targets: str = SIGNS
-) -> Dataset:
+    X, y, world: World, name: str = "arrays", test: tuple[Any, Any] | None = None,
+    targets: str = SIGNS,
+) -> Dataset:  # fmt: skip
     """A data set from each rank's own rows, of any number on each rank, also none. Collective.
 
     Parameters

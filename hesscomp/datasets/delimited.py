@@ -28,6 +28,9 @@ DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 class CsvSource(TextSource):
     """All columns but the label's are numbers. Cells may be quoted, but hold no line break."""
 
+    columns: tuple[str, ...]
+    label_name: str
+
     def __init__(self, path, label, rank, size):
         super().__init__(path, label, rank, size)
         header = b""

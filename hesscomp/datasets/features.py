@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import scipy.sparse
 
 from hesscomp.datasets.aligned import aligned_empty
 from hesscomp.datasets.dataset import Dataset, Shard
@@ -92,7 +91,7 @@ def _lift(shard: Shard, W: np.ndarray, b: np.ndarray, dtype: str) -> Shard:
         start, stop = max(first, 0), min(first + BLOCK, rows)
         part = shard.X[start:stop]
         here = slice(start - first, stop - first)
-        block[here] = part.toarray() if scipy.sparse.issparse(part) else part
+        block[here] = part if isinstance(part, np.ndarray) else part.toarray()
         np.matmul(block, W, out=angles)
         angles += b
         np.cos(angles, out=angles)

@@ -7,6 +7,7 @@ from pathlib import Path
 import scipy.sparse
 
 from hesscomp.datasets.aligned import aligned_empty
+from hesscomp.datasets.arrays import ArraySource
 from hesscomp.datasets.dataset import Dataset, Shard
 from hesscomp.datasets.delimited import CsvSource
 from hesscomp.datasets.fingerprint import fingerprint
@@ -15,6 +16,7 @@ from hesscomp.datasets.idx import IDX_NAME, IdxSource
 from hesscomp.datasets.libsvm import LibsvmSource
 from hesscomp.datasets.numpy_files import NpySource, NpzSource
 from hesscomp.datasets.targets import class_names, with_targets
+from hesscomp.datasets.text import TextSource
 from hesscomp.datasets.validation import row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
@@ -22,7 +24,7 @@ from hesscomp.parallel.world import World
 
 log = logging.getLogger(__name__)
 
-SOURCES = {
+SOURCES: dict[str, type[TextSource] | type[ArraySource]] = {
     "libsvm": LibsvmSource,
     "csv": CsvSource,
     "hdf5": Hdf5Source,

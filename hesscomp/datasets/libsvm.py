@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from typing import NoReturn
 
 import numpy as np
 import scipy.sparse
@@ -108,7 +109,7 @@ class LibsvmSource(TextSource):
             have = f"the training data have {self.base} to {last}; encode both files alike"
             self.refuse(row, f" has the index {index}; {have}")
 
-    def _refuse_number(self, lines: list[bytes], row: int):
+    def _refuse_number(self, lines: list[bytes], row: int) -> NoReturn:
         for i, line in enumerate(lines):
             for token in line.replace(b":", b" ").split():
                 if _numbers(token) is None:

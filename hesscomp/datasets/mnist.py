@@ -8,6 +8,7 @@ out of the file that Keras downloads and keeps.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +92,7 @@ def load_mnist_download(
     return from_arrays(*train, world, "mnist", test, targets or CLASSES)
 
 
-def _own_rows(images, labels, world: World, targets: str | None, dtype: str | None) -> tuple:
+def _own_rows(images, labels, world: World, targets, dtype) -> tuple[np.ndarray, Any]:
     rows = slice(*row_range(len(images), world.rank, world.size))
     pixels = images[rows].reshape(rows.stop - rows.start, -1)
     X = np.divide(pixels, 255, out=aligned_empty(pixels.shape, dtype or "float32"))
@@ -110,6 +111,7 @@ def _load(name: str, files: list[Path], shape, world: World, targets, dtype) -> 
     dataset = load_file(
         train, world, format="idx", test=test, targets=targets, dtype=dtype, name=name
     )
+    assert dataset.test is not None  # it was named
     found = (dataset.rows, dataset.test.total, dataset.features)
     if found != shape:
         raise InputError(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 import numpy as np
 import scipy.sparse
@@ -69,10 +70,10 @@ def with_targets(
 
 
 def _classified(shard, kind: str, world: World, name: str, known, where):
-    labels, first, place, number = np.unique(
+    distinct, first, place, number = np.unique(
         shard.y, return_index=True, return_inverse=True, return_counts=True
     )
-    labels = [_number_or_text(label) for label in labels[: MAX_CLASSES + 1].tolist()]
+    labels = [_number_or_text(label) for label in distinct[: MAX_CLASSES + 1].tolist()]
     rows = (first + shard.start).tolist()
     found = _Found(
         world.gather(list(zip(rows, labels, number.tolist(), strict=False))), name, where
@@ -107,7 +108,7 @@ class _Found:
             self.rows.setdefault(label, row)
             self.counts[label] = self.counts.get(label, 0) + count
 
-    def refuse(self, label, rule: str):
+    def refuse(self, label, rule: str) -> NoReturn:
         row = self.rows[label]
         at = f"row {row + 1}" if self.where is None else self.where(row)
         shown = repr(label[:40]) if isinstance(label, str) else f"{label:g}"
@@ -124,7 +125,7 @@ class _Found:
     def pair(self) -> tuple:
         """The labels that mean -1 and +1."""
         rows, numbers = set(self.rows), any(isinstance(label, float) for label in self.rows)
-        pairs = PAIRS if numbers else ()
+        pairs: tuple[tuple, ...] = PAIRS if numbers else ()
         if not numbers and len(rows) <= 2 and "" not in rows:
             pairs = (tuple(sorted({"", *rows})[-2:]),)
         for pair in pairs:

@@ -37,7 +37,7 @@ class TextSource:
 
     columns: tuple[str, ...] | None = None
     targets = SIGNS  # what its labels are by default
-    dtype = None
+    dtype: str | None = None
     label_is_file = False
     begin = 0  # the byte at which the rows begin
     label_name: str | None = None  # of the label's column, where columns have names
@@ -86,7 +86,7 @@ class TextSource:
         """All that was parsed, as (X, labels)."""
         raise NotImplementedError
 
-    def agree(self, X, start: int, gather: Callable, train: "TextSource | None"):
+    def agree(self, X, start: int, gather: Callable, train):
         """X as all ranks must have it, and the number of columns. Collective."""
         raise NotImplementedError
 

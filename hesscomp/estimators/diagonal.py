@@ -98,6 +98,7 @@ def diagonal_factor(
     DiagonalOptions(columns=columns, method=method, seed=seed, probe_count=probe_count)
     world, layout, n = operator.world, operator.layout, operator.n
     start, before = time.perf_counter(), replace(world.ledger)
+    world.ledger.expect(n if columns >= n else columns + probe_count)
     if columns >= n:
         H = operator.to_dense()
         d, method = np.diagonal(H).copy(), EXACT

@@ -30,6 +30,7 @@ def frobenius_norm(operator: Operator, columns: int = 64, *, seed: int = 0) -> E
     """
     check_counts(seed, columns=(columns, 4))
     operator = operator.replicated()
+    operator.world.ledger.expect(min(columns, operator.n))
     if columns >= operator.n:
         return Estimate.exactly(np.linalg.norm(operator.to_dense()), operator.n)
     l = columns // 2

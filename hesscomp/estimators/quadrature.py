@@ -174,6 +174,7 @@ def spectral_quadrature(
     check_counts(seed, probes=(probes, 2), steps=(steps, 1))
     operator = operator.replicated()
     n, world, precision = operator.n, operator.world, float(np.finfo(operator.dtype).eps)
+    world.ledger.expect(min(probes * steps, n))
     if probes * steps >= n:
         eigenvalues = world.on_root(np.linalg.eigvalsh, operator.to_dense())[None]
         weights = np.full((1, n), 1 / n)

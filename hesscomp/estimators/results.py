@@ -1,6 +1,7 @@
 """What the estimators return: numbers with their errors and their costs."""
 
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 import scipy.special
@@ -50,7 +51,7 @@ class Estimate:
         return cls(float(np.mean(samples)), error, method, columns, l, spread=error, **more)
 
     @classmethod
-    def exactly(cls, value: float, columns: int) -> "Estimate":
+    def exactly(cls, value: SupportsFloat, columns: int) -> "Estimate":
         """A value known without error."""
         return cls(float(value), 0.0, EXACT, columns)
 

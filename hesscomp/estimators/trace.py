@@ -63,6 +63,7 @@ def trace(
         raise InputError(f"method must be auto, {', '.join(METHODS)}, not {method}")
     estimator, least = METHODS[method]
     check_counts(seed, columns=(columns, least))
+    operator.world.ledger.expect(min(columns, operator.n))
     if columns >= operator.n and (operator.psd or method != "xnystrace"):
         return Estimate.exactly(np.trace(operator.to_dense()), operator.n)
     return estimator(operator, columns, seed)

@@ -54,12 +54,14 @@ def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.nd
     reach = np.linalg.norm(Y) / np.sqrt(l)
     if reach == 0:
         return np.zeros((l, l))
-    for exponent in range(SHIFTS):
+    exponent = 0
+    while True:
         shift = precision * reach * 10**exponent
         try:
             return _traces(Omega, Y + shift * Omega) - n * shift
         except np.linalg.LinAlgError:
-            if exponent == SHIFTS - 1:
+            exponent += 1
+            if exponent == SHIFTS:
                 raise
 
 

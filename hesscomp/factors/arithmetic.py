@@ -5,17 +5,22 @@ the certificate of each result says is in `Certificate`.
 """
 
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS, complete
 from hesscomp.factors.certificate import meets
-from hesscomp.factors.factor import Factor
 from hesscomp.factors.provenance import NAN
 
+if TYPE_CHECKING:
+    from hesscomp.factors.lowrank import LowRank
 
-def add(F: Factor, G: Factor) -> Factor:
+Kind = TypeVar("Kind", bound="LowRank")  # of factor: what comes of one is of the same
+
+
+def add(F: Kind, G: Kind) -> Kind:
     """F + G; see `lowrank.LowRank.__add__`."""
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
@@ -32,7 +37,7 @@ def add(F: Factor, G: Factor) -> Factor:
     return judged(total)
 
 
-def update(F: Factor, B: np.ndarray, c: np.ndarray) -> Factor:
+def update(F: Kind, B: np.ndarray, c: np.ndarray) -> Kind:
     """F + B diag(c) B^T for (rows, m) and (m,) arrays; see `lowrank.LowRank.update`."""
     w, U = _eigenpairs(F, B, c)
     updated = replace(
@@ -45,7 +50,7 @@ def update(F: Factor, B: np.ndarray, c: np.ndarray) -> Factor:
     return judged(updated)
 
 
-def scale(F: Factor, number: float) -> Factor:
+def scale(F: Kind, number: float) -> Kind:
     """number F; see `lowrank.LowRank.__mul__`."""
     if not np.isfinite(number):
         raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
@@ -57,19 +62,18 @@ def scale(F: Factor, number: float) -> Factor:
     )
 
 
-def truncate(F: Factor, rank: int | None, tolerance: float | None) -> Factor:
+def truncate(F: Kind, rank: int | None, tolerance: float | None) -> Kind:
     """The leading eigenpairs of F; see `lowrank.LowRank.truncate`."""
-    if (rank is None) == (tolerance is None):
-        raise InputError("truncate takes either a rank or a tolerance")
-    if rank is not None and rank < 1:
-        raise InputError(f"rank must be at least 1, not {rank}")
-    if tolerance is not None and not 0 < tolerance < 1:
-        raise InputError(f"tolerance must be between 0 and 1, not {tolerance}")
     known, w = F.certificate, F.eigenvalues
-    if tolerance is None:
+    request: dict[str, Any]
+    if rank is not None and tolerance is None:
+        if rank < 1:
+            raise InputError(f"rank must be at least 1, not {rank}")
         k, converged = min(rank, F.rank), True
         request = {"rank_requested": rank, "tolerance_requested": NAN, "tolerance_norm": ""}
-    else:
+    elif tolerance is not None and rank is None:
+        if not 0 < tolerance < 1:
+            raise InputError(f"tolerance must be between 0 and 1, not {tolerance}")
         met = known.by_rank(w).meet(tolerance, "frobenius", F.norm())
         converged = bool(met.any())
         k = int(np.argmax(met)) if converged else F.rank
@@ -78,6 +82,8 @@ def truncate(F: Factor, rank: int | None, tolerance: float | None) -> Factor:
             "tolerance_requested": tolerance,
             "tolerance_norm": "frobenius",
         }
+    else:
+        raise InputError("truncate takes either a rank or a tolerance")
     return replace(
         F,
         eigenvalues=w[:k].copy(),
@@ -87,7 +93,7 @@ def truncate(F: Factor, rank: int | None, tolerance: float | None) -> Factor:
     )
 
 
-def judged(F: Factor) -> Factor:
+def judged(F: Kind) -> Kind:
     """F, converged only where its certificate meets the tolerance that its provenance asks for.
 
     For factors made of others: the sum of two that met a tolerance need not meet it.
@@ -106,13 +112,13 @@ def judged(F: Factor) -> Factor:
     return replace(F, certificate=replace(known, converged=known.converged and bool(met)))
 
 
-def _same_point(F: Factor, G: Factor) -> bool:
+def _same_point(F: Kind, G: Kind) -> bool:
     if F.parameters is None or G.parameters is None:
         return False
     return np.array_equal(F.parameters, G.parameters)
 
 
-def _eigenpairs(F: Factor, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _eigenpairs(F: Kind, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
     B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
     basis = np.hstack([F.eigenvectors, complete(F.eigenvectors, B, F.layout)])

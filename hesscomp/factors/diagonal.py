@@ -38,7 +38,7 @@ class Diagonal(Factor):
     arrays = MappingProxyType({"entries": ("n",)})
 
     @property
-    def psd(self) -> bool:
+    def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
         return bool(np.all(self._all() >= 0))
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class Factor(Operator):
 
     A kind is a frozen dataclass that declares its name `kind`, the shapes of its `arrays` and the
     methods below; layouts, files and checkpoints follow from these, and `factors.kinds` lists it.
+    In the row layout all methods are collective.
 
     Attributes
     ----------
@@ -89,17 +90,17 @@ class Factor(Operator):
     provenance: Provenance = field(default_factory=Provenance)
     parameters: np.ndarray | None = None
     blocks: tuple[tuple[str, tuple[int, ...], int], ...] = ()
-    layout: Layout | None = None
+    layout: Layout = None  # type: ignore[assignment]  # replicated, which takes n
 
     kind: ClassVar[str]
     arrays: ClassVar[Mapping[str, tuple[str, ...]]]
     has_eigenpairs: ClassVar[bool] = False
     has_tail: ClassVar[bool] = False
-    passes: ClassVar[int] = 0
-    dtype: ClassVar[np.dtype] = np.dtype(np.float64)
-    eigenvalues: ClassVar = Absent()
-    eigenvectors: ClassVar = Absent()
-    rank: ClassVar = Absent()
+    passes = 0
+    dtype = np.dtype(np.float64)
+    eigenvalues = Absent()
+    eigenvectors = Absent()
+    rank = Absent()
 
     def __post_init__(self):
         if self.layout is None:
@@ -163,11 +164,11 @@ class Factor(Operator):
     # An operator's
 
     @property
-    def n(self) -> int:
+    def n(self) -> int:  # type: ignore[override]  # nothing sets it
         return self.layout.n
 
     @property
-    def world(self) -> World | None:
+    def world(self) -> World | None:  # type: ignore[override]  # as above, and may be None
         """The ranks that hold the factor; None where one process read it."""
         return self.layout.world
 
@@ -218,7 +219,8 @@ class Factor(Operator):
         """The zero factor that holds the least: what stands where no factor was made yet."""
         sizes = {name: 0 for shape in cls.arrays.values() for name in shape if name != "n"}
         shapes = cls.shapes(n, sizes)
-        return cls(**{name: np.zeros(shape) for name, shape in shapes.items()}, certificate=UNKNOWN)
+        arrays: dict[str, Any] = {name: np.zeros(shape) for name, shape in shapes.items()}
+        return cls(**arrays, certificate=UNKNOWN)
 
     @property
     def is_blank(self) -> bool:

@@ -66,18 +66,18 @@ def save_factor(
     if getattr(factor, name).ndim < 2:  # n numbers, as the point has: in the file itself
         factor = factor.in_layout(Replicated(factor.n, world))
     rows, layout = getattr(factor, name), factor.layout
-    if layout.name == "replicated":
+    if not isinstance(layout, Rows):
         with nullcontext() if world is None else world.phase(f"writing {path}"):
             if world is None or world.rank == 0:
                 _save_whole(factor, path, dtype, compress)
     elif rows.shape[1] and not h5py.get_config().mpi:
         save_slabs(
-            *(path, name, rows.astype(dtype), layout.ranges, world),
+            *(path, name, rows.astype(dtype), layout.ranges, layout.world),
             lambda file: _write(file, factor),
             replacing=_replacing,
         )
     else:
-        _save_together(factor, path, dtype)
+        _save_together(factor, layout, path, dtype)
 
 
 @contextmanager
@@ -98,9 +98,9 @@ def _save_whole(factor: Factor, path: str | os.PathLike, dtype: str, compress: b
         _write_rows(file, name, rows, compress)
 
 
-def _save_together(factor: Factor, path: str | os.PathLike, dtype: str) -> None:
+def _save_together(factor: Factor, layout: Rows, path: str | os.PathLike, dtype: str) -> None:
     """One file, into which all ranks write their rows with parallel HDF5."""
-    layout, world, name = factor.layout, factor.world, factor.row_array()
+    world, name = layout.world, factor.row_array()
     rows = getattr(factor, name)
     with ExitStack() as stack:
         place = None
@@ -304,7 +304,7 @@ def kind_of(file: CheckedFile) -> str:
     return kind
 
 
-def _told(file: CheckedFile, value, kind: type):
+def _told(file: CheckedFile, value, kind):
     """What an attribute says: one line of text, or a number."""
     value = value.decode() if isinstance(value, bytes) else value
     if np.ndim(value) or (kind is str) != isinstance(value, str):

@@ -1,5 +1,7 @@
 """The kinds of factor: a kind that is listed here can be read, written and kept in checkpoints."""
 
+from typing import Any
+
 import numpy as np
 
 from hesscomp.errors import InputError
@@ -24,6 +26,6 @@ def from_contents(
     """
     for kind in KINDS.values():
         if kind.arrays.keys() <= arrays.keys():
-            held = {name: arrays[name] for name in kind.arrays}
-            return kind(**held, certificate=certificate, layout=layout)
+            held: dict[str, Any] = {name: arrays[name] for name in kind.arrays} | {"layout": layout}
+            return kind(**held, certificate=certificate)
     raise InputError(f"the arrays {', '.join(arrays)} are those of no kind of factor")

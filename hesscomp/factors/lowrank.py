@@ -52,7 +52,7 @@ class LowRank(Factor):
         return self.eigenvectors.shape[1]
 
     @property
-    def psd(self) -> bool:
+    def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
         return bool(np.all(self.eigenvalues >= 0))
 
     @property

@@ -53,7 +53,7 @@ def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, Factor
     OSError
         If the file cannot be written.
     """
-    labels = []
+    labels: list[str] = []
     with atomic_path(path) as temporary, new_file(temporary) as file:
 
         def add(label: str, factor: Factor) -> None:

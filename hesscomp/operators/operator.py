@@ -9,10 +9,11 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import scipy.sparse.linalg
+from numpy.typing import DTypeLike
 
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.parallel.layout import PANEL, Layout, Replicated, Rows
@@ -38,12 +39,12 @@ class Operator(ABC):
         Precision of the products, "float32" or "float64"; results are float64 arrays.
     """
 
-    passes = 1  # sweeps over the data that one block product costs; 0 of factors alone
+    passes: int = 1  # sweeps over the data that one block product costs; 0 of factors alone
     parts: tuple[str, ...] = ()  # attributes that hold the operators this one is made of
 
     __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
-    def __init__(self, n: int, world: World, *, psd: bool, dtype: str = "float64"):
+    def __init__(self, n: int, world: World, *, psd: bool, dtype: DTypeLike = "float64"):
         self.n = n
         self.world = world
         self.psd = psd
@@ -71,15 +72,15 @@ class Operator(ABC):
         made_of = (getattr(self, part)._pieces(columns) for part in self.parts)
         return max(made_of, default=self.layout.pieces(columns))
 
-    def in_rows(self, panel: int = PANEL) -> Operator:
+    def in_rows(self, panel: int = PANEL) -> Self:
         """This operator for blocks in the row layout, a slab of their rows on each rank."""
         return self.in_layout(Rows(self.n, self.world, panel))
 
-    def replicated(self) -> Operator:
+    def replicated(self) -> Self:
         """This operator for blocks whose rows are all on every rank."""
         return self.in_layout(Replicated(self.n, self.world))
 
-    def in_layout(self, layout: Layout) -> Operator:
+    def in_layout(self, layout: Layout) -> Self:
         """This operator for blocks in another layout; data and cost ledger are shared."""
         other = copy.copy(self)
         other.layout = layout

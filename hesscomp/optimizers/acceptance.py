@@ -1,6 +1,6 @@
-"""Whether a step is good: the reduction ratio, and backtracking line search."""
+"""How good a step must be: forcing term, reduction ratio and backtracking line search."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,8 @@ from hesscomp.parallel.world import World
 
 ROUNDING = 16 * np.finfo(np.float64).eps  # relative noise of an objective
 LARGEST_RADIUS = 1e10
+FORCING = 0.1  # largest relative residual of a Newton system
+SMALLEST_FORCING = 1e-8  # that below which float64 gradients gain nothing
 
 
 def reduction_ratio(before: float, after: float, promised: float) -> float:
@@ -57,7 +59,7 @@ class Search:
 
 
 def backtrack(
-    objective: Callable[[float], float],
+    objectives: Callable[[np.ndarray], Sequence[float] | np.ndarray],
     start: float,
     slope: float,
     world: World,
@@ -65,29 +67,46 @@ def backtrack(
     sufficient: float = 1e-4,
     shrink: float = 0.5,
     trials: int = 40,
+    at_once: int = 1,
 ) -> Search:
-    """The first of the lengths 1, shrink, shrink^2, ... with sufficient decrease.
+    """Return the first of the lengths 1, shrink, shrink^2, ... with sufficient decrease.
 
     objective(t) <= start + sufficient t slope (Armijo; Nocedal and Wright 2006, equation 3.4), up
     to the rounding of the objective. Decided on rank 0.
 
     Parameters
     ----------
-    objective : callable
-        Of a step length; collective.
+    objectives : callable
+        Of a few step lengths; collective.
     start, slope : float
         At length 0; the slope must be negative for a step to be found.
     world : World
     trials : int
         Most lengths that are tried.
+    at_once : int
+        Lengths of one call.
     """
     if not world.decide(slope < 0):
         return Search(0.0, start, 0)
-    length = 1.0
-    for trial in range(trials):
-        value = objective(length)
-        enough = value <= start + sufficient * length * slope + ROUNDING * abs(start)
-        if world.decide(enough):
-            return Search(length, value, trial + 1)
-        length *= shrink
+    longest = 1.0
+    for first in range(0, trials, at_once):
+        more = min(at_once, trials - first) - 1
+        lengths = np.cumprod([longest] + more * [shrink])
+        longest = float(lengths[-1] * shrink)
+        for trial, (length, value) in enumerate(zip(lengths, objectives(lengths), strict=True)):
+            enough = value <= start + sufficient * length * slope + ROUNDING * abs(start)
+            if world.decide(enough):
+                return Search(float(length), float(value), first + trial + 1)
     return Search(0.0, start, trials)
+
+
+def forcing_term(norm: float, previous: float) -> float:
+    """Return the relative residual of a Newton system (Eisenstat and Walker 1996, choice 2).
+
+    Parameters
+    ----------
+    norm, previous : float
+        Of the gradient, now and a step ago (0 in the first step).
+    """
+    forcing = min(FORCING, 0.9 * (norm / previous) ** 2) if previous > 0 else FORCING
+    return max(forcing, SMALLEST_FORCING)

@@ -1,6 +1,7 @@
 """What an optimizer sees of a problem in one step: three batches, and what their use costs."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,13 +11,16 @@ from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
+from hesscomp.optimizers.acceptance import Search, backtrack
 from hesscomp.parallel import random
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import MARGINS
 from hesscomp.problems.problem import Problem
 
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
 SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
+TRIALS = 4  # objectives along a line that moved margins give at once
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class View:
     problem : Problem
     share : float
         Of all rows, in this problem.
+    keeps_margins : bool
+        Whether the margins at the last point are kept, so that lines can move them.
 
     Attributes
     ----------
@@ -82,12 +88,13 @@ class View:
         The objectives that were computed through it, last one last.
     """
 
-    def __init__(self, problem: Problem, share: float = 1.0):
-        self.ledger, self.share = Ledger(), share
+    def __init__(self, problem: Problem, share: float = 1.0, keeps_margins: bool = False):
+        self.ledger, self.share, self.keeps_margins = Ledger(), share, keeps_margins
         self.tried: list[float] = []
         self.problem = copy.copy(problem)
         self.problem.world = problem.world.with_ledger(self.ledger)
         self._known: list[tuple[np.ndarray, tuple[float, np.ndarray]]] = []
+        self._margins: tuple[np.ndarray, object] | None = None
 
     def know(self, x: np.ndarray, objective: float, gradient: np.ndarray) -> None:
         """Keep what was computed at x; that of the point before last is forgotten."""
@@ -100,7 +107,10 @@ class View:
         """f(x) and its gradient; free at the last two points where they were asked for."""
         values = self._recall(x)
         if values is None:
-            values = self.problem.objective_and_gradient(x)
+            if self.keeps_margins:
+                values = self.problem.evaluate(x, self.margins(x))
+            else:
+                values = self.problem.objective_and_gradient(x)
             self.tried.append(values[0])
             self.know(x, *values)
         return values
@@ -113,9 +123,29 @@ class View:
         self.tried.append(self.problem.objective(x))
         return self.tried[-1]
 
+    @property
+    def rows_here(self) -> tuple[int, int]:
+        """The first of this rank's rows and one past the last; 0, 0 where no margins are kept."""
+        if not self.keeps_margins:
+            return 0, 0
+        shard = self.problem.shard
+        return shard.start, shard.start + len(shard.y)
+
+    def margins(self, x: np.ndarray):
+        """The margins at x of the rows here; free at the last point where they were."""
+        if self._margins is not None and np.array_equal(self._margins[0], x):
+            return self._margins[1]
+        self.keep_margins(x, margins := self.problem.margins(x))
+        return margins
+
+    def keep_margins(self, x: np.ndarray, margins) -> None:
+        """Take these for the margins at x; those of the point before are forgotten."""
+        self._margins = x.copy(), margins
+
     def hessian(self, x: np.ndarray) -> Operator:
         """The Hessian of the data term at x, without the ridge."""
-        return HessianOperator(self.problem, x)
+        shard = self.problem.curvature_at(self.margins(x)) if self.keeps_margins else None
+        return HessianOperator(self.problem, x, shard)
 
     def gauss_newton(self, x: np.ndarray) -> Operator:
         """The Gauss-Newton matrix of the data term at x, without the ridge.
@@ -131,7 +161,7 @@ class View:
         """What was used since the last time, from now on counted from zero."""
         used = copy.copy(self.ledger)
         used.seconds = dict(used.seconds)
-        self.ledger.__init__(listener=self.ledger.listener)
+        Ledger.__init__(self.ledger, listener=self.ledger.listener)
         return used
 
 
@@ -150,6 +180,8 @@ class Task:
     objective : float
     gradient : (n,) array
         Of the gradient batch at x, ridge included.
+    full : float
+        The objective over all rows at x; NaN until it is known.
     """
 
     step: int
@@ -160,8 +192,9 @@ class Task:
     def __post_init__(self):
         if self.known is not None:
             self.gradient_batch.know(self.x, *self.known[:2])
-        self.objective, self.gradient = self.gradient_batch.objective_and_gradient(self.x)
-        self.gradient_norm = float(np.linalg.norm(self.gradient))
+        with self.world.ledger.timed("gradient"):
+            self.objective, self.gradient = self.gradient_batch.objective_and_gradient(self.x)
+        self.gradient_norm, self.full = float(np.linalg.norm(self.gradient)), np.nan
 
     @property
     def world(self) -> World:
@@ -186,7 +219,7 @@ class Task:
     @property
     def whole(self) -> bool:
         """Whether gradient and acceptance use all rows, so that objectives of steps compare."""
-        return self.gradient_batch is self.acceptance_batch is self.batches.full
+        return self.batches.whole
 
     @cached_property
     def value(self) -> float:
@@ -202,6 +235,11 @@ class Task:
         view = self.acceptance_batch
         return view.objective_and_gradient(x)[0] if self.whole else view.objective(x)
 
+    def line(self, direction: np.ndarray) -> "Line":
+        """The line x + t direction, for a search along it."""
+        kind = MarginLine if self.batches.full.keeps_margins else Line
+        return kind(self, direction)
+
     def normals(self, columns: int) -> np.ndarray:
         """(n, columns) standard normal numbers of this step."""
         first = self.step * columns
@@ -209,11 +247,79 @@ class Task:
         return random.standard_normal(seed, random.DIRECTIONS, rows, (first, first + columns))
 
 
-class Batches:
-    """The batches of all steps over one problem, and the sum of what they cost.
+class Line:
+    """The points x + t d that a step chooses from.
 
     Attributes
     ----------
+    slope : float
+        Of the objective at x, towards d.
+    at_once : int
+        How many objectives along it cost no more than one.
+    """
+
+    at_once = 1
+
+    def __init__(self, task: Task, direction: np.ndarray):
+        self.task, self.direction = task, direction
+        self.slope = float(task.gradient @ direction)
+
+    def search(self, **rules) -> Search:
+        """Return the first t of sufficient decrease, by the rules of `backtrack`."""
+        task = self.task
+        return backtrack(
+            self.objectives, task.value, self.slope, task.world, at_once=self.at_once, **rules
+        )
+
+    def objectives(self, lengths: np.ndarray) -> Sequence[float] | np.ndarray:
+        """The acceptance batch's objectives at some t."""
+        return [self.task.trial(self.task.x + length * self.direction) for length in lengths]
+
+    def end(self, length: float) -> np.ndarray:
+        """The point at t, where the step ends."""
+        return self.task.x + length * self.direction
+
+
+class MarginLine(Line):
+    """A line along which margins are moved: a pass over the data for all of its points.
+
+    Objectives at some t take no more passes and one reduction of as many words.
+    """
+
+    at_once = TRIALS
+
+    def __init__(self, task: Task, direction: np.ndarray):
+        super().__init__(task, direction)
+        self.view = task.gradient_batch
+        self.margins, self.along = self.view.margins(task.x), self.view.problem.margins(direction)
+
+    def objectives(self, lengths: np.ndarray) -> np.ndarray:
+        x, d, problem = self.task.x, self.direction, self.view.problem
+        losses = problem.losses_along(self.margins, self.along, lengths)
+        values = losses + problem.ridge / 2 * (x @ x + 2 * lengths * (x @ d) + lengths**2 * (d @ d))
+        self.view.tried.extend(values)
+        return values
+
+    def end(self, length: float) -> np.ndarray:
+        x = super().end(length)
+        self.view.keep_margins(x, self.margins + length * self.along)
+        return x
+
+
+class Batches:
+    """The batches of all steps over one problem, and the sum of what they cost.
+
+    Parameters
+    ----------
+    problem : Problem
+    sampling : Sampling
+    keeps_margins : bool
+        Whether to keep the margins of a problem that has them, where steps use all rows.
+
+    Attributes
+    ----------
+    whole : bool
+        Whether gradients and acceptance are of all rows.
     full : View
         All rows.
     passes, columns : float
@@ -224,12 +330,15 @@ class Batches:
         Reduced so far.
     """
 
-    def __init__(self, problem: Problem, sampling: Sampling):
+    def __init__(self, problem: Problem, sampling: Sampling, keeps_margins: bool = False):
         sampling.validate()
-        for purpose in (GRADIENT, CURVATURE, ACCEPTANCE):
-            sampling.share(purpose, problem.rows)
+        gradient, _, acceptance = (
+            sampling.share(purpose, problem.rows) for purpose in (GRADIENT, CURVATURE, ACCEPTANCE)
+        )
         self.problem, self.sampling = problem, sampling
-        self.full = View(problem)
+        self.whole = gradient == acceptance == 1
+        keeps_margins = keeps_margins and self.whole and problem.can(MARGINS)
+        self.full = View(problem, keeps_margins=keeps_margins)
         self.passes = self.columns = self.work = self.words = 0.0
         self._open = [self.full]
 

@@ -1,5 +1,6 @@
 """The optimizers by name, and their options from text."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from hesscomp.errors import InputError
@@ -7,16 +8,18 @@ from hesscomp.optimizers.drsom import DRSOM
 from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree
+from hesscomp.optimizers.newton import Newton
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.optimizer import Optimizer
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
-    kind.name: kind for kind in (NewtonCG, HessianFree, GaussNewton, DRSOM, SGD, Adam, AdaBelief)
+    kind.name: kind
+    for kind in (Newton, NewtonCG, HessianFree, GaussNewton, DRSOM, SGD, Adam, AdaBelief)
 }
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def make_optimizer(name: str, settings: list[str] = ()) -> Optimizer:
+def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
     """An optimizer from its name and texts such as ``damping=10``.
 
     Raises

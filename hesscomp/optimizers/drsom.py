@@ -5,6 +5,7 @@ arXiv 2208.00208.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,7 @@ class DRSOM(Optimizer):
         moves = np.column_stack([move, state["moves"]])[:, : state["moves"].shape[1]]
         return Outcome(task.x + move, {"control": control, "moves": moves}, values)
 
-    def _search(self, task: Task, D, model, control):
+    def _search(self, task: Task, D, model: tuple[Any, Any, Any], control):
         """The first move that is accepted (None if none is), for the log, the next control."""
         rules = self._control
         for trials in range(1, TRIALS + 1):

@@ -1,5 +1,6 @@
 """First-order baselines: SGD with momentum, Adam, AdaBelief."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,10 @@ class FirstOrder(Optimizer):
         change = rate * self._direction(task.gradient, state)
         values = {"learning_rate": rate, "step_length": float(np.linalg.norm(change))}
         return Outcome(task.x + change, state, values)
+
+    @abstractmethod
+    def _direction(self, gradient: np.ndarray, state: State) -> np.ndarray:
+        """Return the step at rate 1, and renew the moments in the state."""
 
 
 @dataclass(frozen=True)

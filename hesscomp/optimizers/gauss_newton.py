@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import conjugate_gradients
-from hesscomp.optimizers.acceptance import backtrack, levenberg_marquardt
+from hesscomp.optimizers.acceptance import levenberg_marquardt
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State, check_positive
 
@@ -61,15 +61,11 @@ class GaussNewton(Optimizer):
             tolerance=self.forcing * task.gradient_norm,
             max_iterations=self.max_cg,
         )
-        d, slope = solved.x, float(g @ solved.x)
-        search = backtrack(
-            lambda length: task.trial(task.x + length * d),
-            task.value, slope, task.world,
-            sufficient=self.sufficient, trials=self.max_halvings + 1,
-        )  # fmt: skip
+        d, line = solved.x, task.line(solved.x)
+        search = line.search(sufficient=self.sufficient, trials=self.max_halvings + 1)
         # d^T (G + ridge I) d from the residual: (G + ridge I) d = -g - r - lambda d
-        form = -(slope + float(d @ solved.residual) + damping * float(d @ d))
-        model = search.length * slope + search.length**2 * form / 2
+        form = -(line.slope + float(d @ solved.residual) + damping * float(d @ d))
+        model = search.length * line.slope + search.length**2 * form / 2
         ratio = (search.objective - task.value) / model if model < 0 else float("-inf")
         values = {
             "step_length": search.length,
@@ -78,4 +74,4 @@ class GaussNewton(Optimizer):
             "ratio": float(ratio),
         }
         following = task.world.broadcast(float(levenberg_marquardt(damping, ratio)))
-        return Outcome(task.x + search.length * d, {"damping": following}, values)
+        return Outcome(line.end(search.length), {"damping": following}, values)

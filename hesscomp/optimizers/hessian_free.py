@@ -21,7 +21,8 @@ from hesscomp.optimizers.optimizer import (
     check_choice,
     check_positive,
 )
-from hesscomp.optimizers.preconditioners import FactorPolicy, kronecker, squared_gradients
+from hesscomp.optimizers.preconditioners import kronecker, squared_gradients
+from hesscomp.optimizers.refresh_policy import HORIZON, RefreshPolicy
 
 PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
 SHORTEST_LOOK = 10  # k is at least this,
@@ -82,8 +83,8 @@ class HessianFree(Optimizer):
         }  # fmt: skip
 
     @property
-    def _policy(self) -> FactorPolicy:
-        return FactorPolicy(self.rank, self.oversample, self.seed)
+    def _policy(self) -> RefreshPolicy:
+        return RefreshPolicy(self.rank, self.oversample, self.seed)
 
     def step(self, task: Task, state: State) -> Outcome:
         matrix = task.curvature_batch.gauss_newton(task.x)
@@ -101,7 +102,10 @@ class HessianFree(Optimizer):
         undamped = slope + (quadratic - state["damping"] * (direction @ direction)) / 2
         ratio = reduction_ratio(task.value, value, -undamped) if undamped < 0 else -np.inf
         search = backtrack(
-            lambda length: value if length == 1 else objective(task.x + length * direction),
+            lambda lengths: [
+                value if length == 1 else objective(task.x + length * direction)
+                for length in lengths
+            ],
             task.value, slope, task.world,
             sufficient=SUFFICIENT, shrink=SHRINK, trials=TRIALS,
         )  # fmt: skip
@@ -124,7 +128,7 @@ class HessianFree(Optimizer):
             return squared_gradients(task.curvature_batch, task.x, shift), None, 0
         if self.preconditioner == "kronecker":
             return kronecker(task.curvature_batch, task.x, shift, self.seed + task.step), None, 0
-        factor, sketched = self._policy.current(matrix, state, 1.0)
+        factor, sketched = self._policy.current(matrix, state, HORIZON)
         return factor.preconditioner(shift), factor, sketched
 
 

@@ -1,8 +1,9 @@
 """One loop for all optimizers: batches, log, checkpoints, stopping, and numbers gone bad."""
 
+import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,11 @@ from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Batches, Sampling, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.problems.evaluation import Evaluation, HeldOut
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
-from hesscomp.runs.tensorboard import ScalarWriter
 from hesscomp.storage.lock import sole_use
 
 RECOVERIES = 20  # in a row, after which a run is given up
@@ -79,11 +80,14 @@ class Saving:
         Steps between checkpoints; one is made at the end too.
     tensorboard : bool
         Also write scalars for TensorBoard.
+    history : bool
+        Whether to write the history files at the end; checkpoints hold the history too.
     """
 
-    folder: str | None = None
+    folder: str | os.PathLike | None = None
     every: int = 10
     tensorboard: bool = False
+    history: bool = True
 
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
@@ -217,9 +221,10 @@ class _Run:
     def __init__(
         self, problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test
     ):
-        self.problem, self.world, self.optimizer = problem, problem.world, optimizer
+        self.problem, self.optimizer = problem, optimizer
+        self.world = problem.world.with_ledger(Ledger())  # keeping the run is no part of its cost
         self.stopping, self.saving, self.callbacks = stopping, saving, callbacks
-        self.batches = Batches(problem, sampling)
+        self.batches = Batches(problem, sampling, optimizer.keeps_margins)
         share = sampling.share(0, problem.rows)
         self.every = round(1 / share) if evaluate_every is None else evaluate_every
         if self.every < 1:
@@ -244,7 +249,6 @@ class _Run:
             task = self._evaluate()
             if task is None:
                 status = DIVERGED, f"not finite {RECOVERIES} times in a row, at step {self.step}"
-                task = self._last
                 break
             status = self._judge(task)
             self.batches.settle()
@@ -256,6 +260,7 @@ class _Run:
                 self._save(task)
             if status is None:
                 status = self._interruptible(task)
+        task = self._last
         status = self._conclude(task, status)
         self._finish(*status)
         return TrainResult(
@@ -268,19 +273,31 @@ class _Run:
     def _prepare(self, x0) -> None:
         x0 = self.problem.first_point() if x0 is None else x0
         self.x = self.best = self.problem.check_point(x0).copy()
-        self.state, self.values = self.optimizer.start(self.x), {}
+        self.state = self.optimizer.start(self.x)
+        self.values: dict[str, float] = {}
         self.good: tuple[np.ndarray, State] | None = None
         folder = self.saving.folder
         if folder is None:
             return
         self.facts |= self.problem.run_identity(self.x)
         self._note_numbers(0.0, np.nan)
-        saved = open_run(folder, self._checkpoint(self.x), self.world)
+        start, stop = rows = self.batches.full.rows_here
+        self.ranges = self.world.gather(rows)
+        names = ("step", "objective", "gradient_norm", *COSTS, "seconds")
+        blank = replace(
+            self._checkpoint(self.x, np.zeros(stop - start)),
+            step=1,
+            history=History([dict.fromkeys(names, 0.0)]),
+        )
+        saved = open_run(folder, blank, self.world, rows, self.optimizer.upgraded)
         if saved is not None:
             self._restore(saved)
         if self.saving.tensorboard:
             with self.world.phase("opening the file of scalars"):
                 if self.world.rank == 0:
+                    # Here: the library behind it loads torch where that is installed.
+                    from hesscomp.runs.tensorboard import ScalarWriter
+
                     self.writer = ScalarWriter(Path(folder) / "tensorboard")
 
     def _conclude(self, task: Task, status: tuple[str, str]) -> tuple[str, str]:
@@ -302,7 +319,7 @@ class _Run:
         if self.saving.folder is None:
             return
         with self.world.phase(f"writing {self.saving.folder}"):
-            if self.world.rank == 0:
+            if self.world.rank == 0 and self.saving.history:
                 facts = {"status": status, "reason": reason, "steps": self.step, **self.facts}
                 self.history.write_json(Path(self.saving.folder) / "history.json", **facts)
                 self.history.write_csv(Path(self.saving.folder) / "history.csv")
@@ -324,23 +341,29 @@ class _Run:
             what = f"objective {task.objective}, gradient norm {task.gradient_norm}"
             if self.good is None:
                 raise NumericalError(f"{what} at the start are not finite; start elsewhere")
-            if not self._take_back(what):
+            if not self._take_back(what, " are not finite; take smaller steps or a line search"):
                 return None
 
-    def _take_back(self, what: str) -> bool:
-        """Return to the last good point, more carefully; False where that was done too often."""
+    def _take_back(self, what: str, remedy: str = "") -> bool:
+        """Return to the last good point, more carefully; False where that was done too often.
+
+        NumericalError where the optimizer has no more careful state.
+        """
+        assert self.good is not None  # a point before this one
+        self.x, before = self.good
+        self.state = self.optimizer.recover(before)
+        if self.state is None:
+            raise NumericalError(what + remedy)
         self.recoveries += 1
         self.lost += 1
         self.history.events.append((self.step, f"{what}; taken back"))
-        self.x, state = self.good
-        self.state = self.optimizer.recover(state)
         self.good = self.x, self.state
         return self.recoveries <= RECOVERIES
 
     def _judge(self, task: Task) -> tuple[str, str] | None:
         """Note the best point; whether and why the run ends here."""
         self.batches.settle()
-        stop, task.full = self.stopping, np.nan
+        stop = self.stopping
         if task.gradient_batch is self.batches.full:
             task.full = task.objective
         elif self.resumed is not None:
@@ -355,7 +378,7 @@ class _Run:
         if self.step >= stop.max_steps:
             return STOPPED, f"max_steps is {stop.max_steps}"
         if task.whole and not (self.recoveries or judged) and self._idles(task):
-            return self._ended("no step gains anything")
+            return self._ended("no step gains anything: at the rounding level")
         if self.world.decide(self.batches.passes >= stop.max_passes):
             return STOPPED, f"max_passes is {stop.max_passes:g}"
         if self.world.decide(time.perf_counter() - self.begun >= stop.max_seconds):
@@ -455,7 +478,7 @@ class _Run:
             return DIVERGED, f"{RECOVERIES} failures in a row: {error}"
         self._note_lost(self.batches.tried)
         if outcome.stuck and task.whole:
-            return self._ended("no step lowers the objective")
+            return self._ended(outcome.why)
         self.step += 1
         self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
         return None
@@ -468,11 +491,12 @@ class _Run:
             text = f"{lost} of {len(tried)} objectives tried were not finite; step shortened"
             self.history.events.append((self.step + 1, text))
 
-    def _ended(self, what: str) -> tuple[str, str]:
+    def _ended(self, why: str) -> tuple[str, str]:
         """The status where nothing is gained any more."""
         if self.world.decide(self.lost > 0):
+            what = why.partition(":")[0]
             return DIVERGED, f"{what}, or leads to numbers that are not finite, at step {self.step}"
-        return STOPPED, f"{what}: at the rounding level"
+        return STOPPED, why
 
     # Checkpoints
 
@@ -497,20 +521,29 @@ class _Run:
         """
         if self.saving.folder is None or self.saved == self.step:
             return
-        save_checkpoint(self._checkpoint(task.gradient), self.saving.folder, self.world)
+        full = self.batches.full
+        margins = full.margins(task.x) if full.keeps_margins else None
+        checkpoint = self._checkpoint(task.gradient, margins)
+        save_checkpoint(checkpoint, self.saving.folder, self.world)
         self.saved = self.step
 
-    def _checkpoint(self, gradient: np.ndarray) -> Checkpoint:
+    def _checkpoint(self, gradient: np.ndarray, margins) -> Checkpoint:
         arrays = {"x": self.x, "best": self.best, "gradient": gradient}
         facts = {**self.facts, **self.numbers}
         history = History(self.history.rows[:-1], self.history.events)
-        return Checkpoint(self.step, arrays, self.state, self.values, facts, history)
+        rows = np.asarray(margins)[:, None] if self.batches.full.keeps_margins else None
+        return Checkpoint(
+            self.step, arrays, self.state, self.values, facts, history, rows, self.ranges
+        )
 
     def _restore(self, saved: Checkpoint) -> None:
         self.step = self.saved = saved.step
         self.history = saved.history
         self.state, self.values = saved.state, saved.values
         self.x, self.best = saved.arrays["x"], saved.arrays["best"]
+        if saved.rows is not None:
+            margins = self.problem.known_margins(saved.rows[:, 0])
+            self.batches.full.keep_margins(self.x, margins)
         facts = saved.facts
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]
         for name in COUNTERS:

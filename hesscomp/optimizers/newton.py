@@ -1,44 +1,37 @@
 """Newton's method for convex sharded problems, with a compressed Hessian."""
 
 import os
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression import blank_factor, compress
-from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.errors import InputError, Interrupted, NumericalError
-from hesscomp.factors import Certificate, Factor, from_contents
+from hesscomp.errors import InputError, NumericalError
+from hesscomp.factors import Factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
-from hesscomp.optimizers.upkeep import VECTOR_PENALTY, Upkeep
-from hesscomp.parallel.layout import Replicated
-from hesscomp.parallel.ledger import Ledger
-from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
-from hesscomp.runs.history import History
-from hesscomp.storage.lock import sole_use
+from hesscomp.operators.operator import Operator
+from hesscomp.optimizers.acceptance import ROUNDING, forcing_term
+from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.former_newton import upgraded
+from hesscomp.optimizers.loop import Saving, Stopping, train
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State, check_choice, check_positive
+from hesscomp.optimizers.refresh_policy import HORIZON, VECTOR_PENALTY, RefreshPolicy
+from hesscomp.problems.problem import Problem
+from hesscomp.runs.checkpoint import Checkpoint
 
 SOLVERS = ("auto", "pcg", "lowrank", "direct")
 STEPS = ("line-search", "fixed")
 
-ARMIJO = 1e-4  # sufficient decrease (Nocedal and Wright 2006, equation 3.4)
-TRIALS = 0.5 ** np.arange(4)  # steps tried together; then as many smaller ones
-TRIAL_ROUNDS = 8
-ROUNDING = 16 * np.finfo(np.float64).eps  # relative noise of an objective, for the line search
-FORCING = 0.1  # largest relative residual of a Newton system (Eisenstat and Walker 1996)
 USUAL_CG = 12  # lone columns that a preconditioned Newton step takes, for the choice of a solver
 USUAL_STEPS = 8
-NUMBERS = ("objective", "norm", "previous", "least", "idle")  # of a run, in checkpoints
-TOTALS = ("passes", "words_reduced", "seconds")  # of the history, in checkpoints
 IDLE = 3  # steps in a row without a gain, after which there is none to be had
 
 
 @dataclass(frozen=True)
-class NewtonOptions:
-    """How to run Newton's method; `validate` says what is allowed.
+class Newton(Optimizer):
+    """x <- x - t (H + ridge I)^-1 g for convex problems, with t from a line search.
 
     Attributes
     ----------
@@ -47,15 +40,160 @@ class NewtonOptions:
         lowrank: the factor alone. direct: the assembled Hessian's Cholesky factor. auto: pcg or
         direct, whichever `cheapest_solver` expects to cost less.
     tolerance : float
+        The ||g||_2 at which the run ends: pcg solves no system further than half of it, and
+        expects no more digits to be solved for. 0 where it is not known.
+    fixed_step : float
+        The t of every step; 0 for the line search.
+    rank, oversample, seed : int
+        Of the low-rank factor, a sketch without power steps. pcg makes it anew when that pays
+        (`refresh_policy`), lowrank in every step.
+    tail : {"last", "zero"} or float
+        With lowrank, the value taken for the unresolved spectrum.
+
+    Notes
+    -----
+    A step costs one pass for A d and one for the gradient, where the problem has margins A x, and
+    its solve: CG iterations of one pass each (pcg), a sketch (lowrank) or one pass and n^2 words
+    (direct). Newton systems are solved to a relative residual min(0.1, 0.9 (||g_k|| /
+    ||g_k-1||)^2) (Eisenstat and Walker 1996, choice 2).
+    """
+
+    solver: str = "auto"
+    tolerance: float = 0.0
+    fixed_step: float = 0.0
+    rank: int = 40
+    oversample: int = 10
+    seed: int = 0
+    tail: float | str = "last"
+    name = "newton"
+    keeps_margins = True
+
+    def validate(self):
+        check_choice(self, "solver", SOLVERS)
+        check_positive(self, "rank")
+        self._policy.validate()
+        for name in ("tolerance", "fixed_step"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise InputError(f"newton: {name} must be at least 0, not {getattr(self, name)}")
+        if self.tail not in ("last", "zero"):
+            tail_number(self.tail)
+
+    @property
+    def _policy(self) -> RefreshPolicy:
+        return RefreshPolicy(self.rank, self.oversample, self.seed)
+
+    def start(self, x):
+        return {
+            "previous_norm": 0.0, "previous_objective": np.nan, "least_norm": np.inf, "idle": 0,
+            "factor_error": np.nan, **self._policy.start(len(x)),
+        }  # fmt: skip
+
+    def upgraded(self, saved: Checkpoint) -> Checkpoint:
+        return upgraded(saved, self)
+
+    def solver_for(self, problem: Problem) -> tuple[str, str]:
+        """Return the solver that a problem gets, and why where it is chosen for it."""
+        if self.solver != "auto":
+            return self.solver, ""
+        ranks = 1 if problem.world.reproducible else problem.world.size  # it must not depend on it
+        return cheapest_solver(problem.n, problem.rows, ranks, self.rank, self.oversample)
+
+    def step(self, task: Task, state: State) -> Outcome:
+        norm, before = task.gradient_norm, state["previous_objective"]
+        lower = task.objective < before - ROUNDING * abs(before)
+        gained = lower or norm < 0.9 * state["least_norm"]
+        idle = 0 if gained else state["idle"] + 1
+        if task.whole and task.world.decide(idle == IDLE):
+            why = "steps gain nothing: at the rounding level, or too long"
+            return Outcome(task.x, state, stuck=True, why=why)
+        solver, _ = self.solver_for(task.batches.problem)
+        with task.world.ledger.timed("solve"):
+            hessian = task.curvature_batch.hessian(task.x)
+            direction, solved, values = getattr(self, f"_{solver}")(task, state, hessian)
+        line = task.line(direction)
+        if self.fixed_step:
+            length = self.fixed_step
+        else:
+            with task.world.ledger.timed("line search"):
+                length = line.search().length
+        progress = {
+            "previous_norm": norm, "previous_objective": task.objective,
+            "least_norm": min(norm, state["least_norm"]), "idle": idle,
+        }  # fmt: skip
+        state, values = {**state, **solved, **progress}, {"step_length": length, **values}
+        return Outcome(line.end(length), state, values, stuck=length == 0)
+
+    def _pcg(self, task: Task, state: State, hessian: Operator):
+        norm = task.gradient_norm
+        forcing = forcing_term(norm, state["previous_norm"])
+        known = self.tolerance > 0
+        horizon = np.log10(norm / self.tolerance) if known else -HORIZON * np.log10(forcing)
+        factor, sketched = self._policy.current(hessian, state, horizon)
+        result = conjugate_gradients(
+            hessian.shifted(task.ridge),
+            -task.gradient,
+            tolerance=max(forcing * norm, 0.5 * self.tolerance),
+            preconditioner=factor.preconditioner(task.ridge),
+        )
+        solve = result.iterations, norm, result.residual_norm
+        error = factor.certificate.relative_error if sketched else state["factor_error"]
+        state = {**self._policy.kept(state, factor, sketched, solve), "factor_error": error}
+        return result.x, state, _values(result.iterations, factor, error)
+
+    def _lowrank(self, task: Task, state: State, hessian: Operator):
+        factor, g = self._policy.made(hessian), task.gradient
+        direction = factor.solve(-g, task.ridge, self.tail)  # type: ignore[call-arg]  # it has a tail
+        return direction, {}, _values(0, factor, factor.certificate.relative_error)
+
+    def _direct(self, task: Task, state: State, hessian: Operator):
+        H = hessian.to_dense()
+        H[np.diag_indices_from(H)] += task.ridge
+        try:
+            direction = task.world.on_root(_cholesky_solve, H, -task.gradient)
+        except np.linalg.LinAlgError:
+            raise NumericalError(
+                "the Hessian plus ridge is not positive definite; raise `ridge` or use `solver` pcg"
+            ) from None
+        return direction, {}, _values(0, None, np.nan)
+
+
+def _values(iterations: int, factor: Factor | None, error: float) -> dict[str, float]:
+    rank = 0 if factor is None else factor.rank
+    return {"cg_iterations": iterations, "factor_rank": rank, "factor_error": error}
+
+
+def _cholesky_solve(H: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(H, lower=True, check_finite=False), b)
+
+
+def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -> tuple[str, str]:
+    """ "direct" or "pcg", and why, by a cost model in product columns (4 m n operations each).
+
+    direct: n/2 columns a step to assemble H and n^3/3 operations to factorise it on one rank.
+    pcg: a sketch of rank + oversample columns every few steps, and some dozen lone columns a
+    step, each as dear as `VECTOR_PENALTY` columns of a wide block.
+    """
+    column = 4 * max(rows / ranks, 1) * n
+    direct = n / 2 + n**3 / 3 / column
+    pcg = min(rank + oversample, n) * 2 / USUAL_STEPS + USUAL_CG * VECTOR_PENALTY
+    solver = "direct" if direct <= pcg else "pcg"
+    return solver, f"about {direct:.0f} product columns a step for direct, {pcg:.0f} for pcg"
+
+
+@dataclass(frozen=True)
+class NewtonOptions:
+    """How `newton` is to run; `validate` says what is allowed.
+
+    Attributes
+    ----------
+    solver, rank, oversample, seed, tail
+        As of `Newton`.
+    tolerance : float
         Stop when ||g||_2 <= tolerance.
     max_iterations : int
     step : {"line-search", "fixed"}
     gamma : float
         The fixed step.
-    rank, oversample, seed : int
-        Of the low-rank factor, a Nystrom sketch without power steps.
-    tail : {"last", "zero"} or float
-        With lowrank, the value taken for the unresolved spectrum.
     """
 
     solver: str = "auto"
@@ -68,19 +206,22 @@ class NewtonOptions:
     seed: int = 0
     tail: float | str = "last"
 
+    @property
+    def optimizer(self) -> Newton:
+        fixed_step = self.gamma if self.step == "fixed" else 0.0
+        sketch = self.rank, self.oversample, self.seed
+        return Newton(self.solver, self.tolerance, fixed_step, *sketch, self.tail)
+
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
-        if self.solver not in SOLVERS:
-            raise InputError(f"solver must be one of {', '.join(SOLVERS)}, not {self.solver}")
         if self.step not in STEPS:
             raise InputError(f"step must be one of {', '.join(STEPS)}, not {self.step}")
         for name, value in (("tolerance", self.tolerance), ("gamma", self.gamma)):
-            if not (np.isfinite(value) and value > 0):
+            if not 0 < value < np.inf:
                 raise InputError(f"{name} must be a positive number, not {value}")
-        if self.max_iterations < 0 or self.rank < 1 or self.oversample < 0:
-            raise InputError("max-iter and oversample must be at least 0, rank at least 1")
-        if self.tail not in ("last", "zero"):
-            tail_number(self.tail)
+        if self.max_iterations < 0:
+            raise InputError(f"max_iterations must be at least 0, not {self.max_iterations}")
+        self.optimizer.validate()
 
 
 @dataclass(frozen=True)
@@ -104,9 +245,6 @@ class NewtonIteration:
 
     def as_dict(self) -> dict:
         return asdict(self)
-
-
-KINDS = {field.name: field.type for field in fields(NewtonIteration)}
 
 
 @dataclass(frozen=True)
@@ -139,33 +277,8 @@ class NewtonResult:
     history: tuple[NewtonIteration, ...] = field(repr=False, default=())
 
 
-def forcing_term(norm: float, previous: float) -> float:
-    """The relative residual of a Newton system (Eisenstat and Walker 1996, choice 2).
-
-    Parameters
-    ----------
-    norm, previous : float
-        Of the gradient, now and a step ago (0 in the first step).
-    """
-    return min(FORCING, 0.9 * (norm / previous) ** 2) if previous > 0 else FORCING
-
-
-def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -> tuple[str, str]:
-    """ "direct" or "pcg", and why, by a cost model in product columns (4 m n operations each).
-
-    direct: n/2 columns a step to assemble H and n^3/3 operations to factorise it on one rank.
-    pcg: a sketch of rank + oversample columns every few steps, and some dozen lone columns a
-    step, each as dear as `VECTOR_PENALTY` columns of a wide block.
-    """
-    column = 4 * max(rows / ranks, 1) * n
-    direct = n / 2 + n**3 / 3 / column
-    pcg = min(rank + oversample, n) * 2 / USUAL_STEPS + USUAL_CG * VECTOR_PENALTY
-    solver = "direct" if direct <= pcg else "pcg"
-    return solver, f"about {direct:.0f} product columns a step for direct, {pcg:.0f} for pcg"
-
-
 def newton(
-    problem,
+    problem: Problem,
     x0: np.ndarray | None = None,
     options: NewtonOptions = NewtonOptions(),
     on_iteration: Callable[[NewtonIteration], None] | None = None,
@@ -173,15 +286,13 @@ def newton(
     folder: str | os.PathLike | None = None,
     save_every: int = 1,
 ) -> NewtonResult:
-    """Minimise a convex problem by Newton's method: x <- x - gamma H^-1 g.
+    """Minimise a convex problem by Newton's method: `train` with `Newton`, over all rows.
 
     Parameters
     ----------
-    problem : LogisticRegression
-        Or any problem with its methods `margins`, `evaluate`, `losses_along`, `curvature_at`, and
-        for a folder `known_margins` and `shard`.
+    problem : Problem
     x0 : (n,) array, optional
-        The start; zero by default.
+        The start; the problem's own or zero by default.
     options : NewtonOptions
     on_iteration : callable, optional
         Called with each row of the history as it is made, on every rank.
@@ -203,320 +314,52 @@ def newton(
     InputError
         For options out of range, a start that does not fit, a folder with another run.
     Interrupted
-        If a rank was asked to stop (`World.stop_asked`): the run ends after the present block
-        product, with a checkpoint of the last step.
+        As `train`.
     NumericalError
         If objective or gradient are no longer finite, or a direct factorisation fails.
 
     Notes
     -----
-    A step costs one pass for A d, one for the gradient, and its solve: CG iterations of one pass
-    each (pcg), a sketch (lowrank) or one pass and n^2 words (direct). Newton systems are solved
-    to a relative residual min(0.1, 0.9 (||g_k|| / ||g_k-1||)^2) (Eisenstat and Walker 1996,
-    choice 2), never further than half the tolerance on g. The line search evaluates four steps in
-    one reduction from cached margins, and takes a decrease within the rounding of the objective
-    for a decrease. Cached margins are part of a checkpoint, each rank writing those of its rows.
+    The margins of a problem that has them are part of a checkpoint, each rank writing those of its
+    rows.
     """
     options.validate()
-    if save_every < 1:
-        raise InputError(f"checkpoints are made every 1 or more steps, not {save_every}")
-    run = _Run(problem, options, on_iteration, folder, save_every)
-    with sole_use(folder, problem.world):
-        return run.run(x0)
+    ledger, optimizer = problem.world.ledger, options.optimizer
+    passes, words = ledger.passes, ledger.words_reduced
 
-
-class _Run:
-    """One run's progress: what a checkpoint holds, and the rules for moving on."""
-
-    def __init__(self, problem, options: NewtonOptions, on_iteration, folder, save_every: int):
-        self.problem, self.world, self.options = problem, problem.world, options
-        self.on_iteration, self.folder, self.save_every = on_iteration, folder, save_every
-        self.begun = time.perf_counter()
-        self.quiet = self.world.with_ledger(Ledger())  # totals are those of the method alone
-        self.before = dict.fromkeys(TOTALS, 0)  # what the totals were when a checkpoint was made
-        self.history: list[NewtonIteration] = []
-        self.idle, self.saved = 0, -1
-
-    @property
-    def steps(self) -> int:
-        return len(self.history) - 1
-
-    def run(self, x0) -> NewtonResult:
-        problem = self.problem
-        self.x = np.zeros(problem.n) if x0 is None else problem.check_point(x0).copy()
-        found = self._found()
-        if found is None:
-            self._start()
-        else:
-            self._restore(found)
-        ended = None
-        while ended is None:
-            checkpoint = self._checkpoint()
-            ended = self._judge()
-            if ended is not None or self.steps % self.save_every == 0:
-                self._save(checkpoint)
-            if ended is None:
-                try:
-                    self.world.check_interrupt()
-                    ended = self._step()
-                except Interrupted as why:
-                    self._save(checkpoint)
-                    why.reached = (
-                        f"after {self.steps} steps at objective {self.objective:.10g} with "
-                        f"||gradient|| {self.norm:.3g}"
-                    )
-                    raise
-        return NewtonResult(
-            self.x, self.objective, self.norm, self.steps, *ended, self.solver, self.choice,
-            tuple(self.history),
-        )  # fmt: skip
-
-    def _start(self) -> None:
-        problem, options = self.problem, self.options
-        self.solver, self.choice = options.solver, ""
-        if self.solver == "auto":
-            ranks = 1 if self.world.reproducible else self.world.size  # it must not depend on it
-            self.solver, self.choice = cheapest_solver(
-                problem.n, problem.rows, ranks, options.rank, options.oversample
-            )
-        self.solve = _Solvers(problem, options, self.solver)
-        self.margins = problem.margins(self.x)
-        self.objective, self.gradient = problem.evaluate(self.x, self.margins)
-        self.norm = self.previous = self.least = float(np.linalg.norm(self.gradient))
-        self._record(0.0, 0, None)
-
-    def _record(self, step: float, cg_iterations: int, factor: Factor | None) -> None:
-        totals = self._totals()
-        row = NewtonIteration(
-            len(self.history),
-            self.objective,
-            self.norm,
-            step,
-            cg_iterations,
-            factor.rank if factor else 0,
-            factor.certificate.relative_error if factor else float("nan"),
-            totals["passes"],
-            totals["words_reduced"],
-            totals["seconds"],
+    def row(found: dict[str, float]) -> NewtonIteration:
+        length, iterations, rank = (
+            float(np.nan_to_num(found.get(name, 0.0)))  # NaN in the first row
+            for name in ("step_length", "cg_iterations", "factor_rank")
         )
-        self.history.append(row)
-        if self.on_iteration is not None:
-            self.on_iteration(row)
-
-    def _totals(self) -> dict[str, float]:
-        ledger, seconds = self.world.ledger, time.perf_counter() - self.begun
-        now = dict(zip(TOTALS, (ledger.passes, ledger.words_reduced, seconds), strict=True))
-        return {name: self.before[name] + value for name, value in now.items()}
-
-    def _judge(self) -> tuple[bool, str] | None:
-        """Whether the run ends here: converged or not, and why."""
-        world, options = self.world, self.options
-        if not world.decide(np.isfinite(self.objective) and np.isfinite(self.norm)):
-            raise NumericalError(
-                f"objective {self.objective} or gradient norm {self.norm} is not finite after "
-                f"{self.steps} steps; take a smaller `gamma` or the line search"
-            )
-        if world.decide(self.norm <= options.tolerance):
-            return True, "the gradient norm reached the tolerance"
-        if world.decide(self.idle == IDLE):
-            return False, "steps gain nothing: at the rounding level, or too long"
-        if self.steps >= options.max_iterations:
-            return False, f"max_iterations is {options.max_iterations}"
-        return None
-
-    def _step(self) -> tuple[bool, str] | None:
-        """Take a step; where there is none to take, as `_judge`."""
-        problem, options, ledger = self.problem, self.options, self.world.ledger
-        forcing = forcing_term(self.norm, self.previous if self.steps else 0.0)
-        goal = max(forcing * self.norm, 0.5 * options.tolerance)
-        direction, cg_iterations, factor = self.solve(self.x, self.margins, self.gradient, goal)
-        along = problem.margins(direction)
-        slope = float(self.gradient @ direction)
-        if options.step == "fixed":
-            step = options.gamma
-        else:
-            with ledger.timed("line search"):
-                step = _line_search(
-                    problem, self.x, direction, slope, self.objective, self.margins, along
-                )
-        if step == 0.0:
-            return False, "no step decreases the objective: at the rounding level"
-        self.x = self.x + step * direction
-        self.margins = self.margins + step * along
-        self.previous, before = self.norm, self.objective
-        with ledger.timed("gradient"):
-            self.objective, self.gradient = problem.evaluate(self.x, self.margins)
-        self.norm = float(np.linalg.norm(self.gradient))
-        self._record(step, cg_iterations, factor)
-        gained = self.norm < 0.9 * self.least or self.objective < before - ROUNDING * abs(before)
-        self.idle = 0 if gained else self.idle + 1
-        self.least = min(self.norm, self.least)
-        return None
-
-    # Checkpoints
-
-    def _found(self) -> Checkpoint | None:
-        if self.folder is None:
-            return None
-        problem, shard = self.problem, self.problem.shard
-        self.facts = {
-            "optimizer": "newton",
-            "options": str(replace(self.options, max_iterations=0)),
-            **problem.run_identity(self.x),
-        }
-        rows = shard.start, shard.start + len(shard.y)
-        self.ranges = self.world.gather(rows)
-        return open_run(self.folder, self._blank(len(shard.y)), self.quiet, rows)
-
-    def _blank(self, rows: int) -> Checkpoint:
-        """What has the form of a checkpoint before the first step."""
-        x, start = np.zeros(self.problem.n), NewtonIteration(0, *[0.0] * 5, np.nan, *[0.0] * 3)
-        facts = {**self.facts, **dict.fromkeys((*NUMBERS, *TOTALS), 0.0)}
-        state = _Solvers(self.problem, self.options, "pcg").state()
-        history = History([start.as_dict()])
-        return Checkpoint(
-            0, {"x": x, "gradient": x}, state, {}, facts, history, np.zeros((rows, 1))
+        return NewtonIteration(
+            int(found["step"]),
+            found["objective"],
+            found["gradient_norm"],
+            length,
+            int(iterations),
+            int(rank),
+            found.get("factor_error", np.nan),
+            passes + int(found["passes"]),
+            words + int(found["words"]),
+            found["seconds"],
         )
 
-    def _checkpoint(self) -> Checkpoint | None:
-        """All that the next step depends on; arrays are not copied, since none is changed."""
-        if self.folder is None:
-            return None
-        history = History([row.as_dict() for row in self.history])
-        return Checkpoint(
-            self.steps,
-            {"x": self.x, "gradient": self.gradient},
-            self.solve.state(),
-            {},
-            {
-                **self.facts,
-                **{name: getattr(self, name) for name in NUMBERS},
-                **self._totals(),
-                "solver": self.solver,
-                "choice": self.choice,
-            },
-            history,
-            np.asarray(self.margins)[:, None],
-            self.ranges,
-        )
-
-    def _save(self, checkpoint: Checkpoint | None) -> None:
-        if checkpoint is not None and self.saved != checkpoint.step:
-            save_checkpoint(checkpoint, self.folder, self.quiet)
-            self.saved = checkpoint.step
-
-    def _restore(self, found: Checkpoint) -> None:
-        facts, totals = found.facts, self._totals()
-        self.x, self.gradient = found.arrays["x"], found.arrays["gradient"]
-        self.margins = self.problem.known_margins(found.rows[:, 0])
-        for name in NUMBERS:
-            setattr(self, name, facts[name])
-        self.before = {name: facts[name] - totals[name] for name in TOTALS}
-        self.solver, self.choice = facts.get("solver"), facts.get("choice")
-        if self.solver not in SOLVERS[1:]:
-            raise InputError(f"{self.folder}: its checkpoint names no solver; remove it")
-        self.solve = _Solvers(self.problem, self.options, self.solver)
-        self.solve.restore(found.state)
-        self.history = [
-            NewtonIteration(**{name: kind(row[name]) for name, kind in KINDS.items()})
-            for row in found.history.rows
-        ]
-        self.saved = found.step
-
-
-class _Solvers:
-    """Solves (H + ridge I) d = -g in one of three ways, keeping the factor between steps."""
-
-    def __init__(self, problem, options: NewtonOptions, solver: str):
-        self.problem, self.options = problem, options
-        self.solve = getattr(self, solver)
-        self.factor: Factor | None = None
-        self.upkeep = Upkeep()
-
-    def state(self) -> dict[str, np.ndarray | float]:
-        """The factor and how it has served, for checkpoints."""
-        factor = blank_factor(self.problem.n) if self.factor is None else self.factor
-        certificate = factor.certificate
-        return {
-            **{name: float(value) for name, value in asdict(self.upkeep).items()},
-            **factor.contents(),
-            "error": certificate.frobenius_error_estimate,
-            "norm": certificate.frobenius_norm_estimate,
-        }
-
-    def restore(self, state: dict[str, np.ndarray | float]) -> None:
-        """Go on from a `state`."""
-        self.upkeep = Upkeep(state["rate"], state["fresh_rate"])
-        layout = Replicated(self.problem.n, self.problem.world)
-        factor = from_contents(state, Certificate(state["error"], state["norm"]), layout)
-        if not factor.is_blank:
-            self.factor = factor
-
-    def __call__(self, x, margins, gradient, goal):
-        with self.problem.world.ledger.timed("solve"):
-            hessian = HessianOperator(self.problem, x, self.problem.curvature_at(margins))
-            return self.solve(hessian, gradient, goal)
-
-    def direct(self, hessian, gradient, goal):
-        H = hessian.to_dense()
-        H[np.diag_indices_from(H)] += self.problem.ridge
-        try:
-            direction = self.problem.world.on_root(_cholesky_solve, H, -gradient)
-        except np.linalg.LinAlgError:
-            raise NumericalError(
-                "the Hessian plus ridge is not positive definite; raise `ridge` or use `solver` pcg"
-            ) from None
-        return direction, 0, None
-
-    def lowrank(self, hessian, gradient, goal):
-        self.factor = self._compress(hessian)
-        direction = self.factor.solve(-gradient, self.problem.ridge, self.options.tail)
-        return direction, 0, self.factor
-
-    def pcg(self, hessian, gradient, goal):
-        norm = float(np.linalg.norm(gradient))
-        to_go = np.log10(norm / self.options.tolerance)
-        columns = self.options.rank + self.options.oversample
-        fresh = self.factor is None or self.upkeep.refresh_pays(to_go, columns)
-        if self.problem.world.decide(fresh):
-            self.factor = self._compress(hessian)
-        ridge = self.problem.ridge
-        result = conjugate_gradients(
-            hessian.shifted(ridge),
-            -gradient,
-            tolerance=goal,
-            preconditioner=self.factor.preconditioner(ridge),
-        )
-        self.upkeep = self.upkeep.after(result.iterations, norm, result.residual_norm, fresh)
-        return result.x, result.iterations, self.factor
-
-    def _compress(self, hessian) -> Factor:
-        with self.problem.world.ledger.timed("compress"):
-            options = self.options
-            return compress(
-                hessian,
-                options.rank,
-                method="nystrom" if hessian.psd else "eigh",
-                oversample=options.oversample,
-                power=0,
-                seed=options.seed,
-                layout="replicated",
-            )
-
-
-def _cholesky_solve(H: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return scipy.linalg.cho_solve(scipy.linalg.cho_factor(H, lower=True, check_finite=False), b)
-
-
-def _line_search(problem, x, direction, slope, objective, margins, along) -> float:
-    """The largest of the trial steps with sufficient decrease; 0.0 if there is none."""
-    xx, xd, dd = x @ x, x @ direction, direction @ direction
-    for trial_round in range(TRIAL_ROUNDS):
-        steps = TRIALS * (TRIALS[-1] / 2) ** trial_round
-        losses = problem.losses_along(margins, along, steps)
-        trials = losses + problem.ridge / 2 * (xx + 2 * steps * xd + steps**2 * dd)
-        enough = trials <= objective + ARMIJO * steps * slope + ROUNDING * abs(objective)
-        accepted = problem.world.broadcast(int(np.argmax(enough)) if enough.any() else -1)
-        if accepted >= 0:
-            return float(steps[accepted])
-    return 0.0
+    result = train(
+        problem,
+        optimizer,
+        x0,
+        stopping=Stopping(options.max_iterations, options.tolerance),
+        saving=Saving(folder, save_every, history=False),
+        callbacks=() if on_iteration is None else (lambda found, x: on_iteration(row(found)),),
+    )
+    return NewtonResult(
+        result.x,
+        result.objective,
+        result.gradient_norm,
+        result.steps,
+        result.converged,
+        result.reason.replace("max_steps", "max_iterations"),
+        *optimizer.solver_for(problem),
+        tuple(map(row, result.history.rows)),
+    )

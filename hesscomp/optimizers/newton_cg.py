@@ -7,9 +7,8 @@ import numpy as np
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
-from hesscomp.optimizers.acceptance import adapt_radius, backtrack, reduction_ratio
+from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
 from hesscomp.optimizers.batches import Task
-from hesscomp.optimizers.newton import forcing_term
 from hesscomp.optimizers.optimizer import (
     Optimizer,
     Outcome,
@@ -17,10 +16,10 @@ from hesscomp.optimizers.optimizer import (
     check_choice,
     check_positive,
 )
-from hesscomp.optimizers.preconditioners import FactorPolicy, squared_gradients
+from hesscomp.optimizers.preconditioners import squared_gradients
+from hesscomp.optimizers.refresh_policy import HORIZON, RefreshPolicy
 
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
-SMALLEST_FORCING = 1e-8  # relative residual below which float64 gradients gain nothing
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,12 @@ class NewtonCG(Optimizer):
     curvature : {"hessian", "gauss-newton"}
     preconditioner : {"low-rank", "diagonal", "none"}
         For CG. diagonal: from squared gradients, as for `HessianFree`. low-rank: a factor of the
-        Hessian, sketched anew when that pays (`preconditioners`). With a batch for the curvature
+        Hessian, sketched anew when that pays (`refresh_policy`). With a batch for the curvature
         and a semidefinite Hessian this is sub-sampled Newton with a Nystrom preconditioner.
     rank, oversample, seed : int
         Of the factor.
     max_cg : int
-        Products of one solve. Systems are solved to `forcing_term`, never below 1e-8.
+        Products of one solve. Systems are solved to `forcing_term`.
     radius : float
         The first radius, in the norm of the preconditioner's inverse.
     damping : float
@@ -84,13 +83,13 @@ class NewtonCG(Optimizer):
         return {**state, "damping": damping, "radius": state["radius"] / 10}
 
     @property
-    def _policy(self) -> FactorPolicy:
-        return FactorPolicy(self.rank, self.oversample, self.seed)
+    def _policy(self) -> RefreshPolicy:
+        return RefreshPolicy(self.rank, self.oversample, self.seed)
 
     def step(self, task: Task, state: State) -> Outcome:
         batch = task.curvature_batch
         base = batch.hessian(task.x) if self.curvature == "hessian" else batch.gauss_newton(task.x)
-        forcing = max(forcing_term(task.gradient_norm, state["previous_norm"]), SMALLEST_FORCING)
+        forcing = forcing_term(task.gradient_norm, state["previous_norm"])
         state = {**state, "previous_norm": task.gradient_norm}
         if self.solver == "saddle-free":
             return self._saddle_free(task, state, base)
@@ -109,15 +108,10 @@ class NewtonCG(Optimizer):
         return self._moved(task, state, result.x, costs)
 
     def _moved(self, task: Task, state: State, direction: np.ndarray, costs: dict) -> Outcome:
-        search = backtrack(
-            lambda length: task.trial(task.x + length * direction),
-            task.value,
-            float(task.gradient @ direction),
-            task.world,
-        )
+        line = task.line(direction)
+        search = line.search()
         values = {"step_length": search.length, **costs}
-        x = task.x + search.length * direction
-        return Outcome(x, state, values, stuck=search.length == 0)
+        return Outcome(line.end(search.length), state, values, stuck=search.length == 0)
 
     def _trust_region(self, task, state, base, forcing) -> Outcome:
         def solve(*arguments, **options):
@@ -141,7 +135,7 @@ class NewtonCG(Optimizer):
         """The state with the factor that served, the solution by a form of CG, what it cost."""
         shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
         if self.preconditioner == "low-rank":
-            factor, sketched = self._policy.current(base, state, -np.log10(forcing))
+            factor, sketched = self._policy.current(base, state, -HORIZON * np.log10(forcing))
             M = factor.preconditioner(shift)
         elif self.preconditioner == "diagonal":
             M = squared_gradients(task.curvature_batch, task.x, shift)

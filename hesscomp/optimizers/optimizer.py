@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Task
+from hesscomp.runs.checkpoint import Checkpoint
 
-State = dict[str, np.ndarray | float | int]
+State = dict[str, Any]  # arrays and numbers; each optimizer knows its own
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,34 @@ class Outcome:
         For the log: the step's length, damping, CG iterations and so on; the same names each time.
     stuck : bool
         Whether no step was found and another try on the same rows would be the same.
+    why : str
+        What there is to say where it is.
     """
 
     x: np.ndarray
     state: State
     values: dict[str, float] = field(default_factory=dict)
     stuck: bool = False
+    why: str = "no step lowers the objective: at the rounding level"
 
 
+@dataclass(frozen=True)
 class Optimizer(ABC):
     """A method of optimization. Subclasses are frozen dataclasses whose fields are its options.
 
     All that changes is in the state: `step` neither keeps nor alters anything, so a run can be
     stopped, saved, taken back or gone on with at any step.
+
+    Attributes
+    ----------
+    name : str
+    keeps_margins : bool
+        Whether its steps end on a `Task.line`, so that margins, of a problem that has them, are
+        moved along and kept. They are then part of a run's checkpoints.
     """
 
-    name: str
+    name: ClassVar[str]
+    keeps_margins = False
 
     @abstractmethod
     def validate(self) -> None:
@@ -54,9 +68,16 @@ class Optimizer(ABC):
     def step(self, task: Task, state: State) -> Outcome:
         """One step from ``task.x``. Collective; decides on rank 0 what numbers decide."""
 
-    @abstractmethod
-    def recover(self, state: State) -> State:
-        """A more careful state, after the step from this one led to numbers that are not finite."""
+    def recover(self, state: State) -> State | None:
+        """A more careful state, after the step from this one led to numbers that are not finite.
+
+        None where there is none: the run then ends with NumericalError.
+        """
+        return None
+
+    def upgraded(self, saved: Checkpoint) -> Checkpoint:
+        """A run's checkpoint as this version would have written it, from that of an earlier one."""
+        return saved
 
     def describe(self) -> str:
         """The name and the options, in words."""

@@ -1,19 +1,14 @@
-"""Preconditioners: diagonal, by Kronecker factors, and low-rank ones of an optimizer's state."""
+"""Preconditioners that are made in every step: diagonal, and by Kronecker factors."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression import SketchOptions, blank_factor, compress
-from hesscomp.factors import UNKNOWN, Diagonal, Factor, from_contents
-from hesscomp.operators.operator import Operator
+from hesscomp.factors import UNKNOWN, Diagonal
 from hesscomp.optimizers.batches import View
-from hesscomp.optimizers.optimizer import State
-from hesscomp.optimizers.upkeep import Upkeep
 
 EXPONENT = 0.75
-HORIZON = 5  # solves over which a new sketch must pay
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
 
 
@@ -33,7 +28,7 @@ class Kronecker:
         Of each layer's A and S.
     """
 
-    inverses: list[tuple[np.ndarray, np.ndarray]]
+    inverses: list[tuple[np.ndarray, ...]]
 
     def __matmul__(self, v: np.ndarray) -> np.ndarray:
         out, start = np.empty_like(v), 0
@@ -63,58 +58,3 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Kronecker:
 def _inverse(M: np.ndarray, shift: float) -> np.ndarray:
     """(M + shift I)^-1 of a positive semidefinite matrix."""
     return scipy.linalg.inv(M + shift * np.eye(len(M)), assume_a="pos")
-
-
-@dataclass(frozen=True)
-class FactorPolicy:
-    """A factor of a curvature operator, made anew when that pays (`Upkeep`, over five solves).
-
-    Attributes
-    ----------
-    rank, oversample, seed : int
-        Of `compress`; sketched without power steps: Nystrom where the operator is semidefinite,
-        block Krylov elsewhere.
-    """
-
-    rank: int
-    oversample: int = 10
-    seed: int = 0
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        SketchOptions(
-            seed=self.seed, oversample=self.oversample
-        )  # which refuses what is out of range
-
-    def start(self, n: int) -> State:
-        return {**blank_factor(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
-
-    def current(self, operator: Operator, state: State, digits: float) -> tuple[Factor, int]:
-        """The factor that serves a solve to so many digits, and what its sketch took just now.
-
-        In columns; 0 for the factor of the state.
-        """
-        upkeep = Upkeep(state["rate"], state["fresh_rate"])
-        columns = min(self.rank + self.oversample, operator.n)
-        kept = from_contents(state, UNKNOWN)
-        pays = kept.is_blank or upkeep.refresh_pays(HORIZON * digits, columns)
-        if operator.world.decide(pays):
-            factor = self.made(operator)
-            return factor, factor.provenance.columns
-        return kept, 0
-
-    def made(self, operator: Operator) -> Factor:
-        """A new factor."""
-        return compress(
-            operator, self.rank, oversample=self.oversample, power=0, seed=self.seed,
-            layout="replicated",
-        )  # fmt: skip
-
-    def kept(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
-        """The state after a solve: (iterations, residual before, residual after)."""
-        upkeep = Upkeep(state["rate"], state["fresh_rate"]).after(*solve, fresh=sketched > 0)
-        return {
-            **factor.contents(),
-            "rate": float(upkeep.rate),
-            "fresh_rate": float(upkeep.fresh_rate),
-        }

@@ -55,7 +55,7 @@ class Layout(ABC):
         """This rank's rows of an array that is whole on all ranks; a view."""
         return array[self.start : self.stop]
 
-    def decide(self, flag: bool) -> bool:
+    def decide(self, flag: bool | np.bool_) -> bool:
         """Rank 0's answer, on every rank (see `World.decide`).
 
         In a plan, which has no numbers, the answer is yes (see `compression.counting`): the
@@ -111,7 +111,7 @@ class Layout(ABC):
         """
 
     @abstractmethod
-    def any(self, flag: bool) -> bool:
+    def any(self, flag: bool | np.bool_) -> bool:
         """Whether the flag is true on any rank that holds other rows."""
 
     def total(
@@ -166,7 +166,7 @@ class Layout(ABC):
         return max(columns if most is None else min(columns, most), 1)
 
     def _sum(self, addend: np.ndarray, blocks: int) -> np.ndarray:
-        if not self.reproducible:
+        if self.world is None or not self.world.reproducible:
             return self._reduce(addend)
         from hesscomp.parallel.exact import sum_blocks
 
@@ -232,6 +232,7 @@ class Rows(Layout):
     """
 
     name = "rows"
+    world: World
 
     def __init__(self, n: int, world: World, panel: int = PANEL):
         super().__init__(n, world, *row_range(n, world.rank, world.size))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from hesscomp.parallel.watchdog.phase import named_phase
 
@@ -32,6 +32,8 @@ class Ledger:
         Array elements gathered from the ranks' slabs, in the row layout.
     seconds : dict of str to float
         Wall time of this rank by phase. Phases may nest; a phase's time includes what runs in it.
+    expected : int, optional
+        What `columns` will be, at most, once the work under way is done, where that is known.
     listener : callable, optional
         Called as ``listener(ledger)`` after every block product: where progress is shown from.
     """
@@ -44,7 +46,12 @@ class Ledger:
     words_reduced: int = 0
     words_gathered: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    expected: int | None = field(default=None, repr=False, compare=False)
     listener: Callable[["Ledger"], None] | None = field(default=None, repr=False, compare=False)
+
+    def expect(self, columns: int) -> None:
+        """Say that the work that begins takes so many product columns, at most."""
+        self.expected = self.columns + columns
 
     def product(self, columns: int, passes: int = 1) -> None:
         """Count one block product of `columns` columns."""
@@ -61,9 +68,9 @@ class Ledger:
 
     def add(self, other: "Ledger") -> None:
         """Count all of another ledger's work here too."""
-        for name, value in vars(other).items():
-            if isinstance(value, int):
-                setattr(self, name, getattr(self, name) + value)
+        for each in fields(self):
+            if each.type is int:
+                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         if other.columns and self.listener is not None:

@@ -144,7 +144,7 @@ class World:
         if self.rank != root:
             data = np.empty(size[0], np.uint8)
         self._wait(self.comm.Ibcast(data, root), "broadcast")
-        return pickle.loads(data)
+        return pickle.loads(data.data)
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
         """Rank 0's ``work(*arguments)``, a float64 array, on every rank.
@@ -171,7 +171,7 @@ class World:
         everyone = self.exchange([value] + [None] * (self.size - 1))
         return self.exchange(work(everyone) if self.rank == 0 else [None] * self.size)[0]
 
-    def decide(self, flag: bool) -> bool:
+    def decide(self, flag: bool | np.bool_) -> bool:
         """Rank 0's answer, on every rank.
 
         For control flow on replicated numbers: ranks on unlike processors may round them apart,
@@ -261,7 +261,7 @@ class World:
             if lowest == self.size:
                 return
             report = None
-            if self.rank == lowest:
+            if self.rank == lowest and failure is not None:
                 bad_input = isinstance(failure, InputError | OSError)
                 text = describe(failure)
                 prefix = f"rank {lowest}, {name}: " if self.size > 1 else ""
@@ -307,7 +307,7 @@ def _packed(value) -> np.ndarray:
 
 def _unpacked(data: np.ndarray, sizes: np.ndarray) -> list:
     """The objects whose bytes lie one after the other."""
-    return [pickle.loads(part) for part in np.split(data, np.cumsum(sizes)[:-1])]
+    return [pickle.loads(part.data) for part in np.split(data, np.cumsum(sizes)[:-1])]
 
 
 def _countable(array: np.ndarray) -> list[slice]:

@@ -29,7 +29,8 @@ class Capability:
     @property
     def needs(self) -> str:
         """Its members, in words."""
-        return " and ".join(self.members)
+        *others, last = self.members
+        return f"{', '.join(others)} and {last}" if others else last
 
 
 OTHER_PRECONDITIONER = "take another preconditioner"
@@ -53,4 +54,9 @@ CLASSIFICATION = Capability("classification", ("right_predictions",), "judge it 
 PREDICTION = Capability("prediction", ("output",), "compute its predictions yourself")
 KERAS_WEIGHTS = Capability(
     "Keras weights", ("read_weights", "set_fixed"), "take the point from a .npy file"
+)
+MARGINS = Capability(
+    "margins",
+    ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),
+    "take its objectives and curvature at each point anew",
 )

@@ -2,12 +2,13 @@
 
 import copy
 import weakref
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.curvature.chunks import Budget, Kept, RowSum, row_values
+from hesscomp.curvature.chunks import Budget, Kept, RowSum
 from hesscomp.curvature.digest import captured_digest, computation_digest
 from hesscomp.curvature.networks.engine import Engine, Piece
 from hesscomp.curvature.networks.operation import Unsupported
@@ -21,12 +22,12 @@ from hesscomp.problems.capabilities import (
     SQUARED_GRADIENTS,
     TEST_ROWS,
 )
-from hesscomp.problems.problem import ParameterBlock, Problem, chunks
+from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import Rows
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
-SQUARED_NUMBERS = 2**23  # of gradients of single rows that are held at once
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
+SQUARED_NUMBERS = 2**23  # of gradients of single rows that are held at once
 
 
 class DifferentiableProblem(Problem):
@@ -40,17 +41,13 @@ class DifferentiableProblem(Problem):
         The parameters that the problem was made with.
     """
 
-    psd = False
     capabilities = frozenset(
         {INITIAL_POINT, SAMPLING, SHARD_GRADIENTS, SQUARED_GRADIENTS, TEST_ROWS}
     )
     loss_name = "a function"
 
     def __init__(self, rows: Rows, world: World, ridge: float, dtype: str, memory: float):
-        if not (np.isfinite(ridge) and ridge >= 0):
-            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
-        if dtype not in ("float32", "float64"):
-            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        check_numbers(ridge, dtype)
         if not memory > 0:
             raise InputError(f"the memory of a product must be positive, not {memory}")
         self.world, self.ridge, self.dtype, self.memory = world, float(ridge), dtype, float(memory)
@@ -89,7 +86,7 @@ class DifferentiableProblem(Problem):
         return other
 
     @property
-    def derivatives(self) -> str:
+    def derivatives(self) -> str:  # type: ignore[override]  # nothing sets it
         return f"{self.engine.name} engine: {self.engine.reason}"
 
     def over(self, data) -> "DifferentiableProblem":
@@ -171,7 +168,7 @@ class DifferentiableProblem(Problem):
         if "row" not in self._kernels:
             X = self.data.X
             kind = dtype if X.dtype.kind == "f" else X.dtype
-            specs = [tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind)]
+            specs = (tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind))
             values, copies = self._row_values(*specs), self.engine.copies
             tangents = copies * self.engine.row_tangents(*specs, values)
             self._kernels["row"] = values, copies, tangents
@@ -181,8 +178,9 @@ class DifferentiableProblem(Problem):
         """Numbers of a product: of all ranks' rows, so that their number does not matter."""
         return self.rows * self.budget(dtype).row_values * COLUMNS
 
+    @abstractmethod
     def _row_values(self, theta, X) -> int:
-        return row_values(self.engine.output, theta, X)
+        """Numbers of one row's values."""
 
     def chunks(self, part: slice, dtype: str, k: int = 1) -> Iterator[slice]:
         """A part of the rows here, as many at once as the memory of a product with k columns."""

@@ -13,7 +13,8 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from hesscomp.curvature.losses import (
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
-from hesscomp.curvature.networks.penalty import PenalizedEngine
+from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
 from hesscomp.curvature.tensorflow import keras, one_precision, tf
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.differences import wrong_slope
@@ -204,11 +205,14 @@ class Door:
         first, second = (_Trial(self, engine, gradient, X, y) for X, y in self.batches)
         found = first.slopes()
         unit = time.monotonic() - begun
+        tests: list[tuple[str, Callable[[], Disagreement | None], float]]
         tests = [("curvature of the loss", first.loss_curvature, 0)]
         if isinstance(self.loss, FunctionLoss):
             tests += [("slope of the loss", first.loss_slope, 0)]
         if isinstance(engine, PenalizedEngine) and not engine.penalty.convex:
-            tests += [("slope of the regularisers", first.penalty_slope, 0)]
+            tests += [
+                ("slope of the regularisers", partial(first.penalty_slope, engine.penalty), 0)
+            ]
         if isinstance(engine.data, LayerwiseEngine):
             tests += [("Hessian product", first.hessian, 2.5)]
             tests += [("Gauss-Newton product", first.gauss_newton, 2)]
@@ -225,16 +229,16 @@ class Door:
                 found = test()
         return Outcome(found, tuple(left_out))
 
-    def faulty_layer(self, engine: NetworkEngine, model: keras.Model) -> str | None:
+    def faulty_layer(self, engine: LayerwiseEngine, model: keras.Model) -> str | None:
         """The first layer up to which the layer-wise engine differs; None if none does.
 
         By bisection over the layers, with a random linear function of each one's output as loss.
         """
-        ends = [end for end in layer_ends(model) if end[1] <= len(engine.data.nodes)]
+        ends = [end for end in layer_ends(model) if end[1] <= len(engine.nodes)]
         wrong, right = len(ends), -1  # of the last layer, nothing is known yet
         while wrong - right > 1:
             middle = (wrong + right) // 2
-            if self._agrees_up_to(engine.data, model, *ends[middle][1:]):
+            if self._agrees_up_to(engine, model, *ends[middle][1:]):
                 right = middle
             else:
                 wrong = middle
@@ -327,9 +331,8 @@ class _Trial:
         )
         return None if wrong is None else Disagreement("slope of the loss", *wrong)
 
-    def penalty_slope(self) -> Disagreement | None:
+    def penalty_slope(self, penalty: Penalty) -> Disagreement | None:
         """The regularisers' gradient against their values."""
-        penalty = self.engine.penalty
         wrong = wrong_slope(
             lambda x: float(penalty.value(tf.constant(x))),
             lambda x: penalty.gradient(tf.constant(x))[1].numpy(),
@@ -384,7 +387,7 @@ class _Trial:
     def _v(self):
         return tf.constant(self.rng.standard_normal(self.door.theta.shape[0]))
 
-    def _point(self, reverse: bool) -> tuple:
+    def _point(self, reverse: bool) -> tuple[Any, Any, Any, Any]:
         """The engine's arguments before V."""
         theta, X, y = self.door.theta, self.X, self.y
         return theta, X, y, self.engine.values(theta, X, y, reverse)

@@ -1,9 +1,6 @@
 """A Keras model and a loss over sharded data as a problem."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
 
@@ -11,10 +8,7 @@ from hesscomp.curvature.endings import Ending
 from hesscomp.curvature.losses import (
     KNOWN,
     Loss,
-    SigmoidCrossEntropy,
-    SoftmaxCrossEntropy,
     find_loss,
-    loss_name,
     resolve_loss,
 )
 from hesscomp.curvature.networks.engine import NetworkEngine, cut
@@ -24,12 +18,19 @@ from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
 from hesscomp.curvature.tensorflow import keras, tf
-from hesscomp.datasets.targets import SIGNS
-from hesscomp.errors import InputError, reason
+from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_WEIGHTS
 from hesscomp.problems.door import SECONDS, Door, keras_loss
+from hesscomp.problems.keras_rows import (
+    check_hinge,
+    check_targets,
+    check_values,
+    coded,
+    explaining,
+    shaped,
+)
 from hesscomp.problems.models import Weights, read_weights
 from hesscomp.problems.network import NetworkProblem
 from hesscomp.problems.rows import Rows
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 
 ENGINES = ("auto", "layer-wise", "generic")
 CHECKS = ("auto", "full", "off")
-SUM_OF_TARGETS = 1e-3  # that probabilities may differ from 1, in sum
 
 
 class KerasProblem(NetworkProblem):
@@ -121,7 +121,7 @@ class KerasProblem(NetworkProblem):
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
         world = World() if world is None else world
-        rows = _shaped(Rows.of(data, world), model)
+        rows = shaped(Rows.of(data, world), model)
         super().__init__(rows, world, ridge, dtype, memory)
         variables = model.trainable_variables
         pieces = cut(variable.shape for variable in variables)
@@ -129,9 +129,9 @@ class KerasProblem(NetworkProblem):
         with world.phase("tracing the model"):
             traced = Traced(model, pieces, rows.X, initial, dtype)
         given = resolve_loss(loss)
-        with _explaining(given, rows.y, traced.shape):
+        with explaining(given, rows.y, traced.shape):
             loss = _found(given, model, rows, traced)
-        self._take(_coded(rows, loss.bare))
+        self._take(coded(rows, loss.bare))
         self.model, self.name, self.pieces = model, model.name, pieces
         self._take_loss(loss, Penalty.of_model(model, pieces))
         self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
@@ -144,12 +144,12 @@ class KerasProblem(NetworkProblem):
         with world.phase("checking the model"):
             traced.check_rows(self.data.X)
             if len(self.data.X):
-                _check_targets(loss.bare, self.data.y, traced.shape)
+                check_targets(loss.bare, self.data.y, traced.shape)
                 for few in (2, 3):  # a number of rows that is no width of the output is among them
                     part = self.data.y[:few], traced.outputs(self.data.X[:few])
-                    with _explaining(given, self.data.y, traced.shape):
-                        _check_values(loss, keras_loss(given), *part)
-        _check_hinge(given, self.data.y, world)
+                    with explaining(given, self.data.y, traced.shape):
+                        check_values(loss, keras_loss(given), *part)
+        check_hinge(given, self.data.y, world)
         if check != "off":
             self._check_at_the_door(given, traced.ending, check, engine)
         log.info("%s: %s engine: %s", model.name, self.engine.name, self.engine.reason)
@@ -185,10 +185,10 @@ class KerasProblem(NetworkProblem):
 
     def _fitted(self, rows):
         with self.world.phase(f"checking {rows.name}"):
-            rows = _coded(_shaped(rows, self.model), self.loss.bare)
+            rows = coded(shaped(rows, self.model), self.loss.bare)
             if len(rows.X):
                 shape = self.output(self.initial, rows.X[:1]).shape[1:]
-                _check_targets(self.loss.bare, rows.y, shape)
+                check_targets(self.loss.bare, rows.y, shape)
         return rows
 
     def _engine_named(self, wanted: str) -> NetworkEngine:
@@ -258,7 +258,7 @@ class KerasProblem(NetworkProblem):
                 )  # fmt: skip
             door = Door.of(self, given, ending, narrow is not None)
             outcome = door.compare(self.engine, compiled, seconds)
-        found = _first(world, outcome.found and str(outcome.found))
+        found = _first(world, outcome.found)
         left_out = _first(world, ", ".join(outcome.left_out))
         if found is None:
             if left_out and world.rank == 0:
@@ -270,12 +270,12 @@ class KerasProblem(NetworkProblem):
         if not isinstance(self.engine.data, LayerwiseEngine):
             raise InputError(f"{self.name}: {found}; {_REMEDY}")
         with world.phase("comparing the model with Keras"):
-            layer = door.faulty_layer(self.engine, self.model) if outcome.found else None
+            layer = door.faulty_layer(self.engine.data, self.model) if outcome.found else None
             generic = self._generic("the layer-wise engine differs from Keras")
-            again = door.compare(generic).found
+            outcome = door.compare(generic)
         place = _first(world, layer)
         culprit = f"the loss {self.loss.name}" if place is None else f"layer {place}"
-        again = _first(world, again and str(again))
+        again = _first(world, outcome.found)
         if again is not None:
             raise InputError(f"{self.name}, {culprit}: {again}; {_REMEDY}")
         if wanted == "layer-wise":
@@ -305,9 +305,9 @@ _REMEDY = (
 )
 
 
-def _first(world: World, text: str | None) -> str | None:
-    """The text of the lowest rank that has one, on every rank."""
-    return next((found for found in world.gather(text or "") if found), None)
+def _first(world: World, said: object) -> str | None:
+    """What the lowest rank that has something says, on every rank."""
+    return next((found for found in world.gather("" if said is None else str(said)) if found), None)
 
 
 def _check_model(model) -> None:
@@ -364,30 +364,6 @@ def _names(model) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 
-def _shaped(rows: Rows, model) -> Rows:
-    """Rows in the shape and kind of the model's input."""
-    X = rows.X
-    inputs = getattr(model, "inputs", None)
-    if inputs:
-        shape = inputs[0].shape[1:]
-        if X.shape[1:] != shape and None not in shape:
-            if int(np.prod(X.shape[1:])) != int(np.prod(shape)):
-                raise InputError(
-                    f"{rows.name}: rows of shape {X.shape[1:]} do not fit {model.name}, whose "
-                    f"input is {shape}"
-                )
-            X = X.reshape(-1, *shape)
-        wanted = np.dtype(inputs[0].dtype).kind
-        if wanted != X.dtype.kind:
-            given, X = X, X.astype(np.float32 if wanted == "f" else np.int64)
-            if wanted != "f" and not np.array_equal(X, given):
-                raise InputError(
-                    f"{rows.name}: holds fractions, but the input of {model.name} is of type "
-                    f"{inputs[0].dtype}; give whole numbers"
-                )
-    return replace(rows, X=X)
-
-
 def _found(loss, model, rows: Rows, traced: "Traced") -> Loss:
     """The loss of the model's output, or of its logits; InputError where the two do not fit."""
     kind = tf.float64 if rows.y.dtype.kind == "f" else rows.y.dtype
@@ -405,7 +381,7 @@ def _found(loss, model, rows: Rows, traced: "Traced") -> Loss:
 def _say_logits(model, given, loss: Loss, ending: Ending) -> None:
     """Warn where a user may not expect that the loss is computed from the logits."""
     logits = given in KNOWN if isinstance(given, str) else isinstance(given, Loss)
-    logits = logits or getattr(given, "_fn_kwargs", {}).get("from_logits")
+    logits = logits or bool(getattr(given, "_fn_kwargs", {}).get("from_logits"))
     if ending.activation != loss.link:
         log.warning(
             "%s ends in %s, but its loss is the %s: it is computed from what goes into the %s, as "
@@ -416,101 +392,3 @@ def _say_logits(model, given, loss: Loss, ending: Ending) -> None:
             "%s ends in %s, and the loss %s takes logits: it is computed from the logits before "
             "the %s", model.name, ending, loss.name, ending,
         )  # fmt: skip
-
-
-def _coded(rows: Rows, loss: Loss) -> Rows:
-    """Rows with their targets as the loss takes them."""
-    y = rows.y
-    if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
-        y = (y + 1) / 2
-    elif rows.targets == SIGNS and isinstance(loss, SoftmaxCrossEntropy):
-        y = (y > 0).astype(np.int64)
-    return replace(rows, y=y)
-
-
-def _check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
-    """InputError unless y are targets for rows of outputs of a shape."""
-    if isinstance(loss, SoftmaxCrossEntropy) or getattr(loss, "classes", False):
-        if y.shape[1:] in (shape[:-1], (*shape[:-1], 1)) and y.shape[1:] != shape:
-            if y.dtype.kind == "f" and not np.array_equal(y, np.floor(y)):
-                raise InputError(
-                    "the targets are class numbers by their shape, but hold fractions; give whole "
-                    f"numbers, or probabilities of all {shape[-1]} outputs for each row"
-                )
-            if len(y) and not (y.min() >= 0 and y.max() < shape[-1]):
-                raise InputError(
-                    f"class {y.min() if y.min() < 0 else y.max()} does not fit a model with "
-                    f"{shape[-1]} outputs; classes count from 0"
-                )
-            return
-        if y.shape[1:] != shape:
-            raise InputError(f"targets of shape {y.shape[1:]} do not fit outputs of {shape}")
-        _check_distributions(y, loss.name)
-    elif loss.name in ("sigmoid-cross-entropy", "squared-error") and (
-        int(np.prod(y.shape[1:])) != int(np.prod(shape))
-    ):
-        raise InputError(
-            f"targets of shape {y.shape[1:]} do not fit outputs of shape {shape}; give as many "
-            "values for each row or, where they are class numbers, a loss of classes such as "
-            "softmax-cross-entropy"
-        )
-    if isinstance(loss, SigmoidCrossEntropy) and not (y.min() >= 0 and y.max() <= 1):
-        raise InputError(
-            f"the target {y.min() if y.min() < 0 else y.max()} does not fit {loss.name}, whose "
-            "targets lie between 0 and 1; for -1 and +1 give (y + 1) / 2"
-        )
-
-
-def _check_distributions(y: np.ndarray, name: str) -> None:
-    """InputError unless y holds probabilities: TensorFlow's own gradient is wrong for others."""
-    sums = y.sum(-1)
-    if len(y) and not (y.min() >= 0 and np.allclose(sums, 1, rtol=0, atol=SUM_OF_TARGETS)):
-        wrong = f"lie below 0 ({y.min():g})" if y.min() < 0 else "do not sum to 1 in each row"
-        raise InputError(
-            f"the targets {wrong}, but {name} takes class numbers, or probabilities of each class; "
-            "for rows of several classes take a sigmoid cross-entropy"
-        )
-
-
-@contextmanager
-def _explaining(given, y: np.ndarray, shape: tuple[int, ...]) -> Iterator[None]:
-    """Say which loss and targets it was where Keras or TensorFlow refuse them."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        name = given if isinstance(given, str) else loss_name(given)
-        raise InputError(
-            f"the loss {name} does not take targets of shape {y.shape[1:]} and type {y.dtype} for "
-            f"outputs of shape {shape} ({reason(error)}); give targets, or a loss, that fit the "
-            "model"
-        ) from error
-
-
-def _check_hinge(given, y: np.ndarray, world: World) -> None:
-    """InputError where Keras takes 0 and 1 for -1 and 1 in some batches only. Collective."""
-    if getattr(given, "fn", given) not in (keras.losses.hinge, keras.losses.squared_hinge):
-        return
-    signs = world.gather((bool((y == 0).any()), bool(((y != 0) & (y != 1)).any())))
-    if any(zero for zero, _ in signs) and any(other for _, other in signs):
-        raise InputError(
-            f"the loss {loss_name(given)} takes -1 and 1, or 0 and 1, and the targets hold 0 "
-            "beside other numbers; recode them"
-        )
-
-
-def _check_values(loss: Loss, by_keras, y: np.ndarray, output: tf.Tensor) -> None:
-    """Targets that Keras takes, and a number for each row, which depends on no other row."""
-    y = tf.convert_to_tensor(y.astype(output.dtype.name) if y.dtype.kind == "f" else y)
-    by_keras(y, output, output)
-    together, alone = loss.values(output, y), loss.values(output[:1], y[:1])
-    if together.shape != output.shape[:1] or alone.shape != (1,):
-        raise InputError(
-            f"the loss {loss.name} gives numbers of shape {tuple(together.shape)} for "
-            f"{len(output)} rows; it must give one for each, not their mean or sum"
-        )
-    if not np.allclose(together[:1], alone, rtol=1e-3, atol=1e-5, equal_nan=True):
-        raise InputError(
-            f"the loss {loss.name} of a row depends on the other rows; give each its own"
-        )

@@ -2,10 +2,11 @@
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from hesscomp.curvature.design import make_design
+from hesscomp.curvature.design import DenseDesign, SparseDesign, make_design
 from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
@@ -17,12 +18,13 @@ from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import (
     CLASSIFICATION,
+    MARGINS,
     PREDICTION,
     SAMPLING,
     SQUARED_GRADIENTS,
     TEST_ROWS,
 )
-from hesscomp.problems.problem import ParameterBlock, Problem, chunks
+from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import Rows
 
 VECTOR = 64  # elements: a multiple of every processor's vector length
@@ -51,16 +53,15 @@ class LogisticRegression(Problem):
 
     name = "logistic-regression"
     psd = True
-    capabilities = frozenset({CLASSIFICATION, PREDICTION, SAMPLING, SQUARED_GRADIENTS, TEST_ROWS})
+    capabilities = frozenset(
+        {CLASSIFICATION, MARGINS, PREDICTION, SAMPLING, SQUARED_GRADIENTS, TEST_ROWS}
+    )
     counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 
     def __init__(
         self, dataset: Dataset, world: World, *, ridge: float = 1e-3, dtype: str = "float32"
     ):
-        if not (np.isfinite(ridge) and ridge >= 0):
-            raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
-        if dtype not in ("float32", "float64"):
-            raise InputError(f"dtype must be float32 or float64, not {dtype}")
+        check_numbers(ridge, dtype)
         if dataset.targets != "signs":
             raise InputError(
                 f"logistic regression needs labels of two classes, and {dataset.name} was read "
@@ -103,12 +104,13 @@ class LogisticRegression(Problem):
         other.labels = tf.convert_to_tensor(picked.y)
         return other
 
-    def over(self, data: Dataset | tuple) -> "LogisticRegression":
+    def over(self, data: Dataset | tuple[Any, Any]) -> "LogisticRegression":
         if isinstance(data, Dataset):
             shard, name = data.test, f"{data.name} (test)"
         else:
             name = "test rows"
             shard = from_arrays(*data, self.world, name=name, targets=SIGNS).train
+        assert shard is not None  # who evaluates on test rows has looked
         check_columns(shard.X, name, "logistic regression")
         if shard.X.shape[1] != self.n:
             raise InputError(f"{name}: has {shard.X.shape[1]} columns; {self.name} has {self.n}")
@@ -184,7 +186,7 @@ class LogisticRegression(Problem):
         """
         steps = tf.convert_to_tensor(steps, tf.float64)[:, None]
         losses = self._each(
-            lambda *vectors: _losses_along(*vectors, steps), margins, direction, self.labels
+            lambda m, d, y: _losses_along(m, d, y, steps), margins, direction, self.labels
         )
         losses = self._counted(losses)
         if self.world.reproducible:
@@ -234,7 +236,7 @@ class LogisticRegression(Problem):
         """How many rows of this rank's `shard` have the sign of a.x as their label; local."""
         hits = 0
         for rows in chunks(slice(None), len(shard.y), 1024):  # float32 rows are widened, a few each
-            hits += np.count_nonzero((shard.X[rows] @ x > 0) == (shard.y[rows] > 0))
+            hits += int(np.count_nonzero((shard.X[rows] @ x > 0) == (shard.y[rows] > 0)))
         return hits
 
 
@@ -242,7 +244,7 @@ class LogisticRegression(Problem):
 class LogisticCurvature(ShardCurvature):
     """A shard's sum of sigma(t) sigma(-t) a a^T."""
 
-    design: object
+    design: DenseDesign | SparseDesign
     weights: tf.Tensor
     assembles = True
 

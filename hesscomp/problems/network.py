@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from hesscomp.curvature.chunks import RowSum
+from hesscomp.curvature.chunks import RowSum, row_values
 from hesscomp.curvature.losses import Loss, Outer, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from hesscomp.curvature.networks.engine import NetworkEngine
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import tf
@@ -42,6 +43,8 @@ class NetworkProblem(DifferentiableProblem):
         PREDICTION,
     }
 
+    engine: NetworkEngine
+
     def _take_loss(self, loss: Loss, penalty: Penalty | None) -> None:
         """Take the loss and the regularisers; to be called once by subclasses."""
         self.loss, self.penalty = loss, penalty
@@ -51,12 +54,15 @@ class NetworkProblem(DifferentiableProblem):
             self.capabilities = self.capabilities - {FISHER}
 
     @property
-    def loss_name(self) -> str:
+    def loss_name(self) -> str:  # type: ignore[override]  # nothing sets it
         return self.loss.name
 
     @property
-    def gauss_newton_psd(self) -> bool:
+    def gauss_newton_psd(self) -> bool:  # type: ignore[override]  # nothing sets it
         return self.loss.convex and (self.penalty is None or self.penalty.convex)
+
+    def _row_values(self, theta, X) -> int:
+        return row_values(self.engine.output, theta, X)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """The model's output for rows X at the parameters x, in float64, all at once; local."""
@@ -75,7 +81,7 @@ class NetworkProblem(DifferentiableProblem):
                 found = output.argmax(-1)
                 distributions = y.ndim == output.ndim and y.shape[-1] == output.shape[-1]
                 hits = found == (y.argmax(-1) if distributions else y.reshape(found.shape))
-            right, total = right + np.count_nonzero(hits), total + hits.size
+            right, total = right + int(np.count_nonzero(hits)), total + hits.size
         return right, total
 
     # Matrices J^T B J, with J the derivative of the output and B a curvature of the loss

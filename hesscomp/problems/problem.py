@@ -10,6 +10,7 @@ import numpy as np
 from hesscomp.curvature.digest import array_digest
 from hesscomp.curvature.shard import ShardCurvature
 from hesscomp.curvature.sharded import STACK_BYTES
+from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.problems.capabilities import (
@@ -20,6 +21,7 @@ from hesscomp.problems.capabilities import (
     INITIAL_POINT,
     KERAS_WEIGHTS,
     KRONECKER_FACTORS,
+    MARGINS,
     MONTE_CARLO_FISHER,
     PREDICTION,
     SAMPLING,
@@ -86,6 +88,8 @@ class Problem(ShardSums, ABC):
         have, and one problem may have fewer.
     initial : (n,) array
         Where to start, with the capability `INITIAL_POINT`.
+    shard : Shard
+        The rows here, with the capability `MARGINS`.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Problem(ShardSums, ABC):
     derivatives: str = ""
     capabilities: frozenset[Capability] = frozenset()
     initial: np.ndarray
+    shard: Shard
 
     def __init_subclass__(cls, **options):
         """Refuse a class that declares a capability and lacks its methods."""
@@ -250,6 +255,32 @@ class Problem(ShardSums, ABC):
         if values is not None:
             raise self.lacks(KERAS_WEIGHTS)
 
+    # The losses of rows are functions of margins A x, so that those along a line follow from the
+    # margins at two of its points
+
+    def margins(self, x: np.ndarray):
+        """Return A x for this rank's rows, an array of the problem's own kind; local, one pass."""
+        raise self.lacks(MARGINS)
+
+    def known_margins(self, values: np.ndarray):
+        """Return margins that were computed before, one number each, as such an array; local."""
+        raise self.lacks(MARGINS)
+
+    def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
+        """Return what `objective_and_gradient` does, where the margins at x are known."""
+        raise self.lacks(MARGINS)
+
+    def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:
+        """Return the mean loss, without ridge, at margins + step * direction for each of the steps.
+
+        Collective; no pass over the data, one reduction of as many words as steps.
+        """
+        raise self.lacks(MARGINS)
+
+    def curvature_at(self, margins) -> ShardCurvature:
+        """Return what `linearize` does, where the margins are known; local, no pass."""
+        raise self.lacks(MARGINS)
+
     # Methods that all problems share
 
     def sample_name(self, fraction: float, seed: int) -> str:
@@ -318,6 +349,14 @@ class Problem(ShardSums, ABC):
                 f"the point has {np.count_nonzero(~np.isfinite(x))} entries that are not finite"
             )
         return x
+
+
+def check_numbers(ridge: float, dtype: str) -> None:
+    """Raise InputError for a ridge or a type of numbers that no problem takes."""
+    if not (np.isfinite(ridge) and ridge >= 0):
+        raise InputError(f"ridge must be a finite number of at least 0, not {ridge}")
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype must be float32 or float64, not {dtype}")
 
 
 def chunks(part: slice, rows: int, size: int) -> Iterator[slice]:

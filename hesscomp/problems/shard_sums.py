@@ -53,7 +53,7 @@ class ShardSums:
         """
         return self.blocks_here if self.world.reproducible else (slice(None),)
 
-    def sum_parts(self, addends: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    def sum_parts(self, addends: Sequence | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The sum over `parts_here` and over the ranks; collective.
 
         Of arrays of a shape, one for each part, which may be none in reproducible mode; there the

@@ -3,10 +3,11 @@
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -53,9 +54,9 @@ class Checkpoint:
 
     step: int
     arrays: dict[str, np.ndarray]
-    state: dict[str, np.ndarray | float | int]
+    state: dict[str, Any]
     values: dict[str, float]
-    facts: dict[str, float | int | str]
+    facts: dict[str, Any]
     history: History = field(default_factory=History)
     rows: np.ndarray | None = None
     ranges: list[tuple[int, int]] = field(default_factory=list)
@@ -65,7 +66,7 @@ class Checkpoint:
         write_header(file, FORMAT, VERSION)
         file.attrs["step"] = self.step
         file.create_group("facts").attrs.update(self.facts)
-        parts = {
+        parts: dict[str, Mapping] = {
             "arrays": self.arrays,
             "state": self.state,
             "values": self.values,
@@ -86,7 +87,7 @@ class Checkpoint:
         rows = len(like.history) + self.step - like.step
         if len(self.history) != rows:
             return f"/history has {len(self.history)} rows after {self.step} steps, expected {rows}"
-        parts = [
+        parts: list[tuple[str, Mapping, Mapping]] = [
             ("/arrays", self.arrays, like.arrays),
             ("/state", self.state, like.state),
             ("/values", self.values, dict.fromkeys(self.values, np.nan)),
@@ -133,7 +134,11 @@ def _rotating(path: Path, name: str) -> Iterator[Path]:
 
 
 def open_run(
-    folder: str | os.PathLike, like: Checkpoint, world, rows: tuple[int, int] = (0, 0)
+    folder: str | os.PathLike,
+    like: Checkpoint,
+    world,
+    rows: tuple[int, int] = (0, 0),
+    upgraded: Callable[[Checkpoint], Checkpoint] | None = None,
 ) -> Checkpoint | None:
     """The checkpoint that a run in `folder` goes on from, None where there is none. Collective.
 
@@ -147,6 +152,8 @@ def open_run(
     world : World
     rows : (int, int)
         First of this rank's rows and one past the last, in a checkpoint that has `rows`.
+    upgraded : callable, optional
+        Makes what is found, which an earlier version may have written, one of this version's.
 
     Raises
     ------
@@ -167,7 +174,7 @@ def open_run(
     for name in world.broadcast(names):
         problem = None
         try:
-            found = load_checkpoint(folder / name, rows, like)
+            found = load_checkpoint(folder / name, rows, like, upgraded)
         except InputError as error:
             problem = str(error)
         problem = next((text for text in world.gather(problem) if text is not None), None)
@@ -178,6 +185,7 @@ def open_run(
         if problems:
             raise InputError(f"{'; '.join(problems)}; remove {folder} to start anew")
         return None
+    assert found is not None  # the loop found one
     check_same_run(found.facts, like.facts, folder)
     with world.phase(f"clearing {folder}"):
         if world.rank == 0 and problems:
@@ -198,9 +206,12 @@ def _remove_strays(folder: Path) -> None:
 
 
 def load_checkpoint(
-    path: str | os.PathLike, rows: tuple[int, int] = (0, 0), like: Checkpoint | None = None
+    path: str | os.PathLike,
+    rows: tuple[int, int] = (0, 0),
+    like: Checkpoint | None = None,
+    upgraded: Callable[[Checkpoint], Checkpoint] | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint, and of its `rows` those that are named.
+    """Read a checkpoint, and of its `rows` those that are named; see `open_run`.
 
     Raises
     ------
@@ -210,6 +221,8 @@ def load_checkpoint(
     """
     with CheckedFile(path, "checkpoint") as file:
         found = _read(file, rows)
+        if upgraded is not None:
+            found = upgraded(found)
         if like is not None and _difference(found.facts, like.facts) is None:
             why = found.mismatch(like)
             if why is not None:
@@ -235,11 +248,11 @@ def _read(file: CheckedFile, rows: tuple[int, int]) -> Checkpoint:
     history = History.of_columns(columns, events)
     found = None
     if ROWS in file.file:
-        found = read_rows(file, ROWS, getattr(file.object(ROWS), "shape", None), *rows)
+        found = read_rows(file, ROWS, getattr(file.object(ROWS), "shape", ()), *rows)
     return Checkpoint(step, arrays, state, values, facts, history, found)
 
 
-def _values(file: CheckedFile, group: str) -> dict[str, np.ndarray | float | int]:
+def _values(file: CheckedFile, group: str) -> dict[str, Any]:
     names = list(file.group(group))  # in the order in which they were written
     return {name: _plain(file.dataset(f"{group}/{name}", "fiub", False)[()]) for name in names}
 

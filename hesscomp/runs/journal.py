@@ -11,13 +11,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
-from hesscomp.parallel.layout import Layout
+from hesscomp.parallel.layout import Layout, Rows
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.runs.checkpoint import check_same_run
 from hesscomp.storage.files import atomic_path, remove_files, remove_leftovers
@@ -122,7 +123,7 @@ class Journal:
         """
         product = Product(kind, self._signature(inputs, layout), shape)
         path, self.made = self.folder / f"product-{self.made:06d}.h5", self.made + 1
-        slabs = layout if kind == "block" and layout.name == "rows" else None
+        slabs = layout if kind == "block" and isinstance(layout, Rows) else None
         out = self._read(path, product, slabs) if self.made <= self.last + 1 else None
         if out is not None:
             self.ledger.replayed += shape[1]
@@ -158,7 +159,7 @@ class Journal:
         parts = [np.vstack([layout.squares(V) ** 0.5, layout.inner(g, V)]) for V in inputs]
         return np.hstack(parts) if parts else np.empty((2, 0))
 
-    def _read(self, path: Path, product: Product, slabs: Layout | None) -> np.ndarray | None:
+    def _read(self, path: Path, product: Product, slabs: Rows | None) -> np.ndarray | None:
         """The result in a file, or None, and why, where there is none that fits."""
         out = reason = None
         if slabs is not None or self.world.rank == 0:
@@ -174,8 +175,8 @@ class Journal:
             return None
         return self.world.on_root(lambda: out) if slabs is None else out
 
-    def _write(self, path: Path, product: Product, out: np.ndarray, slabs: Layout | None) -> None:
-        how = {"fletcher32": True} if out.size else {}
+    def _write(self, path: Path, product: Product, out: np.ndarray, slabs: Rows | None) -> None:
+        how: dict[str, Any] = {"fletcher32": True} if out.size else {}
         if slabs is not None:
             write = lambda file: self._write_head(file, product)  # noqa: E731 (short)
             save_slabs(path, RESULT, out, slabs.ranges, self.world, write, **how)
@@ -204,7 +205,7 @@ def load_product(
     """
     with CheckedFile(path, WHAT) as file:
         check_header(file, FORMAT, VERSION)
-        inputs, shape = file.dataset(INPUTS, "f")[()], getattr(file.object(RESULT), "shape", None)
+        inputs, shape = file.dataset(INPUTS, "f")[()], getattr(file.object(RESULT), "shape", (0,))
         if product is not None and not product.fits(file.attributes().get("kind"), inputs, shape):
             file.refuse("it is the product of another block")
         start, stop = rows or (0, shape[0])

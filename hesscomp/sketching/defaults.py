@@ -1,7 +1,56 @@
 """What a compression takes where nothing else is asked: known before anything is loaded."""
 
+import math
+from dataclasses import MISSING, dataclass
+
+from hesscomp.errors import InputError
+from hesscomp.options import Options, option, refuse
+from hesscomp.parallel.layout import PANEL
+
 BLOCKS = 16, 32  # fewest and most columns of a Krylov block
 RESIDUAL_TOLERANCE = 1e-6  # an eigenpair is accurate with ||H u - w u|| of at most this times |w_1|
+MOST = 10**15  # of counts; models of costs overflow beyond
+
+
+def whole(text: str) -> int:
+    """A whole number, which may be written 1e8."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (abs(value) <= MOST and value.is_integer()):
+        raise InputError(f"{text!r} is no count: give one such as 40 or 1e8")
+    return int(value)
+
+
+def count(default=MISSING, low: int = 1, **about):
+    """An option that counts something."""
+    return option(default, low=low, high=MOST, parse=whole, **about)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SketchSizes(Options, group="compression"):
+    """How large a sketch is, and where its rows lie."""
+
+    rank: int | None = count(None, metavar="K", help="eigenpairs wanted")
+    oversample: int = count(10, 0, metavar="P", help="sketch columns beyond the rank")
+    power: int = count(1, 0, metavar="Q", help="further multiplications by H")
+    block: int | None = count(
+        None, metavar="B", help=f"krylov: columns of a block; default {BLOCKS[0]} to {BLOCKS[1]}"
+    )
+    layout: str = option(
+        "auto",
+        choices=("auto", "replicated", "rows"),
+        help="all rows of the sketch on every rank, or a slab on each; auto: by memory",
+    )
+    panel: int | None = count(
+        None, metavar="B", help=f"with `layout` rows: columns gathered at once; default {PANEL}"
+    )
+
+    def _check(self) -> None:
+        super()._check()
+        if self.layout != "rows":
+            refuse(self, ("panel",), f"`layout` {self.layout}; take `layout` rows")
 
 
 def block_size(sketch: int) -> int:

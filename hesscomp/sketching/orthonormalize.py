@@ -4,7 +4,7 @@ import numpy as np
 import scipy.linalg
 
 from hesscomp.dense import inverse_cholesky
-from hesscomp.parallel.layout import Layout
+from hesscomp.parallel.layout import Layout, Rows
 
 # What the second projection of an orthonormal block takes off it: below the first it leaves the
 # block orthonormal to rounding; above the second, rounding may be all that it leaves.
@@ -43,12 +43,13 @@ def orthonormalize(
     reductions of l^2 words, and with `against` two of j l; TSQR gathers an l x l triangle from
     each rank on rank 0.
     """
-    beside = against is not None and against.shape[1] > 0
-    if beside and not projected:
+    if against is not None and not against.shape[1]:
+        against = None
+    if against is not None and not projected:
         Y = _beside(against, Y, layout)
     Q = _cholesky_qr(Y, layout)
     Q = tsqr(Y, layout) if Q is None else Q
-    if not beside:
+    if against is None:
         return Q
     overlap = layout.inner(against, Q)
     lost = np.linalg.norm(overlap)
@@ -93,7 +94,7 @@ def cholesky_qr2(
     gram = layout.inner(Q, Q)
     if not layout.decide(np.abs(gram - np.eye(len(gram), like=gram)).max(initial=0.0) < NEAR):
         return None
-    return layout.combine(Q, _inverse_cholesky(gram, layout), out=Q)
+    return layout.combine(Q, layout.on_root(_inverse_of_triangle, gram, 0.0), out=Q)
 
 
 def shifted_cholesky_qr3(
@@ -116,7 +117,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
     For any Y; columns that depend on others are completed. Where blocks are replicated rank 0
     does it all.
     """
-    if layout.name == "replicated":
+    if not isinstance(layout, Rows):
         return layout.on_root(_householder, Y)
     factors = [
         scipy.linalg.qr(Y[rows], mode="economic", check_finite=False) for rows in layout.qr_blocks()

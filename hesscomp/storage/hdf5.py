@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import h5py
 import numpy as np
@@ -68,7 +69,7 @@ class CheckedFile:
     def _damaged(self, error: Exception) -> InputError:
         return InputError(f"{self.path}: cannot be read as a {self.what} ({reason(error)})")
 
-    def refuse(self, why: str):
+    def refuse(self, why: str) -> NoReturn:
         """Raise InputError with the file's name and the reason `why`."""
         raise InputError(f"{self.path}: not a valid {self.what}: {reason(why)}")
 

@@ -1,6 +1,7 @@
 """NumPy's .npy files, alone or in an archive, mapped into memory. Pickles are never read.
 
-`numpy.load` maps no members of archives: of a file of arrays every rank would read all rows.
+`numpy.load` maps no members of archives: of a file of arrays every rank would read all rows. And it
+believes a header's lengths: 12 bytes make it ask for 2 GiB.
 """
 
 import io

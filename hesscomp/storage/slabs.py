@@ -138,7 +138,7 @@ def slabs_of(master: str | os.PathLike, name: str) -> list[Path]:
 
 
 def read_slabs(
-    file: CheckedFile, name: str, shape: tuple[int, int], start: int, stop: int
+    file: CheckedFile, name: str, shape: tuple[int, ...], start: int, stop: int
 ) -> np.ndarray:
     """Read rows ``start:stop`` of the master's (n, k) virtual data set from its slabs.
 
@@ -169,7 +169,7 @@ def read_slabs(
 
 
 def read_rows(
-    file: CheckedFile, name: str, shape: tuple[int, int], start: int, stop: int
+    file: CheckedFile, name: str, shape: tuple[int, ...], start: int, stop: int
 ) -> np.ndarray:
     """Read rows ``start:stop`` of a file's (n, k) data set, in slabs or of one piece."""
     found = file.object(name)

@@ -3,15 +3,16 @@
 import importlib
 
 _HOME = {
-    "compression": ("CompressRequest", "CompressResult", "compress"),
+    "compression": ("CompressRequest", "compress"),
     "correction": ("UpdateRequest", "UpdateResult", "update"),
     "curvature": ("Curvature", "CurvatureRequest", "make_curvature", "make_operator", "make_point"),
     "density": ("SpectrumRequest", "SpectrumResult", "spectrum"),
-    "diagonals": ("DiagonalRequest", "DiagonalResult", "diagonal"),
+    "diagonals": ("DiagonalRequest", "diagonal"),
     "figures": ("FigureRequest", "FigureResult", "figure"),
     "jobs": ("JobRequest", "JobResult", "job"),
     "logistic": ("NewtonFit", "NewtonRequest", "newton"),
     "merging": ("MergeRequest", "MergeResult", "merge"),
+    "output": ("FactorResult",),
     "planning": ("PlanRequest", "measured_plan", "plan"),
     "progress": ("Columns",),
     "subject": ("ProblemRequest", "Subject", "make_problem"),

@@ -15,8 +15,8 @@ from hesscomp.workflows.curvature import (
     find_points,
     make_curvature,
 )
-from hesscomp.workflows.output import FactorOutput, JournalRequest, deliver_factor
-from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
+from hesscomp.workflows.output import FactorOutput, FactorResult, JournalRequest, make_factor
+from hesscomp.workflows.progress import Progress, check_outputs, silent
 
 RANK = 40  # where neither a rank nor a tolerance is asked for
 
@@ -27,7 +27,7 @@ class CompressRequest(
 ):
     """What to compress, how, and where the factor goes."""
 
-    at: tuple[str, ...] = option(
+    at: tuple[str, ...] = option(  # type: ignore[assignment]  # others take one point
         (), metavar=POINTS, help=f"{POINT_HELP}; several files, or a pattern: a trajectory"
     )
 
@@ -36,32 +36,8 @@ class CompressRequest(
             object.__setattr__(self, "rank", RANK)
         super().__post_init__()
 
-    def facts(self) -> dict:
-        """What the products of a run depend on, beside its operator."""
-        return values(self, CompressionOptions) | {"residual_tolerance": self.accuracy}
 
-
-@dataclass(frozen=True)
-class CompressResult:
-    """A factor, and what making it cost.
-
-    Attributes
-    ----------
-    factor : Factor
-    ledger : dict
-        As `Ledger.as_dict` has it.
-    """
-
-    factor: Factor
-    ledger: dict
-
-    @property
-    def converged(self) -> bool:
-        """Whether a tolerance that was asked for is met."""
-        return self.factor.certificate.converged
-
-
-def compress(request: CompressRequest, world: World, progress: Progress = silent) -> CompressResult:
+def compress(request: CompressRequest, world: World, progress: Progress = silent) -> FactorResult:
     """Compress a Hessian at a point to a certified factor, and write it. Collective.
 
     Costs and memory are those of `compression.compress`. `request.at` names one point at most;
@@ -79,9 +55,11 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     if len(points) > 1:
         raise InputError("`at` names several points; a trajectory takes them")
     curvature = make_curvature(request, world, progress, *points)
-    with curvature.journaled(request.run, request.facts()) as operator:
-        with world.ledger.timed("compress"), counted(world, progress):
-            factor = compress_operator(operator, **values(request, CompressionOptions))
-        factor = curvature.describe(factor)
-        deliver_factor("compress", request, factor, world, progress)
-    return CompressResult(factor, world.ledger.as_dict())
+    asked = values(request, CompressionOptions)
+
+    def make(operator) -> Factor:
+        return compress_operator(operator, **asked)
+
+    return make_factor(
+        "compress", request, curvature, make, request.facts(CompressionOptions), progress
+    )

@@ -13,8 +13,8 @@ from hesscomp.factors import Factor
 from hesscomp.options import option, values
 from hesscomp.parallel.world import World
 from hesscomp.workflows.curvature import POINTS, CurvatureRequest, make_curvature, read_factor
-from hesscomp.workflows.output import FactorOutput, JournalRequest, deliver_factor
-from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
+from hesscomp.workflows.output import FactorOutput, FactorResult, JournalRequest, make_factor
+from hesscomp.workflows.progress import Progress, check_outputs, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class UpdateRequest(
 
     def _check(self) -> None:
         super()._check()
-        if None not in (self.run, self.out) and _same(self.out, self.file):
+        if self.run is not None and self.out is not None and _same(self.out, self.file):
             raise InputError(
                 f"`out` {self.out}: with `run` name another file: a run goes on from the factor it "
                 "began with"
@@ -47,19 +47,10 @@ def _same(path: str, other: str) -> bool:
 
 
 @dataclass(frozen=True)
-class UpdateResult:
-    """A factor that is up to date, and the one that it was made of.
+class UpdateResult(FactorResult):
+    """A factor that is up to date, and the one `before`."""
 
-    Attributes
-    ----------
-    factor, before : Factor
-    ledger : dict
-        As `Ledger.as_dict` has it.
-    """
-
-    factor: Factor
     before: Factor
-    ledger: dict
 
 
 def update(request: UpdateRequest, world: World, progress: Progress = silent) -> UpdateResult:
@@ -86,15 +77,15 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
     # F answers for the test vectors that made it: the same ones would miss what it misses.
     asked = values(request, FactorOptions)
     asked["seed"] = max(request.seed, before.provenance.seed) + 1
-    facts = asked | {"residual_tolerance": request.accuracy, "known factor": _digest(before)}
-    with curvature.journaled(request.run, facts) as operator:
-        with world.ledger.timed("update"), counted(world, progress):
-            factor = correct(operator, before, **asked)
-            if request.max_rank is not None:
-                factor = factor.truncate(request.max_rank)
-        factor = _named(curvature.describe(factor), before, request.file)
-        deliver_factor("update", request, factor, world, progress)
-    return UpdateResult(factor, before, world.ledger.as_dict())
+    facts = request.facts(FactorOptions) | {"seed": asked["seed"], "known factor": _digest(before)}
+
+    def make(operator) -> Factor:
+        factor = correct(operator, before, **asked)
+        factor = factor if request.max_rank is None else factor.truncate(request.max_rank)
+        return _named(factor, before, request.file)
+
+    made = make_factor("update", request, curvature, make, facts, progress)
+    return UpdateResult(made.factor, made.ledger, before)
 
 
 def _digest(factor: Factor) -> str:

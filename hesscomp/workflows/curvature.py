@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, SHARD_GRADIE
 from hesscomp.storage.files import find_files
 from hesscomp.workflows.progress import Progress, save_vector, silent, write
 from hesscomp.workflows.subject import ProblemRequest, Subject, make_problem
+
+if TYPE_CHECKING:
+    from hesscomp.curvature.restriction import ProblemOperator, Restricted
+    from hesscomp.problems.problem import Problem
 
 OPERATORS = {
     "hessian": "Hessian",
@@ -101,8 +106,8 @@ class Curvature:
         The parameters that the operator is restricted to.
     """
 
-    operator: object
-    problem: object
+    operator: "ProblemOperator | Restricted"
+    problem: "Problem"
     x: np.ndarray
     title: str
     indices: np.ndarray | None = None
@@ -110,7 +115,9 @@ class Curvature:
     def describe(self, factor: Factor) -> Factor:
         """A factor of the operator, told what it is of."""
         factor = self.problem.describe(factor, self.x, self.indices)
-        if self.indices is None:
+        from hesscomp.curvature.restriction import Restricted
+
+        if not isinstance(self.operator, Restricted):
             return factor
         name = f"{self.operator.base.name}, restricted"
         return replace(factor, provenance=replace(factor.provenance, operator=name))
@@ -231,8 +238,8 @@ def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) ->
             recipe = replace(recipe, epochs=request.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            result = follow(recipe, problem, seed=request.seed)
-        x, value = result.x, problem.objective(result.x)
+            x = follow(recipe, problem, seed=request.seed).x
+        value = problem.objective(x)
     progress(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
 
@@ -253,7 +260,7 @@ def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvatur
     return Curvature(restricted, problem, x, title, restricted.indices)
 
 
-def _operator(request: CurvatureRequest, problem, x: np.ndarray) -> tuple[object, str]:
+def _operator(request: CurvatureRequest, problem, x) -> tuple["ProblemOperator", str]:
     """The operator and what it is, for people."""
     from hesscomp.curvature import finite_difference, gauss_newton, hessian
 

@@ -19,13 +19,13 @@ from hesscomp.factors import Factor
 from hesscomp.options import option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
-from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, CurvatureRequest, make_curvature, read_factor
+from hesscomp.workflows.output import PictureOutput
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpectrumRequest(CurvatureRequest, group="spectrum"):
+class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
     """Of which operator, how closely, and where the picture goes."""
 
     probes: int = option(10, low=2, metavar="K", help="random vectors, at least 2")
@@ -35,17 +35,12 @@ class SpectrumRequest(CurvatureRequest, group="spectrum"):
     )
     bins: int = option(512, low=2, metavar="B", help="points of the density's curve")
     factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
-    out: str | None = option(
-        None, required=True, group="output", metavar="P.png", help="png, pdf or svg"
-    )
     curve: str | None = option(
         None, group="output", metavar="C.csv|C.json", help="the numbers; json has all"
     )
 
     def _check(self) -> None:
         super()._check()
-        if self.out is not None:
-            check_picture_name(self.out)
         if self.curve is not None and Path(self.curve).suffix.lower() not in (".csv", ".json"):
             raise InputError(f"{self.curve}: a curve ends in .csv or .json; name one of these")
 
@@ -88,7 +83,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     eigenvalues = None if factor is None else factor.eigenvalues
     curvature = make_curvature(request, world, progress, request.at)
     hessian, problem = curvature.operator, curvature.problem
-    if factor is not None:
+    if factor is not None and request.factor is not None:
         _compare(factor, curvature, request.factor, progress)
     with world.ledger.timed("spectrum"), counted(world, progress):
         quadrature = spectral_quadrature(
@@ -125,8 +120,8 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
 def _compare(factor: Factor, curvature: Curvature, path: str, progress: Progress) -> None:
     """Refuse a factor of another order or model; say where it is one of another matrix."""
     curvature.check_fit(factor, path)
-    point = curvature.describe(factor).parameters
-    if factor.parameters is not None and not np.array_equal(factor.parameters, point):
+    here, there = curvature.describe(factor).parameters, factor.parameters
+    if there is not None and (here is None or not np.array_equal(here, there)):
         progress(f"note: {path} was made at another point")
     if factor.provenance.data_fingerprint not in ("", curvature.problem.fingerprint):
         progress(f"note: {path} was made from other data")

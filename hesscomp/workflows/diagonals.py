@@ -7,8 +7,8 @@ from hesscomp.factors import Factor
 from hesscomp.options import values
 from hesscomp.parallel.world import World
 from hesscomp.workflows.curvature import CurvatureRequest, make_curvature
-from hesscomp.workflows.output import FactorOutput, JournalRequest, deliver_factor
-from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
+from hesscomp.workflows.output import FactorOutput, FactorResult, JournalRequest, make_factor
+from hesscomp.workflows.progress import Progress, check_outputs, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,22 +18,7 @@ class DiagonalRequest(
     """Of which operator, from how many products, and where the factor goes."""
 
 
-@dataclass(frozen=True)
-class DiagonalResult:
-    """A factor, and what making it cost.
-
-    Attributes
-    ----------
-    factor : Factor
-    ledger : dict
-        As `Ledger.as_dict` has it.
-    """
-
-    factor: Factor
-    ledger: dict
-
-
-def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent) -> DiagonalResult:
+def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent) -> FactorResult:
     """Make a certified factor of a Hessian's diagonal at a point, and write it. Collective.
 
     Costs and memory are those of `estimators.diagonal_factor`.
@@ -48,9 +33,8 @@ def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent
     check_outputs(world, request.out, request.report, request.save_point)
     curvature = make_curvature(request, world, progress, request.at)
     asked = values(request, DiagonalOptions)
-    with curvature.journaled(request.run, asked) as operator:
-        with world.ledger.timed("diagonal"), counted(world, progress):
-            factor = diagonal_factor(operator, **asked)
-        factor = curvature.describe(factor)
-        deliver_factor("diagonal", request, factor, world, progress)
-    return DiagonalResult(factor, world.ledger.as_dict())
+
+    def make(operator) -> Factor:
+        return diagonal_factor(operator, **asked)
+
+    return make_factor("diagonal", request, curvature, make, asked, progress)

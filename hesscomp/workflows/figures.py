@@ -1,6 +1,7 @@
 """A compression beside the best possible one, for a trained network."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from hesscomp.factors import Factor
 from hesscomp.options import option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
-from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import POINTS, TRAINED, CurvatureRequest, make_curvature
+from hesscomp.workflows.output import PictureOutput
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
 
 FIGURES = {"mnist-hessian": "mnist-mlp"}
@@ -21,7 +22,7 @@ LONG = 10  # product columns for each eigenpair that the reference may take
 
 
 @dataclass(frozen=True, kw_only=True)
-class FigureRequest(CurvatureRequest, group="compression"):
+class FigureRequest(CurvatureRequest, PictureOutput, group="compression"):
     """What to draw, and where."""
 
     figure: str = option(
@@ -29,20 +30,12 @@ class FigureRequest(CurvatureRequest, group="compression"):
     )
     rank: int = option(300, low=1, metavar="K", help="the largest one shown")
     at: str = option(TRAINED, metavar=POINTS, help="the point: trained, or as compress has it")
-    out: str | None = option(
-        None, required=True, group="output", metavar="P.png", help="png, pdf or svg"
-    )
     report: str | None = option(None, group="output", metavar="R.json", help="the numbers drawn")
 
     def __post_init__(self):
         if self.problem is None and self.model is None:
             object.__setattr__(self, "problem", FIGURES.get(self.figure))
         super().__post_init__()
-
-    def _check(self) -> None:
-        super()._check()
-        if self.out is not None:
-            check_picture_name(self.out)
 
 
 @dataclass(frozen=True)
@@ -81,24 +74,24 @@ def figure(request: FigureRequest, world: World, progress: Progress = silent) ->
             f"{MOST}; restrict the operator with `blocks`"
         )
     with world.ledger.timed("figure"), counted(world, progress):
-        how = {"seed": request.seed, "layout": "replicated"}
-        factor = compress(operator, request.rank, method="krylov", **how)
+        how: dict[str, Any] = {"seed": request.seed, "layout": "replicated"}
+        compressed = compress(operator, request.rank, method="krylov", **how)
         best = compress(
             operator,
             request.rank,
-            start=factor,
+            start=compressed,
             residual_tolerance=1e-4,
             max_columns=LONG * request.rank,
             **how,
         )
         norm = exact_frobenius_norm(operator)
-    factor = curvature.describe(factor)
+    factor = curvature.describe(compressed)
     errors = {
         "rank": np.arange(factor.rank + 1),
         "best": _relative_errors(best.eigenvalues, norm),
         "exact": _relative_errors(factor.eigenvalues, norm),
         "certificate": np.array(
-            [factor.truncate(k).certificate.relative_error for k in range(1, factor.rank + 1)]
+            [compressed.truncate(k).certificate.relative_error for k in range(1, factor.rank + 1)]
         ),
     }
     result = FigureResult(factor, errors)

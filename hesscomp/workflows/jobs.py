@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from hesscomp.errors import HesscompError, InputError
 from hesscomp.options import Options, option
-from hesscomp.runs.slurm import Job, check_names, check_replaceable, job_script
+from hesscomp.runs.job_script import check_replaceable, job_script
+from hesscomp.runs.slurm import Job, check_names
 from hesscomp.storage.files import atomic_path, check_writable, find_files
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hesscomp.compression import FactorOptions, compress
 from hesscomp.errors import InputError
@@ -21,6 +22,10 @@ from hesscomp.workflows.subject import (
     LogisticRequest,
     make_logistic,
 )
+
+if TYPE_CHECKING:  # what loads TensorFlow
+    from hesscomp.optimizers.newton import NewtonResult
+    from hesscomp.problems.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +96,9 @@ class NewtonFit:
         Of the Hessian at the final point, where one was asked for.
     """
 
-    result: object
+    result: "NewtonResult"
     train_accuracy: float
-    test: object
+    test: "Evaluation | None"
     factor: Factor | None = None
 
 
@@ -147,8 +152,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     if request.factor_out is not None:
         final = Curvature(HessianOperator(problem, result.x), problem, result.x, "Hessian")
         asked = values(request, FactorOptions)
-        facts = asked | {"residual_tolerance": request.accuracy}
-        with final.journaled(request.run, facts) as operator:
+        with final.journaled(request.run, request.facts(FactorOptions)) as operator:
             with world.ledger.timed("final factor"):
                 factor = final.describe(compress(operator, **asked))
             write_factor(progress, request.factor_out, factor)

@@ -44,4 +44,5 @@ def merge(request: MergeRequest) -> MergeResult:
                 raise InputError(f"{file}: has n = {factor.n}, but {files[0]} has n = {n}")
             n = factor.n
             add(Path(file).stem, factor)
+    assert n is not None  # `find_files` gives one at least
     return MergeResult(len(files), n)

@@ -1,6 +1,7 @@
 """What workflows leave behind: a factor's file and report, and the folder of a run."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from hesscomp.errors import InputError
@@ -9,7 +10,8 @@ from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
 from hesscomp.runs.slurm import REQUEUE
-from hesscomp.workflows.progress import Progress, write, write_factor
+from hesscomp.storage.files import check_picture_name
+from hesscomp.workflows.progress import Progress, counted, write, write_factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,18 @@ class FactorOutput(Options, group="output"):
 
     out: str | None = option(None, required=True, metavar="F.h5", help="the factor file")
     report: str | None = option(None, metavar="R.json", help="certificate, provenance and costs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOutput(Options, group="output"):
+    """Where a picture goes."""
+
+    out: str | None = option(None, required=True, metavar="P.png", help="png, pdf or svg")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.out is not None:
+            check_picture_name(self.out)
 
 
 def folder(text: str) -> str:
@@ -46,15 +60,66 @@ class JournalRequest(Options, group="output"):
     run: str | None = run_folder("products that are done")
 
 
-def deliver_factor(command: str, request: FactorOutput, factor: Factor, world: World,
-                   progress: Progress) -> None:  # fmt: skip
-    """Show a factor, write it and its report; the time under the command's name is the solve."""
-    progress(factor)
-    write_factor(progress, request.out, factor)
+@dataclass(frozen=True)
+class FactorResult:
+    """A factor, and what making it cost.
+
+    Attributes
+    ----------
+    factor : Factor
+    ledger : dict
+        As `Ledger.as_dict` has it.
+    """
+
+    factor: Factor
+    ledger: dict
+
+    @property
+    def converged(self) -> bool:
+        """Whether a tolerance that was asked for is met."""
+        return self.factor.certificate.converged
+
+
+def make_factor(
+    command: str,
+    request,
+    curvature,
+    make: Callable,
+    asked: dict,
+    progress: Progress,
+) -> FactorResult:
+    """Make a factor of an operator; tell of it, write it and its report. Collective.
+
+    Parameters
+    ----------
+    command : str
+        Under whose name the time is counted.
+    request : FactorOutput and JournalRequest
+    curvature : Curvature
+    make : callable
+        Makes the factor of an operator.
+    asked : dict
+        What the products depend on beside the operator. They are kept in the run's folder, if there
+        is one, until the factor is written.
+    progress : callable
+    """
+    world = curvature.problem.world
+    with curvature.journaled(request.run, asked) as operator:
+        with world.ledger.timed(command), counted(world, progress):
+            factor = make(operator)
+        factor = curvature.describe(factor)
+        progress(factor)
+        write_factor(progress, request.out, factor)
+        report = _report(command, factor, world)
+        write(world, progress, "report", request.report, lambda path: write_json(path, report))
+    return FactorResult(factor, world.ledger.as_dict())
+
+
+def _report(command: str, factor: Factor, world: World) -> dict:
     pairs = {}
     if factor.has_eigenpairs:
         pairs = {"rank": factor.rank, "eigenvalues": factor.eigenvalues.tolist()}
-    report = {
+    return {
         "command": command,
         "kind": factor.kind,
         **pairs,
@@ -66,7 +131,6 @@ def deliver_factor(command: str, request: FactorOutput, factor: Factor, world: W
         "provenance": asdict(factor.provenance),
         **costs(world, compile="compile", solve=command),
     }
-    write(world, progress, "report", request.report, lambda path: write_json(path, report))
 
 
 def costs(world: World, **phases: str) -> dict:

@@ -1,24 +1,20 @@
 """Memory, words and time of a compression before it runs."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hesscomp.compression.counting import Machine
-from hesscomp.compression.plan import (
-    METHODS,
-    NUMBER,
-    VECTORS,
-    Plan,
-    Request,
-    SketchSizes,
-    count,
-    make_plan,
-)
+from hesscomp.compression.plan import METHODS, NUMBER, VECTORS, Plan, Request, make_plan
 from hesscomp.errors import InputError
-from hesscomp.options import Options, option, refuse, values
-from hesscomp.parallel.layout import PANEL
+from hesscomp.options import Options, option, values
 from hesscomp.parallel.memory import PRODUCT_BYTES
-from hesscomp.sketching.defaults import default_method
+from hesscomp.sketching.defaults import SketchSizes, count, default_method
 from hesscomp.workflows.sizes import format_bytes, parse_bytes
+
+if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
+    from hesscomp.parallel.world import World
+    from hesscomp.workflows.compression import CompressRequest
+    from hesscomp.workflows.progress import Progress
 
 RATE = 5e10  # operations a second, where nothing else is known
 FLOPS = 8  # of a network's Hessian for each parameter, row and column
@@ -66,19 +62,18 @@ class PlanRequest(
 
     n: int | None = count(None, metavar="N", help="parameters, such as 1e8")
     rows: int | None = count(None, metavar="M", help="rows of the data, on all ranks")
+    ranks: int = count(group="compression", metavar="P", help="MPI ranks")
+    rank: int = count(40, group="compression", metavar="K", help="eigenpairs wanted")
     method: str = option(
         "auto", choices=("auto", *METHODS), group="compression", help="of compression"
     )
     psd: bool = option(False, group="compression", help="with `n`: semidefinite, so nystrom")
-    panel: int | None = count(
-        None, group="compression", metavar="B",
-        help=f"with `layout` rows: columns gathered at once; default {PANEL}",
-    )  # fmt: skip
+    dtype: str = option(
+        "float32", choices=("float32", "float64"), group="compression", help="of the products"
+    )
 
     def _check(self) -> None:
         super()._check()
-        if self.layout != "rows":
-            refuse(self, ("panel",), f"`layout` {self.layout}; take `layout` rows")
         if self.n is None:
             for name in ("psd", "rate"):
                 if getattr(self, name):
@@ -109,7 +104,8 @@ def _sizes(request: PlanRequest, n: int, rows: int, psd: bool) -> Request:
         n=n,
         rows=rows,
         method=method,
-        panel=request.panel or PANEL,
+        ranks=request.ranks,
+        dtype=request.dtype,
         auto=request.method == "auto",
         product_bytes=request.memory_limit or PRODUCT_BYTES,
         row_bytes=request.row_bytes or 0.0,
@@ -123,7 +119,9 @@ def _machine(request: PlanRequest) -> Machine:
     return Machine(**{name: value for name, value in given.items() if value is not None})
 
 
-def measured_plan(request: PlanRequest, of, world, progress=None) -> Plan:
+def measured_plan(
+    request: PlanRequest, of: "CompressRequest", world: "World", progress: "Progress | None" = None
+) -> Plan:
     """Plan a compression of a problem, which is loaded and timed on the ranks here. Collective.
 
     Parameters
@@ -161,6 +159,7 @@ def measured_plan(request: PlanRequest, of, world, progress=None) -> Plan:
     sizes = _sizes(request, operator.n, rows, operator.psd)
     sizes = replace(
         sizes,
+        dtype=curvature.problem.dtype,
         row_bytes=max(held - world.size * VECTORS * NUMBER * operator.n, 0) / rows
         if request.row_bytes is None
         else request.row_bytes,

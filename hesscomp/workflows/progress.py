@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hesscomp.factors import Factor, save_factor
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.storage import files
 
-Progress = Callable[[object], object]
+Progress = Callable[[object], None]
 
 
 def silent(event: object) -> None:
@@ -23,9 +24,13 @@ def silent(event: object) -> None:
 
 @dataclass(frozen=True)
 class Columns:
-    """How many product columns a piece of work has taken so far; the last one says that it ends."""
+    """How many product columns a piece of work has taken so far; the last one says that it ends.
+
+    It takes `total` at most, rounded up to whole blocks; None where that is not known.
+    """
 
     done: int
+    total: int | None = None
     finished: bool = False
 
 
@@ -34,13 +39,19 @@ def counted(world: World, progress: Progress) -> Iterator[None]:
     """Tell of the product columns of a block after each product."""
     ledger = world.ledger
     first = ledger.columns
-    progress(Columns(0))
-    ledger.listener = lambda ledger: progress(Columns(ledger.columns - first))
+    ledger.expected = None
+
+    def tell(ledger: Ledger, finished: bool = False) -> None:
+        total = None if ledger.expected is None else ledger.expected - first
+        progress(Columns(ledger.columns - first, total, finished))
+
+    tell(ledger)
+    ledger.listener = tell
     try:
         yield
     finally:
         ledger.listener = None
-        progress(Columns(ledger.columns - first, finished=True))
+        tell(ledger, finished=True)
 
 
 def check_outputs(world: World, *paths) -> None:

@@ -17,5 +17,5 @@ def parse_bytes(text: str) -> float:
 
 def format_bytes(size: float) -> str:
     """Such as 1.5 GiB."""
-    unit = max((name for name in UNITS if UNITS[name] <= max(size, 1)), key=UNITS.get)
+    unit = max((name for name in UNITS if UNITS[name] <= max(size, 1)), key=UNITS.__getitem__)
     return f"{size / UNITS[unit]:.3g} {unit}{'iB' if unit else 'B'}"

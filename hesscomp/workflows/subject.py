@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hesscomp.datasets import Dataset, fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
@@ -17,6 +18,9 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
 from hesscomp.workflows.progress import Progress, silent
 from hesscomp.workflows.sizes import format_bytes, parse_bytes
+
+if TYPE_CHECKING:
+    from hesscomp.problems.problem import Problem
 
 RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
 NAMED_DATA = f"{', '.join(NAMED)}, or a file"
@@ -118,7 +122,7 @@ class ProblemRequest(
     )  # fmt: skip
 
     def _check(self) -> None:
-        named = NAMED_PROBLEMS.get(self.problem)
+        named = NAMED_PROBLEMS.get(self.problem or "")
         network = self.model is not None or (named is not None and named.network is not None)
         if network and self.features != "raw":
             raise InputError(f"`features` {self.features} does not go with a network")
@@ -167,7 +171,7 @@ class Subject:
         None where a function of the user's makes the problem.
     """
 
-    problem: object
+    problem: "Problem"
     recipe: Recipe | None
     data: Dataset | None = None
 
@@ -182,13 +186,14 @@ def make_problem(request: ProblemRequest, world: World, progress: Progress = sil
     InputError
         For data, a model or a function that cannot be used.
     """
-    named = NAMED_PROBLEMS.get(request.problem)
+    named = NAMED_PROBLEMS.get(request.problem or "")
     if request.model is not None:
         subject = _from_model_file(request, world, progress)
     elif named is not None and named.network is not None:
         subject = _named(request, world, progress)
     elif request.problem is None or named is not None:
-        data, problem = make_logistic(request, world, progress, named and named.data)
+        source = None if named is None else named.data
+        data, problem = make_logistic(request, world, progress, source)
         return Subject(problem, None, data)
     else:
         subject = Subject(_from_python(request, world), ANY)
@@ -205,8 +210,10 @@ def read_data(
     source: str | None = None,
 ) -> Dataset:  # fmt: skip
     """The data set of a request, or else of `source`; tells which columns it is made of."""
+    named = request.data or source
+    assert named is not None  # a request without data is of a named problem
     dataset = load_dataset(
-        request.data or source,
+        named,
         world,
         format=request.format,
         label=request.label,
@@ -214,7 +221,7 @@ def read_data(
         targets=targets,
     )
     if dataset.label_name is not None:
-        names = [name or "(no name)" for name in dataset.feature_names]
+        names = [name or "(no name)" for name in dataset.feature_names or ()]
         more = "" if len(names) <= SHOWN else f", ... {names[-1]}"
         progress(
             f"label: {dataset.label_name}; {len(names)} "
@@ -229,7 +236,7 @@ def make_logistic(
     """The data set (lifted if asked) and its logistic regression problem. Collective."""
     dtype = request.dtype or "float32"
     dataset = read_data(request, world, progress, "signs", source)
-    if request.features == "fourier":
+    if request.feature_count is not None and request.bandwidth is not None:
         dataset = fourier_features(
             dataset,
             world,
@@ -257,7 +264,9 @@ def start_tensorflow(world: World) -> None:
 
 
 def _named(request: ProblemRequest, world: World, progress: Progress) -> Subject:
+    assert request.problem is not None
     named = NAMED_PROBLEMS[request.problem]
+    assert named.network is not None
     source = named.data
     if source == "mnist" and request.data is None and not os.environ.get(FOLDER):
         source = "mnist-sample"
@@ -271,6 +280,7 @@ def _named(request: ProblemRequest, world: World, progress: Progress) -> Subject
 
 
 def _from_model_file(request: ProblemRequest, world: World, progress: Progress) -> Subject:
+    assert request.model is not None and request.loss is not None
     targets = request.targets or TARGETS_OF.get(request.loss, "values")
     data = read_data(request, world, progress, targets)
     start_tensorflow(world)
@@ -299,8 +309,10 @@ def _network(model, loss: str, data: Dataset, request: ProblemRequest, world: Wo
 
 def _from_python(request: ProblemRequest, world: World):
     """What the user's function makes of the world."""
+    assert request.problem is not None
     module, _, name = request.problem.partition(":")
     start_tensorflow(world)
+    from hesscomp.problems.contract import check_attributes
     from hesscomp.problems.problem import Problem
 
     if os.getcwd() not in sys.path:  # as `python -m` has it, and the script of `hesscomp` not
@@ -320,4 +332,6 @@ def _from_python(request: ProblemRequest, world: World):
             f"`problem` {request.problem}: returned a {type(problem).__name__}; return a "
             "KerasProblem, FunctionProblem or another hesscomp.problems.problem.Problem"
         )
+    with world.phase("checking the problem"):
+        check_attributes(problem)
     return problem

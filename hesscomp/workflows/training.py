@@ -1,6 +1,7 @@
 """Any optimizer on any problem."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hesscomp.errors import InputError
 from hesscomp.options import option
@@ -10,8 +11,12 @@ from hesscomp.workflows.output import run_folder
 from hesscomp.workflows.progress import Progress, check_outputs, save_vector, silent, write
 from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, make_problem
 
+if TYPE_CHECKING:  # what loads TensorFlow
+    from hesscomp.optimizers.loop import TrainResult
+    from hesscomp.problems.evaluation import Evaluation
+
 FIRST_ORDER = ("sgd", "adam", "adabelief")
-NAMES = ("newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
+NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 HELP = ("help",)  # settings that ask what settings there are
 BATCH = "share of the rows that a step draws for it, or above 1 a number of rows"
 
@@ -103,8 +108,8 @@ class Training:
         asked, whether it did not diverge.
     """
 
-    result: object
-    test: object
+    result: "TrainResult"
+    test: "Evaluation | None"
     succeeded: bool
 
 

@@ -4,6 +4,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
 from hesscomp.errors import InputError
@@ -25,7 +27,7 @@ class TrajectoryPoint:
 
     point: str
     rank: int
-    eigenvalues: object
+    eigenvalues: np.ndarray
     relative_error: float
     converged: bool
     columns: int
@@ -81,7 +83,9 @@ def trajectory(
             x = make_point(request, subject, progress, place)
             curvature = make_operator(request, problem, x)
             folder = None if request.run is None else Path(request.run) / f"point-{number:04d}"
-            operator = journals.enter_context(curvature.journaled(folder, request.facts()))
+            operator = journals.enter_context(
+                curvature.journaled(folder, request.facts(CompressionOptions))
+            )
             with world.ledger.timed("compress"), counted(world, progress):
                 factor = _next(operator, factor, request)
             label = Path(place).name

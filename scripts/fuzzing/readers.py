@@ -32,6 +32,7 @@ from hesscomp.cli.tables import factor_table, trajectory_table
 from hesscomp.datasets import load_dataset
 from hesscomp.factors import (
     Certificate,
+    Diagonal,
     LowRank,
     Provenance,
     is_trajectory,
@@ -213,6 +214,9 @@ def factors() -> list[bytes]:
     return written(
         lambda path: save_factor(factor(), path),
         lambda path: save_factor(factor(), path, dtype="float32", compress=True),
+        lambda path: save_factor(
+            Diagonal(np.ones(N), certificate=Certificate(0.1, 4.0), blocks=factor().blocks), path
+        ),
         lambda path: save_factor(
             LowRank(np.ones(0), np.ones((3, 0)), certificate=Certificate(0.0, 1.0)), path
         ),

@@ -6,6 +6,7 @@ V (n, k). They may be called inside a `tf.function`.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.operation import Unsupported
@@ -35,7 +36,7 @@ class Engine(ABC):
     copies: int
 
     @property
-    def data(self) -> "Engine":
+    def data(self) -> Self:
         """The engine of the data term alone, without penalties on the parameters."""
         return self
 

@@ -37,7 +37,7 @@ class LayerwiseEngine(NetworkEngine):
         self.index = {id(variable): i for i, variable in enumerate(variables)}
 
     @property
-    def affine(self) -> bool:
+    def affine(self) -> bool:  # type: ignore[override]  # nothing sets it
         """Whether the output is an affine function of the parameters."""
         places = self._places(None)
         moving, affine = self._moving(places), [True]
