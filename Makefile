@@ -58,7 +58,7 @@ install: $(RUN)  ## make .venv and install hesscomp in it (editable)
 demo: $(RUN)  ## Newton on the Adult data on 2 ranks; results and plots in out/
 	@mkdir -p out
 	$(MPIEXEC) -n 2 $(BIN)/hesscomp newton --data adult --solver pcg --rank 40 \
-		--factor-out out/adult-factor.h5 --report out/adult-report.json \
+		--factor-out out/adult-factor.h5 --json out/adult-report.json \
 		--plot out/adult-convergence.png
 	$(BIN)/hesscomp plot out/adult-factor.h5 --out out/adult-spectrum.png
 	$(BIN)/hesscomp inspect out/adult-factor.h5

@@ -5,7 +5,7 @@ import scipy.linalg
 
 
 def sorted_eigh(T: np.ndarray) -> np.ndarray:
-    """Eigenpairs of a small symmetric matrix by decreasing |w|, stacked: row 0 is w, below it S.
+    """Return eigenpairs of a small symmetric matrix by decreasing |w|: row 0 is w, then S.
 
     Signs are canonical: each eigenvector's entry of largest magnitude is positive.
     """
@@ -17,17 +17,17 @@ def sorted_eigh(T: np.ndarray) -> np.ndarray:
 
 
 def dropped_squares(eigenvalues: np.ndarray) -> np.ndarray:
-    """(k + 1,) sums of the squares that keeping the leading 0, 1, ..., k eigenvalues drops."""
+    """Return the (k + 1,) sums of squares that keeping 0, 1, ..., k eigenvalues drops."""
     return np.append(np.cumsum(eigenvalues[::-1] ** 2)[::-1], 0.0)
 
 
 def leading_eigenvectors(gram: np.ndarray, count: int) -> np.ndarray:
-    """Eigenvectors of a small semidefinite matrix's `count` largest eigenvalues, largest first."""
+    """Return the eigenvectors of a semidefinite matrix's `count` largest eigenvalues, in order."""
     return np.linalg.eigh(gram)[1][:, ::-1][:, :count]
 
 
 def inverse_cholesky(core: np.ndarray) -> np.ndarray:
-    """L^-T, where L L^T is the symmetric part of the core; LinAlgError where it is not definite."""
+    """Return L^-T for L L^T, the core's symmetric part; LinAlgError if it is not definite."""
     lower = np.linalg.cholesky((core + core.T) / 2)
     identity = np.eye(len(core))
     return scipy.linalg.solve_triangular(lower, identity, lower=True, check_finite=False).T

@@ -18,18 +18,18 @@ OUT_OF_MEMORY = (
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks and control characters: it may quote what a file holds."""
+    """Return a text without line breaks and control characters: it may quote what a file holds."""
     marks = (mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
     return "".join(" " if mark in ("\\n", "\\r", "\\t") else mark for mark in marks)
 
 
 def reason(error: object) -> str:
-    """What somebody else's error, or a file, says: one line, and not a long one."""
+    """Return what somebody else's error, or a file, says: one line, and not a long one."""
     return one_line(" ".join(COLOURS.sub("", str(error)).split()))[:MOST]
 
 
 def describe(error: BaseException) -> str:
-    """What a user is told of an error: one line; of one that nobody foresaw, also where it was."""
+    """Return an error's message: one line, and for an unforeseen error also where it was."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or error}"
     if isinstance(error, HesscompError):
@@ -44,18 +44,18 @@ def describe(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The line that raised an error."""
+    """Return the line that raised an error."""
     frames = traceback.extract_tb(error.__traceback__)
     return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
 
 
 def whole_story(error: BaseException) -> str:
-    """The traceback of an error where the user asked for it, with a line break; else nothing."""
+    """Return the traceback of an error, after a line break, if the user requested it."""
     return "\n" + "".join(traceback.format_exception(error)) if os.environ.get(TRACEBACK) else ""
 
 
 def some(names: Iterable[str]) -> str:
-    """The first of some names, in words."""
+    """Return the first of some names, in words."""
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(name[:40] for name in names[:SHOWN]) + more

@@ -1,7 +1,7 @@
 """An option: a dataclass field that carries its default, range, choices, help and unit.
 
-The parsers of the command line, the checks of values and the JSON schema are made of these fields.
-In texts a parameter stands in backquotes; the command line shows it as its own users write it.
+The parsers of the command line, the checks of values and the JSON schema come from these fields.
+Texts put a parameter in backquotes; the command line shows it as its flag.
 """
 
 import math
@@ -22,14 +22,14 @@ KEY = "option"  # of a field's metadata
 
 @dataclass(frozen=True)
 class Option:
-    """What is said of one option.
+    """The description of one option.
 
     Attributes
     ----------
     help : str or None
-        A phrase. A field without one is no option for users, only checked.
+        A phrase. A field without one is checked but not offered to users.
     unit : str or None
-        Of a number, such as "seconds".
+        The unit of a number, such as "seconds".
     low, high : number or None
         The smallest and the largest value.
     above, below : number or None
@@ -37,25 +37,27 @@ class Option:
     choices : tuple of str or None
         The values allowed.
     metavar : str or None
-        What stands for the value in usage messages.
+        The placeholder of the value in usage messages.
     flag : str
         The name on the command line: by default `--name`; without dashes, a positional argument.
+    former : str
+        The name that the option had in the last version, which this one accepts with a warning.
     group, about : str or None
-        The title under which help lists it, and what is said there; by default its class's.
+        The title under which help lists it, and the text there; by default those of its class.
     one_of : str or None
-        Of the options with the same word here, at most one is given.
+        At most one of the options with the same word here may be given.
     parse : callable or None
-        Makes a value of a text; raises InputError. By default the field's type does.
+        Makes a value from a text, or raises InputError; by default the field's type.
     required : bool
-        Whether commands must be given it, even where it has a default, since who calls from Python
-        has the result in hand.
+        Whether the command line must give it, even where it has a default: a caller in Python has
+        the result in hand and need not name a file.
     unbounded : bool
-        Whether infinity is a value.
+        Whether infinity is allowed.
     may_be_empty : bool
-        Of a tuple: whether it may be given without a value.
+        Whether a tuple may be given without a value.
     name, default, kinds, many
-        Of the field: its name, its default (`dataclasses.MISSING` for none), the types of a value,
-        and whether there are many of them, in a tuple.
+        The field's name, its default (`dataclasses.MISSING` for none), the types of a value, and
+        whether it is a tuple of such values.
     """
 
     help: str | None = None
@@ -67,6 +69,7 @@ class Option:
     choices: tuple[str, ...] | None = None
     metavar: str | None = None
     flag: str = ""
+    former: str = ""
     group: str | None = None
     about: str | None = None
     one_of: str | None = None
@@ -118,7 +121,7 @@ JSON = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
 def option(default=MISSING, **said):
-    """A field with what is said of it: attributes of `Option`."""
+    """Return a dataclass field with attributes of `Option`."""
     return field(default=default, metadata={KEY: Option(**said)})
 
 
@@ -129,8 +132,8 @@ def _number(bound: float) -> str:
 class Options:
     """Base of frozen dataclasses whose fields are options; they compose by inheritance.
 
-    Values out of range are refused when an instance is made. Subclasses refuse in `_check` what
-    does not go together; they call that of their other parts.
+    A new instance refuses values out of range. Subclasses refuse contradictions in `_check`, and
+    call the `_check` of their other parts.
     """
 
     GROUP: ClassVar[tuple[str | None, str | None]] = (None, None)
@@ -156,9 +159,9 @@ class Options:
 
 @cache
 def described(cls: type, told: bool = True) -> list[Option]:
-    """The options of a class, those of its first part first, its own last.
+    """Return the options of a class, those of its first part first, its own last.
 
-    `told` leaves out those that have no help.
+    `told` leaves out the options that have no help.
     """
     there, hints = {part.name: part for part in fields(cls)}, get_type_hints(cls)
     owners: dict[str, type] = {}
@@ -191,12 +194,12 @@ def _complete(part: Field, hint, owner) -> Option:
 
 
 def values(options: Options, part: type) -> dict[str, Any]:
-    """The options of a part, with the values that they have."""
+    """Return the values of the options of a part, by name."""
     return {each.name: getattr(options, each.name) for each in described(part)}
 
 
 def schema(cls: type) -> dict:
-    """A JSON schema of a class of options: types, ranges, choices, defaults and help."""
+    """Return the JSON schema of a class of options: types, ranges, choices, defaults, help."""
     properties = {}
     for each in described(cls):
         bounds = {
@@ -227,13 +230,13 @@ def schema(cls: type) -> dict:
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded(Options, group="numbers"):
-    """What is random has a seed."""
+    """The seed of all that is random."""
 
-    seed: int = option(0, low=0, high=2**32 - 1, metavar="S", help="of all random numbers")
+    seed: int = option(0, low=0, high=2**32 - 1, metavar="S", help="seed of all random numbers")
 
 
 def refuse(options, names: tuple[str, ...], what: str) -> None:
-    """Refuse options that are given and would change nothing."""
+    """Refuse options that are given although they would change nothing."""
     for name in names:
         if getattr(options, name, None) is not None:
             raise InputError(f"`{name}` does not go with {what}")

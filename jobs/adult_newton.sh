@@ -23,6 +23,6 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 mkdir -p "$out"
 mpiexec -n "$ranks" hesscomp newton --data adult --solver pcg --rank 40 \
     --factor-out "$out/adult-factor.h5" \
-    --report "$out/adult-report.json" \
+    --json "$out/adult-report.json" \
     --plot "$out/adult-convergence.png" \
     "$@"

@@ -5,7 +5,7 @@ import scipy.linalg
 
 from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.factors import Factor, LowRank, compare, from_contents, load_factor, save_factor
-from hesscomp.parallel.layout import Replicated, Rows
+from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.world import World
 
 N = 150
@@ -147,7 +147,7 @@ def check_copies(factor: Factor, folder) -> None:
     kept = from_contents(factor.contents(), factor.certificate, Replicated(n))
     assert not kept.is_blank and type(factor).blank(n).is_blank
     if factor.world is not None:
-        same_arrays(whole.in_layout(Rows(n, factor.world)).in_layout(whole.layout), whole)
+        same_arrays(whole.in_layout(RowLayout(n, factor.world)).in_layout(whole.layout), whole)
     alone = layout.name == "replicated"  # each rank then writes, in a folder of its own
     path = folder / "factor.h5"
     save_factor(whole.in_layout(Replicated(n)) if alone else factor, path)

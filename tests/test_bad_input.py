@@ -40,7 +40,7 @@ from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
 from hesscomp.storage.hdf5 import CheckedFile
 from hesscomp.storage.xz import open_xz
-from hesscomp.workflows.sizes import parse_bytes
+from hesscomp.workflows.byte_sizes import parse_bytes
 from hesscomp.workflows.training import NAMES
 
 
@@ -114,7 +114,7 @@ FACTORS = {
     "sequence": (sequence, "an attribute is a sequence of variable length"),
     "utf8": (attribute("method", np.bytes_(b"\xff"), "provenance"), "cannot be read"),
     "external": (replaced("eigenvalues", shape=(2,), dtype="f8", external="/etc/passwd"),
-                 "no data set stored in this file"),
+                 "not a data set stored in this file"),
 }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def test_damaged_parts_of_a_virtual_data_set_are_refused(case, tmp_path):
     with h5py.File(path, "w") as file:
         file.create_virtual_dataset("X", layout)
         file["y"] = np.ones(4)
-    assert "no data set stored in this file" in refused(read_data, path)
+    assert "not a data set stored in this file" in refused(read_data, path)
     data = bytearray(path.read_bytes())
     at = data.index(b"rows\0part\0") - 8
     assert data[at + 18 : at + 26] == b"\2\0\0\0\1\0\0\0" and data[at + 34] == 2
@@ -225,7 +225,7 @@ def many_names(file) -> None:
 CHECKPOINTS = {
     "format": (attribute("format", "other"), "'other', not 'hesscomp-checkpoint'"),
     "formats": (attribute("format", np.array([b"a", b"b"])), " checkpoint"),
-    "step": (attribute("step", "many"), "attribute step is missing or no count"),
+    "step": (attribute("step", "many"), "attribute step is missing or not a count"),
     "events": (attribute("events", "[1, 2]", "history"), "cannot be read as a checkpoint"),
     "deep": (attribute("events", "[" * 9999, "history"), "cannot be read as a checkpoint"),
     "type": (replaced("arrays/x", data=np.array([b"a"])), "/arrays/x has type"),
@@ -430,7 +430,7 @@ def test_sizes_are_finite_or_refused(text):
     try:
         assert 0 < parse_bytes(text) < np.inf
     except InputError as error:
-        assert "is no size" in str(error) and str(error).isprintable()
+        assert "is not a number of bytes" in str(error) and str(error).isprintable()
 
 
 SETTINGS = ["", "=", "=1", "absent=1", "NAME", "NAME=", "NAME==1", "NAME=many", "NAME=nan",
@@ -514,7 +514,7 @@ def test_values_of_options(command, capsys):
         (["--blocks="], "needs the name of at least one parameter block"),
         (["--blocks", "a,coefficients"], "no parameter block is called a; they are coefficients"),
         (["--memory-limit", "1G"], "--memory-limit does not go with logistic regression"),
-        (["--memory-limit", "0"], "--memory-limit: 0: is no size"),
+        (["--memory-limit", "0"], "--memory-limit: 0: is not a number of bytes"),
         (["--ridge", "nan"], "--ridge must be at least 0, not nan"),
         (["--seed", "-1"], "--seed must be at least 0 and at most 4294967295, not -1"),
     ],

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.linalg import subspace_angles
 
-from hesscomp.cli.main import main
+from hesscomp.cli.arguments import warn_of_old_names
+from hesscomp.cli.main import main, parse
 from hesscomp.factors import Certificate, LowRank, Provenance, load_factor, save_factor
 from hesscomp.parallel.world import World
 
@@ -38,7 +39,7 @@ def test_newton_on_two_ranks_end_to_end(run_ranks, in_tmp):
     done = run_ranks(
         2,
         ["newton", "--data", "adult", "--solver", "pcg", "--dtype", "float64", "--tol", "1e-9",
-         "--factor-out", "f.h5", "--report", "r.json", "--plot", "p.png"],
+         "--factor-out", "f.h5", "--json", "r.json", "--plot", "p.png"],
         cwd=in_tmp,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -93,7 +94,7 @@ def test_compress_and_use_the_point_of_another_factor(run_ranks, in_tmp):
     done = run_ranks(
         1,
         ["compress", "--data", "d.csv", "--tolerance", "0.5", "--at", "a.h5", "--out", "b.h5",
-         "--report", "b.json"],
+         "--json", "b.json"],
         cwd=in_tmp,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -117,7 +118,7 @@ BAD_CALLS = {
     "columns": (["newton", "--data", "columns.csv"], "row 50"),
     "label": (["newton", "--data", "label.csv"], "row 3"),
     "output folder": (
-        ["newton", "--data", "good.csv", "--report", "no/such/r.json"],
+        ["newton", "--data", "good.csv", "--json", "no/such/r.json"],
         "no/such/r.json",
     ),
     "picture": (["newton", "--data", "good.csv", "--plot", "p.xyz"], ".png"),
@@ -132,12 +133,12 @@ BAD_CALLS = {
     "method": (["newton", "--data", "good.csv", "--method", "eigh"], "--method goes with"),
     "trained": (
         ["train", "--data", "good.csv", "--optimizer", "sgd", "--at", "trained"],
-        "--at trained: that is what train is for",
+        "--at trained: training must start elsewhere",
     ),
     "rank": (["compress", "--data", "good.csv", "--rank", "0", "--out", "o.h5"], "rank must be"),
     "threads": (["newton", "--data", "good.csv", "--threads", "0"], "--threads"),
     "same output": (
-        ["newton", "--data", "good.csv", "--report", "r", "--factor-out", "r"],
+        ["newton", "--data", "good.csv", "--json", "r", "--factor-out", "r"],
         "same name",
     ),
 }
@@ -284,3 +285,15 @@ def test_reproducible_factors_on_one_and_five_ranks(run_ranks, tmp_path, layout)
         assert main(["repack", str(out)]) == 0
         assert not list(tmp_path.glob("5.h5.*.slab"))
         np.testing.assert_array_equal(load_factor(out).eigenvectors, first.eigenvectors)
+
+
+def test_names_of_the_last_version_are_accepted_with_a_warning(caplog):
+    words = ["newton", "--data", "adult", "--max-iter", "2", "--report=r.json"]
+    options = parse(words)
+    assert (options.max_steps, options.json) == (2, "r.json")
+    warn_of_old_names(options)
+    assert [record.getMessage() for record in caplog.records] == [
+        "--max-iter is now --max-steps; the next version refuses --max-iter",
+        "--report is now --json; the next version refuses --report",
+    ]
+    assert not parse(["newton", "--data", "adult", "--max-steps", "2"]).renamed

@@ -22,7 +22,7 @@ def made(tmp_path, monkeypatch):
     X = rng.standard_normal((60, 12)) * 0.8 ** np.arange(12)
     np.savez("d.npz", X=X, y=np.where(X[:, 0] > 0, 1, -1))
     request = DiagonalRequest(
-        data="d.npz", columns=12, dtype="float64", ridge=0.1, out="d.h5", report="d.json"
+        data="d.npz", columns=12, dtype="float64", ridge=0.1, out="d.h5", json="d.json"
     )
     said = []
     result = diagonal(request, World.serial(), said.append)

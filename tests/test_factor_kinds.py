@@ -21,7 +21,7 @@ from hesscomp.factors import (
 )
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.matrix import MatrixOperator
-from hesscomp.parallel.layout import Replicated, Rows
+from hesscomp.parallel.layout import Replicated, RowLayout
 
 pytestmark = pytest.mark.ranks(most=4)
 
@@ -62,7 +62,7 @@ def test_every_kind_is_made_here():
 @pytest.mark.parametrize("signed", [False, True])
 def test_a_factor_in_either_layout(world, kind, n, signed, shared_tmp, tmp_path):
     check_factor(made(kind, n, signed, Replicated(n, world)), tmp_path)
-    check_factor(made(kind, n, signed, Rows(n, world)), shared_tmp)
+    check_factor(made(kind, n, signed, RowLayout(n, world)), shared_tmp)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,7 +106,7 @@ def test_the_diagonal_of_an_operator(world, layout, columns, shared_tmp, tmp_pat
     """Its certificate is the error: of all that is off the diagonal, and of the estimate."""
     A = matrix("polynomial", signs=True) + np.diag(np.linspace(1.0, 2.0, 150))
     operator = Sharded(A, world, False).in_layout(
-        Rows(150, world) if layout == "rows" else Replicated(150, world)
+        RowLayout(150, world) if layout == "rows" else Replicated(150, world)
     )
     factor = diagonal_factor(operator, columns)
     error = np.linalg.norm(A - factor.to_dense())
@@ -150,8 +150,8 @@ def test_singular_diagonals(tmp_path):
 
 def test_a_file_of_another_kind_is_replaced_with_its_slabs(world, shared_tmp):
     path, n = shared_tmp / "factor.h5", 12
-    save_factor(made("low-rank", n, True, Rows(n, world)), path)
-    save_factor(made("diagonal", n, True, Rows(n, world)), path)
+    save_factor(made("low-rank", n, True, RowLayout(n, world)), path)
+    save_factor(made("diagonal", n, True, RowLayout(n, world)), path)
     world.gather(None)
     assert [file.name for file in shared_tmp.iterdir()] == ["factor.h5"]
     assert load_factor(path).kind == "diagonal"

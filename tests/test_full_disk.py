@@ -18,7 +18,7 @@ from hesscomp.cli.main import main
 from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, save_factor
 from hesscomp.factors.trajectory import trajectory_writer
-from hesscomp.parallel.layout import Replicated, Rows
+from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
 from hesscomp.runs.history import History
@@ -67,7 +67,7 @@ def write_product(path, n):
 WRITERS = {
     "f.h5": lambda path, n: save_factor(factor(n), path),
     "phase.h5": lambda path, n: save_factor(factor(n, Replicated(n, World.serial())), path),
-    "slabs.h5": lambda path, n: save_factor(factor(n, Rows(n, World.serial())), path),
+    "slabs.h5": lambda path, n: save_factor(factor(n, RowLayout(n, World.serial())), path),
     "t.h5": write_trajectory,
     "r.json": lambda path, n: write_json(path, {"history": [1 / 3] * n}),
     "h.csv": lambda path, n: History([{"f": 1 / 3}] * n).write_csv(path),

@@ -69,7 +69,7 @@ def test_newton_and_compress_give_what_they_give_on_one_host(hosts, run_ranks):
     compress = ["compress", "--data", "adult", "--rank", "8", "--layout", "rows", "--reproducible"]
     for where in ("hosts", "here"):
         for command in (
-            [*newton, "--report", f"{where}.json", "--factor-out", f"{where}-newton.h5"],
+            [*newton, "--json", f"{where}.json", "--factor-out", f"{where}-newton.h5"],
             [*compress, "--threads", "1", "--out", f"{where}.h5"],
         ):
             if where == "hosts":

@@ -169,7 +169,7 @@ BAD_PRODUCTS = {
     "inputs": (crafted("inputs", np.full((2, 9), np.nan)), "the product of another block"),
     "no inputs": (crafted("inputs", np.zeros(())), "the product of another block"),
     "kind": (lambda file: file.attrs.create("kind", [1, 2]), "cannot be read as a product"),
-    "version": (lambda file: file.attrs.create("format_version", [1, 1]), "no count"),
+    "version": (lambda file: file.attrs.create("format_version", [1, 1]), "not a count"),
 }
 
 

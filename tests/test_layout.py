@@ -19,7 +19,7 @@ from hesscomp.factors import compare, load_factor, save_factor
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel import world as world_module
 from hesscomp.parallel.exact import sum_blocks
-from hesscomp.parallel.layout import Replicated, Rows
+from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.memory import available_bytes
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -50,7 +50,7 @@ def dense_of_rows(factor) -> np.ndarray:
 def test_operations_of_the_row_layout(world, n):
     rng = np.random.default_rng(0)
     A, B, S = (rng.standard_normal(shape) for shape in ((n, 5), (n, 3), (5, 4)))
-    for layout in (Rows(n, world), Rows(n, World(world.comm, reproducible=True))):
+    for layout in (RowLayout(n, world), RowLayout(n, World(world.comm, reproducible=True))):
         a, b = layout.local(A), layout.local(B)
         assert a.shape == (layout.rows, 5)
         np.testing.assert_array_equal(layout.whole(a), A)
@@ -75,7 +75,7 @@ def test_operations_of_the_row_layout(world, n):
 
 @pytest.mark.parametrize("panel", [1, 4, 64])
 def test_operators_in_rows(world, panel):
-    A, layout = matrix("polynomial", True), Rows(N, world, panel)
+    A, layout = matrix("polynomial", True), RowLayout(N, world, panel)
     V = np.random.default_rng(3).standard_normal((N, 9))
     ledger = world.ledger
     sharded = Sharded(A, world, False).in_rows(panel)
@@ -110,12 +110,12 @@ def test_what_is_not_finite_is_noticed_on_all_ranks(world):
     A = matrix("polynomial")
     A[0, 0] = np.nan
     with pytest.raises(NumericalError, match="not finite"):
-        Sharded(A, world, True).in_rows() @ Rows(N, world).units(np.array([0]))
+        Sharded(A, world, True).in_rows() @ RowLayout(N, world).units(np.array([0]))
 
 
 def test_counts_that_mpi_could_not_hold_are_cut(world, monkeypatch):
     monkeypatch.setattr(world_module, "CHUNK", 3 * N)
-    A, layout = matrix("equal"), Rows(N, world, panel=10)
+    A, layout = matrix("equal"), RowLayout(N, world, panel=10)
     V = np.random.default_rng(3).standard_normal((N, 10))
     product = Sharded(A, world, True).in_layout(layout) @ layout.local(V)
     np.testing.assert_allclose(product, layout.local(A @ V), atol=1e-12)
@@ -125,7 +125,7 @@ def test_counts_that_mpi_could_not_hold_are_cut(world, monkeypatch):
 # Orthonormalisation
 
 
-@pytest.mark.parametrize("kind", [Replicated, Rows])
+@pytest.mark.parametrize("kind", [Replicated, RowLayout])
 def test_orthonormalisation_and_where_it_breaks(world, kind):
     n, l = 300, 12
     rng = np.random.default_rng(0)
@@ -156,9 +156,9 @@ def test_orthonormalisation_and_where_it_breaks(world, kind):
 
 
 def test_tsqr_with_fewer_rows_than_columns_on_a_rank(world):
-    layout = Rows(9, world)
+    layout = RowLayout(9, world)
     Y = layout.local(np.random.default_rng(0).standard_normal((9, 8)))
-    for world_like in (layout, Rows(9, World(world.comm, reproducible=True))):
+    for world_like in (layout, RowLayout(9, World(world.comm, reproducible=True))):
         Q = tsqr(Y, world_like)
         assert np.abs(world_like.inner(Q, Q) - np.eye(8)).max() <= 1e-13
 
@@ -367,7 +367,7 @@ def test_a_factor_file_cannot_point_elsewhere(world, shared_tmp, name):
             layout = h5py.VirtualLayout((N, 4), "f8")
             layout[:] = h5py.VirtualSource(name, "eigenvectors", (N, 4))
             file.create_virtual_dataset("eigenvectors", layout)
-        with pytest.raises(InputError, match="no slab beside it"):
+        with pytest.raises(InputError, match="not a slab beside it"):
             load_factor(path)
 
 

@@ -23,7 +23,7 @@ from hesscomp.factors import load_factor, load_trajectory, save_factor, trajecto
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.optimizers.first_order import Adam
 from hesscomp.optimizers.loop import Stopping, train
-from hesscomp.optimizers.recipe import follow
+from hesscomp.optimizers.recipe import train_by_recipe
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -147,7 +147,7 @@ def test_training_is_keras_adam():
 def test_training_does_not_depend_on_the_number_of_ranks(world):
     recipe = Recipe(epochs=5, batch=50)
     points = [
-        follow(recipe, problem, seed=4).x
+        train_by_recipe(recipe, problem, seed=4).x
         for problem in (tiny_problem(tiny(), world), tiny_problem(tiny()))
     ]
     assert np.linalg.norm(points[0] - points[1]) <= 1e-9 * np.linalg.norm(points[1])
@@ -183,7 +183,7 @@ def test_starts_that_do_not_fit_are_refused(world):
     assert error(compress(A, 5, start=0 * factor), matrix("exponential")) < 1
     with pytest.raises(InputError, match="only method krylov starts from a factor, not eigh"):
         compress(A, 5, start=factor, method="eigh")
-    with pytest.raises(InputError, match="a factor of n = 150 is no start for an operator of"):
+    with pytest.raises(InputError, match="a factor of n = 150 does not fit an operator of"):
         compress(Sharded(np.eye(4), world, True), 2, start=factor)
 
 
@@ -251,7 +251,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
                "--save-point", "x.npy") == 0  # fmt: skip
     assert "trained: Adam, 3 epochs in batches of 100, step 0.001, in " in capsys.readouterr().out
     problem, x = tiny_problem(model), np.load("x.npy")
-    assert np.array_equal(x, follow(Recipe(3), problem).x)
+    assert np.array_equal(x, train_by_recipe(Recipe(3), problem).x)
     wanted = sorted_spectrum(HessianOperator(problem, x).to_dense()[122:, 122:])
     assert np.allclose(load_factor("trained.h5").eigenvalues, wanted, atol=1e-12)
     problem.set_weights(x)
@@ -280,7 +280,7 @@ def test_spectrum_and_update_of_a_network(in_tmp):
     assert run("compress", *common, "--rank", 4, "--at", "initial", "--save-point", "x.npy",
                "--out", "f.h5") == 0  # fmt: skip
     assert run("spectrum", *common, "--at", "x.npy", "--factor", "f.h5", "--out", "s.png",
-               "--curve", "s.json") == 0  # fmt: skip
+               "--json", "s.json") == 0  # fmt: skip
     curve = json.loads((in_tmp / "s.json").read_text())
     F = load_factor("f.h5")
     assert curve["n"] == 9 and curve["operator"] == "hessian"
@@ -341,7 +341,10 @@ def test_a_problem_from_python(in_tmp, capsys):
         (["--model", "two.keras", *MODEL[2:]], "two has 2 outputs; hesscomp takes one"),
         ([*MODEL, "--at", "no/ckpt-*"], "--at no/ckpt-*: no file fits this pattern"),
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
-        (["--problem", "adult-mlp", "--memory-limit", "lots"], "--memory-limit: lots: is no size"),
+        (
+            ["--problem", "adult-mlp", "--memory-limit", "lots"],
+            "--memory-limit: lots: is not a number of bytes",
+        ),
         (["--problem", "mnist-mlp", "--data", "mnist"], "mnist: set HESSCOMP_DATA"),
         ([*LOGISTIC, "--loss", "hinge"], "--loss does not go with logistic regression"),
         ([*LOGISTIC, "--operator", "ggn"], "lacks the capability 'Gauss-Newton matrix'"),
@@ -353,7 +356,7 @@ def test_a_problem_from_python(in_tmp, capsys):
             [*LOGISTIC, "--at", "initial"],
             "lacks the capability 'initial point'; start",
         ),
-        ([], "name the data with --data, or a problem with --problem or --model"),
+        ([], "name one with --data, --problem or --model"),
     ],
 )
 def test_refusals_in_one_line(in_tmp, capsys, arguments, message):
@@ -408,7 +411,7 @@ def test_models_that_claim_more_than_their_files_hold_are_refused(in_tmp):
         ('"units": 3', '"units": 2000000000', "of weights, and"),
         ('"Dense"', '"StringLookup"', "keras.layers.StringLookup"),
         ('"name": "tiny"', '"name": ' + "[" * 5000 + "]" * 5000, "cannot be read as a .keras"),
-        (config, "[]", "config.json is no object"),
+        (config, "[]", "config.json is not an object"),
     ):
         with zipfile.ZipFile("forged.keras", "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in members.items():
@@ -499,13 +502,13 @@ def test_runs_of_normalised_models_go_on_in_another_process(in_tmp, run_command)
     common = [*MODEL, "--check", "off", "--threads", "1"]
     training = ["train", *common, "--optimizer", "sgd", "--run", "training", "--save-every", "1"]
     products = ["compress", *common, "--at", "initial", "--rank", "20", "--run", "products",
-                "--out", "f.h5", "--report", "f.json"]  # fmt: skip
+                "--out", "f.h5", "--json", "f.json"]  # fmt: skip
     for steps, status in ((2, REQUEUE), (3, 0)):
         commands = [[*training, "--max-steps", str(steps)], products]
         done = run_command([sys.executable, "-c", COMMANDS, json.dumps([commands, status])],
                            env={"PYTHONPATH": str(ROOT)})  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert ("the same command goes on from products" in done.stderr) == bool(status)
+        assert ("the same command resumes from products" in done.stderr) == bool(status)
     history = Path("training/history.csv").read_text().splitlines()
     assert [float(row.split(",")[0]) for row in history[1:]] == [0, 1, 2, 3]
     ledger = json.loads(Path("f.json").read_text())["ledger"]
@@ -525,7 +528,7 @@ def test_a_named_problem_says_what_it_took(in_tmp, capsys):
     first, second, *_ = capsys.readouterr().out.split("\n")
     assert first.startswith("data: mnist-sample, 5,000 images; HESSCOMP_DATA names no folder")
     assert second == (
-        "mnist-mlp on mnist-sample: 5000 rows, 11935 parameters; generic engine: asked for"
+        "mnist-mlp on mnist-sample: 5000 rows, 11935 parameters; generic engine: requested"
     )
     F = load_factor("f.h5")
     assert F.blocks == (("dense_2/bias", (10,), 0),)
@@ -566,14 +569,14 @@ def checkpoints(in_tmp):
         problem.set_weights(x)
         (model.save if name.endswith(".keras") else model.save_weights)(name)
         points.append(x)
-        x = follow(Recipe(epochs=2, rate=1e-2), problem, x).x
+        x = train_by_recipe(Recipe(epochs=2, rate=1e-2), problem, x).x
     return problem, points
 
 
 def test_a_trajectory(checkpoints, capsys):
     problem, points = checkpoints
     arguments = ["compress", *MODEL, "--blocks", "hidden", "--rank", "3", "--residual-tolerance",
-                 "1e-3", "--at", "ckpt-*", "--out", "t.h5", "--report", "t.json"]  # fmt: skip
+                 "1e-3", "--at", "ckpt-*", "--out", "t.h5", "--json", "t.json"]  # fmt: skip
     assert run(*arguments) == 0
     found = load_trajectory("t.h5")
     assert found.labels == ("ckpt-1.weights.h5", "ckpt-2.keras", "ckpt-10.weights.h5")
@@ -722,7 +725,7 @@ def test_the_figure(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
     assert run("figure", "mnist-hessian", *MODEL, "--at", "initial", "--rank", 12,
-               "--out", "p.png", "--report", "p.json") == 0  # fmt: skip
+               "--out", "p.png", "--json", "p.json") == 0  # fmt: skip
     assert (in_tmp / "p.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((in_tmp / "p.json").read_text())
     problem = tiny_problem(model)

@@ -522,7 +522,7 @@ def test_subclassed_models(world):
     problem = KerasProblem(
         model, "softmax-cross-entropy", mine(world, X, y), world, dtype="float64"
     )
-    assert problem.engine.name == "generic" and "no graph of layers" in problem.engine.reason
+    assert problem.engine.name == "generic" and "not a graph of layers" in problem.engine.reason
     H, G, _, _ = dense_matrices(model, softmax_loss, X, y)
     check_operator(HessianOperator(problem, problem.initial), H, 1e-11)
     check_operator(GaussNewtonOperator(problem, problem.initial), G, 1e-11)

@@ -131,14 +131,14 @@ def operator_options(start: str, end: str) -> dict[str, Case]:
     }
 
 
-COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --report r.json"
-UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --report r.json"
-UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --report r.json"
-DIAGONAL = "diagonal --columns 8", "--out f.h5 --report r.json"
-SPECTRUM = "spectrum --probes 2 --steps 3", "--out p.png --curve c.json"
+COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --json r.json"
+UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --json r.json"
+UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --json r.json"
+DIAGONAL = "diagonal --columns 8", "--out f.h5 --json r.json"
+SPECTRUM = "spectrum --probes 2 --steps 3", "--out p.png --json c.json"
 TRAIN = "train --optimizer newton-cg --max-steps 3", ""
-FIGURE = "figure mnist-hessian --rank 3", "--at zero --out p.png --report r.json"
-NEWTON = "newton --max-iter 4", "--report r.json"
+FIGURE = "figure mnist-hessian --rank 3", "--at zero --out p.png --json r.json"
+NEWTON = "newton --max-steps 4", "--json r.json"
 PLAN = "plan --n 1e6 --rows 1e5 --ranks 4"
 JOB_END = "-- compress --data d.csv --out f.h5"
 
@@ -157,7 +157,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **sketch_options(f"{COMPRESS[0]} {LOGISTIC}", COMPRESS[1]),
             **problem_options(),
             "--out": Case("--out other.h5"),
-            "--report": Case("--report other.json"),
+            "--json": Case("--json other.json"),
             "--run": Case("--run run"),
         },
     ),
@@ -178,7 +178,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **sketch_options(f"{UPDATE[0]} {LOGISTIC}", UPDATE[1]),
             **problem_options(),
             "--out": Case("--out other.h5"),
-            "--report": Case("--report other.json"),
+            "--json": Case("--json other.json"),
             "--run": Case("--run run"),
         },
     ),
@@ -191,7 +191,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **operator_options(*DIAGONAL),
             **problem_options(),
             "--out": Case("--out other.h5"),
-            "--report": Case("--report other.json"),
+            "--json": Case("--json other.json"),
             "--run": Case("--run run"),
         },
     ),
@@ -210,7 +210,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
                 "--ridge 0.5", f"{SPECTRUM[0]} {LOGISTIC} --at trained {SPECTRUM[1]}", idle=True
             ),
             "--out": Case("--out other.png"),
-            "--curve": Case("--curve other.csv"),
+            "--json": Case("--json other.csv"),
         },
     ),
     "figure": (
@@ -231,7 +231,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
                 idle=True,
             ),
             "--out": Case("--out other.png"),
-            "--report": Case("--report other.json"),
+            "--json": Case("--json other.json"),
         },
     ),
     "newton": (
@@ -241,22 +241,22 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--test": Case("--test t.csv"),
             "--solver": Case("--solver pcg"),
             "--tol": Case("--tol 0.1"),
-            "--max-iter": Case("--max-iter 2"),
+            "--max-steps": Case("--max-steps 2"),
             "--step": Case("--step fixed"),
-            "--gamma": Case("--gamma 0.5", f"newton {LOGISTIC} --step fixed --max-iter 3"),
-            "--rank": Case("--rank 5", f"newton {LOGISTIC} --solver pcg --max-iter 3"),
+            "--gamma": Case("--gamma 0.5", f"newton {LOGISTIC} --step fixed --max-steps 3"),
+            "--rank": Case("--rank 5", f"newton {LOGISTIC} --solver pcg --max-steps 3"),
             "--tail": Case(
-                "--tail zero", f"newton {LOGISTIC} --solver lowrank --rank 4 --max-iter 3"
+                "--tail zero", f"newton {LOGISTIC} --solver lowrank --rank 4 --max-steps 3"
             ),
             **sketch_options(
-                f"newton {LOGISTIC} --rank 3 --oversample 1 --max-iter 3", "--factor-out f.h5"
+                f"newton {LOGISTIC} --rank 3 --oversample 1 --max-steps 3", "--factor-out f.h5"
             ),
             **problem_options(),
             "--factor-out": Case("--factor-out f.h5"),
-            "--report": Case("--report other.json"),
+            "--json": Case("--json other.json"),
             "--plot": Case("--plot p.png"),
             "--run": Case("--run run"),
-            "--save-every": Case("--save-every 2", f"newton {LOGISTIC} --max-iter 3 --run run"),
+            "--save-every": Case("--save-every 2", f"newton {LOGISTIC} --max-steps 3 --run run"),
         },
     ),
     "train": (

@@ -339,7 +339,7 @@ def test_help(capsys):
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0
-    assert "--curve" not in capsys.readouterr().out.split("usage: hesscomp update")[1]
+    assert "--bins" not in capsys.readouterr().out.split("usage: hesscomp update")[1]
 
 
 # Commands that multiply: all of them in one process for each number of ranks
@@ -361,16 +361,16 @@ SOLVE = ["--dtype", "float64"]
 GOOD = {
     "compress": ["--data", "old.npz", "--rank", "20", "--at", "x.npy", "--ridge", "1e-2",
                  "--out", "old.h5"],
-    "update": ["old.h5", "--data", "new.npz", "--rank", "8", "--out", "new.h5", "--report",
+    "update": ["old.h5", "--data", "new.npz", "--rank", "8", "--out", "new.h5", "--json",
                "new.json"],
     "update in place": ["new.h5", "--data", "new.npz", "--rank", "8", "--at", "zero", "--out",
                         "new2.h5"],
     "spectrum": ["--data", "new.npz", "--at", "x.npy", "--factor", "old.h5", "--shift", "0.01",
-                 "--bins", "200", "--out", "exact.png", "--curve", "exact.csv"],
+                 "--bins", "200", "--out", "exact.png", "--json", "exact.csv"],
     "spectrum, exact": ["--data", "new.npz", "--at", "x.npy", "--shift", "0.01", "--out",
-                        "exact.svg", "--curve", "exact.json"],
+                        "exact.svg", "--json", "exact.json"],
     "spectrum, sampled": ["--data", "new.npz", "--at", "x.npy", "--probes", "8", "--steps", "30",
-                          "--seed", "4", "--shift", "0.01", "--out", "slq.png", "--curve",
+                          "--seed", "4", "--shift", "0.01", "--out", "slq.png", "--json",
                           "slq.json"],
     "spectrum, shift": ["--data", "new.npz", "--shift", "-1", "--out", "kept.png"],
 }  # fmt: skip
@@ -386,7 +386,7 @@ BAD = {
     "spectrum": (["--data", "new.npz", "--factor", "narrow.h5"], "n = 3"),
     "spectrum, probes": (["--data", "new.npz", "--probes", "1"], "--probes"),
     "spectrum, bins": (["--data", "new.npz", "--bins", "1"], "--bins"),
-    "spectrum, curve": (["--data", "new.npz", "--curve", "c.txt"], ".csv"),
+    "spectrum, curve": (["--data", "new.npz", "--json", "c.txt"], ".csv"),
     "spectrum, nan": (["--data", "new.npz", "--shift", "nan"], "--shift"),
 }
 

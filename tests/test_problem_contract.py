@@ -290,7 +290,7 @@ def test_a_users_problem_goes_through_the_commands(world, mine, optimum):
     np.testing.assert_allclose(np.load("x.npy"), optimum[1], atol=1e-8)
     assert run("compress", *common, "--rank", 12, "--at", "x.npy", "--out", "f.h5") == 0
     w = load_factor("f.h5").eigenvalues
-    assert run("spectrum", *common, "--at", "x.npy", "--out", "s.png", "--curve", "s.json",
+    assert run("spectrum", *common, "--at", "x.npy", "--out", "s.png", "--json", "s.json",
                "--factor", "f.h5") == 0  # fmt: skip
     curve = json.loads(Path("s.json").read_text())
     assert curve["problem"] == "poisson-regression" and curve["n"] == 12

@@ -297,8 +297,8 @@ def test_ctrl_c_ends_a_run_in_good_order(mpiexec, launch_environment, monkeypatc
         running.send_signal(signal.SIGINT)
         error = running.communicate(timeout=120)[1]
         assert running.returncode == 130
-        assert "hesscomp: interrupted: ends after the present block product" in error
-        kept = f"goes on from {folder[1]}" if folder else "nothing is kept: --run FOLDER"
+        assert "hesscomp: interrupted: ends after the current block product" in error
+        kept = f"resumes from {folder[1]}" if folder else "nothing is kept; with --run FOLDER"
         (line,) = [line for line in error.splitlines() if "interrupted at step" in line]
         assert kept in line and "with objective 0." in line
     assert (tmp_path / "run" / "history.csv").stat().st_size > 0

@@ -335,7 +335,7 @@ def test_a_missing_or_damaged_checkpoint_leaves_the_one_before(world, small, sha
         first.write_text("not HDF5")
         previous.write_text("nor this")
     world.comm.Barrier()
-    with pytest.raises(InputError, match=r"checkpoint\.h5: .*previous\.h5: .*to start anew"):
+    with pytest.raises(InputError, match=r"checkpoint\.h5: .*previous\.h5: .*to start again"):
         train(small, DRSOM(), saving=saving)
 
 

@@ -93,7 +93,7 @@ def test_a_schema_says_what_is_allowed():
     assert json.loads(json.dumps(of)) == of and of["required"] == ["data"]
     assert of["properties"]["oversample"]["minimum"] == 0
     assert of["properties"]["solver"]["enum"] == ["auto", "pcg", "lowrank", "direct"]
-    assert of["properties"]["max_iter"] | {"description": ""} == {
+    assert of["properties"]["max_steps"] | {"description": ""} == {
         "type": "integer", "minimum": 0, "default": 100, "description": "",
     }  # fmt: skip
     assert schema(CompressRequest)["properties"]["at"]["type"] == "array"
@@ -102,7 +102,7 @@ def test_a_schema_says_what_is_allowed():
 # What these mean differs by request.
 OWN = {
     *("at", "bandwidth", "data", "dtype", "max_rank", "memory_limit", "method", "out", "rank"),
-    *("report", "ridge", "run", "save_every", "save_point", "tol"),
+    *("json", "max_steps", "ridge", "run", "save_every", "save_point", "tol"),
 }
 
 
@@ -118,7 +118,7 @@ def test_every_option_stands_once():
 
 def test_compress_tells_and_writes(rows, alone, tmp_path, capfd):
     events, out, report = [], tmp_path / "f.h5", tmp_path / "r.json"
-    request = CompressRequest(data=rows, rank=3, out=str(out), report=str(report))
+    request = CompressRequest(data=rows, rank=3, out=str(out), json=str(report))
     made = workflows.compress(request, alone, events.append)
     assert made.converged and made.factor.rank == 3
     assert any(isinstance(event, Columns) and event.finished for event in events)
@@ -128,7 +128,7 @@ def test_compress_tells_and_writes(rows, alone, tmp_path, capfd):
     assert told["command"] == "compress" and told["ledger"]["columns"] == made.ledger["columns"]
     assert {"startup", "compile", "solve"} == told["seconds"].keys()
     assert capfd.readouterr() == ("", "")
-    again = workflows.compress(replace(request, out=None, report=None), alone)
+    again = workflows.compress(replace(request, out=None, json=None), alone)
     np.testing.assert_array_equal(again.factor.eigenvalues, made.factor.eigenvalues)
 
 
@@ -166,7 +166,7 @@ def test_several_points_are_a_trajectory(rows, alone, tmp_path):
     request = CompressRequest(data=rows, rank=3, at=(str(tmp_path / "x?.npy"),))
     with pytest.raises(InputError, match="`at` names several points"):
         workflows.compress(request, alone)
-    with pytest.raises(InputError, match="needs `out`"):
+    with pytest.raises(InputError, match="name one with `out`"):
         workflows.trajectory(request, alone)
     events, out = [], tmp_path / "t.h5"
     made = workflows.trajectory(replace(request, out=str(out)), alone, events.append)
@@ -194,7 +194,7 @@ def test_update_adds_what_a_factor_misses(rows, alone, tmp_path):
     assert made.factor.provenance.ridge == 0.5  # the file's
     with h5py.File(first, "r+") as file:
         del file["parameters"]
-    with pytest.raises(InputError, match="name one with `at` zero"):
+    with pytest.raises(InputError, match="give one, `at` zero"):
         workflows.update(UpdateRequest(file=first, data=rows), alone)
 
 

@@ -6,7 +6,7 @@ from hesscomp.factors import Factor
 
 
 def block_energy(factor: Factor, leading: int | None = None) -> np.ndarray:
-    """Share of each leading eigenvector's squared norm that lies in each parameter block.
+    """Return the share of each eigenvector's squared norm that lies in each parameter block.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def block_energy(factor: Factor, leading: int | None = None) -> np.ndarray:
 
 
 def layer_energy(factor: Factor, leading: int | None = None) -> dict[str, np.ndarray]:
-    """`block_energy` summed over the blocks of each layer, what their names have before the "/"."""
+    """Return `block_energy` summed over each layer's blocks (names up to the "/")."""
     total: dict[str, np.ndarray] = {}
     for (name, _, _), energy in zip(factor.blocks, block_energy(factor, leading), strict=True):
         layer = name.rpartition("/")[0] or name

@@ -398,7 +398,7 @@ def _label_index(axes: Axes, quantity: str, eigenvalues: np.ndarray) -> None:
 
 
 def make_figure(panels: int, width: float = 5.5, height: float = 4.2):
-    """A figure of so many panels side by side, each of `width` by `height` inches."""
+    """Return a figure of so many panels side by side, each of `width` by `height` inches."""
     figure = Figure(figsize=(width * panels, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]

@@ -7,7 +7,7 @@ from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE
 
 
 def request_reached(factor: Factor) -> str:
-    """What was asked of the compression and what came of it."""
+    """Return what was asked of the compression and what came of it."""
     asked, known = factor.provenance, factor.certificate
     if not np.isnan(asked.tolerance_requested):
         spectral = asked.tolerance_norm == "spectral"
@@ -33,7 +33,7 @@ def request_reached(factor: Factor) -> str:
 
 
 def pairs_reached(factor: Factor) -> str:
-    """How many eigenpairs have a small residual, how small it is, and how large the others' are."""
+    """Return how many eigenpairs have small residuals, and the sizes of these and the others."""
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     if norms is None:
         return "residuals not known"
@@ -55,7 +55,7 @@ def pairs_reached(factor: Factor) -> str:
 
 
 def tolerance_origin(factor: Factor) -> str:
-    """Whether the tolerance of the residuals was asked for; empty where it is not known."""
+    """Return whether the tolerance of the residuals was asked for; empty where it is not known."""
     tolerance = factor.provenance.residual_tolerance
     if np.isnan(tolerance):
         return ""
@@ -63,14 +63,14 @@ def tolerance_origin(factor: Factor) -> str:
 
 
 def small_residual(factor: Factor) -> float:
-    """The largest residual among the pairs that are marked as accurate, over |w_1|."""
+    """Return the largest residual among the pairs that are marked as accurate, over |w_1|."""
     known = factor.certificate
     assert known.residual_norms is not None  # some are marked
     return _share(factor, known.residual_norms[known.eigenvalue_converged])
 
 
 def bound_reached(factor: Factor) -> str:
-    """The spectral bound with the probability that it fails, or why it is of no use."""
+    """Return the spectral bound with the probability that it fails, or why it is of no use."""
     known = factor.certificate
     bound = known.spectral_error_bound
     if np.isnan(bound):
@@ -86,16 +86,16 @@ def bound_reached(factor: Factor) -> str:
 
 
 def bound_is_empty(factor: Factor) -> bool:
-    """Whether the spectral bound does not even exclude an error as large as H itself."""
+    """Return whether the spectral bound does not even exclude an error as large as H itself."""
     return bool(factor.certificate.spectral_error_bound >= factor.norm() > 0)
 
 
 def failure(factor: Factor) -> str:
-    """The probability with which the spectral bound fails."""
+    """Return the probability with which the spectral bound fails."""
     known = factor.certificate.spectral_failure
     return "10^-r for r probes" if np.isnan(known) else f"{known:.0e}"
 
 
 def _share(factor: Factor, sizes) -> float:
-    """The largest of the sizes over |w_1|; as it is where that is 0."""
+    """Return the largest of the sizes over |w_1|; as it is where that is 0."""
     return float(np.max(sizes, initial=0.0)) / (factor.norm() or 1.0)

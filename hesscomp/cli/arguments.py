@@ -1,6 +1,7 @@
-"""Parsers made of classes of options, and requests made of what they have parsed."""
+"""Make parsers from classes of options, and requests from what they have parsed."""
 
 import argparse
+import logging
 import re
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ Request = TypeVar("Request", bound=Options)
 
 
 def add_arguments(parser: argparse.ArgumentParser, request: type) -> None:
-    """Give a parser the options of a request, in groups by their titles."""
+    """Add the options of a request to a parser, grouped by their titles."""
     titles = flags(request)
     groups: dict = {None: parser}
     choices: dict = {}
@@ -60,7 +61,7 @@ def _parser_of(parse):
 def request_from(options: argparse.Namespace, request: type[Request]) -> Request:
     """The request that a command line makes; InputError where its options do not go together.
 
-    The words that follow after a `--` are its `command`.
+    The words after a `--` become its `command`.
     """
     words = getattr(options, "words", None)
     given = {} if words is None else {"command": tuple(words)}
@@ -76,8 +77,22 @@ def request_from(options: argparse.Namespace, request: type[Request]) -> Request
         raise type(error)(as_written(str(error), flags(request))) from error
 
 
+def with_new_names(words: list[str], former: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return the words with options under their new names, and a warning for each old name."""
+    found = [word.partition("=") for word in words]
+    old = [name for name, _, _ in found if name in former]
+    words = [former.get(name, name) + sign + value for name, sign, value in found]
+    return words, [f"{name} is now {former[name]}; the next version refuses {name}" for name in old]
+
+
+def warn_of_old_names(options: argparse.Namespace) -> None:
+    """Warn of options that were given under the names of the last version."""
+    for text in getattr(options, "renamed", ()):
+        logging.getLogger(__name__).warning(text)
+
+
 def flags(request: type) -> dict[str, str]:
-    """How each of a request's options is written on the command line."""
+    """Return how each of a request's options is written on the command line."""
     return {
         each.name: each.flag if each.flag.startswith("-") else each.metavar or each.name
         for each in described(request)
@@ -85,5 +100,5 @@ def flags(request: type) -> dict[str, str]:
 
 
 def as_written(text: str, written: dict[str, str]) -> str:
-    """A text whose parameters, in backquotes, are shown as the command line has them."""
+    """Return a text with its parameters (in backquotes) written as on the command line."""
     return re.sub(r"`(\w+)`", lambda found: written.get(found[1], found[0]), text)

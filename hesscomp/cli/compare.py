@@ -1,4 +1,4 @@
-"""`hesscomp compare`: how far two factors are apart."""
+"""`hesscomp compare`: measure the distance between two factors."""
 
 from dataclasses import asdict, dataclass
 
@@ -14,17 +14,19 @@ from hesscomp.storage.files import check_outputs, check_picture_name
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest(Options):
-    """Which factors to compare, and where the numbers go."""
+    """Which factors to compare, and where to write the numbers."""
 
     first: str = option(flag="first", metavar="F.h5", help="a factor file")
-    second: str = option(flag="second", metavar="G.h5", help="another, of the same order")
-    leading: int = option(10, low=1, metavar="K", help="how many eigenvalues to show")
+    second: str = option(
+        flag="second", metavar="G.h5", help="another factor file, of the same order"
+    )
+    leading: int = option(10, low=1, metavar="K", help="number of eigenvalues to show")
     subspace: int | None = option(
         None, metavar="K",
-        help="leading eigenvectors of each that span what the angles compare; default all in both",
+        help="compare the spans of the K leading eigenvectors; default: as many as both have",
     )  # fmt: skip
-    json: str | None = option(None, metavar="R.json", help="all the numbers")
-    plot: str | None = option(None, metavar="P.png", help="png, pdf or svg")
+    json: str | None = option(None, metavar="R.json", help="write all numbers to this file")
+    plot: str | None = option(None, metavar="P.png", help="the picture: png, pdf or svg")
 
     def _check(self) -> None:
         super()._check()

@@ -1,4 +1,4 @@
-"""`hesscomp compress`: a certified low-rank factor of a Hessian at a point, or at several."""
+"""`hesscomp compress`: compress a Hessian at one point or at several."""
 
 from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.session import Session

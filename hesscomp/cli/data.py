@@ -1,4 +1,4 @@
-"""`hesscomp data`: what a data set is and what each rank would hold."""
+"""`hesscomp data`: describe a data set and what each rank would hold."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ class DataRequest(SourceRequest, HeldOutRequest):
     targets: str | None = option(
         None,
         choices=TARGETS,
-        help="what becomes of the labels; default: classes for MNIST and IDX, input for curves, "
-        "else signs",
+        help="how labels become targets; default: classes for MNIST and IDX, input for curves, "
+        "signs for others",
     )
     ranks: int | None = option(
-        None, low=1, metavar="P", help="ranks to plan for; default: those that run this"
+        None, low=1, metavar="P", help="number of ranks to plan for; default: those that run this"
     )
 
 

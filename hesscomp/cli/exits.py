@@ -10,7 +10,7 @@ INTERRUPTED, UNREAD = 130, 141  # 128 and the number of SIGINT, of SIGPIPE
 
 
 def exit_status(error: BaseException) -> int:
-    """2 for what the user can mend in input or usage, 1 for any other failure."""
+    """Return 2 for errors that the user can correct, in input or usage, and else 1."""
     return 2 if isinstance(error, InputError | OperatorError) else 1
 
 
@@ -28,7 +28,7 @@ def report_error(
 
 
 def write_no_more() -> None:
-    """Let go of the streams that nobody reads any more; what is written to them then is lost."""
+    """Discard the output streams whose readers have closed them; later output is lost."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -1,4 +1,4 @@
-"""`hesscomp figure`: a compression beside the best possible one, for a trained network."""
+"""`hesscomp figure`: draw a compression's error beside the smallest possible one."""
 
 from hesscomp.cli.session import Session
 from hesscomp.workflows.figures import FigureRequest, FigureResult, figure

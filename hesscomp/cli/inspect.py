@@ -1,4 +1,4 @@
-"""`hesscomp inspect`: what a factor file holds."""
+"""`hesscomp inspect`: show the contents of a factor file."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class InspectRequest(Options):
     """Which file to show."""
 
     file: str = option(flag="file", metavar="F.h5", help="a factor or trajectory file")
-    leading: int = option(10, low=1, metavar="K", help="how many eigenvalues to show")
+    leading: int = option(10, low=1, metavar="K", help="number of eigenvalues to show")
 
 
 REQUEST = InspectRequest

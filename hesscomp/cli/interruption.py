@@ -1,4 +1,4 @@
-"""Commands that a signal ends in good order, so that `--run FOLDER` goes on later."""
+"""End a command on a signal in good order, so that `--run FOLDER` can resume it."""
 
 import signal
 import sys
@@ -9,13 +9,13 @@ from hesscomp.parallel.watchdog.stop_signals import STOP_SIGNALS, StopListener
 from hesscomp.parallel.world import World
 from hesscomp.runs.slurm import REQUEUE
 
-NOTICE = b"hesscomp: interrupted: ends after the present block product; Ctrl-C again ends it now\n"
+NOTICE = b"hesscomp: interrupted: ends after the current block product; Ctrl-C again ends it now\n"
 
 
 def listen(options, world: World) -> None:
-    """From now on signals end a command with `--run` where it can go on later.
+    """From now on, let signals end a command with `--run` where it can be resumed.
 
-    SIGINT does so where it has no folder too, so that it says what it has reached.
+    SIGINT does so without a folder too, so that the command reports what it has reached.
     """
     if hasattr(options, "run"):
         signals = (signal.SIGINT, *(() if options.run is None else STOP_SIGNALS))
@@ -24,13 +24,13 @@ def listen(options, world: World) -> None:
 
 
 def ended(options, world: World, why: Interrupted) -> int:
-    """Say that a signal ended the run, and how it goes on; returns the exit status."""
+    """Print that a signal ended the run and how to resume it; return the exit status."""
     by_hand = why.signal == signal.SIGINT
     if world.rank == 0:
         how = "interrupted" if by_hand else "ended by a signal"
-        kept = "nothing is kept: --run FOLDER would keep what the same command goes on from"
+        kept = "nothing is kept; with --run FOLDER the same command could resume"
         if options.run is not None:
-            kept = f"the same command goes on from {options.run}"
+            kept = f"the same command resumes from {options.run}"
         reached = why.reached and f" {why.reached}"
         print(f"hesscomp: {how}{reached}; {kept}", file=sys.stderr, flush=True)
     return INTERRUPTED if by_hand else REQUEUE

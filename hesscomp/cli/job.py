@@ -1,4 +1,4 @@
-"""`hesscomp job`: a SLURM job script for the user's command, written and, if asked, submitted."""
+"""`hesscomp job`: write the SLURM job script of a command, and submit it if asked."""
 
 import importlib
 import shlex
@@ -15,21 +15,21 @@ from hesscomp.workflows.jobs import JobRequest, job
 
 USAGE = "hesscomp job [options of the job] -- COMMAND [options of the command]"
 EPILOG = (
-    "COMMAND is a command of hesscomp with all its options, which are checked before the "
-    "script is written. In them %j stands for the job's id, and %A and %a for those of an "
-    "array and its task."
+    "COMMAND is a command of hesscomp with all its options; they are checked before the script "
+    "is written. In them %j stands for the job's id, %A for an array's id, and %a for the number "
+    "of its task."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobCommand(JobRequest):
-    """A job of the command that follows."""
+    """A job that runs the command after the --."""
 
     def _check(self) -> None:
         if not self.command:
             raise InputError(
-                "hesscomp job: no command follows after --, which keeps the command's options "
-                f"apart from the job's; write {USAGE}"
+                "hesscomp job: no command after --, which separates the command's options from the "
+                f"job's; write {USAGE}"
             )
         super()._check()
 
@@ -54,10 +54,10 @@ def run(request: JobCommand) -> int:
 
 
 def _check_command(request: JobRequest) -> tuple[bool, str]:
-    """Refuse a command that its own parser or checks refuse, by all that is told without data.
+    """Refuse a command that its own parser or its checks refuse; no data are read.
 
-    Returns whether it runs on MPI ranks, and what it lacks, which may follow unless it is
-    submitted now.
+    Return whether it runs on MPI ranks, and which options it lacks; these may be given on
+    submission.
     """
     name, submit = request.command[0], request.submit
     if name not in COMMANDS or name == "job":

@@ -1,8 +1,8 @@
 """The `hesscomp` command: subcommands, exit statuses, and errors in one line.
 
-Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged (of `plan`:
-it does not fit), 75 ended by a signal with all that is needed to go on, 130 interrupted (Ctrl-C),
-141 nobody reads what is printed any more.
+Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged (`plan`:
+does not fit), 75 stopped by a signal so that the same command resumes, 130 interrupted (Ctrl-C),
+141 the reader of the output closed it.
 """
 
 import argparse
@@ -13,9 +13,17 @@ import time
 from collections.abc import Callable
 
 import hesscomp
-from hesscomp.cli.arguments import add_arguments, as_written, flags, request_from
+from hesscomp.cli.arguments import (
+    add_arguments,
+    as_written,
+    flags,
+    request_from,
+    warn_of_old_names,
+    with_new_names,
+)
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
 from hesscomp.errors import one_line
+from hesscomp.options import described
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.watchdog.startup_timeout import startup_timeout
 
@@ -24,36 +32,37 @@ STARTED = time.perf_counter()
 
 COMMANDS = {
     "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
-    "train": "train a problem with an optimizer of first or second order (MPI)",
+    "train": "train a problem with a first- or second-order optimizer (MPI)",
     "compress": "compress a Hessian to a certified low-rank factor (MPI)",
     "diagonal": "make a certified factor of a Hessian's diagonal (MPI)",
     "update": "bring a factor up to date with new data or a new point (MPI)",
     "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
-    "data": "describe a data set and how it would be sharded (MPI)",
-    "problems": "list the problems that have names: data, network, loss, training",
-    "inspect": "show what a factor file holds",
+    "data": "describe a data set and how its rows would be divided among ranks (MPI)",
+    "problems": "list the named problems with their data, network, loss and training",
+    "inspect": "show the contents of a factor file",
     "compare": "compare two factor files: eigenvalues, subspaces, distances, provenance",
-    "report": "write a page about a factor: spectrum, certificate, energy by block, costs",
-    "merge": "make one trajectory file of factor files",
-    "repack": "make one file of a factor whose rows lie in slabs",
+    "report": "write an HTML page about a factor: spectrum, certificate, energy by block, costs",
+    "merge": "join factor files into one trajectory file",
+    "repack": "gather a factor that is stored in several files into one file",
     "plot": "draw a factor's spectrum or a report's convergence",
-    "figure": "draw a compression beside the best one, for a trained network (MPI)",
+    "figure": "draw a compression's error beside the smallest possible one, for a network (MPI)",
     "solve": "solve with a factor: (F + shift I) X = B",
-    "plan": "say what a compression will hold, reduce and take on many ranks",
-    "job": "write a SLURM job script for a command, and submit it if asked",
+    "plan": "predict the memory, communication and time of a compression on many ranks",
+    "job": "write a SLURM job script for a command, and submit it if you ask for that",
 }
 PARALLEL = ("newton", "train", "compress", "diagonal", "update", "spectrum", "figure", "data")
 WRAPPERS = ("job", "plan")  # another command's words follow after a --
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in the command line in one line; whole numbers have an end.
+    """A parser that reports errors in one line and refuses huge whole numbers.
 
-    Options are written in full: an abbreviation of one command's may be another one of the next.
+    Options must be written in full: an abbreviation could mean different options of two commands.
     """
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, allow_abbrev=False, **options)
+        self.former: dict[str, str] = {}  # options by the names that they had in the last version
         self.register("type", int, _whole)
 
     def error(self, message: str):
@@ -68,14 +77,14 @@ def _whole(text: str) -> int:
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults where there are any."""
+    """A formatter that shows the default of every option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Lines(logging.Formatter):
-    """Log records as lines, in which parameters are shown as they are `written`."""
+    """Log records as lines that show parameters as they are `written` on the command line."""
 
     def __init__(self, written: dict[str, str]):
         super().__init__("hesscomp: %(message)s")
@@ -91,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _run(sys.argv[1:] if argv is None else argv)
         finally:
-            sys.stdout.flush()  # here, where it can still be said quietly that nobody reads it
+            sys.stdout.flush()  # here, where a closed reader can still be reported by the status
     except BrokenPipeError:
         write_no_more()
         return UNREAD
@@ -114,6 +123,7 @@ def _run(arguments: list[str]) -> int:
         from hesscomp.cli.session import run_on_ranks
 
         return run_on_ranks(_by_request(command), options, STARTED)
+    warn_of_old_names(options)
     try:
         return _by_request(command)(options)
     except BrokenPipeError:
@@ -123,15 +133,15 @@ def _run(arguments: list[str]) -> int:
 
 
 def _by_request(command) -> Callable:
-    """What runs a command's module by a command line's options."""
+    """Return a function that runs a command's module with parsed options."""
     return lambda options, *session: command.run(request_from(options, command.REQUEST), *session)
 
 
 def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
-    """The options of a command line; where they are bad, one line and the end with status 2.
+    """Return the options of a command line; where they are bad, print one line and exit with 2.
 
-    Of a command that wraps another one, `words` are those after the first `--`.
-    Where more may follow later (not `whole`), `missing` names what is required and not there.
+    For a command that wraps another one, `words` holds the words after the first `--`. Where more
+    words may follow later (not `whole`), `missing` names the required options that are absent.
     """
     name = next((word for word in arguments if not word.startswith("-")), None)
     own, words = arguments, []
@@ -139,6 +149,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         end = arguments.index("--")
         own, words = arguments[:end], arguments[end + 1 :]
     parser, commands, written = _parser(name)
+    own, renamed = with_new_names(own, commands[name].former if name in commands else {})
     required = _let_go(commands[name]) if name in commands and not whole else []
     options, unknown = parser.parse_known_args(own)
     if unknown:
@@ -147,7 +158,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if name in WRAPPERS:
         options.words = words
-    options.written = written.get(name, {})
+    options.written, options.renamed = written.get(name, {}), renamed
     options.missing = [
         action.metavar if not action.option_strings else action.option_strings[0]
         for action in required
@@ -157,7 +168,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
 
 
 def _let_go(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """Make what a parser requires optional; returns what that was."""
+    """Make a parser's required options optional; return them."""
     required = [action for action in parser._actions if action.required]
     for action in required:
         action.required = False
@@ -165,7 +176,7 @@ def _let_go(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 
 def _comm_timeout(arguments: list[str]) -> float:
-    """What `--comm-timeout` says, looked for before all else is read; the default if it is bad."""
+    """Return the value of `--comm-timeout` before anything else is parsed; its default if bad."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--comm-timeout", type=float, default=TIMEOUT)
     try:
@@ -176,9 +187,9 @@ def _comm_timeout(arguments: list[str]) -> float:
 
 
 def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
-    """The parser, that of the named command complete, and the parsers of all commands by name.
+    """Return the parser, the parsers of all commands by name, and how parameters are written.
 
-    With how the named command's parameters are written.
+    Only the named command's parser has its options.
     """
     written: dict[str, dict[str, str]] = {}
     parser = Parser(
@@ -186,8 +197,8 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
         description=hesscomp.__doc__,
         epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "
         "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged (a plan: does "
-        "not fit), 75 ended by a signal with all that is needed to go on (--run), 130 interrupted "
-        "(Ctrl-C), 141 nobody reads the output.",
+        "not fit), 75 stopped by a signal, the same command resumes (--run), 130 interrupted "
+        "(Ctrl-C), 141 the reader of the output closed it.",
     )
     parser.add_argument("--version", action="version", version=f"hesscomp {hesscomp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
@@ -198,15 +209,16 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
             description=summary[0].upper() + summary[1:] + ".",
             formatter_class=HelpFormatter,
         )
-        if command == name:  # only what is asked for is imported
+        if command == name:  # only what is requested is imported
             written[name] = _add_request(subparser, command)
     return parser, commands.choices, written
 
 
-def _add_request(parser: argparse.ArgumentParser, command: str) -> dict[str, str]:
-    """Give a parser the options of a command's request, and of its ranks; how each is written."""
+def _add_request(parser: Parser, command: str) -> dict[str, str]:
+    """Add the options of a command to its parser; return how each parameter is written."""
     module = importlib.import_module(f"hesscomp.cli.{command}")
     parser.usage, parser.epilog = (getattr(module, name, None) for name in ("USAGE", "EPILOG"))
+    parser.former = {each.former: each.flag for each in described(module.REQUEST) if each.former}
     parts = [module.REQUEST]
     if command in PARALLEL:
         from hesscomp.cli.session import ComputingRankOptions

@@ -1,4 +1,4 @@
-"""`hesscomp newton`: distributed Newton for logistic regression."""
+"""`hesscomp newton`: fit logistic regression by a distributed Newton method."""
 
 from hesscomp.cli.session import Session
 from hesscomp.workflows.logistic import NewtonFit, NewtonRequest, count, newton

@@ -1,4 +1,4 @@
-"""`hesscomp plan`: memory, words and time of a compression before it runs."""
+"""`hesscomp plan`: predict the memory, communication and time of a compression."""
 
 import argparse
 import math
@@ -12,8 +12,8 @@ from hesscomp.errors import Incomplete, InputError
 from hesscomp.options import option
 from hesscomp.parallel.memory import sketch_bytes
 from hesscomp.runs.slurm import MOST_WARNING, WARNING
+from hesscomp.workflows.byte_sizes import format_bytes
 from hesscomp.workflows.planning import PlanRequest, measured_plan, plan
-from hesscomp.workflows.sizes import format_bytes
 
 SUBJECT = ("problem", "model", "loss", "data")
 OWN = (
@@ -21,28 +21,28 @@ OWN = (
     *("--block", "--dtype"),
 )
 IDLE = (
-    *("--out", "--report", "--run", "--save-point", "--max-rank", "--tolerance-norm"),
+    *("--out", "--json", "--report", "--run", "--save-point", "--max-rank", "--tolerance-norm"),
     *("--test-matrix", "--max-columns", "--max-basis", "--residual-tolerance"),
 )
-SPARE = 1.2  # times the memory planned that is asked of SLURM
+SPARE = 1.2  # memory requested of SLURM, as a multiple of the memory planned
 SAVING = 30  # seconds in which a rank saves what it has
 USAGE = "hesscomp plan [options] [-- further options of hesscomp compress]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanCommand(PlanRequest):
-    """Sizes, or the problem itself in the words of `hesscomp compress`."""
+    """Sizes, or the problem itself as `hesscomp compress` names it."""
 
-    problem: str | None = option(None, metavar="PROBLEM", help="as compress has it")
-    model: str | None = option(None, metavar="MODEL", help="as compress has it")
-    loss: str | None = option(None, metavar="LOSS", help="as compress has it")
-    data: str | None = option(None, metavar="DATA", help="as compress has it")
+    problem: str | None = option(None, metavar="PROBLEM", help="as for compress")
+    model: str | None = option(None, metavar="MODEL", help="as for compress")
+    loss: str | None = option(None, metavar="LOSS", help="as for compress")
+    data: str | None = option(None, metavar="DATA", help="as for compress")
     command: tuple[str, ...] = ()  # further words of compress
 
     def _check(self) -> None:
         sizes, measured = [self.n, self.rows], on_ranks(self)
         if measured != (sizes == [None, None]) or (None in sizes) != measured:
-            raise Incomplete("give `n` and `rows`, or `problem`, `model` or `data`, and not both")
+            raise Incomplete("give either `n` and `rows`, or one of `problem`, `model` and `data`")
         super()._check()
         if measured:
             request_from(self.subject(), _compress().REQUEST)
@@ -50,15 +50,15 @@ class PlanCommand(PlanRequest):
             raise InputError(f"{self.command[0]}: goes with `problem`, `model` or `data`")
 
     def subject(self) -> argparse.Namespace:
-        """The options of `compress` that name the problem of a plan, and what its product is of."""
+        """Return the options of `compress` that name the problem and the operator of a plan."""
         for word in self.command:
             name = word.partition("=")[0]
             if name in OWN:
                 raise InputError(
-                    f"{word}: give it before the --; a plan is for a --rank, no tolerance"
+                    f"{word}: give it before the --; a plan is for a --rank, not a tolerance"
                 )
             if name in IDLE:
-                raise InputError(f"{name}: changes nothing in a plan; leave it out")
+                raise InputError(f"{name}: has no effect on a plan; leave it out")
         words = ["compress", "--out", os.devnull, *self.command]
         if ":" not in (self.problem or ""):  # a problem from Python decides it
             words += ["--dtype", self.dtype]
@@ -74,7 +74,7 @@ REQUEST = PlanCommand
 
 
 def on_ranks(options) -> bool:
-    """Whether a plan loads a problem, on the ranks that it is given."""
+    """Return whether a plan loads a problem, on the ranks that it runs on."""
     return any(getattr(options, name) is not None for name in SUBJECT)
 
 
@@ -97,13 +97,13 @@ def run(request: PlanCommand) -> int:
 
 
 def _say(plan: Plan, say) -> int:
-    """Show a plan; 0, or 3 where what was asked for cannot be had."""
+    """Show a plan; return 0, or 3 where the compression does not fit."""
     say(plan_text(plan))
     return 0 if plan.fits else 3
 
 
 def plan_text(plan: Plan) -> str:
-    """A plan for people, with its reasons."""
+    """Return a plan as text, with its reasons."""
     request, machine = plan.request, plan.machine
     total, seconds = sum(plan.memory.values()), sum(plan.seconds.values())
     l, P = request.columns, request.ranks

@@ -1,4 +1,4 @@
-"""`hesscomp plot`: pictures of factors and runs."""
+"""`hesscomp plot`: draw factors and runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,14 @@ from hesscomp.storage.files import check_picture_name, check_writable
 
 @dataclass(frozen=True, kw_only=True)
 class PlotRequest(Options):
-    """What to draw, and where."""
+    """What to draw, and where to write it."""
 
     file: str = option(
         flag="file",
         metavar="F.h5|R.json|RUN",
-        help="a factor or trajectory file, a newton report, or the folder of a train run",
+        help="a factor or trajectory file, newton's --json file, or the folder of a train run",
     )
-    out: str = option(metavar="P.png", help="png, pdf or svg")
+    out: str = option(metavar="P.png", help="the picture: png, pdf or svg")
 
     def _check(self) -> None:
         super()._check()

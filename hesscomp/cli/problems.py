@@ -1,4 +1,4 @@
-"""`hesscomp problems`: the problems that have names."""
+"""`hesscomp problems`: list the named problems."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from hesscomp.problems.catalogue import NAMED_PROBLEMS
 
 @dataclass(frozen=True)
 class ProblemsRequest(Options):
-    """Nothing to ask: the list is short."""
+    """No options: the list is short."""
 
 
 REQUEST = ProblemsRequest

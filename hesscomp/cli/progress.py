@@ -13,7 +13,7 @@ PLAIN_INTERVAL = 30.0
 
 
 def progress_display() -> Callable[[Columns], None]:
-    """What shows the product columns that a workflow tells of, where standard error goes."""
+    """Return what shows the product columns that a workflow tells of, where standard error goes."""
     return ProgressBar() if sys.stderr.isatty() else ProgressLines()
 
 

@@ -1,4 +1,4 @@
-"""`hesscomp repack`: one file of a factor whose rows lie in slabs."""
+"""`hesscomp repack`: gather a factor that is stored in several files into one."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,14 @@ from hesscomp.storage.files import check_writable
 
 @dataclass(frozen=True, kw_only=True)
 class RepackRequest(Options):
-    """Which file to make one of, and how."""
+    """Which factor to gather, and how to write it."""
 
     file: str = option(flag="file", metavar="F.h5", help="a factor file")
     out: str | None = option(None, metavar="G.h5", help="the new file; default: F.h5 itself")
-    dtype: str = option("float64", choices=("float64", "float32"), help="of the eigenvectors")
-    compress: bool = option(False, help="deflate the eigenvectors")
+    dtype: str = option(
+        "float64", choices=("float64", "float32"), help="precision of the eigenvectors in the file"
+    )
+    compress: bool = option(False, help="compress the eigenvectors without loss")
 
 
 REQUEST = RepackRequest

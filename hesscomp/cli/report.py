@@ -1,4 +1,4 @@
-"""`hesscomp report`: a page about a factor."""
+"""`hesscomp report`: write a page about a factor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ from hesscomp.storage.files import check_writable
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest(Options):
-    """Which factor to write about, and where."""
+    """Which factor to describe, and where to write the page."""
 
     file: str = option(flag="file", metavar="F.h5", help="a factor file")
-    out: str = option(metavar="R.html", help="the page, in one file")
+    out: str = option(metavar="R.html", help="the page, one file")
 
     def _check(self) -> None:
         super()._check()
         if Path(self.out).suffix.lower() not in (".html", ".htm"):
-            raise InputError(f"{self.out}: a page ends in .html; name it so")
+            raise InputError(f"{self.out}: a page's name ends in .html; rename it")
 
 
 REQUEST = ReportRequest

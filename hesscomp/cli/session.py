@@ -1,4 +1,4 @@
-"""Commands that run on all ranks: threads, time, and errors that end every rank."""
+"""Run a command on all ranks: threads, time, and errors that end every rank."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from hesscomp.cli.arguments import request_from
+from hesscomp.cli.arguments import request_from, warn_of_old_names
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
 from hesscomp.cli.interruption import ended, listen
 from hesscomp.cli.progress import progress_display
@@ -37,7 +37,7 @@ def _seconds(text: str) -> float:
 
 @dataclass
 class Session:
-    """What a command needs beside its request: the world, its threads and what shows lines."""
+    """What a command needs besides its request: the world, its threads and its output."""
 
     world: World
     _limits: object = field(repr=False, default=None)
@@ -45,7 +45,7 @@ class Session:
 
     @property
     def is_root(self) -> bool:
-        """Whether this rank speaks and writes."""
+        """Whether this rank prints and writes files."""
         return self.world.rank == 0
 
     def say(self, text: str = "") -> None:
@@ -54,7 +54,7 @@ class Session:
             print(text, flush=True)
 
     def show(self, event: object) -> None:
-        """Show what a workflow tells, on rank 0: a line, a factor, or product columns."""
+        """Show an event of a workflow on rank 0: a line, a factor, or product columns."""
         if isinstance(event, Factor):  # on all ranks: a kind may gather its rows for it
             self.say(factor_table(event))
         elif isinstance(event, Columns):
@@ -64,7 +64,7 @@ class Session:
             self.say(str(event))
 
     def showing(self, texts: dict[type, Callable[[Any], str]], header: str = "") -> Callable:
-        """`show` for a workflow that tells these kinds of things, under a header, as texts."""
+        """Return a `show` that formats events of these types, under a header."""
         waiting = [header] if header else []
 
         def show(event: object) -> None:
@@ -80,25 +80,25 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True)
 class RankOptions(Options, group="ranks"):
-    """What every command that runs on ranks takes."""
+    """The options of every command that runs on ranks."""
 
     threads: int | None = option(
         None, low=1, high=MOST_THREADS, metavar="T",
-        help="threads per rank; by default OMP_NUM_THREADS, else the rank's share of its cores",
+        help="threads per rank; default: OMP_NUM_THREADS, or else the rank's share of the cores",
     )  # fmt: skip
     comm_timeout: float = option(
         TIMEOUT, above=0, unbounded=True, parse=_seconds, metavar="S",
-        help="seconds that a rank waits for the others, which may compile or read, before all end",
+        help="seconds that a rank waits for the others, which may be compiling, before all end",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputingRankOptions(RankOptions):
-    """And what those take that compute."""
+    """The options of commands that compute."""
 
     reproducible: bool = option(
         False,
-        help="the same bits on any number of ranks of as many threads; up to 1.3 times the cost",
+        help="same bits on any number of ranks with as many threads; costs up to 1.3 times as much",
     )
 
 
@@ -107,13 +107,15 @@ def run_on_ranks(command, options, started: float) -> int:
 
     Errors that all ranks raise together are printed once. A rank that fails alone prints its
     error, in one line, and ends the others. A signal ends a command with `--run FOLDER` so that it
-    can go on.
+    can resume.
     """
     written = getattr(options, "written", {})
     world = World(
         reproducible=getattr(options, "reproducible", False), timeout=options.comm_timeout
     )
     listen(options, world)
+    if world.rank == 0:
+        warn_of_old_names(options)
     try:
         world.threads = threads_per_rank(world, request_from(options, RankOptions).threads)
         limits = threadpool_limits(world.threads)
@@ -123,7 +125,7 @@ def run_on_ranks(command, options, started: float) -> int:
         return ended(options, world, why)
     except KeyboardInterrupt:
         if world.rank == 0:
-            print("hesscomp: interrupted; what was under way is lost", file=sys.stderr, flush=True)
+            print("hesscomp: interrupted; unfinished work is lost", file=sys.stderr, flush=True)
         world.abort(INTERRUPTED)
     except BrokenPipeError:
         if world.size == 1:

@@ -14,17 +14,16 @@ from hesscomp.storage.files import atomic_path, check_writable
 
 @dataclass(frozen=True, kw_only=True)
 class SolveRequest(Options):
-    """What to solve with, for what, and where the solution goes."""
+    """Which factor to solve with, which right-hand sides, and where to write the solution."""
 
     file: str = option(flag="file", metavar="F.h5", help="a factor file")
-    rhs: str = option(metavar="G.npy", help="(n,) or (n, j) right-hand sides")
-    shift: float = option(metavar="S", help="added to the diagonal: the ridge")
+    rhs: str = option(metavar="G.npy", help="right-hand sides, of shape (n,) or (n, j)")
+    shift: float = option(metavar="S", help="number added to the diagonal, such as the ridge")
     tail: float | str | None = option(
         None, parse=str, metavar="last|zero|FLOAT",
-        help="the value taken for the unresolved spectrum, where the factor leaves one; default: "
-        "last",
+        help="value of the eigenvalues that the factor does not have; default: last (its last)",
     )  # fmt: skip
-    out: str = option(metavar="D.npy", help="the solution")
+    out: str = option(metavar="D.npy", help="write the solution here")
 
     def _check(self) -> None:
         super()._check()

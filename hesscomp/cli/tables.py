@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables for readers."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from hesscomp.factors import Comparison, Factor, Trajectory
 
 
 def factor_table(factor: Factor, leading: int = 10) -> str:
-    """What a factor is, how good it is and where it comes from."""
+    """Return what a factor is, how good it is and where it comes from."""
     certificate, source = factor.certificate, factor.provenance
     error = (
         f"||H - F||_F ~ {certificate.frobenius_error_estimate:.3e}, "
@@ -32,7 +32,7 @@ def factor_table(factor: Factor, leading: int = 10) -> str:
 
 
 def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
-    """A line for each factor of a trajectory."""
+    """Return a line for each factor of a trajectory."""
     rows = [("point", "rank", "error", "columns", "eigenvalues")]
     for label, factor in zip(trajectory.labels, trajectory.factors, strict=True):
         values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
@@ -45,7 +45,7 @@ def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
 def comparison_table(
     names: tuple[str, str], F: Factor, G: Factor, comparison: Comparison, leading: int = 10
 ) -> str:
-    """Two factors side by side, how far they are apart, and where their provenances differ."""
+    """Return two factors side by side: their distance, and how their provenances differ."""
     spectral = f"{comparison.spectral_distance:.3e}, {comparison.relative_spectral:.2e}"
     frobenius = f"{comparison.frobenius_distance:.3e}, {comparison.relative_frobenius:.2e}"
     degrees = np.degrees(comparison.angles)
@@ -83,7 +83,7 @@ def comparison_table(
 
 
 def data_table(summary, shown: int = 16) -> str:
-    """What a data set is and what each rank would hold."""
+    """Return what a data set is and what each rank would hold."""
     shape = f" ({' x '.join(map(str, summary.shape))})" if len(summary.shape) > 1 else ""
     rows = [
         ("data", summary.name),
@@ -105,7 +105,7 @@ def data_table(summary, shown: int = 16) -> str:
 
 
 def problem_table(problems: dict) -> str:
-    """The named problems: what they are made of and how they are trained."""
+    """Return the named problems: what they are made of and how they are trained."""
     rows = [("problem", "data", "network", "loss", "training")]
     for name, problem in problems.items():
         network = "none" if problem.network is None else str(problem.network)
@@ -115,7 +115,7 @@ def problem_table(problems: dict) -> str:
 
 
 def spectrum_table(result, shift: float | None) -> str:
-    """What stochastic Lanczos quadrature says about a spectrum."""
+    """Return what stochastic Lanczos quadrature says about a spectrum."""
     quadrature = result.quadrature
     names = {
         "trace": "trace",
@@ -135,7 +135,7 @@ def spectrum_table(result, shift: float | None) -> str:
 
 
 def _estimate(estimate) -> str:
-    """A value with its standard error, and what more steps might still change."""
+    """Return a value with its standard error, and what more steps might still change."""
     if not estimate.samples:
         return f"{estimate.value:.6g} (exact)"
     text = f"{estimate.value:.6g} +- {estimate.standard_error:.2g} ({estimate.method})"

@@ -1,4 +1,4 @@
-"""`hesscomp train`: any optimizer on any problem."""
+"""`hesscomp train`: train any problem with any optimizer."""
 
 import math
 import time
@@ -26,7 +26,7 @@ def run(request: TrainRequest, session: Session) -> int:
 
 
 class _Rows:
-    """Shows rows of the history as they come, not too many, and the last one; and all else."""
+    """Shows the history's rows, at most one in `INTERVAL` and always the last, and other events."""
 
     def __init__(self, session: Session):
         self.session, self.due = session, 0.0
@@ -43,7 +43,7 @@ class _Rows:
             self.last()
 
     def last(self) -> None:
-        """Show the row that came last, unless it is shown."""
+        """Show the latest row, unless it has been shown."""
         row, self.held = self.held, None
         if row is not None:
             self.due = time.monotonic() + INTERVAL

@@ -1,4 +1,4 @@
-"""The front door: an operator in, a certified factor out."""
+"""Compress an operator to a certified factor."""
 
 import logging
 import time
@@ -46,15 +46,15 @@ METHODS = {
     )
 }
 FROBENIUS = "frobenius"
-KRYLOV = ("block", "max_columns", "max_basis", "residual_tolerance")  # options of that method
-FIRST_BLOCK = 16  # columns that an adaptive sketch starts with; it then grows by half
+KRYLOV = ("block", "max_columns", "max_basis", "residual_tolerance")  # that method's own
+FIRST_BLOCK = 16  # columns of an adaptive sketch at first; it then grows by half
 
 
 @dataclass(frozen=True, kw_only=True)
 class FactorOptions(SketchOptions):
     """How to sketch, and by which method."""
 
-    method: str = option("auto", choices=("auto", *METHODS), help="of compression")
+    method: str = option("auto", choices=("auto", *METHODS), help="compression algorithm")
 
     def _check(self) -> None:
         super()._check()
@@ -64,21 +64,21 @@ class FactorOptions(SketchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressionOptions(FactorOptions):
-    """All that `compress` takes besides its operator."""
+    """The options of `compress`."""
 
     rank: int | None = option(
         None, low=1, metavar="K", one_of="size",
-        help="eigenpairs wanted (40 unless a tolerance)",
+        help="number of eigenpairs; default: 40 unless a tolerance is given",
     )  # fmt: skip
     tolerance: float | None = option(
         None, above=0, below=1, metavar="T", one_of="size",
-        help="smallest rank with ||H - F|| <= T ||H||",
+        help="take the smallest rank with ||H - F|| <= T ||H||",
     )  # fmt: skip
     tolerance_norm: str | None = option(
-        None, choices=(FROBENIUS, "spectral"), help=f"with `tolerance`; default {FROBENIUS}"
+        None, choices=(FROBENIUS, "spectral"), help=f"norm of `tolerance`; default: {FROBENIUS}"
     )
     max_rank: int | None = option(
-        None, low=1, metavar="K", help="with `tolerance`; default: all of them"
+        None, low=1, metavar="K", help="largest rank for `tolerance`; default: n"
     )
 
     def facts(self, part: type) -> dict[str, object]:
@@ -87,7 +87,7 @@ class CompressionOptions(FactorOptions):
     def _check(self) -> None:
         super()._check()
         if self.rank is None and self.tolerance is None:
-            raise InputError("ask for a `rank` or for a `tolerance`")
+            raise InputError("neither `rank` nor `tolerance`; give one of them")
         if self.tolerance is None:
             refuse(self, ("max_rank", "tolerance_norm"), "a `rank`; they are for a `tolerance`")
         else:
@@ -262,7 +262,7 @@ def _choose(operator: Operator, asked: CompressionOptions, start: Factor | None)
             raise InputError(f"only method krylov starts from a factor, not {asked.method}")
         if start.n != operator.n:
             raise InputError(
-                f"a factor of n = {start.n} is no start for an operator of n = {operator.n}"
+                f"a factor of n = {start.n} does not fit an operator of n = {operator.n}"
             )
         return partial(BlockKrylov, start=start)
     if asked.method == "auto":

@@ -70,7 +70,7 @@ class BlockKrylov:
         self.T = np.empty((0, 0))
         self.next = np.empty((rows, 0))  # N
         self.E = np.empty((self.block, 0))
-        self.lost = np.empty(0)  # residual norms of the locked columns, whose E is zero
+        self.locked_norms = np.empty(0)  # residual norms of the locked columns, whose E is zero
         self.probes: Probes | None = None
         self.found: np.ndarray | None = None  # the leading eigenvalues when they last converged
         self.steps = self.settled = self.newcomers = self.goal = 0
@@ -171,7 +171,7 @@ class BlockKrylov:
         w, S = self.operator.layout.eigenpairs(self.T[first:, first:])
         norms = np.linalg.norm(self.E[:, first:] @ S, axis=0)
         if first < self.locked:
-            norms = norms + self.lost @ np.abs(S[: self.locked])
+            norms = norms + self.locked_norms @ np.abs(S[: self.locked])
         rounding = np.finfo(self.operator.dtype).eps * np.abs(w[:1])
         return w, S, np.maximum(norms, rounding)
 
@@ -240,7 +240,7 @@ class BlockKrylov:
         self.E = np.hstack([self.E[:, :first], self.E[:, first:] @ S])
         self.size, self.locked = kept, first + new
         self.E[:, : self.locked] = 0.0
-        self.lost = np.concatenate([self.lost, norms[:new]])
+        self.locked_norms = np.concatenate([self.locked_norms, norms[:new]])
 
     def approximation(self) -> Approximation:
         w, S, norms = self._ritz()

@@ -1,4 +1,4 @@
-"""What a compression method is told besides its operator."""
+"""The options of a compression method."""
 
 from dataclasses import dataclass
 
@@ -12,30 +12,29 @@ from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE, SketchSizes
 class SketchOptions(SketchSizes, Seeded, group="compression"):
     """How to sketch; every method reads what concerns it.
 
-    A method of krylov's takes at most `max_columns` product columns on a rank, rounded up to whole
-    blocks and without its probes: by default (2 + power) (rank + oversample), as many as eigh, and
-    one (rank + oversample) fewer where it starts from a factor. The default of `max_basis` is as
-    many columns as the default of `max_columns`. `probe_count` fresh Gaussian vectors measure the
-    error.
+    Krylov takes at most `max_columns` product columns for a `rank`, rounded up to whole blocks and
+    without its probes: by default (2 + power) (rank + oversample), as many as eigh, and one
+    (rank + oversample) fewer where it starts from a factor. `max_basis` has the same default.
+    `probe_count` fresh Gaussian vectors measure the error.
     """
 
-    test_matrix: str = option("gaussian", choices=tuple(TEST_MATRICES), help="of the sketch")
+    test_matrix: str = option("gaussian", choices=tuple(TEST_MATRICES), help="random matrix")
     probe_count: int = option(8, low=1)
     max_columns: int | None = option(
-        None, low=1, metavar="C", help="krylov: most columns; default: as many as eigh"
+        None, low=1, metavar="C", help="krylov: most product columns; default: as many as eigh"
     )
     max_basis: int | None = option(
-        None, low=1, metavar="M", help="krylov: most columns held before a restart"
+        None, low=1, metavar="M", help="krylov: most basis columns held before a restart"
     )
     residual_tolerance: float | None = option(
         None, above=0, metavar="T",
-        help="krylov: a pair counts as accurate where ||H u - w u|| <= T |w_1|; default "
+        help="krylov: an eigenpair is accurate where ||H u - w u|| <= T |w_1|; default: "
         f"{RESIDUAL_TOLERANCE:g}",
     )  # fmt: skip
 
     @property
     def independent(self) -> bool:
-        """Whether a sketch is H times independent Gaussian columns: leave-one-out holds then."""
+        """Whether a sketch is H times independent Gaussian columns, as leave-one-out needs."""
         return self.power == 0 and self.test_matrix == "gaussian"
 
     def facts(self, part: type) -> dict[str, object]:
@@ -45,6 +44,6 @@ class SketchOptions(SketchSizes, Seeded, group="compression"):
 
     @property
     def accuracy(self) -> float:
-        """An eigenpair is converged where ||H u - w u|| <= accuracy |w_1|."""
+        """The tolerance of eigenpairs: converged where ||H u - w u|| <= accuracy |w_1|."""
         given = self.residual_tolerance
         return RESIDUAL_TOLERANCE if given is None else given

@@ -15,7 +15,7 @@ LARGEST = 2.0**30  # bytes of the block that is multiplied
 
 @dataclass(frozen=True)
 class ProductCost:
-    """Of a block product, on the rank with the most.
+    """The cost of a block product on the most expensive rank.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class ProductCost:
 
 
 def product_cost(operator: Operator, columns: int) -> ProductCost:
-    """Time and memory of a product with so many columns, or as many as time allows. Collective.
+    """Measure time and memory of a product with so many columns, or fewer if slow. Collective.
 
     Takes less than two minutes, compiling aside; where one column takes more than 20 seconds, two
     products of it.

@@ -38,13 +38,13 @@ class Budget:
     row_tangents: int
 
     def columns(self, k: int, itemsize: int) -> int:
-        """Columns in one panel: as even as they come, and at most half of the memory."""
+        """Return the columns in one panel: as even as they come, and at most half of the memory."""
         most = int(self.memory / 2 / (COLUMN_COPIES * self.n * itemsize))
         panels = -(-k // min(max(most, 1), k))
         return -(-k // panels)
 
     def rows(self, rows: int, k: int, itemsize: int) -> int:
-        """Rows in one chunk: as even as they come, and at most 3/8 of the memory.
+        """Return rows in one chunk: as even as they come, and at most 3/8 of the memory.
 
         By the cautious count, since smaller chunks pass through the caches; by the closer one
         where there are so many parameters that a chunk's tangents, rearranged and added up, would
@@ -71,7 +71,7 @@ class Kept:
     make : callable
         ``make(X, y)`` is a chunk's: tensors, nested as you like.
     most : float
-        Bytes; what goes beyond is made for each product anew.
+        Bytes; what goes beyond is made for each product again.
     """
 
     def __init__(self, make: Callable, most: float):
@@ -79,7 +79,7 @@ class Kept:
         self.forget()
 
     def forget(self) -> None:
-        """Make everything anew: something else than the point has changed."""
+        """Make everything again: something else than the point has changed."""
         self.left = self.most
         self.made: dict[tuple[int, int], Any] = {}
 
@@ -168,7 +168,7 @@ class RowSum(ShardCurvature):
 
 
 def row_values(function: Callable, *specs) -> int:
-    """Numbers that a function makes of one row: what its graph's tensors with one row hold."""
+    """Return how many numbers a function makes of one row: those of its graph's tensors."""
     graph = tf.function(function).get_concrete_function(*specs).graph
     made = (op for op in graph.get_operations() if op.type not in ("Placeholder", "Identity"))
     shapes = (out.shape for operation in made for out in operation.outputs)

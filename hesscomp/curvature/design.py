@@ -22,7 +22,7 @@ ALIGNED_ROWS = 64  # chunks begin on cache lines whatever n: TensorFlow then sli
 def make_design(
     X: np.ndarray | scipy.sparse.csr_array, curvature_dtype: str, blocks: RowBlocks | None = None
 ):
-    """The shard's data matrix as TensorFlow products: `DenseDesign` or `SparseDesign`.
+    """Return the shard's data matrix as TensorFlow products: `DenseDesign` or `SparseDesign`.
 
     With `blocks` every product is made of those of the blocks, each computed alone, so that its
     bits do not depend on how many of them this rank holds.
@@ -55,46 +55,48 @@ class DenseDesign:
         return tf.constant(max(rows, ALIGNED_ROWS), tf.int32)
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
-        """A v in float64: (n,) to (rows,)."""
+        """Return A v in float64: (n,) to (rows,)."""
         if self._given.dtype == tf.float64 and self.blocks is None:
             return tf.linalg.matvec(self._given, v)
         return self._exact_kernels.forward(self._given, v, self._chunk(8 * self.n))
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r in float64: (rows,) to (n,)."""
+        """Return A^T r in float64: (rows,) to (n,)."""
         if self._given.dtype == tf.float64:
             return tf.linalg.matvec(self._given, r, transpose_a=True)
         return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
 
-    def adjoints(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
-        return self._exact_kernels.adjoints(self._given, r, self._chunk(0))
+    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
+        """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
+        return self._exact_kernels.adjoint_by_row_block(self._given, r, self._chunk(0))
 
-    def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
+    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
         if not self.rows:
             return tf.zeros([0, *V.shape], self.dtype)
-        return self._kernels.gram_products(
+        return self._kernels.gram_product_by_row_block(
             self._curved, tf.cast(weights, self.dtype), V, self._chunk(0)
         )
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)): (n, k) to (n, k); 4 rows n k operations, one sweep over A."""
+        """Return A^T (weights * (A V)): (n, k) to (n, k); 4 rows n k operations, one sweep."""
         wide = V.shape[1] > 8
         chunk = tf.constant(WIDE_ROWS) if wide else self._chunk(self.dtype.size * self.n)
         return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), V, chunk)
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A: (n, n); 2 rows n^2 operations."""
+        """Return A^T diag(weights) A: (n, n); 2 rows n^2 operations."""
         return self._kernels.gram(
             self._curved, tf.cast(weights, self.dtype), tf.constant(WIDE_ROWS)
         )
 
-    def grams(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A of each block of rows: (blocks, n, n)."""
+    def gram_by_row_block(self, weights: tf.Tensor) -> tf.Tensor:
+        """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
         if not self.rows:
             return tf.zeros([0, self.n, self.n], self.dtype)
-        return self._kernels.grams(self._curved, tf.cast(weights, self.dtype), self._chunk(0))
+        return self._kernels.gram_by_row_block(
+            self._curved, tf.cast(weights, self.dtype), self._chunk(0)
+        )
 
     def compile(self) -> None:
         """Trace and optimise the products on one row, so that no timed product does."""
@@ -126,22 +128,22 @@ class SparseDesign:
         self._blocks = [SparseDesign(X[rows], dtype) for rows in self._local]
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
-        """A v in float64: (n,) to (rows,)."""
+        """Return A v in float64: (n,) to (rows,)."""
         if self._blocks:
             return tf.concat([block.forward(v) for block in self._blocks], axis=0)
         return tf.squeeze(self._given[0] @ v[:, None], 1)
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r in float64: (rows,) to (n,)."""
+        """Return A^T r in float64: (rows,) to (n,)."""
         return tf.squeeze(self._given[1] @ r[:, None], 1)
 
-    def adjoints(self, r: tf.Tensor) -> tf.Tensor:
-        """A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
+    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
+        """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
         parts = [b.adjoint(r[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
         return tf.stack(parts) if parts else tf.zeros([0, self.n], tf.float64)
 
-    def gram_products(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
+    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
         parts = [
             block.gram_product(weights[rows], V)
             for block, rows in zip(self._blocks, self._local, strict=True)
@@ -149,20 +151,20 @@ class SparseDesign:
         return tf.stack(parts) if parts else tf.zeros([0, *V.shape], V.dtype)
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
+        """Return A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
         scale = tf.cast(weights, self.dtype)[:, None]
         return self._curved[1] @ (scale * (self._curved[0] @ V))
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A: (n, n), by block products with the unit vectors."""
+        """Return A^T diag(weights) A: (n, n), by block products with the unit vectors."""
         panels = [
             self.gram_product(weights, tf.eye(self.n, dtype=self.dtype)[:, start : start + 256])
             for start in range(0, self.n, 256)
         ]
         return tf.concat(panels, axis=1)
 
-    def grams(self, weights: tf.Tensor) -> tf.Tensor:
-        """A^T diag(weights) A of each block of rows: (blocks, n, n)."""
+    def gram_by_row_block(self, weights: tf.Tensor) -> tf.Tensor:
+        """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
         parts = [b.gram(weights[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
         return tf.stack(parts) if parts else tf.zeros([0, self.n, self.n], self.dtype)
 
@@ -195,7 +197,7 @@ class _Csr:
 
 
 def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tensor:
-    """total + the sum of part(start, stop) over the chunks of rows, one after the other."""
+    """Return total + the sum of part(start, stop) over the chunks of rows, one after the other."""
     return tf.while_loop(
         lambda start, _: start < rows,
         lambda start, total: (
@@ -208,7 +210,7 @@ def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tens
 
 
 def _concatenated(rows: tf.Tensor, chunk: tf.Tensor, element: tf.TensorSpec, part) -> tf.Tensor:
-    """part(start, stop) of each chunk of rows, one after the other along the first axis."""
+    """Return part(start, stop) of each chunk of rows, one after the other along the first axis."""
     count = (rows + chunk - 1) // chunk
     pieces = tf.TensorArray(
         element.dtype, size=count, infer_shape=False, element_shape=element.shape
@@ -224,7 +226,7 @@ def _concatenated(rows: tf.Tensor, chunk: tf.Tensor, element: tf.TensorSpec, par
 
 @functools.cache
 def _dense_kernels(name: str) -> SimpleNamespace:
-    """Compiled products with a dense matrix of type `name`, traced once for all shapes."""
+    """Return compiled products with a dense matrix of type `name`, traced once for all shapes."""
     matrix = tf.TensorSpec([None, None], name)
     weights = tf.TensorSpec([None], name)
     vector = tf.TensorSpec([None], tf.float64)
@@ -247,7 +249,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         return _sweep(shape[0], chunk, tf.zeros(shape[1:], tf.float64), part)
 
     @tf.function(input_signature=[matrix, vector, count])
-    def adjoints(A, r, chunk):
+    def adjoint_by_row_block(A, r, chunk):
         def part(start, stop):
             piece = tf.cast(A[start:stop], tf.float64)
             return tf.linalg.matvec(piece, r[start:stop], transpose_a=True)
@@ -265,7 +267,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         return _sweep(tf.shape(A)[0], chunk, tf.zeros_like(V), part)
 
     @tf.function(input_signature=[matrix, weights, matrix, count])
-    def gram_products(A, weights, V, chunk):
+    def gram_product_by_row_block(A, weights, V, chunk):
         def part(start, stop):
             piece = A[start:stop]
             scaled = weights[start:stop, None] * tf.matmul(piece, V)
@@ -284,7 +286,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         return _sweep(shape[0], chunk, tf.zeros([shape[1], shape[1]], A.dtype), part)
 
     @tf.function(input_signature=[matrix, weights, count])
-    def grams(A, weights, chunk):
+    def gram_by_row_block(A, weights, chunk):
         def part(start, stop):
             piece = A[start:stop]
             return tf.matmul(piece, weights[start:stop, None] * piece, transpose_a=True)
@@ -295,9 +297,9 @@ def _dense_kernels(name: str) -> SimpleNamespace:
     return SimpleNamespace(
         forward=forward,
         adjoint=adjoint,
-        adjoints=adjoints,
+        adjoint_by_row_block=adjoint_by_row_block,
         gram_product=gram_product,
-        gram_products=gram_products,
+        gram_product_by_row_block=gram_product_by_row_block,
         gram=gram,
-        grams=grams,
+        gram_by_row_block=gram_by_row_block,
     )

@@ -11,7 +11,7 @@ PROCESS = ("config_proto", "executor_type")  # attributes that say how, not what
 
 
 def computation_digest(graph: tf.Graph) -> str:
-    """SHA-256 of a traced function: operations in order, attributes, inputs and constants.
+    """Return the SHA-256 of a traced function's operations, attributes, inputs and constants.
 
     The same in every process that traces the same function with the same TensorFlow; no name that
     was given to an operation, a layer or a function matters. Values that the function reads from
@@ -54,7 +54,7 @@ def computation_digest(graph: tf.Graph) -> str:
 
 
 def captured_digest(graph: tf.Graph) -> str:
-    """SHA-256 of the real numbers that a traced function reads from variables and tensors outside.
+    """Return the SHA-256 of the real numbers that a traced function reads from outside it.
 
     In the order in which the function captured them, which every process shares; `graph.variables`
     has an order of its own in each process. Whole numbers in variables are left out: they are the
@@ -68,7 +68,7 @@ def captured_digest(graph: tf.Graph) -> str:
 
 
 def array_digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's numbers."""
+    """Return the SHA-256 of an array's numbers."""
     return _sha256(np.ascontiguousarray(array).data)
 
 

@@ -33,18 +33,18 @@ class Ending:
 
     @classmethod
     def of(cls, output: tf.Tensor) -> "Ending | None":
-        """That of a traced output; None where Keras finds no logits."""
+        """Return the ending of a traced output; None where Keras finds no logits."""
         activation = ACTIVATIONS.get(output.op.type)
         marked = hasattr(output, "_keras_logits")
         return cls(activation, marked) if marked or activation else None
 
     @staticmethod
     def logits(output: tf.Tensor) -> tf.Tensor:
-        """What a traced output with an ending was made from."""
+        """Return what a traced output with an ending was made from."""
         return output._keras_logits if hasattr(output, "_keras_logits") else output.op.inputs[0]
 
     def serves(self, link: str | None) -> bool:
-        """Whether Keras computes a loss, whose logits go through `link`, from these logits."""
+        """Return whether Keras computes a loss with this `link` from these logits."""
         return link is not None and (self.marked or self.activation == link)
 
     def __str__(self) -> str:
@@ -52,5 +52,5 @@ class Ending:
 
 
 def activate(logits: tf.Tensor, activation: str) -> tf.Tensor:
-    """The output of these logits, marked with them as Keras does."""
+    """Return the output of these logits, marked with them as Keras does."""
     return keras.activations.get(activation)(logits)

@@ -1,4 +1,4 @@
-"""Gauss-Newton and Fisher matrices: J^T B J with B a curvature of the loss by the output."""
+"""Gauss-Newton and Fisher matrices: J^T B J with B a curvature of the loss in its output."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class GaussNewtonOperator(CurvatureOperator):
 class FisherOperator(CurvatureOperator):
     """The Fisher matrix of a loss whose Gauss-Newton matrix it is: the known losses.
 
-    Of the data term: regularisers of the model are no part of it.
+    Of the data term: without the regularisers of the model.
 
     Softmax and sigmoid cross-entropy and squared error are negative log-likelihoods with natural
     parameters, for which the two coincide (Martens, "New insights and perspectives on the natural
@@ -72,7 +72,7 @@ class MonteCarloFisherOperator(CurvatureOperator):
     Raises
     ------
     InputError
-        If the problem lacks the capability, its loss is no likelihood, or `samples` is below 1.
+        If the problem lacks the capability, its loss is not a likelihood, or `samples` is below 1.
     """
 
     def __init__(self, problem, x: np.ndarray, samples: int = 1, seed: int = 0):

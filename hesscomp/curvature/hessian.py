@@ -75,7 +75,7 @@ class CurvatureOperator(ShardedOperator):
         return self._shard.assembles and fits
 
     def _assembled(self) -> np.ndarray:
-        """Assembled on each shard, then one reduction of n^2 words."""
+        """Return the matrix, assembled on each shard; takes one reduction of n^2 words."""
         if self.world.reproducible:
             dense = sum_blocks(view(self._shard.dense_by_row_block()), self.blocks, self.world)
         else:

@@ -46,7 +46,7 @@ class Jacobian:
         self.T = _Transposed(self)
 
     def __matmul__(self, V: np.ndarray) -> np.ndarray:
-        """J V, float64."""
+        """Return J V, float64."""
         problem, V = self.problem, np.asarray(V, self.problem.dtype)
         if V.ndim not in (1, 2) or len(V) != problem.n:
             raise InputError(f"J has {problem.n} columns; it cannot multiply {V.shape}")
@@ -62,7 +62,7 @@ class Jacobian:
         return out
 
     def _panels(self, k: int) -> Iterator[slice]:
-        """Of k columns, as many at once as memory allows."""
+        """Yield slices of k columns, each as wide as memory allows."""
         problem, size = self.problem, self.theta.dtype.size
         width = problem.budget(problem.dtype).columns(max(k, 1), size)
         if problem.world.reproducible:
@@ -94,7 +94,7 @@ class Jacobian:
         return out
 
     def _pulled(self, U: np.ndarray, part: slice) -> np.ndarray:
-        """J^T U by a part of the rows here: (n, k); local."""
+        """Return J^T U by a part of the rows here: (n, k); local."""
         problem, k = self.problem, U.shape[-1]
         total = np.zeros((problem.n, k))
         for rows in problem.chunks(part, problem.dtype, k):
@@ -109,11 +109,11 @@ class _Transposed:
         self.T = jacobian
 
     def __matmul__(self, U: np.ndarray) -> np.ndarray:
-        """J^T U, the same on all ranks, float64."""
+        """Return J^T U, the same on all ranks, float64."""
         return self.T._transposed(U)
 
 
 def _columns_last(block: tf.Tensor) -> tf.Tensor:
-    """(..., k, C) as (..., C, k), and the reverse."""
+    """Return (..., k, C) as (..., C, k), and the reverse."""
     rank = block.shape.rank
     return tf.transpose(block, [*range(rank - 2), rank - 1, rank - 2])

@@ -1,4 +1,4 @@
-"""An operator whose products are kept in a journal, so that a run goes on where it was ended."""
+"""An operator whose products are kept in a journal, so that a run resumes where it was ended."""
 
 import os
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Journaled(Operator):
     """An operator with a `Journal`: each block product is made once, whatever ends the run.
 
     The products of a run that is started again must come in the same order with the same blocks, as
-    those of every method of `compress` with the same options and seed do; others are made anew.
+    those of every method of `compress` with the same options and seed do; others are made again.
     """
 
     parts = ("base",)

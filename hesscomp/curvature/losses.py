@@ -44,15 +44,15 @@ class Loss(ABC):
 
     @abstractmethod
     def values(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """(B,) losses of the rows."""
+        """Return (B,) losses of the rows."""
 
     @abstractmethod
     def gradient(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        """Gradient of each row's loss with respect to the output; same shape as `output`."""
+        """Return the gradient of each row's loss in the output; same shape as `output`."""
 
     @abstractmethod
     def curvature(self, output: tf.Tensor, y: tf.Tensor, T: tf.Tensor) -> tf.Tensor:
-        """Second derivative of each row's loss times its k tangents; same shape as `T`."""
+        """Return each row's second derivative of the loss times its k tangents; shape of `T`."""
 
     def sample(self, output: tf.Tensor, noise) -> tf.Tensor:
         """Targets drawn from the distribution whose negative log-likelihood this loss is.
@@ -320,7 +320,7 @@ def find_loss(
     ending: Ending | None = None,
     targets: tf.TensorSpec | None = None,
 ) -> Loss:
-    """A `Loss` from its name, a Keras loss or a function of (y, output).
+    """Return a `Loss` from its name, a Keras loss or a function of (y, output).
 
     Parameters
     ----------
@@ -338,7 +338,7 @@ def find_loss(
     Raises
     ------
     InputError
-        For a name that nobody knows, and for a loss that is no mean over rows.
+        For an unknown name, and for a loss that is not a mean over rows.
     """
     loss = resolve_loss(loss)
     if isinstance(loss, Loss):
@@ -370,7 +370,7 @@ def resolve_loss(loss):
     Raises
     ------
     InputError
-        For a name that nobody knows, and for what cannot be called.
+        For an unknown name, and for what cannot be called.
     """
     if isinstance(loss, Loss) or (isinstance(loss, str) and loss in KNOWN):
         return loss
@@ -394,7 +394,7 @@ def as_keras_loss(loss) -> keras.losses.Loss:
 
 
 def _row_by_row(loss) -> Callable:
-    """The loss of each row, as Keras computes it before it averages over them.
+    """Return the loss of each row, as Keras computes it before it averages over them.
 
     Targets have the type of the output then, and their last axis fits its.
     """
@@ -403,7 +403,7 @@ def _row_by_row(loss) -> Callable:
 
 
 def loss_name(loss) -> str:
-    """What a loss is called in messages."""
+    """Return what a loss is called in messages."""
     return getattr(loss, "name", "") or getattr(loss, "__name__", type(loss).__name__)
 
 
@@ -432,7 +432,7 @@ def _options(loss) -> dict:
 
 
 def _known(loss, shape: tuple[int, ...], ending: Ending | None) -> Loss | None:
-    """The known loss that a Keras loss is, None where it is none."""
+    """Return the known loss that a Keras loss is, None where it is none."""
     kind, options, losses = getattr(loss, "fn", loss), _options(loss), keras.losses
     found: Loss
     if kind is losses.mean_squared_error:
@@ -456,7 +456,7 @@ def _scaled(loss: Loss, scale: float) -> Loss:
 
 
 def _reaches(loss: FunctionLoss, shape, targets: tf.TensorSpec) -> bool:
-    """Whether a function takes logits that Keras left on the output.
+    """Return whether a function takes logits that Keras left on the output.
 
     Tried on an output that is marked with logits that it was not made from.
     """
@@ -479,7 +479,7 @@ def _sum_rows(values: tf.Tensor) -> tf.Tensor:
 
 
 def _width(output: tf.Tensor) -> int:
-    """Numbers in a row of the output."""
+    """Return the numbers in a row of the output."""
     return int(output.shape[1:].num_elements())
 
 

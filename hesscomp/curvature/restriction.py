@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def select(blocks, names) -> np.ndarray:
-    """The indices of the parameters in blocks of these names, in the vector's order.
+    """Return the indices of the parameters in blocks of these names, in the vector's order.
 
     A name may also be the beginning of names, up to a "/": a layer.
 

@@ -41,10 +41,10 @@ class ShardedOperator(Operator):
 
     @abstractmethod
     def _local(self, V: np.ndarray) -> np.ndarray:
-        """This rank's addend of H V for a whole (n, k) array, both in `dtype`."""
+        """Return this rank's addend of H V for a whole (n, k) array, both in `dtype`."""
 
     def _local_blocks(self, V: np.ndarray) -> np.ndarray:
-        """As `_local`, separately for each of this rank's blocks of data: (b, n, k)."""
+        """Return `_local` separately for each of this rank's blocks of data: (b, n, k)."""
         raise InputError(f"{type(self).__name__} has no reproducible mode")
 
     def narrowed(self, chosen: tuple[int, ...]) -> "ShardedOperator | None":
@@ -55,7 +55,7 @@ class ShardedOperator(Operator):
         return None
 
     def _columns(self, columns: int) -> int:
-        """How many of a block's columns are multiplied, and reduced, at once."""
+        """Return how many of a block's columns are multiplied, and reduced, at once."""
         if not self.world.reproducible:
             return columns
         stack = self.dtype.itemsize * self.n * self.blocks

@@ -46,7 +46,7 @@ with _quiet_stderr():
 
 
 def _softsign_bend(operation, delta):
-    """The gradient of SoftsignGrad, slope / (1 + |x|)^2, which TensorFlow 2.21 lacks."""
+    """Return the gradient of SoftsignGrad, slope / (1 + |x|)^2, which TensorFlow 2.21 lacks."""
     slope, x = operation.inputs
     scale = 1 / (1 + tf.abs(x))
     return [delta * scale**2, -2 * delta * slope * tf.sign(x) * scale**3]
@@ -79,7 +79,7 @@ def set_threads(threads: int) -> None:
 
 
 def own_device(devices: list, place: int):
-    """The device of the rank that is number `place` on its node; None where there is none.
+    """Return the device of the rank that is number `place` on its node; None where there is none.
 
     Devices are dealt out in turn, so that no two ranks share one while another is idle. Where the
     launcher shows each rank one device (``srun --gpus-per-task=1``), that is its own.
@@ -114,7 +114,7 @@ def keep_freed_memory(most: float) -> None:
     """Let the C library keep up to `most` bytes that tensors leave free, for the next tensors.
 
     By default it gives large arrays back to the system at once, and every tensor of megabytes is
-    mapped, cleared and faulted in anew: a tenth of a network's block product. It keeps no more
+    mapped, cleared and faulted in again: a tenth of a network's block product. It keeps no more
     than `KEPT` whatever `most`; where the library is not glibc, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -178,7 +178,7 @@ def one_precision(what: str) -> Iterator[None]:
 
 
 def share(array: np.ndarray) -> tf.Tensor:
-    """A tensor over the array's own memory where its alignment allows, else over a copy (on a GPU).
+    """Return a tensor that shares the array's memory if aligned for it, else a copy (as on a GPU).
 
     The array must not be changed afterwards.
     """
@@ -203,7 +203,7 @@ def fusing(worth: bool) -> Iterator[None]:
 
 
 def fused(function):
-    """Element-wise arithmetic as one pass over memory, compiled by XLA, where `fusing` says so."""
+    """Return element-wise arithmetic that XLA compiles to one pass, where `fusing` says so."""
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
     @wraps(function)
@@ -214,7 +214,7 @@ def fused(function):
 
 
 def view(tensor: tf.Tensor) -> np.ndarray:
-    """A tensor's own memory as an array that cannot be written to; a copy of what is on a GPU."""
+    """Return a read-only array that shares a tensor's memory, or a copy from a GPU."""
     return tensor.numpy() if "GPU" in tensor.device else np.asarray(memoryview(tensor))
 
 

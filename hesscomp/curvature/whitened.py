@@ -45,7 +45,7 @@ class Whitened(Operator):
             raise InputError("B is not positive definite") from None
 
     def backward(self, V: np.ndarray) -> np.ndarray:
-        """L^-T V for an (n, k) array: from whitened coordinates to the operator's own."""
+        """Return L^-T V for an (n, k) array: from whitened coordinates to the operator's own."""
         return self._solve(V, transposed=True)
 
     def _solve(self, V, transposed):

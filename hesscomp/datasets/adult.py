@@ -28,7 +28,7 @@ NUMERIC = {"age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "ho
 
 
 def load_adult(world: World, targets: str | None = None, dtype: str | None = None) -> Dataset:
-    """The packaged data, 32,561 training and 16,281 test rows of 109 features. Collective.
+    """Load the packaged data, 32,561 training and 16,281 test rows of 109 features. Collective.
 
     Every rank reads the small raw files, which fixes means and categories, and encodes its own
     rows.
@@ -46,7 +46,7 @@ def load_adult(world: World, targets: str | None = None, dtype: str | None = Non
 
 
 def _columns(name: str) -> list[list[str]]:
-    """The file's columns, label last."""
+    """Return the file's columns, label last."""
     lines = lzma.decompress(packaged_file("adult", name).read_bytes()).decode().splitlines()
     # One flat list: a list for each row would keep the garbage collector busy.
     cells = ", ".join(line for line in lines if line.count(",") == len(COLUMNS)).split(", ")

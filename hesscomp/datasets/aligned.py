@@ -6,7 +6,7 @@ ALIGNMENT = 64  # bytes; what TensorFlow asks of memory that it did not allocate
 
 
 def aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
-    """As ``numpy.empty``, beginning on a multiple of `ALIGNMENT` bytes."""
+    """Return ``numpy.empty`` that begins on a multiple of `ALIGNMENT` bytes."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT

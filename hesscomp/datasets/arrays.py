@@ -37,24 +37,24 @@ class ArraySource:
         raise NotImplementedError
 
     def count(self) -> int:
-        """All rows of the file: every rank sees the whole shape."""
+        """Return all rows of the file: every rank sees the whole shape."""
         with self._undamaged(), self.stored() as rows:
             self.width, self.row = rows.width, rows.row
             return rows.count
 
     def total(self, counts: list[int]) -> int:
-        """Rows of the file, from every rank's count."""
+        """Return rows of the file, from every rank's count."""
         return counts[0]
 
     def read(self, start: int, stop: int, counts: list[int]):
-        """Rows start:stop as (X, labels)."""
+        """Return rows start:stop as (X, labels)."""
         with self._undamaged(), self.stored() as rows:
             X, labels = rows[start:stop]
         check_finite(X, start, str(self.path))
         return X, labels
 
     def agree(self, X, start, gather, train):
-        """X as all ranks must have it, and the number of columns."""
+        """Return X as all ranks must have it, and the number of columns."""
         if train is not None and train.row != self.row:
             raise InputError(
                 f"{self.path}: has {_features(self.row)}, {train.path} has {_features(train.row)}; "
@@ -63,11 +63,11 @@ class ArraySource:
         return X, self.width
 
     def doubts(self) -> tuple[str, ...]:
-        """What the file leaves in doubt: nothing."""
+        """Return what the file leaves in doubt: nothing."""
         return ()
 
     def where(self, row: int) -> str:
-        """What to call a data row (from 0) in messages."""
+        """Return what to call a data row (from 0) in messages."""
         return f"row {row + 1}"
 
     @contextmanager
@@ -108,7 +108,7 @@ class StoredRows:
             raise InputError(
                 f"{path}: X has {self.count} rows but the labels have shape {y.shape}; "
                 "store one label a row: of one-hot rows y.argmax(axis=1), which are classes "
-                "(--targets classes)"
+                "(`targets` classes)"
             )
         if self.width > MAX_WIDTH:
             raise InputError(f"{path}: X has {self.width} columns; at most {MAX_WIDTH} are allowed")
@@ -123,7 +123,7 @@ class StoredRows:
         if data.ndim != 1 or indices.shape != data.shape or indptr.shape != (self.count + 1,):
             raise InputError(
                 f"{self.path}: data, indices and indptr of shapes {data.shape}, {indices.shape} "
-                f"and {indptr.shape} are no CSR matrix of {self.count} rows"
+                f"and {indptr.shape} are not a CSR matrix of {self.count} rows"
             )
 
     def __enter__(self) -> "StoredRows":

@@ -38,7 +38,7 @@ BATCH = 256  # images drawn together
 
 
 def load_curves(world: World, targets: str | None = None, dtype: str | None = None) -> Dataset:
-    """20,000 training and 10,000 test images, (rows, 784) between 0 and 1. Collective.
+    """Make 20,000 training and 10,000 test images, (rows, 784) between 0 and 1. Collective.
 
     Each rank draws its own rows, the same on any number of ranks, at about 30 us a row.
 
@@ -61,7 +61,7 @@ def load_curves(world: World, targets: str | None = None, dtype: str | None = No
 
 
 def _shard(first: int, total: int, world: World, dtype: str) -> Shard:
-    """This rank's share of the `total` images from the `first` on."""
+    """Return this rank's share of the `total` images from the `first` on."""
     start, stop = row_range(total, world.rank, world.size)
     points = random.uniform(SEED, random.CURVE_POINTS, (first + start, first + stop), (0, 6))
     points = MARGIN + (SIDE - 2 * MARGIN) * points.reshape(-1, 3, 2)
@@ -72,7 +72,7 @@ def _shard(first: int, total: int, world: World, dtype: str) -> Shard:
 
 
 def draw(points: np.ndarray) -> np.ndarray:
-    """The (curves, 784) float64 images of (curves, 3, 2) control points (x, y), in pixels."""
+    """Return (curves, 784) float64 images of (curves, 3, 2) control points (x, y), in pixels."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
     t, weights = (nodes + 1) / 2, weights / 2
     position = np.stack([(1 - t) * (1 - 2 * t), 4 * t * (1 - t), t * (2 * t - 1)])

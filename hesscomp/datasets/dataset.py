@@ -96,7 +96,7 @@ def from_arrays(
     X, y, world: World, name: str = "arrays", test: tuple[Any, Any] | None = None,
     targets: str = SIGNS,
 ) -> Dataset:  # fmt: skip
-    """A data set from each rank's own rows, of any number on each rank, also none. Collective.
+    """Make a data set from each rank's own rows, which may be none. Collective.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def from_arrays(
 
 
 def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:
-    """This rank's rows, checked and placed among the others'; labels still as they came."""
+    """Return this rank's rows, checked and placed among the others'; labels still as they came."""
     with world.phase(f"checking {name}"):
         X = _matrix(X, name)
         y = _labels(y, X.shape[0], name, targets)
@@ -171,7 +171,7 @@ def _labels(y, rows: int, name: str, targets: str) -> np.ndarray:
 
 
 def _matrix(X, name: str):
-    """X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
+    """Return X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
     sparse = scipy.sparse.issparse(X)
     X = X if sparse else np.asarray(X)
     if X.ndim < 2:

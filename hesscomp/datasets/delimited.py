@@ -91,7 +91,7 @@ class CsvSource(TextSource):
             )
 
     def _called(self, column: int) -> str:
-        """What to call a column in messages."""
+        """Return what to call a column in messages."""
         return self.names[column] or f"column {column + 1} (without a name)"
 
     def parse(self, lines, row):
@@ -107,13 +107,13 @@ class CsvSource(TextSource):
         return np.delete(table, self.at, axis=1), table[:, self.at]
 
     def _parse_slowly(self, lines, row):
-        """Rows that are not all numbers: labels in words, or an error to be named."""
+        """Return rows that are not all numbers: labels in words, or an error to be named."""
         X, labels = [], []
         for i, line in enumerate(lines):
             try:
                 cells = self._cells(line.decode())
             except (UnicodeDecodeError, csv.Error) as error:
-                self.refuse(row + i, f" is not CSV in UTF-8 ({error}); mend or remove it")
+                self.refuse(row + i, f" is not CSV in UTF-8 ({error}); correct or remove it")
             if len(cells) != len(self.names):
                 names = (
                     "; R's write.table leaves out the name of its row names: write.csv with "
@@ -123,7 +123,7 @@ class CsvSource(TextSource):
                 )
                 self.refuse(
                     row + i,
-                    f" has {len(cells)} columns, the header {len(self.names)}; mend or remove it"
+                    f" has {len(cells)} columns, the header {len(self.names)}; correct or remove it"
                     + names,
                 )
             labels.append(cells.pop(self.at))

@@ -13,7 +13,7 @@ MOST = 2**28  # bytes
 
 
 def downloaded_file(url: str, sha256: str, path: Path, instead: str) -> Path:
-    """`path`, fetched from `url` where it is not there yet, in any case after a check of its hash.
+    """Return `path`, downloaded from `url` if it is missing, after a check of its hash.
 
     Fetched under another name and renamed, so that the file is whole and several nodes with one
     file system may do it at once.
@@ -34,7 +34,7 @@ def downloaded_file(url: str, sha256: str, path: Path, instead: str) -> Path:
             raise InputError(f"{url}: sends another file than it used to; {instead}")
         _write(path, data)
     elif not _is(path.read_bytes(), sha256):
-        raise InputError(f"{path}: is damaged, or another file; remove it to download it anew")
+        raise InputError(f"{path}: is damaged, or another file; remove it to download it again")
     return path
 
 

@@ -25,7 +25,7 @@ def fourier_features(
     seed: int = 0,
     dtype: str = "float64",
 ) -> Dataset:
-    """Random Fourier features sqrt(2/D) cos(W a / S + b) of every row a.
+    """Make random Fourier features sqrt(2/D) cos(W a / S + b) of every row a.
 
     Their inner products approximate the Gaussian kernel exp(-||a - a'||^2 / (2 S^2)) (Rahimi and
     Recht 2007, algorithm 1).
@@ -78,7 +78,7 @@ def fourier_features(
 
 
 def _lift(shard: Shard, W: np.ndarray, b: np.ndarray, dtype: str) -> Shard:
-    """The shard with the features sqrt(2/D) cos(a W + b).
+    """Return the shard with the features sqrt(2/D) cos(a W + b).
 
     Blocks begin on a global grid and are filled up with zeros at a shard's ends, so every product
     has one shape: its rounding, and so a row's features, do not depend on the shard.

@@ -51,7 +51,7 @@ def load_file(
     dtype: str | None = None,
     name: str | None = None,
 ) -> Dataset:
-    """A file of labelled rows; `load_dataset` says what the arguments mean. Collective.
+    """Load a file of labelled rows; see `load_dataset` for the arguments. Collective.
 
     `name` is what to call the data set, by default the file as it was named.
     """
@@ -82,7 +82,7 @@ def load_file(
 
 
 def prefer_dense(n: int, density: float) -> bool:
-    """Whether rows with this share of nonzeros are better stored densely.
+    """Return whether rows with this share of nonzeros are better stored densely.
 
     A dense product runs at the processor's full rate and a sparse one at a tenth of it or less;
     but rows of text data must never be filled up.
@@ -91,7 +91,7 @@ def prefer_dense(n: int, density: float) -> bool:
 
 
 def _read(path, world: World, format: str | None, label: str | None, dtype, train=None):
-    """This rank's rows of a file, labels as they came, and the source that read them.
+    """Read this rank's rows of a file, with their labels unchanged; also return the source.
 
     `train` is the source of the training data where these are the test data.
     """

@@ -18,7 +18,7 @@ from hesscomp.parallel.world import World
 
 
 def fingerprint(shard, world: World) -> str:
-    """The hash of all ranks' rows, "sha256:...". Collective.
+    """Compute the hash of all ranks' rows, "sha256:...". Collective.
 
     Shards may begin anywhere: the rows before a rank's first block boundary travel to the rank on
     which that block begins.

@@ -61,7 +61,7 @@ class _IdxFile:
         self.stream = (gzip.open if packed else open)(path, "rb")
         zeros, kind, dimensions = self._read(2), *self._read(2)
         if zeros != b"\0\0" or kind not in TYPES or not 1 <= dimensions <= MAX_DIMENSIONS:
-            self.refuse("is no IDX file; check the path, and unpack what is not plain or .gz")
+            self.refuse("is not an IDX file; check the path, and unpack what is not plain or .gz")
         self.dtype = np.dtype(TYPES[kind])
         self.shape = tuple(np.frombuffer(self._read(4 * dimensions), ">u4").tolist())
         self.begin = 4 + 4 * dimensions
@@ -76,13 +76,13 @@ class _IdxFile:
         self.stream.close()
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Rows from `start` to `stop`, as they are stored."""
+        """Return rows from `start` to `stop`, as they are stored."""
         start, stop, _ = rows.indices(self.shape[0])
         size = math.prod(self.shape[1:]) * self.dtype.itemsize
         self.stream.seek(self.begin + start * size)
         data = self._read((stop - start) * size)
         if stop == self.shape[0] and self.stream.read(1):
-            self.refuse(f"goes on after its {stop} rows; fetch it again")
+            self.refuse(f"continues after its {stop} rows; fetch it again")
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def refuse(self, reason: str):

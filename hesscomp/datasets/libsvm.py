@@ -113,14 +113,14 @@ class LibsvmSource(TextSource):
         for i, line in enumerate(lines):
             for token in line.replace(b":", b" ").split():
                 if _numbers(token) is None:
-                    self.refuse(row + i, f" has {shown(token)}, which is no number; {FORM}")
+                    self.refuse(row + i, f" has {shown(token)}, which is not a number; {FORM}")
         raise InputError(
             f"{self.path}: rows {row + 1} to {row + len(lines)} cannot be read; {FORM}"
         )
 
 
 def _numbers(text: bytes) -> np.ndarray | None:
-    """All numbers of a text separated by white space; None if there is anything else."""
+    """Return all numbers of a text separated by white space; None if there is anything else."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         try:

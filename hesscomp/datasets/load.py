@@ -30,7 +30,7 @@ def load_dataset(
     targets: str | None = None,
     dtype: str | None = None,
 ) -> Dataset:
-    """A data set by name, or a file. Collective; each rank keeps its own rows only.
+    """Load a data set by name or from a file. Collective; each rank keeps its own rows only.
 
     Parameters
     ----------

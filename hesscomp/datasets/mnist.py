@@ -32,7 +32,7 @@ KERAS_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1
 
 
 def load_mnist(world: World, targets: str | None = None, dtype: str | None = None) -> Dataset:
-    """All of MNIST, pixels value/255; `load_dataset` says what the arguments mean. Collective.
+    """Load all of MNIST, pixels value/255; see `load_dataset` for the arguments. Collective.
 
     Every rank unpacks the files up to its own last row, and keeps its own rows: 188 MB over all
     ranks in float32.
@@ -58,7 +58,7 @@ def load_mnist(world: World, targets: str | None = None, dtype: str | None = Non
 def load_mnist_sample(
     world: World, targets: str | None = None, dtype: str | None = None
 ) -> Dataset:
-    """The packaged sample of MNIST; as `load_mnist`, checked by SHA-256. Collective."""
+    """Load the packaged sample of MNIST as `load_mnist`; its SHA-256 is checked. Collective."""
     with world.phase("checking the packaged MNIST sample"):
         files = [packaged_file("mnist", f"{name}.gz") for name in (*IMAGES, *LABELS)]
     return _load("mnist-sample", files, SAMPLE_SHAPE, world, targets, dtype)
@@ -67,7 +67,7 @@ def load_mnist_sample(
 def load_mnist_download(
     world: World, targets: str | None = None, dtype: str | None = None
 ) -> Dataset:
-    """All of MNIST, equal to `load_mnist`'s, from the file that Keras downloads. Collective.
+    """Load all of MNIST, equal to `load_mnist`'s, from Keras' download. Collective.
 
     ``datasets/mnist.npz`` in KERAS_HOME (by default ``~/.keras``), checked by SHA-256. Where it is
     missing, the first rank on each node fetches it (11 MB) and the others wait. Every rank unpacks

@@ -8,7 +8,7 @@ from hesscomp.errors import InputError
 
 
 def packaged_file(folder: str, name: str) -> Path:
-    """The file `name` in a folder of this package, after a check of its SHA-256.
+    """Return the file `name` in a folder of this package, after a check of its SHA-256.
 
     Raises
     ------

@@ -24,7 +24,7 @@ class DatasetSummary:
         Of a row.
     targets : {"signs", "classes", "values", "input"}
     classes : tuple of str
-        None for targets that are no classes.
+        None for targets that are not classes.
     counts : tuple of int
         Training rows of each class.
     density : float
@@ -89,7 +89,7 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
 
 
 def _counts(dataset: Dataset) -> np.ndarray:
-    """This rank's training rows of each class."""
+    """Return this rank's training rows of each class."""
     if not dataset.classes:
         return np.empty(0)
     y = dataset.train.y

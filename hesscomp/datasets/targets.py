@@ -21,7 +21,7 @@ MAX_CLASSES = 1000
 
 
 def check_targets(kind: str, name: str) -> None:
-    """Raise InputError for targets that nobody knows."""
+    """Raise InputError for unknown targets."""
     if kind not in TARGETS:
         raise InputError(f"{name}: unknown targets {kind}; use one of {', '.join(TARGETS)}")
 
@@ -41,7 +41,7 @@ def with_targets(
     known: tuple | None = None,
     where: Callable[[int], str] | None = None,
 ):
-    """The shard with its labels made targets, and the classes they are of. Collective.
+    """Return the shard with its labels made targets, and the classes they are of. Collective.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def _classified(shard, kind: str, world: World, name: str, known, where):
 
 
 def class_names(classes) -> tuple[str, ...]:
-    """The classes as texts, for people."""
+    """Return the classes as texts, for readers."""
     return tuple(f"{label:g}" if isinstance(label, float) else label for label in classes)
 
 
@@ -123,7 +123,7 @@ class _Found:
                 self.refuse(label, f"the training data have {have}")
 
     def pair(self) -> tuple:
-        """The labels that mean -1 and +1."""
+        """Return the labels that mean -1 and +1."""
         rows, numbers = set(self.rows), any(isinstance(label, float) for label in self.rows)
         pairs: tuple[tuple, ...] = PAIRS if numbers else ()
         if not numbers and len(rows) <= 2 and "" not in rows:
@@ -135,11 +135,11 @@ class _Found:
         self.refuse(
             strangest,
             "labels must be +1/-1, 0/1, 1/2 or two texts; name their column, recode them or, for a "
-            "network, take them as classes (--targets classes)",
+            "network, take them as classes (`targets` classes)",
         )
 
     def classes(self) -> tuple:
-        """All labels, sorted."""
+        """Return all labels, sorted."""
         texts = sum(isinstance(label, str) for label in self.rows)
         for label in self.rows:
             odd = not label.is_integer() if isinstance(label, float) else not label
@@ -163,7 +163,7 @@ def _real(shard, name: str) -> np.ndarray:
     if shard.y.dtype.kind not in "fiub":
         raise InputError(
             f"{name}: the labels are texts; values must be real numbers: recode them, or take them "
-            "as classes (--targets classes) with a loss for classes, such as softmax-cross-entropy"
+            "as classes (`targets` classes) with a loss for classes, such as softmax-cross-entropy"
         )
     values = np.ascontiguousarray(shard.y, dtype=np.float64)
     table = values if values.ndim == 2 else values[:, None]

@@ -48,7 +48,7 @@ class TextSource:
         self.length = path.stat().st_size
 
     def _share(self, rank: int) -> tuple[int, int]:
-        """The byte range whose line beginnings are this rank's to count."""
+        """Return the byte range whose line beginnings are this rank's to count."""
         if self.compressed:  # cannot be entered in the middle: rank 0 counts for all
             return (self.begin, TO_THE_END) if rank == 0 else (TO_THE_END, TO_THE_END)
         rows = max(self.length - self.begin, 0)
@@ -56,15 +56,15 @@ class TextSource:
         return first, last
 
     def count(self) -> int:
-        """Rows that begin in this rank's byte range."""
+        """Return rows that begin in this rank's byte range."""
         return sum(len(batch) for batch in self._batches(*self._share(self.rank)))
 
     def total(self, counts: list[int]) -> int:
-        """Rows of the file, from every rank's count."""
+        """Return rows of the file, from every rank's count."""
         return sum(counts)
 
     def read(self, start: int, stop: int, counts: list[int]):
-        """Rows start:stop as (X, labels)."""
+        """Return rows start:stop as (X, labels)."""
         owner = int(np.searchsorted(np.cumsum(counts), start, side="right"))
         row = sum(counts[:owner])
         parts = []
@@ -91,11 +91,11 @@ class TextSource:
         raise NotImplementedError
 
     def doubts(self) -> Iterator[str]:
-        """What the file leaves in doubt, each with its remedy."""
+        """Return what the file leaves in doubt, each with its remedy."""
         return iter(())
 
     def where(self, row: int) -> str:
-        """What to call a data row (from 0) in messages; reads the file up to there."""
+        """Return what to call a data row (from 0) in messages; reads the file up to there."""
         line, left, position = 0, row, 0
         with self._stream() as stream:
             while text := stream.readline(MAX_LINE):
@@ -112,7 +112,7 @@ class TextSource:
 
     @contextmanager
     def _stream(self):
-        """The file opened as bytes; what is wrong with its compression is an InputError."""
+        """The file opened as bytes; an error in its compression is an InputError."""
         try:
             with OPENERS.get(self.path.suffix.lower(), open)(self.path, "rb") as stream:
                 yield stream
@@ -156,5 +156,5 @@ def _is_row(stripped: bytes) -> bool:
 
 
 def shown(text: bytes | str) -> str:
-    """The beginning of a piece of text, quoted, on one line, for messages."""
+    """Return the beginning of a piece of text, quoted, on one line, for messages."""
     return repr(text[:40].decode(errors="replace") if isinstance(text, bytes) else text[:40])

@@ -30,7 +30,7 @@ def check_finite(X, start: int, name: str) -> None:
 
 
 def check_columns(X, name: str, what: str) -> None:
-    """Raise InputError where rows are no vectors, for `what` takes nothing else."""
+    """Raise InputError where rows are not vectors, for `what` takes nothing else."""
     if X.ndim != 2:
         raise InputError(
             f"{name}: rows have the shape {extents(X.shape[1:])}, and {what} takes vectors; store "
@@ -39,12 +39,12 @@ def check_columns(X, name: str, what: str) -> None:
 
 
 def row_size(X) -> int:
-    """How many numbers a row of X has, of whatever shape."""
+    """Return how many numbers a row of X has, of whatever shape."""
     return math.prod(X.shape[1:])
 
 
 def extents(shape: tuple[int, ...]) -> str:
-    """A shape in words: 28 x 28 x 1."""
+    """Return a shape in words: 28 x 28 x 1."""
     return " x ".join(map(str, shape))
 
 

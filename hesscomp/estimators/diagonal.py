@@ -17,13 +17,13 @@ from hesscomp.options import Seeded, option
 
 @dataclass(frozen=True, kw_only=True)
 class DiagonalOptions(Seeded, group="diagonal"):
-    """What `diagonal_factor` takes besides its operator."""
+    """The options of `diagonal_factor`."""
 
     columns: int = option(
         64, low=4, metavar="C",
         help="product columns of the estimate; where they reach n the diagonal is exact",
     )  # fmt: skip
-    method: str = option("xdiag", choices=("xdiag", "hutchinson"), help="of the estimate")
+    method: str = option("xdiag", choices=("xdiag", "hutchinson"), help="estimator")
     probe_count: int = option(8, low=1)
 
 
@@ -67,7 +67,7 @@ def diagonal_factor(
     seed: int = 0,
     probe_count: int = 8,
 ) -> Diagonal:
-    """The diagonal of H as a factor: an operator, a preconditioner and a file, with a certificate.
+    """Estimate the diagonal of H as a factor with a certificate.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def diagonal_factor(
 
 
 def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
-    """The mean of omega * (H omega) over random signs (Bekas, Kokiopoulou and Saad 2007).
+    """Return the mean of omega * (H omega) over random signs (Bekas, Kokiopoulou and Saad 2007).
 
     Unbiased; entry i has variance (||H e_i||^2 - h_ii^2) / columns. One block product, n columns
     words reduced. Collective.
@@ -150,7 +150,7 @@ def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> Diagonal
 
 
 def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
-    """XDiag of Epperly, Tropp and Webber (2024), with random signs.
+    """Return XDiag of Epperly, Tropp and Webber (2024), with random signs.
 
     The mean of diag(Q_i Q_i^T H) + omega_i * (I - Q_i Q_i^T) H omega_i, Q_i the range of the
     sketch without column i. With l = columns // 2 vectors it costs 2 l columns in two block
@@ -171,7 +171,7 @@ def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
 
 
 def _mean(samples: np.ndarray, method: str, columns: int) -> DiagonalEstimate:
-    """Mean and standard error over the columns of (n, l) samples."""
+    """Return the mean and standard error over the columns of (n, l) samples."""
     errors = standard_error(samples)
     return DiagonalEstimate(samples.mean(axis=1), errors, method, columns, samples.shape[1])
 

@@ -9,7 +9,7 @@ SMALLEST_DETERMINANT = 1e-10
 
 
 def of_exchangeable(estimates: np.ndarray, method: str, columns: int) -> Estimate:
-    """The mean of leave-one-out estimates, with the jackknife's standard error.
+    """Return the mean of leave-one-out estimates, with the jackknife's standard error.
 
     The spread of the leave-one-out estimates themselves, which Epperly, Tropp and Webber (2024)
     take, ignores that they share all but one of their vectors: we have seen it three times too
@@ -33,12 +33,12 @@ def of_exchangeable(estimates: np.ndarray, method: str, columns: int) -> Estimat
 
 
 def without_diagonal(matrix: np.ndarray) -> np.ndarray:
-    """The matrix with zeros on its diagonal."""
+    """Return the matrix with zeros on its diagonal."""
     return matrix - np.diag(np.diagonal(matrix))
 
 
 def pair_overlaps(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inner products of pairs of unit vectors, and the determinants of the pairs' Gram matrices.
+    """Return inner products of pairs of unit vectors, and the pairs' Gram determinants.
 
     On the diagonal stand 0 and 1: a vector paired with none.
     """
@@ -47,7 +47,7 @@ def pair_overlaps(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pair_trace(core: np.ndarray, overlaps: np.ndarray, determinant: np.ndarray) -> np.ndarray:
-    """tr(K_II^-1 core_II) for all pairs I = {i, j}, K their Gram matrix; (j, j) on the diagonal."""
+    """Return tr(K_II^-1 core_II) for all pairs I = {i, j}, K being their Gram matrix."""
     own = np.diagonal(core)
     others = without_diagonal(np.tile(own[:, None], len(own)))
     return (others + own - 2 * overlaps * core) / determinant

@@ -10,7 +10,7 @@ LEAST = 2  # columns that it needs
 
 
 def hutchinson(operator: Operator, columns: int, seed: int) -> Estimate:
-    """tr(H) as the mean of omega^T H omega over random signs (Girard 1987; Hutchinson 1990).
+    """Return tr(H) as the mean of omega^T H omega over random signs (Girard 1987; Hutchinson 1990).
 
     Unbiased, with variance 2 (||H||_F^2 - sum of h_ii^2) / columns. One block product, which
     reduces columns^2 words. Collective.

@@ -12,7 +12,7 @@ LEAST = 4  # columns that it needs: one of the sketch twice, two probes
 
 
 def hutchpp(operator: Operator, columns: int, seed: int) -> Estimate:
-    """tr(H) by Meyer, Musco, Musco and Woodruff (2021), algorithm 1.
+    """Return tr(H) by Meyer, Musco, Musco and Woodruff (2021), algorithm 1.
 
     tr(Q^T H Q) plus the mean of g^T (I - QQ^T) H (I - QQ^T) g. With l = columns // 3 columns of
     the sketch and columns - 2 l probes it costs `columns`, in two block products: n l words

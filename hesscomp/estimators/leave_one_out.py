@@ -48,7 +48,7 @@ class LeaveOneOut:
         return cls(Omega, Y, Q, R, world.on_root(_left_out_directions, R))
 
     def traces(self, core: np.ndarray, cross: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Leave-one-out and leave-two-out estimates of tr(A), from small matrices alone.
+        """Return leave-one-out and leave-two-out estimates of tr(A), from small matrices alone.
 
         Entry (j, j) of the result is tr(Q_j^T A Q_j) + (n - rank Q_j) mu^T A mu / ||mu||^2 with
         mu = (I - Q_j Q_j^T) omega_j: XTrace with the normalisation of the paper's section 2.3, for
@@ -83,7 +83,7 @@ class LeaveOneOut:
 
 
 def _numerical_range(R: np.ndarray, precision: float) -> np.ndarray:
-    """Left singular vectors of R whose singular values are above rounding."""
+    """Return the left singular vectors of R whose singular values are above rounding."""
     U, s, _ = np.linalg.svd(R)
     return U[:, s > len(s) * precision * s[0]]
 

@@ -46,7 +46,7 @@ def frobenius_norm(operator: Operator, columns: int = 64, *, seed: int = 0) -> E
 
 
 def exact_frobenius_norm(operator: Operator, panel: int = 128) -> float:
-    """||H||_F by products with all n unit vectors, `panel` at a time: (n, panel) memory.
+    """Return ||H||_F by products with all n unit vectors, `panel` at a time: (n, panel) memory.
 
     Where (n, n) arrays fit, `frobenius_norm` with n columns is faster. Collective.
     """
@@ -114,7 +114,7 @@ def spectral_norm(
 
 
 def _upper_bound(lanczos: Lanczos, value: float) -> float | None:
-    """What ||H||_2 exceeds with probability FAILURE at most, given the largest |Ritz value|.
+    """Return what ||H||_2 exceeds with probability FAILURE at most, given the largest |Ritz value|.
 
     None where so few steps give no bound.
 

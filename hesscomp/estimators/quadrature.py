@@ -54,7 +54,7 @@ class SpectralQuadrature:
         return ROUNDING * self.precision * float(np.abs(self.nodes).max())
 
     def trace_of(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
-        """tr f(H), for a function that works on arrays elementwise.
+        """Return tr f(H), for a function that works on arrays elementwise.
 
         The standard error speaks of the random vectors; `truncation_error` is the change from
         half the steps to all, an upper guess wherever the second half of the steps at least
@@ -68,13 +68,13 @@ class SpectralQuadrature:
         return Estimate.of_samples(samples, "slq", self.columns, truncation_error=truncation)
 
     def count_below(self, threshold: float) -> Estimate:
-        """How many eigenvalues lie below the threshold (Lin, Saad and Yang 2016, section 3)."""
+        """Estimate how many eigenvalues are below it (Lin, Saad and Yang 2016, section 3)."""
         return self.trace_of(lambda nodes: (nodes < threshold).astype(float))
 
     def density(
         self, points: np.ndarray | int = GRID, width: float | None = None
     ) -> SpectralDensity:
-        """The density of eigenvalues, smoothed by a Gaussian, with its error band.
+        """Return the density of eigenvalues, smoothed by a Gaussian, with its error band.
 
         The Gaussian is reflected at 0 and at the extreme nodes, so that smoothing moves nothing
         across them: no density lies below the smallest node, none below 0 for a semidefinite
@@ -119,7 +119,7 @@ class SpectralQuadrature:
 
 
 def _sides(low: float, high: float, width: float) -> tuple[tuple[float, float], ...]:
-    """The intervals between the extreme nodes that density stays in, cut at 0."""
+    """Return the intervals between the extreme nodes that density stays in, cut at 0."""
     if low < 0 < high:
         return ((low, 0.0), (0.0, high))
     if low < high:
@@ -131,12 +131,12 @@ def _sides(low: float, high: float, width: float) -> tuple[tuple[float, float], 
 
 
 def _on_side(values: np.ndarray, side: int, sides: tuple) -> np.ndarray:
-    """Which values belong to a side: by their sign where there are two."""
+    """Return which values belong to a side: by their sign where there are two."""
     return (values < 0) == (side == 0) if len(sides) == 2 else np.ones(values.shape, bool)
 
 
 def _grid(sides: tuple[tuple[float, float], ...], count: int, rounding: float) -> np.ndarray:
-    """`count` points over the sides, by their lengths but at least a few on each."""
+    """Return `count` points over the sides, by their lengths but at least a few on each."""
     if len(sides) == 1:
         return np.linspace(*sides[0], count)
     (low, _), (_, high) = sides
@@ -148,7 +148,7 @@ def _grid(sides: tuple[tuple[float, float], ...], count: int, rounding: float) -
 def spectral_quadrature(
     operator: Operator, *, probes: int = 10, steps: int = 80, seed: int = 0
 ) -> SpectralQuadrature:
-    """Stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017, algorithm 1), all probes at once.
+    """Run stochastic Lanczos quadrature (Ubaru, Chen and Saad 2017, algorithm 1).
 
     Parameters
     ----------

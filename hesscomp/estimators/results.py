@@ -46,17 +46,17 @@ class Estimate:
 
     @classmethod
     def of_samples(cls, samples: np.ndarray, method: str, columns: int, **more) -> "Estimate":
-        """Mean and standard error of (l,) samples, l >= 2."""
+        """Return the mean and standard error of (l,) samples, l >= 2."""
         error, l = float(standard_error(samples)), len(samples)
         return cls(float(np.mean(samples)), error, method, columns, l, spread=error, **more)
 
     @classmethod
     def exactly(cls, value: SupportsFloat, columns: int) -> "Estimate":
-        """A value known without error."""
+        """Return a value known without error."""
         return cls(float(value), 0.0, EXACT, columns)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval for the true value, widened by the truncation error."""
+        """Return Student's interval for the true value, widened by the truncation error."""
         half = self.truncation_error
         if self.samples:
             half += student(self.samples, confidence) * self.standard_error
@@ -137,7 +137,7 @@ class SpectralDensity:
     samples: int = 0
 
     def height(self, values: np.ndarray, n: int) -> np.ndarray:
-        """The density that a single eigenvalue of n makes at its own place, for each value."""
+        """Return the density that one of n eigenvalues makes at its own place, for each value."""
         values = np.asarray(values, dtype=np.float64)
         low, high = self.sides[0]
         heights = self._own_height(values, low, high)
@@ -156,10 +156,10 @@ class SpectralDensity:
 
 
 def standard_error(samples: np.ndarray) -> np.ndarray:
-    """Of the mean of independent samples over the last axis."""
+    """Return the standard error of the mean of independent samples over the last axis."""
     return np.std(samples, axis=-1, ddof=1) / np.sqrt(samples.shape[-1])
 
 
 def student(samples: int, confidence: float) -> float:
-    """Half-width, in standard errors, of Student's interval for the mean of so many samples."""
+    """Return the half-width of Student's interval for a mean of samples, in standard errors."""
     return float(scipy.special.stdtrit(samples - 1, (1 + confidence) / 2))

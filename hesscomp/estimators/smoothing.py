@@ -8,7 +8,7 @@ REACH = 4.0  # intervals of this many standard deviations see each end in one re
 def reflected_gaussian(
     points: np.ndarray, centres: np.ndarray, width: float, low: float, high: float
 ) -> np.ndarray:
-    """Gaussians around centres in [low, high], reflected at both ends as by mirrors.
+    """Return Gaussians around centres in [low, high], reflected at both ends as by mirrors.
 
     Each integrates to 1 over the interval and is 0 outside. The width is at most the interval's
     length, from where on the kernel is flat to 2%.

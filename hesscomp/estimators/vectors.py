@@ -7,12 +7,12 @@ from hesscomp.parallel import random
 
 
 def signs(n: int, count: int, seed: int, stream: int = random.ESTIMATOR) -> np.ndarray:
-    """(n, count) array of independent +1 and -1 (Rademacher): x H x without H's diagonal noise."""
+    """Return an (n, count) array of independent signs (Rademacher): no noise from H's diagonal."""
     return np.where(random.uniform(seed, stream, (0, n), (0, count)) < 0.5, -1.0, 1.0)
 
 
 def sphere(n: int, count: int, seed: int, stream: int = random.ESTIMATOR) -> np.ndarray:
-    """(n, count) array of independent vectors, uniform on the sphere of radius sqrt(n)."""
+    """Return (n, count) array of independent vectors, uniform on the sphere of radius sqrt(n)."""
     normal = random.standard_normal(seed, stream, (0, n), (0, count))
     return normal * (np.sqrt(n) / np.linalg.norm(normal, axis=0))
 

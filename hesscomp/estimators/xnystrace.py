@@ -14,7 +14,7 @@ SHIFTS = 4  # powers of ten above rounding that are tried
 
 
 def xnystrace(operator: Operator, columns: int, seed: int) -> Estimate:
-    """tr(H) of a semidefinite H by XNysTrace (Epperly, Tropp and Webber 2024), normalised.
+    """Return tr(H) of a semidefinite H by XNysTrace (Epperly, Tropp and Webber 2024), normalised.
 
     One block product of `columns` columns, n columns words reduced: half of XTrace's price, for
     an error that decays twice as fast. Unbiased; exact to rounding where the columns exceed the
@@ -46,7 +46,7 @@ def xnystrace(operator: Operator, columns: int, seed: int) -> Estimate:
 
 
 def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.ndarray:
-    """As `_traces`, by way of H + s I with the smallest s that gives a Cholesky factor.
+    """Return `_traces` by way of H + s I with the smallest s that gives a Cholesky factor.
 
     Raises numpy's LinAlgError where none at the rounding level does.
     """
@@ -66,7 +66,7 @@ def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.nd
 
 
 def _traces(Omega: np.ndarray, Y: np.ndarray) -> np.ndarray:
-    """Leave-one-out and leave-two-out estimates of tr(H) from (n, l) arrays Omega and Y = H Omega.
+    """Return leave-one-out and leave-two-out estimates of tr(H) from Omega and Y = H Omega.
 
     With C = Omega^T Y and F = Y C^-1 Y^T, leaving out the columns I takes
     Y C^-1 E_I ((C^-1)_II)^-1 E_I^T C^-1 Y^T off F, and omega_j^T (H - F_I) omega_j is entry (j, j)

@@ -12,7 +12,7 @@ LEAST = 4  # columns that it needs: two vectors, twice
 
 
 def xtrace(operator: Operator, columns: int, seed: int) -> Estimate:
-    """tr(H) by XTrace (Epperly, Tropp and Webber 2024), normalised as in their section 2.3.
+    """Return tr(H) by XTrace (Epperly, Tropp and Webber 2024), normalised as in their section 2.3.
 
     With l = columns // 2 vectors it costs 2 l columns in two block products: n l words reduced,
     then l^2 (for a symmetric H the estimates need H Q only through Q^T H Q). Unbiased, and exact

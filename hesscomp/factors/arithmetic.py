@@ -21,7 +21,7 @@ Kind = TypeVar("Kind", bound="LowRank")  # of factor: what comes of one is of th
 
 
 def add(F: Kind, G: Kind) -> Kind:
-    """F + G; see `lowrank.LowRank.__add__`."""
+    """Return F + G; see `lowrank.LowRank.__add__`."""
     if F.n != G.n:
         raise InputError(f"factors of n = {F.n} and n = {G.n} do not add")
     w, U = _eigenpairs(F, G.in_layout(F.layout).eigenvectors, G.eigenvalues)
@@ -38,7 +38,7 @@ def add(F: Kind, G: Kind) -> Kind:
 
 
 def update(F: Kind, B: np.ndarray, c: np.ndarray) -> Kind:
-    """F + B diag(c) B^T for (rows, m) and (m,) arrays; see `lowrank.LowRank.update`."""
+    """Return F + B diag(c) B^T for (rows, m) and (m,) arrays; see `lowrank.LowRank.update`."""
     w, U = _eigenpairs(F, B, c)
     updated = replace(
         F,
@@ -51,7 +51,7 @@ def update(F: Kind, B: np.ndarray, c: np.ndarray) -> Kind:
 
 
 def scale(F: Kind, number: float) -> Kind:
-    """number F; see `lowrank.LowRank.__mul__`."""
+    """Return number F; see `lowrank.LowRank.__mul__`."""
     if not np.isfinite(number):
         raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
     return replace(
@@ -63,7 +63,7 @@ def scale(F: Kind, number: float) -> Kind:
 
 
 def truncate(F: Kind, rank: int | None, tolerance: float | None) -> Kind:
-    """The leading eigenpairs of F; see `lowrank.LowRank.truncate`."""
+    """Return the leading eigenpairs of F; see `lowrank.LowRank.truncate`."""
     known, w = F.certificate, F.eigenvalues
     request: dict[str, Any]
     if rank is not None and tolerance is None:
@@ -94,7 +94,7 @@ def truncate(F: Kind, rank: int | None, tolerance: float | None) -> Kind:
 
 
 def judged(F: Kind) -> Kind:
-    """F, converged only where its certificate meets the tolerance that its provenance asks for.
+    """Return F, marked converged only if its certificate meets its provenance's tolerance.
 
     For factors made of others: the sum of two that met a tolerance need not meet it.
     """
@@ -119,7 +119,7 @@ def _same_point(F: Kind, G: Kind) -> bool:
 
 
 def _eigenpairs(F: Kind, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
+    """Return eigenpairs of F + B diag(c) B^T but for those at its rounding level."""
     B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
     basis = np.hstack([F.eigenvectors, complete(F.eigenvectors, B, F.layout)])
     if not basis.shape[1]:

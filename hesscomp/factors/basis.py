@@ -10,7 +10,7 @@ CUT = 1e-5  # smallest part of the largest singular value that one Gram matrix r
 
 
 def complete(U: np.ndarray, B: np.ndarray, layout: Layout) -> np.ndarray:
-    """Orthonormal columns Q beside U such that [U, Q] spans U and the columns of B.
+    """Return orthonormal columns Q beside U such that [U, Q] spans U and the columns of B.
 
     Block Gram-Schmidt, twice (Giraud, Langou, Rozloznik and van den Eshof 2005), with the
     eigendecomposition of the Gram matrix to orthonormalise. A Gram matrix shows directions down to
@@ -59,13 +59,13 @@ def complete(U: np.ndarray, B: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _beside(basis: np.ndarray, B: np.ndarray, layout: Layout) -> np.ndarray:
-    """(I - basis basis^T) B, projected twice so that it is orthogonal to rounding."""
+    """Return (I - basis basis^T) B, projected twice so that it is orthogonal to rounding."""
     for _ in range(2):
         B = B - layout.combine(basis, layout.inner(basis, B))
     return B
 
 
 def _singular(Y: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Singular values, smallest first, and right singular vectors of Y, from Y^T Y."""
+    """Return the singular values, smallest first, and right singular vectors of Y, from Y^T Y."""
     pairs = layout.on_root(lambda gram: np.vstack(np.linalg.eigh(gram)), layout.inner(Y, Y))
     return np.sqrt(np.maximum(pairs[0], 0.0)), pairs[1:]

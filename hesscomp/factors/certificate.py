@@ -61,7 +61,7 @@ class Certificate:
         return self.frobenius_error_estimate / self.frobenius_norm_estimate
 
     def by_rank(self, eigenvalues: np.ndarray) -> "ErrorsByRank":
-        """What keeping only the leading 0, 1, ..., k eigenpairs leaves of H.
+        """Return what keeping only the leading 0, 1, ..., k eigenpairs leaves of H.
 
         Of Ritz pairs what is dropped adds in squares, exactly; else its norm is added (triangle
         inequality), since it may lie along H - F. The spectral bound grows by the largest |w|
@@ -77,7 +77,7 @@ class Certificate:
         )
 
     def truncated(self, eigenvalues: np.ndarray, rank: int) -> "Certificate":
-        """Of the leading `rank` eigenpairs; see `by_rank`."""
+        """Return the certificate of the leading `rank` eigenpairs; see `by_rank`."""
         errors = self.by_rank(eigenvalues)
         return replace(
             self,
@@ -90,7 +90,7 @@ class Certificate:
         )
 
     def updated(self, eigenvalues: np.ndarray) -> "Certificate":
-        """Of F + C as a factor of H + C, for a C that is known: the error stays what it was.
+        """Return the certificate of F + C as a factor of H + C for a known C: the error stays.
 
         `eigenvalues` are those of F + C; the norm takes the error as orthogonal to it.
         """
@@ -104,7 +104,7 @@ class Certificate:
         )
 
     def plus(self, other: "Certificate", eigenvalues: np.ndarray) -> "Certificate":
-        """Of F + G, whose eigenvalues are given: errors and bounds add (triangle inequality)."""
+        """Return that of F + G with these eigenvalues; errors add (triangle inequality)."""
         both = replace(
             self,
             frobenius_error_estimate=self.frobenius_error_estimate + other.frobenius_error_estimate,
@@ -116,7 +116,7 @@ class Certificate:
         return both.updated(eigenvalues)
 
     def scaled(self, number: float) -> "Certificate":
-        """Of number F as a factor of number H."""
+        """Return the certificate of number F as a factor of number H."""
         size, norms = abs(number), self.residual_norms
         return replace(
             self,
@@ -127,7 +127,7 @@ class Certificate:
         )
 
     def absolute(self) -> "Certificate":
-        """Of |F| as a factor of |H|.
+        """Return the certificate of |F| as a factor of |H|.
 
         The matrix absolute value does not increase Frobenius distances of symmetric matrices
         (Araki and Yamagami 1981); spectral ones it may, so their bound is dropped.
@@ -172,7 +172,7 @@ class ErrorsByRank:
 
 
 def meets(tolerance, tolerance_norm: str, relative_error, spectral_bound, largest, ritz: bool):
-    """Whether errors meet a tolerance: the one rule behind every ``converged``.
+    """Return whether errors meet a tolerance: the one rule behind every ``converged``.
 
     In the Frobenius norm the relative error is to be at most the tolerance. In the spectral norm
     the bound is to be at most the tolerance times what ||H||_2 is at least: the largest |w| of

@@ -91,7 +91,7 @@ def compare(F: Factor, G: Factor, subspace: int | None = None) -> Comparison:
 
 
 def _angles(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
-    """Principal angles, largest first, of orthonormal columns [inside; outside] to [I; 0].
+    """Return the principal angles, largest first, between orthonormal [inside; outside] and [I; 0].
 
     From cosines and sines both: SciPy's subspace_angles (1.17) loses small angles beside
     large ones.
@@ -102,10 +102,10 @@ def _angles(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
 
 
 def _norms(eigenvalues: np.ndarray) -> tuple[float, float]:
-    """Spectral and Frobenius norm of the matrix with these eigenvalues."""
+    """Return the spectral and Frobenius norm of the matrix with these eigenvalues."""
     return float(np.abs(eigenvalues).max(initial=0.0)), float(np.linalg.norm(eigenvalues))
 
 
 def _relative(difference, size):
-    """difference / size, 0 where both are."""
+    """Return difference / size, 0 where both are."""
     return np.divide(difference, np.where(size == 0, 1.0, size))

@@ -87,7 +87,7 @@ class Diagonal(Factor):
         return self.entries.copy()
 
     def norm(self) -> float:
-        """The largest |d|."""
+        """Return the largest |d|."""
         return float(np.abs(self._all()).max(initial=0.0))
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
@@ -97,7 +97,7 @@ class Diagonal(Factor):
         return form if V.ndim > 1 else float(form[0])
 
     def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """How many entries of d + shift are negative, zero and positive.
+        """Return how many entries of d + shift are negative, zero and positive.
 
         Those of at most the `threshold` in magnitude count as zero; by default eps max |d|, the
         rounding level of one sum.
@@ -111,11 +111,11 @@ class Diagonal(Factor):
         return Inertia(below, self.n - below - above, above, threshold)
 
     def preconditioner(self, shift: float) -> "Diagonal":
-        """diag(1 / max(|d + shift|, floor)), the floor being the rounding level of the largest."""
+        """Return diag(1 / max(|d + shift|, floor)); floor is the largest entry's rounding level."""
         floor = EPS * max(self.norm() + abs(finite_shift(shift)), 1e-300)
         inverse = 1 / np.maximum(np.abs(self.entries + shift), floor)
         return replace(self, entries=inverse, certificate=UNKNOWN)
 
     def _all(self) -> np.ndarray:
-        """All n entries, on every rank: as many words as the point has."""
+        """Return all n entries, on every rank: as many words as the point has."""
         return self._whole(self.entries)

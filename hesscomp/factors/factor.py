@@ -122,27 +122,27 @@ class Factor(Operator):
 
     @abstractmethod
     def logdet(self, shift: float) -> LogDet:
-        """Sign and log |det| of F + shift I; 0 and -inf where it is singular."""
+        """Return the sign and log |det| of F + shift I; 0 and -inf where it is singular."""
 
     @abstractmethod
     def trace(self) -> float:
-        """The trace of F."""
+        """Return the trace of F."""
 
     @abstractmethod
     def diagonal(self) -> np.ndarray:
-        """The diagonal of F: these rows of it."""
+        """Return the diagonal of F: these rows of it."""
 
     @abstractmethod
     def norm(self) -> float:
-        """The spectral norm of F, ||F||_2."""
+        """Return the spectral norm of F, ||F||_2."""
 
     @abstractmethod
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        """v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
+        """Return v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
 
     @abstractmethod
     def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """How many eigenvalues of F + shift I are negative, zero and positive.
+        """Return how many eigenvalues of F + shift I are negative, zero and positive.
 
         Those of at most the `threshold` in magnitude count as zero; its default is the rounding
         level of the eigenvalues.
@@ -150,7 +150,7 @@ class Factor(Operator):
 
     @abstractmethod
     def preconditioner(self, shift: float) -> Operator:
-        """A positive definite approximation of (H + shift I)^-1, whatever the signs of F."""
+        """Return a positive definite approximation of (H + shift I)^-1, whatever the signs of F."""
 
     @property
     @abstractmethod
@@ -159,7 +159,7 @@ class Factor(Operator):
 
     @abstractmethod
     def summary(self, leading: int = 10) -> dict[str, str]:
-        """What the factor holds, for people: texts by name, `leading` numbers of each list."""
+        """Return the factor's contents as texts by name, with `leading` numbers of each list."""
 
     # An operator's
 
@@ -177,7 +177,7 @@ class Factor(Operator):
         return f"{self.kind} factor"
 
     def in_layout(self, layout: Layout) -> Self:
-        """This factor in another layout of its rows. Collective where this one is in rows."""
+        """Return this factor in another layout. Collective where this one is in rows."""
         if layout.name == "rows" and self.layout.name == "rows":
             return self
         name = self.row_array()
@@ -189,18 +189,18 @@ class Factor(Operator):
         return replace(self, **{name: rows}, layout=layout)
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:
-        """All n rows of an (n,) or (n, k) array."""
+        """Return all n rows of an (n,) or (n, k) array."""
         return self.layout.whole(rows) if rows.ndim > 1 else self.layout.whole(rows[:, None])[:, 0]
 
     # A kind's arrays, for files and checkpoints
 
     @classmethod
     def row_array(cls) -> str:
-        """The name of the array of which each rank holds its rows."""
+        """Return the name of the array of which each rank holds its rows."""
         return next(name for name, shape in cls.arrays.items() if shape[0] == "n")
 
     def sizes(self) -> dict[str, int]:
-        """The lengths in the shapes of the kind's arrays, but for n: of a low-rank one its rank."""
+        """Return the lengths in the shapes of the kind's arrays without n, such as the rank."""
         named = (
             pair
             for name, shape in self.arrays.items()
@@ -210,13 +210,13 @@ class Factor(Operator):
 
     @classmethod
     def shapes(cls, n: int, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
-        """The shapes of the kind's arrays, from `sizes`."""
+        """Return the shapes of the kind's arrays, from `sizes`."""
         lengths = {"n": n, **sizes}
         return {name: tuple(lengths[of] for of in shape) for name, shape in cls.arrays.items()}
 
     @classmethod
     def blank(cls, n: int) -> Self:
-        """The zero factor that holds the least: what stands where no factor was made yet."""
+        """Return the zero factor that holds the least: what stands where no factor was made yet."""
         sizes = {name: 0 for shape in cls.arrays.values() for name in shape if name != "n"}
         shapes = cls.shapes(n, sizes)
         arrays: dict[str, Any] = {name: np.zeros(shape) for name, shape in shapes.items()}
@@ -228,23 +228,23 @@ class Factor(Operator):
         return not any(getattr(self, name).any() for name in self.arrays)
 
     def contents(self) -> dict[str, np.ndarray]:
-        """The kind's arrays by name, all rows of them. Collective in the row layout."""
+        """Return the kind's arrays by name, all rows of them. Collective in the row layout."""
         whole = self.in_layout(Replicated(self.n, self.world))
         return {name: getattr(whole, name) for name in self.arrays}
 
 
 def rounding_level(values: np.ndarray, count: int) -> float:
-    """Magnitude below which `count` eigenvalues cannot be told from zero: count eps max |w|."""
+    """Return count eps max |w|: smaller eigenvalues cannot be told from zero."""
     return float(count * EPS * np.abs(values).max(initial=0.0))
 
 
 def finite_shift(shift: float) -> float:
-    """The shift as a float; InputError unless it is finite."""
+    """Return the shift as a float; InputError unless it is finite."""
     if not np.isfinite(shift):
         raise InputError(f"shift must be finite, not {shift}")
     return float(shift)
 
 
 def scale_rows(scale: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """diag(scale) times an (n,) or (n, k) array."""
+    """Return diag(scale) times an (n,) or (n, k) array."""
     return scale * block if block.ndim == 1 else scale[:, None] * block

@@ -20,7 +20,7 @@ from hesscomp.factors.certificate import NAN, Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.kinds import KINDS
 from hesscomp.factors.provenance import Provenance
-from hesscomp.parallel.layout import Layout, Replicated, Rows
+from hesscomp.parallel.layout import Layout, Replicated, RowLayout
 from hesscomp.storage import header
 from hesscomp.storage.files import remove_files
 from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
@@ -66,7 +66,7 @@ def save_factor(
     if getattr(factor, name).ndim < 2:  # n numbers, as the point has: in the file itself
         factor = factor.in_layout(Replicated(factor.n, world))
     rows, layout = getattr(factor, name), factor.layout
-    if not isinstance(layout, Rows):
+    if not isinstance(layout, RowLayout):
         with nullcontext() if world is None else world.phase(f"writing {path}"):
             if world is None or world.rank == 0:
                 _save_whole(factor, path, dtype, compress)
@@ -82,7 +82,7 @@ def save_factor(
 
 @contextmanager
 def _replacing(path: str | os.PathLike, name: str) -> Iterator[Path]:
-    """As `replacing_path`, whatever the kind of the factor that is replaced."""
+    """Replace a file as `replacing_path` does, whatever the kind of the factor in it."""
     others = {kind.row_array() for kind in KINDS.values()} - {name}
     before = [slab for other in others for slab in own_slabs(path, other)]
     with replacing_path(path, name) as temporary:
@@ -98,7 +98,7 @@ def _save_whole(factor: Factor, path: str | os.PathLike, dtype: str, compress: b
         _write_rows(file, name, rows, compress)
 
 
-def _save_together(factor: Factor, layout: Rows, path: str | os.PathLike, dtype: str) -> None:
+def _save_together(factor: Factor, layout: RowLayout, path: str | os.PathLike, dtype: str) -> None:
     """One file, into which all ranks write their rows with parallel HDF5."""
     world, name = layout.world, factor.row_array()
     rows = getattr(factor, name)
@@ -210,7 +210,7 @@ def load_factor(path: str | os.PathLike, world=None) -> Factor:
     Raises
     ------
     InputError
-        If the file is missing, is no factor file, is of a newer format, or contradicts itself;
+        If the file is missing, is not a factor file, is of a newer format, or contradicts itself;
         the message names the file and what is wrong in it.
     """
     if world is None:
@@ -233,14 +233,14 @@ def load_parameters(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_group(file: CheckedFile, world=None) -> Factor:
-    """The factor in a file, or in a group of one (`CheckedFile.within`)."""
+    """Return the factor in a file, or in a group of one (`CheckedFile.within`)."""
     kind, n = KINDS[_check_kind(file)], count(file, "n")
     named = {name for shape in kind.arrays.values() for name in shape if name != "n"}
     sizes = {name: count(file, name) for name in sorted(named)}
     for name, size in sizes.items():
         if size > n:
             file.refuse(f"{name} {size} exceeds n = {n}")
-    layout = Replicated(n) if world is None else Rows(n, world)
+    layout = Replicated(n) if world is None else RowLayout(n, world)
     arrays = {
         name: _rows(file, name, shape, layout)
         if name == kind.row_array()
@@ -280,7 +280,7 @@ def read_group(file: CheckedFile, world=None) -> Factor:
 
 
 def _rows(file: CheckedFile, name: str, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
-    """The layout's rows of an array."""
+    """Return the layout's rows of an array."""
     if len(shape) < 2:
         return layout.local(_array(file, name, shape))
     values = read_rows(file, name, shape, layout.start, layout.stop)
@@ -295,7 +295,7 @@ def _check_kind(file: CheckedFile) -> str:
 
 
 def kind_of(file: CheckedFile) -> str:
-    """What a file of ours holds, a kind of factor or a trajectory; refuses others, newer ones."""
+    """Return a file's kind, of a factor or a trajectory; refuse other or newer files."""
     header.check_header(file, FORMAT, VERSION)
     kind, known = file.attributes().get("kind"), (*KINDS, TRAJECTORY)
     if kind not in known:
@@ -305,7 +305,7 @@ def kind_of(file: CheckedFile) -> str:
 
 
 def _told(file: CheckedFile, value, kind):
-    """What an attribute says: one line of text, or a number."""
+    """Return what an attribute says: one line of text, or a number."""
     value = value.decode() if isinstance(value, bytes) else value
     if np.ndim(value) or (kind is str) != isinstance(value, str):
         file.refuse(f"an attribute holds {str(value)[:40]!r} where it needs a {kind.__name__}")

@@ -17,7 +17,7 @@ KINDS: dict[str, type[Factor]] = {kind.kind: kind for kind in (LowRank, Diagonal
 def from_contents(
     arrays: dict[str, np.ndarray], certificate: Certificate, layout: Layout | None = None
 ) -> Factor:
-    """The factor whose `contents` are among these arrays: of the kind that has all its own there.
+    """Return the factor that these arrays hold, of the kind whose arrays are all there.
 
     Raises
     ------

@@ -65,12 +65,12 @@ class LowRank(Factor):
         return {"rank": f"{self.rank}", "eigenvalues": values + more}
 
     def _block(self, V: np.ndarray) -> np.ndarray:
-        """4 n rank operations a column."""
+        """Return the product, at 4 n rank operations a column."""
         coordinates = self.layout.inner(self.eigenvectors, V)
         return self._combine(scale_rows(self.eigenvalues, coordinates))
 
     def __add__(self, other: Operator) -> Operator:
-        """F + G as one factor; its error estimates are sums, eigenvalues that cancel are dropped.
+        """Return F + G as one factor; error estimates add, eigenvalues that cancel are dropped.
 
         Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
         eigenvectors of G. With any other operator, the operator that is their sum.
@@ -78,7 +78,7 @@ class LowRank(Factor):
         return arithmetic.add(self, other) if isinstance(other, LowRank) else super().__add__(other)
 
     def __mul__(self, number: float) -> Self:
-        """number F, a factor of number H. The eigenvectors are shared, not copied."""
+        """Return number F, a factor of number H. The eigenvectors are shared, not copied."""
         return arithmetic.scale(self, float(number)) if isinstance(number, Real) else NotImplemented
 
     __rmul__ = __mul__
@@ -116,7 +116,7 @@ class LowRank(Factor):
         return self._spectral(1 / inside, outer, B)
 
     def sqrt(self, V: np.ndarray, shift: float = 0.0) -> np.ndarray:
-        """(F + shift I)^(1/2) V, the symmetric root, for an (n,) or (n, j) array.
+        """Return (F + shift I)^(1/2) V, the symmetric root, for an (n,) or (n, j) array.
 
         Eigenvalues that are negative only by rounding (see `inertia`) count as zero. 4 n rank
         operations a column.
@@ -132,7 +132,7 @@ class LowRank(Factor):
         )
 
     def inverse_sqrt(self, V: np.ndarray, shift: float) -> np.ndarray:
-        """(F + shift I)^(-1/2) V, the symmetric root, for an (n,) or (n, j) array.
+        """Return (F + shift I)^(-1/2) V, the symmetric root, for an (n,) or (n, j) array.
 
         4 n rank operations a column.
 
@@ -146,7 +146,7 @@ class LowRank(Factor):
         return self._spectral(1 / np.sqrt(inside), outer, self._checked(V))
 
     def sample(self, count: int, shift: float, seed: int = 0) -> np.ndarray:
-        """Independent draws from the normal law of mean 0 and covariance (F + shift I)^-1.
+        """Return independent draws from the normal law of mean 0 and covariance (F + shift I)^-1.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class LowRank(Factor):
         return self.inverse_sqrt(self._normals(seed, count), shift)
 
     def logdet(self, shift: float) -> LogDet:
-        """Sign and log |det| of F + shift I; 0 and -inf where it is singular."""
+        """Return the sign and log |det| of F + shift I; 0 and -inf where it is singular."""
         inside, outside = self._shifted(shift)
         rest = self.n - self.rank
         if not np.all(inside) or (rest and outside == 0):
@@ -183,24 +183,24 @@ class LowRank(Factor):
         return LogDet(-1.0 if negative % 2 else 1.0, float(logabsdet))
 
     def trace(self) -> float:
-        """The sum of the eigenvalues."""
+        """Return the sum of the eigenvalues."""
         return float(np.sum(self.eigenvalues))
 
     def norm(self) -> float:
-        """The largest |w|."""
+        """Return the largest |w|."""
         return float(np.abs(self.eigenvalues).max(initial=0.0))
 
     def diagonal(self) -> np.ndarray:
-        """The (n,) diagonal of F; 2 n rank operations, no further array of that size."""
+        """Return the (n,) diagonal of F; 2 n rank operations, no further array of that size."""
         U = self.eigenvectors
         return np.einsum("ij,ij,j->i", U, U, self.eigenvalues)
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        """v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
+        """Return v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
         return self.eigenvalues @ self.layout.inner(self.eigenvectors, self._checked(V)) ** 2
 
     def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """How many eigenvalues of F + shift I are negative, zero and positive.
+        """Return how many eigenvalues of F + shift I are negative, zero and positive.
 
         Parameters
         ----------
@@ -218,7 +218,7 @@ class LowRank(Factor):
         return Inertia(int(below), int(self.n - below - above), int(above), threshold)
 
     def positive(self) -> Self:
-        """|F|: the same eigenvectors with absolute eigenvalues.
+        """Return |F|: the same eigenvectors with absolute eigenvalues.
 
         Newton steps with |F| + shift I leave saddle points downhill (Dauphin and others 2014).
         """
@@ -238,7 +238,7 @@ class LowRank(Factor):
         rank: int | None = None,
         tolerance: float | None = None,
     ) -> Self:
-        """F + B diag(c) B^T as one factor, cut to a rank or a tolerance if one is given.
+        """Return F + B diag(c) B^T as one factor, cut to a rank or a tolerance if one is given.
 
         Parameters
         ----------
@@ -277,11 +277,11 @@ class LowRank(Factor):
         return whole.truncate(rank, tolerance)
 
     def downdate(self, B: np.ndarray, c: np.ndarray | None = None, **options) -> Self:
-        """F - B diag(c) B^T; see `update`."""
+        """Return F - B diag(c) B^T; see `update`."""
         return self.update(B, -np.ones(np.shape(B)[1:]) if c is None else -np.asarray(c), **options)
 
     def truncate(self, rank: int | None = None, tolerance: float | None = None) -> Self:
-        """The leading eigenpairs: `rank` of them, or the fewest that meet the tolerance.
+        """Return the leading eigenpairs: `rank` of them, or the fewest that meet the tolerance.
 
         Parameters
         ----------
@@ -305,7 +305,7 @@ class LowRank(Factor):
         return arithmetic.truncate(self, rank, tolerance)
 
     def preconditioner(self, shift: float) -> Operator:
-        """A positive definite approximation of (H + shift I)^-1, whatever the signs of w.
+        """Return a positive definite approximation of (H + shift I)^-1, whatever the signs of w.
 
         Eigenvalues 1 / max(|w + shift|, floor) on the range and 1 / max(shift + |w_k|, floor) on
         its complement (Frangella, Tropp and Udell 2023, section 2.3, with absolute values), the
@@ -319,7 +319,7 @@ class LowRank(Factor):
         return scaled.shifted(float(outside))
 
     def tail_value(self, tail: float | str) -> float:
-        """The number that `solve` takes for the unresolved eigenvalues."""
+        """Return the number that `solve` takes for the unresolved eigenvalues."""
         if tail == "zero":
             return 0.0
         if tail == "last":
@@ -327,17 +327,17 @@ class LowRank(Factor):
         return tail_number(tail)
 
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
-        """U diag(inside) U^T B + outside (I - U U^T) B."""
+        """Return U diag(inside) U^T B + outside (I - U U^T) B."""
         coordinates = self.layout.inner(self.eigenvectors, B)
         return outside * B + self._combine(scale_rows(inside - outside, coordinates))
 
     def _shifted(self, shift: float) -> tuple[np.ndarray, float]:
-        """Eigenvalues of F + shift I on the range of U and on its complement."""
+        """Return the eigenvalues of F + shift I on the range of U and on its complement."""
         shift = finite_shift(shift)
         return self.eigenvalues + shift, shift
 
     def _definite(self, shift: float, zeros: bool) -> tuple[np.ndarray, float]:
-        """As `_shifted`, of a positive definite F + shift I; semidefinite with `zeros`."""
+        """Return `_shifted` of a positive definite F + shift I; semidefinite with `zeros`."""
         inside, outside = self._shifted(shift)
         counts = self.inertia(shift)
         if counts.negative or (counts.zero and not zeros):
@@ -350,17 +350,17 @@ class LowRank(Factor):
         return inside, outside
 
     def _combine(self, S: np.ndarray) -> np.ndarray:
-        """U S for a (rank,) or (rank, j) array."""
+        """Return U S for a (rank,) or (rank, j) array."""
         return self.layout.combine(self.eigenvectors, S)
 
     def _normals(self, seed: int, count: int) -> np.ndarray:
-        """These rows of `count` standard normal columns."""
+        """Return these rows of `count` standard normal columns."""
         rows = self.layout.start, self.layout.stop
         return random.standard_normal(seed, random.FACTOR_SAMPLES, rows, (0, count))
 
 
 def tail_number(tail: float | str) -> float:
-    """A tail given as a number, or InputError."""
+    """Return a tail given as a number, or InputError."""
     try:
         value = float(tail)
     except ValueError:

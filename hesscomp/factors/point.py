@@ -16,7 +16,7 @@ MAGIC_ZIP = b"PK\x03\x04"
 
 
 def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
-    """The point named by ``zero``, a NumPy file, a factor (`/parameters`) or a run's checkpoint.
+    """Load the point ``zero``, of a NumPy file, a factor (`/parameters`) or a checkpoint.
 
     The content, not the name, says which kind of file it is. InputError unless it holds n finite
     numbers.
@@ -38,7 +38,7 @@ def _of_hdf5(source) -> np.ndarray:
 
 
 def is_keras_file(source: str | os.PathLike) -> bool:
-    """Whether a file is one of Keras' by its content: a zip, or HDF5 that is none of ours."""
+    """Return whether a file's content is Keras': a zip, or HDF5 that hesscomp did not write."""
     magic = _magic(source)
     if magic != MAGIC_HDF5:
         return magic.startswith(MAGIC_ZIP)
@@ -58,7 +58,7 @@ def _magic(source) -> bytes:
 
 
 def load_vector(path: str | os.PathLike) -> np.ndarray:
-    """A float array from a .npy file; nothing in it is ever executed."""
+    """Return a float array from a .npy file; nothing in it is ever executed."""
     try:
         array = mapped_npy(Path(path))
     except FileNotFoundError:

@@ -40,12 +40,12 @@ class Provenance:
     seconds: float = NAN
 
     def derived(self, how: str) -> "Provenance":
-        """Of a factor made from this one; `how` joins the method, once."""
+        """Return the provenance of a factor made from this one; `how` joins the method, once."""
         steps = [step for step in self.method.split(", ") if step and step != how]
         return replace(self, method=", ".join([*steps, how]))
 
     def differences(self, other: "Provenance") -> dict[str, tuple]:
-        """The values of the fields in which two differ; absent numbers are equal."""
+        """Return the values of the fields in which two differ; absent numbers are equal."""
         mine, others = asdict(self), asdict(other)
         return {
             name: (value, others[name])
@@ -54,6 +54,6 @@ class Provenance:
         }
 
     def shared(self, other: "Provenance") -> "Provenance":
-        """What two agree on; all else is absent, and so are costs: a sum was not compressed."""
+        """Return the fields that two agree on; others are absent, and costs too."""
         absent = {*self.differences(other), "columns", "passes", "words_reduced", "seconds"}
         return replace(self, **{name: getattr(Provenance(), name) for name in absent})

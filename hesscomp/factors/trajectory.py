@@ -93,6 +93,6 @@ def _labels(file: CheckedFile, size: int) -> tuple[str, ...]:
 
 
 def is_trajectory(path: str | os.PathLike) -> bool:
-    """Whether a file of ours holds a trajectory; errors as `load_factor`."""
+    """Return whether a file of ours holds a trajectory; errors as `load_factor`."""
     with CheckedFile(path, "factor file") as file:
         return kind_of(file) == TRAJECTORY

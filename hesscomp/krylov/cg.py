@@ -49,7 +49,7 @@ class Recurrence:
         self.norm = float(np.linalg.norm(self.r))
 
     def probe(self) -> float:
-        """p^T A p, the curvature along the direction; one product."""
+        """Return p^T A p, the curvature along the direction; one product."""
         self.q = self.A @ self.p
         self.products += 1
         self.curvature = float(self.p @ self.q)
@@ -209,6 +209,6 @@ def steihaug(
 
 
 def _to_boundary(xx: float, xp: float, pp: float, radius: float) -> float:
-    """The positive s with xx + 2 s xp + s^2 pp = radius^2, where xp >= 0."""
+    """Return the positive s with xx + 2 s xp + s^2 pp = radius^2, where xp >= 0."""
     gap = max(radius**2 - xx, 0.0)
     return gap / (xp + np.sqrt(xp**2 + pp * gap)) if gap else 0.0

@@ -85,7 +85,7 @@ class Lanczos:
         self._active = [p for p, goes_on in zip(active, alive, strict=True) if goes_on]
 
     def ritz(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ritz values of every recurrence, and the squared ends of their eigenvectors.
+        """Return Ritz values of every recurrence, and the squared ends of their eigenvectors.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class Lanczos:
 
 
 def _orthogonalize(image: np.ndarray, basis: np.ndarray) -> tuple[float, np.ndarray]:
-    """The image's component along the last row of the basis, and what is orthogonal to all."""
+    """Return the image's component along the last row of the basis, and its orthogonal part."""
     coordinates = basis @ image
     rest = image - coordinates @ basis
     rest -= (basis @ rest) @ basis

@@ -16,7 +16,7 @@ import scipy.sparse.linalg
 from numpy.typing import DTypeLike
 
 from hesscomp.errors import InputError, NumericalError
-from hesscomp.parallel.layout import PANEL, Layout, Replicated, Rows
+from hesscomp.parallel.layout import PANEL, Layout, Replicated, RowLayout
 
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
@@ -62,7 +62,7 @@ class Operator(ABC):
 
     @abstractmethod
     def _block(self, V: np.ndarray) -> np.ndarray:
-        """H V for a validated float64 (rows, k) array in `layout`, as float64."""
+        """Return H V for a validated float64 (rows, k) array in `layout`, as float64."""
 
     def _project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
         return self.layout.inner(Q, self._block(V))
@@ -73,15 +73,15 @@ class Operator(ABC):
         return max(made_of, default=self.layout.pieces(columns))
 
     def in_rows(self, panel: int = PANEL) -> Self:
-        """This operator for blocks in the row layout, a slab of their rows on each rank."""
-        return self.in_layout(Rows(self.n, self.world, panel))
+        """Return this operator for blocks in the row layout, a slab of their rows on each rank."""
+        return self.in_layout(RowLayout(self.n, self.world, panel))
 
     def replicated(self) -> Self:
-        """This operator for blocks whose rows are all on every rank."""
+        """Return this operator for blocks whose rows are all on every rank."""
         return self.in_layout(Replicated(self.n, self.world))
 
     def in_layout(self, layout: Layout) -> Self:
-        """This operator for blocks in another layout; data and cost ledger are shared."""
+        """Return this operator for blocks in another layout; data and cost ledger are shared."""
         other = copy.copy(self)
         other.layout = layout
         for part in self.parts:
@@ -89,7 +89,7 @@ class Operator(ABC):
         return other
 
     def __matmul__(self, V: np.ndarray) -> np.ndarray:
-        """H V for an (n,) or (n, k) array, of which each rank holds its rows.
+        """Return H V for an (n,) or (n, k) array, of which each rank holds its rows.
 
         One reduction of n k words; in the row layout one gather and one reduce-scatter for each
         panel, n k words in all, and one word more to agree that all is finite.
@@ -101,7 +101,7 @@ class Operator(ABC):
         return self._counted(self._block(block), block.shape[1]).reshape(V.shape)
 
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
-        """Q^T H V on every rank, for (n, q) and (n, k) arrays.
+        """Return Q^T H V on every rank, for (n, q) and (n, k) arrays.
 
         Reduces q k words instead of n k where blocks are replicated and data are sharded; in the
         row layout, and in reproducible mode, as a product and an inner product.
@@ -112,7 +112,7 @@ class Operator(ABC):
         return self._counted(self._project(Q, V), V.shape[1])
 
     def quadratic(self, V: np.ndarray) -> np.ndarray:
-        """V^T H V on every rank, exactly symmetric, for an (n, k) array.
+        """Return V^T H V on every rank, exactly symmetric, for an (n, k) array.
 
         As `project`, but reduces only k (k + 1) / 2 words where that reduces k^2.
         """
@@ -126,7 +126,7 @@ class Operator(ABC):
         return self._project(V, V)
 
     def _counted(self, out: np.ndarray, columns: int) -> np.ndarray:
-        """A product that is finite, entered in the ledger; of factors alone it costs nothing."""
+        """Check that a product is finite, and count it in the ledger (factors' are free)."""
         if not self.passes:
             return out
         self.world.ledger.product(columns, self.passes * self._pieces(columns))
@@ -149,7 +149,7 @@ class Operator(ABC):
         return V
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
-        """The (n, n) matrix on every rank; where it is not had at once, by products with panels.
+        """Return the (n, n) matrix on every rank, by panels of products where necessary.
 
         n columns, and memory for n^2 numbers at least twice. Collective.
         """
@@ -168,11 +168,11 @@ class Operator(ABC):
         return False
 
     def _assembled(self) -> np.ndarray:
-        """The (n, n) matrix on every rank."""
+        """Return the (n, n) matrix on every rank."""
         raise NotImplementedError
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """A SciPy view; its products are collective like this operator's.
+        """Return a SciPy view; its products are collective like this operator's.
 
         Raises InputError in the row layout, which SciPy's algorithms do not know.
         """
@@ -188,7 +188,7 @@ class Operator(ABC):
         )
 
     def shifted(self, shift: float) -> Operator:
-        """H + shift I."""
+        """Return H + shift I."""
         return Shifted(self, shift)
 
     def __add__(self, other: Operator) -> Operator:

@@ -104,7 +104,7 @@ class View:
         return next((values for point, values in self._known if np.array_equal(point, x)), None)
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its gradient; free at the last two points where they were asked for."""
+        """f(x) and its gradient; free at the last two points where they were requested."""
         values = self._recall(x)
         if values is None:
             if self.keeps_margins:
@@ -157,7 +157,7 @@ class View:
             return self.hessian(x)
         return GaussNewtonOperator(self.problem, x)
 
-    def settle(self) -> Ledger:
+    def flush_costs(self) -> Ledger:
         """What was used since the last time, from now on counted from zero."""
         used = copy.copy(self.ledger)
         used.seconds = dict(used.seconds)
@@ -354,10 +354,10 @@ class Batches:
         self._open.append(View(batch, share))
         return self._open[-1]
 
-    def settle(self) -> None:
+    def flush_costs(self) -> None:
         """Add what the views have cost to the totals and to the problem's ledger."""
         for view in self._open:
-            used = view.settle()
+            used = view.flush_costs()
             self.passes += view.share * used.passes
             self.columns += view.share * used.columns
             self.work += view.share * (used.passes + used.extra_columns)

@@ -46,7 +46,7 @@ class HessianFree(Optimizer):
         diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the curvature
         batch. kronecker: products of small factors for each layer, of networks of dense layers
         (Martens and Grosse 2015), made in every step. low-rank: a factor of the Gauss-Newton
-        matrix, sketched anew when that pays.
+        matrix, sketched again when that pays.
     rank, oversample, seed : int
         Of the factor; the seed also of the targets that Kronecker factors are drawn with.
 

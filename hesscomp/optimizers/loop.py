@@ -27,7 +27,10 @@ RECOVERIES = 20  # in a row, after which a run is given up
 IDLE = 20  # steps over all rows at the lowest objective without a gain: there is none to be had
 LEVEL = 100  # times the rounding of an objective, within which it counts as the lowest
 
-COUNTERS = ("best_objective", "recoveries", "idle", "lost", "lowest", "flattest")  # in checkpoints
+COUNTERS = {  # attributes by their names in checkpoints
+    "lost": "nonfinite_steps",
+    **{name: name for name in ("best_objective", "recoveries", "idle", "lowest", "flattest")},
+}
 
 COSTS = ("passes", "columns", "work", "words")  # of `Batches`, in the history and in checkpoints
 CONVERGED, STOPPED, DIVERGED = "converged", "stopped", "diverged"
@@ -61,14 +64,16 @@ class Stopping:
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
         if self.max_steps < 0:
-            raise InputError(f"max-steps must be at least 0, not {self.max_steps}")
+            raise InputError(f"`max_steps` must be at least 0, not {self.max_steps}")
         if not self.gradient_tolerance >= 0:
-            raise InputError(f"tol must be at least 0, not {self.gradient_tolerance}")
+            raise InputError(
+                f"`gradient_tolerance` must be at least 0, not {self.gradient_tolerance}"
+            )
         if np.isnan(self.target):
-            raise InputError("the target must be a number, not nan")
+            raise InputError("`target` must be a number, not nan")
         for name in ("max_passes", "max_seconds"):
             if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, not {getattr(self, name)}")
+                raise InputError(f"`{name}` must be positive, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Saving:
     ----------
     folder : path, optional
         Gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it holds
-        a checkpoint of the same run, that is where the run goes on.
+        a checkpoint of the same run, that is where the run resumes.
     every : int
         Steps between checkpoints; one is made at the end too.
     tensorboard : bool
@@ -96,9 +101,11 @@ class Saving:
     def validate(self) -> None:
         """Raise InputError for a value out of range."""
         if self.every < 1:
-            raise InputError(f"checkpoints are made every 1 or more steps, not {self.every}")
+            raise InputError(f"`every` must be at least 1 step, not {self.every}")
         if self.tensorboard and self.folder is None:
-            raise InputError("scalars for TensorBoard need a folder")
+            raise InputError(
+                "scalars for TensorBoard go to a run's folder, and there is none; name one"
+            )
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,7 @@ def train(
     -------
     TrainResult
         With the same numbers, bit for bit on the same number of ranks and threads, whether the run
-        was stopped and gone on with or not; in reproducible mode on any number of ranks.
+        was stopped and resumed or not; in reproducible mode on any number of ranks.
 
     Raises
     ------
@@ -232,7 +239,7 @@ class _Run:
         share = sampling.share(0, problem.rows)
         self.every = round(1 / share) if evaluate_every is None else evaluate_every
         if self.every < 1:
-            raise InputError(f"evaluate-every must be at least 1, not {evaluate_every}")
+            raise InputError(f"`evaluate_every` must be at least 1, not {evaluate_every}")
         self.facts = {"optimizer": optimizer.describe(), "sampling": str(sampling)}
         self.held_out = None if test is None else HeldOut(problem, test)
         if self.held_out is not None:
@@ -241,7 +248,8 @@ class _Run:
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
         self.best_objective = self.lowest = self.flattest = np.inf
-        self.idle = self.lost = 0  # steps, and objectives that were not finite, since the last gain
+        # Since the last gain: steps, and objectives that were not finite
+        self.idle = self.nonfinite_steps = 0
         self.begun, self.seconds_before = time.perf_counter(), 0.0
         self.writer: ScalarWriter | None = None
         self.saved = -1  # the step of the last checkpoint
@@ -255,7 +263,7 @@ class _Run:
                 status = DIVERGED, f"not finite {RECOVERIES} times in a row, at step {self.step}"
                 break
             status = self._judge(task)
-            self.batches.settle()
+            self.batches.flush_costs()
             self._record(task)
             called_off = self._called_off()
             status = status or called_off
@@ -320,7 +328,7 @@ class _Run:
         return self._reached(task) or status
 
     def _finish(self, status, reason) -> None:
-        self.batches.settle()
+        self.batches.flush_costs()
         if self.saving.folder is None:
             return
         with self.world.phase(f"writing {self.saving.folder}"):
@@ -360,14 +368,14 @@ class _Run:
         if self.state is None:
             raise NumericalError(what + remedy)
         self.recoveries += 1
-        self.lost += 1
+        self.nonfinite_steps += 1
         self.history.events.append((self.step, f"{what}; taken back"))
         self.good = self.x, self.state
         return self.recoveries <= RECOVERIES
 
     def _judge(self, task: Task) -> tuple[str, str] | None:
         """Note the best point; whether and why the run ends here."""
-        self.batches.settle()
+        self.batches.flush_costs()
         stop = self.stopping
         if task.gradient_batch is self.batches.full:
             task.full = task.objective
@@ -395,7 +403,7 @@ class _Run:
             self.best, self.best_objective = task.x.copy(), task.full
 
     def _reached(self, task: Task) -> tuple[str, str] | None:
-        """Whether the run has what was asked for."""
+        """Whether the run has what was requested."""
         if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
             return CONVERGED, "the gradient norm reached the tolerance"
         if self.world.decide(task.full <= self.stopping.target):
@@ -414,7 +422,7 @@ class _Run:
         known = task.gradient_norm > np.finfo(float).eps * first
         flatter = known and task.gradient_norm < 0.9 * self.flattest
         if self.world.decide(task.objective < self.lowest - noise or flatter):
-            self.idle = self.lost = 0
+            self.idle = self.nonfinite_steps = 0
         elif self.world.decide(task.objective <= self.lowest + LEVEL * noise):
             self.idle += 1
         self.lowest = min(self.lowest, task.objective)
@@ -490,15 +498,15 @@ class _Run:
 
     def _note_lost(self, tried: list[float]) -> None:
         """Tell of objectives that were not finite on the way to the next point."""
-        lost = int(np.count_nonzero(~np.isfinite(tried)))
-        self.lost += lost
-        if lost:
-            text = f"{lost} of {len(tried)} objectives tried were not finite; step shortened"
+        nonfinite = int(np.count_nonzero(~np.isfinite(tried)))
+        self.nonfinite_steps += nonfinite
+        if nonfinite:
+            text = f"{nonfinite} of {len(tried)} objectives tried were not finite; step shortened"
             self.history.events.append((self.step + 1, text))
 
     def _ended(self, why: str) -> tuple[str, str]:
         """The status where nothing is gained any more."""
-        if self.world.decide(self.lost > 0):
+        if self.world.decide(self.nonfinite_steps > 0):
             what = why.partition(":")[0]
             return DIVERGED, f"{what}, or leads to numbers that are not finite, at step {self.step}"
         return STOPPED, why
@@ -513,7 +521,7 @@ class _Run:
         self.numbers = {
             "objective": objective,
             "full_objective": full,
-            **{name: getattr(self, name) for name in COUNTERS},
+            **{stored: getattr(self, name) for stored, name in COUNTERS.items()},
             **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self._seconds(),
         }
@@ -551,8 +559,8 @@ class _Run:
             self.batches.full.keep_margins(self.x, margins)
         facts = saved.facts
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]
-        for name in COUNTERS:
-            setattr(self, name, facts[name])
+        for stored, name in COUNTERS.items():
+            setattr(self, name, facts[stored])
         for name in COSTS:
             setattr(self.batches, name, facts[name])
         self.seconds_before = facts["seconds"]

@@ -45,7 +45,7 @@ class Newton(Optimizer):
     fixed_step : float
         The t of every step; 0 for the line search.
     rank, oversample, seed : int
-        Of the low-rank factor, a sketch without power steps. pcg makes it anew when that pays
+        Of the low-rank factor, a sketch without power steps. pcg makes it again when that pays
         (`refresh_policy`), lowrank in every step.
     tail : {"last", "zero"} or float
         With lowrank, the value taken for the unresolved spectrum.
@@ -298,7 +298,7 @@ def newton(
         Called with each row of the history as it is made, on every rank.
     folder : path, optional
         Gets `checkpoint.h5` and the one before it. Where it holds a checkpoint of the same run,
-        that is where the run goes on; `max_iterations` may be another one.
+        that is where the run resumes; `max_iterations` may be another one.
     save_every : int
         Steps between checkpoints; one is made at the end too.
 
@@ -306,7 +306,7 @@ def newton(
     -------
     NewtonResult
         The last iterate; with the line search it is also the best. With the same numbers, bit for
-        bit on the same number of ranks and threads, whether the run was stopped and gone on with or
+        bit on the same number of ranks and threads, whether the run was stopped and resumed or
         not; in reproducible mode on any number of ranks.
 
     Raises

@@ -38,7 +38,7 @@ class NewtonCG(Optimizer):
     curvature : {"hessian", "gauss-newton"}
     preconditioner : {"low-rank", "diagonal", "none"}
         For CG. diagonal: from squared gradients, as for `HessianFree`. low-rank: a factor of the
-        Hessian, sketched anew when that pays (`refresh_policy`). With a batch for the curvature
+        Hessian, sketched again when that pays (`refresh_policy`). With a batch for the curvature
         and a semidefinite Hessian this is sub-sampled Newton with a Nystrom preconditioner.
     rank, oversample, seed : int
         Of the factor.

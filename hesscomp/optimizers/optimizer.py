@@ -43,7 +43,7 @@ class Optimizer(ABC):
     """A method of optimization. Subclasses are frozen dataclasses whose fields are its options.
 
     All that changes is in the state: `step` neither keeps nor alters anything, so a run can be
-    stopped, saved, taken back or gone on with at any step.
+    stopped, saved, taken back or resumed at any step.
 
     Attributes
     ----------

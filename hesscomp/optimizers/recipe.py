@@ -9,7 +9,7 @@ from hesscomp.problems.catalogue import Recipe
 from hesscomp.problems.problem import Problem
 
 
-def follow(
+def train_by_recipe(
     recipe: Recipe, problem: Problem, x0: np.ndarray | None = None, seed: int = 0
 ) -> TrainResult:
     """Train a problem by a recipe, from its initial point or another one. Collective.

@@ -1,4 +1,4 @@
-"""When a low-rank preconditioner is made anew, and which one serves until then."""
+"""When a low-rank preconditioner is made again, and which one serves until then."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ HORIZON = 5  # solves over which a new sketch must pay, where nothing says when 
 
 @dataclass(frozen=True)
 class RefreshPolicy:
-    """A factor of a curvature operator, sketched anew when that pays.
+    """A factor of a curvature operator, sketched again when that pays.
 
     The state keeps how the factor has served: `rate`, CG iterations for each digit of the residual
     in the last solve, and `fresh_rate`, those in the first solve with this factor. A new factor is

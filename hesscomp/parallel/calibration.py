@@ -34,7 +34,7 @@ def algebra_rate(n: int, columns: int) -> float:
 
 
 def _seconds(work) -> float:
-    """Median time of a few repeats after a first."""
+    """Return the median time of a few repeats after a first."""
     work()
     spent = []
     for _ in range(REPEATS):

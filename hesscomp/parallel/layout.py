@@ -1,6 +1,6 @@
 """How the n rows of every block of columns lie over the ranks.
 
-*Replicated*: every rank holds all of them. *Rows*: each rank holds a slab of them. Algorithms hold
+*Replicated*: every rank holds all of them. *RowLayout*: each rank holds a slab. Algorithms hold
 their blocks in either and meet the difference only here: in Gram matrices, in products with what
 the ranks hold, and in random rows.
 """
@@ -52,7 +52,7 @@ class Layout(ABC):
         return self.world is not None and self.world.reproducible
 
     def local(self, array: np.ndarray) -> np.ndarray:
-        """This rank's rows of an array that is whole on all ranks; a view."""
+        """Return this rank's rows of an array that is whole on all ranks; a view."""
         return array[self.start : self.stop]
 
     def decide(self, flag: bool | np.bool_) -> bool:
@@ -77,30 +77,30 @@ class Layout(ABC):
 
     @abstractmethod
     def whole(self, block: np.ndarray) -> np.ndarray:
-        """All n rows of a block, on every rank."""
+        """Return all n rows of a block, on every rank."""
 
     def inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
-        """A^T B, on every rank, for blocks of any number of columns."""
+        """Return A^T B, on every rank, for blocks of any number of columns."""
         return self._summed_rows(lambda rows: A[rows].T @ B[rows])
 
     def squares(self, A: np.ndarray) -> np.ndarray:
-        """The columns' sums of squares, on every rank."""
+        """Return the columns' sums of squares, on every rank."""
         return self._summed_rows(lambda rows: np.einsum("ij,ij->j", A[rows], A[rows]))
 
     def norm(self, A: np.ndarray) -> float:
-        """Frobenius norm of a block."""
+        """Return the Frobenius norm of a block."""
         return float(np.sqrt(self.squares(A).sum()))
 
     @abstractmethod
     def combine(self, Q: np.ndarray, S: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Q S for a small S that all ranks hold; `out` may be Q itself where S is square."""
+        """Return Q S for a small S that all ranks hold; `out` may be Q itself where S is square."""
 
     @abstractmethod
     def take(self, block: np.ndarray, indices: np.ndarray) -> np.ndarray:
-        """The rows of these (global) indices, on every rank."""
+        """Return the rows of these (global) indices, on every rank."""
 
     def units(self, indices: np.ndarray) -> np.ndarray:
-        """This rank's rows of the unit vectors e_i, a column for each index."""
+        """Return this rank's rows of the unit vectors e_i, a column for each index."""
         return (np.arange(self.start, self.stop)[:, None] == indices).astype(np.float64)
 
     @abstractmethod
@@ -112,7 +112,7 @@ class Layout(ABC):
 
     @abstractmethod
     def any(self, flag: bool | np.bool_) -> bool:
-        """Whether the flag is true on any rank that holds other rows."""
+        """Return whether the flag is true on any rank that holds other rows."""
 
     def total(
         self,
@@ -122,7 +122,7 @@ class Layout(ABC):
         most: int,
         blocks: int = 0,
     ) -> np.ndarray:
-        """The sum over ranks of ``local(V)``, for a block V in this layout, as float64.
+        """Return the sum over ranks of ``local(V)``, for a block V in this layout, as float64.
 
         Parameters
         ----------
@@ -149,7 +149,7 @@ class Layout(ABC):
         return out
 
     def product(self, V: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """``whole(V)``, a product that every rank can do for all n rows, in this layout."""
+        """Return ``whole(V)``, a product that every rank can do for all n rows, in this layout."""
         pieces = [self.local(whole(self.whole(piece))) for piece in self._pieces(V)]
         return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
 
@@ -162,7 +162,7 @@ class Layout(ABC):
         return [V[:, first : first + width] for first in range(0, max(V.shape[1], 1), width)]
 
     def _width(self, columns: int, most: int | None) -> int:
-        """Columns of one piece: a function of the problem, never of the number of ranks."""
+        """Return the columns of one piece, which depend on the problem but not on the ranks."""
         return max(columns if most is None else min(columns, most), 1)
 
     def _sum(self, addend: np.ndarray, blocks: int) -> np.ndarray:
@@ -178,7 +178,7 @@ class Layout(ABC):
 
     @abstractmethod
     def _summed_rows(self, part: Callable[[slice], np.ndarray]) -> np.ndarray:
-        """The sum of part(rows) over all rows of all ranks."""
+        """Return the sum of part(rows) over all rows of all ranks."""
 
 
 class Replicated(Layout):
@@ -215,7 +215,7 @@ class Replicated(Layout):
         return part(slice(None))
 
 
-class Rows(Layout):
+class RowLayout(Layout):
     """Each rank holds one slab of contiguous rows: memory O(n k / P + n panel).
 
     Parameters
@@ -273,13 +273,13 @@ class Rows(Layout):
         return self.world.sum_rows(array, [stop - start for start, stop in self.ranges])
 
     def qr_blocks(self) -> list[slice]:
-        """Rows that one Householder factorisation takes: all here, or one fixed block."""
+        """Return rows that one Householder factorisation takes: all here, or one fixed block."""
         if self.reproducible:
             return self._blocks()
         return [slice(None)] if self.rows else []
 
     def _blocks(self) -> list[slice]:
-        """This rank's fixed blocks of rows: the same blocks on any number of ranks."""
+        """Return this rank's fixed blocks of rows: the same blocks on any number of ranks."""
         return [
             slice(first, min(first + self._block, self.rows))
             for first in range(0, self.rows, self._block)

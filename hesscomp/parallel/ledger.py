@@ -87,7 +87,7 @@ class Ledger:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def as_dict(self) -> dict:
-        """The totals as plain numbers, for reports."""
+        """Return the totals as plain numbers, for reports."""
         return {
             "columns": self.columns,
             "passes": self.passes,

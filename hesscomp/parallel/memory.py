@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
 SHARE = 0.5  # of what is available that blocks of columns may take; the rest is for data
-PRODUCT_BYTES = 4 * 2.0**30  # for one product of a network, unless asked for otherwise
+PRODUCT_BYTES = 4 * 2.0**30  # for one product of a network, unless requested otherwise
 COLUMN_COPIES = 6  # arrays of a product's size in it: tangents, gradients, both rearranged, sums
 
 
 def available_bytes() -> int:
-    """Memory that this node still has, within the control groups of this job."""
+    """Return the memory that this node still has, within the control groups of this job."""
     found = []
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
@@ -29,7 +29,7 @@ def available_bytes() -> int:
 
 
 def _control_groups() -> list[Path]:
-    """Folders of this process's group (version 2), and of those that it is in, up to the root."""
+    """Return this process's control groups (version 2), from its own up to the root."""
     root = Path("/sys/fs/cgroup")
     own = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
     path = root / own.lstrip("/")
@@ -37,28 +37,28 @@ def _control_groups() -> list[Path]:
 
 
 def sketch_bytes(n: int, columns: int, power: int) -> float:
-    """What a sketch takes at most where every rank holds all of its rows."""
+    """Return what a sketch takes at most where every rank holds all of its rows."""
     return 8.0 * n * min(columns, n) * (4 + power)
 
 
 def fits_in_memory(world: World, needed: float) -> bool:
-    """Whether every rank has `needed` bytes, and as much again for its data. Collective."""
+    """Return whether every rank has `needed` bytes, and as much again for its data. Collective."""
     share = available_bytes() * SHARE / world.ranks_here()
     return all(world.gather(needed <= share))
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds."""
+    """Return the memory that this process holds."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """The most that this process has held since `reset_peak`."""
+    """Return the most that this process has held since `reset_peak`."""
     return _status("VmHWM")
 
 
 def reset_peak() -> None:
-    """Let `peak_bytes` begin anew."""
+    """Let `peak_bytes` begin again."""
     Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -28,7 +28,7 @@ def check_seed(seed: int) -> None:
 def standard_normal(
     seed: int, stream: int, rows: tuple[int, int], columns: tuple[int, int]
 ) -> np.ndarray:
-    """Rows ``rows[0]:rows[1]``, columns ``columns[0]:columns[1]`` of an unbounded normal matrix.
+    """Return rows ``rows[0]:rows[1]`` and columns ``columns[0]:columns[1]`` of a normal matrix.
 
     Returns a (rows, columns) float64 array, column-contiguous. About 10 ns an entry.
     """
@@ -36,7 +36,7 @@ def standard_normal(
 
 
 def uniform(seed: int, stream: int, rows: tuple[int, int], columns: tuple[int, int]) -> np.ndarray:
-    """As `standard_normal`, uniform on [0, 1)."""
+    """Return numbers as `standard_normal` does, but uniform on [0, 1)."""
     return _fill(seed, stream, rows, columns, np.random.Generator.random)
 
 

@@ -6,7 +6,7 @@ from hesscomp.errors import InputError
 
 
 def row_block(rows: int) -> int:
-    """Number of rows in one fixed block of a data set of `rows` rows.
+    """Return the number of rows in one fixed block of a data set of `rows` rows.
 
     A function of the data set alone, never of the number of ranks: fingerprints are hashed and
     reproducible sums are taken block by block. At least 60 blocks (which share out evenly on 1 to 6
@@ -16,7 +16,7 @@ def row_block(rows: int) -> int:
 
 
 def row_range(rows: int, rank: int, size: int) -> tuple[int, int]:
-    """First row and one past the last row of `rank`'s shard among `size` ranks.
+    """Return the first row and one past the last row of `rank`'s shard among `size` ranks.
 
     Contiguous runs of whole blocks (see `row_block`), as equal as blocks allow; ranks beyond the
     number of blocks hold no rows.
@@ -49,7 +49,7 @@ class RowBlocks:
 
     @classmethod
     def of_shard(cls, start: int, held: int, total: int) -> "RowBlocks":
-        """The blocks of rows ``start:start + held`` of `total`.
+        """Return the blocks of rows ``start:start + held`` of `total`.
 
         Raises InputError unless they are whole blocks.
         """

@@ -7,7 +7,7 @@ from hesscomp.parallel.world import World
 
 
 def threads_per_rank(world: World, requested: int | None = None) -> int:
-    """Threads for this rank: `requested`, else OMP_NUM_THREADS, else its share of its cores.
+    """Return this rank's threads: `requested`, or OMP_NUM_THREADS, or its share of the cores.
 
     Each core counts as one divided by the number of this node's ranks that may run on it, so the
     answer is right whether the launcher binds ranks to cores or leaves them all free. Collective.

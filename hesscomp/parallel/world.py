@@ -81,7 +81,7 @@ class World:
         return _alone().with_ledger(Ledger())
 
     def with_ledger(self, ledger: Ledger) -> "World":
-        """The same ranks, their work counted in another ledger."""
+        """Return the same ranks, their work counted in another ledger."""
         other = copy.copy(self)
         other.ledger = ledger
         return other
@@ -91,7 +91,7 @@ class World:
         return self._reduce(array, MPI.SUM)
 
     def max(self, array: np.ndarray) -> np.ndarray:
-        """Element-wise maximum over the ranks. One reduction."""
+        """Return the element-wise maximum over the ranks. One reduction."""
         return self._reduce(array, MPI.MAX)
 
     def _reduce(self, array, operation) -> np.ndarray:
@@ -122,7 +122,7 @@ class World:
         return whole
 
     def sum_rows(self, array: np.ndarray, counts: list[int]) -> np.ndarray:
-        """This rank's rows of the sum over the ranks of a (sum(counts), k) array.
+        """Return this rank's rows of the sum over the ranks of a (sum(counts), k) array.
 
         Rank r gets ``counts[r]`` rows. One reduction.
         """
@@ -137,7 +137,7 @@ class World:
         return parts[0] if len(parts) == 1 else np.hstack(parts)
 
     def broadcast(self, value, root: int = 0):
-        """`root`'s small Python object on every rank."""
+        """Return `root`'s small Python object on every rank."""
         data = _packed(value) if self.rank == root else np.empty(0, np.uint8)
         size = np.empty(1, np.int64)  # all ranks learn it together, so none goes ahead alone
         self._wait(self.comm.Iallreduce(np.array([data.size]), size, op=MPI.MAX), "broadcast")
@@ -195,7 +195,7 @@ class World:
             raise Interrupted("ended by a signal", int(by_any[0]))
 
     def gather(self, value) -> list:
-        """Every rank's small Python object, as a list in rank order, on every rank."""
+        """Return every rank's small Python object, as a list in rank order, on every rank."""
         data = _packed(value)
         sizes = np.empty(self.size, np.int64)
         self._wait(self.comm.Iallgather(np.array([data.size]), sizes), "gather")
@@ -214,11 +214,11 @@ class World:
         return _unpacked(received, coming)
 
     def ranks_here(self) -> int:
-        """How many ranks run on this node."""
+        """Return how many ranks run on this node."""
         return len(self._neighbours())
 
     def place_here(self) -> int:
-        """Which of the ranks on this node this one is, from 0."""
+        """Return which of the ranks on this node this one is, from 0."""
         return self._neighbours().index(self.rank)
 
     def node_shares(self, cores: set[int]) -> list[int]:
@@ -228,7 +228,7 @@ class World:
         return [sum(core in other for other in here) for core in cores]
 
     def _neighbours(self) -> list[int]:
-        """The ranks on this node, itself among them: those whose processor has its name."""
+        """Return the ranks on this node, itself among them: those whose processor has its name."""
         hosts = self._deadline.hosts
         return [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
 
@@ -270,7 +270,7 @@ class World:
             raise (InputError if bad_input else RankFailure)(message) from failure
 
     def everyone_is_here(self, seconds: float = 15.0) -> bool:
-        """Whether all ranks call this within `seconds`: false where some wait elsewhere.
+        """Return whether all ranks call this within `seconds`: false where some wait elsewhere.
 
         On a communicator of its own, so that it cannot match a reduction the others are in.
         """
@@ -301,17 +301,17 @@ def _alone() -> World:
 
 
 def _packed(value) -> np.ndarray:
-    """A small Python object as bytes."""
+    """Return a small Python object as bytes."""
     return np.frombuffer(pickle.dumps(value), np.uint8)
 
 
 def _unpacked(data: np.ndarray, sizes: np.ndarray) -> list:
-    """The objects whose bytes lie one after the other."""
+    """Return the objects whose bytes lie one after the other."""
     return [pickle.loads(part.data) for part in np.split(data, np.cumsum(sizes)[:-1])]
 
 
 def _countable(array: np.ndarray) -> list[slice]:
-    """All columns at once where MPI can count the elements, else groups of columns."""
+    """Return all columns at once where MPI can count the elements, else groups of columns."""
     rows, columns = array.shape
     if array.size <= CHUNK:
         return [slice(None)]

@@ -58,5 +58,5 @@ KERAS_WEIGHTS = Capability(
 MARGINS = Capability(
     "margins",
     ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),
-    "take its objectives and curvature at each point anew",
+    "take its objectives and curvature at each point again",
 )

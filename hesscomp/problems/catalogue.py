@@ -37,14 +37,14 @@ class Network:
 
     @classmethod
     def autoencoder(cls, *widths: int) -> "Network":
-        """Of these widths from the input to the linear code, and their mirror."""
+        """Return an autoencoder with these widths from input to linear code, and their mirror."""
         inner = (*widths[1:], *widths[-2::-1])
         return cls(widths[:1], inner, "sigmoid", code=len(widths) - 2)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training by Adam; `optimizers.recipe.follow` does it.
+    """Training by Adam; `optimizers.recipe.train_by_recipe` does it.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ from hesscomp.problems.capabilities import (
     TEST_ROWS,
 )
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
@@ -46,7 +46,7 @@ class DifferentiableProblem(Problem):
     )
     loss_name = "a function"
 
-    def __init__(self, rows: Rows, world: World, ridge: float, dtype: str, memory: float):
+    def __init__(self, rows: RowSet, world: World, ridge: float, dtype: str, memory: float):
         check_numbers(ridge, dtype)
         if not memory > 0:
             raise InputError(f"the memory of a product must be positive, not {memory}")
@@ -54,7 +54,7 @@ class DifferentiableProblem(Problem):
         self._take(rows)
         self.cut(rows)
 
-    def _take(self, rows: Rows) -> None:
+    def _take(self, rows: RowSet) -> None:
         self.data, self.rows = rows, rows.total
         self.dataset_name, self.fingerprint = rows.name, rows.fingerprint
         self._tensors: dict = {}
@@ -72,7 +72,7 @@ class DifferentiableProblem(Problem):
         self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()  # of the operators that are in use
 
     def sampled(self, fraction: float, seed: int = 0) -> "DifferentiableProblem":
-        """This problem over a random sample of its rows, the same on any number of ranks.
+        """Return this problem over a random sample of its rows, the same on any number of ranks.
 
         Each row is taken with probability `fraction`, independently; m is their count. Collective.
         The engine and what it has compiled are shared.
@@ -90,7 +90,7 @@ class DifferentiableProblem(Problem):
         return f"{self.engine.name} engine: {self.engine.reason}"
 
     def over(self, data) -> "DifferentiableProblem":
-        rows = self._fitted(Rows.held_out(data, self.world))
+        rows = self._fitted(RowSet.held_out(data, self.world))
         other = copy.copy(self)
         other.ridge, other.sample = 0.0, "all"
         other.engine, other._kernels = self.engine.data, {}
@@ -98,7 +98,7 @@ class DifferentiableProblem(Problem):
         other.cut(rows)
         return other
 
-    def _fitted(self, rows: Rows) -> Rows:
+    def _fitted(self, rows: RowSet) -> RowSet:
         """Other rows in the form that the model and the loss take. Collective."""
         return rows
 
@@ -117,7 +117,7 @@ class DifferentiableProblem(Problem):
         }
 
     def tensors(self, dtype: str) -> tuple[tf.Tensor, tf.Tensor]:
-        """This shard's inputs and targets; real numbers in `dtype`, made once."""
+        """Return this shard's inputs and targets; real numbers in `dtype`, made once."""
         if dtype not in self._tensors:
             self._tensors[dtype] = tuple(
                 share(np.ascontiguousarray(part, dtype if part.dtype.kind == "f" else None))
@@ -126,7 +126,7 @@ class DifferentiableProblem(Problem):
         return self._tensors[dtype]
 
     def compiled(self, kind: str, dtype: str, rows: tuple, V=None, extra: tuple = ()):
-        """An engine's method, compiled once for any number of rows and columns.
+        """Return an engine's method, compiled once for any number of rows and columns.
 
         Parameters
         ----------
@@ -157,14 +157,14 @@ class DifferentiableProblem(Problem):
         return self._kernels[key]
 
     def compiled_gradient(self, dtype: str):
-        """The engine's gradient, compiled for the rows here, of which there may be none."""
+        """Return the engine's gradient, compiled for the rows here, of which there may be none."""
         rows = (self.data.X, self.data.y)
         kinds = (dtype if part.dtype.kind == "f" else part.dtype for part in rows)
         specs = [tf.TensorSpec(part.shape, kind) for part, kind in zip(rows, kinds, strict=True)]
         return self.compiled("gradient", dtype, tuple(specs))
 
     def budget(self, dtype: str) -> Budget:
-        """How many rows and columns a product takes at once."""
+        """Return how many rows and columns a product takes at once."""
         if "row" not in self._kernels:
             X = self.data.X
             kind = dtype if X.dtype.kind == "f" else X.dtype
@@ -175,12 +175,12 @@ class DifferentiableProblem(Problem):
         return Budget(self.memory, self.n, *self._kernels["row"])
 
     def _made(self, dtype: str) -> int:
-        """Numbers of a product: of all ranks' rows, so that their number does not matter."""
+        """Return the numbers of a product over the rows of all ranks, for any number of ranks."""
         return self.rows * self.budget(dtype).row_values * COLUMNS
 
     @abstractmethod
     def _row_values(self, theta, X) -> int:
-        """Numbers of one row's values."""
+        """Return the numbers of one row's values."""
 
     def chunks(self, part: slice, dtype: str, k: int = 1) -> Iterator[slice]:
         """A part of the rows here, as many at once as the memory of a product with k columns."""
@@ -200,7 +200,7 @@ class DifferentiableProblem(Problem):
         chosen: tuple[int, ...] | None = None,
         kept: Kept | None = None,
     ) -> RowSum:
-        """An engine's symmetric product at x as this shard's curvature; local.
+        """Return an engine's symmetric product at x as this shard's curvature; local.
 
         `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`; `chosen`
         are the indices of parameter blocks that alone have rows and columns; `kept` is that of
@@ -249,7 +249,7 @@ class DifferentiableProblem(Problem):
         return float(total[0] / self.rows + self.ridge / 2 * (x @ x))
 
     def _loss(self, x: np.ndarray, rows: slice) -> np.ndarray:
-        """The sum of losses over some rows here: (1,)."""
+        """Return the sum of losses over some rows here: (1,)."""
         if "losses" not in self._kernels:
             loss_sum = self.engine.loss_sum
             self._kernels["losses"] = tf.function(loss_sum, autograph=False, reduce_retracing=True)
@@ -265,7 +265,7 @@ class DifferentiableProblem(Problem):
         return self.sum_parts(sums, (self.n,)) / self.rows
 
     def _squared_gradients(self, x: np.ndarray, part: slice) -> np.ndarray:
-        """The sum over a part of the rows here: (n,)."""
+        """Return the sum over a part of the rows here: (n,)."""
         X, y = self.tensors(self.dtype)
         theta, total = tf.constant(x, self.dtype), np.zeros(self.n)
         kernel, at_once = self._squared_gradients_kernel()
@@ -275,7 +275,7 @@ class DifferentiableProblem(Problem):
         return total
 
     def _squared_gradients_kernel(self):
-        """The sum of each row's squared gradient, and whether it takes all rows at once.
+        """Return the sum of each row's squared gradient, and whether it takes all rows at once.
 
         The engine's own, or of each row's gradient alone; compiled once a problem.
         """
@@ -293,7 +293,7 @@ class DifferentiableProblem(Problem):
 
 
 def _row_by_row(gradient):
-    """The sum of squares of a gradient of each row alone."""
+    """Return the sum of squares of a gradient of each row alone."""
 
     def squares(theta, X, y):
         def of_row(row):

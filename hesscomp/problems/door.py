@@ -42,7 +42,7 @@ from hesscomp.problems.stateless import losses_and_output
 TOLERANCE = 1e-8
 SINGLE_TOLERANCE = 1e-5  # where an operation of TensorFlow's knows float32 only
 ROUNDING = 1e-12  # of the norm of all blocks, and of the terms whose differences derivatives are
-SECONDS = 2.0  # that the check may take, unless all of it is asked for
+SECONDS = 2.0  # that the check may take, unless all of it is requested
 SLOPE_TOLERANCE = 1e-3  # of differences of a network's values, which units near kinks disturb
 ROWS = (2, 3)  # of the two batches
 MOST_TARGETS = 10**6  # numbers that are searched for rows that span the targets
@@ -126,14 +126,14 @@ class Door:
 
     @property
     def tolerance(self) -> float:
-        """Of objective and derivatives, relative."""
+        """The relative tolerance of objective and derivatives."""
         return SINGLE_TOLERANCE if self.narrow else TOLERANCE
 
     @classmethod
     def of(cls, problem, given, ending: Ending | None, narrow: bool = False) -> "Door":
-        """That of a `KerasProblem` whose loss was `given`, and whose model has an ending.
+        """Make the check of a `KerasProblem` whose loss was `given`, and whose model has an ending.
 
-        Raises InputError where the loss of some rows is no number, or depends on other rows.
+        Raises InputError where the loss of some rows is not a number, or depends on other rows.
         """
         begun = time.monotonic()
         model, pieces, at_logits = problem.model, problem.pieces, problem.at_logits
@@ -171,11 +171,11 @@ class Door:
                 raise InputError(
                     f"the loss of {len(X)} rows together is {together:.10g}, but the mean of each "
                     f"one's own is {mean:.10g}: the model or the loss couples the rows of a batch, "
-                    "so the objective is no mean over rows"
+                    "so the objective is not a mean over rows"
                 )
 
     def allowed(self, value, output):
-        """The rounding that two ways to a sum of losses of this output may differ by."""
+        """Return the rounding that two ways to a sum of losses of this output may differ by."""
         return self.tolerance * abs(value) + ROUNDING * (1 + tf.reduce_max(abs(output)))
 
     def compare(
@@ -230,7 +230,7 @@ class Door:
         return Outcome(found, tuple(left_out))
 
     def faulty_layer(self, engine: LayerwiseEngine, model: keras.Model) -> str | None:
-        """The first layer up to which the layer-wise engine differs; None if none does.
+        """Return the first layer up to which the layer-wise engine differs; None if none does.
 
         By bisection over the layers, with a random linear function of each one's output as loss.
         """
@@ -271,7 +271,7 @@ class _Trial:
         self.rows, self.rng = tf.cast(tf.shape(X)[0], tf.float64), np.random.default_rng(0)
 
     def slopes(self) -> Disagreement | None:
-        """Objective and gradient."""
+        """Return the objective and gradient."""
         theta = self.door.theta
         with tf.GradientTape(persistent=True) as self.tape:
             self.tape.watch(theta)
@@ -282,7 +282,7 @@ class _Trial:
         return self._objective(total / self.rows) or self._gradient(slope)
 
     def _pull(self, u):
-        """J^T u."""
+        """Return J^T u."""
         return self.tape.gradient(self.output, self.door.theta, u, unconnected_gradients=ZERO)
 
     @cached_property
@@ -322,7 +322,7 @@ class _Trial:
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
 
     def loss_slope(self) -> Disagreement | None:
-        """The loss's gradient by the output against its values."""
+        """Return the loss's gradient with respect to the output against its values."""
         loss, y = self.door.loss, self.y
         wrong = wrong_slope(
             lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
@@ -332,7 +332,7 @@ class _Trial:
         return None if wrong is None else Disagreement("slope of the loss", *wrong)
 
     def penalty_slope(self, penalty: Penalty) -> Disagreement | None:
-        """The regularisers' gradient against their values."""
+        """Return the regularisers' gradient against their values."""
         wrong = wrong_slope(
             lambda x: float(penalty.value(tf.constant(x))),
             lambda x: penalty.gradient(tf.constant(x))[1].numpy(),
@@ -341,7 +341,7 @@ class _Trial:
         return None if wrong is None else Disagreement("slope of the regularisers", *wrong)
 
     def slope(self) -> Disagreement | None:
-        """The objective's gradient by the engine against Keras' values."""
+        """Return the objective's gradient by the engine against Keras' values."""
         wrong = wrong_slope(
             lambda x: float(self.door.objective(tf.constant(x), self.X, self.y)[0]),
             lambda x: (self.gradient(tf.constant(x), self.X, self.y)[1] / self.rows).numpy(),
@@ -351,7 +351,7 @@ class _Trial:
         return None if wrong is None else Disagreement("slope of the objective", *wrong)
 
     def loss_curvature(self) -> Disagreement | None:
-        """Of the loss by the output, along one random tangent of it."""
+        """Compare the loss's curvature in the output along one random tangent of it."""
         tangent = tf.constant(self.rng.standard_normal(self.output.shape))
         here = self.door.loss.curvature(self.output, self.y, tangent[..., None, :])[..., 0, :]
         there = self._bent(tangent)
@@ -361,7 +361,7 @@ class _Trial:
         return Disagreement("curvature of the loss", float(error), float(norm))
 
     def _bent(self, tangent):
-        """The loss's second derivative by the output, times a tangent of the output."""
+        """Return the loss's second derivative in the output, times a tangent of the output."""
         z = self.output
         with tf.GradientTape() as outer:
             outer.watch(z)
@@ -372,7 +372,7 @@ class _Trial:
         return outer.gradient(slope, z, tangent, unconnected_gradients=ZERO)
 
     def _tangent(self):
-        """J v, the derivative along v of J^T u by u, in which it is linear."""
+        """Return J v, the derivative along v of J^T u by u, in which it is linear."""
         theta, X, y = self.door.theta, self.X, self.y
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
@@ -388,7 +388,7 @@ class _Trial:
         return tf.constant(self.rng.standard_normal(self.door.theta.shape[0]))
 
     def _point(self, reverse: bool) -> tuple[Any, Any, Any, Any]:
-        """The engine's arguments before V."""
+        """Return the engine's arguments before V."""
         theta, X, y = self.door.theta, self.X, self.y
         return theta, X, y, self.engine.values(theta, X, y, reverse)
 
@@ -403,7 +403,7 @@ class _Trial:
 
 
 def _tried(objective: Callable, theta, X, y) -> float:
-    """The objective of some rows; InputError where Keras cannot compute it."""
+    """Return the objective of some rows; InputError where Keras cannot compute it."""
     try:
         return float(objective(theta, X, y)[0])
     except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
@@ -415,7 +415,7 @@ def _tried(objective: Callable, theta, X, y) -> float:
 
 
 def keras_loss(given) -> Callable:
-    """The mean loss that Keras computes, in float64: ``(y, output, taken)``.
+    """Return the mean loss that Keras computes, in float64: ``(y, output, taken)``.
 
     `output` is the model's, `taken` what the loss of this package takes. The known losses are
     Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
@@ -432,7 +432,7 @@ def keras_loss(given) -> Callable:
 
 
 def _summed_over_rows(loss: Loss, y, output):
-    """Keras' counterpart of a known loss, times the numbers in a row that it averages over."""
+    """Return Keras' counterpart of a known loss, times the row's numbers that it averages over."""
     shape, losses = output.shape[1:], keras.losses
     if isinstance(loss, SquaredError):
         found = _in_float64(losses.MeanSquaredError(), like(y, output), output)
@@ -446,7 +446,7 @@ def _summed_over_rows(loss: Loss, y, output):
 
 
 def _in_float64(loss, y, output):
-    """The mean of a Keras loss, which would otherwise cast to its own type."""
+    """Return the mean of a Keras loss, which would otherwise cast to its own type."""
     saved = loss._dtype
     loss._dtype = "float64"
     try:
@@ -485,7 +485,7 @@ def _spanning(y: np.ndarray, count: int) -> np.ndarray:
 
 
 def _moved(x: np.ndarray, pieces: list[Piece]) -> np.ndarray:
-    """x with a little noise, so that nothing lies on a kink."""
+    """Return x with a little noise, so that nothing lies on a kink."""
     noise = np.random.default_rng(2).standard_normal(len(x))
     for piece in pieces:
         part = slice(piece.offset, piece.offset + piece.size)

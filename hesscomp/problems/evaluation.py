@@ -21,7 +21,7 @@ class Evaluation:
     loss : float
         The mean of the rows' losses, without ridge and regularisers.
     accuracy : float or None
-        The share of right predictions; None for a problem that is no classification.
+        The share of right predictions; None for a problem that is not a classification.
     """
 
     rows: int
@@ -29,7 +29,7 @@ class Evaluation:
     accuracy: float | None
 
     def columns(self) -> dict[str, float]:
-        """The numbers by their names in a history."""
+        """Return the numbers by their names in a history."""
         accuracy = {} if self.accuracy is None else {"test_accuracy": self.accuracy}
         return {"test_loss": self.loss, **accuracy}
 

@@ -13,7 +13,7 @@ from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.differences import wrong_slope
 from hesscomp.problems.differentiable import DifferentiableProblem
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 
 SUM_TOLERANCE = 1e-4  # of a sum of losses, in float32
 
@@ -63,7 +63,7 @@ class FunctionProblem(DifferentiableProblem):
         if check not in ("auto", "off"):
             raise InputError(f"unknown check {check}; use auto or off")
         world = World() if world is None else world
-        super().__init__(Rows.of(data, world), world, ridge, dtype, memory)
+        super().__init__(RowSet.of(data, world), world, ridge, dtype, memory)
         named = theta if isinstance(theta, dict) else {"theta": theta}
         arrays = [np.asarray(value, dtype=np.float64) for value in named.values()]
         if not sum(array.size for array in arrays):

@@ -33,7 +33,7 @@ from hesscomp.problems.keras_rows import (
 )
 from hesscomp.problems.models import Weights, read_weights
 from hesscomp.problems.network import NetworkProblem
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class KerasProblem(NetworkProblem):
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
         world = World() if world is None else world
-        rows = shaped(Rows.of(data, world), model)
+        rows = shaped(RowSet.of(data, world), model)
         super().__init__(rows, world, ridge, dtype, memory)
         variables = model.trainable_variables
         pieces = cut(variable.shape for variable in variables)
@@ -177,7 +177,7 @@ class KerasProblem(NetworkProblem):
             kept.forget()
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The model's output for rows X at the parameters x, in float64, all at once; local.
+        """Compute the model's output for rows X at the parameters x, in float64, at once; local.
 
         Its logits where the loss is computed from them (`at_logits`).
         """
@@ -192,11 +192,11 @@ class KerasProblem(NetworkProblem):
         return rows
 
     def _engine_named(self, wanted: str) -> NetworkEngine:
-        """The engine of the loss and the penalty."""
+        """Return the engine of the loss and the penalty."""
         if wanted not in ENGINES:
             raise InputError(f"unknown engine {wanted}; use one of {', '.join(ENGINES)}")
         if wanted == "generic":
-            return self._generic("asked for")
+            return self._generic("requested")
         try:
             return self._penalized(self._layerwise())
         except Unsupported as why:
@@ -217,7 +217,7 @@ class KerasProblem(NetworkProblem):
     def _penalized(self, engine: NetworkEngine) -> NetworkEngine:
         return engine if self.penalty is None else PenalizedEngine(engine, self.penalty)
 
-    def _check_logits(self, given, traced: Traced, rows: Rows) -> None:
+    def _check_logits(self, given, traced: Traced, rows: RowSet) -> None:
         """Refuse probabilities where the loss takes logits; warn if the loss is Keras'. Collective.
 
         Those of a model that shows its logits (`Ending`) are computed from them instead.
@@ -253,7 +253,7 @@ class KerasProblem(NetworkProblem):
             narrow = _single_precision(compiled)
             if narrow is not None and world.rank == 0:
                 log.warning(
-                    "%s: %s computes in float32, whatever precision is asked for, so objective and "
+                    "%s: %s computes in float32, whatever precision is requested, so objective and "
                     "derivatives have six digits", self.name, narrow,
                 )  # fmt: skip
             door = Door.of(self, given, ending, narrow is not None)
@@ -290,7 +290,7 @@ class KerasProblem(NetworkProblem):
 
 
 def _single_precision(compiled) -> str | None:
-    """The first operation of a compiled function of float64 that casts to float32; None."""
+    """Return the first operation of a compiled function of float64 that casts to float32; None."""
     for operation in compiled.get_concrete_function().graph.get_operations():
         if operation.type == "Cast":
             kinds = operation.inputs[0].dtype, operation.outputs[0].dtype
@@ -306,7 +306,7 @@ _REMEDY = (
 
 
 def _first(world: World, said: object) -> str | None:
-    """What the lowest rank that has something says, on every rank."""
+    """Return what the lowest rank that has something says, on every rank."""
     return next((found for found in world.gather("" if said is None else str(said)) if found), None)
 
 
@@ -340,7 +340,7 @@ def _check_model(model) -> None:
 
 
 def _names(model) -> list[str]:
-    """The weights' paths, without the model's own name where all begin with it.
+    """Return the weights' paths, without the model's own name where all begin with it.
 
     Where paths are not unique, layers that share theirs are numbered: 0/fc/kernel, 1/fc/kernel.
     """
@@ -364,8 +364,8 @@ def _names(model) -> list[str]:
     return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 
-def _found(loss, model, rows: Rows, traced: "Traced") -> Loss:
-    """The loss of the model's output, or of its logits; InputError where the two do not fit."""
+def _found(loss, model, rows: RowSet, traced: "Traced") -> Loss:
+    """Return the loss of the model's output or logits; InputError where they do not fit."""
     kind = tf.float64 if rows.y.dtype.kind == "f" else rows.y.dtype
     targets, ending = tf.TensorSpec([None, *rows.y.shape[1:]], kind), traced.ending
     found = find_loss(loss, traced.shape, ending, targets)

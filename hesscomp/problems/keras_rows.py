@@ -11,13 +11,13 @@ from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError, reason
 from hesscomp.parallel.world import World
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 
 SUM_OF_TARGETS = 1e-3  # that probabilities may differ from 1, in sum
 
 
-def shaped(rows: Rows, model) -> Rows:
-    """Rows in the shape and kind of the model's input."""
+def shaped(rows: RowSet, model) -> RowSet:
+    """Return rows in the shape and kind of the model's input."""
     X = rows.X
     inputs = getattr(model, "inputs", None)
     if inputs:
@@ -40,8 +40,8 @@ def shaped(rows: Rows, model) -> Rows:
     return replace(rows, X=X)
 
 
-def coded(rows: Rows, loss: Loss) -> Rows:
-    """Rows with their targets as the loss takes them."""
+def coded(rows: RowSet, loss: Loss) -> RowSet:
+    """Return rows with their targets as the loss takes them."""
     y = rows.y
     if rows.targets == SIGNS and isinstance(loss, SigmoidCrossEntropy):
         y = (y + 1) / 2

@@ -25,7 +25,7 @@ from hesscomp.problems.capabilities import (
     TEST_ROWS,
 )
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 
 VECTOR = 64  # elements: a multiple of every processor's vector length
 
@@ -84,7 +84,9 @@ class LogisticRegression(Problem):
         the cost of them all.
         """
         shard, other = self.shard, copy.copy(self)
-        rows = Rows(shard.y, shard.y, shard.start, shard.total, self.dataset_name, self.fingerprint)
+        rows = RowSet(
+            shard.y, shard.y, shard.start, shard.total, self.dataset_name, self.fingerprint
+        )
         counted = np.ones(len(shard.y), bool)
         if self.counts is not None:  # a sample of a sample
             counted = self.counts.numpy() > 0
@@ -158,7 +160,7 @@ class LogisticRegression(Problem):
         losses, slopes = map(self._counted, self._each(_losses_and_slopes, margins, self.labels))
         if self.world.reproducible:
             parts = [
-                self.design.adjoints(slopes).numpy(),
+                self.design.adjoint_by_row_block(slopes).numpy(),
                 self._block_sums(losses.numpy()[:, None]),
             ]
             total = sum_blocks(np.hstack(parts), self.row_blocks, self.world) / self.rows
@@ -252,13 +254,13 @@ class LogisticCurvature(ShardCurvature):
         return self.design.gram_product(self.weights, V)
 
     def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
-        return self.design.gram_products(self.weights, V)
+        return self.design.gram_product_by_row_block(self.weights, V)
 
     def dense(self) -> tf.Tensor:
         return self.design.gram(self.weights)
 
     def dense_by_row_block(self) -> tf.Tensor:
-        return self.design.grams(self.weights)
+        return self.design.gram_by_row_block(self.weights)
 
 
 # Element-wise work runs eagerly: a handful of operations at 15 us each, where calling a compiled

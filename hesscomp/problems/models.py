@@ -43,7 +43,7 @@ DATA = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice_
 
 
 def build_network(network: Network, name: str, seed: int) -> keras.Model:
-    """A network's Keras model; its initial weights depend on the seed alone.
+    """Return a network's Keras model; its initial weights depend on the seed alone.
 
     Weights are uniform after Glorot and Bengio (2010), biases zero.
     """
@@ -69,7 +69,7 @@ def build_network(network: Network, name: str, seed: int) -> keras.Model:
 
 
 def _numbered(layers: list) -> list:
-    """The layers, named by kind and place, whatever models were made before in this process."""
+    """Name the layers by kind and place, whatever models this process has made before."""
     counts: dict[str, int] = {}
     for layer in layers[1:]:
         kind = type(layer).__name__.lower()
@@ -79,7 +79,7 @@ def _numbered(layers: list) -> list:
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
-    """The model in a .keras file, made of Keras' own layers.
+    """Return the model in a .keras file, made of Keras' own layers.
 
     The file's configuration is read, and refused if it names anything but them, before Keras sees
     it; then Keras makes the model in its safe mode. What it, or a model within it, was compiled
@@ -107,7 +107,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
 
 
 def _unpacked(path, folder: str) -> tuple[dict, str]:
-    """A file's configuration, and its weights' file, unpacked into a folder; both checked."""
+    """Unpack a file's configuration, and its weights into a folder; both are checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
@@ -127,20 +127,20 @@ def _unpacked(path, folder: str) -> tuple[dict, str]:
 
 
 def _uncompiled(config):
-    """A configuration without what models were compiled with, at any depth."""
+    """Return a configuration without what models were compiled with, at any depth."""
     if isinstance(config, dict):
         return {key: _uncompiled(config[key]) for key in config if key != "compile_config"}
     return [_uncompiled(value) for value in config] if isinstance(config, list) else config
 
 
 def _made(config: dict) -> keras.Model:
-    """The model that a configuration describes; layers that are shared in it stay so."""
+    """Return the model that a configuration describes; layers that are shared in it stay so."""
     with ObjectSharingScope():  # Keras takes from the configuration what it reads
         return keras.saving.deserialize_keras_object(copy.deepcopy(config), safe_mode=True)
 
 
 def _weight_bytes(config: dict) -> int:
-    """What the weights of a model take, which is made without them."""
+    """Return what the weights of a model take, which is made without them."""
     waiting = global_state.get_global_attribute("uninitialized_variables", [])
     before = list(waiting)  # Keras adds to it, and would make their values with the next model's
     try:
@@ -154,7 +154,7 @@ def _weight_bytes(config: dict) -> int:
 
 def _refuse_code(config, path) -> None:
     if not isinstance(config, dict):
-        raise InputError(f"{path}: cannot be read as a .keras file (config.json is no object)")
+        raise InputError(f"{path}: cannot be read as a .keras file (config.json is not an object)")
     for thing in _things(config):
         module, kind = thing.get("module"), thing["class_name"]
         known = any(module == m or (m[-1] == "." and str(module).startswith(m)) for m in MODULES)
@@ -197,7 +197,7 @@ class Weights:
 
 
 def read_weights(path: str | os.PathLike, model: keras.Model) -> Weights:
-    """The weights that a model's file or a file of its weights holds.
+    """Return the weights that a model's file or a file of its weights holds.
 
     Parameters
     ----------

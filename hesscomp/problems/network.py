@@ -65,7 +65,7 @@ class NetworkProblem(DifferentiableProblem):
         return row_values(self.engine.output, theta, X)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The model's output for rows X at the parameters x, in float64, all at once; local."""
+        """Compute the model's output for rows X at the parameters x, in float64, at once; local."""
         X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
         kernel = self.compiled("output", "float64", (X,))
         return kernel(tf.constant(x, tf.float64), X).numpy()
@@ -120,7 +120,7 @@ class NetworkProblem(DifferentiableProblem):
         Raises
         ------
         InputError
-            For layers of other kinds, and a loss that is no likelihood.
+            For layers of other kinds, and a loss that is not a likelihood.
         """
         shapes = self._kronecker_sums().get_concrete_function().output_shapes
         self.world.ledger.passes += 2
@@ -133,7 +133,7 @@ class NetworkProblem(DifferentiableProblem):
         return list(zip(factors[::2], factors[1::2], strict=True))
 
     def _kronecker_sums_over(self, part: slice, x, targets, shapes) -> list[np.ndarray]:
-        """The sums over a part of the rows here."""
+        """Return the sums over a part of the rows here."""
         X, _ = self.tensors(self.dtype)
         theta, kernel = tf.constant(x, self.dtype), self._kronecker_sums()
         totals = [np.zeros(shape) for shape in shapes]
@@ -143,7 +143,7 @@ class NetworkProblem(DifferentiableProblem):
         return totals
 
     def _kronecker_sums(self):
-        """The engine's sums, compiled once a problem."""
+        """Return the engine's sums, compiled once a problem."""
         kernel = self.compiled("kronecker", self.dtype, self.tensors(self.dtype))
         try:
             kernel.get_concrete_function()

@@ -13,7 +13,7 @@ from hesscomp.parallel.world import World
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowSet:
     """One rank's contiguous rows.
 
     Attributes
@@ -38,7 +38,7 @@ class Rows:
     targets: str | None = None
 
     @classmethod
-    def of(cls, data, world: World) -> "Rows":
+    def of(cls, data, world: World) -> "RowSet":
         """From a `Dataset` or a pair (X, y) of each rank's own rows. Collective.
 
         Raises
@@ -75,7 +75,7 @@ class Rows:
         return cls(X, y, start, total, "arrays", hashed)
 
     @classmethod
-    def _of_dataset(cls, data: Dataset) -> "Rows":
+    def _of_dataset(cls, data: Dataset) -> "RowSet":
         shard = data.train
         if scipy.sparse.issparse(shard.X):
             raise InputError(f"{data.name}: networks take dense rows; store them as an array")
@@ -84,8 +84,8 @@ class Rows:
         )
 
     @classmethod
-    def held_out(cls, data, world: World) -> "Rows":
-        """The test rows of a `Dataset`, made dense where they are sparse, or a pair as in `of`."""
+    def held_out(cls, data, world: World) -> "RowSet":
+        """Return the test rows of a `Dataset`, made dense if sparse, or of a pair as in `of`."""
         if not isinstance(data, Dataset):
             return cls.of(data, world)
         shard, name = data.test, f"{data.name} (test)"
@@ -97,7 +97,7 @@ class Rows:
         return cls(shard.X, shard.y, shard.start, shard.total, name, hashed, data.targets)
 
     def picked(self, fraction: float, seed: int) -> np.ndarray:
-        """Which rows here a sample takes: (rows,) booleans.
+        """Return which rows here a sample takes: (rows,) booleans.
 
         Row i is taken, with probability `fraction`, where the i-th of a sequence of uniform
         numbers is below `fraction`: the same rows on any number of ranks.
@@ -107,8 +107,8 @@ class Rows:
         place = (self.start, self.start + len(self.X))
         return random.uniform(seed, random.ROW_SAMPLE, place, (0, 1))[:, 0] < fraction
 
-    def only(self, kept: np.ndarray, name: str, world: World) -> "Rows":
-        """The rows that are `kept` here and on the other ranks. Collective."""
+    def only(self, kept: np.ndarray, name: str, world: World) -> "RowSet":
+        """Return the rows that are `kept` here and on the other ranks. Collective."""
         counts = world.gather(int(np.count_nonzero(kept)))
         if not sum(counts):
             raise InputError(f"{name} of {self.total} rows is empty; take more")

@@ -8,7 +8,7 @@ from hesscomp.datasets import Shard
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.rows import Rows
+from hesscomp.problems.rows import RowSet
 
 
 class ShardSums:
@@ -27,8 +27,8 @@ class ShardSums:
     row_blocks: int = 0
     blocks_here: tuple[slice, ...]
 
-    def cut(self, shard: Shard | Rows) -> RowBlocks | None:
-        """The fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
+    def cut(self, shard: Shard | RowSet) -> RowBlocks | None:
+        """Return the fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
 
         Collective. Raises InputError if a rank's rows are not whole blocks.
         """
@@ -54,7 +54,7 @@ class ShardSums:
         return self.blocks_here if self.world.reproducible else (slice(None),)
 
     def sum_parts(self, addends: Sequence | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The sum over `parts_here` and over the ranks; collective.
+        """Return the sum over `parts_here` and over the ranks; collective.
 
         Of arrays of a shape, one for each part, which may be none in reproducible mode; there the
         bits do not depend on the number of ranks (`sum_blocks`).

@@ -15,11 +15,11 @@ from hesscomp.errors import InputError, reason
 
 
 def network_of(model, pieces: list[Piece], at_logits: bool = False):
-    """The model as a function of the flat parameters and the rows: its output, or its logits."""
+    """Return the model as a function of flat parameters and rows: its output, or its logits."""
     run = losses_and_output(model, pieces)
 
     def network(theta, X, draw=0):
-        """The output; `draw` moves the state of random layers, if there are any."""
+        """Return the output; `draw` moves the state of random layers, if there are any."""
         _, output = run(theta, X, draw)
         return Ending.logits(output) if at_logits else output
 
@@ -27,7 +27,7 @@ def network_of(model, pieces: list[Piece], at_logits: bool = False):
 
 
 def losses_and_output(model, pieces: list[Piece], own: list[int] | None = None):
-    """The model as a function of flat parameters and rows: the losses of its layers, its output.
+    """Return the model as a function of flat parameters and rows: layers' losses, output.
 
     `own` are the indices of the pieces that are the model's, if it is a part of another.
     """
@@ -73,7 +73,7 @@ class Traced:
     Raises
     ------
     InputError
-        For a model of several outputs, or one that adds losses that are no sums over rows.
+        For a model of several outputs, or one that adds losses that are not sums over rows.
     """
 
     def __init__(self, model, pieces: list[Piece], X: np.ndarray, initial: np.ndarray, dtype: str):
@@ -101,11 +101,11 @@ class Traced:
         self.shape = tuple(self._compute.structured_outputs.shape[1:])
 
     def outputs(self, X: np.ndarray, draw: int = 0) -> tf.Tensor:
-        """The model's outputs for rows X at the initial parameters."""
+        """Return the model's outputs for rows X at the initial parameters."""
         return self._compute(self._theta, tf.constant(X, self._kind), tf.constant(draw))
 
     def probabilities(self, X: np.ndarray) -> str | None:
-        """What shows that outputs are probabilities: a few rows', at several random parameters.
+        """Return evidence that outputs are probabilities: a few rows' at random parameters.
 
         None where they are not. The parameters are far from the given ones, so that logits, which
         may lie between 0 and 1 by chance, do not.
@@ -128,7 +128,7 @@ class Traced:
             return
         first, again, alone = self.outputs(X), self.outputs(X, 1), self.outputs(X[:1])
         if np.isnan(first).any():
-            raise InputError(f"{name} gives outputs that are no numbers (NaN)")
+            raise InputError(f"{name} gives outputs that are not numbers (NaN)")
         if not np.array_equal(first, again):
             raise InputError(
                 f"{name} gives different outputs for equal inputs{_random(self.model)}; "
@@ -137,7 +137,7 @@ class Traced:
         if not np.allclose(first[:1], alone, rtol=1e-3, atol=1e-5):
             raise InputError(
                 f"{name} couples the rows of a batch (batch normalisation in training "
-                "mode?), so its loss is no sum over rows; run it in inference mode"
+                "mode?), so its loss is not a sum over rows; run it in inference mode"
             )
 
     def _check_graph(self, losses: list, output) -> None:
@@ -147,19 +147,19 @@ class Traced:
         if get_keras_mask(output) is not None:
             raise InputError(
                 f"the output of {name} carries a mask, and Keras averages over the places in a "
-                "batch that it leaves, which is no mean over rows; build the model without it "
+                "batch that it leaves, which is not a mean over rows; build the model without it "
                 "(mask_zero=False)"
             )
         own = sum(variable.regularizer is not None for variable in self.model.trainable_variables)
         if len(losses) > own:
             raise InputError(
-                f"{name} has layers that add losses (add_loss), which need be no sums over rows; "
+                f"{name} has layers that add losses (add_loss), which need not be sums over rows; "
                 "take them out, or write the loss as a FunctionProblem"
             )
 
 
 def _constant(value, dtype, draw):
-    """Weights that are not trained, and the whole numbers from which layers draw."""
+    """Return weights that are not trained, and the whole numbers from which layers draw."""
     return tf.cast(value, dtype) if value.dtype.is_floating else value + tf.cast(draw, value.dtype)
 
 
@@ -213,12 +213,12 @@ def _set_types(layers, policies, typed, types) -> None:
 
 
 def fixed_variables(model) -> list:
-    """Weights that are not trained: moving averages and what is frozen, random states aside."""
+    """Return untrained weights (moving averages, frozen ones) without random states."""
     return [weight for weight in model.non_trainable_variables if "float" in weight.dtype]
 
 
 def _random(model) -> str:
-    """The layers that draw random numbers, in words."""
+    """Return the layers that draw random numbers, in words."""
     kinds = (keras.layers.Dropout, keras.layers.GaussianNoise, keras.layers.GaussianDropout)
     found = [
         f"{layer.name} ({type(layer).__name__})"

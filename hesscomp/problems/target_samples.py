@@ -23,7 +23,7 @@ class _RowNoise:
 
 
 def sampled_targets(problem, x, loss, samples: int, seed: int) -> tf.Tensor:
-    """(rows, samples, ...) targets for this shard's rows, of float64 outputs, by chunks of rows."""
+    """Draw (rows, samples, ...) targets for this shard's rows from float64 outputs."""
 
     def of(chunk: slice) -> tf.Tensor:
         start = problem.data.start

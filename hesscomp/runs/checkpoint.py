@@ -44,7 +44,7 @@ class Checkpoint:
     values : dict of str to number
         What the optimizer told of the last step.
     facts : dict of str to number or str
-        Counters, and what the run is of: a run goes on only where the texts are equal.
+        Counters, and what the run is of: a run resumes only where the texts are equal.
     history : History
     rows : (rows_here, k) array, optional
         This rank's part of an array that goes with the rows of the data.
@@ -122,7 +122,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike, world) ->
 
 @contextmanager
 def _rotating(path: Path, name: str) -> Iterator[Path]:
-    """As `replacing_path`, but what was at `path` is kept as the previous checkpoint."""
+    """Replace a file as `replacing_path` does; the old file is the previous checkpoint."""
     previous, before = path.with_name(PREVIOUS), []
     with atomic_path(path) as temporary:
         yield temporary
@@ -140,7 +140,7 @@ def open_run(
     rows: tuple[int, int] = (0, 0),
     upgraded: Callable[[Checkpoint], Checkpoint] | None = None,
 ) -> Checkpoint | None:
-    """The checkpoint that a run in `folder` goes on from, None where there is none. Collective.
+    """Return the checkpoint from which a run in `folder` resumes, or None. Collective.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def open_run(
         problems.append(problem)
     else:
         if problems:
-            raise InputError(f"{'; '.join(problems)}; remove {folder} to start anew")
+            raise InputError(f"{'; '.join(problems)}; remove {folder} to start again")
         return None
     assert found is not None  # the loop found one
     check_same_run(found.facts, like.facts, folder)
@@ -258,7 +258,7 @@ def _values(file: CheckedFile, group: str) -> dict[str, Any]:
 
 
 def _plain(value):
-    """A number or a text as Python has it; arrays as they are."""
+    """Return a number or a text as Python has it; arrays as they are."""
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -273,7 +273,7 @@ def check_same_run(found: dict, facts: dict, folder: str | os.PathLike) -> None:
 
 
 def _difference(found: dict, facts: dict) -> str | None:
-    """The first text among the facts that is not the one that was found."""
+    """Return the first text among the facts that is not the one that was found."""
     for name, value in facts.items():
         other = found.get(name)
         if isinstance(value, str) and not (isinstance(other, str) and other == value):

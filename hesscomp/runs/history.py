@@ -28,12 +28,12 @@ class History:
         return len(self.rows)
 
     def column(self, name: str) -> np.ndarray:
-        """One number of all rows; NaN in rows without it."""
+        """Return one number of all rows; NaN in rows without it."""
         return np.array([row.get(name, np.nan) for row in self.rows], dtype=np.float64)
 
     @property
     def names(self) -> list[str]:
-        """Of all numbers, in the order of their first appearance."""
+        """The names of all numbers, in the order of their first appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def columns(self) -> dict[str, np.ndarray]:

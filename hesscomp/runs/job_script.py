@@ -25,17 +25,17 @@ TEMPLATES = Environment(
 
 
 def check_replaceable(path: str | os.PathLike) -> None:
-    """Raise InputError where a file is at `path` that is no job script that hesscomp wrote."""
+    """Raise InputError where a file is at `path` that is not a job script of hesscomp."""
     with suppress(FileNotFoundError), open(path, "rb") as stream:
         if not stream.read(len(BEGINNING)) == BEGINNING.encode():
             raise InputError(
-                f"{path}: exists and is no job script of hesscomp's, so it is not overwritten; "
+                f"{path}: exists and is not a job script of hesscomp, so it is not overwritten; "
                 "name another file, or remove it first"
             )
 
 
 def recipe(job: Job) -> str:
-    """The command line that makes the job's script."""
+    """Return the command line that makes the job's script."""
     words = [*MADE_BY.split(), "--name", job.title]
     for each in described(Job):
         value = getattr(job, each.name)
@@ -48,7 +48,7 @@ def recipe(job: Job) -> str:
 
 
 def job_script(job: Job) -> str:
-    """The script for `sbatch`.
+    """Return the script for `sbatch`.
 
     Exit status: the command's. Before the time ends (or on `scancel --signal=USR1 --batch`) the
     ranks get SIGUSR1; if they then end with status 75, the job, or the task of an array, is
@@ -67,7 +67,7 @@ def job_script(job: Job) -> str:
 
 
 def _folders(job: Job) -> str:
-    """The folders of the command's files that are named by the job."""
+    """Return the folders of the command's files that are named by the job."""
     folders = dict.fromkeys(word.rpartition("/")[0] for word in job.command)
     named = [folder for folder in folders if any(mark in folder for mark in ("%j", "%A", "%a"))]
     return " ".join(map(_shell, named))
@@ -93,7 +93,7 @@ def _launch(job: Job) -> str:
 
 
 def _wrapped(words: list[str]) -> str:
-    """The words on lines of about 100 characters, options beside their values."""
+    """Return the words on lines of about 100 characters, options beside their values."""
     groups = [words[0]]
     for word in words[1:]:
         if word.startswith("-") or word in ("hesscomp", "bash -c", '"$@"'):
@@ -114,7 +114,7 @@ def _staged(file: str) -> str:
 
 
 def _shell(word: str) -> str:
-    """A word for the shell, its placeholders being variables."""
+    """Return a word for the shell, its placeholders being variables."""
     marks = "|".join(re.escape(mark) for mark in PLACEHOLDERS)
     pieces = re.split(f"({marks})", word)
     if len(pieces) == 1:

@@ -1,7 +1,7 @@
-"""The journal of a run: the results of its block products, so that a run goes on from them.
+"""The journal of a run: the results of its block products, so that a run resumes from them.
 
 Products are all that costs. A run that was ended is started again from its seed; everything between
-the products is computed anew, bit for bit, and those that are in the journal are not made again.
+the products is computed again, bit for bit, and those that are in the journal are not made again.
 Each is a file of its own, whole or absent, which no later one replaces.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
-from hesscomp.parallel.layout import Layout, Rows
+from hesscomp.parallel.layout import Layout, RowLayout
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.runs.checkpoint import check_same_run
 from hesscomp.storage.files import atomic_path, remove_files, remove_leftovers
@@ -53,7 +53,7 @@ class Product:
     shape: tuple[int, int]
 
     def fits(self, kind: str, inputs: np.ndarray, shape: tuple[int, ...]) -> bool:
-        """Whether a product of these is this one."""
+        """Return whether a product of these is this one."""
         if kind != self.kind or inputs.shape != self.inputs.shape or shape != self.shape:
             return False
         return bool(np.all(np.abs(inputs - self.inputs) <= SAME * self.inputs[0]))
@@ -106,7 +106,7 @@ class Journal:
         layout: Layout,
         make: Callable[[], np.ndarray],
     ) -> np.ndarray:
-        """The next product of the run: from the journal if it is there, else made and kept.
+        """Return the next product of the run: from the journal if it is there, else made and kept.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class Journal:
         """
         product = Product(kind, self._signature(inputs, layout), shape)
         path, self.made = self.folder / f"product-{self.made:06d}.h5", self.made + 1
-        slabs = layout if kind == "block" and isinstance(layout, Rows) else None
+        slabs = layout if kind == "block" and isinstance(layout, RowLayout) else None
         out = self._read(path, product, slabs) if self.made <= self.last + 1 else None
         if out is not None:
             self.ledger.replayed += shape[1]
@@ -159,8 +159,8 @@ class Journal:
         parts = [np.vstack([layout.squares(V) ** 0.5, layout.inner(g, V)]) for V in inputs]
         return np.hstack(parts) if parts else np.empty((2, 0))
 
-    def _read(self, path: Path, product: Product, slabs: Rows | None) -> np.ndarray | None:
-        """The result in a file, or None, and why, where there is none that fits."""
+    def _read(self, path: Path, product: Product, slabs: RowLayout | None) -> np.ndarray | None:
+        """Return the result in a file, or None, and why, where there is none that fits."""
         out = reason = None
         if slabs is not None or self.world.rank == 0:
             rows = None if slabs is None else (slabs.start, slabs.stop)
@@ -175,7 +175,9 @@ class Journal:
             return None
         return self.world.on_root(lambda: out) if slabs is None else out
 
-    def _write(self, path: Path, product: Product, out: np.ndarray, slabs: Rows | None) -> None:
+    def _write(
+        self, path: Path, product: Product, out: np.ndarray, slabs: RowLayout | None
+    ) -> None:
         how: dict[str, Any] = {"fletcher32": True} if out.size else {}
         if slabs is not None:
             write = lambda file: self._write_head(file, product)  # noqa: E731 (short)

@@ -37,7 +37,7 @@ def read_json(path: str | os.PathLike, names: Iterable[str]) -> dict:
         raise InputError(f"{path}: cannot be read as a JSON report ({reason(error)})") from error
     rows = report.get("history") if isinstance(report, dict) else None
     if not isinstance(rows, list) or not rows:
-        raise InputError(f"{path}: is no hesscomp report: it has no history")
+        raise InputError(f"{path}: is not a hesscomp report: it has no history")
     names = tuple(names)
     try:
         report["history"] = [{name: _number(row[name]) for name in names} for row in rows]

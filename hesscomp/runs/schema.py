@@ -35,7 +35,7 @@ def schema_mismatch(found: Mapping, expected: Mapping, place: str) -> str | None
                 return f"{where} holds numbers that are not finite"
         elif not isinstance(like, str):
             if not isinstance(value, int | float):
-                return f"{where} is no number"
+                return f"{where} is not a number"
             if np.isfinite(like) and not np.isfinite(value):
                 return f"{where} is {value}, not finite"
     if len(unknown) > 1:

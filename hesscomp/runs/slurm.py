@@ -22,7 +22,7 @@ PLACEHOLDERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Options, group="allocation", about="what is not given here, sbatch can be told"):
+class Job(Options, group="allocation", about="sbatch takes further options on submission"):
     """A hesscomp command under SLURM: the words after `hesscomp`.
 
     In the command ``%j`` is the job's id, ``%A`` and ``%a`` those of an array and of its task, as
@@ -33,33 +33,35 @@ class Job(Options, group="allocation", about="what is not given here, sbatch can
 
     command: tuple[str, ...]
     parallel: bool = True
-    name: str | None = option(None, metavar="NAME", help="of the job; default: hesscomp-COMMAND")
-    nodes: int = option(1, low=1, metavar="N", help="nodes")
-    ranks_per_node: int = option(1, low=1, metavar="R", help="MPI ranks on each")
-    cpus_per_rank: int = option(1, low=1, metavar="C", help="CPUs, and threads, of a rank")
-    time: str = option("1:00:00", metavar="T", help="such as 30, 2:00:00, 1-12")
+    name: str | None = option(
+        None, metavar="NAME", help="name of the job; default: hesscomp-COMMAND"
+    )
+    nodes: int = option(1, low=1, metavar="N", help="number of nodes")
+    ranks_per_node: int = option(1, low=1, metavar="R", help="MPI ranks on each node")
+    cpus_per_rank: int = option(1, low=1, metavar="C", help="CPUs and threads of each rank")
+    time: str = option("1:00:00", metavar="T", help="time limit: minutes, 2:00:00 or 1-12")
     mem: str | None = option(
-        None, one_of="memory", metavar="SIZE", help="memory of a node, such as 64G"
+        None, one_of="memory", metavar="SIZE", help="memory of each node, such as 64G"
     )
     mem_per_cpu: str | None = option(
-        None, one_of="memory", metavar="SIZE", help="memory of a CPU, as hesscomp plan advises"
+        None, one_of="memory", metavar="SIZE", help="memory for each CPU; hesscomp plan advises one"
     )
-    partition: str | None = option(None, metavar="NAME", help="of the nodes")
-    account: str | None = option(None, metavar="NAME", help="that pays")
-    launcher: str = option("srun", choices=LAUNCHERS, group="run", help="what starts the ranks")
+    partition: str | None = option(None, metavar="NAME", help="partition of the nodes")
+    account: str | None = option(None, metavar="NAME", help="account that pays")
+    launcher: str = option("srun", choices=LAUNCHERS, group="run", help="program that starts ranks")
     stage: tuple[str, ...] = option(
         (), group="run", metavar="FILE",
-        help="files of the command to copy to each node's $SLURM_TMPDIR first",
+        help="files that the command reads, to copy to each node's $SLURM_TMPDIR first",
     )  # fmt: skip
     warning: int = option(
         WARNING, low=1, high=MOST_WARNING, group="run", metavar="S",
-        help="seconds before the end of `time` at which the ranks are told to save and end: more "
-        "than a block product takes, as hesscomp plan says",
+        help="seconds before the end of `time` at which the ranks are told to save and end; must "
+        "exceed the time of a block product, which hesscomp plan states",
     )  # fmt: skip
     array: tuple[str, ...] | None = option(
         None, may_be_empty=True, group="run", metavar="ITEM",
-        help="a job array: a task for each argument of the script, which the command has as {}, or "
-        "its last part as {name}; files or patterns given here are submitted",
+        help="make a job array with one task for each item; the command writes {} for the item and "
+        "{name} for the last part of its path; items are files or patterns, or follow later",
     )  # fmt: skip
 
     def _check(self) -> None:
@@ -80,7 +82,7 @@ class Job(Options, group="allocation", about="what is not given here, sbatch can
                 raise InputError(f"{word!r}: a job script cannot hold line breaks in its command")
         for file in self.stage:
             if file not in self.command:
-                raise InputError(f"`stage` {file}: is no word of the command")
+                raise InputError(f"`stage` {file}: is not a word of the command")
             if any(mark in file for mark in PLACEHOLDERS):
                 raise InputError(f"`stage` {file}: name the file itself")
         check_names("`stage`", self.stage)
@@ -99,12 +101,12 @@ class Job(Options, group="allocation", about="what is not given here, sbatch can
 
     @property
     def resumes(self) -> bool:
-        """Whether the command goes on from where a signal ended it."""
+        """Whether the command resumes from where a signal ended it."""
         return any(word.partition("=")[0] == "--run" for word in self.command)
 
 
 def fill_in(word: str, item: str) -> str:
-    """A word of a command as a job may have it, in an array the task of this item."""
+    """Return a word of a command as a job may have it, in an array the task of this item."""
     values = {"{}": item, "{name}": item.rpartition("/")[2]}
     marks = "|".join(re.escape(mark) for mark in PLACEHOLDERS)
     return re.sub(marks, lambda found: values.get(found[0], "1"), word)

@@ -12,7 +12,7 @@ TEST_MATRICES = {"gaussian": test_matrix, "srtt": subsampled_cosine, "sparse-sig
 
 
 def draw(name: str, layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
-    """This rank's rows of columns ``first:last`` of the test matrix of this name and seed.
+    """Return this rank's rows of columns ``first:last`` of the test matrix of this name and seed.
 
     It has ``layout.n`` rows, and E omega omega^T = I. Only "gaussian" columns are independent with
     rotationally invariant law, which leave-one-out estimates need. Raises InputError for an unknown

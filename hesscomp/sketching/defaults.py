@@ -1,4 +1,4 @@
-"""What a compression takes where nothing else is asked: known before anything is loaded."""
+"""The sizes of a sketch and their defaults, without loading MPI or TensorFlow."""
 
 import math
 from dataclasses import MISSING, dataclass
@@ -13,38 +13,38 @@ MOST = 10**15  # of counts; models of costs overflow beyond
 
 
 def whole(text: str) -> int:
-    """A whole number, which may be written 1e8."""
+    """Return a whole number, which may be written 1e8."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not (abs(value) <= MOST and value.is_integer()):
-        raise InputError(f"{text!r} is no count: give one such as 40 or 1e8")
+        raise InputError(f"{text!r} is not a count; give one such as 40 or 1e8")
     return int(value)
 
 
 def count(default=MISSING, low: int = 1, **about):
-    """An option that counts something."""
+    """Return an option that counts something."""
     return option(default, low=low, high=MOST, parse=whole, **about)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SketchSizes(Options, group="compression"):
-    """How large a sketch is, and where its rows lie."""
+    """The size of a sketch, and the layout of its rows."""
 
-    rank: int | None = count(None, metavar="K", help="eigenpairs wanted")
+    rank: int | None = count(None, metavar="K", help="number of eigenpairs")
     oversample: int = count(10, 0, metavar="P", help="sketch columns beyond the rank")
-    power: int = count(1, 0, metavar="Q", help="further multiplications by H")
+    power: int = count(1, 0, metavar="Q", help="power iterations of the sketch")
     block: int | None = count(
-        None, metavar="B", help=f"krylov: columns of a block; default {BLOCKS[0]} to {BLOCKS[1]}"
+        None, metavar="B", help=f"krylov: columns of a block; default: {BLOCKS[0]} to {BLOCKS[1]}"
     )
     layout: str = option(
         "auto",
         choices=("auto", "replicated", "rows"),
-        help="all rows of the sketch on every rank, or a slab on each; auto: by memory",
+        help="every rank holds all rows of the sketch, or only its own; auto decides by memory",
     )
     panel: int | None = count(
-        None, metavar="B", help=f"with `layout` rows: columns gathered at once; default {PANEL}"
+        None, metavar="B", help=f"with `layout` rows: columns gathered at once; default: {PANEL}"
     )
 
     def _check(self) -> None:
@@ -54,7 +54,7 @@ class SketchSizes(Options, group="compression"):
 
 
 def block_size(sketch: int) -> int:
-    """Columns of a Krylov block for rank + oversample = `sketch`: a quarter of it, within 16 to 32.
+    """Return the columns of a Krylov block: a quarter of `sketch` = rank + oversample, 16 to 32.
 
     Wide enough that products run at the matrix-product rate, no wider: narrow blocks reach higher
     powers of H with the same columns.
@@ -63,7 +63,7 @@ def block_size(sketch: int) -> int:
 
 
 def default_method(psd: bool, power: int, *krylov_options: int | None) -> str:
-    """ "nystrom" for semidefinite operators, unless more accuracy is asked for; else "krylov".
+    """Return "nystrom" for semidefinite operators unless more accuracy is asked, else "krylov".
 
     That is, more than one power step (the same products give krylov higher powers), or any option
     of krylov.

@@ -7,7 +7,7 @@ from hesscomp.parallel.layout import Layout
 
 
 def test_matrix(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
-    """This rank's rows of columns ``first:last`` of the standard normal test matrix of this seed.
+    """Return this rank's rows of columns ``first:last`` of this seed's Gaussian test matrix.
 
     Independent of the number of ranks; asking for later columns keeps the earlier ones.
     """
@@ -15,7 +15,7 @@ def test_matrix(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
 
 
 def probes(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
-    """As `test_matrix`, from a stream of its own: vectors that no sketch has seen."""
+    """Return a matrix as `test_matrix` does, from another stream: no sketch has seen it."""
     return _normals(layout, first, last, seed, random.PROBE)
 
 

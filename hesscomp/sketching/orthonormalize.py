@@ -4,7 +4,7 @@ import numpy as np
 import scipy.linalg
 
 from hesscomp.dense import inverse_cholesky
-from hesscomp.parallel.layout import Layout, Rows
+from hesscomp.parallel.layout import Layout, RowLayout
 
 # What the second projection of an orthonormal block takes off it: below the first it leaves the
 # block orthonormal to rounding; above the second, rounding may be all that it leaves.
@@ -17,7 +17,7 @@ CONDITION = 1e7  # of a block up to which CholeskyQR2 is tried
 def orthonormalize(
     Y: np.ndarray, layout: Layout, against: np.ndarray | None = None, projected: bool = False
 ) -> np.ndarray:
-    """Orthonormal basis of the columns of a block, to rounding, which has as many columns.
+    """Return an orthonormal basis, to rounding, of a block's columns, with as many columns.
 
     Chosen by the condition that the Gram matrix shows: CholeskyQR2 (Yamamoto, Nakatsukasa,
     Yanagisawa and Fukaya 2015) up to 1e7; shifted CholeskyQR3 (Fukaya, Kannan, Nakatsukasa,
@@ -52,18 +52,18 @@ def orthonormalize(
     if against is None:
         return Q
     overlap = layout.inner(against, Q)
-    lost = np.linalg.norm(overlap)
+    overlap_norm = np.linalg.norm(overlap)
     Q = _subtract(Q, against, overlap, layout)
-    if layout.decide(lost < UNTOUCHED):
+    if layout.decide(overlap_norm < UNTOUCHED):
         return Q
-    fresh = cholesky_qr2(Q, layout) if layout.decide(lost < CANCELLED) else None
+    fresh = cholesky_qr2(Q, layout) if layout.decide(overlap_norm < CANCELLED) else None
     if fresh is None:  # columns that vanished: complete them outside `against`
         fresh = tsqr(np.hstack([against, Q]), layout)[:, against.shape[1] :]
     return fresh
 
 
 def _beside(basis: np.ndarray, Y: np.ndarray, layout: Layout) -> np.ndarray:
-    """(I - basis basis^T) Y."""
+    """Return (I - basis basis^T) Y."""
     return _subtract(Y, basis, layout.inner(basis, Y), layout)
 
 
@@ -81,7 +81,7 @@ def _cholesky_qr(Y: np.ndarray, layout: Layout) -> np.ndarray | None:
 def cholesky_qr2(
     Y: np.ndarray, layout: Layout, gram: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """Orthonormal basis of Y by two Cholesky factorisations; None beyond condition 1e7 or so."""
+    """Return an orthonormal basis of Y by two Cholesky factorisations; None past condition 1e7."""
     gram = layout.inner(Y, Y) if gram is None else gram
     inverse = _inverse_cholesky(gram, layout)
     if inverse is None:
@@ -100,7 +100,7 @@ def cholesky_qr2(
 def shifted_cholesky_qr3(
     Y: np.ndarray, layout: Layout, gram: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """As `cholesky_qr2` after a factorisation of a shifted Gram matrix, which lowers the condition.
+    """Return `cholesky_qr2` after a shifted factorisation, which lowers the condition.
 
     The shift is that of Fukaya and others (2020), equation 4.1: 11 (n l + l (l + 1)) u ||Y||^2.
     None where the condition is too large even so: about 1e13 / sqrt(n l).
@@ -112,12 +112,12 @@ def shifted_cholesky_qr3(
 
 
 def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
-    """Orthonormal basis of Y by Householder QR of each rank's rows, then of their triangles.
+    """Return an orthonormal basis of Y by Householder QR of each rank's rows, then of the R.
 
     For any Y; columns that depend on others are completed. Where blocks are replicated rank 0
     does it all.
     """
-    if not isinstance(layout, Rows):
+    if not isinstance(layout, RowLayout):
         return layout.on_root(_householder, Y)
     factors = [
         scipy.linalg.qr(Y[rows], mode="economic", check_finite=False) for rows in layout.qr_blocks()
@@ -128,7 +128,7 @@ def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def _inverse_cholesky(gram: np.ndarray, layout: Layout, shift: float = 0.0) -> np.ndarray | None:
-    """R^-1 with R^T R the Gram matrix, its columns' lengths made equal; None if that fails."""
+    """Return R^-1 for the Gram matrix R^T R, scaled to equal columns; None if that fails."""
     try:
         return layout.on_root(_inverse_of_triangle, gram, shift)
     except np.linalg.LinAlgError:
@@ -149,7 +149,7 @@ def _householder(Y: np.ndarray) -> np.ndarray:
 
 
 def _householder_of_stack(triangles: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
-    """The orthonormal factor of all ranks' triangles, cut as they came."""
+    """Return the orthonormal factor of all ranks' triangles, cut as they came."""
     sizes = [[len(R) for R in mine] for mine in triangles]
     Q = _householder(np.concatenate([R for mine in triangles for R in mine]))
     pieces = iter(np.split(Q, np.cumsum([size for mine in sizes for size in mine])[:-1]))

@@ -10,7 +10,7 @@ NONZERO = 8  # in each row of a group
 
 
 def sparse_sign(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
-    """This rank's rows of columns ``first:last``: +2 or -2 in 8 of every 32 columns, else 0.
+    """Return this rank's rows of columns ``first:last``: +2 or -2 in 8 of every 32 columns, else 0.
 
     Tropp, Yurtsever, Udell and Cevher (2019), section 3.9, recommend 8 nonzeros in a row whatever
     the number of columns; groups of columns keep that to every sketch size, so that earlier

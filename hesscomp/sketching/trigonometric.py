@@ -8,7 +8,7 @@ from hesscomp.parallel.layout import Layout
 
 
 def subsampled_cosine(layout: Layout, first: int, last: int, seed: int) -> np.ndarray:
-    """This rank's rows of columns ``first:last`` of D F R sqrt(n).
+    """Return this rank's rows of columns ``first:last`` of D F R sqrt(n).
 
     Random signs, cosine transform, random columns: Halko, Martinsson and Tropp (2011), section 4.6,
     with the orthonormal DCT-II in place of the Fourier transform. Columns are orthogonal; there are

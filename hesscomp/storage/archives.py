@@ -22,6 +22,6 @@ def check_member(path: str | os.PathLike, info: zipfile.ZipInfo) -> None:
     """
     name, packed = reason(info.filename), min(info.compress_size, os.path.getsize(path))
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise InputError(f"{path}: {name} is packed otherwise than by deflate; write it anew")
+        raise InputError(f"{path}: {name} is packed otherwise than by deflate; write it again")
     if info.file_size > MAX_COMPRESSION * max(packed, 1):
         raise InputError(f"{path}: {name} claims {info.file_size} bytes unpacked")

@@ -50,7 +50,7 @@ class CheckedFile:
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from error
         self.size = os.fstat(self.stream.fileno()).st_size
-        self.claims: Counter[str] = Counter()  # bytes of each data set asked for, and of all
+        self.claims: Counter[str] = Counter()  # bytes of each data set requested, and of all
         try:
             self.file = h5py.File(self.stream, "r")
         except Exception as error:
@@ -93,7 +93,7 @@ class CheckedFile:
     def group(self, name: str) -> h5py.Group:
         found = self.object(name)
         if not isinstance(found, h5py.Group):
-            self.refuse(f"/{name} is no group")
+            self.refuse(f"/{name} is not a group")
         return found
 
     def dataset(self, name: str, kinds: str | None = None, packed: bool = True) -> h5py.Dataset:
@@ -109,11 +109,11 @@ class CheckedFile:
 
         Notes
         -----
-        The claims of all data sets that were asked for add up: many names may lead to one place.
+        The claims of all data sets that were requested add up: many names may lead to one place.
         """
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-            self.refuse(f"/{name} is no data set stored in this file")
+            self.refuse(f"/{name} is not a data set stored in this file")
         if _has_sequences(found.id.get_type()):
             self.refuse(f"/{name} holds sequences of variable length")
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
@@ -268,7 +268,7 @@ def count(file: CheckedFile, name: str) -> int:
     """Return an attribute that counts something."""
     value = file.attributes().get(name)
     if not isinstance(value, np.integer) or value < 0:
-        file.refuse(f"attribute {name} is missing or no count")
+        file.refuse(f"attribute {name} is missing or not a count")
     return int(value)
 
 

@@ -46,7 +46,7 @@ def mapped_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -
 
 
 def _read_header(path: Path, name: str, stream, length: int):
-    """Shape, order and type of an array stored in `length` bytes, which must hold it."""
+    """Return shape, order and type of an array stored in `length` bytes, which must hold it."""
     version = np.lib.format.read_magic(stream)
     if version not in HEADERS:
         raise InputError(f"{path}: {name} is of NPY version {version}, not of plain numbers")
@@ -67,7 +67,7 @@ def _read_header(path: Path, name: str, stream, length: int):
 
 
 def _mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
-    """An array that stands at `offset` of a file."""
+    """Return an array that stands at `offset` of a file."""
     if 0 in shape:
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")

@@ -186,7 +186,7 @@ def _sources(file: CheckedFile, name: str, found: h5py.Dataset) -> list[tuple[Pa
     sources = []
     for source in found.virtual_sources():
         if _owner(source.file_name) is None or source.dset_name.strip("/") != name:
-            file.refuse(f"/{name} points at {source.file_name!r}, which is no slab beside it")
+            file.refuse(f"/{name} points at {source.file_name!r}, which is not a slab beside it")
         (first, _), (last, _) = source.vspace.get_select_bounds()
         sources.append((Path(file.path).with_name(source.file_name), int(first), int(last) + 1))
     return sources

@@ -38,7 +38,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset: forward by unpacking, backward by beginning anew."""
+        """Move to an offset: forward by unpacking, backward by beginning again."""
         if whence == io.SEEK_END:
             raise io.UnsupportedOperation("the end of a packed file is not known")
         goal = offset + (self.at if whence == io.SEEK_CUR else 0)
@@ -60,7 +60,7 @@ class _Unpacked(io.RawIOBase):
         return len(data)
 
     def _goes_on(self) -> bool:
-        """Whether there is more to unpack: after a stream and its padding another one may come."""
+        """Return whether there is more to unpack, such as a stream after this one's padding."""
         if not self.decoder.eof:
             return True
         packed = self.decoder.unused_data.lstrip(b"\0")

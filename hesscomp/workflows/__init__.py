@@ -24,7 +24,7 @@ __all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str):
-    """Load a workflow when it is asked for."""
+    """Load a workflow when it is requested."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""A certified low-rank factor of a Hessian at a point."""
+"""Compress a Hessian at a point to a certified low-rank factor."""
 
 from dataclasses import dataclass
 
@@ -18,17 +18,17 @@ from hesscomp.workflows.curvature import (
 from hesscomp.workflows.output import FactorOutput, FactorResult, JournalRequest, make_factor
 from hesscomp.workflows.progress import Progress, check_outputs, silent
 
-RANK = 40  # where neither a rank nor a tolerance is asked for
+RANK = 40  # where neither a rank nor a tolerance is requested
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompressRequest(
     CurvatureRequest, CompressionOptions, FactorOutput, JournalRequest, group="operator"
 ):
-    """What to compress, how, and where the factor goes."""
+    """What to compress, how, and where to write the factor."""
 
     at: tuple[str, ...] = option(  # type: ignore[assignment]  # others take one point
-        (), metavar=POINTS, help=f"{POINT_HELP}; several files, or a pattern: a trajectory"
+        (), metavar=POINTS, help=f"{POINT_HELP}; several files or a pattern make a trajectory"
     )
 
     def __post_init__(self):
@@ -48,12 +48,12 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     InputError
         For a problem, a point or an output that cannot be used.
     Interrupted
-        Where the world was asked to stop; with `request.run` the same request goes on.
+        Where a signal stopped the world; with `request.run` the same request resumes.
     """
-    check_outputs(world, request.out, request.report, request.save_point)
+    check_outputs(world, request.out, request.json, request.save_point)
     points = find_points(request.at, world)
     if len(points) > 1:
-        raise InputError("`at` names several points; a trajectory takes them")
+        raise InputError("`at` names several points; `trajectory` takes them, or name one")
     curvature = make_curvature(request, world, progress, *points)
     asked = values(request, CompressionOptions)
 

@@ -1,4 +1,4 @@
-"""A factor that is brought up to date with new data or a new point."""
+"""Correct a factor for new data or a new point."""
 
 import hashlib
 import os
@@ -21,24 +21,24 @@ from hesscomp.workflows.progress import Progress, check_outputs, silent
 class UpdateRequest(
     CurvatureRequest, FactorOptions, FactorOutput, JournalRequest, group="correction"
 ):
-    """What to bring up to date, for which operator, and where the factor goes."""
+    """Which factor to correct, for which operator, and where to write the result."""
 
     file: str = option(flag="file", metavar="F.h5", help="the factor to start from")
-    rank: int = option(10, low=1, metavar="K", help="eigenpairs of H - F that are added")
+    rank: int = option(10, low=1, metavar="K", help="number of eigenpairs of H - F to add")
     max_rank: int | None = option(
-        None, low=1, metavar="K", help="eigenpairs kept of the sum; default: all"
+        None, low=1, metavar="K", help="most eigenpairs kept of the sum; default: all"
     )
-    at: str | None = option(None, metavar=POINTS, help="the point; default: the one in F.h5")
+    at: str | None = option(None, metavar=POINTS, help="parameter values; default: those in F.h5")
     ridge: float | None = option(
-        None, low=0, metavar="R", group="numbers", help="(R/2) ||x||^2; default: that of F.h5"
+        None, low=0, metavar="R", group="numbers", help="as for compress; default: that of F.h5"
     )
 
     def _check(self) -> None:
         super()._check()
         if self.run is not None and self.out is not None and _same(self.out, self.file):
             raise InputError(
-                f"`out` {self.out}: with `run` name another file: a run goes on from the factor it "
-                "began with"
+                f"`out` {self.out}: is the factor that the run starts from and needs when it "
+                "resumes; with `run` name another file"
             )
 
 
@@ -54,27 +54,27 @@ class UpdateResult(FactorResult):
 
 
 def update(request: UpdateRequest, world: World, progress: Progress = silent) -> UpdateResult:
-    """Add to a factor what it misses of an operator, and write the sum. Collective.
+    """Add to a factor the part of an operator that it lacks; write the sum. Collective.
 
     Costs and memory are those of `compression.correct`.
 
     Raises
     ------
     InputError
-        For a factor without a point or a ridge where the request names none, one that does not fit
-        the operator, and for what `compress` refuses.
+        Where neither the factor nor the request has a point or a ridge, where the factor does not
+        fit the operator, and for what `compress` refuses.
     """
-    check_outputs(world, request.out, request.report, request.save_point)
+    check_outputs(world, request.out, request.json, request.save_point)
     before = read_factor(request.file, world)
     if request.at is None and before.parameters is None:
-        raise InputError(f"{request.file}: holds no point; name one with `at` zero or `at` FILE")
+        raise InputError(f"{request.file}: holds no point; give one, `at` zero or `at` FILE")
     if request.ridge is None and ":" not in (request.problem or ""):
         if np.isnan(before.provenance.ridge):
-            raise InputError(f"{request.file}: holds no ridge; name one with `ridge` R")
+            raise InputError(f"{request.file}: holds no ridge; give one, `ridge` R")
         request = replace(request, ridge=before.provenance.ridge)
     curvature = make_curvature(request, world, progress, request.at or request.file)
     curvature.check_fit(before, request.file)
-    # F answers for the test vectors that made it: the same ones would miss what it misses.
+    # F is accurate on the test vectors that made it; the same vectors would not see its error.
     asked = values(request, FactorOptions)
     asked["seed"] = max(request.seed, before.provenance.seed) + 1
     facts = request.facts(FactorOptions) | {"seed": asked["seed"], "known factor": _digest(before)}
@@ -89,12 +89,12 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
 
 
 def _digest(factor: Factor) -> str:
-    """By its eigenvalues, which all ranks hold."""
+    """Return a digest of its eigenvalues, which all ranks hold."""
     return hashlib.sha256(factor.eigenvalues.tobytes()).hexdigest()
 
 
 def _named(factor: Factor, before: Factor, path: str) -> Factor:
-    """`factor`, whose provenance says which factor it was started from."""
+    """Return `factor` with a provenance that names the factor it was started from."""
     source = before.provenance
     facts = [f"{source.method or 'a factor'} of rank {before.rank}"]
     if source.rows >= 0:

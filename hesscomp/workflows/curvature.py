@@ -1,4 +1,4 @@
-"""The curvature that is worked on: an operator of a problem at a point."""
+"""Make the operator (a Hessian or a relative of it) of a problem at a point."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,33 +31,34 @@ OPERATORS = {
 MONTE_CARLO, TRAINED = "monte-carlo-fisher", "trained"
 POINTS = "zero|initial|trained|FILE"
 POINT_HELP = (
-    "the point: a .npy file, a factor, a run's checkpoint, Keras weights or model; "
-    "default: initial, and zero for logistic regression"
+    "the parameter values: a .npy file, a factor, a run's checkpoint, Keras weights or a Keras "
+    "model; default: initial, or zero for logistic regression"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorRequest(Options, group="operator"):
-    """Which matrix."""
+    """The matrix."""
 
     operator: str = option(
         "hessian",
         choices=tuple(OPERATORS),
-        help="ggn, fisher and empirical-fisher need a network; finite-difference takes gradients",
+        help="the matrix; ggn and the Fisher matrices need a network, finite-difference takes "
+        "differences of gradients",
     )
     fisher_samples: int | None = option(
         None, low=1, metavar="S",
-        help="monte-carlo-fisher: targets drawn for each row; default 1",
+        help="monte-carlo-fisher only: targets drawn for each row; default: 1",
     )  # fmt: skip
     fisher_seed: int | None = option(
-        None, low=0, high=2**32 - 1, metavar="S", help="of these targets; default: `seed`"
+        None, low=0, high=2**32 - 1, metavar="S", help="seed of these targets; default: `seed`"
     )
     blocks: str | None = option(
         None, metavar="NAME[,NAME]",
-        help="restrict it to these layers or parameter blocks, such as dense_1/kernel",
+        help="restrict the matrix to these layers or parameter blocks, such as dense_1/kernel",
     )  # fmt: skip
     sample: float | None = option(
-        None, above=0, high=1, metavar="F", help="over this fraction of the rows, at random"
+        None, above=0, high=1, metavar="F", help="take a random fraction F of the rows"
     )
 
     def _check(self) -> None:
@@ -71,13 +72,13 @@ class OperatorRequest(Options, group="operator"):
 
 @dataclass(frozen=True, kw_only=True)
 class PointRequest(Options, group="operator"):
-    """At which point."""
+    """The point."""
 
     at: str | None = option(None, metavar=POINTS, help=POINT_HELP)
     epochs: int | None = option(
-        None, low=1, metavar="E", help="of `at` trained; default: the problem's recipe"
+        None, low=1, metavar="E", help="epochs of `at` trained; default: as many as the recipe has"
     )
-    save_point: str | None = option(None, metavar="P.npy", help="write the point, one array")
+    save_point: str | None = option(None, metavar="P.npy", help="write the point to this file")
 
     def _check(self) -> None:
         super()._check()
@@ -92,7 +93,7 @@ class CurvatureRequest(ProblemRequest, OperatorRequest, PointRequest):
 
 @dataclass(frozen=True)
 class Curvature:
-    """An operator with what it is of.
+    """An operator with its problem and its point.
 
     Attributes
     ----------
@@ -101,7 +102,7 @@ class Curvature:
     x : (n,) array
         The point.
     title : str
-        What the operator is, for people.
+        The operator's name for readers.
     indices : array or None
         The parameters that the operator is restricted to.
     """
@@ -113,7 +114,7 @@ class Curvature:
     indices: np.ndarray | None = None
 
     def describe(self, factor: Factor) -> Factor:
-        """A factor of the operator, told what it is of."""
+        """Return a factor of the operator with its problem, point and blocks noted in it."""
         factor = self.problem.describe(factor, self.x, self.indices)
         from hesscomp.curvature.restriction import Restricted
 
@@ -123,9 +124,10 @@ class Curvature:
         return replace(factor, provenance=replace(factor.provenance, operator=name))
 
     def journaled(self, folder, asked: dict) -> AbstractContextManager:
-        """The operator for what is `asked` of it, its products kept in a folder if one is named.
+        """Return the operator as a context; where a folder is named, it keeps the products.
 
-        See `curvature.journal`; a folder with products of another operator or request is refused.
+        `asked` identifies the request. See `curvature.journal`; a folder with products of another
+        operator or request is refused.
         """
         from hesscomp.curvature.journal import journaled
 
@@ -136,7 +138,7 @@ class Curvature:
         return journaled(self.operator, folder, identity)
 
     def check_fit(self, factor: Factor, path: str) -> None:
-        """Refuse a factor, of a file, whose order or parameter blocks are not the operator's."""
+        """Refuse a factor read from `path` whose order or parameter blocks differ from these."""
         problem, n = self.problem, self.operator.n
         where = f"{problem.name} on {problem.dataset_name}"
         if factor.n != n:
@@ -163,7 +165,7 @@ def make_curvature(
     world : World
     progress : callable
     at : str, optional
-        The point; by default the problem's initial one, else zero.
+        The point; by default the problem's initial point, or zero where it has none.
     """
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
@@ -172,7 +174,7 @@ def make_curvature(
 
 
 def sampled(request: CurvatureRequest, problem):
-    """The problem over the fraction of its rows that a request asks for."""
+    """Return the problem over the fraction of its rows that a request asks for."""
     if request.sample is None:
         return problem
     return problem.sampled(request.sample, request.seed)
@@ -181,16 +183,16 @@ def sampled(request: CurvatureRequest, problem):
 def make_point(
     request: CurvatureRequest, subject: Subject, progress: Progress = silent, at: str | None = None
 ) -> np.ndarray:
-    """The point in words or in a file; a trained one is trained here. Collective."""
+    """Return the point that is named or read from a file, or train it. Collective."""
     problem = subject.problem
-    problem.set_fixed(None)  # what the point before has left
+    problem.set_fixed(None)  # which the previous point may have set
     x = _trained(request, subject, progress) if at == TRAINED else known_point(at, problem)
     write(problem.world, progress, "point", request.save_point, save_vector(x))
     return x
 
 
 def find_points(at: tuple[str, ...], world: World) -> list[str]:
-    """What names and patterns of points name, as rank 0 sees them. Collective."""
+    """Return the points that names and patterns stand for, as rank 0 sees them. Collective."""
     found = []
     with world.phase("looking for the points"):
         if world.rank == 0:
@@ -199,7 +201,7 @@ def find_points(at: tuple[str, ...], world: World) -> list[str]:
 
 
 def known_point(at: str | None, problem) -> np.ndarray:
-    """The point `at` in words or in a file; by default the initial one, else zero. Collective."""
+    """Return the named or stored point `at`; by default the initial one or zero. Collective."""
     if at is None:
         return problem.first_point()
     with problem.world.phase(f"reading the point {at}"):
@@ -218,7 +220,7 @@ def _read(at: str, problem) -> np.ndarray:
 
 
 def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) -> np.ndarray:
-    """The problem trained by its recipe, or by Newton's method where it has none."""
+    """Train the problem by its recipe, or by Newton's method where it has none."""
     problem, recipe = subject.problem, subject.recipe
     ledger = problem.world.ledger
     if recipe is None:
@@ -231,21 +233,21 @@ def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) ->
             result = newton(problem)
         x, value = result.x, result.objective
     else:
-        from hesscomp.optimizers.recipe import follow
+        from hesscomp.optimizers.recipe import train_by_recipe
 
         problem.require(SAMPLING)  # for its batches
         if request.epochs is not None:
             recipe = replace(recipe, epochs=request.epochs)
         how = str(recipe)
         with ledger.timed("training"):
-            x = follow(recipe, problem, seed=request.seed).x
+            x = train_by_recipe(recipe, problem, seed=request.seed).x
         value = problem.objective(x)
     progress(f"trained: {how}, in {ledger.seconds['training']:.1f} s: objective {value:.6g}")
     return x
 
 
 def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvature:
-    """The operator of a problem at x that a request names. Compilation is timed."""
+    """Make the operator that a request names, of a problem at x. Times the compilation."""
     with problem.world.ledger.timed("compile"):
         problem.compile()
     operator, title = _operator(request, problem, x)
@@ -261,7 +263,7 @@ def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvatur
 
 
 def _operator(request: CurvatureRequest, problem, x) -> tuple["ProblemOperator", str]:
-    """The operator and what it is, for people."""
+    """Return the operator and its title."""
     from hesscomp.curvature import finite_difference, gauss_newton, hessian
 
     name = request.operator
@@ -284,6 +286,6 @@ def _operator(request: CurvatureRequest, problem, x) -> tuple["ProblemOperator",
 
 
 def read_factor(path: str, world: World) -> Factor:
-    """The factor in a file, on all ranks. Collective."""
+    """Read a factor file on all ranks. Collective."""
     with world.phase(f"reading the factor {path}"):
         return load_factor(path)

@@ -1,4 +1,4 @@
-"""The spectral density of a Hessian at a point."""
+"""Estimate and draw the spectral density of a Hessian at a point."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,28 +26,31 @@ from hesscomp.workflows.progress import Progress, check_outputs, counted, silent
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
-    """Of which operator, how closely, and where the picture goes."""
+    """Which operator, how accurately, and where to write the picture."""
 
-    probes: int = option(10, low=2, metavar="K", help="random vectors, at least 2")
-    steps: int = option(80, low=1, metavar="M", help="Lanczos steps of each; K M >= n: exact")
+    probes: int = option(10, low=2, metavar="K", help="number of random vectors, at least 2")
+    steps: int = option(80, low=1, metavar="M", help="Lanczos steps of each; exact where K M >= n")
     shift: float | None = option(
-        None, metavar="S", help="also log det(H + S I); the ridge is not in H"
+        None, metavar="S", help="also estimate log det(H + S I); H is without the ridge"
     )
-    bins: int = option(512, low=2, metavar="B", help="points of the density's curve")
+    bins: int = option(512, low=2, metavar="B", help="points of the density that are computed")
     factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
-    curve: str | None = option(
-        None, group="output", metavar="C.csv|C.json", help="the numbers; json has all"
-    )
+    json: str | None = option(
+        None, group="output", former="--curve", metavar="C.json|C.csv",
+        help="write all numbers to this file; where its name ends in .csv, only the density",
+    )  # fmt: skip
 
     def _check(self) -> None:
         super()._check()
-        if self.curve is not None and Path(self.curve).suffix.lower() not in (".csv", ".json"):
-            raise InputError(f"{self.curve}: a curve ends in .csv or .json; name one of these")
+        if self.json is not None and Path(self.json).suffix.lower() not in (".csv", ".json"):
+            raise InputError(
+                f"`json` {self.json}: the file's name ends in neither .json nor .csv; rename it"
+            )
 
 
 @dataclass(frozen=True)
 class SpectrumResult:
-    """What stochastic Lanczos quadrature says about a spectrum.
+    """A spectrum as stochastic Lanczos quadrature estimates it.
 
     Attributes
     ----------
@@ -56,8 +59,8 @@ class SpectrumResult:
     extremes : tuple of float
         The smallest and the largest Ritz value.
     estimates : dict of str to Estimate
-        "trace", "frobenius_norm", "negative" (how many eigenvalues are), and "logdet" of
-        H + shift I where a shift is given and that is positive definite.
+        "trace", "frobenius_norm", "negative" (the number of negative eigenvalues), and "logdet" of
+        H + shift I where a shift is given and that matrix is positive definite.
     """
 
     quadrature: SpectralQuadrature
@@ -69,16 +72,16 @@ class SpectrumResult:
 def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent) -> SpectrumResult:
     """Estimate the spectral density of an operator and draw it. Collective.
 
-    Costs probes x steps product columns at most, and 128 more for trace and norm where the
-    quadrature is not exact.
+    Costs at most probes x steps product columns, and 128 more for the trace and the norm where
+    the quadrature is not exact.
 
     Raises
     ------
     InputError
-        For what `compress` refuses; after all is written, for a shift that does not make the
-        matrix positive definite.
+        For what `compress` refuses; and, after everything is written, for a shift that does not
+        make the matrix positive definite.
     """
-    check_outputs(world, request.out, request.curve, request.save_point)
+    check_outputs(world, request.out, request.json, request.save_point)
     factor = None if request.factor is None else read_factor(request.factor, world)
     eigenvalues = None if factor is None else factor.eigenvalues
     curvature = make_curvature(request, world, progress, request.at)
@@ -108,7 +111,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
         else:
             write_json(path, _report(request, curvature, result))
 
-    write(world, progress, "curve", request.curve, write_curve)
+    write(world, progress, "numbers", request.json, write_curve)
     if request.shift is not None and "logdet" not in estimates:
         raise InputError(
             f"`shift` {request.shift:g}: H + shift I is not positive definite to "
@@ -118,7 +121,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
 
 
 def _compare(factor: Factor, curvature: Curvature, path: str, progress: Progress) -> None:
-    """Refuse a factor of another order or model; say where it is one of another matrix."""
+    """Refuse a factor of another order or model; report another point or other data."""
     curvature.check_fit(factor, path)
     here, there = curvature.describe(factor).parameters, factor.parameters
     if there is not None and (here is None or not np.array_equal(here, there)):
@@ -130,10 +133,10 @@ def _compare(factor: Factor, curvature: Curvature, path: str, progress: Progress
 def _estimates(
     hessian, quadrature: SpectralQuadrature, request: SpectrumRequest
 ) -> dict[str, Estimate]:
-    """Numbers about the spectrum; where the quadrature is exact, at no further product.
+    """Return estimates about the spectrum, without further products where quadrature is exact.
 
-    Otherwise trace and norm take 64 columns each: the quadrature's own are unbiased too, but an
-    outlier that each random vector meets by chance makes them several times noisier.
+    Otherwise trace and norm take 64 columns each. The quadrature estimates them too, without bias,
+    but a large isolated eigenvalue makes its estimates several times noisier.
     """
     if quadrature.exact:
         estimates = {

@@ -1,4 +1,4 @@
-"""The diagonal of a Hessian at a point as a factor."""
+"""Estimate the diagonal of a Hessian at a point and write it as a factor."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from hesscomp.workflows.progress import Progress, check_outputs, silent
 class DiagonalRequest(
     CurvatureRequest, DiagonalOptions, FactorOutput, JournalRequest, group="operator"
 ):
-    """Of which operator, from how many products, and where the factor goes."""
+    """Which operator, how many products, and where to write the factor."""
 
 
 def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent) -> FactorResult:
@@ -28,9 +28,9 @@ def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent
     InputError
         For a problem, a point or an output that cannot be used.
     Interrupted
-        Where the world was asked to stop; with `request.run` the same request goes on.
+        Where a signal stopped the world; with `request.run` the same request resumes.
     """
-    check_outputs(world, request.out, request.report, request.save_point)
+    check_outputs(world, request.out, request.json, request.save_point)
     curvature = make_curvature(request, world, progress, request.at)
     asked = values(request, DiagonalOptions)
 

@@ -1,4 +1,4 @@
-"""A compression beside the best possible one, for a trained network."""
+"""Draw the error of a compression beside the smallest possible one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +23,16 @@ LONG = 10  # product columns for each eigenpair that the reference may take
 
 @dataclass(frozen=True, kw_only=True)
 class FigureRequest(CurvatureRequest, PictureOutput, group="compression"):
-    """What to draw, and where."""
+    """What to draw, and where to write it."""
 
     figure: str = option(
-        flag="figure", choices=tuple(FIGURES), metavar="NAME", help="mnist-hessian"
+        flag="figure", choices=tuple(FIGURES), metavar="NAME", help="the figure: mnist-hessian"
     )
-    rank: int = option(300, low=1, metavar="K", help="the largest one shown")
-    at: str = option(TRAINED, metavar=POINTS, help="the point: trained, or as compress has it")
-    report: str | None = option(None, group="output", metavar="R.json", help="the numbers drawn")
+    rank: int = option(300, low=1, metavar="K", help="largest rank shown")
+    at: str = option(TRAINED, metavar=POINTS, help="the parameter values, as for compress")
+    json: str | None = option(
+        None, group="output", former="--report", metavar="R.json", help="write the numbers drawn"
+    )
 
     def __post_init__(self):
         if self.problem is None and self.model is None:
@@ -45,10 +47,10 @@ class FigureResult:
     Attributes
     ----------
     factor : Factor
-        Made as anyone would.
+        The compression with default settings.
     errors : dict of str to array
-        By `rank`: the smallest relative error ("best"), that of the factor ("exact") and its
-        certificate's ("certificate").
+        For each "rank": the smallest possible relative error ("best"), the factor's ("exact") and
+        the one that its certificate states ("certificate").
     """
 
     factor: Factor
@@ -56,22 +58,22 @@ class FigureResult:
 
 
 def figure(request: FigureRequest, world: World, progress: Progress = silent) -> FigureResult:
-    """Compare a compression's errors with the smallest possible; draw both. Collective.
+    """Compare a compression's errors with the smallest possible ones; draw both. Collective.
 
-    Costs n product columns for the norm, and those of two compressions.
+    Costs two compressions and n product columns for the norm.
 
     Raises
     ------
     InputError
         For an operator of more than 20,000 parameters, and for what `compress` refuses.
     """
-    check_outputs(world, request.out, request.report, request.save_point)
+    check_outputs(world, request.out, request.json, request.save_point)
     curvature = make_curvature(request, world, progress, request.at)
     operator = curvature.operator
     if operator.n > MOST:
         raise InputError(
-            f"the error of the best factor is measured with n = {operator.n} products, of at most "
-            f"{MOST}; restrict the operator with `blocks`"
+            f"n = {operator.n}: the figure takes n products, which may be {MOST} at most; "
+            "restrict the operator with `blocks`"
         )
     with world.ledger.timed("figure"), counted(world, progress):
         how: dict[str, Any] = {"seed": request.seed, "layout": "replicated"}
@@ -107,12 +109,12 @@ def figure(request: FigureRequest, world: World, progress: Progress = silent) ->
     write(world, progress, "picture", request.out, draw)
     report = {"title": title, "norm": norm, "eigenvalues": factor.eigenvalues, **errors}
     report["columns"] = {"factor": factor.provenance.columns, "best": best.provenance.columns}
-    write(world, progress, "report", request.report, lambda path: write_json(path, report))
+    write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
     return result
 
 
 def _relative_errors(eigenvalues: np.ndarray, norm: float) -> np.ndarray:
-    """||H - F_k||_F / ||H||_F for k = 0, 1, ... eigenpairs of a Rayleigh-Ritz factor.
+    """Return ||H - F_k||_F / ||H||_F for k = 0, 1, ... eigenpairs of a Rayleigh-Ritz factor.
 
     H - F_k is orthogonal to F_k then, so that only the norm of H and the eigenvalues are needed.
     """

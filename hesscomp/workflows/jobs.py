@@ -1,4 +1,4 @@
-"""A SLURM job script for a command, written and, if asked, submitted."""
+"""Write the SLURM job script of a command, and submit it if asked."""
 
 import shlex
 import subprocess
@@ -13,31 +13,31 @@ from hesscomp.storage.files import atomic_path, check_writable, find_files
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptOutput(Options, group="output"):
-    """Where a job script goes."""
+    """Where to write a job script."""
 
-    out: str | None = option(None, metavar="JOB.sbatch", help="the script; default: it is printed")
-    submit: bool = option(False, help="hand `out` to sbatch")
+    out: str | None = option(None, metavar="JOB.sbatch", help="the script; default: print it")
+    submit: bool = option(False, help="submit `out` with sbatch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest(Job, ScriptOutput):
-    """A command under SLURM, and where its script goes."""
+    """A command under SLURM, and where to write its script."""
 
     def _check(self) -> None:
         super()._check()
         if self.submit and self.out is None:
-            raise InputError("`submit` needs `out`, the script that is submitted")
+            raise InputError("`submit` needs a script in a file; name one with `out`")
         if self.submit and self.array == ():
             raise InputError("`submit` of an array needs its items: `array` 'run/ckpt-*.h5'")
         if self.array and self.out is None:
-            raise InputError("the items of `array` go with `out`, the script that is given them")
+            raise InputError("items of `array` need a script in a file; name one with `out`")
         if self.out is not None and self.out in self.command:
             raise InputError(
-                f"`out` {self.out}: is a file of the command too; give the script another name"
+                f"`out` {self.out}: the command uses this file; give the script another name"
             )
 
     def items(self) -> list[str]:
-        """The items of an array, patterns expanded."""
+        """Return the items of an array, with patterns expanded."""
         items = find_files(list(self.array or ()), "`array`")
         check_names("`array`", items if any("{name}" in word for word in self.command) else [])
         return items
@@ -51,7 +51,7 @@ class JobResult:
     ----------
     script : str
     submission : tuple of str or None
-        None where the items of an array are not known yet, or the script is in no file.
+        None where the items of an array are not known yet, or where the script is not in a file.
     """
 
     script: str
@@ -64,7 +64,7 @@ def job(request: JobRequest, progress=None) -> JobResult:
     Raises
     ------
     InputError
-        For what SLURM would refuse, and for a file in the way that is no such script.
+        For what SLURM would refuse, and where `out` exists and is not such a script.
     HesscompError
         Where sbatch fails.
     """
@@ -89,6 +89,6 @@ def _submit(words: tuple[str, ...]) -> None:
     try:
         done = subprocess.run(words)
     except FileNotFoundError as error:
-        raise InputError("sbatch: no such program here; submit on a login node") from error
+        raise InputError("sbatch: not on this machine; submit on a login node") from error
     if done.returncode:
         raise HesscompError(f"{shlex.join(words)}: ended with status {done.returncode}")

@@ -1,4 +1,4 @@
-"""Distributed Newton for logistic regression."""
+"""Fit logistic regression by a distributed Newton method."""
 
 import math
 from dataclasses import dataclass, replace
@@ -30,38 +30,43 @@ if TYPE_CHECKING:  # what loads TensorFlow
 
 @dataclass(frozen=True, kw_only=True)
 class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solver"):
-    """Which data to fit, how, and what to leave behind.
+    """Which data to fit, how, and what to write.
 
-    What is said of the sketch concerns the factor of the final point; `oversample` the solvers too.
+    The sketch's options concern the factor at the final point; `oversample` also the solvers.
     """
 
     data: str = option(metavar="NAME|FILE", group="data", help=NAMED_DATA)
-    ridge: float = option(RIDGE, low=0, group="numbers", metavar="R", help="(R/2) ||x||^2")
+    ridge: float = option(
+        RIDGE, low=0, group="numbers", metavar="R", help="add (R/2) ||x||^2 to the objective"
+    )
     solver: str = option(
         "auto",
         choices=("auto", "pcg", "lowrank", "direct"),
-        help="auto picks direct or pcg by a cost model and says why",
+        help="solver of the Newton equation; auto picks direct or pcg by their costs, and says why",
     )
-    tol: float = option(1e-8, above=0, metavar="T", help="stop at ||g||_2 <= T")
-    max_iter: int = option(100, low=0, metavar="K", help="most Newton steps")
-    step: str = option("line-search", choices=("line-search", "fixed"), help="Armijo")
-    gamma: float | None = option(None, above=0, metavar="G", help="the fixed step; default: 1")
-    rank: int = option(40, low=1, metavar="K", help="of the low-rank factor")
+    tol: float = option(1e-8, above=0, metavar="T", help="stop where ||gradient||_2 <= T")
+    max_steps: int = option(
+        100, low=0, former="--max-iter", metavar="K", help="stop after K Newton steps"
+    )
+    step: str = option("line-search", choices=("line-search", "fixed"), help="step length")
+    gamma: float | None = option(None, above=0, metavar="G", help="fixed step length; default: 1")
+    rank: int = option(40, low=1, metavar="K", help="rank of the low-rank factor")
     tail: float | str | None = option(
         None, parse=str, metavar="last|zero|FLOAT",
-        help="with `solver` lowrank: the value taken for the unresolved spectrum; default: last",
+        help="`solver` lowrank only: value of the eigenvalues outside the factor; default: last",
     )  # fmt: skip
     factor_out: str | None = option(
         None, group="output", metavar="F.h5",
-        help="certified factor of the Hessian at the final point",
+        help="write a certified factor of the Hessian at the final point to this file",
     )  # fmt: skip
-    report: str | None = option(
-        None, group="output", metavar="R.json", help="objective, accuracies, history, costs"
-    )
-    plot: str | None = option(None, group="output", metavar="P.png", help="convergence plot")
-    run: str | None = run_folder("checkpoints, and products of `factor_out` that are done")
+    json: str | None = option(
+        None, group="output", former="--report", metavar="R.json",
+        help="write the objective, accuracies, history and costs to this file",
+    )  # fmt: skip
+    plot: str | None = option(None, group="output", metavar="P.png", help="plot the convergence")
+    run: str | None = run_folder("checkpoints, and the finished products of `factor_out`")
     save_every: int | None = option(
-        None, low=1, group="output", metavar="K", help="with `run`: steps; default: 1"
+        None, low=1, group="output", metavar="K", help="save in `run` every K steps; default: 1"
     )
 
     def _check(self) -> None:
@@ -84,16 +89,16 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solve
 
 @dataclass(frozen=True)
 class NewtonFit:
-    """A model that is fitted.
+    """A fitted model.
 
     Attributes
     ----------
     result : NewtonResult
     train_accuracy : float
     test : Evaluation or None
-        On test rows, where there are any.
+        The evaluation on test rows, where there are any.
     factor : Factor or None
-        Of the Hessian at the final point, where one was asked for.
+        The factor of the Hessian at the final point, where one was requested.
     """
 
     result: "NewtonResult"
@@ -105,14 +110,14 @@ class NewtonFit:
 def newton(request: NewtonRequest, world: World, progress: Progress = silent) -> NewtonFit:
     """Fit logistic regression by Newton's method; write a factor, a report, a plot. Collective.
 
-    Tells each row of the history (a dict) as it is made, and the fit.
+    `progress` gets each row of the history (a dict) at once, and the fit at the end.
 
     Raises
     ------
     InputError
-        For data or outputs that cannot be used, or a folder with another run.
+        For data or outputs that cannot be used, and for a folder that holds another run.
     """
-    check_outputs(world, request.factor_out, request.report, request.plot)
+    check_outputs(world, request.factor_out, request.json, request.plot)
     with world.ledger.timed("startup"):
         dataset, problem = make_logistic(request, world, progress)
         from hesscomp.curvature.hessian import HessianOperator
@@ -130,7 +135,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     settings = NewtonOptions(
         solver=request.solver,
         tolerance=request.tol,
-        max_iterations=request.max_iter,
+        max_iterations=request.max_steps,
         step=request.step,
         gamma=1.0 if request.gamma is None else request.gamma,
         rank=request.rank,
@@ -158,7 +163,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
             write_factor(progress, request.factor_out, factor)
         fit = replace(fit, factor=factor)
     report = _report(request, dataset, problem, fit)
-    write(world, progress, "report", request.report, lambda path: write_json(path, report))
+    write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
 
     def draw(path) -> None:
         from hesscomp.analysis.plots import plot_convergence
@@ -171,7 +176,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things, in words."""
+    """Return a number with a noun, in the plural where that is right."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

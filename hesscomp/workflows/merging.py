@@ -1,4 +1,4 @@
-"""One trajectory file of the factors that several runs left."""
+"""Join the factors of several runs in one trajectory file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from hesscomp.storage.files import check_writable, find_files
 
 @dataclass(frozen=True, kw_only=True)
 class MergeRequest(Options):
-    """Which factors to merge, and where."""
+    """Which factors to join, and where to write them."""
 
     files: tuple[str, ...] = option(flag="files", metavar="F.h5", help="factor files, or a pattern")
-    out: str = option(metavar="T.h5", help="the trajectory file")
+    out: str = option(metavar="T.h5", help="write the trajectory here")
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class MergeResult:
 
 
 def merge(request: MergeRequest) -> MergeResult:
-    """Write one trajectory file of factor files of one order.
+    """Write one trajectory file from factor files of the same order.
 
-    One factor is in memory at a time.
+    Holds one factor in memory at a time.
 
     Raises
     ------
     InputError
-        For a file that is no factor, and for factors of different orders.
+        For a file that is not a factor, and for factors of different orders.
     """
     check_writable(request.out)
     files, n = find_files(list(request.files), "merge"), None

@@ -1,4 +1,4 @@
-"""What workflows leave behind: a factor's file and report, and the folder of a run."""
+"""What workflows write: a factor's file, its numbers, and the folder of a run."""
 
 import os
 from collections.abc import Callable
@@ -16,17 +16,20 @@ from hesscomp.workflows.progress import Progress, counted, write, write_factor
 
 @dataclass(frozen=True, kw_only=True)
 class FactorOutput(Options, group="output"):
-    """Where a factor goes."""
+    """Where to write a factor."""
 
-    out: str | None = option(None, required=True, metavar="F.h5", help="the factor file")
-    report: str | None = option(None, metavar="R.json", help="certificate, provenance and costs")
+    out: str | None = option(None, required=True, metavar="F.h5", help="write the factor here")
+    json: str | None = option(
+        None, former="--report", metavar="R.json",
+        help="write the certificate, the provenance and the costs to this file",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOutput(Options, group="output"):
-    """Where a picture goes."""
+    """Where to write a picture."""
 
-    out: str | None = option(None, required=True, metavar="P.png", help="png, pdf or svg")
+    out: str | None = option(None, required=True, metavar="P.png", help="a png, pdf or svg file")
 
     def _check(self) -> None:
         super()._check()
@@ -35,40 +38,40 @@ class PictureOutput(Options, group="output"):
 
 
 def folder(text: str) -> str:
-    """A text that may name a run's folder."""
+    """Check that a text can name a run's folder; return it."""
     if not text:
-        raise InputError("it names no folder")
+        raise InputError("the name is empty; name a folder")
     if os.path.exists(text) and not os.path.isdir(text):
         raise InputError(f"{text} is a file; name a folder")
     return text
 
 
 def run_folder(holds: str):
-    """The option of a run's folder; `holds` says what it gets."""
+    """Return the option that names a run's folder; `holds` says what is kept there."""
     return option(
         None, metavar="FOLDER", parse=folder, group="output",
-        help=f"{holds}; where it holds those of this command, the run goes on from them. SIGTERM "
-        f"and SIGUSR1 then end the run after the present block product, with status {REQUEUE}, and "
-        "Ctrl-C with 130",
+        help=f"keep {holds} in this folder; where it holds those of the same command, the run "
+        "resumes from them. SIGTERM and SIGUSR1 then end the run after the current block product, "
+        f"with status {REQUEUE}, and Ctrl-C with 130",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalRequest(Options, group="output"):
-    """Where the products of a factor are kept while it is made."""
+    """Where to keep the products of a factor until it is finished."""
 
-    run: str | None = run_folder("products that are done")
+    run: str | None = run_folder("the finished products")
 
 
 @dataclass(frozen=True)
 class FactorResult:
-    """A factor, and what making it cost.
+    """A factor and its costs.
 
     Attributes
     ----------
     factor : Factor
     ledger : dict
-        As `Ledger.as_dict` has it.
+        See `Ledger.as_dict`.
     """
 
     factor: Factor
@@ -76,7 +79,7 @@ class FactorResult:
 
     @property
     def converged(self) -> bool:
-        """Whether a tolerance that was asked for is met."""
+        """Whether the tolerance is met, where one was requested."""
         return self.factor.certificate.converged
 
 
@@ -88,19 +91,19 @@ def make_factor(
     asked: dict,
     progress: Progress,
 ) -> FactorResult:
-    """Make a factor of an operator; tell of it, write it and its report. Collective.
+    """Make a factor of an operator; report it, and write it and its numbers. Collective.
 
     Parameters
     ----------
     command : str
-        Under whose name the time is counted.
+        The name under which the time is counted.
     request : FactorOutput and JournalRequest
     curvature : Curvature
     make : callable
         Makes the factor of an operator.
     asked : dict
-        What the products depend on beside the operator. They are kept in the run's folder, if there
-        is one, until the factor is written.
+        What the products depend on besides the operator. If there is a run's folder, it keeps the
+        products until the factor is written.
     progress : callable
     """
     world = curvature.problem.world
@@ -111,7 +114,7 @@ def make_factor(
         progress(factor)
         write_factor(progress, request.out, factor)
         report = _report(command, factor, world)
-        write(world, progress, "report", request.report, lambda path: write_json(path, report))
+        write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
     return FactorResult(factor, world.ledger.as_dict())
 
 
@@ -134,7 +137,7 @@ def _report(command: str, factor: Factor, world: World) -> dict:
 
 
 def costs(world: World, **phases: str) -> dict:
-    """What a report says of its costs: ranks, threads, the seconds of some phases, the ledger."""
+    """Return the costs for a report: ranks, threads, the seconds of phases, the ledger."""
     ledger = world.ledger.as_dict()
     seconds = {name: ledger["seconds"][phase] for name, phase in phases.items()}
     return {

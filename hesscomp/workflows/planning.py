@@ -1,4 +1,4 @@
-"""Memory, words and time of a compression before it runs."""
+"""Predict the memory, communication and time of a compression."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ from hesscomp.errors import InputError
 from hesscomp.options import Options, option, values
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.sketching.defaults import SketchSizes, count, default_method
-from hesscomp.workflows.sizes import format_bytes, parse_bytes
+from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
     from hesscomp.parallel.world import World
@@ -30,25 +30,26 @@ def _amount(**about):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineRequest(Options, group="machine", about="what a rank has and does"):
-    """What a rank has and does, as far as it is known."""
+class MachineRequest(Options, group="machine", about="the memory and the speed of a rank"):
+    """The memory and the speed of a rank, as far as they are known."""
 
     memory: float | None = option(
         None, above=0, unit="bytes", parse=parse_bytes, metavar="SIZE",
-        help=f"of a rank; default {format_bytes(Machine.memory)}",
+        help=f"memory of a rank, such as 4G; default: {format_bytes(Machine.memory)}",
     )  # fmt: skip
     memory_limit: float | None = option(
         None, above=0, unit="bytes", parse=parse_bytes, metavar="SIZE",
-        help=f"of a product; default {format_bytes(PRODUCT_BYTES)}",
+        help=f"most memory that a product takes; default: {format_bytes(PRODUCT_BYTES)}",
     )  # fmt: skip
-    row_bytes: float | None = _amount(metavar="B", help="of one row of the data")
+    row_bytes: float | None = _amount(metavar="B", help="bytes of one row of the data; default: 0")
     row_seconds: float | None = _amount(
         metavar="S",
-        help=f"of one column's product over one row; default: {FLOPS} N operations at `rate`",
+        help="seconds that a rank takes for one column's product over one row; default: "
+        f"{FLOPS} N operations at `rate`",
     )
-    rate: float | None = _rate(metavar="F", help=f"operations/s; default {RATE:g}")
-    latency: float | None = _amount(metavar="S", help="of a message; default 5e-6")
-    bandwidth: float | None = _rate(metavar="B", help="bytes/s; default 1e9")
+    rate: float | None = _rate(metavar="F", help=f"operations per second; default: {RATE:g}")
+    latency: float | None = _amount(metavar="S", help="seconds of a message; default: 5e-6")
+    bandwidth: float | None = _rate(metavar="B", help="bytes per second sent; default: 1e9")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,20 +57,23 @@ class PlanRequest(
     SketchSizes,
     MachineRequest,
     group="problem",
-    about="its sizes; or the problem itself, which is loaded and timed on the ranks here",
+    about="give its sizes, or the problem itself: it is then loaded and timed on these ranks",
 ):
-    """What to plan for: sizes, unless the problem itself is measured (`measured_plan`)."""
+    """The sizes to plan for; `measured_plan` measures them instead."""
 
-    n: int | None = count(None, metavar="N", help="parameters, such as 1e8")
-    rows: int | None = count(None, metavar="M", help="rows of the data, on all ranks")
-    ranks: int = count(group="compression", metavar="P", help="MPI ranks")
-    rank: int = count(40, group="compression", metavar="K", help="eigenpairs wanted")
+    n: int | None = count(None, metavar="N", help="number of parameters, such as 1e8")
+    rows: int | None = count(None, metavar="M", help="rows of the data on all ranks together")
+    ranks: int = count(group="compression", metavar="P", help="number of MPI ranks")
+    rank: int = count(40, group="compression", metavar="K", help="number of eigenpairs")
     method: str = option(
-        "auto", choices=("auto", *METHODS), group="compression", help="of compression"
+        "auto",
+        choices=("auto", *METHODS),
+        group="compression",
+        help="compression algorithm; auto picks one from the matrix's properties",
     )
-    psd: bool = option(False, group="compression", help="with `n`: semidefinite, so nystrom")
+    psd: bool = option(False, group="compression", help="with `n`: a semidefinite matrix")
     dtype: str = option(
-        "float32", choices=("float32", "float64"), group="compression", help="of the products"
+        "float32", choices=("float32", "float64"), group="compression", help="precision of products"
     )
 
     def _check(self) -> None:
@@ -77,9 +81,9 @@ class PlanRequest(
         if self.n is None:
             for name in ("psd", "rate"):
                 if getattr(self, name):
-                    raise InputError(f"`{name}` goes with `n`; of a problem it is found out")
+                    raise InputError(f"`{name}` goes with `n`; a problem itself is measured")
         elif self.rate is not None and self.row_seconds is not None:
-            raise InputError("`rate` and `row_seconds` say the same; give one of them")
+            raise InputError("`rate` and `row_seconds` both state the speed; give one of them")
 
 
 def plan(request: PlanRequest) -> Plan:
@@ -88,10 +92,10 @@ def plan(request: PlanRequest) -> Plan:
     Raises
     ------
     InputError
-        Where the sizes are missing, or too large for the models.
+        Where the sizes are missing or too large for the cost models.
     """
     if request.n is None or request.rows is None:
-        raise InputError("give `n` and `rows`; `measured_plan` finds those of a problem")
+        raise InputError("give `n` and `rows`; `measured_plan` measures them for a problem")
     return make_plan(_sizes(request, request.n, request.rows, request.psd), _machine(request))
 
 
@@ -122,14 +126,14 @@ def _machine(request: PlanRequest) -> Machine:
 def measured_plan(
     request: PlanRequest, of: "CompressRequest", world: "World", progress: "Progress | None" = None
 ) -> Plan:
-    """Plan a compression of a problem, which is loaded and timed on the ranks here. Collective.
+    """Plan a compression of a problem that is loaded and timed on these ranks. Collective.
 
     Parameters
     ----------
     request : PlanRequest
         Without `n` and `rows`.
     of : CompressRequest
-        The problem, operator and point; what it says of sketch and output does not matter.
+        The problem, operator and point; its options for sketch and output are ignored.
     world : World
     progress : callable, optional
 
@@ -150,7 +154,7 @@ def measured_plan(
     program = max(world.gather(resident_bytes()))
     points = find_points(of.at, world)
     if len(points) > 1:
-        raise InputError("`at`: a plan is for one point, not for a trajectory")
+        raise InputError("`at` names several points; a plan is for one, so name one")
     curvature = make_curvature(of, world, progress, *points)
     operator, rows = curvature.operator, curvature.problem.rows
     held = sum(world.gather(resident_bytes() - program))
@@ -179,5 +183,5 @@ def measured_plan(
     threads = f", threads of each: {world.threads}" if world.threads > 0 else ""
     progress(f"measured here; ranks: {world.size}{threads}, columns of a product: {cost.columns}")
     if world.size == 1 and None in (request.latency, request.bandwidth):
-        progress("not measured, since it takes two ranks: latency and bandwidth that are not given")
+        progress("latency and bandwidth need two ranks to be measured; defaults replace them")
     return make_plan(sizes, machine)

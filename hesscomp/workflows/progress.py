@@ -1,7 +1,7 @@
-"""What a workflow tells while it works, and the files that it writes.
+"""Report a workflow's progress, and write its files.
 
-A workflow calls ``progress(event)`` on every rank. An event is a line of text for people, a row of
-a history, a factor that is finished, or the count of product columns (`Columns`).
+A workflow calls ``progress(event)`` on every rank. An event is a line of text, a row of a history,
+a finished factor, or the number of product columns so far (`Columns`).
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ Progress = Callable[[object], None]
 
 
 def silent(event: object) -> None:
-    """Tell nobody."""
+    """Ignore an event."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Columns:
 
 @contextmanager
 def counted(world: World, progress: Progress) -> Iterator[None]:
-    """Tell of the product columns of a block after each product."""
+    """Report the product columns that the block has taken, after each product."""
     ledger = world.ledger
     first = ledger.columns
     ledger.expected = None
@@ -55,14 +55,14 @@ def counted(world: World, progress: Progress) -> Iterator[None]:
 
 
 def check_outputs(world: World, *paths) -> None:
-    """Refuse outputs that could not be written, before the work is done. Collective."""
+    """Refuse outputs that cannot be written, before the work begins. Collective."""
     with world.phase("checking the output files"):
         if world.rank == 0:
             files.check_outputs(*paths)
 
 
 def write(world: World, progress: Progress, what: str, path, writer: Callable) -> None:
-    """Let rank 0 call ``writer(path)`` where a path is given; all ranks learn if that fails."""
+    """Call ``writer(path)`` on rank 0 where a path is given; a failure is raised on all ranks."""
     if path is None:
         return
     with world.phase(f"writing {path}"):
@@ -72,7 +72,7 @@ def write(world: World, progress: Progress, what: str, path, writer: Callable) -
 
 
 def write_factor(progress: Progress, path, factor: Factor) -> None:
-    """Write a factor's file where a path is given. Collective."""
+    """Write a factor to a file where a path is given. Collective."""
     if path is None:
         return
     save_factor(factor, path)
@@ -81,7 +81,7 @@ def write_factor(progress: Progress, path, factor: Factor) -> None:
 
 
 def save_vector(x: np.ndarray) -> Callable:
-    """What writes one array as a .npy file, whole or not at all."""
+    """Return a function that writes one array as a .npy file, atomically."""
 
     def save(path) -> None:
         with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:

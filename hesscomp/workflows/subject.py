@@ -1,4 +1,4 @@
-"""The problem that is worked on: a named one, a Keras model's, one from Python, logistic."""
+"""Make the problem of a request: named, a Keras model's, from Python, or logistic."""
 
 import importlib
 import os
@@ -16,14 +16,14 @@ from hesscomp.options import Options, Seeded, option, refuse
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
+from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 from hesscomp.workflows.progress import Progress, silent
-from hesscomp.workflows.sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
 
-RIDGE = 1e-3  # of logistic regression; networks have none unless asked for
-NAMED_DATA = f"{', '.join(NAMED)}, or a file"
+RIDGE = 1e-3  # of logistic regression; networks have none unless requested
+NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
@@ -35,49 +35,53 @@ TARGETS_OF = {  # those of other losses are values
 
 @dataclass(frozen=True, kw_only=True)
 class SourceRequest(Options, group="data"):
-    """Where rows come from."""
+    """The data set."""
 
     data: str | None = option(None, metavar="NAME|FILE", help=NAMED_DATA)
-    format: str | None = option(None, choices=tuple(SOURCES), help="default: by extension")
+    format: str | None = option(None, choices=tuple(SOURCES), help="default: by the file's name")
     label: str | None = option(
         None, metavar="NAME",
-        help="label column, data set or (NPY, IDX) file; default: the last, y, beside",
+        help="the labels: a column (default: the last one), a data set of an HDF5 or NPZ file "
+        "(default: y), or for NPY and IDX another file (default: the one beside the data)",
     )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutRequest(Options, group="data"):
-    """Test rows, of those that compute anything on them."""
+    """Test rows, for commands that evaluate a model on them."""
 
-    test: str | None = option(None, metavar="FILE", help="test data of the same form")
+    test: str | None = option(None, metavar="FILE", help="test rows, in the format of the data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRequest(Options, group="data"):
-    """What becomes of the rows."""
+    """The features that are computed from the rows."""
 
-    features: str = option("raw", choices=("raw", "fourier"), help="fourier lifts the data")
+    features: str = option(
+        "raw", choices=("raw", "fourier"), help="take the columns, or random Fourier features"
+    )
     feature_count: int | None = option(None, low=1, metavar="D", help="number of Fourier features")
-    bandwidth: float | None = option(None, above=0, metavar="S", help="of the Fourier features")
+    bandwidth: float | None = option(None, above=0, metavar="S", help="width of their kernel")
 
     def _check(self) -> None:
         super()._check()
         given = self.feature_count is not None, self.bandwidth is not None
         if self.features == "fourier" and not all(given):
-            raise InputError("`features` fourier needs `feature_count` D and `bandwidth` S")
+            raise InputError("`features` fourier needs `feature_count` and `bandwidth`; give both")
         if self.features != "fourier" and any(given):
             raise InputError("`feature_count` and `bandwidth` go with `features` fourier")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumberRequest(Seeded, group="numbers"):
-    """With what numbers is computed."""
+    """The ridge and the precision."""
 
     ridge: float | None = option(
-        None, low=0, metavar="R", help=f"(R/2) ||x||^2; default: 0, logistic regression {RIDGE:g}"
-    )
+        None, low=0, metavar="R",
+        help=f"add (R/2) ||x||^2 to the objective; default: 0; logistic regression: {RIDGE:g}",
+    )  # fmt: skip
     dtype: str | None = option(
-        None, choices=("float32", "float64"), help="of curvature products; default: float32"
+        None, choices=("float32", "float64"), help="precision of products; default: float32"
     )
 
 
@@ -94,43 +98,44 @@ class ProblemRequest(
 
     problem: str | None = option(
         None, metavar="NAME|MODULE:FUNCTION", one_of="problem",
-        help=f"{', '.join(NAMED_PROBLEMS)} (`hesscomp problems` says what they are); or a Python "
-        "function of yours, called with the world, that returns a problem",
+        help=f"{', '.join(NAMED_PROBLEMS)} (`hesscomp problems` describes them); or your own "
+        "Python function, which is called with the world and returns a problem",
     )  # fmt: skip
     model: str | None = option(
-        None, metavar="M.keras", one_of="problem", help="a model of Keras' own layers"
+        None, metavar="M.keras", one_of="problem", help="a saved model of Keras' own layers"
     )
     loss: str | None = option(
         None, metavar="L",
-        help=f"with `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or a loss that Keras "
-        "knows by name, such as sparse_categorical_crossentropy",
+        help=f"the loss of `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or one that "
+        "Keras knows by name, such as sparse_categorical_crossentropy",
     )  # fmt: skip
     targets: str | None = option(
-        None, choices=TARGETS, help="what becomes of the labels; default: what the loss asks"
+        None, choices=TARGETS, help="how labels become targets; default: as the loss needs them"
     )
     engine: str | None = option(
-        None, metavar="auto|layer-wise|generic", help="how products are made; default auto"
+        None, metavar="auto|layer-wise|generic", help="algorithm of the products; default: auto"
     )
     check: str | None = option(
         None, choices=("auto", "full", "off"),
-        help="compare a few rows of a network with Keras' own loss and TensorFlow's derivatives "
-        "before any work; auto, the default, spends at most 2 seconds on it",
+        help="check a network first: compare its loss and derivatives on a few rows with those of "
+        "Keras and TensorFlow; auto, the default, takes at most 2 seconds, full checks everything",
     )  # fmt: skip
     memory_limit: float | None = option(
         None, above=0, unit="bytes", parse=parse_bytes, metavar="BYTES",
-        help=f"of one product on a rank, such as 2G; default {format_bytes(PRODUCT_BYTES)}",
+        help="most memory that one product takes on a rank, such as 2G; default: "
+        f"{format_bytes(PRODUCT_BYTES)}",
     )  # fmt: skip
 
     def _check(self) -> None:
         named = NAMED_PROBLEMS.get(self.problem or "")
         network = self.model is not None or (named is not None and named.network is not None)
         if network and self.features != "raw":
-            raise InputError(f"`features` {self.features} does not go with a network")
+            raise InputError(f"`features` {self.features} does not go with a network; leave it out")
         super()._check()
         if self.model is not None and (self.loss is None or self.data is None):
-            raise Incomplete("`model` needs `loss` and `data`")
+            raise Incomplete("`model` needs `loss` and `data`; give both")
         if self.data is None and self.problem is None and self.model is None:
-            raise Incomplete("name the data with `data`, or a problem with `problem` or `model`")
+            raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
         if self.model is None:
             self._check_named(named)
 
@@ -168,7 +173,7 @@ class Subject:
     recipe : Recipe or None
         None for Newton's method.
     data : Dataset or None
-        None where a function of the user's makes the problem.
+        None where the user's own function makes the problem.
     """
 
     problem: "Problem"
@@ -177,9 +182,9 @@ class Subject:
 
 
 def make_problem(request: ProblemRequest, world: World, progress: Progress = silent) -> Subject:
-    """Make the problem that a request names, with its data; tell of both. Collective.
+    """Make the problem that a request names, with its data; report both. Collective.
 
-    Loads TensorFlow, with the world's threads where they are set, and this rank's GPU.
+    Loads TensorFlow on this rank's GPU, with the world's number of threads where it is set.
 
     Raises
     ------
@@ -209,7 +214,7 @@ def read_data(
     request: SourceRequest, world: World, progress: Progress, targets: str | None,
     source: str | None = None,
 ) -> Dataset:  # fmt: skip
-    """The data set of a request, or else of `source`; tells which columns it is made of."""
+    """Return the data set of a request, or else of `source`; report its columns."""
     named = request.data or source
     assert named is not None  # a request without data is of a named problem
     dataset = load_dataset(
@@ -233,7 +238,7 @@ def read_data(
 def make_logistic(
     request: LogisticRequest, world: World, progress: Progress = silent, source: str | None = None
 ):
-    """The data set (lifted if asked) and its logistic regression problem. Collective."""
+    """Return the data set, with Fourier features if asked, and its problem. Collective."""
     dtype = request.dtype or "float32"
     dataset = read_data(request, world, progress, "signs", source)
     if request.feature_count is not None and request.bandwidth is not None:
@@ -245,7 +250,7 @@ def make_logistic(
             seed=request.seed,
             dtype=dtype,
         )
-    start_tensorflow(world)  # after the data: what is wrong with them is said without it
+    start_tensorflow(world)  # only now: errors in the data are reported without loading it
     from hesscomp.problems.logistic import LogisticRegression
 
     ridge = RIDGE if request.ridge is None else request.ridge
@@ -253,7 +258,7 @@ def make_logistic(
 
 
 def start_tensorflow(world: World) -> None:
-    """Import TensorFlow: on this rank's GPU if there is one, with the world's threads if set."""
+    """Import TensorFlow on this rank's GPU, if any, with the world's threads, if set."""
     from hesscomp.curvature.tensorflow import set_threads, use_own_gpu
 
     place = world.place_here()
@@ -308,14 +313,14 @@ def _network(model, loss: str, data: Dataset, request: ProblemRequest, world: Wo
 
 
 def _from_python(request: ProblemRequest, world: World):
-    """What the user's function makes of the world."""
+    """Return the problem that the user's function makes."""
     assert request.problem is not None
     module, _, name = request.problem.partition(":")
     start_tensorflow(world)
     from hesscomp.problems.contract import check_attributes
     from hesscomp.problems.problem import Problem
 
-    if os.getcwd() not in sys.path:  # as `python -m` has it, and the script of `hesscomp` not
+    if os.getcwd() not in sys.path:  # `python -m` adds it, the script `hesscomp` does not
         sys.path.insert(0, os.getcwd())
     with world.phase(f"importing {module}"):
         try:
@@ -324,7 +329,7 @@ def _from_python(request: ProblemRequest, world: World):
             raise InputError(f"`problem` {request.problem}: {error}") from error
         if not callable(function):
             raise InputError(
-                f"`problem` {request.problem}: is a {type(function).__name__}, no function"
+                f"`problem` {request.problem}: is a {type(function).__name__}, not a function"
             )
     problem = function(world)
     if not isinstance(problem, Problem):

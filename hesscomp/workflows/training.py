@@ -1,4 +1,4 @@
-"""Any optimizer on any problem."""
+"""Train any problem with any optimizer."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,57 +18,50 @@ if TYPE_CHECKING:  # what loads TensorFlow
 FIRST_ORDER = ("sgd", "adam", "adabelief")
 NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 HELP = ("help",)  # settings that ask what settings there are
-BATCH = "share of the rows that a step draws for it, or above 1 a number of rows"
+BATCH = "fraction of the rows drawn for a step's {}; above 1: number of rows"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
-    """What to train, by which optimizer, how long, and what to leave behind."""
+    """What to train, with which optimizer, how long, and what to write."""
 
-    optimizer: str = option(choices=NAMES, help="the method")
+    optimizer: str = option(choices=NAMES, help="the optimizer")
     settings: tuple[str, ...] = option(
         (), flag="--set", metavar="NAME=VALUE",
-        help="its options, such as damping=10; `--set help` shows them with their defaults",
+        help="options of the optimizer, such as damping=10; `--set help` lists them all",
     )  # fmt: skip
     at: str | None = option(
         None, metavar="zero|initial|sparse|FILE",
-        help="the start; sparse: 15 incoming weights a unit; default: initial, zero for logistic",
+        help="the starting values; sparse: 15 incoming weights per unit; default: initial, or zero "
+        "for logistic regression",
     )  # fmt: skip
-    gradient_batch: float = option(1.0, above=0, metavar="F", help=BATCH)
-    curvature_batch: float = option(1.0, above=0, metavar="F", help=BATCH)
-    acceptance_batch: float = option(1.0, above=0, metavar="F", help=BATCH)
-    max_steps: int = option(100, low=0, group="stopping", metavar="K", help="most steps")
+    gradient_batch: float = option(1.0, above=0, metavar="F", help=BATCH.format("gradient"))
+    curvature_batch: float = option(1.0, above=0, metavar="F", help=BATCH.format("curvature"))
+    acceptance_batch: float = option(1.0, above=0, metavar="F", help=BATCH.format("acceptance"))
+    max_steps: int = option(100, low=0, group="stopping", metavar="K", help="stop after K steps")
     tol: float = option(0.0, low=0, group="stopping", metavar="T", help="stop at ||g||_2 <= T")
     target: float | None = option(
-        None, group="stopping", metavar="F", help="stop at this objective"
+        None, group="stopping", metavar="F", help="stop where the objective is at most F"
     )
     max_passes: float | None = option(
-        None,
-        above=0,
-        unbounded=True,
-        group="stopping",
-        metavar="P",
-        help="most passes over the data",
-    )
+        None, above=0, unbounded=True, group="stopping", metavar="P",
+        help="stop after P passes over the data",
+    )  # fmt: skip
     max_seconds: float | None = option(
-        None,
-        above=0,
-        unbounded=True,
-        group="stopping",
-        metavar="S",
-        help="most seconds of this call",
-    )
-    run: str | None = run_folder("history and checkpoints")
+        None, above=0, unbounded=True, group="stopping", metavar="S",
+        help="stop after S seconds of this call",
+    )  # fmt: skip
+    run: str | None = run_folder("the history and checkpoints")
     save_every: int | None = option(
-        None, low=1, group="output", metavar="K", help="with `run`: steps; default: 10"
+        None, low=1, group="output", metavar="K", help="save in `run` every K steps; default: 10"
     )
     evaluate_every: int | None = option(
         None, low=1, group="output", metavar="K",
-        help="steps between objectives over all rows, with batches; default: about a pass",
+        help="with batches: steps between evaluations over all rows; default: about one pass",
     )  # fmt: skip
-    tensorboard: bool = option(False, group="output", help="scalars in FOLDER/tensorboard")
+    tensorboard: bool = option(False, group="output", help="write scalars to FOLDER/tensorboard")
     save_point: str | None = option(
-        None, group="output", metavar="P.npy", help="write the best point, one array"
+        None, group="output", metavar="P.npy", help="write the best point to this file"
     )
 
     def _check(self) -> None:
@@ -78,7 +71,7 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
         _parts(self)
         if self.evaluate_every is not None and self.gradient_batch == 1:
             raise InputError(
-                "`evaluate_every` goes with `gradient_batch`: else all rows are evaluated"
+                "`evaluate_every` goes with `gradient_batch`: else each step evaluates all rows"
             )
         if self.save_every is not None and self.run is None:
             raise InputError("`save_every` goes with `run`")
@@ -86,26 +79,26 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
         if self.optimizer in FIRST_ORDER and batches != (1, 1):
             raise InputError(
                 f"`curvature_batch` and `acceptance_batch` do not go with {self.optimizer}, which "
-                "takes gradients alone"
+                "only takes gradients; leave them out"
             )
         if self.at == TRAINED:
             raise InputError(
-                "`at` trained: that is what train is for; take zero, initial or sparse"
+                "`at` trained: training must start elsewhere; take zero, initial or sparse"
             )
 
 
 @dataclass(frozen=True)
 class Training:
-    """A run that has ended.
+    """A finished run.
 
     Attributes
     ----------
     result : TrainResult
     test : Evaluation or None
-        What the best point does on test rows, where there are any.
+        The best point's evaluation on test rows, where there are any.
     succeeded : bool
-        Whether it reached what was asked of it, a gradient norm or a target; where nothing was
-        asked, whether it did not diverge.
+        Whether it reached the gradient norm or the target that was requested; where none was,
+        whether it did not diverge.
     """
 
     result: "TrainResult"
@@ -116,15 +109,15 @@ class Training:
 def train(request: TrainRequest, world: World, progress: Progress = silent) -> Training:
     """Train a problem. Collective.
 
-    Tells the optimizer's options, each row of the history (a dict) as it is made, and the training
-    when it has ended.
+    `progress` gets the optimizer's options, each row of the history (a dict) at once, and the
+    training at the end.
 
     Raises
     ------
     InputError
-        For a problem, a start or an output that cannot be used, or a folder with another run.
+        For a problem, a start or an output that cannot be used, or a folder of another run.
     Interrupted
-        Where the world was asked to stop; with `request.run` the same request goes on.
+        Where a signal stopped the world; with `request.run` the same request resumes.
     """
     from hesscomp.optimizers.loop import DIVERGED
     from hesscomp.optimizers.loop import train as minimise
@@ -160,7 +153,7 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
 
 
 def _parts(request: TrainRequest):
-    """The optimizer, its batches, when it stops and what it saves; InputError for what is wrong."""
+    """Return the checked optimizer, its batches, when it stops, and what it saves."""
     from hesscomp.optimizers.batches import Sampling
     from hesscomp.optimizers.catalogue import make_optimizer
     from hesscomp.optimizers.loop import Saving, Stopping

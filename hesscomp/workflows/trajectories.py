@@ -1,4 +1,4 @@
-"""A trajectory: a factor at each of several points, each sketch started from the last factor."""
+"""Make a trajectory: factors at several points, each started from the factor before it."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from hesscomp.workflows.subject import make_problem
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """A point of a trajectory and its factor, in numbers; see `Factor` and its certificate."""
+    """The numbers of a trajectory's point and its factor; see `Factor` and its certificate."""
 
     point: str
     rank: int
@@ -36,13 +36,13 @@ class TrajectoryPoint:
 
 @dataclass(frozen=True)
 class TrajectoryResult:
-    """A trajectory that is written, and what it cost.
+    """A finished trajectory and its costs.
 
     Attributes
     ----------
     points : tuple of TrajectoryPoint
     ledger : dict
-        As `Ledger.as_dict` has it.
+        See `Ledger.as_dict`.
     """
 
     points: tuple[TrajectoryPoint, ...]
@@ -50,17 +50,17 @@ class TrajectoryResult:
 
     @property
     def missed(self) -> list[str]:
-        """The points at which a tolerance that was asked for is not met."""
+        """The points at which the requested tolerance is not met."""
         return [point.point for point in self.points if not point.converged]
 
 
 def trajectory(
     request: CompressRequest, world: World, progress: Progress = silent
 ) -> TrajectoryResult:
-    """Compress at each of the points of a request; write one file. Collective.
+    """Compress at each point of a request; write all factors to one file. Collective.
 
-    Each `TrajectoryPoint` is told as it is done. Memory and cost at each point are those of
-    `compression.compress`, with a factor to start from after the first.
+    `progress` gets each `TrajectoryPoint` at once. Memory and cost at each point are those of
+    `compression.compress`, which after the first point starts from the last factor.
 
     Raises
     ------
@@ -68,16 +68,16 @@ def trajectory(
         For a problem, a point or an output that cannot be used.
     """
     if request.out is None:
-        raise InputError("a trajectory needs `out`, its file")
+        raise InputError("a trajectory is written to a file; name one with `out`")
     if request.save_point is not None:
-        raise InputError("`save_point` goes with one point, not with a trajectory")
-    check_outputs(world, request.out, request.report)
+        raise InputError("`save_point` goes with one point, not with a trajectory; leave it out")
+    check_outputs(world, request.out, request.json)
     places = find_points(request.at, world)
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
         problem = sampled(request, subject.problem)
     points, factor = [], None
-    # Journals go when the file is written: they are the outer context.
+    # The journals are the outer context: they are deleted after the file is written.
     with ExitStack() as journals, _Writer(request.out, world) as writer:
         for number, place in enumerate(places):
             x = make_point(request, subject, progress, place)
@@ -98,7 +98,7 @@ def trajectory(
         "points": [vars(point) for point in points],
         **costs(world, solve="compress"),
     }
-    write(world, progress, "report", request.report, lambda path: write_json(path, report))
+    write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
     return TrajectoryResult(tuple(points), world.ledger.as_dict())
 
 
@@ -123,7 +123,7 @@ def _point(label: str, factor: Factor) -> TrajectoryPoint:
 
 
 class _Writer:
-    """Rank 0's `trajectory_writer`; all ranks learn if it fails."""
+    """Writes a trajectory on rank 0; a failure there is raised on all ranks."""
 
     def __init__(self, path, world: World):
         self.path, self.world = path, world
@@ -142,7 +142,7 @@ class _Writer:
                 self.write(label, whole)
 
     def __exit__(self, *failure) -> None:
-        if failure[0] is not None:  # nothing is written, and nobody waits for anybody
+        if failure[0] is not None:  # write nothing, and wait for no other rank
             self.stack.__exit__(*failure)
             return
         with self.world.phase(f"writing {self.path}"):

@@ -55,7 +55,7 @@ def prepare(path: str, seed: int, options) -> str:
 
     set_threads(options.threads)
     from hesscomp.datasets import load_dataset
-    from hesscomp.optimizers.recipe import follow
+    from hesscomp.optimizers.recipe import train_by_recipe
     from hesscomp.parallel.world import World
     from hesscomp.problems.catalogue import NAMED_PROBLEMS, Recipe
 
@@ -69,7 +69,9 @@ def prepare(path: str, seed: int, options) -> str:
         recipe = Recipe(epochs, recipe.batch, recipe.rate)
         title = f"seed {seed}, {epochs} epochs"
         x = cached(
-            options, f"point {name} {len(X)} {title}", lambda: follow(recipe, problem, seed=seed).x
+            options,
+            f"point {name} {len(X)} {title}",
+            lambda: train_by_recipe(recipe, problem, seed=seed).x,
         )
     else:
         title, x = Path(options.at).name, np.load(options.at)

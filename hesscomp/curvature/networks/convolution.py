@@ -122,11 +122,11 @@ class DepthwiseConvolution(Operation):
         return tf.nn.bias_add(y, bias[0]) if bias else y
 
     def _spread(self, x, k):
-        """x beside itself k times, as more channels."""
+        """Return x beside itself k times, as more channels."""
         return tf.tile(x, [1, 1, 1, k])
 
     def _kernels(self, tW):
-        """(height, width, C, k, multiplier) as the kernels of k C channels."""
+        """Return (height, width, C, k, multiplier) as the kernels of k C channels."""
         height, width, channels, _, multiplier = tW.shape
         moved = tf.transpose(tW, [0, 1, 3, 2, 4])
         return tf.reshape(moved, [height, width, count(tW) * channels, multiplier])
@@ -149,7 +149,7 @@ class DepthwiseConvolution(Operation):
         return out
 
     def _back(self, x, W, delta):
-        """Gradients of a convolution by its input and its kernel."""
+        """Return the gradients of a convolution by its input and its kernel."""
         with tf.GradientTape() as tape:
             tape.watch([x, W])
             y = self._conv(x, W)
@@ -184,7 +184,7 @@ class DepthwiseConvolution(Operation):
 
 
 def _dilated(W: tf.Tensor, dilation: tuple[int, int]) -> tf.Tensor:
-    """A kernel with zeros between its taps: TensorFlow has no gradients of dilation on a CPU."""
+    """Return a kernel with zeros between its taps; TensorFlow lacks dilation's CPU gradients."""
     if dilation == (1, 1):
         return W
     (height, width), shape = W.shape[:2], tf.shape(W)
@@ -196,5 +196,5 @@ def _dilated(W: tf.Tensor, dilation: tuple[int, int]) -> tf.Tensor:
 
 
 def _planar(kernel: tf.Tensor | None, rank: int = 4) -> tf.Tensor | None:
-    """A kernel, or its tangent, over one axis of space as one over two."""
+    """Return a kernel, or its tangent, over one axis of space as one over two."""
     return kernel if kernel is None or kernel.shape.rank == rank else kernel[None]

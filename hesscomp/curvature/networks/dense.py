@@ -66,7 +66,7 @@ class Dense(Operation):
         return out if len(self.variables) == 1 else [*out, leading_sum(delta, 1)]
 
     def squares(self, at, delta):
-        """A row's gradient is an outer product, and so are its squares (Martens 2010)."""
+        """Return a row's gradient is an outer product, and so are its squares (Martens 2010)."""
         (x,) = at.inputs
         _check_once(x)
         squared = At([tf.square(x)], at.parameters)
@@ -96,5 +96,5 @@ def _check_once(x: tf.Tensor) -> None:
 
 
 def _rows_like(flat: tf.Tensor, x: tf.Tensor, features: list[int]) -> tf.Tensor:
-    """A matrix of rows as (B, ..., features), with the leading axes of x."""
+    """Return a matrix of rows as (B, ..., features), with the leading axes of x."""
     return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], features], 0))

@@ -199,7 +199,7 @@ class MovingScale(Operation):
 
 
 def is_link(operation: Operation) -> bool:
-    """Whether this is a softmax or a sigmoid: what makes probabilities of logits."""
+    """Return whether this is a softmax or a sigmoid: what makes probabilities of logits."""
     if isinstance(operation, Softmax):
         return True
     return isinstance(operation, Elementwise) and operation.function is keras.activations.sigmoid

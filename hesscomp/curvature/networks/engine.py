@@ -42,16 +42,16 @@ class Engine(ABC):
 
     @abstractmethod
     def loss_sum(self, theta, X, y) -> tf.Tensor:
-        """The sum of the rows' losses, a scalar."""
+        """Return the sum of the rows' losses, a scalar."""
 
     @abstractmethod
     def gradient(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor]:
-        """The sum of the rows' losses and its (n,) gradient."""
+        """Return the sum of the rows' losses and its (n,) gradient."""
 
     def squared_gradients(self, theta, X, y) -> tf.Tensor:
         """The sum of each row's squared gradient, (n,), at about the cost of the gradient.
 
-        Unsupported where there is no way but row by row.
+        Unsupported where only row by row is possible.
         """
         raise Unsupported(f"the {self.name} engine has no squared gradients")
 
@@ -63,7 +63,7 @@ class Engine(ABC):
         raise Unsupported(f"the {self.name} engine has no Kronecker factors")
 
     def row_tangents(self, theta, X, row_values: int) -> int:
-        """The numbers of one row's tangent in all of the operations.
+        """Return the numbers of one row's tangent in all of the operations.
 
         `theta` and `X` are specs, X of one row; `row_values` are the numbers that its values take.
         """
@@ -71,10 +71,10 @@ class Engine(ABC):
 
     @abstractmethod
     def hessian(self, theta, X, y, values, V) -> tf.Tensor:
-        """The sum's Hessian times V: (n, k)."""
+        """Return the sum's Hessian times V: (n, k)."""
 
     def values(self, theta, X, y, reverse: bool):
-        """What products at theta share, to be passed on to them: tensors, nested.
+        """Return what products at theta share, to be passed on to them: tensors, nested.
 
         With `reverse` for `hessian`, without for `gauss_newton`.
         """
@@ -91,30 +91,30 @@ class NetworkEngine(Engine):
 
     @abstractmethod
     def output(self, theta, X) -> tf.Tensor:
-        """f(theta, x): (B, ..., C), `opaque`."""
+        """Return f(theta, x): (B, ..., C), `opaque`."""
 
     @abstractmethod
     def jacobian(self, theta, X, V) -> tf.Tensor:
-        """df/dtheta V: (B, ..., k, C)."""
+        """Return df/dtheta V: (B, ..., k, C)."""
 
     @abstractmethod
     def jacobian_transposed(self, theta, X, U) -> tf.Tensor:
-        """(df/dtheta)^T U: (B, ..., k, C) to (n, k)."""
+        """Return (df/dtheta)^T U: (B, ..., k, C) to (n, k)."""
 
     @abstractmethod
     def gauss_newton(self, theta, X, y, values, V, loss: Loss) -> tf.Tensor:
-        """J^T B J V with B the curvature of `loss` by the output: (n, k)."""
+        """Return J^T B J V with B the curvature of `loss` with respect to the output: (n, k)."""
 
     def penalized_gauss_newton(self, theta, X, y, values, V, loss: Loss, *chosen) -> tf.Tensor:
-        """`gauss_newton`, and the Hessian of a penalty on the parameters where there is one."""
+        """Return `gauss_newton` plus the Hessian of a penalty on the parameters, if any."""
         return self.gauss_newton(theta, X, y, values, V, loss, *chosen)
 
 
 def opaque(output: tf.Tensor) -> tf.Tensor:
-    """An output that does not show what it was made from.
+    """Return an output that does not show what it was made from.
 
-    Keras' losses would look for logits behind it (`Ending`), and the derivative by the output would
-    miss what goes through them.
+    Keras' losses would look for logits behind it (`Ending`), and the derivative with respect to the
+    output would miss what goes through them.
     """
     return tf.identity(output)
 
@@ -131,12 +131,12 @@ class Piece:
         return int(tf.TensorShape(self.shape).num_elements())
 
     def of(self, flat: tf.Tensor) -> tf.Tensor:
-        """The parameter in a flat vector (n,)."""
+        """Return the parameter in a flat vector (n,)."""
         return tf.reshape(flat[self.offset : self.offset + self.size], self.shape)
 
 
 def split(flat: tf.Tensor, pieces: list[Piece]) -> list[tf.Tensor]:
-    """All parameters of a flat vector (n,) that the pieces fill.
+    """Return all parameters of a flat vector (n,) that the pieces fill.
 
     At once, since TensorFlow's derivative by a slice of the vector alone is a whole vector.
     """
@@ -145,7 +145,7 @@ def split(flat: tf.Tensor, pieces: list[Piece]) -> list[tf.Tensor]:
 
 
 def cut(shapes) -> list[Piece]:
-    """The pieces of a flat vector of parameters of these shapes, one after the other."""
+    """Return the pieces of a flat vector of parameters of these shapes, one after the other."""
     pieces, offset = [], 0
     for shape in shapes:
         pieces.append(Piece(tuple(shape), offset))

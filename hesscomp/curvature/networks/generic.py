@@ -70,7 +70,7 @@ class GenericEngine(NetworkEngine, FunctionEngine):
         return self.jacobian_transposed(theta, X, loss.curvature(self.output(theta, X), y, T))
 
     def _pullback(self, theta, X):
-        """u to J^T u, and the output."""
+        """Return the map from u to J^T u, and the output."""
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(theta)
             output = self.output(theta, X)
@@ -78,7 +78,7 @@ class GenericEngine(NetworkEngine, FunctionEngine):
 
 
 def hessian_columns(function: Callable, theta: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-    """The Hessian of a scalar ``function(theta)`` times V: (n, k).
+    """Return the Hessian of a scalar ``function(theta)`` times V: (n, k).
 
     Raises InputError where TensorFlow would give a wrong one, or cannot make it.
     """
@@ -117,7 +117,7 @@ def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
 
 
 def _is_shift(operation: tf.Operation) -> bool:
-    """Whether this is what reduce_logsumexp takes from the exponents and adds to the logarithm.
+    """Return whether this is the shift that reduce_logsumexp subtracts and adds again.
 
     The largest number, 0 where that is not finite; the result does not depend on it.
     """
@@ -128,12 +128,12 @@ def _is_shift(operation: tf.Operation) -> bool:
 
 
 def _columns(product: Callable, V: tf.Tensor) -> tf.Tensor:
-    """product(v) of each column of V, as columns."""
+    """Return product(v) of each column of V, as columns."""
     return tf.transpose(_mapped(product, tf.transpose(V)))
 
 
 def _mapped(function: Callable, elements: tf.Tensor) -> tf.Tensor:
-    """function of each element, vectorised; InputError where TensorFlow cannot."""
+    """Return the function of each element, vectorised; InputError where TensorFlow cannot."""
     try:
         return tf.vectorized_map(function, elements)
     except (ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError) as error:

@@ -18,7 +18,7 @@ class Node:
 
 
 def read_graph(model: keras.Model) -> list[Node]:
-    """The nodes of a Sequential or functional model, in the order in which they can be computed.
+    """Return the nodes of a Sequential or functional model, in an order that can be computed.
 
     Raises
     ------
@@ -27,12 +27,14 @@ def read_graph(model: keras.Model) -> list[Node]:
     """
     if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
         kind = type(model).__name__
-        raise Unsupported(f"the model ({kind}) is no graph of layers with one input and one output")
+        raise Unsupported(
+            f"the model ({kind}) is not a graph of layers with one input and one output"
+        )
     return _read(model).nodes
 
 
 def layer_ends(model: keras.Model) -> list[tuple[str, int, keras.KerasTensor]]:
-    """Of each outermost layer, in order: its name, the number of nodes up to it, its output."""
+    """Return for each outermost layer in order: its name, nodes up to it, and its output."""
     return _read(model).ends
 
 
@@ -46,12 +48,12 @@ def _read(model: keras.Model) -> "_Reader":
 
 
 def without_activation(nodes: list[Node]) -> list[Node]:
-    """A graph up to the logits that its last activation takes.
+    """Return a graph up to the logits that its last activation takes.
 
     Raises
     ------
     Unsupported
-        If its last operation is no softmax or sigmoid.
+        If its last operation is not a softmax or sigmoid.
     """
     end = len(nodes)
     while (
@@ -99,9 +101,9 @@ class _Reader:
         return before[0]
 
     def _model(self, model, before) -> int:
-        """A model within the model: its graph on the values it is called with."""
+        """Return a model within the model: its graph on the values it is called with."""
         if not getattr(model, "inputs", None) or len(model.outputs) != 1:
-            raise Unsupported(f"{model.name} ({type(model).__name__}) is no graph of layers")
+            raise Unsupported(f"{model.name} ({type(model).__name__}) is not a graph of layers")
         inner = _Reader()
         inner.nodes = self.nodes
         inner.places = dict(zip(map(_key, model.inputs), before, strict=True))

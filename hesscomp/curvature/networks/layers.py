@@ -35,7 +35,7 @@ layers = keras.layers
 
 
 def operations(layer, inputs: list) -> list[Operation]:
-    """The operations of a layer, one after the other, the first of which takes all its inputs.
+    """Return the operations of a layer in order; the first of them takes all its inputs.
 
     `inputs` are the layer's symbolic inputs, for their shapes.
 
@@ -77,7 +77,7 @@ def _dense(layer, inputs):
 
 
 def _space(layer, inputs, rule: Callable) -> list[Operation]:
-    """`rule` for layers over two axes; over one axis a height of 1 goes before and after."""
+    """Return `rule` for layers over two axes; over one axis a height of 1 goes before and after."""
     _needs(layer, layer.data_format == "channels_last", "channels first")
     rank = len(inputs[0].shape) - 2
     if rank == 2:
@@ -109,7 +109,7 @@ def _convolved(layer, inputs, kind):
 
 
 def _past(layer) -> Operation:
-    """Zeros before the first place, so that no place sees later ones."""
+    """Return zeros before the first place, so that no place sees later ones."""
     more = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
     return Linear(lambda x: tf.pad(x, [[0, 0], [more, 0], [0, 0]]), channelwise=True)
 

@@ -52,7 +52,7 @@ class LayerwiseEngine(NetworkEngine):
         return self._values(theta, X)[-1].output
 
     def row_tangents(self, theta, X, row_values):
-        """Of the operations' outputs: slopes and what else is made once have no tangents."""
+        """Return the numbers of a row's tangents of the outputs; slopes and memos have none."""
 
         @tf.function(autograph=False, input_signature=[theta, X])
         def outputs(theta, X):
@@ -91,7 +91,7 @@ class LayerwiseEngine(NetworkEngine):
             raise Unsupported("layers that share a parameter")
 
     def _sites_with_deltas(self, theta, X, y):
-        """(operation, site, gradient by its output) of all nodes that the loss depends on."""
+        """(operation, site, gradient in its output) of all nodes that the loss depends on."""
         sites = self._values(theta, X)
         deltas = self._deltas(sites, self.loss.gradient(sites[-1].output, y))
         for node, at, delta in zip(self.nodes, sites, deltas[1:], strict=True):
@@ -138,7 +138,7 @@ class LayerwiseEngine(NetworkEngine):
         return any(self.index.get(id(v)) in places for v in node.operation.variables)
 
     def _moving(self, places) -> list[bool]:
-        """Whether each value, the data first, depends on the parameters in `places`."""
+        """Return whether each value, the data first, depends on the parameters in `places`."""
         moving = [False]
         for node in self.nodes:
             moving.append(self._owns(node, places) or any(moving[i] for i in node.inputs))
@@ -147,7 +147,7 @@ class LayerwiseEngine(NetworkEngine):
     # The four sweeps
 
     def _values(self, theta, X, known=None) -> list[At]:
-        """Each operation at theta; `known` are the outputs and memos where they are."""
+        """Return each operation at theta; `known` are the outputs and memos where they are."""
         values, sites = [X], []
         for place, node in enumerate(self.nodes):
             parameters = [self._parameter(theta, v) for v in node.operation.variables]
@@ -171,7 +171,7 @@ class LayerwiseEngine(NetworkEngine):
         return self.pieces[i].of(theta)
 
     def _tangents(self, sites, V, places):
-        """The output's tangent; each site keeps its inputs' and parameters'."""
+        """Return the output's tangent; each site keeps its inputs' and parameters'."""
         tangents = [None]
         for node, at in zip(self.nodes, sites, strict=True):
             at.t_terms = [tangents[i] for i in node.inputs]
@@ -190,7 +190,7 @@ class LayerwiseEngine(NetworkEngine):
             at.t_parameters = [None] * len(node.operation.variables)
 
     def _deltas(self, sites, delta, total=None) -> list:
-        """The gradient by each node's output; parameters' gradients go to `total`."""
+        """Return the gradient by each node's output; parameters' gradients go to `total`."""
         deltas = [None] * len(sites) + [delta]
         for place in range(len(sites), 0, -1):
             node, at, delta = self.nodes[place - 1], sites[place - 1], deltas[place]
@@ -203,7 +203,7 @@ class LayerwiseEngine(NetworkEngine):
         return deltas
 
     def _pulled(self, sites, t_delta, places, deltas=None):
-        """The tangents' reverse sweep, down to the lowest operation that moves: (n, k)."""
+        """Return the tangents' reverse sweep, down to the lowest operation that moves: (n, k)."""
         total, moving = _Total(self), self._moving(places)
         t_deltas = [None] * len(sites) + [Terms(t_delta)]
         for place in range(len(sites), 0, -1):
@@ -219,12 +219,12 @@ class LayerwiseEngine(NetworkEngine):
         return total.columns(t_delta.dtype, count(t_delta), places)
 
     def _asked(self, node, gradients) -> list:
-        """A node's inputs and the gradients by them; nobody asks for those by the data."""
+        """Return a node's inputs and the gradients by them; nobody asks for those by the data."""
         return [(i, g) for i, g in zip(node.inputs, gradients, strict=True) if i > 0]
 
 
 class _Total:
-    """Gradients by the parameters, or their tangents, summed over what shares the parameters."""
+    """Gradients with respect to the parameters, or their tangents, summed over shared uses."""
 
     def __init__(self, engine: LayerwiseEngine):
         self.engine = engine
@@ -258,7 +258,7 @@ class _Total:
 
 
 def columns_of(V: tf.Tensor, piece: Piece) -> tf.Tensor:
-    """A parameter's k tangents in (n, k): (..., k, last)."""
+    """Return a parameter's k tangents in (n, k): (..., k, last)."""
     part = V[piece.offset : piece.offset + piece.size]
     k, (*before, last) = tf.shape(V)[1], piece.shape
     part = tf.reshape(part, [piece.size // last, last, k])
@@ -266,7 +266,7 @@ def columns_of(V: tf.Tensor, piece: Piece) -> tf.Tensor:
 
 
 def flat_columns(tangent: tf.Tensor, piece: Piece) -> tf.Tensor:
-    """The inverse: (..., k, last) to (size, k)."""
+    """Return the inverse: (..., k, last) to (size, k)."""
     k, last = count(tangent), piece.shape[-1]
     part = tf.reshape(tangent, [piece.size // last, k, last])
     return tf.reshape(tf.transpose(part, [0, 2, 1]), [piece.size, k])

@@ -47,7 +47,7 @@ class Linear(Operation):
 
 
 def transposed(function: Callable, like: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
-    """The transpose of a linear function of arrays such as `like`, applied to `delta`."""
+    """Return the transpose of a linear function of arrays such as `like`, applied to `delta`."""
     with tf.GradientTape() as tape:
         tape.watch(like)
         output = function(like)
@@ -55,14 +55,14 @@ def transposed(function: Callable, like: tf.Tensor, delta: tf.Tensor) -> tf.Tens
 
 
 def columns_to_rows(tangent: tf.Tensor) -> tuple:
-    """(B, ..., k, C) as (B k, ..., C), and k."""
+    """Return (B, ..., k, C) as (B k, ..., C), and k."""
     rank, k = tangent.shape.rank, count(tangent)
     moved = tf.transpose(tangent, [0, rank - 2, *range(1, rank - 2), rank - 1])
     return tf.reshape(moved, tf.concat([[-1], tf.shape(moved)[2:]], 0)), k
 
 
 def rows_to_columns(rows: tf.Tensor, k) -> tf.Tensor:
-    """The inverse of `columns_to_rows`."""
+    """Return the inverse of `columns_to_rows`."""
     split = tf.reshape(rows, tf.concat([[-1, k], tf.shape(rows)[1:]], 0))
     split = tf.ensure_shape(split, [None, None, *rows.shape[1:]])
     rank = split.shape.rank

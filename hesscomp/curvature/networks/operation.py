@@ -34,7 +34,7 @@ class Terms:
 
     @classmethod
     def of(cls, *terms: "Terms | tf.Tensor | None") -> "Terms | None":
-        """All terms that are not zero; None if all are."""
+        """Return all terms that are not zero; None if all are."""
         lists = [term.parts if isinstance(term, Terms) else (term,) for term in terms]
         parts = [part for each in lists for part in each if part is not None]
         return cls(*parts) if parts else None
@@ -45,7 +45,7 @@ class Terms:
 
 
 def added(terms) -> tf.Tensor:
-    """The terms' sum, broadcast to the largest."""
+    """Return the terms' sum, broadcast to the largest."""
     return reduce(operator.add, terms)
 
 
@@ -97,41 +97,41 @@ class Operation(ABC):
 
     @abstractmethod
     def forward(self, at: At) -> tf.Tensor:
-        """The output."""
+        """Return the output."""
 
     @abstractmethod
     def tangent(self, at: At) -> Terms | tf.Tensor | None:
-        """The output's derivative along the tangents of inputs and parameters."""
+        """Return the output's derivative along the tangents of inputs and parameters."""
 
     @abstractmethod
     def pull(self, at: At, delta: tf.Tensor) -> Tensors:
-        """The gradient by each input, from the gradient by the output."""
+        """Return the gradient with respect to each input, from that with respect to the output."""
 
     @abstractmethod
     def pull_tangent(self, at: At, delta: tf.Tensor | None, t_delta: tf.Tensor) -> list:
-        """The derivative of `pull` along the tangents: each a tensor, a `Terms` or None."""
+        """Return the derivative of `pull` along the tangents: each a tensor, a `Terms` or None."""
 
     def gradient(self, at: At, delta: tf.Tensor) -> Tensors:
-        """The gradient by each parameter."""
+        """Return the gradient with respect to each parameter."""
         return []
 
     def gradient_tangent(self, at: At, delta: tf.Tensor | None, t_delta: tf.Tensor) -> Tensors:
-        """The derivative of `gradient` along the tangents."""
+        """Return the derivative of `gradient` along the tangents."""
         return []
 
     def squares(self, at: At, delta: tf.Tensor) -> Tensors:
-        """The sum over rows of each row's squared gradient by each parameter.
+        """Return the sum over rows of each row's squared gradient with respect to each parameter.
 
-        Unsupported where there is no way but row by row.
+        Unsupported where only row by row is possible.
         """
         if self.variables:
             raise Unsupported(f"{type(self).__name__} has no squared gradients")
         return []
 
     def kronecker(self, at: At, delta: tf.Tensor) -> Tensors:
-        """The sums over rows of a a^T and d d^T, where a row's gradient is a d^T; [] of none.
+        """Return the sums over rows of a a^T and d d^T for gradients a d^T; [] where they are not.
 
-        Unsupported where gradients by the parameters are no such outer products.
+        Unsupported where gradients with respect to the parameters are not such outer products.
         """
         if self.variables:
             raise Unsupported(f"{type(self).__name__} has no Kronecker factors")
@@ -143,7 +143,7 @@ class Unsupported(Exception):
 
 
 def add(*terms: tf.Tensor | None) -> tf.Tensor | None:
-    """The sum of the terms that are not zero."""
+    """Return the sum of the terms that are not zero."""
     present = [term for term in terms if term is not None]
     if not present:
         return None
@@ -151,34 +151,34 @@ def add(*terms: tf.Tensor | None) -> tf.Tensor | None:
 
 
 def beside(value: tf.Tensor) -> tf.Tensor:
-    """A value's (..., C) as (..., 1, C), to meet k tangents."""
+    """Return a value's (..., C) as (..., 1, C), to meet k tangents."""
     return tf.expand_dims(value, -2)
 
 
 def count(tangent: tf.Tensor):
-    """k of a tangent (..., k, C), known only at run time: one trace serves all."""
+    """Return k of a tangent (..., k, C), known only at run time: one trace serves all."""
     return tf.shape(tangent)[-2]
 
 
 def fold(tangent: tf.Tensor) -> tf.Tensor:
-    """(..., k, C) as (..., k C): columns as more features."""
+    """Return (..., k, C) as (..., k C): columns as more features."""
     shape = tf.shape(tangent)
     return tf.reshape(tangent, tf.concat([shape[:-2], [shape[-2] * shape[-1]]], 0))
 
 
 def unfold(folded: tf.Tensor, k) -> tf.Tensor:
-    """The inverse of `fold`."""
+    """Return the inverse of `fold`."""
     shape = tf.shape(folded)
     return tf.reshape(folded, tf.concat([shape[:-1], [k, shape[-1] // k]], 0))
 
 
 def flatten_rows(value: tf.Tensor) -> tf.Tensor:
-    """(..., C) as a matrix with C columns."""
+    """Return (..., C) as a matrix with C columns."""
     return value if value.shape.rank == 2 else tf.reshape(value, [-1, tf.shape(value)[-1]])
 
 
 def leading_sum(value: tf.Tensor, kept: int) -> tf.Tensor:
-    """The sum over all but the last `kept` axes, as a product with ones: three times as fast."""
+    """Return the sum over all but the last `kept` axes, by a product with ones (3 times faster)."""
     shape = tf.shape(value)[-kept:]
     rows = tf.reshape(value, [-1, tf.reduce_prod(shape)])
     ones = tf.ones([1, tf.shape(rows)[0]], value.dtype)

@@ -37,7 +37,7 @@ class Penalty:
 
     @classmethod
     def of_model(cls, model: keras.Model, pieces: list[Piece]) -> "Penalty | None":
-        """That of a model's trainable weights; None where they have none."""
+        """Return the penalty of a model's trainable weights; None where they have none."""
         terms = {
             i: variable.regularizer
             for i, variable in enumerate(model.trainable_variables)
@@ -46,17 +46,17 @@ class Penalty:
         return cls(terms, pieces) if terms else None
 
     def value(self, theta: tf.Tensor) -> tf.Tensor:
-        """r(theta), a scalar."""
+        """Return r(theta), a scalar."""
         with computing_in(theta.dtype.name, self.terms.values()):
             return tf.add_n([self._term(i, self.pieces[i].of(theta)) for i in self.terms])
 
     def _term(self, i: int, parameter: tf.Tensor) -> tf.Tensor:
-        """One regulariser's value; it may be a constant."""
+        """Return one regulariser's value; it may be a constant."""
         with one_precision("a regulariser"):
             return tf.cast(self.terms[i](parameter), parameter.dtype)
 
     def gradient(self, theta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """r(theta) and its (n,) gradient."""
+        """Return r(theta) and its (n,) gradient."""
         with tf.GradientTape() as tape:
             tape.watch(theta)
             value = self.value(theta)
@@ -65,7 +65,7 @@ class Penalty:
         )
 
     def product(self, theta: tf.Tensor, V: tf.Tensor, chosen: tuple[int, ...] | None) -> tf.Tensor:
-        """Its Hessian times V, (n, k); of the chosen parameters alone where V has rows for these.
+        """Return its Hessian times V, (n, k), or only the chosen parameters' part of it.
 
         The Hessian is 2 l2 on the diagonal for Keras' L2 and zero for its L1.
         """
@@ -77,7 +77,7 @@ class Penalty:
         return tf.concat(parts, 0)
 
     def _rows(self, i: int, value: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """The rows of the product that belong to one parameter."""
+        """Return the rows of the product that belong to one parameter."""
         term = self.terms.get(i)
         if term is None:
             return tf.zeros_like(V)
@@ -148,10 +148,10 @@ class PenalizedEngine(NetworkEngine):
 
 
 def _given(chosen: tuple[int, ...] | None) -> tuple:
-    """An engine's last argument, where there is one."""
+    """Return an engine's last argument, where there is one."""
     return () if chosen is None else (chosen,)
 
 
 def _rows(X: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
-    """How many rows a chunk has, as a real number."""
+    """Return how many rows a chunk has, as a real number."""
     return tf.cast(tf.shape(X)[0], theta.dtype)

@@ -73,7 +73,7 @@ class GlobalMax(Operation):
 
 
 def _put(values, places, shape):
-    """An array of this shape with values added at flat places, else zero."""
+    """Return an array of this shape with values added at flat places, else zero."""
     total = tf.math.unsorted_segment_sum(
         tf.reshape(values, [-1]), tf.reshape(places, [-1]), tf.reduce_prod(shape)
     )

@@ -114,7 +114,7 @@ class CollectiveTimeout:
         return SPIN if here <= (os.cpu_count() or 1) else CROWDED_SPIN
 
     def _called(self) -> list[int]:
-        """The ranks that hear this one's roll call."""
+        """Return the ranks that hear this one's roll call."""
         rank, hosts = self.comm.rank, self.hosts
         return [
             other
@@ -142,7 +142,7 @@ class CollectiveTimeout:
         return not lost
 
     def _unanswered(self) -> tuple[int, int] | None:
-        """A call that was heard and not answered: the caller and the number of the call."""
+        """Return a call that was heard and not answered: the caller and the number of the call."""
         calls = self._calls.items()
         return next((call for call in calls if call[1] > self._answered.get(call[0], 0)), None)
 
@@ -163,7 +163,7 @@ class CollectiveTimeout:
                 self._answered[caller] = number
 
     def _silent(self, here: set[int]) -> str:
-        """The called ranks that did not answer, by host, in words."""
+        """Return the called ranks that did not answer, by host, in words."""
         silent = [rank for rank in self._called() if rank not in here]
         if not silent:
             return "all ranks answer, but their data"
