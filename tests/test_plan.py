@@ -9,13 +9,14 @@ import pytest
 
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
+from hesscomp.compression.counting import Machine, unknown
+from hesscomp.compression.plan import Request, make_plan
 from hesscomp.curvature import calibration
 from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.world import World
 from hesscomp.sketching.defaults import default_method
-from hesscomp.sketching.plan import Machine, Request, make_plan
 from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 N, RANK = 50_000, 50
@@ -78,6 +79,80 @@ def test_words_exactly_and_memory_within_30_percent(run_command, mpiexec, ranks)
         words = [plan.columns, plan.passes, plan.words_reduced, plan.words_gathered]
         assert words == cost, case
         assert sum(plan.memory.values()) == pytest.approx(peak, rel=0.3), case
+
+
+class Flat(ShardedOperator):
+    """Eigenvalues that decay too slowly for krylov to end early."""
+
+    def _local(self, V):
+        return V / np.sqrt(np.arange(1.0, self.n + 1))[:, None].astype(V.dtype)
+
+
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+@pytest.mark.parametrize(
+    ("method", "n", "rank", "how"),
+    [
+        ("nystrom", 300, 20, {"power": 0}),
+        ("nystrom", 300, 20, {"power": 2, "oversample": 0}),
+        ("eigh", 300, 20, {"power": 0}),
+        ("eigh", 300, 30, {"power": 2, "oversample": 3}),
+        ("krylov", 300, 40, {"power": 0, "block": 7}),
+        ("krylov", 400, 10, {"power": 2}),
+        ("krylov", 100, 23, {"power": 1}),  # the last block is narrower: the space is full
+        ("krylov", 100, 45, {"oversample": 0, "power": 0, "block": 40}),
+    ],
+)
+def test_the_ledger_of_a_plan_is_that_of_a_run(layout, method, n, rank, how):
+    plan = make_plan(Request(n=n, rows=1, ranks=1, rank=rank, method=method, layout=layout, **how))
+    world = World.serial()
+    if method == "krylov":
+        how = {**how, "residual_tolerance": 1e-30}
+    flat = Flat(n, world, psd=True, dtype="float32")
+    made = compress(flat, rank, method=method, layout=layout, **how).provenance
+    ledger = world.ledger
+    assert (plan.method, plan.columns, plan.passes) == (made.method, made.columns, made.passes)
+    assert plan.words_reduced == made.words_reduced
+    assert plan.words_gathered == ledger.words_gathered
+
+
+def test_a_plan_takes_no_memory_whatever_the_sizes():
+    """Its blocks would take 10^15 bytes, its small matrices 10^12."""
+    sizes = {"n": 10**9, "rows": 1, "ranks": 2, "layout": "rows", "panel": 10**6}
+    for method in ("nystrom", "eigh", "krylov"):
+        block = 10**5 if method == "krylov" else None
+        plan = make_plan(Request(rank=10**5, block=block, method=method, **sizes))
+        assert plan.method == method and plan.words_reduced > 10**14
+    with pytest.raises(InputError, match="2000010 columns are more than can be planned"):
+        Request(rank=2 * 10**6, method="eigh", **sizes)
+
+
+def test_a_block_is_refused_where_compress_refuses_it():
+    with pytest.raises(InputError, match="`block`"):
+        make_plan(Request(n=10**6, rows=1, ranks=1, rank=9, method="eigh", block=8))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda x: x.T @ x,
+        lambda x: np.sqrt(x + x[0]) * 2 - np.eye(4, like=x),
+        lambda x: x[:2, None] > x[:, 1:2],
+        lambda x: (x**2).sum(axis=1),
+        lambda x: np.mean(x, axis=-1),
+        lambda x: x.max(initial=0.0),
+        lambda x: np.all(x[0] <= 1),
+        lambda x: np.linalg.norm(x @ np.ones((4, 3)), axis=0),
+        lambda x: np.linalg.norm(x),
+        lambda x: np.hstack([np.zeros((4, 2)), x]),
+        lambda x: np.block([[x, x[:, :1]], [x[:2].T.T, np.ones((2, 1))]]),
+        lambda x: np.append(np.cumsum(x[0]), 0.0),
+        lambda x: np.sort(x[0][x[0] > 0]),
+        lambda x: x[0, 0],
+    ],
+)
+def test_what_is_made_of_unknown_arrays_has_its_shape(work):
+    found, made = work(unknown(4, 4)), work(np.full((4, 4), np.nan))
+    assert np.shape(found) == np.shape(made) and np.asarray(found).dtype == made.dtype
 
 
 def test_words_where_the_matrix_is_assembled():

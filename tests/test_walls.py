@@ -90,7 +90,7 @@ def test_problems_are_asked_and_not_probed():
                 assert not of.endswith("problem"), f"{path}:{node.lineno}: {ast.unparse(node)}"
 
 
-@pytest.mark.parametrize("package", ["factors", "analysis"])
+@pytest.mark.parametrize("package", ["factors", "compression", "analysis"])
 def test_no_module_loads_tensorflow_or_mpi(run_command, package):
     folder = ROOT / "hesscomp" / package
     modules = [f"hesscomp.{package}"]

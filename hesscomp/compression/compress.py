@@ -17,7 +17,6 @@ from hesscomp.compression.one_pass import OnePass
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.rows import RowEigh, RowSvd
 from hesscomp.compression.svd import DirectSvd
-from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
@@ -252,8 +251,8 @@ class Dense:
 
     def approximation(self) -> Approximation:
         layout = self.operator.layout
-        w, *S = layout.on_root(sorted_eigh, self.matrix)
-        U = layout.local(np.array(S))
+        w, S = layout.eigenpairs(self.matrix)
+        U = layout.local(S)
         return Approximation(w, U, layout, range_error=0.0, galerkin=True, estimator="exact")
 
 

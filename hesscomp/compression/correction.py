@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.compress import compress
-from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
@@ -58,11 +57,11 @@ def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
     full = U.shape[1] > known.n
     Q = layout.units(np.arange(known.n)) if full else orthonormalize(U, layout)
     R = layout.inner(Q, U)
-    w, *S = layout.on_root(sorted_eigh, (R * w) @ R.T)
+    w, S = layout.eigenpairs((R * w) @ R.T)
     error = added.certificate.frobenius_error_estimate
     return LowRank(
         w,
-        layout.combine(Q, np.array(S)),
+        layout.combine(Q, S),
         certificate=replace(
             added.certificate,
             frobenius_norm_estimate=float(np.hypot(np.linalg.norm(w), error)),

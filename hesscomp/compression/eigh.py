@@ -5,7 +5,6 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import OnRange
-from hesscomp.dense import sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
 
@@ -50,9 +49,9 @@ class RandomizedEigh(OnRange):
         self.T = np.block([[self.T, side[:old]], [side[:old].T, side[old:]]])
 
     def approximation(self) -> Approximation:
-        w, *S = self.operator.world.on_root(sorted_eigh, self.T)
         layout = self.operator.layout
-        return Approximation(w, layout.combine(self.range.Q, np.array(S)), layout, galerkin=True)
+        w, S = layout.eigenpairs(self.T)
+        return Approximation(w, layout.combine(self.range.Q, S), layout, galerkin=True)
 
 
 class PowerEigh(RandomizedEigh):

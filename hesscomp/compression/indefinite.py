@@ -32,8 +32,8 @@ class IndefiniteNystrom(Nystrom):
         B = layout.combine(self.Y, np.array(V))
         Q = orthonormalize(B, layout)
         R = layout.inner(Q, B)
-        w, *S = world.on_root(sorted_eigh, (R * inverse) @ R.T)
-        return Approximation(w, layout.combine(Q, np.array(S)), layout)
+        w, S = layout.eigenpairs((R * inverse) @ R.T)
+        return Approximation(w, layout.combine(Q, S), layout)
 
 
 def _truncated_core(core: np.ndarray, kept: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.dense import leading_eigenvectors, sorted_eigh
+from hesscomp.dense import leading_eigenvectors
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.catalogue import draw
@@ -127,7 +127,7 @@ class BlockKrylov:
         Y = Y - layout.combine(self.Q, C)
         self.next = self._next_block(Y, reach)
         new = layout.inner(self.next, Y[:, :b])
-        self.E = np.hstack([np.zeros((len(new), old)), new])
+        self.E = np.hstack([np.zeros((len(new), old), like=new), new])
 
     def _next_block(self, Y: np.ndarray, reach: float) -> np.ndarray:
         """Orthonormal basis of Y beside Q; directions in which Y vanished continue at random."""
@@ -138,7 +138,7 @@ class BlockKrylov:
         if room < Y.shape[1]:
             gram = layout.inner(Y, Y)
             Y = layout.combine(Y, layout.on_root(leading_eigenvectors, gram, room))
-        if layout.decide(_smallest_singular_value(layout.inner(Y, Y)) < VANISHED * reach):
+        if not layout.decide(_smallest_singular_value(layout.inner(Y, Y)) >= VANISHED * reach):
             Y = Y + self._gaussian(Y.shape[1]) * (ROUNDING * reach / np.sqrt(n))
         return orthonormalize(Y, layout, against=self.Q, projected=True)
 
@@ -168,8 +168,7 @@ class BlockKrylov:
 
     def _ritz(self, first: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Eigenvalues, coordinates and residual norms from T without its `first` columns."""
-        pairs = self.operator.world.on_root(sorted_eigh, self.T[first:, first:])
-        w, S = pairs[0], np.array(pairs[1:])
+        w, S = self.operator.layout.eigenpairs(self.T[first:, first:])
         norms = np.linalg.norm(self.E[:, first:] @ S, axis=0)
         if first < self.locked:
             norms = norms + self.locked_norms @ np.abs(S[: self.locked])
@@ -187,12 +186,12 @@ class BlockKrylov:
             return False
         w, _, norms = self._ritz()
         allowed = self.options.accuracy * abs(w[0])
-        leading, done = w[:rank], norms[:rank] <= allowed
-        if self.size >= min(rank, n) and world.decide(np.all(done)):
+        leading, unfinished = w[:rank], not np.all(norms[:rank] <= allowed)
+        if self.size >= min(rank, n) and not world.decide(unfinished):
             return self._nothing_is_missing(leading, allowed)
         width, found = self.next.shape[1], np.sort(leading[np.abs(leading) > allowed])
         equal = found[width - 1 :] - found[: max(len(found) - width + 1, 0)] <= allowed
-        if self.steps >= self.settled and world.decide(bool(np.any(equal))):
+        if self.steps >= self.settled and not world.decide(not np.any(equal)):
             joined = width + self.options.probe_count
             if self.options.max_columns is None:  # as many steps again, for no more than H itself
                 self.goal = max(self.goal, min(self.multiplied + self.steps * joined, n))

@@ -7,7 +7,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.dense import inverse_cholesky, sorted_eigh
+from hesscomp.dense import inverse_cholesky
 from hesscomp.errors import NumericalError
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.catalogue import draw
@@ -96,8 +96,8 @@ class Nystrom:
         Q = orthonormalize(B, layout)
         R = layout.inner(Q, B)
         del B
-        w, *S = world.on_root(sorted_eigh, R @ R.T)
-        U = layout.combine(Q, np.array(S))
+        w, S = layout.eigenpairs(R @ R.T)
+        U = layout.combine(Q, S)
         return Approximation(np.maximum(w - shift, 0.0), U, layout, range_error)
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import with_probes
-from hesscomp.dense import sorted_eigh
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.catalogue import draw
@@ -66,9 +65,9 @@ class OnePass:
 def from_sketch(layout: Layout, Omega: np.ndarray, Y: np.ndarray, kept: int) -> Approximation:
     """Algorithm 5.6 for Y = H Omega, both (n, l), on `kept` leading left singular vectors of Y."""
     Q = leading_range(layout, Y, min(kept, Y.shape[1]))
-    small = layout.inner(Q, Omega), layout.inner(Q, Y)
-    w, *S = layout.on_root(lambda: sorted_eigh(_symmetric_core(*small)))
-    return Approximation(w, layout.combine(Q, np.array(S)), layout)
+    T = layout.on_root(_symmetric_core, layout.inner(Q, Omega), layout.inner(Q, Y))
+    w, S = layout.eigenpairs(T)
+    return Approximation(w, layout.combine(Q, S), layout)
 
 
 def leading_range(layout: Layout, Y: np.ndarray, kept: int) -> np.ndarray:

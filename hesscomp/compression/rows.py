@@ -7,7 +7,6 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.range import OnRange
 from hesscomp.compression.svd import symmetric_part
-from hesscomp.dense import sorted_eigh
 from hesscomp.parallel.layout import Layout
 
 
@@ -46,9 +45,9 @@ class RowEigh(RowExtraction):
 
     def approximation(self) -> Approximation:
         T = self.inverse @ self.core @ self.inverse.T
-        w, *S = self.operator.world.on_root(sorted_eigh, T)
         layout = self.operator.layout
-        return Approximation(w, layout.combine(self.range.Q, np.array(S)), layout)
+        w, S = layout.eigenpairs(T)
+        return Approximation(w, layout.combine(self.range.Q, S), layout)
 
 
 class RowSvd(RowExtraction):

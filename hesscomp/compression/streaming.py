@@ -11,7 +11,6 @@ from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
-from hesscomp.parallel.world import World
 from hesscomp.sketching.gaussian import probes, test_matrix
 
 
@@ -88,6 +87,8 @@ class StreamingSketch:
             raise InputError("the sketch has seen no operator yet; call update first")
         if not 1 <= rank <= self.columns:
             raise InputError(f"a sketch of {self.columns} columns has no factor of rank {rank}")
+        from hesscomp.parallel.world import World  # MPI, which a plan does not load
+
         layout, world = self.layout, self.layout.world or World.serial()
         Omega, vectors = self._vectors(layout)
         approximation = from_sketch(layout, Omega, self.images[:, : self.columns], rank)

@@ -5,7 +5,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import OnRange
-from hesscomp.dense import leading_eigenvectors, sorted_eigh
+from hesscomp.dense import leading_eigenvectors
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.orthonormalize import orthonormalize
@@ -58,5 +58,5 @@ def symmetric_part(Q: np.ndarray, Z: np.ndarray, layout: Layout) -> tuple[np.nda
         W = orthonormalize(W, layout, against=Q)
     R = layout.inner(W, rest)
     small = np.block([[C + C.T, R.T], [R, np.zeros((room, room))]]) / 2
-    w, *S = layout.on_root(sorted_eigh, small)
-    return w, layout.combine(np.hstack([Q, W]), np.array(S))
+    w, S = layout.eigenpairs(small)
+    return w, layout.combine(np.hstack([Q, W]), S)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from hesscomp.dense import sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS, complete
 from hesscomp.factors.certificate import meets
@@ -128,7 +127,7 @@ def _eigenpairs(F: Kind, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.n
     X = F.layout.inner(basis, B)
     T = (X * np.sign(c)) @ X.T
     T[np.diag_indices(F.rank)] += F.eigenvalues
-    w, *S = F.layout.on_root(sorted_eigh, T)
+    w, S = F.layout.eigenpairs(T)
     size = F.norm() + np.sum(X**2)
     k = np.count_nonzero(np.abs(w) > len(w) * EPS * size)
-    return w[:k], F.layout.combine(basis, np.array(S)[:, :k])
+    return w[:k], F.layout.combine(basis, S[:, :k])

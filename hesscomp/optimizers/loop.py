@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
 from hesscomp.storage.lock import sole_use
+
+if TYPE_CHECKING:
+    from hesscomp.runs.tensorboard import ScalarWriter
 
 RECOVERIES = 20  # in a row, after which a run is given up
 IDLE = 20  # steps over all rows at the lowest objective without a gain: there is none to be had
@@ -227,7 +231,7 @@ class _Run:
 
     def __init__(
         self, problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test
-    ):
+    ) -> None:
         self.problem, self.optimizer = problem, optimizer
         self.world = problem.world.with_ledger(Ledger())  # keeping the run is no part of its cost
         self.stopping, self.saving, self.callbacks = stopping, saving, callbacks
@@ -247,7 +251,7 @@ class _Run:
         # Since the last gain: steps, and objectives that were not finite
         self.idle = self.nonfinite_steps = 0
         self.begun, self.seconds_before = time.perf_counter(), 0.0
-        self.writer = None
+        self.writer: ScalarWriter | None = None
         self.saved = -1  # the step of the last checkpoint
 
     def run(self, x0) -> TrainResult:
@@ -273,7 +277,8 @@ class _Run:
         self._finish(*status)
         return TrainResult(
             self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
-            self.step, *status, self.history, self.held_out and self.held_out(self.best),
+            self.step, *status, self.history,
+            None if self.held_out is None else self.held_out(self.best),
         )  # fmt: skip
 
     # Beginning and end

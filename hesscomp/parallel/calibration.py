@@ -11,7 +11,7 @@ LARGEST = 2**22  # numbers in an array that is timed: more would tell no more
 
 
 def network_speed(world: World, words: int) -> tuple[float, float] | tuple[None, None]:
-    """Latency (seconds a message) and bandwidth (bytes/s) of the model in `sketching.plan`.
+    """Latency (seconds a message) and bandwidth (bytes/s) of the model in `compression.counting`.
 
     From reductions of one and of `words` float32 numbers, at most 2^22; (None, None) on one rank.
     Collective.

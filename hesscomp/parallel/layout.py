@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hesscomp.dense import sorted_eigh
 from hesscomp.parallel.rows import row_block, row_range
 
 if TYPE_CHECKING:
@@ -55,20 +56,32 @@ class Layout(ABC):
         return array[self.start : self.stop]
 
     def decide(self, flag: bool | np.bool_) -> bool:
-        """Rank 0's answer, on every rank (see `World.decide`)."""
+        """Rank 0's answer, on every rank (see `World.decide`).
+
+        In a plan, which has no numbers, the answer is yes (see `compression.counting`): the
+        compression methods ask for what is usual.
+        """
         return bool(flag) if self.world is None else self.world.decide(flag)
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
         """Rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
         return work(*arguments) if self.world is None else self.world.on_root(work, *arguments)
 
+    def eigenpairs(self, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues of a small symmetric matrix by decreasing |w|, and eigenvectors.
+
+        Rank 0's (see `dense.sorted_eigh`), on every rank.
+        """
+        pairs = self.on_root(sorted_eigh, T)
+        return pairs[0], pairs[1:]
+
     @abstractmethod
     def whole(self, block: np.ndarray) -> np.ndarray:
         """Return all n rows of a block, on every rank."""
 
-    @abstractmethod
     def inner(self, A: np.ndarray, B: np.ndarray) -> np.ndarray:
         """Return A^T B, on every rank, for blocks of any number of columns."""
+        return self._summed_rows(lambda rows: A[rows].T @ B[rows])
 
     def squares(self, A: np.ndarray) -> np.ndarray:
         """Return the columns' sums of squares, on every rank."""
@@ -179,9 +192,6 @@ class Replicated(Layout):
     def whole(self, block):
         return block
 
-    def inner(self, A, B):
-        return A.T @ B
-
     def combine(self, Q, S, out=None):
         if out is None:
             return Q @ S
@@ -232,9 +242,6 @@ class RowLayout(Layout):
 
     def whole(self, block):
         return self.world.gather_rows(block, [stop - start for start, stop in self.ranges])
-
-    def inner(self, A, B):
-        return self._summed_rows(lambda rows: A[rows].T @ B[rows])
 
     def combine(self, Q, S, out=None):
         if out is None:

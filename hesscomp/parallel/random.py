@@ -43,11 +43,11 @@ def uniform(seed: int, stream: int, rows: tuple[int, int], columns: tuple[int, i
 def _fill(seed, stream, rows, columns, draw) -> np.ndarray:
     (start, stop), (first, last) = rows, columns
     out = np.empty((last - first, stop - start))
-    for column in range(first, last):
-        for block in range(start // BLOCK, -(-stop // BLOCK)):
+    for block in range(start // BLOCK, -(-stop // BLOCK)):
+        base = block * BLOCK
+        begin, end = max(start, base), min(stop, base + BLOCK)
+        for column in range(first, last):
             bits = np.random.Philox(key=[seed % 2**64, stream], counter=[0, 0, block, column])
-            base = block * BLOCK
-            begin, end = max(start, base), min(stop, base + BLOCK)
             # A shorter draw is a prefix of a longer one, so rows past `end` need not be made.
             values = draw(np.random.Generator(bits), end - base)
             out[column - first, begin - start : end - start] = values[begin - base :]

@@ -92,7 +92,7 @@ def cholesky_qr2(
         return None
     Q = layout.combine(Y, inverse)
     gram = layout.inner(Q, Q)
-    if not layout.decide(np.abs(gram - np.eye(len(gram))).max(initial=0.0) < NEAR):
+    if not layout.decide(np.abs(gram - np.eye(len(gram), like=gram)).max(initial=0.0) < NEAR):
         return None
     return layout.combine(Q, layout.on_root(_inverse_of_triangle, gram, 0.0), out=Q)
 

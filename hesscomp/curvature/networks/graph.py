@@ -68,7 +68,7 @@ def without_activation(nodes: list[Node]) -> list[Node]:
 
 
 class _Reader:
-    def __init__(self):
+    def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.places: dict = {}
         self.ends: list = []  # of `layer_ends`
