@@ -47,7 +47,7 @@ export OMPI_MCA_rmaps_base_oversubscribe = 1
 export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-hosts lint bench tables peers fuzz clean
+.PHONY: help install demo test test-oldest test-slow test-slurm test-hosts lint bench tables peers fuzz clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -72,6 +72,14 @@ demo: $(RUN)  ## Newton on the Adult data on 2 ranks; results and plots in out/
 
 test: $(TEST)  ## all tests but the slow ones, SLURM's and hosts': serial, then on each of RANKS
 	$(call run_tests,not slow and not slurm and not hosts,--numprocesses $(JOBS) --dist loadfile)
+
+test-oldest:  ## the serial tests with the lowest versions that setup.cfg allows, in .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	sed -n '/^install_requires/,/^$$/ s/^ *\([A-Za-z0-9_-]*\)>=\(.*\)/\1==\2.*/p' setup.cfg \
+		>.venv-oldest/lowest.txt
+	.venv-oldest/bin/pip install --quiet --requirement .venv-oldest/lowest.txt --editable '.$(TEST_EXTRA)'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile \
+		-m "not slow and not slurm and not hosts" $(PYTEST_FLAGS)
 
 test-slow: $(TEST)  ## the slow tests: serial, then on each of RANKS
 	$(call run_tests,slow and not slurm and not hosts)
@@ -123,7 +131,7 @@ fuzz: $(FUZZ)  ## feed damaged files to every reader: FUZZ_FLAGS="--inputs 10000
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py $(FUZZ_FLAGS)
 
 clean:  ## remove the environment, results and caches
-	rm -rf $(VENV) out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

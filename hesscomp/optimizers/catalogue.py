@@ -1,21 +1,30 @@
-"""The optimizers by name, and their options from text."""
+"""The optimizers by name, and their options from text.
 
-from collections.abc import Sequence
+All modules of the package are searched: an optimizer is added by adding its file.
+"""
+
+import pkgutil
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from importlib import import_module
 
+from hesscomp import optimizers
 from hesscomp.errors import InputError
-from hesscomp.optimizers.drsom import DRSOM
-from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
-from hesscomp.optimizers.gauss_newton import GaussNewton
-from hesscomp.optimizers.hessian_free import HessianFree
-from hesscomp.optimizers.newton import Newton
-from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.optimizer import Optimizer
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    kind.name: kind
-    for kind in (Newton, NewtonCG, HessianFree, GaussNewton, DRSOM, SGD, Adam, AdaBelief)
-}
+
+def _all(kind: type[Optimizer]) -> Iterator[type[Optimizer]]:
+    """Yield the subclasses that have a name of their own."""
+    for subclass in kind.__subclasses__():
+        if "name" in vars(subclass):
+            yield subclass
+        yield from _all(subclass)
+
+
+for _module in pkgutil.iter_modules(optimizers.__path__):
+    if _module.name != "catalogue":
+        import_module(f"{optimizers.__name__}.{_module.name}")
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in _all(Optimizer)}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 

@@ -75,8 +75,8 @@ class Newton(Optimizer):
         for name in ("tolerance", "fixed_step"):
             if not 0 <= getattr(self, name) < np.inf:
                 raise InputError(f"newton: {name} must be at least 0, not {getattr(self, name)}")
-        if self.tail not in ("last", "zero"):
-            tail_number(self.tail)
+        if self.tail not in ("last", "zero") and tail_number(self.tail) < 0:
+            raise InputError(f"newton: tail must be at least 0, last or zero, not {self.tail}")
 
     @property
     def _policy(self) -> RefreshPolicy:
