@@ -7,13 +7,14 @@ import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib import import_module
+from typing import Any
 
 from hesscomp import optimizers
 from hesscomp.errors import InputError
 from hesscomp.optimizers.optimizer import Optimizer
 
 
-def _all(kind: type[Optimizer]) -> Iterator[type[Optimizer]]:
+def _all(kind: Any) -> Iterator[type[Optimizer]]:
     """Yield the subclasses that have a name of their own."""
     for subclass in kind.__subclasses__():
         if "name" in vars(subclass):

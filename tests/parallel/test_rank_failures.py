@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-JOB = Path(__file__).resolve().parent.parent / "scripts" / "hosts.py"  # reduces for ever
+JOB = Path(__file__).resolve().parents[2] / "scripts" / "hosts.py"  # reduces for ever
 TIMEOUT, END = 3, 15  # seconds: --comm-timeout, and for all to be over after that
 # A command of which rank 1 meets a signal before MPI's start, or when all is done.
 COMMAND = """

@@ -26,7 +26,7 @@ from hesscomp.workflows import (
     UpdateRequest,
 )
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "workflows.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "workflows.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 

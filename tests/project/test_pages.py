@@ -27,7 +27,7 @@ from hesscomp.factors import (
     save_factor,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>alert('&\"')</script> $x_{ \u7f51\u7edc"
 BLOCKS = (("dense/kernel", (5, 4), 0), (NASTY, (6,), 20), ("empty", (0,), 26), ("scale", (), 26))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "faults.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "faults.py"
 
 
 @pytest.mark.slow

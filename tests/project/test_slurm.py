@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 JOBS, SANDBOX = ROOT / "jobs", ROOT / "scripts" / "slurm-sandbox"
 FEATURES, CLASSES, ROWS = 8, 3, 200
 STEPS = 9, 10  # of the checkpoints, in an order that their names are not in

@@ -32,7 +32,7 @@ from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.models import build_network, load_model
 from hesscomp.runs.slurm import REQUEUE
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 SIZES = {
     "mnist-mlp": 11_935,

@@ -41,7 +41,7 @@ from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.problem import ParameterBlock
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "problems.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "problems.md").read_text()
 EXAMPLE = re.search(r"```python\n(# mine.py\n.*?)```", PAGE, re.DOTALL)[1]
 MARGINS = re.search(r"```python\n(# mine.py, continued\n.*?)```", PAGE, re.DOTALL)[1]
 CHECK = re.search(r"```python\n(from .*?check_problem\(.*?)```", PAGE, re.DOTALL)[1]

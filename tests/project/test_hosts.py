@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SANDBOX, SCRIPT = ROOT / "scripts" / "hosts-sandbox", ROOT / "scripts" / "hosts.py"
 
 pytestmark = pytest.mark.hosts

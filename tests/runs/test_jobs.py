@@ -16,7 +16,7 @@ import pytest
 
 from hesscomp.cli.main import main
 
-JOBS = Path(__file__).resolve().parent.parent / "jobs"
+JOBS = Path(__file__).resolve().parents[2] / "jobs"
 SCRIPTS = sorted(path for path in JOBS.iterdir() if path.suffix in (".sh", ".sbatch"))
 BATCH = [path for path in SCRIPTS if path.suffix == ".sbatch"]
 RECIPE = "# Made by: "

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "bench"))
 import record
 import tables
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_pages_show_what_was_measured():
