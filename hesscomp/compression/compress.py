@@ -4,6 +4,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
@@ -54,12 +55,15 @@ FIRST_BLOCK = 16  # columns of an adaptive sketch at first; it then grows by hal
 class FactorOptions(SketchOptions):
     """How to sketch, and by which method."""
 
+    # Pairs of other methods are judged by `residual_tolerance` too, but none works towards it.
+    krylov_alone: ClassVar[tuple[str, ...]] = KRYLOV[:-1]
+
     method: str = option("auto", choices=("auto", *METHODS), help="compression algorithm")
 
     def _check(self) -> None:
         super()._check()
         if self.method not in ("auto", BlockKrylov.name):
-            refuse(self, KRYLOV, f"`method` {self.method}; take {BlockKrylov.name}")
+            refuse(self, self.krylov_alone, f"`method` {self.method}; take {BlockKrylov.name}")
 
 
 @dataclass(frozen=True, kw_only=True)

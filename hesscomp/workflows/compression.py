@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
+from hesscomp.compression.compress import KRYLOV
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.options import option, values
@@ -26,6 +27,8 @@ class CompressRequest(
     CurvatureRequest, CompressionOptions, FactorOutput, JournalRequest, group="operator"
 ):
     """What to compress, how, and where to write the factor."""
+
+    krylov_alone = KRYLOV
 
     at: tuple[str, ...] = option(  # type: ignore[assignment]  # others take one point
         (), metavar=POINTS, help=f"{POINT_HELP}; several files or a pattern make a trajectory"

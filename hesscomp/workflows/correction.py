@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.compression import FactorOptions, correct
+from hesscomp.compression.compress import KRYLOV
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.options import option, values
@@ -22,6 +23,8 @@ class UpdateRequest(
     CurvatureRequest, FactorOptions, FactorOutput, JournalRequest, group="correction"
 ):
     """Which factor to correct, for which operator, and where to write the result."""
+
+    krylov_alone = KRYLOV
 
     file: str = option(flag="file", metavar="F.h5", help="the factor to start from")
     rank: int = option(10, low=1, metavar="K", help="number of eigenpairs of H - F to add")

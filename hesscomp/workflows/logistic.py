@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hesscomp.compression import FactorOptions, compress
+from hesscomp.compression.compress import KRYLOV
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.factors.lowrank import tail_number
@@ -34,6 +35,8 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solve
 
     The sketch's options concern the factor at the final point; `oversample` also the solvers.
     """
+
+    krylov_alone = KRYLOV
 
     data: str = option(metavar="NAME|FILE", group="data", help=NAMED_DATA)
     ridge: float = option(

@@ -351,8 +351,7 @@ def test_costs_of_a_rank(world, method, q, r, test_matrix):
         with pytest.raises(InputError, match="must be gaussian"):
             compress(H, 9, method=method, **options)
         return
-    tight = {"residual_tolerance": 1e-15} if method == "krylov" else {}
-    factor = compress(H, 9, method=method, oversample=4, **tight, **options)
+    factor = compress(H, 9, method=method, oversample=4, residual_tolerance=1e-15, **options)
     columns, words = costs(method, H.n, 13, q, probes_of(method, q, r, test_matrix))
     assert factor.provenance.columns == columns == world.ledger.columns - before.columns
     assert (
