@@ -13,6 +13,7 @@ from hesscomp.parallel.watchdog.phase import current_phase, in_words
 
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
 CROWDED_SPIN = 1e-5  # where ranks share cores: a poll takes time from who is waited for
+CORES = os.cpu_count() or 1  # asked once: asking costs as much as a small collective
 LONGEST_SLEEP = 1e-3  # between two polls, once a wait has lasted a second
 ANSWERS = 3.0  # seconds in which ranks that are here answer a roll call
 GRACE = 5.0  # seconds after which a rank that the reporting rank did not stop ends itself
@@ -111,7 +112,7 @@ class CollectiveTimeout:
 
     def _spin(self) -> float:
         here = self.hosts.count(self.hosts[self.comm.rank]) if self.hosts else 1
-        return SPIN if here <= (os.cpu_count() or 1) else CROWDED_SPIN
+        return SPIN if here <= CORES else CROWDED_SPIN
 
     def _called(self) -> list[int]:
         """Return the ranks that hear this one's roll call."""
