@@ -105,7 +105,7 @@ def data_table(summary, shown: int = 16) -> str:
 
 
 def problem_table(problems: dict) -> str:
-    """Return the named problems: what they are made of and how they are trained."""
+    """Return what the named problems are made of and how they are trained."""
     rows = [("problem", "data", "network", "loss", "training")]
     for name, problem in problems.items():
         network = "none" if problem.network is None else str(problem.network)

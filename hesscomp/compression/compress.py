@@ -1,8 +1,7 @@
 """Compress an operator to a certified factor."""
 
 import logging
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -21,7 +20,7 @@ from hesscomp.compression.svd import DirectSvd
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.factors.provenance import NAN, Provenance
+from hesscomp.factors.provenance import NAN, metered
 from hesscomp.operators.operator import Operator
 from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
@@ -170,8 +169,7 @@ def compress(
     asked = CompressionOptions(rank=rank, tolerance=tolerance, **options)
     kind = _choose(operator, asked, start)
     operator = _in_layout(operator, asked)
-    world = operator.world
-    began, before = time.perf_counter(), replace(world.ledger)
+    made = metered(operator)
     if rank is not None:
         l = min(operator.n, rank + asked.oversample)
         sketch = kind(operator, asked)
@@ -187,13 +185,11 @@ def compress(
             asked.tolerance_norm or FROBENIUS,
             min(asked.max_rank or operator.n, operator.n),
         )
-    ledger = world.ledger
     return LowRank(
         approximation.eigenvalues[:k].copy(),
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
         certificate=certificate,
-        provenance=Provenance(
-            operator=operator.name,
+        provenance=made(
             method=sketch.name,
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
@@ -202,15 +198,6 @@ def compress(
             oversample=asked.oversample,
             power=sketch.options.power,
             seed=asked.seed,
-            dtype=operator.dtype.name,
-            layout=operator.layout.name,
-            ranks=world.size,
-            threads=world.threads,
-            reproducible=world.reproducible,
-            columns=ledger.columns - before.columns,
-            passes=ledger.passes - before.passes,
-            words_reduced=ledger.words_reduced - before.words_reduced,
-            seconds=time.perf_counter() - began,
         ),
         layout=operator.layout,
     )

@@ -1,7 +1,6 @@
 """The diagonal of an operator: XDiag, the plain mean that it improves on, and the factor."""
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +9,8 @@ from hesscomp.errors import InputError
 from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.results import EXACT, DiagonalEstimate, standard_error
 from hesscomp.estimators.vectors import check_counts, signs
-from hesscomp.factors import Certificate, Diagonal, Provenance
+from hesscomp.factors import Certificate, Diagonal
+from hesscomp.factors.provenance import metered
 from hesscomp.operators.operator import Operator
 from hesscomp.options import Seeded, option
 
@@ -96,9 +96,8 @@ def diagonal_factor(
     The exact diagonal takes n columns and memory for n^2 numbers at least twice.
     """
     DiagonalOptions(columns=columns, method=method, seed=seed, probe_count=probe_count)
-    world, layout, n = operator.world, operator.layout, operator.n
-    start, before = time.perf_counter(), replace(world.ledger)
-    world.ledger.expect(n if columns >= n else columns + probe_count)
+    layout, n, made = operator.layout, operator.n, metered(operator)
+    operator.world.ledger.expect(n if columns >= n else columns + probe_count)
     if columns >= n:
         H = operator.to_dense()
         d, method = np.diagonal(H).copy(), EXACT
@@ -111,7 +110,6 @@ def diagonal_factor(
         squares = layout.squares(rest)
         error, bound = float(np.sqrt(np.mean(squares))), FAILURE_BOUND * np.sqrt(np.max(squares))
         failure, how = 10.0**-probe_count, "probes"
-    ledger = world.ledger
     return Diagonal(
         layout.local(d),
         certificate=Certificate(
@@ -121,20 +119,7 @@ def diagonal_factor(
             estimator=how,
             spectral_failure=failure,
         ),
-        provenance=Provenance(
-            operator=operator.name,
-            method=method,
-            seed=seed,
-            dtype=operator.dtype.name,
-            layout=layout.name,
-            ranks=world.size,
-            threads=world.threads,
-            reproducible=world.reproducible,
-            columns=ledger.columns - before.columns,
-            passes=ledger.passes - before.passes,
-            words_reduced=ledger.words_reduced - before.words_reduced,
-            seconds=time.perf_counter() - start,
-        ),
+        provenance=made(method=method, seed=seed),
         layout=layout,
     )
 

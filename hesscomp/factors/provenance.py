@@ -1,6 +1,10 @@
 """Where a factor comes from and what it cost."""
 
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+
+from hesscomp.operators.operator import Operator
 
 NAN = float("nan")
 
@@ -57,3 +61,29 @@ class Provenance:
         """Return the fields that two agree on; others are absent, and costs too."""
         absent = {*self.differences(other), "columns", "passes", "words_reduced", "seconds"}
         return replace(self, **{name: getattr(Provenance(), name) for name in absent})
+
+
+def metered(operator: Operator) -> Callable[..., Provenance]:
+    """Return what makes the provenance of a factor of `operator`, with the costs from now on.
+
+    It takes the other fields by name.
+    """
+    world, began, before = operator.world, time.perf_counter(), replace(operator.world.ledger)
+
+    def made(**fields) -> Provenance:
+        ledger = world.ledger
+        return Provenance(
+            operator=operator.name,
+            dtype=operator.dtype.name,
+            layout=operator.layout.name,
+            ranks=world.size,
+            threads=world.threads,
+            reproducible=world.reproducible,
+            columns=ledger.columns - before.columns,
+            passes=ledger.passes - before.passes,
+            words_reduced=ledger.words_reduced - before.words_reduced,
+            seconds=time.perf_counter() - began,
+            **fields,
+        )
+
+    return made

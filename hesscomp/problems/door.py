@@ -271,7 +271,7 @@ class _Trial:
         self.rows, self.rng = tf.cast(tf.shape(X)[0], tf.float64), np.random.default_rng(0)
 
     def slopes(self) -> Disagreement | None:
-        """Return the objective and gradient."""
+        """Compare objective and gradient."""
         theta = self.door.theta
         with tf.GradientTape(persistent=True) as self.tape:
             self.tape.watch(theta)
@@ -322,33 +322,33 @@ class _Trial:
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
 
     def loss_slope(self) -> Disagreement | None:
-        """Return the loss's gradient with respect to the output against its values."""
+        """Compare the loss's gradient with respect to the output with differences of its values."""
         loss, y = self.door.loss, self.y
-        wrong = wrong_slope(
+        return _slope(
+            "slope of the loss",
             lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
             lambda z: loss.gradient(tf.constant(z), y).numpy(),
             self.output.numpy(),
         )
-        return None if wrong is None else Disagreement("slope of the loss", *wrong)
 
     def penalty_slope(self, penalty: Penalty) -> Disagreement | None:
-        """Return the regularisers' gradient against their values."""
-        wrong = wrong_slope(
+        """Compare the regularisers' gradient with differences of their values."""
+        return _slope(
+            "slope of the regularisers",
             lambda x: float(penalty.value(tf.constant(x))),
             lambda x: penalty.gradient(tf.constant(x))[1].numpy(),
             self.door.theta.numpy(),
         )
-        return None if wrong is None else Disagreement("slope of the regularisers", *wrong)
 
     def slope(self) -> Disagreement | None:
-        """Return the objective's gradient by the engine against Keras' values."""
-        wrong = wrong_slope(
+        """Compare the engine's gradient of the objective with differences of Keras' values."""
+        return _slope(
+            "slope of the objective",
             lambda x: float(self.door.objective(tf.constant(x), self.X, self.y)[0]),
             lambda x: (self.gradient(tf.constant(x), self.X, self.y)[1] / self.rows).numpy(),
             self.door.theta.numpy(),
-            SLOPE_TOLERANCE,
+            tolerance=SLOPE_TOLERANCE,
         )
-        return None if wrong is None else Disagreement("slope of the objective", *wrong)
 
     def loss_curvature(self) -> Disagreement | None:
         """Compare the loss's curvature in the output along one random tangent of it."""
@@ -400,6 +400,12 @@ class _Trial:
             if not error <= self.door.tolerance * tf.norm(piece.of(there)) + floor:
                 return Disagreement(what, float(tf.norm(here - there)), float(tf.norm(there)))
         return None
+
+
+def _slope(what: str, *given, **options) -> Disagreement | None:
+    """Return a gradient's disagreement with differences, if any; `wrong_slope` takes the rest."""
+    wrong = wrong_slope(*given, **options)
+    return None if wrong is None else Disagreement(what, *wrong)
 
 
 def _tried(objective: Callable, theta, X, y) -> float:

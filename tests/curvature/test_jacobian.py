@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from test_networks import ROWS, dense_matrices, in_float64, mine, mlp, rows, softmax_loss
+from keras_oracle import in_float64
+from test_networks import ROWS, dense_matrices, mine, mlp, rows, softmax_loss
 
 from hesscomp.curvature.jacobian import Jacobian
 from hesscomp.errors import InputError

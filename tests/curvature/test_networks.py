@@ -6,6 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import scipy.special
+from keras_oracle import in_float64
 from oracles import by_rank_0, check_operator, dense
 
 from hesscomp.compression import compress
@@ -153,25 +154,6 @@ def mine(world, *arrays):
     ends = np.linspace(0, ROWS, world.size).astype(int) if world.size > 1 else np.array([ROWS])
     edges = [0, *ends]
     return tuple(array[edges[world.rank] : edges[world.rank + 1]] for array in arrays)
-
-
-def in_float64(make):
-    """The network, with weights away from where it starts, the same on all ranks."""
-    keras.utils.set_random_seed(5)
-    floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")  # the first layer made fixes it, whatever floatx says
-    try:
-        model = make()
-    finally:
-        keras.config.set_floatx(floatx)
-        keras.config.set_dtype_policy(policy)
-    rng = np.random.default_rng(2)
-    for variable in model.variables:
-        if "float" in variable.dtype:
-            moved = np.asarray(variable) + 0.2 * rng.standard_normal(variable.shape)
-            variable.assign(np.abs(moved) if "variance" in variable.path else moved)
-    return model
 
 
 def dense_matrices(model, loss, X, y):

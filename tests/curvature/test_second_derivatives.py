@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import scipy.special
+from keras_oracle import in_float64
 from oracles import check_operator
-from test_networks import in_float64
 
 from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
 from hesscomp.curvature.hessian import HessianOperator

@@ -4,7 +4,8 @@ import logging
 
 import numpy as np
 import pytest
-from test_networks import ROWS, in_float64, mine
+from keras_oracle import in_float64
+from test_networks import ROWS, mine
 
 from hesscomp.curvature.endings import Ending
 from hesscomp.curvature.hessian import HessianOperator

@@ -66,7 +66,7 @@ class Dense(Operation):
         return out if len(self.variables) == 1 else [*out, leading_sum(delta, 1)]
 
     def squares(self, at, delta):
-        """Return a row's gradient is an outer product, and so are its squares (Martens 2010)."""
+        """Square a row's gradient: an outer product, as its squares are too (Martens 2010)."""
         (x,) = at.inputs
         _check_once(x)
         squared = At([tf.square(x)], at.parameters)
