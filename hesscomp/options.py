@@ -81,22 +81,28 @@ class Option:
     default: Any = None
     kinds: tuple[type, ...] = ()
     many: bool = False
+    may_be_none: bool = False
 
     def check(self, value) -> None:
         """Raise InputError for a value of another type or out of range."""
-        if value is None or value is self.default:
+        if value is self.default or (value is None and self.may_be_none):
             return
         name = f"`{self.name}`"
         if self.many and not isinstance(value, tuple):
             raise InputError(f"{name} must be a tuple, not {value!r}")
-        kinds = tuple(TYPES.get(kind, object) for kind in self.kinds)
-        if not self.many and not isinstance(value, kinds):
-            words = " or ".join(WORDS[kind] for kind in self.kinds)
-            raise InputError(f"{name} must be {words}, not {value!r}")
+        for each in value if self.many else (value,):
+            self._check_type(name, each)
         if self.choices is not None and value not in self.choices:
             raise InputError(f"{name} must be one of {', '.join(self.choices)}, not {value}")
         if isinstance(value, Real):
             self._check_number(name, value)
+
+    def _check_type(self, name: str, value) -> None:
+        kinds = tuple(TYPES.get(kind, object) for kind in self.kinds)
+        truth = isinstance(value, bool) and not {bool, Any} & set(self.kinds)  # no number here
+        if truth or not isinstance(value, kinds):
+            words = " or ".join(WORDS.get(kind, str(kind)) for kind in self.kinds)
+            raise InputError(f"{name} must be {words}, not {value!r}")
 
     def _check_number(self, name: str, value) -> None:
         given = [
@@ -186,6 +192,7 @@ def _complete(part: Field, hint, owner) -> Option:
         if many
         else tuple(kind for kind in kinds if kind is not NoneType),
         many=many,
+        may_be_none=NoneType in kinds,
         required=said.required or part.default is MISSING,
         flag=said.flag or f"--{part.name.replace('_', '-')}",
         group=group,

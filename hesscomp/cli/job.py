@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 
 from hesscomp.cli import plan
-from hesscomp.cli.arguments import request_from
+from hesscomp.cli.arguments import request_from, warn_of_old_names
 from hesscomp.cli.main import COMMANDS, PARALLEL, parse
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel import import_mpi_unstarted
@@ -74,4 +74,5 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
             if submit:
                 raise
             missing = str(error)
+    warn_of_old_names(options)
     return name in PARALLEL or (name == "plan" and plan.on_ranks(options)), missing

@@ -18,7 +18,7 @@ from hesscomp.workflows.planning import PlanRequest, measured_plan, plan
 SUBJECT = ("problem", "model", "loss", "data")
 OWN = (
     *("--rank", "--tolerance", "--oversample", "--power", "--method", "--layout", "--panel"),
-    *("--block", "--dtype"),
+    *("--block", "--dtype", "--memory-limit"),
 )
 IDLE = (
     *("--out", "--json", "--report", "--run", "--save-point", "--max-rank", "--tolerance-norm"),
@@ -54,9 +54,8 @@ class PlanCommand(PlanRequest):
         for word in self.command:
             name = word.partition("=")[0]
             if name in OWN:
-                raise InputError(
-                    f"{word}: give it before the --; a plan is for a --rank, not a tolerance"
-                )
+                why = "; a plan is for a --rank, not a tolerance" if name == "--tolerance" else ""
+                raise InputError(f"{word}: give it before the --{why}")
             if name in IDLE:
                 raise InputError(f"{name}: has no effect on a plan; leave it out")
         words = ["compress", "--out", os.devnull, *self.command]

@@ -9,7 +9,8 @@ from hesscomp.factors import load_factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
 from hesscomp.options import Options, option
-from hesscomp.storage.files import atomic_path, check_writable
+from hesscomp.storage.files import check_writable
+from hesscomp.storage.npy import save_npy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,7 @@ def run(request: SolveRequest) -> int:
         tail = "last" if request.tail is None else request.tail
         options, said = {"tail": tail}, f", tail {factor.tail_value(tail):.3g}"
     solution = factor.solve(rhs, request.shift, **options)
-    with atomic_path(request.out) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, solution)
+    save_npy(request.out, solution)
     print(
         f"solved with {factor.extent} of n = {factor.n}, shift {request.shift:g}{said}; "
         f"||D|| = {np.linalg.norm(solution):.6g}; wrote {request.out}"

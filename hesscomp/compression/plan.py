@@ -36,7 +36,6 @@ class Request(SketchSizes):
     rows: int = option(low=1)
     ranks: int = option(low=1)
     rank: int = option(low=1)
-    probes: int = 8
     method: str = option("krylov", choices=METHODS)
     auto: bool = False
     dtype: str = "float32"
@@ -168,7 +167,6 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     made = compress(
         operator,
         method="auto" if request.auto else request.method,
-        probe_count=request.probes,
         **{**values(request, SketchSizes), "layout": layout},
     ).provenance
     return Plan(

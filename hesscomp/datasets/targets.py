@@ -146,7 +146,7 @@ class _Found:
             if odd or (isinstance(label, str) and texts < len(self.rows)):
                 rule = "classes must be all integers or all texts; recode them"
                 if not texts:
-                    rule += " or, where they are measured, take them as values (--targets values)"
+                    rule += " or, where they are measured, take them as values (`targets` values)"
                 self.refuse(label, rule)
         return tuple(sorted(self.rows))
 

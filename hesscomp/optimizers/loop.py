@@ -392,11 +392,15 @@ class _Run:
             return STOPPED, f"max_steps is {stop.max_steps}"
         if task.whole and not (self.recoveries or judged) and self._idles(task):
             return self._ended("no step gains anything: at the rounding level")
-        if self.world.decide(self.batches.passes >= stop.max_passes):
+        if self._decide(stop.max_passes, self.batches.passes >= stop.max_passes):
             return STOPPED, f"max_passes is {stop.max_passes:g}"
-        if self.world.decide(time.perf_counter() - self.begun >= stop.max_seconds):
+        if self._decide(stop.max_seconds, time.perf_counter() - self.begun >= stop.max_seconds):
             return STOPPED, f"max_seconds is {stop.max_seconds:g}"
         return None
+
+    def _decide(self, limit: float, exceeded: bool) -> bool:
+        """Return rank 0's answer on every rank; nothing is asked where there is no limit."""
+        return bool(np.isfinite(limit)) and self.world.decide(exceeded)
 
     def _note_best(self, task: Task) -> None:
         if self.world.decide(task.full < self.best_objective):
@@ -406,7 +410,7 @@ class _Run:
         """Whether the run has what was requested."""
         if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
             return CONVERGED, "the gradient norm reached the tolerance"
-        if self.world.decide(task.full <= self.stopping.target):
+        if self._decide(self.stopping.target, task.full <= self.stopping.target):
             return CONVERGED, "the objective reached the target"
         return None
 
@@ -462,6 +466,8 @@ class _Run:
                 self.writer.write(self.step, values)
 
     def _called_off(self) -> tuple[str, str] | None:
+        if not self.callbacks:
+            return None
         row = self.history.rows[-1]
         wishes = [callback(row, self.x) for callback in self.callbacks]
         return (STOPPED, "by a callback") if self.world.decide(any(wishes)) else None

@@ -97,10 +97,12 @@ def check_problem(problem: Problem, x: np.ndarray | None = None) -> None:
             f"{problem.name}: along a direction its gradient is {wrong[0]:.8g}, but the slope of "
             f"its objective is {wrong[1]:.8g}; correct objective_and_gradient or loss_and_gradient"
         )
-    _check_hessian(problem, x, rng)
+    _check_hessian(problem, x, gradient, rng)
 
 
-def _check_hessian(problem: Problem, x: np.ndarray, rng: np.random.Generator) -> None:
+def _check_hessian(
+    problem: Problem, x: np.ndarray, gradient: np.ndarray, rng: np.random.Generator
+) -> None:
     V = rng.standard_normal((problem.n, 2))
     V /= np.linalg.norm(V, axis=0)
     here = HessianOperator(problem, x).shifted(problem.ridge) @ V
@@ -109,7 +111,7 @@ def _check_hessian(problem: Problem, x: np.ndarray, rng: np.random.Generator) ->
     ]
     there = np.column_stack([ahead - behind for ahead, behind in ends]) / (2 * STEP)
     error, size = np.linalg.norm(here - there), np.linalg.norm(there)
-    scale = size + np.linalg.norm(problem.objective_and_gradient(x)[1])
+    scale = size + np.linalg.norm(gradient)
     tolerance = TOLERANCES[problem.dtype] * scale
     if not error <= tolerance:
         raise InputError(

@@ -145,7 +145,7 @@ class Door:
             return tf.add_n([loss_of(y, output, taken), *losses]), taken
 
         if ending is not None and not ending.marked:  # then only a graph shows the logits
-            objective = tf.function(objective, autograph=False)
+            objective = tf.function(objective, autograph=False, reduce_retracing=True)
         batches = _batches(problem.data.X, problem.data.y)
         theta = tf.constant(_moved(problem.initial, pieces))
         if batches and not np.isfinite(_tried(objective, theta, *batches[0])):

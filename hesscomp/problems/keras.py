@@ -135,6 +135,7 @@ class KerasProblem(NetworkProblem):
         self.model, self.name, self.pieces = model, model.name, pieces
         self._take_loss(loss, Penalty.of_model(model, pieces))
         self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
+        self._row_shape = traced.shape
         self.at_logits = traced.ending is not None and traced.ending.serves(loss.link)
         if world.rank == 0 and self.at_logits:
             _say_logits(model, given, loss, traced.ending)
@@ -176,19 +177,11 @@ class KerasProblem(NetworkProblem):
         for kept in self._kept:
             kept.forget()
 
-    def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """Compute the model's output for rows X at the parameters x, in float64, at once; local.
-
-        Its logits where the loss is computed from them (`at_logits`).
-        """
-        return super().output(x, X)
-
     def _fitted(self, rows):
         with self.world.phase(f"checking {rows.name}"):
             rows = coded(shaped(rows, self.model), self.loss.bare)
             if len(rows.X):
-                shape = self.output(self.initial, rows.X[:1]).shape[1:]
-                check_targets(self.loss.bare, rows.y, shape)
+                check_targets(self.loss.bare, rows.y, self._row_shape)
         return rows
 
     def _engine_named(self, wanted: str) -> NetworkEngine:

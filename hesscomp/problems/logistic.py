@@ -1,7 +1,7 @@
 """Binary logistic regression over sharded data."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -223,7 +223,11 @@ class LogisticRegression(Problem):
         return X @ x
 
     def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
-        return self.right(x, self.shard), len(self.shard.y)
+        shard = self.shard
+        if self.counts is not None:  # a sample in reproducible mode holds the other rows too
+            kept = self.counts.numpy() > 0
+            shard = replace(shard, X=shard.X[kept], y=shard.y[kept])
+        return self.right(x, shard), len(shard.y)
 
     def accuracy(self, x: np.ndarray, shard: Shard) -> float:
         """Share of the rows of all ranks' `shard` whose label is the sign of a.x; NaN if none.

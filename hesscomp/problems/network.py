@@ -65,7 +65,10 @@ class NetworkProblem(DifferentiableProblem):
         return row_values(self.engine.output, theta, X)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """Compute the model's output for rows X at the parameters x, in float64, at once; local."""
+        """Compute the model's output for rows X at the parameters x, in float64, at once; local.
+
+        A Keras model's logits where the loss is computed from them (`KerasProblem.at_logits`).
+        """
         X = tf.convert_to_tensor(X.astype(np.float64) if X.dtype.kind == "f" else X)
         kernel = self.compiled("output", "float64", (X,))
         return kernel(tf.constant(x, tf.float64), X).numpy()

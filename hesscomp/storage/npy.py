@@ -6,6 +6,7 @@ believes a header's lengths: 12 bytes make it ask for 2 GiB.
 
 import io
 import math
+import os
 import zipfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.storage.archives import check_member
+from hesscomp.storage.files import atomic_path
 
 HEADERS = {  # by version: bytes of the header's length, what reads both
     (1, 0): (2, np.lib.format.read_array_header_1_0),
@@ -71,3 +73,9 @@ def _mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
     if 0 in shape:
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
+
+
+def save_npy(path: str | os.PathLike, array: np.ndarray) -> None:
+    """Write an array to a .npy file, which is whole or absent."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, array)

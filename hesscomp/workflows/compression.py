@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import KRYLOV
-from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.options import option, values
 from hesscomp.parallel.world import World
@@ -13,7 +12,6 @@ from hesscomp.workflows.curvature import (
     POINT_HELP,
     POINTS,
     CurvatureRequest,
-    find_points,
     make_curvature,
 )
 from hesscomp.workflows.output import FactorOutput, FactorResult, JournalRequest, make_factor
@@ -54,10 +52,7 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
         Where a signal stopped the world; with `request.run` the same request resumes.
     """
     check_outputs(world, request.out, request.json, request.save_point)
-    points = find_points(request.at, world)
-    if len(points) > 1:
-        raise InputError("`at` names several points; `trajectory` takes them, or name one")
-    curvature = make_curvature(request, world, progress, *points)
+    curvature = make_curvature(request, world, progress)
     asked = values(request, CompressionOptions)
 
     def make(operator) -> Factor:

@@ -165,7 +165,13 @@ def make_curvature(
     world : World
     progress : callable
     at : str, optional
-        The point; by default the problem's initial point, or zero where it has none.
+        The point in place of the request's. Where neither names one, it is the problem's initial
+        point, or zero where it has none.
+
+    Raises
+    ------
+    InputError
+        Where the request names several points, and for a problem or point that cannot be used.
     """
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
@@ -183,8 +189,12 @@ def sampled(request: CurvatureRequest, problem):
 def make_point(
     request: CurvatureRequest, subject: Subject, progress: Progress = silent, at: str | None = None
 ) -> np.ndarray:
-    """Return the point that is named or read from a file, or train it. Collective."""
+    """Return the point that is named or read from a file, or train it. Collective.
+
+    `at` is a point in place of the request's.
+    """
     problem = subject.problem
+    at = _one_point(request.at, problem.world) if at is None else at
     problem.set_fixed(None)  # which the previous point may have set
     x = _trained(request, subject, progress) if at == TRAINED else known_point(at, problem)
     write(problem.world, progress, "point", request.save_point, save_vector(x))
@@ -198,6 +208,15 @@ def find_points(at: tuple[str, ...], world: World) -> list[str]:
         if world.rank == 0:
             found = find_files(list(at), "`at`")
     return world.broadcast(found)
+
+
+def _one_point(at: str | tuple[str, ...] | None, world: World) -> str | None:
+    if not isinstance(at, tuple):
+        return at
+    points = find_points(at, world)
+    if len(points) > 1:
+        raise InputError("`at` names several points; name one, or let `trajectory` take them")
+    return points[0] if points else None
 
 
 def known_point(at: str | None, problem) -> np.ndarray:

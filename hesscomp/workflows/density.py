@@ -84,7 +84,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     check_outputs(world, request.out, request.json, request.save_point)
     factor = None if request.factor is None else read_factor(request.factor, world)
     eigenvalues = None if factor is None else factor.eigenvalues
-    curvature = make_curvature(request, world, progress, request.at)
+    curvature = make_curvature(request, world, progress)
     hessian, problem = curvature.operator, curvature.problem
     if factor is not None and request.factor is not None:
         _compare(factor, curvature, request.factor, progress)

@@ -31,7 +31,7 @@ def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent
         Where a signal stopped the world; with `request.run` the same request resumes.
     """
     check_outputs(world, request.out, request.json, request.save_point)
-    curvature = make_curvature(request, world, progress, request.at)
+    curvature = make_curvature(request, world, progress)
     asked = values(request, DiagonalOptions)
 
     def make(operator) -> Factor:

@@ -68,7 +68,7 @@ def figure(request: FigureRequest, world: World, progress: Progress = silent) ->
         For an operator of more than 20,000 parameters, and for what `compress` refuses.
     """
     check_outputs(world, request.out, request.json, request.save_point)
-    curvature = make_curvature(request, world, progress, request.at)
+    curvature = make_curvature(request, world, progress)
     operator = curvature.operator
     if operator.n > MOST:
         raise InputError(

@@ -48,8 +48,12 @@ class MachineRequest(Options, group="machine", about="the memory and the speed o
         f"{FLOPS} N operations at `rate`",
     )
     rate: float | None = _rate(metavar="F", help=f"operations per second; default: {RATE:g}")
-    latency: float | None = _amount(metavar="S", help="seconds of a message; default: 5e-6")
-    bandwidth: float | None = _rate(metavar="B", help="bytes per second sent; default: 1e9")
+    latency: float | None = _amount(
+        metavar="S", help=f"seconds of a message; default: {Machine.latency:g}"
+    )
+    bandwidth: float | None = _rate(
+        metavar="B", help=f"bytes per second sent; default: {Machine.bandwidth:g}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,17 +149,14 @@ def measured_plan(
     from hesscomp.curvature.calibration import product_cost
     from hesscomp.parallel.calibration import algebra_rate, network_speed
     from hesscomp.parallel.memory import resident_bytes
-    from hesscomp.workflows.curvature import find_points, make_curvature
+    from hesscomp.workflows.curvature import make_curvature
     from hesscomp.workflows.progress import silent
     from hesscomp.workflows.subject import start_tensorflow
 
     progress = progress or silent
     start_tensorflow(world)
     program = max(world.gather(resident_bytes()))
-    points = find_points(of.at, world)
-    if len(points) > 1:
-        raise InputError("`at` names several points; a plan is for one, so name one")
-    curvature = make_curvature(of, world, progress, *points)
+    curvature = make_curvature(of, world, progress)
     operator, rows = curvature.operator, curvature.problem.rows
     held = sum(world.gather(resident_bytes() - program))
     columns = min(operator.n, request.rank + request.oversample)

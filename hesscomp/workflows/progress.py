@@ -14,6 +14,7 @@ from hesscomp.factors import Factor, save_factor
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.storage import files
+from hesscomp.storage.npy import save_npy
 
 Progress = Callable[[object], None]
 
@@ -83,8 +84,4 @@ def write_factor(progress: Progress, path, factor: Factor) -> None:
 def save_vector(x: np.ndarray) -> Callable:
     """Return a function that writes one array as a .npy file, atomically."""
 
-    def save(path) -> None:
-        with files.atomic_path(path) as temporary, open(temporary, "wb") as stream:
-            np.save(stream, x)
-
-    return save
+    return lambda path: save_npy(path, x)

@@ -532,6 +532,7 @@ def test_options_that_need_the_data(words, message, capsys, tmp_path):
         (["--tolerance", "1e-2"], "--tolerance: give it before the --"),
         (["--rank=3"], "--rank=3: give it before the --"),
         (["--power"], "--power: give it before the --"),
+        (["--memory-limit", "1G"], "--memory-limit: give it before the --"),
         (["--sample"], "argument --sample: expected one argument"),
         (["--sample", "2"], "--sample must be above 0 and at most 1"),
         (["--sample", "1"], "no such file"),

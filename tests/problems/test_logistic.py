@@ -137,7 +137,7 @@ def test_bad_arguments(world):
 def test_a_sample_of_a_sample(world):
     """In reproducible mode, where rows are counted instead of copied, the same rows."""
     X, y, x = whole()
-    found = []
+    found, predicted = [], []
     for reproducible in (False, True):
         theirs = World(world.comm, reproducible=reproducible)
         rows = slice(*row_range(ROWS, world.rank, world.size))
@@ -147,6 +147,10 @@ def test_a_sample_of_a_sample(world):
         assert 0.2 * ROWS < inner.rows < 0.4 * ROWS
         assert inner.run_identity(x)["sample"] == "0.6, seed 1; 0.5, seed 1"
         found.append((inner.rows, *inner.objective_and_gradient(x)))
+        right = world.sum(np.array(inner.right_predictions(x), dtype=np.int64)).tolist()
+        predicted.append(right)
+        assert right[1] == inner.rows
+    assert predicted[0] == predicted[1]
     (rows, objective, gradient), (again, value, slope) = found
     assert rows == again and value == pytest.approx(objective, rel=1e-14)
     np.testing.assert_allclose(slope, gradient, atol=1e-14)

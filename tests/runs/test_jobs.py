@@ -309,6 +309,13 @@ def test_overwrites_nothing_but_its_own_scripts(tmp_path, monkeypatch, capsys):
     assert "--nodes=2" in (tmp_path / "j").read_text()
 
 
+def test_warns_of_old_names_in_its_command(tmp_path, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(tmp_path)
+    command = ["newton", "--data", "adult", "--max-iter", "3"]
+    assert main(["job", "--out", "j", "--", *command]) == 0
+    assert "--max-steps" in caplog.text + capsys.readouterr().err
+
+
 def test_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     """What is lacking may follow on submission, also for an array, whose numbers are unknown."""
     monkeypatch.chdir(tmp_path)

@@ -82,6 +82,9 @@ def test_a_request_is_checked_when_it_is_made():
         CompressRequest(data="d", at="zero")
     with pytest.raises(InputError, match="`seed` must be a whole number, not '1'"):
         CompressRequest(data="d", seed="1")
+    for name, value in {"seed": None, "oversample": True, "at": (3,)}.items():
+        with pytest.raises(InputError, match=f"`{name}` must be a"):
+            CompressRequest(data="d", **{name: value})
     request = CompressRequest(data=PAGE)
     assert request.rank == 40  # of the command, too
     with pytest.raises(FrozenInstanceError):
@@ -175,6 +178,16 @@ def test_several_points_are_a_trajectory(rows, alone, tmp_path):
     assert not made.missed and list(map(id, told)) == list(map(id, made.points))
     for kept, point in zip(load_trajectory(out).factors, made.points, strict=True):
         np.testing.assert_array_equal(kept.eigenvalues, point.eigenvalues)
+
+
+@pytest.mark.parametrize("kind", [workflows.CurvatureRequest, CompressRequest])
+def test_an_operator_is_at_the_point_of_its_request(rows, alone, tmp_path, kind):
+    x = np.linspace(-1, 1, 12)
+    np.save(tmp_path / "x.npy", x)
+    at = str(tmp_path / "x.npy")
+    request = kind(data=rows, at=(at,) if kind is CompressRequest else at)
+    np.testing.assert_array_equal(workflows.make_curvature(request, alone).x, x)
+    assert not workflows.make_curvature(kind(data=rows), alone).x.any()
 
 
 def test_merge(rows, alone, tmp_path):
