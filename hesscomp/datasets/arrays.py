@@ -105,10 +105,15 @@ class StoredRows:
         self.count, *row = (int(extent) for extent in shape)
         self.row, self.width = tuple(row), math.prod(row)
         if y.shape != (self.count,):
+            remedy = "store one label a row"
+            if len(y.shape) > 1 and math.prod(y.shape[1:]) == 1:
+                remedy += ": y.ravel()"
+            elif len(y.shape) > 1:
+                remedy += (
+                    ": of one-hot rows y.argmax(axis=1), which are classes (`targets` classes)"
+                )
             raise InputError(
-                f"{path}: X has {self.count} rows but the labels have shape {y.shape}; "
-                "store one label a row: of one-hot rows y.argmax(axis=1), which are classes "
-                "(`targets` classes)"
+                f"{path}: X has {self.count} rows but the labels have shape {y.shape}; {remedy}"
             )
         if self.width > MAX_WIDTH:
             raise InputError(f"{path}: X has {self.width} columns; at most {MAX_WIDTH} are allowed")

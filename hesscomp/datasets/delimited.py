@@ -62,8 +62,9 @@ class CsvSource(TextSource):
         if len(names) < 2:
             raise InputError(f"{path}: has a single column; it needs features and a label")
         if label is not None and names.count(label) != 1:
+            listed = some([name or "(no name)" for name in names])
             found = "more than one column is" if label in names else "no column is"
-            raise InputError(f"{path}: {found} named {label!r}; it has {some(names)}")
+            raise InputError(f"{path}: {found} named {label!r}; it has {listed}")
         self.at = len(names) - 1 if label is None else names.index(label)
         self.columns = tuple(names[: self.at] + names[self.at + 1 :])
         self.label_name = self._called(self.at)

@@ -50,8 +50,9 @@ def with_targets(
     kind : {"signs", "classes", "values", "input"}
         "signs": -1.0 and +1.0 for labels that are +1/-1, 0/1, 1/2 or two texts in sorted order; a
         set with one class alone is accepted with a warning. "classes": int64 numbers from 0 of at
-        most 1,000 classes, integers or texts in sorted order. "values": the labels themselves,
-        real numbers, as float64. "input": the shard's own X, not copied.
+        most 1,000 classes. Integers from 0 stay as they are, also where some do not occur; other
+        integers, with a warning, and texts are numbered in sorted order. "values": the labels
+        themselves, real numbers, as float64. "input": the shard's own X, not copied.
     known : tuple, optional
         The classes of the training set, which labels must not leave.
     where : callable, optional
@@ -82,6 +83,8 @@ def _classified(shard, kind: str, world: World, name: str, known, where):
         found.keep_inside(known)
     classes = known or (found.pair() if kind == SIGNS else found.classes())
     found.keep_few()
+    if kind == CLASSES and known is None and world.rank == 0:
+        found.say_numbers(classes)
     if kind == SIGNS and known is None and len(found.rows) == 1 and world.rank == 0:
         log.warning("%s: all rows have the label %s", name, *class_names(found.rows))
     codes = np.array((-1.0, 1.0)) if kind == SIGNS else np.arange(len(classes), dtype=np.int64)
@@ -139,7 +142,7 @@ class _Found:
         )
 
     def classes(self) -> tuple:
-        """Return all labels, sorted."""
+        """Return the labels of the classes 0, 1 and so on; some may not occur."""
         texts = sum(isinstance(label, str) for label in self.rows)
         for label in self.rows:
             odd = not label.is_integer() if isinstance(label, float) else not label
@@ -148,7 +151,21 @@ class _Found:
                 if not texts:
                     rule += " or, where they are measured, take them as values (`targets` values)"
                 self.refuse(label, rule)
-        return tuple(sorted(self.rows))
+        labels = tuple(sorted(self.rows))
+        if labels and labels[0] == 0 and labels[-1] < MAX_CLASSES:
+            return tuple(map(float, range(int(labels[-1]) + 1)))
+        return labels
+
+    def say_numbers(self, classes: tuple) -> None:
+        """Warn where integers are not the numbers of their classes."""
+        numbers = classes and isinstance(classes[0], float)
+        if numbers and classes != tuple(range(len(classes))):
+            names = class_names(classes)
+            log.warning(
+                "%s: the labels do not count from 0, so classes are numbered in sorted order: %s "
+                "is class 0, %s is class %d. If a class does not occur here, store numbers from 0",
+                self.name, names[0], names[-1], len(names) - 1,
+            )  # fmt: skip
 
     def keep_few(self) -> None:
         """Refuse more labels than can be classes, or than a rank has told of."""

@@ -28,7 +28,8 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
     optimizer: str = option(choices=NAMES, help="the optimizer")
     settings: tuple[str, ...] = option(
         (), flag="--set", metavar="NAME=VALUE",
-        help="options of the optimizer, such as damping=10; `--set help` lists them all",
+        help="options of the optimizer, such as damping=10; "
+        "`--set help` lists those of `optimizer`",
     )  # fmt: skip
     at: str | None = option(
         None, metavar="zero|initial|sparse|FILE",

@@ -821,6 +821,37 @@ LABELS = {
 
 
 @pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("labels", "classes", "numbers", "warned"),
+    [
+        ([0, 2, 2, 0], ("0", "1", "2"), [0, 2, 2, 0], False),
+        ([1, 3, 2, 1], ("1", "2", "3"), [0, 2, 1, 0], True),
+        ([-1, 0, 2, 2], ("-1", "0", "2"), [0, 1, 2, 2], True),
+        ([0, 5000, 0, 5000], ("0", "5000"), [0, 1, 0, 1], True),
+    ],
+)
+def test_class_numbers_stay_or_a_warning_says_what_they_become(
+    world, caplog, labels, classes, numbers, warned
+):
+    """A subset of the rows, in which a class does not occur, keeps the numbers of the others."""
+    rows = slice(*row_range(4, world.rank, world.size))
+    with caplog.at_level("WARNING"):
+        data = from_arrays(np.eye(4)[rows], np.array(labels)[rows], world, targets="classes")
+    assert data.classes == classes and data.train.y.tolist() == numbers[rows]
+    told = f"{classes[0]} is class 0, {classes[-1]} is class {len(classes) - 1}" in caplog.text
+    assert told == (warned and world.rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"), [((3, 1), r"a row: y\.ravel\(\)$"), ((2,), "one label a row$")]
+)
+def test_labels_of_another_shape_get_their_remedy(tmp_path, shape, remedy):
+    np.savez(tmp_path / "d.npz", X=np.ones((3, 2)), y=np.zeros(shape))
+    with pytest.raises(InputError, match=remedy):
+        load_dataset(tmp_path / "d.npz", World.serial(), targets="classes")
+
+
+@pytest.mark.ranks
 @pytest.mark.parametrize("labels", LABELS)
 def test_classes(world, shared_tmp, table, labels):
     X, y = table[0], LABELS[labels]
