@@ -132,9 +132,8 @@ class ProblemRequest(
         if network and self.features != "raw":
             raise InputError(f"`features` {self.features} does not go with a network; leave it out")
         super()._check()
-        lacking = [f"`{name}`" for name in ("loss", "data") if getattr(self, name) is None]
-        if self.model is not None and lacking:
-            raise Incomplete(f"`model` needs {' and '.join(lacking)} too")
+        if self.model is not None and (self.loss is None or self.data is None):
+            raise Incomplete("`model` needs `loss` and `data`; give both")
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
         if self.model is None:

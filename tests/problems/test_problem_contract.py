@@ -77,8 +77,14 @@ def mine(shared_tmp, world, monkeypatch):
     # TensorFlow runs in this process already, with the threads that it has.
     monkeypatch.setattr("hesscomp.curvature.tensorflow.set_threads", lambda threads: None)
     importlib.invalidate_caches()
+    forget("mine", "bare")  # those of other tests in this process
     yield importlib.import_module("mine")
-    for name in ("mine", "bare"):
+    forget("mine", "bare")
+
+
+def forget(*names):
+    """Let modules be imported anew."""
+    for name in names:
         sys.modules.pop(name, None)
 
 
