@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hesscomp.curvature.shard import ShardCurvature
+from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.problems.capabilities import INITIAL_POINT
 from hesscomp.problems.problem import ParameterBlock, Problem

@@ -15,20 +15,11 @@ LARGEST = 2.0**30  # bytes of the block that is multiplied
 
 @dataclass(frozen=True)
 class ProductCost:
-    """The cost of a block product on the most expensive rank.
+    """The cost of a block product on the most expensive rank."""
 
-    Attributes
-    ----------
-    columns : int
-        Those of the block that was multiplied.
-    seconds : float
-    bytes : float
-        Beside the program, the data, argument and result.
-    """
-
-    columns: int
+    columns: int  # of the block that was multiplied
     seconds: float
-    bytes: float
+    bytes: float  # beside the program, the data, argument and result
 
 
 def product_cost(operator: Operator, columns: int) -> ProductCost:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.curvature.shard import ShardCurvature
+from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.memory import COLUMN_COPIES
 
@@ -15,27 +15,13 @@ PAYS = 8  # times n: a chunk's tangents beside which what is done once a chunk i
 
 @dataclass(frozen=True)
 class Budget:
-    """How many rows and columns go together.
+    """How many rows and columns go together."""
 
-    Attributes
-    ----------
-    memory : float
-        Bytes that a product may take, besides the data and its result.
-    n : int
-        Parameters.
-    row_values : int
-        Numbers that one row makes on its way through the network.
-    copies : int
-        How many such arrays, for each column, are sure to suffice for all that lives at once.
-    row_tangents : int
-        A closer count of what one row holds at once for each column.
-    """
-
-    memory: float
-    n: int
-    row_values: int
-    copies: int
-    row_tangents: int
+    memory: float  # bytes that a product may take, besides the data and its result
+    n: int  # parameters
+    row_values: int  # numbers that one row makes on its way through the network
+    copies: int  # of these numbers, for each column, that suffice for all that lives at once
+    row_tangents: int  # a closer count of the numbers of one row, for each column, at once
 
     def columns(self, k: int, itemsize: int) -> int:
         """Return the columns in one panel: as even as they come, and at most half of the memory."""
@@ -66,12 +52,8 @@ class Budget:
 class Kept:
     """What products at one point share of each chunk of rows, made once as far as memory goes.
 
-    Parameters
-    ----------
-    make : callable
-        ``make(X, y)`` is a chunk's: tensors, nested as you like.
-    most : float
-        Bytes; what goes beyond is made for each product again.
+    ``make(X, y)`` is a chunk's: tensors, nested as you like. What goes beyond `most` bytes is made
+    again for each product.
     """
 
     def __init__(self, make: Callable, most: float):
@@ -97,33 +79,17 @@ class Kept:
 
 @dataclass(frozen=True)
 class RowSum(ShardCurvature):
-    """A shard's curvature as sums over chunks of its rows.
+    """A shard's curvature as sums over chunks of its rows X, y."""
 
-    Attributes
-    ----------
-    kernel : callable
-        ``kernel(V)(X, y, kept.of(...))`` is a chunk's product with V.
-    X, y : tensors
-        The shard's rows.
-    n : int
-    budget : Budget
-    kept : Kept
-    blocks : tuple of slice
-        The fixed blocks of rows of the reproducible mode.
-    narrow : callable, optional
-        From the indices of parameter blocks to the curvature by these alone, where that costs
-        less than the whole.
-    """
-
-    kernel: Callable
+    kernel: Callable  # kernel(V)(X, y, kept.of(...)) is a chunk's product with V
     X: tf.Tensor
     y: tf.Tensor
     n: int
     dtype: tf.DType
     budget: Budget
     kept: Kept
-    blocks: tuple[slice, ...] = ()
-    narrow: Callable | None = None
+    blocks: tuple[slice, ...] = ()  # the fixed blocks of rows of the reproducible mode
+    narrow: Callable | None = None  # makes `narrowed`, where that costs less than the whole
     assembles = True
 
     def product(self, V: tf.Tensor) -> tf.Tensor:

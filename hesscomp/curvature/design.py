@@ -6,6 +6,7 @@ through memory for a product instead of two, which is what a single column costs
 """
 
 import functools
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +39,7 @@ class DenseDesign:
     chunk); curvature products from a copy in `dtype`, made only where the data have another.
 
     Methods take and return tensors; `v`, `r` and the weights are float64, blocks are in `dtype`.
+    Methods by row block return each block's product alone, one after the other on a first axis.
     """
 
     def __init__(self, X: np.ndarray, dtype: tf.DType, blocks: RowBlocks | None = None):
@@ -48,7 +50,7 @@ class DenseDesign:
         self._exact_kernels = _dense_kernels(self._given.dtype.name)
         self._kernels = _dense_kernels(dtype.name)
 
-    def _chunk(self, row_bytes: int) -> tf.Tensor:
+    def _chunk(self, row_bytes: int = 0) -> tf.Tensor:
         if self.blocks is not None:
             return tf.constant(self.blocks.rows, tf.int32)
         rows = CHUNK_BYTES // max(row_bytes, 1) // ALIGNED_ROWS * ALIGNED_ROWS
@@ -66,48 +68,36 @@ class DenseDesign:
             return tf.linalg.matvec(self._given, r, transpose_a=True)
         return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
 
-    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
-        """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
-        return self._exact_kernels.adjoint_by_row_block(self._given, r, self._chunk(0))
-
-    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
-        if not self.rows:
-            return tf.zeros([0, *V.shape], self.dtype)
-        return self._kernels.gram_product_by_row_block(
-            self._curved, tf.cast(weights, self.dtype), V, self._chunk(0)
-        )
-
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """Return A^T (weights * (A V)): (n, k) to (n, k); 4 rows n k operations, one sweep."""
+        """Return A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations, one sweep."""
         wide = V.shape[1] > 8
         chunk = tf.constant(WIDE_ROWS) if wide else self._chunk(self.dtype.size * self.n)
-        return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), V, chunk)
+        return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), chunk, V)
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
         """Return A^T diag(weights) A: (n, n); 2 rows n^2 operations."""
-        return self._kernels.gram(
-            self._curved, tf.cast(weights, self.dtype), tf.constant(WIDE_ROWS)
-        )
+        chunk = tf.constant(WIDE_ROWS)
+        return self._kernels.gram(self._curved, tf.cast(weights, self.dtype), chunk)
+
+    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
+        return self._exact_kernels.adjoint_by_row_block(self._given, r, self._chunk())
+
+    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        given = self._curved, tf.cast(weights, self.dtype), self._chunk()
+        return self._kernels.gram_product_by_row_block(*given, V)
 
     def gram_by_row_block(self, weights: tf.Tensor) -> tf.Tensor:
-        """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
-        if not self.rows:
-            return tf.zeros([0, self.n, self.n], self.dtype)
-        return self._kernels.gram_by_row_block(
-            self._curved, tf.cast(weights, self.dtype), self._chunk(0)
-        )
+        given = self._curved, tf.cast(weights, self.dtype), self._chunk()
+        return self._kernels.gram_by_row_block(*given)
 
     def compile(self) -> None:
         """Trace and optimise the products on one row, so that no timed product does."""
-        self._exact_kernels.forward(self._given[:1], tf.zeros([self.n], tf.float64), 1)
-        self._exact_kernels.adjoint(
-            self._given[:1], tf.zeros([len(self._given[:1])], tf.float64), 1
-        )
-        row = self._curved[:1]
-        weights = tf.zeros([len(row)], self.dtype)
-        self._kernels.gram_product(row, weights, tf.zeros([self.n, 1], self.dtype), 1)
-        self._kernels.gram(row[:, :1], weights, 1)
+        row, one = self._given[:1], tf.constant(1)
+        self._exact_kernels.forward(row, tf.zeros([self.n], tf.float64), one)
+        self._exact_kernels.adjoint(row, tf.zeros([len(row)], tf.float64), one)
+        row, weights = self._curved[:1], tf.zeros([len(row)], self.dtype)
+        self._kernels.gram_product(row, weights, one, tf.zeros([self.n, 1], self.dtype))
+        self._kernels.gram(row[:, :1], weights, one)
 
 
 class SparseDesign:
@@ -128,45 +118,37 @@ class SparseDesign:
         self._blocks = [SparseDesign(X[rows], dtype) for rows in self._local]
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
-        """Return A v in float64: (n,) to (rows,)."""
         if self._blocks:
             return tf.concat([block.forward(v) for block in self._blocks], axis=0)
         return tf.squeeze(self._given[0] @ v[:, None], 1)
 
     def adjoint(self, r: tf.Tensor) -> tf.Tensor:
-        """Return A^T r in float64: (rows,) to (n,)."""
         return tf.squeeze(self._given[1] @ r[:, None], 1)
 
-    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
-        """Return A^T r of each block of rows: (rows,) to (blocks, n), in float64."""
-        parts = [b.adjoint(r[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
-        return tf.stack(parts) if parts else tf.zeros([0, self.n], tf.float64)
-
-    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """Return A^T (weights * (A V)) of each block of rows: (n, k) to (blocks, n, k)."""
-        parts = [
-            block.gram_product(weights[rows], V)
-            for block, rows in zip(self._blocks, self._local, strict=True)
-        ]
-        return tf.stack(parts) if parts else tf.zeros([0, *V.shape], V.dtype)
-
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        """Return A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations."""
         scale = tf.cast(weights, self.dtype)[:, None]
         return self._curved[1] @ (scale * (self._curved[0] @ V))
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
-        """Return A^T diag(weights) A: (n, n), by block products with the unit vectors."""
-        panels = [
-            self.gram_product(weights, tf.eye(self.n, dtype=self.dtype)[:, start : start + 256])
-            for start in range(0, self.n, 256)
-        ]
-        return tf.concat(panels, axis=1)
+        """Return A^T diag(weights) A, by block products with the unit vectors."""
+        units = tf.eye(self.n, dtype=self.dtype)
+        panels = (units[:, start : start + 256] for start in range(0, self.n, 256))
+        return tf.concat([self.gram_product(weights, panel) for panel in panels], axis=1)
+
+    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
+        return self._stacked("adjoint", tf.zeros([0, self.n], r.dtype), r)
+
+    def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
+        return self._stacked("gram_product", tf.zeros([0, *V.shape], V.dtype), weights, V)
 
     def gram_by_row_block(self, weights: tf.Tensor) -> tf.Tensor:
-        """Return A^T diag(weights) A of each block of rows: (blocks, n, n)."""
-        parts = [b.gram(weights[rows]) for b, rows in zip(self._blocks, self._local, strict=True)]
-        return tf.stack(parts) if parts else tf.zeros([0, self.n, self.n], self.dtype)
+        return self._stacked("gram", tf.zeros([0, self.n, self.n], self.dtype), weights)
+
+    def _stacked(self, method: str, none: tf.Tensor, by_row: tf.Tensor, *shared) -> tf.Tensor:
+        """Return a product of each block of rows; `none` is that of no blocks."""
+        pairs = zip(self._blocks, self._local, strict=True)
+        parts = [getattr(block, method)(by_row[rows], *shared) for block, rows in pairs]
+        return tf.stack(parts) if parts else none
 
     def compile(self) -> None:
         """Nothing to trace: the products are single operations."""
@@ -196,110 +178,82 @@ class _Csr:
         return tf.raw_ops.SparseMatrixMatMul(a=self.matrix, b=V)
 
 
-def _sweep(rows: tf.Tensor, chunk: tf.Tensor, total: tf.Tensor, part) -> tf.Tensor:
-    """Return total + the sum of part(start, stop) over the chunks of rows, one after the other."""
-    return tf.while_loop(
-        lambda start, _: start < rows,
-        lambda start, total: (
-            start + chunk,
-            total + part(start, tf.minimum(start + chunk, rows)),
-        ),
-        (0, total),
-        parallel_iterations=1,
-    )[1]
+def _each_chunk(part: Callable, held: tf.Tensor, chunk: tf.Tensor):
+    """Return a TensorArray of part(rows) for each chunk of the rows held, and how many there are.
 
-
-def _concatenated(rows: tf.Tensor, chunk: tf.Tensor, element: tf.TensorSpec, part) -> tf.Tensor:
-    """Return part(start, stop) of each chunk of rows, one after the other along the first axis."""
-    count = (rows + chunk - 1) // chunk
-    pieces = tf.TensorArray(
-        element.dtype, size=count, infer_shape=False, element_shape=element.shape
+    TensorFlow joins at least one tensor: where no rows are held, there is that of an empty chunk.
+    """
+    count, first = (held + chunk - 1) // chunk, part(slice(0, chunk))
+    parts = tf.TensorArray(
+        first.dtype, tf.maximum(count, 1), infer_shape=False, element_shape=first.shape
     )
 
-    def step(i, pieces):
-        return i + 1, pieces.write(i, part(i * chunk, tf.minimum((i + 1) * chunk, rows)))
+    def step(i, parts):
+        return i + 1, parts.write(i, part(slice(i * chunk, (i + 1) * chunk)))
 
-    return tf.while_loop(lambda i, _: i < count, step, (0, pieces), parallel_iterations=1)[
-        1
-    ].concat()
+    parts = tf.while_loop(
+        lambda i, _: i < count, step, (1, parts.write(0, first)), parallel_iterations=1
+    )[1]
+    return parts, count
 
 
 @functools.cache
 def _dense_kernels(name: str) -> SimpleNamespace:
-    """Return compiled products with a dense matrix of type `name`, traced once for all shapes."""
-    matrix = tf.TensorSpec([None, None], name)
-    weights = tf.TensorSpec([None], name)
-    vector = tf.TensorSpec([None], tf.float64)
-    count = tf.TensorSpec([], tf.int32)
+    """Return compiled products with a dense matrix of type `name`, traced once for all shapes.
 
-    @tf.function(input_signature=[matrix, vector, count])
+    All but `forward` take the matrix, a vector by its rows, how many rows make a chunk, and what
+    the chunks share. The chunks' products are added one after the other, or stacked.
+    """
+    count, exact = tf.TensorSpec([], tf.int32), tf.TensorSpec([None], tf.float64)
+    matrix, weights = tf.TensorSpec([None, None], name), tf.TensorSpec([None], name)
+
+    def compiled(kernel, *specs):
+        return tf.function(kernel, input_signature=[matrix, *specs], autograph=False)
+
     def forward(A, v, chunk):
-        def part(start, stop):
-            return tf.linalg.matvec(tf.cast(A[start:stop], tf.float64), v)
+        def part(rows):
+            return tf.linalg.matvec(tf.cast(A[rows], tf.float64), v)
 
-        return _concatenated(tf.shape(A)[0], chunk, vector, part)
+        return _each_chunk(part, tf.shape(A)[0], chunk)[0].concat()
 
-    @tf.function(input_signature=[matrix, vector, count])
-    def adjoint(A, r, chunk):
-        def part(start, stop):
-            piece = tf.cast(A[start:stop], tf.float64)
-            return tf.linalg.matvec(piece, r[start:stop], transpose_a=True)
+    def adjoint(A, r):
+        return tf.linalg.matvec(tf.cast(A, tf.float64), r, transpose_a=True)
 
-        shape = tf.shape(A)
-        return _sweep(shape[0], chunk, tf.zeros(shape[1:], tf.float64), part)
+    def gram_product(A, weights, V):
+        return tf.matmul(A, weights[:, None] * tf.matmul(A, V), transpose_a=True)
 
-    @tf.function(input_signature=[matrix, vector, count])
-    def adjoint_by_row_block(A, r, chunk):
-        def part(start, stop):
-            piece = tf.cast(A[start:stop], tf.float64)
-            return tf.linalg.matvec(piece, r[start:stop], transpose_a=True)
+    def gram(A, weights):
+        return tf.matmul(A, weights[:, None] * A, transpose_a=True)
 
-        joined = _concatenated(tf.shape(A)[0], chunk, vector, part)
-        return tf.reshape(joined, [-1, tf.shape(A)[1]])
+    def summed(product, *specs):
+        def kernel(A, by_row, chunk, *shared):
+            def step(start, total):
+                rows = slice(start, start + chunk)
+                return start + chunk, total + product(A[rows], by_row[rows], *shared)
 
-    @tf.function(input_signature=[matrix, weights, matrix, count])
-    def gram_product(A, weights, V, chunk):
-        def part(start, stop):
-            piece = A[start:stop]
-            scaled = weights[start:stop, None] * tf.matmul(piece, V)
-            return tf.matmul(piece, scaled, transpose_a=True)
+            held, zero = tf.shape(A)[0], product(A[:0], by_row[:0], *shared)
+            return tf.while_loop(
+                lambda start, _: start < held, step, (0, zero), parallel_iterations=1
+            )[1]
 
-        return _sweep(tf.shape(A)[0], chunk, tf.zeros_like(V), part)
+        return compiled(kernel, *specs)
 
-    @tf.function(input_signature=[matrix, weights, matrix, count])
-    def gram_product_by_row_block(A, weights, V, chunk):
-        def part(start, stop):
-            piece = A[start:stop]
-            scaled = weights[start:stop, None] * tf.matmul(piece, V)
-            return tf.matmul(piece, scaled, transpose_a=True)
+    def stacked(product, *specs):
+        def kernel(A, by_row, chunk, *shared):
+            def part(rows):
+                return product(A[rows], by_row[rows], *shared)
 
-        joined = _concatenated(tf.shape(A)[0], chunk, matrix, part)
-        return tf.reshape(joined, [-1, *tf.unstack(tf.shape(V))])
+            parts, blocks = _each_chunk(part, tf.shape(A)[0], chunk)
+            return parts.stack()[:blocks]
 
-    @tf.function(input_signature=[matrix, weights, count])
-    def gram(A, weights, chunk):
-        def part(start, stop):
-            piece = A[start:stop]
-            return tf.matmul(piece, weights[start:stop, None] * piece, transpose_a=True)
-
-        shape = tf.shape(A)
-        return _sweep(shape[0], chunk, tf.zeros([shape[1], shape[1]], A.dtype), part)
-
-    @tf.function(input_signature=[matrix, weights, count])
-    def gram_by_row_block(A, weights, chunk):
-        def part(start, stop):
-            piece = A[start:stop]
-            return tf.matmul(piece, weights[start:stop, None] * piece, transpose_a=True)
-
-        joined = _concatenated(tf.shape(A)[0], chunk, matrix, part)
-        return tf.reshape(joined, [-1, tf.shape(A)[1], tf.shape(A)[1]])
+        return compiled(kernel, *specs)
 
     return SimpleNamespace(
-        forward=forward,
-        adjoint=adjoint,
-        adjoint_by_row_block=adjoint_by_row_block,
-        gram_product=gram_product,
-        gram_product_by_row_block=gram_product_by_row_block,
-        gram=gram,
-        gram_by_row_block=gram_by_row_block,
+        forward=compiled(forward, exact, count),
+        adjoint=summed(adjoint, exact, count),
+        adjoint_by_row_block=stacked(adjoint, exact, count),
+        gram_product=summed(gram_product, weights, count, matrix),
+        gram_product_by_row_block=stacked(gram_product, weights, count, matrix),
+        gram=summed(gram, weights, count),
+        gram_by_row_block=stacked(gram, weights, count),
     )

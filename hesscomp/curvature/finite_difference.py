@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from hesscomp.curvature.sharded import ShardedOperator
+from hesscomp.curvature.sharded import ProblemOperator
 
 STEP = float(np.finfo(np.float64).eps ** (1 / 3))  # balances rounding and truncation
 
 
-class FiniteDifferenceHessian(ShardedOperator):
+class FiniteDifferenceHessian(ProblemOperator):
     """H v as (g(x + h v) - g(x - h v)) / (2 h), with h = eps^(1/3) (1 + ||x||) / ||v||.
 
     Symmetric up to its error, about 1e-10 of the third derivatives' scale; not positive
@@ -25,15 +25,7 @@ class FiniteDifferenceHessian(ShardedOperator):
     """
 
     def __init__(self, problem, x: np.ndarray):
-        super().__init__(
-            problem.n,
-            problem.world,
-            psd=False,
-            scale=1 / problem.rows,
-            blocks=problem.row_blocks,
-            memory=problem.memory,
-        )
-        self.problem, self.x = problem, problem.check_point(x)
+        super().__init__(problem, problem.check_point(x), psd=False)
 
     def _pieces(self, columns):
         return 2 * columns

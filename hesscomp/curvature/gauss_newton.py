@@ -21,11 +21,6 @@ class GaussNewtonOperator(CurvatureOperator):
         With the capability `GAUSS_NEWTON`.
     x : (n,) array
 
-    Raises
-    ------
-    InputError
-        If the problem lacks the capability.
-
     Notes
     -----
     Of a network, a product costs about two thirds of the Hessian's.
@@ -36,18 +31,12 @@ class GaussNewtonOperator(CurvatureOperator):
 
 
 class FisherOperator(CurvatureOperator):
-    """The Fisher matrix of a loss whose Gauss-Newton matrix it is: the known losses.
-
-    Of the data term: without the regularisers of the model.
+    """The Fisher matrix of the known losses; the model's regularisers are no part of it.
 
     Softmax and sigmoid cross-entropy and squared error are negative log-likelihoods with natural
-    parameters, for which the two coincide (Martens, "New insights and perspectives on the natural
-    gradient method", JMLR 21, 2020, section 9.2).
-
-    Raises
-    ------
-    InputError
-        For any other loss, and if the problem lacks the capability `FISHER`.
+    parameters, whose Fisher matrix is the Gauss-Newton matrix (Martens, "New insights and
+    perspectives on the natural gradient method", JMLR 21, 2020, section 9.2). For any other loss
+    the problem lacks the capability `FISHER`.
     """
 
     def __init__(self, problem, x: np.ndarray):
@@ -84,18 +73,8 @@ class MonteCarloFisherOperator(CurvatureOperator):
 class EmpiricalFisherOperator(CurvatureOperator):
     """(1/m) sum of g g^T over all rows, g being a row's gradient: the gradients' second moment.
 
-    Not centred, and not the Fisher matrix: the targets are those of the data.
-
-    Parameters
-    ----------
-    problem : Problem
-        With the capability `EMPIRICAL_FISHER`.
-    x : (n,) array
-
-    Raises
-    ------
-    InputError
-        If the problem lacks the capability.
+    Not centred, and not the Fisher matrix: the targets are those of the data. The problem needs
+    the capability `EMPIRICAL_FISHER`.
     """
 
     def __init__(self, problem, x: np.ndarray):

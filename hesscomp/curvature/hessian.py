@@ -4,18 +4,16 @@ import copy
 
 import numpy as np
 
-from hesscomp.curvature.shard import ShardCurvature
-from hesscomp.curvature.sharded import ShardedOperator
+from hesscomp.curvature.sharded import ProblemOperator, ShardCurvature
 from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated
 
 
-class CurvatureOperator(ShardedOperator):
+class CurvatureOperator(ProblemOperator):
     """(1/m) sum over all rows of all ranks of a curvature of the loss, *without* the ridge.
 
-    Each rank multiplies its shard's sum; one reduction of n k words makes a block product. Add
-    the ridge with ``H.shifted(problem.ridge)``.
+    Each rank multiplies its shard's sum; one reduction of n k words makes a block product.
 
     Parameters
     ----------
@@ -26,6 +24,11 @@ class CurvatureOperator(ShardedOperator):
         This shard's curvature at x.
     psd : bool
 
+    Raises
+    ------
+    InputError
+        If the problem lacks the capability for this matrix.
+
     Notes
     -----
     Products run in the problem's `dtype` and are reduced in it; the sum over ranks is then widened
@@ -35,17 +38,7 @@ class CurvatureOperator(ShardedOperator):
     """
 
     def __init__(self, problem, x: np.ndarray, shard: ShardCurvature, *, psd: bool):
-        super().__init__(
-            problem.n,
-            problem.world,
-            psd=psd,
-            dtype=problem.dtype,
-            scale=1 / problem.rows,
-            blocks=problem.row_blocks,
-            memory=problem.memory,
-        )
-        self.problem = problem
-        self.x = np.array(x, dtype=np.float64)
+        super().__init__(problem, x, psd=psd, dtype=problem.dtype)
         self._shard = shard
 
     def narrowed(self, chosen):
@@ -86,14 +79,7 @@ class CurvatureOperator(ShardedOperator):
 class HessianOperator(CurvatureOperator):
     """The Hessian of the data term, as `CurvatureOperator` describes.
 
-    Parameters
-    ----------
-    problem : Problem
-        Supplies ``linearize(x)``, this shard's curvature at x.
-    x : (n,) array
-        The point, the same on all ranks.
-    shard : ShardCurvature, optional
-        ``problem.linearize(x)``, where the caller has it already.
+    `shard` is ``problem.linearize(x)``, where the caller has it already.
     """
 
     def __init__(self, problem, x: np.ndarray, shard=None):

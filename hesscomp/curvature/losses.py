@@ -4,38 +4,28 @@ Blocks of tangents carry their k columns beside the features: an output is (B, .
 (B, ..., k, C). Each loss is a class whose methods work on tensors of one chunk of rows.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from keras.src.backend.common.masking import get_keras_mask
-from keras.src.losses.losses import LossFunctionWrapper
 
-from hesscomp.curvature.endings import Ending, activate
-from hesscomp.curvature.tensorflow import fused, keras, one_precision, tf
+from hesscomp.curvature.tensorflow import fused, keras, one_precision, tf, value_and_gradient
 from hesscomp.errors import InputError
 
 
 class Loss(ABC):
     """The loss l(y, f) of one row, for an output f.
 
-    Attributes
-    ----------
-    name : str
-    convex : bool
-        Whether l is convex in f, so that the Gauss-Newton matrix is positive semidefinite.
-    natural : bool
-        Whether l is the negative log-likelihood of an exponential family with natural parameters
-        f, so that the Gauss-Newton matrix is the Fisher matrix.
-    link : str or None
-        The activation that makes probabilities of f, "softmax" or "sigmoid", where f are logits.
+    Where l is `convex` in f, the Gauss-Newton matrix is positive semidefinite. Where l is the
+    negative log-likelihood of an exponential family with the `natural` parameters f, the
+    Gauss-Newton matrix is the Fisher matrix.
     """
 
     name: str
     convex: bool
     natural = False
-    link: str | None = None
+    link: str | None = None  # "softmax" or "sigmoid", where f are the logits of probabilities
 
     @property
     def bare(self) -> "Loss":
@@ -151,19 +141,13 @@ class SquaredError(Loss):
 
 
 @dataclass(frozen=True)
-class Scaled(Loss):
-    """A known loss times a positive number.
-
-    As convex, but for a scale of 1 no log-likelihood with natural parameters any more: no Fisher
-    matrix.
-    """
+class _Changed(Loss):
+    """Another loss, or its targets, changed by a subclass; all else is that of the loss."""
 
     loss: Loss
-    scale: float
 
-    @property
-    def name(self):
-        return f"{self.scale:.6g} x {self.loss.name}"
+    def _targets(self, output, y):
+        return y
 
     @property
     def convex(self):
@@ -178,48 +162,53 @@ class Scaled(Loss):
         return self.loss.bare
 
     def values(self, output, y):
-        return self.scale * self.loss.values(output, y)
+        return self.loss.values(output, self._targets(output, y))
 
     def gradient(self, output, y):
-        return self.scale * self.loss.gradient(output, y)
+        return self.loss.gradient(output, self._targets(output, y))
 
     def curvature(self, output, y, T):
-        return self.scale * self.loss.curvature(output, y, T)
+        return self.loss.curvature(output, self._targets(output, y), T)
 
 
 @dataclass(frozen=True)
-class Smoothed(Loss):
+class Scaled(_Changed):
+    """A known loss times a positive number.
+
+    As convex, but for a scale of 1 no log-likelihood with natural parameters any more: no Fisher
+    matrix.
+    """
+
+    scale: float
+
+    @property
+    def name(self):
+        return f"{self.scale:.6g} x {self.loss.name}"
+
+    def values(self, output, y):
+        return self.scale * super().values(output, y)
+
+    def gradient(self, output, y):
+        return self.scale * super().gradient(output, y)
+
+    def curvature(self, output, y, T):
+        return self.scale * super().curvature(output, y, T)
+
+
+@dataclass(frozen=True)
+class Smoothed(_Changed):
     """A cross-entropy whose targets are mixed with equal probabilities: label smoothing.
 
     Targets y become (1 - amount) y + amount / C for C classes (2 for a sigmoid), as in Keras.
     """
 
-    loss: SoftmaxCrossEntropy | SigmoidCrossEntropy
     amount: float
-    convex = True
 
     @property
     def name(self):
         return f"{self.loss.name} with labels smoothed by {self.amount:g}"
 
-    @property
-    def link(self):
-        return self.loss.link
-
-    @property
-    def bare(self):
-        return self.loss
-
-    def values(self, output, y):
-        return self.loss.values(output, self._smooth(output, y))
-
-    def gradient(self, output, y):
-        return self.loss.gradient(output, self._smooth(output, y))
-
-    def curvature(self, output, y, T):
-        return self.loss.curvature(output, self._smooth(output, y), T)
-
-    def _smooth(self, output, y):
+    def _targets(self, output, y):
         soft = self.link == "softmax"
         y, classes = (_distribution(output, y), output.shape[-1]) if soft else (like(y, output), 2)
         return (1 - self.amount) * y + self.amount / classes
@@ -233,11 +222,8 @@ class FunctionLoss(Loss):
     the loss is one of logits: the function is given their activation. With `classes` the targets
     are numbers of classes, that is places of the output's last axis.
 
-    Raises
-    ------
-    InputError
-        From all methods, if the function masks some rows or places, as `ignore_class` does, and if
-        it computes with constants of another precision than the output's.
+    All methods raise InputError if the function masks some rows or places, as `ignore_class` does,
+    and if it computes with constants of another precision than the output's.
     """
 
     convex = False
@@ -248,7 +234,8 @@ class FunctionLoss(Loss):
         self.function, self.name, self.link, self.classes = function, name, link, classes
 
     def values(self, output, y):
-        output = output if self.link is None else activate(output, self.link)
+        if self.link is not None:  # Keras' activations leave the logits on what they return
+            output = keras.activations.get(self.link)(output)
         with one_precision(f"the loss {self.name}"):
             losses = tf.convert_to_tensor(self.function(y, output))
         if get_keras_mask(losses) is not None:
@@ -260,44 +247,29 @@ class FunctionLoss(Loss):
         return tf.reduce_mean(losses, list(range(1, losses.shape.rank)))
 
     def gradient(self, output, y):
-        with tf.GradientTape() as tape:
-            tape.watch(output)
-            losses = self.values(output, y)
-        return tape.gradient(losses, output, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return value_and_gradient(lambda output: self.values(output, y), output)[1]
 
     def curvature(self, output, y, T):
         k, rank = tf.shape(T)[-2], output.shape.rank
         folded = tf.transpose(T, [0, rank - 1, *range(1, rank - 1), rank])  # columns are more rows
         rows = tf.shape(folded)[:2]
-        repeated = tf.repeat(output, k, axis=0)
-        with tf.GradientTape() as tape:
-            tape.watch(repeated)
-            slopes = self.gradient(repeated, tf.repeat(y, k, axis=0))
+        repeated, targets = (tf.repeat(each, k, axis=0) for each in (output, y))
         seeds = tf.reshape(folded, tf.shape(repeated))
-        out = tape.gradient(
-            slopes, repeated, seeds, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        _, out = value_and_gradient(lambda f: self.gradient(f, targets), repeated, seeds)
         out = tf.reshape(out, tf.concat([rows, tf.shape(output)[1:]], 0))
         return tf.transpose(out, [0, *range(2, rank), 1, rank])
 
 
 @dataclass(frozen=True)
-class Outer(Loss):
+class Outer(_Changed):
     """Another loss with the curvature g g^T of its own gradient: the empirical Fisher matrix.
 
     With `samples` = S the targets are (B, S, ...), and the mean over the samples is taken.
     """
 
-    loss: Loss
     samples: int | None = None
     name = "outer-product"
     convex = True
-
-    def values(self, output, y):
-        return self.loss.values(output, y)
-
-    def gradient(self, output, y):
-        return self.loss.gradient(output, y)
 
     def curvature(self, output, y, T):
         if self.samples is None:
@@ -312,166 +284,6 @@ class Outer(Loss):
 
 
 KNOWN = {loss.name: loss for loss in (SoftmaxCrossEntropy, SigmoidCrossEntropy, SquaredError)}
-
-
-def find_loss(
-    loss,
-    output_shape: tuple[int, ...] | None = None,
-    ending: Ending | None = None,
-    targets: tf.TensorSpec | None = None,
-) -> Loss:
-    """Return a `Loss` from its name, a Keras loss or a function of (y, output).
-
-    Parameters
-    ----------
-    loss : str, Loss, Keras loss or callable
-        As `resolve_loss` takes it.
-    output_shape : tuple of int, optional
-        Of one row of the output. Keras' squared error and its cross-entropies are then the known
-        losses, scaled as Keras averages over a row.
-    ending : Ending, optional
-        Of the model. Keras' cross-entropies, and functions that call them, are then losses of the
-        logits (`link`), as Keras computes them.
-    targets : TensorSpec, optional
-        Of some rows' targets; needed where there is an ending.
-
-    Raises
-    ------
-    InputError
-        For an unknown name, and for a loss that is not a mean over rows.
-    """
-    loss = resolve_loss(loss)
-    if isinstance(loss, Loss):
-        return loss
-    if isinstance(loss, str):
-        return KNOWN[loss]()
-    _check_mean(loss)
-    known = None if output_shape is None else _known(loss, output_shape, ending)
-    if known is not None:
-        return known
-    sparse = getattr(loss, "fn", loss) is keras.losses.sparse_categorical_crossentropy
-    classes = sparse and _options(loss).get("axis", -1) == -1
-    found = FunctionLoss(_row_by_row(loss), loss_name(loss), classes=classes)
-    if ending is not None and _reaches(found, output_shape, targets):
-        if ending.activation is None:
-            raise InputError(
-                f"the loss {found.name} is computed from the logits of a softmax that is not over "
-                "the last axis; end the model with its logits and take a loss of logits"
-            )
-        found.link = ending.activation
-    return found
-
-
-def resolve_loss(loss):
-    """Return the loss that a user means: a name of `KNOWN`, a `Loss`, a Keras loss or a function.
-
-    Keras looks up what it can make a loss of: a name such as "mse", a class, a configuration.
-
-    Raises
-    ------
-    InputError
-        For an unknown name, and for what cannot be called.
-    """
-    if isinstance(loss, Loss) or (isinstance(loss, str) and loss in KNOWN):
-        return loss
-    try:
-        found = keras.losses.get(loss)
-    except (ValueError, TypeError):
-        found = None
-    if found is not None:
-        return found
-    if isinstance(loss, str):
-        raise InputError(
-            f"unknown loss {loss}; use one of {', '.join(KNOWN)}, a name that Keras knows, such as "
-            "mean_absolute_error, or a function"
-        )
-    raise InputError(f"a loss is a name or a function of (y, output), not {loss!r}")
-
-
-def as_keras_loss(loss) -> keras.losses.Loss:
-    """Return the loss object that ``model.compile`` makes of a loss object or a function."""
-    return loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
-
-
-def _row_by_row(loss) -> Callable:
-    """Return the loss of each row, as Keras computes it before it averages over them.
-
-    Targets have the type of the output then, and their last axis fits its.
-    """
-    loss = as_keras_loss(loss)
-    return lambda y, output: loss.call(tf.cast(y, output.dtype), output)
-
-
-def loss_name(loss) -> str:
-    """Return what a loss is called in messages."""
-    return getattr(loss, "name", "") or getattr(loss, "__name__", type(loss).__name__)
-
-
-def _check_mean(loss) -> None:
-    """Refuse what Keras does not average over the rows."""
-    if getattr(loss, "reduction", None) == "sum":
-        raise InputError(
-            f"the loss {loss_name(loss)} has reduction='sum', and hesscomp's objective is a mean "
-            "over rows; take reduction='sum_over_batch_size', and divide penalties by the rows"
-        )
-    if getattr(loss, "fn", loss) is keras.losses.circle:
-        raise InputError(
-            f"the loss {loss_name(loss)} compares the rows of a batch with each other, so it is no "
-            "mean over rows; take a loss of each row alone"
-        )
-    if _options(loss).get("ignore_class") is not None:
-        raise InputError(
-            f"the loss {loss_name(loss)} has an ignore_class: its mean is over the rows of other "
-            "classes, whose number differs from batch to batch; leave rows of that class out of "
-            "the data and take the loss without it"
-        )
-
-
-def _options(loss) -> dict:
-    return getattr(loss, "_fn_kwargs", {})
-
-
-def _known(loss, shape: tuple[int, ...], ending: Ending | None) -> Loss | None:
-    """Return the known loss that a Keras loss is, None where it is none."""
-    kind, options, losses = getattr(loss, "fn", loss), _options(loss), keras.losses
-    found: Loss
-    if kind is losses.mean_squared_error:
-        return _scaled(SquaredError(), 2 / math.prod(shape))
-    if kind is losses.binary_crossentropy:
-        found, positions = SigmoidCrossEntropy(), math.prod(shape)
-    elif kind in (losses.sparse_categorical_crossentropy, losses.categorical_crossentropy):
-        found, positions = SoftmaxCrossEntropy(), math.prod(shape[:-1])
-    else:
-        return None
-    at_logits = ending is not None and ending.serves(found.link)
-    if options.get("axis", -1) != -1 or not (options.get("from_logits") or at_logits):
-        return None
-    if options.get("label_smoothing"):
-        found = Smoothed(found, float(options["label_smoothing"]))
-    return _scaled(found, 1 / positions)
-
-
-def _scaled(loss: Loss, scale: float) -> Loss:
-    return loss if scale == 1 else Scaled(loss, scale)
-
-
-def _reaches(loss: FunctionLoss, shape, targets: tf.TensorSpec) -> bool:
-    """Return whether a function takes logits that Keras left on the output.
-
-    Tried on an output that is marked with logits that it was not made from.
-    """
-
-    def trial(output, logits, y):
-        output = tf.identity(output)
-        output._keras_logits = logits
-        with tf.GradientTape() as tape:
-            tape.watch(logits)
-            values = loss.values(output, y)
-        return tape.gradient(values, logits)
-
-    row = tf.TensorSpec([None, *shape], tf.float64)
-    traced = tf.function(trial, autograph=False).get_concrete_function(row, row, targets)
-    return traced.structured_outputs is not None
 
 
 def _sum_rows(values: tf.Tensor) -> tf.Tensor:

@@ -1,30 +1,16 @@
 """A curvature operator on some of the parameters: named blocks, block diagonal."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from hesscomp.curvature.sharded import ShardedOperator
+from hesscomp.curvature.sharded import ProblemOperator, ShardedOperator
 from hesscomp.errors import InputError
-
-if TYPE_CHECKING:
-    from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
-    from hesscomp.curvature.hessian import CurvatureOperator
-
-    ProblemOperator = CurvatureOperator | FiniteDifferenceHessian
 
 
 def select(blocks, names) -> np.ndarray:
     """Return the indices of the parameters in blocks of these names, in the vector's order.
 
-    A name may also be the beginning of names, up to a "/": a layer.
-
-    Raises
-    ------
-    InputError
-        For a name that fits no block.
+    A name may also be the beginning of names, up to a "/": a layer. Raises InputError for a name
+    that fits no block.
     """
     chosen = []
     for name in names:
@@ -37,12 +23,28 @@ def select(blocks, names) -> np.ndarray:
     return np.unique(np.concatenate([np.empty(0, np.int64), *spans]))
 
 
-class Restricted(ShardedOperator):
+class _Part(ShardedOperator):
+    """An operator of order n over the same data as another, and as exact."""
+
+    def __init__(self, base: ProblemOperator, n: int):
+        super().__init__(
+            n,
+            base.world,
+            psd=base.psd,
+            dtype=base.dtype,
+            scale=base.scale,
+            blocks=base.blocks,
+            memory=base.memory,
+        )
+        self.base, self.passes = base, base.passes
+
+
+class Restricted(_Part):
     """The rows and columns of a curvature operator that belong to named parameter blocks.
 
     Parameters
     ----------
-    base : CurvatureOperator or FiniteDifferenceHessian
+    base : ProblemOperator
     names : list of str
         Blocks ("dense_1/kernel") or layers ("dense_1"); `indices` are their parameters.
 
@@ -53,42 +55,30 @@ class Restricted(ShardedOperator):
     It reduces only the words of its own order.
     """
 
-    base: ProblemOperator
-
     def __init__(self, base: ProblemOperator, names):
         blocks = base.problem.blocks
         self.indices = select(blocks, names)
         if not len(self.indices):
             raise InputError("a restriction needs the name of at least one parameter block")
-        _inherit(self, base, len(self.indices))
+        super().__init__(base, len(self.indices))
         chosen = tuple(i for i, b in enumerate(blocks) if b.size and b.offset in self.indices)
-        narrowed = base.narrowed(chosen)
-        self.local = _Embedded(base, self.indices) if narrowed is None else narrowed
+        self.narrow = base.narrowed(chosen)
+        self.made_by = base if self.narrow is None else self.narrow
 
     def _columns(self, columns):
-        return self.local._columns(columns)
+        return self.made_by._columns(columns)
 
     def _pieces(self, columns):
-        return max(super()._pieces(columns), self.local._pieces(columns))
+        return max(super()._pieces(columns), self.made_by._pieces(columns))
 
     def _local(self, V):
-        return self.local._local(V)
-
-    def _local_blocks(self, V):
-        return self.local._local_blocks(V)
-
-
-class _Embedded:
-    """Local products with some parameters' rows and columns, by whole products."""
-
-    def __init__(self, base: ShardedOperator, indices: np.ndarray):
-        self.base, self.indices = base, indices
-        self._columns, self._pieces = base._columns, base._pieces
-
-    def _local(self, V):
+        if self.narrow is not None:
+            return self.narrow._local(V)
         return self.base._local(self._whole(V))[self.indices]
 
     def _local_blocks(self, V):
+        if self.narrow is not None:
+            return self.narrow._local_blocks(V)
         return self.base._local_blocks(self._whole(V))[:, self.indices]
 
     def _whole(self, V):
@@ -97,12 +87,12 @@ class _Embedded:
         return whole
 
 
-class BlockDiagonal(ShardedOperator):
+class BlockDiagonal(_Part):
     """The diagonal blocks of a curvature operator, all else zero.
 
     Parameters
     ----------
-    base : CurvatureOperator or FiniteDifferenceHessian
+    base : ProblemOperator
     groups : list of list of str, optional
         Names of parameter blocks or layers, as in `Restricted`, that keep their couplings; each
         parameter in at most one group, those in none get zero. Default: one group for each layer.
@@ -118,8 +108,6 @@ class BlockDiagonal(ShardedOperator):
     apart), and one reduction in all.
     """
 
-    base: ProblemOperator
-
     def __init__(self, base: ProblemOperator, groups=None):
         if groups is None:
             names = (b.name.rpartition("/")[0] or b.name for b in base.problem.blocks)
@@ -128,7 +116,7 @@ class BlockDiagonal(ShardedOperator):
         indices = np.concatenate([group.indices for group in self.groups])
         if len(np.unique(indices)) < len(indices):
             raise InputError("a parameter block is in two groups of a block diagonal")
-        _inherit(self, base, base.n)
+        super().__init__(base, base.n)
         self.passes = base.passes * len(self.groups)
 
     def _columns(self, columns):
@@ -148,18 +136,3 @@ class BlockDiagonal(ShardedOperator):
         for group in self.groups:
             out[:, group.indices] = group._local_blocks(V[group.indices])
         return out
-
-
-def _inherit(operator: Restricted | BlockDiagonal, base, n: int) -> None:
-    """Make an operator of order n over the same data as `base`."""
-    ShardedOperator.__init__(
-        operator,
-        n,
-        base.world,
-        psd=base.psd,
-        dtype=base.dtype,
-        scale=base.scale,
-        blocks=base.blocks,
-        memory=base.memory,
-    )
-    operator.base, operator.passes = base, base.passes

@@ -1,17 +1,23 @@
-"""An operator whose addends lie on the ranks: what a loss over sharded data gives."""
+"""An operator whose addends lie on the ranks, and what a problem gives of it on each."""
 
-from abc import abstractmethod
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 
+if TYPE_CHECKING:
+    from hesscomp.curvature.tensorflow import tf
+
 STACK_BYTES = 2.0**30  # of one product's separate addends in reproducible mode
 
 
 class ShardedOperator(Operator):
-    """A sum of what each rank has of it, times a number: what a loss over sharded data gives.
+    """A sum of what each rank has of it, times a number: a matrix that belongs to sharded data.
 
     Parameters
     ----------
@@ -46,13 +52,6 @@ class ShardedOperator(Operator):
     def _local_blocks(self, V: np.ndarray) -> np.ndarray:
         """Return `_local` separately for each of this rank's blocks of data: (b, n, k)."""
         raise InputError(f"{type(self).__name__} has no reproducible mode")
-
-    def narrowed(self, chosen: tuple[int, ...]) -> "ShardedOperator | None":
-        """This operator on the parameter blocks of these indices, at the cost of theirs alone.
-
-        None where such products would cost as much as whole ones.
-        """
-        return None
 
     def _columns(self, columns: int) -> int:
         """Return how many of a block's columns are multiplied, and reduced, at once."""
@@ -89,3 +88,66 @@ class ShardedOperator(Operator):
 
     def _pieces(self, columns):
         return self.layout.pieces(columns, self._columns(columns))
+
+
+class ProblemOperator(ShardedOperator):
+    """A curvature matrix of a problem at a point x, as a mean over the rows of all ranks.
+
+    *Without* the ridge; add it with ``H.shifted(problem.ridge)``.
+    """
+
+    def __init__(self, problem, x: np.ndarray, *, psd: bool, dtype="float64"):
+        super().__init__(
+            problem.n,
+            problem.world,
+            psd=psd,
+            dtype=dtype,
+            scale=1 / problem.rows,
+            blocks=problem.row_blocks,
+            memory=problem.memory,
+        )
+        self.problem, self.x = problem, np.array(x, dtype=np.float64)
+
+    def narrowed(self, chosen: tuple[int, ...]) -> ProblemOperator | None:
+        """Return this operator on the parameter blocks of these indices alone.
+
+        None where its products would cost as much as whole ones.
+        """
+        return None
+
+
+class ShardCurvature(ABC):
+    """A shard's curvature at a point: sums over its rows, not divided by m, without the ridge.
+
+    A subclass has to write `product`. The other methods serve the reproducible mode (those by row
+    block) and save work.
+    """
+
+    assembles = False  # whether `dense` and `dense_by_row_block` are there; else products serve
+
+    @abstractmethod
+    def product(self, V: tf.Tensor) -> tf.Tensor:
+        """Return the matrix times an (n, k) block, in the block's type; local."""
+
+    def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
+        """Return `product` for each of the shard's fixed row blocks alone, (blocks, n, k)."""
+        raise InputError(
+            f"{type(self).__name__} has no reproducible mode; run without it, or write the method "
+            "product_by_row_block"
+        )
+
+    def dense(self) -> tf.Tensor:
+        """Return the (n, n) matrix; where `assembles`."""
+        raise NotImplementedError
+
+    def dense_by_row_block(self) -> tf.Tensor:
+        """Return `dense` for each of the shard's fixed row blocks alone, (blocks, n, n)."""
+        raise NotImplementedError
+
+    def columns_at_once(self, columns: int, itemsize: int) -> int:
+        """Return how many of a block's columns a product should take at once."""
+        return columns
+
+    def narrowed(self, chosen: tuple[int, ...]) -> ShardCurvature | None:
+        """As `ProblemOperator.narrowed`."""
+        return None

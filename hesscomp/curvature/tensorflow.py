@@ -44,6 +44,8 @@ with _quiet_stderr():
 
     tf.get_logger().setLevel("CRITICAL")  # what fails is raised; pages of graphs help nobody
 
+ZERO = tf.UnconnectedGradients.ZERO
+
 
 def _softsign_bend(operation, delta):
     """Return the gradient of SoftsignGrad, slope / (1 + |x|)^2, which TensorFlow 2.21 lacks."""
@@ -56,24 +58,25 @@ with suppress(KeyError):  # where TensorFlow has one
     tf.RegisterGradient("SoftsignGrad")(_softsign_bend)
 
 
+@contextmanager
+def _before_running(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise InputError(
+            f"TensorFlow is already running; {what} before the first operation"
+        ) from error
+
+
 def set_threads(threads: int) -> None:
     """Let TensorFlow use `threads` threads; call before its first operation.
 
     One operation runs at a time (the work here is a chain of large products); its inner loops
-    use all the threads.
-
-    Raises
-    ------
-    InputError
-        If TensorFlow has already run an operation with another number of threads.
+    use all the threads. Raises InputError if TensorFlow runs already, with another number.
     """
-    try:
+    with _before_running(f"set its threads ({threads})"):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError as error:
-        raise InputError(
-            f"TensorFlow is already running; set its threads ({threads}) before the first operation"
-        ) from error
     with _quiet_stderr():
         tf.constant(0.0)
 
@@ -90,23 +93,15 @@ def own_device(devices: list, place: int):
 def use_own_gpu(place: int) -> str | None:
     """Compute on this rank's GPU and see no other; its memory is taken as it is needed.
 
-    Call before TensorFlow's first operation. Returns the GPU's name, None where there is none.
-
-    Raises
-    ------
-    InputError
-        If TensorFlow has already run an operation.
+    Returns the GPU's name, None where there is none. Call before TensorFlow's first operation:
+    after it, InputError is raised.
     """
     own = own_device(tf.config.list_physical_devices("GPU"), place)
     if own is None:
         return None
-    try:
+    with _before_running(f"choose a GPU ({own.name})"):
         tf.config.set_visible_devices(own, "GPU")
         tf.config.experimental.set_memory_growth(own, True)
-    except RuntimeError as error:
-        raise InputError(
-            f"TensorFlow is already running; choose a GPU ({own.name}) before the first operation"
-        ) from error
     return own.name
 
 
@@ -158,13 +153,7 @@ _TWO_PRECISIONS = re.compile(
 
 @contextmanager
 def one_precision(what: str) -> Iterator[None]:
-    """Explain TensorFlow's error where a function of the user's mixes two precisions.
-
-    Raises
-    ------
-    InputError
-        In its place.
-    """
+    """Raise InputError in place of TensorFlow's error where a user's function mixes precisions."""
     try:
         yield
     except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
@@ -187,6 +176,17 @@ def share(array: np.ndarray) -> tf.Tensor:
     if aligned and array.ctypes.data % ALIGNMENT == 0 and array.dtype.kind == "f":
         return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
     return tf.convert_to_tensor(array)
+
+
+def value_and_gradient(function, x, seed=None):
+    """Return ``function(x)``, and the gradient by x of its sum, or of its product with `seed`.
+
+    x may be a list of tensors; the gradient is zero where the value does not depend on it.
+    """
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return value, tape.gradient(value, x, seed, unconnected_gradients=ZERO)
 
 
 _fusing = ContextVar("fusing", default=False)
@@ -216,19 +216,3 @@ def fused(function):
 def view(tensor: tf.Tensor) -> np.ndarray:
     """Return a read-only array that shares a tensor's memory, or a copy from a GPU."""
     return tensor.numpy() if "GPU" in tensor.device else np.asarray(memoryview(tensor))
-
-
-__all__ = [
-    "computing_in",
-    "fused",
-    "fusing",
-    "keep_freed_memory",
-    "keras",
-    "one_precision",
-    "own_device",
-    "set_threads",
-    "share",
-    "tf",
-    "use_own_gpu",
-    "view",
-]

@@ -18,22 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.curvature.endings import Ending
+from hesscomp.curvature.keras_losses import Ending, as_keras_loss, loss_name, resolve_loss
 from hesscomp.curvature.losses import (
     KNOWN,
     FunctionLoss,
     Loss,
     SigmoidCrossEntropy,
     SquaredError,
-    as_keras_loss,
     like,
-    loss_name,
-    resolve_loss,
 )
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
-from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
+from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import keras, one_precision, tf
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.differences import wrong_slope
@@ -209,7 +206,7 @@ class Door:
         tests = [("curvature of the loss", first.loss_curvature, 0)]
         if isinstance(self.loss, FunctionLoss):
             tests += [("slope of the loss", first.loss_slope, 0)]
-        if isinstance(engine, PenalizedEngine) and not engine.penalty.convex:
+        if engine.penalty is not None and not engine.penalty.convex:
             tests += [
                 ("slope of the regularisers", partial(first.penalty_slope, engine.penalty), 0)
             ]

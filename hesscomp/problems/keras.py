@@ -4,19 +4,14 @@ import logging
 
 import numpy as np
 
-from hesscomp.curvature.endings import Ending
-from hesscomp.curvature.losses import (
-    KNOWN,
-    Loss,
-    find_loss,
-    resolve_loss,
-)
+from hesscomp.curvature.keras_losses import Ending, find_loss, resolve_loss
+from hesscomp.curvature.losses import KNOWN, Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, cut
 from hesscomp.curvature.networks.generic import GenericEngine
 from hesscomp.curvature.networks.graph import read_graph, without_activation
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.networks.operation import Unsupported
-from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
+from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
@@ -191,7 +186,7 @@ class KerasProblem(NetworkProblem):
         if wanted == "generic":
             return self._generic("requested")
         try:
-            return self._penalized(self._layerwise())
+            return self._layerwise().penalized(self.penalty)
         except Unsupported as why:
             if wanted == "layer-wise":
                 raise InputError(f"no layer-wise engine for {self.name}: {why}") from why
@@ -205,10 +200,7 @@ class KerasProblem(NetworkProblem):
 
     def _generic(self, reason: str) -> NetworkEngine:
         network = network_of(self.model, self.pieces, self.at_logits)
-        return self._penalized(GenericEngine(network, self.loss, reason))
-
-    def _penalized(self, engine: NetworkEngine) -> NetworkEngine:
-        return engine if self.penalty is None else PenalizedEngine(engine, self.penalty)
+        return GenericEngine(network, self.loss, reason).penalized(self.penalty)
 
     def _check_logits(self, given, traced: Traced, rows: RowSet) -> None:
         """Refuse probabilities where the loss takes logits; warn if the loss is Keras'. Collective.

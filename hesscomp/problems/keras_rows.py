@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.curvature.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy, loss_name
+from hesscomp.curvature.keras_losses import loss_name
+from hesscomp.curvature.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError, reason

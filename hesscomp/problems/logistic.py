@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hesscomp.curvature.design import DenseDesign, SparseDesign, make_design
-from hesscomp.curvature.shard import ShardCurvature
+from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hesscomp.curvature.digest import array_digest
-from hesscomp.curvature.shard import ShardCurvature
-from hesscomp.curvature.sharded import STACK_BYTES
+from hesscomp.curvature.sharded import STACK_BYTES, ShardCurvature
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor

@@ -8,7 +8,7 @@ import numpy as np
 from keras.src.backend.common.masking import get_keras_mask
 from keras.src.backend.tensorflow import nn as keras_backend
 
-from hesscomp.curvature.endings import Ending
+from hesscomp.curvature.keras_losses import Ending
 from hesscomp.curvature.networks.engine import Piece, split
 from hesscomp.curvature.tensorflow import computing_in, keras, one_precision, tf
 from hesscomp.errors import InputError, reason

@@ -17,7 +17,8 @@ from hesscomp.workflows.progress import Progress, save_vector, silent, write
 from hesscomp.workflows.subject import ProblemRequest, Subject, make_problem
 
 if TYPE_CHECKING:
-    from hesscomp.curvature.restriction import ProblemOperator, Restricted
+    from hesscomp.curvature.restriction import Restricted
+    from hesscomp.curvature.sharded import ProblemOperator
     from hesscomp.problems.problem import Problem
 
 OPERATORS = {

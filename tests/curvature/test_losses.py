@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from hesscomp.curvature.gauss_newton import FisherOperator, GaussNewtonOperator
-from hesscomp.curvature.losses import FunctionLoss, Scaled, find_loss
+from hesscomp.curvature.keras_losses import find_loss
+from hesscomp.curvature.losses import FunctionLoss, Scaled
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World

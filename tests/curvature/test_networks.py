@@ -93,7 +93,11 @@ def points():
         *(layers.LayerNormalization(), layers.Dropout(0.5), layers.AlphaDropout(0.5)),
     )
     right = through(
-        hidden, layers.BatchNormalization(), layers.GaussianDropout(0.5), layers.GaussianNoise(0.5)
+        hidden,
+        layers.BatchNormalization(),
+        layers.GaussianDropout(0.5),
+        layers.GaussianNoise(0.5),
+        *(layers.BatchNormalization(center=center, scale=False) for center in (True, False)),
     )
     merged = [kind()([left, right]) for kind in (layers.Subtract, layers.Average, layers.Multiply)]
     return keras.Model(data, layers.Dense(3)(layers.Concatenate()(merged)))

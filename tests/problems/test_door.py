@@ -7,8 +7,8 @@ import pytest
 from keras_oracle import in_float64
 from test_networks import ROWS, mine
 
-from hesscomp.curvature.endings import Ending
 from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.keras_losses import Ending
 from hesscomp.curvature.losses import SigmoidCrossEntropy, SoftmaxCrossEntropy
 from hesscomp.curvature.networks import dense, elementwise, generic, layerwise
 from hesscomp.curvature.tensorflow import keras, tf

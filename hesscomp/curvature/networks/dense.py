@@ -1,4 +1,6 @@
-"""Dense layers: y = x W + b on the last axis."""
+"""Layers with a kernel and a bias, y = x * W + b: what they share, and those without space."""
+
+from abc import abstractmethod
 
 from hesscomp.curvature.networks.operation import (
     At,
@@ -6,18 +8,23 @@ from hesscomp.curvature.networks.operation import (
     Terms,
     Unsupported,
     add,
+    beside,
     count,
     flatten_rows,
     fold,
     leading_sum,
+    stack,
+    unfold,
+    unstack,
 )
 from hesscomp.curvature.tensorflow import tf
 
 
-class Dense(Operation):
-    """Six products of B rows, d inputs and h outputs for each column of a Hessian product.
+class Kernel(Operation):
+    """y = x * W + b for a product that is linear in x and in W.
 
-    The first layer has two: its input has no tangent, and nobody asks for a gradient by it.
+    A subclass writes the product and its two transposes. Columns of tangents pass through the
+    kernel, which they share, as more rows; with k tangents of the kernel they are more features.
     """
 
     linear = True
@@ -25,52 +32,98 @@ class Dense(Operation):
     def __init__(self, kernel, bias=None):
         self.variables = (kernel,) if bias is None else (kernel, bias)
 
+    @abstractmethod
+    def _product(self, x, W):
+        """Return x * W."""
+
+    @abstractmethod
+    def _by_input(self, x, W, delta):
+        """Return the gradient with respect to x, of which only the shape matters."""
+
+    @abstractmethod
+    def _by_kernel(self, x, W, delta):
+        """Return the gradient with respect to W, of which only the shape matters."""
+
+    def _product_of_columns(self, tx, W, k):
+        return self._product(tx, W)
+
+    def _product_with_kernels(self, x, tW, k):
+        return unfold(self._product(x, fold(tW)), k)
+
+    def _by_input_of_columns(self, x, W, t_delta, k):
+        return self._by_input(x, W, t_delta)
+
+    def _by_input_with_kernels(self, x, tW, delta, k):
+        return unfold(self._by_input(x, stack(tW), delta), k)
+
+    def _by_kernel_of_deltas(self, x, W, t_delta, k):
+        return unfold(self._by_kernel(x, W, fold(t_delta)), k)
+
+    def _by_kernel_of_inputs(self, tx, W, delta, k):
+        return unstack(self._by_kernel(fold(tx), W, delta), k)
+
     def forward(self, at):
         x, W, *bias = at.inputs + at.parameters
-        y = tf.matmul(flatten_rows(x), W)
-        y = tf.nn.bias_add(y, bias[0]) if bias else y
-        return _rows_like(y, x, [W.shape[1]])
+        y = self._product(x, W)
+        return tf.nn.bias_add(y, bias[0]) if bias else y
 
     def tangent(self, at):
-        (x,), (W, *_), (tx,) = at.inputs, at.parameters, at.t_inputs
-        tW, *tb = at.t_parameters
+        (x,), (tx,), (W, *_), (tW, *tb) = at.inputs, at.t_inputs, at.parameters, at.t_parameters
         k = next(count(t) for t in (tx, *at.t_parameters) if t is not None)
-        columns = [k, W.shape[1]]
-        products = []
+        terms = []
         if tW is not None:
-            products.append(_rows_like(tf.matmul(flatten_rows(x), fold(tW)), x, columns))
+            terms.append(self._product_with_kernels(x, tW, k))
         if tx is not None:
-            products.append(_rows_like(tf.matmul(flatten_rows(tx), W), x, columns))
-        bias = tb[0] if tb else None
-        if bias is not None and not products:
-            bias = tf.broadcast_to(bias, tf.concat([tf.shape(x)[:-1], columns], 0))
-        return Terms.of(*products, bias)
+            terms.append(self._product_of_columns(tx, W, k))
+        if not terms:
+            whole = tf.concat([tf.shape(at.output)[:-1], tf.shape(tb[0])], 0)
+            return tf.broadcast_to(tb[0], whole)
+        return Terms.of(*terms, *tb)
 
     def pull(self, at, delta):
-        (x,), (W, *_) = at.inputs, at.parameters
-        out = tf.matmul(flatten_rows(delta), W, transpose_b=True)
-        return [_rows_like(out, x, [W.shape[0]])]
+        return [self._by_input(at.inputs[0], at.parameters[0], delta)]
 
     def pull_tangent(self, at, delta, t_delta):
         (x,), (W, *_), (tW, *_) = at.inputs, at.parameters, at.t_parameters
-        columns = [count(t_delta), W.shape[0]]
-        out = _rows_like(tf.matmul(flatten_rows(t_delta), W, transpose_b=True), x, columns)
-        more = None
+        k, more = count(t_delta), None
         if delta is not None and tW is not None:
-            turned = fold(tf.transpose(tW, [2, 1, 0]))  # (h, k d)
-            more = _rows_like(tf.matmul(flatten_rows(delta), turned), x, columns)
-        return [Terms.of(out, more)]
+            more = self._by_input_with_kernels(x, tW, delta, k)
+        return [Terms.of(self._by_input_of_columns(x, W, t_delta, k), more)]
 
     def gradient(self, at, delta):
-        out = [tf.matmul(flatten_rows(at.inputs[0]), flatten_rows(delta), transpose_a=True)]
-        return out if len(self.variables) == 1 else [*out, leading_sum(delta, 1)]
+        slope = self._by_kernel(at.inputs[0], at.parameters[0], delta)
+        return [slope, leading_sum(delta, 1)][: len(self.variables)]
+
+    def gradient_tangent(self, at, delta, t_delta):
+        (x,), (tx,), (W, *_) = at.inputs, at.t_inputs, at.parameters
+        k, more = count(t_delta), None
+        if delta is not None and tx is not None:
+            more = self._by_kernel_of_inputs(tx, W, delta, k)
+        slope = add(self._by_kernel_of_deltas(x, W, t_delta, k), more)
+        return [slope, leading_sum(t_delta, 2)][: len(self.variables)]
+
+
+class Dense(Kernel):
+    """y = x W + b on the last axis.
+
+    Six products of B rows, d inputs and h outputs for each column of a Hessian product; two in the
+    first layer, whose input has no tangent and needs no gradient.
+    """
+
+    def _product(self, x, W):
+        return _rows_like(tf.matmul(flatten_rows(x), W), x)
+
+    def _by_input(self, x, W, delta):
+        return _rows_like(tf.matmul(flatten_rows(delta), W, transpose_b=True), delta)
+
+    def _by_kernel(self, x, W, delta):
+        return tf.matmul(flatten_rows(x), flatten_rows(delta), transpose_a=True)
 
     def squares(self, at, delta):
-        """Square a row's gradient: an outer product, as its squares are too (Martens 2010)."""
+        """A row's gradient is an outer product, and so are its squares (Martens 2010)."""
         (x,) = at.inputs
         _check_once(x)
-        squared = At([tf.square(x)], at.parameters)
-        return self.gradient(squared, tf.square(delta))
+        return self.gradient(At([tf.square(x)], at.parameters), tf.square(delta))
 
     def kronecker(self, at, delta):
         (x,) = at.inputs
@@ -79,15 +132,30 @@ class Dense(Operation):
             x = tf.concat([x, tf.ones([tf.shape(x)[0], 1], x.dtype)], 1)
         return [tf.matmul(x, x, transpose_a=True), tf.matmul(delta, delta, transpose_a=True)]
 
-    def gradient_tangent(self, at, delta, t_delta):
-        (x,), (tx,), (W, *_) = at.inputs, at.t_inputs, at.parameters
-        k, (d, h) = count(t_delta), W.shape
-        out = tf.matmul(flatten_rows(x), flatten_rows(fold(t_delta)), transpose_a=True)
-        out = tf.reshape(out, [d, k, h])
-        if delta is not None and tx is not None:
-            more = tf.matmul(flatten_rows(fold(tx)), flatten_rows(delta), transpose_a=True)
-            out = add(out, tf.transpose(tf.reshape(more, [k, d, h]), [1, 0, 2]))
-        return [out] if len(self.variables) == 1 else [out, leading_sum(t_delta, 2)]
+
+class Scale(Kernel):
+    """y = x gamma + beta, each feature of the last axis by a number of its own."""
+
+    def _product(self, x, W):
+        return x * W
+
+    def _by_input(self, x, W, delta):
+        return delta * W
+
+    def _by_kernel(self, x, W, delta):
+        return leading_sum(x * delta, 1)
+
+    def _product_with_kernels(self, x, tW, k):
+        return beside(x) * tW
+
+    def _by_input_with_kernels(self, x, tW, delta, k):
+        return beside(delta) * tW
+
+    def _by_kernel_of_deltas(self, x, W, t_delta, k):
+        return leading_sum(beside(x) * t_delta, 2)
+
+    def _by_kernel_of_inputs(self, tx, W, delta, k):
+        return leading_sum(tx * beside(delta), 2)
 
 
 def _check_once(x: tf.Tensor) -> None:
@@ -95,6 +163,6 @@ def _check_once(x: tf.Tensor) -> None:
         raise Unsupported("a dense layer that a row passes more than once")
 
 
-def _rows_like(flat: tf.Tensor, x: tf.Tensor, features: list[int]) -> tf.Tensor:
-    """Return a matrix of rows as (B, ..., features), with the leading axes of x."""
-    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], features], 0))
+def _rows_like(flat: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Return the rows of a matrix as (..., features), with the leading axes of another array."""
+    return tf.reshape(flat, tf.concat([tf.shape(like)[:-1], tf.shape(flat)[-1:]], 0))

@@ -4,36 +4,33 @@ All methods take and return tensors of one type: theta is (n,), X a chunk of B r
 V (n, k). They may be called inside a `tf.function`.
 """
 
+from __future__ import annotations
+
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import tf
 
+if TYPE_CHECKING:
+    from hesscomp.curvature.networks.penalty import Penalty
+
 
 class Engine(ABC):
     """Products with the derivatives of the sum of a chunk's losses.
 
-    Attributes
-    ----------
-    name : str
-    reason : str
-        Why this engine was taken.
-    copies : int
-        About how many arrays of a row's values, for each column, live at once in a product.
-    narrows : bool
-        Whether `hessian` and `gauss_newton` take one argument more, the indices of the pieces
-        that V and the product have rows for.
-    affine : bool
-        Whether a network's output is known to be an affine function of the parameters.
+    An engine that `narrows` takes one argument more in `hessian` and `gauss_newton`: the indices
+    of the pieces that V and the product have rows for.
     """
 
-    narrows = affine = False
     name: str
-    reason: str
-    copies: int
+    reason: str  # why this engine was taken
+    copies: int  # about how many arrays of a row's values, for each column, a product holds at once
+    narrows = False
+    affine = False  # whether a network's output is known to be affine in the parameters
 
     @property
     def data(self) -> Self:
@@ -82,12 +79,59 @@ class Engine(ABC):
 
 
 class NetworkEngine(Engine):
-    """An engine for losses of a network's output f(theta, x), (B, ...) of C features."""
+    """An engine for losses of a network's output f(theta, x), (B, ...) of C features.
+
+    A penalty on the parameters is added to each row's loss, and its derivatives to the loss's. It
+    is no part of `gauss_newton`, squared gradients and Kronecker factors.
+    """
 
     loss: Loss
+    penalty: Penalty | None = None
+
+    def penalized(self, penalty: Penalty | None) -> Self:
+        """Return this engine with a penalty in place of its own."""
+        other = copy.copy(self)
+        other.penalty = penalty
+        return other
+
+    @property
+    def data(self):
+        return self.penalized(None)
 
     def loss_sum(self, theta, X, y):
+        loss = self.data_loss(theta, X, y)
+        return loss if self.penalty is None else loss + _rows(X, theta) * self.penalty.value(theta)
+
+    def gradient(self, theta, X, y):
+        loss, gradient = self.data_gradient(theta, X, y)
+        if self.penalty is None:
+            return loss, gradient
+        rows, (value, slope) = _rows(X, theta), self.penalty.gradient(theta)
+        return loss + rows * value, gradient + rows * slope
+
+    def hessian(self, theta, X, y, values, V, *chosen):
+        return self._bent(self.data_hessian(theta, X, y, values, V, *chosen), theta, X, V, *chosen)
+
+    def penalized_gauss_newton(self, theta, X, y, values, V, loss: Loss, *chosen) -> tf.Tensor:
+        """Return `gauss_newton` plus the Hessian of the penalty."""
+        product = self.gauss_newton(theta, X, y, values, V, loss, *chosen)
+        return self._bent(product, theta, X, V, *chosen)
+
+    def _bent(self, product, theta, X, V, chosen=None):
+        if self.penalty is None:
+            return product
+        return product + _rows(X, theta) * self.penalty.product(theta, V, chosen)
+
+    def data_loss(self, theta, X, y) -> tf.Tensor:
         return tf.reduce_sum(self.loss.values(self.output(theta, X), y))
+
+    @abstractmethod
+    def data_gradient(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return `gradient` without the penalty."""
+
+    @abstractmethod
+    def data_hessian(self, theta, X, y, values, V) -> tf.Tensor:
+        """Return `hessian` without the penalty's."""
 
     @abstractmethod
     def output(self, theta, X) -> tf.Tensor:
@@ -105,9 +149,10 @@ class NetworkEngine(Engine):
     def gauss_newton(self, theta, X, y, values, V, loss: Loss) -> tf.Tensor:
         """Return J^T B J V with B the curvature of `loss` with respect to the output: (n, k)."""
 
-    def penalized_gauss_newton(self, theta, X, y, values, V, loss: Loss, *chosen) -> tf.Tensor:
-        """Return `gauss_newton` plus the Hessian of a penalty on the parameters, if any."""
-        return self.gauss_newton(theta, X, y, values, V, loss, *chosen)
+
+def _rows(X: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
+    """Return how many rows a chunk has, as a real number."""
+    return tf.cast(tf.shape(X)[0], theta.dtype)
 
 
 def opaque(output: tf.Tensor) -> tf.Tensor:

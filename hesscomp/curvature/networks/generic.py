@@ -10,17 +10,14 @@ from collections.abc import Callable
 
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import Engine, NetworkEngine, opaque
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import ZERO, tf, value_and_gradient
 from hesscomp.errors import InputError
-
-ZERO = tf.UnconnectedGradients.ZERO
 
 
 class FunctionEngine(Engine):
     """For a sum of losses ``loss_sum(theta, X, y)``, of which nothing else is known."""
 
-    name = "generic"
-    copies = 12
+    name, copies = "generic", 12
 
     def __init__(self, loss_sum: Callable, reason: str):
         self._loss_sum, self.reason = loss_sum, reason
@@ -29,23 +26,28 @@ class FunctionEngine(Engine):
         return self._loss_sum(theta, X, y)
 
     def gradient(self, theta, X, y):
-        with tf.GradientTape() as tape:
-            tape.watch(theta)
-            loss = self.loss_sum(theta, X, y)
-        return loss, tape.gradient(loss, theta, unconnected_gradients=ZERO)
+        return value_and_gradient(lambda theta: self.loss_sum(theta, X, y), theta)
 
     def hessian(self, theta, X, y, values, V):
         return hessian_columns(lambda theta: self.loss_sum(theta, X, y), theta, V)
 
 
-class GenericEngine(NetworkEngine, FunctionEngine):
+class GenericEngine(NetworkEngine):
     """For a network ``function(theta, X)`` and a `Loss` of its output."""
+
+    name, copies = FunctionEngine.name, FunctionEngine.copies
 
     def __init__(self, function: Callable, loss: Loss, reason: str):
         self.function, self.loss, self.reason = function, loss, reason
 
     def output(self, theta, X):
         return opaque(self.function(theta, X))
+
+    def data_gradient(self, theta, X, y):
+        return value_and_gradient(lambda theta: self.data_loss(theta, X, y), theta)
+
+    def data_hessian(self, theta, X, y, values, V):
+        return hessian_columns(lambda theta: self.data_loss(theta, X, y), theta, V)
 
     def jacobian(self, theta, X, V):
         with tf.GradientTape(persistent=True) as outer:
@@ -84,12 +86,13 @@ def hessian_columns(function: Callable, theta: tf.Tensor, V: tf.Tensor) -> tf.Te
     """
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(theta)
-        with tf.GradientTape() as inner:
-            inner.watch(theta)
-            value = function(theta)
-        slope = inner.gradient(value, theta, unconnected_gradients=ZERO)
+        slope = value_and_gradient(function, theta)[1]
     _refuse_stopped_gradients(theta)
-    return _columns(lambda v: tape.gradient(slope, theta, v, unconnected_gradients=ZERO), V)
+
+    def product(v):
+        return tape.gradient(slope, theta, v, unconnected_gradients=ZERO)
+
+    return tf.transpose(_mapped(product, tf.transpose(V)))
 
 
 def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
@@ -125,11 +128,6 @@ def _is_shift(operation: tf.Operation) -> bool:
         return False
     finite, largest, _ = (given.op for given in operation.inputs)
     return finite.type == "IsFinite" and largest.type == "Max" and finite.inputs[0].op is largest
-
-
-def _columns(product: Callable, V: tf.Tensor) -> tf.Tensor:
-    """Return product(v) of each column of V, as columns."""
-    return tf.transpose(_mapped(product, tf.transpose(V)))
 
 
 def _mapped(function: Callable, elements: tf.Tensor) -> tf.Tensor:

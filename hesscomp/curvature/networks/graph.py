@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from hesscomp.curvature.networks.elementwise import is_link
 from hesscomp.curvature.networks.layers import operations
-from hesscomp.curvature.networks.linear import Identity
 from hesscomp.curvature.networks.operation import Operation, Unsupported
 from hesscomp.curvature.tensorflow import keras
 
@@ -20,10 +19,7 @@ class Node:
 def read_graph(model: keras.Model) -> list[Node]:
     """Return the nodes of a Sequential or functional model, in an order that can be computed.
 
-    Raises
-    ------
-    Unsupported
-        If the model has no graph, or a layer has no rule.
+    Raises Unsupported if the model has no graph, or a layer has no rule.
     """
     if len(getattr(model, "inputs", None) or ()) != 1 or len(model.outputs) != 1:
         kind = type(model).__name__
@@ -34,7 +30,7 @@ def read_graph(model: keras.Model) -> list[Node]:
 
 
 def layer_ends(model: keras.Model) -> list[tuple[str, int, keras.KerasTensor]]:
-    """Return for each outermost layer in order: its name, nodes up to it, and its output."""
+    """Return for each outermost layer with nodes in order: its name, nodes up to it, its output."""
     return _read(model).ends
 
 
@@ -42,29 +38,16 @@ def _read(model: keras.Model) -> "_Reader":
     reader = _Reader()
     reader.places[_key(model.inputs[0])] = 0
     out = reader.place(model.outputs[0])
-    if out != len(reader.nodes):
+    if not reader.nodes or out != len(reader.nodes):
         raise Unsupported("the model's output is not its last operation")
     return reader
 
 
 def without_activation(nodes: list[Node]) -> list[Node]:
-    """Return a graph up to the logits that its last activation takes.
-
-    Raises
-    ------
-    Unsupported
-        If its last operation is not a softmax or sigmoid.
-    """
-    end = len(nodes)
-    while (
-        end
-        and isinstance(nodes[end - 1].operation, Identity)
-        and nodes[end - 1].inputs == (end - 1,)
-    ):
-        end -= 1
-    if not end or not is_link(nodes[end - 1].operation) or nodes[end - 1].inputs != (end - 1,):
+    """Return a graph up to the logits that its last operation, a softmax or sigmoid, takes."""
+    if not is_link(nodes[-1].operation) or nodes[-1].inputs != (len(nodes) - 1,):
         raise Unsupported("its last operation is not the activation that the logits go into")
-    return nodes[: end - 1]
+    return nodes[:-1]
 
 
 class _Reader:
@@ -86,9 +69,10 @@ class _Reader:
                 raise Unsupported(f"{layer.name} has no input that comes from the data")
             missing = [x for x in reversed(inputs) if _key(x) not in self.places]
             if not missing:
-                before = tuple(self.places[_key(x)] for x in inputs)
+                before, written = tuple(self.places[_key(x)] for x in inputs), len(self.nodes)
                 self.places[key] = self._written(layer, inputs, before)
-                self.ends.append((layer.name, len(self.nodes), waiting[-1]))
+                if len(self.nodes) > written:
+                    self.ends.append((layer.name, len(self.nodes), waiting[-1]))
             waiting += missing
         return self.places[_key(tensor)]
 
@@ -111,5 +95,4 @@ class _Reader:
 
 
 def _key(tensor) -> tuple:
-    operation, node, index = tensor._keras_history
-    return (operation, node, index)
+    return tuple(tensor._keras_history)

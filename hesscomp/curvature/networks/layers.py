@@ -5,24 +5,21 @@ from collections.abc import Callable
 import numpy as np
 
 from hesscomp.curvature.networks.convolution import Convolution, DepthwiseConvolution
-from hesscomp.curvature.networks.dense import Dense
+from hesscomp.curvature.networks.dense import Dense, Scale
 from hesscomp.curvature.networks.elementwise import (
     Elementwise,
     MovingScale,
     Normalize,
-    Scale,
     Softmax,
 )
-from hesscomp.curvature.networks.embedding import Embedding
 from hesscomp.curvature.networks.linear import (
     Concatenate,
-    Identity,
     Linear,
     Product,
     WeightedSum,
 )
 from hesscomp.curvature.networks.operation import Operation, Unsupported
-from hesscomp.curvature.networks.pooling import GlobalMax, MaxPooling
+from hesscomp.curvature.networks.picking import Embedding, MaxPooling
 from hesscomp.curvature.tensorflow import keras, tf
 
 ELEMENTWISE = {
@@ -32,22 +29,6 @@ ELEMENTWISE = {
 }  # fmt: skip
 
 layers = keras.layers
-
-
-def operations(layer, inputs: list) -> list[Operation]:
-    """Return the operations of a layer in order; the first of them takes all its inputs.
-
-    `inputs` are the layer's symbolic inputs, for their shapes.
-
-    Raises
-    ------
-    Unsupported
-        If the layer, or an option of it, has no rule.
-    """
-    for kind, rule in RULES.items():
-        if type(layer) is kind:
-            return rule(layer, inputs)
-    raise Unsupported(f"{layer.name} ({type(layer).__name__}) has no layer-wise rule")
 
 
 def _activation(function: Callable | None) -> list[Operation]:
@@ -66,13 +47,13 @@ def _needs(layer, condition: bool, what: str) -> None:
         raise Unsupported(f"{layer.name} ({type(layer).__name__}) has {what}")
 
 
-def _no_lora(layer):
+def _plain_kernel(layer):
     plain = getattr(layer, "lora_rank", None) is None and layer.quantization_mode is None
     _needs(layer, plain, "a quantised kernel or LoRA")
 
 
 def _dense(layer, inputs):
-    _no_lora(layer)
+    _plain_kernel(layer)
     return [Dense(layer._kernel, layer.bias), *_activation(layer.activation)]
 
 
@@ -89,47 +70,45 @@ def _space(layer, inputs, rule: Callable) -> list[Operation]:
 
 
 def _convolution(layer, inputs):
-    _no_lora(layer)
+    _plain_kernel(layer)
     _needs(layer, layer.groups == 1, "groups")
-    return _convolved(layer, inputs, Convolution)
-
-
-def _convolved(layer, inputs, kind):
-    kernel = layer._kernel if kind is Convolution else layer.kernel
-    causal = layer.padding == "causal"  # along the one axis of Conv1D
+    before, padding = [], layer.padding
+    if padding == "causal":  # of Conv1D: zeros before the first place, so that none sees later ones
+        more = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
+        zeros = Linear(lambda x: tf.pad(x, [[0, 0], [more, 0], [0, 0]]), channelwise=True)
+        before, padding = [zeros], "valid"
 
     def rule(pair):
-        strides, padding = pair(layer.strides), "valid" if causal else layer.padding
-        if kind is DepthwiseConvolution:  # TensorFlow wants equal ones, also over a height of 1
-            strides = (strides[1], strides[1])
-        return kind(kernel, layer.bias, strides, pair(layer.dilation_rate), padding)
+        options = pair(layer.strides), pair(layer.dilation_rate), padding
+        return Convolution(layer._kernel, layer.bias, *options)
 
-    before = [_past(layer)] if causal else []
     return [*before, *_space(layer, inputs, rule), *_activation(layer.activation)]
-
-
-def _past(layer) -> Operation:
-    """Return zeros before the first place, so that no place sees later ones."""
-    more = layer.dilation_rate[0] * (layer.kernel_size[0] - 1)
-    return Linear(lambda x: tf.pad(x, [[0, 0], [more, 0], [0, 0]]), channelwise=True)
 
 
 def _depthwise(layer, inputs):
     _needs(layer, len(set(layer.strides)) == 1, "unequal strides")
-    return _convolved(layer, inputs, DepthwiseConvolution)
+
+    def rule(pair):
+        strides = layer.strides[:1] * 2  # TensorFlow wants equal ones, also over a height of 1
+        options = strides, pair(layer.dilation_rate), layer.padding
+        return DepthwiseConvolution(layer.kernel, layer.bias, *options)
+
+    return [*_space(layer, inputs, rule), *_activation(layer.activation)]
 
 
 def _max_pooling(layer, inputs):
-    return _space(
-        layer,
-        inputs,
-        lambda pair: MaxPooling(pair(layer.pool_size), pair(layer.strides), layer.padding),
-    )
+    def rule(pair):
+        return MaxPooling(pair(layer.pool_size), pair(layer.strides), layer.padding)
+
+    return _space(layer, inputs, rule)
 
 
 def _global_max(layer, inputs):
-    _needs(layer, layer.data_format == "channels_last" and not layer.keepdims, "kept axes")
-    return [GlobalMax()]
+    _needs(layer, not layer.keepdims, "kept axes")
+    whole = inputs[0].shape[1:-1]
+    drop = Linear(lambda x: tf.squeeze(x, list(range(1, x.shape.rank - 1))), channelwise=True)
+    windows = _space(layer, inputs, lambda pair: MaxPooling(pair(whole), pair(whole), "valid"))
+    return [*windows, drop]
 
 
 def _channelwise(layer, inputs):
@@ -141,10 +120,6 @@ def _channelwise(layer, inputs):
 def _upsampling(layer, inputs):
     _needs(layer, layer.interpolation == "nearest", f"interpolation {layer.interpolation}")
     return _channelwise(layer, inputs)
-
-
-def _rearranged(layer, inputs):
-    return [Linear(_called(layer), channelwise=False)]
 
 
 def _called(layer) -> Callable:
@@ -159,111 +134,99 @@ def _layer_normalization(layer, inputs):
     axes = [axis % len(inputs[0].shape) for axis in np.atleast_1d(layer.axis)]
     last = axes == [len(inputs[0].shape) - 1] and not getattr(layer, "rms_scaling", False)
     _needs(layer, last, "an axis other than the last")
-    return [Normalize(layer.epsilon), Scale(layer.gamma, layer.beta)]
+    return [Normalize(layer.epsilon), *_scale(layer, inputs)]
 
 
 def _batch_normalization(layer, inputs):
     _needs(layer, layer.axis % len(inputs[0].shape) == len(inputs[0].shape) - 1, "another axis")
-    return [
-        MovingScale(layer.moving_mean, layer.moving_variance, layer.epsilon),
-        Scale(layer.gamma, layer.beta),
-    ]
+    moving = MovingScale(layer.moving_mean, layer.moving_variance, layer.epsilon)
+    return [moving, *_scale(layer, inputs)]
 
 
-def _concatenate(layer, inputs):
-    return [Concatenate(layer.axis, len(inputs[0].shape))]
+def _scale(layer, inputs):
+    if layer.gamma is None and layer.beta is None:
+        return []
+    ones = tf.ones(inputs[0].shape[-1:])
+    return [Scale(ones if layer.gamma is None else layer.gamma, layer.beta)]
 
 
 def _same_shapes(layer, inputs):
     _needs(layer, len({tuple(x.shape) for x in inputs}) == 1, "inputs of different shapes")
-    return len(inputs)
 
 
-def _sum(layer, inputs):
-    return [WeightedSum([1.0] * _same_shapes(layer, inputs))]
-
-
-def _average(layer, inputs):
-    return [WeightedSum([1 / len(inputs)] * _same_shapes(layer, inputs))]
-
-
-def _difference(layer, inputs):
+def _weighted_sum(layer, inputs):
     _same_shapes(layer, inputs)
-    return [WeightedSum([1.0, -1.0])]
+    if isinstance(layer, layers.Subtract):
+        return [WeightedSum([1.0, -1.0])]
+    weight = 1 / len(inputs) if isinstance(layer, layers.Average) else 1.0
+    return [WeightedSum([weight] * len(inputs))]
 
 
 def _product(layer, inputs):
-    _needs(layer, _same_shapes(layer, inputs) == 2, "more than two inputs")
+    _same_shapes(layer, inputs)
+    _needs(layer, len(inputs) == 2, "more than two inputs")
     return [Product()]
 
 
 def _embedding(layer, inputs):
-    _no_lora(layer)
+    _plain_kernel(layer)
     _needs(layer, not layer.mask_zero, "a mask")
     _needs(layer, layer.input_dim <= 2**24, "more rows than float32 can count")
     return [Embedding(layer._embeddings)]
 
 
-def _nothing(layer, inputs):
-    return [Identity()]
-
-
-RULES = {
-    layers.Dense: _dense,
-    layers.Conv1D: _convolution,
-    layers.Conv2D: _convolution,
-    layers.DepthwiseConv1D: _depthwise,
-    layers.DepthwiseConv2D: _depthwise,
-    layers.MaxPooling1D: _max_pooling,
-    layers.MaxPooling2D: _max_pooling,
-    layers.AveragePooling1D: _channelwise,
-    layers.AveragePooling2D: _channelwise,
-    layers.GlobalAveragePooling1D: _channelwise,
-    layers.GlobalAveragePooling2D: _channelwise,
-    layers.GlobalMaxPooling1D: _global_max,
-    layers.GlobalMaxPooling2D: _global_max,
-    layers.ZeroPadding1D: _channelwise,
-    layers.ZeroPadding2D: _channelwise,
-    layers.Cropping1D: _channelwise,
-    layers.Cropping2D: _channelwise,
-    layers.UpSampling1D: _channelwise,
-    layers.UpSampling2D: _upsampling,
-    layers.Flatten: _rearranged,
-    layers.Reshape: _rearranged,
-    layers.Permute: _rearranged,
-    layers.Activation: lambda layer, inputs: _activation(layer.activation) or [Identity()],
-    layers.ReLU: lambda layer, inputs: [Elementwise(layer.call)],
-    layers.LeakyReLU: lambda layer, inputs: [Elementwise(layer.call)],
-    layers.ELU: lambda layer, inputs: [Elementwise(layer.call)],
-    layers.Softmax: lambda layer, inputs: _softmax(layer),
-    layers.Rescaling: lambda layer, inputs: _rescaling(layer),
-    layers.LayerNormalization: _layer_normalization,
-    layers.BatchNormalization: _batch_normalization,
-    layers.Add: _sum,
-    layers.Subtract: _difference,
-    layers.Average: _average,
-    layers.Multiply: _product,
-    layers.Concatenate: _concatenate,
-    layers.Embedding: _embedding,
-    layers.Dropout: _nothing,
-    layers.SpatialDropout1D: _nothing,
-    layers.SpatialDropout2D: _nothing,
-    layers.AlphaDropout: _nothing,
-    layers.GaussianDropout: _nothing,
-    layers.GaussianNoise: _nothing,
-    layers.Identity: _nothing,
-}
-
-
-def _softmax(layer):
+def _softmax(layer, inputs):
     _needs(layer, layer.axis == -1, "an axis other than the last")
     return [Softmax()]
 
 
-def _rescaling(layer):
+def _rescaling(layer, inputs):
     _needs(layer, np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0, "arrays of scales")
 
     def rescale(x):  # as Keras has it: tf.cast rounds numbers of Python to float32
         return x * tf.cast(layer.scale, x.dtype) + tf.cast(layer.offset, x.dtype)
 
     return [Elementwise(rescale)]
+
+
+RULES: dict[type, Callable] = {
+    getattr(layers, name): rule
+    for names, rule in (
+        ("Dense", _dense),
+        ("Conv1D Conv2D", _convolution),
+        ("DepthwiseConv1D DepthwiseConv2D", _depthwise),
+        ("MaxPooling1D MaxPooling2D", _max_pooling),
+        ("GlobalMaxPooling1D GlobalMaxPooling2D", _global_max),
+        ("AveragePooling1D AveragePooling2D UpSampling1D", _channelwise),
+        ("GlobalAveragePooling1D GlobalAveragePooling2D", _channelwise),
+        ("ZeroPadding1D ZeroPadding2D Cropping1D Cropping2D", _channelwise),
+        ("UpSampling2D", _upsampling),
+        ("Flatten Reshape Permute", lambda layer, inputs: [Linear(_called(layer))]),
+        ("Activation", lambda layer, inputs: _activation(layer.activation)),
+        ("ReLU LeakyReLU ELU", lambda layer, inputs: [Elementwise(layer.call)]),
+        ("Softmax", _softmax),
+        ("Rescaling", _rescaling),
+        ("LayerNormalization", _layer_normalization),
+        ("BatchNormalization", _batch_normalization),
+        ("Add Subtract Average", _weighted_sum),
+        ("Multiply", _product),
+        ("Concatenate", lambda layer, inputs: [Concatenate(layer.axis, len(inputs[0].shape))]),
+        ("Embedding", _embedding),
+        # Nothing, in inference:
+        ("Dropout SpatialDropout1D SpatialDropout2D AlphaDropout", lambda layer, inputs: []),
+        ("GaussianDropout GaussianNoise Identity", lambda layer, inputs: []),
+    )
+    for name in names.split()
+}
+
+
+def operations(layer, inputs: list) -> list[Operation]:
+    """Return the operations of a layer in order, if any; the first of them takes all its inputs.
+
+    `inputs` are symbolic, for their shapes. Raises Unsupported if the layer, or an option of it,
+    has no rule.
+    """
+    rule = RULES.get(type(layer))
+    if rule is None:
+        raise Unsupported(f"{layer.name} ({type(layer).__name__}) has no layer-wise rule")
+    return rule(layer, inputs)

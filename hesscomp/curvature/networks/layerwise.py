@@ -2,8 +2,8 @@
 
 A Hessian product is four sweeps over the graph: values forward, tangents forward, and both in
 reverse. The sweeps of values are done once for all columns, and once for all products at a point
-as far as memory holds them (`values`). For some parameters alone, those of
-tangents go upward from the lowest of them, and down to it again.
+as far as memory holds them (`values`). For some parameters alone, the sweeps of tangents start at
+the lowest operation that has one of them, and end there.
 """
 
 from hesscomp.curvature.losses import Loss
@@ -14,17 +14,10 @@ from hesscomp.curvature.tensorflow import tf
 
 
 class LayerwiseEngine(NetworkEngine):
-    """For a graph of operations with rules.
+    """For a graph of operations with rules; the last one's output is the network's.
 
-    Parameters
-    ----------
-    nodes : list of Node
-        The last one's output is the network's.
-    variables : list of Keras variables
-        The flat vector's parameters, in order; all others are constants.
-    pieces : list of Piece
-        Where they lie.
-    loss : Loss
+    `variables` are the flat vector's parameters in order, and `pieces` say where they lie; all
+    other variables are constants.
     """
 
     name = "layer-wise"
@@ -60,20 +53,19 @@ class LayerwiseEngine(NetworkEngine):
 
         return sum(out.shape.num_elements() for out in outputs.get_concrete_function().outputs)
 
-    def gradient(self, theta, X, y):
+    def data_gradient(self, theta, X, y):
         sites = self._values(theta, X)
         output = sites[-1].output
-        loss = tf.reduce_sum(self.loss.values(output, y))
-        total = _Total(self)
-        self._deltas(sites, self.loss.gradient(output, y), total)
-        return loss, total.flat(theta)
+        loss, slopes = tf.reduce_sum(self.loss.values(output, y)), {}
+        self._deltas(sites, self.loss.gradient(output, y), slopes)
+        return loss, self._flat(slopes, theta)
 
     def squared_gradients(self, theta, X, y):
         self._check_unshared()
-        total = _Total(self)
+        sums = {}
         for operation, at, delta in self._sites_with_deltas(theta, X, y):
-            total.add(operation, operation.squares(at, delta))
-        return total.flat(theta)
+            self._add(sums, operation, operation.squares(at, delta))
+        return self._flat(sums, theta)
 
     def kronecker(self, theta, X, y):
         self._check_unshared()
@@ -107,7 +99,7 @@ class LayerwiseEngine(NetworkEngine):
             "deltas": {i: delta for i, delta in enumerate(deltas) if delta is not None},
         }
 
-    def hessian(self, theta, X, y, values, V, chosen=None):
+    def data_hessian(self, theta, X, y, values, V, chosen=None):
         sites, places = self._values(theta, X, values["sites"]), self._places(chosen)
         T = self._tangents(sites, V, places)
         t_delta = self.loss.curvature(sites[-1].output, y, T)
@@ -122,9 +114,7 @@ class LayerwiseEngine(NetworkEngine):
         return self._tangents(self._values(theta, X), V, self._places(None))
 
     def jacobian_transposed(self, theta, X, U):
-        sites = self._values(theta, X)
-        self._without_tangents(sites)
-        return self._pulled(sites, U, self._places(None))
+        return self._pulled(self._values(theta, X), U, self._places(None))
 
     # Which parameters move
 
@@ -175,36 +165,28 @@ class LayerwiseEngine(NetworkEngine):
         tangents = [None]
         for node, at in zip(self.nodes, sites, strict=True):
             at.t_terms = [tangents[i] for i in node.inputs]
-            at.t_parameters = [self._tangent(V, v, places) for v in node.operation.variables]
+            pieces = (places.get(self.index.get(id(v))) for v in node.operation.variables)
+            at.t_parameters = [None if piece is None else columns_of(V, piece) for piece in pieces]
             moving = any(t is not None for t in at.t_terms + at.t_parameters)
             tangents.append(Terms.of(node.operation.tangent(at)) if moving else None)
         return tangents[-1].total
 
-    def _tangent(self, V, variable, places):
-        piece = places.get(self.index.get(id(variable)))
-        return None if piece is None else columns_of(V, piece)
-
-    def _without_tangents(self, sites):
-        for node, at in zip(self.nodes, sites, strict=True):
-            at.t_terms = [None] * len(node.inputs)
-            at.t_parameters = [None] * len(node.operation.variables)
-
-    def _deltas(self, sites, delta, total=None) -> list:
-        """Return the gradient by each node's output; parameters' gradients go to `total`."""
+    def _deltas(self, sites, delta, slopes: dict | None = None) -> list:
+        """Return the gradient by each node's output; add those by parameters to `slopes`."""
         deltas = [None] * len(sites) + [delta]
         for place in range(len(sites), 0, -1):
             node, at, delta = self.nodes[place - 1], sites[place - 1], deltas[place]
             if delta is None:
                 continue
-            if total is not None:
-                total.add(node.operation, node.operation.gradient(at, delta))
+            if slopes is not None:
+                self._add(slopes, node.operation, node.operation.gradient(at, delta))
             for i, gradient in self._asked(node, node.operation.pull(at, delta)):
                 deltas[i] = add(deltas[i], gradient)
         return deltas
 
     def _pulled(self, sites, t_delta, places, deltas=None):
         """Return the tangents' reverse sweep, down to the lowest operation that moves: (n, k)."""
-        total, moving = _Total(self), self._moving(places)
+        slopes, moving = {}, self._moving(places)
         t_deltas = [None] * len(sites) + [Terms(t_delta)]
         for place in range(len(sites), 0, -1):
             node, at, terms = self.nodes[place - 1], sites[place - 1], t_deltas[place]
@@ -212,49 +194,38 @@ class LayerwiseEngine(NetworkEngine):
                 continue
             operation, delta = node.operation, None if deltas is None else deltas.get(place)
             if operation.variables:
-                total.add(operation, operation.gradient_tangent(at, delta, terms.total))
+                self._add(slopes, operation, operation.gradient_tangent(at, delta, terms.total))
             taken = terms if operation.fuses else terms.total
             for i, gradient in self._asked(node, operation.pull_tangent(at, delta, taken)):
                 t_deltas[i] = Terms.of(t_deltas[i], gradient)
-        return total.columns(t_delta.dtype, count(t_delta), places)
+        k = count(t_delta)
+        parts = [
+            tf.zeros([piece.size, k], t_delta.dtype)
+            if slopes.get(i) is None
+            else flat_columns(slopes[i], piece)
+            for i, piece in places.items()
+        ]
+        return tf.concat(parts, 0)
+
+    def _add(self, sums: dict, operation, gradients) -> None:
+        """Add gradients by an operation's parameters to the sums by each parameter's index."""
+        for variable, gradient in zip(operation.variables, gradients, strict=True):
+            i = self.index.get(id(variable))
+            if i is not None:
+                sums[i] = add(sums.get(i), gradient)
+
+    def _flat(self, sums: dict, theta) -> tf.Tensor:
+        parts = [
+            tf.zeros([piece.size], theta.dtype)
+            if sums.get(i) is None
+            else tf.reshape(sums[i], [-1])
+            for i, piece in enumerate(self.pieces)
+        ]
+        return tf.concat(parts, 0)
 
     def _asked(self, node, gradients) -> list:
         """Return a node's inputs and the gradients by them; nobody asks for those by the data."""
         return [(i, g) for i, g in zip(node.inputs, gradients, strict=True) if i > 0]
-
-
-class _Total:
-    """Gradients with respect to the parameters, or their tangents, summed over shared uses."""
-
-    def __init__(self, engine: LayerwiseEngine):
-        self.engine = engine
-        self.sums: list = [None] * len(engine.pieces)
-
-    def add(self, operation, gradients) -> None:
-        for variable, gradient in zip(operation.variables, gradients, strict=True):
-            i = self.engine.index.get(id(variable))
-            if i is not None:
-                self.sums[i] = add(self.sums[i], gradient)
-
-    def flat(self, theta) -> tf.Tensor:
-        pieces = zip(self.engine.pieces, self.sums, strict=True)
-        return tf.concat(
-            [
-                tf.zeros([piece.size], theta.dtype) if total is None else tf.reshape(total, [-1])
-                for piece, total in pieces
-            ],
-            0,
-        )
-
-    def columns(self, dtype, k, places) -> tf.Tensor:
-        pieces = [(piece, self.sums[i]) for i, piece in places.items()]
-        return tf.concat(
-            [
-                tf.zeros([piece.size, k], dtype) if total is None else flat_columns(total, piece)
-                for piece, total in pieces
-            ],
-            0,
-        )
 
 
 def columns_of(V: tf.Tensor, piece: Piece) -> tf.Tensor:

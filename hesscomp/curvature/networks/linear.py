@@ -2,24 +2,20 @@
 
 from collections.abc import Callable
 
-from hesscomp.curvature.networks.operation import Operation, add, count, fold, unfold
+from hesscomp.curvature.networks.operation import Operation, add, beside, count, fold, unfold
 from hesscomp.curvature.tensorflow import tf
 
 
 class Linear(Operation):
     """y = function(x) for a linear function of a chunk of rows, each row for itself.
 
-    Parameters
-    ----------
-    function : callable
-    channelwise : bool
-        Whether it treats features alike and apart, so that columns may pass as more features;
-        else they pass as more rows.
+    Columns of tangents pass as more rows; as more features where the function is `channelwise`,
+    that is treats features alike and apart.
     """
 
     linear = True
 
-    def __init__(self, function: Callable, *, channelwise: bool):
+    def __init__(self, function: Callable, *, channelwise: bool = False):
         self.function, self.channelwise = function, channelwise
 
     def forward(self, at):
@@ -27,12 +23,9 @@ class Linear(Operation):
 
     def tangent(self, at):
         (tx,) = at.t_inputs
-        if tx is None:
-            return None
         if self.channelwise:
             return unfold(self.function(fold(tx)), count(tx))
-        rows, k = columns_to_rows(tx)
-        return rows_to_columns(self.function(rows), k)
+        return rows_to_columns(self.function(columns_to_rows(tx)), count(tx))
 
     def pull(self, at, delta):
         return [transposed(self.function, at.inputs[0], delta)]
@@ -43,7 +36,7 @@ class Linear(Operation):
             like = tf.repeat(x[..., :1], k * tf.shape(x)[-1], axis=-1)
             return [unfold(transposed(self.function, like, fold(t_delta)), k)]
         like = tf.repeat(x, k, axis=0)
-        return [rows_to_columns(transposed(self.function, like, columns_to_rows(t_delta)[0]), k)]
+        return [rows_to_columns(transposed(self.function, like, columns_to_rows(t_delta)), k)]
 
 
 def transposed(function: Callable, like: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
@@ -54,11 +47,11 @@ def transposed(function: Callable, like: tf.Tensor, delta: tf.Tensor) -> tf.Tens
     return tape.gradient(output, like, tf.reshape(delta, tf.shape(output)))
 
 
-def columns_to_rows(tangent: tf.Tensor) -> tuple:
-    """Return (B, ..., k, C) as (B k, ..., C), and k."""
-    rank, k = tangent.shape.rank, count(tangent)
+def columns_to_rows(tangent: tf.Tensor) -> tf.Tensor:
+    """Return (B, ..., k, C) as (B k, ..., C)."""
+    rank = tangent.shape.rank
     moved = tf.transpose(tangent, [0, rank - 2, *range(1, rank - 2), rank - 1])
-    return tf.reshape(moved, tf.concat([[-1], tf.shape(moved)[2:]], 0)), k
+    return tf.reshape(moved, tf.concat([[-1], tf.shape(moved)[2:]], 0))
 
 
 def rows_to_columns(rows: tf.Tensor, k) -> tf.Tensor:
@@ -69,24 +62,6 @@ def rows_to_columns(rows: tf.Tensor, k) -> tf.Tensor:
     return tf.transpose(split, [0, *range(2, rank - 1), 1, rank - 1])
 
 
-class Identity(Operation):
-    """y = x: dropout in inference, and the like."""
-
-    linear = True
-
-    def forward(self, at):
-        return at.inputs[0]
-
-    def tangent(self, at):
-        return at.t_inputs[0]
-
-    def pull(self, at, delta):
-        return [delta]
-
-    def pull_tangent(self, at, delta, t_delta):
-        return [t_delta]
-
-
 class WeightedSum(Operation):
     """The sum of weight times input: Add, Subtract, Average. All inputs have one shape."""
 
@@ -95,22 +70,18 @@ class WeightedSum(Operation):
     def __init__(self, weights: list[float]):
         self.weights = weights
 
-    def _sum(self, tensors):
-        return add(
-            *(
-                None if t is None else t if w == 1 else w * t
-                for w, t in zip(self.weights, tensors, strict=True)
-            )
-        )
+    def _weighted(self, tensors):
+        pairs = zip(self.weights, tensors, strict=True)
+        return [t if t is None or w == 1 else w * t for w, t in pairs]
 
     def forward(self, at):
-        return self._sum(at.inputs)
+        return add(*self._weighted(at.inputs))
 
     def tangent(self, at):
-        return self._sum(at.t_inputs)
+        return add(*self._weighted(at.t_inputs))
 
     def pull(self, at, delta):
-        return [w * delta for w in self.weights]
+        return self._weighted([delta] * len(self.weights))
 
     def pull_tangent(self, at, delta, t_delta):
         return self.pull(at, t_delta)
@@ -129,19 +100,12 @@ class Concatenate(Operation):
         return tf.concat(at.inputs, self.axis)
 
     def tangent(self, at):
-        present = next((t for t in at.t_inputs if t is not None), None)
-        if present is None:
-            return None
-        k = count(present)
-        return tf.concat(
-            [
-                tf.zeros(tf.concat([tf.shape(x)[:-1], [k, x.shape[-1]]], 0), x.dtype)
-                if t is None
-                else t
-                for x, t in zip(at.inputs, at.t_inputs, strict=True)
-            ],
-            self.tangent_axis,
-        )
+        k = next(count(t) for t in at.t_inputs if t is not None)
+        filled = [
+            tf.repeat(beside(tf.zeros_like(x)), k, -2) if t is None else t
+            for x, t in zip(at.inputs, at.t_inputs, strict=True)
+        ]
+        return tf.concat(filled, self.tangent_axis)
 
     def pull(self, at, delta):
         return tf.split(delta, [x.shape[self.axis] for x in at.inputs], self.axis)
@@ -160,8 +124,8 @@ class Product(Operation):
     def tangent(self, at):
         (left, right), (t_left, t_right) = at.inputs, at.t_inputs
         return add(
-            None if t_left is None else t_left * tf.expand_dims(right, -2),
-            None if t_right is None else tf.expand_dims(left, -2) * t_right,
+            None if t_left is None else t_left * beside(right),
+            None if t_right is None else beside(left) * t_right,
         )
 
     def pull(self, at, delta):
@@ -173,6 +137,6 @@ class Product(Operation):
         for other, t_other in zip(reversed(at.inputs), reversed(at.t_inputs), strict=True):
             more = None
             if delta is not None and t_other is not None:
-                more = tf.expand_dims(delta, -2) * t_other
-            out.append(add(tf.expand_dims(other, -2) * t_delta, more))
+                more = beside(delta) * t_other
+            out.append(add(beside(other) * t_delta, more))
         return out

@@ -54,22 +54,17 @@ _added = fused(added)
 
 @dataclass
 class At:
-    """An operation at one point, and along k tangents.
-
-    Attributes
-    ----------
-    t_terms : list
-        The inputs' tangents, each a `Terms` or None.
-    memo : dict
-        What the operation computed once for all.
-    """
+    """An operation at one point, and along k tangents."""
 
     inputs: Tensors
     parameters: Tensors
     output: tf.Tensor | None = None
-    t_terms: list[Terms | None] = field(default_factory=list)
-    t_parameters: Tensors = field(default_factory=list)
-    memo: dict = field(default_factory=dict)
+    memo: dict = field(default_factory=dict)  # what the operation computed once for all
+
+    def __post_init__(self) -> None:
+        # The tangents are zero until the engine writes them.
+        self.t_terms: list[Terms | None] = [None] * len(self.inputs)
+        self.t_parameters: Tensors = [None] * len(self.parameters)
 
     @property
     def t_inputs(self) -> Tensors:
@@ -78,22 +73,12 @@ class At:
 
 
 class Operation(ABC):
-    """An operation without parameters and with one input, unless a subclass says otherwise.
+    """An operation without parameters and with one input, unless a subclass says otherwise."""
 
-    Attributes
-    ----------
-    variables : tuple of Keras variables
-        Its parameters, in order.
-    linear : bool
-        Whether it is linear (or affine) in its inputs.
-    fuses : bool
-        Whether `pull_tangent` takes `t_delta` as a `Terms`.
-    whole : bool
-        Whether its inputs are whole numbers by nature, so that integers stay integers.
-    """
-
-    variables: tuple = ()
-    linear = fuses = whole = False
+    variables: tuple = ()  # Keras', its parameters in order
+    linear = False  # or affine in its inputs
+    fuses = False  # `pull_tangent` takes `t_delta` as a `Terms`
+    whole = False  # inputs are whole numbers by nature, so that integers stay integers
 
     @abstractmethod
     def forward(self, at: At) -> tf.Tensor:
@@ -101,7 +86,10 @@ class Operation(ABC):
 
     @abstractmethod
     def tangent(self, at: At) -> Terms | tf.Tensor | None:
-        """Return the output's derivative along the tangents of inputs and parameters."""
+        """Return the output's derivative along the tangents of inputs and parameters.
+
+        Asked for only where one of these is not zero.
+        """
 
     @abstractmethod
     def pull(self, at: At, delta: tf.Tensor) -> Tensors:
@@ -109,7 +97,10 @@ class Operation(ABC):
 
     @abstractmethod
     def pull_tangent(self, at: At, delta: tf.Tensor | None, t_delta: tf.Tensor) -> list:
-        """Return the derivative of `pull` along the tangents: each a tensor, a `Terms` or None."""
+        """Return the derivative of `pull` along the tangents: each a tensor, a `Terms` or None.
+
+        As for `tangent`, one of them is not zero where there is a `delta`.
+        """
 
     def gradient(self, at: At, delta: tf.Tensor) -> Tensors:
         """Return the gradient with respect to each parameter."""
@@ -170,6 +161,25 @@ def unfold(folded: tf.Tensor, k) -> tf.Tensor:
     """Return the inverse of `fold`."""
     shape = tf.shape(folded)
     return tf.reshape(folded, tf.concat([shape[:-1], [k, shape[-1] // k]], 0))
+
+
+def stack(tangent: tf.Tensor) -> tf.Tensor:
+    """Return the tangent of a kernel, (..., C, k, last), as (..., k C, last): for more inputs."""
+    shape = tf.shape(tangent)
+    return tf.reshape(_swap(tangent), tf.concat([shape[:-3], [-1], shape[-1:]], 0))
+
+
+def unstack(stacked: tf.Tensor, k) -> tf.Tensor:
+    """Return the inverse of `stack`."""
+    shape = tf.shape(stacked)
+    split = tf.concat([shape[:-2], [k, shape[-2] // k], shape[-1:]], 0)
+    return _swap(tf.reshape(stacked, split))
+
+
+def _swap(value: tf.Tensor) -> tf.Tensor:
+    """Return (..., a, b, last) as (..., b, a, last)."""
+    rank = value.shape.rank
+    return tf.transpose(value, [*range(rank - 3), rank - 2, rank - 3, rank - 1])
 
 
 def flatten_rows(value: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,7 @@
-"""Max pooling: linear once it is known which place of each window is the largest."""
+"""Values picked by their places: max pooling by the largest in a window, embeddings by the data.
+
+Both are linear once the places are known.
+"""
 
 from hesscomp.curvature.networks.operation import Operation, count
 from hesscomp.curvature.tensorflow import tf
@@ -30,8 +33,6 @@ class MaxPooling(Operation):
 
     def tangent(self, at):
         (tx,) = at.t_inputs
-        if tx is None:
-            return None
         return tf.gather(tf.reshape(tx, [-1]), self._places(at, count(tx)))
 
     def pull(self, at, delta):
@@ -43,33 +44,41 @@ class MaxPooling(Operation):
         return [_put(t_delta, self._places(at, k), shape)]
 
 
-class GlobalMax(Operation):
-    """The first largest number of each feature over all places."""
+class Embedding(Operation):
+    """y = table[x]; linear in the table, and x has no tangent."""
+
+    linear = whole = True
+
+    def __init__(self, table):
+        self.variables = (table,)
+
+    def _places(self, at):
+        return tf.cast(at.inputs[0], tf.int32)
 
     def forward(self, at):
-        (x,) = at.inputs
-        places = tf.reshape(x, [-1, x.shape[1:-1].num_elements(), x.shape[-1]])
-        at.memo["mask"] = tf.reshape(
-            tf.one_hot(tf.argmax(places, 1), places.shape[1], axis=1, dtype=x.dtype), tf.shape(x)
-        )
-        return tf.reduce_max(places, 1)
+        return tf.gather(at.parameters[0], self._places(at))
 
     def tangent(self, at):
-        (tx,) = at.t_inputs
-        if tx is None:
-            return None
-        mask = tf.expand_dims(at.memo["mask"], -2)
-        return tf.reduce_sum(mask * tx, list(range(1, tx.shape.rank - 2)))
+        return tf.gather(at.t_parameters[0], self._places(at))
 
     def pull(self, at, delta):
-        mask = at.memo["mask"]
-        spread = [-1, *[1] * (mask.shape.rank - 2), mask.shape[-1]]
-        return [mask * tf.reshape(delta, spread)]
+        return [None]
 
     def pull_tangent(self, at, delta, t_delta):
-        mask = tf.expand_dims(at.memo["mask"], -2)
-        spread = [-1, *[1] * (mask.shape.rank - 3), count(t_delta), mask.shape[-1]]
-        return [mask * tf.reshape(t_delta, spread)]
+        return [None]
+
+    def gradient(self, at, delta):
+        return [self._gathered(at, delta, 1)]
+
+    def gradient_tangent(self, at, delta, t_delta):
+        return [self._gathered(at, t_delta, 2)]
+
+    def _gathered(self, at, delta, kept):
+        places = self._places(at)
+        flat = tf.reshape(delta, tf.concat([[-1], tf.shape(delta)[-kept:]], 0))
+        return tf.math.unsorted_segment_sum(
+            flat, tf.reshape(places, [-1]), at.parameters[0].shape[0]
+        )
 
 
 def _put(values, places, shape):
