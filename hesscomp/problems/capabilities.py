@@ -26,12 +26,6 @@ class Capability:
     def __str__(self) -> str:
         return self.name
 
-    @property
-    def needs(self) -> str:
-        """Its members, in words."""
-        *others, last = self.members
-        return f"{', '.join(others)} and {last}" if others else last
-
 
 OTHER_PRECONDITIONER = "take another preconditioner"
 OTHER_OPERATOR = "take the Hessian or another operator"

@@ -36,7 +36,7 @@ from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
 from hesscomp.curvature.tensorflow import keras, one_precision, tf
 from hesscomp.errors import InputError, reason
-from hesscomp.problems.differences import wrong_slope
+from hesscomp.problems.contract import wrong_slope
 from hesscomp.problems.stateless import losses_and_output
 
 TOLERANCE = 1e-8

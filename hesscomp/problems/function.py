@@ -11,7 +11,7 @@ from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.differences import wrong_slope
+from hesscomp.problems.contract import wrong_slope
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.rows import RowSet
 

@@ -159,7 +159,9 @@ class KerasProblem(NetworkProblem):
     def set_weights(self, x: np.ndarray) -> None:
         """Give the model the parameters x."""
         x = self.check_point(x)
-        for variable, block in zip(self.model.trainable_variables, self.blocks, strict=True):
+        for variable, block in zip(
+            self.model.trainable_variables, self.parameter_blocks, strict=True
+        ):
             part = x[block.offset : block.offset + block.size]
             variable.assign(part.reshape(block.shape))
 

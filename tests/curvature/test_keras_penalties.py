@@ -168,7 +168,7 @@ def test_ranks_layouts_and_blocks(world, kind):
     objective, slope = problem.objective_and_gradient(x)
     assert objective == pytest.approx(oracle.value(), rel=1e-12)
     assert np.linalg.norm(slope - gradient) <= 1e-6 * np.linalg.norm(gradient)
-    names = [problem.blocks[0].name, problem.blocks[3].name]
+    names = [problem.parameter_blocks[0].name, problem.parameter_blocks[3].name]
     for operator, matrix in ((HessianOperator, exact), (GaussNewtonOperator, G)):
         whole = operator(problem, x)
         check_operator(whole, matrix, 1e-11)

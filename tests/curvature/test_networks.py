@@ -382,7 +382,7 @@ def test_blocks_of_parameters(world, problem):
     x, (X, y) = problem.initial, rows(problem.model)
     H, G, _, _ = dense_matrices(problem.model, softmax_loss, X, y)
     hessian = HessianOperator(problem, x)
-    names = [block.name for block in problem.blocks]
+    names = [block.name for block in problem.parameter_blocks]
     assert names[0].endswith("/kernel") and names[1].endswith("/bias")
     variables = problem.model.trainable_variables
     sizes = [int(np.prod(variable.shape)) for variable in variables]
@@ -453,7 +453,7 @@ def test_functions(world):
     )
     check_operator(HessianOperator(problem, problem.initial), H, 1e-11)
     check_operator(FiniteDifferenceHessian(problem, problem.initial), H, 1e-6)
-    assert [block.name for block in problem.blocks] == list(weights)
+    assert [block.name for block in problem.parameter_blocks] == list(weights)
     with pytest.raises(InputError, match="function lacks the capability 'Gauss-Newton matrix'"):
         GaussNewtonOperator(problem, problem.initial)
 
@@ -680,10 +680,11 @@ OPERATORS = {
     "monte-carlo-fisher": lambda problem, x: MonteCarloFisherOperator(problem, x, 2, seed=3),
     "finite-difference": FiniteDifferenceHessian,
     "restricted": lambda problem, x: Restricted(
-        HessianOperator(problem, x), [problem.blocks[0].name, problem.blocks[3].name]
+        HessianOperator(problem, x),
+        [problem.parameter_blocks[0].name, problem.parameter_blocks[3].name],
     ),
     "restricted gauss-newton": lambda problem, x: Restricted(
-        GaussNewtonOperator(problem, x), [problem.blocks[2].name]
+        GaussNewtonOperator(problem, x), [problem.parameter_blocks[2].name]
     ),
     "block-diagonal": lambda problem, x: BlockDiagonal(HessianOperator(problem, x)),
     "diagonal": lambda problem, x: diagonal_factor(HessianOperator(problem, x), problem.n),
@@ -739,7 +740,7 @@ def test_every_block_alone(world, name):
     problem = KerasProblem(
         model, "softmax-cross-entropy", mine(world, *data), world, dtype="float64"
     )
-    names = [block.name for block in problem.blocks]
+    names = [block.name for block in problem.parameter_blocks]
     ends = [names[0], names[-1]]
     for operator, groups in (
         (HessianOperator, [*([name] for name in names), ends]),

@@ -150,7 +150,7 @@ def test_what_a_check_of_a_problem_finds(world, mine):
         ({"loss_and_gradient": halved}, "correct objective_and_gradient or loss_and_gradient"),
         ({"objective": lambda self, x: 3.0}, "objective gives 3, and objective_and_gradient "),
         ({"objective_and_gradient": lambda self, x: (1.0, x[:2])}, r"shape \(2,\), not \(12,\)"),
-        ({"blocks": ()}, "blocks hold 0 parameters, and n is 12"),
+        ({"parameter_blocks": ()}, "blocks hold 0 parameters, and n is 12"),
         ({"ridge": -1.0}, "ridge must be a finite number"),
     ):
         problem = wrong(mine, world, **changes)
@@ -159,9 +159,13 @@ def test_what_a_check_of_a_problem_finds(world, mine):
         with pytest.raises(InputError, match=message):
             check_problem(problem)
     problem = mine.problem(world)
-    problem.blocks = (ParameterBlock("a", (4,), 0), ParameterBlock("b", (8,), 5))
+    problem.parameter_blocks = (ParameterBlock("a", (4,), 0), ParameterBlock("b", (8,), 5))
     with pytest.raises(InputError, match=r"block b begins at 5; .* has to begin at 4"):
         check_problem(problem)
+    former = mine.problem(world)
+    former.blocks = vars(former).pop("parameter_blocks")  # as its class would have set them
+    check_problem(former)
+    assert former.blocks is former.parameter_blocks
     problem = mine.problem(world)
     del problem.initial, problem.fingerprint
     with pytest.raises(InputError, match="PoissonRegression sets no fingerprint; a problem has"):
