@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.datasets.aligned import aligned_empty
-from hesscomp.datasets.dataset import Dataset, from_arrays
-from hesscomp.datasets.download import downloaded_file
+from hesscomp.datasets.dataset import Dataset, aligned_empty, from_arrays
 from hesscomp.datasets.files import load_file
-from hesscomp.datasets.packaged import packaged_file
+from hesscomp.datasets.known_files import downloaded_file, packaged_file
 from hesscomp.datasets.targets import CLASSES, INPUT
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range

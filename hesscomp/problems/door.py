@@ -11,6 +11,7 @@ chosen to span the targets: the least, the greatest, and different classes.
 
 import time
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -33,7 +34,7 @@ from hesscomp.curvature.losses import (
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
-from hesscomp.curvature.networks.penalty import PenalizedEngine, Penalty
+from hesscomp.curvature.networks.penalty import PenalizedEngine
 from hesscomp.curvature.tensorflow import keras, one_precision, tf
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.contract import wrong_slope
@@ -48,11 +49,7 @@ ROWS = (2, 3)  # of the two batches
 MOST_TARGETS = 10**6  # numbers that are searched for rows that span the targets
 MOVED = 0.05  # of a block's root mean square; of 1 where that is zero
 ZERO = tf.UnconnectedGradients.ZERO
-SLOPES = {
-    "slope of the loss": "the loss",
-    "slope of the regularisers": "the regularisers",
-    "slope of the objective": "the objective of a few rows",
-}
+SLOPE = "slope of "
 
 
 @dataclass(frozen=True)
@@ -72,9 +69,9 @@ class Disagreement:
     there: float
 
     def __str__(self) -> str:
-        if self.what in SLOPES:
+        if self.what.startswith(SLOPE):
             return (
-                f"TensorFlow's gradient of {SLOPES[self.what]} along a direction is "
+                f"TensorFlow's gradient of {self.what.removeprefix(SLOPE)} along a direction is "
                 f"{self.here:.8g}, but that of its values is {self.there:.8g}: is a gradient "
                 "stopped or replaced (tf.stop_gradient, tf.custom_gradient), or does the loss take "
                 "targets that it should not?"
@@ -205,24 +202,23 @@ class Door:
         first, second = (_Trial(self, engine, gradient, X, y) for X, y in self.batches)
         found = first.slopes()
         unit = time.monotonic() - begun
-        tests: list[tuple[str, Callable[[], Disagreement | None], float]]
-        tests = [("curvature of the loss", first.loss_curvature, 0)]
-        if isinstance(self.loss, FunctionLoss):
-            tests += [("slope of the loss", first.loss_slope, 0)]
-        if isinstance(engine, PenalizedEngine) and not engine.penalty.convex:
-            tests += [
-                ("slope of the regularisers", partial(first.penalty_slope, engine.penalty), 0)
-            ]
-        if isinstance(engine.data, LayerwiseEngine):
-            tests += [("Hessian product", first.hessian, 2.5)]
-            tests += [("Gauss-Newton product", first.gauss_newton, 2)]
-        tests += [("gradient of other rows", second.slopes, 1)]
-        if not self.narrow:
-            tests += [("slope of the objective", first.slope, 2.5)]
+        by_layers = isinstance(engine.data, LayerwiseEngine)
+        own = isinstance(engine, PenalizedEngine) and not engine.penalty.convex
+        tests: list[tuple[str, Callable[[], Disagreement | None], float, bool]] = [
+            ("curvature of the loss", first.loss_curvature, 0, True),
+            ("slope of the loss", first.loss_slope, 0, isinstance(self.loss, FunctionLoss)),
+            ("slope of the regularisers", first.penalty_slope, 0, own),
+            ("Hessian product", first.hessian, 2.5, by_layers),
+            ("Gauss-Newton product", first.gauss_newton, 2, by_layers),
+            ("gradient of other rows", second.slopes, 1, True),
+            ("slope of the objective", first.slope, 2.5, not self.narrow),
+        ]
         left_out = []
-        for name, test, units in tests:
+        for name, test, units, applies in tests:
             if found is not None:
                 return Outcome(found)
+            if not applies:
+                continue
             if self.seconds + time.monotonic() - begun + units * unit > seconds:
                 left_out.append(name)
             else:
@@ -235,13 +231,8 @@ class Door:
         By bisection over the layers, with a random linear function of each one's output as loss.
         """
         ends = [end for end in layer_ends(model) if end[1] <= len(engine.nodes)]
-        wrong, right = len(ends), -1  # of the last layer, nothing is known yet
-        while wrong - right > 1:
-            middle = (wrong + right) // 2
-            if self._agrees_up_to(engine, model, *ends[middle][1:]):
-                right = middle
-            else:
-                wrong = middle
+        agrees = partial(self._agrees_up_to, engine, model)
+        wrong = bisect_left(ends, True, key=lambda end: not agrees(*end[1:]))
         return ends[wrong][0] if wrong < len(ends) else None
 
     def _agrees_up_to(self, engine: LayerwiseEngine, model, nodes: int, tensor) -> bool:
@@ -303,73 +294,57 @@ class _Trial:
 
     def hessian(self) -> Disagreement | None:
         here = self.engine.hessian(*self._point(True), self._v[:, None])[:, 0]
-        theta, X, y = self.door.theta, self.X, self.y
-        with tf.GradientTape() as outer:
-            outer.watch(theta)
-            with tf.GradientTape() as inner:
-                inner.watch(theta)
-                value, _ = self.door.objective(theta, X, y)
-            slope = inner.gradient(value, theta, unconnected_gradients=ZERO)
-        there = outer.gradient(slope, theta, self._v, unconnected_gradients=ZERO)
+        door, X, y = self.door, self.X, self.y
+        there = _bent(lambda theta: door.objective(theta, X, y)[0], door.theta, self._v)
         return self._differ("Hessian product", here, there, self._reach + tf.norm(there))
 
     def gauss_newton(self) -> Disagreement | None:
-        here = self.engine.data.gauss_newton(*self._point(False), self._v[:, None], self.door.loss)[
-            :, 0
-        ]
+        point, V = self._point(False), self._v[:, None]
+        here = self.engine.data.gauss_newton(*point, V, self.door.loss)[:, 0]
         tangent = self._tangent()
-        there, reach = self._pull(self._bent(tangent)), tf.norm(self._pull(tangent))
+        there, reach = self._pull(self._loss_bent(tangent)), tf.norm(self._pull(tangent))
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
 
     def loss_slope(self) -> Disagreement | None:
         """Compare the loss's gradient with respect to the output with differences of its values."""
         loss, y = self.door.loss, self.y
         return _slope(
-            "slope of the loss",
-            lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
-            lambda z: loss.gradient(tf.constant(z), y).numpy(),
-            self.output.numpy(),
+            "the loss",
+            lambda z: tf.reduce_sum(loss.values(z, y)),
+            lambda z: loss.gradient(z, y),
+            self.output,
         )
 
-    def penalty_slope(self, penalty: Penalty) -> Disagreement | None:
+    def penalty_slope(self) -> Disagreement | None:
         """Compare the regularisers' gradient with differences of their values."""
-        return _slope(
-            "slope of the regularisers",
-            lambda x: float(penalty.value(tf.constant(x))),
-            lambda x: penalty.gradient(tf.constant(x))[1].numpy(),
-            self.door.theta.numpy(),
-        )
+        penalty = self.engine.penalty
+        theta = self.door.theta
+        return _slope("the regularisers", penalty.value, lambda x: penalty.gradient(x)[1], theta)
 
     def slope(self) -> Disagreement | None:
         """Compare the engine's gradient of the objective with differences of Keras' values."""
         return _slope(
-            "slope of the objective",
-            lambda x: float(self.door.objective(tf.constant(x), self.X, self.y)[0]),
-            lambda x: (self.gradient(tf.constant(x), self.X, self.y)[1] / self.rows).numpy(),
-            self.door.theta.numpy(),
-            tolerance=SLOPE_TOLERANCE,
+            "the objective of a few rows",
+            lambda x: self.door.objective(x, self.X, self.y)[0],
+            lambda x: self.gradient(x, self.X, self.y)[1] / self.rows,
+            self.door.theta,
+            SLOPE_TOLERANCE,
         )
 
     def loss_curvature(self) -> Disagreement | None:
         """Compare the loss's curvature in the output along one random tangent of it."""
         tangent = tf.constant(self.rng.standard_normal(self.output.shape))
         here = self.door.loss.curvature(self.output, self.y, tangent[..., None, :])[..., 0, :]
-        there = self._bent(tangent)
+        there = self._loss_bent(tangent)
         error, norm = tf.norm(here - there), tf.norm(there)
         if error <= self.door.tolerance * norm + ROUNDING * tf.norm(tangent):
             return None
         return Disagreement("curvature of the loss", float(error), float(norm))
 
-    def _bent(self, tangent):
+    def _loss_bent(self, tangent):
         """Return the loss's second derivative in the output, times a tangent of the output."""
-        z = self.output
-        with tf.GradientTape() as outer:
-            outer.watch(z)
-            with tf.GradientTape() as inner:
-                inner.watch(z)
-                total = tf.reduce_sum(self.door.loss.values(z, self.y))
-            slope = inner.gradient(total, z, unconnected_gradients=ZERO)
-        return outer.gradient(slope, z, tangent, unconnected_gradients=ZERO)
+        loss, y = self.door.loss, self.y
+        return _bent(lambda z: tf.reduce_sum(loss.values(z, y)), self.output, tangent)
 
     def _tangent(self):
         """Return J v, the derivative along v of J^T u by u, in which it is linear."""
@@ -402,10 +377,26 @@ class _Trial:
         return None
 
 
-def _slope(what: str, *given, **options) -> Disagreement | None:
-    """Return a gradient's disagreement with differences, if any; `wrong_slope` takes the rest."""
-    wrong = wrong_slope(*given, **options)
-    return None if wrong is None else Disagreement(what, *wrong)
+def _slope(of: str, value, gradient, at, tolerance: float = 1e-6) -> Disagreement | None:
+    """Return where a gradient disagrees with differences of the values (`wrong_slope`), if so."""
+    wrong = wrong_slope(
+        lambda x: float(value(tf.constant(x))),
+        lambda x: gradient(tf.constant(x)).numpy(),
+        at.numpy(),
+        tolerance,
+    )
+    return None if wrong is None else Disagreement(f"{SLOPE}{of}", *wrong)
+
+
+def _bent(function: Callable, at, v):
+    """Return the second derivative of a scalar function at a point, times v."""
+    with tf.GradientTape() as outer:
+        outer.watch(at)
+        with tf.GradientTape() as inner:
+            inner.watch(at)
+            value = function(at)
+        slope = inner.gradient(value, at, unconnected_gradients=ZERO)
+    return outer.gradient(slope, at, v, unconnected_gradients=ZERO)
 
 
 def _tried(objective: Callable, theta, X, y) -> float:

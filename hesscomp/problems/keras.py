@@ -5,12 +5,7 @@ import logging
 import numpy as np
 
 from hesscomp.curvature.endings import Ending
-from hesscomp.curvature.losses import (
-    KNOWN,
-    Loss,
-    find_loss,
-    resolve_loss,
-)
+from hesscomp.curvature.losses import KNOWN, Loss, find_loss, resolve_loss
 from hesscomp.curvature.networks.engine import NetworkEngine, cut
 from hesscomp.curvature.networks.generic import GenericEngine
 from hesscomp.curvature.networks.graph import read_graph, without_activation
@@ -193,17 +188,15 @@ class KerasProblem(NetworkProblem):
         if wanted == "generic":
             return self._generic("requested")
         try:
-            return self._penalized(self._layerwise())
+            nodes = read_graph(self.model)
+            if self.at_logits:
+                nodes = without_activation(nodes)
+            variables = self.model.trainable_variables
+            return self._penalized(LayerwiseEngine(nodes, variables, self.pieces, self.loss))
         except Unsupported as why:
             if wanted == "layer-wise":
                 raise InputError(f"no layer-wise engine for {self.name}: {why}") from why
             return self._generic(str(why))
-
-    def _layerwise(self) -> LayerwiseEngine:
-        nodes = read_graph(self.model)
-        if self.at_logits:
-            nodes = without_activation(nodes)
-        return LayerwiseEngine(nodes, self.model.trainable_variables, self.pieces, self.loss)
 
     def _generic(self, reason: str) -> NetworkEngine:
         network = network_of(self.model, self.pieces, self.at_logits)
@@ -347,15 +340,15 @@ def _names(model) -> list[str]:
         return paths
     owner = {id(w): layer for layer in model._flatten_layers() for w in layer.weights}  # innermost
     owners = [owner[id(variable)] for variable in model.trainable_variables]
-    alike: dict[str, list] = {}
+    alike: dict[str, dict] = {}  # by the layers' paths: the layers, numbered
     for path, layer in zip(paths, owners, strict=True):
-        layers = alike.setdefault(path.rpartition("/")[0], [])
-        if layer not in layers:
-            layers.append(layer)
-    names = []
-    for path, layer in zip(paths, owners, strict=True):
-        layers = alike[path.rpartition("/")[0]]
-        names.append(f"{layers.index(layer)}/{path}" if len(layers) > 1 else path)
+        layers = alike.setdefault(path.rpartition("/")[0], {})
+        layers.setdefault(layer, len(layers))
+    layers_of = [alike[path.rpartition("/")[0]] for path in paths]
+    names = [
+        f"{layers[layer]}/{path}" if len(layers) > 1 else path
+        for path, layer, layers in zip(paths, owners, layers_of, strict=True)
+    ]
     return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 
