@@ -97,10 +97,8 @@ class StoredRows:
         if y.shape != (self.count,):
             remedy = "store one label a row"
             if len(y.shape) > 1:
-                one_hot = (
-                    ": of one-hot rows y.argmax(axis=1), which are classes (`targets` classes)"
-                )
-                remedy += ": y.ravel()" if math.prod(y.shape[1:]) == 1 else one_hot
+                one_hot = "of one-hot rows y.argmax(axis=1), which are classes (`targets` classes)"
+                remedy += ": " + ("y.ravel()" if math.prod(y.shape[1:]) == 1 else one_hot)
             raise InputError(
                 f"{path}: X has {self.count} rows but the labels have shape {y.shape}; {remedy}"
             )

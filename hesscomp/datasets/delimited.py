@@ -97,8 +97,8 @@ class CsvSource(TextSource):
 
     def parse(self, lines, row):
         try:
-            text, form = io.BytesIO(b"\n".join(lines)), {"comments": None, "quotechar": '"'}
-            table = np.loadtxt(text, delimiter=self.separator, ndmin=2, **form)
+            text, mark = io.BytesIO(b"\n".join(lines)), self.separator
+            table = np.loadtxt(text, delimiter=mark, comments=None, ndmin=2, quotechar='"')
             if table.shape == (len(lines), len(self.names)) and np.isfinite(table).all():
                 return np.delete(table, self.at, axis=1), table[:, self.at]
         except ValueError:
@@ -114,10 +114,9 @@ class CsvSource(TextSource):
             except (UnicodeDecodeError, csv.Error) as error:
                 self.refuse(row + i, f" is not CSV in UTF-8 ({error}); correct or remove it")
             if len(cells) != len(self.names):
-                fault = (
-                    f" has {len(cells)} columns, the header {len(self.names)}; correct or remove it"
-                )
-                if len(cells) == len(self.names) + 1 and row + i == 0:
+                found, named = len(cells), len(self.names)
+                fault = f" has {found} columns, the header {named}; correct or remove it"
+                if found == named + 1 and row + i == 0:
                     fault += (
                         "; R's write.table leaves out the name of its row names: write.csv with "
                         "row.names=FALSE"
@@ -125,17 +124,18 @@ class CsvSource(TextSource):
                 self.refuse(row + i, fault)
             labels.append(cells.pop(self.at))
             if labels[-1] in NO_LABEL:
-                fault = (
+                self.refuse(
+                    row + i,
                     f" has no label: {self.label_name} holds {shown(labels[-1])}, a missing value; "
+                    "remove the row (or give a class of that name another one)",
                 )
-                self.refuse(row + i, fault + "remove the row (or rename a class of that name)")
             if len(labels[-1]) > MAX_LABEL:
                 self.refuse(row + i, f" has a label of over {MAX_LABEL} characters; shorten it")
             values = [_number(cell) for cell in cells]
             if None in values or not np.isfinite(values).all():
                 self._refuse_cell(row + i, cells)
-            X.append(values)
-        return np.array(X, dtype=np.float64), np.array(labels)
+            X.append(np.array(values))
+        return np.array(X), np.array(labels)
 
     def _refuse_cell(self, row: int, cells: list[str]):
         columns = (i for i in range(len(self.names)) if i != self.at)

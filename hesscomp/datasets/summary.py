@@ -47,8 +47,10 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
     shard = dataset.train
     sparse = scipy.sparse.issparse(shard.X)
     nonzeros = np.count_nonzero(shard.X.data if sparse else shard.X)
-    codes = (shard.y > 0 if dataset.targets == SIGNS else shard.y) if dataset.classes else []
-    counts = np.bincount(codes, minlength=len(dataset.classes))
+    counts: np.ndarray = np.empty(0)  # of this rank's rows of each class
+    if dataset.classes:
+        codes = shard.y > 0 if dataset.targets == SIGNS else shard.y
+        counts = np.bincount(codes, minlength=len(dataset.classes))
     local = np.array([nonzeros, shard.nbytes, *counts], dtype=np.int64)
     nonzeros, nbytes, *counts = world.sum(local).tolist()
     planned = ranks or world.size

@@ -134,14 +134,9 @@ def wrong_slope(
     """Return the slope by the gradient and by the values along a direction, where they differ.
 
     Central differences of fourth order in a random direction near x. A kink that lies between them
-    by chance would have to be there for each of the steps.
-
-    Parameters
-    ----------
-    value, gradient : callable
-        Of a float64 array like x: a number, and an array like x.
-    tolerance : float
-        Relative. Where units of a network are near kinks, a tight one is exceeded by chance.
+    by chance would have to be there for each of the steps. `value` and `gradient` take a float64
+    array like x, and give a number and an array like x. The tolerance is relative; where units of a
+    network are near kinks, a tight one is exceeded by chance.
     """
     rng = np.random.default_rng(0)
     for h in STEPS:

@@ -124,18 +124,9 @@ class DifferentiableProblem(Problem):
     def compiled(self, kind: str, dtype: str, rows: tuple, V=None, extra: tuple = ()):
         """Return a method of the engine, compiled once for any number of rows and columns.
 
-        Parameters
-        ----------
-        kind : str
-            The method's name.
-        dtype : str
-            Of theta.
-        rows : tuple of tensors, nested as you like
-            Such as it will be called with, or their specs; first axes may have any length.
-        V : (n, k) tensor, optional
-            The last argument; of fewer rows where `extra` chooses some parameters.
-        extra : tuple
-            Hashable; passed on to the method after the tensors.
+        `dtype` is that of theta, its first argument. `rows` are tensors such as it will be called
+        with, or their specs, nested as you like; V is an (n, k) tensor, of fewer rows where `extra`
+        chooses some parameters. `extra` is hashable and passed on after the tensors.
         """
 
         def any_rows(part) -> tf.TensorSpec:
@@ -187,14 +178,9 @@ class DifferentiableProblem(Problem):
         return self.products("hessian", x)
 
     def products(
-        self,
-        kind: str,
-        x: np.ndarray,
-        targets=None,
-        *extra,
-        chosen: tuple[int, ...] | None = None,
-        kept: Kept | None = None,
-    ) -> RowSum:
+        self, kind: str, x: np.ndarray, targets=None, *extra,
+        chosen: tuple[int, ...] | None = None, kept: Kept | None = None,
+    ) -> RowSum:  # fmt: skip
         """Return an engine's symmetric product at x as this shard's curvature; local.
 
         `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`; `chosen`
@@ -231,14 +217,8 @@ class DifferentiableProblem(Problem):
     ) -> list[np.ndarray]:
         """Return the sums of a kernel's results over chunks of the rows here, in float64; local.
 
-        Parameters
-        ----------
-        kernel : callable
-            ``kernel(theta, X, y)``: a tensor, or several, of the `shapes`.
-        dtype : str
-            Of theta, X and y.
-        targets : (rows, ...) tensor, optional
-            In place of the shard's.
+        ``kernel(theta, X, y)`` gives a tensor, or several, of the `shapes`. `dtype` is that of
+        theta, X and y; `targets` take the place of the shard's y.
         """
         X, y = self.tensors(dtype)
         y = y if targets is None else targets

@@ -56,12 +56,8 @@ SLOPE = "slope of "
 class Disagreement:
     """What the two ways differ in.
 
-    Attributes
-    ----------
-    what : str
-    here, there : float
-        The objective by the engine and by Keras; of derivatives, the norms of the difference and of
-        what TensorFlow gives.
+    `here` and `there` are the objective by the engine and by Keras; of a slope, that of the
+    gradient and that of the values; else the norms of the difference and of TensorFlow's result.
     """
 
     what: str
@@ -96,21 +92,10 @@ class Outcome:
 class Door:
     """A few rows of one rank, and the objective that Keras computes of them.
 
-    Attributes
-    ----------
-    objective : callable
-        ``objective(theta, X, y)``: the mean loss with what layers add, and the output that the
-        engines' losses take.
-    loss : Loss
-    pieces : list of Piece
-    theta : (n,) tensor
-        The point.
-    batches : list of (X, y)
-        Two, of different sizes; none where there are no rows.
-    narrow : bool
-        Whether an operation of the model computes in float32 always.
-    seconds : float
-        That making it took.
+    ``objective(theta, X, y)`` gives the mean loss with what layers add, and the output that the
+    engines' losses take. `theta` is the point, (n,). `batches` are two (X, y) of different sizes,
+    or none where there are no rows. `narrow` says whether an operation of the model computes in
+    float32 always, `seconds` how long the making took.
     """
 
     objective: Callable
@@ -184,15 +169,9 @@ class Door:
         with differences of values; of the layer-wise engine also a Hessian and a Gauss-Newton
         product on the first batch.
 
-        Parameters
-        ----------
-        engine : NetworkEngine
-        gradient : callable, optional
-            The engine's, compiled: Keras' losses may do otherwise in a graph.
-        seconds : float
-            After the first gradient, a test that would probably end later than this, from the
-            making of the door on, is left out. What the run needs in any case does not count: to
-            compile the gradient.
+        `gradient` is the engine's, compiled: Keras' losses may do otherwise in a graph. After the
+        first gradient, a test that would probably end more than `seconds` after the making of the
+        door began is left out. Compiling the gradient does not count: the run needs it in any case.
         """
         if not self.batches:
             return Outcome(None)
@@ -317,8 +296,8 @@ class _Trial:
 
     def penalty_slope(self) -> Disagreement | None:
         """Compare the regularisers' gradient with differences of their values."""
-        penalty = self.engine.penalty
-        theta = self.door.theta
+        assert isinstance(self.engine, PenalizedEngine)
+        penalty, theta = self.engine.penalty, self.door.theta
         return _slope("the regularisers", penalty.value, lambda x: penalty.gradient(x)[1], theta)
 
     def slope(self) -> Disagreement | None:

@@ -100,18 +100,10 @@ class KerasProblem(NetworkProblem):
     capabilities = NetworkProblem.capabilities | {KERAS_WEIGHTS}
 
     def __init__(
-        self,
-        model: keras.Model,
-        loss,
-        data,
-        world: World | None = None,
-        *,
-        ridge: float = 0.0,
-        dtype: str = "float32",
-        memory: float = PRODUCT_BYTES,
-        engine: str = "auto",
+        self, model: keras.Model, loss, data, world: World | None = None, *, ridge: float = 0.0,
+        dtype: str = "float32", memory: float = PRODUCT_BYTES, engine: str = "auto",
         check: str = "auto",
-    ):
+    ):  # fmt: skip
         _check_model(model)
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
@@ -280,10 +272,9 @@ class KerasProblem(NetworkProblem):
 def _single_precision(compiled) -> str | None:
     """Return the first operation of a compiled function of float64 that casts to float32; None."""
     for operation in compiled.get_concrete_function().graph.get_operations():
-        if operation.type == "Cast":
-            kinds = operation.inputs[0].dtype, operation.outputs[0].dtype
-            if kinds == (tf.float64, tf.float32):
-                return operation.name.rpartition("/")[0] or operation.name
+        tensors = [*operation.inputs, *operation.outputs]
+        if operation.type == "Cast" and [t.dtype for t in tensors] == [tf.float64, tf.float32]:
+            return operation.name.rpartition("/")[0] or operation.name
     return None
 
 

@@ -175,12 +175,8 @@ def _things(config) -> Iterator[dict]:
 class Weights:
     """What a file holds for a model.
 
-    Attributes
-    ----------
-    parameters : (n,) array
-        The trainable weights.
-    fixed : list of arrays
-        Of `fixed_variables`: moving averages, and what is frozen.
+    `parameters` are the (n,) trainable weights, `fixed` those of `fixed_variables`: moving
+    averages, and what is frozen.
     """
 
     parameters: np.ndarray
@@ -190,17 +186,8 @@ class Weights:
 def read_weights(path: str | os.PathLike, model: keras.Model) -> Weights:
     """Return the weights that a model's file or a file of its weights holds.
 
-    Parameters
-    ----------
-    path : path
-        What ``model.save("m.keras")`` or ``model.save_weights("w.weights.h5")`` wrote.
-    model : keras.Model
-        Its weights must be those in the file by shape.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or holds other weights.
+    ``model.save("m.keras")`` or ``model.save_weights("w.weights.h5")`` wrote it. Raises InputError
+    if the file is missing, or its weights are not the model's by shape.
     """
     if zipfile.is_zipfile(path):
         found = load_model(path)

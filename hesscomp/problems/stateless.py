@@ -52,28 +52,11 @@ def losses_and_output(model, pieces: list[Piece], own: list[int] | None = None):
 
 
 class Traced:
-    """A model traced once for any number of rows.
+    """A model traced once, for any number of rows such as X, at its initial parameters.
 
-    Parameters
-    ----------
-    model : keras.Model
-    pieces : list of Piece
-    X : (rows, ...) array
-        Rows such as it takes; there may be none.
-    initial : (n,) array
-    dtype : {"float32", "float64"}
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Of one row's output.
-    ending : Ending or None
-        Where its output comes from.
-
-    Raises
-    ------
-    InputError
-        For a model of several outputs, or one that adds losses that are not sums over rows.
+    `shape` is that of one row's output, and `ending` where the output comes from, if that is known.
+    Raises InputError for a model of several outputs, or one that adds losses that are not sums over
+    rows.
     """
 
     def __init__(self, model, pieces: list[Piece], X: np.ndarray, initial: np.ndarray, dtype: str):
