@@ -14,7 +14,7 @@ from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.idx import IDX_NAME, IdxSource
 from hesscomp.datasets.libsvm import LibsvmSource
 from hesscomp.datasets.targets import class_names, with_targets
-from hesscomp.datasets.text import TextSource
+from hesscomp.datasets.text import OPENERS, TextSource
 from hesscomp.datasets.validation import row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
@@ -35,7 +35,6 @@ ENDINGS = {
     ".csv": "csv", ".tsv": "csv", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".npy": "npy",
     ".idx": "idx",
 }  # fmt: skip
-COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 def load_file(
@@ -118,7 +117,7 @@ def _format(path: Path, format: str | None) -> str:
             raise InputError(f"{path}: unknown format {format}; use one of {', '.join(SOURCES)}")
         return format
     endings = [ending.lower() for ending in path.suffixes]
-    if endings and endings[-1] in COMPRESSED:
+    if endings and endings[-1] in OPENERS:
         endings.pop()
     if IDX_NAME.search(path.name):
         return "idx"

@@ -77,7 +77,7 @@ def load_mnist_download(
         Where it is missing and there is no network, or it is another file.
     """
     path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
-    first, train, test = world.place_here() == 0, None, None
+    first = world.place_here() == 0
     with world.phase("downloading MNIST"):
         if first:
             instead = f"put MNIST's files where {FOLDER} says (docs/data.md), or take mnist-sample"

@@ -54,10 +54,6 @@ def with_targets(
         with world.phase(f"checking {name}"):
             values = _real(shard, name)
         return replace(shard, y=values), ()
-    return _classified(shard, kind, world, name, known, where)
-
-
-def _classified(shard, kind: str, world: World, name: str, known, where):
     distinct, first, place, number = np.unique(
         shard.y, return_index=True, return_inverse=True, return_counts=True
     )

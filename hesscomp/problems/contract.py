@@ -18,10 +18,7 @@ TOLERANCES = {"float64": 1e-6, "float32": 1e-3}  # of products, by the type that
 def check_attributes(problem: Problem) -> None:
     """Check that a problem has the attributes and the members that it declares; local.
 
-    Raises
-    ------
-    InputError
-        It says what is missing or does not fit.
+    Raises InputError, which says what is missing or does not fit.
     """
     kind, members = type(problem).__name__, dir(problem)
     missing = [name for name in REQUIRED if name not in members]
@@ -59,18 +56,9 @@ def check_problem(problem: Problem, x: np.ndarray | None = None) -> None:
 
     The gradient is compared with differences of the objective, a product with the Hessian with
     differences of the gradient; both are compared between ranks. Meant for the tests of a problem
-    of your own: some 20 passes over the data.
+    of your own: some 20 passes over the data. x is by default the point where runs begin.
 
-    Parameters
-    ----------
-    problem : Problem
-    x : (n,) array, optional
-        By default the point where runs begin.
-
-    Raises
-    ------
-    InputError
-        It says what is wrong and which method to correct.
+    Raises InputError, which says what is wrong and which method to correct.
     """
     with problem.world.phase("checking the problem"):
         check_attributes(problem)

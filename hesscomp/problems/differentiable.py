@@ -15,13 +15,7 @@ from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import (
-    INITIAL_POINT,
-    SAMPLING,
-    SHARD_GRADIENTS,
-    SQUARED_GRADIENTS,
-    TEST_ROWS,
-)
+from hesscomp.problems import capabilities as ability
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import RowSet
 
@@ -42,7 +36,13 @@ class DifferentiableProblem(Problem):
     """
 
     capabilities = frozenset(
-        {INITIAL_POINT, SAMPLING, SHARD_GRADIENTS, SQUARED_GRADIENTS, TEST_ROWS}
+        {
+            ability.INITIAL_POINT,
+            ability.SAMPLING,
+            ability.SHARD_GRADIENTS,
+            ability.SQUARED_GRADIENTS,
+            ability.TEST_ROWS,
+        }
     )
     loss_name = "a function"
 

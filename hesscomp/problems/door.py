@@ -10,7 +10,6 @@ chosen to span the targets: the least, the greatest, and different classes.
 """
 
 import time
-import warnings
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,24 +19,15 @@ from typing import Any
 import numpy as np
 
 from hesscomp.curvature.endings import Ending
-from hesscomp.curvature.losses import (
-    KNOWN,
-    FunctionLoss,
-    Loss,
-    SigmoidCrossEntropy,
-    SquaredError,
-    as_keras_loss,
-    like,
-    loss_name,
-    resolve_loss,
-)
+from hesscomp.curvature.losses import FunctionLoss, Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.networks.penalty import PenalizedEngine
-from hesscomp.curvature.tensorflow import keras, one_precision, tf
-from hesscomp.errors import InputError, reason
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
 from hesscomp.problems.contract import wrong_slope
+from hesscomp.problems.keras_rows import keras_loss
 from hesscomp.problems.stateless import losses_and_output
 
 TOLERANCE = 1e-8
@@ -129,15 +119,16 @@ class Door:
         if ending is not None and not ending.marked:  # then only a graph shows the logits
             objective = tf.function(objective, autograph=False, reduce_retracing=True)
         batches = _batches(problem.data.X, problem.data.y)
-        theta = tf.constant(_moved(problem.initial, pieces))
-        if batches and not np.isfinite(_tried(objective, theta, *batches[0])):
-            theta = tf.constant(problem.initial)
-            value = _tried(objective, theta, *batches[0])
-            if not np.isfinite(value):
-                raise InputError(
-                    f"the loss of the first rows is {value:g} at the model's weights: their "
-                    "outputs or targets lie where the loss is not defined"
-                )
+        for point in (_moved(problem.initial, pieces), problem.initial):
+            theta = tf.constant(point)
+            value = float(objective(theta, *batches[0])[0]) if batches else 0.0
+            if np.isfinite(value):
+                break
+        else:
+            raise InputError(
+                f"the loss of the first rows is {value:g} at the model's weights: their outputs or "
+                "targets lie where the loss is not defined"
+            )
         door = cls(objective, problem.loss, pieces, theta, batches, narrow)
         door._check_rows()
         return replace(door, seconds=time.monotonic() - begun)
@@ -245,11 +236,15 @@ class _Trial:
         theta = self.door.theta
         with tf.GradientTape(persistent=True) as self.tape:
             self.tape.watch(theta)
-            self.value, output = self.door.objective(theta, self.X, self.y)
+            value, output = self.door.objective(theta, self.X, self.y)
             self.output = opaque(output)
         # One compiled call for both: some models show their logits in a graph alone.
         total, slope = self.gradient(theta, self.X, self.y)
-        return self._objective(total / self.rows) or self._gradient(slope)
+        here = total / self.rows
+        if not abs(here - value) <= self.door.allowed(value, self.output):
+            return Disagreement("objective", float(here), float(value))
+        there = self.tape.gradient(value, theta, unconnected_gradients=ZERO)
+        return self._differ("gradient", slope, there, self._reach)
 
     def _pull(self, u):
         """Return J^T u."""
@@ -260,16 +255,6 @@ class _Trial:
         """The norm of a J^T u of the size of the loss's slopes: what rounding is relative to."""
         slopes = 1 + abs(self.door.loss.gradient(self.output, self.y))
         return tf.norm(self._pull(slopes * self.rng.standard_normal(slopes.shape))) / self.rows
-
-    def _objective(self, here) -> Disagreement | None:
-        there = self.value
-        if abs(here - there) <= self.door.allowed(there, self.output):
-            return None
-        return Disagreement("objective", float(here), float(there))
-
-    def _gradient(self, here) -> Disagreement | None:
-        there = self.tape.gradient(self.value, self.door.theta, unconnected_gradients=ZERO)
-        return self._differ("gradient", here, there, self._reach)
 
     def hessian(self) -> Disagreement | None:
         here = self.engine.hessian(*self._point(True), self._v[:, None])[:, 0]
@@ -376,63 +361,6 @@ def _bent(function: Callable, at, v):
             value = function(at)
         slope = inner.gradient(value, at, unconnected_gradients=ZERO)
     return outer.gradient(slope, at, v, unconnected_gradients=ZERO)
-
-
-def _tried(objective: Callable, theta, X, y) -> float:
-    """Return the objective of some rows; InputError where Keras cannot compute it."""
-    try:
-        return float(objective(theta, X, y)[0])
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        raise InputError(
-            f"Keras' loss cannot take targets of shape {tuple(y.shape)} for this model "
-            f"({reason(error)}); class numbers go with sparse_categorical_crossentropy, rows of "
-            "probabilities with categorical_crossentropy"
-        ) from error
-
-
-def keras_loss(given) -> Callable:
-    """Return the mean loss that Keras computes, in float64: ``(y, output, taken)``.
-
-    `output` is the model's, `taken` what the loss of this package takes. The known losses are
-    Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
-    Functions become what ``model.compile`` makes of them.
-    """
-    given = resolve_loss(given)
-    given = KNOWN[given]() if isinstance(given, str) else given
-    if type(given) in KNOWN.values():
-        return lambda y, output, _: _summed_over_rows(given, y, output)
-    if isinstance(given, Loss):
-        return lambda y, _, taken: tf.reduce_mean(given.values(taken, y))
-    given = as_keras_loss(given)
-    return lambda y, output, _: _in_float64(given, y, output)
-
-
-def _summed_over_rows(loss: Loss, y, output):
-    """Return Keras' counterpart of a known loss, times the row's numbers that it averages over."""
-    shape, losses = output.shape[1:], keras.losses
-    if isinstance(loss, SquaredError):
-        found = _in_float64(losses.MeanSquaredError(), like(y, output), output)
-        return found * shape.num_elements() / 2
-    if isinstance(loss, SigmoidCrossEntropy):
-        found = _in_float64(losses.BinaryCrossentropy(from_logits=True), like(y, output), output)
-        return found * shape.num_elements()
-    whole = y.shape.rank == output.shape.rank and (y.shape[-1] != 1 or shape[-1] == 1)
-    kind = losses.CategoricalCrossentropy if whole else losses.SparseCategoricalCrossentropy
-    return _in_float64(kind(from_logits=True), y, output) * shape[:-1].num_elements()
-
-
-def _in_float64(loss, y, output):
-    """Return the mean of a Keras loss, which would otherwise cast to its own type."""
-    saved = loss._dtype
-    loss._dtype = "float64"
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # that logits come from a softmax
-            one_precision(f"the loss {loss_name(getattr(loss, 'fn', loss))}"),
-        ):
-            return tf.reduce_mean(loss(y, output))
-    finally:
-        loss._dtype = saved
 
 
 def _batches(X: np.ndarray, y: np.ndarray) -> list[tuple[tf.Tensor, tf.Tensor]]:

@@ -17,13 +17,14 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_WEIGHTS
-from hesscomp.problems.door import SECONDS, Door, keras_loss
+from hesscomp.problems.door import SECONDS, Door
 from hesscomp.problems.keras_rows import (
     check_hinge,
     check_targets,
     check_values,
     coded,
     explaining,
+    keras_loss,
     shaped,
 )
 from hesscomp.problems.models import Weights, read_weights
@@ -146,11 +147,8 @@ class KerasProblem(NetworkProblem):
     def set_weights(self, x: np.ndarray) -> None:
         """Give the model the parameters x."""
         x = self.check_point(x)
-        for variable, block in zip(
-            self.model.trainable_variables, self.parameter_blocks, strict=True
-        ):
-            part = x[block.offset : block.offset + block.size]
-            variable.assign(part.reshape(block.shape))
+        for variable, piece in zip(self.model.trainable_variables, self.pieces, strict=True):
+            variable.assign(piece.of(x))
 
     def read_weights(self, path) -> Weights:
         return read_weights(path, self.model)
@@ -236,7 +234,8 @@ class KerasProblem(NetworkProblem):
                     "%s: %s computes in float32, whatever precision is requested, so objective and "
                     "derivatives have six digits", self.name, narrow,
                 )  # fmt: skip
-            door = Door.of(self, given, ending, narrow is not None)
+            with explaining(given, self.data.y, self._row_shape):
+                door = Door.of(self, given, ending, narrow is not None)
             outcome = door.compare(self.engine, compiled, seconds)
         found = _first(world, outcome.found)
         left_out = _first(world, ", ".join(outcome.left_out))

@@ -16,14 +16,7 @@ from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import (
-    CLASSIFICATION,
-    MARGINS,
-    PREDICTION,
-    SAMPLING,
-    SQUARED_GRADIENTS,
-    TEST_ROWS,
-)
+from hesscomp.problems import capabilities as ability
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import RowSet
 
@@ -54,7 +47,14 @@ class LogisticRegression(Problem):
     name = "logistic-regression"
     psd = True
     capabilities = frozenset(
-        {CLASSIFICATION, MARGINS, PREDICTION, SAMPLING, SQUARED_GRADIENTS, TEST_ROWS}
+        {
+            ability.CLASSIFICATION,
+            ability.MARGINS,
+            ability.PREDICTION,
+            ability.SAMPLING,
+            ability.SQUARED_GRADIENTS,
+            ability.TEST_ROWS,
+        }
     )
     counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 

@@ -12,15 +12,7 @@ from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
-from hesscomp.problems.capabilities import (
-    CLASSIFICATION,
-    EMPIRICAL_FISHER,
-    FISHER,
-    GAUSS_NEWTON,
-    KRONECKER_FACTORS,
-    MONTE_CARLO_FISHER,
-    PREDICTION,
-)
+from hesscomp.problems import capabilities as ability
 from hesscomp.problems.differentiable import DifferentiableProblem
 
 
@@ -36,32 +28,25 @@ class NetworkProblem(DifferentiableProblem):
     """
 
     capabilities = DifferentiableProblem.capabilities | {
-        CLASSIFICATION,
-        EMPIRICAL_FISHER,
-        FISHER,
-        GAUSS_NEWTON,
-        KRONECKER_FACTORS,
-        MONTE_CARLO_FISHER,
-        PREDICTION,
+        ability.CLASSIFICATION,
+        ability.EMPIRICAL_FISHER,
+        ability.FISHER,
+        ability.GAUSS_NEWTON,
+        ability.KRONECKER_FACTORS,
+        ability.MONTE_CARLO_FISHER,
+        ability.PREDICTION,
     }
 
     engine: NetworkEngine
 
     def _take_loss(self, loss: Loss, penalty: Penalty | None) -> None:
         """Take the loss and the regularisers; to be called once by subclasses."""
-        self.loss, self.penalty = loss, penalty
+        self.loss, self.penalty, self.loss_name = loss, penalty, loss.name
+        self.gauss_newton_psd = loss.convex and (penalty is None or penalty.convex)
         if not isinstance(loss.bare, SoftmaxCrossEntropy | SigmoidCrossEntropy):
-            self.capabilities = self.capabilities - {CLASSIFICATION}
+            self.capabilities = self.capabilities - {ability.CLASSIFICATION}
         if not loss.natural:
-            self.capabilities = self.capabilities - {FISHER}
-
-    @property
-    def loss_name(self) -> str:  # type: ignore[override]  # nothing sets it
-        return self.loss.name
-
-    @property
-    def gauss_newton_psd(self) -> bool:  # type: ignore[override]  # nothing sets it
-        return self.loss.convex and (self.penalty is None or self.penalty.convex)
+            self.capabilities = self.capabilities - {ability.FISHER}
 
     def _row_values(self, theta, X) -> int:
         return row_values(self.engine.output, theta, X)

@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from hesscomp.factors import Factor
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
-from hesscomp.problems import capabilities
+from hesscomp.problems import capabilities as ability
 from hesscomp.problems.capabilities import Capability
 
 
@@ -167,7 +168,7 @@ class Problem(ABC):
         Each row is taken with probability `fraction`, independently; m is the number of rows taken.
         They are the same rows on any number of ranks.
         """
-        raise self.lacks(capabilities.SAMPLING)
+        raise self.lacks(ability.SAMPLING)
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         """Return the mean over all rows of the squares of each row's gradient: (n,). Collective.
@@ -176,7 +177,7 @@ class Problem(ABC):
         are the diagonal of the empirical Fisher matrix. One or two passes, one reduction of n
         words.
         """
-        raise self.lacks(capabilities.SQUARED_GRADIENTS)
+        raise self.lacks(ability.SQUARED_GRADIENTS)
 
     def kronecker_factors(
         self, x: np.ndarray, seed: int = 0
@@ -189,92 +190,92 @@ class Problem(ABC):
         Gauss-Newton matrix, in the order of the parameters (Martens and Grosse, "Optimizing neural
         networks with Kronecker-factored approximate curvature", ICML 2015, section 3).
         """
-        raise self.lacks(capabilities.KRONECKER_FACTORS)
+        raise self.lacks(ability.KRONECKER_FACTORS)
 
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """Return the sums of the gradients and losses of some of this rank's rows; local.
 
         A float64 array (n + 1,) whose last number is the loss; without the ridge, not divided by m.
         """
-        raise self.lacks(capabilities.SHARD_GRADIENTS)
+        raise self.lacks(ability.SHARD_GRADIENTS)
 
     def gauss_newton(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of the Gauss-Newton matrices of this rank's rows at x; local.
 
         Of the data and of regularisers that are part of the rows' losses, without the ridge.
         """
-        raise self.lacks(capabilities.GAUSS_NEWTON)
+        raise self.lacks(ability.GAUSS_NEWTON)
 
     def fisher(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of the Fisher matrices of this rank's rows at x; local."""
-        raise self.lacks(capabilities.FISHER)
+        raise self.lacks(ability.FISHER)
 
     def empirical_fisher(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of g g^T over this rank's rows, g being a row's gradient at x; local."""
-        raise self.lacks(capabilities.EMPIRICAL_FISHER)
+        raise self.lacks(ability.EMPIRICAL_FISHER)
 
     def monte_carlo_fisher(self, x: np.ndarray, samples: int = 1, seed: int = 0) -> ShardCurvature:
         """Return the mean of `empirical_fisher` over targets drawn from the model. Collective.
 
         The targets of a row depend on the seed and the row alone, not on the number of ranks.
         """
-        raise self.lacks(capabilities.MONTE_CARLO_FISHER)
+        raise self.lacks(ability.MONTE_CARLO_FISHER)
 
     def over(self, data) -> "Problem":
         """Return the problem of the mean loss over other rows, without ridge and regularisers.
 
         The rows are the test rows of a `Dataset`, or a pair (X, y) of each rank's own. Collective.
         """
-        raise self.lacks(capabilities.TEST_ROWS)
+        raise self.lacks(ability.TEST_ROWS)
 
     def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
         """Return the number of right predictions for this rank's rows, and of all; local.
 
         The prediction is the class of the largest output, or the sign of each output.
         """
-        raise self.lacks(capabilities.CLASSIFICATION)
+        raise self.lacks(ability.CLASSIFICATION)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """Return the model's output for rows X at the parameters x, in float64; local."""
-        raise self.lacks(capabilities.PREDICTION)
+        raise self.lacks(ability.PREDICTION)
 
     def read_weights(self, path: str | os.PathLike):
         """Return the `parameters` and the `fixed` weights that a file of Keras' holds.
 
         Raises InputError if the file cannot be read, or is one of another model.
         """
-        raise self.lacks(capabilities.KERAS_WEIGHTS)
+        raise self.lacks(ability.KERAS_WEIGHTS)
 
     def set_fixed(self, values) -> None:
         """Replace the weights that are no parameters; None brings back the first ones."""
         if values is not None:
-            raise self.lacks(capabilities.KERAS_WEIGHTS)
+            raise self.lacks(ability.KERAS_WEIGHTS)
 
     # The losses of rows are functions of margins A x, so that those along a line follow from the
     # margins at two of its points
 
     def margins(self, x: np.ndarray):
         """Return A x for this rank's rows, an array of the problem's own kind; local, one pass."""
-        raise self.lacks(capabilities.MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def known_margins(self, values: np.ndarray):
         """Return margins that were computed before, one number each, as such an array; local."""
-        raise self.lacks(capabilities.MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
         """Return what `objective_and_gradient` does, where the margins at x are known."""
-        raise self.lacks(capabilities.MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:
         """Return the mean loss, without ridge, at margins + step * direction for each of the steps.
 
         Collective; no pass over the data, one reduction of as many words as steps.
         """
-        raise self.lacks(capabilities.MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def curvature_at(self, margins) -> ShardCurvature:
         """Return what `linearize` does, where the margins are known; local, no pass."""
-        raise self.lacks(capabilities.MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     # Sums over the rows of all ranks
 
@@ -331,10 +332,7 @@ class Problem(ABC):
         return f"{outer}{fraction!r}, seed {seed}"
 
     def compile(self) -> None:  # noqa: B027
-        """Compile what can be compiled before its first use; local.
-
-        Then no product that is timed has to. There is nothing to do for most problems.
-        """
+        """Compile what can be compiled, so that no timed product has to; local."""
 
     def describe(self, factor: Factor, x: np.ndarray, indices: np.ndarray | None = None) -> Factor:
         """Return a factor with the provenance, point and parameter blocks of this problem.
@@ -349,11 +347,9 @@ class Problem(ABC):
             rows=self.rows,
             ridge=self.ridge,
         )
-        blocks, offset = [], 0
-        for block in self.parameter_blocks:
-            if indices is None or block.offset in indices:
-                blocks.append((block.name, block.shape, offset))
-                offset += block.size
+        held = [b for b in self.parameter_blocks if indices is None or b.offset in indices]
+        offsets = accumulate((block.size for block in held), initial=0)
+        blocks = [(b.name, b.shape, offset) for b, offset in zip(held, offsets, strict=False)]
         x = x if indices is None else x[indices]
         return replace(factor, provenance=provenance, parameters=x, blocks=tuple(blocks))
 
@@ -377,11 +373,11 @@ class Problem(ABC):
     def first_point(self) -> np.ndarray:
         """`initial` where there is one, else zero."""
         return self.check_point(
-            self.initial if self.can(capabilities.INITIAL_POINT) else np.zeros(self.n)
+            self.initial if self.can(ability.INITIAL_POINT) else np.zeros(self.n)
         )
 
     def check_point(self, x) -> np.ndarray:
-        """x as a finite float64 (n,) array, or InputError."""
+        """Return x as a finite float64 (n,) array; InputError if it is none."""
         x = np.asarray(x, dtype=np.float64)
         if x.shape != (self.n,):
             raise InputError(
@@ -404,7 +400,7 @@ def check_numbers(ridge: float, dtype: str) -> None:
 
 
 def chunks(part: slice, rows: int, size: int) -> Iterator[slice]:
-    """A part of `rows` rows, `size` of them at a time."""
+    """Cut a part of `rows` rows into chunks of at most `size`."""
     start, stop, _ = part.indices(rows)
     for first in range(start, stop, size):
         yield slice(first, min(first + size, stop))

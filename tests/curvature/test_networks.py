@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 from keras_oracle import in_float64
 from oracles import by_rank_0, check_operator, dense
+from shards import mine
 
 from hesscomp.compression import compress
 from hesscomp.curvature.chunks import Budget
@@ -147,13 +148,6 @@ def rows(model, seed=1):
     if "int" in model.inputs[0].dtype:
         return rng.integers(0, 6, shape), rng.integers(0, 3, ROWS)
     return rng.standard_normal(shape), rng.integers(0, 3, ROWS)
-
-
-def mine(world, *arrays):
-    """This rank's rows: unequal shards, none on rank 0 where there are several ranks."""
-    ends = np.linspace(0, ROWS, world.size).astype(int) if world.size > 1 else np.array([ROWS])
-    edges = [0, *ends]
-    return tuple(array[edges[world.rank] : edges[world.rank + 1]] for array in arrays)
 
 
 def dense_matrices(model, loss, X, y):
@@ -630,8 +624,8 @@ def test_fused_arithmetic_and_kept_values(world, monkeypatch):
     pieces = [kind(problem, x) for kind in kinds]
     ragged = [operator @ V for operator in pieces for _ in range(2)][1::2]
     assert list(pieces[0]._shard.kept.made) == [(0, 3)]
-    for mine, product in zip([*fused, *ragged], expected * 2, strict=True):
-        assert np.linalg.norm(mine - product) <= 1e-13 * np.linalg.norm(product)
+    for one, product in zip([*fused, *ragged], expected * 2, strict=True):
+        assert np.linalg.norm(one - product) <= 1e-13 * np.linalg.norm(product)
 
 
 @pytest.mark.serial
