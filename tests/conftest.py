@@ -63,6 +63,19 @@ def _threads():
 
 
 @pytest.fixture
+def eager():
+    """Functions run as they are written, so that hundreds of tiny problems need no compilation.
+
+    What is traced to find a model's ending is traced as ever.
+    """
+    from hesscomp.curvature.tensorflow import tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def shared_tmp(world):
     """A temporary folder, the same one on all ranks; removed after the test."""
     folder = world.broadcast(tempfile.mkdtemp(prefix="hesscomp-") if RANK == 0 else None)

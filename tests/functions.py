@@ -19,7 +19,7 @@ class Function(Problem):
         self.world, self.name = world, type(self).__name__.lower()
         self.initial = np.array(initial, dtype=np.float64)
         self.n = len(self.initial)
-        self.blocks = (ParameterBlock("x", (self.n,), 0),)
+        self.parameter_blocks = (ParameterBlock("x", (self.n,), 0),)
 
     def objective_and_gradient(self, x):
         self.world.ledger.passes += 1

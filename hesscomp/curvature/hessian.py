@@ -47,7 +47,7 @@ class CurvatureOperator(ProblemOperator):
             return None
         other = copy.copy(self)
         other._shard = shard
-        other.n = sum(self.problem.blocks[i].size for i in chosen)
+        other.n = sum(self.problem.parameter_blocks[i].size for i in chosen)
         other.layout = Replicated(other.n, self.world)
         return other
 

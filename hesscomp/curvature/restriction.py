@@ -56,7 +56,7 @@ class Restricted(_Part):
     """
 
     def __init__(self, base: ProblemOperator, names):
-        blocks = base.problem.blocks
+        blocks = base.problem.parameter_blocks
         self.indices = select(blocks, names)
         if not len(self.indices):
             raise InputError("a restriction needs the name of at least one parameter block")
@@ -110,7 +110,7 @@ class BlockDiagonal(_Part):
 
     def __init__(self, base: ProblemOperator, groups=None):
         if groups is None:
-            names = (b.name.rpartition("/")[0] or b.name for b in base.problem.blocks)
+            names = (b.name.rpartition("/")[0] or b.name for b in base.problem.parameter_blocks)
             groups = [[layer] for layer in dict.fromkeys(names)]
         self.groups = [Restricted(base, names) for names in groups]
         indices = np.concatenate([group.indices for group in self.groups])

@@ -12,7 +12,7 @@ from functools import wraps
 
 import numpy as np
 
-from hesscomp.datasets.aligned import ALIGNMENT
+from hesscomp.datasets.dataset import ALIGNMENT
 from hesscomp.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

@@ -11,10 +11,9 @@ from itertools import repeat
 
 import numpy as np
 
-from hesscomp.datasets.aligned import aligned_empty
-from hesscomp.datasets.dataset import Dataset, Shard
+from hesscomp.datasets.dataset import Dataset, Shard, aligned_empty
 from hesscomp.datasets.fingerprint import fingerprint
-from hesscomp.datasets.packaged import packaged_file
+from hesscomp.datasets.known_files import packaged_file
 from hesscomp.datasets.targets import SIGNS, with_targets
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse
 
-from hesscomp.datasets.aligned import aligned_empty
+from hesscomp.datasets.dataset import aligned_empty
 from hesscomp.datasets.targets import SIGNS, check_label_type
 from hesscomp.datasets.validation import check_finite, extents
 from hesscomp.errors import InputError, reason
@@ -43,18 +43,15 @@ class ArraySource:
             return rows.count
 
     def total(self, counts: list[int]) -> int:
-        """Return rows of the file, from every rank's count."""
         return counts[0]
 
     def read(self, start: int, stop: int, counts: list[int]):
-        """Return rows start:stop as (X, labels)."""
         with self._undamaged(), self.stored() as rows:
             X, labels = rows[start:stop]
         check_finite(X, start, str(self.path))
         return X, labels
 
     def agree(self, X, start, gather, train):
-        """Return X as all ranks must have it, and the number of columns."""
         if train is not None and train.row != self.row:
             raise InputError(
                 f"{self.path}: has {_features(self.row)}, {train.path} has {_features(train.row)}; "
@@ -63,11 +60,9 @@ class ArraySource:
         return X, self.width
 
     def doubts(self) -> tuple[str, ...]:
-        """Return what the file leaves in doubt: nothing."""
         return ()
 
     def where(self, row: int) -> str:
-        """Return what to call a data row (from 0) in messages."""
         return f"row {row + 1}"
 
     @contextmanager
@@ -85,14 +80,9 @@ class ArraySource:
 
 
 class StoredRows:
-    """Array-likes X (or the parts of a CSR matrix) and y whose shapes and types fit, sliced alike.
+    """Array-likes X and y whose shapes and types fit, sliced alike.
 
-    Parameters
-    ----------
-    X : (rows, ...) array-like, or (data, indices, indptr) where `shape` is given
-    y : array-like
-    file : context manager, optional
-        Closed when this one is.
+    X is (data, indices, indptr) of a CSR matrix where `shape` is given. `file` is closed with it.
     """
 
     def __init__(self, path: Path, X, y, shape=None, file: AbstractContextManager | None = None):
@@ -106,12 +96,9 @@ class StoredRows:
         self.row, self.width = tuple(row), math.prod(row)
         if y.shape != (self.count,):
             remedy = "store one label a row"
-            if len(y.shape) > 1 and math.prod(y.shape[1:]) == 1:
-                remedy += ": y.ravel()"
-            elif len(y.shape) > 1:
-                remedy += (
-                    ": of one-hot rows y.argmax(axis=1), which are classes (`targets` classes)"
-                )
+            if len(y.shape) > 1:
+                one_hot = "of one-hot rows y.argmax(axis=1), which are classes (`targets` classes)"
+                remedy += ": " + ("y.ravel()" if math.prod(y.shape[1:]) == 1 else one_hot)
             raise InputError(
                 f"{path}: X has {self.count} rows but the labels have shape {y.shape}; {remedy}"
             )

@@ -18,8 +18,7 @@ image is one product of a (28, 96) and a (96, 28) matrix.
 
 import numpy as np
 
-from hesscomp.datasets.aligned import aligned_empty
-from hesscomp.datasets.dataset import Dataset, Shard
+from hesscomp.datasets.dataset import Dataset, Shard, aligned_empty
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.targets import INPUT, with_targets
 from hesscomp.errors import InputError

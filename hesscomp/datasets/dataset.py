@@ -20,6 +20,8 @@ from hesscomp.datasets.validation import check_finite, extents, row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 
+ALIGNMENT = 64  # bytes; what TensorFlow asks of memory that it did not allocate
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -92,6 +94,14 @@ class Dataset:
         return self.train.total
 
 
+def aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
+    """Return ``numpy.empty`` on a multiple of `ALIGNMENT` bytes; TensorFlow takes it uncopied."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
 def from_arrays(
     X, y, world: World, name: str = "arrays", test: tuple[Any, Any] | None = None,
     targets: str = SIGNS,
@@ -108,8 +118,10 @@ def from_arrays(
     test : (X, y), optional
         Test rows, sharded alike.
     targets : {"signs", "classes", "values", "input"}
-        What becomes of the labels: -1 and +1 (they are +1/-1, 0/1, 1/2 or two texts), class
-        numbers from 0 (integers or texts, sorted), real numbers, or X instead of them.
+        What becomes of the labels. "signs": -1.0 and +1.0 for +1/-1, 0/1, 1/2 or two texts in
+        sorted order. "classes": int64 numbers from 0 of at most 1,000 classes; integers from 0 stay
+        as they are, also where some do not occur, other integers and texts are numbered in sorted
+        order. "values": real numbers, as float64. "input": X itself, not copied.
 
     Raises
     ------

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hesscomp.datasets.aligned import aligned_empty
+from hesscomp.datasets.dataset import aligned_empty
 from hesscomp.datasets.text import TextSource, shown
 from hesscomp.errors import InputError, some
 
@@ -45,7 +45,7 @@ class CsvSource(TextSource):
         try:
             text = header.decode().lstrip("\ufeff")
             self.separator = next((m for m in SEPARATORS if len(_cells(text, m)) > 1), ",")
-            self.names = names = self._cells(text)
+            self.names = names = _cells(text, self.separator)
         except (UnicodeDecodeError, csv.Error) as error:
             raise InputError(
                 f"{path}: the header is not CSV in UTF-8 ({error}); convert the file"
@@ -97,36 +97,31 @@ class CsvSource(TextSource):
 
     def parse(self, lines, row):
         try:
-            table = np.loadtxt(
-                io.BytesIO(b"\n".join(lines)), delimiter=self.separator, comments=None, ndmin=2,
-                quotechar='"',
-            )  # fmt: skip
+            text, mark = io.BytesIO(b"\n".join(lines)), self.separator
+            table = np.loadtxt(text, delimiter=mark, comments=None, ndmin=2, quotechar='"')
+            if table.shape == (len(lines), len(self.names)) and np.isfinite(table).all():
+                return np.delete(table, self.at, axis=1), table[:, self.at]
         except ValueError:
-            return self._parse_slowly(lines, row)
-        if table.shape != (len(lines), len(self.names)) or not np.isfinite(table).all():
-            return self._parse_slowly(lines, row)
-        return np.delete(table, self.at, axis=1), table[:, self.at]
+            pass
+        return self._parse_slowly(lines, row)
 
     def _parse_slowly(self, lines, row):
         """Return rows that are not all numbers: labels in words, or an error to be named."""
         X, labels = [], []
         for i, line in enumerate(lines):
             try:
-                cells = self._cells(line.decode())
+                cells = _cells(line.decode(), self.separator)
             except (UnicodeDecodeError, csv.Error) as error:
                 self.refuse(row + i, f" is not CSV in UTF-8 ({error}); correct or remove it")
             if len(cells) != len(self.names):
-                names = (
-                    "; R's write.table leaves out the name of its row names: write.csv with "
-                    "row.names=FALSE"
-                    if len(cells) == len(self.names) + 1 and row + i == 0
-                    else ""
-                )
-                self.refuse(
-                    row + i,
-                    f" has {len(cells)} columns, the header {len(self.names)}; correct or remove it"
-                    + names,
-                )
+                found, named = len(cells), len(self.names)
+                fault = f" has {found} columns, the header {named}; correct or remove it"
+                if found == named + 1 and row + i == 0:
+                    fault += (
+                        "; R's write.table leaves out the name of its row names: write.csv with "
+                        "row.names=FALSE"
+                    )
+                self.refuse(row + i, fault)
             labels.append(cells.pop(self.at))
             if labels[-1] in NO_LABEL:
                 self.refuse(
@@ -136,12 +131,10 @@ class CsvSource(TextSource):
                 )
             if len(labels[-1]) > MAX_LABEL:
                 self.refuse(row + i, f" has a label of over {MAX_LABEL} characters; shorten it")
-            try:
-                X.append(np.array(cells, dtype=np.float64))
-            except ValueError:
+            values = [_number(cell) for cell in cells]
+            if None in values or not np.isfinite(values).all():
                 self._refuse_cell(row + i, cells)
-            if not np.isfinite(X[-1]).all() or any("_" in cell for cell in cells):
-                self._refuse_cell(row + i, cells)
+            X.append(np.array(values))
         return np.array(X), np.array(labels)
 
     def _refuse_cell(self, row: int, cells: list[str]):
@@ -163,16 +156,11 @@ class CsvSource(TextSource):
             return "fill it in or remove the row"
         if DECIMAL_COMMA.fullmatch(cell):
             return "write numbers with a decimal point"
-        label = (
-            "" if self.label is not None else f", or name it if it is the label (`label` {name})"
-        )
+        label = "" if self.label else f", or name it if it is the label (`label` {name})"
         return (
             "encode it as a number: text columns become columns of 0 and 1 by "
             f"pandas.get_dummies(table, dtype=float){label}, or remove the column"
         )
-
-    def _cells(self, text: str) -> list[str]:
-        return _cells(text, self.separator)
 
     def join(self, parts):
         tables, labels = zip(*parts, strict=True) if parts else ((), (np.empty(0),))

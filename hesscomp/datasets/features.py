@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.datasets.aligned import aligned_empty
-from hesscomp.datasets.dataset import Dataset, Shard
+from hesscomp.datasets.dataset import Dataset, Shard, aligned_empty
 from hesscomp.datasets.targets import INPUT
 from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
@@ -18,13 +17,9 @@ BLOCK = 64  # rows lifted together; they and what is made of them stay in cache
 
 
 def fourier_features(
-    dataset: Dataset,
-    world: World,
-    count: int,
-    bandwidth: float,
-    seed: int = 0,
+    dataset: Dataset, world: World, count: int, bandwidth: float, seed: int = 0,
     dtype: str = "float64",
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Make random Fourier features sqrt(2/D) cos(W a / S + b) of every row a.
 
     Their inner products approximate the Gaussian kernel exp(-||a - a'||^2 / (2 S^2)) (Rahimi and
@@ -66,15 +61,10 @@ def fourier_features(
         train = _lift(dataset.train, W, b, dtype)
         test = None if dataset.test is None else _lift(dataset.test, W, b, dtype)
     recipe = f"{dataset.fingerprint} fourier {count} {bandwidth!r} {seed} {dtype}"
-    return replace(
-        dataset,
-        name=f"{dataset.name}, {count} Fourier features (bandwidth {bandwidth:g})",
-        train=train,
-        test=test,
-        features=count,
-        feature_names=None,
-        fingerprint=f"sha256:{hashlib.sha256(recipe.encode()).hexdigest()}",
-    )
+    hashed = f"sha256:{hashlib.sha256(recipe.encode()).hexdigest()}"
+    name = f"{dataset.name}, {count} Fourier features (bandwidth {bandwidth:g})"
+    lifted = replace(dataset, name=name, train=train, test=test, features=count)
+    return replace(lifted, feature_names=None, fingerprint=hashed)
 
 
 def _lift(shard: Shard, W: np.ndarray, b: np.ndarray, dtype: str) -> Shard:

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import scipy.sparse
 
-from hesscomp.datasets.aligned import aligned_empty
+from hesscomp.datasets.array_files import Hdf5Source, NpySource, NpzSource
 from hesscomp.datasets.arrays import ArraySource
-from hesscomp.datasets.dataset import Dataset, Shard
+from hesscomp.datasets.dataset import Dataset, Shard, aligned_empty
 from hesscomp.datasets.delimited import CsvSource
 from hesscomp.datasets.fingerprint import fingerprint
-from hesscomp.datasets.hdf5 import Hdf5Source
 from hesscomp.datasets.idx import IDX_NAME, IdxSource
 from hesscomp.datasets.libsvm import LibsvmSource
-from hesscomp.datasets.numpy_files import NpySource, NpzSource
 from hesscomp.datasets.targets import class_names, with_targets
-from hesscomp.datasets.text import TextSource
+from hesscomp.datasets.text import OPENERS, TextSource
 from hesscomp.datasets.validation import row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
@@ -37,20 +35,13 @@ ENDINGS = {
     ".csv": "csv", ".tsv": "csv", ".h5": "hdf5", ".hdf5": "hdf5", ".npz": "npz", ".npy": "npy",
     ".idx": "idx",
 }  # fmt: skip
-COMPRESSED = (".gz", ".bz2", ".xz")
 
 
 def load_file(
-    source: str | os.PathLike,
-    world: World,
-    *,
-    format: str | None = None,
-    label: str | None = None,
-    test: str | os.PathLike | None = None,
-    targets: str | None = None,
-    dtype: str | None = None,
-    name: str | None = None,
-) -> Dataset:
+    source: str | os.PathLike, world: World, *, format: str | None = None,
+    label: str | None = None, test: str | os.PathLike | None = None, targets: str | None = None,
+    dtype: str | None = None, name: str | None = None,
+) -> Dataset:  # fmt: skip
     """Load a file of labelled rows; see `load_dataset` for the arguments. Collective.
 
     `name` is what to call the data set, by default the file as it was named.
@@ -68,17 +59,9 @@ def load_file(
         held_out, other = _read(test, world, format, label, dtype, reader)
         title = str(test) if name is None else f"{name} (test)"
         held_out, _ = with_targets(held_out, targets, world, title, classes, other.where)
-    return Dataset(
-        called,
-        train,
-        held_out,
-        row_size(train.X),
-        reader.columns,
-        targets,
-        class_names(classes),
-        fingerprint(train, world),
-        reader.label_name,
-    )
+    n, names, hashed = row_size(train.X), class_names(classes), fingerprint(train, world)
+    columns, label_name = reader.columns, reader.label_name
+    return Dataset(called, train, held_out, n, columns, targets, names, hashed, label_name)
 
 
 def prefer_dense(n: int, density: float) -> bool:
@@ -96,8 +79,6 @@ def _read(path, world: World, format: str | None, label: str | None, dtype, trai
     `train` is the source of the training data where these are the test data.
     """
     path = Path(path)
-    source = X = labels = None
-    count = 0
     with world.phase(f"opening {path.name}"):
         kind = SOURCES[_format(path, format)]
         if train is not None and type(train) is not kind:
@@ -123,8 +104,7 @@ def _read(path, world: World, format: str | None, label: str | None, dtype, trai
         nonzeros = sum(world.gather(X.nnz))
         if prefer_dense(width, nonzeros / (total * width)):
             with world.phase(f"filling {path.name} up"):
-                dense = aligned_empty(X.shape, X.dtype)
-                X = X.toarray(out=dense)
+                X = X.toarray(out=aligned_empty(X.shape, X.dtype))
     if dtype is not None and X.dtype != dtype:
         with world.phase(f"converting {path.name} to {dtype}"):
             X = X.astype(dtype)
@@ -137,7 +117,7 @@ def _format(path: Path, format: str | None) -> str:
             raise InputError(f"{path}: unknown format {format}; use one of {', '.join(SOURCES)}")
         return format
     endings = [ending.lower() for ending in path.suffixes]
-    if endings and endings[-1] in COMPRESSED:
+    if endings and endings[-1] in OPENERS:
         endings.pop()
     if IDX_NAME.search(path.name):
         return "idx"

@@ -44,25 +44,22 @@ def fingerprint(shard, world: World) -> str:
                 digest.update(piece)
         digests.append(digest.digest())
     kind = "sparse" if scipy.sparse.issparse(shard.X) else shard.X.dtype.name
-    itself = " to itself" if _to_itself(shard) else ""
+    itself = " to itself" if shard.y is shard.X else ""
     whole = hashlib.sha256(f"{kind} {shard.total} x {row_size(shard.X)}{itself}\n".encode())
     for part in world.gather(b"".join(digests)):
         whole.update(part)
     return f"sha256:{whole.hexdigest()}"
 
 
-def _to_itself(shard) -> bool:
-    return shard.y is shard.X
-
-
 def _bytes(shard, first: int, last: int) -> tuple[bytes, ...]:
     X = shard.X
-    if _to_itself(shard):
-        return (X[first:last].astype(X.dtype.newbyteorder("<")).tobytes(),)
-    y = shard.y[first:last].astype("<f8").tobytes()
+    parts = []
     if scipy.sparse.issparse(X):
         inside = slice(X.indptr[first], X.indptr[last])
         lengths = np.diff(X.indptr[first : last + 1]).astype("<i8")
-        indices, values = X.indices[inside].astype("<i8"), X.data[inside].astype("<f8")
-        return lengths.tobytes(), indices.tobytes(), values.tobytes(), y
-    return X[first:last].astype(X.dtype.newbyteorder("<")).tobytes(), y
+        parts += [lengths, X.indices[inside].astype("<i8"), X.data[inside].astype("<f8")]
+    else:
+        parts.append(X[first:last].astype(X.dtype.newbyteorder("<")))
+    if shard.y is not X:
+        parts.append(shard.y[first:last].astype("<f8"))
+    return tuple(part.tobytes() for part in parts)

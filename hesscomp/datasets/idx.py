@@ -37,7 +37,7 @@ class IdxSource(ArraySource):
     def stored(self) -> StoredRows:
         labels = self._beside() if self.label is None else Path(self.label)
         with ExitStack() as files:
-            X = _Rows(files.enter_context(_IdxFile(self.path)), self.dtype)
+            X = files.enter_context(_IdxFile(self.path, self.dtype or "float32"))
             y = files.enter_context(_IdxFile(labels))
             return StoredRows(self.path, X, y, file=files.pop_all())
 
@@ -53,21 +53,29 @@ class IdxSource(ArraySource):
 
 
 class _IdxFile:
-    """An open IDX file as an array that is read when it is sliced: forwards costs least."""
+    """An open IDX file as an array that is read when it is sliced: forwards costs least.
 
-    def __init__(self, path: Path):
+    With `pixels`, a type, rows are flattened and unsigned bytes become value/255 of that type;
+    without it everything is as it is stored.
+    """
+
+    def __init__(self, path: Path, pixels: str | None = None):
         self.path, length = path, path.stat().st_size
         packed = path.suffix.lower() == ".gz"
         self.stream = (gzip.open if packed else open)(path, "rb")
         zeros, kind, dimensions = self._read(2), *self._read(2)
         if zeros != b"\0\0" or kind not in TYPES or not 1 <= dimensions <= MAX_DIMENSIONS:
             self.refuse("is not an IDX file; check the path, and unpack what is not plain or .gz")
-        self.dtype = np.dtype(TYPES[kind])
-        self.shape = tuple(np.frombuffer(self._read(4 * dimensions), ">u4").tolist())
+        self.stored = np.dtype(TYPES[kind])
         self.begin = 4 + 4 * dimensions
-        claimed = self.begin + math.prod(self.shape) * self.dtype.itemsize
+        count, *row = np.frombuffer(self._read(4 * dimensions), ">u4").tolist()
+        claimed = self.begin + count * math.prod(row) * self.stored.itemsize
         if claimed > MAX_COMPRESSION * length or (claimed != length and not packed):
             self.refuse(f"claims {claimed} bytes in a file of {length}; fetch it again")
+        self.shape = (count, math.prod(row)) if row and pixels else (count, *row)
+        self.pixels = pixels if self.stored == np.uint8 else None
+        self.dtype = np.dtype(self.pixels or self.stored.newbyteorder("="))
+        self.itemsize = self.dtype.itemsize
 
     def __enter__(self) -> "_IdxFile":
         return self
@@ -76,14 +84,15 @@ class _IdxFile:
         self.stream.close()
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        """Return rows from `start` to `stop`, as they are stored."""
+        """Return rows from `start` to `stop`."""
         start, stop, _ = rows.indices(self.shape[0])
-        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        size = math.prod(self.shape[1:]) * self.stored.itemsize
         self.stream.seek(self.begin + start * size)
         data = self._read((stop - start) * size)
         if stop == self.shape[0] and self.stream.read(1):
             self.refuse(f"continues after its {stop} rows; fetch it again")
-        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
+        values = np.frombuffer(data, self.stored).reshape(stop - start, *self.shape[1:])
+        return values if self.pixels is None else np.divide(values, 255, dtype=self.dtype)
 
     def refuse(self, reason: str):
         self.stream.close()
@@ -94,20 +103,3 @@ class _IdxFile:
         if len(data) < size:
             self.refuse("is cut short; fetch it again")
         return data
-
-
-class _Rows:
-    """The rows of an IDX file, flattened, pixels between 0 and 1."""
-
-    def __init__(self, file: _IdxFile, dtype: str | None):
-        self.file = file
-        count, *row = file.shape
-        self.shape = (count, math.prod(row)) if row else file.shape
-        self.pixels = file.dtype == np.uint8
-        self.dtype = np.dtype(dtype or "float32") if self.pixels else file.dtype.newbyteorder("=")
-        self.itemsize = self.dtype.itemsize
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        values = self.file[rows]
-        values = values.reshape(len(values), self.shape[1])
-        return np.divide(values, 255, dtype=self.dtype) if self.pixels else values

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from itertools import chain
 from typing import NoReturn
 
 import numpy as np
@@ -69,9 +70,9 @@ class LibsvmSource(TextSource):
 
     def join(self, parts: list):
         kinds = (np.float64, np.int64, np.int64, np.float64)
+        columns = zip(kinds, *parts, strict=True)
         labels, lengths, indices, values = (
-            np.concatenate([np.empty(0, kind), *pieces])
-            for kind, *pieces in zip(kinds, *parts, strict=True)
+            np.concatenate([np.empty(0, kind), *pieces]) for kind, *pieces in columns
         )
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         width = int(indices.max(initial=-1)) + 1
@@ -98,13 +99,10 @@ class LibsvmSource(TextSource):
     def _keep_inside(self, X, start: int, gather) -> None:
         """Refuse, on all ranks, indices that the training data do not have."""
         last = self.width + self.base - 1
-        outside = np.flatnonzero((X.indices < self.base) | (X.indices > last))
-        first = None
-        if len(outside):
-            row = int(np.searchsorted(X.indptr, outside[0], side="right")) - 1
-            first = (start + row, int(X.indices[outside[0]]))
-        found = [entry for entry in gather(first) if entry is not None]
-        if found:
+        outside = np.flatnonzero((X.indices < self.base) | (X.indices > last))[:1]
+        rows = start + np.searchsorted(X.indptr, outside, side="right") - 1
+        first = list(zip(rows.tolist(), X.indices[outside].tolist(), strict=True))
+        if found := list(chain(*gather(first))):
             row, index = min(found)
             have = f"the training data have {self.base} to {last}; encode both files alike"
             self.refuse(row, f" has the index {index}; {have}")

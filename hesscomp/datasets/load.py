@@ -21,15 +21,10 @@ NAMED = {
 
 
 def load_dataset(
-    source: str | os.PathLike,
-    world: World,
-    *,
-    format: str | None = None,
-    label: str | None = None,
-    test: str | os.PathLike | None = None,
-    targets: str | None = None,
+    source: str | os.PathLike, world: World, *, format: str | None = None,
+    label: str | None = None, test: str | os.PathLike | None = None, targets: str | None = None,
     dtype: str | None = None,
-) -> Dataset:
+) -> Dataset:  # fmt: skip
     """Load a data set by name or from a file. Collective; each rank keeps its own rows only.
 
     Parameters
@@ -49,9 +44,8 @@ def load_dataset(
         Test rows, in a file with the same columns. (Beside .npy and IDX files, `label` is not of
         the test file: it has the labels that it has by default.)
     targets : {"signs", "classes", "values", "input"}, optional
-        What becomes of the labels: -1 and +1 (they are +1/-1, 0/1, 1/2 or two texts), class
-        numbers from 0 (integers or texts, sorted), real numbers, or the row itself instead of
-        them. Default: "classes" for IDX and MNIST, "input" for "curves", else "signs".
+        What becomes of the labels, as in `from_arrays`. Default: "classes" for IDX and MNIST,
+        "input" for "curves", else "signs".
     dtype : {"float32", "float64"}, optional
         Of X. Default: float32 for pixels and for what is stored so, else float64.
 

@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.datasets.aligned import aligned_empty
-from hesscomp.datasets.dataset import Dataset, from_arrays
-from hesscomp.datasets.download import downloaded_file
+from hesscomp.datasets.dataset import Dataset, aligned_empty, from_arrays
 from hesscomp.datasets.files import load_file
-from hesscomp.datasets.packaged import packaged_file
+from hesscomp.datasets.known_files import downloaded_file, packaged_file
 from hesscomp.datasets.targets import CLASSES, INPUT
 from hesscomp.errors import InputError
 from hesscomp.parallel.rows import row_range
@@ -79,7 +77,7 @@ def load_mnist_download(
         Where it is missing and there is no network, or it is another file.
     """
     path = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets" / "mnist.npz"
-    first, train, test = world.place_here() == 0, None, None
+    first = world.place_here() == 0
     with world.phase("downloading MNIST"):
         if first:
             instead = f"put MNIST's files where {FOLDER} says (docs/data.md), or take mnist-sample"

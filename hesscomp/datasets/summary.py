@@ -16,26 +16,10 @@ from hesscomp.parallel.world import World
 class DatasetSummary:
     """The facts of a data set over all ranks.
 
-    Attributes
-    ----------
-    name, fingerprint : str
-    rows, features, test_rows : int
-    shape : tuple of int
-        Of a row.
-    targets : {"signs", "classes", "values", "input"}
-    classes : tuple of str
-        None for targets that are not classes.
-    counts : tuple of int
-        Training rows of each class.
-    density : float
-        Share of entries that are not zero.
-    storage : {"dense", "sparse"}
-    dtype : str
-    feature_names : tuple of str, or None
-    nbytes : int
-        Of all ranks' training rows.
-    shard_rows, shard_bytes : tuple of int
-        What each of the ranks planned for would hold.
+    `shape` is that of a row. `classes`, and `counts` of their training rows, are empty for targets
+    that are not classes. `density` is the share of entries that are not zero; `storage` is "dense"
+    or "sparse". `nbytes` are those of all ranks' training rows, `shard_rows` and `shard_bytes` what
+    each of the ranks planned for would hold.
     """
 
     name: str
@@ -63,7 +47,11 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
     shard = dataset.train
     sparse = scipy.sparse.issparse(shard.X)
     nonzeros = np.count_nonzero(shard.X.data if sparse else shard.X)
-    local = np.array([nonzeros, shard.nbytes, *_counts(dataset)], dtype=np.int64)
+    counts: np.ndarray = np.empty(0)  # of this rank's rows of each class
+    if dataset.classes:
+        codes = shard.y > 0 if dataset.targets == SIGNS else shard.y
+        counts = np.bincount(codes, minlength=len(dataset.classes))
+    local = np.array([nonzeros, shard.nbytes, *counts], dtype=np.int64)
     nonzeros, nbytes, *counts = world.sum(local).tolist()
     planned = ranks or world.size
     ranges = (row_range(dataset.rows, rank, planned) for rank in range(planned))
@@ -86,12 +74,3 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
         shard_rows=rows,
         shard_bytes=tuple(round(nbytes * count / dataset.rows) for count in rows),
     )
-
-
-def _counts(dataset: Dataset) -> np.ndarray:
-    """Return this rank's training rows of each class."""
-    if not dataset.classes:
-        return np.empty(0)
-    y = dataset.train.y
-    codes = y > 0 if dataset.targets == SIGNS else y
-    return np.bincount(codes, minlength=len(dataset.classes))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import NoReturn
 
 import numpy as np
@@ -34,29 +35,15 @@ def check_label_type(labels: np.ndarray, name: str) -> None:
 
 
 def with_targets(
-    shard,
-    kind: str,
-    world: World,
-    name: str,
-    known: tuple | None = None,
+    shard, kind: str, world: World, name: str, known: tuple | None = None,
     where: Callable[[int], str] | None = None,
-):
+):  # fmt: skip
     """Return the shard with its labels made targets, and the classes they are of. Collective.
 
-    Parameters
-    ----------
-    shard : Shard
-        Its y holds (rows,) labels as they came, numbers or texts.
-    kind : {"signs", "classes", "values", "input"}
-        "signs": -1.0 and +1.0 for labels that are +1/-1, 0/1, 1/2 or two texts in sorted order; a
-        set with one class alone is accepted with a warning. "classes": int64 numbers from 0 of at
-        most 1,000 classes. Integers from 0 stay as they are, also where some do not occur; other
-        integers, with a warning, and texts are numbered in sorted order. "values": the labels
-        themselves, real numbers, as float64. "input": the shard's own X, not copied.
-    known : tuple, optional
-        The classes of the training set, which labels must not leave.
-    where : callable, optional
-        What to call a row (from 0) in messages.
+    The shard's y holds (rows,) labels as they came, numbers or texts; `from_arrays` says what
+    becomes of them. A set of one class alone is taken as signs with a warning; so are integers as
+    classes that do not count from 0. `known` are the classes of the training set, which labels must
+    not leave; `where` says what to call a row (from 0) in messages.
     """
     if kind == INPUT:
         with world.phase(f"checking {name}"):
@@ -67,18 +54,13 @@ def with_targets(
         with world.phase(f"checking {name}"):
             values = _real(shard, name)
         return replace(shard, y=values), ()
-    return _classified(shard, kind, world, name, known, where)
-
-
-def _classified(shard, kind: str, world: World, name: str, known, where):
     distinct, first, place, number = np.unique(
         shard.y, return_index=True, return_inverse=True, return_counts=True
     )
     labels = [_number_or_text(label) for label in distinct[: MAX_CLASSES + 1].tolist()]
     rows = (first + shard.start).tolist()
-    found = _Found(
-        world.gather(list(zip(rows, labels, number.tolist(), strict=False))), name, where
-    )
+    told = world.gather(list(zip(rows, labels, number.tolist(), strict=False)))
+    found = _Found(told, name, where)
     if known is not None:
         found.keep_inside(known)
     classes = known or (found.pair() if kind == SIGNS else found.classes())
@@ -105,9 +87,7 @@ class _Found:
         self.rows: dict = {}
         self.counts: dict = {}
         self.most = max(map(len, gathered))
-        for row, label, count in sorted(
-            (entry for part in gathered for entry in part), key=lambda entry: entry[0]
-        ):
+        for row, label, count in sorted(chain(*gathered), key=lambda entry: entry[0]):
             self.rows.setdefault(label, row)
             self.counts[label] = self.counts.get(label, 0) + count
 
@@ -137,8 +117,8 @@ class _Found:
         strangest = min(rows, key=lambda label: (label in (-1, 0, 1, 2), self.counts[label]))
         self.refuse(
             strangest,
-            "labels must be +1/-1, 0/1, 1/2 or two texts; name their column, recode them or, for a "
-            "network, take them as classes (`targets` classes)",
+            "labels must be +1/-1, 0/1, 1/2 or two texts; name their column, recode them or, with "
+            "a network as in `hesscomp train`, take them as classes (`targets` classes)",
         )
 
     def classes(self) -> tuple:

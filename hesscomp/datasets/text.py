@@ -22,14 +22,13 @@ from hesscomp.storage.xz import open_xz
 BATCH_BYTES = 2**23  # of text parsed at a time
 MAX_LINE = 2**28
 TO_THE_END = 2**62
-EXCEL_ERRORS = (b"#N/A", b"#DIV/0!", b"#VALUE!", b"#REF!", b"#NAME?", b"#NUM!", b"#NULL!")  # cells
+# What a row may begin with although it begins with #.
+EXCEL_ERRORS = (b"#N/A", b"#DIV/0!", b"#VALUE!", b"#REF!", b"#NAME?", b"#NUM!", b"#NULL!")
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": open_xz}
 
 
 class TextSource:
     """Rows of a text file; blank lines and lines that begin with # are none.
-
-    (But Excel writes errors that begin so, and a row may begin with one.)
 
     A format parses lines and joins what it has parsed (`parse`, `join`), agrees over the ranks on
     what only the whole file tells (`agree`), and may begin after a header (`begin`).

@@ -7,16 +7,9 @@ from dataclasses import dataclass
 class Capability:
     """Something that a problem may offer beyond objective, gradient and Hessian.
 
-    A problem that has it names it in `Problem.capabilities` and has its members. New ones need no
+    A problem that has it names it in `Problem.capabilities` and has its `members`: methods and
+    attributes. The `remedy` ends the error message for a problem that lacks it. New ones need no
     registration: make one, declare it, and ask for it with `Problem.can` or `Problem.require`.
-
-    Attributes
-    ----------
-    name : str
-    members : tuple of str
-        The methods and attributes of a problem that has it.
-    remedy : str
-        What to do about a problem that lacks it; the end of an error message.
     """
 
     name: str
@@ -25,12 +18,6 @@ class Capability:
 
     def __str__(self) -> str:
         return self.name
-
-    @property
-    def needs(self) -> str:
-        """Its members, in words."""
-        *others, last = self.members
-        return f"{', '.join(others)} and {last}" if others else last
 
 
 OTHER_PRECONDITIONER = "take another preconditioner"

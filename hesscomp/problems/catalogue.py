@@ -44,16 +44,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Training by Adam; `optimizers.recipe.train_by_recipe` does it.
+    """Training by Adam, with step size `rate`; `optimizers.recipe.train_by_recipe` does it.
 
-    Attributes
-    ----------
-    epochs : int
-        Passes over the data, in expectation: each batch is a random sample of the rows.
-    batch : int
-        Rows of a batch, in expectation.
-    rate : float
-        Adam's step size.
+    Each batch is a random sample of the rows: `batch` of them and `epochs` passes over the data are
+    what is expected.
     """
 
     epochs: int
@@ -71,16 +65,8 @@ ANY = Recipe(20)  # of problems that have no name
 class NamedProblem:
     """A data set, a loss and a network; no network means logistic regression.
 
-    Attributes
-    ----------
-    data : str
-        A name that `load_dataset` knows.
-    targets : str
-        What becomes of the data set's labels.
-    loss : str
-    network : Network or None
-    recipe : Recipe or None
-        None for Newton's method.
+    `data` is a name that `load_dataset` knows, `targets` what becomes of its labels. No recipe
+    means Newton's method.
     """
 
     data: str

@@ -1,25 +1,24 @@
-"""Whether a problem keeps the contract of `Problem`: attributes, and derivatives by differences."""
+"""Checks of a problem: its attributes, and its derivatives against differences of its values."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.errors import InputError
 from hesscomp.problems.capabilities import INITIAL_POINT
-from hesscomp.problems.differences import wrong_slope
 from hesscomp.problems.problem import Problem, check_numbers
 
-REQUIRED = ("name", "n", "rows", "blocks", "world", "dataset_name", "fingerprint")
+REQUIRED = ("name", "n", "rows", "parameter_blocks", "world", "dataset_name", "fingerprint")
 STEP = 1e-5  # of the differences of gradients
+STEPS = 1e-3, 1e-4, 1e-5  # of the differences of values, each at another point
 TOLERANCES = {"float64": 1e-6, "float32": 1e-3}  # of products, by the type that they run in
 
 
 def check_attributes(problem: Problem) -> None:
     """Check that a problem has the attributes and the members that it declares; local.
 
-    Raises
-    ------
-    InputError
-        It says what is missing or does not fit.
+    Raises InputError, which says what is missing or does not fit.
     """
     kind, members = type(problem).__name__, dir(problem)
     missing = [name for name in REQUIRED if name not in members]
@@ -30,7 +29,7 @@ def check_attributes(problem: Problem) -> None:
         )
     check_numbers(problem.ridge, problem.dtype)
     end = 0
-    for block in problem.blocks:
+    for block in problem.parameter_blocks:
         if block.offset != end:
             raise InputError(
                 f"{problem.name}: its parameter block {block.name} begins at {block.offset}; "
@@ -57,18 +56,9 @@ def check_problem(problem: Problem, x: np.ndarray | None = None) -> None:
 
     The gradient is compared with differences of the objective, a product with the Hessian with
     differences of the gradient; both are compared between ranks. Meant for the tests of a problem
-    of your own: some 20 passes over the data.
+    of your own: some 20 passes over the data. x is by default the point where runs begin.
 
-    Parameters
-    ----------
-    problem : Problem
-    x : (n,) array, optional
-        By default the point where runs begin.
-
-    Raises
-    ------
-    InputError
-        It says what is wrong and which method to correct.
+    Raises InputError, which says what is wrong and which method to correct.
     """
     with problem.world.phase("checking the problem"):
         check_attributes(problem)
@@ -124,3 +114,27 @@ def _check_hessian(
             f"{problem.name} declares its Hessian positive semidefinite (psd), but v.H v is "
             f"{smallest:.3g} for a v; set psd to False, or correct linearize"
         )
+
+
+def wrong_slope(
+    value: Callable, gradient: Callable, x: np.ndarray, tolerance: float = 1e-6
+) -> tuple[float, float] | None:
+    """Return the slope by the gradient and by the values along a direction, where they differ.
+
+    Central differences of fourth order in a random direction near x. A kink that lies between them
+    by chance would have to be there for each of the steps. `value` and `gradient` take a float64
+    array like x, and give a number and an array like x. The tolerance is relative; where units of a
+    network are near kinks, a tight one is exceeded by chance.
+    """
+    rng = np.random.default_rng(0)
+    for h in STEPS:
+        at, v = x + 0.01 * rng.standard_normal(x.shape), rng.standard_normal(x.shape)
+        v /= np.linalg.norm(v)
+        slope = float(np.vdot(gradient(at), v))
+        values = [value(at + step * h * v) for step in (-2, -1, 1, 2)]
+        difference = float(np.dot(values, (1, -8, 8, -1))) / (12 * h)
+        rounding = 100 * np.finfo(float).eps * max(map(abs, values)) / h
+        allowed = tolerance * max(abs(slope), abs(difference)) + rounding
+        if not abs(difference - slope) > allowed:
+            return None
+    return slope, difference

@@ -3,7 +3,7 @@
 import copy
 import weakref
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +15,7 @@ from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import (
-    INITIAL_POINT,
-    SAMPLING,
-    SHARD_GRADIENTS,
-    SQUARED_GRADIENTS,
-    TEST_ROWS,
-)
+from hesscomp.problems import capabilities as ability
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import RowSet
 
@@ -42,7 +36,13 @@ class DifferentiableProblem(Problem):
     """
 
     capabilities = frozenset(
-        {INITIAL_POINT, SAMPLING, SHARD_GRADIENTS, SQUARED_GRADIENTS, TEST_ROWS}
+        {
+            ability.INITIAL_POINT,
+            ability.SAMPLING,
+            ability.SHARD_GRADIENTS,
+            ability.SQUARED_GRADIENTS,
+            ability.TEST_ROWS,
+        }
     )
     loss_name = "a function"
 
@@ -64,7 +64,7 @@ class DifferentiableProblem(Problem):
         keep_freed_memory(self.memory)
         self.engine, self.initial = engine, np.asarray(initial, dtype=np.float64)
         self.n = len(self.initial)
-        self.blocks = tuple(
+        self.parameter_blocks = tuple(
             ParameterBlock(name, piece.shape, piece.offset)
             for name, piece in zip(names, pieces, strict=True)
         )
@@ -72,11 +72,7 @@ class DifferentiableProblem(Problem):
         self._kept: weakref.WeakSet[Kept] = weakref.WeakSet()  # of the operators that are in use
 
     def sampled(self, fraction: float, seed: int = 0) -> "DifferentiableProblem":
-        """Return this problem over a random sample of its rows, the same on any number of ranks.
-
-        Each row is taken with probability `fraction`, independently; m is their count. Collective.
-        The engine and what it has compiled are shared.
-        """
+        """Return `Problem.sampled`; the engine and what it has compiled are shared."""
         kept = self.data.picked(fraction, seed)
         other = copy.copy(self)
         other.sample = self.sample_name(fraction, seed)
@@ -120,31 +116,26 @@ class DifferentiableProblem(Problem):
         """Return this shard's inputs and targets; real numbers in `dtype`, made once."""
         if dtype not in self._tensors:
             self._tensors[dtype] = tuple(
-                share(np.ascontiguousarray(part, dtype if part.dtype.kind == "f" else None))
+                share(np.ascontiguousarray(part, _kind(part, dtype)))
                 for part in (self.data.X, self.data.y)
             )
         return self._tensors[dtype]
 
     def compiled(self, kind: str, dtype: str, rows: tuple, V=None, extra: tuple = ()):
-        """Return an engine's method, compiled once for any number of rows and columns.
+        """Return a method of the engine, compiled once for any number of rows and columns.
 
-        Parameters
-        ----------
-        kind : str
-            The method's name.
-        dtype : str
-            Of theta.
-        rows : tuple of tensors, nested as you like
-            Such as it will be called with, or their specs; first axes may have any length.
-        V : (n, k) tensor, optional
-            The last argument; of fewer rows where `extra` chooses some parameters.
-        extra : tuple
-            Hashable; passed on to the method after the tensors.
+        `dtype` is that of theta, its first argument. `rows` are tensors such as it will be called
+        with, or their specs, nested as you like; V is an (n, k) tensor, of fewer rows where `extra`
+        chooses some parameters. `extra` is hashable and passed on after the tensors.
         """
-        specs = [tf.TensorSpec([self.n], dtype)]
-        specs += tf.nest.map_structure(_any_rows, list(rows))
+
+        def any_rows(part) -> tf.TensorSpec:
+            return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
+
+        specs = [tf.TensorSpec([self.n], dtype), *tf.nest.map_structure(any_rows, list(rows))]
         specs += [] if V is None else [tf.TensorSpec([V.shape[0], None], V.dtype)]
-        fuses = V is not None and self._made(dtype) >= FUSED
+        # Numbers of a product over the rows of all ranks, so that the bits depend on no rank count.
+        fuses = V is not None and self.rows * self.budget(dtype).row_values * COLUMNS >= FUSED
         key = (kind, *tf.nest.flatten(specs), extra, fuses)
         if key not in self._kernels:
             method = getattr(self.engine, kind)
@@ -159,24 +150,19 @@ class DifferentiableProblem(Problem):
     def compiled_gradient(self, dtype: str):
         """Return the engine's gradient, compiled for the rows here, of which there may be none."""
         rows = (self.data.X, self.data.y)
-        kinds = (dtype if part.dtype.kind == "f" else part.dtype for part in rows)
-        specs = [tf.TensorSpec(part.shape, kind) for part, kind in zip(rows, kinds, strict=True)]
-        return self.compiled("gradient", dtype, tuple(specs))
+        specs = tuple(tf.TensorSpec(part.shape, _kind(part, dtype)) for part in rows)
+        return self.compiled("gradient", dtype, specs)
 
     def budget(self, dtype: str) -> Budget:
         """Return how many rows and columns a product takes at once."""
         if "row" not in self._kernels:
             X = self.data.X
-            kind = dtype if X.dtype.kind == "f" else X.dtype
-            specs = (tf.TensorSpec([self.n], dtype), tf.TensorSpec([1, *X.shape[1:]], kind))
+            row = tf.TensorSpec([1, *X.shape[1:]], _kind(X, dtype))
+            specs = tf.TensorSpec([self.n], dtype), row
             values, copies = self._row_values(*specs), self.engine.copies
             tangents = copies * self.engine.row_tangents(*specs, values)
             self._kernels["row"] = values, copies, tangents
         return Budget(self.memory, self.n, *self._kernels["row"])
-
-    def _made(self, dtype: str) -> int:
-        """Return the numbers of a product over the rows of all ranks, for any number of ranks."""
-        return self.rows * self.budget(dtype).row_values * COLUMNS
 
     @abstractmethod
     def _row_values(self, theta, X) -> int:
@@ -192,14 +178,9 @@ class DifferentiableProblem(Problem):
         return self.products("hessian", x)
 
     def products(
-        self,
-        kind: str,
-        x: np.ndarray,
-        targets=None,
-        *extra,
-        chosen: tuple[int, ...] | None = None,
-        kept: Kept | None = None,
-    ) -> RowSum:
+        self, kind: str, x: np.ndarray, targets=None, *extra,
+        chosen: tuple[int, ...] | None = None, kept: Kept | None = None,
+    ) -> RowSum:  # fmt: skip
         """Return an engine's symmetric product at x as this shard's curvature; local.
 
         `targets` replaces the shard's; `extra` is passed on to the engine's method `kind`; `chosen`
@@ -210,7 +191,7 @@ class DifferentiableProblem(Problem):
         y = y if targets is None else targets
         theta, budget = tf.constant(x, self.dtype), self.budget(self.dtype)
         if chosen is not None:
-            budget = replace(budget, n=sum(self.blocks[i].size for i in chosen))
+            budget = replace(budget, n=sum(self.parameter_blocks[i].size for i in chosen))
         options = extra if chosen is None else (*extra, chosen)
 
         values = self.compiled("values", self.dtype, (X, y), extra=(kind == "hessian",))
@@ -231,64 +212,64 @@ class DifferentiableProblem(Problem):
             narrowed if self.engine.narrows else None,
         )  # fmt: skip
 
+    def sums(
+        self, kernel, x: np.ndarray, dtype: str, chunks: Iterable[slice], shapes, targets=None
+    ) -> list[np.ndarray]:
+        """Return the sums of a kernel's results over chunks of the rows here, in float64; local.
+
+        ``kernel(theta, X, y)`` gives a tensor, or several, of the `shapes`. `dtype` is that of
+        theta, X and y; `targets` take the place of the shard's y.
+        """
+        X, y = self.tensors(dtype)
+        y = y if targets is None else targets
+        theta, totals = tf.constant(x, dtype), [np.zeros(shape) for shape in shapes]
+        for rows in chunks:
+            terms = tf.nest.flatten(kernel(theta, X[rows], y[rows]))
+            for total, term in zip(totals, terms, strict=True):
+                total += term.numpy()
+        return totals
+
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         dtype = self.gradient_dtype
-        X, y = self.tensors(dtype)
-        kernel = self.compiled("gradient", dtype, (X, y))
-        theta, total = tf.constant(x, dtype), np.zeros(self.n + 1)
-        for chunk in self.chunks(rows, dtype):
-            loss, gradient = kernel(theta, X[chunk], y[chunk])
-            total[:-1] += gradient.numpy()
-            total[-1] += loss.numpy()
-        return total
+        kernel = self.compiled("gradient", dtype, self.tensors(dtype))
+        loss, gradient = self.sums(kernel, x, dtype, self.chunks(rows, dtype), [(), (self.n,)])
+        return np.append(gradient, loss)
 
     def objective(self, x: np.ndarray) -> float:
         x = self.check_point(x)
         self.world.ledger.passes += 1
-        total = self.sum_parts([self._loss(x, rows) for rows in self.parts_here], (1,))
-        return float(total[0] / self.rows + self.ridge / 2 * (x @ x))
-
-    def _loss(self, x: np.ndarray, rows: slice) -> np.ndarray:
-        """Return the sum of losses over some rows here: (1,)."""
         if "losses" not in self._kernels:
             loss_sum = self.engine.loss_sum
             self._kernels["losses"] = tf.function(loss_sum, autograph=False, reduce_retracing=True)
-        X, y = self.tensors("float64")
-        theta, kernel = tf.constant(x, tf.float64), self._kernels["losses"]
-        losses = (float(kernel(theta, X[i], y[i])) for i in self.chunks(rows, "float64"))
-        return np.array([sum(losses, start=0.0)])
+        kernel, kind = self._kernels["losses"], "float64"
+        parts = [self.chunks(part, kind) for part in self.parts_here]
+        sums = [self.sums(kernel, x, kind, part, [(1,)])[0] for part in parts]
+        return float(self.sum_parts(sums, (1,))[0] / self.rows + self.ridge / 2 * (x @ x))
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         """Return `Problem.squared_gradients`, computed in `dtype`."""
         self.world.ledger.passes += 1
-        sums = [self._squared_gradients(x, part) for part in self.parts_here]
-        return self.sum_parts(sums, (self.n,)) / self.rows
-
-    def _squared_gradients(self, x: np.ndarray, part: slice) -> np.ndarray:
-        """Return the sum over a part of the rows here: (n,)."""
-        X, y = self.tensors(self.dtype)
-        theta, total = tf.constant(x, self.dtype), np.zeros(self.n)
         kernel, at_once = self._squared_gradients_kernel()
-        few = chunks(part, X.shape[0], max(SQUARED_NUMBERS // self.n, 1))
-        for chunk in self.chunks(part, self.dtype) if at_once else few:
-            total += kernel(theta, X[chunk], y[chunk]).numpy()
-        return total
+        if at_once:
+            parts = [self.chunks(part, self.dtype) for part in self.parts_here]
+        else:
+            rows, few = len(self.data.X), max(SQUARED_NUMBERS // self.n, 1)
+            parts = [chunks(part, rows, few) for part in self.parts_here]
+        sums = [self.sums(kernel, x, self.dtype, part, [(self.n,)])[0] for part in parts]
+        return self.sum_parts(sums, (self.n,)) / self.rows
 
     def _squared_gradients_kernel(self):
         """Return the sum of each row's squared gradient, and whether it takes all rows at once.
 
-        The engine's own, or of each row's gradient alone; compiled once a problem.
+        It is the engine's own, or else made of each row's gradient alone.
         """
         if "squared gradients" not in self._kernels:
-            kernel, at_once = (
-                self.compiled("squared_gradients", self.dtype, self.tensors(self.dtype)),
-                True,
-            )
+            kernel = self.compiled("squared_gradients", self.dtype, self.tensors(self.dtype))
             try:
                 kernel.get_concrete_function()
+                self._kernels["squared gradients"] = kernel, True
             except Unsupported:
-                kernel, at_once = _row_by_row(self.engine.data.gradient), False
-            self._kernels["squared gradients"] = kernel, at_once
+                self._kernels["squared gradients"] = _row_by_row(self.engine.data.gradient), False
         return self._kernels["squared gradients"]
 
 
@@ -304,5 +285,6 @@ def _row_by_row(gradient):
     return tf.function(squares, autograph=False, reduce_retracing=True)
 
 
-def _any_rows(part) -> tf.TensorSpec:
-    return tf.TensorSpec([None, *part.shape[1:]], part.dtype)
+def _kind(part: np.ndarray, dtype: str):
+    """Return the type in which inputs or targets are computed with: real numbers in `dtype`."""
+    return dtype if part.dtype.kind == "f" else part.dtype

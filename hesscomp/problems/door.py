@@ -10,7 +10,7 @@ chosen to span the targets: the least, the greatest, and different classes.
 """
 
 import time
-import warnings
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,22 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.curvature.keras_losses import Ending, as_keras_loss, loss_name, resolve_loss
-from hesscomp.curvature.losses import (
-    KNOWN,
-    FunctionLoss,
-    Loss,
-    SigmoidCrossEntropy,
-    SquaredError,
-    like,
-)
+from hesscomp.curvature.keras_losses import Ending
+from hesscomp.curvature.losses import FunctionLoss, Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, opaque
 from hesscomp.curvature.networks.graph import layer_ends
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
-from hesscomp.curvature.networks.penalty import Penalty
-from hesscomp.curvature.tensorflow import keras, one_precision, tf
-from hesscomp.errors import InputError, reason
-from hesscomp.problems.differences import wrong_slope
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.problems.contract import wrong_slope
+from hesscomp.problems.keras_rows import keras_loss
 from hesscomp.problems.stateless import losses_and_output
 
 TOLERANCE = 1e-8
@@ -45,23 +38,15 @@ ROWS = (2, 3)  # of the two batches
 MOST_TARGETS = 10**6  # numbers that are searched for rows that span the targets
 MOVED = 0.05  # of a block's root mean square; of 1 where that is zero
 ZERO = tf.UnconnectedGradients.ZERO
-SLOPES = {
-    "slope of the loss": "the loss",
-    "slope of the regularisers": "the regularisers",
-    "slope of the objective": "the objective of a few rows",
-}
+SLOPE = "slope of "
 
 
 @dataclass(frozen=True)
 class Disagreement:
     """What the two ways differ in.
 
-    Attributes
-    ----------
-    what : str
-    here, there : float
-        The objective by the engine and by Keras; of derivatives, the norms of the difference and of
-        what TensorFlow gives.
+    `here` and `there` are the objective by the engine and by Keras; of a slope, that of the
+    gradient and that of the values; else the norms of the difference and of TensorFlow's result.
     """
 
     what: str
@@ -69,9 +54,9 @@ class Disagreement:
     there: float
 
     def __str__(self) -> str:
-        if self.what in SLOPES:
+        if self.what.startswith(SLOPE):
             return (
-                f"TensorFlow's gradient of {SLOPES[self.what]} along a direction is "
+                f"TensorFlow's gradient of {self.what.removeprefix(SLOPE)} along a direction is "
                 f"{self.here:.8g}, but that of its values is {self.there:.8g}: is a gradient "
                 "stopped or replaced (tf.stop_gradient, tf.custom_gradient), or does the loss take "
                 "targets that it should not?"
@@ -96,21 +81,10 @@ class Outcome:
 class Door:
     """A few rows of one rank, and the objective that Keras computes of them.
 
-    Attributes
-    ----------
-    objective : callable
-        ``objective(theta, X, y)``: the mean loss with what layers add, and the output that the
-        engines' losses take.
-    loss : Loss
-    pieces : list of Piece
-    theta : (n,) tensor
-        The point.
-    batches : list of (X, y)
-        Two, of different sizes; none where there are no rows.
-    narrow : bool
-        Whether an operation of the model computes in float32 always.
-    seconds : float
-        That making it took.
+    ``objective(theta, X, y)`` gives the mean loss with what layers add, and the output that the
+    engines' losses take. `theta` is the point, (n,). `batches` are two (X, y) of different sizes,
+    or none where there are no rows. `narrow` says whether an operation of the model computes in
+    float32 always, `seconds` how long the making took.
     """
 
     objective: Callable
@@ -144,15 +118,16 @@ class Door:
         if ending is not None and not ending.marked:  # then only a graph shows the logits
             objective = tf.function(objective, autograph=False, reduce_retracing=True)
         batches = _batches(problem.data.X, problem.data.y)
-        theta = tf.constant(_moved(problem.initial, pieces))
-        if batches and not np.isfinite(_tried(objective, theta, *batches[0])):
-            theta = tf.constant(problem.initial)
-            value = _tried(objective, theta, *batches[0])
-            if not np.isfinite(value):
-                raise InputError(
-                    f"the loss of the first rows is {value:g} at the model's weights: their "
-                    "outputs or targets lie where the loss is not defined"
-                )
+        for point in (_moved(problem.initial, pieces), problem.initial):
+            theta = tf.constant(point)
+            value = float(objective(theta, *batches[0])[0]) if batches else 0.0
+            if np.isfinite(value):
+                break
+        else:
+            raise InputError(
+                f"the loss of the first rows is {value:g} at the model's weights: their outputs or "
+                "targets lie where the loss is not defined"
+            )
         door = cls(objective, problem.loss, pieces, theta, batches, narrow)
         door._check_rows()
         return replace(door, seconds=time.monotonic() - begun)
@@ -184,15 +159,9 @@ class Door:
         with differences of values; of the layer-wise engine also a Hessian and a Gauss-Newton
         product on the first batch.
 
-        Parameters
-        ----------
-        engine : NetworkEngine
-        gradient : callable, optional
-            The engine's, compiled: Keras' losses may do otherwise in a graph.
-        seconds : float
-            After the first gradient, a test that would probably end later than this, from the
-            making of the door on, is left out. What the run needs in any case does not count: to
-            compile the gradient.
+        `gradient` is the engine's, compiled: Keras' losses may do otherwise in a graph. After the
+        first gradient, a test that would probably end more than `seconds` after the making of the
+        door began is left out. Compiling the gradient does not count: the run needs it in any case.
         """
         if not self.batches:
             return Outcome(None)
@@ -202,24 +171,23 @@ class Door:
         first, second = (_Trial(self, engine, gradient, X, y) for X, y in self.batches)
         found = first.slopes()
         unit = time.monotonic() - begun
-        tests: list[tuple[str, Callable[[], Disagreement | None], float]]
-        tests = [("curvature of the loss", first.loss_curvature, 0)]
-        if isinstance(self.loss, FunctionLoss):
-            tests += [("slope of the loss", first.loss_slope, 0)]
-        if engine.penalty is not None and not engine.penalty.convex:
-            tests += [
-                ("slope of the regularisers", partial(first.penalty_slope, engine.penalty), 0)
-            ]
-        if isinstance(engine.data, LayerwiseEngine):
-            tests += [("Hessian product", first.hessian, 2.5)]
-            tests += [("Gauss-Newton product", first.gauss_newton, 2)]
-        tests += [("gradient of other rows", second.slopes, 1)]
-        if not self.narrow:
-            tests += [("slope of the objective", first.slope, 2.5)]
+        by_layers = isinstance(engine.data, LayerwiseEngine)
+        own = engine.penalty is not None and not engine.penalty.convex
+        tests: list[tuple[str, Callable[[], Disagreement | None], float, bool]] = [
+            ("curvature of the loss", first.loss_curvature, 0, True),
+            ("slope of the loss", first.loss_slope, 0, isinstance(self.loss, FunctionLoss)),
+            ("slope of the regularisers", first.penalty_slope, 0, own),
+            ("Hessian product", first.hessian, 2.5, by_layers),
+            ("Gauss-Newton product", first.gauss_newton, 2, by_layers),
+            ("gradient of other rows", second.slopes, 1, True),
+            ("slope of the objective", first.slope, 2.5, not self.narrow),
+        ]
         left_out = []
-        for name, test, units in tests:
+        for name, test, units, applies in tests:
             if found is not None:
                 return Outcome(found)
+            if not applies:
+                continue
             if self.seconds + time.monotonic() - begun + units * unit > seconds:
                 left_out.append(name)
             else:
@@ -232,13 +200,8 @@ class Door:
         By bisection over the layers, with a random linear function of each one's output as loss.
         """
         ends = [end for end in layer_ends(model) if end[1] <= len(engine.nodes)]
-        wrong, right = len(ends), -1  # of the last layer, nothing is known yet
-        while wrong - right > 1:
-            middle = (wrong + right) // 2
-            if self._agrees_up_to(engine, model, *ends[middle][1:]):
-                right = middle
-            else:
-                wrong = middle
+        agrees = partial(self._agrees_up_to, engine, model)
+        wrong = bisect_left(ends, True, key=lambda end: not agrees(*end[1:]))
         return ends[wrong][0] if wrong < len(ends) else None
 
     def _agrees_up_to(self, engine: LayerwiseEngine, model, nodes: int, tensor) -> bool:
@@ -272,11 +235,15 @@ class _Trial:
         theta = self.door.theta
         with tf.GradientTape(persistent=True) as self.tape:
             self.tape.watch(theta)
-            self.value, output = self.door.objective(theta, self.X, self.y)
+            value, output = self.door.objective(theta, self.X, self.y)
             self.output = opaque(output)
         # One compiled call for both: some models show their logits in a graph alone.
         total, slope = self.gradient(theta, self.X, self.y)
-        return self._objective(total / self.rows) or self._gradient(slope)
+        here = total / self.rows
+        if not abs(here - value) <= self.door.allowed(value, self.output):
+            return Disagreement("objective", float(here), float(value))
+        there = self.tape.gradient(value, theta, unconnected_gradients=ZERO)
+        return self._differ("gradient", slope, there, self._reach)
 
     def _pull(self, u):
         """Return J^T u."""
@@ -288,85 +255,59 @@ class _Trial:
         slopes = 1 + abs(self.door.loss.gradient(self.output, self.y))
         return tf.norm(self._pull(slopes * self.rng.standard_normal(slopes.shape))) / self.rows
 
-    def _objective(self, here) -> Disagreement | None:
-        there = self.value
-        if abs(here - there) <= self.door.allowed(there, self.output):
-            return None
-        return Disagreement("objective", float(here), float(there))
-
-    def _gradient(self, here) -> Disagreement | None:
-        there = self.tape.gradient(self.value, self.door.theta, unconnected_gradients=ZERO)
-        return self._differ("gradient", here, there, self._reach)
-
     def hessian(self) -> Disagreement | None:
         here = self.engine.hessian(*self._point(True), self._v[:, None])[:, 0]
-        theta, X, y = self.door.theta, self.X, self.y
-        with tf.GradientTape() as outer:
-            outer.watch(theta)
-            with tf.GradientTape() as inner:
-                inner.watch(theta)
-                value, _ = self.door.objective(theta, X, y)
-            slope = inner.gradient(value, theta, unconnected_gradients=ZERO)
-        there = outer.gradient(slope, theta, self._v, unconnected_gradients=ZERO)
+        door, X, y = self.door, self.X, self.y
+        there = _bent(lambda theta: door.objective(theta, X, y)[0], door.theta, self._v)
         return self._differ("Hessian product", here, there, self._reach + tf.norm(there))
 
     def gauss_newton(self) -> Disagreement | None:
-        here = self.engine.data.gauss_newton(*self._point(False), self._v[:, None], self.door.loss)[
-            :, 0
-        ]
+        point, V = self._point(False), self._v[:, None]
+        here = self.engine.data.gauss_newton(*point, V, self.door.loss)[:, 0]
         tangent = self._tangent()
-        there, reach = self._pull(self._bent(tangent)), tf.norm(self._pull(tangent))
+        there, reach = self._pull(self._loss_bent(tangent)), tf.norm(self._pull(tangent))
         return self._differ("Gauss-Newton product", here, there / self.rows, reach / self.rows)
 
     def loss_slope(self) -> Disagreement | None:
         """Compare the loss's gradient with respect to the output with differences of its values."""
         loss, y = self.door.loss, self.y
         return _slope(
-            "slope of the loss",
-            lambda z: float(tf.reduce_sum(loss.values(tf.constant(z), y))),
-            lambda z: loss.gradient(tf.constant(z), y).numpy(),
-            self.output.numpy(),
+            "the loss",
+            lambda z: tf.reduce_sum(loss.values(z, y)),
+            lambda z: loss.gradient(z, y),
+            self.output,
         )
 
-    def penalty_slope(self, penalty: Penalty) -> Disagreement | None:
+    def penalty_slope(self) -> Disagreement | None:
         """Compare the regularisers' gradient with differences of their values."""
-        return _slope(
-            "slope of the regularisers",
-            lambda x: float(penalty.value(tf.constant(x))),
-            lambda x: penalty.gradient(tf.constant(x))[1].numpy(),
-            self.door.theta.numpy(),
-        )
+        penalty, theta = self.engine.penalty, self.door.theta
+        assert penalty is not None
+        return _slope("the regularisers", penalty.value, lambda x: penalty.gradient(x)[1], theta)
 
     def slope(self) -> Disagreement | None:
         """Compare the engine's gradient of the objective with differences of Keras' values."""
         return _slope(
-            "slope of the objective",
-            lambda x: float(self.door.objective(tf.constant(x), self.X, self.y)[0]),
-            lambda x: (self.gradient(tf.constant(x), self.X, self.y)[1] / self.rows).numpy(),
-            self.door.theta.numpy(),
-            tolerance=SLOPE_TOLERANCE,
+            "the objective of a few rows",
+            lambda x: self.door.objective(x, self.X, self.y)[0],
+            lambda x: self.gradient(x, self.X, self.y)[1] / self.rows,
+            self.door.theta,
+            SLOPE_TOLERANCE,
         )
 
     def loss_curvature(self) -> Disagreement | None:
         """Compare the loss's curvature in the output along one random tangent of it."""
         tangent = tf.constant(self.rng.standard_normal(self.output.shape))
         here = self.door.loss.curvature(self.output, self.y, tangent[..., None, :])[..., 0, :]
-        there = self._bent(tangent)
+        there = self._loss_bent(tangent)
         error, norm = tf.norm(here - there), tf.norm(there)
         if error <= self.door.tolerance * norm + ROUNDING * tf.norm(tangent):
             return None
         return Disagreement("curvature of the loss", float(error), float(norm))
 
-    def _bent(self, tangent):
+    def _loss_bent(self, tangent):
         """Return the loss's second derivative in the output, times a tangent of the output."""
-        z = self.output
-        with tf.GradientTape() as outer:
-            outer.watch(z)
-            with tf.GradientTape() as inner:
-                inner.watch(z)
-                total = tf.reduce_sum(self.door.loss.values(z, self.y))
-            slope = inner.gradient(total, z, unconnected_gradients=ZERO)
-        return outer.gradient(slope, z, tangent, unconnected_gradients=ZERO)
+        loss, y = self.door.loss, self.y
+        return _bent(lambda z: tf.reduce_sum(loss.values(z, y)), self.output, tangent)
 
     def _tangent(self):
         """Return J v, the derivative along v of J^T u by u, in which it is linear."""
@@ -399,67 +340,26 @@ class _Trial:
         return None
 
 
-def _slope(what: str, *given, **options) -> Disagreement | None:
-    """Return a gradient's disagreement with differences, if any; `wrong_slope` takes the rest."""
-    wrong = wrong_slope(*given, **options)
-    return None if wrong is None else Disagreement(what, *wrong)
+def _slope(of: str, value, gradient, at, tolerance: float = 1e-6) -> Disagreement | None:
+    """Return where a gradient disagrees with differences of the values (`wrong_slope`), if so."""
+    wrong = wrong_slope(
+        lambda x: float(value(tf.constant(x))),
+        lambda x: gradient(tf.constant(x)).numpy(),
+        at.numpy(),
+        tolerance,
+    )
+    return None if wrong is None else Disagreement(f"{SLOPE}{of}", *wrong)
 
 
-def _tried(objective: Callable, theta, X, y) -> float:
-    """Return the objective of some rows; InputError where Keras cannot compute it."""
-    try:
-        return float(objective(theta, X, y)[0])
-    except (ValueError, TypeError, tf.errors.InvalidArgumentError) as error:
-        raise InputError(
-            f"Keras' loss cannot take targets of shape {tuple(y.shape)} for this model "
-            f"({reason(error)}); class numbers go with sparse_categorical_crossentropy, rows of "
-            "probabilities with categorical_crossentropy"
-        ) from error
-
-
-def keras_loss(given) -> Callable:
-    """Return the mean loss that Keras computes, in float64: ``(y, output, taken)``.
-
-    `output` is the model's, `taken` what the loss of this package takes. The known losses are
-    Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
-    Functions become what ``model.compile`` makes of them.
-    """
-    given = resolve_loss(given)
-    given = KNOWN[given]() if isinstance(given, str) else given
-    if type(given) in KNOWN.values():
-        return lambda y, output, _: _summed_over_rows(given, y, output)
-    if isinstance(given, Loss):
-        return lambda y, _, taken: tf.reduce_mean(given.values(taken, y))
-    given = as_keras_loss(given)
-    return lambda y, output, _: _in_float64(given, y, output)
-
-
-def _summed_over_rows(loss: Loss, y, output):
-    """Return Keras' counterpart of a known loss, times the row's numbers that it averages over."""
-    shape, losses = output.shape[1:], keras.losses
-    if isinstance(loss, SquaredError):
-        found = _in_float64(losses.MeanSquaredError(), like(y, output), output)
-        return found * shape.num_elements() / 2
-    if isinstance(loss, SigmoidCrossEntropy):
-        found = _in_float64(losses.BinaryCrossentropy(from_logits=True), like(y, output), output)
-        return found * shape.num_elements()
-    whole = y.shape.rank == output.shape.rank and (y.shape[-1] != 1 or shape[-1] == 1)
-    kind = losses.CategoricalCrossentropy if whole else losses.SparseCategoricalCrossentropy
-    return _in_float64(kind(from_logits=True), y, output) * shape[:-1].num_elements()
-
-
-def _in_float64(loss, y, output):
-    """Return the mean of a Keras loss, which would otherwise cast to its own type."""
-    saved = loss._dtype
-    loss._dtype = "float64"
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),  # that logits come from a softmax
-            one_precision(f"the loss {loss_name(getattr(loss, 'fn', loss))}"),
-        ):
-            return tf.reduce_mean(loss(y, output))
-    finally:
-        loss._dtype = saved
+def _bent(function: Callable, at, v):
+    """Return the second derivative of a scalar function at a point, times v."""
+    with tf.GradientTape() as outer:
+        outer.watch(at)
+        with tf.GradientTape() as inner:
+            inner.watch(at)
+            value = function(at)
+        slope = inner.gradient(value, at, unconnected_gradients=ZERO)
+    return outer.gradient(slope, at, v, unconnected_gradients=ZERO)
 
 
 def _batches(X: np.ndarray, y: np.ndarray) -> list[tuple[tf.Tensor, tf.Tensor]]:

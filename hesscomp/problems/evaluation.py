@@ -62,14 +62,13 @@ class HeldOut:
         self.problem = problem.over(data)
         self.problem.world = problem.world.with_ledger(Ledger())  # none of the training's work
         self.fingerprint = self.problem.fingerprint
-        self.classifies = problem.can(CLASSIFICATION)
-        self.columns = ("test_loss", "test_accuracy")[: 1 + self.classifies]
+        self.columns = ("test_loss", "test_accuracy")[: 1 + problem.can(CLASSIFICATION)]
 
     def __call__(self, x: np.ndarray) -> Evaluation:
         """Evaluate the model at the parameters x: a pass over these rows or two."""
         problem = self.problem
         loss, accuracy = problem.objective(x), None
-        if self.classifies:
+        if problem.can(CLASSIFICATION):
             counts = np.array(problem.right_predictions(x), dtype=np.int64)
             right, total = problem.world.sum(counts).tolist()
             accuracy = right / total

@@ -11,7 +11,7 @@ from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.differences import wrong_slope
+from hesscomp.problems.contract import wrong_slope
 from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.rows import RowSet
 
@@ -49,17 +49,9 @@ class FunctionProblem(DifferentiableProblem):
     name = "function"
 
     def __init__(
-        self,
-        loss_sum: Callable,
-        theta,
-        data,
-        world: World | None = None,
-        *,
-        ridge: float = 0.0,
-        dtype: str = "float32",
-        memory: float = PRODUCT_BYTES,
-        check: str = "auto",
-    ):
+        self, loss_sum: Callable, theta, data, world: World | None = None, *, ridge: float = 0.0,
+        dtype: str = "float32", memory: float = PRODUCT_BYTES, check: str = "auto",
+    ):  # fmt: skip
         if check not in ("auto", "off"):
             raise InputError(f"unknown check {check}; use auto or off")
         world = World() if world is None else world

@@ -17,13 +17,14 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_WEIGHTS
-from hesscomp.problems.door import SECONDS, Door, keras_loss
+from hesscomp.problems.door import SECONDS, Door
 from hesscomp.problems.keras_rows import (
     check_hinge,
     check_targets,
     check_values,
     coded,
     explaining,
+    keras_loss,
     shaped,
 )
 from hesscomp.problems.models import Weights, read_weights
@@ -100,18 +101,10 @@ class KerasProblem(NetworkProblem):
     capabilities = NetworkProblem.capabilities | {KERAS_WEIGHTS}
 
     def __init__(
-        self,
-        model: keras.Model,
-        loss,
-        data,
-        world: World | None = None,
-        *,
-        ridge: float = 0.0,
-        dtype: str = "float32",
-        memory: float = PRODUCT_BYTES,
-        engine: str = "auto",
+        self, model: keras.Model, loss, data, world: World | None = None, *, ridge: float = 0.0,
+        dtype: str = "float32", memory: float = PRODUCT_BYTES, engine: str = "auto",
         check: str = "auto",
-    ):
+    ):  # fmt: skip
         _check_model(model)
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
@@ -154,9 +147,8 @@ class KerasProblem(NetworkProblem):
     def set_weights(self, x: np.ndarray) -> None:
         """Give the model the parameters x."""
         x = self.check_point(x)
-        for variable, block in zip(self.model.trainable_variables, self.blocks, strict=True):
-            part = x[block.offset : block.offset + block.size]
-            variable.assign(part.reshape(block.shape))
+        for variable, piece in zip(self.model.trainable_variables, self.pieces, strict=True):
+            variable.assign(piece.of(x))
 
     def read_weights(self, path) -> Weights:
         return read_weights(path, self.model)
@@ -186,17 +178,16 @@ class KerasProblem(NetworkProblem):
         if wanted == "generic":
             return self._generic("requested")
         try:
-            return self._layerwise().penalized(self.penalty)
+            nodes = read_graph(self.model)
+            if self.at_logits:
+                nodes = without_activation(nodes)
+            variables = self.model.trainable_variables
+            engine = LayerwiseEngine(nodes, variables, self.pieces, self.loss)
+            return engine.penalized(self.penalty)
         except Unsupported as why:
             if wanted == "layer-wise":
                 raise InputError(f"no layer-wise engine for {self.name}: {why}") from why
             return self._generic(str(why))
-
-    def _layerwise(self) -> LayerwiseEngine:
-        nodes = read_graph(self.model)
-        if self.at_logits:
-            nodes = without_activation(nodes)
-        return LayerwiseEngine(nodes, self.model.trainable_variables, self.pieces, self.loss)
 
     def _generic(self, reason: str) -> NetworkEngine:
         network = network_of(self.model, self.pieces, self.at_logits)
@@ -241,7 +232,8 @@ class KerasProblem(NetworkProblem):
                     "%s: %s computes in float32, whatever precision is requested, so objective and "
                     "derivatives have six digits", self.name, narrow,
                 )  # fmt: skip
-            door = Door.of(self, given, ending, narrow is not None)
+            with explaining(given, self.data.y, self._row_shape):
+                door = Door.of(self, given, ending, narrow is not None)
             outcome = door.compare(self.engine, compiled, seconds)
         found = _first(world, outcome.found)
         left_out = _first(world, ", ".join(outcome.left_out))
@@ -277,10 +269,9 @@ class KerasProblem(NetworkProblem):
 def _single_precision(compiled) -> str | None:
     """Return the first operation of a compiled function of float64 that casts to float32; None."""
     for operation in compiled.get_concrete_function().graph.get_operations():
-        if operation.type == "Cast":
-            kinds = operation.inputs[0].dtype, operation.outputs[0].dtype
-            if kinds == (tf.float64, tf.float32):
-                return operation.name.rpartition("/")[0] or operation.name
+        tensors = [*operation.inputs, *operation.outputs]
+        if operation.type == "Cast" and [t.dtype for t in tensors] == [tf.float64, tf.float32]:
+            return operation.name.rpartition("/")[0] or operation.name
     return None
 
 
@@ -337,15 +328,15 @@ def _names(model) -> list[str]:
         return paths
     owner = {id(w): layer for layer in model._flatten_layers() for w in layer.weights}  # innermost
     owners = [owner[id(variable)] for variable in model.trainable_variables]
-    alike: dict[str, list] = {}
+    alike: dict[str, dict] = {}  # by the layers' paths: the layers, numbered
     for path, layer in zip(paths, owners, strict=True):
-        layers = alike.setdefault(path.rpartition("/")[0], [])
-        if layer not in layers:
-            layers.append(layer)
-    names = []
-    for path, layer in zip(paths, owners, strict=True):
-        layers = alike[path.rpartition("/")[0]]
-        names.append(f"{layers.index(layer)}/{path}" if len(layers) > 1 else path)
+        layers = alike.setdefault(path.rpartition("/")[0], {})
+        layers.setdefault(layer, len(layers))
+    layers_of = [alike[path.rpartition("/")[0]] for path in paths]
+    names = [
+        f"{layers[layer]}/{path}" if len(layers) > 1 else path
+        for path, layer, layers in zip(paths, owners, layers_of, strict=True)
+    ]
     return names if len(set(names)) == len(names) else [f"{i}/{p}" for i, p in enumerate(paths)]
 
 

@@ -1,14 +1,22 @@
-"""Rows and targets in the form that a Keras model and its loss take; others are refused."""
+"""Rows and targets in the form that a Keras model and its loss take, and the loss by Keras."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.curvature.keras_losses import loss_name
-from hesscomp.curvature.losses import Loss, SigmoidCrossEntropy, SoftmaxCrossEntropy
-from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.curvature.keras_losses import as_keras_loss, loss_name, resolve_loss
+from hesscomp.curvature.losses import (
+    KNOWN,
+    Loss,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    like,
+)
+from hesscomp.curvature.tensorflow import keras, one_precision, tf
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError, reason
 from hesscomp.parallel.world import World
@@ -107,7 +115,8 @@ def explaining(given, y: np.ndarray, shape: tuple[int, ...]) -> Iterator[None]:
         raise InputError(
             f"the loss {name} does not take targets of shape {y.shape[1:]} and type {y.dtype} for "
             f"outputs of shape {shape} ({reason(error)}); give targets, or a loss, that fit the "
-            "model"
+            "model: class numbers go with sparse_categorical_crossentropy, rows of probabilities "
+            "with categorical_crossentropy"
         ) from error
 
 
@@ -137,3 +146,48 @@ def check_values(loss: Loss, by_keras, y: np.ndarray, output: tf.Tensor) -> None
         raise InputError(
             f"the loss {loss.name} of a row depends on the other rows; give each its own"
         )
+
+
+def keras_loss(given) -> Callable:
+    """Return the mean loss that Keras computes, in float64: ``(y, output, taken)``.
+
+    `output` is the model's, `taken` what the loss of this package takes. The known losses are
+    Keras' own of the same name, summed over a row; other `Loss` objects the mean of their values.
+    Functions become what ``model.compile`` makes of them.
+    """
+    given = resolve_loss(given)
+    given = KNOWN[given]() if isinstance(given, str) else given
+    if type(given) in KNOWN.values():
+        return lambda y, output, _: _summed_over_rows(given, y, output)
+    if isinstance(given, Loss):
+        return lambda y, _, taken: tf.reduce_mean(given.values(taken, y))
+    given = as_keras_loss(given)
+    return lambda y, output, _: _in_float64(given, y, output)
+
+
+def _summed_over_rows(loss: Loss, y, output):
+    """Return Keras' counterpart of a known loss, times the row's numbers that it averages over."""
+    shape, losses = output.shape[1:], keras.losses
+    if isinstance(loss, SquaredError):
+        found = _in_float64(losses.MeanSquaredError(), like(y, output), output)
+        return found * shape.num_elements() / 2
+    if isinstance(loss, SigmoidCrossEntropy):
+        found = _in_float64(losses.BinaryCrossentropy(from_logits=True), like(y, output), output)
+        return found * shape.num_elements()
+    whole = y.shape.rank == output.shape.rank and (y.shape[-1] != 1 or shape[-1] == 1)
+    kind = losses.CategoricalCrossentropy if whole else losses.SparseCategoricalCrossentropy
+    return _in_float64(kind(from_logits=True), y, output) * shape[:-1].num_elements()
+
+
+def _in_float64(loss, y, output):
+    """Return the mean of a Keras loss, which would otherwise cast to its own type."""
+    saved = loss._dtype
+    loss._dtype = "float64"
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),  # that logits come from a softmax
+            one_precision(f"the loss {loss_name(getattr(loss, 'fn', loss))}"),
+        ):
+            return tf.reduce_mean(loss(y, output))
+    finally:
+        loss._dtype = saved

@@ -14,16 +14,9 @@ from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
-from hesscomp.parallel.exact import sum_blocks
+from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import (
-    CLASSIFICATION,
-    MARGINS,
-    PREDICTION,
-    SAMPLING,
-    SQUARED_GRADIENTS,
-    TEST_ROWS,
-)
+from hesscomp.problems import capabilities as ability
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import RowSet
 
@@ -54,7 +47,14 @@ class LogisticRegression(Problem):
     name = "logistic-regression"
     psd = True
     capabilities = frozenset(
-        {CLASSIFICATION, MARGINS, PREDICTION, SAMPLING, SQUARED_GRADIENTS, TEST_ROWS}
+        {
+            ability.CLASSIFICATION,
+            ability.MARGINS,
+            ability.PREDICTION,
+            ability.SAMPLING,
+            ability.SQUARED_GRADIENTS,
+            ability.TEST_ROWS,
+        }
     )
     counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 
@@ -69,19 +69,19 @@ class LogisticRegression(Problem):
             )
         check_columns(dataset.train.X, dataset.name, "logistic regression")
         self.world, self.ridge, self.dtype = world, float(ridge), dtype
-        self.n, self.rows = dataset.features, dataset.rows
-        self.dataset_name, self.fingerprint = dataset.name, dataset.fingerprint
-        self.blocks = (ParameterBlock("coefficients", (self.n,), 0),)
-        self.shard = dataset.train
-        self.design = make_design(self.shard.X, dtype, self.cut(self.shard))
-        self.labels = tf.convert_to_tensor(self.shard.y)
+        self.n, self.fingerprint = dataset.features, dataset.fingerprint
+        self.parameter_blocks = (ParameterBlock("coefficients", (self.n,), 0),)
+        self._take(dataset.train, dataset.name, dtype, self.cut(dataset.train))
+
+    def _take(self, shard: Shard, name: str, dtype: str, blocks: RowBlocks | None = None) -> None:
+        self.shard, self.rows, self.dataset_name = shard, shard.total, name
+        self.design = make_design(shard.X, dtype, blocks)
+        self.labels = tf.convert_to_tensor(shard.y)
 
     def sampled(self, fraction: float, seed: int = 0) -> "LogisticRegression":
-        """This problem over a random sample of its rows, the same on any number of ranks.
+        """Return `Problem.sampled`, with copies of its rows.
 
-        Each row is taken with probability `fraction`, independently; m is their count. Collective.
-        The rows are copied; in reproducible mode all are kept, and the others count zero times, at
-        the cost of them all.
+        In reproducible mode all rows are kept, at the cost of all; those left out count zero times.
         """
         shard, other = self.shard, copy.copy(self)
         rows = RowSet(
@@ -100,10 +100,8 @@ class LogisticRegression(Problem):
             counts = np.zeros(len(shard.y))
             counts[counted] = kept
             other.counts = tf.convert_to_tensor(counts)
-            return other
-        other.shard = Shard(shard.X[kept], picked.y, picked.start, picked.total)
-        other.design = make_design(other.shard.X, self.dtype)
-        other.labels = tf.convert_to_tensor(picked.y)
+        else:
+            other._take(replace(picked, X=shard.X[kept]), name, self.dtype)
         return other
 
     def over(self, data: Dataset | tuple[Any, Any]) -> "LogisticRegression":
@@ -118,10 +116,8 @@ class LogisticRegression(Problem):
             raise InputError(f"{name}: has {shard.X.shape[1]} columns; {self.name} has {self.n}")
         other = copy.copy(self)
         other.ridge, other.counts, other.sample = 0.0, None, "all"
-        other.shard, other.rows, other.dataset_name = shard, shard.total, name
         other.fingerprint = fingerprint(shard, self.world)
-        other.design = make_design(shard.X, shard.X.dtype.name, other.cut(shard))
-        other.labels = tf.convert_to_tensor(shard.y)
+        other._take(shard, name, shard.X.dtype.name, other.cut(shard))
         return other
 
     def compile(self) -> None:
@@ -132,19 +128,16 @@ class LogisticRegression(Problem):
         return self.curvature_at(self.margins(x))
 
     def margins(self, x: np.ndarray) -> tf.Tensor:
-        """a_i.x for this shard's rows; local, one pass."""
+        """Return a_i.x for this shard's rows; local, one pass."""
         self.world.ledger.passes += 1
         return self.design.forward(tf.convert_to_tensor(x, tf.float64))
 
     def known_margins(self, values: np.ndarray) -> tf.Tensor:
-        """`margins` that were computed before, a number for each of this shard's rows."""
         return tf.convert_to_tensor(values, tf.float64)
 
     def curvature_at(self, margins: tf.Tensor) -> "LogisticCurvature":
-        """The shard's curvature where its margins are known; no pass over the data."""
-        return LogisticCurvature(
-            self.design, self._counted(self._each(_curvature_weights, margins))
-        )
+        weights = self._each(lambda t: tf.sigmoid(t) * tf.sigmoid(-t), margins)
+        return LogisticCurvature(self.design, self._counted(weights))
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         return self.evaluate(x, self.margins(x))
@@ -155,18 +148,15 @@ class LogisticRegression(Problem):
         return float(loss + self.ridge / 2 * (x @ x))
 
     def evaluate(self, x: np.ndarray, margins: tf.Tensor) -> tuple[float, np.ndarray]:
-        """E(x) and its gradient where the margins are known; one pass, one reduction of n + 1."""
+        """Return E(x) and its gradient where the margins are known; one pass, one reduction."""
         self.world.ledger.passes += 1
         losses, slopes = map(self._counted, self._each(_losses_and_slopes, margins, self.labels))
         if self.world.reproducible:
-            parts = [
-                self.design.adjoint_by_row_block(slopes).numpy(),
-                self._block_sums(losses.numpy()[:, None]),
-            ]
-            total = sum_blocks(np.hstack(parts), self.row_blocks, self.world) / self.rows
+            gradients = self.design.adjoint_by_row_block(slopes)
         else:
-            loss = tf.reduce_sum(losses).numpy()
-            total = self.world.sum(np.append(self.design.adjoint(slopes), loss)) / self.rows
+            gradients = self.design.adjoint(slopes)[None]
+        addends = np.hstack([gradients, self._part_sums(losses[None])])
+        total = self.sum_parts(addends, (self.n + 1,)) / self.rows
         return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
@@ -182,22 +172,15 @@ class LogisticRegression(Problem):
     def losses_along(
         self, margins: tf.Tensor, direction: tf.Tensor, steps: np.ndarray
     ) -> np.ndarray:
-        """The mean loss, without ridge, at margins + step * direction for each of the steps.
-
-        No pass over the data and one reduction of len(steps) words, however many steps.
-        """
-        steps = tf.convert_to_tensor(steps, tf.float64)[:, None]
+        column = tf.convert_to_tensor(steps, tf.float64)[:, None]
         losses = self._each(
-            lambda m, d, y: _losses_along(m, d, y, steps), margins, direction, self.labels
+            lambda m, d, y: _softplus(-y * (m + column * d)), margins, direction, self.labels
         )
-        losses = self._counted(losses)
-        if self.world.reproducible:
-            parts = self._block_sums(losses.numpy().T)
-            return sum_blocks(parts, self.row_blocks, self.world) / self.rows
-        return self.world.sum(tf.reduce_sum(losses, axis=1).numpy()) / self.rows
+        addends = self._part_sums(self._counted(losses))
+        return self.sum_parts(addends, (len(steps),)) / self.rows
 
     def _each(self, function, *vectors: tf.Tensor):
-        """An element-wise function of (rows,) tensors, with equal bits for equal elements.
+        """Return an element-wise function of (rows,) tensors; equal elements give equal bits.
 
         Vector instructions and what is left over for single ones may round apart, so in
         reproducible mode vectors are lengthened until nothing is left over.
@@ -210,16 +193,18 @@ class LogisticRegression(Problem):
         return tf.nest.map_structure(lambda tensor: tensor[..., :rows], out)
 
     def _counted(self, values: tf.Tensor) -> tf.Tensor:
-        """(..., rows) values, zero in the rows that a sample leaves out."""
+        """Return (..., rows) values with zeros for the rows that a sample leaves out."""
         return values if self.counts is None else values * self.counts
 
-    def _block_sums(self, values: np.ndarray) -> np.ndarray:
-        """(rows, j) values summed over each block of this shard's rows: (blocks, j)."""
-        sums = [values[rows].sum(axis=0) for rows in self.blocks_here]
-        return np.array(sums).reshape(-1, values.shape[1])
+    def _part_sums(self, values: tf.Tensor) -> np.ndarray:
+        """Return (j, rows) values summed over each of the parts here: (parts, j)."""
+        if not self.world.reproducible:
+            return tf.reduce_sum(values, axis=1).numpy()[None]
+        sums = [values.numpy()[:, rows].sum(axis=1) for rows in self.parts_here]
+        return np.array(sums).reshape(-1, len(values))
 
     def output(self, x: np.ndarray, X) -> np.ndarray:
-        """The margins a.x of rows X: positive where the label +1 is the likelier one; local."""
+        """Return the margins a.x of rows X: positive where the label +1 is likelier; local."""
         return X @ x
 
     def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
@@ -230,7 +215,7 @@ class LogisticRegression(Problem):
         return self.right(x, shard), len(shard.y)
 
     def accuracy(self, x: np.ndarray, shard: Shard) -> float:
-        """Share of the rows of all ranks' `shard` whose label is the sign of a.x; NaN if none.
+        """Return the share of all ranks' rows whose label is the sign of a.x; NaN if none.
 
         A row with a.x = 0 is taken as negative, as scikit-learn does.
         """
@@ -239,7 +224,7 @@ class LogisticRegression(Problem):
         return right / total if total else float("nan")
 
     def right(self, x: np.ndarray, shard: Shard) -> int:
-        """How many rows of this rank's `shard` have the sign of a.x as their label; local."""
+        """Return how many rows of this rank's `shard` have the sign of a.x as label; local."""
         hits = 0
         for rows in chunks(slice(None), len(shard.y), 1024):  # float32 rows are widened, a few each
             hits += int(np.count_nonzero((shard.X[rows] @ x > 0) == (shard.y[rows] > 0)))
@@ -272,18 +257,10 @@ class LogisticCurvature(ShardCurvature):
 
 
 def _softplus(t: tf.Tensor) -> tf.Tensor:
-    """log(1 + exp(t)) to full precision for any t (tf.nn.softplus switches branches early)."""
+    """Return log(1 + exp(t)) to full precision for any t, which tf.nn.softplus does not."""
     return tf.maximum(t, 0.0) + tf.math.log1p(tf.exp(-tf.abs(t)))
 
 
 def _losses_and_slopes(margins, labels):
     t = labels * margins
     return _softplus(-t), -labels * tf.sigmoid(-t)
-
-
-def _curvature_weights(margins):
-    return tf.sigmoid(margins) * tf.sigmoid(-margins)
-
-
-def _losses_along(margins, direction, labels, steps):
-    return _softplus(-labels * (margins + steps * direction))

@@ -6,6 +6,7 @@ import math
 import os
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,17 +66,12 @@ def build_network(network: Network, name: str, seed: int) -> keras.Model:
         linear = place in (network.code, len(network.widths) - 1)
         activation = None if linear else network.activation
         layers.append(keras.layers.Dense(width, activation, kernel_initializer=initial))
-    return keras.Sequential(_numbered(layers), name=name)
-
-
-def _numbered(layers: list) -> list:
-    """Name the layers by kind and place, whatever models this process has made before."""
-    counts: dict[str, int] = {}
-    for layer in layers[1:]:
+    counts: Counter = Counter()
+    for layer in layers[1:]:  # names by kind and place, whatever this process has made before
         kind = type(layer).__name__.lower()
-        counts[kind] = counts.get(kind, 0) + 1
+        counts[kind] += 1
         layer.name = f"{kind}_{counts[kind]}"
-    return layers
+    return keras.Sequential(layers, name=name)
 
 
 def load_model(path: str | os.PathLike) -> keras.Model:
@@ -112,7 +108,7 @@ def _unpacked(path, folder: str) -> tuple[dict, str]:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 check_member(path, info)
-            config = _uncompiled(json.loads(archive.read("config.json")))
+            config = json.loads(archive.read("config.json"), object_hook=_uncompiled)
             _refuse_code(config, path)
             weights = archive.extract(WEIGHTS, folder)
             with CheckedFile(weights, "weights file", called=f"{path}/{WEIGHTS}") as file:
@@ -126,11 +122,9 @@ def _unpacked(path, folder: str) -> tuple[dict, str]:
         raise InputError(f"{path}: cannot be read as a .keras file ({reason(error)})") from error
 
 
-def _uncompiled(config):
-    """Return a configuration without what models were compiled with, at any depth."""
-    if isinstance(config, dict):
-        return {key: _uncompiled(config[key]) for key in config if key != "compile_config"}
-    return [_uncompiled(value) for value in config] if isinstance(config, list) else config
+def _uncompiled(thing: dict) -> dict:
+    """Return the description of a model without what it was compiled with."""
+    return {key: value for key, value in thing.items() if key != "compile_config"}
 
 
 def _made(config: dict) -> keras.Model:
@@ -170,26 +164,19 @@ def _refuse_code(config, path) -> None:
 
 def _things(config) -> Iterator[dict]:
     """All objects that a configuration describes, outer ones first."""
-    if isinstance(config, dict):
-        if "class_name" in config:
-            yield config
-        for value in config.values():
-            yield from _things(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _things(value)
+    if isinstance(config, dict) and "class_name" in config:
+        yield config
+    inside = config.values() if isinstance(config, dict) else config
+    for value in inside if isinstance(config, dict | list) else ():
+        yield from _things(value)
 
 
 @dataclass(frozen=True)
 class Weights:
     """What a file holds for a model.
 
-    Attributes
-    ----------
-    parameters : (n,) array
-        The trainable weights.
-    fixed : list of arrays
-        Of `fixed_variables`: moving averages, and what is frozen.
+    `parameters` are the (n,) trainable weights, `fixed` those of `fixed_variables`: moving
+    averages, and what is frozen.
     """
 
     parameters: np.ndarray
@@ -199,17 +186,8 @@ class Weights:
 def read_weights(path: str | os.PathLike, model: keras.Model) -> Weights:
     """Return the weights that a model's file or a file of its weights holds.
 
-    Parameters
-    ----------
-    path : path
-        What ``model.save("m.keras")`` or ``model.save_weights("w.weights.h5")`` wrote.
-    model : keras.Model
-        Its weights must be those in the file by shape.
-
-    Raises
-    ------
-    InputError
-        If the file is missing or holds other weights.
+    ``model.save("m.keras")`` or ``model.save_weights("w.weights.h5")`` wrote it. Raises InputError
+    if the file is missing, or its weights are not the model's by shape.
     """
     if zipfile.is_zipfile(path):
         found = load_model(path)

@@ -1,5 +1,7 @@
 """Problems with a loss of a model's output: Gauss-Newton and Fisher matrices, Kronecker factors."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from hesscomp.curvature.chunks import RowSum, row_values
@@ -9,17 +11,9 @@ from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
-from hesscomp.problems.capabilities import (
-    CLASSIFICATION,
-    EMPIRICAL_FISHER,
-    FISHER,
-    GAUSS_NEWTON,
-    KRONECKER_FACTORS,
-    MONTE_CARLO_FISHER,
-    PREDICTION,
-)
+from hesscomp.parallel import random
+from hesscomp.problems import capabilities as ability
 from hesscomp.problems.differentiable import DifferentiableProblem
-from hesscomp.problems.target_samples import sampled_targets
 
 
 class NetworkProblem(DifferentiableProblem):
@@ -34,32 +28,25 @@ class NetworkProblem(DifferentiableProblem):
     """
 
     capabilities = DifferentiableProblem.capabilities | {
-        CLASSIFICATION,
-        EMPIRICAL_FISHER,
-        FISHER,
-        GAUSS_NEWTON,
-        KRONECKER_FACTORS,
-        MONTE_CARLO_FISHER,
-        PREDICTION,
+        ability.CLASSIFICATION,
+        ability.EMPIRICAL_FISHER,
+        ability.FISHER,
+        ability.GAUSS_NEWTON,
+        ability.KRONECKER_FACTORS,
+        ability.MONTE_CARLO_FISHER,
+        ability.PREDICTION,
     }
 
     engine: NetworkEngine
 
     def _take_loss(self, loss: Loss, penalty: Penalty | None) -> None:
         """Take the loss and the regularisers; to be called once by subclasses."""
-        self.loss, self.penalty = loss, penalty
+        self.loss, self.penalty, self.loss_name = loss, penalty, loss.name
+        self.gauss_newton_psd = loss.convex and (penalty is None or penalty.convex)
         if not isinstance(loss.bare, SoftmaxCrossEntropy | SigmoidCrossEntropy):
-            self.capabilities = self.capabilities - {CLASSIFICATION}
+            self.capabilities = self.capabilities - {ability.CLASSIFICATION}
         if not loss.natural:
-            self.capabilities = self.capabilities - {FISHER}
-
-    @property
-    def loss_name(self) -> str:  # type: ignore[override]  # nothing sets it
-        return self.loss.name
-
-    @property
-    def gauss_newton_psd(self) -> bool:  # type: ignore[override]  # nothing sets it
-        return self.loss.convex and (self.penalty is None or self.penalty.convex)
+            self.capabilities = self.capabilities - {ability.FISHER}
 
     def _row_values(self, theta, X) -> int:
         return row_values(self.engine.output, theta, X)
@@ -75,8 +62,7 @@ class NetworkProblem(DifferentiableProblem):
 
     def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
         right = total = 0
-        parts = (self.chunks(part, "float64") for part in self.parts_here)
-        for rows in (rows for chunks in parts for rows in chunks):
+        for rows in self._chunks_here():
             output, y = self.output(x, self.data.X[rows]), self.data.y[rows]
             if isinstance(self.loss.bare, SigmoidCrossEntropy):
                 hits = (output > 0) == (y.reshape(output.shape) > 0.5)
@@ -104,12 +90,26 @@ class NetworkProblem(DifferentiableProblem):
         return self.products("gauss_newton", x, None, Outer(self.loss))
 
     def monte_carlo_fisher(self, x: np.ndarray, samples: int = 1, seed: int = 0) -> RowSum:
-        targets = self._sampled_targets(x, samples, seed)
+        targets = self.sampled_targets(x, samples, seed)
         return self.products("gauss_newton", x, targets, Outer(self.loss, samples))
 
-    def _sampled_targets(self, x: np.ndarray, samples: int, seed: int) -> tf.Tensor:
+    def sampled_targets(self, x: np.ndarray, samples: int, seed: int) -> tf.Tensor:
+        """Draw (rows, samples, ...) targets for the rows here from float64 outputs."""
+
+        def of(rows: slice) -> tf.Tensor:
+            noise = _RowNoise(seed, self.data.start + rows.start, self.data.start + rows.stop)
+            output = tf.constant(self.output(x, self.data.X[rows]))
+            drawn = tf.stack([self.loss.sample(output, noise) for _ in range(samples)], axis=1)
+            return tf.cast(drawn, self.dtype) if drawn.dtype.is_floating else drawn
+
         with self.world.phase("sampling targets"):
-            return sampled_targets(self, x, self.loss, samples, seed)
+            chunks = list(self._chunks_here(samples)) or [slice(0, 0)]
+            return tf.concat([of(rows) for rows in chunks], 0)
+
+    def _chunks_here(self, samples: int = 1) -> Iterator[slice]:
+        """Return the rows here, as many at once as the memory of a float64 product takes."""
+        for part in self.parts_here:
+            yield from self.chunks(part, "float64", samples)
 
     # Kronecker factors
 
@@ -125,33 +125,39 @@ class NetworkProblem(DifferentiableProblem):
         InputError
             For layers of other kinds, and a loss that is not a likelihood.
         """
-        shapes = self._kronecker_sums().get_concrete_function().output_shapes
+        kernel = self.compiled("kronecker", self.dtype, self.tensors(self.dtype))
+        try:
+            shapes = kernel.get_concrete_function().output_shapes
+        except Unsupported as why:
+            raise InputError(
+                f"{self.name} has no Kronecker factors ({why}); use another preconditioner"
+            ) from None
         self.world.ledger.passes += 2
-        targets = self._sampled_targets(x, 1, seed)[:, 0]
-        parts = [self._kronecker_sums_over(part, x, targets, shapes) for part in self.parts_here]
+        targets = self.sampled_targets(x, 1, seed)[:, 0]
+        parts = [
+            self.sums(kernel, x, self.dtype, self.chunks(part, self.dtype), shapes, targets)
+            for part in self.parts_here
+        ]
         factors = [
             self.sum_parts([sums[i] for sums in parts], tuple(shape)) / self.rows
             for i, shape in enumerate(shapes)
         ]
         return list(zip(factors[::2], factors[1::2], strict=True))
 
-    def _kronecker_sums_over(self, part: slice, x, targets, shapes) -> list[np.ndarray]:
-        """Return the sums over a part of the rows here."""
-        X, _ = self.tensors(self.dtype)
-        theta, kernel = tf.constant(x, self.dtype), self._kronecker_sums()
-        totals = [np.zeros(shape) for shape in shapes]
-        for chunk in self.chunks(part, self.dtype):
-            for total, term in zip(totals, kernel(theta, X[chunk], targets[chunk]), strict=True):
-                total += term.numpy()
-        return totals
 
-    def _kronecker_sums(self):
-        """Return the engine's sums, compiled once a problem."""
-        kernel = self.compiled("kronecker", self.dtype, self.tensors(self.dtype))
-        try:
-            kernel.get_concrete_function()
-        except Unsupported as why:
-            raise InputError(
-                f"{self.name} has no Kronecker factors ({why}); use another preconditioner"
-            ) from None
-        return kernel
+class _RowNoise:
+    """Random numbers for rows start:stop of all ranks' rows, other ones at each call."""
+
+    def __init__(self, seed: int, start: int, stop: int):
+        self.seed, self.rows, self.used = seed, (start, stop), 0
+
+    def uniform(self, size: int) -> tf.Tensor:
+        return self._draw(random.uniform, size)
+
+    def normal(self, size: int) -> tf.Tensor:
+        return self._draw(random.standard_normal, size)
+
+    def _draw(self, draw, size):
+        columns = (self.used, self.used + size)
+        self.used += size
+        return tf.constant(draw(self.seed, random.TARGET_SAMPLES, self.rows, columns))

@@ -2,8 +2,9 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -12,24 +13,11 @@ from hesscomp.curvature.sharded import STACK_BYTES, ShardCurvature
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
-from hesscomp.problems.capabilities import (
-    CLASSIFICATION,
-    EMPIRICAL_FISHER,
-    FISHER,
-    GAUSS_NEWTON,
-    INITIAL_POINT,
-    KERAS_WEIGHTS,
-    KRONECKER_FACTORS,
-    MARGINS,
-    MONTE_CARLO_FISHER,
-    PREDICTION,
-    SAMPLING,
-    SHARD_GRADIENTS,
-    SQUARED_GRADIENTS,
-    TEST_ROWS,
-    Capability,
-)
-from hesscomp.problems.shard_sums import ShardSums
+from hesscomp.parallel.exact import sum_blocks
+from hesscomp.parallel.rows import RowBlocks
+from hesscomp.parallel.world import World
+from hesscomp.problems import capabilities as ability
+from hesscomp.problems.capabilities import Capability
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class ParameterBlock:
         return int(np.prod(self.shape))
 
 
-class Problem(ShardSums, ABC):
+class Problem(ABC):
     """f(x) = (1/m) sum_i l_i(x) + (ridge/2) ||x||^2, m counting the rows of all ranks.
 
     A subclass writes `linearize` and either `loss_and_gradient` or `objective_and_gradient`, sets
@@ -59,10 +47,13 @@ class Problem(ShardSums, ABC):
         Number of parameters.
     rows : int
         m, over all ranks.
-    blocks : tuple of ParameterBlock
+    parameter_blocks : tuple of ParameterBlock
         They follow each other and fill the vector of parameters.
     world : World
-        That and `row_blocks`: see `ShardSums`.
+    row_blocks : int
+        In reproducible mode, how many fixed blocks the rows of all ranks are cut into; else 0.
+    blocks_here : tuple of slice
+        In reproducible mode, the rows of each block that this rank holds.
     dataset_name : str
     fingerprint : str
         Of the training data, independent of the number of ranks.
@@ -94,7 +85,10 @@ class Problem(ShardSums, ABC):
     name: str
     n: int
     rows: int
-    blocks: tuple[ParameterBlock, ...]
+    parameter_blocks: tuple[ParameterBlock, ...]
+    world: World
+    row_blocks: int = 0
+    blocks_here: tuple[slice, ...]
     dataset_name: str
     fingerprint: str
     sample: str = "all"
@@ -132,9 +126,11 @@ class Problem(ShardSums, ABC):
 
     def lacks(self, capability: Capability) -> InputError:
         """Return the error for a problem without a capability; it says what to do."""
+        *others, last = capability.members
+        needs = f"{', '.join(others)} and {last}" if others else last
         return InputError(
             f"{self.name} lacks the capability '{capability}'; {capability.remedy}. A problem of "
-            f"your own class has it once the class declares it and has {capability.needs}"
+            f"your own class has it once the class declares it and has {needs}"
         )
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -171,7 +167,7 @@ class Problem(ShardSums, ABC):
         Each row is taken with probability `fraction`, independently; m is the number of rows taken.
         They are the same rows on any number of ranks.
         """
-        raise self.lacks(SAMPLING)
+        raise self.lacks(ability.SAMPLING)
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         """Return the mean over all rows of the squares of each row's gradient: (n,). Collective.
@@ -180,7 +176,7 @@ class Problem(ShardSums, ABC):
         are the diagonal of the empirical Fisher matrix. One or two passes, one reduction of n
         words.
         """
-        raise self.lacks(SQUARED_GRADIENTS)
+        raise self.lacks(ability.SQUARED_GRADIENTS)
 
     def kronecker_factors(
         self, x: np.ndarray, seed: int = 0
@@ -193,105 +189,149 @@ class Problem(ShardSums, ABC):
         Gauss-Newton matrix, in the order of the parameters (Martens and Grosse, "Optimizing neural
         networks with Kronecker-factored approximate curvature", ICML 2015, section 3).
         """
-        raise self.lacks(KRONECKER_FACTORS)
+        raise self.lacks(ability.KRONECKER_FACTORS)
 
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """Return the sums of the gradients and losses of some of this rank's rows; local.
 
         A float64 array (n + 1,) whose last number is the loss; without the ridge, not divided by m.
         """
-        raise self.lacks(SHARD_GRADIENTS)
+        raise self.lacks(ability.SHARD_GRADIENTS)
 
     def gauss_newton(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of the Gauss-Newton matrices of this rank's rows at x; local.
 
         Of the data and of regularisers that are part of the rows' losses, without the ridge.
         """
-        raise self.lacks(GAUSS_NEWTON)
+        raise self.lacks(ability.GAUSS_NEWTON)
 
     def fisher(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of the Fisher matrices of this rank's rows at x; local."""
-        raise self.lacks(FISHER)
+        raise self.lacks(ability.FISHER)
 
     def empirical_fisher(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of g g^T over this rank's rows, g being a row's gradient at x; local."""
-        raise self.lacks(EMPIRICAL_FISHER)
+        raise self.lacks(ability.EMPIRICAL_FISHER)
 
     def monte_carlo_fisher(self, x: np.ndarray, samples: int = 1, seed: int = 0) -> ShardCurvature:
         """Return the mean of `empirical_fisher` over targets drawn from the model. Collective.
 
         The targets of a row depend on the seed and the row alone, not on the number of ranks.
         """
-        raise self.lacks(MONTE_CARLO_FISHER)
+        raise self.lacks(ability.MONTE_CARLO_FISHER)
 
     def over(self, data) -> "Problem":
         """Return the problem of the mean loss over other rows, without ridge and regularisers.
 
         The rows are the test rows of a `Dataset`, or a pair (X, y) of each rank's own. Collective.
         """
-        raise self.lacks(TEST_ROWS)
+        raise self.lacks(ability.TEST_ROWS)
 
     def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
         """Return the number of right predictions for this rank's rows, and of all; local.
 
         The prediction is the class of the largest output, or the sign of each output.
         """
-        raise self.lacks(CLASSIFICATION)
+        raise self.lacks(ability.CLASSIFICATION)
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """Return the model's output for rows X at the parameters x, in float64; local."""
-        raise self.lacks(PREDICTION)
+        raise self.lacks(ability.PREDICTION)
 
     def read_weights(self, path: str | os.PathLike):
         """Return the `parameters` and the `fixed` weights that a file of Keras' holds.
 
         Raises InputError if the file cannot be read, or is one of another model.
         """
-        raise self.lacks(KERAS_WEIGHTS)
+        raise self.lacks(ability.KERAS_WEIGHTS)
 
     def set_fixed(self, values) -> None:
         """Replace the weights that are no parameters; None brings back the first ones."""
         if values is not None:
-            raise self.lacks(KERAS_WEIGHTS)
+            raise self.lacks(ability.KERAS_WEIGHTS)
 
     # The losses of rows are functions of margins A x, so that those along a line follow from the
     # margins at two of its points
 
     def margins(self, x: np.ndarray):
         """Return A x for this rank's rows, an array of the problem's own kind; local, one pass."""
-        raise self.lacks(MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def known_margins(self, values: np.ndarray):
         """Return margins that were computed before, one number each, as such an array; local."""
-        raise self.lacks(MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
         """Return what `objective_and_gradient` does, where the margins at x are known."""
-        raise self.lacks(MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:
         """Return the mean loss, without ridge, at margins + step * direction for each of the steps.
 
         Collective; no pass over the data, one reduction of as many words as steps.
         """
-        raise self.lacks(MARGINS)
+        raise self.lacks(ability.MARGINS)
 
     def curvature_at(self, margins) -> ShardCurvature:
         """Return what `linearize` does, where the margins are known; local, no pass."""
-        raise self.lacks(MARGINS)
+        raise self.lacks(ability.MARGINS)
+
+    # Sums over the rows of all ranks
+
+    def cut(self, shard: Shard) -> RowBlocks | None:
+        """Return the fixed blocks of a shard's rows, noted here; None unless sums are reproducible.
+
+        Collective. Raises InputError if a rank's rows are not whole blocks.
+        """
+        if not self.world.reproducible:
+            return None
+        with self.world.phase("cutting the data"):
+            blocks = RowBlocks.of_shard(shard.start, len(shard.y), shard.total)
+        self.row_blocks, self.blocks_here = blocks.count, blocks.local
+        return blocks
+
+    def keep_blocks(self, kept: np.ndarray) -> None:
+        """In a sample, keep the fixed blocks of the rows here, of which some are `kept`; local."""
+        if self.world.reproducible:
+            ends = [int(np.count_nonzero(kept[: rows.stop])) for rows in self.blocks_here]
+            self.blocks_here = tuple(map(slice, [0, *ends[:-1]], ends))
+
+    @property
+    def parts_here(self) -> tuple[slice, ...]:
+        """The parts of this rank's rows that have an addend each in `sum_parts`.
+
+        The fixed blocks in reproducible mode, else all rows at once.
+        """
+        return self.blocks_here if self.world.reproducible else (slice(None),)
+
+    def sum_parts(self, addends: Sequence | np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the sum over `parts_here` and over the ranks; collective.
+
+        `addends` holds an array of the given shape for each part; in reproducible mode there may be
+        no parts, and the bits do not depend on the number of ranks (`sum_blocks`).
+        """
+        if self.world.reproducible:
+            return sum_blocks(np.reshape(addends, (-1, *shape)), self.row_blocks, self.world)
+        return self.world.sum(addends[0])
 
     # Methods that all problems share
+
+    @property
+    def blocks(self) -> tuple[ParameterBlock, ...]:
+        """The former name of `parameter_blocks`, for one more version."""
+        return self.parameter_blocks
+
+    @blocks.setter
+    def blocks(self, blocks: tuple[ParameterBlock, ...]) -> None:
+        self.parameter_blocks = blocks
 
     def sample_name(self, fraction: float, seed: int) -> str:
         """Return the attribute `sample` of a sample of this problem."""
         outer = "" if self.sample == "all" else f"{self.sample}; "
         return f"{outer}{fraction!r}, seed {seed}"
 
-    def compile(self) -> None:
-        """Compile what can be compiled before its first use; local.
-
-        Then no product that is timed has to. There is nothing to do for most problems.
-        """
+    def compile(self) -> None:  # noqa: B027
+        """Compile what can be compiled, so that no timed product has to; local."""
 
     def describe(self, factor: Factor, x: np.ndarray, indices: np.ndarray | None = None) -> Factor:
         """Return a factor with the provenance, point and parameter blocks of this problem.
@@ -306,11 +346,9 @@ class Problem(ShardSums, ABC):
             rows=self.rows,
             ridge=self.ridge,
         )
-        blocks, offset = [], 0
-        for block in self.blocks:
-            if indices is None or block.offset in indices:
-                blocks.append((block.name, block.shape, offset))
-                offset += block.size
+        held = [b for b in self.parameter_blocks if indices is None or b.offset in indices]
+        offsets = accumulate((block.size for block in held), initial=0)
+        blocks = [(b.name, b.shape, offset) for b, offset in zip(held, offsets, strict=False)]
         x = x if indices is None else x[indices]
         return replace(factor, provenance=provenance, parameters=x, blocks=tuple(blocks))
 
@@ -333,10 +371,12 @@ class Problem(ShardSums, ABC):
 
     def first_point(self) -> np.ndarray:
         """`initial` where there is one, else zero."""
-        return self.check_point(self.initial if self.can(INITIAL_POINT) else np.zeros(self.n))
+        return self.check_point(
+            self.initial if self.can(ability.INITIAL_POINT) else np.zeros(self.n)
+        )
 
     def check_point(self, x) -> np.ndarray:
-        """x as a finite float64 (n,) array, or InputError."""
+        """Return x as a finite float64 (n,) array; InputError if it is none."""
         x = np.asarray(x, dtype=np.float64)
         if x.shape != (self.n,):
             raise InputError(
@@ -359,7 +399,7 @@ def check_numbers(ridge: float, dtype: str) -> None:
 
 
 def chunks(part: slice, rows: int, size: int) -> Iterator[slice]:
-    """A part of `rows` rows, `size` of them at a time."""
+    """Cut a part of `rows` rows into chunks of at most `size`."""
     start, stop, _ = part.indices(rows)
     for first in range(start, stop, size):
         yield slice(first, min(first + size, stop))

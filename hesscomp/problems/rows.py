@@ -13,26 +13,17 @@ from hesscomp.parallel.world import World
 
 
 @dataclass(frozen=True)
-class RowSet:
-    """One rank's contiguous rows.
+class RowSet(Shard):
+    """One rank's contiguous rows, of any shape, and the data set that they are of.
 
     Attributes
     ----------
-    X : (rows, ...) array
-    y : (rows, ...) array
-    start, total : int
-        Index of the first row here among all ranks' rows, and how many those are.
-    name : str
+    name, fingerprint : str
         Of the data set.
-    fingerprint : str
     targets : str or None
         What y holds, where the data set says (`Dataset.targets`).
     """
 
-    X: np.ndarray
-    y: np.ndarray
-    start: int
-    total: int
     name: str
     fingerprint: str
     targets: str | None = None
@@ -47,7 +38,14 @@ class RowSet:
             If rows are sparse, do not fit or are not finite, or no rank holds one.
         """
         if isinstance(data, Dataset):
-            return cls._of_dataset(data)
+            if scipy.sparse.issparse(data.train.X):
+                raise InputError(f"{data.name}: networks take dense rows; store them as an array")
+            return cls(
+                **vars(data.train),
+                name=data.name,
+                fingerprint=data.fingerprint,
+                targets=data.targets,
+            )
         with world.phase("checking arrays"):
             if isinstance(data, tuple | list) and len(data) == 3:
                 raise InputError(
@@ -70,18 +68,8 @@ class RowSet:
         if not sum(counts):
             raise InputError("arrays: no rank holds a row")
         start, total = sum(counts[: world.rank]), sum(counts)
-        flat = X.reshape(len(X), int(np.prod(X.shape[1:])))
-        hashed = fingerprint(Shard(flat, y, start, total), world)
+        hashed = fingerprint(Shard(X[:], y, start, total), world)  # y counts, even where it is X
         return cls(X, y, start, total, "arrays", hashed)
-
-    @classmethod
-    def _of_dataset(cls, data: Dataset) -> "RowSet":
-        shard = data.train
-        if scipy.sparse.issparse(shard.X):
-            raise InputError(f"{data.name}: networks take dense rows; store them as an array")
-        return cls(
-            shard.X, shard.y, shard.start, shard.total, data.name, data.fingerprint, data.targets
-        )
 
     @classmethod
     def held_out(cls, data, world: World) -> "RowSet":
@@ -92,9 +80,9 @@ class RowSet:
         assert shard is not None  # who evaluates on test rows has looked
         if not isinstance(shard.X, np.ndarray):
             with world.phase(f"filling {name} up"):
-                shard = Shard(shard.X.toarray(), shard.y, shard.start, shard.total)
+                shard = replace(shard, X=shard.X.toarray())
         hashed = fingerprint(shard, world)
-        return cls(shard.X, shard.y, shard.start, shard.total, name, hashed, data.targets)
+        return cls(**vars(shard), name=name, fingerprint=hashed, targets=data.targets)
 
     def picked(self, fraction: float, seed: int) -> np.ndarray:
         """Return which rows here a sample takes: (rows,) booleans.

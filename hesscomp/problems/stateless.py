@@ -52,36 +52,16 @@ def losses_and_output(model, pieces: list[Piece], own: list[int] | None = None):
 
 
 class Traced:
-    """A model traced once for any number of rows.
+    """A model traced once, for any number of rows such as X, at its initial parameters.
 
-    Parameters
-    ----------
-    model : keras.Model
-    pieces : list of Piece
-    X : (rows, ...) array
-        Rows such as it takes; there may be none.
-    initial : (n,) array
-    dtype : {"float32", "float64"}
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Of one row's output.
-    ending : Ending or None
-        Where its output comes from.
-
-    Raises
-    ------
-    InputError
-        For a model of several outputs, or one that adds losses that are not sums over rows.
+    `shape` is that of one row's output, and `ending` where the output comes from, if that is known.
+    Raises InputError for a model of several outputs, or one that adds losses that are not sums over
+    rows.
     """
 
     def __init__(self, model, pieces: list[Piece], X: np.ndarray, initial: np.ndarray, dtype: str):
-        self.model = model
-        self._theta, self._kind = (
-            tf.constant(initial, dtype),
-            dtype if X.dtype.kind == "f" else None,
-        )
+        self.model, self._theta = model, tf.constant(initial, dtype)
+        self._kind = dtype if X.dtype.kind == "f" else None
         run = losses_and_output(model, pieces)
 
         def trace(theta, X, draw):
@@ -176,12 +156,15 @@ def _layers_in(model, dtype: str) -> Iterator[None]:
     graphs = [*layers, *(layer._functional for layer in layers if hasattr(layer, "_functional"))]
     inputs = [tensor for graph in graphs for tensor in getattr(graph, "_inputs", None) or ()]
     typed = [t for t in [*inputs, *entrances, *model.variables] if "float" in t.dtype]
-    saved = [layer.dtype_policy for layer in layers], [thing.dtype for thing in typed]
+    saved = [(layer, "dtype_policy", layer.dtype_policy) for layer in layers]
+    saved += [(thing, "_dtype", thing.dtype) for thing in typed]
     try:
-        _set_types(layers, [dtype] * len(layers), typed, [dtype] * len(typed))
+        for thing, attribute, _ in saved:
+            setattr(thing, attribute, dtype)
         yield
     finally:
-        _set_types(layers, saved[0], typed, saved[1])
+        for thing, attribute, value in saved:
+            setattr(thing, attribute, value)
 
 
 @contextmanager
@@ -203,13 +186,6 @@ def _moments(x, axes, keepdims):
     mean = tf.reduce_mean(x, axes, keepdims=True)
     variance = tf.reduce_mean(tf.math.squared_difference(x, mean), axes, keepdims=keepdims)
     return mean if keepdims else tf.squeeze(mean, axes), variance
-
-
-def _set_types(layers, policies, typed, types) -> None:
-    for layer, policy in zip(layers, policies, strict=True):
-        layer.dtype_policy = policy
-    for thing, kind in zip(typed, types, strict=True):
-        thing._dtype = kind
 
 
 def fixed_variables(model) -> list:

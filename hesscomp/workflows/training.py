@@ -178,5 +178,5 @@ def _start(request: TrainRequest, problem):
     if request.at == "sparse":
         from hesscomp.optimizers.initial import sparse_initial
 
-        return sparse_initial(problem.blocks, request.seed)
+        return sparse_initial(problem.parameter_blocks, request.seed)
     return known_point(request.at, problem)

@@ -81,8 +81,8 @@ def prepare(path: str, seed: int, options) -> str:
         f"||g|| {np.linalg.norm(gradient):.1e}",
         flush=True,
     )
-    parts = [x[b.offset : b.offset + b.size].reshape(b.shape) for b in problem.blocks]
-    assert [b.name for b in problem.blocks] == list(WEIGHTS)
+    parts = [x[b.offset : b.offset + b.size].reshape(b.shape) for b in problem.parameter_blocks]
+    assert [b.name for b in problem.parameter_blocks] == list(WEIGHTS)
     np.savez(path, X=X, y=y, x=x, **dict(zip(WEIGHTS, parts, strict=True)))
     return title if name == "mnist" and options.rows >= 60_000 else f"{title}, {len(X):,} images"
 

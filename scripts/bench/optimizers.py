@@ -176,7 +176,7 @@ class Contest:
         if self.name == "adult":
             return None
         if self.reconstructs:
-            return sparse_initial(self.problem.blocks, seed)
+            return sparse_initial(self.problem.parameter_blocks, seed)
         network = build_network(self.network, self.name, seed)
         return np.concatenate([np.ravel(part) for part in network.trainable_variables])
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from keras_oracle import in_float64
-from test_networks import ROWS, dense_matrices, mine, mlp, rows, softmax_loss
+from shards import mine
+from test_networks import ROWS, dense_matrices, mlp, rows, softmax_loss
 
 from hesscomp.curvature.jacobian import Jacobian
 from hesscomp.errors import InputError

@@ -18,23 +18,13 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
 
+pytestmark = pytest.mark.usefixtures("eager")
 K, layers = keras.losses, keras.layers
 ROWS, CLASSES = 5, 3
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((ROWS, 3))
 LABELS = np.array([2, 0, 1, 1, 0])
 PROBABILITIES = np.random.default_rng(376).dirichlet([3, 3, 3], ROWS)  # far from all outputs
-
-
-@pytest.fixture(autouse=True)
-def _eager():
-    """Functions run as they are written, so that hundreds of tiny problems need no compilation.
-
-    What is traced to find a model's ending is traced as ever.
-    """
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 class Quartic(K.Loss):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from keras_oracle import Oracle, in_float64
 from oracles import by_rank_0, check_operator
+from shards import own_rows
 
 from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
@@ -94,20 +95,6 @@ MATRICES = ("on_kernel", "on_embeddings", "in_a_nested_model", "in_a_shared_laye
             "in_a_frozen_layer")  # fmt: skip
 
 
-@pytest.fixture
-def eager():
-    """For many tiny problems, without compilation."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
-
-
-def mine(world, *arrays):
-    """This rank's rows: unequal shards."""
-    ends = np.linspace(0, ROWS, world.size + 1).astype(int)
-    return tuple(array[ends[world.rank] : ends[world.rank + 1]] for array in arrays)
-
-
 def data_of(model):
     return WORDS if "int" in model.inputs[0].dtype else X
 
@@ -163,12 +150,13 @@ def test_ranks_layouts_and_blocks(world, kind):
     alone = KerasProblem(model, LOSS(), (X, Y), World.serial(), dtype="float64")
     exact, G = matrices(alone)
     assert np.linalg.norm(exact - H) <= 1e-4 * np.linalg.norm(H)
-    problem = KerasProblem(model, LOSS(), mine(world, X, Y), world, dtype="float64")
+    here = own_rows(world, ROWS)
+    problem = KerasProblem(model, LOSS(), (X[here], Y[here]), world, dtype="float64")
     x = problem.initial
     objective, slope = problem.objective_and_gradient(x)
     assert objective == pytest.approx(oracle.value(), rel=1e-12)
     assert np.linalg.norm(slope - gradient) <= 1e-6 * np.linalg.norm(gradient)
-    names = [problem.blocks[0].name, problem.blocks[3].name]
+    names = [problem.parameter_blocks[0].name, problem.parameter_blocks[3].name]
     for operator, matrix in ((HessianOperator, exact), (GaussNewtonOperator, G)):
         whole = operator(problem, x)
         check_operator(whole, matrix, 1e-11)
@@ -182,7 +170,8 @@ def test_ranks_layouts_and_blocks(world, kind):
 def test_reproducible_on_any_number_of_ranks():
     world = World(reproducible=True)
     model = in_float64(lambda: in_a_nested_model(R.L1L2(0.02, 0.03)))
-    problem = KerasProblem(model, LOSS(), mine(world, X, Y), world, check="off")
+    here = own_rows(world, ROWS)
+    problem = KerasProblem(model, LOSS(), (X[here], Y[here]), world, check="off")
     serial = World(World.serial().comm, reproducible=True)
     alone = KerasProblem(model, LOSS(), (X, Y), serial, check="off")
     x, V = problem.initial, np.random.default_rng(0).standard_normal((problem.n, 3))

@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 from keras_oracle import in_float64
 from oracles import by_rank_0, check_operator, dense
+from shards import mine
 
 from hesscomp.compression import compress
 from hesscomp.curvature.chunks import Budget
@@ -151,13 +152,6 @@ def rows(model, seed=1):
     if "int" in model.inputs[0].dtype:
         return rng.integers(0, 6, shape), rng.integers(0, 3, ROWS)
     return rng.standard_normal(shape), rng.integers(0, 3, ROWS)
-
-
-def mine(world, *arrays):
-    """This rank's rows: unequal shards, none on rank 0 where there are several ranks."""
-    ends = np.linspace(0, ROWS, world.size).astype(int) if world.size > 1 else np.array([ROWS])
-    edges = [0, *ends]
-    return tuple(array[edges[world.rank] : edges[world.rank + 1]] for array in arrays)
 
 
 def dense_matrices(model, loss, X, y):
@@ -386,7 +380,7 @@ def test_blocks_of_parameters(world, problem):
     x, (X, y) = problem.initial, rows(problem.model)
     H, G, _, _ = dense_matrices(problem.model, softmax_loss, X, y)
     hessian = HessianOperator(problem, x)
-    names = [block.name for block in problem.blocks]
+    names = [block.name for block in problem.parameter_blocks]
     assert names[0].endswith("/kernel") and names[1].endswith("/bias")
     variables = problem.model.trainable_variables
     sizes = [int(np.prod(variable.shape)) for variable in variables]
@@ -457,7 +451,7 @@ def test_functions(world):
     )
     check_operator(HessianOperator(problem, problem.initial), H, 1e-11)
     check_operator(FiniteDifferenceHessian(problem, problem.initial), H, 1e-6)
-    assert [block.name for block in problem.blocks] == list(weights)
+    assert [block.name for block in problem.parameter_blocks] == list(weights)
     with pytest.raises(InputError, match="function lacks the capability 'Gauss-Newton matrix'"):
         GaussNewtonOperator(problem, problem.initial)
 
@@ -634,8 +628,8 @@ def test_fused_arithmetic_and_kept_values(world, monkeypatch):
     pieces = [kind(problem, x) for kind in kinds]
     ragged = [operator @ V for operator in pieces for _ in range(2)][1::2]
     assert list(pieces[0]._shard.kept.made) == [(0, 3)]
-    for mine, product in zip([*fused, *ragged], expected * 2, strict=True):
-        assert np.linalg.norm(mine - product) <= 1e-13 * np.linalg.norm(product)
+    for one, product in zip([*fused, *ragged], expected * 2, strict=True):
+        assert np.linalg.norm(one - product) <= 1e-13 * np.linalg.norm(product)
 
 
 @pytest.mark.serial
@@ -684,10 +678,11 @@ OPERATORS = {
     "monte-carlo-fisher": lambda problem, x: MonteCarloFisherOperator(problem, x, 2, seed=3),
     "finite-difference": FiniteDifferenceHessian,
     "restricted": lambda problem, x: Restricted(
-        HessianOperator(problem, x), [problem.blocks[0].name, problem.blocks[3].name]
+        HessianOperator(problem, x),
+        [problem.parameter_blocks[0].name, problem.parameter_blocks[3].name],
     ),
     "restricted gauss-newton": lambda problem, x: Restricted(
-        GaussNewtonOperator(problem, x), [problem.blocks[2].name]
+        GaussNewtonOperator(problem, x), [problem.parameter_blocks[2].name]
     ),
     "block-diagonal": lambda problem, x: BlockDiagonal(HessianOperator(problem, x)),
     "diagonal": lambda problem, x: diagonal_factor(HessianOperator(problem, x), problem.n),
@@ -743,7 +738,7 @@ def test_every_block_alone(world, name):
     problem = KerasProblem(
         model, "softmax-cross-entropy", mine(world, *data), world, dtype="float64"
     )
-    names = [block.name for block in problem.blocks]
+    names = [block.name for block in problem.parameter_blocks]
     ends = [names[0], names[-1]]
     for operator, groups in (
         (HessianOperator, [*([name] for name in names), ends]),

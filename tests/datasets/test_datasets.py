@@ -17,6 +17,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shards import block_rows
 
 import hesscomp.datasets
 from hesscomp.cli.main import main
@@ -160,7 +161,7 @@ def test_adult_on_ranks_is_adult(world):
     adult, alone = load_dataset("adult", world), load_dataset("adult", World.serial())
     assert adult.fingerprint == alone.fingerprint
     for shard, all_rows in ((adult.train, alone.train), (adult.test, alone.test)):
-        rows = slice(*row_range(shard.total, world.rank, world.size))
+        rows = block_rows(world, shard.total)
         assert shard.start == rows.start
         np.testing.assert_array_equal(shard.X, all_rows.X[rows])
         np.testing.assert_array_equal(shard.y, all_rows.y[rows])
@@ -310,7 +311,7 @@ def test_rows_of_any_number_of_axes(world, shared_tmp, shape):
     X, y = rng.standard_normal((11, *shape)), rng.integers(0, 2, 11) * 2.0 - 1
     on_root(world, write_images, shared_tmp, X, y)
     flat = load_dataset(shared_tmp / "flat.npz", world)
-    rows = slice(*row_range(11, world.rank, world.size))
+    rows = block_rows(world, 11)
     for name in ("a.npz", "fortran.npz", "packed.npz", "a.h5", "a.npy"):
         label = str(shared_tmp / "y.npy") if name == "a.npy" else None
         data = load_dataset(shared_tmp / name, world, label=label)
@@ -432,7 +433,7 @@ def test_test_rows(world, shared_tmp, table):
     for ending, label in (("svm", None), ("csv", None), ("npy", str(shared_tmp / "y.npy"))):
         files = shared_tmp / f"a.{ending}", shared_tmp / f"t.{ending}"
         test = load_dataset(files[0], world, test=files[1], label=label).test
-        rows = slice(*row_range(9, world.rank, world.size))
+        rows = block_rows(world, 9)
         assert test.total == 9 and test.start == rows.start
         np.testing.assert_array_equal(test.X, few[rows])
         np.testing.assert_array_equal(test.y, labels[rows])
@@ -834,7 +835,7 @@ def test_class_numbers_stay_or_a_warning_says_what_they_become(
     world, caplog, labels, classes, numbers, warned
 ):
     """A subset of the rows, in which a class does not occur, keeps the numbers of the others."""
-    rows = slice(*row_range(4, world.rank, world.size))
+    rows = block_rows(world, 4)
     with caplog.at_level("WARNING"):
         data = from_arrays(np.eye(4)[rows], np.array(labels)[rows], world, targets="classes")
     assert data.classes == classes and data.train.y.tolist() == numbers[rows]
@@ -868,7 +869,7 @@ def test_classes(world, shared_tmp, table, labels):
     on_root(world, write)
     for name in ("a.csv", "a.h5"):
         data = load_dataset(shared_tmp / name, world, targets="classes")
-        rows = slice(*row_range(ROWS, world.rank, world.size))
+        rows = block_rows(world, ROWS)
         assert data.targets == "classes" and data.classes == names
         assert data.train.y.dtype == np.int64
         np.testing.assert_array_equal(data.train.y, expected[rows])
@@ -941,9 +942,7 @@ def test_dtype_of_files(world, shared_tmp, table):
     for name in ("a.csv", "a.npz"):
         shard = load_dataset(shared_tmp / name, world, dtype="float32").train
         assert shard.X.dtype == np.float32
-        np.testing.assert_array_equal(
-            shard.X, X[slice(*row_range(ROWS, world.rank, world.size))].astype(np.float32)
-        )
+        np.testing.assert_array_equal(shard.X, X[block_rows(world, ROWS)].astype(np.float32))
 
 
 @pytest.mark.ranks
@@ -1049,7 +1048,7 @@ def test_bad_fourier_parameters(table, count, bandwidth, seed, dtype, expected):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_summary(world, table, sparse):
     X, y = table
-    rows = slice(*row_range(ROWS, world.rank, world.size))
+    rows = block_rows(world, ROWS)
     part = scipy.sparse.csr_array(X[rows]) if sparse else X[rows]
     dataset = from_arrays(part, y[rows], world, name="t", test=(part, y[rows]))
     summary = summarize(dataset, world, ranks=5)

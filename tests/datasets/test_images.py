@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.integrate import quad
+from shards import block_rows
 from test_datasets import on_root, one_line_error
 
 import hesscomp.datasets
@@ -18,7 +19,6 @@ from hesscomp.datasets import load_dataset
 from hesscomp.datasets.curves import draw
 from hesscomp.datasets.summary import summarize
 from hesscomp.errors import InputError
-from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 
 CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
@@ -40,10 +40,6 @@ def pictures(count=COUNT, seed=1):
     rng = np.random.default_rng(seed)
     labels = np.append(np.arange(10), rng.integers(0, 10, count - 10)).astype(np.uint8)
     return rng.integers(0, 256, (count, 5, 4)).astype(np.uint8), labels
-
-
-def here(total, world):
-    return slice(*row_range(total, world.rank, world.size))
 
 
 # IDX
@@ -72,7 +68,7 @@ def test_idx(world, shared_tmp, images, monkeypatch):
     on_root(world, write)
     path = shared_tmp / images
     data = load_dataset(path, world, test=shared_tmp / f"t{images}")
-    rows, test_rows = here(COUNT, world), here(47, world)
+    rows, test_rows = block_rows(world, COUNT), block_rows(world, 47)
     assert data.train.X.dtype == np.float32 and data.train.y.dtype == np.int64
     np.testing.assert_array_equal(data.train.X, (X / np.float32(255)).reshape(COUNT, 20)[rows])
     np.testing.assert_array_equal(data.train.y, y[rows])
@@ -100,7 +96,7 @@ def test_idx_types(world, shared_tmp, kind):
     data = load_dataset(shared_tmp / "images-idx3-x", world)
     assert data.train.X.dtype == (np.float32 if kind in ("u1", "f4") else np.float64)
     expected = X / np.float32(255) if kind == "u1" else X
-    np.testing.assert_array_equal(data.train.X, expected.reshape(9, 2)[here(9, world)])
+    np.testing.assert_array_equal(data.train.X, expected.reshape(9, 2)[block_rows(world, 9)])
     assert data.classes == ("0", "1", "2")
 
 
@@ -184,7 +180,7 @@ def test_named_images_on_ranks(world, name):
     data, alone = load_dataset(name, world), load_dataset(name, World.serial())
     assert data.fingerprint == alone.fingerprint
     for shard, all_rows in ((data.train, alone.train), (data.test, alone.test)):
-        rows = here(shard.total, world)
+        rows = block_rows(world, shard.total)
         assert shard.start == rows.start
         np.testing.assert_array_equal(shard.X, all_rows.X[rows])  # bit by bit
         np.testing.assert_array_equal(shard.y, all_rows.y[rows])

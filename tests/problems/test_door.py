@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from keras_oracle import in_float64
-from test_networks import ROWS, mine
+from shards import mine
 
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.keras_losses import Ending
@@ -20,7 +20,8 @@ from hesscomp.problems.keras import KerasProblem
 pytestmark = pytest.mark.ranks(most=3)
 layers = keras.layers
 rng = np.random.default_rng(0)
-X, Y = rng.standard_normal((15, 4)), np.arange(15) % 3
+ROWS = 7
+X, Y = rng.standard_normal((ROWS, 4)), np.arange(ROWS) % 3
 SPARSE = keras.losses.SparseCategoricalCrossentropy
 
 
@@ -302,7 +303,7 @@ def test_constants_of_another_precision(world):
     problem = problem_of(network(), weighted_alike, world)
     model = network()
     model.compile(loss=weighted_alike)
-    wanted = model.evaluate(X[:ROWS], Y[:ROWS], batch_size=ROWS, verbose=0)
+    wanted = model.evaluate(X, Y, batch_size=ROWS, verbose=0)
     np.testing.assert_allclose(problem.objective_and_gradient(problem.initial)[0], wanted, 1e-6)
     with pytest.raises(InputError, match="a regulariser of net computes with constants of a fixed"):
         decay = Term(lambda w: tf.constant(0.01) * tf.reduce_sum(w**2))
@@ -342,13 +343,13 @@ def test_functions_are_given_targets_as_keras_gives_them(world):
     model = in_float64(lambda: keras.Sequential([layers.Input((4,)), layers.Dense(1)]))
     loss = lambda y, f: tf.reduce_mean((f - y) ** 2, -1)  # noqa: E731
     problem = KerasProblem(model, loss, mine(world, X, Y), world)
-    wanted = np.mean((model.predict(X, verbose=0)[:, 0] - Y)[:ROWS] ** 2)
+    wanted = np.mean((model.predict(X, verbose=0)[:, 0] - Y) ** 2)
     np.testing.assert_allclose(problem.objective_and_gradient(problem.initial)[0], wanted, 1e-6)
 
 
 def test_classes_out_of_range_anywhere_are_refused(world):
     model = ends_in(layers.Activation("softmax"), layers.Reshape((3,)))
-    data = mine(world, X, np.where(np.arange(15) == 6, 5, Y))
+    data = mine(world, X, np.where(np.arange(ROWS) == 6, 5, Y))
     with pytest.raises(InputError, match="class 5 does not fit a model with 3 outputs"):
         KerasProblem(model, SPARSE(), data, world)
 

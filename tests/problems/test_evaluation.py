@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from mpi4py import MPI
+from shards import block_rows, own_rows
 
 from hesscomp.cli.main import main
 from hesscomp.curvature.tensorflow import keras, tf
@@ -12,7 +13,6 @@ from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.first_order import SGD
 from hesscomp.optimizers.loop import Saving, Stopping, train
-from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.evaluation import HeldOut
 from hesscomp.problems.function import FunctionProblem
@@ -34,18 +34,6 @@ TARGETS = {
 }
 
 
-def rows(total, world, kind):
-    """Which rows a rank gets: evenly, unevenly, or all of them on the last rank."""
-    sizes = {
-        "even": [total // world.size] * world.size,
-        "uneven": [total // 2**r // 2 for r in range(world.size)],
-        "on one": [0] * world.size,
-    }[kind]
-    sizes[-1] += total - sum(sizes)
-    start = sum(sizes[: world.rank])
-    return slice(start, start + sizes[world.rank])
-
-
 def network(outputs, activation):
     layers = [
         keras.layers.Dense(5, "tanh", kernel_regularizer="l2"),
@@ -65,10 +53,10 @@ def test_networks_against_keras(world, loss, cut):
     outputs, activation, targets, metric = LOSSES[loss]
     rng, model = np.random.default_rng(7), network(outputs, activation)
     X, y = rng.standard_normal((TRAIN, 4)), TARGETS[targets](rng, TRAIN)
-    here = rows(TRAIN, world, "even")
+    here = own_rows(world, TRAIN, "even")
     problem = KerasProblem(model, loss, (X[here], y[here]), world, ridge=0.1, check="off")
     X, y = rng.standard_normal((TEST, 4)), TARGETS[targets](rng, TEST)
-    here = rows(TEST, world, cut)
+    here = own_rows(world, TEST, cut)
     found = HeldOut(problem, (X[here], y[here]))(problem.initial)
     model.compile(loss=loss, metrics=[metric] if metric else [])
     theirs = model.evaluate(X.reshape(-1, 4, 1), y, verbose=0, return_dict=True)
@@ -94,7 +82,7 @@ def test_logistic_regression_against_scikit_learn(world, form, cut):
     theirs.fit(X[:TRAIN], y[:TRAIN])
     parts = []
     for first, total in ((0, TRAIN), (TRAIN, TEST)):
-        here = rows(total, world, "even" if first == 0 else cut)
+        here = own_rows(world, total, "even" if first == 0 else cut)
         parts.append((form(X[first:][here]), y[first:][here]))
     data = from_arrays(*parts[0], world, test=parts[1])
     problem = LogisticRegression(data, world, ridge=0.1)
@@ -111,7 +99,7 @@ def test_logistic_regression_against_scikit_learn(world, form, cut):
 def test_signs_from_a_data_set_are_coded_as_the_loss_takes_them(world):
     rng = np.random.default_rng(5)
     X, y = rng.standard_normal((TEST, 4)), np.where(rng.random(TEST) < 0.5, -1, 1)
-    here = rows(TEST, world, "uneven")
+    here = own_rows(world, TEST, "uneven")
     data = from_arrays(X[here], y[here], world, test=(X[here], y[here]))
     model = network(1, "sigmoid")
     problem = KerasProblem(model, "binary_crossentropy", data, world, check="off")
@@ -124,13 +112,13 @@ def test_signs_from_a_data_set_are_coded_as_the_loss_takes_them(world):
 def problem_and_test(world):
     rng = np.random.default_rng(2)
     X, y = rng.standard_normal((TRAIN, 4)), rng.integers(0, 3, TRAIN)
-    here = rows(TRAIN, world, "even")
+    here = own_rows(world, TRAIN, "even")
     problem = KerasProblem(
         network(3, "softmax"), "sparse_categorical_crossentropy", (X[here], y[here]), world,
         dtype="float64", check="off",
     )  # fmt: skip
     X, y = rng.standard_normal((TEST, 4)), rng.integers(0, 3, TEST)
-    here = rows(TEST, world, "on one")
+    here = own_rows(world, TEST, "on one")
     return problem, (X[here], y[here])
 
 
@@ -177,7 +165,7 @@ def test_reproducible_figures_do_not_depend_on_the_ranks(world):
     X, y = rng.standard_normal((TRAIN, 4)), rng.integers(0, 3, TRAIN)
     found = []
     for each in (World(world.comm, reproducible=True), World(MPI.COMM_SELF, reproducible=True)):
-        here = slice(*row_range(TRAIN, each.rank, each.size))
+        here = block_rows(each, TRAIN)
         problem = KerasProblem(
             network(3, "softmax"), "sparse_categorical_crossentropy", (X[here], y[here]), each,
             check="off",

@@ -5,11 +5,11 @@ import pytest
 import scipy.sparse
 import scipy.special
 from oracles import check_operator
+from shards import block_rows, own_rows
 
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
-from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
 
@@ -25,18 +25,11 @@ def whole(density=1.0):
 
 
 def cut(world, X, y, how):
-    """This rank's shard: even, uneven (rank 0 holds half), or with rank 0 empty."""
-    if how == "even" or world.size == 1:
-        edges = np.linspace(0, ROWS, world.size + 1).astype(int)
-    elif how == "uneven":
-        edges = np.concatenate([[0], np.linspace(ROWS // 2, ROWS, world.size).astype(int)])
-    else:
-        edges = np.concatenate([[0], np.linspace(0, ROWS, world.size).astype(int)])
-    rows = slice(edges[world.rank], edges[world.rank + 1])
+    rows = own_rows(world, ROWS, how)
     return X[rows], y[rows]
 
 
-@pytest.mark.parametrize("how", ["even", "uneven", "empty"])
+@pytest.mark.parametrize("how", ["even", "uneven", "first empty"])
 @pytest.mark.parametrize("storage", ["dense", "float32", "sparse"])
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 2e-6)])
 def test_against_closed_forms(world, how, storage, dtype, tolerance):
@@ -140,7 +133,7 @@ def test_a_sample_of_a_sample(world):
     found, predicted = [], []
     for reproducible in (False, True):
         theirs = World(world.comm, reproducible=reproducible)
-        rows = slice(*row_range(ROWS, world.rank, world.size))
+        rows = block_rows(world, ROWS)
         problem = LogisticRegression(from_arrays(X[rows], y[rows], theirs), theirs)
         outer = problem.sampled(0.6, 1)
         inner = outer.sampled(0.5, 1)

@@ -133,7 +133,7 @@ def test_layers_that_share_a_path_are_numbered():
     inner = [keras.Model(start, part(start), name=f"of-{part.use_bias}") for part in parts]
     model = sequential(keras.Input((4,)), *inner, name="net")
     problem = alone(model, np.ones((3, 4)))
-    names = [block.name for block in problem.blocks]
+    names = [block.name for block in problem.parameter_blocks]
     assert names[:3] == ["0/fc/kernel", "1/fc/kernel", "1/fc/bias"]
     assert names[3].startswith("net/dense") and names[3].endswith("/kernel")
     hessian = HessianOperator(problem, problem.initial)

@@ -13,6 +13,7 @@ import pytest
 import scipy.optimize
 from functions import Cliff, Rosenbrock
 from oracles import by_rank_0, check_operator
+from shards import block_rows
 
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
@@ -30,7 +31,6 @@ from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.loop import Saving, Stopping, train
 from hesscomp.optimizers.newton import Newton, NewtonOptions, newton
 from hesscomp.optimizers.newton_cg import NewtonCG
-from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities
 from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, Capability
@@ -150,7 +150,7 @@ def test_what_a_check_of_a_problem_finds(world, mine):
         ({"loss_and_gradient": halved}, "correct objective_and_gradient or loss_and_gradient"),
         ({"objective": lambda self, x: 3.0}, "objective gives 3, and objective_and_gradient "),
         ({"objective_and_gradient": lambda self, x: (1.0, x[:2])}, r"shape \(2,\), not \(12,\)"),
-        ({"blocks": ()}, "blocks hold 0 parameters, and n is 12"),
+        ({"parameter_blocks": ()}, "blocks hold 0 parameters, and n is 12"),
         ({"ridge": -1.0}, "ridge must be a finite number"),
     ):
         problem = wrong(mine, world, **changes)
@@ -159,9 +159,13 @@ def test_what_a_check_of_a_problem_finds(world, mine):
         with pytest.raises(InputError, match=message):
             check_problem(problem)
     problem = mine.problem(world)
-    problem.blocks = (ParameterBlock("a", (4,), 0), ParameterBlock("b", (8,), 5))
+    problem.parameter_blocks = (ParameterBlock("a", (4,), 0), ParameterBlock("b", (8,), 5))
     with pytest.raises(InputError, match=r"block b begins at 5; .* has to begin at 4"):
         check_problem(problem)
+    former = mine.problem(world)
+    former.blocks = vars(former).pop("parameter_blocks")  # as its class would have set them
+    check_problem(former)
+    assert former.blocks is former.parameter_blocks
     problem = mine.problem(world)
     del problem.initial, problem.fingerprint
     with pytest.raises(InputError, match="PoissonRegression sets no fingerprint; a problem has"):
@@ -185,7 +189,7 @@ def test_what_a_check_of_a_problem_finds(world, mine):
 def test_the_packages_problems_keep_the_contract(world):
     check_problem(Rosenbrock(world, 4))
     A, y = rows()
-    here = slice(*row_range(300, world.rank, world.size))
+    here = block_rows(world, 300)
     signs = from_arrays(A[here], np.where(y[here] > 1, 1.0, -1.0), world)
     for dtype in ("float32", "float64"):
         check_problem(LogisticRegression(signs, world, dtype=dtype))
@@ -237,7 +241,7 @@ def test_a_users_problem_is_compressed_and_trained(world, mine, optimum, shared_
         assert result.converged, optimizer
         assert result.objective == pytest.approx(value, rel=1e-12)
     sampling = Sampling(gradient=100, curvature=0.5, acceptance=100)
-    here = slice(*row_range(300, world.rank, world.size))
+    here = block_rows(world, 300)
     test = rows()[0][here], rows()[1][here]
     result = train(problem, SGD(0.1), sampling=sampling, stopping=Stopping(200), test=test)
     assert result.best_objective < value + 0.01

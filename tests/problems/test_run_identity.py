@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from shards import block_rows
 
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import load_dataset
@@ -9,7 +10,6 @@ from hesscomp.errors import InputError
 from hesscomp.optimizers.first_order import SGD
 from hesscomp.optimizers.loop import Saving, Stopping, train
 from hesscomp.optimizers.newton import NewtonOptions, newton
-from hesscomp.parallel.rows import row_range
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
@@ -23,7 +23,7 @@ Y = np.arange(7) % 3
 def network(world, activation="tanh", loss="softmax-cross-entropy", **options):
     """Of other names and other numbers each time: neither are what a run is of."""
     stack = [layers.Dense(2, activation), layers.BatchNormalization(), layers.Dense(3)]
-    rows = slice(*row_range(len(X), world.rank, world.size))
+    rows = block_rows(world, len(X))
     model = keras.Sequential([layers.Input((4,)), *stack], name="net")
     return KerasProblem(model, loss, (X[rows], Y[rows]), world, **options)
 
@@ -32,7 +32,7 @@ def function(world, power, weights):
     def loss_sum(theta, X, y):
         return tf.reduce_sum(tf.cast(weights[:4], theta.dtype) * (X * theta) ** power)
 
-    rows = slice(*row_range(len(X), world.rank, world.size))
+    rows = block_rows(world, len(X))
     return FunctionProblem(loss_sum, np.ones(4), (X[rows], Y[rows]), world)
 
 

@@ -1,13 +1,50 @@
-"""NPY and NPZ files, mapped into memory where they are stored plainly. Pickles are never read."""
+"""Files of arrays X and y: HDF5, NPZ and NPY. Pickles are never read."""
 
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from hesscomp.datasets.arrays import ArraySource, StoredRows
 from hesscomp.errors import InputError, some
+from hesscomp.storage.hdf5 import CheckedFile
 from hesscomp.storage.npy import mapped_member, mapped_npy
+
+CSR = ("data", "indices", "indptr")
+
+
+class Hdf5Source(ArraySource):
+    """/X (m, n) and /y (m,), or a CSR group /X with data, indices, indptr, attribute shape.
+
+    Rows are read as hyperslabs. `label` names another data set than /y.
+    """
+
+    kind = "HDF5"
+
+    def stored(self) -> StoredRows:
+        file = CheckedFile(self.path)
+        try:
+            y = file.dataset((self.label or "y").lstrip("/"))
+            if y.dtype.kind == "O":  # a damaged heap of such texts can keep the HDF5 library busy
+                raise InputError(
+                    f"{self.path}: the labels are texts of variable length; store numbers or "
+                    'texts of one length (y.astype("S"))'
+                )
+            X, shape = file.object("X"), None
+            if isinstance(X, h5py.Group):
+                shape = np.asarray(file.attributes("X").get("shape", ()))
+                if shape.shape != (2,) or shape.dtype.kind not in "iu" or np.any(shape < 0):
+                    raise InputError(
+                        f"{self.path}: the CSR group /X needs an attribute shape: rows, columns"
+                    )
+                X = tuple(file.dataset(f"X/{name}") for name in CSR)
+            else:
+                X = file.dataset("X")
+            return StoredRows(self.path, X, y, shape, file)
+        except BaseException:
+            file.__exit__(None, None, None)
+            raise
 
 
 class NpzSource(ArraySource):
@@ -30,7 +67,7 @@ class NpzSource(ArraySource):
             if array("format").item() not in (b"csr", "csr"):
                 raise InputError(f"{self.path}: is sparse but not CSR; save X.tocsr()")
             rows, columns = array("shape").tolist()
-            parts = tuple(array(name) for name in ("data", "indices", "indptr"))
+            parts = tuple(array(name) for name in CSR)
             return StoredRows(self.path, parts, y, (rows, columns))
 
 
