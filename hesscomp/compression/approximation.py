@@ -8,7 +8,7 @@ from hesscomp.dense import dropped_squares
 from hesscomp.factors.certificate import NAN, Certificate, ErrorsByRank
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
-from hesscomp.sketching.gaussian import probes
+from hesscomp.sketching.test_matrices import probes
 
 # Times the largest image of r Gaussian vectors: above the spectral norm with probability 1 - 10^-r.
 FAILURE_BOUND = 10 * np.sqrt(2 / np.pi)

@@ -7,16 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from hesscomp.compression.adaptive import AdaptiveEigh
 from hesscomp.compression.approximation import Approximation, Probes
-from hesscomp.compression.eigh import PowerEigh, RandomizedEigh
-from hesscomp.compression.indefinite import IndefiniteNystrom
+from hesscomp.compression.eigh import AdaptiveEigh, PowerEigh, RandomizedEigh
 from hesscomp.compression.krylov import BlockKrylov
-from hesscomp.compression.nystrom import Nystrom, RangeNystrom
+from hesscomp.compression.method import Method
+from hesscomp.compression.nystrom import IndefiniteNystrom, Nystrom, RangeNystrom
 from hesscomp.compression.one_pass import OnePass
-from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.rows import RowEigh, RowSvd
-from hesscomp.compression.svd import DirectSvd
+from hesscomp.compression.options import SketchOptions, default_method
+from hesscomp.compression.svd import DirectSvd, RowEigh, RowSvd
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
@@ -25,24 +23,14 @@ from hesscomp.operators.operator import Operator
 from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
-from hesscomp.sketching.defaults import default_method
 
 log = logging.getLogger(__name__)
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        BlockKrylov,
-        RandomizedEigh,
-        AdaptiveEigh,
-        Nystrom,
-        RangeNystrom,
-        IndefiniteNystrom,
-        OnePass,
-        DirectSvd,
-        RowEigh,
-        RowSvd,
-        PowerEigh,
+        *(BlockKrylov, RandomizedEigh, AdaptiveEigh, Nystrom, RangeNystrom, IndefiniteNystrom),
+        *(OnePass, DirectSvd, RowEigh, RowSvd, PowerEigh),
     )
 }
 FROBENIUS = "frobenius"
@@ -203,11 +191,6 @@ def compress(
     )
 
 
-def blank_factor(n: int) -> Factor:
-    """What stands where `compress` has made no factor yet, such as in a checkpoint: rank 0."""
-    return LowRank.blank(n)
-
-
 def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
     """The operator in the layout asked for, or in the one that fits into memory."""
     if asked.layout == "replicated":
@@ -220,25 +203,18 @@ def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
     return operator.in_rows(asked.panel or PANEL)
 
 
-class Dense:
+class Dense(Method):
     """The matrix itself, where a sketch would be as wide: exact, at n columns."""
 
     name = "dense"
-    probes = None
-
-    def __init__(self, operator: Operator, options: SketchOptions):
-        self.operator, self.options = operator, options
-        self.size = 0
 
     def width(self, sketch: int) -> int:
-        """All columns, whatever is asked."""
         return self.operator.n
 
     columns = width
 
     def grow(self, columns: int) -> None:
-        self.matrix = self.operator.to_dense()
-        self.size = self.operator.n
+        self.matrix, self.size = self.operator.to_dense(), self.operator.n
 
     def approximation(self) -> Approximation:
         layout = self.operator.layout
@@ -290,7 +266,7 @@ def _grow(sketch, columns: int):
         return sketch, sketch.approximation()
     except NumericalError as error:
         log.warning("%s; continuing with method eigh on the same sketch", error)
-        sketch = RandomizedEigh.on_range(sketch)
+        sketch = RandomizedEigh.on_range(sketch, sketch.Y)
         return sketch, sketch.approximation()
 
 

@@ -2,22 +2,20 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import FAILURE_BOUND, Approximation, Probes
-from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.range import with_probes
+from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
+from hesscomp.compression.method import Method
+from hesscomp.compression.options import BLOCKS, SketchOptions, block_size
 from hesscomp.dense import leading_eigenvectors
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.operator import Operator
-from hesscomp.sketching.catalogue import draw
-from hesscomp.sketching.defaults import BLOCKS, block_size
-from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import draw, gaussian
 
 ROUNDING = np.finfo(np.float64).eps
 VANISHED = 1e-7  # of ||H N||_F: the smallest singular value that a Gram matrix shows
 
 
-class BlockKrylov:
+class BlockKrylov(Method):
     """Musco and Musco (2015), algorithm 2, as a block Lanczos process with thick restarts.
 
     An orthonormal basis Q of span{Omega, H Omega, H^2 Omega, ...}, each new block orthogonalised
@@ -52,10 +50,10 @@ class BlockKrylov:
     """
 
     name = "krylov"
-    needs_psd = False
 
     def __init__(self, operator: Operator, options: SketchOptions, start: Factor | None = None):
-        self.operator, self.options, self.start = operator, options, start
+        super().__init__(operator, options)
+        self.start = start
         n, rows = operator.n, operator.layout.rows
         if options.rank is None:  # grown to a tolerance: every column counts, so no restarts
             self.wanted = self.limit = n
@@ -65,13 +63,12 @@ class BlockKrylov:
             self.block = min(n, options.block or block_size(l))
             basis = options.max_basis or (2 + options.power) * l + self.block
             self.limit = min(n, max(basis, l + 2 * self.block))
-        self.size = self.locked = self.multiplied = self.drawn = 0
+        self.locked = self.multiplied = self.drawn = 0
         self.basis = np.empty((rows, self.block), order="F")  # its first `size` columns are Q
         self.T = np.empty((0, 0))
         self.next = np.empty((rows, 0))  # N
         self.E = np.empty((self.block, 0))
         self.locked_norms = np.empty(0)  # residual norms of the locked columns, whose E is zero
-        self.probes: Probes | None = None
         self.found: np.ndarray | None = None  # the leading eigenvalues when they last converged
         self.steps = self.settled = self.newcomers = self.goal = 0
 
@@ -85,7 +82,6 @@ class BlockKrylov:
         return max(most, self.options.rank or 1)
 
     def columns(self, sketch: int) -> int:
-        """Product columns for rank + oversample = `sketch`, at most."""
         return self.width(sketch) + self.options.probe_count
 
     @property
@@ -109,15 +105,10 @@ class BlockKrylov:
 
     def _step(self) -> None:
         """Multiply the next block, take it into the basis, and make the one after it."""
-        H, N, layout = self.operator, self.next, self.operator.layout
+        N, layout = self.next, self.operator.layout
         self.steps += 1
-        if self.probes is None:
-            Y, self.probes = with_probes(H, N, self.options)
-        elif self.newcomers:
-            Y = H @ np.hstack([N, self._gaussian(self.newcomers)])
-            self.newcomers = 0
-        else:
-            Y = H @ N
+        Y = self._multiply(np.hstack([N, self._gaussian(self.newcomers)]) if self.newcomers else N)
+        self.newcomers = 0
         self.multiplied += Y.shape[1]
         self._append(N)
         C = layout.inner(self.Q, Y)
@@ -154,7 +145,7 @@ class BlockKrylov:
     def _gaussian(self, columns: int) -> np.ndarray:
         """Columns of the test matrix that were not drawn before."""
         first, self.drawn = self.drawn, self.drawn + columns
-        return test_matrix(self.operator.layout, first, self.drawn, self.options.seed)
+        return gaussian(self.operator.layout, first, self.drawn, self.options.seed)
 
     def _append(self, N: np.ndarray) -> None:
         size = self.size + N.shape[1]

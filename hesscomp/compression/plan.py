@@ -9,11 +9,11 @@ from math import ceil
 
 from hesscomp.compression.compress import compress
 from hesscomp.compression.counting import CountingOperator, CountingWorld, Machine
+from hesscomp.compression.options import SketchSizes
 from hesscomp.errors import InputError
 from hesscomp.options import option, values
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.memory import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
-from hesscomp.sketching.defaults import SketchSizes
 
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients

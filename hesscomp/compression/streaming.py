@@ -11,7 +11,7 @@ from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
-from hesscomp.sketching.gaussian import probes, test_matrix
+from hesscomp.sketching.test_matrices import gaussian, probes
 
 
 class StreamingSketch:
@@ -61,7 +61,7 @@ class StreamingSketch:
 
     def _vectors(self, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         """This rank's rows of test matrix and probes, made anew."""
-        Omega = test_matrix(layout, 0, self.columns, self.seed)
+        Omega = gaussian(layout, 0, self.columns, self.seed)
         return Omega, probes(layout, 0, self.probe_count, self.seed)
 
     def update(self, operator: Operator, weight: float = 1.0, keep: float = 1.0) -> None:

@@ -47,6 +47,11 @@ class Layout(ABC):
         return self.stop - self.start
 
     @property
+    def held(self) -> tuple[int, int]:
+        """The first row here and one past the last."""
+        return self.start, self.stop
+
+    @property
     def reproducible(self) -> bool:
         """Whether sums must not depend on the number of ranks, to the bit."""
         return self.world is not None and self.world.reproducible

@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hesscomp.compression.counting import Machine
+from hesscomp.compression.options import SketchSizes, count, default_method
 from hesscomp.compression.plan import METHODS, NUMBER, VECTORS, Plan, Request, make_plan
 from hesscomp.errors import InputError
 from hesscomp.options import Options, option, values
 from hesscomp.parallel.memory import PRODUCT_BYTES
-from hesscomp.sketching.defaults import SketchSizes, count, default_method
 from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
