@@ -61,14 +61,21 @@ class Approximation:
     residual_norms: np.ndarray | None = None
     residual_tolerance: float = 0.0
 
-    def certificate(self, rank: int, probes: Probes | None) -> Certificate:
-        """The certificate of the leading `rank` eigenpairs, by probes where there are any."""
-        return self.certified(rank, self.errors(probes), probes)
-
-    def certified(
-        self, rank: int, errors: ErrorsByRank, probes: Probes | None, converged: bool = True
+    def certificate(
+        self,
+        rank: int,
+        probes: Probes | None,
+        errors: ErrorsByRank | None = None,
+        converged: bool = True,
     ) -> Certificate:
-        """The certificate of the leading `rank` eigenpairs from the errors that `probes` gave."""
+        """Return the certificate of the leading `rank` eigenpairs, by probes where there are any.
+
+        `errors` are ``self.errors(probes)``, where they are known already.
+        """
+        errors = errors or self.errors(probes)
+        failure = 0.0 if self.estimator == "exact" else NAN
+        if probes is not None:
+            failure = 10.0 ** -probes.vectors.shape[1]
         residual_norms = done = None
         if self.residual_norms is not None:
             residual_norms = self.residual_norms[:rank].copy()
@@ -82,7 +89,7 @@ class Approximation:
             estimator=self.estimator if probes is None else "probes",
             residual_norms=residual_norms,
             eigenvalue_converged=done,
-            spectral_failure=self._failure(probes),
+            spectral_failure=failure,
             ritz=self.galerkin,
         )
 
@@ -128,8 +135,3 @@ class Approximation:
             cross[:-1] = 2 * np.cumsum(products[::-1])[::-1]
         sampled = float(np.mean(layout.squares(probes.images)))
         return float(np.mean(squares)), cross, sampled, float(np.sqrt(np.max(squares)))
-
-    def _failure(self, probes: Probes | None) -> float:
-        if probes is not None:
-            return 10.0 ** -probes.vectors.shape[1]
-        return 0.0 if self.estimator == "exact" else NAN
