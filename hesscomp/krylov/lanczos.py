@@ -26,10 +26,11 @@ class Lanczos:
     ----------
     steps : int
         Taken so far.
-    diagonals, off_diagonals : (k, steps) float64 arrays
-        Row p holds T_p's diagonal and the betas; the last beta is the residual's norm.
+    diagonals, off_diagonals : (k, limit) arrays
+        Row p holds T_p's diagonal and the betas, zero from step ``lengths[p]`` on; the last beta is
+        the residual's norm.
     lengths : (k,) int array
-        Steps of each recurrence: less than `steps` where it has ended.
+        Steps of each recurrence: less than `steps` where it has ended early.
 
     Notes
     -----
@@ -46,16 +47,8 @@ class Lanczos:
         self._bases = np.empty((k, self._limit, operator.n))
         self._next = (starts / np.linalg.norm(starts, axis=0)).T.copy()
         self._active = list(range(k))
-        self._diagonals, self._betas = np.zeros((k, self._limit)), np.zeros((k, self._limit))
+        self.diagonals, self.off_diagonals = np.zeros((k, self._limit)), np.zeros((k, self._limit))
         self.lengths = np.zeros(k, dtype=int)
-
-    @property
-    def diagonals(self) -> np.ndarray:
-        return self._diagonals[:, : self.steps]
-
-    @property
-    def off_diagonals(self) -> np.ndarray:
-        return self._betas[:, : self.steps]
 
     @property
     def finished(self) -> bool:
@@ -77,9 +70,9 @@ class Lanczos:
             diagonal[row], images[row] = _orthogonalize(images[row], self._bases[p, : j + 1])
             beta[row] = np.linalg.norm(images[row])
         diagonal, beta = self.operator.world.broadcast((diagonal, beta))
-        self._diagonals[active, j], self._betas[active, j] = diagonal, beta
+        self.diagonals[active, j], self.off_diagonals[active, j] = diagonal, beta
         self.lengths[active] = self.steps = j + 1
-        reach = np.abs(self._diagonals[active]).max(axis=1) + self._betas[active].max(axis=1)
+        reach = np.abs(self.diagonals[active]).max(axis=1) + self.off_diagonals[active].max(axis=1)
         alive = beta > 10 * np.finfo(self.operator.dtype).eps * reach
         self._next = images[alive] / beta[alive, None]
         self._active = [p for p, goes_on in zip(active, alive, strict=True) if goes_on]
@@ -106,7 +99,7 @@ class Lanczos:
         cut = self.steps if steps is None else min(steps, self.steps)
         return tuple(
             self.operator.world.on_root(
-                _ritz, self._diagonals, self._betas, np.minimum(self.lengths, cut), cut
+                _ritz, self.diagonals, self.off_diagonals, np.minimum(self.lengths, cut), cut
             )
         )
 

@@ -178,14 +178,8 @@ class Operator(ABC):
         """
         if self.layout.rows != self.n:
             raise InputError("SciPy needs whole vectors: take operator.replicated().to_scipy()")
-        return scipy.sparse.linalg.LinearOperator(
-            self.shape,
-            matvec=lambda v: self @ np.reshape(v, -1),
-            rmatvec=lambda v: self @ np.reshape(v, -1),
-            matmat=lambda V: self @ V,
-            rmatmat=lambda V: self @ V,
-            dtype=np.float64,
-        )
+        products = dict.fromkeys(("matvec", "rmatvec", "matmat", "rmatmat"), self.__matmul__)
+        return scipy.sparse.linalg.LinearOperator(self.shape, dtype=np.float64, **products)
 
     def shifted(self, shift: float) -> Operator:
         """Return H + shift I."""

@@ -1,20 +1,20 @@
 """How the n rows of every block of columns lie over the ranks.
 
-*Replicated*: every rank holds all of them. *RowLayout*: each rank holds a slab. Algorithms hold
-their blocks in either and meet the difference only here: in Gram matrices, in products with what
-the ranks hold, and in random rows.
+`Replicated`: every rank holds all of them. `RowLayout`: each rank holds a slab. Algorithms work on
+blocks in either layout and leave to this module what depends on it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hesscomp.dense import sorted_eigh
-from hesscomp.parallel.rows import row_block, row_range
+from hesscomp.parallel.rows import RowBlocks, row_range
 
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
@@ -61,22 +61,19 @@ class Layout(ABC):
         return array[self.start : self.stop]
 
     def decide(self, flag: bool | np.bool_) -> bool:
-        """Rank 0's answer, on every rank (see `World.decide`).
+        """Return rank 0's answer, on every rank (see `World.decide`).
 
-        In a plan, which has no numbers, the answer is yes (see `compression.counting`): the
-        compression methods ask for what is usual.
+        In a plan, which has no numbers, the answer is yes: the compression methods ask for what is
+        usual (see `compression.counting`).
         """
         return bool(flag) if self.world is None else self.world.decide(flag)
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
-        """Rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
+        """Return rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
         return work(*arguments) if self.world is None else self.world.on_root(work, *arguments)
 
     def eigenpairs(self, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues of a small symmetric matrix by decreasing |w|, and eigenvectors.
-
-        Rank 0's (see `dense.sorted_eigh`), on every rank.
-        """
+        """Return rank 0's `dense.sorted_eigh` of a small matrix: eigenvalues and eigenvectors."""
         pairs = self.on_root(sorted_eigh, T)
         return pairs[0], pairs[1:]
 
@@ -110,10 +107,7 @@ class Layout(ABC):
 
     @abstractmethod
     def argmax(self, values: np.ndarray) -> int:
-        """Index of the largest of n values, each rank holding its own rows'; the first of equals.
-
-        Every rank gets the same answer.
-        """
+        """Return, on every rank, the row of the largest of n values; the first of equals."""
 
     @abstractmethod
     def any(self, flag: bool | np.bool_) -> bool:
@@ -159,7 +153,7 @@ class Layout(ABC):
         return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
 
     def pieces(self, columns: int, most: int | None = None) -> int:
-        """In how many pieces a product with this many columns is done, at most `most` in each."""
+        """Return in how many pieces, of at most `most` columns, a product is done."""
         return max(-(-columns // self._width(columns, most)), 1)
 
     def _pieces(self, V: np.ndarray, most: int | None = None) -> list[np.ndarray]:
@@ -243,15 +237,20 @@ class RowLayout(Layout):
         super().__init__(n, world, *row_range(n, world.rank, world.size))
         self.panel = panel
         self.ranges = [row_range(n, rank, world.size) for rank in range(world.size)]
-        self._block = row_block(n)
+        self.counts = [stop - start for start, stop in self.ranges]
+
+    @cached_property
+    def _blocks(self) -> RowBlocks:
+        """This rank's fixed blocks of rows: the same blocks on any number of ranks."""
+        return RowBlocks.of_shard(self.start, self.rows, self.n)
 
     def whole(self, block):
-        return self.world.gather_rows(block, [stop - start for start, stop in self.ranges])
+        return self.world.gather_rows(block, self.counts)
 
     def combine(self, Q, S, out=None):
         if out is None:
             out = np.empty((Q.shape[0], *S.shape[1:]), order="F")
-        for rows in self._blocks():
+        for rows in self._blocks.local:
             out[rows] = Q[rows] @ S
         return out
 
@@ -275,27 +274,19 @@ class RowLayout(Layout):
         return super()._width(min(columns, self.panel), most)
 
     def _reduce(self, array):
-        return self.world.sum_rows(array, [stop - start for start, stop in self.ranges])
+        return self.world.sum_rows(array, self.counts)
 
-    def qr_blocks(self) -> list[slice]:
+    def qr_blocks(self) -> tuple[slice, ...]:
         """Return rows that one Householder factorisation takes: all here, or one fixed block."""
         if self.reproducible:
-            return self._blocks()
-        return [slice(None)] if self.rows else []
-
-    def _blocks(self) -> list[slice]:
-        """Return this rank's fixed blocks of rows: the same blocks on any number of ranks."""
-        return [
-            slice(first, min(first + self._block, self.rows))
-            for first in range(0, self.rows, self._block)
-        ]
+            return self._blocks.local
+        return (slice(None),) if self.rows else ()
 
     def _summed_rows(self, part):
         if not self.reproducible:
             return self.world.sum(part(slice(None)))
         from hesscomp.parallel.exact import sum_blocks
 
-        parts = [part(rows) for rows in self._blocks()]
-        shape = part(slice(0, 0)).shape
-        stack = np.array(parts) if parts else np.empty((0, *shape))
-        return sum_blocks(stack, -(-self.n // self._block), self.world)
+        parts = [part(rows) for rows in self._blocks.local]
+        stack = np.array(parts) if parts else np.empty((0, *part(slice(0, 0)).shape))
+        return sum_blocks(stack, self._blocks.count, self.world)

@@ -20,14 +20,13 @@ class Ledger:
         Sweeps over all rows of the data, of whatever kind: one block product of any width is
         one pass, and so is one product with the data matrix or with its transpose.
     replayed : int
-        Of the columns, those whose products a run before had made (`runs.journal`): they count
-        as columns and passes of the result, and took none now.
+        Columns whose products an earlier run had made (`runs.journal`): they count as columns and
+        passes of the result, but cost none now.
     extra_columns : int
-        Columns of block products beyond one for each of their passes: `passes` and these are the
-        passes where every column costs one.
+        Columns of block products beyond one for each pass: with `passes`, the passes that the same
+        columns would cost one by one.
     reductions, words_reduced : int
-        Reductions over the ranks, and array elements handed to them (each counted once,
-        whatever its type), agreements on errors included.
+        Reductions over the ranks, agreements on errors included, and array elements in them.
     words_gathered : int
         Array elements gathered from the ranks' slabs, in the row layout.
     seconds : dict of str to float
@@ -88,12 +87,5 @@ class Ledger:
 
     def as_dict(self) -> dict:
         """Return the totals as plain numbers, for reports."""
-        return {
-            "columns": self.columns,
-            "passes": self.passes,
-            "replayed": self.replayed,
-            "reductions": self.reductions,
-            "words_reduced": self.words_reduced,
-            "words_gathered": self.words_gathered,
-            "seconds": dict(self.seconds),
-        }
+        names = "columns", "passes", "replayed", "reductions", "words_reduced", "words_gathered"
+        return {name: getattr(self, name) for name in names} | {"seconds": dict(self.seconds)}
