@@ -33,27 +33,21 @@ class GeneralizedEigen:
 def generalized_eigen(
     operator: Operator, B: np.ndarray, rank: int | None = None, **options
 ) -> GeneralizedEigen:
-    """The eigenpairs of H u = w B u that matter most, by compressing L^-1 H L^-T.
+    """Compute the eigenpairs of H u = w B u that matter most, by compressing L^-1 H L^-T.
 
     With a prior's precision or a Gauss-Newton diagonal as B these are the directions in which H
-    says most beyond B (Saibaba, Lee and Kitanidis 2016 do the same in the B inner product, where
-    B is known by products only).
+    says most beyond B. Saibaba, Lee and Kitanidis (2016) do the same in the B inner product, where
+    B is known by products only.
 
     Parameters
     ----------
     operator : Operator
         H, of any sign.
     B : (n,) or (n, n) array
-        Symmetric positive definite; a vector is a diagonal.
-    rank : int, optional
-        Eigenpairs wanted; or ask for a `tolerance`.
-    **options
-        Of `compress`.
-
-    Raises
-    ------
-    InputError
-        If B does not fit or is not positive definite.
+        Symmetric positive definite; a vector is a diagonal. InputError if it is not, or does not
+        fit.
+    rank, **options
+        As for `compress`.
 
     Notes
     -----

@@ -24,26 +24,25 @@ class BlockKrylov(Method):
     ||H u - w u|| = ||E s|| for the Ritz vector u = Q s, at no product. For any symmetric operator.
 
     With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`) and none
-    can be missing among them: an eigenvalue of multiplicity above b shows only b copies, and those
-    may converge before rounding brings the others. Where what the probes' images have outside the
-    basis bounds all that is left below |w_k| (lemma 4.1 of Halko, Martinsson and Tropp 2011),
-    nothing is missing. Else as many new Gaussian vectors as probes join the process, blocks are so
-    much wider from then on, and it stops once that leaves the k eigenvalues. They also join where
-    as many eigenvalues have become equal as a block is wide.
+    can be missing among them: of an eigenvalue of multiplicity above b only b copies show, and
+    those may converge before rounding brings the others. None is missing where the part of the
+    probes' images outside the basis bounds all that is left below |w_k| (lemma 4.1 of Halko,
+    Martinsson and Tropp 2011). Else as many new Gaussian vectors as probes join every block from
+    then on, and the process stops once they leave the k eigenvalues as they are. They also join
+    where as many eigenvalues have become equal as a block is wide.
 
     Where the basis reaches `SketchOptions.max_basis` columns it is restarted (Wu and Simon 2000):
-    the leading k + oversample Ritz vectors and N stay. Converged ones of the k leading pairs are
-    locked: not rotated again, and their residual norms stay as they were (upper bounds then).
-    T = Q^T H Q holds through all of it.
+    the leading k + oversample Ritz vectors and N stay, and T = Q^T H Q still holds. Converged ones
+    of the k leading pairs are locked: they are not rotated again, and their residual norms, kept as
+    they were, become upper bounds.
 
-    With a `start`, a factor F of a nearby operator, it begins with F Omega.
+    With a `start`, a factor F of a nearby operator, the process begins with F Omega.
 
-    Costs b s + probes product columns in s block products (the probes ride in the first), and as
-    many words times n: nothing else is reduced. s is what convergence takes, at most `width` / b
-    rounded down: one more where the rank needs it, and more (up to n columns in all) where it meets
-    such a cluster and has no `max_columns`. Where `max_columns` ends the process before that,
-    copies may be missing among pairs that look converged: the error estimates notice (the probes
-    see what is missing), the residuals do not.
+    Costs b s + probes product columns in s block products (the probes ride in the first), and n
+    words for each of them. s is what convergence takes, at most `width` / b rounded down: one more
+    where the rank needs it, and more (up to n columns in all) where it meets such a cluster and has
+    no `max_columns`. Where `max_columns` ends it before that, copies may be missing among pairs
+    that look converged: the error estimates show it, since the probes see what is missing.
 
     Memory: (n, m + l + 4 b) for a basis of m columns and l = rank + oversample vectors given back
     (all m where a tolerance was asked).
@@ -73,10 +72,7 @@ class BlockKrylov(Method):
         self.steps = self.settled = self.newcomers = self.goal = 0
 
     def width(self, sketch: int) -> int:
-        """Most columns multiplied for rank + oversample = `sketch`: as many as eigh takes.
-
-        One `sketch` fewer where a near factor is started from, whose range is worth a product.
-        """
+        """Return the most columns to multiply: as eigh does, but `sketch` fewer after a start."""
         started = self.start is not None
         most = self.options.max_columns or (2 + self.options.power - started) * sketch
         return max(most, self.options.rank or 1)
@@ -167,10 +163,9 @@ class BlockKrylov(Method):
         return w, S, np.maximum(norms, rounding)
 
     def _finished(self) -> bool:
-        """Whether a rank was asked for and its pairs are converged, with none missing.
+        """Return whether a rank was asked for and its pairs are converged, with none missing.
 
-        New vectors are let in where that is open, and already where as many eigenvalues are equal
-        as a block is wide: there may be more of them.
+        Lets new vectors in where that is open, or where there may be more of equal eigenvalues.
         """
         rank, n, world = self.options.rank, self.operator.n, self.operator.world
         if rank is None:
@@ -213,11 +208,8 @@ class BlockKrylov(Method):
     def _restart(self) -> None:
         """Keep the leading Ritz vectors and the next block (Wu and Simon 2000)."""
         first = self.locked
-        kept = max(
-            self.wanted, first + self.next.shape[1]
-        )  # room for what the locked ones had hidden
-        w, S, norms = self._ritz(first)
-        w, S, norms = w[: kept - first], S[:, : kept - first], norms[: kept - first]
+        kept = max(self.wanted, first + self.next.shape[1])  # room for what locked pairs had hidden
+        w, S, norms = (part[..., : kept - first] for part in self._ritz(first))
         largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
         # So that the locked residuals together stay below what counts as converged.
         allowed = self.options.accuracy * largest / (2 * np.sqrt(self.wanted))

@@ -58,7 +58,7 @@ class RowExtraction(RangeMethod):
 
     @abstractmethod
     def _extract(self, units: np.ndarray) -> None:
-        """Take these rows of the operator, which are unit vectors' products."""
+        """Take the operator's rows J, its products with these unit vectors."""
 
 
 class RowEigh(RowExtraction):

@@ -10,8 +10,7 @@ from hesscomp.operators.operator import Operator
 class Recurrence:
     """The preconditioned recurrence for A x = b (Golub and Van Loan, algorithm 11.5.1).
 
-    An iteration is `probe`, the product, and `advance`, the move; what is between them decides
-    whether to make it.
+    An iteration is a product, `probe`, and then a move, `advance`, unless the caller stops between.
 
     Parameters
     ----------
@@ -26,10 +25,8 @@ class Recurrence:
     ----------
     x, r, p : (n,) arrays
         Iterate, residual b - A x by the recurrence, search direction.
-    norm : float
-        ||r||_2.
-    rz : float
-        r^T M r.
+    norm, rz : float
+        ||r||_2 and r^T M r.
     products : int
     """
 
@@ -57,11 +54,11 @@ class Recurrence:
 
     @property
     def step(self) -> float:
-        """How far along p the minimum is, after `probe`."""
+        """After `probe`, how far along p the minimum is."""
         return self.rz / self.curvature
 
     def advance(self) -> float:
-        """Move there and turn to the next direction; returns the new direction's share of p."""
+        """Move to the minimum and make the next direction; return how much of p is in that."""
         step, before = self.step, self.rz
         self.x = self.x + step * self.p
         self.r = self.r - step * self.q
@@ -80,9 +77,8 @@ class CGResult:
     x : (n,) array
     iterations : int
         Products with A.
-    residual : (n,) array
-        b - A x, by the recurrence (at the last iterate, where `x` is the fallback).
-    residual_norm : float
+    residual, residual_norm : (n,) array, float
+        b - A x by the recurrence, and its 2-norm; those of the last iterate, whatever `x` is.
     converged : bool
         Whether `residual_norm` reached the tolerance.
     negative_curvature : bool
@@ -121,8 +117,8 @@ def conjugate_gradients(
 
     Notes
     -----
-    One product, one application of the preconditioner and a few vector operations an iteration;
-    six vectors of memory. Stopping is decided on rank 0 for all ranks.
+    One product and one application of the preconditioner an iteration; six vectors of memory. Rank
+    0 decides for all ranks when to stop.
     """
     limit = 2 * A.n if max_iterations is None else max_iterations
     decide, cg = A.world.decide, Recurrence(A, b, preconditioner)
@@ -151,9 +147,8 @@ class TruncatedResult:
         ||x|| in the norm of the region.
     residual_norm : float
         ||b - A x||_2 by the recurrence; before the move to the boundary, if there was one.
-    boundary : bool
-        Whether the step ends on the boundary.
-    negative_curvature : bool
+    boundary, negative_curvature : bool
+        Whether the step ends on the boundary, and whether negative curvature led there.
     """
 
     x: np.ndarray

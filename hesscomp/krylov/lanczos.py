@@ -25,7 +25,7 @@ class Lanczos:
     Attributes
     ----------
     steps : int
-        Taken so far.
+        Steps taken so far.
     diagonals, off_diagonals : (k, limit) arrays
         Row p holds T_p's diagonal and the betas, zero from step ``lengths[p]`` on; the last beta is
         the residual's norm.
@@ -34,9 +34,8 @@ class Lanczos:
 
     Notes
     -----
-    One block product of at most k columns a step, so one reduction of n k words. Memory n k steps
-    numbers for the bases, and 8 n k j operations in step j to keep them orthogonal. All that
-    decides anything is taken from rank 0.
+    A step is one block product of at most k columns, so one reduction of n k words; step j takes
+    8 n k j operations to keep the bases orthogonal, which take n k steps numbers. Rank 0 decides.
     """
 
     def __init__(self, operator: Operator, starts: np.ndarray, steps: int):
@@ -78,23 +77,12 @@ class Lanczos:
         self._active = [p for p, goes_on in zip(active, alive, strict=True) if goes_on]
 
     def ritz(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return Ritz values of every recurrence, and the squared ends of their eigenvectors.
+        """Return (k, steps) nodes, weights and residuals, from the first `steps` steps or all.
 
-        Parameters
-        ----------
-        steps : int, optional
-            Use only the first so many steps; default all.
-
-        Returns
-        -------
-        nodes : (k, steps) array
-            Ritz values, ascending: the nodes of a Gauss quadrature. A recurrence that ended early
-            repeats its last one with weight zero.
-        weights : (k, steps) array
-            Squared first components: the quadrature's weights; each row sums to 1 (Golub and
-            Welsch 1969).
-        residuals : (k, steps) array
-            ||H u - w u|| of each Ritz pair: last beta times last component, in magnitude.
+        Nodes are the Ritz values, ascending, and weights the squared first components of their
+        eigenvectors: each row is a Gauss quadrature whose weights sum to 1 (Golub and Welsch 1969).
+        A recurrence that ended early repeats its last node with weight zero. Residuals are
+        ||H u - w u|| of each Ritz pair.
         """
         cut = self.steps if steps is None else min(steps, self.steps)
         return tuple(

@@ -1,6 +1,6 @@
 """What the ranks' network and processors do, measured."""
 
-import time
+import timeit
 
 import numpy as np
 
@@ -36,9 +36,4 @@ def algebra_rate(n: int, columns: int) -> float:
 def _seconds(work) -> float:
     """Return the median time of a few repeats after a first."""
     work()
-    spent = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        spent.append(time.perf_counter() - start)
-    return float(np.median(spent))
+    return float(np.median(timeit.repeat(work, number=1, repeat=REPEATS)))

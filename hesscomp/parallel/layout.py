@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hesscomp.dense import sorted_eigh
+from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks, row_range
 
 if TYPE_CHECKING:
@@ -167,8 +168,6 @@ class Layout(ABC):
     def _sum(self, addend: np.ndarray, blocks: int) -> np.ndarray:
         if self.world is None or not self.world.reproducible:
             return self._reduce(addend)
-        from hesscomp.parallel.exact import sum_blocks
-
         return sum_blocks(addend, blocks, self.world, self._reduce)
 
     @abstractmethod
@@ -217,17 +216,8 @@ class Replicated(Layout):
 class RowLayout(Layout):
     """Each rank holds one slab of contiguous rows: memory O(n k / P + n panel).
 
-    Parameters
-    ----------
-    n : int
-    world : World
-    panel : int
-        Columns that are gathered at once for a product: two (n, panel) arrays.
-
-    Notes
-    -----
-    A Gram matrix is one reduction of its size. A product with k columns is, for each panel, one
-    gather and one reduce-scatter of n words a column.
+    For a product `panel` columns are gathered at once, in two (n, panel) arrays: one gather and one
+    reduce-scatter of n words a column. A Gram matrix is one reduction of its size.
     """
 
     name = "rows"
@@ -285,8 +275,6 @@ class RowLayout(Layout):
     def _summed_rows(self, part):
         if not self.reproducible:
             return self.world.sum(part(slice(None)))
-        from hesscomp.parallel.exact import sum_blocks
-
         parts = [part(rows) for rows in self._blocks.local]
         stack = np.array(parts) if parts else np.empty((0, *part(slice(0, 0)).shape))
         return sum_blocks(stack, self._blocks.count, self.world)

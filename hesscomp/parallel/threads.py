@@ -12,11 +12,8 @@ def threads_per_rank(world: World, requested: int | None = None) -> int:
     Each core counts as one divided by the number of this node's ranks that may run on it, so the
     answer is right whether the launcher binds ranks to cores or leaves them all free. Collective.
     """
-    cores = (
-        os.sched_getaffinity(0)
-        if hasattr(os, "sched_getaffinity")
-        else set(range(os.cpu_count() or 1))
-    )
+    affinity = getattr(os, "sched_getaffinity", lambda pid: set(range(os.cpu_count() or 1)))
+    cores = affinity(0)
     share = sum(1 / sharers for sharers in world.node_shares(cores))
     if requested is not None:
         return requested
