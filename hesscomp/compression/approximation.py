@@ -32,31 +32,23 @@ class Probes:
 class Approximation:
     """All l eigenpairs that a sketch of l columns gives, before truncation to a rank.
 
-    Attributes
-    ----------
-    eigenvalues, eigenvectors : (l,) and (rows, l) arrays
-        Sorted by absolute value, largest first.
-    layout : Layout
-        Of the eigenvectors' rows.
-    range_error : float or None
-        Leave-one-out estimate of ||H - F_l||_F, where the sketch allows it.
-    galerkin : bool
-        Whether F_l = Q (Q^T H Q) Q^T, so that H - F_l and F_l are orthogonal as matrices.
-    estimator : str
-        What made `range_error`: "leave-one-out", or "exact" for an assembled matrix.
-    residual_norms : (l,) array or None
-        ||H u - w u|| of each pair, where known; those of at most `residual_tolerance` times the
-        largest |w| count as converged.
+    They are sorted by absolute value, largest first.
     """
 
-    eigenvalues: np.ndarray
-    eigenvectors: np.ndarray
-    layout: Layout
-    range_error: float | None = None
-    galerkin: bool = False
-    estimator: str = "leave-one-out"
-    residual_norms: np.ndarray | None = None
-    residual_tolerance: float = 0.0
+    eigenvalues: np.ndarray  # (l,)
+    eigenvectors: np.ndarray  # (rows, l)
+    layout: Layout  # of the eigenvectors' rows
+    range_error: float | None = None  # an estimate of ||H - F_l||_F, where there is one
+    galerkin: bool = False  # whether F_l = Q (Q^T H Q) Q^T, to which H - F_l is then orthogonal
+    estimator: str = "leave-one-out"  # what made `range_error`; "exact" for an assembled matrix
+    residual_norms: np.ndarray | None = None  # (l,) norms ||H u - w u||, where known
+    residual_tolerance: float = 0.0  # pairs count as converged up to this, times the largest |w|
+
+    @classmethod
+    def of_core(cls, Q: np.ndarray, T: np.ndarray, layout: Layout, **about) -> "Approximation":
+        """Return Q T Q^T, for orthonormal (rows, l) Q."""
+        w, S = layout.eigenpairs(T)
+        return cls(w, layout.combine(Q, S), layout, **about)
 
     def certificate(
         self,

@@ -21,7 +21,7 @@ from hesscomp.factors.provenance import NAN, metered
 from hesscomp.operators.operator import Operator
 from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
+from hesscomp.parallel.resources import fits_in_memory, sketch_bytes
 
 log = logging.getLogger(__name__)
 

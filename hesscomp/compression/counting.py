@@ -18,27 +18,13 @@ from hesscomp.parallel.ledger import Ledger
 
 @dataclass(frozen=True)
 class Machine:
-    """What a rank computes and communicates with.
+    """What a rank computes and communicates with."""
 
-    Attributes
-    ----------
-    memory : float
-        Bytes that a rank may take.
-    latency : float
-        Seconds that a message takes, however short.
-    bandwidth : float
-        Bytes a second between two ranks while all communicate.
-    flops : float
-        Double precision operations a second of a rank in matrix products.
-    program : float
-        Bytes that TensorFlow, Python and the libraries take.
-    """
-
-    memory: float = 4 * 2**30
-    latency: float = 5e-6
-    bandwidth: float = 1e9
-    flops: float = 1e10
-    program: float = 700 * 2**20
+    memory: float = 4 * 2**30  # bytes that a rank may take
+    latency: float = 5e-6  # seconds that a message takes, however short
+    bandwidth: float = 1e9  # bytes per second between two ranks while all communicate
+    flops: float = 1e10  # double precision operations per second of a rank in matrix products
+    program: float = 700 * 2**20  # bytes that TensorFlow, Python and the libraries take
 
 
 class Unknown(np.ndarray):

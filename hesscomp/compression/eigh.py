@@ -52,9 +52,7 @@ class RandomizedEigh(RangeMethod):
         self.T = np.block([[self.T, side[:old]], [side[:old].T, side[old:]]])
 
     def approximation(self) -> Approximation:
-        layout = self.operator.layout
-        w, S = layout.eigenpairs(self.T)
-        return Approximation(w, layout.combine(self.Q, S), layout, galerkin=True)
+        return Approximation.of_core(self.Q, self.T, self.operator.layout, galerkin=True)
 
 
 class PowerEigh(RandomizedEigh):

@@ -14,19 +14,12 @@ from hesscomp.operators.operator import Operator
 class GeneralizedEigen:
     """Leading solutions of H u = w B u.
 
-    Attributes
-    ----------
-    eigenvalues : (k,) array
-        By absolute value, largest first.
-    eigenvectors : (rows, k) array
-        In the layout of `whitened`; U with U^T B U = I, so that H ~ B U diag(w) U^T B.
-    whitened : LowRank
-        The factor of L^-1 H L^-T (B = L L^T) that they come from, with its certificate: errors
-        and residuals are measured in the inner product of B^-1.
+    They come from `whitened`, the factor of L^-1 H L^-T (B = L L^T), whose certificate measures
+    errors and residuals in the inner product of B^-1.
     """
 
-    eigenvalues: np.ndarray
-    eigenvectors: np.ndarray
+    eigenvalues: np.ndarray  # (k,), by absolute value, largest first
+    eigenvectors: np.ndarray  # (rows, k) in its layout: U^T B U = I, H ~ B U diag(w) U^T B
     whitened: LowRank
 
 

@@ -13,26 +13,13 @@ from hesscomp.sketching.test_matrices import draw, probes
 class Method(ABC):
     """A sketch of an operator that grows block by block, and the approximation that it gives.
 
-    Attributes
-    ----------
-    name : str
-        The method's name in `compress`.
-    needs_psd : bool
-        Whether it needs a positive semidefinite operator.
-    leave_one_out : bool
-        Whether it can estimate its error from its own independent Gaussian columns.
-    products : int
-        Product columns that a column of the sketch costs without power steps.
-    size : int
-        Columns of the sketch so far.
-    probes : Probes or None
-        What measures the error.
+    `size` columns have been drawn so far; `probes` measure the error.
     """
 
-    name: str
-    needs_psd = False
-    leave_one_out = False
-    products = 1
+    name: str  # in `compress`
+    needs_psd = False  # whether it needs a positive semidefinite operator
+    leave_one_out = False  # whether it can measure its error by its own independent columns
+    products = 1  # product columns that a column of the sketch costs without power steps
 
     def __init__(self, operator: Operator, options: SketchOptions):
         self.operator, self.options = operator, options

@@ -47,9 +47,8 @@ class Nystrom(Method):
         scale = layout.norm(self.Z) / np.sqrt(self.size)  # of a column
         reach = layout.norm(self.Y) / scale
         if not world.decide(reach > 0):
-            zeros = np.zeros(self.size)
             basis = orthonormalize(self.Z, layout)
-            return Approximation(zeros, basis, layout, range_error=0.0)
+            return Approximation(np.zeros(self.size), basis, layout, range_error=0.0)
         for exponent in range(4):
             shift = np.finfo(self.operator.dtype).eps * reach * 10**exponent
             shifted = self.Y + shift * self.Z
@@ -70,8 +69,7 @@ class Nystrom(Method):
         R = layout.inner(Q, B)
         del B
         w, S = layout.eigenpairs(R @ R.T)
-        U = layout.combine(Q, S)
-        return Approximation(np.maximum(w - shift, 0.0), U, layout, range_error)
+        return Approximation(np.maximum(w - shift, 0.0), layout.combine(Q, S), layout, range_error)
 
 
 class RangeNystrom(Nystrom):
@@ -111,8 +109,7 @@ class IndefiniteNystrom(Nystrom):
         B = layout.combine(self.Y, np.array(V))
         Q = orthonormalize(B, layout)
         R = layout.inner(Q, B)
-        w, S = layout.eigenpairs((R * inverse) @ R.T)
-        return Approximation(w, layout.combine(Q, S), layout)
+        return Approximation.of_core(Q, (R * inverse) @ R.T, layout)
 
 
 def _truncated_core(core: np.ndarray, kept: int) -> np.ndarray:

@@ -46,8 +46,7 @@ def from_sketch(layout: Layout, Omega: np.ndarray, Y: np.ndarray, kept: int) -> 
     R, kept = layout.inner(basis, Y), min(kept, Y.shape[1])
     Q = layout.combine(basis, layout.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
     T = layout.on_root(_symmetric_core, layout.inner(Q, Omega), layout.inner(Q, Y))
-    w, S = layout.eigenpairs(T)
-    return Approximation(w, layout.combine(Q, S), layout)
+    return Approximation.of_core(Q, T, layout)
 
 
 def _symmetric_core(G: np.ndarray, M: np.ndarray) -> np.ndarray:

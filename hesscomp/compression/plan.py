@@ -12,7 +12,7 @@ from hesscomp.compression.options import SketchSizes
 from hesscomp.errors import InputError
 from hesscomp.options import option, values
 from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
+from hesscomp.parallel.resources import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
 
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients
@@ -79,32 +79,20 @@ class Request(SketchSizes):
 class Plan:
     """What a compression costs; memory and time are those of the rank with the most.
 
-    Attributes
-    ----------
-    request : Request
-    machine : Machine
-    layout, method : str
-        Those taken; the method is "dense" where the matrix is assembled.
-    columns, passes, words_reduced, words_gathered : int
-        As the ledger counts them. With krylov usually an upper bound: it stops where its pairs have
-        converged, and goes on only for a cluster of eigenvalues wider than a block.
-    seconds : dict of str to float
-        Of products, communication and algebra.
-    longest : float
-        Seconds of the longest block product and the algebra before it: a run reacts to signals
-        only after block products.
+    Counts are the ledger's. With krylov they are usually upper bounds: it stops where its pairs
+    have converged, and goes on only for a cluster of eigenvalues wider than a block.
     """
 
     request: Request
     machine: Machine
-    layout: str
-    method: str
+    layout: str  # the one taken
+    method: str  # the one taken; "dense" where the matrix is assembled
     columns: int
     passes: int
     words_reduced: int
     words_gathered: int
-    seconds: dict[str, float]
-    longest: float
+    seconds: dict[str, float]  # of products, communication and algebra
+    longest: float  # seconds of a block product and the algebra before it; signals wait so long
 
     @property
     def in_rows(self) -> bool:

@@ -73,10 +73,8 @@ class RowEigh(RowExtraction):
         self.core = self.operator.project(units, units)
 
     def approximation(self) -> Approximation:
-        T = self.inverse @ self.core @ self.inverse.T
-        layout = self.operator.layout
-        w, S = layout.eigenpairs(T)
-        return Approximation(w, layout.combine(self.Q, S), layout)
+        core = self.inverse @ self.core @ self.inverse.T
+        return Approximation.of_core(self.Q, core, self.operator.layout)
 
 
 class RowSvd(RowExtraction):

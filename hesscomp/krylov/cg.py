@@ -21,13 +21,8 @@ class Recurrence:
     x : (n,) array, optional
         The start, zero by default; another one costs a product.
 
-    Attributes
-    ----------
-    x, r, p : (n,) arrays
-        Iterate, residual b - A x by the recurrence, search direction.
-    norm, rz : float
-        ||r||_2 and r^T M r.
-    products : int
+    `x`, `r` and `p` are the iterate, its residual b - A x by the recurrence, and the search
+    direction; `norm` is ||r||_2, `rz` r^T M r, and `products` counts those with A.
     """
 
     def __init__(
@@ -70,27 +65,15 @@ class Recurrence:
 
 @dataclass(frozen=True)
 class CGResult:
-    """A solution of A x = b by conjugate gradients.
-
-    Attributes
-    ----------
-    x : (n,) array
-    iterations : int
-        Products with A.
-    residual, residual_norm : (n,) array, float
-        b - A x by the recurrence, and its 2-norm; those of the last iterate, whatever `x` is.
-    converged : bool
-        Whether `residual_norm` reached the tolerance.
-    negative_curvature : bool
-        Whether a direction p with p.A p <= 0 ended the iteration; x is then the last iterate
-        before it (the preconditioned steepest descent direction if it was the first).
-    """
+    """A solution of A x = b by conjugate gradients."""
 
     x: np.ndarray
-    iterations: int
-    residual: np.ndarray
+    iterations: int  # products with A
+    residual: np.ndarray  # b - A x by the recurrence, of the last iterate whatever `x` is
     residual_norm: float
-    converged: bool
+    converged: bool  # whether `residual_norm` reached the tolerance
+    # Whether a direction p with p.A p <= 0 ended the iteration; x is then the last iterate before
+    # it (the preconditioned steepest descent direction if it was the first).
     negative_curvature: bool = False
 
 
@@ -134,30 +117,15 @@ def conjugate_gradients(
 
 @dataclass(frozen=True)
 class TruncatedResult:
-    """A step that lowers a quadratic model inside a trust region.
-
-    Attributes
-    ----------
-    x : (n,) array
-    iterations : int
-        Products with A.
-    model : float
-        x^T A x / 2 - b^T x, at most 0.
-    length : float
-        ||x|| in the norm of the region.
-    residual_norm : float
-        ||b - A x||_2 by the recurrence; before the move to the boundary, if there was one.
-    boundary, negative_curvature : bool
-        Whether the step ends on the boundary, and whether negative curvature led there.
-    """
+    """A step that lowers a quadratic model inside a trust region."""
 
     x: np.ndarray
-    iterations: int
-    model: float
-    length: float
-    residual_norm: float
-    boundary: bool
-    negative_curvature: bool = False
+    iterations: int  # products with A
+    model: float  # x^T A x / 2 - b^T x, at most 0
+    length: float  # ||x|| in the norm of the region
+    residual_norm: float  # ||b - A x||_2 by the recurrence, before a move to the boundary
+    boundary: bool  # whether the step ends on the boundary
+    negative_curvature: bool = False  # whether such a direction led there
 
 
 def steihaug(

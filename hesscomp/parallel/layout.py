@@ -24,20 +24,12 @@ PANEL = 16  # columns that are gathered at once in the row layout
 
 
 class Layout(ABC):
-    """The rows of (n, k) blocks that this rank holds, and what needs all of them.
+    """The rows ``start:stop`` of (n, k) blocks, which this rank holds, and what needs all of them.
 
-    Attributes
-    ----------
-    name : str
-        "replicated" or "rows".
-    n : int
-    world : World or None
-        None for a factor that was read by one process without MPI.
-    start, stop : int
-        First row here and one past the last.
+    `world` is None for a factor that was read by one process without MPI.
     """
 
-    name: str
+    name: str  # "replicated" or "rows"
 
     def __init__(self, n: int, world: World | None, start: int, stop: int):
         self.n, self.world, self.start, self.stop = n, world, start, stop

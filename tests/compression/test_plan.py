@@ -35,7 +35,7 @@ import json, sys
 import numpy as np
 from hesscomp.compression import compress
 from hesscomp.curvature.sharded import ShardedOperator
-from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
+from hesscomp.parallel.resources import peak_bytes, reset_peak, resident_bytes
 from hesscomp.parallel.world import World
 
 class Slopes(ShardedOperator):
@@ -283,7 +283,7 @@ MODEL = """
 import json, sys
 from hesscomp.cli import plan as planning
 from hesscomp.cli.main import main
-from hesscomp.parallel.memory import peak_bytes, reset_peak
+from hesscomp.parallel.resources import peak_bytes, reset_peak
 from hesscomp.parallel.world import World
 
 def words(plan):
