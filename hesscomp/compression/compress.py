@@ -136,7 +136,7 @@ def compress(
     -------
     LowRank
         With certificate and the provenance of method and costs; its eigenvectors in the layout
-        (`LowRank.layout`). It does not depend on the number of ranks.
+        (`LowRank.layout`). The result does not depend on the number of ranks.
 
     Raises
     ------
@@ -278,9 +278,8 @@ def _grow_to_tolerance(sketch, asked: CompressionOptions):
         exact = sketch.name == Dense.name
         if asked.norm == "spectral" and sketch.probes is None and not exact:
             given = given or Probes.draw(operator, 0, count, asked.seed)
-        k, certificate = _cut(
-            world, approximation, None if exact else sketch.probes or given, asked
-        )
+        own = None if exact else sketch.probes or given
+        k, certificate = _cut(world, approximation, own, asked)
         if certificate.converged and not exact:
             fresh = Probes.draw(operator, drawn, drawn + count, asked.seed)
             drawn += count

@@ -13,7 +13,7 @@ from hesscomp.sketching.test_matrices import draw, probes
 class Method(ABC):
     """A sketch of an operator that grows block by block, and the approximation that it gives.
 
-    `size` columns have been drawn so far; `probes` measure the error.
+    It has `size` columns so far; `probes` measure the error.
     """
 
     name: str  # in `compress`

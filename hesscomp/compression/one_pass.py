@@ -42,9 +42,9 @@ class OnePass(Method):
 
 def from_sketch(layout: Layout, Omega: np.ndarray, Y: np.ndarray, kept: int) -> Approximation:
     """Algorithm 5.6 for Y = H Omega, both (n, l), on `kept` leading left singular vectors of Y."""
-    basis = orthonormalize(Y, layout)
-    R, kept = layout.inner(basis, Y), min(kept, Y.shape[1])
-    Q = layout.combine(basis, layout.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
+    Q = orthonormalize(Y, layout)
+    R = layout.inner(Q, Y)
+    Q = layout.combine(Q, layout.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
     T = layout.on_root(_symmetric_core, layout.inner(Q, Omega), layout.inner(Q, Y))
     return Approximation.of_core(Q, T, layout)
 
