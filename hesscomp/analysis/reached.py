@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from hesscomp.compression.options import RESIDUAL_TOLERANCE
 from hesscomp.factors import Factor
-from hesscomp.sketching.defaults import RESIDUAL_TOLERANCE
 
 
 def request_reached(factor: Factor) -> str:

@@ -17,7 +17,7 @@ from hesscomp.errors import HesscompError, InputError, Interrupted
 from hesscomp.factors import Factor
 from hesscomp.options import Options, option
 from hesscomp.parallel import TIMEOUT
-from hesscomp.parallel.threads import threads_per_rank
+from hesscomp.parallel.resources import threads_per_rank
 from hesscomp.parallel.watchdog.phase import in_words, phase_of
 from hesscomp.parallel.world import World
 from hesscomp.workflows.progress import Columns

@@ -4,7 +4,6 @@ from hesscomp.compression.compress import (
     METHODS,
     CompressionOptions,
     FactorOptions,
-    blank_factor,
     compress,
 )
 from hesscomp.compression.correction import correct
@@ -19,7 +18,6 @@ __all__ = [
     "GeneralizedEigen",
     "SketchOptions",
     "StreamingSketch",
-    "blank_factor",
     "compress",
     "correct",
     "generalized_eigen",

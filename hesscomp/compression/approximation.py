@@ -8,7 +8,7 @@ from hesscomp.dense import dropped_squares
 from hesscomp.factors.certificate import NAN, Certificate, ErrorsByRank
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
-from hesscomp.sketching.gaussian import probes
+from hesscomp.sketching.test_matrices import probes
 
 # Times the largest image of r Gaussian vectors: above the spectral norm with probability 1 - 10^-r.
 FAILURE_BOUND = 10 * np.sqrt(2 / np.pi)
@@ -16,17 +16,14 @@ FAILURE_BOUND = 10 * np.sqrt(2 / np.pi)
 
 @dataclass(frozen=True)
 class Probes:
-    """Fresh Gaussian vectors and what the operator makes of them: how errors are measured.
-
-    `vectors` and `images` are (rows, r) arrays.
-    """
+    """Fresh Gaussian vectors and their images under an operator, (rows, r) arrays."""
 
     vectors: np.ndarray
     images: np.ndarray
 
     @classmethod
     def draw(cls, operator: Operator, first: int, last: int, seed: int) -> "Probes":
-        """Probes ``first:last`` of this seed; one block product."""
+        """Return probes ``first:last`` of this seed; one block product."""
         vectors = probes(operator.layout, first, last, seed)
         return cls(vectors, operator @ vectors)
 
@@ -35,40 +32,39 @@ class Probes:
 class Approximation:
     """All l eigenpairs that a sketch of l columns gives, before truncation to a rank.
 
-    Attributes
-    ----------
-    eigenvalues, eigenvectors : (l,) and (rows, l) arrays
-        Sorted by absolute value, largest first.
-    layout : Layout
-        Of the eigenvectors' rows.
-    range_error : float or None
-        Leave-one-out estimate of ||H - F_l||_F, where the sketch allows it.
-    galerkin : bool
-        Whether F_l = Q (Q^T H Q) Q^T, so that H - F_l and F_l are orthogonal as matrices.
-    estimator : str
-        What made `range_error`: "leave-one-out", or "exact" for an assembled matrix.
-    residual_norms : (l,) array or None
-        ||H u - w u|| of each pair, where known; those of at most `residual_tolerance` times the
-        largest |w| count as converged.
+    They are sorted by absolute value, largest first.
     """
 
-    eigenvalues: np.ndarray
-    eigenvectors: np.ndarray
-    layout: Layout
-    range_error: float | None = None
-    galerkin: bool = False
-    estimator: str = "leave-one-out"
-    residual_norms: np.ndarray | None = None
-    residual_tolerance: float = 0.0
+    eigenvalues: np.ndarray  # (l,)
+    eigenvectors: np.ndarray  # (rows, l)
+    layout: Layout  # of the eigenvectors' rows
+    range_error: float | None = None  # an estimate of ||H - F_l||_F, where there is one
+    galerkin: bool = False  # whether F_l = Q (Q^T H Q) Q^T, to which H - F_l is then orthogonal
+    estimator: str = "leave-one-out"  # what made `range_error`; "exact" for an assembled matrix
+    residual_norms: np.ndarray | None = None  # (l,) norms ||H u - w u||, where known
+    residual_tolerance: float = 0.0  # pairs count as converged up to this, times the largest |w|
 
-    def certificate(self, rank: int, probes: Probes | None) -> Certificate:
-        """The certificate of the leading `rank` eigenpairs, by probes where there are any."""
-        return self.certified(rank, self.errors(probes), probes)
+    @classmethod
+    def of_core(cls, Q: np.ndarray, T: np.ndarray, layout: Layout, **about) -> "Approximation":
+        """Return Q T Q^T, for orthonormal (rows, l) Q."""
+        w, S = layout.eigenpairs(T)
+        return cls(w, layout.combine(Q, S), layout, **about)
 
-    def certified(
-        self, rank: int, errors: ErrorsByRank, probes: Probes | None, converged: bool = True
+    def certificate(
+        self,
+        rank: int,
+        probes: Probes | None,
+        errors: ErrorsByRank | None = None,
+        converged: bool = True,
     ) -> Certificate:
-        """The certificate of the leading `rank` eigenpairs from the errors that `probes` gave."""
+        """Return the certificate of the leading `rank` eigenpairs, by probes where there are any.
+
+        `errors` are ``self.errors(probes)``, where they are known already.
+        """
+        errors = errors or self.errors(probes)
+        failure = 0.0 if self.estimator == "exact" else NAN
+        if probes is not None:
+            failure = 10.0 ** -probes.vectors.shape[1]
         residual_norms = done = None
         if self.residual_norms is not None:
             residual_norms = self.residual_norms[:rank].copy()
@@ -82,18 +78,17 @@ class Approximation:
             estimator=self.estimator if probes is None else "probes",
             residual_norms=residual_norms,
             eigenvalue_converged=done,
-            spectral_failure=self._failure(probes),
+            spectral_failure=failure,
             ritz=self.galerkin,
         )
 
     def errors(self, probes: Probes | None) -> ErrorsByRank:
-        """The errors of the leading 0, 1, ..., l eigenpairs.
+        """Return the errors of the leading 0, 1, ..., l eigenpairs.
 
-        H - F_k splits into H - F_l, which is estimated, and F_l - F_k, which is known exactly:
-        its part is added, not sampled, and so has no variance. For a Galerkin approximation the
-        two are orthogonal; otherwise their inner product is sampled too. (Leave-one-out does not
-        see it. It is not negative for Nystrom, whose true error a cut can so exceed the estimate
-        by at most sqrt(2), and by a tenth as measured.)
+        H - F_k splits into H - F_l, which is estimated, and F_l - F_k, which is known exactly: its
+        part has no variance. For a Galerkin approximation the two are orthogonal; otherwise their
+        inner product is sampled too. Leave-one-out does not see it: for Nystrom, where it is not
+        negative, a cut's true error may be sqrt(2) times the estimate; measured, 1.1 times.
         """
         magnitude, dropped = np.abs(self.eigenvalues), dropped_squares(self.eigenvalues)
         if probes is None:
@@ -112,11 +107,10 @@ class Approximation:
         )
 
     def _measure(self, probes: Probes) -> tuple[float, np.ndarray, float, float]:
-        """What probes say of H - F_l: its square, twice its products with F_l - F_k, and more.
+        """Return what probes say of H - F_l.
 
-        The square is of its Frobenius norm, the (l + 1,) products are 0 for a Galerkin
-        approximation. Last come the square of ||H||_F, noisier than the rest, and the largest
-        image of a probe under H - F_l.
+        The square of its Frobenius norm; twice its (l + 1,) products with F_l - F_k, 0 for a
+        Galerkin approximation; the square of ||H||_F, noisier; and its largest image of a probe.
         """
         w, U, layout = self.eigenvalues, self.eigenvectors, self.layout
         coordinates = layout.inner(U, probes.vectors)
@@ -128,8 +122,3 @@ class Approximation:
             cross[:-1] = 2 * np.cumsum(products[::-1])[::-1]
         sampled = float(np.mean(layout.squares(probes.images)))
         return float(np.mean(squares)), cross, sampled, float(np.sqrt(np.max(squares)))
-
-    def _failure(self, probes: Probes | None) -> float:
-        if probes is not None:
-            return 10.0 ** -probes.vectors.shape[1]
-        return 0.0 if self.estimator == "exact" else NAN

@@ -2,21 +2,18 @@
 
 import logging
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from hesscomp.compression.adaptive import AdaptiveEigh
 from hesscomp.compression.approximation import Approximation, Probes
-from hesscomp.compression.eigh import PowerEigh, RandomizedEigh
-from hesscomp.compression.indefinite import IndefiniteNystrom
+from hesscomp.compression.eigh import AdaptiveEigh, PowerEigh, RandomizedEigh
 from hesscomp.compression.krylov import BlockKrylov
-from hesscomp.compression.nystrom import Nystrom, RangeNystrom
+from hesscomp.compression.method import Method
+from hesscomp.compression.nystrom import IndefiniteNystrom, Nystrom, RangeNystrom
 from hesscomp.compression.one_pass import OnePass
-from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.rows import RowEigh, RowSvd
-from hesscomp.compression.svd import DirectSvd
+from hesscomp.compression.options import SketchOptions, default_method
+from hesscomp.compression.svd import DirectSvd, RowEigh, RowSvd
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
@@ -24,25 +21,15 @@ from hesscomp.factors.provenance import NAN, metered
 from hesscomp.operators.operator import Operator
 from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import fits_in_memory, sketch_bytes
-from hesscomp.sketching.defaults import default_method
+from hesscomp.parallel.resources import fits_in_memory, sketch_bytes
 
 log = logging.getLogger(__name__)
 
-METHODS = {
+METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        BlockKrylov,
-        RandomizedEigh,
-        AdaptiveEigh,
-        Nystrom,
-        RangeNystrom,
-        IndefiniteNystrom,
-        OnePass,
-        DirectSvd,
-        RowEigh,
-        RowSvd,
-        PowerEigh,
+        *(BlockKrylov, RandomizedEigh, AdaptiveEigh, Nystrom, RangeNystrom, IndefiniteNystrom),
+        *(OnePass, DirectSvd, RowEigh, RowSvd, PowerEigh),
     )
 }
 FROBENIUS = "frobenius"
@@ -85,7 +72,12 @@ class CompressionOptions(FactorOptions):
     )
 
     def facts(self, part: type) -> dict[str, object]:
-        return super().facts(part) | {"tolerance_norm": self.tolerance_norm or FROBENIUS}
+        return super().facts(part) | {"tolerance_norm": self.norm}
+
+    @property
+    def norm(self) -> str:
+        """The norm of the tolerance."""
+        return self.tolerance_norm or FROBENIUS
 
     def _check(self) -> None:
         super()._check()
@@ -117,11 +109,9 @@ def compress(
         Eigenpairs wanted; at most n are given.
     tolerance : float, optional
         Grow the sketch until ||H - F|| <= tolerance ||H||, both estimated, and cut to the smallest
-        rank that meets it, both on fresh probes. The certificate is that of the factor as it is
-        returned, after the cut, and says ``converged=True`` exactly where it meets the tolerance:
-        in the Frobenius norm where its `relative_error` does, in the spectral norm where its bound
-        is at most the tolerance times what ||H|| is at least (`factors.certificate.meets`). Where
-        `max_rank` does not suffice the factor has that rank and ``converged=False``.
+        rank that meets it. Fresh probes judge the factor as it is returned: its certificate says
+        ``converged=True`` exactly where it meets the tolerance (`factors.certificate.meets`).
+        Where `max_rank` does not suffice the factor has that rank and ``converged=False``.
     start : Factor, optional
         With krylov (which "auto" then takes): a factor of a nearby operator, such as of the same
         loss some steps of training before. Its range is worth a product: by default a third of the
@@ -132,25 +122,21 @@ def compress(
         `test_matrix`, `probe_count` (8), `layout`, `panel`; with a tolerance `max_rank` and
         `tolerance_norm`; of krylov `block`, `max_columns`, `max_basis`, `residual_tolerance`.
 
-        Of `method`: "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto"
-        takes nystrom (with the stable shift) for operators declared semidefinite, but krylov where
-        more than one power step is asked for (the same products give it higher powers) or an option
-        of krylov is given, and krylov elsewhere. Where the sketch would be as wide as the matrix
-        (under "auto": would cost as many products) the matrix is assembled instead, and the
-        factor's method is "dense".
+        `method`: "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto"
+        takes nystrom for operators declared semidefinite, and krylov for others, for more than one
+        power step (the same products give krylov higher powers) and with an option of krylov.
+        Where the sketch would be as wide as the matrix (under "auto": would cost as many products)
+        the matrix is assembled instead, and the factor's method is "dense".
 
-        Of `layout`: "auto" takes rows where a replicated sketch would need more than half of the
-        memory that a rank has (with a tolerance, one of `max_rank`: name that, or the layout, where
-        it may grow large), and what the operator has where it is in rows already.
-
-        Errors are measured by probes where the test matrix is not Gaussian. The result does not
-        depend on the number of ranks.
+        `layout`: "auto" takes rows where the operator has them already, or where a replicated
+        sketch would need more than half of the memory that a rank has. With a tolerance that is
+        judged by `max_rank`: name that, or the layout, where the rank may grow large.
 
     Returns
     -------
     LowRank
         With certificate and the provenance of method and costs; its eigenvectors in the layout
-        (`LowRank.layout`).
+        (`LowRank.layout`). The result does not depend on the number of ranks.
 
     Raises
     ------
@@ -162,29 +148,20 @@ def compress(
     Notes
     -----
     For l = rank + oversample, eigh costs (2 + power) l + probes product columns, krylov at most as
-    many, nystrom (1 + power) l (+ probes with power steps). Memory 5 n l numbers at most; krylov
-    (4 + power) n l, or as little as 2 n l with `max_basis`; in the row layout a P-th of that on
-    each of P ranks, and two or three (n, panel) arrays.
+    many, nystrom (1 + power) l (+ probes with power steps or a test matrix that is not Gaussian).
+    Memory 5 n l numbers at most; krylov (4 + power) n l, or as little as 2 n l with `max_basis`; in
+    the row layout a P-th of that on each of P ranks, and two or three (n, panel) arrays.
     """
     asked = CompressionOptions(rank=rank, tolerance=tolerance, **options)
-    kind = _choose(operator, asked, start)
     operator = _in_layout(operator, asked)
     made = metered(operator)
-    if rank is not None:
-        l = min(operator.n, rank + asked.oversample)
-        sketch = kind(operator, asked)
-        if asked.method == "auto" and sketch.columns(l) >= operator.n:
-            sketch = Dense(operator, asked)
-        sketch, approximation = _sketch_rank(sketch, l)
-        k = min(rank, operator.n)
-        certificate = approximation.certificate(k, sketch.probes)
+    sketch = _method(operator, asked, start)
+    if rank is None:
+        sketch, approximation, k, certificate = _grow_to_tolerance(sketch, asked)
     else:
-        sketch, approximation, k, certificate = _grow_to_tolerance(
-            kind(operator, asked),
-            tolerance,
-            asked.tolerance_norm or FROBENIUS,
-            min(asked.max_rank or operator.n, operator.n),
-        )
+        k, l = min(rank, operator.n), min(rank + asked.oversample, operator.n)
+        sketch, approximation = _sketch_rank(sketch, l, asked.method == "auto")
+        certificate = approximation.certificate(k, sketch.probes)
     return LowRank(
         approximation.eigenvalues[:k].copy(),
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
@@ -193,7 +170,7 @@ def compress(
             method=sketch.name,
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
-            tolerance_norm="" if tolerance is None else asked.tolerance_norm or FROBENIUS,
+            tolerance_norm="" if tolerance is None else asked.norm,
             residual_tolerance=NAN if certificate.residual_norms is None else asked.accuracy,
             oversample=asked.oversample,
             power=sketch.options.power,
@@ -201,11 +178,6 @@ def compress(
         ),
         layout=operator.layout,
     )
-
-
-def blank_factor(n: int) -> Factor:
-    """What stands where `compress` has made no factor yet, such as in a checkpoint: rank 0."""
-    return LowRank.blank(n)
 
 
 def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
@@ -220,25 +192,18 @@ def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
     return operator.in_rows(asked.panel or PANEL)
 
 
-class Dense:
+class Dense(Method):
     """The matrix itself, where a sketch would be as wide: exact, at n columns."""
 
     name = "dense"
-    probes = None
-
-    def __init__(self, operator: Operator, options: SketchOptions):
-        self.operator, self.options = operator, options
-        self.size = 0
 
     def width(self, sketch: int) -> int:
-        """All columns, whatever is asked."""
         return self.operator.n
 
     columns = width
 
     def grow(self, columns: int) -> None:
-        self.matrix = self.operator.to_dense()
-        self.size = self.operator.n
+        self.matrix, self.size = self.operator.to_dense(), self.operator.n
 
     def approximation(self) -> Approximation:
         layout = self.operator.layout
@@ -247,38 +212,42 @@ class Dense:
         return Approximation(w, U, layout, range_error=0.0, galerkin=True, estimator="exact")
 
 
-def _choose(operator: Operator, asked: CompressionOptions, start: Factor | None):
+def _method(operator: Operator, asked: CompressionOptions, start: Factor | None) -> Method:
+    """Return the method that was asked for, with an empty sketch."""
+    name = asked.method
     if start is not None:
-        if asked.method not in ("auto", BlockKrylov.name):
-            raise InputError(f"only method krylov starts from a factor, not {asked.method}")
+        if name not in ("auto", BlockKrylov.name):
+            raise InputError(f"only method krylov starts from a factor, not {name}")
         if start.n != operator.n:
             raise InputError(
                 f"a factor of n = {start.n} does not fit an operator of n = {operator.n}"
             )
-        return partial(BlockKrylov, start=start)
-    if asked.method == "auto":
-        given = (getattr(asked, name) for name in KRYLOV)
-        return METHODS[default_method(operator.psd, asked.power, *given)]
-    kind = METHODS[asked.method]
-    if kind.needs_psd and not operator.psd:
+        return BlockKrylov(operator, asked, start)
+    if name == "auto":
+        given = (getattr(asked, each) for each in KRYLOV)
+        name = default_method(operator.psd, asked.power, *given)
+    if METHODS[name].needs_psd and not operator.psd:
         raise OperatorError(
-            f"method {asked.method} needs a positive semidefinite operator and this one is not "
+            f"method {name} needs a positive semidefinite operator and this one is not "
             "declared so; use method krylov or eigh"
         )
-    return kind
+    return METHODS[name](operator, asked)
 
 
-def _sketch_rank(sketch, l: int):
-    """The sketch for rank + oversample = l, and its approximation."""
-    width = sketch.width(l)
-    if min(width, (2 + sketch.options.power) * l) >= sketch.operator.n:
-        sketch, width = Dense(sketch.operator, sketch.options), sketch.operator.n
+def _sketch_rank(sketch, l: int, auto: bool):
+    """Return the sketch for rank + oversample = l, and its approximation.
+
+    Where the sketch would be as wide as the matrix, or `auto` as dear, the matrix is assembled.
+    """
+    n, power = sketch.operator.n, sketch.options.power
+    if (auto and sketch.columns(l) >= n) or min(sketch.width(l), (2 + power) * l) >= n:
+        sketch = Dense(sketch.operator, sketch.options)
     sketch.operator.world.ledger.expect(sketch.columns(l))
-    return _grow(sketch, width)
+    return _grow(sketch, sketch.width(l))
 
 
 def _grow(sketch, columns: int):
-    """The sketch with `columns` more, and its approximation.
+    """Return the sketch with `columns` more, and its approximation.
 
     Where the sketch would fill the space the matrix is assembled instead, and where a Nystrom core
     turns out negative its sketch becomes the range of an eigendecomposition.
@@ -290,40 +259,42 @@ def _grow(sketch, columns: int):
         return sketch, sketch.approximation()
     except NumericalError as error:
         log.warning("%s; continuing with method eigh on the same sketch", error)
-        sketch = RandomizedEigh.on_range(sketch)
+        sketch = RandomizedEigh.on_range(sketch, sketch.Y)
         return sketch, sketch.approximation()
 
 
-def _grow_to_tolerance(sketch, tolerance, norm, max_rank):
+def _grow_to_tolerance(sketch, asked: CompressionOptions):
     """Grow until the tolerance is met: on the sketch's own estimate, then on fresh probes.
 
     What is judged is the error of what would be returned, after the cut.
     """
-    operator, options = sketch.operator, sketch.options
-    ceiling = min(operator.n, sketch.width(min(operator.n, max_rank + options.oversample)))
-    drawn, given = options.probe_count, None
+    operator, world, count = sketch.operator, sketch.operator.world, asked.probe_count
+    largest = min(operator.n, (asked.max_rank or operator.n) + asked.oversample)
+    ceiling = min(operator.n, sketch.width(largest))
+    drawn, given = count, None
     columns = min(FIRST_BLOCK, ceiling)
     while True:
         sketch, approximation = _grow(sketch, columns)
         exact = sketch.name == Dense.name
-        if norm == "spectral" and sketch.probes is None and not exact:
-            given = given or Probes.draw(operator, 0, options.probe_count, options.seed)
+        if asked.norm == "spectral" and sketch.probes is None and not exact:
+            given = given or Probes.draw(operator, 0, count, asked.seed)
         own = None if exact else sketch.probes or given
-        k, certificate = _cut(approximation, own, tolerance, norm, max_rank, operator.world)
+        k, certificate = _cut(world, approximation, own, asked)
         if certificate.converged and not exact:
-            fresh = Probes.draw(operator, drawn, drawn + options.probe_count, options.seed)
-            drawn += options.probe_count
-            k, certificate = _cut(approximation, fresh, tolerance, norm, max_rank, operator.world)
+            fresh = Probes.draw(operator, drawn, drawn + count, asked.seed)
+            drawn += count
+            k, certificate = _cut(world, approximation, fresh, asked)
         if certificate.converged or exact or sketch.size >= ceiling:
             return sketch, approximation, k, certificate
         columns = min(max(sketch.size // 2, 1), ceiling - sketch.size)
 
 
-def _cut(approximation, probes, tolerance, norm, max_rank, world):
-    """The smallest rank whose own certificate meets the tolerance, else the largest allowed."""
-    errors = world.broadcast(approximation.errors(probes))  # ranks may round them apart
+def _cut(world, approximation: Approximation, probes, asked):
+    """Return the smallest rank whose own certificate meets the tolerance, else the largest."""
     w = approximation.eigenvalues
-    met = errors.meet(tolerance, norm, np.abs(w).max(initial=0.0))[: max_rank + 1]
+    errors = world.broadcast(approximation.errors(probes))  # ranks may round them apart
+    met = errors.meet(asked.tolerance, asked.norm, np.abs(w).max(initial=0.0))
+    met = met[: (asked.max_rank or len(w)) + 1]
     converged = world.decide(met.any())
     k = world.broadcast(int(np.argmax(met)) if converged else len(met) - 1)
-    return k, approximation.certified(k, errors, probes, converged)
+    return k, approximation.certificate(k, probes, errors, converged)

@@ -13,17 +13,17 @@ from hesscomp.sketching.orthonormalize import orthonormalize
 
 
 def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
-    """A factor of `operator` that starts from a known one: F + compress(H - F, rank).
+    """Return a factor of `operator` that starts from a known one: F + compress(H - F, rank).
 
-    For a Hessian that has drifted since F was made, or a factor that turned out too short: only
-    what F misses is sketched, so what it already has costs no columns. All eigenpairs of both
-    parts are kept, at most ``known.rank + rank``, as one orthonormal factor.
+    For a Hessian that has drifted since F was made, or a factor that turned out too short: what F
+    has costs no columns. All eigenpairs of both parts are kept, as one orthonormal factor of rank
+    ``known.rank + rank`` at most.
 
     Parameters
     ----------
     operator : Operator
     known : Factor
-        Of the same order, with eigenpairs; as good or as stale as it may be.
+        With eigenpairs and of the same order; good or stale.
     rank : int
         Eigenpairs of the correction.
     **options
@@ -32,8 +32,8 @@ def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
     Returns
     -------
     LowRank
-        Its error estimates are those of the correction, since H - (F + G) = (H - F) - G. Residual
-        norms are those of no single operator and are left out.
+        Its error estimates are those of the correction, since H - (F + G) = (H - F) - G. It has no
+        residual norms, which would be those of another operator.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Ranks, blocks and an operator without numbers, on which the methods run for a plan.
 
-Of a small matrix only the shape is known (`Unknown`), and of a block of n rows nothing is held, as
-on a rank that has none of them: neither takes memory or time, whatever the sizes. What the methods
-send and compute is counted, and timed by a machine's rates. Loads neither TensorFlow nor MPI.
+Of a small matrix only the shape is known (`Unknown`), and of a block of n rows nothing is held: so
+neither takes memory or time. What the methods send and compute is counted, and timed by a machine's
+rates. Loads neither TensorFlow nor MPI.
 """
 
 from dataclasses import dataclass
@@ -18,35 +18,20 @@ from hesscomp.parallel.ledger import Ledger
 
 @dataclass(frozen=True)
 class Machine:
-    """What a rank computes and communicates with.
+    """What a rank computes and communicates with."""
 
-    Attributes
-    ----------
-    memory : float
-        Bytes that a rank may take.
-    latency : float
-        Seconds that a message takes, however short.
-    bandwidth : float
-        Bytes a second between two ranks while all communicate.
-    flops : float
-        Double precision operations a second of a rank in matrix products.
-    program : float
-        Bytes that TensorFlow, Python and the libraries take.
-    """
-
-    memory: float = 4 * 2**30
-    latency: float = 5e-6
-    bandwidth: float = 1e9
-    flops: float = 1e10
-    program: float = 700 * 2**20
+    memory: float = 4 * 2**30  # bytes that a rank may take
+    latency: float = 5e-6  # seconds that a message takes, however short
+    bandwidth: float = 1e9  # bytes per second between two ranks while all communicate
+    flops: float = 1e10  # double precision operations per second of a rank in matrix products
+    program: float = 700 * 2**20  # bytes that TensorFlow, Python and the libraries take
 
 
 class Unknown(np.ndarray):
     """An array of which only the shape is known: one entry, NaN or False, stands for all.
 
     What NumPy makes of it entry by entry, by sums, matrix products, blocks and norms is of the same
-    kind, as are zeros and identities ``like`` it. All else NumPy does as with any array of NaNs, in
-    the time and memory that one takes.
+    kind, as are zeros and identities ``like`` it. All else is done on a full array of NaNs.
     """
 
     def __array_ufunc__(self, ufunc, method, *inputs, axis=0, **options):
@@ -75,7 +60,7 @@ class Unknown(np.ndarray):
 
 
 def unknown(*shape: int, entry=np.nan, dtype=None) -> np.ndarray:
-    """An array of this shape that takes no memory; a number for no dimensions."""
+    """Return an array of this shape that takes no memory; a number for no dimensions."""
     return np.broadcast_to(np.asarray(entry, dtype), shape).view(Unknown)[()]
 
 
@@ -95,15 +80,10 @@ RULES = {
 
 
 class CountingWorld:
-    """Ranks that send nothing but count and time it: a `World` for the methods that are planned.
+    """Ranks that only count and time what they would send: a `World` for a plan.
 
-    Attributes
-    ----------
-    ledger : Ledger
-    seconds : dict of str to float
-        Of products, communication and algebra.
-    longest : float
-        Seconds that a run computes, at most, before it looks whether it was asked to stop.
+    `seconds` are those of products, communication and algebra, `longest` those that a run computes
+    at most before it looks whether it was asked to stop.
     """
 
     rank, threads, reproducible = 0, -1, False
@@ -130,7 +110,7 @@ class CountingWorld:
         self.seconds["algebra"] += operations / self.machine.flops
 
     def on_root(self, work, *arguments) -> np.ndarray:
-        """An array of the shape of ``work(*arguments)``: the first's, but for eigenvectors."""
+        """Return an array of the result's shape: the first argument's, but for eigenvectors."""
         size = len(arguments[0])
         if work is sorted_eigh:
             self.compute(10 * size**3)

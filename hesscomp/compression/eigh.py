@@ -1,15 +1,20 @@
 """Randomized eigendecomposition: subspace iteration, then Rayleigh-Ritz."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from hesscomp.compression.approximation import Approximation, Probes
+from hesscomp.compression.method import Method
 from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.range import OnRange
+from hesscomp.compression.range import RangeMethod
+from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import gaussian
 
 
-class RandomizedEigh(OnRange):
+class RandomizedEigh(RangeMethod):
     """Halko, Martinsson and Tropp (2011), algorithm 4.4 with 5.3, grown block by block.
 
     For any symmetric operator; eigenvalues of either sign are kept by magnitude. A block of b
@@ -20,38 +25,34 @@ class RandomizedEigh(OnRange):
     """
 
     name = "eigh"
-    orthonormal = True
 
     def __init__(self, operator: Operator, options: SketchOptions):
-        super().__init__(operator, options, orthonormal=self.orthonormal)
-        self.T = np.empty((0, 0))
+        super().__init__(operator, options)
+        self.T = np.empty((0, 0))  # Q^T H Q
 
     def grow(self, columns: int) -> None:
-        """Add a block of columns to the basis, and its products to T = Q^T H Q."""
-        self._project(self.range.extend(columns))
+        self._project(self.extend(columns))
 
     @classmethod
-    def on_range(cls, sketch) -> "RandomizedEigh":
-        """Rayleigh-Ritz on the range of another method's sketch (its `Y`): l + probes columns."""
+    def on_range(cls, sketch: Method, Y: np.ndarray) -> "RandomizedEigh":
+        """Rayleigh-Ritz on the range of Y, another method's sketch: l + probes columns."""
         new = cls(sketch.operator, sketch.options)
         options = new.options
-        new.range.drawn = sketch.drawn
-        new.range.probes = sketch.probes or Probes.draw(
+        new.size = sketch.size
+        new.probes = sketch.probes or Probes.draw(
             new.operator, 0, options.probe_count, options.seed
         )
-        new.range.Q = orthonormalize(sketch.Y, new.operator.layout)
-        new._project(new.range.Q)
+        new.Q = orthonormalize(Y, new.operator.layout)
+        new._project(new.Q)
         return new
 
     def _project(self, block: np.ndarray) -> None:
-        side = self.operator.project(self.range.Q, block)
+        side = self.operator.project(self.Q, block)
         old = len(self.T)
         self.T = np.block([[self.T, side[:old]], [side[:old].T, side[old:]]])
 
     def approximation(self) -> Approximation:
-        layout = self.operator.layout
-        w, S = layout.eigenpairs(self.T)
-        return Approximation(w, layout.combine(self.range.Q, S), layout, galerkin=True)
+        return Approximation.of_core(self.Q, self.T, self.operator.layout, galerkin=True)
 
 
 class PowerEigh(RandomizedEigh):
@@ -63,3 +64,43 @@ class PowerEigh(RandomizedEigh):
 
     name = "power"
     orthonormal = False
+
+
+class AdaptiveEigh(RandomizedEigh):
+    """Halko, Martinsson and Tropp (2011), algorithm 4.2, in blocks, with 5.3.
+
+    The images of the next `probe_count` Gaussian vectors are made ahead. The basis has not seen
+    them, so they tell its error (the bound of lemma 4.1, and the Frobenius norm in the mean), and
+    when it has to grow they are its next columns: measuring costs nothing that is not used. In the
+    Frobenius norm this is randQB (Martinsson and Voronin 2016; Yu, Gu and Li 2018) stopped by the
+    residual of the next block, so that ||H||_F need not be known.
+
+    Any symmetric operator. l columns cost 2 l + probe_count product columns, however they are
+    grown; half of them reduce l words only. No power steps (`power` is ignored): made for fast
+    decay. Memory: (rows, l) for the basis and (rows, b + probe_count) three times while a block of
+    b columns is made.
+    """
+
+    name = "adaptive"
+
+    def __init__(self, operator: Operator, options: SketchOptions):
+        if options.test_matrix != "gaussian":
+            raise InputError(
+                f"method adaptive measures with its sketch, which must be gaussian, not "
+                f"{options.test_matrix}; use method eigh"
+            )
+        super().__init__(operator, replace(options, power=0))
+
+    def grow(self, columns: int) -> None:
+        H, options, ahead = self.operator, self.options, self.probes
+        first = self.size + (options.probe_count if ahead else 0)
+        self.size += columns
+        vectors = gaussian(H.layout, first, self.size + options.probe_count, options.seed)
+        images = H @ vectors
+        if ahead is not None:
+            vectors = np.hstack([ahead.vectors, vectors])
+            images = np.hstack([ahead.images, images])
+        block = orthonormalize(images[:, :columns], H.layout, against=self.Q)
+        self.Q = np.hstack([self.Q, block])
+        self.probes = Probes(vectors[:, columns:].copy(), images[:, columns:].copy())
+        self._project(block)

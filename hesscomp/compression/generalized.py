@@ -14,46 +14,33 @@ from hesscomp.operators.operator import Operator
 class GeneralizedEigen:
     """Leading solutions of H u = w B u.
 
-    Attributes
-    ----------
-    eigenvalues : (k,) array
-        By absolute value, largest first.
-    eigenvectors : (rows, k) array
-        In the layout of `whitened`; U with U^T B U = I, so that H ~ B U diag(w) U^T B.
-    whitened : LowRank
-        The factor of L^-1 H L^-T (B = L L^T) that they come from, with its certificate: errors
-        and residuals are measured in the inner product of B^-1.
+    They come from `whitened`, the factor of L^-1 H L^-T (B = L L^T), whose certificate measures
+    errors and residuals in the inner product of B^-1.
     """
 
-    eigenvalues: np.ndarray
-    eigenvectors: np.ndarray
+    eigenvalues: np.ndarray  # (k,), by absolute value, largest first
+    eigenvectors: np.ndarray  # (rows, k) in its layout: U^T B U = I, H ~ B U diag(w) U^T B
     whitened: LowRank
 
 
 def generalized_eigen(
     operator: Operator, B: np.ndarray, rank: int | None = None, **options
 ) -> GeneralizedEigen:
-    """The eigenpairs of H u = w B u that matter most, by compressing L^-1 H L^-T.
+    """Compute the eigenpairs of H u = w B u that matter most, by compressing L^-1 H L^-T.
 
     With a prior's precision or a Gauss-Newton diagonal as B these are the directions in which H
-    says most beyond B (Saibaba, Lee and Kitanidis 2016 do the same in the B inner product, where
-    B is known by products only).
+    says most beyond B. Saibaba, Lee and Kitanidis (2016) do the same in the B inner product, where
+    B is known by products only.
 
     Parameters
     ----------
     operator : Operator
         H, of any sign.
     B : (n,) or (n, n) array
-        Symmetric positive definite; a vector is a diagonal.
-    rank : int, optional
-        Eigenpairs wanted; or ask for a `tolerance`.
-    **options
-        Of `compress`.
-
-    Raises
-    ------
-    InputError
-        If B does not fit or is not positive definite.
+        Symmetric positive definite; a vector is a diagonal. InputError if it is not, or does not
+        fit.
+    rank, **options
+        As for `compress`.
 
     Notes
     -----

@@ -2,22 +2,20 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import FAILURE_BOUND, Approximation, Probes
-from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.range import with_probes
+from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
+from hesscomp.compression.method import Method
+from hesscomp.compression.options import BLOCKS, SketchOptions, block_size
 from hesscomp.dense import leading_eigenvectors
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.operator import Operator
-from hesscomp.sketching.catalogue import draw
-from hesscomp.sketching.defaults import BLOCKS, block_size
-from hesscomp.sketching.gaussian import test_matrix
 from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import draw, gaussian
 
 ROUNDING = np.finfo(np.float64).eps
 VANISHED = 1e-7  # of ||H N||_F: the smallest singular value that a Gram matrix shows
 
 
-class BlockKrylov:
+class BlockKrylov(Method):
     """Musco and Musco (2015), algorithm 2, as a block Lanczos process with thick restarts.
 
     An orthonormal basis Q of span{Omega, H Omega, H^2 Omega, ...}, each new block orthogonalised
@@ -26,36 +24,35 @@ class BlockKrylov:
     ||H u - w u|| = ||E s|| for the Ritz vector u = Q s, at no product. For any symmetric operator.
 
     With a rank k it stops as soon as the k leading pairs are converged (`SketchOptions`) and none
-    can be missing among them: an eigenvalue of multiplicity above b shows only b copies, and those
-    may converge before rounding brings the others. Where what the probes' images have outside the
-    basis bounds all that is left below |w_k| (lemma 4.1 of Halko, Martinsson and Tropp 2011),
-    nothing is missing. Else as many new Gaussian vectors as probes join the process, blocks are so
-    much wider from then on, and it stops once that leaves the k eigenvalues. They also join where
-    as many eigenvalues have become equal as a block is wide.
+    can be missing among them: of an eigenvalue of multiplicity above b only b copies show, and
+    those may converge before rounding brings the others. None is missing where the part of the
+    probes' images outside the basis bounds all that is left below |w_k| (lemma 4.1 of Halko,
+    Martinsson and Tropp 2011). Else as many new Gaussian vectors as probes join every block from
+    then on, and the process stops once they leave the k eigenvalues as they are. They also join
+    where as many eigenvalues have become equal as a block is wide.
 
     Where the basis reaches `SketchOptions.max_basis` columns it is restarted (Wu and Simon 2000):
-    the leading k + oversample Ritz vectors and N stay. Converged ones of the k leading pairs are
-    locked: not rotated again, and their residual norms stay as they were (upper bounds then).
-    T = Q^T H Q holds through all of it.
+    the leading k + oversample Ritz vectors and N stay, and T = Q^T H Q still holds. Converged ones
+    of the k leading pairs are locked: they are not rotated again, and their residual norms, kept as
+    they were, become upper bounds.
 
-    With a `start`, a factor F of a nearby operator, it begins with F Omega.
+    With a `start`, a factor F of a nearby operator, the process begins with F Omega.
 
-    Costs b s + probes product columns in s block products (the probes ride in the first), and as
-    many words times n: nothing else is reduced. s is what convergence takes, at most `width` / b
-    rounded down: one more where the rank needs it, and more (up to n columns in all) where it meets
-    such a cluster and has no `max_columns`. Where `max_columns` ends the process before that,
-    copies may be missing among pairs that look converged: the error estimates notice (the probes
-    see what is missing), the residuals do not.
+    Costs b s + probes product columns in s block products (the probes ride in the first), and n
+    words for each of them. s is what convergence takes, at most `width` / b rounded down: one more
+    where the rank needs it, and more (up to n columns in all) where it meets such a cluster and has
+    no `max_columns`. Where `max_columns` ends it before that, copies may be missing among pairs
+    that look converged: the error estimates show it, since the probes see what is missing.
 
     Memory: (n, m + l + 4 b) for a basis of m columns and l = rank + oversample vectors given back
     (all m where a tolerance was asked).
     """
 
     name = "krylov"
-    needs_psd = False
 
     def __init__(self, operator: Operator, options: SketchOptions, start: Factor | None = None):
-        self.operator, self.options, self.start = operator, options, start
+        super().__init__(operator, options)
+        self.start = start
         n, rows = operator.n, operator.layout.rows
         if options.rank is None:  # grown to a tolerance: every column counts, so no restarts
             self.wanted = self.limit = n
@@ -65,27 +62,22 @@ class BlockKrylov:
             self.block = min(n, options.block or block_size(l))
             basis = options.max_basis or (2 + options.power) * l + self.block
             self.limit = min(n, max(basis, l + 2 * self.block))
-        self.size = self.locked = self.multiplied = self.drawn = 0
+        self.locked = self.multiplied = self.drawn = 0
         self.basis = np.empty((rows, self.block), order="F")  # its first `size` columns are Q
         self.T = np.empty((0, 0))
         self.next = np.empty((rows, 0))  # N
         self.E = np.empty((self.block, 0))
         self.locked_norms = np.empty(0)  # residual norms of the locked columns, whose E is zero
-        self.probes: Probes | None = None
         self.found: np.ndarray | None = None  # the leading eigenvalues when they last converged
         self.steps = self.settled = self.newcomers = self.goal = 0
 
     def width(self, sketch: int) -> int:
-        """Most columns multiplied for rank + oversample = `sketch`: as many as eigh takes.
-
-        One `sketch` fewer where a near factor is started from, whose range is worth a product.
-        """
+        """Return the most columns to multiply: as eigh does, but `sketch` fewer after a start."""
         started = self.start is not None
         most = self.options.max_columns or (2 + self.options.power - started) * sketch
         return max(most, self.options.rank or 1)
 
     def columns(self, sketch: int) -> int:
-        """Product columns for rank + oversample = `sketch`, at most."""
         return self.width(sketch) + self.options.probe_count
 
     @property
@@ -109,15 +101,10 @@ class BlockKrylov:
 
     def _step(self) -> None:
         """Multiply the next block, take it into the basis, and make the one after it."""
-        H, N, layout = self.operator, self.next, self.operator.layout
+        N, layout = self.next, self.operator.layout
         self.steps += 1
-        if self.probes is None:
-            Y, self.probes = with_probes(H, N, self.options)
-        elif self.newcomers:
-            Y = H @ np.hstack([N, self._gaussian(self.newcomers)])
-            self.newcomers = 0
-        else:
-            Y = H @ N
+        Y = self._multiply(np.hstack([N, self._gaussian(self.newcomers)]) if self.newcomers else N)
+        self.newcomers = 0
         self.multiplied += Y.shape[1]
         self._append(N)
         C = layout.inner(self.Q, Y)
@@ -154,7 +141,7 @@ class BlockKrylov:
     def _gaussian(self, columns: int) -> np.ndarray:
         """Columns of the test matrix that were not drawn before."""
         first, self.drawn = self.drawn, self.drawn + columns
-        return test_matrix(self.operator.layout, first, self.drawn, self.options.seed)
+        return gaussian(self.operator.layout, first, self.drawn, self.options.seed)
 
     def _append(self, N: np.ndarray) -> None:
         size = self.size + N.shape[1]
@@ -176,10 +163,9 @@ class BlockKrylov:
         return w, S, np.maximum(norms, rounding)
 
     def _finished(self) -> bool:
-        """Whether a rank was asked for and its pairs are converged, with none missing.
+        """Return whether a rank was asked for and its pairs are converged, with none missing.
 
-        New vectors are let in where that is open, and already where as many eigenvalues are equal
-        as a block is wide: there may be more of them.
+        Lets new vectors in where that is open, or where there may be more of equal eigenvalues.
         """
         rank, n, world = self.options.rank, self.operator.n, self.operator.world
         if rank is None:
@@ -222,11 +208,8 @@ class BlockKrylov:
     def _restart(self) -> None:
         """Keep the leading Ritz vectors and the next block (Wu and Simon 2000)."""
         first = self.locked
-        kept = max(
-            self.wanted, first + self.next.shape[1]
-        )  # room for what the locked ones had hidden
-        w, S, norms = self._ritz(first)
-        w, S, norms = w[: kept - first], S[:, : kept - first], norms[: kept - first]
+        kept = max(self.wanted, first + self.next.shape[1])  # room for what locked pairs had hidden
+        w, S, norms = (part[..., : kept - first] for part in self._ritz(first))
         largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
         # So that the locked residuals together stay below what counts as converged.
         allowed = self.options.accuracy * largest / (2 * np.sqrt(self.wanted))

@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from hesscomp.compression.approximation import Approximation, Probes
+from hesscomp.compression.approximation import Approximation
+from hesscomp.compression.method import Method
 from hesscomp.compression.options import SketchOptions
-from hesscomp.compression.range import with_probes
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
-from hesscomp.sketching.catalogue import draw
 from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import draw
 
 
-class OnePass:
+class OnePass(Method):
     """Halko, Martinsson and Tropp (2011), algorithm 5.6: T (Q^T Omega) = Q^T Y by least squares.
 
     The range is truncated to the leading left singular vectors of Y = H Omega, so that the system
@@ -26,35 +26,13 @@ class OnePass:
     """
 
     name = "one-pass"
-    needs_psd = False
 
     def __init__(self, operator: Operator, options: SketchOptions):
-        self.operator, self.options = operator, replace(options, power=0)
+        super().__init__(operator, replace(options, power=0))
         self.Y = np.empty((operator.layout.rows, 0))
-        self.probes: Probes | None = None
-
-    @property
-    def size(self) -> int:
-        """Columns of the sketch so far."""
-        return self.Y.shape[1]
-
-    def width(self, sketch: int) -> int:
-        """Columns to ask of `grow` for rank + oversample = `sketch`."""
-        return sketch
-
-    def columns(self, sketch: int) -> int:
-        """Product columns that a sketch of this many columns costs in one block."""
-        return sketch + self.options.probe_count
 
     def grow(self, columns: int) -> None:
-        """Add a block of columns to the sketch; the only look at the operator."""
-        H, options = self.operator, self.options
-        Omega = draw(options.test_matrix, H.layout, self.size, self.size + columns, options.seed)
-        if self.probes is None:
-            Y, self.probes = with_probes(H, Omega, options)
-        else:
-            Y = H @ Omega
-        self.Y = np.hstack([self.Y, Y])
+        self.Y = np.hstack([self.Y, self._multiply(self._draw(columns))])
 
     def approximation(self) -> Approximation:
         H, options = self.operator, self.options
@@ -64,17 +42,11 @@ class OnePass:
 
 def from_sketch(layout: Layout, Omega: np.ndarray, Y: np.ndarray, kept: int) -> Approximation:
     """Algorithm 5.6 for Y = H Omega, both (n, l), on `kept` leading left singular vectors of Y."""
-    Q = leading_range(layout, Y, min(kept, Y.shape[1]))
-    T = layout.on_root(_symmetric_core, layout.inner(Q, Omega), layout.inner(Q, Y))
-    w, S = layout.eigenpairs(T)
-    return Approximation(w, layout.combine(Q, S), layout)
-
-
-def leading_range(layout: Layout, Y: np.ndarray, kept: int) -> np.ndarray:
-    """The `kept` leading left singular vectors of a block."""
     Q = orthonormalize(Y, layout)
     R = layout.inner(Q, Y)
-    return layout.combine(Q, layout.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
+    Q = layout.combine(Q, layout.on_root(lambda: np.linalg.svd(R)[0][:, :kept]))
+    T = layout.on_root(_symmetric_core, layout.inner(Q, Omega), layout.inner(Q, Y))
+    return Approximation.of_core(Q, T, layout)
 
 
 def _symmetric_core(G: np.ndarray, M: np.ndarray) -> np.ndarray:

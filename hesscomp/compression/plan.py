@@ -1,7 +1,6 @@
-"""A compression before it runs: what it will reduce, hold and take, by stated models.
+"""What a compression will reduce, hold and take, by running `compress` on sizes alone.
 
-The words are those of `compress` itself, which runs on sizes alone (`compression.counting`). Loads
-neither TensorFlow nor MPI.
+Loads neither TensorFlow nor MPI.
 """
 
 from dataclasses import dataclass
@@ -9,11 +8,11 @@ from math import ceil
 
 from hesscomp.compression.compress import compress
 from hesscomp.compression.counting import CountingOperator, CountingWorld, Machine
+from hesscomp.compression.options import SketchSizes
 from hesscomp.errors import InputError
 from hesscomp.options import option, values
 from hesscomp.parallel.layout import PANEL
-from hesscomp.parallel.memory import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
-from hesscomp.sketching.defaults import SketchSizes
+from hesscomp.parallel.resources import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
 
 METHODS = ("nystrom", "eigh", "krylov")
 VECTORS = 3  # arrays of n numbers that each rank holds beside the sketch: points, gradients
@@ -27,9 +26,8 @@ class Request(SketchSizes):
     """A compression.
 
     `auto` says whether `compress` chose the method: it then assembles the matrix where that is no
-    dearer. `row_bytes` are those of one row of the data on its rank, `row_seconds` those that one
-    column's product over one row takes on a rank, and `product_bytes` those that a product takes at
-    most beside its argument and result.
+    dearer. A row of the data takes `row_bytes` on its rank, and one column's product over it
+    `row_seconds`. A product takes at most `product_bytes` beside its argument and result.
     """
 
     n: int = option(low=1)
@@ -79,34 +77,22 @@ class Request(SketchSizes):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a compression costs; on the rank with the most, where memory and time are concerned.
+    """What a compression costs; memory and time are those of the rank with the most.
 
-    Attributes
-    ----------
-    request : Request
-    machine : Machine
-    layout, method : str
-        Those taken; the method is "dense" where the matrix is assembled.
-    columns, passes, words_reduced, words_gathered : int
-        As the ledger counts them. With krylov usually the most: it stops where its pairs have
-        converged, and goes on only for a cluster of eigenvalues wider than a block.
-    seconds : dict of str to float
-        Of products, communication and algebra.
-    longest : float
-        Seconds of the longest block product, and of the algebra before it: a run reacts to signals
-        only after block products.
+    Counts are the ledger's. With krylov they are usually upper bounds: it stops where its pairs
+    have converged, and goes on only for a cluster of eigenvalues wider than a block.
     """
 
     request: Request
     machine: Machine
-    layout: str
-    method: str
+    layout: str  # the one taken
+    method: str  # the one taken; "dense" where the matrix is assembled
     columns: int
     passes: int
     words_reduced: int
     words_gathered: int
-    seconds: dict[str, float]
-    longest: float
+    seconds: dict[str, float]  # of products, communication and algebra
+    longest: float  # seconds of a block product and the algebra before it; signals wait so long
 
     @property
     def in_rows(self) -> bool:

@@ -11,16 +11,16 @@ from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
-from hesscomp.sketching.gaussian import probes, test_matrix
+from hesscomp.sketching.test_matrices import gaussian, probes
 
 
 class StreamingSketch:
     """Y = H Omega for H = sum of weights times operators, none of which is seen twice.
 
-    A sketch is linear in the operator: data batches add up, an old Hessian is forgotten by a
-    factor below one. The factor comes from algorithm 5.6 of Halko, Martinsson and Tropp (2011)
-    with a symmetric least-squares core on a truncated range; see Tropp, Yurtsever, Udell and
-    Cevher (2019) for streaming sketches. Operators may have either sign.
+    A sketch is linear in the operator: data batches add up, and a factor below one forgets an old
+    Hessian. The factor comes from algorithm 5.6 of Halko, Martinsson and Tropp (2011) with a
+    symmetric least-squares core on a truncated range; see Tropp, Yurtsever, Udell and Cevher (2019)
+    for streaming sketches. Operators may have either sign.
 
     Parameters
     ----------
@@ -55,13 +55,11 @@ class StreamingSketch:
         self.n, self.columns, self.seed, self.probe_count = n, columns, seed, probe_count
         self.layout: Layout | None = None
         self.images: np.ndarray = np.zeros(())
-        self.dtype = ""
-        self.updates = 0
-        self.seconds = 0.0
+        self.dtype, self.updates, self.seconds = "", 0, 0.0
 
     def _vectors(self, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-        """This rank's rows of test matrix and probes, made anew."""
-        Omega = test_matrix(layout, 0, self.columns, self.seed)
+        """Return this rank's rows of test matrix and probes, made anew."""
+        Omega = gaussian(layout, 0, self.columns, self.seed)
         return Omega, probes(layout, 0, self.probe_count, self.seed)
 
     def update(self, operator: Operator, weight: float = 1.0, keep: float = 1.0) -> None:
@@ -76,12 +74,9 @@ class StreamingSketch:
         self.seconds += time.perf_counter() - start
 
     def factor(self, rank: int) -> LowRank:
-        """A certified factor of what the sketch has seen; no product. Collective.
+        """Return a certified factor of what the sketch has seen; no product. Collective.
 
-        Raises
-        ------
-        InputError
-            Before the first update, and for a rank above the number of columns.
+        Raises InputError before the first update, and for a rank above the number of columns.
         """
         if self.layout is None:
             raise InputError("the sketch has seen no operator yet; call update first")

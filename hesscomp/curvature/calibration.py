@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hesscomp.operators.operator import Operator
-from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
+from hesscomp.parallel.resources import peak_bytes, reset_peak, resident_bytes
 
 LONG = 20.0  # seconds that a product may take by what one column took, and all repeats together
 REPEATS = 3

@@ -8,7 +8,7 @@ import numpy as np
 
 from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
-from hesscomp.parallel.memory import COLUMN_COPIES
+from hesscomp.parallel.resources import COLUMN_COPIES
 
 PAYS = 8  # times n: a chunk's tangents beside which what is done once a chunk is a few percent
 

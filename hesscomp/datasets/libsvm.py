@@ -10,7 +10,7 @@ import scipy.sparse
 
 from hesscomp.datasets.text import TextSource, shown
 from hesscomp.errors import InputError
-from hesscomp.parallel.memory import available_bytes
+from hesscomp.parallel.resources import available_bytes
 
 MAX_INDEX = 2**31 - 1
 VECTORS = 4  # of a number for each column: what any work with the data takes at least

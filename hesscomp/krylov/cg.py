@@ -10,8 +10,7 @@ from hesscomp.operators.operator import Operator
 class Recurrence:
     """The preconditioned recurrence for A x = b (Golub and Van Loan, algorithm 11.5.1).
 
-    An iteration is `probe`, the product, and `advance`, the move; what is between them decides
-    whether to make it.
+    An iteration is a product, `probe`, and then a move, `advance`, unless the caller stops between.
 
     Parameters
     ----------
@@ -22,15 +21,8 @@ class Recurrence:
     x : (n,) array, optional
         The start, zero by default; another one costs a product.
 
-    Attributes
-    ----------
-    x, r, p : (n,) arrays
-        Iterate, residual b - A x by the recurrence, search direction.
-    norm : float
-        ||r||_2.
-    rz : float
-        r^T M r.
-    products : int
+    `x`, `r` and `p` are the iterate, its residual b - A x by the recurrence, and the search
+    direction; `norm` is ||r||_2, `rz` r^T M r, and `products` counts those with A.
     """
 
     def __init__(
@@ -57,11 +49,11 @@ class Recurrence:
 
     @property
     def step(self) -> float:
-        """How far along p the minimum is, after `probe`."""
+        """After `probe`, how far along p the minimum is."""
         return self.rz / self.curvature
 
     def advance(self) -> float:
-        """Move there and turn to the next direction; returns the new direction's share of p."""
+        """Move to the minimum and make the next direction; return how much of p is in that."""
         step, before = self.step, self.rz
         self.x = self.x + step * self.p
         self.r = self.r - step * self.q
@@ -73,28 +65,15 @@ class Recurrence:
 
 @dataclass(frozen=True)
 class CGResult:
-    """A solution of A x = b by conjugate gradients.
-
-    Attributes
-    ----------
-    x : (n,) array
-    iterations : int
-        Products with A.
-    residual : (n,) array
-        b - A x, by the recurrence (at the last iterate, where `x` is the fallback).
-    residual_norm : float
-    converged : bool
-        Whether `residual_norm` reached the tolerance.
-    negative_curvature : bool
-        Whether a direction p with p.A p <= 0 ended the iteration; x is then the last iterate
-        before it (the preconditioned steepest descent direction if it was the first).
-    """
+    """A solution of A x = b by conjugate gradients."""
 
     x: np.ndarray
-    iterations: int
-    residual: np.ndarray
+    iterations: int  # products with A
+    residual: np.ndarray  # b - A x by the recurrence, of the last iterate whatever `x` is
     residual_norm: float
-    converged: bool
+    converged: bool  # whether `residual_norm` reached the tolerance
+    # Whether a direction p with p.A p <= 0 ended the iteration; x is then the last iterate before
+    # it (the preconditioned steepest descent direction if it was the first).
     negative_curvature: bool = False
 
 
@@ -121,8 +100,8 @@ def conjugate_gradients(
 
     Notes
     -----
-    One product, one application of the preconditioner and a few vector operations an iteration;
-    six vectors of memory. Stopping is decided on rank 0 for all ranks.
+    One product and one application of the preconditioner an iteration; six vectors of memory. Rank
+    0 decides for all ranks when to stop.
     """
     limit = 2 * A.n if max_iterations is None else max_iterations
     decide, cg = A.world.decide, Recurrence(A, b, preconditioner)
@@ -138,31 +117,15 @@ def conjugate_gradients(
 
 @dataclass(frozen=True)
 class TruncatedResult:
-    """A step that lowers a quadratic model inside a trust region.
-
-    Attributes
-    ----------
-    x : (n,) array
-    iterations : int
-        Products with A.
-    model : float
-        x^T A x / 2 - b^T x, at most 0.
-    length : float
-        ||x|| in the norm of the region.
-    residual_norm : float
-        ||b - A x||_2 by the recurrence; before the move to the boundary, if there was one.
-    boundary : bool
-        Whether the step ends on the boundary.
-    negative_curvature : bool
-    """
+    """A step that lowers a quadratic model inside a trust region."""
 
     x: np.ndarray
-    iterations: int
-    model: float
-    length: float
-    residual_norm: float
-    boundary: bool
-    negative_curvature: bool = False
+    iterations: int  # products with A
+    model: float  # x^T A x / 2 - b^T x, at most 0
+    length: float  # ||x|| in the norm of the region
+    residual_norm: float  # ||b - A x||_2 by the recurrence, before a move to the boundary
+    boundary: bool  # whether the step ends on the boundary
+    negative_curvature: bool = False  # whether such a direction led there
 
 
 def steihaug(

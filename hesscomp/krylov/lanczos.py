@@ -25,17 +25,17 @@ class Lanczos:
     Attributes
     ----------
     steps : int
-        Taken so far.
-    diagonals, off_diagonals : (k, steps) float64 arrays
-        Row p holds T_p's diagonal and the betas; the last beta is the residual's norm.
+        Steps taken so far.
+    diagonals, off_diagonals : (k, limit) arrays
+        Row p holds T_p's diagonal and the betas, zero from step ``lengths[p]`` on; the last beta is
+        the residual's norm.
     lengths : (k,) int array
-        Steps of each recurrence: less than `steps` where it has ended.
+        Steps of each recurrence: less than `steps` where it has ended early.
 
     Notes
     -----
-    One block product of at most k columns a step, so one reduction of n k words. Memory n k steps
-    numbers for the bases, and 8 n k j operations in step j to keep them orthogonal. All that
-    decides anything is taken from rank 0.
+    A step is one block product of at most k columns, so one reduction of n k words; step j takes
+    8 n k j operations to keep the bases orthogonal, which take n k steps numbers. Rank 0 decides.
     """
 
     def __init__(self, operator: Operator, starts: np.ndarray, steps: int):
@@ -46,16 +46,8 @@ class Lanczos:
         self._bases = np.empty((k, self._limit, operator.n))
         self._next = (starts / np.linalg.norm(starts, axis=0)).T.copy()
         self._active = list(range(k))
-        self._diagonals, self._betas = np.zeros((k, self._limit)), np.zeros((k, self._limit))
+        self.diagonals, self.off_diagonals = np.zeros((k, self._limit)), np.zeros((k, self._limit))
         self.lengths = np.zeros(k, dtype=int)
-
-    @property
-    def diagonals(self) -> np.ndarray:
-        return self._diagonals[:, : self.steps]
-
-    @property
-    def off_diagonals(self) -> np.ndarray:
-        return self._betas[:, : self.steps]
 
     @property
     def finished(self) -> bool:
@@ -77,36 +69,25 @@ class Lanczos:
             diagonal[row], images[row] = _orthogonalize(images[row], self._bases[p, : j + 1])
             beta[row] = np.linalg.norm(images[row])
         diagonal, beta = self.operator.world.broadcast((diagonal, beta))
-        self._diagonals[active, j], self._betas[active, j] = diagonal, beta
+        self.diagonals[active, j], self.off_diagonals[active, j] = diagonal, beta
         self.lengths[active] = self.steps = j + 1
-        reach = np.abs(self._diagonals[active]).max(axis=1) + self._betas[active].max(axis=1)
+        reach = np.abs(self.diagonals[active]).max(axis=1) + self.off_diagonals[active].max(axis=1)
         alive = beta > 10 * np.finfo(self.operator.dtype).eps * reach
         self._next = images[alive] / beta[alive, None]
         self._active = [p for p, goes_on in zip(active, alive, strict=True) if goes_on]
 
     def ritz(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return Ritz values of every recurrence, and the squared ends of their eigenvectors.
+        """Return (k, steps) nodes, weights and residuals, from the first `steps` steps or all.
 
-        Parameters
-        ----------
-        steps : int, optional
-            Use only the first so many steps; default all.
-
-        Returns
-        -------
-        nodes : (k, steps) array
-            Ritz values, ascending: the nodes of a Gauss quadrature. A recurrence that ended early
-            repeats its last one with weight zero.
-        weights : (k, steps) array
-            Squared first components: the quadrature's weights; each row sums to 1 (Golub and
-            Welsch 1969).
-        residuals : (k, steps) array
-            ||H u - w u|| of each Ritz pair: last beta times last component, in magnitude.
+        Nodes are the Ritz values, ascending, and weights the squared first components of their
+        eigenvectors: each row is a Gauss quadrature whose weights sum to 1 (Golub and Welsch 1969).
+        A recurrence that ended early repeats its last node with weight zero. Residuals are
+        ||H u - w u|| of each Ritz pair.
         """
         cut = self.steps if steps is None else min(steps, self.steps)
         return tuple(
             self.operator.world.on_root(
-                _ritz, self._diagonals, self._betas, np.minimum(self.lengths, cut), cut
+                _ritz, self.diagonals, self.off_diagonals, np.minimum(self.lengths, cut), cut
             )
         )
 

@@ -1,7 +1,7 @@
 """The one door to a symmetric operator: ``H @ V`` for a block of columns.
 
-`Operator` validates, reshapes and counts; an operator writes `_block`, the product with an (n, k)
-array. Shifts, sums and multiples come free, and SciPy goes in and out.
+`Operator` validates, reshapes and counts; a subclass writes `_block`, the product with an (n, k)
+array. Shifts, sums, multiples and a SciPy view come free.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Operator(ABC):
     """A symmetric n x n operator over the ranks of a world.
 
-    Collective: all ranks call together, each with its rows of an (n, k) array as `layout` says:
-    all of them (replicated, as operators are made), or a slab (`in_rows`).
+    Collective: all ranks call together, each with the rows of an (n, k) array that `layout` gives
+    it: all of them (replicated, the default), or a slab (`in_rows`).
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Operator(ABC):
         return self.layout.inner(Q, self._block(V))
 
     def _pieces(self, columns: int) -> int:
-        """In how many pieces, each of `passes` sweeps, a product with this many columns is done."""
+        """Return in how many pieces, each of `passes` sweeps, a product is done."""
         made_of = (getattr(self, part)._pieces(columns) for part in self.parts)
         return max(made_of, default=self.layout.pieces(columns))
 
@@ -103,8 +103,7 @@ class Operator(ABC):
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Return Q^T H V on every rank, for (n, q) and (n, k) arrays.
 
-        Reduces q k words instead of n k where blocks are replicated and data are sharded; in the
-        row layout, and in reproducible mode, as a product and an inner product.
+        Reduces q k words instead of n k, except in the row layout and in reproducible mode.
         """
         Q, V = self._checked(Q), self._checked(V)
         if not V.shape[1]:
@@ -112,10 +111,7 @@ class Operator(ABC):
         return self._counted(self._project(Q, V), V.shape[1])
 
     def quadratic(self, V: np.ndarray) -> np.ndarray:
-        """Return V^T H V on every rank, exactly symmetric, for an (n, k) array.
-
-        As `project`, but reduces only k (k + 1) / 2 words where that reduces k^2.
-        """
+        """Return V^T H V, exactly symmetric: `project` for k (k + 1) / 2 words in place of k^2."""
         V = self._checked(V)
         if not V.shape[1]:
             return np.zeros((0, 0))
@@ -149,10 +145,7 @@ class Operator(ABC):
         return V
 
     def to_dense(self, panel: int = 512) -> np.ndarray:
-        """Return the (n, n) matrix on every rank, by panels of products where necessary.
-
-        n columns, and memory for n^2 numbers at least twice. Collective.
-        """
+        """Return the (n, n) matrix on every rank: n columns, memory for 2 n^2 numbers or more."""
         if self._assembles:
             dense = self._counted(self._assembled(), self.n)
         else:
@@ -172,20 +165,11 @@ class Operator(ABC):
         raise NotImplementedError
 
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """Return a SciPy view; its products are collective like this operator's.
-
-        Raises InputError in the row layout, which SciPy's algorithms do not know.
-        """
+        """Return a SciPy view, whose products are collective; InputError in the row layout."""
         if self.layout.rows != self.n:
             raise InputError("SciPy needs whole vectors: take operator.replicated().to_scipy()")
-        return scipy.sparse.linalg.LinearOperator(
-            self.shape,
-            matvec=lambda v: self @ np.reshape(v, -1),
-            rmatvec=lambda v: self @ np.reshape(v, -1),
-            matmat=lambda V: self @ V,
-            rmatmat=lambda V: self @ V,
-            dtype=np.float64,
-        )
+        products = dict.fromkeys(("matvec", "rmatvec", "matmat", "rmatmat"), self.__matmul__)
+        return scipy.sparse.linalg.LinearOperator(self.shape, dtype=np.float64, **products)
 
     def shifted(self, shift: float) -> Operator:
         """Return H + shift I."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.compression import SketchOptions, blank_factor, compress
-from hesscomp.factors import UNKNOWN, Factor, from_contents
+from hesscomp.compression import SketchOptions, compress
+from hesscomp.factors import UNKNOWN, Factor, LowRank, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.optimizer import State
 
@@ -39,7 +39,7 @@ class RefreshPolicy:
 
     def start(self, n: int) -> State:
         """Return the state before the first factor is made."""
-        return {**blank_factor(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
+        return {**LowRank.blank(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
     def current(self, operator: Operator, state: State, horizon: float) -> tuple[Factor, int]:
         """Return the factor that serves the next solve, and the columns that were sketched for it.

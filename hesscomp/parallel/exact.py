@@ -1,15 +1,19 @@
 """Sums whose bits do not depend on how the addends are spread over the ranks.
 
-Addition of floating-point numbers depends on its order, that of integers does not. So a power of
-two per column is agreed on from the largest addend, every addend is cut to a multiple of it and
-added as an int64. What is cut is below 2^-52 of the largest addend for up to 1,023 of them.
+A sum of floating-point numbers depends on their order, a sum of integers does not. So the ranks
+agree on a power of two per column from the largest addend, cut every addend to a multiple of it and
+add these as int64. What is cut is below 2^-52 of the largest addend for up to 1,023 of them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hesscomp.parallel.world import World
+if TYPE_CHECKING:  # layouts, which need this module, load no MPI
+    from hesscomp.parallel.world import World
 
 CACHED = 2**14  # entries that are scaled and rounded at once, within the cache
 SMALLEST = -960  # binary exponent below which addends count as zero: keeps the scale finite
@@ -31,7 +35,7 @@ def sum_blocks(
         Addends of all ranks together.
     world : World
     reduce : callable, optional
-        How integers are summed over the ranks; ``world.sum`` by default.
+        Sums integers over the ranks; ``world.sum`` by default.
 
     Returns
     -------

@@ -1,20 +1,21 @@
 """How the n rows of every block of columns lie over the ranks.
 
-*Replicated*: every rank holds all of them. *RowLayout*: each rank holds a slab. Algorithms hold
-their blocks in either and meet the difference only here: in Gram matrices, in products with what
-the ranks hold, and in random rows.
+`Replicated`: every rank holds all of them. `RowLayout`: each rank holds a slab. Algorithms work on
+blocks in either layout and leave to this module what depends on it.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hesscomp.dense import sorted_eigh
-from hesscomp.parallel.rows import row_block, row_range
+from hesscomp.parallel.exact import sum_blocks
+from hesscomp.parallel.rows import RowBlocks, row_range
 
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
@@ -23,20 +24,12 @@ PANEL = 16  # columns that are gathered at once in the row layout
 
 
 class Layout(ABC):
-    """The rows of (n, k) blocks that this rank holds, and what needs all of them.
+    """The rows ``start:stop`` of (n, k) blocks, which this rank holds, and what needs all of them.
 
-    Attributes
-    ----------
-    name : str
-        "replicated" or "rows".
-    n : int
-    world : World or None
-        None for a factor that was read by one process without MPI.
-    start, stop : int
-        First row here and one past the last.
+    `world` is None for a factor that was read by one process without MPI.
     """
 
-    name: str
+    name: str  # "replicated" or "rows"
 
     def __init__(self, n: int, world: World | None, start: int, stop: int):
         self.n, self.world, self.start, self.stop = n, world, start, stop
@@ -45,6 +38,11 @@ class Layout(ABC):
     def rows(self) -> int:
         """Rows that this rank holds."""
         return self.stop - self.start
+
+    @property
+    def held(self) -> tuple[int, int]:
+        """The first row here and one past the last."""
+        return self.start, self.stop
 
     @property
     def reproducible(self) -> bool:
@@ -56,22 +54,19 @@ class Layout(ABC):
         return array[self.start : self.stop]
 
     def decide(self, flag: bool | np.bool_) -> bool:
-        """Rank 0's answer, on every rank (see `World.decide`).
+        """Return rank 0's answer, on every rank (see `World.decide`).
 
-        In a plan, which has no numbers, the answer is yes (see `compression.counting`): the
-        compression methods ask for what is usual.
+        In a plan, which has no numbers, the answer is yes: the compression methods ask for what is
+        usual (see `compression.counting`).
         """
         return bool(flag) if self.world is None else self.world.decide(flag)
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
-        """Rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
+        """Return rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
         return work(*arguments) if self.world is None else self.world.on_root(work, *arguments)
 
     def eigenpairs(self, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Eigenvalues of a small symmetric matrix by decreasing |w|, and eigenvectors.
-
-        Rank 0's (see `dense.sorted_eigh`), on every rank.
-        """
+        """Return rank 0's `dense.sorted_eigh` of a small matrix: eigenvalues and eigenvectors."""
         pairs = self.on_root(sorted_eigh, T)
         return pairs[0], pairs[1:]
 
@@ -105,10 +100,7 @@ class Layout(ABC):
 
     @abstractmethod
     def argmax(self, values: np.ndarray) -> int:
-        """Index of the largest of n values, each rank holding its own rows'; the first of equals.
-
-        Every rank gets the same answer.
-        """
+        """Return, on every rank, the row of the largest of n values; the first of equals."""
 
     @abstractmethod
     def any(self, flag: bool | np.bool_) -> bool:
@@ -154,7 +146,7 @@ class Layout(ABC):
         return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
 
     def pieces(self, columns: int, most: int | None = None) -> int:
-        """In how many pieces a product with this many columns is done, at most `most` in each."""
+        """Return in how many pieces, of at most `most` columns, a product is done."""
         return max(-(-columns // self._width(columns, most)), 1)
 
     def _pieces(self, V: np.ndarray, most: int | None = None) -> list[np.ndarray]:
@@ -168,8 +160,6 @@ class Layout(ABC):
     def _sum(self, addend: np.ndarray, blocks: int) -> np.ndarray:
         if self.world is None or not self.world.reproducible:
             return self._reduce(addend)
-        from hesscomp.parallel.exact import sum_blocks
-
         return sum_blocks(addend, blocks, self.world, self._reduce)
 
     @abstractmethod
@@ -218,17 +208,8 @@ class Replicated(Layout):
 class RowLayout(Layout):
     """Each rank holds one slab of contiguous rows: memory O(n k / P + n panel).
 
-    Parameters
-    ----------
-    n : int
-    world : World
-    panel : int
-        Columns that are gathered at once for a product: two (n, panel) arrays.
-
-    Notes
-    -----
-    A Gram matrix is one reduction of its size. A product with k columns is, for each panel, one
-    gather and one reduce-scatter of n words a column.
+    For a product `panel` columns are gathered at once, in two (n, panel) arrays: one gather and one
+    reduce-scatter of n words a column. A Gram matrix is one reduction of its size.
     """
 
     name = "rows"
@@ -238,15 +219,20 @@ class RowLayout(Layout):
         super().__init__(n, world, *row_range(n, world.rank, world.size))
         self.panel = panel
         self.ranges = [row_range(n, rank, world.size) for rank in range(world.size)]
-        self._block = row_block(n)
+        self.counts = [stop - start for start, stop in self.ranges]
+
+    @cached_property
+    def _blocks(self) -> RowBlocks:
+        """This rank's fixed blocks of rows: the same blocks on any number of ranks."""
+        return RowBlocks.of_shard(self.start, self.rows, self.n)
 
     def whole(self, block):
-        return self.world.gather_rows(block, [stop - start for start, stop in self.ranges])
+        return self.world.gather_rows(block, self.counts)
 
     def combine(self, Q, S, out=None):
         if out is None:
             out = np.empty((Q.shape[0], *S.shape[1:]), order="F")
-        for rows in self._blocks():
+        for rows in self._blocks.local:
             out[rows] = Q[rows] @ S
         return out
 
@@ -270,27 +256,17 @@ class RowLayout(Layout):
         return super()._width(min(columns, self.panel), most)
 
     def _reduce(self, array):
-        return self.world.sum_rows(array, [stop - start for start, stop in self.ranges])
+        return self.world.sum_rows(array, self.counts)
 
-    def qr_blocks(self) -> list[slice]:
+    def qr_blocks(self) -> tuple[slice, ...]:
         """Return rows that one Householder factorisation takes: all here, or one fixed block."""
         if self.reproducible:
-            return self._blocks()
-        return [slice(None)] if self.rows else []
-
-    def _blocks(self) -> list[slice]:
-        """Return this rank's fixed blocks of rows: the same blocks on any number of ranks."""
-        return [
-            slice(first, min(first + self._block, self.rows))
-            for first in range(0, self.rows, self._block)
-        ]
+            return self._blocks.local
+        return (slice(None),) if self.rows else ()
 
     def _summed_rows(self, part):
         if not self.reproducible:
             return self.world.sum(part(slice(None)))
-        from hesscomp.parallel.exact import sum_blocks
-
-        parts = [part(rows) for rows in self._blocks()]
-        shape = part(slice(0, 0)).shape
-        stack = np.array(parts) if parts else np.empty((0, *shape))
-        return sum_blocks(stack, -(-self.n // self._block), self.world)
+        parts = [part(rows) for rows in self._blocks.local]
+        stack = np.array(parts) if parts else np.empty((0, *part(slice(0, 0)).shape))
+        return sum_blocks(stack, self._blocks.count, self.world)

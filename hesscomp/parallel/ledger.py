@@ -10,43 +10,25 @@ from hesscomp.parallel.watchdog.phase import named_phase
 
 @dataclass
 class Ledger:
-    """Running totals of one world's work.
+    """Running totals of one world's work."""
 
-    Attributes
-    ----------
-    columns : int
-        Columns multiplied by a curvature operator.
-    passes : int
-        Sweeps over all rows of the data, of whatever kind: one block product of any width is
-        one pass, and so is one product with the data matrix or with its transpose.
-    replayed : int
-        Of the columns, those whose products a run before had made (`runs.journal`): they count
-        as columns and passes of the result, and took none now.
-    extra_columns : int
-        Columns of block products beyond one for each of their passes: `passes` and these are the
-        passes where every column costs one.
-    reductions, words_reduced : int
-        Reductions over the ranks, and array elements handed to them (each counted once,
-        whatever its type), agreements on errors included.
-    words_gathered : int
-        Array elements gathered from the ranks' slabs, in the row layout.
-    seconds : dict of str to float
-        Wall time of this rank by phase. Phases may nest; a phase's time includes what runs in it.
-    expected : int, optional
-        What `columns` will be, at most, once the work under way is done, where that is known.
-    listener : callable, optional
-        Called as ``listener(ledger)`` after every block product: where progress is shown from.
-    """
-
-    columns: int = 0
+    columns: int = 0  # multiplied by a curvature operator
+    # Sweeps over all rows of the data, of whatever kind: one block product of any width is one
+    # pass, and so is one product with the data matrix or with its transpose.
     passes: int = 0
+    # Columns whose products an earlier run had made (`runs.journal`): they count as columns and
+    # passes of the result, but cost none now.
     replayed: int = 0
+    # Beyond one column for each pass: with `passes`, what the same columns cost one by one.
     extra_columns: int = 0
-    reductions: int = 0
-    words_reduced: int = 0
-    words_gathered: int = 0
+    reductions: int = 0  # over the ranks, agreements on errors included
+    words_reduced: int = 0  # array elements in these reductions
+    words_gathered: int = 0  # array elements gathered from the ranks' slabs, in the row layout
+    # Wall time of this rank by phase. Phases may nest; a phase's time includes what runs in it.
     seconds: dict[str, float] = field(default_factory=dict)
+    # At most what `columns` will be once the work under way is done, where that is known.
     expected: int | None = field(default=None, repr=False, compare=False)
+    # Called after every block product: where progress is shown from.
     listener: Callable[["Ledger"], None] | None = field(default=None, repr=False, compare=False)
 
     def expect(self, columns: int) -> None:
@@ -88,12 +70,5 @@ class Ledger:
 
     def as_dict(self) -> dict:
         """Return the totals as plain numbers, for reports."""
-        return {
-            "columns": self.columns,
-            "passes": self.passes,
-            "replayed": self.replayed,
-            "reductions": self.reductions,
-            "words_reduced": self.words_reduced,
-            "words_gathered": self.words_gathered,
-            "seconds": dict(self.seconds),
-        }
+        names = "columns", "passes", "replayed", "reductions", "words_reduced", "words_gathered"
+        return {name: getattr(self, name) for name in names} | {"seconds": dict(self.seconds)}

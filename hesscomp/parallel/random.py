@@ -1,9 +1,8 @@
-"""Random arrays that every rank can make in part and that do not depend on how many there are.
+"""Random arrays of which any rank can make any part, whatever the number of ranks.
 
 Philox is a counter-based generator: a key and a counter give the numbers, nothing is stored or
 sent. The key is (seed, stream); the counter's upper words are (row block, column), so each block
-of each column stands alone. Any rows of any columns can be made anywhere, and a matrix that grows
-by columns keeps its earlier ones.
+of each column stands alone, and a matrix that grows by columns keeps its earlier ones.
 """
 
 import numpy as np
@@ -28,9 +27,9 @@ def check_seed(seed: int) -> None:
 def standard_normal(
     seed: int, stream: int, rows: tuple[int, int], columns: tuple[int, int]
 ) -> np.ndarray:
-    """Return rows ``rows[0]:rows[1]`` and columns ``columns[0]:columns[1]`` of a normal matrix.
+    """Return these rows and columns, given as ranges (first, last + 1), of a normal matrix.
 
-    Returns a (rows, columns) float64 array, column-contiguous. About 10 ns an entry.
+    A column-contiguous float64 array; about 10 ns an entry.
     """
     return _fill(seed, stream, rows, columns, np.random.Generator.standard_normal)
 

@@ -31,28 +31,15 @@ def row_range(rows: int, rank: int, size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class RowBlocks:
-    """The fixed blocks of a data set's rows, and which of them a shard holds.
+    """The fixed blocks of a data set's rows, and which of them a shard holds."""
 
-    Attributes
-    ----------
-    rows : int
-        Of one block (`row_block`); the last may be shorter.
-    count : int
-        Of blocks on all ranks.
-    local : tuple of slice
-        This shard's rows, block by block.
-    """
-
-    rows: int
-    count: int
-    local: tuple[slice, ...]
+    rows: int  # of one block (`row_block`); the last may be shorter
+    count: int  # of blocks on all ranks
+    local: tuple[slice, ...]  # this shard's rows, block by block
 
     @classmethod
     def of_shard(cls, start: int, held: int, total: int) -> "RowBlocks":
-        """Return the blocks of rows ``start:start + held`` of `total`.
-
-        Raises InputError unless they are whole blocks.
-        """
+        """Return the blocks of rows ``start:start + held`` of `total`; InputError for cut ones."""
         rows = row_block(total)
         if held and (start % rows or ((start + held) % rows and start + held < total)):
             raise InputError(

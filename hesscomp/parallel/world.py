@@ -28,8 +28,8 @@ LAST_WORDS = 0.3  # seconds in which a launcher reads what was said: with the jo
 class World:
     """The ranks that work together on one sharded data set.
 
-    Everything that crosses ranks goes through this object, so that it is counted in `ledger`
-    and written once. An algorithm that uses it does not know how many ranks there are.
+    Everything that crosses ranks goes through this object, which counts it in `ledger`. An
+    algorithm that uses it does not know how many ranks there are.
 
     Parameters
     ----------
@@ -45,14 +45,9 @@ class World:
     timeout : float
         Seconds that a rank waits for the others in a collective. After that the lowest rank that
         is there logs which are not, and all are ended.
-
-    Attributes
-    ----------
-    stop_asked : callable, optional
-        Returns the number of the signal that asked this rank to stop, 0 where none did. Set on all
-        ranks or on none; `check_interrupt` asks it.
     """
 
+    # Returns the signal that asked this rank to stop, 0 for none; set on all ranks or on none.
     stop_asked: Callable[[], int] | None = None
 
     def __init__(
@@ -87,7 +82,7 @@ class World:
         return other
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        """Element-wise sum over the ranks, the same array on all of them. One reduction."""
+        """Return the element-wise sum over the ranks, the same on all of them. One reduction."""
         return self._reduce(array, MPI.SUM)
 
     def max(self, array: np.ndarray) -> np.ndarray:
@@ -106,26 +101,22 @@ class World:
         return receive
 
     def gather_rows(self, slab: np.ndarray, counts: list[int]) -> np.ndarray:
-        """All ranks' slabs of a (sum(counts), k) array, one below the other, on every rank."""
+        """Return all ranks' slabs, one below the other: a (sum(counts), k) array on every rank."""
         whole = np.empty((sum(counts), slab.shape[1]), slab.dtype)
         for columns in _countable(whole):
             part = np.ascontiguousarray(slab[:, columns])
             width = part.shape[1]
-            received = (
-                whole if width == whole.shape[1] else np.empty((len(whole), width), whole.dtype)
-            )
+            alone = width == whole.shape[1]
+            received = whole if alone else np.empty((len(whole), width), whole.dtype)
             parts = [received, [count * width for count in counts]]
             self._wait(self.comm.Iallgatherv(part, parts), "gather")
-            if received is not whole:
+            if not alone:
                 whole[:, columns] = received
         self.ledger.words_gathered += whole.size
         return whole
 
     def sum_rows(self, array: np.ndarray, counts: list[int]) -> np.ndarray:
-        """Return this rank's rows of the sum over the ranks of a (sum(counts), k) array.
-
-        Rank r gets ``counts[r]`` rows. One reduction.
-        """
+        """Return this rank's ``counts[rank]`` rows of the sum over the ranks. One reduction."""
         parts = []
         for columns in _countable(array):
             send = np.ascontiguousarray(array[:, columns])
@@ -147,7 +138,7 @@ class World:
         return pickle.loads(data.data)
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
-        """Rank 0's ``work(*arguments)``, a float64 array, on every rank.
+        """Return rank 0's ``work(*arguments)``, a float64 array, on every rank.
 
         For small dense problems whose answer (signs, order, pivots) must be one and the same. If
         `work` raises numpy's LinAlgError, all ranks raise it.
@@ -167,12 +158,12 @@ class World:
         return out
 
     def through_root(self, work: Callable[[list], list], value):
-        """Rank 0 turns the list of all ranks' small values into as many answers, one for each."""
+        """Return this rank's part of ``work(values of all ranks)``, which runs on rank 0."""
         everyone = self.exchange([value] + [None] * (self.size - 1))
         return self.exchange(work(everyone) if self.rank == 0 else [None] * self.size)[0]
 
     def decide(self, flag: bool | np.bool_) -> bool:
-        """Rank 0's answer, on every rank.
+        """Return rank 0's answer, on every rank.
 
         For control flow on replicated numbers: ranks on unlike processors may round them apart,
         and must not part ways over it.
@@ -222,7 +213,7 @@ class World:
         return self._neighbours().index(self.rank)
 
     def node_shares(self, cores: set[int]) -> list[int]:
-        """How many of this node's ranks may run on each of this rank's `cores`. Collective."""
+        """Return how many of this node's ranks may run on each of these cores. Collective."""
         everyone = self.gather(cores)
         here = [everyone[rank] for rank in self._neighbours()]
         return [sum(core in other for other in here) for core in cores]
@@ -270,7 +261,7 @@ class World:
             raise (InputError if bad_input else RankFailure)(message) from failure
 
     def everyone_is_here(self, seconds: float = 15.0) -> bool:
-        """Return whether all ranks call this within `seconds`: false where some wait elsewhere.
+        """Return whether all ranks call this within `seconds`, none being in a collective.
 
         On a communicator of its own, so that it cannot match a reduction the others are in.
         """

@@ -9,7 +9,7 @@ from hesscomp.curvature.networks.engine import cut
 from hesscomp.curvature.networks.generic import FunctionEngine
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
-from hesscomp.parallel.memory import PRODUCT_BYTES
+from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.contract import wrong_slope
 from hesscomp.problems.differentiable import DifferentiableProblem

@@ -14,7 +14,7 @@ from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
-from hesscomp.parallel.memory import PRODUCT_BYTES
+from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_WEIGHTS
 from hesscomp.problems.door import SECONDS, Door

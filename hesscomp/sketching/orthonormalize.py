@@ -19,12 +19,11 @@ def orthonormalize(
 ) -> np.ndarray:
     """Return an orthonormal basis, to rounding, of a block's columns, with as many columns.
 
-    Chosen by the condition that the Gram matrix shows: CholeskyQR2 (Yamamoto, Nakatsukasa,
-    Yanagisawa and Fukaya 2015) up to 1e7; shifted CholeskyQR3 (Fukaya, Kannan, Nakatsukasa,
-    Yamamoto and Yanagisawa 2020) above, up to about 1e11; both are all matrix products. What
-    they cannot do goes to TSQR (Demmel, Grigori, Hoemmen and Langou 2012), Householder QR of each
-    rank's rows and then of their triangles, which never fails: dependent columns are completed to
-    an orthonormal set.
+    The condition that the Gram matrix shows decides how: CholeskyQR2 (Yamamoto, Nakatsukasa,
+    Yanagisawa and Fukaya 2015) up to 1e7, shifted CholeskyQR3 (Fukaya, Kannan, Nakatsukasa,
+    Yamamoto and Yanagisawa 2020) up to about 1e11; both consist of matrix products. Other blocks go
+    to TSQR (Demmel, Grigori, Hoemmen and Langou 2012), which never fails: dependent columns are
+    completed to an orthonormal set.
 
     Parameters
     ----------
@@ -43,14 +42,11 @@ def orthonormalize(
     reductions of l^2 words, and with `against` two of j l; TSQR gathers an l x l triangle from
     each rank on rank 0.
     """
-    if against is not None and not against.shape[1]:
-        against = None
-    if against is not None and not projected:
-        Y = _beside(against, Y, layout)
-    Q = _cholesky_qr(Y, layout)
-    Q = tsqr(Y, layout) if Q is None else Q
-    if against is None:
-        return Q
+    if against is None or not against.shape[1]:
+        return _orthonormal(Y, layout)
+    if not projected:
+        Y = _subtract(Y, against, layout.inner(against, Y), layout)
+    Q = _orthonormal(Y, layout)
     overlap = layout.inner(against, Q)
     overlap_norm = np.linalg.norm(overlap)
     Q = _subtract(Q, against, overlap, layout)
@@ -62,20 +58,18 @@ def orthonormalize(
     return fresh
 
 
-def _beside(basis: np.ndarray, Y: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return (I - basis basis^T) Y."""
-    return _subtract(Y, basis, layout.inner(basis, Y), layout)
-
-
 def _subtract(Y: np.ndarray, basis: np.ndarray, C: np.ndarray, layout: Layout) -> np.ndarray:
+    """Return Y - basis C."""
     inside = layout.combine(basis, C)
     return np.subtract(Y, inside, out=inside)
 
 
-def _cholesky_qr(Y: np.ndarray, layout: Layout) -> np.ndarray | None:
+def _orthonormal(Y: np.ndarray, layout: Layout) -> np.ndarray:
     gram = layout.inner(Y, Y)
-    Q = cholesky_qr2(Y, layout, gram)
-    return shifted_cholesky_qr3(Y, layout, gram) if Q is None else Q
+    for method in (cholesky_qr2, shifted_cholesky_qr3):
+        if (Q := method(Y, layout, gram)) is not None:
+            return Q
+    return tsqr(Y, layout)
 
 
 def cholesky_qr2(
@@ -112,10 +106,9 @@ def shifted_cholesky_qr3(
 
 
 def tsqr(Y: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return an orthonormal basis of Y by Householder QR of each rank's rows, then of the R.
+    """Return an orthonormal basis of any Y by Householder QR of each rank's rows, then of the R.
 
-    For any Y; columns that depend on others are completed. Where blocks are replicated rank 0
-    does it all.
+    Where blocks are replicated rank 0 does it all.
     """
     if not isinstance(layout, RowLayout):
         return layout.on_root(_householder, Y)

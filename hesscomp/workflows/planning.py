@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hesscomp.compression.counting import Machine
+from hesscomp.compression.options import SketchSizes, count, default_method
 from hesscomp.compression.plan import METHODS, NUMBER, VECTORS, Plan, Request, make_plan
 from hesscomp.errors import InputError
 from hesscomp.options import Options, option, values
-from hesscomp.parallel.memory import PRODUCT_BYTES
-from hesscomp.sketching.defaults import SketchSizes, count, default_method
+from hesscomp.parallel.resources import PRODUCT_BYTES, algebra_rate, network_speed, resident_bytes
 from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
@@ -147,8 +147,6 @@ def measured_plan(
         For what `compress` refuses, and for a trajectory.
     """
     from hesscomp.curvature.calibration import product_cost
-    from hesscomp.parallel.calibration import algebra_rate, network_speed
-    from hesscomp.parallel.memory import resident_bytes
     from hesscomp.workflows.curvature import make_curvature
     from hesscomp.workflows.progress import silent
     from hesscomp.workflows.subject import start_tensorflow

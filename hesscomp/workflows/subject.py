@@ -13,7 +13,7 @@ from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.options import Options, Seeded, option, refuse
-from hesscomp.parallel.memory import PRODUCT_BYTES
+from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
 from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes

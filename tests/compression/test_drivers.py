@@ -15,7 +15,7 @@ from hesscomp.curvature.whitened import Whitened
 from hesscomp.errors import InputError, OperatorError
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.layout import Replicated
-from hesscomp.sketching.catalogue import draw
+from hesscomp.sketching.test_matrices import draw
 
 pytestmark = pytest.mark.ranks
 FAMILIES = ["polynomial", "exponential", "flat tail", "low rank", "equal"]

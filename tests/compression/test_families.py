@@ -13,11 +13,11 @@ from oracles import Sharded, error, matrix, spectrum
 
 from hesscomp.compression import METHODS, SketchOptions, compress
 from hesscomp.compression.approximation import Approximation, Probes
-from hesscomp.compression.range import RangeFinder
+from hesscomp.compression.svd import DirectSvd
 from hesscomp.errors import InputError
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.layout import Replicated
-from hesscomp.sketching.gaussian import probes
+from hesscomp.sketching.test_matrices import probes
 
 K, P = 20, 10  # rank and oversample of most requests
 SOME = ("LowRankMedNoise", "PolyDecay 1", "ExpDecay 0.1")
@@ -39,8 +39,8 @@ def rms(values) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
 
 
-def gaussian_range(H, columns: int, seed: int) -> RangeFinder:
-    finder = RangeFinder(H, SketchOptions(power=0, seed=seed), probed=False)
+def gaussian_range(H, columns: int, seed: int) -> DirectSvd:
+    finder = DirectSvd(H, SketchOptions(power=0, seed=seed))
     finder.extend(columns)
     return finder
 
@@ -173,7 +173,7 @@ def test_leave_one_out_of_a_range(name):
     H = family(name)
     estimates, errors = [], []
     for seed in range(10):
-        estimates.append(gaussian_range(H, K + P, seed).leave_one_out())
+        estimates.append(gaussian_range(H, K + P, seed).range_error())
         errors.append(np.linalg.norm(H.outside(gaussian_range(H, K + P - 1, seed).Q)))
     if rms(errors) > 1e-12 * np.linalg.norm(H.w):
         assert 0.9 <= rms(estimates) / rms(errors) <= 2.0

@@ -10,13 +10,13 @@ import pytest
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
 from hesscomp.compression.counting import Machine, unknown
+from hesscomp.compression.options import default_method
 from hesscomp.compression.plan import Request, make_plan
 from hesscomp.curvature import calibration
 from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.world import World
-from hesscomp.sketching.defaults import default_method
 from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 N, RANK = 50_000, 50
@@ -35,7 +35,7 @@ import json, sys
 import numpy as np
 from hesscomp.compression import compress
 from hesscomp.curvature.sharded import ShardedOperator
-from hesscomp.parallel.memory import peak_bytes, reset_peak, resident_bytes
+from hesscomp.parallel.resources import peak_bytes, reset_peak, resident_bytes
 from hesscomp.parallel.world import World
 
 class Slopes(ShardedOperator):
@@ -283,7 +283,7 @@ MODEL = """
 import json, sys
 from hesscomp.cli import plan as planning
 from hesscomp.cli.main import main
-from hesscomp.parallel.memory import peak_bytes, reset_peak
+from hesscomp.parallel.resources import peak_bytes, reset_peak
 from hesscomp.parallel.world import World
 
 def words(plan):

@@ -187,7 +187,7 @@ def test_lanczos_recurrences(world):
     lanczos = Lanczos(H, starts, N)
     for _ in range(30):
         lanczos.advance()
-    V, a, b = lanczos._bases[:, :30], lanczos.diagonals, lanczos.off_diagonals
+    V, a, b = (rows[:, :30] for rows in (lanczos._bases, lanczos.diagonals, lanczos.off_diagonals))
     for p in range(3):
         np.testing.assert_allclose(V[p] @ V[p].T, np.eye(30), atol=1e-14)
         T = np.diag(a[p]) + np.diag(b[p, :-1], 1) + np.diag(b[p, :-1], -1)

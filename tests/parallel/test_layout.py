@@ -20,7 +20,7 @@ from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel import world as world_module
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated, RowLayout
-from hesscomp.parallel.memory import available_bytes
+from hesscomp.parallel.resources import available_bytes
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.sketching.orthonormalize import (
@@ -234,7 +234,7 @@ def test_the_layout_is_chosen_by_memory(world, monkeypatch):
     assert compress(A, 5).layout.name == "replicated"
     # One rank without room is enough.
     room = 0 if world.rank == world.size - 1 else 2**40
-    monkeypatch.setattr("hesscomp.parallel.memory.available_bytes", lambda: room)
+    monkeypatch.setattr("hesscomp.parallel.resources.available_bytes", lambda: room)
     assert compress(A, 5).layout.name == "rows"
     assert compress(A, 5, layout="replicated").layout.name == "replicated"
     for wrong in ({"layout": "columns"}, {"panel": 0}):
@@ -251,7 +251,7 @@ def test_memory_is_that_of_the_control_groups(monkeypatch):
         **{f"{job}/memory.max": ["5000000"], f"{job}/memory.current": ["2000000"]},
         **{f"{job}/step_0/memory.max": ["max"], f"{job}/step_0/memory.current": ["100"]},
     }
-    monkeypatch.setattr("hesscomp.parallel.memory._lines", lambda path: files.get(path, []))
+    monkeypatch.setattr("hesscomp.parallel.resources._lines", lambda path: files.get(path, []))
     assert available_bytes() == 3_000_000
     files["/proc/self/cgroup"] = ["0::/"]
     assert available_bytes() == 9000 * 1024

@@ -10,9 +10,8 @@ import pytest
 from hesscomp.cli.session import run_on_ranks
 from hesscomp.errors import InputError, RankFailure
 from hesscomp.parallel import random
-from hesscomp.parallel.calibration import algebra_rate, network_speed
+from hesscomp.parallel.resources import algebra_rate, network_speed, threads_per_rank
 from hesscomp.parallel.rows import row_block, row_range
-from hesscomp.parallel.threads import threads_per_rank
 from hesscomp.parallel.watchdog.phase import named_phase
 
 pytestmark = pytest.mark.ranks

@@ -24,13 +24,7 @@ HERE, GONE, LOST = range(3)  # messages: I wait; not any more; ranks are missing
 
 
 class RanksMissing(RankFailure):
-    """Other ranks did not come to a collective.
-
-    Attributes
-    ----------
-    reports : bool
-        Whether this rank is to log the error: the lowest one of those that came.
-    """
+    """Other ranks did not come to a collective; the lowest of those that came `reports` it."""
 
     def __init__(self, text: str, reports: bool):
         super().__init__(text)
@@ -51,16 +45,11 @@ class CollectiveTimeout:
     comm : mpi4py communicator
         On which nothing else is sent from rank to rank.
     seconds : float
-
-    Attributes
-    ----------
-    hosts : list of str
-        The host of each rank; empty while they are not known.
     """
 
     def __init__(self, comm: MPI.Comm, seconds: float):
         self.comm, self.seconds = comm, seconds
-        self.hosts: list[str] = []
+        self.hosts: list[str] = []  # of each rank; empty while they are not known
         self._here: set[int] = set()  # ranks that say that they wait
         self._calls: dict[int, int] = {}  # by rank, the number of its last known call
         self._answered: dict[int, int] = {}  # by rank, the number of its last answered call
@@ -172,9 +161,7 @@ class CollectiveTimeout:
         for rank in silent[:NAMED]:
             by_host[self.hosts[rank] if self.hosts else ""].append(str(rank))
         names = [
-            ("ranks " if len(ranks) > 1 else "rank ")
-            + ", ".join(ranks)
-            + (f" on {host}" if host else "")
+            f"rank{'s' * (len(ranks) > 1)} {', '.join(ranks)}" + f" on {host}" * bool(host)
             for host, ranks in by_host.items()
         ]
         more = [f"{len(silent) - NAMED} more"] if len(silent) > NAMED else []

@@ -31,21 +31,12 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 @dataclass(frozen=True)
 class RankDeath:
-    """How a rank died.
-
-    Attributes
-    ----------
-    rank, host : str
-    signal : signal.Signals
-        What ended its process; SIGALRM where a `startup_timeout` was over.
-    phase : str
-        What it was doing; empty where that has no name.
-    """
+    """How a rank died."""
 
     rank: str
     host: str
-    signal: signal.Signals
-    phase: str
+    signal: signal.Signals  # what ended its process; SIGALRM where a `startup_timeout` was over
+    phase: str  # what it was doing; empty where that has no name
 
 
 def run_watched(

@@ -1,17 +1,23 @@
-"""How much memory a rank may take."""
+"""The memory and the cores that a rank may use, and how fast it computes and communicates."""
 
 from __future__ import annotations
 
+import math
 import os
+import timeit
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
+import numpy as np
+
+if TYPE_CHECKING:  # which loads MPI: plans do not
     from hesscomp.parallel.world import World
 
 SHARE = 0.5  # of what is available that blocks of columns may take; the rest is for data
 PRODUCT_BYTES = 4 * 2.0**30  # for one product of a network, unless requested otherwise
 COLUMN_COPIES = 6  # arrays of a product's size in it: tangents, gradients, both rearranged, sums
+REPEATS = 5
+LARGEST = 2**22  # numbers in an array that is timed: more would tell no more
 
 
 def available_bytes() -> int:
@@ -72,3 +78,49 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text().splitlines()
     except OSError:
         return []
+
+
+def threads_per_rank(world: World, requested: int | None = None) -> int:
+    """Return this rank's threads: `requested`, or OMP_NUM_THREADS, or its share of the cores.
+
+    Each core counts as one divided by the number of this node's ranks that may run on it, so the
+    answer is right whether the launcher binds ranks to cores or leaves them all free. Collective.
+    """
+    affinity = getattr(os, "sched_getaffinity", lambda pid: set(range(os.cpu_count() or 1)))
+    cores = affinity(0)
+    share = sum(1 / sharers for sharers in world.node_shares(cores))
+    if requested is not None:
+        return requested
+    fixed = os.environ.get("OMP_NUM_THREADS", "")
+    if fixed.isdigit() and int(fixed) > 0:
+        return int(fixed)
+    return max(1, math.floor(share + 1e-9))
+
+
+def network_speed(world: World, words: int) -> tuple[float, float] | tuple[None, None]:
+    """Latency (seconds a message) and bandwidth (bytes/s) of the model in `compression.counting`.
+
+    From reductions of one and of `words` float32 numbers, at most 2^22; (None, None) on one rank.
+    Collective.
+    """
+    if world.size == 1:
+        return None, None
+    messages = 2 * np.ceil(np.log2(world.size))
+    latency = _seconds(lambda: world.sum(np.zeros(1))) / messages
+    array = np.zeros(min(words, LARGEST), dtype=np.float32)
+    spent = _seconds(lambda: world.sum(array)) - messages * latency
+    bandwidth = 2 * (1 - 1 / world.size) * array.nbytes / max(spent, 1e-9)
+    return world.broadcast((latency, bandwidth))
+
+
+def algebra_rate(n: int, columns: int) -> float:
+    """Operations a second of this rank in Q^T Q for an (n, columns) block, or its first rows."""
+    n = max(min(n, LARGEST // columns), 1)
+    Q = np.ones((n, columns))
+    return 2 * n * columns**2 / max(_seconds(lambda: Q.T @ Q), 1e-9)
+
+
+def _seconds(work) -> float:
+    """Return the median time of a few repeats after a first."""
+    work()
+    return float(np.median(timeit.repeat(work, number=1, repeat=REPEATS)))
