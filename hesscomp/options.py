@@ -131,6 +131,13 @@ def option(default=MISSING, **said):
     return field(default=default, metadata={KEY: Option(**said)})
 
 
+def option_of(part: type, name: str, **changed):
+    """Return an option of another class as a field, for a class that cannot inherit it as it is."""
+    found = next(each for each in described(part) if each.name == name)
+    found = replace(found, **changed)
+    return field(default=found.default, metadata={KEY: found})
+
+
 def _number(bound: float) -> str:
     return f"{bound:g}" if abs(bound) < 1e6 else f"{bound}"
 

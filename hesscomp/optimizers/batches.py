@@ -9,64 +9,16 @@ import numpy as np
 
 from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import Search, backtrack
+from hesscomp.optimizers.options import ACCEPTANCE, CURVATURE, GRADIENT, Sampling
 from hesscomp.parallel import random
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import MARGINS
 from hesscomp.problems.problem import Problem
 
-GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
-SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
 TRIALS = 4  # objectives along a line that moved margins give at once
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How much of the data a step uses, for each of its purposes.
-
-    Attributes
-    ----------
-    gradient, curvature, acceptance : float
-        The share of all rows, at most 1 (all of them, the default); above 1 a number of rows.
-        Each row is drawn independently, so that a batch's size varies by its square root.
-    seed : int
-        Names the batches: they depend on it, the purpose and the step, and on nothing else.
-    """
-
-    gradient: float = 1.0
-    curvature: float = 1.0
-    acceptance: float = 1.0
-    seed: int = 0
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        for name in ("gradient", "curvature", "acceptance"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
-                raise InputError(f"the {name} batch must be a positive number, not {value}")
-        random.check_seed(self.seed)
-
-    def share(self, purpose: int, rows: int) -> float:
-        """The share of `rows` rows that a batch takes.
-
-        Raises InputError for one of so few rows that it might be empty.
-        """
-        size = (self.gradient, self.curvature, self.acceptance)[purpose]
-        share = float(size) if size <= 1 else min(size / rows, 1.0)
-        if share < 1 and share * rows < SMALLEST:
-            raise InputError(
-                f"a batch of {share * rows:g} of {rows} rows is drawn empty now and then; take at "
-                f"least {SMALLEST}"
-            )
-        return share
-
-    def batch_seed(self, purpose: int, step: int) -> int:
-        """A seed of its own for each purpose and step."""
-        sequence = np.random.SeedSequence([self.seed, purpose, step])
-        return int(sequence.generate_state(1, np.uint64)[0])
 
 
 class View:
@@ -331,7 +283,6 @@ class Batches:
     """
 
     def __init__(self, problem: Problem, sampling: Sampling, keeps_margins: bool = False):
-        sampling.validate()
         gradient, _, acceptance = (
             sampling.share(purpose, problem.rows) for purpose in (GRADIENT, CURVATURE, ACCEPTANCE)
         )

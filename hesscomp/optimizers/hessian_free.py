@@ -9,20 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.errors import InputError
 from hesscomp.krylov.cg import Recurrence
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
 from hesscomp.optimizers.batches import Task, View
-from hesscomp.optimizers.optimizer import (
-    Optimizer,
-    Outcome,
-    State,
-    check_choice,
-    check_positive,
-)
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.optimizers.preconditioners import kronecker, squared_gradients
-from hesscomp.optimizers.refresh_policy import HORIZON, RefreshPolicy
+from hesscomp.optimizers.refresh_policy import HORIZON, Refreshed
+from hesscomp.options import option, option_of
 
 PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
 SHORTEST_LOOK = 10  # k is at least this,
@@ -32,23 +27,8 @@ SUFFICIENT, SHRINK, TRIALS = 1e-2, 0.8, 60  # of the line search
 
 
 @dataclass(frozen=True)
-class HessianFree(Optimizer):
+class HessianFree(Refreshed, Optimizer):
     """Martens' method. The gradient batch should be larger than that of the curvature.
-
-    Attributes
-    ----------
-    damping : float
-        The first lambda; then by the Levenberg-Marquardt rule.
-    decay : float
-        CG starts from this times the last solution, as it was before backtracking.
-    max_cg : int
-    preconditioner : {"diagonal", "kronecker", "low-rank", "none"}
-        diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the curvature
-        batch. kronecker: products of small factors for each layer, of networks of dense layers
-        (Martens and Grosse 2015), made in every step. low-rank: a factor of the Gauss-Newton
-        matrix, sketched again when that pays.
-    rank, oversample, seed : int
-        Of the factor; the seed also of the targets that Kronecker factors are drawn with.
 
     Notes
     -----
@@ -58,33 +38,33 @@ class HessianFree(Optimizer):
     iterations.
     """
 
-    damping: float = 45.0
-    decay: float = 0.95
-    max_cg: int = 250
-    preconditioner: str = "diagonal"
-    rank: int = 40
-    oversample: int = 10
-    seed: int = 0
+    damping: float = option(
+        45.0, above=0, help="first lambda; then by the Levenberg-Marquardt rule"
+    )
+    decay: float = option(
+        0.95, low=0, high=1,
+        help="CG starts from this times the last solution, as it was before backtracking",
+    )  # fmt: skip
+    max_cg: int = option(250, low=1, help="most CG iterations of a step")
+    preconditioner: str = option(
+        "diagonal", choices=("diagonal", "kronecker", "low-rank", "none"),
+        help="diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the "
+        "curvature batch; kronecker: products of small factors for each layer, of networks of "
+        "dense layers (Martens and Grosse 2015); low-rank: a factor of the Gauss-Newton matrix, "
+        "sketched again when that pays",
+    )  # fmt: skip
+    rank: int = option_of(NewtonOptions, "rank")
+    oversample: int = option_of(NewtonOptions, "oversample")
+    seed: int = option_of(NewtonOptions, "seed")
     name = "hessian-free"
 
-    def validate(self):
-        check_choice(self, "preconditioner", ("diagonal", "kronecker", "low-rank", "none"))
-        check_positive(self, "damping", "max_cg", "rank")
-        self._policy.validate()
-        if not 0 <= self.decay <= 1:
-            raise InputError(f"hessian-free: decay must be in [0, 1], not {self.decay}")
-
     def start(self, x):
-        return {"damping": self.damping, "solution": np.zeros_like(x), **self._policy.start(len(x))}
+        return {"damping": self.damping, "solution": np.zeros_like(x), **self.first_factor(len(x))}
 
     def recover(self, state):
         return {
             **state, "damping": 10 * state["damping"], "solution": np.zeros_like(state["solution"])
         }  # fmt: skip
-
-    @property
-    def _policy(self) -> RefreshPolicy:
-        return RefreshPolicy(self.rank, self.oversample, self.seed)
 
     def step(self, task: Task, state: State) -> Outcome:
         matrix = task.curvature_batch.gauss_newton(task.x)
@@ -96,7 +76,7 @@ class HessianFree(Optimizer):
         state = {**state, "solution": solved.iterates[-1][0]}
         if factor is not None:
             solve = solved.iterations, solved.first_norm, solved.last_norm
-            state.update(self._policy.kept(state, factor, sketched, solve))
+            state.update(self.served(state, factor, sketched, solve))
         direction, quadratic, value = best_iterate(task, solved)
         slope, objective = float(task.gradient @ direction), task.acceptance_batch.objective
         undamped = slope + (quadratic - state["damping"] * (direction @ direction)) / 2
@@ -128,7 +108,7 @@ class HessianFree(Optimizer):
             return squared_gradients(task.curvature_batch, task.x, shift), None, 0
         if self.preconditioner == "kronecker":
             return kronecker(task.curvature_batch, task.x, shift, self.seed + task.step), None, 0
-        factor, sketched = self._policy.current(matrix, state, HORIZON)
+        factor, sketched = self.current_factor(matrix, state, HORIZON)
         return factor.preconditioner(shift), factor, sketched
 
 

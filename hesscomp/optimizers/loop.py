@@ -1,6 +1,5 @@
 """One loop for all optimizers: batches, log, checkpoints, stopping, and numbers gone bad."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,9 @@ import numpy as np
 
 from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.optimizers.acceptance import ROUNDING
-from hesscomp.optimizers.batches import Batches, Sampling, Task
+from hesscomp.optimizers.batches import Batches, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
+from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.problems.evaluation import Evaluation, HeldOut
 from hesscomp.problems.problem import Problem
@@ -36,76 +36,6 @@ COSTS = ("passes", "columns", "work", "words")  # of `Batches`, in the history a
 CONVERGED, STOPPED, DIVERGED = "converged", "stopped", "diverged"
 
 Callback = Callable[[dict[str, float], np.ndarray], bool | None]
-
-
-@dataclass(frozen=True)
-class Stopping:
-    """When a run ends; whichever comes first.
-
-    Attributes
-    ----------
-    max_steps : int
-    gradient_tolerance : float
-        Converged when ||g||_2 <= this, g being that of the gradient batch.
-    target : float
-        Converged when the objective over all rows is at most this.
-    max_passes : float
-        Passes over the data, batches counted by their share.
-    max_seconds : float
-        Wall time of this call; where it ends a run, the number of steps depends on the machine.
-    """
-
-    max_steps: int = 100
-    gradient_tolerance: float = 0.0
-    target: float = -np.inf
-    max_passes: float = np.inf
-    max_seconds: float = np.inf
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        if self.max_steps < 0:
-            raise InputError(f"`max_steps` must be at least 0, not {self.max_steps}")
-        if not self.gradient_tolerance >= 0:
-            raise InputError(
-                f"`gradient_tolerance` must be at least 0, not {self.gradient_tolerance}"
-            )
-        if np.isnan(self.target):
-            raise InputError("`target` must be a number, not nan")
-        for name in ("max_passes", "max_seconds"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` must be positive, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where a run leaves its traces; nothing is written without a folder.
-
-    Attributes
-    ----------
-    folder : path, optional
-        Gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it holds
-        a checkpoint of the same run, that is where the run resumes.
-    every : int
-        Steps between checkpoints; one is made at the end too.
-    tensorboard : bool
-        Also write scalars for TensorBoard.
-    history : bool
-        Whether to write the history files at the end; checkpoints hold the history too.
-    """
-
-    folder: str | os.PathLike | None = None
-    every: int = 10
-    tensorboard: bool = False
-    history: bool = True
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        if self.every < 1:
-            raise InputError(f"`every` must be at least 1 step, not {self.every}")
-        if self.tensorboard and self.folder is None:
-            raise InputError(
-                "scalars for TensorBoard go to a run's folder, and there is none; name one"
-            )
 
 
 @dataclass(frozen=True)
@@ -219,8 +149,6 @@ def train(
         result = train(problem, Adam(learning_rate=1e-3), sampling=Sampling(gradient=128))
         problem.set_weights(result.x)
     """
-    for part in (optimizer, stopping, saving):
-        part.validate()
     run = _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test)
     with sole_use(saving.folder, problem.world):
         return run.run(x0)
@@ -392,15 +320,15 @@ class _Run:
             return STOPPED, f"max_steps is {stop.max_steps}"
         if task.whole and not (self.recoveries or judged) and self._idles(task):
             return self._ended("no step gains anything: at the rounding level")
-        if self._decide(stop.max_passes, self.batches.passes >= stop.max_passes):
-            return STOPPED, f"max_passes is {stop.max_passes:g}"
-        if self._decide(stop.max_seconds, time.perf_counter() - self.begun >= stop.max_seconds):
-            return STOPPED, f"max_seconds is {stop.max_seconds:g}"
+        used = {
+            "max_passes": self.batches.passes,
+            "max_seconds": time.perf_counter() - self.begun,
+        }
+        for name, amount in used.items():
+            limit = getattr(stop, name)
+            if limit is not None and self.world.decide(amount >= limit):
+                return STOPPED, f"{name} is {limit:g}"
         return None
-
-    def _decide(self, limit: float, exceeded: bool) -> bool:
-        """Return rank 0's answer on every rank; nothing is asked where there is no limit."""
-        return bool(np.isfinite(limit)) and self.world.decide(exceeded)
 
     def _note_best(self, task: Task) -> None:
         if self.world.decide(task.full < self.best_objective):
@@ -410,7 +338,8 @@ class _Run:
         """Whether the run has what was requested."""
         if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
             return CONVERGED, "the gradient norm reached the tolerance"
-        if self._decide(self.stopping.target, task.full <= self.stopping.target):
+        target = self.stopping.target
+        if target is not None and self.world.decide(task.full <= target):
             return CONVERGED, "the objective reached the target"
         return None
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Task
+from hesscomp.options import Options
 from hesscomp.runs.checkpoint import Checkpoint
 
 State = dict[str, Any]  # arrays and numbers; each optimizer knows its own
@@ -39,8 +40,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Optimizer(ABC):
-    """A method of optimization. Subclasses are frozen dataclasses whose fields are its options.
+class Optimizer(Options, ABC):
+    """A method of optimization. Subclasses are frozen dataclasses; their fields are its options.
 
     All that changes is in the state: `step` neither keeps nor alters anything, so a run can be
     stopped, saved, taken back or resumed at any step.
@@ -56,9 +57,11 @@ class Optimizer(ABC):
     name: ClassVar[str]
     keeps_margins = False
 
-    @abstractmethod
-    def validate(self) -> None:
-        """Raise InputError for an option out of range."""
+    def __post_init__(self):
+        try:
+            super().__post_init__()
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}".replace("`", "")) from None
 
     @abstractmethod
     def start(self, x: np.ndarray) -> State:
@@ -83,20 +86,3 @@ class Optimizer(ABC):
         """The name and the options, in words."""
         options = ", ".join(f"{part.name} {getattr(self, part.name)}" for part in fields(self))
         return f"{self.name} ({options})"
-
-
-def check_positive(optimizer: Optimizer, *names: str) -> None:
-    """InputError unless these options are positive finite numbers."""
-    for name in names:
-        value = getattr(optimizer, name)
-        if not 0 < value < np.inf:
-            raise InputError(f"{optimizer.name}: {name} must be a positive number, not {value}")
-
-
-def check_choice(optimizer: Optimizer, name: str, choices: tuple[str, ...]) -> None:
-    """InputError unless an option is one of these words."""
-    value = getattr(optimizer, name)
-    if value not in choices:
-        raise InputError(
-            f"{optimizer.name}: {name} must be one of {', '.join(choices)}, not {value}"
-        )

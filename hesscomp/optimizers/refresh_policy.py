@@ -1,10 +1,8 @@
 """When a low-rank preconditioner is made again, and which one serves until then."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from hesscomp.compression import SketchOptions, blank_factor, compress
+from hesscomp.compression import blank_factor, compress
 from hesscomp.factors import UNKNOWN, Factor, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.optimizer import State
@@ -13,35 +11,27 @@ VECTOR_PENALTY = 6.0  # cost of a lone column against one in a wide block (memor
 HORIZON = 5  # solves over which a new sketch must pay, where nothing says when the run ends
 
 
-@dataclass(frozen=True)
-class RefreshPolicy:
-    """A factor of a curvature operator, sketched again when that pays.
+class Refreshed:
+    """An optimizer whose low-rank factor of a curvature operator is sketched again when that pays.
 
-    The state keeps how the factor has served: `rate`, CG iterations for each digit of the residual
-    in the last solve, and `fresh_rate`, those in the first solve with this factor. A new factor is
-    made when the iterations that it is expected to save within the horizon, at `VECTOR_PENALTY`
-    columns each, outweigh the columns of its sketch.
-
-    Attributes
-    ----------
-    rank, oversample, seed : int
-        Of `compress`; sketched without power steps: Nystrom where the operator is semidefinite,
-        block Krylov elsewhere.
+    It is sketched without power steps: Nystrom where the operator is semidefinite, block Krylov
+    elsewhere. The state keeps how the factor has served: `rate`, CG iterations for each digit of
+    the residual in the last solve, and `fresh_rate`, those in the first solve with this factor. A
+    new factor is made when the iterations that it is expected to save within the horizon, at
+    `VECTOR_PENALTY` columns each, outweigh the columns of its sketch.
     """
 
     rank: int
-    oversample: int = 10
-    seed: int = 0
+    oversample: int
+    seed: int
 
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        SketchOptions(seed=self.seed, oversample=self.oversample)  # which refuses it
-
-    def start(self, n: int) -> State:
-        """Return the state before the first factor is made."""
+    def first_factor(self, n: int) -> State:
+        """Return the state before a factor is made."""
         return {**blank_factor(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
-    def current(self, operator: Operator, state: State, horizon: float) -> tuple[Factor, int]:
+    def current_factor(
+        self, operator: Operator, state: State, horizon: float
+    ) -> tuple[Factor, int]:
         """Return the factor that serves the next solve, and the columns that were sketched for it.
 
         0 columns for the factor of the state. The horizon is the number of digits that are still to
@@ -51,11 +41,11 @@ class RefreshPolicy:
         saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
         kept = from_contents(state, UNKNOWN)
         if operator.world.decide(kept.is_blank or bool(saved * VECTOR_PENALTY > columns)):
-            factor = self.made(operator)
+            factor = self.new_factor(operator)
             return factor, factor.provenance.columns
         return kept, 0
 
-    def made(self, operator: Operator) -> Factor:
+    def new_factor(self, operator: Operator) -> Factor:
         """Return a new factor."""
         with operator.world.ledger.timed("compress"):
             return compress(
@@ -63,7 +53,7 @@ class RefreshPolicy:
                 layout="replicated",
             )  # fmt: skip
 
-    def kept(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
+    def served(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
         """Return the state after a solve: (iterations, residual before, residual after)."""
         iterations, before, after = solve
         rate = float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
