@@ -23,7 +23,7 @@ CAREFUL = 100.0  # how much more careful a control gets after numbers that were 
 
 @dataclass(frozen=True)
 class DRSOM(Optimizer):
-    """Minimises a quadratic model over the span of m directions, the gradient first of them.
+    """Minimise a quadratic model over the span of m directions, the gradient the first of them.
 
     Notes
     -----
@@ -84,7 +84,7 @@ class DRSOM(Optimizer):
         return Outcome(task.x + move, {"control": control, "moves": moves}, values)
 
     def _search(self, task: Task, D, model: tuple[Any, Any, Any], control):
-        """The first move that is accepted (None if none is), for the log, the next control."""
+        """Return the first accepted move or None, the values for the log, the next control."""
         rules = self._control
         for trials in range(1, TRIALS + 1):
             step, used = task.world.broadcast(rules.solve(*model, control)), control
@@ -124,7 +124,7 @@ def _values(step: Step | None, ratio: float, control: float, trials: int) -> dic
 
 
 def _unit_columns(D: np.ndarray) -> np.ndarray:
-    """The columns scaled to unit length, without those that are zero."""
+    """Scale the columns to unit length, and leave out those that are zero."""
     lengths = np.linalg.norm(D, axis=0)
     return D[:, lengths > 0] / lengths[lengths > 0]
 
@@ -187,7 +187,7 @@ class Control:
         return trust_region(c, Q, G, radius)
 
     def promise(self, step: Step, radius: float) -> float:
-        """The decrease that the model expects."""
+        """Return the decrease that the model expects."""
         return step.decrease
 
     def adapt(self, radius: float, ratio: float, step: Step) -> float:

@@ -15,8 +15,7 @@ from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marqua
 from hesscomp.optimizers.batches import Task, View
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.options import NewtonOptions
-from hesscomp.optimizers.preconditioners import kronecker, squared_gradients
-from hesscomp.optimizers.refresh_policy import HORIZON, Refreshed
+from hesscomp.optimizers.preconditioners import HORIZON, Refreshed, kronecker, squared_gradients
 from hesscomp.options import option, option_of
 
 PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
@@ -101,7 +100,7 @@ class HessianFree(Refreshed, Optimizer):
         return Outcome(task.x + search.length * direction, state, values)
 
     def _preconditioner(self, task: Task, state: State, matrix: Operator, shift: float):
-        """It, and the factor that it is made of with the columns of a new one's sketch."""
+        """Return it, the factor that it is made of, and the columns that were sketched for that."""
         if self.preconditioner == "none":
             return None, None, 0
         if self.preconditioner == "diagonal":
@@ -114,26 +113,16 @@ class HessianFree(Refreshed, Optimizer):
 
 @dataclass(frozen=True)
 class Truncated:
-    """What `truncated_cg` leaves.
+    """What `truncated_cg` leaves."""
 
-    Attributes
-    ----------
-    iterates : list of ((n,) array, float)
-        Those kept, the last one last; each with p^T A p.
-    iterations : int
-        Products, that of a start included.
-    first_norm, last_norm : float
-        ||b - A p|| at the start and at the end.
-    """
-
-    iterates: list[tuple[np.ndarray, float]]
-    iterations: int
-    first_norm: float
-    last_norm: float
+    iterates: list[tuple[np.ndarray, float]]  # those kept, the last one last, with p^T A p
+    iterations: int  # products, that of a start included
+    first_norm: float  # ||b - A p|| at the start
+    last_norm: float  # and at the end
 
 
 def truncated_cg(A: Operator, b: np.ndarray, start: np.ndarray, M, limit: int) -> Truncated:
-    """CG on phi(p) = p^T A p / 2 - b^T p, ended when phi stops falling (Martens 2010, section 4.4).
+    """Minimise phi(p) = p^T A p / 2 - b^T p by CG until phi stops falling (Martens 2010, 4.4).
 
     Stops after iteration i > k with phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, where
     k = max(10, 0.1 i); at most `limit` products. Iterates at ceil(1.3^j) are kept (section 4.6).
@@ -169,9 +158,9 @@ def _phi(cg: Recurrence, b: np.ndarray) -> float:
 
 
 def best_iterate(task: Task, solved: Truncated) -> tuple[np.ndarray, float, float]:
-    """Back from the last iterate as long as the objective does not rise: p, p^T A p, objective.
+    """Go back from the last iterate while the acceptance batch's objective does not rise.
 
-    Of the acceptance batch (Martens 2010, section 4.6).
+    Return p, p^T A p and the objective there (Martens 2010, section 4.6).
     """
     view: View = task.acceptance_batch
     (best, quadratic), *others = reversed(solved.iterates)

@@ -59,11 +59,11 @@ class TrainResult:
     history : History
         One row for each point: `step`, `objective` and `gradient_norm` of the gradient batch there,
         `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches by their
-        share; see `Batches`), `words` and `seconds`, and what the optimizer tells of the step that
+        share; see `Batches`), `words` and `seconds`, and the optimizer's values of the step that
         led there. With test rows also `test_loss`, and `test_accuracy` of a classifier, wherever
         `full_objective` is known.
     test : Evaluation or None
-        What the model at `best` does on the test rows, where there are any.
+        The evaluation at `best` on the test rows, where there are any.
     """
 
     x: np.ndarray
@@ -104,7 +104,7 @@ def train(
     problem : Problem
     optimizer : Optimizer
     x0 : (n,) array, optional
-        The start; the problem's `initial`, else zero.
+        The start; by default the problem's `initial`, else zero.
     sampling : Sampling
         The batches; all rows by default.
     stopping : Stopping
@@ -116,8 +116,8 @@ def train(
         Steps between objectives over all rows, where gradients are of batches; by default as many
         as make a pass.
     test : Dataset or (X, y), optional
-        Test rows: those of a data set, or each rank's own. They change nothing about the run; their
-        loss is told in its history and of its best point.
+        Test rows: those of a data set, or each rank's own. They do not change the run, only its
+        history and its result have the loss on them.
 
     Returns
     -------
@@ -139,9 +139,8 @@ def train(
     -----
     Where a step leads to numbers that are not finite, the run goes back to the point before with
     the optimizer's `recover`ed state; after 20 times in a row it ends. Where a line search or a
-    trust region meets such numbers on the way, it shortens the step. The history's events tell of
-    both.
-    Memory: the optimizer's, and some vectors of n.
+    trust region meets such numbers on the way, it shortens the step. The history's events name
+    both. Memory: the optimizer's, and some vectors of n.
 
     In five lines, for a Keras model::
 
@@ -155,7 +154,7 @@ def train(
 
 
 class _Run:
-    """One run's progress: what a checkpoint holds, and the rules for moving on."""
+    """One run: what a checkpoint of it holds, and the rules for moving on."""
 
     def __init__(
         self, problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test
@@ -199,7 +198,7 @@ class _Run:
             if status is not None or self.step % self.saving.every == 0:
                 self._save(task)
             if status is None:
-                status = self._interruptible(task)
+                status = self._advance(task)
         task = self._last
         status = self._conclude(task, status)
         self._finish(*status)
@@ -242,9 +241,9 @@ class _Run:
                     self.writer = ScalarWriter(Path(folder) / "tensorboard")
 
     def _conclude(self, task: Task, status: tuple[str, str]) -> tuple[str, str]:
-        """Look at the last point over all rows, where that was not due; the status then.
+        """Evaluate the last point over all rows, if that was not due; return the status then.
 
-        After the checkpoint, which is thus that of a run that goes on.
+        This comes after the checkpoint, which is therefore the same as that of a run that goes on.
         """
         if self.world.decide(np.isfinite(task.full)):
             return status
@@ -270,7 +269,7 @@ class _Run:
     # One step
 
     def _evaluate(self) -> Task | None:
-        """The task at the point; taken back as often as it is not finite, None at the limit."""
+        """Return the task at the first point back from here that is finite; None at the limit."""
         while True:
             task = Task(self.step, self.x, self.batches, self.resumed)
             finite = np.isfinite(task.objective) and np.isfinite(task.gradient_norm)
@@ -286,9 +285,9 @@ class _Run:
                 return None
 
     def _take_back(self, what: str, remedy: str = "") -> bool:
-        """Return to the last good point, more carefully; False where that was done too often.
+        """Return to the last good point, more carefully; say whether that is still allowed.
 
-        NumericalError where the optimizer has no more careful state.
+        Raises NumericalError where the optimizer has no more careful state.
         """
         assert self.good is not None  # a point before this one
         self.x, before = self.good
@@ -302,7 +301,7 @@ class _Run:
         return self.recoveries <= RECOVERIES
 
     def _judge(self, task: Task) -> tuple[str, str] | None:
-        """Note the best point; whether and why the run ends here."""
+        """Note the best point; return whether and why the run ends here."""
         self.batches.flush_costs()
         stop = self.stopping
         if task.gradient_batch is self.batches.full:
@@ -335,7 +334,7 @@ class _Run:
             self.best, self.best_objective = task.x.copy(), task.full
 
     def _reached(self, task: Task) -> tuple[str, str] | None:
-        """Whether the run has what was requested."""
+        """Return whether and how the run reached what was requested."""
         if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
             return CONVERGED, "the gradient norm reached the tolerance"
         target = self.stopping.target
@@ -344,10 +343,10 @@ class _Run:
         return None
 
     def _idles(self, task: Task) -> bool:
-        """Whether neither objective nor gradient have gained anything for long.
+        """Return whether neither objective nor gradient have improved for `IDLE` steps.
 
-        Steps that end above the lowest objective do not count: some methods climb on their way.
-        Nor does a gradient that is flatter by chance, at the rounding of the first one.
+        Steps that end above the lowest objective do not count: some methods climb on their way. A
+        gradient at the rounding of the first one is no improvement: it is smaller by chance.
         """
         noise = ROUNDING * abs(task.objective)
         rows = self.history.rows
@@ -377,10 +376,7 @@ class _Run:
         self._write_scalars({k: v for k, v in row.items() if np.isfinite(v)})
 
     def _tested(self, task: Task) -> dict[str, float]:
-        """What the model at the point does on the test rows, NaN where the objective is not known.
-
-        Nothing without test rows.
-        """
+        """Return the evaluation on test rows, if any; NaN where the objective is not known."""
         if self.held_out is None:
             return {}
         if self.world.decide(np.isfinite(task.full)):
@@ -401,11 +397,12 @@ class _Run:
         wishes = [callback(row, self.x) for callback in self.callbacks]
         return (STOPPED, "by a callback") if self.world.decide(any(wishes)) else None
 
-    def _interruptible(self, task: Task) -> tuple[str, str] | None:
-        """As `_advance`; a signal within the step ends the run at the point before it."""
+    def _advance(self, task: Task) -> tuple[str, str] | None:
+        """Take a step; a signal within it ends the run at the point before it."""
+        self.good = self.x, self.state
         try:
             self.world.check_interrupt()
-            return self._advance(task)
+            outcome = self.optimizer.step(task, self.state)
         except Interrupted as why:
             self._save(task)
             self._finish(STOPPED, "by a signal")
@@ -414,25 +411,20 @@ class _Run:
                 f"being {self.best_objective:.10g}"
             )
             raise
-
-    def _advance(self, task: Task) -> tuple[str, str] | None:
-        self.good = self.x, self.state
-        try:
-            outcome = self.optimizer.step(task, self.state)
         except NumericalError as error:
             self.step += 1
             if self._take_back(str(error)):
                 return None
             return DIVERGED, f"{RECOVERIES} failures in a row: {error}"
-        self._note_lost(self.batches.tried)
+        self._note_nonfinite(self.batches.tried)
         if outcome.stuck and task.whole:
             return self._ended(outcome.why)
         self.step += 1
         self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
         return None
 
-    def _note_lost(self, tried: list[float]) -> None:
-        """Tell of objectives that were not finite on the way to the next point."""
+    def _note_nonfinite(self, tried: list[float]) -> None:
+        """Note the objectives that were not finite on the way to the next point."""
         nonfinite = int(np.count_nonzero(~np.isfinite(tried)))
         self.nonfinite_steps += nonfinite
         if nonfinite:
@@ -440,7 +432,7 @@ class _Run:
             self.history.events.append((self.step + 1, text))
 
     def _ended(self, why: str) -> tuple[str, str]:
-        """The status where nothing is gained any more."""
+        """Return the status of a run that gains nothing any more."""
         if self.world.decide(self.nonfinite_steps > 0):
             what = why.partition(":")[0]
             return DIVERGED, f"{what}, or leads to numbers that are not finite, at step {self.step}"
@@ -452,7 +444,7 @@ class _Run:
         return self.seconds_before + time.perf_counter() - self.begun
 
     def _note_numbers(self, objective: float, full: float) -> None:
-        """Keep what a checkpoint of this point needs and a step from it changes."""
+        """Keep the numbers that a checkpoint of this point needs and a step from it changes."""
         self.numbers = {
             "objective": objective,
             "full_objective": full,
@@ -462,10 +454,10 @@ class _Run:
         }
 
     def _save(self, task: Task) -> None:
-        """Write a checkpoint of the point that the task is at.
+        """Write a checkpoint of the task's point.
 
-        Its values are saved with it, so that going on costs nothing twice; its row is not, as it
-        is the first one then.
+        It holds the objective and the gradient, so that a run that resumes computes nothing twice,
+        but not the point's row of the history, which such a run adds.
         """
         if self.saving.folder is None or self.saved == self.step:
             return

@@ -17,7 +17,7 @@ from hesscomp.optimizers.former_newton import upgraded
 from hesscomp.optimizers.loop import train
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.options import NewtonOptions, Saving, Stopping, check_tail
-from hesscomp.optimizers.refresh_policy import HORIZON, VECTOR_PENALTY, Refreshed
+from hesscomp.optimizers.preconditioners import HORIZON, VECTOR_PENALTY, Refreshed
 from hesscomp.options import option, option_of
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint
@@ -148,11 +148,11 @@ def _cholesky_solve(H: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -> tuple[str, str]:
-    """ "direct" or "pcg", and why, by a cost model in product columns (4 m n operations each).
+    """Return "direct" or "pcg", and why, by costs in product columns (4 m n operations each).
 
     direct: n/2 columns a step to assemble H and n^3/3 operations to factorise it on one rank.
-    pcg: a sketch of rank + oversample columns every few steps, and some dozen lone columns a
-    step, each as dear as `VECTOR_PENALTY` columns of a wide block.
+    pcg: a sketch of rank + oversample columns every few steps, and about a dozen lone columns a
+    step, each of which costs as much as `VECTOR_PENALTY` columns of a wide block.
     """
     column = 4 * max(rows / ranks, 1) * n
     direct = n / 2 + n**3 / 3 / column
@@ -163,10 +163,10 @@ def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -
 
 @dataclass(frozen=True)
 class NewtonIteration:
-    """One row of the history; entry 0 is the start. Counts and seconds are running totals.
+    """One row of the history, the first at the start. Counts and seconds are running totals.
 
-    `step` is the accepted step length, `factor_rank` and `factor_error` (relative, Frobenius)
-    those of the factor that served the step (0 and NaN where none did).
+    `step` is the accepted step length. `factor_rank` and `factor_error` (relative, Frobenius) are
+    those of the factor that served the step; 0 and NaN where none did.
     """
 
     iteration: int
@@ -186,31 +186,16 @@ class NewtonIteration:
 
 @dataclass(frozen=True)
 class NewtonResult:
-    """Where Newton's method ended.
+    """Where Newton's method ended, and how it got there."""
 
-    Attributes
-    ----------
-    x : (n,) array
-    objective, gradient_norm : float
-    iterations : int
-        Newton steps taken.
-    converged : bool
-        Whether ||g||_2 reached the tolerance.
-    reason : str
-        Why it stopped, in words.
-    solver : str
-        The one used; `choice` says why where it was chosen automatically.
-    history : tuple of NewtonIteration
-    """
-
-    x: np.ndarray
+    x: np.ndarray  # (n,)
     objective: float
     gradient_norm: float
-    iterations: int
-    converged: bool
-    reason: str
-    solver: str
-    choice: str
+    iterations: int  # Newton steps taken
+    converged: bool  # whether ||g||_2 reached the tolerance
+    reason: str  # why it stopped, in words
+    solver: str  # the one used
+    choice: str  # why, where it was chosen automatically
     history: tuple[NewtonIteration, ...] = field(repr=False, default=())
 
 
@@ -233,32 +218,22 @@ def newton(
     options : NewtonOptions
     on_iteration : callable, optional
         Called with each row of the history as it is made, on every rank.
-    folder : path, optional
-        Gets `checkpoint.h5` and the one before it. Where it holds a checkpoint of the same run,
-        that is where the run resumes; `max_iterations` may be another one.
-    save_every : int
-        Steps between checkpoints; one is made at the end too.
+    folder, save_every : path, int
+        As `folder` and `every` of `Saving`, without the files of the history. A run may resume with
+        another `max_iterations`.
 
     Returns
     -------
     NewtonResult
-        The last iterate; with the line search it is also the best. With the same numbers, bit for
-        bit on the same number of ranks and threads, whether the run was stopped and resumed or
-        not; in reproducible mode on any number of ranks.
+        The last iterate; with the line search it is also the best. The numbers are as reproducible
+        as those of `train`.
 
     Raises
     ------
-    InputError
-        For options out of range, a start that does not fit, a folder with another run.
-    Interrupted
+    InputError, Interrupted
         As `train`.
     NumericalError
         If objective or gradient are no longer finite, or a direct factorisation fails.
-
-    Notes
-    -----
-    The margins of a problem that has them are part of a checkpoint, each rank writing those of its
-    rows.
     """
     fixed_step = options.gamma if options.step == "fixed" else 0.0
     sketch = options.rank, options.oversample, options.seed
@@ -271,18 +246,11 @@ def newton(
             float(np.nan_to_num(found.get(name, 0.0)))  # NaN in the first row
             for name in ("step_length", "cg_iterations", "factor_rank")
         )
+        totals = passes + int(found["passes"]), words + int(found["words"]), found["seconds"]
         return NewtonIteration(
-            int(found["step"]),
-            found["objective"],
-            found["gradient_norm"],
-            length,
-            int(iterations),
-            int(rank),
-            found.get("factor_error", np.nan),
-            passes + int(found["passes"]),
-            words + int(found["words"]),
-            found["seconds"],
-        )
+            int(found["step"]), found["objective"], found["gradient_norm"], length,
+            int(iterations), int(rank), found.get("factor_error", np.nan), *totals,
+        )  # fmt: skip
 
     result = train(
         problem,
@@ -293,12 +261,7 @@ def newton(
         callbacks=() if on_iteration is None else (lambda found, x: on_iteration(row(found)),),
     )
     return NewtonResult(
-        result.x,
-        result.objective,
-        result.gradient_norm,
-        result.steps,
-        result.converged,
-        result.reason.replace("max_steps", "max_iterations"),
-        *optimizer.solver_for(problem),
+        result.x, result.objective, result.gradient_norm, result.steps, result.converged,
+        result.reason.replace("max_steps", "max_iterations"), *optimizer.solver_for(problem),
         tuple(map(row, result.history.rows)),
-    )
+    )  # fmt: skip

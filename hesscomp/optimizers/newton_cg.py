@@ -11,8 +11,7 @@ from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.options import NewtonOptions
-from hesscomp.optimizers.preconditioners import squared_gradients
-from hesscomp.optimizers.refresh_policy import HORIZON, Refreshed
+from hesscomp.optimizers.preconditioners import HORIZON, Refreshed, squared_gradients
 from hesscomp.options import option, option_of
 
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step

@@ -22,8 +22,7 @@ from hesscomp.parallel.layout import Layout, RowLayout
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.runs.checkpoint import check_same_run
 from hesscomp.storage.files import atomic_path, remove_files, remove_leftovers
-from hesscomp.storage.hdf5 import CheckedFile, finite, new_file
-from hesscomp.storage.header import check_header, write_header
+from hesscomp.storage.hdf5 import CheckedFile, check_header, finite, new_file, write_header
 from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs
 
 log = logging.getLogger(__name__)

@@ -151,6 +151,7 @@ def count(number: int, noun: str) -> str:
 
 def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
     result, test = fit.result, fit.test
+    told = ("objective", "gradient_norm", "iterations", "converged", "reason")
     return {
         "command": "newton",
         "data": dataset.name,
@@ -163,11 +164,7 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "tolerance": request.tolerance,
         "solver": result.solver,
         "solver_choice": result.choice,
-        "objective": result.objective,
-        "gradient_norm": result.gradient_norm,
-        "iterations": result.iterations,
-        "converged": result.converged,
-        "reason": result.reason,
+        **{name: getattr(result, name) for name in told},
         "train_accuracy": fit.train_accuracy,
         "test_accuracy": math.nan if test is None else test.accuracy,
         "test_loss": math.nan if test is None else test.loss,
