@@ -137,10 +137,6 @@ class NewtonOptions(Options, group="solver"):
     def _check(self) -> None:
         super()._check()
         check_tail(self.tail)
-        if self.gamma != 1 and self.step != "fixed":
-            raise InputError("`gamma` goes with `step` fixed")
-        if self.tail != "last" and self.solver != "lowrank":
-            raise InputError("`tail` goes with `solver` lowrank")
 
 
 def check_tail(tail: float | str) -> None:

@@ -60,7 +60,7 @@ def save_slabs(
         This rank's rows, ``ranges[world.rank]`` of all; `ranges` ends with n.
     world : World
     write : callable
-        Writes all else to the open master file, on rank 0.
+        Writes everything else to the open master file, on rank 0.
     replacing : callable
         Context manager that replaces the master file, as `replacing_path` does.
     **how

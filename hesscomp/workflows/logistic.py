@@ -58,6 +58,10 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
 
     def _check(self) -> None:
         super()._check()
+        if self.gamma != NewtonOptions.gamma and self.step != "fixed":
+            raise InputError("`gamma` goes with `step` fixed")
+        if self.tail != NewtonOptions.tail and self.solver != "lowrank":
+            raise InputError("`tail` goes with `solver` lowrank")
         if self.save_every is not None and self.run is None:
             raise InputError("`save_every` goes with `run`")
         if self.plot is not None:
