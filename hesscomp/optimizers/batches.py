@@ -12,7 +12,6 @@ from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import Search, backtrack
 from hesscomp.optimizers.options import ACCEPTANCE, CURVATURE, GRADIENT, Sampling
-from hesscomp.parallel import random
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import MARGINS
@@ -176,12 +175,6 @@ class Task:
         kind = MarginLine if self.batches.full.keeps_margins else Line
         return kind(self, direction)
 
-    def normals(self, columns: int) -> np.ndarray:
-        """Return (n, columns) standard normal numbers of this step."""
-        first = self.step * columns
-        seed, rows = self.batches.sampling.seed, (0, len(self.x))
-        return random.standard_normal(seed, random.DIRECTIONS, rows, (first, first + columns))
-
 
 class Line:
     """The points x + t d that a step chooses from; `slope` is the objective's, at t = 0."""
@@ -268,7 +261,8 @@ class Batches:
         share = self.sampling.share(purpose, self.problem.rows)
         if share == 1:
             return self.full
-        batch = self.problem.sampled(share, self.sampling.batch_seed(purpose, step))
+        seed = np.random.SeedSequence([self.sampling.seed, purpose, step])
+        batch = self.problem.sampled(share, int(seed.generate_state(1, np.uint64)[0]))
         if purpose == GRADIENT:  # the sample's error is far above that of rounding
             batch.gradient_dtype = batch.dtype
         self._open.append(View(batch, share))

@@ -14,6 +14,7 @@ from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.subproblem import Step, cubic, damped, trust_region
 from hesscomp.options import option
+from hesscomp.parallel import random
 
 EPS = np.finfo(np.float64).eps
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
@@ -103,7 +104,10 @@ class DRSOM(Optimizer):
         if self.directions == "momentum":
             return np.hstack([g, state["moves"]])
         if self.directions == "random":
-            Q, _ = np.linalg.qr(np.hstack([g, task.normals(self.count - 1)]))
+            m, seed, rows = self.count - 1, task.batches.sampling.seed, (0, len(task.x))
+            columns = task.step * m, (task.step + 1) * m
+            normals = random.standard_normal(seed, random.DIRECTIONS, rows, columns)
+            Q, _ = np.linalg.qr(np.hstack([g, normals]))
             return np.hstack([g, Q[:, 1:]])
         block = _unit_columns(np.hstack([g, state["moves"]]))
         D, hessian = block, task.curvature_batch.hessian(task.x).shifted(task.ridge)

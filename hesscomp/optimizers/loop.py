@@ -42,40 +42,27 @@ Callback = Callable[[dict[str, float], np.ndarray], bool | None]
 class TrainResult:
     """Where a run ended.
 
-    Attributes
-    ----------
-    x : (n,) array
-        The last point.
-    best : (n,) array
-        The point of the lowest objective over all rows among those at which it is known; the
-        start is one of them.
-    best_objective : float
-    objective, gradient_norm : float
-        At `x`, of the last gradient batch (all rows by default).
-    steps : int
-    status : {"converged", "stopped", "diverged"}
-    reason : str
-        In words.
-    history : History
-        One row for each point: `step`, `objective` and `gradient_norm` of the gradient batch there,
-        `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches by their
-        share; see `Batches`), `words` and `seconds`, and the optimizer's values of the step that
-        led there. With test rows also `test_loss`, and `test_accuracy` of a classifier, wherever
-        `full_objective` is known.
-    test : Evaluation or None
-        The evaluation at `best` on the test rows, where there are any.
+    The best point has the lowest objective over all rows among the points at which it is known; the
+    start is one of them. `objective` and `gradient_norm` are those of the last gradient batch at
+    the last point.
+
+    The history has one row for each point: `step`, `objective` and `gradient_norm` of the gradient
+    batch there, `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches
+    by their share; see `Batches`), `words` and `seconds`, and the optimizer's values of the step
+    that led there. With test rows also `test_loss`, and `test_accuracy` of a classifier, wherever
+    `full_objective` is known.
     """
 
-    x: np.ndarray
-    best: np.ndarray
+    x: np.ndarray  # (n,), the last point
+    best: np.ndarray  # (n,)
     best_objective: float
     objective: float
     gradient_norm: float
     steps: int
-    status: str
-    reason: str
+    status: str  # "converged", "stopped" or "diverged"
+    reason: str  # in words
     history: History = field(repr=False)
-    test: Evaluation | None = None
+    test: Evaluation | None = None  # at `best`, where there are test rows
 
     @property
     def converged(self) -> bool:
@@ -416,20 +403,17 @@ class _Run:
             if self._take_back(str(error)):
                 return None
             return DIVERGED, f"{RECOVERIES} failures in a row: {error}"
-        self._note_nonfinite(self.batches.tried)
-        if outcome.stuck and task.whole:
-            return self._ended(outcome.why)
-        self.step += 1
-        self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
-        return None
-
-    def _note_nonfinite(self, tried: list[float]) -> None:
-        """Note the objectives that were not finite on the way to the next point."""
+        tried = self.batches.tried
         nonfinite = int(np.count_nonzero(~np.isfinite(tried)))
         self.nonfinite_steps += nonfinite
         if nonfinite:
             text = f"{nonfinite} of {len(tried)} objectives tried were not finite; step shortened"
             self.history.events.append((self.step + 1, text))
+        if outcome.stuck and task.whole:
+            return self._ended(outcome.why)
+        self.step += 1
+        self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
+        return None
 
     def _ended(self, why: str) -> tuple[str, str]:
         """Return the status of a run that gains nothing any more."""

@@ -77,19 +77,16 @@ class NewtonCG(Refreshed, Optimizer):
         state = {**state, "previous_norm": task.gradient_norm}
         if self.solver == "saddle-free":
             return self._saddle_free(task, state, base)
-        if self.globalization == "line-search":
-            return self._line_search(task, state, base, forcing)
-        return self._trust_region(task, state, base, forcing)
+        if self.globalization == "trust-region":
+            return self._trust_region(task, state, base, forcing)
+        state, result, costs = self._solve(task, state, base, forcing, conjugate_gradients)
+        return self._moved(task, state, result.x, costs)
 
     def _saddle_free(self, task: Task, state: State, base: Operator) -> Outcome:
         shift = task.ridge + state["damping"]
         factor = self.new_factor(base)
         direction = -(factor.preconditioner(shift) @ task.gradient)
         return self._moved(task, state, direction, _costs(0, factor.provenance.columns))
-
-    def _line_search(self, task, state, base, forcing) -> Outcome:
-        state, result, costs = self._solve(task, state, base, forcing, conjugate_gradients)
-        return self._moved(task, state, result.x, costs)
 
     def _moved(self, task: Task, state: State, direction: np.ndarray, costs: dict) -> Outcome:
         line = task.line(direction)

@@ -3,8 +3,6 @@
 import os
 from dataclasses import dataclass
 
-import numpy as np
-
 from hesscomp.compression import SketchOptions
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import tail_number
@@ -35,10 +33,7 @@ class Sampling(Options, group="batches"):
     seed: int = option_of(SketchOptions, "seed")
 
     def share(self, purpose: int, rows: int) -> float:
-        """The share of `rows` rows that a batch takes.
-
-        Raises InputError for one of so few rows that it might be empty.
-        """
+        """Return the share of all rows that a batch takes; InputError if it might be empty."""
         size = (self.gradient, self.curvature, self.acceptance)[purpose]
         share = float(size) if size <= 1 else min(size / rows, 1.0)
         if share < 1 and share * rows < SMALLEST:
@@ -47,11 +42,6 @@ class Sampling(Options, group="batches"):
                 f"least {SMALLEST}"
             )
         return share
-
-    def batch_seed(self, purpose: int, step: int) -> int:
-        """A seed of its own for each purpose and step."""
-        sequence = np.random.SeedSequence([self.seed, purpose, step])
-        return int(sequence.generate_state(1, np.uint64)[0])
 
 
 @dataclass(frozen=True)
@@ -80,25 +70,16 @@ class Stopping(Options, group="stopping"):
 
 @dataclass(frozen=True)
 class Saving(Options, group="output"):
-    """Where a run leaves its traces; nothing is written without a folder.
+    """What a run writes to its folder; nothing without one.
 
-    Attributes
-    ----------
-    folder : path, optional
-        Gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it holds
-        a checkpoint of the same run, that is where the run resumes.
-    every : int
-        Steps between checkpoints; one is made at the end too.
-    tensorboard : bool
-        Also write scalars for TensorBoard.
-    history : bool
-        Whether to write the history files at the end; checkpoints hold the history too.
+    The folder gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it
+    holds a checkpoint of the same run, the run resumes from that.
     """
 
     folder: str | os.PathLike | None = None
-    every: int = option(10, low=1)
+    every: int = option(10, low=1)  # steps between checkpoints; one is made at the end too
     tensorboard: bool = option(False, help="write scalars to FOLDER/tensorboard")
-    history: bool = True
+    history: bool = True  # whether to write history files at the end; checkpoints hold it too
 
     def _check(self) -> None:
         super()._check()

@@ -175,15 +175,10 @@ def open_run(
                 "%s; set aside as %s, going on from %s (step %d)",
                 *(problems[0], DAMAGED, PREVIOUS, found.step),
             )
-        elif world.rank == 0:
-            _remove_strays(folder)
+        elif world.rank == 0:  # slabs of a run that was killed before it wrote the checkpoint
+            named = {slab for name in (NAME, PREVIOUS) for slab in slabs_of(folder / name, ROWS)}
+            remove_files([slab for slab in folder.glob(f"{NAME}.*.slab") if slab not in named])
     return found
-
-
-def _remove_strays(folder: Path) -> None:
-    """Remove slabs that no checkpoint names: a run was killed before it wrote the checkpoint."""
-    named = {slab for name in (NAME, PREVIOUS) for slab in slabs_of(folder / name, ROWS)}
-    remove_files([slab for slab in folder.glob(f"{NAME}.*.slab") if slab not in named])
 
 
 def load_checkpoint(

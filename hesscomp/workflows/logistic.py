@@ -74,22 +74,12 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
 
 @dataclass(frozen=True)
 class NewtonFit:
-    """A fitted model.
-
-    Attributes
-    ----------
-    result : NewtonResult
-    train_accuracy : float
-    test : Evaluation or None
-        The evaluation on test rows, where there are any.
-    factor : Factor or None
-        The factor of the Hessian at the final point, where one was requested.
-    """
+    """A fitted model."""
 
     result: "NewtonResult"
     train_accuracy: float
-    test: "Evaluation | None"
-    factor: Factor | None = None
+    test: "Evaluation | None"  # where there are test rows
+    factor: Factor | None = None  # of the Hessian at the final point, where one was requested
 
 
 def newton(request: NewtonRequest, world: World, progress: Progress = silent) -> NewtonFit:

@@ -75,18 +75,12 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
 class Training:
     """A finished run.
 
-    Attributes
-    ----------
-    result : TrainResult
-    test : Evaluation or None
-        The best point's evaluation on test rows, where there are any.
-    succeeded : bool
-        Whether it reached the gradient norm or the target that was requested; where none was,
-        whether it did not diverge.
+    It succeeded if it reached the gradient norm or the target that was requested; where none was,
+    if it did not diverge.
     """
 
     result: "TrainResult"
-    test: "Evaluation | None"
+    test: "Evaluation | None"  # of the best point, where there are test rows
     succeeded: bool
 
 
