@@ -179,8 +179,9 @@ def described(cls: type, told: bool = True) -> list[Option]:
     there, hints = {part.name: part for part in fields(cls)}, get_type_hints(cls)
     owners: dict[str, type] = {}
     for base in (*cls.__mro__[1:], cls):
+        own = getattr(base, "__dataclass_fields__", {})
         for name in get_annotations(base):
-            if name in there and (name not in owners or base is cls):
+            if name in there and (name not in owners or own.get(name) is there[name]):
                 owners[name] = base
     found = (_complete(there[name], hints[name], owner) for name, owner in owners.items())
     return [each for each in found if each.help is not None or not told]
