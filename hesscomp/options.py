@@ -131,13 +131,6 @@ def option(default=MISSING, **said):
     return field(default=default, metadata={KEY: Option(**said)})
 
 
-def option_of(part: type, name: str, **changed):
-    """Return an option of another class as a field, for a class that cannot inherit it as it is."""
-    found = next(each for each in described(part) if each.name == name)
-    found = replace(found, **changed)
-    return field(default=found.default, metadata={KEY: found})
-
-
 def _number(bound: float) -> str:
     return f"{bound:g}" if abs(bound) < 1e6 else f"{bound}"
 
@@ -211,6 +204,13 @@ def _complete(part: Field, hint, owner) -> Option:
 def values(options: Options, part: type) -> dict[str, Any]:
     """Return the values of the options of a part, by name."""
     return {each.name: getattr(options, each.name) for each in described(part)}
+
+
+def option_of(part: type, name: str, **changed):
+    """Return an option of another class as a field, for a class that cannot inherit it as it is."""
+    found = next(each for each in described(part) if each.name == name)
+    found = replace(found, **changed)
+    return field(default=found.default, metadata={KEY: found})
 
 
 def schema(cls: type) -> dict:
