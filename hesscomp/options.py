@@ -172,8 +172,9 @@ def described(cls: type, told: bool = True) -> list[Option]:
     there, hints = {part.name: part for part in fields(cls)}, get_type_hints(cls)
     owners: dict[str, type] = {}
     for base in (*cls.__mro__[1:], cls):
+        own = getattr(base, "__dataclass_fields__", {})
         for name in get_annotations(base):
-            if name in there and (name not in owners or base is cls):
+            if name in there and (name not in owners or own.get(name) is there[name]):
                 owners[name] = base
     found = (_complete(there[name], hints[name], owner) for name, owner in owners.items())
     return [each for each in found if each.help is not None or not told]
@@ -203,6 +204,13 @@ def _complete(part: Field, hint, owner) -> Option:
 def values(options: Options, part: type) -> dict[str, Any]:
     """Return the values of the options of a part, by name."""
     return {each.name: getattr(options, each.name) for each in described(part)}
+
+
+def option_of(part: type, name: str, **changed):
+    """Return an option of another class as a field, for a class that cannot inherit it as it is."""
+    found = next(each for each in described(part) if each.name == name)
+    found = replace(found, **changed)
+    return field(default=found.default, metadata={KEY: found})
 
 
 def schema(cls: type) -> dict:

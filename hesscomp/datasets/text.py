@@ -16,8 +16,7 @@ import numpy as np
 
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
-from hesscomp.storage.archives import MAX_COMPRESSION
-from hesscomp.storage.xz import open_xz
+from hesscomp.storage.archives import MAX_COMPRESSION, open_xz
 
 BATCH_BYTES = 2**23  # of text parsed at a time
 MAX_LINE = 2**28

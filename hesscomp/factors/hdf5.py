@@ -21,7 +21,7 @@ from hesscomp.factors.factor import Factor
 from hesscomp.factors.kinds import KINDS
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, RowLayout
-from hesscomp.storage import header
+from hesscomp.storage import hdf5
 from hesscomp.storage.files import remove_files
 from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
 from hesscomp.storage.slabs import own_slabs, read_rows, replacing_path, save_slabs
@@ -153,7 +153,7 @@ def write_group(group: h5py.Group, factor: Factor) -> None:
 def write_header(file: h5py.Group, kind: str) -> None:
     """Write what factor and trajectory files begin with."""
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    header.write_header(file, FORMAT, VERSION, kind=kind, created=created)
+    hdf5.write_header(file, FORMAT, VERSION, kind=kind, created=created)
 
 
 def _write(file: h5py.Group, factor: Factor) -> None:
@@ -296,7 +296,7 @@ def _check_kind(file: CheckedFile) -> str:
 
 def kind_of(file: CheckedFile) -> str:
     """Return a file's kind, of a factor or a trajectory; refuse other or newer files."""
-    header.check_header(file, FORMAT, VERSION)
+    hdf5.check_header(file, FORMAT, VERSION)
     kind, known = file.attributes().get("kind"), (*KINDS, TRAJECTORY)
     if kind not in known:
         readable = f"{', '.join(map(repr, known[:-1]))} and {known[-1]!r}"

@@ -1,7 +1,7 @@
 """How good a step must be: forcing term, reduction ratio and backtracking line search."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,24 +14,24 @@ SMALLEST_FORCING = 1e-8  # that below which float64 gradients gain nothing
 
 
 def reduction_ratio(before: float, after: float, promised: float) -> float:
-    """(before - after) / promised; NaN or -inf where `after` is not finite.
+    """Return (before - after) / promised; NaN or -inf where `after` is not finite.
 
-    Both are raised by the rounding of the objective: a step that changes nothing but rounding is
-    taken for what was promised (Conn, Gould and Toint 2000, section 17.4.2).
+    The rounding of the objective is added to both, so that a step that changes only rounding counts
+    as good (Conn, Gould and Toint 2000, section 17.4.2).
     """
     noise = ROUNDING * abs(before)
     return (before - after + noise) / (promised + noise) if promised + noise > 0 else 1.0
 
 
 def adapt_radius(radius: float, ratio: float, length: float, at_boundary: bool) -> float:
-    """The next trust-region radius (Nocedal and Wright 2006, algorithm 4.1)."""
+    """Return the next trust-region radius (Nocedal and Wright 2006, algorithm 4.1)."""
     if not ratio >= 0.25:
         return length / 4
     return min(2 * radius, LARGEST_RADIUS) if ratio > 0.75 and at_boundary else radius
 
 
 def levenberg_marquardt(damping: float, ratio: float) -> float:
-    """The next damping: times 3/2 where the ratio is below 1/4 or no number, 2/3 above 3/4.
+    """Return the next damping: 3/2 of it for a ratio below 1/4 or no number, 2/3 above 3/4.
 
     Martens 2010, section 4.1; Wang, Tan and Lin 2020.
     """
@@ -40,22 +40,11 @@ def levenberg_marquardt(damping: float, ratio: float) -> float:
     return damping / 1.5 if ratio > 0.75 else damping
 
 
-@dataclass(frozen=True)
-class Search:
-    """The end of a line search.
-
-    Attributes
-    ----------
-    length : float
-        The accepted step length; 0.0 where none was accepted.
-    objective : float
-        There.
-    trials : int
-    """
+class Search(NamedTuple):
+    """The step length that a line search accepted, 0.0 for none, and the objective there."""
 
     length: float
     objective: float
-    trials: int
 
 
 def backtrack(
@@ -69,44 +58,36 @@ def backtrack(
     trials: int = 40,
     at_once: int = 1,
 ) -> Search:
-    """Return the first of the lengths 1, shrink, shrink^2, ... with sufficient decrease.
+    """Return the first of `trials` lengths 1, shrink, shrink^2, ... with sufficient decrease.
 
     objective(t) <= start + sufficient t slope (Armijo; Nocedal and Wright 2006, equation 3.4), up
-    to the rounding of the objective. Decided on rank 0.
+    to the rounding of the objective. Rank 0 decides.
 
     Parameters
     ----------
     objectives : callable
-        Of a few step lengths; collective.
+        Return the objectives at `at_once` step lengths; collective.
     start, slope : float
-        At length 0; the slope must be negative for a step to be found.
-    world : World
-    trials : int
-        Most lengths that are tried.
-    at_once : int
-        Lengths of one call.
+        Objective and slope at length 0. No step is found unless the slope is negative.
     """
     if not world.decide(slope < 0):
-        return Search(0.0, start, 0)
+        return Search(0.0, start)
     longest = 1.0
     for first in range(0, trials, at_once):
         more = min(at_once, trials - first) - 1
         lengths = np.cumprod([longest] + more * [shrink])
         longest = float(lengths[-1] * shrink)
-        for trial, (length, value) in enumerate(zip(lengths, objectives(lengths), strict=True)):
+        for length, value in zip(lengths, objectives(lengths), strict=True):
             enough = value <= start + sufficient * length * slope + ROUNDING * abs(start)
             if world.decide(enough):
-                return Search(float(length), float(value), first + trial + 1)
-    return Search(0.0, start, trials)
+                return Search(float(length), float(value))
+    return Search(0.0, start)
 
 
 def forcing_term(norm: float, previous: float) -> float:
     """Return the relative residual of a Newton system (Eisenstat and Walker 1996, choice 2).
 
-    Parameters
-    ----------
-    norm, previous : float
-        Of the gradient, now and a step ago (0 in the first step).
+    `norm` and `previous` are those of the gradient, now and a step ago (0 in the first step).
     """
     forcing = min(FORCING, 0.9 * (norm / previous) ** 2) if previous > 0 else FORCING
     return max(forcing, SMALLEST_FORCING)

@@ -9,83 +9,22 @@ import numpy as np
 
 from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
-from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import Search, backtrack
-from hesscomp.parallel import random
+from hesscomp.optimizers.options import ACCEPTANCE, CURVATURE, GRADIENT, Sampling
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import MARGINS
 from hesscomp.problems.problem import Problem
 
-GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
-SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
 TRIALS = 4  # objectives along a line that moved margins give at once
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How much of the data a step uses, for each of its purposes.
-
-    Attributes
-    ----------
-    gradient, curvature, acceptance : float
-        The share of all rows, at most 1 (all of them, the default); above 1 a number of rows.
-        Each row is drawn independently, so that a batch's size varies by its square root.
-    seed : int
-        Names the batches: they depend on it, the purpose and the step, and on nothing else.
-    """
-
-    gradient: float = 1.0
-    curvature: float = 1.0
-    acceptance: float = 1.0
-    seed: int = 0
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        for name in ("gradient", "curvature", "acceptance"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
-                raise InputError(f"the {name} batch must be a positive number, not {value}")
-        random.check_seed(self.seed)
-
-    def share(self, purpose: int, rows: int) -> float:
-        """The share of `rows` rows that a batch takes.
-
-        Raises InputError for one of so few rows that it might be empty.
-        """
-        size = (self.gradient, self.curvature, self.acceptance)[purpose]
-        share = float(size) if size <= 1 else min(size / rows, 1.0)
-        if share < 1 and share * rows < SMALLEST:
-            raise InputError(
-                f"a batch of {share * rows:g} of {rows} rows is drawn empty now and then; take at "
-                f"least {SMALLEST}"
-            )
-        return share
-
-    def batch_seed(self, purpose: int, step: int) -> int:
-        """A seed of its own for each purpose and step."""
-        sequence = np.random.SeedSequence([self.seed, purpose, step])
-        return int(sequence.generate_state(1, np.uint64)[0])
-
-
 class View:
-    """A problem, or a batch of it: what is computed is counted, the last values kept.
+    """A problem or a batch of it, whose `share` of all rows it has.
 
-    Parameters
-    ----------
-    problem : Problem
-    share : float
-        Of all rows, in this problem.
-    keeps_margins : bool
-        Whether the margins at the last point are kept, so that lines can move them.
-
-    Attributes
-    ----------
-    ledger : Ledger
-        Of the work done through this view.
-    tried : list of float
-        The objectives that were computed through it, last one last.
+    It counts in its `ledger` what is computed, lists the objectives in `tried`, and keeps the last
+    values; where it `keeps_margins`, also those at the last point, so that lines can move them.
     """
 
     def __init__(self, problem: Problem, share: float = 1.0, keeps_margins: bool = False):
@@ -97,14 +36,14 @@ class View:
         self._margins: tuple[np.ndarray, object] | None = None
 
     def know(self, x: np.ndarray, objective: float, gradient: np.ndarray) -> None:
-        """Keep what was computed at x; that of the point before last is forgotten."""
+        """Keep the values at x, and those at the point before it."""
         self._known = [(x.copy(), (objective, gradient)), *self._known[:1]]
 
     def _recall(self, x: np.ndarray) -> tuple[float, np.ndarray] | None:
         return next((values for point, values in self._known if np.array_equal(point, x)), None)
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """f(x) and its gradient; free at the last two points where they were requested."""
+        """Return f(x) and its gradient; free at the last two points where both were requested."""
         values = self._recall(x)
         if values is None:
             if self.keeps_margins:
@@ -116,7 +55,7 @@ class View:
         return values
 
     def objective(self, x: np.ndarray) -> float:
-        """f(x); free where `objective_and_gradient` is."""
+        """Return f(x); free where `objective_and_gradient` is."""
         values = self._recall(x)
         if values is not None:
             return values[0]
@@ -132,33 +71,31 @@ class View:
         return shard.start, shard.start + len(shard.y)
 
     def margins(self, x: np.ndarray):
-        """The margins at x of the rows here; free at the last point where they were."""
+        """Return the margins at x of this rank's rows; free at the last such point."""
         if self._margins is not None and np.array_equal(self._margins[0], x):
             return self._margins[1]
         self.keep_margins(x, margins := self.problem.margins(x))
         return margins
 
     def keep_margins(self, x: np.ndarray, margins) -> None:
-        """Take these for the margins at x; those of the point before are forgotten."""
+        """Take these for the margins at x, in place of those at the point before."""
         self._margins = x.copy(), margins
 
     def hessian(self, x: np.ndarray) -> Operator:
-        """The Hessian of the data term at x, without the ridge."""
+        """Return the Hessian of the data term at x, without the ridge."""
         shard = self.problem.curvature_at(self.margins(x)) if self.keeps_margins else None
         return HessianOperator(self.problem, x, shard)
 
     def gauss_newton(self, x: np.ndarray) -> Operator:
-        """The Gauss-Newton matrix of the data term at x, without the ridge.
+        """Return the Gauss-Newton matrix of the data term at x, without the ridge.
 
-        Where the Hessian is positive semidefinite everywhere, as for generalised linear models,
-        it is the Hessian.
+        It is the Hessian where that is always positive semidefinite, as for generalised linear
+        models.
         """
-        if self.problem.psd:
-            return self.hessian(x)
-        return GaussNewtonOperator(self.problem, x)
+        return self.hessian(x) if self.problem.psd else GaussNewtonOperator(self.problem, x)
 
     def flush_costs(self) -> Ledger:
-        """What was used since the last time, from now on counted from zero."""
+        """Return the costs since the last call, and count from zero again."""
         used = copy.copy(self.ledger)
         used.seconds = dict(used.seconds)
         Ledger.__init__(self.ledger, listener=self.ledger.listener)
@@ -176,10 +113,9 @@ class Task:
     x : (n,) array
     batches : Batches
     known : tuple, optional
-        Objective and gradient at x, where they are not to be computed again.
-    objective : float
-    gradient : (n,) array
-        Of the gradient batch at x, ridge included.
+        Objective and gradient at x, if they need not be computed.
+    objective, gradient : float, (n,) array
+        Those of the gradient batch at x, ridge included.
     full : float
         The objective over all rows at x; NaN until it is known.
     """
@@ -218,7 +154,7 @@ class Task:
 
     @property
     def whole(self) -> bool:
-        """Whether gradient and acceptance use all rows, so that objectives of steps compare."""
+        """Whether gradient and acceptance use all rows: objectives of steps can be compared."""
         return self.batches.whole
 
     @cached_property
@@ -227,63 +163,48 @@ class Task:
         return self.trial(self.x)
 
     def trial(self, x: np.ndarray) -> float:
-        """The acceptance batch's objective at a point that is likely to be the next one.
+        """Return the acceptance batch's objective at a point that is likely to be the next one.
 
-        Where the gradient is taken over the same rows, it is computed along and kept for the next
-        step, which then has it for free.
+        Where the gradient uses the same rows, it is computed too and kept for the next step.
         """
         view = self.acceptance_batch
         return view.objective_and_gradient(x)[0] if self.whole else view.objective(x)
 
     def line(self, direction: np.ndarray) -> "Line":
-        """The line x + t direction, for a search along it."""
+        """Return the line x + t direction, for a search along it."""
         kind = MarginLine if self.batches.full.keeps_margins else Line
         return kind(self, direction)
 
-    def normals(self, columns: int) -> np.ndarray:
-        """(n, columns) standard normal numbers of this step."""
-        first = self.step * columns
-        seed, rows = self.batches.sampling.seed, (0, len(self.x))
-        return random.standard_normal(seed, random.DIRECTIONS, rows, (first, first + columns))
-
 
 class Line:
-    """The points x + t d that a step chooses from.
+    """The points x + t d that a step chooses from; `slope` is the objective's, at t = 0."""
 
-    Attributes
-    ----------
-    slope : float
-        Of the objective at x, towards d.
-    at_once : int
-        How many objectives along it cost no more than one.
-    """
-
-    at_once = 1
+    at_once = 1  # how many objectives along it cost no more than one
 
     def __init__(self, task: Task, direction: np.ndarray):
         self.task, self.direction = task, direction
         self.slope = float(task.gradient @ direction)
 
     def search(self, **rules) -> Search:
-        """Return the first t of sufficient decrease, by the rules of `backtrack`."""
+        """Find the first t of sufficient decrease, by the rules of `backtrack`."""
         task = self.task
         return backtrack(
             self.objectives, task.value, self.slope, task.world, at_once=self.at_once, **rules
         )
 
     def objectives(self, lengths: np.ndarray) -> Sequence[float] | np.ndarray:
-        """The acceptance batch's objectives at some t."""
+        """Return the acceptance batch's objectives at some t."""
         return [self.task.trial(self.task.x + length * self.direction) for length in lengths]
 
     def end(self, length: float) -> np.ndarray:
-        """The point at t, where the step ends."""
+        """Return the point at t, where the step ends."""
         return self.task.x + length * self.direction
 
 
 class MarginLine(Line):
-    """A line along which margins are moved: a pass over the data for all of its points.
+    """A line along which margins are moved: one pass over the data serves all of its points.
 
-    Objectives at some t take no more passes and one reduction of as many words.
+    Several objectives then take one reduction of as many words.
     """
 
     at_once = TRIALS
@@ -309,17 +230,11 @@ class MarginLine(Line):
 class Batches:
     """The batches of all steps over one problem, and the sum of what they cost.
 
-    Parameters
-    ----------
-    problem : Problem
-    sampling : Sampling
-    keeps_margins : bool
-        Whether to keep the margins of a problem that has them, where steps use all rows.
-
     Attributes
     ----------
     whole : bool
-        Whether gradients and acceptance are of all rows.
+        Whether gradients and acceptance use all rows. Only then margins are kept, where the problem
+        has some and the optimizer wants them.
     full : View
         All rows.
     passes, columns : float
@@ -331,7 +246,6 @@ class Batches:
     """
 
     def __init__(self, problem: Problem, sampling: Sampling, keeps_margins: bool = False):
-        sampling.validate()
         gradient, _, acceptance = (
             sampling.share(purpose, problem.rows) for purpose in (GRADIENT, CURVATURE, ACCEPTANCE)
         )
@@ -343,12 +257,12 @@ class Batches:
         self._open = [self.full]
 
     def view(self, purpose: int, step: int) -> View:
-        """The batch of one purpose in one step."""
+        """Return the batch of one purpose in one step."""
         share = self.sampling.share(purpose, self.problem.rows)
         if share == 1:
             return self.full
-        seed = self.sampling.batch_seed(purpose, step)
-        batch = self.problem.sampled(share, seed)
+        seed = np.random.SeedSequence([self.sampling.seed, purpose, step])
+        batch = self.problem.sampled(share, int(seed.generate_state(1, np.uint64)[0]))
         if purpose == GRADIENT:  # the sample's error is far above that of rounding
             batch.gradient_dtype = batch.dtype
         self._open.append(View(batch, share))
@@ -368,5 +282,5 @@ class Batches:
 
     @property
     def tried(self) -> list[float]:
-        """The objectives that were computed since the costs were settled."""
+        """The objectives that were computed since the costs were flushed."""
         return [value for view in self._open for value in view.tried]

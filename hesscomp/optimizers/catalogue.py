@@ -12,6 +12,7 @@ from typing import Any
 from hesscomp import optimizers
 from hesscomp.errors import InputError
 from hesscomp.optimizers.optimizer import Optimizer
+from hesscomp.options import described
 
 
 def _all(kind: Any) -> Iterator[type[Optimizer]]:
@@ -50,9 +51,7 @@ def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
                 f"{', '.join(defaults)}"
             )
         values[option] = _parsed(f"{name}: {option}", text, type(defaults[option]))
-    optimizer = kind(**values)
-    optimizer.validate()
-    return optimizer
+    return kind(**values)
 
 
 def _parsed(what: str, text: str, kind: type):
@@ -66,5 +65,8 @@ def _parsed(what: str, text: str, kind: type):
 
 
 def options_of(name: str) -> str:
-    """An optimizer's options and defaults, in one line."""
-    return ", ".join(f"{part.name}={part.default}" for part in fields(OPTIMIZERS[name]))
+    """An optimizer's options and defaults, in one line, and then what they mean."""
+    kind = OPTIMIZERS[name]
+    defaults = ", ".join(f"{part.name}={part.default}" for part in fields(kind))
+    helps = (f"  {each.name}: {each.help}".replace("`", "") for each in described(kind))
+    return "\n".join([defaults, *helps])

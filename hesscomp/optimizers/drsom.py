@@ -9,49 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.errors import InputError
 from hesscomp.optimizers.acceptance import adapt_radius, reduction_ratio
 from hesscomp.optimizers.batches import Task
-from hesscomp.optimizers.optimizer import (
-    Optimizer,
-    Outcome,
-    State,
-    check_choice,
-    check_positive,
-)
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.subproblem import Step, cubic, damped, trust_region
+from hesscomp.options import option
+from hesscomp.parallel import random
 
 EPS = np.finfo(np.float64).eps
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
 TRIALS = 30  # models tried in one step
-MOST_DIRECTIONS = 20
 CAREFUL = 100.0  # how much more careful a control gets after numbers that were not finite
 
 
 @dataclass(frozen=True)
 class DRSOM(Optimizer):
-    """Minimises a quadratic model over the span of m directions, the gradient first of them.
-
-    Attributes
-    ----------
-    directions : {"momentum", "random", "krylov"}
-        Beside the gradient g. momentum: the last m - 1 moves d_k = x_k - x_k-1, d_k-1, ...
-        random: m - 1 random directions orthogonal to g and each other. krylov: the last move d,
-        then H g, H d, H^2 g, ...
-    count : int
-        m, 2 to 20.
-    curvature : {"products", "differences", "interpolation"}
-        How Q = D^T H D is found. products: one block product. differences: m gradients.
-        interpolation: m (m + 1) + 1 function values, by second differences along the m (m + 1) / 2
-        sums of two directions; right for any m.
-    control : {"radius", "radius-free", "cubic"}
-        What keeps the step where the model is good: a trust region; a multiplier from gamma; a
-        cubic term (weight / 3) ||a||^3. All are adapted by the reduction ratio.
-    radius, gamma, weight : float
-        The control's first value.
-    accept : bool
-        Whether a step must lower the objective of the acceptance batch. If not, steps are taken as
-        they come and the control stays: the mode for small batches.
+    """Minimise a quadratic model over the span of m directions, the gradient the first of them.
 
     Notes
     -----
@@ -60,27 +33,37 @@ class DRSOM(Optimizer):
     vectors twice.
     """
 
-    directions: str = "momentum"
-    count: int = 2
-    curvature: str = "products"
-    control: str = "radius"
-    radius: float = 1.0
-    gamma: float = 1e-6
-    weight: float = 1.0
-    accept: bool = True
+    directions: str = option(
+        "momentum", choices=("momentum", "random", "krylov"),
+        help="directions beside the gradient g; momentum: the last moves d_k = x_k - x_k-1, "
+        "d_k-1, ...; random: orthogonal to g and each other; krylov: d_k, then H g, H d_k, H^2 g, "
+        "...",
+    )  # fmt: skip
+    count: int = option(2, low=2, high=20, help="number m of directions")
+    curvature: str = option(
+        "products", choices=("products", "differences", "interpolation"),
+        help="how Q = D^T H D is found; products: by a block product; differences: of m gradients; "
+        "interpolation: by m (m + 1) + 1 function values, whose second differences along the sums "
+        "of two directions are right for any m",
+    )  # fmt: skip
+    control: str = option(
+        "radius", choices=("radius", "radius-free", "cubic"),
+        help="what keeps steps where the model is good, adapted by the reduction ratio; radius: a "
+        "trust region; radius-free: a multiplier from gamma; cubic: a term (weight / 3) ||a||^3",
+    )  # fmt: skip
+    radius: float = option(1.0, above=0, help="first radius")
+    gamma: float = option(1e-6, above=0, help="first gamma")
+    weight: float = option(1.0, above=0, help="first weight")
+    accept: bool = option(
+        True,
+        help="whether a step must lower the acceptance batch's objective; if not, the control "
+        "stays as it is: for small batches",
+    )  # fmt: skip
     name = "drsom"
-
-    def validate(self):
-        check_choice(self, "directions", ("momentum", "random", "krylov"))
-        check_choice(self, "curvature", tuple(CURVATURES))
-        check_choice(self, "control", tuple(CONTROLS))
-        check_positive(self, "radius", "gamma", "weight")
-        if not 2 <= self.count <= MOST_DIRECTIONS:
-            raise InputError(f"drsom: count must be 2 to {MOST_DIRECTIONS}, not {self.count}")
 
     def start(self, x):
         kept = {"momentum": self.count - 1, "random": 0, "krylov": 1}[self.directions]
-        return {"control": self._control.first(self), "moves": np.zeros((len(x), kept))}
+        return {"control": getattr(self, self._control.first), "moves": np.zeros((len(x), kept))}
 
     def recover(self, state):
         return {**state, "control": self._control.tightened(state["control"], CAREFUL)}
@@ -102,7 +85,7 @@ class DRSOM(Optimizer):
         return Outcome(task.x + move, {"control": control, "moves": moves}, values)
 
     def _search(self, task: Task, D, model: tuple[Any, Any, Any], control):
-        """The first move that is accepted (None if none is), for the log, the next control."""
+        """Return the first accepted move or None, the values for the log, the next control."""
         rules = self._control
         for trials in range(1, TRIALS + 1):
             step, used = task.world.broadcast(rules.solve(*model, control)), control
@@ -121,7 +104,10 @@ class DRSOM(Optimizer):
         if self.directions == "momentum":
             return np.hstack([g, state["moves"]])
         if self.directions == "random":
-            Q, _ = np.linalg.qr(np.hstack([g, task.normals(self.count - 1)]))
+            m, seed, rows = self.count - 1, task.batches.sampling.seed, (0, len(task.x))
+            columns = task.step * m, (task.step + 1) * m
+            normals = random.standard_normal(seed, random.DIRECTIONS, rows, columns)
+            Q, _ = np.linalg.qr(np.hstack([g, normals]))
             return np.hstack([g, Q[:, 1:]])
         block = _unit_columns(np.hstack([g, state["moves"]]))
         D, hessian = block, task.curvature_batch.hessian(task.x).shifted(task.ridge)
@@ -142,7 +128,7 @@ def _values(step: Step | None, ratio: float, control: float, trials: int) -> dic
 
 
 def _unit_columns(D: np.ndarray) -> np.ndarray:
-    """The columns scaled to unit length, without those that are zero."""
+    """Scale the columns to unit length, and leave out those that are zero."""
     lengths = np.linalg.norm(D, axis=0)
     return D[:, lengths > 0] / lengths[lengths > 0]
 
@@ -199,14 +185,13 @@ CURVATURES = {
 class Control:
     """How a model is kept from reaching too far: by a radius."""
 
-    def first(self, options: DRSOM) -> float:
-        return options.radius
+    first = "radius"  # the option with the first value
 
     def solve(self, c, Q, G, radius: float) -> Step:
         return trust_region(c, Q, G, radius)
 
     def promise(self, step: Step, radius: float) -> float:
-        """The decrease that the model expects."""
+        """Return the decrease that the model expects."""
         return step.decrease
 
     def adapt(self, radius: float, ratio: float, step: Step) -> float:
@@ -219,10 +204,7 @@ class Control:
 class RadiusFree(Control):
     """By a multiplier lambda from gamma; the factors are those of the authors' code (DRSOM.jl)."""
 
-    least = 1e-16
-
-    def first(self, options):
-        return options.gamma
+    first, least = "gamma", 1e-16
 
     def solve(self, c, Q, G, gamma):
         return damped(c, Q, G, gamma)
@@ -241,10 +223,7 @@ class RadiusFree(Control):
 class Cubic(RadiusFree):
     """By a cubic term (adaptive regularisation: Cartis, Gould and Toint 2011)."""
 
-    least = 1e-8
-
-    def first(self, options):
-        return options.weight
+    first, least = "weight", 1e-8
 
     def solve(self, c, Q, G, weight):
         return cubic(c, Q, G, weight)

@@ -5,31 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Task
-from hesscomp.optimizers.optimizer import Optimizer, Outcome, State, check_positive
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.options import option, option_of
 
 CAREFUL = 0.5  # of the learning rate, after numbers that were not finite
 
 
 @dataclass(frozen=True)
 class FirstOrder(Optimizer):
-    """What the baselines share: a learning rate, and how it shrinks where it was too large.
+    """What the baselines share: a learning rate, and how it shrinks where it was too large."""
 
-    Attributes
-    ----------
-    learning_rate : float
-    decay : float
-        The rate of step k is learning_rate / (1 + decay k).
-    """
-
-    learning_rate: float = 1e-3
-    decay: float = 0.0
-
-    def validate(self):
-        check_positive(self, "learning_rate")
-        if not (np.isfinite(self.decay) and self.decay >= 0):
-            raise InputError(f"{self.name}: decay must be at least 0, not {self.decay}")
+    learning_rate: float = option(1e-3, above=0, help="learning rate of the first step")
+    decay: float = option(0.0, low=0, help="the rate of step k is learning_rate / (1 + decay k)")
 
     def start(self, x):
         return {"steps": 0, "scale": 1.0, **{name: np.zeros_like(x) for name in self.moments}}
@@ -56,16 +44,11 @@ class SGD(FirstOrder):
     Keras' update with a constant rate (its velocity is rate times this one).
     """
 
-    learning_rate: float = 1e-2
-    momentum: float = 0.9
-    nesterov: bool = False
+    learning_rate: float = option_of(FirstOrder, "learning_rate", default=1e-2)
+    momentum: float = option(0.9, low=0, below=1, help="share of the velocity that is kept")
+    nesterov: bool = option(False, help="whether to take Nesterov's step")
     name = "sgd"
     moments = ("velocity",)
-
-    def validate(self):
-        super().validate()
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"sgd: momentum must be in [0, 1), not {self.momentum}")
 
     def _direction(self, g, state):
         state["velocity"] = self.momentum * state["velocity"] - g
@@ -76,20 +59,11 @@ class SGD(FirstOrder):
 class Adam(FirstOrder):
     """Adam (Kingma and Ba 2015, algorithm 1)."""
 
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    beta1: float = option(0.9, low=0, below=1, help="decay of the mean of gradients")
+    beta2: float = option(0.999, low=0, below=1, help="decay of the mean of squares")
+    epsilon: float = option(1e-8, above=0, help="what is added to the denominator")
     name = "adam"
     moments = ("mean", "square")
-
-    def validate(self):
-        super().validate()
-        check_positive(self, "epsilon")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(
-                    f"{self.name}: {name} must be in [0, 1), not {getattr(self, name)}"
-                )
 
     def _direction(self, g, state):
         k = state["steps"]
@@ -107,7 +81,7 @@ class Adam(FirstOrder):
 class AdaBelief(Adam):
     """AdaBelief (Zhuang and others 2020, algorithm 2): the square of g - mean in place of g's."""
 
-    epsilon: float = 1e-16
+    epsilon: float = option_of(Adam, "epsilon", default=1e-16)
     name = "adabelief"
 
     def _second_moment(self, g, state):

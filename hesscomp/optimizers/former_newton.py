@@ -51,7 +51,7 @@ def upgraded(saved: Checkpoint, optimizer: Optimizer) -> Checkpoint:
 
 
 def _options(optimizer) -> str:
-    """What it said of its options."""
+    """Return the text in which that loop kept its options."""
     fixed = optimizer.fixed_step > 0
     return (
         f"NewtonOptions(solver={optimizer.solver!r}, tolerance={optimizer.tolerance!r}, "
@@ -73,7 +73,7 @@ def _row(row: dict[str, float], first: dict[str, float]) -> dict[str, float]:
 
 
 def _costs(now: dict, first: dict[str, float]) -> dict[str, float]:
-    """Each pass as one column, since their number was not kept."""
+    """Return the costs since the first row; each pass as one column: their number was not kept."""
     passes = float(now["passes"] - first["passes"])
     words = float(now["words_reduced"] - first["words_reduced"])
     return {"passes": passes, "columns": passes, "work": passes, "words": words}

@@ -6,11 +6,11 @@ their simpleNN.
 
 from dataclasses import dataclass
 
-from hesscomp.errors import InputError
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.optimizers.acceptance import levenberg_marquardt
 from hesscomp.optimizers.batches import Task
-from hesscomp.optimizers.optimizer import Optimizer, Outcome, State, check_positive
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.options import option
 
 
 @dataclass(frozen=True)
@@ -19,32 +19,21 @@ class GaussNewton(Optimizer):
 
     Their objective ||theta||^2 / (2 C) + mean loss is a problem with ridge 1 / C; G is that of the
     curvature batch (1%, 5% or 10% of the rows in the paper), gradient and objective are of all.
-
-    Attributes
-    ----------
-    damping : float
-        The first lambda; times 3/2 where the reduction ratio is below 1/4, 2/3 above 3/4.
-    forcing : float
-        Relative residual of CG.
-    max_cg : int
-    sufficient : float
-        Of the decrease, in the line search.
-    max_halvings : int
-        Without sufficient decrease after these the step is zero.
     """
 
-    damping: float = 1.0
-    forcing: float = 0.1
-    max_cg: int = 250
-    sufficient: float = 1e-4
-    max_halvings: int = 30
+    damping: float = option(
+        1.0, above=0,
+        help="first lambda; times 3/2 where the reduction ratio is below 1/4, 2/3 above 3/4",
+    )  # fmt: skip
+    forcing: float = option(0.1, above=0, below=1, help="relative residual of CG")
+    max_cg: int = option(250, low=1, help="most CG iterations of a step")
+    sufficient: float = option(
+        1e-4, above=0, below=1, help="share of the expected decrease that a step must have"
+    )
+    max_halvings: int = option(
+        30, low=1, help="most halvings of a step, after which the step is zero"
+    )
     name = "gauss-newton"
-
-    def validate(self):
-        check_positive(self, "damping", "max_cg", "max_halvings")
-        for name in ("forcing", "sufficient"):
-            if not 0 < getattr(self, name) < 1:
-                raise InputError(f"gauss-newton: {name} must be in (0, 1)")
 
     def start(self, x):
         return {"damping": self.damping}

@@ -9,20 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.errors import InputError
 from hesscomp.krylov.cg import Recurrence
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
 from hesscomp.optimizers.batches import Task, View
-from hesscomp.optimizers.optimizer import (
-    Optimizer,
-    Outcome,
-    State,
-    check_choice,
-    check_positive,
-)
-from hesscomp.optimizers.preconditioners import kronecker, squared_gradients
-from hesscomp.optimizers.refresh_policy import HORIZON, RefreshPolicy
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.options import NewtonOptions
+from hesscomp.optimizers.preconditioners import HORIZON, Refreshed, kronecker, squared_gradients
+from hesscomp.options import option, option_of
 
 PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
 SHORTEST_LOOK = 10  # k is at least this,
@@ -32,23 +26,8 @@ SUFFICIENT, SHRINK, TRIALS = 1e-2, 0.8, 60  # of the line search
 
 
 @dataclass(frozen=True)
-class HessianFree(Optimizer):
+class HessianFree(Refreshed, Optimizer):
     """Martens' method. The gradient batch should be larger than that of the curvature.
-
-    Attributes
-    ----------
-    damping : float
-        The first lambda; then by the Levenberg-Marquardt rule.
-    decay : float
-        CG starts from this times the last solution, as it was before backtracking.
-    max_cg : int
-    preconditioner : {"diagonal", "kronecker", "low-rank", "none"}
-        diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the curvature
-        batch. kronecker: products of small factors for each layer, of networks of dense layers
-        (Martens and Grosse 2015), made in every step. low-rank: a factor of the Gauss-Newton
-        matrix, sketched again when that pays.
-    rank, oversample, seed : int
-        Of the factor; the seed also of the targets that Kronecker factors are drawn with.
 
     Notes
     -----
@@ -58,33 +37,33 @@ class HessianFree(Optimizer):
     iterations.
     """
 
-    damping: float = 45.0
-    decay: float = 0.95
-    max_cg: int = 250
-    preconditioner: str = "diagonal"
-    rank: int = 40
-    oversample: int = 10
-    seed: int = 0
+    damping: float = option(
+        45.0, above=0, help="first lambda; then by the Levenberg-Marquardt rule"
+    )
+    decay: float = option(
+        0.95, low=0, high=1,
+        help="CG starts from this times the last solution, as it was before backtracking",
+    )  # fmt: skip
+    max_cg: int = option(250, low=1, help="most CG iterations of a step")
+    preconditioner: str = option(
+        "diagonal", choices=("diagonal", "kronecker", "low-rank", "none"),
+        help="diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the "
+        "curvature batch; kronecker: products of small factors for each layer, of networks of "
+        "dense layers (Martens and Grosse 2015); low-rank: a factor of the Gauss-Newton matrix, "
+        "sketched again when that pays",
+    )  # fmt: skip
+    rank: int = option_of(NewtonOptions, "rank")
+    oversample: int = option_of(NewtonOptions, "oversample")
+    seed: int = option_of(NewtonOptions, "seed")
     name = "hessian-free"
 
-    def validate(self):
-        check_choice(self, "preconditioner", ("diagonal", "kronecker", "low-rank", "none"))
-        check_positive(self, "damping", "max_cg", "rank")
-        self._policy.validate()
-        if not 0 <= self.decay <= 1:
-            raise InputError(f"hessian-free: decay must be in [0, 1], not {self.decay}")
-
     def start(self, x):
-        return {"damping": self.damping, "solution": np.zeros_like(x), **self._policy.start(len(x))}
+        return {"damping": self.damping, "solution": np.zeros_like(x), **self.first_factor(len(x))}
 
     def recover(self, state):
         return {
             **state, "damping": 10 * state["damping"], "solution": np.zeros_like(state["solution"])
         }  # fmt: skip
-
-    @property
-    def _policy(self) -> RefreshPolicy:
-        return RefreshPolicy(self.rank, self.oversample, self.seed)
 
     def step(self, task: Task, state: State) -> Outcome:
         matrix = task.curvature_batch.gauss_newton(task.x)
@@ -96,7 +75,7 @@ class HessianFree(Optimizer):
         state = {**state, "solution": solved.iterates[-1][0]}
         if factor is not None:
             solve = solved.iterations, solved.first_norm, solved.last_norm
-            state.update(self._policy.kept(state, factor, sketched, solve))
+            state.update(self.served(state, factor, sketched, solve))
         direction, quadratic, value = best_iterate(task, solved)
         slope, objective = float(task.gradient @ direction), task.acceptance_batch.objective
         undamped = slope + (quadratic - state["damping"] * (direction @ direction)) / 2
@@ -121,39 +100,29 @@ class HessianFree(Optimizer):
         return Outcome(task.x + search.length * direction, state, values)
 
     def _preconditioner(self, task: Task, state: State, matrix: Operator, shift: float):
-        """It, and the factor that it is made of with the columns of a new one's sketch."""
+        """Return it, the factor that it is made of, and the columns that were sketched for that."""
         if self.preconditioner == "none":
             return None, None, 0
         if self.preconditioner == "diagonal":
             return squared_gradients(task.curvature_batch, task.x, shift), None, 0
         if self.preconditioner == "kronecker":
             return kronecker(task.curvature_batch, task.x, shift, self.seed + task.step), None, 0
-        factor, sketched = self._policy.current(matrix, state, HORIZON)
+        factor, sketched = self.current_factor(matrix, state, HORIZON)
         return factor.preconditioner(shift), factor, sketched
 
 
 @dataclass(frozen=True)
 class Truncated:
-    """What `truncated_cg` leaves.
+    """What `truncated_cg` leaves."""
 
-    Attributes
-    ----------
-    iterates : list of ((n,) array, float)
-        Those kept, the last one last; each with p^T A p.
-    iterations : int
-        Products, that of a start included.
-    first_norm, last_norm : float
-        ||b - A p|| at the start and at the end.
-    """
-
-    iterates: list[tuple[np.ndarray, float]]
-    iterations: int
-    first_norm: float
-    last_norm: float
+    iterates: list[tuple[np.ndarray, float]]  # those kept, the last one last, with p^T A p
+    iterations: int  # products, that of a start included
+    first_norm: float  # ||b - A p|| at the start
+    last_norm: float  # and at the end
 
 
 def truncated_cg(A: Operator, b: np.ndarray, start: np.ndarray, M, limit: int) -> Truncated:
-    """CG on phi(p) = p^T A p / 2 - b^T p, ended when phi stops falling (Martens 2010, section 4.4).
+    """Minimise phi(p) = p^T A p / 2 - b^T p by CG until phi stops falling (Martens 2010, 4.4).
 
     Stops after iteration i > k with phi_i < 0 and (phi_i - phi_{i-k}) / phi_i < 5e-4 k, where
     k = max(10, 0.1 i); at most `limit` products. Iterates at ceil(1.3^j) are kept (section 4.6).
@@ -189,9 +158,9 @@ def _phi(cg: Recurrence, b: np.ndarray) -> float:
 
 
 def best_iterate(task: Task, solved: Truncated) -> tuple[np.ndarray, float, float]:
-    """Back from the last iterate as long as the objective does not rise: p, p^T A p, objective.
+    """Go back from the last iterate while the acceptance batch's objective does not rise.
 
-    Of the acceptance batch (Martens 2010, section 4.6).
+    Return p, p^T A p and the objective there (Martens 2010, section 4.6).
     """
     view: View = task.acceptance_batch
     (best, quadratic), *others = reversed(solved.iterates)

@@ -1,6 +1,5 @@
 """One loop for all optimizers: batches, log, checkpoints, stopping, and numbers gone bad."""
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,9 @@ import numpy as np
 
 from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.optimizers.acceptance import ROUNDING
-from hesscomp.optimizers.batches import Batches, Sampling, Task
+from hesscomp.optimizers.batches import Batches, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
+from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.problems.evaluation import Evaluation, HeldOut
 from hesscomp.problems.problem import Problem
@@ -39,113 +39,30 @@ Callback = Callable[[dict[str, float], np.ndarray], bool | None]
 
 
 @dataclass(frozen=True)
-class Stopping:
-    """When a run ends; whichever comes first.
-
-    Attributes
-    ----------
-    max_steps : int
-    gradient_tolerance : float
-        Converged when ||g||_2 <= this, g being that of the gradient batch.
-    target : float
-        Converged when the objective over all rows is at most this.
-    max_passes : float
-        Passes over the data, batches counted by their share.
-    max_seconds : float
-        Wall time of this call; where it ends a run, the number of steps depends on the machine.
-    """
-
-    max_steps: int = 100
-    gradient_tolerance: float = 0.0
-    target: float = -np.inf
-    max_passes: float = np.inf
-    max_seconds: float = np.inf
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        if self.max_steps < 0:
-            raise InputError(f"`max_steps` must be at least 0, not {self.max_steps}")
-        if not self.gradient_tolerance >= 0:
-            raise InputError(
-                f"`gradient_tolerance` must be at least 0, not {self.gradient_tolerance}"
-            )
-        if np.isnan(self.target):
-            raise InputError("`target` must be a number, not nan")
-        for name in ("max_passes", "max_seconds"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"`{name}` must be positive, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where a run leaves its traces; nothing is written without a folder.
-
-    Attributes
-    ----------
-    folder : path, optional
-        Gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it holds
-        a checkpoint of the same run, that is where the run resumes.
-    every : int
-        Steps between checkpoints; one is made at the end too.
-    tensorboard : bool
-        Also write scalars for TensorBoard.
-    history : bool
-        Whether to write the history files at the end; checkpoints hold the history too.
-    """
-
-    folder: str | os.PathLike | None = None
-    every: int = 10
-    tensorboard: bool = False
-    history: bool = True
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        if self.every < 1:
-            raise InputError(f"`every` must be at least 1 step, not {self.every}")
-        if self.tensorboard and self.folder is None:
-            raise InputError(
-                "scalars for TensorBoard go to a run's folder, and there is none; name one"
-            )
-
-
-@dataclass(frozen=True)
 class TrainResult:
     """Where a run ended.
 
-    Attributes
-    ----------
-    x : (n,) array
-        The last point.
-    best : (n,) array
-        The point of the lowest objective over all rows among those at which it is known; the
-        start is one of them.
-    best_objective : float
-    objective, gradient_norm : float
-        At `x`, of the last gradient batch (all rows by default).
-    steps : int
-    status : {"converged", "stopped", "diverged"}
-    reason : str
-        In words.
-    history : History
-        One row for each point: `step`, `objective` and `gradient_norm` of the gradient batch there,
-        `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches by their
-        share; see `Batches`), `words` and `seconds`, and what the optimizer tells of the step that
-        led there. With test rows also `test_loss`, and `test_accuracy` of a classifier, wherever
-        `full_objective` is known.
-    test : Evaluation or None
-        What the model at `best` does on the test rows, where there are any.
+    The best point has the lowest objective over all rows among the points at which it is known; the
+    start is one of them. `objective` and `gradient_norm` are those of the last gradient batch at
+    the last point.
+
+    The history has one row for each point: `step`, `objective` and `gradient_norm` of the gradient
+    batch there, `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches
+    by their share; see `Batches`), `words` and `seconds`, and the optimizer's values of the step
+    that led there. With test rows also `test_loss`, and `test_accuracy` of a classifier, wherever
+    `full_objective` is known.
     """
 
-    x: np.ndarray
-    best: np.ndarray
+    x: np.ndarray  # (n,), the last point
+    best: np.ndarray  # (n,)
     best_objective: float
     objective: float
     gradient_norm: float
     steps: int
-    status: str
-    reason: str
+    status: str  # "converged", "stopped" or "diverged"
+    reason: str  # in words
     history: History = field(repr=False)
-    test: Evaluation | None = None
+    test: Evaluation | None = None  # at `best`, where there are test rows
 
     @property
     def converged(self) -> bool:
@@ -174,7 +91,7 @@ def train(
     problem : Problem
     optimizer : Optimizer
     x0 : (n,) array, optional
-        The start; the problem's `initial`, else zero.
+        The start; by default the problem's `initial`, else zero.
     sampling : Sampling
         The batches; all rows by default.
     stopping : Stopping
@@ -186,8 +103,8 @@ def train(
         Steps between objectives over all rows, where gradients are of batches; by default as many
         as make a pass.
     test : Dataset or (X, y), optional
-        Test rows: those of a data set, or each rank's own. They change nothing about the run; their
-        loss is told in its history and of its best point.
+        Test rows: those of a data set, or each rank's own. They do not change the run, only its
+        history and its result have the loss on them.
 
     Returns
     -------
@@ -209,9 +126,8 @@ def train(
     -----
     Where a step leads to numbers that are not finite, the run goes back to the point before with
     the optimizer's `recover`ed state; after 20 times in a row it ends. Where a line search or a
-    trust region meets such numbers on the way, it shortens the step. The history's events tell of
-    both.
-    Memory: the optimizer's, and some vectors of n.
+    trust region meets such numbers on the way, it shortens the step. The history's events name
+    both. Memory: the optimizer's, and some vectors of n.
 
     In five lines, for a Keras model::
 
@@ -219,15 +135,13 @@ def train(
         result = train(problem, Adam(learning_rate=1e-3), sampling=Sampling(gradient=128))
         problem.set_weights(result.x)
     """
-    for part in (optimizer, stopping, saving):
-        part.validate()
     run = _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test)
     with sole_use(saving.folder, problem.world):
         return run.run(x0)
 
 
 class _Run:
-    """One run's progress: what a checkpoint holds, and the rules for moving on."""
+    """One run: what a checkpoint of it holds, and the rules for moving on."""
 
     def __init__(
         self, problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test
@@ -271,7 +185,7 @@ class _Run:
             if status is not None or self.step % self.saving.every == 0:
                 self._save(task)
             if status is None:
-                status = self._interruptible(task)
+                status = self._advance(task)
         task = self._last
         status = self._conclude(task, status)
         self._finish(*status)
@@ -314,9 +228,9 @@ class _Run:
                     self.writer = ScalarWriter(Path(folder) / "tensorboard")
 
     def _conclude(self, task: Task, status: tuple[str, str]) -> tuple[str, str]:
-        """Look at the last point over all rows, where that was not due; the status then.
+        """Evaluate the last point over all rows, if that was not due; return the status then.
 
-        After the checkpoint, which is thus that of a run that goes on.
+        This comes after the checkpoint, which is therefore the same as that of a run that goes on.
         """
         if self.world.decide(np.isfinite(task.full)):
             return status
@@ -342,7 +256,7 @@ class _Run:
     # One step
 
     def _evaluate(self) -> Task | None:
-        """The task at the point; taken back as often as it is not finite, None at the limit."""
+        """Return the task at the first point back from here that is finite; None at the limit."""
         while True:
             task = Task(self.step, self.x, self.batches, self.resumed)
             finite = np.isfinite(task.objective) and np.isfinite(task.gradient_norm)
@@ -358,9 +272,9 @@ class _Run:
                 return None
 
     def _take_back(self, what: str, remedy: str = "") -> bool:
-        """Return to the last good point, more carefully; False where that was done too often.
+        """Return to the last good point, more carefully; say whether that is still allowed.
 
-        NumericalError where the optimizer has no more careful state.
+        Raises NumericalError where the optimizer has no more careful state.
         """
         assert self.good is not None  # a point before this one
         self.x, before = self.good
@@ -374,7 +288,7 @@ class _Run:
         return self.recoveries <= RECOVERIES
 
     def _judge(self, task: Task) -> tuple[str, str] | None:
-        """Note the best point; whether and why the run ends here."""
+        """Note the best point; return whether and why the run ends here."""
         self.batches.flush_costs()
         stop = self.stopping
         if task.gradient_batch is self.batches.full:
@@ -392,33 +306,34 @@ class _Run:
             return STOPPED, f"max_steps is {stop.max_steps}"
         if task.whole and not (self.recoveries or judged) and self._idles(task):
             return self._ended("no step gains anything: at the rounding level")
-        if self._decide(stop.max_passes, self.batches.passes >= stop.max_passes):
-            return STOPPED, f"max_passes is {stop.max_passes:g}"
-        if self._decide(stop.max_seconds, time.perf_counter() - self.begun >= stop.max_seconds):
-            return STOPPED, f"max_seconds is {stop.max_seconds:g}"
+        used = {
+            "max_passes": self.batches.passes,
+            "max_seconds": time.perf_counter() - self.begun,
+        }
+        for name, amount in used.items():
+            limit = getattr(stop, name)
+            if limit is not None and self.world.decide(amount >= limit):
+                return STOPPED, f"{name} is {limit:g}"
         return None
-
-    def _decide(self, limit: float, exceeded: bool) -> bool:
-        """Return rank 0's answer on every rank; nothing is asked where there is no limit."""
-        return bool(np.isfinite(limit)) and self.world.decide(exceeded)
 
     def _note_best(self, task: Task) -> None:
         if self.world.decide(task.full < self.best_objective):
             self.best, self.best_objective = task.x.copy(), task.full
 
     def _reached(self, task: Task) -> tuple[str, str] | None:
-        """Whether the run has what was requested."""
+        """Return whether and how the run reached what was requested."""
         if self.world.decide(task.gradient_norm <= self.stopping.gradient_tolerance):
             return CONVERGED, "the gradient norm reached the tolerance"
-        if self._decide(self.stopping.target, task.full <= self.stopping.target):
+        target = self.stopping.target
+        if target is not None and self.world.decide(task.full <= target):
             return CONVERGED, "the objective reached the target"
         return None
 
     def _idles(self, task: Task) -> bool:
-        """Whether neither objective nor gradient have gained anything for long.
+        """Return whether neither objective nor gradient have improved for `IDLE` steps.
 
-        Steps that end above the lowest objective do not count: some methods climb on their way.
-        Nor does a gradient that is flatter by chance, at the rounding of the first one.
+        Steps that end above the lowest objective do not count: some methods climb on their way. A
+        gradient at the rounding of the first one is no improvement: it is smaller by chance.
         """
         noise = ROUNDING * abs(task.objective)
         rows = self.history.rows
@@ -448,10 +363,7 @@ class _Run:
         self._write_scalars({k: v for k, v in row.items() if np.isfinite(v)})
 
     def _tested(self, task: Task) -> dict[str, float]:
-        """What the model at the point does on the test rows, NaN where the objective is not known.
-
-        Nothing without test rows.
-        """
+        """Return the evaluation on test rows, if any; NaN where the objective is not known."""
         if self.held_out is None:
             return {}
         if self.world.decide(np.isfinite(task.full)):
@@ -472,11 +384,12 @@ class _Run:
         wishes = [callback(row, self.x) for callback in self.callbacks]
         return (STOPPED, "by a callback") if self.world.decide(any(wishes)) else None
 
-    def _interruptible(self, task: Task) -> tuple[str, str] | None:
-        """As `_advance`; a signal within the step ends the run at the point before it."""
+    def _advance(self, task: Task) -> tuple[str, str] | None:
+        """Take a step; a signal within it ends the run at the point before it."""
+        self.good = self.x, self.state
         try:
             self.world.check_interrupt()
-            return self._advance(task)
+            outcome = self.optimizer.step(task, self.state)
         except Interrupted as why:
             self._save(task)
             self._finish(STOPPED, "by a signal")
@@ -485,33 +398,25 @@ class _Run:
                 f"being {self.best_objective:.10g}"
             )
             raise
-
-    def _advance(self, task: Task) -> tuple[str, str] | None:
-        self.good = self.x, self.state
-        try:
-            outcome = self.optimizer.step(task, self.state)
         except NumericalError as error:
             self.step += 1
             if self._take_back(str(error)):
                 return None
             return DIVERGED, f"{RECOVERIES} failures in a row: {error}"
-        self._note_lost(self.batches.tried)
+        tried = self.batches.tried
+        nonfinite = int(np.count_nonzero(~np.isfinite(tried)))
+        self.nonfinite_steps += nonfinite
+        if nonfinite:
+            text = f"{nonfinite} of {len(tried)} objectives tried were not finite; step shortened"
+            self.history.events.append((self.step + 1, text))
         if outcome.stuck and task.whole:
             return self._ended(outcome.why)
         self.step += 1
         self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
         return None
 
-    def _note_lost(self, tried: list[float]) -> None:
-        """Tell of objectives that were not finite on the way to the next point."""
-        nonfinite = int(np.count_nonzero(~np.isfinite(tried)))
-        self.nonfinite_steps += nonfinite
-        if nonfinite:
-            text = f"{nonfinite} of {len(tried)} objectives tried were not finite; step shortened"
-            self.history.events.append((self.step + 1, text))
-
     def _ended(self, why: str) -> tuple[str, str]:
-        """The status where nothing is gained any more."""
+        """Return the status of a run that gains nothing any more."""
         if self.world.decide(self.nonfinite_steps > 0):
             what = why.partition(":")[0]
             return DIVERGED, f"{what}, or leads to numbers that are not finite, at step {self.step}"
@@ -523,7 +428,7 @@ class _Run:
         return self.seconds_before + time.perf_counter() - self.begun
 
     def _note_numbers(self, objective: float, full: float) -> None:
-        """Keep what a checkpoint of this point needs and a step from it changes."""
+        """Keep the numbers that a checkpoint of this point needs and a step from it changes."""
         self.numbers = {
             "objective": objective,
             "full_objective": full,
@@ -533,10 +438,10 @@ class _Run:
         }
 
     def _save(self, task: Task) -> None:
-        """Write a checkpoint of the point that the task is at.
+        """Write a checkpoint of the task's point.
 
-        Its values are saved with it, so that going on costs nothing twice; its row is not, as it
-        is the first one then.
+        It holds the objective and the gradient, so that a run that resumes computes nothing twice,
+        but not the point's row of the history, which such a run adds.
         """
         if self.saving.folder is None or self.saved == self.step:
             return

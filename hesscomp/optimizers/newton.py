@@ -7,48 +7,35 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import scipy.linalg
 
-from hesscomp.errors import InputError, NumericalError
+from hesscomp.errors import NumericalError
 from hesscomp.factors import Factor
-from hesscomp.factors.lowrank import tail_number
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, forcing_term
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.former_newton import upgraded
-from hesscomp.optimizers.loop import Saving, Stopping, train
-from hesscomp.optimizers.optimizer import Optimizer, Outcome, State, check_choice, check_positive
-from hesscomp.optimizers.refresh_policy import HORIZON, VECTOR_PENALTY, RefreshPolicy
+from hesscomp.optimizers.loop import train
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.options import NewtonOptions, Saving, Stopping, check_tail
+from hesscomp.optimizers.preconditioners import HORIZON, VECTOR_PENALTY, Refreshed
+from hesscomp.options import option, option_of
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint
 
-SOLVERS = ("auto", "pcg", "lowrank", "direct")
-STEPS = ("line-search", "fixed")
-
 USUAL_CG = 12  # lone columns that a preconditioned Newton step takes, for the choice of a solver
 USUAL_STEPS = 8
+OPTIONS = NewtonOptions()
 IDLE = 3  # steps in a row without a gain, after which there is none to be had
 
 
 @dataclass(frozen=True)
-class Newton(Optimizer):
+class Newton(Refreshed, Optimizer):
     """x <- x - t (H + ridge I)^-1 g for convex problems, with t from a line search.
 
-    Attributes
-    ----------
-    solver : {"auto", "pcg", "lowrank", "direct"}
-        pcg: conjugate gradients on the true Hessian, preconditioned by a low-rank factor.
-        lowrank: the factor alone. direct: the assembled Hessian's Cholesky factor. auto: pcg or
-        direct, whichever `cheapest_solver` expects to cost less.
-    tolerance : float
-        The ||g||_2 at which the run ends: pcg solves no system further than half of it, and
-        expects no more digits to be solved for. 0 where it is not known.
-    fixed_step : float
-        The t of every step; 0 for the line search.
-    rank, oversample, seed : int
-        Of the low-rank factor, a sketch without power steps. pcg makes it again when that pays
-        (`refresh_policy`), lowrank in every step.
-    tail : {"last", "zero"} or float
-        With lowrank, the value taken for the unresolved spectrum.
+    The solver pcg is conjugate gradients on the true Hessian, preconditioned by a low-rank factor
+    that is sketched again when that pays; lowrank is such a factor alone, made in every step;
+    direct is the assembled Hessian's Cholesky factor; auto is pcg or direct, whichever
+    `cheapest_solver` expects to cost less.
 
     Notes
     -----
@@ -58,34 +45,28 @@ class Newton(Optimizer):
     ||g_k-1||)^2) (Eisenstat and Walker 1996, choice 2).
     """
 
-    solver: str = "auto"
-    tolerance: float = 0.0
-    fixed_step: float = 0.0
-    rank: int = 40
-    oversample: int = 10
-    seed: int = 0
-    tail: float | str = "last"
+    solver: str = option_of(NewtonOptions, "solver")
+    tolerance: float = option(
+        0.0, low=0,
+        help="||g||_2 at which the run ends, 0 if unknown; pcg solves no system further than half "
+        "of it, and expects no more digits to be solved for",
+    )  # fmt: skip
+    fixed_step: float = option(0.0, low=0, help="length of every step; 0: line search")
+    rank: int = option_of(NewtonOptions, "rank")
+    oversample: int = option_of(NewtonOptions, "oversample")
+    seed: int = option_of(NewtonOptions, "seed")
+    tail: float | str = option_of(NewtonOptions, "tail")
     name = "newton"
     keeps_margins = True
 
-    def validate(self):
-        check_choice(self, "solver", SOLVERS)
-        check_positive(self, "rank")
-        self._policy.validate()
-        for name in ("tolerance", "fixed_step"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise InputError(f"newton: {name} must be at least 0, not {getattr(self, name)}")
-        if self.tail not in ("last", "zero") and tail_number(self.tail) < 0:
-            raise InputError(f"newton: tail must be at least 0, last or zero, not {self.tail}")
-
-    @property
-    def _policy(self) -> RefreshPolicy:
-        return RefreshPolicy(self.rank, self.oversample, self.seed)
+    def _check(self) -> None:
+        super()._check()
+        check_tail(self.tail)
 
     def start(self, x):
         return {
             "previous_norm": 0.0, "previous_objective": np.nan, "least_norm": np.inf, "idle": 0,
-            "factor_error": np.nan, **self._policy.start(len(x)),
+            "factor_error": np.nan, **self.first_factor(len(x)),
         }  # fmt: skip
 
     def upgraded(self, saved: Checkpoint) -> Checkpoint:
@@ -128,7 +109,7 @@ class Newton(Optimizer):
         forcing = forcing_term(norm, state["previous_norm"])
         known = self.tolerance > 0
         horizon = np.log10(norm / self.tolerance) if known else -HORIZON * np.log10(forcing)
-        factor, sketched = self._policy.current(hessian, state, horizon)
+        factor, sketched = self.current_factor(hessian, state, horizon)
         result = conjugate_gradients(
             hessian.shifted(task.ridge),
             -task.gradient,
@@ -137,11 +118,11 @@ class Newton(Optimizer):
         )
         solve = result.iterations, norm, result.residual_norm
         error = factor.certificate.relative_error if sketched else state["factor_error"]
-        state = {**self._policy.kept(state, factor, sketched, solve), "factor_error": error}
+        state = {**self.served(state, factor, sketched, solve), "factor_error": error}
         return result.x, state, _values(result.iterations, factor, error)
 
     def _lowrank(self, task: Task, state: State, hessian: Operator):
-        factor, g = self._policy.made(hessian), task.gradient
+        factor, g = self.new_factor(hessian), task.gradient
         direction = factor.solve(-g, task.ridge, self.tail)  # type: ignore[call-arg]  # it has a tail
         return direction, {}, _values(0, factor, factor.certificate.relative_error)
 
@@ -167,11 +148,11 @@ def _cholesky_solve(H: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -> tuple[str, str]:
-    """ "direct" or "pcg", and why, by a cost model in product columns (4 m n operations each).
+    """Return "direct" or "pcg", and why, by costs in product columns (4 m n operations each).
 
     direct: n/2 columns a step to assemble H and n^3/3 operations to factorise it on one rank.
-    pcg: a sketch of rank + oversample columns every few steps, and some dozen lone columns a
-    step, each as dear as `VECTOR_PENALTY` columns of a wide block.
+    pcg: a sketch of rank + oversample columns every few steps, and about a dozen lone columns a
+    step, each of which costs as much as `VECTOR_PENALTY` columns of a wide block.
     """
     column = 4 * max(rows / ranks, 1) * n
     direct = n / 2 + n**3 / 3 / column
@@ -181,55 +162,11 @@ def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -
 
 
 @dataclass(frozen=True)
-class NewtonOptions:
-    """How `newton` is to run; `validate` says what is allowed.
-
-    Attributes
-    ----------
-    solver, rank, oversample, seed, tail
-        As of `Newton`.
-    tolerance : float
-        Stop when ||g||_2 <= tolerance.
-    max_iterations : int
-    step : {"line-search", "fixed"}
-    gamma : float
-        The fixed step.
-    """
-
-    solver: str = "auto"
-    tolerance: float = 1e-8
-    max_iterations: int = 100
-    step: str = "line-search"
-    gamma: float = 1.0
-    rank: int = 40
-    oversample: int = 10
-    seed: int = 0
-    tail: float | str = "last"
-
-    @property
-    def optimizer(self) -> Newton:
-        fixed_step = self.gamma if self.step == "fixed" else 0.0
-        sketch = self.rank, self.oversample, self.seed
-        return Newton(self.solver, self.tolerance, fixed_step, *sketch, self.tail)
-
-    def validate(self) -> None:
-        """Raise InputError for a value out of range."""
-        if self.step not in STEPS:
-            raise InputError(f"step must be one of {', '.join(STEPS)}, not {self.step}")
-        for name, value in (("tolerance", self.tolerance), ("gamma", self.gamma)):
-            if not 0 < value < np.inf:
-                raise InputError(f"{name} must be a positive number, not {value}")
-        if self.max_iterations < 0:
-            raise InputError(f"max_iterations must be at least 0, not {self.max_iterations}")
-        self.optimizer.validate()
-
-
-@dataclass(frozen=True)
 class NewtonIteration:
-    """One row of the history; entry 0 is the start. Counts and seconds are running totals.
+    """One row of the history, the first at the start. Counts and seconds are running totals.
 
-    `step` is the accepted step length, `factor_rank` and `factor_error` (relative, Frobenius)
-    those of the factor that served the step (0 and NaN where none did).
+    `step` is the accepted step length. `factor_rank` and `factor_error` (relative, Frobenius) are
+    those of the factor that served the step; 0 and NaN where none did.
     """
 
     iteration: int
@@ -249,38 +186,23 @@ class NewtonIteration:
 
 @dataclass(frozen=True)
 class NewtonResult:
-    """Where Newton's method ended.
+    """Where Newton's method ended, and how it got there."""
 
-    Attributes
-    ----------
-    x : (n,) array
-    objective, gradient_norm : float
-    iterations : int
-        Newton steps taken.
-    converged : bool
-        Whether ||g||_2 reached the tolerance.
-    reason : str
-        Why it stopped, in words.
-    solver : str
-        The one used; `choice` says why where it was chosen automatically.
-    history : tuple of NewtonIteration
-    """
-
-    x: np.ndarray
+    x: np.ndarray  # (n,)
     objective: float
     gradient_norm: float
-    iterations: int
-    converged: bool
-    reason: str
-    solver: str
-    choice: str
+    iterations: int  # Newton steps taken
+    converged: bool  # whether ||g||_2 reached the tolerance
+    reason: str  # why it stopped, in words
+    solver: str  # the one used
+    choice: str  # why, where it was chosen automatically
     history: tuple[NewtonIteration, ...] = field(repr=False, default=())
 
 
 def newton(
     problem: Problem,
     x0: np.ndarray | None = None,
-    options: NewtonOptions = NewtonOptions(),
+    options: NewtonOptions = OPTIONS,
     on_iteration: Callable[[NewtonIteration], None] | None = None,
     *,
     folder: str | os.PathLike | None = None,
@@ -296,35 +218,27 @@ def newton(
     options : NewtonOptions
     on_iteration : callable, optional
         Called with each row of the history as it is made, on every rank.
-    folder : path, optional
-        Gets `checkpoint.h5` and the one before it. Where it holds a checkpoint of the same run,
-        that is where the run resumes; `max_iterations` may be another one.
-    save_every : int
-        Steps between checkpoints; one is made at the end too.
+    folder, save_every : path, int
+        As `folder` and `every` of `Saving`, without the files of the history. A run may resume with
+        another `max_iterations`.
 
     Returns
     -------
     NewtonResult
-        The last iterate; with the line search it is also the best. With the same numbers, bit for
-        bit on the same number of ranks and threads, whether the run was stopped and resumed or
-        not; in reproducible mode on any number of ranks.
+        The last iterate; with the line search it is also the best. The numbers are as reproducible
+        as those of `train`.
 
     Raises
     ------
-    InputError
-        For options out of range, a start that does not fit, a folder with another run.
-    Interrupted
+    InputError, Interrupted
         As `train`.
     NumericalError
         If objective or gradient are no longer finite, or a direct factorisation fails.
-
-    Notes
-    -----
-    The margins of a problem that has them are part of a checkpoint, each rank writing those of its
-    rows.
     """
-    options.validate()
-    ledger, optimizer = problem.world.ledger, options.optimizer
+    fixed_step = options.gamma if options.step == "fixed" else 0.0
+    sketch = options.rank, options.oversample, options.seed
+    optimizer = Newton(options.solver, options.tolerance, fixed_step, *sketch, options.tail)
+    ledger = problem.world.ledger
     passes, words = ledger.passes, ledger.words_reduced
 
     def row(found: dict[str, float]) -> NewtonIteration:
@@ -332,18 +246,11 @@ def newton(
             float(np.nan_to_num(found.get(name, 0.0)))  # NaN in the first row
             for name in ("step_length", "cg_iterations", "factor_rank")
         )
+        totals = passes + int(found["passes"]), words + int(found["words"]), found["seconds"]
         return NewtonIteration(
-            int(found["step"]),
-            found["objective"],
-            found["gradient_norm"],
-            length,
-            int(iterations),
-            int(rank),
-            found.get("factor_error", np.nan),
-            passes + int(found["passes"]),
-            words + int(found["words"]),
-            found["seconds"],
-        )
+            int(found["step"]), found["objective"], found["gradient_norm"], length,
+            int(iterations), int(rank), found.get("factor_error", np.nan), *totals,
+        )  # fmt: skip
 
     result = train(
         problem,
@@ -354,12 +261,7 @@ def newton(
         callbacks=() if on_iteration is None else (lambda found, x: on_iteration(row(found)),),
     )
     return NewtonResult(
-        result.x,
-        result.objective,
-        result.gradient_norm,
-        result.steps,
-        result.converged,
-        result.reason.replace("max_steps", "max_iterations"),
-        *optimizer.solver_for(problem),
+        result.x, result.objective, result.gradient_norm, result.steps, result.converged,
+        result.reason.replace("max_steps", "max_iterations"), *optimizer.solver_for(problem),
         tuple(map(row, result.history.rows)),
-    )
+    )  # fmt: skip

@@ -9,82 +9,66 @@ from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
 from hesscomp.optimizers.batches import Task
-from hesscomp.optimizers.optimizer import (
-    Optimizer,
-    Outcome,
-    State,
-    check_choice,
-    check_positive,
-)
-from hesscomp.optimizers.preconditioners import squared_gradients
-from hesscomp.optimizers.refresh_policy import HORIZON, RefreshPolicy
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.options import NewtonOptions
+from hesscomp.optimizers.preconditioners import HORIZON, Refreshed, squared_gradients
+from hesscomp.options import option, option_of
 
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
 
 
 @dataclass(frozen=True)
-class NewtonCG(Optimizer):
+class NewtonCG(Refreshed, Optimizer):
     """Newton's method with steps by conjugate gradients or by a low-rank factor.
 
-    Attributes
-    ----------
-    globalization : {"line-search", "trust-region"}
-        line-search: CG (ended by negative curvature), then Armijo backtracking by halves.
-        trust-region: Steihaug's CG; needs no positive curvature and leaves saddle points.
-    solver : {"cg", "saddle-free"}
-        saddle-free: the step -(|F| + shift)^-1 g with a factor F of the Hessian made in every step
-        and its smallest |w| for the unresolved spectrum (Dauphin and others 2014, low rank); line
-        search only.
-    curvature : {"hessian", "gauss-newton"}
-    preconditioner : {"low-rank", "diagonal", "none"}
-        For CG. diagonal: from squared gradients, as for `HessianFree`. low-rank: a factor of the
-        Hessian, sketched again when that pays (`refresh_policy`). With a batch for the curvature
-        and a semidefinite Hessian this is sub-sampled Newton with a Nystrom preconditioner.
-    rank, oversample, seed : int
-        Of the factor.
-    max_cg : int
-        Products of one solve. Systems are solved to `forcing_term`.
-    radius : float
-        The first radius, in the norm of the preconditioner's inverse.
-    damping : float
-        Added to the Hessian's diagonal; it grows after numbers that are not finite.
+    With a batch for the curvature and a semidefinite Hessian, the low-rank preconditioner makes it
+    sub-sampled Newton with a Nystrom preconditioner. Systems are solved to `forcing_term`.
     """
 
-    globalization: str = "line-search"
-    solver: str = "cg"
-    curvature: str = "hessian"
-    preconditioner: str = "low-rank"
-    rank: int = 40
-    oversample: int = 10
-    seed: int = 0
-    max_cg: int = 500
-    radius: float = 1.0
-    damping: float = 0.0
+    globalization: str = option(
+        "line-search", choices=("line-search", "trust-region"),
+        help="line-search: CG, ended by negative curvature, then Armijo backtracking by halves; "
+        "trust-region: Steihaug's CG, which leaves saddle points",
+    )  # fmt: skip
+    solver: str = option(
+        "cg", choices=("cg", "saddle-free"),
+        help="saddle-free, with line search only: -(|F| + shift)^-1 g with a factor F of the "
+        "Hessian made in every step and its smallest |w| for the unresolved spectrum (Dauphin and "
+        "others 2014, low rank)",
+    )  # fmt: skip
+    curvature: str = option(
+        "hessian", choices=("hessian", "gauss-newton"), help="matrix of the Newton system"
+    )
+    preconditioner: str = option(
+        "low-rank", choices=("low-rank", "diagonal", "none"),
+        help="preconditioner of CG; low-rank: a factor of the matrix, sketched again when that "
+        "pays; diagonal: from squared gradients, as for hessian-free",
+    )  # fmt: skip
+    rank: int = option_of(NewtonOptions, "rank")
+    oversample: int = option_of(NewtonOptions, "oversample")
+    seed: int = option_of(NewtonOptions, "seed")
+    max_cg: int = option(500, low=1, help="most CG iterations of a step")
+    radius: float = option(
+        1.0, above=0, help="first radius, in the norm of the preconditioner's inverse"
+    )
+    damping: float = option(
+        0.0, low=0,
+        help="what is added to the matrix' diagonal; it grows after numbers that are not finite",
+    )  # fmt: skip
     name = "newton-cg"
 
-    def validate(self):
-        check_choice(self, "globalization", ("line-search", "trust-region"))
-        check_choice(self, "solver", ("cg", "saddle-free"))
-        check_choice(self, "curvature", ("hessian", "gauss-newton"))
-        check_choice(self, "preconditioner", ("low-rank", "diagonal", "none"))
-        check_positive(self, "rank", "max_cg", "radius")
-        self._policy.validate()
+    def _check(self) -> None:
+        super()._check()
         if self.solver == "saddle-free" and self.globalization != "line-search":
-            raise InputError("newton-cg: saddle-free steps take a line search, no trust region")
-        if not 0 <= self.damping < np.inf:
-            raise InputError(f"newton-cg: damping must be at least 0, not {self.damping}")
+            raise InputError("saddle-free steps take a line search, no trust region")
 
     def start(self, x):
         numbers = {"radius": self.radius, "damping": self.damping, "previous_norm": 0.0}
-        return {**numbers, **self._policy.start(len(x))}
+        return {**numbers, **self.first_factor(len(x))}
 
     def recover(self, state):
         damping = max(10 * state["damping"], 1e-4)
         return {**state, "damping": damping, "radius": state["radius"] / 10}
-
-    @property
-    def _policy(self) -> RefreshPolicy:
-        return RefreshPolicy(self.rank, self.oversample, self.seed)
 
     def step(self, task: Task, state: State) -> Outcome:
         batch = task.curvature_batch
@@ -93,19 +77,16 @@ class NewtonCG(Optimizer):
         state = {**state, "previous_norm": task.gradient_norm}
         if self.solver == "saddle-free":
             return self._saddle_free(task, state, base)
-        if self.globalization == "line-search":
-            return self._line_search(task, state, base, forcing)
-        return self._trust_region(task, state, base, forcing)
+        if self.globalization == "trust-region":
+            return self._trust_region(task, state, base, forcing)
+        state, result, costs = self._solve(task, state, base, forcing, conjugate_gradients)
+        return self._moved(task, state, result.x, costs)
 
     def _saddle_free(self, task: Task, state: State, base: Operator) -> Outcome:
         shift = task.ridge + state["damping"]
-        factor = self._policy.made(base)
+        factor = self.new_factor(base)
         direction = -(factor.preconditioner(shift) @ task.gradient)
         return self._moved(task, state, direction, _costs(0, factor.provenance.columns))
-
-    def _line_search(self, task, state, base, forcing) -> Outcome:
-        state, result, costs = self._solve(task, state, base, forcing, conjugate_gradients)
-        return self._moved(task, state, result.x, costs)
 
     def _moved(self, task: Task, state: State, direction: np.ndarray, costs: dict) -> Outcome:
         line = task.line(direction)
@@ -135,7 +116,7 @@ class NewtonCG(Optimizer):
         """The state with the factor that served, the solution by a form of CG, what it cost."""
         shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
         if self.preconditioner == "low-rank":
-            factor, sketched = self._policy.current(base, state, -HORIZON * np.log10(forcing))
+            factor, sketched = self.current_factor(base, state, -HORIZON * np.log10(forcing))
             M = factor.preconditioner(shift)
         elif self.preconditioner == "diagonal":
             M = squared_gradients(task.curvature_batch, task.x, shift)
@@ -148,7 +129,7 @@ class NewtonCG(Optimizer):
         )
         if factor is not None:
             solve = result.iterations, task.gradient_norm, result.residual_norm
-            state = {**state, **self._policy.kept(state, factor, sketched, solve)}
+            state = {**state, **self.served(state, factor, sketched, solve)}
         return state, result, _costs(result.iterations, sketched)
 
 

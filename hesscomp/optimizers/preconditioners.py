@@ -1,34 +1,33 @@
-"""Preconditioners that are made in every step: diagonal, and by Kronecker factors."""
+"""Preconditioners: diagonal or of Kronecker factors, made in every step, or of low rank."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
 
-from hesscomp.factors import UNKNOWN, Diagonal
+from hesscomp.compression import compress
+from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
+from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
+from hesscomp.optimizers.optimizer import State
 
 EXPONENT = 0.75
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
+VECTOR_PENALTY = 6.0  # cost of a lone column against one in a wide block (memory, arithmetic)
+HORIZON = 5  # solves over which a new sketch must pay, where nothing says when the run ends
 
 
 def squared_gradients(batch: View, x: np.ndarray, shift: float) -> Diagonal:
-    """diag(mean of squared per-example gradients + shift)^-0.75 (Martens 2010, section 4.7)."""
+    """Return diag(mean of squared gradients of rows + shift)^-0.75 (Martens 2010, section 4.7)."""
     moments = batch.problem.squared_gradients(x) + shift
     return Diagonal(moments**-EXPONENT, certificate=UNKNOWN)
 
 
 @dataclass(frozen=True)
 class Kronecker:
-    """The inverse of a block diagonal matrix, the block of a layer A x S.
+    """The inverse of a block diagonal matrix whose block of a layer is A x S."""
 
-    Attributes
-    ----------
-    inverses : list of (a, a) and (s, s) arrays
-        Of each layer's A and S.
-    """
-
-    inverses: list[tuple[np.ndarray, ...]]
+    inverses: list[tuple[np.ndarray, ...]]  # of each layer's A (a, a) and S (s, s)
 
     def __matmul__(self, v: np.ndarray) -> np.ndarray:
         out, start = np.empty_like(v), 0
@@ -41,20 +40,66 @@ class Kronecker:
 
 
 def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Kronecker:
-    """(A + pi gamma I)^-1 x (S + gamma / pi I)^-1 for each layer, gamma^2 = shift.
+    """Return (A + pi gamma I)^-1 x (S + gamma / pi I)^-1 for each layer, gamma^2 = shift.
 
     pi^2 is the ratio of the mean eigenvalues of A and S (Martens and Grosse 2015, section 6.3).
-    Memory: the factors, twice; inverses cost a third of a cubed and of s cubed, on each rank.
+    Memory: the factors, twice. Cost on each rank: two inverses for each layer.
     """
     problem, gamma, inverses = batch.problem, np.sqrt(shift), []
     for A, S in problem.kronecker_factors(x, seed):
         means = [max(np.trace(part) / len(part), TINY) for part in (A, S)]
         pi = np.sqrt(means[0] / means[1])
         damped = ((A, pi * gamma), (S, gamma / pi))
-        inverses.append(tuple(_inverse(M, d).astype(problem.dtype) for M, d in damped))
+        found = (scipy.linalg.inv(M + d * np.eye(len(M)), assume_a="pos") for M, d in damped)
+        inverses.append(tuple(inverse.astype(problem.dtype) for inverse in found))
     return Kronecker(inverses)
 
 
-def _inverse(M: np.ndarray, shift: float) -> np.ndarray:
-    """(M + shift I)^-1 of a positive semidefinite matrix."""
-    return scipy.linalg.inv(M + shift * np.eye(len(M)), assume_a="pos")
+class Refreshed:
+    """An optimizer whose low-rank factor of a curvature operator is sketched again when that pays.
+
+    It is sketched without power steps: Nystrom where the operator is semidefinite, block Krylov
+    elsewhere. The state keeps how the factor has served: `rate`, CG iterations for each digit of
+    the residual in the last solve, and `fresh_rate`, those in the first solve with this factor. A
+    new factor is made when the iterations that it is expected to save within the horizon, at
+    `VECTOR_PENALTY` columns each, outweigh the columns of its sketch.
+    """
+
+    rank: int
+    oversample: int
+    seed: int
+
+    def first_factor(self, n: int) -> State:
+        """Return the state before a factor is made."""
+        return {**KINDS["low-rank"].blank(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
+
+    def current_factor(
+        self, operator: Operator, state: State, horizon: float
+    ) -> tuple[Factor, int]:
+        """Return the factor that serves the next solve, and the columns that were sketched for it.
+
+        0 columns for the factor of the state. The horizon is the number of digits that are still to
+        be solved for, in this solve and in later ones.
+        """
+        columns = min(self.rank + self.oversample, operator.n)
+        saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
+        kept = from_contents(state, UNKNOWN)
+        if operator.world.decide(kept.is_blank or bool(saved * VECTOR_PENALTY > columns)):
+            factor = self.new_factor(operator)
+            return factor, factor.provenance.columns
+        return kept, 0
+
+    def new_factor(self, operator: Operator) -> Factor:
+        """Return a new factor."""
+        with operator.world.ledger.timed("compress"):
+            return compress(
+                operator, self.rank, oversample=self.oversample, power=0, seed=self.seed,
+                layout="replicated",
+            )  # fmt: skip
+
+    def served(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
+        """Return the state after a solve: (iterations, residual before, residual after)."""
+        iterations, before, after = solve
+        rate = float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
+        fresh_rate = rate if sketched else state["fresh_rate"]
+        return {**factor.contents(), "rate": rate, "fresh_rate": fresh_rate}

@@ -95,8 +95,8 @@ def cubic(c: np.ndarray, Q: np.ndarray, G: np.ndarray, weight: float) -> Step:
         raise NumericalError(f"a cubic model needs a positive weight, not {weight}")
 
     def bounds(b, w):
-        # t (t - w_min) >= weight |b_0|; and with all of b at the pole it is enough. The multiplier
-        # is least with all of b at the other end, which counts where rounding leaves little of b_0.
+        # t (t - w_min) >= weight |b_0|, with equality if all of b is at the pole. The multiplier is
+        # smallest if all of b is at the other end: a bound where rounding leaves little of b_0.
         size = np.linalg.norm(b)
         pole, high = (_positive_root(-w[0], weight * part) for part in (abs(b[0]), size))
         return max(pole, w[0] + _positive_root(w[-1], weight * size)), high
@@ -131,18 +131,14 @@ def damped(c: np.ndarray, Q: np.ndarray, G: np.ndarray, gamma: float) -> Step:
     return _step(basis, -b / (w + multiplier), b, w, multiplier)
 
 
+@np.errstate(all="ignore")  # infinite next to the pole
 def _solve(c, Q, G, radius: Callable, bounds: Callable, free: bool) -> Step:
-    """The root of ||a(lambda)|| = radius(lambda), lambda >= max(0, -w_min); see the module.
+    """Solve ||a(lambda)|| = radius(lambda) for lambda >= max(0, -w_min); see the module.
 
     `radius` gives its value and its derivative at a multiplier, `bounds` two distances t from the
     pole between which the root lies; `free` says that lambda = 0 allows any smaller length.
     """
     basis, b, w = _canonical(c, Q, G)
-    with np.errstate(all="ignore"):  # infinite next to the pole
-        return _secular(basis, b, w, radius, bounds, free)
-
-
-def _secular(basis, b, w, radius, bounds, free) -> Step:
     gaps = w - w[0]
     start = max(w[0], 0.0)  # the smallest t, at lambda = max(0, -w_min)
 
@@ -162,7 +158,7 @@ def _secular(basis, b, w, radius, bounds, free) -> Step:
 
 
 def _root(point, gaps, w_min, radius, low: float, high: float) -> float:
-    """Newton's method for 1/||y(t)|| = 1/radius(t - w_min) in [low, high], kept inside."""
+    """Solve 1/||y(t)|| = 1/radius(t - w_min) by Newton's method, kept inside [low, high]."""
     t = low if low > 0 else np.nextafter(0.0, 1.0)
     high = max(high, t)
     for _ in range(ITERATIONS):
@@ -187,13 +183,13 @@ def _root(point, gaps, w_min, radius, low: float, high: float) -> float:
 
 
 def _positive_root(w: float, product: float) -> float:
-    """The root t >= max(0, -w) of t (w + t) = product >= 0, without cancellation."""
+    """Return the root t >= max(0, -w) of t (w + t) = product >= 0, without cancellation."""
     root = np.hypot(w, 2 * np.sqrt(product))
     return (root - w) / 2 if w <= 0 else 2 * product / (root + w)
 
 
 def _canonical(c, Q, G) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A basis B with B^T G B = I and B^T Q B = diag(w), w ascending; with b = B^T c."""
+    """Return a basis B with B^T G B = I and B^T Q B = diag(w), w ascending; b = B^T c; and w."""
     c, Q, G = (np.asarray(part, dtype=np.float64) for part in (c, Q, G))
     if not all(np.isfinite(part).all() for part in (c, Q, G)):
         raise NumericalError("the model of a step holds numbers that are not finite")

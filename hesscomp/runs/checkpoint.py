@@ -14,10 +14,8 @@ import numpy as np
 
 from hesscomp.errors import InputError, reason
 from hesscomp.runs.history import History
-from hesscomp.runs.schema import schema_mismatch
 from hesscomp.storage.files import atomic_path, flush_file, remove_files, remove_leftovers
-from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.storage.header import check_header, write_header
+from hesscomp.storage.hdf5 import CheckedFile, check_header, count, finite, new_file, write_header
 from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs, slabs_of
 
 log = logging.getLogger(__name__)
@@ -31,35 +29,19 @@ LARGE = 1000  # numbers, from which on an array gets a checksum
 
 @dataclass
 class Checkpoint:
-    """All that a run needs to go on as if it had not stopped. Nothing depends on the ranks.
+    """All that a run needs to go on as if it had not stopped, on any number of ranks.
 
-    Attributes
-    ----------
-    step : int
-        Steps taken.
-    arrays : dict of str to array
-        The point and the best one.
-    state : dict of str to array or number
-        The optimizer's.
-    values : dict of str to number
-        What the optimizer told of the last step.
-    facts : dict of str to number or str
-        Counters, and what the run is of: a run resumes only where the texts are equal.
-    history : History
-    rows : (rows_here, k) array, optional
-        This rank's part of an array that goes with the rows of the data.
-    ranges : list of (int, int)
-        Which of all rows that is, on each rank; to be written.
+    The facts are counters, and texts that identify the run: it resumes only where they are equal.
     """
 
-    step: int
-    arrays: dict[str, np.ndarray]
-    state: dict[str, Any]
-    values: dict[str, float]
+    step: int  # steps taken
+    arrays: dict[str, np.ndarray]  # the point, the best one, the gradient
+    state: dict[str, Any]  # the optimizer's: arrays and numbers
+    values: dict[str, float]  # the optimizer's of the last step, for the history
     facts: dict[str, Any]
     history: History = field(default_factory=History)
-    rows: np.ndarray | None = None
-    ranges: list[tuple[int, int]] = field(default_factory=list)
+    rows: np.ndarray | None = None  # (rows_here, k), this rank's part of an array by data rows
+    ranges: list[tuple[int, int]] = field(default_factory=list)  # of the rows, for each rank
 
     def write(self, file: h5py.File) -> None:
         """Write all but the rows."""
@@ -103,16 +85,15 @@ class Checkpoint:
 def save_checkpoint(checkpoint: Checkpoint, folder: str | os.PathLike, world) -> None:
     """Write `checkpoint.h5` in `folder`; the file of that name becomes `checkpoint-previous.h5`.
 
-    Collective: rank 0 writes, and each rank its `rows` to a slab beside it. The new file is on disk
-    before the old ones are touched.
+    Collective: rank 0 writes the file, and each rank its `rows` to a slab beside it. The new file
+    is on disk before the old ones are touched.
     """
-    path = Path(folder) / NAME
-    if checkpoint.rows is not None:
-        checked = {"fletcher32": checkpoint.rows.size > 0}
-        write, ranges = checkpoint.write, checkpoint.ranges
+    path, rows = Path(folder) / NAME, checkpoint.rows
+    if rows is not None:
         save_slabs(
-            path, ROWS, checkpoint.rows, ranges, world, write, replacing=_rotating, **checked
-        )
+            path, ROWS, rows, checkpoint.ranges, world, checkpoint.write, replacing=_rotating,
+            fletcher32=rows.size > 0,
+        )  # fmt: skip
         return
     with world.phase(f"writing {path}"):
         if world.rank == 0:
@@ -147,13 +128,13 @@ def open_run(
     folder : path
         Made if it is missing.
     like : Checkpoint
-        As the run begins: texts among its facts must be those of the checkpoint, all else must have
-        the same form.
+        The run as it begins: texts among its facts must be those of the checkpoint, all else must
+        have the same form.
     world : World
     rows : (int, int)
         First of this rank's rows and one past the last, in a checkpoint that has `rows`.
     upgraded : callable, optional
-        Makes what is found, which an earlier version may have written, one of this version's.
+        Turns a checkpoint of an earlier version into one of this version.
 
     Raises
     ------
@@ -162,8 +143,8 @@ def open_run(
 
     Notes
     -----
-    Where the last checkpoint is damaged it is set aside as `checkpoint-damaged.h5`, and the one
-    before is taken, with a warning.
+    A damaged last checkpoint is renamed `checkpoint-damaged.h5`, and the one before is taken, with
+    a warning.
     """
     folder, names, problems, found = Path(folder), [], [], None
     with world.phase(f"opening {folder}"):
@@ -194,15 +175,10 @@ def open_run(
                 "%s; set aside as %s, going on from %s (step %d)",
                 *(problems[0], DAMAGED, PREVIOUS, found.step),
             )
-        elif world.rank == 0:
-            _remove_strays(folder)
+        elif world.rank == 0:  # slabs of a run that was killed before it wrote the checkpoint
+            named = {slab for name in (NAME, PREVIOUS) for slab in slabs_of(folder / name, ROWS)}
+            remove_files([slab for slab in folder.glob(f"{NAME}.*.slab") if slab not in named])
     return found
-
-
-def _remove_strays(folder: Path) -> None:
-    """Remove slabs that no checkpoint names: a run was killed before it wrote theirs."""
-    named = {slab for name in (NAME, PREVIOUS) for slab in slabs_of(folder / name, ROWS)}
-    remove_files([slab for slab in folder.glob(f"{NAME}.*.slab") if slab not in named])
 
 
 def load_checkpoint(
@@ -278,4 +254,39 @@ def _difference(found: dict, facts: dict) -> str | None:
         other = found.get(name)
         if isinstance(value, str) and not (isinstance(other, str) and other == value):
             return name
+    return None
+
+
+def schema_mismatch(found: Mapping, expected: Mapping, place: str) -> str | None:
+    """Return why what was `found` at a place cannot stand in for `expected`; None where it can.
+
+    Each expected name must be found. An array must have the same type and shape, and finite
+    entries. A number must be a number, finite where the expected one is. A length of 0 stands for
+    one that is not known beforehand, the same wherever it occurs. Texts are not compared.
+    """
+    unknown = set()
+    for name, like in expected.items():
+        where, value = f"{place}/{name}", found.get(name)
+        if value is None:
+            return f"{where} is missing"
+        if isinstance(like, np.ndarray):
+            shape, kind = np.shape(value), getattr(value, "dtype", None)
+            fits = len(shape) == like.ndim and all(
+                want in (0, have) for have, want in zip(shape, like.shape, strict=True)
+            )
+            if kind != like.dtype or not fits:
+                wanted = ", ".join(str(want or "any") for want in like.shape)
+                return (
+                    f"{where} has shape {shape} and type {kind}, expected ({wanted}) {like.dtype}"
+                )
+            unknown |= {have for have, want in zip(shape, like.shape, strict=True) if want == 0}
+            if not np.isfinite(value).all():
+                return f"{where} holds numbers that are not finite"
+        elif not isinstance(like, str):
+            if not isinstance(value, int | float):
+                return f"{where} is not a number"
+            if np.isfinite(like) and not np.isfinite(value):
+                return f"{where} is {value}, not finite"
+    if len(unknown) > 1:
+        return f"{place} holds arrays of lengths {sorted(unknown)} where they must be the same"
     return None

@@ -87,7 +87,10 @@ def _launch(job: Job) -> str:
     if not job.stage:
         return _wrapped([*launcher, "hesscomp", *map(_shell, job.command), '"$@"', "&"])
     # Where a node's scratch is, only the node's own processes know.
-    inner = [_staged(word) if word in job.stage else _shell(word) for word in job.command]
+    scratch = {
+        word: f'"$SLURM_TMPDIR"/{shlex.quote(word.rpartition("/")[2])}' for word in job.stage
+    }
+    inner = [scratch.get(word) or _shell(word) for word in job.command]
     task = _wrapped(["exec", "hesscomp", *inner, '"$@"'])
     return _wrapped([*launcher, "bash -c", shlex.quote(task), "hesscomp", '"$@"', "&"])
 
@@ -107,10 +110,6 @@ def _wrapped(words: list[str]) -> str:
         else:
             lines.append(f"    {group}")
     return " \\\n".join(lines)
-
-
-def _staged(file: str) -> str:
-    return '"$SLURM_TMPDIR"/' + shlex.quote(file.rpartition("/")[2])
 
 
 def _shell(word: str) -> str:

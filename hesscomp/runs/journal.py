@@ -22,8 +22,7 @@ from hesscomp.parallel.layout import Layout, RowLayout
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.runs.checkpoint import check_same_run
 from hesscomp.storage.files import atomic_path, remove_files, remove_leftovers
-from hesscomp.storage.hdf5 import CheckedFile, finite, new_file
-from hesscomp.storage.header import check_header, write_header
+from hesscomp.storage.hdf5 import CheckedFile, check_header, finite, new_file, write_header
 from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs
 
 log = logging.getLogger(__name__)
@@ -36,24 +35,14 @@ SAME = 1e-10  # of a column's norm: how far an input may be from the one that wa
 
 @dataclass(frozen=True)
 class Product:
-    """What is known of a product before it is made.
+    """What is known of a product before it is made."""
 
-    Attributes
-    ----------
-    kind : str
-        What is computed of the inputs.
-    inputs : (2, j) array
-        The norms of the inputs' columns, and their inner products with a fixed random vector.
-    shape : tuple of int
-        Of the result.
-    """
-
-    kind: str
-    inputs: np.ndarray
-    shape: tuple[int, int]
+    kind: str  # what is computed of the inputs
+    inputs: np.ndarray  # (2, j), norms of columns, and inner products with a fixed random vector
+    shape: tuple[int, int]  # of the result
 
     def fits(self, kind: str, inputs: np.ndarray, shape: tuple[int, ...]) -> bool:
-        """Return whether a product of these is this one."""
+        """Return whether a stored product is this one."""
         if kind != self.kind or inputs.shape != self.inputs.shape or shape != self.shape:
             return False
         return bool(np.all(np.abs(inputs - self.inputs) <= SAME * self.inputs[0]))
@@ -77,10 +66,10 @@ class Journal:
 
     Notes
     -----
-    An (n, k) result is n k words on disk: written by rank 0 where all ranks hold it, else by each
-    rank its rows, and read by any number of ranks in either layout. A file that is damaged, or that
-    holds the product of another block (by norms and a random projection of its columns, to 1e-10),
-    costs a warning and its own product. Nothing is counted in the world's ledger but `replayed`.
+    An (n, k) result takes n k words on disk. Rank 0 writes it where all ranks hold it, else each
+    rank its rows; any number of ranks reads it in either layout. Where a file is damaged or holds
+    the product of another block (by norms and a random projection of its columns, to 1e-10), the
+    product is made again, with a warning. The world's ledger counts only `replayed`.
     """
 
     def __init__(self, folder: str | os.PathLike, run_identity: dict[str, str], world):
@@ -113,10 +102,9 @@ class Journal:
         kind : str
             A name of what is computed; "block" for a product in `layout`, others are whole on all
             ranks.
-        inputs : tuple of (rows, j) arrays
-            In `layout`.
+        inputs : tuple of (rows, j) arrays in `layout`
         shape : tuple of int
-            Of the whole result.
+            The shape of the whole result.
         layout : Layout
         make : callable
             Makes the result.
@@ -133,7 +121,7 @@ class Journal:
         return out
 
     def remove(self) -> None:
-        """Remove the products, whose result is in better hands."""
+        """Remove the products, once their result is stored elsewhere."""
         with self.world.phase(f"clearing {self.folder}"):
             if self.world.rank == 0:
                 for path in self._files():
@@ -144,7 +132,7 @@ class Journal:
         return sorted(self.folder.glob("product-[0-9][0-9][0-9][0-9][0-9][0-9].h5"))
 
     def _check(self, path: Path) -> None:
-        """Refuse a file of another run; a damaged one is noticed when its turn has come."""
+        """Refuse a file of another run; a damaged one is noticed when it is needed."""
         try:
             with CheckedFile(path, WHAT) as file:
                 identity = dict(file.attributes("facts"))
@@ -160,7 +148,7 @@ class Journal:
         return np.hstack(parts) if parts else np.empty((2, 0))
 
     def _read(self, path: Path, product: Product, slabs: RowLayout | None) -> np.ndarray | None:
-        """Return the result in a file, or None, and why, where there is none that fits."""
+        """Return the result in a file; None, with a warning, where there is none that fits."""
         out = reason = None
         if slabs is not None or self.world.rank == 0:
             rows = None if slabs is None else (slabs.start, slabs.stop)

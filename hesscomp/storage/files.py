@@ -164,8 +164,6 @@ def find_files(words: list[str], what: str) -> list[str]:
         if not found:
             raise InputError(f"{what} {word}: no file fits this pattern")
         files += found
-    return sorted(files, key=_natural) if len(files) > 1 else files
-
-
-def _natural(name: str) -> list:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return sorted(
+        files, key=lambda name: [int(w) if w.isdigit() else w for w in re.split(r"(\d+)", name)]
+    )

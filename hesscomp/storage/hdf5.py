@@ -13,6 +13,7 @@ from typing import NoReturn
 import h5py
 import numpy as np
 
+import hesscomp
 from hesscomp.errors import HesscompError, InputError, reason
 from hesscomp.storage import heaps
 from hesscomp.storage.archives import MAX_COMPRESSION
@@ -21,7 +22,7 @@ CHECKSUM = 4  # bytes of one by fletcher32
 
 
 class CheckedFile:
-    """An open HDF5 file and the checks that stand between it and memory.
+    """An open HDF5 file that is not trusted, and the checks of it.
 
     Objects are reached by hard links only and data must lie in the file itself, so that reading a
     file never opens another. Sizes are compared with the file's length before anything is
@@ -99,17 +100,9 @@ class CheckedFile:
     def dataset(self, name: str, kinds: str | None = None, packed: bool = True) -> h5py.Dataset:
         """Return the data set at `name`; refuse it if this file cannot hold what it claims.
 
-        Parameters
-        ----------
-        name : str
-        kinds : str, optional
-            The NumPy type kinds that are accepted; all by default.
-        packed : bool
-            Whether the data may be compressed.
-
-        Notes
-        -----
-        The claims of all data sets that were requested add up: many names may lead to one place.
+        `kinds` are the NumPy type kinds that are accepted, all by default; `packed` says whether
+        the data may be compressed. The claims of all data sets that were requested add up, because
+        many names may lead to one place.
         """
         found = self.object(name)
         if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
@@ -277,3 +270,23 @@ def finite(file: CheckedFile, name: str, values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         file.refuse(f"/{name} holds numbers that are not finite")
     return values
+
+
+def write_header(group: h5py.Group, form: str, version: int, **more: str) -> None:
+    """Write the header of a file, or of a group that is laid out as one.
+
+    `form` is the format's name, such as "hesscomp-factor"; `more` are attributes of this format.
+    """
+    group.attrs["format"], group.attrs["format_version"] = form, np.int64(version)
+    group.attrs["hesscomp_version"] = hesscomp.__version__
+    group.attrs.update(more)
+
+
+def check_header(file: CheckedFile, form: str, version: int) -> None:
+    """Refuse a file of another format, and one of a newer version than `version`."""
+    found = file.attributes().get("format")
+    if found != form:
+        file.refuse(f"its format attribute is {found!r}, not {form!r}")
+    stored = count(file, "format_version")
+    if not 1 <= stored <= version:
+        file.refuse(f"its format version is {stored}, this hesscomp reads up to {version}")

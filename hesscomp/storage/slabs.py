@@ -60,7 +60,7 @@ def save_slabs(
         This rank's rows, ``ranges[world.rank]`` of all; `ranges` ends with n.
     world : World
     write : callable
-        Writes all else to the open master file, on rank 0.
+        Writes everything else to the open master file, on rank 0.
     replacing : callable
         Context manager that replaces the master file, as `replacing_path` does.
     **how
@@ -137,18 +137,23 @@ def slabs_of(master: str | os.PathLike, name: str) -> list[Path]:
         return []
 
 
-def read_slabs(
+def read_rows(
     file: CheckedFile, name: str, shape: tuple[int, ...], start: int, stop: int
 ) -> np.ndarray:
-    """Read rows ``start:stop`` of the master's (n, k) virtual data set from its slabs.
+    """Read rows ``start:stop`` of a file's (n, k) data set, in slabs or of one piece.
 
     Raises
     ------
     InputError
         If the slabs do not cover the array, or one of them is missing or another file's.
     """
-    n, k = shape
     found = file.object(name)
+    if not (isinstance(found, h5py.Dataset) and found.is_virtual):
+        found = file.dataset(name, "f")
+        if found.shape != shape:
+            file.refuse(f"/{name} has shape {found.shape}, expected {shape}")
+        return found[start:stop]
+    n, k = shape
     sources = sorted(_sources(file, name, found), key=lambda source: source[1])
     # Only now: where a source has no end, HDF5 opens files to tell the shape.
     if found.shape != shape or found.dtype.kind != "f":
@@ -166,19 +171,6 @@ def read_slabs(
                     slab.refuse(f"it does not hold rows {first} to {last}")
                 parts.append(data[max(start - first, 0) : stop - first])
         return np.concatenate(parts) if parts else np.empty((0, k))
-
-
-def read_rows(
-    file: CheckedFile, name: str, shape: tuple[int, ...], start: int, stop: int
-) -> np.ndarray:
-    """Read rows ``start:stop`` of a file's (n, k) data set, in slabs or of one piece."""
-    found = file.object(name)
-    if isinstance(found, h5py.Dataset) and found.is_virtual:
-        return read_slabs(file, name, shape, start, stop)
-    found = file.dataset(name, "f")
-    if found.shape != shape:
-        file.refuse(f"/{name} has shape {found.shape}, expected {shape}")
-    return found[start:stop]
 
 
 def _sources(file: CheckedFile, name: str, found: h5py.Dataset) -> list[tuple[Path, int, int]]:

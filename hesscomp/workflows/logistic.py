@@ -8,7 +8,7 @@ from hesscomp.compression import FactorOptions, compress
 from hesscomp.compression.compress import KRYLOV
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
-from hesscomp.factors.lowrank import tail_number
+from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.options import described, option, values
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # what loads TensorFlow
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solver"):
+class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOptions, group="solver"):
     """Which data to fit, how, and what to write.
 
     The sketch's options concern the factor at the final point; `oversample` also the solvers.
@@ -42,22 +42,6 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solve
     ridge: float = option(
         RIDGE, low=0, group="numbers", metavar="R", help="add (R/2) ||x||^2 to the objective"
     )
-    solver: str = option(
-        "auto",
-        choices=("auto", "pcg", "lowrank", "direct"),
-        help="solver of the Newton equation; auto picks direct or pcg by their costs, and says why",
-    )
-    tol: float = option(1e-8, above=0, metavar="T", help="stop where ||gradient||_2 <= T")
-    max_steps: int = option(
-        100, low=0, former="--max-iter", metavar="K", help="stop after K Newton steps"
-    )
-    step: str = option("line-search", choices=("line-search", "fixed"), help="step length")
-    gamma: float | None = option(None, above=0, metavar="G", help="fixed step length; default: 1")
-    rank: int = option(40, low=1, metavar="K", help="rank of the low-rank factor")
-    tail: float | str | None = option(
-        None, parse=str, metavar="last|zero|FLOAT",
-        help="`solver` lowrank only: value of the eigenvalues outside the factor; default: last",
-    )  # fmt: skip
     factor_out: str | None = option(
         None, group="output", metavar="F.h5",
         help="write a certified factor of the Hessian at the final point to this file",
@@ -74,12 +58,10 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solve
 
     def _check(self) -> None:
         super()._check()
-        if self.gamma is not None and self.step != "fixed":
+        if self.gamma != NewtonOptions.gamma and self.step != "fixed":
             raise InputError("`gamma` goes with `step` fixed")
-        if self.tail is not None and self.solver != "lowrank":
+        if self.tail != NewtonOptions.tail and self.solver != "lowrank":
             raise InputError("`tail` goes with `solver` lowrank")
-        if self.tail not in (None, "last", "zero"):
-            tail_number(self.tail)
         if self.save_every is not None and self.run is None:
             raise InputError("`save_every` goes with `run`")
         if self.plot is not None:
@@ -92,22 +74,12 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, FactorOptions, group="solve
 
 @dataclass(frozen=True)
 class NewtonFit:
-    """A fitted model.
-
-    Attributes
-    ----------
-    result : NewtonResult
-    train_accuracy : float
-    test : Evaluation or None
-        The evaluation on test rows, where there are any.
-    factor : Factor or None
-        The factor of the Hessian at the final point, where one was requested.
-    """
+    """A fitted model."""
 
     result: "NewtonResult"
     train_accuracy: float
-    test: "Evaluation | None"
-    factor: Factor | None = None
+    test: "Evaluation | None"  # where there are test rows
+    factor: Factor | None = None  # of the Hessian at the final point, where one was requested
 
 
 def newton(request: NewtonRequest, world: World, progress: Progress = silent) -> NewtonFit:
@@ -124,7 +96,6 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     with world.ledger.timed("startup"):
         dataset, problem = make_logistic(request, world, progress)
         from hesscomp.curvature.hessian import HessianOperator
-        from hesscomp.optimizers.newton import NewtonOptions
         from hesscomp.optimizers.newton import newton as minimise
         from hesscomp.problems.evaluation import HeldOut
 
@@ -135,21 +106,10 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     )
     with world.ledger.timed("compile"):
         problem.compile()
-    settings = NewtonOptions(
-        solver=request.solver,
-        tolerance=request.tol,
-        max_iterations=request.max_steps,
-        step=request.step,
-        gamma=1.0 if request.gamma is None else request.gamma,
-        rank=request.rank,
-        oversample=request.oversample,
-        seed=request.seed,
-        tail="last" if request.tail is None else request.tail,
-    )
     with world.ledger.timed("newton"):
         result = minimise(
             problem,
-            options=settings,
+            options=request,
             on_iteration=lambda row: progress(row.as_dict()),
             folder=request.run,
             save_every=request.save_every or 1,
@@ -185,6 +145,7 @@ def count(number: int, noun: str) -> str:
 
 def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
     result, test = fit.result, fit.test
+    told = ("objective", "gradient_norm", "iterations", "converged", "reason")
     return {
         "command": "newton",
         "data": dataset.name,
@@ -194,14 +155,10 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "ridge": problem.ridge,
         "dtype": problem.dtype,
         "seed": request.seed,
-        "tolerance": request.tol,
+        "tolerance": request.tolerance,
         "solver": result.solver,
         "solver_choice": result.choice,
-        "objective": result.objective,
-        "gradient_norm": result.gradient_norm,
-        "iterations": result.iterations,
-        "converged": result.converged,
-        "reason": result.reason,
+        **{name: getattr(result, name) for name in told},
         "train_accuracy": fit.train_accuracy,
         "test_accuracy": math.nan if test is None else test.accuracy,
         "test_loss": math.nan if test is None else test.loss,

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hesscomp.errors import InputError
-from hesscomp.options import option
+from hesscomp.optimizers.options import Sampling, Saving, Stopping
+from hesscomp.options import option, option_of, values
 from hesscomp.parallel.world import World
 from hesscomp.workflows.curvature import TRAINED, known_point
 from hesscomp.workflows.output import run_folder
@@ -18,11 +19,10 @@ if TYPE_CHECKING:  # what loads TensorFlow
 FIRST_ORDER = ("sgd", "adam", "adabelief")
 NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 HELP = ("help",)  # settings that ask what settings there are
-BATCH = "fraction of the rows drawn for a step's {}; above 1: number of rows"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
+class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="optimizer"):
     """What to train, with which optimizer, how long, and what to write."""
 
     optimizer: str = option(choices=NAMES, help="the optimizer")
@@ -36,22 +36,6 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
         help="the starting values; sparse: 15 incoming weights per unit; default: initial, or zero "
         "for logistic regression",
     )  # fmt: skip
-    gradient_batch: float = option(1.0, above=0, metavar="F", help=BATCH.format("gradient"))
-    curvature_batch: float = option(1.0, above=0, metavar="F", help=BATCH.format("curvature"))
-    acceptance_batch: float = option(1.0, above=0, metavar="F", help=BATCH.format("acceptance"))
-    max_steps: int = option(100, low=0, group="stopping", metavar="K", help="stop after K steps")
-    tol: float = option(0.0, low=0, group="stopping", metavar="T", help="stop at ||g||_2 <= T")
-    target: float | None = option(
-        None, group="stopping", metavar="F", help="stop where the objective is at most F"
-    )
-    max_passes: float | None = option(
-        None, above=0, unbounded=True, group="stopping", metavar="P",
-        help="stop after P passes over the data",
-    )  # fmt: skip
-    max_seconds: float | None = option(
-        None, above=0, unbounded=True, group="stopping", metavar="S",
-        help="stop after S seconds of this call",
-    )  # fmt: skip
     run: str | None = run_folder("the history and checkpoints")
     save_every: int | None = option(
         None, low=1, group="output", metavar="K", help="save in `run` every K steps; default: 10"
@@ -60,7 +44,7 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
         None, low=1, group="output", metavar="K",
         help="with batches: steps between evaluations over all rows; default: about one pass",
     )  # fmt: skip
-    tensorboard: bool = option(False, group="output", help="write scalars to FOLDER/tensorboard")
+    tensorboard: bool = option_of(Saving, "tensorboard")
     save_point: str | None = option(
         None, group="output", metavar="P.npy", help="write the best point to this file"
     )
@@ -70,16 +54,15 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
             return
         super()._check()
         _parts(self)
-        if self.evaluate_every is not None and self.gradient_batch == 1:
+        if self.evaluate_every is not None and self.gradient == 1:
             raise InputError(
-                "`evaluate_every` goes with `gradient_batch`: else each step evaluates all rows"
+                "`evaluate_every` goes with `gradient`: else each step evaluates all rows"
             )
         if self.save_every is not None and self.run is None:
             raise InputError("`save_every` goes with `run`")
-        batches = self.curvature_batch, self.acceptance_batch
-        if self.optimizer in FIRST_ORDER and batches != (1, 1):
+        if self.optimizer in FIRST_ORDER and (self.curvature, self.acceptance) != (1, 1):
             raise InputError(
-                f"`curvature_batch` and `acceptance_batch` do not go with {self.optimizer}, which "
+                f"`curvature` and `acceptance` do not go with {self.optimizer}, which "
                 "only takes gradients; leave them out"
             )
         if self.at == TRAINED:
@@ -92,18 +75,12 @@ class TrainRequest(ProblemRequest, HeldOutRequest, group="optimizer"):
 class Training:
     """A finished run.
 
-    Attributes
-    ----------
-    result : TrainResult
-    test : Evaluation or None
-        The best point's evaluation on test rows, where there are any.
-    succeeded : bool
-        Whether it reached the gradient norm or the target that was requested; where none was,
-        whether it did not diverge.
+    It succeeded if it reached the gradient norm or the target that was requested; where none was,
+    if it did not diverge.
     """
 
     result: "TrainResult"
-    test: "Evaluation | None"
+    test: "Evaluation | None"  # of the best point, where there are test rows
     succeeded: bool
 
 
@@ -124,7 +101,8 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
     from hesscomp.optimizers.loop import train as minimise
     from hesscomp.problems.evaluation import HeldOut
 
-    optimizer, sampling, stopping, saving = _parts(request)
+    optimizer, saving = _parts(request)
+    sampling = Sampling(**values(request, Sampling))
     check_outputs(world, request.save_point)
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
@@ -138,14 +116,14 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
 
     with world.ledger.timed("training"):
         result = minimise(
-            subject.problem, optimizer, x0, sampling=sampling, stopping=stopping, saving=saving,
+            subject.problem, optimizer, x0, sampling=sampling, stopping=request, saving=saving,
             callbacks=(tell,), evaluate_every=request.evaluate_every,
             test=subject.data if request.test is not None else None,
         )  # fmt: skip
     test = result.test
     if test is None and subject.data is not None and subject.data.test is not None:
         test = HeldOut(subject.problem, subject.data)(result.best)  # those of a named data set
-    asked = request.tol > 0 or request.target is not None
+    asked = request.gradient_tolerance > 0 or request.target is not None
     succeeded = result.status != DIVERGED and (result.converged or not asked)
     training = Training(result, test, succeeded)
     progress(training)
@@ -154,24 +132,11 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
 
 
 def _parts(request: TrainRequest):
-    """Return the checked optimizer, its batches, when it stops, and what it saves."""
-    from hesscomp.optimizers.batches import Sampling
+    """Return the optimizer and what the run saves."""
     from hesscomp.optimizers.catalogue import make_optimizer
-    from hesscomp.optimizers.loop import Saving, Stopping
 
-    optimizer = make_optimizer(request.optimizer, list(request.settings))
-    batches = request.gradient_batch, request.curvature_batch, request.acceptance_batch
-    sampling = Sampling(*batches, request.seed)
-    limits = {
-        name: getattr(request, name)
-        for name in ("target", "max_passes", "max_seconds")
-        if getattr(request, name) is not None
-    }
-    stopping = Stopping(request.max_steps, request.tol, **limits)
     saving = Saving(request.run, request.save_every or Saving.every, request.tensorboard)
-    for part in (optimizer, sampling, stopping, saving):
-        part.validate()
-    return optimizer, sampling, stopping, saving
+    return make_optimizer(request.optimizer, request.settings), saving
 
 
 def _start(request: TrainRequest, problem):

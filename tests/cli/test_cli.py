@@ -290,7 +290,7 @@ def test_reproducible_factors_on_one_and_five_ranks(run_ranks, tmp_path, layout)
 def test_names_of_the_last_version_are_accepted_with_a_warning(caplog):
     words = ["newton", "--data", "adult", "--max-iter", "2", "--report=r.json"]
     options = parse(words)
-    assert (options.max_steps, options.json) == (2, "r.json")
+    assert (options.max_iterations, options.json) == (2, "r.json")
     warn_of_old_names(options)
     assert [record.getMessage() for record in caplog.records] == [
         "--max-iter is now --max-steps; the next version refuses --max-iter",

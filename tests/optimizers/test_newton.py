@@ -105,8 +105,8 @@ def test_separable_data_without_ridge_do_not_hang(world):
 def test_options_are_checked(world, adult):
     problem = LogisticRegression(adult, world)
     for bad in (
-        {"solver": "magic"}, {"step": "long"}, {"tolerance": 0.0}, {"gamma": -1.0}, {"rank": 0},
-        {"max_iterations": -1},
+        {"solver": "magic"}, {"step": "long"}, {"tolerance": 0.0}, {"rank": 0},
+        {"gamma": -1.0}, {"tail": -1.0}, {"max_iterations": -1},
     ):  # fmt: skip
         with pytest.raises(InputError):
             newton(problem, options=NewtonOptions(**bad))

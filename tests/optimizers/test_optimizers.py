@@ -18,6 +18,7 @@ from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree, truncated_cg
 from hesscomp.optimizers.loop import Stopping, train
+from hesscomp.optimizers.newton import Newton
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.parallel.rows import row_range
 from hesscomp.problems.function import FunctionProblem
@@ -520,15 +521,19 @@ def test_a_preconditioner_saves_products(world):
 
 
 @pytest.mark.serial
-def test_options_out_of_range(small):
-    for bad in (
-        DRSOM(directions="up"), DRSOM(count=21), DRSOM(radius=0), DRSOM(control="x"),
-        NewtonCG("magic"), NewtonCG("trust-region", solver="saddle-free"), NewtonCG(damping=-1),
-        HessianFree(damping=0), HessianFree(decay=2), GaussNewton(forcing=1), SGD(0),
-        SGD(momentum=1), Adam(beta1=1), AdaBelief(epsilon=0), Adam(decay=-1),
+def test_options_out_of_range():
+    for kind, bad in (
+        (DRSOM, {"directions": "up"}), (DRSOM, {"count": 21}), (DRSOM, {"radius": 0}),
+        (DRSOM, {"control": "x"}), (NewtonCG, {"globalization": "magic"}),
+        (NewtonCG, {"globalization": "trust-region", "solver": "saddle-free"}),
+        (NewtonCG, {"damping": -1}), (NewtonCG, {"rank": 0}), (NewtonCG, {"oversample": -1}),
+        (NewtonCG, {"seed": -1}), (HessianFree, {"damping": 0}), (HessianFree, {"decay": 2}),
+        (GaussNewton, {"forcing": 1}), (SGD, {"learning_rate": 0}), (SGD, {"momentum": 1}),
+        (Adam, {"beta1": 1}), (AdaBelief, {"epsilon": 0}), (Adam, {"decay": -1}),
+        (Newton, {"tail": -1.0}), (Newton, {"fixed_step": -1}),
     ):  # fmt: skip
-        with pytest.raises(InputError, match=bad.name):
-            train(small, bad)
+        with pytest.raises(InputError, match=f"{kind.name}: "):
+            kind(**bad)
 
 
 @pytest.mark.serial

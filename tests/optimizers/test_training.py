@@ -374,15 +374,16 @@ def test_scalars_of_any_size_and_of_a_run_that_goes_on_within_the_second(tmp_pat
 
 @pytest.mark.serial
 def test_bad_settings_are_refused(small):
-    for bad in (
-        {"stopping": Stopping(max_steps=-1)}, {"stopping": Stopping(gradient_tolerance=-1.0)},
-        {"stopping": Stopping(max_passes=0)}, {"saving": Saving(every=0)},
-        {"saving": Saving(tensorboard=True)}, {"sampling": Sampling(gradient=0)},
-        {"sampling": Sampling(curvature=5)},
-        {"evaluate_every": 0},
+    for part, bad in (
+        (Stopping, {"max_steps": -1}), (Stopping, {"gradient_tolerance": -1.0}),
+        (Stopping, {"max_passes": 0}), (Stopping, {"target": np.nan}), (Saving, {"every": 0}),
+        (Saving, {"tensorboard": True}), (Sampling, {"gradient": 0}),
     ):  # fmt: skip
         with pytest.raises(InputError):
-            train(small, SGD(), **bad)
+            part(**bad)
+    for settings in ({"sampling": Sampling(curvature=5)}, {"evaluate_every": 0}):
+        with pytest.raises(InputError):
+            train(small, SGD(), **settings)
     with pytest.raises(InputError, match="20 parameters"):
         train(small, SGD(), np.zeros(3))
     with pytest.raises(InputError, match="16"):

@@ -6,8 +6,7 @@ import pytest
 
 import hesscomp
 from hesscomp.errors import InputError
-from hesscomp.storage.hdf5 import CheckedFile, new_file
-from hesscomp.storage.header import check_header, write_header
+from hesscomp.storage.hdf5 import CheckedFile, check_header, new_file, write_header
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_a_schema_says_what_is_allowed():
     assert json.loads(json.dumps(of)) == of and of["required"] == ["data"]
     assert of["properties"]["oversample"]["minimum"] == 0
     assert of["properties"]["solver"]["enum"] == ["auto", "pcg", "lowrank", "direct"]
-    assert of["properties"]["max_steps"] | {"description": ""} == {
+    assert of["properties"]["max_iterations"] | {"description": ""} == {
         "type": "integer", "minimum": 0, "default": 100, "description": "",
     }  # fmt: skip
     assert schema(CompressRequest)["properties"]["at"]["type"] == "array"
@@ -105,7 +105,7 @@ def test_a_schema_says_what_is_allowed():
 # What these mean differs by request.
 OWN = {
     *("at", "bandwidth", "data", "dtype", "max_rank", "memory_limit", "method", "out", "rank"),
-    *("json", "max_steps", "ridge", "run", "save_every", "save_point", "tol"),
+    *("json", "ridge", "run", "save_every", "save_point", "tolerance"),
 }
 
 
@@ -232,7 +232,7 @@ def test_newton_and_train_find_the_same_optimum(rows, alone, tmp_path):
     assert fit in events and fit.factor is None and fit.test is None
     request = TrainRequest(
         data=rows, ridge=0.1, dtype="float64", optimizer="newton-cg",
-        settings=("preconditioner=none",), tol=1e-8,
+        settings=("preconditioner=none",), gradient_tolerance=1e-8,
     )  # fmt: skip
     training = workflows.train(request, alone, events.append)
     assert training.succeeded

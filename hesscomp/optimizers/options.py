@@ -1,0 +1,126 @@
+"""The options of a run: its batches, when it stops, what it saves, and those of Newton's method."""
+
+import os
+from dataclasses import dataclass
+
+from hesscomp.compression import SketchOptions
+from hesscomp.errors import InputError
+from hesscomp.factors.lowrank import tail_number
+from hesscomp.options import Options, option, option_of
+
+GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
+SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
+
+
+def _batch(purpose: str):
+    return option(
+        1.0, above=0, flag=f"--{purpose}-batch", metavar="F",
+        help=f"fraction of the rows drawn for a step's {purpose}; above 1: number of rows",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sampling(Options, group="batches"):
+    """How much of the data a step uses for each of its purposes: at most 1 is a share of all rows.
+
+    Each row is drawn independently, so that a batch's size varies by its square root. The batches
+    depend on the seed, the purpose and the step, and on nothing else.
+    """
+
+    gradient: float = _batch("gradient")
+    curvature: float = _batch("curvature")
+    acceptance: float = _batch("acceptance")
+    seed: int = option_of(SketchOptions, "seed")
+
+    def share(self, purpose: int, rows: int) -> float:
+        """Return the share of all rows that a batch takes; InputError if it might be empty."""
+        size = (self.gradient, self.curvature, self.acceptance)[purpose]
+        share = float(size) if size <= 1 else min(size / rows, 1.0)
+        if share < 1 and share * rows < SMALLEST:
+            raise InputError(
+                f"a batch of {share * rows:g} of {rows} rows is drawn empty now and then; take at "
+                f"least {SMALLEST}"
+            )
+        return share
+
+
+@dataclass(frozen=True)
+class Stopping(Options, group="stopping"):
+    """When a run ends; whichever comes first.
+
+    Gradients are those of the gradient batch, the target is for the objective over all rows, and
+    batches count as passes by their share. Where the seconds end a run, the number of its steps
+    depends on the machine.
+    """
+
+    max_steps: int = option(100, low=0, metavar="K", help="stop after K steps")
+    gradient_tolerance: float = option(
+        0.0, low=0, flag="--tol", metavar="T", help="stop at ||g||_2 <= T"
+    )
+    target: float | None = option(
+        None, unbounded=True, metavar="F", help="stop where the objective is at most F"
+    )
+    max_passes: float | None = option(
+        None, above=0, unbounded=True, metavar="P", help="stop after P passes over the data"
+    )
+    max_seconds: float | None = option(
+        None, above=0, unbounded=True, metavar="S", help="stop after S seconds of this call"
+    )
+
+
+@dataclass(frozen=True)
+class Saving(Options, group="output"):
+    """What a run writes to its folder; nothing without one.
+
+    The folder gets `checkpoint.h5` (and the one before), `history.csv` and `history.json`. Where it
+    holds a checkpoint of the same run, the run resumes from that.
+    """
+
+    folder: str | os.PathLike | None = None
+    every: int = option(10, low=1)  # steps between checkpoints; one is made at the end too
+    tensorboard: bool = option(False, help="write scalars to FOLDER/tensorboard")
+    history: bool = True  # whether to write history files at the end; checkpoints hold it too
+
+    def _check(self) -> None:
+        super()._check()
+        if self.tensorboard and self.folder is None:
+            raise InputError(
+                "scalars for TensorBoard go to a run's folder, and there is none; name one"
+            )
+
+
+@dataclass(frozen=True)
+class NewtonOptions(Options, group="solver"):
+    """How Newton's method runs; see `hesscomp.optimizers.newton.Newton` for the solvers."""
+
+    solver: str = option(
+        "auto",
+        choices=("auto", "pcg", "lowrank", "direct"),
+        help="solver of the Newton equation; auto picks direct or pcg by their costs, and says why",
+    )
+    tolerance: float = option(
+        1e-8, above=0, flag="--tol", metavar="T", help="stop where ||gradient||_2 <= T"
+    )
+    max_iterations: int = option(
+        100, low=0, flag="--max-steps", former="--max-iter", metavar="K",
+        help="stop after K Newton steps",
+    )  # fmt: skip
+    step: str = option("line-search", choices=("line-search", "fixed"), help="step length")
+    gamma: float = option(1.0, above=0, metavar="G", help="fixed step length")
+    rank: int = option(40, low=1, metavar="K", help="rank of the low-rank factor")
+    oversample: int = option_of(SketchOptions, "oversample")
+    seed: int = option_of(SketchOptions, "seed")
+    tail: float | str = option(
+        "last", parse=str, metavar="last|zero|FLOAT",
+        help="`solver` lowrank only: value of the eigenvalues outside the factor",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        super()._check()
+        check_tail(self.tail)
+
+
+def check_tail(tail: float | str) -> None:
+    """Raise InputError for a tail with which a system could be indefinite."""
+    if tail not in ("last", "zero") and tail_number(tail) < 0:
+        raise InputError(f"`tail` must be at least 0, last or zero, not {tail}")
