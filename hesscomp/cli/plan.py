@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 from hesscomp.cli.arguments import request_from
-from hesscomp.cli.main import STARTED, parse
+from hesscomp.cli.main import STARTED, parse, request_of
 from hesscomp.compression.plan import NUMBER, VECTORS, Plan, make_plan
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.options import option
@@ -45,7 +45,7 @@ class PlanCommand(PlanRequest):
             raise Incomplete("give either `n` and `rows`, or one of `problem`, `model` and `data`")
         super()._check()
         if measured:
-            request_from(self.subject(), _compress().REQUEST)
+            request_from(self.subject(), request_of("compress"))
         elif self.command:
             raise InputError(f"{self.command[0]}: goes with `problem`, `model` or `data`")
 
@@ -69,27 +69,19 @@ class PlanCommand(PlanRequest):
         return parse(words)
 
 
-REQUEST = PlanCommand
-
-
 def on_ranks(options) -> bool:
     """Return whether a plan loads a problem, on the ranks that it runs on."""
     return any(getattr(options, name) is not None for name in SUBJECT)
 
 
-def _compress():
-    from hesscomp.cli import compress
-
-    return compress
-
-
-def run(request: PlanCommand) -> int:
+def run_plan(request: PlanCommand) -> int:
     if not on_ranks(request):
         return _say(plan(request), print)
     from hesscomp.cli.session import run_on_ranks
+    from hesscomp.workflows.compression import CompressRequest
 
     def measure(options, session) -> int:
-        of = request_from(options, _compress().REQUEST)
+        of = request_from(options, CompressRequest)
         return _say(measured_plan(request, of, session.world, session.show), session.say)
 
     return run_on_ranks(measure, request.subject(), STARTED)
