@@ -45,8 +45,7 @@ def plot_density(
             eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label, clip_on=False
         )
     axes.legend(frameon=False)
-    figure.suptitle(title, parse_math=False)
-    save_figure(figure, path)
+    save_figure(figure, path, title)
 
 
 def draw_density(axes: Axes, density: "SpectralDensity", n: int) -> None:
@@ -59,9 +58,8 @@ def draw_density(axes: Axes, density: "SpectralDensity", n: int) -> None:
     label = f"density, smoothed over {density.width:.2g} but not across 0"
     axes.plot(points, np.maximum(density.density, bottom / 2), color=BLUE, lw=1.6, label=label)
     axes.plot(points, one, color=GREY, lw=0.9, ls=":", label=f"one eigenvalue of {n}")
-    axes.set_yscale("log")
+    axes.set(yscale="log", xlim=(points[0], points[-1]))
     axes.set_ylim(bottom=bottom)
-    axes.set_xlim(points[0], points[-1])
     axes.set_xlabel("eigenvalue, from the smallest Ritz value to the largest")
     axes.set_ylabel("density of eigenvalues (integrates to 1)")
 

@@ -7,35 +7,31 @@ from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.session import Session
 from hesscomp.cli.tables import spectrum_table
 from hesscomp.factors import Factor
-from hesscomp.workflows.compression import CompressRequest, compress
-from hesscomp.workflows.correction import UpdateRequest, update
+from hesscomp.workflows import factors, pictures, trajectories
 from hesscomp.workflows.curvature import find_points
-from hesscomp.workflows.density import SpectrumRequest, SpectrumResult, spectrum
-from hesscomp.workflows.diagonals import DiagonalRequest, diagonal
-from hesscomp.workflows.figures import FigureRequest, FigureResult, figure
-from hesscomp.workflows.trajectories import TrajectoryPoint, trajectory
 
 POINTS_HEADER = (
     f"{'point':<28} {'rank':>5} {'eigenvalue 1':>13} {'error':>9} {'columns':>8} {'seconds':>8}"
 )
 
 
-def run_compress(request: CompressRequest, session: Session) -> int:
+def run_compress(request: factors.CompressRequest, session: Session) -> int:
+    # What the patterns stand for is looked up once; later files do not join.
     request = replace(request, at=tuple(find_points(request.at, session.world)))
     if len(request.at) > 1:
-        show = session.showing({TrajectoryPoint: _point_line}, POINTS_HEADER)
-        missed = trajectory(request, session.world, show).missed
+        show = session.showing({trajectories.TrajectoryPoint: _point_line}, POINTS_HEADER)
+        missed = trajectories.trajectory(request, session.world, show).missed
         if missed:
             session.say(f"tolerance NOT reached at {', '.join(missed)}; take a larger --max-rank")
         return 3 if missed else 0
-    result = compress(request, session.world, session.show)
+    result = factors.compress(request, session.world, session.show)
     if result.converged:
         return 0
     session.say(f"{request_reached(result.factor)}, the largest allowed; take a larger --max-rank")
     return 3
 
 
-def _point_line(point: TrajectoryPoint) -> str:
+def _point_line(point: trajectories.TrajectoryPoint) -> str:
     largest = point.eigenvalues[0] if point.rank else 0.0
     return (
         f"{point.point:<28} {point.rank:5d} {largest:13.6g} {point.relative_error:9.2e} "
@@ -43,13 +39,13 @@ def _point_line(point: TrajectoryPoint) -> str:
     )
 
 
-def run_diagonal(request: DiagonalRequest, session: Session) -> int:
-    diagonal(request, session.world, session.show)
+def run_diagonal(request: factors.DiagonalRequest, session: Session) -> int:
+    factors.diagonal(request, session.world, session.show)
     return 0
 
 
-def run_update(request: UpdateRequest, session: Session) -> int:
-    result = update(request, session.world, session.show)
+def run_update(request: factors.UpdateRequest, session: Session) -> int:
+    result = factors.update(request, session.world, session.show)
     factor, before = result.factor, result.before
     session.say(
         f"{_cost(factor)} and {factor.certificate.relative_error:.2e} of ||H||_F; "
@@ -64,20 +60,20 @@ def _cost(factor: Factor) -> str:
     return f"{columns if columns >= 0 else 'unknown'} product columns"
 
 
-def run_spectrum(request: SpectrumRequest, session: Session) -> int:
-    def table(result: SpectrumResult) -> str:
+def run_spectrum(request: pictures.SpectrumRequest, session: Session) -> int:
+    def table(result: pictures.SpectrumResult) -> str:
         return spectrum_table(result, request.shift)
 
-    spectrum(request, session.world, session.showing({SpectrumResult: table}))
+    pictures.spectrum(request, session.world, session.showing({pictures.SpectrumResult: table}))
     return 0
 
 
-def run_figure(request: FigureRequest, session: Session) -> int:
-    figure(request, session.world, session.showing({FigureResult: _figure_line}))
+def run_figure(request: pictures.FigureRequest, session: Session) -> int:
+    pictures.figure(request, session.world, session.showing({pictures.FigureResult: _figure_line}))
     return 0
 
 
-def _figure_line(result: FigureResult) -> str:
+def _figure_line(result: pictures.FigureResult) -> str:
     factor, errors = result.factor, result.errors
     return (
         f"rank {factor.rank} of n = {factor.n}: {factor.provenance.columns} product columns; "

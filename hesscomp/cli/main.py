@@ -128,7 +128,7 @@ def _run(arguments: list[str]) -> int:
         return 2
 
     def run(options: argparse.Namespace, *session) -> int:
-        request = request_from(options, request_of(options.command))
+        request: Options = request_from(options, request_of(options.command))
         return _function(options.command)(request, *session)
 
     if options.command in PARALLEL:
@@ -152,7 +152,7 @@ def _function(command: str) -> Callable[..., int]:
     return getattr(_module(command), f"run_{command}")
 
 
-def request_of(command: str) -> type[Options]:
+def request_of(command: str) -> type:
     """Return the class of a command's options: that of its function's `request`."""
     return get_type_hints(_function(command))["request"]
 

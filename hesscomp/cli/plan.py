@@ -78,7 +78,7 @@ def run_plan(request: PlanCommand) -> int:
     if not on_ranks(request):
         return _say(plan(request), print)
     from hesscomp.cli.session import run_on_ranks
-    from hesscomp.workflows.compression import CompressRequest
+    from hesscomp.workflows.factors import CompressRequest
 
     def measure(options, session) -> int:
         of = request_from(options, CompressRequest)

@@ -3,16 +3,18 @@
 import importlib
 
 _HOME = {
-    "compression": ("CompressRequest", "compress"),
-    "correction": ("UpdateRequest", "UpdateResult", "update"),
     "curvature": ("Curvature", "CurvatureRequest", "make_curvature", "make_operator", "make_point"),
-    "density": ("SpectrumRequest", "SpectrumResult", "spectrum"),
-    "diagonals": ("DiagonalRequest", "diagonal"),
-    "figures": ("FigureRequest", "FigureResult", "figure"),
+    "factors": (
+        *("CompressRequest", "DiagonalRequest", "UpdateRequest", "FactorResult", "UpdateResult"),
+        *("compress", "diagonal", "update"),
+    ),
     "jobs": ("JobRequest", "JobResult", "job"),
     "logistic": ("NewtonFit", "NewtonRequest", "newton"),
     "merging": ("MergeRequest", "MergeResult", "merge"),
-    "output": ("FactorResult",),
+    "pictures": (
+        *("FigureRequest", "FigureResult", "SpectrumRequest", "SpectrumResult"),
+        *("figure", "spectrum"),
+    ),
     "planning": ("PlanRequest", "measured_plan", "plan"),
     "progress": ("Columns",),
     "subject": ("ProblemRequest", "Subject", "make_problem"),

@@ -13,7 +13,7 @@ from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
     from hesscomp.parallel.world import World
-    from hesscomp.workflows.compression import CompressRequest
+    from hesscomp.workflows.factors import CompressRequest
     from hesscomp.workflows.progress import Progress
 
 RATE = 5e10  # operations a second, where nothing else is known

@@ -1,6 +1,7 @@
 """Make a trajectory: factors at several points, each started from the factor before it."""
 
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from hesscomp.options import values
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
-from hesscomp.workflows.compression import CompressRequest
 from hesscomp.workflows.curvature import find_points, make_operator, make_point, sampled
+from hesscomp.workflows.factors import CompressRequest
 from hesscomp.workflows.output import costs
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
 from hesscomp.workflows.subject import make_problem
@@ -36,14 +37,7 @@ class TrajectoryPoint:
 
 @dataclass(frozen=True)
 class TrajectoryResult:
-    """A finished trajectory and its costs.
-
-    Attributes
-    ----------
-    points : tuple of TrajectoryPoint
-    ledger : dict
-        See `Ledger.as_dict`.
-    """
+    """A finished trajectory, and what it cost (see `Ledger.as_dict`)."""
 
     points: tuple[TrajectoryPoint, ...]
     ledger: dict
@@ -78,19 +72,24 @@ def trajectory(
         problem = sampled(request, subject.problem)
     points, factor = [], None
     # The journals are the outer context: they are deleted after the file is written.
-    with ExitStack() as journals, _Writer(request.out, world) as writer:
+    with ExitStack() as journals, _collective_writer(request.out, world) as add:
         for number, place in enumerate(places):
             x = make_point(request, subject, progress, place)
             curvature = make_operator(request, problem, x)
             folder = None if request.run is None else Path(request.run) / f"point-{number:04d}"
-            operator = journals.enter_context(
-                curvature.journaled(folder, request.facts(CompressionOptions))
-            )
+            facts = request.facts(CompressionOptions)
+            operator = journals.enter_context(curvature.journaled(folder, facts))
             with world.ledger.timed("compress"), counted(world, progress):
                 factor = _next(operator, factor, request)
             label = Path(place).name
-            writer.add(label, curvature.describe(factor))
-            points.append(_point(label, factor))
+            add(label, curvature.describe(factor))
+            known, source = factor.certificate, factor.provenance
+            points.append(
+                TrajectoryPoint(
+                    label, factor.rank, factor.eigenvalues, known.relative_error, known.converged,
+                    source.columns, source.seconds,
+                )
+            )  # fmt: skip
             progress(points[-1])
     progress(f"wrote trajectory: {request.out}")
     report = {
@@ -110,40 +109,23 @@ def _next(operator, last: Factor | None, request: CompressRequest) -> Factor:
     return replace(factor, provenance=replace(factor.provenance, method=method))
 
 
-def _point(label: str, factor: Factor) -> TrajectoryPoint:
-    return TrajectoryPoint(
-        label,
-        factor.rank,
-        factor.eigenvalues,
-        factor.certificate.relative_error,
-        factor.certificate.converged,
-        factor.provenance.columns,
-        factor.provenance.seconds,
-    )
+@contextmanager
+def _collective_writer(path, world: World) -> Iterator[Callable[[str, Factor], None]]:
+    """Yield a function that writes a factor on rank 0; a failure there is raised on all ranks.
 
+    Where the block fails, nothing is written and no rank waits for another.
+    """
+    with ExitStack() as stack:
+        with world.phase(f"writing {path}"):
+            if world.rank == 0:
+                write = stack.enter_context(trajectory_writer(path))
 
-class _Writer:
-    """Writes a trajectory on rank 0; a failure there is raised on all ranks."""
+        def add(label: str, factor: Factor) -> None:
+            whole = factor.in_layout(Replicated(factor.n))
+            with world.phase(f"writing {path}"):
+                if world.rank == 0:
+                    write(label, whole)
 
-    def __init__(self, path, world: World):
-        self.path, self.world = path, world
-        self.stack = ExitStack()
-
-    def __enter__(self) -> "_Writer":
-        with self.world.phase(f"writing {self.path}"):
-            if self.world.rank == 0:
-                self.write = self.stack.enter_context(trajectory_writer(self.path))
-        return self
-
-    def add(self, label: str, factor: Factor) -> None:
-        whole = factor.in_layout(Replicated(factor.n))
-        with self.world.phase(f"writing {self.path}"):
-            if self.world.rank == 0:
-                self.write(label, whole)
-
-    def __exit__(self, *failure) -> None:
-        if failure[0] is not None:  # write nothing, and wait for no other rank
-            self.stack.__exit__(*failure)
-            return
-        with self.world.phase(f"writing {self.path}"):
-            self.stack.close()
+        yield add
+        with world.phase(f"writing {path}"):
+            stack.close()
