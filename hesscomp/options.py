@@ -7,6 +7,7 @@ Texts put a parameter in backquotes; the command line shows it as its flag.
 import math
 import operator
 import os
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
@@ -87,12 +88,32 @@ class Option:
 
 TYPES: dict[type, Any] = {int: Integral, float: Real, str: (str, os.PathLike), bool: bool}
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 JSON = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
 def option(default=MISSING, **said):
     """Return a dataclass field with attributes of `Option`."""
     return field(default=default, metadata={KEY: Option(**said)})
+
+
+def byte_size(**said):
+    """Return a field with a number of bytes, None by default."""
+    return option(None, above=0, unit="bytes", parse=parse_bytes, **said)
+
+
+def parse_bytes(text: str) -> float:
+    """Return the number of bytes in a text such as 2G, 500M or 1073741824 (powers of 1024)."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not found or not 0 < float(found[1]) < 1e280:
+        raise InputError(f"{text}: is not a number of bytes; give one such as 500M or 2G")
+    return float(found[1]) * UNITS[found[2].upper()]
+
+
+def format_bytes(size: float) -> str:
+    """Return a number of bytes as text, such as 1.5 GiB."""
+    unit = max((name for name in UNITS if UNITS[name] <= max(size, 1)), key=UNITS.__getitem__)
+    return f"{size / UNITS[unit]:.3g} {unit}{'iB' if unit else 'B'}"
 
 
 def _number(bound: float) -> str:

@@ -7,7 +7,7 @@ from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.session import Session
 from hesscomp.cli.tables import spectrum_table
 from hesscomp.factors import Factor
-from hesscomp.workflows import factors, pictures, trajectories
+from hesscomp.workflows import factors, pictures
 from hesscomp.workflows.curvature import find_points
 
 POINTS_HEADER = (
@@ -19,8 +19,8 @@ def run_compress(request: factors.CompressRequest, session: Session) -> int:
     # What the patterns stand for is looked up once; later files do not join.
     request = replace(request, at=tuple(find_points(request.at, session.world)))
     if len(request.at) > 1:
-        show = session.showing({trajectories.TrajectoryPoint: _point_line}, POINTS_HEADER)
-        missed = trajectories.trajectory(request, session.world, show).missed
+        show = session.showing({factors.TrajectoryPoint: _point_line}, POINTS_HEADER)
+        missed = factors.trajectory(request, session.world, show).missed
         if missed:
             session.say(f"tolerance NOT reached at {', '.join(missed)}; take a larger --max-rank")
         return 3 if missed else 0
@@ -31,7 +31,7 @@ def run_compress(request: factors.CompressRequest, session: Session) -> int:
     return 3
 
 
-def _point_line(point: trajectories.TrajectoryPoint) -> str:
+def _point_line(point: factors.TrajectoryPoint) -> str:
     largest = point.eigenvalues[0] if point.rank else 0.0
     return (
         f"{point.point:<28} {point.rank:5d} {largest:13.6g} {point.relative_error:9.2e} "

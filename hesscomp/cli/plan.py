@@ -9,10 +9,9 @@ from hesscomp.cli.arguments import request_from
 from hesscomp.cli.main import STARTED, parse, request_of
 from hesscomp.compression.plan import NUMBER, VECTORS, Plan, make_plan
 from hesscomp.errors import Incomplete, InputError
-from hesscomp.options import option
+from hesscomp.options import format_bytes, option
 from hesscomp.parallel.memory import sketch_bytes
 from hesscomp.runs.slurm import MOST_WARNING, WARNING
-from hesscomp.workflows.byte_sizes import format_bytes
 from hesscomp.workflows.planning import PlanRequest, measured_plan, plan
 
 SUBJECT = ("problem", "model", "loss", "data")

@@ -6,7 +6,7 @@ _HOME = {
     "curvature": ("Curvature", "CurvatureRequest", "make_curvature", "make_operator", "make_point"),
     "factors": (
         *("CompressRequest", "DiagonalRequest", "UpdateRequest", "FactorResult", "UpdateResult"),
-        *("compress", "diagonal", "update"),
+        *("TrajectoryPoint", "TrajectoryResult", "compress", "diagonal", "trajectory", "update"),
     ),
     "jobs": ("JobRequest", "JobResult", "job"),
     "logistic": ("NewtonFit", "NewtonRequest", "newton"),
@@ -19,7 +19,6 @@ _HOME = {
     "progress": ("Columns",),
     "subject": ("ProblemRequest", "Subject", "make_problem"),
     "training": ("TrainRequest", "Training", "train"),
-    "trajectories": ("TrajectoryPoint", "TrajectoryResult", "trajectory"),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULES)

@@ -1,8 +1,9 @@
-"""Make the factor of an operator: compress it, take its diagonal, or correct an earlier factor."""
+"""Make factors: compress an operator at one point or several, take its diagonal, or update one."""
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import KRYLOV
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalOptions, diagonal_factor
-from hesscomp.factors import Factor
+from hesscomp.factors import Factor, trajectory_writer
 from hesscomp.options import Options, option, values
+from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
 from hesscomp.workflows.curvature import (
@@ -23,18 +25,24 @@ from hesscomp.workflows.curvature import (
     POINTS,
     Curvature,
     CurvatureRequest,
+    find_points,
     make_curvature,
+    make_operator,
+    make_point,
     read_factor,
+    sampled,
 )
-from hesscomp.workflows.output import costs, run_folder
 from hesscomp.workflows.progress import (
     Progress,
     check_outputs,
+    costs,
     counted,
+    run_folder,
     silent,
     write,
     write_factor,
 )
+from hesscomp.workflows.subject import make_problem
 
 RANK = 40  # where neither a rank nor a tolerance is requested
 
@@ -119,6 +127,32 @@ class UpdateResult(FactorResult):
     before: Factor
 
 
+@dataclass(frozen=True)
+class TrajectoryPoint:
+    """The numbers of a trajectory's point and its factor; see `Factor` and its certificate."""
+
+    point: str
+    rank: int
+    eigenvalues: np.ndarray
+    relative_error: float
+    converged: bool
+    columns: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrajectoryResult:
+    """A finished trajectory, and what it cost (see `Ledger.as_dict`)."""
+
+    points: tuple[TrajectoryPoint, ...]
+    ledger: dict
+
+    @property
+    def missed(self) -> list[str]:
+        """The points at which the requested tolerance is not met."""
+        return [point.point for point in self.points if not point.converged]
+
+
 def compress(request: CompressRequest, world: World, progress: Progress = silent) -> FactorResult:
     """Compress a Hessian at a point to a certified factor, and write it. Collective.
 
@@ -197,6 +231,89 @@ def _named(factor: Factor, before: Factor, path: str) -> Factor:
         facts.append(f"data {source.data_fingerprint[:19]}")
     method = f"{factor.provenance.method} correction of {Path(path).name} ({'; '.join(facts)})"
     return replace(factor, provenance=replace(factor.provenance, method=method))
+
+
+def trajectory(
+    request: CompressRequest, world: World, progress: Progress = silent
+) -> TrajectoryResult:
+    """Compress at each point of a request; write all factors to one file. Collective.
+
+    `progress` gets each `TrajectoryPoint` at once. Memory and cost at each point are those of
+    `compression.compress`, which after the first point starts from the last factor.
+
+    Raises
+    ------
+    InputError
+        For a problem, a point or an output that cannot be used.
+    """
+    if request.out is None:
+        raise InputError("a trajectory is written to a file; name one with `out`")
+    if request.save_point is not None:
+        raise InputError("`save_point` goes with one point, not with a trajectory; leave it out")
+    check_outputs(world, request.out, request.json)
+    places = find_points(request.at, world)
+    with world.ledger.timed("startup"):
+        subject = make_problem(request, world, progress)
+        problem = sampled(request, subject.problem)
+    points, factor = [], None
+    # The journals are the outer context: they are deleted after the file is written.
+    with ExitStack() as journals, _collective_writer(request.out, world) as add:
+        for number, place in enumerate(places):
+            x = make_point(request, subject, progress, place)
+            curvature = make_operator(request, problem, x)
+            folder = None if request.run is None else Path(request.run) / f"point-{number:04d}"
+            facts = request.facts(CompressionOptions)
+            operator = journals.enter_context(curvature.journaled(folder, facts))
+            with world.ledger.timed("compress"), counted(world, progress):
+                factor = _next(operator, factor, request)
+            label = Path(place).name
+            add(label, curvature.describe(factor))
+            known, source = factor.certificate, factor.provenance
+            points.append(
+                TrajectoryPoint(
+                    label, factor.rank, factor.eigenvalues, known.relative_error, known.converged,
+                    source.columns, source.seconds,
+                )
+            )  # fmt: skip
+            progress(points[-1])
+    progress(f"wrote trajectory: {request.out}")
+    report = {
+        "command": "compress",
+        "points": [vars(point) for point in points],
+        **costs(world, solve="compress"),
+    }
+    write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
+    return TrajectoryResult(tuple(points), world.ledger.as_dict())
+
+
+def _next(operator, last: Factor | None, request: CompressRequest) -> Factor:
+    factor = compress_operator(operator, start=last, **values(request, CompressionOptions))
+    if last is None or factor.provenance.method == "dense":
+        return factor
+    method = f"{factor.provenance.method} started from the factor before"
+    return replace(factor, provenance=replace(factor.provenance, method=method))
+
+
+@contextmanager
+def _collective_writer(path, world: World) -> Iterator[Callable[[str, Factor], None]]:
+    """Yield a function that writes a factor on rank 0; a failure there is raised on all ranks.
+
+    Where the block fails, nothing is written and no rank waits for another.
+    """
+    with ExitStack() as stack:
+        with world.phase(f"writing {path}"):
+            if world.rank == 0:
+                write = stack.enter_context(trajectory_writer(path))
+
+        def add(label: str, factor: Factor) -> None:
+            whole = factor.in_layout(Replicated(factor.n))
+            with world.phase(f"writing {path}"):
+                if world.rank == 0:
+                    write(label, whole)
+
+        yield add
+        with world.phase(f"writing {path}"):
+            stack.close()
 
 
 def _make_factor(

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 from hesscomp.compression.counting import Machine
 from hesscomp.compression.plan import METHODS, NUMBER, VECTORS, Plan, Request, make_plan
 from hesscomp.errors import InputError
-from hesscomp.options import Options, option, values
+from hesscomp.options import Options, byte_size, format_bytes, option, values
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.sketching.defaults import SketchSizes, count, default_method
-from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
     from hesscomp.parallel.world import World
@@ -33,14 +32,14 @@ def _amount(**about):
 class MachineRequest(Options, group="machine", about="the memory and the speed of a rank"):
     """The memory and the speed of a rank, as far as they are known."""
 
-    memory: float | None = option(
-        None, above=0, unit="bytes", parse=parse_bytes, metavar="SIZE",
+    memory: float | None = byte_size(
+        metavar="SIZE",
         help=f"memory of a rank, such as 4G; default: {format_bytes(Machine.memory)}",
-    )  # fmt: skip
-    memory_limit: float | None = option(
-        None, above=0, unit="bytes", parse=parse_bytes, metavar="SIZE",
+    )
+    memory_limit: float | None = byte_size(
+        metavar="SIZE",
         help=f"most memory that a product takes; default: {format_bytes(PRODUCT_BYTES)}",
-    )  # fmt: skip
+    )
     row_bytes: float | None = _amount(metavar="B", help="bytes of one row of the data; default: 0")
     row_seconds: float | None = _amount(
         metavar="S",

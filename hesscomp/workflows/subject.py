@@ -12,7 +12,7 @@ from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
-from hesscomp.options import Options, Seeded, option, refuse
+from hesscomp.options import Options, Seeded, byte_size, format_bytes, option, refuse
 from hesscomp.parallel.memory import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import (
@@ -23,7 +23,6 @@ from hesscomp.problems.catalogue import (
     NamedProblem,
     Recipe,
 )
-from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 from hesscomp.workflows.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -128,11 +127,11 @@ class ProblemRequest(
         help="check a network first: compare its loss and derivatives on a few rows with those of "
         "Keras and TensorFlow; auto, the default, takes at most 2 seconds, full checks everything",
     )  # fmt: skip
-    memory_limit: float | None = option(
-        None, above=0, unit="bytes", parse=parse_bytes, metavar="BYTES",
+    memory_limit: float | None = byte_size(
+        metavar="BYTES",
         help="most memory that one product takes on a rank, such as 2G; default: "
         f"{format_bytes(PRODUCT_BYTES)}",
-    )  # fmt: skip
+    )
 
     def _check(self) -> None:
         named = NAMED_PROBLEMS.get(self.problem or "")
