@@ -21,37 +21,25 @@ LABELS = 40  # most names on an axis that can still be read
 
 
 def plot_factor(factor: Factor, path: str | os.PathLike) -> None:
-    """The spectrum of a factor that has eigenpairs (`plot_spectrum`), else its diagonal."""
-    (plot_spectrum if factor.has_eigenpairs else plot_diagonal)(factor, path)
-
-
-def plot_diagonal(factor: Factor, path: str | os.PathLike) -> None:
-    """The entries of a factor's diagonal by magnitude, and their mean magnitude in each block.
-
-    Left: |d| against its place on a logarithmic axis, negative ones marked. Where the file names
-    several parameter blocks, also the mean of |d| over each of them.
-    """
-    panels = {"Entries of the diagonal": draw_diagonal}
-    if len(factor.blocks) > 1:
-        panels["Mean magnitude by block"] = draw_block_means
-    _plot_panels(factor, panels, path)
-
-
-def plot_spectrum(factor: Factor, path: str | os.PathLike) -> None:
-    """Eigenvalues of a factor, what each rank would leave, and where the eigenvectors live.
+    """Draw a factor's eigenvalues, what each rank would leave, and where the eigenvectors live.
 
     Left: |w| against its index on a logarithmic axis, negative ones marked. Then the relative
     Frobenius error of the leading k eigenpairs, from the certificate and the eigenvalues dropped.
     Where the file names several parameter blocks, also the energy of each eigenvector in them.
+
+    Of a factor without eigenpairs: the entries of its diagonal by magnitude, and where there are
+    several blocks, their mean magnitude in each.
     """
-    panels = {"Leading eigenvalues": draw_magnitudes, "Compression error": draw_error}
-    if len(factor.blocks) > 1 and factor.rank > 0:
-        panels["Energy of the eigenvectors by block"] = draw_energy
-    _plot_panels(factor, panels, path)
-
-
-def _plot_panels(factor: Factor, panels: dict[str, Callable], path: str | os.PathLike) -> None:
-    """Draw panels side by side, each ``draw(axes, factor)`` under its title."""
+    several = len(factor.blocks) > 1
+    panels: dict[str, Callable[[Axes, Factor], None]]
+    if factor.has_eigenpairs:
+        panels = {"Leading eigenvalues": draw_magnitudes, "Compression error": draw_error}
+        if several and factor.rank > 0:
+            panels["Energy of the eigenvectors by block"] = draw_energy
+    else:
+        panels = {"Entries of the diagonal": draw_diagonal}
+        if several:
+            panels["Mean magnitude by block"] = draw_block_means
     figure, row = make_figure(len(panels))
     for axes, (title, draw) in zip(row, panels.items(), strict=True):
         draw(axes, factor)
@@ -129,13 +117,7 @@ def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: in
 def draw_diagonal(axes: Axes, factor: Factor) -> None:
     """|d| of the diagonal's entries, largest first, on a logarithmic axis."""
     d = factor.diagonal()
-    d = d[np.argsort(-np.abs(d), kind="stable")]
-    place = np.arange(1, len(d) + 1)
-    for mask, style in _signs(d):
-        axes.plot(place[mask], np.abs(d[mask]), **style)
-    if d.any():
-        axes.set_yscale("log")
-    _label_index(axes, "|diagonal entry|", d)
+    _draw_by_magnitude(axes, d[np.argsort(-np.abs(d), kind="stable")], "diagonal entry")
 
 
 def draw_block_means(axes: Axes, factor: Factor) -> None:
@@ -162,18 +144,23 @@ def draw_eigenvalues(axes: Axes, factor: Factor) -> None:
 
 def draw_magnitudes(axes: Axes, factor: Factor) -> None:
     """|w| against its index on a logarithmic axis; the ridge as a line where there is one."""
-    magnitude, ridge = np.abs(factor.eigenvalues), factor.provenance.ridge
-    for mask, style in _signs(factor.eigenvalues):
-        axes.plot(_index(factor)[mask], magnitude[mask], **style)
+    _draw_by_magnitude(axes, factor.eigenvalues, "eigenvalue")
+    ridge = factor.provenance.ridge
     if ridge > 0:
         axes.axhline(ridge, color=GREY, lw=1, ls="--")
         axes.annotate(
             f"ridge {ridge:g}", (0.02, ridge), xycoords=("axes fraction", "data"),
             xytext=(0, 3), textcoords="offset points", ha="left", fontsize=9, color=GREY,
         )  # fmt: skip
-    if magnitude.any():
+
+
+def _draw_by_magnitude(axes: Axes, values: np.ndarray, quantity: str) -> None:
+    place = np.arange(1, len(values) + 1)
+    for mask, style in _signs(values):
+        axes.plot(place[mask], np.abs(values[mask]), **style)
+    if values.any():
         axes.set_yscale("log")
-    _label_index(axes, "|eigenvalue|", factor.eigenvalues)
+    _label_index(axes, f"|{quantity}|", values)
 
 
 def draw_error(axes: Axes, factor: Factor) -> None:

@@ -1,9 +1,4 @@
-"""The `hesscomp` command: subcommands, exit statuses, and errors in one line.
-
-Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged (`plan`:
-does not fit), 75 stopped by a signal so that the same command resumes, 130 interrupted (Ctrl-C),
-141 the reader of the output closed it.
-"""
+"""The `hesscomp` command: subcommands, exit statuses (see `_parser`), and errors in one line."""
 
 import argparse
 import importlib
@@ -18,7 +13,6 @@ import hesscomp
 from hesscomp.cli.arguments import (
     add_arguments,
     as_written,
-    flags,
     request_from,
     warn_of_old_names,
     with_new_names,
@@ -178,7 +172,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if name in WRAPPERS:
         options.words = words
-    options.written, options.renamed = written.get(name, {}), renamed
+    options.written, options.renamed = written, renamed
     options.missing = [
         action.metavar if not action.option_strings else action.option_strings[0]
         for action in required
@@ -211,7 +205,7 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
 
     Only the named command's parser has its options.
     """
-    written: dict[str, dict[str, str]] = {}
+    written: dict[str, str] = {}
     parser = Parser(
         prog="hesscomp",
         description=hesscomp.__doc__,
@@ -230,7 +224,7 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
             formatter_class=HelpFormatter,
         )
         if command == name:  # only what is requested is imported
-            written[name] = _add_request(subparser, command)
+            written = _add_request(subparser, command)
     return parser, commands.choices, written
 
 
@@ -239,13 +233,9 @@ def _add_request(parser: Parser, command: str) -> dict[str, str]:
     module, request = _module(command), request_of(command)
     parser.usage, parser.epilog = (getattr(module, name, None) for name in ("USAGE", "EPILOG"))
     parser.former = {each.former: each.flag for each in described(request) if each.former}
-    parts = [request]
+    written = add_arguments(parser, request)
     if command in PARALLEL:
         from hesscomp.cli.session import ComputingRankOptions
 
-        parts.append(getattr(module, "RANKS", ComputingRankOptions))
-    written: dict[str, str] = {}
-    for part in parts:
-        add_arguments(parser, part)
-        written |= flags(part)
+        written |= add_arguments(parser, getattr(module, "RANKS", ComputingRankOptions))
     return written
