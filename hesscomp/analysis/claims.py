@@ -103,20 +103,17 @@ def _spectral_claim(factor: Factor) -> Claim:
 
 def _request(factor: Factor) -> Claim:
     source, met = factor.provenance, factor.certificate.converged
+    reached = request_reached(factor)
     if not np.isnan(source.tolerance_requested):
-        meaning = f"The smallest rank found that meets it: {request_reached(factor)}."
-        if not met:
-            meaning = f"Do not rely on it: {request_reached(factor)}."
-        value = number(source.tolerance_requested)
-        return Claim("Request: tolerance", value, "met" if met else "not met", meaning)
+        before = "The smallest rank found that meets it" if met else "Do not rely on it"
+        standing, value = "met" if met else "not met", number(source.tolerance_requested)
+        return Claim("Request: tolerance", value, standing, f"{before}: {reached}.")
     if source.rank_requested >= 0:
         kept = factor.rank >= min(source.rank_requested, factor.n)
-        meaning = f"A rank asks for no accuracy: {request_reached(factor)}."
-        value = number(source.rank_requested)
-        return Claim("Request: rank", value, "reached" if kept else "not met", meaning)
+        standing, value = "reached" if kept else "not met", number(source.rank_requested)
+        return Claim("Request: rank", value, standing, f"A rank asks for no accuracy: {reached}.")
     if not factor.has_eigenpairs:
-        meaning = f"It asks for no accuracy: {request_reached(factor)}."
-        return Claim("Request", factor.extent, "reached", meaning)
+        return Claim("Request", factor.extent, "reached", f"It asks for no accuracy: {reached}.")
     unknown = "The file does not say what was asked for."
     return Claim("Request", ABSENT, "missing" if met else "not met", unknown)
 

@@ -59,8 +59,11 @@ def page(factor: Factor, source: str) -> str:
     It has no scripts and loads nothing; all text of the file is escaped. The same factor gives the
     same page.
     """
+    made = factor.provenance
+    title = made.operator.removesuffix("Operator") or "Operator"
+    title += f" of {made.problem}" if made.problem else ""
     return TEMPLATES.get_template("report.html").render(
-        title=_title(factor),
+        title=title + (f" on {made.dataset}" if made.dataset else ""),
         source=source,
         factor=factor,
         facts=_facts(factor),
@@ -73,13 +76,6 @@ def page(factor: Factor, source: str) -> str:
         cost=_cost(factor),
         version=hesscomp.__version__,
     )
-
-
-def _title(factor: Factor) -> str:
-    source = factor.provenance
-    name = source.operator.removesuffix("Operator") or "Operator"
-    of = f" of {source.problem}" if source.problem else ""
-    return f"{name}{of}" + (f" on {source.dataset}" if source.dataset else "")
 
 
 def _facts(factor: Factor) -> dict:

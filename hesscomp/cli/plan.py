@@ -151,9 +151,8 @@ def _remedy(plan: Plan) -> str:
         smaller = make_plan(replace(request, panel=panel, layout="rows"), machine)
         if panel < request.gathered and smaller.fits:
             return f"--layout rows --panel {panel} would, in {_total(smaller)}"
-    smallest = make_plan(replace(request, panel=1, layout="rows"), machine)
     return (
-        f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give each rank more "
+        f"even with --layout rows --panel 1 a rank takes {_total(smaller)}; give each rank more "
         "memory (--memory), or take more --ranks or a smaller --rank"
     )
 

@@ -254,38 +254,32 @@ def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvatur
     """Make the operator that a request names, of a problem at x. Times the compilation."""
     with problem.world.ledger.timed("compile"):
         problem.compile()
-    operator, title = _operator(request, problem, x)
-    if request.blocks is None:
-        return Curvature(operator, problem, x, title)
+    from hesscomp.curvature import finite_difference, gauss_newton, hessian
     from hesscomp.curvature.restriction import Restricted
 
-    names = list(dict.fromkeys(filter(None, map(str.strip, request.blocks.split(",")))))
-    restricted = Restricted(operator, names)
-    title = f"{title} of {', '.join(names)}"
-    return Curvature(restricted, problem, x, title, restricted.indices)
-
-
-def _operator(request: CurvatureRequest, problem, x) -> tuple["ProblemOperator", str]:
-    """Return the operator and its title."""
-    from hesscomp.curvature import finite_difference, gauss_newton, hessian
-
-    name = request.operator
-    title = OPERATORS[name]
-    if name == MONTE_CARLO:
-        samples = request.fisher_samples or 1
-        seed = request.seed if request.fisher_seed is None else request.fisher_seed
-        title += f", {samples} targets a row, seed {seed}"
-        return gauss_newton.MonteCarloFisherOperator(problem, x, samples, seed), title
-    if name == "finite-difference":
-        problem.require(SHARD_GRADIENTS)
     kinds = {
         "hessian": hessian.HessianOperator,
         "ggn": gauss_newton.GaussNewtonOperator,
         "fisher": gauss_newton.FisherOperator,
+        MONTE_CARLO: gauss_newton.MonteCarloFisherOperator,
         "empirical-fisher": gauss_newton.EmpiricalFisherOperator,
         "finite-difference": finite_difference.FiniteDifferenceHessian,
     }
-    return kinds[name](problem, x), title
+    title = OPERATORS[request.operator]
+    draws: tuple[int, ...] = ()
+    if request.operator == MONTE_CARLO:
+        seed = request.seed if request.fisher_seed is None else request.fisher_seed
+        draws = request.fisher_samples or 1, seed
+        title += f", {draws[0]} targets a row, seed {seed}"
+    elif request.operator == "finite-difference":
+        problem.require(SHARD_GRADIENTS)
+    operator = kinds[request.operator](problem, x, *draws)
+    if request.blocks is None:
+        return Curvature(operator, problem, x, title)
+    names = list(dict.fromkeys(filter(None, map(str.strip, request.blocks.split(",")))))
+    restricted = Restricted(operator, names)
+    title = f"{title} of {', '.join(names)}"
+    return Curvature(restricted, problem, x, title, restricted.indices)
 
 
 def read_factor(path: str, world: World) -> Factor:
