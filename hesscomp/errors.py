@@ -10,11 +10,8 @@ SHOWN = 20  # of names in a message
 MOST = 500  # characters of what others say, which may quote what a file holds
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of terminals, in the messages of Keras
 TRACEBACK = "HESSCOMP_TRACEBACK"  # set in the environment: errors come with their traceback
-OUT_OF_MEMORY = (
-    "MemoryError",
-    "_ArrayMemoryError",
-    "ResourceExhaustedError",
-)  # the last TensorFlow's
+# Of Python, NumPy and TensorFlow.
+OUT_OF_MEMORY = ("MemoryError", "_ArrayMemoryError", "ResourceExhaustedError")
 
 
 def one_line(text: str) -> str:
@@ -40,13 +37,9 @@ def describe(error: BaseException) -> str:
             f"memory ran out ({text or kind}); give each rank more, or take more ranks: "
             "`hesscomp plan` says what one needs"
         )
-    return f"{kind}: {text}{_place(error)}; {TRACEBACK}=1 shows the way there"
-
-
-def _place(error: BaseException) -> str:
-    """Return the line that raised an error."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{kind}: {text}{place}; {TRACEBACK}=1 shows the way there"
 
 
 def whole_story(error: BaseException) -> str:
@@ -87,12 +80,8 @@ class NumericalError(HesscompError, ArithmeticError):
 class Interrupted(HesscompError):
     """A signal asked the run to end; raised on all ranks, what is finished being on disk.
 
-    Attributes
-    ----------
-    signal : int
-        The signal's number; where ranks heard several, the largest.
-    reached : str
-        In words, how far the run has come.
+    `signal` is its number (where ranks heard several, the largest). `reached` says in words how
+    far the run has come.
     """
 
     def __init__(self, text: str = "", signal: int = 0):

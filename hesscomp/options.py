@@ -7,6 +7,7 @@ Texts put a parameter in backquotes; the command line shows it as its flag.
 import math
 import operator
 import os
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
@@ -22,65 +23,32 @@ KEY = "option"  # of a field's metadata
 
 @dataclass(frozen=True)
 class Option:
-    """The description of one option.
+    """The description of one option."""
 
-    Attributes
-    ----------
-    help : str or None
-        A phrase. A field without one is checked but not offered to users.
-    unit : str or None
-        The unit of a number, such as "seconds".
-    low, high : number or None
-        The smallest and the largest value.
-    above, below : number or None
-        Bounds that are themselves excluded.
-    choices : tuple of str or None
-        The values allowed.
-    metavar : str or None
-        The placeholder of the value in usage messages.
-    flag : str
-        The name on the command line: by default `--name`; without dashes, a positional argument.
-    former : str
-        The name that the option had in the last version, which this one accepts with a warning.
-    group, about : str or None
-        The title under which help lists it, and the text there; by default those of its class.
-    one_of : str or None
-        At most one of the options with the same word here may be given.
-    parse : callable or None
-        Makes a value from a text, or raises InputError; by default the field's type.
-    required : bool
-        Whether the command line must give it, even where it has a default: a caller in Python has
-        the result in hand and need not name a file.
-    unbounded : bool
-        Whether infinity is allowed.
-    may_be_empty : bool
-        Whether a tuple may be given without a value.
-    name, default, kinds, many
-        The field's name, its default (`dataclasses.MISSING` for none), the types of a value, and
-        whether it is a tuple of such values.
-    """
-
-    help: str | None = None
-    unit: str | None = None
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
+    help: str | None = None  # a phrase; without one the field is checked, but no option for users
+    unit: str | None = None  # of a number, such as "seconds"
+    low: float | None = None  # the smallest value
+    high: float | None = None  # the largest
+    above: float | None = None  # a bound that is itself excluded
     below: float | None = None
-    choices: tuple[str, ...] | None = None
-    metavar: str | None = None
-    flag: str = ""
-    former: str = ""
-    group: str | None = None
-    about: str | None = None
-    one_of: str | None = None
-    parse: Callable[[str], Any] | None = None
+    choices: tuple[str, ...] | None = None  # the values allowed
+    metavar: str | None = None  # stands for the value in usage messages
+    flag: str = ""  # by default `--name`; without dashes it is a positional argument
+    former: str = ""  # the flag in the last version, still accepted with a warning
+    group: str | None = None  # the title under which help lists it; by default its class'
+    about: str | None = None  # the text below that title
+    one_of: str | None = None  # of the options with the same word here, one at most may be given
+    parse: Callable[[str], Any] | None = None  # makes a value from a text, or raises InputError
+    # Whether the command line must give it even where it has a default: a caller in Python has
+    # the result in hand and need not name a file.
     required: bool = False
-    unbounded: bool = False
-    may_be_empty: bool = False
+    unbounded: bool = False  # whether infinity is allowed
+    may_be_empty: bool = False  # whether a tuple may be given without a value
+    # From the field and its annotation:
     name: str = ""
-    default: Any = None
-    kinds: tuple[type, ...] = ()
-    many: bool = False
+    default: Any = None  # `dataclasses.MISSING` for none
+    kinds: tuple[type, ...] = ()  # the types of a value
+    many: bool = False  # whether the value is a tuple of such values
     may_be_none: bool = False
 
     def check(self, value) -> None:
@@ -90,19 +58,16 @@ class Option:
         name = f"`{self.name}`"
         if self.many and not isinstance(value, tuple):
             raise InputError(f"{name} must be a tuple, not {value!r}")
+        kinds = tuple(TYPES.get(kind, object) for kind in self.kinds)
         for each in value if self.many else (value,):
-            self._check_type(name, each)
+            truth = isinstance(each, bool) and not {bool, Any} & set(self.kinds)  # no number here
+            if truth or not isinstance(each, kinds):
+                words = " or ".join(WORDS.get(kind, str(kind)) for kind in self.kinds)
+                raise InputError(f"{name} must be {words}, not {each!r}")
         if self.choices is not None and value not in self.choices:
             raise InputError(f"{name} must be one of {', '.join(self.choices)}, not {value}")
         if isinstance(value, Real):
             self._check_number(name, value)
-
-    def _check_type(self, name: str, value) -> None:
-        kinds = tuple(TYPES.get(kind, object) for kind in self.kinds)
-        truth = isinstance(value, bool) and not {bool, Any} & set(self.kinds)  # no number here
-        if truth or not isinstance(value, kinds):
-            words = " or ".join(WORDS.get(kind, str(kind)) for kind in self.kinds)
-            raise InputError(f"{name} must be {words}, not {value!r}")
 
     def _check_number(self, name: str, value) -> None:
         given = [
@@ -123,12 +88,32 @@ class Option:
 
 TYPES: dict[type, Any] = {int: Integral, float: Real, str: (str, os.PathLike), bool: bool}
 WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 JSON = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
 def option(default=MISSING, **said):
     """Return a dataclass field with attributes of `Option`."""
     return field(default=default, metadata={KEY: Option(**said)})
+
+
+def byte_size(**said):
+    """Return a field with a number of bytes, None by default."""
+    return option(None, above=0, unit="bytes", parse=parse_bytes, **said)
+
+
+def parse_bytes(text: str) -> float:
+    """Return the number of bytes in a text such as 2G, 500M or 1073741824 (powers of 1024)."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if not found or not 0 < float(found[1]) < 1e280:
+        raise InputError(f"{text}: is not a number of bytes; give one such as 500M or 2G")
+    return float(found[1]) * UNITS[found[2].upper()]
+
+
+def format_bytes(size: float) -> str:
+    """Return a number of bytes as text, such as 1.5 GiB."""
+    unit = max((name for name in UNITS if UNITS[name] <= max(size, 1)), key=UNITS.__getitem__)
+    return f"{size / UNITS[unit]:.3g} {unit}{'iB' if unit else 'B'}"
 
 
 def _number(bound: float) -> str:
@@ -182,23 +167,18 @@ def described(cls: type, told: bool = True) -> list[Option]:
 
 def _complete(part: Field, hint, owner) -> Option:
     said = part.metadata.get(KEY, Option())
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    many = get_origin(kinds[0]) is tuple
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    many = get_origin(hints[0]) is tuple
+    kinds = (
+        get_args(hints[0])[:1] if many else tuple(each for each in hints if each is not NoneType)
+    )
     group, about = owner.GROUP if said.group is None else (said.group, None)
     return replace(
-        said,
-        name=part.name,
-        default=part.default,
-        kinds=(get_args(kinds[0])[0],)
-        if many
-        else tuple(kind for kind in kinds if kind is not NoneType),
-        many=many,
-        may_be_none=NoneType in kinds,
+        said, name=part.name, default=part.default, kinds=kinds, many=many, group=group,
+        about=about, may_be_none=NoneType in hints,
         required=said.required or part.default is MISSING,
         flag=said.flag or f"--{part.name.replace('_', '-')}",
-        group=group,
-        about=about,
-    )
+    )  # fmt: skip
 
 
 def values(options: Options, part: type) -> dict[str, Any]:

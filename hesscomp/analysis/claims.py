@@ -20,19 +20,19 @@ from hesscomp.factors import Factor
 class Claim:
     """One statement of a certificate.
 
-    Attributes
-    ----------
-    statement, value, meaning : str or Markup
-    standing : str
-        "promised" (holds always, or except with a stated probability), "computed", "estimated",
-        "met" or "not met" (a tolerance), "reached" (a rank, which asks for no accuracy), "says
-        nothing" (a bound above the norm of H), or "missing".
+    `standing` is "promised" (holds always, or except with a stated probability), "computed",
+    "estimated", "met" or "not met" (a tolerance), "reached" (a rank, which asks for no accuracy),
+    "says nothing" (a bound above the norm of H), or "missing".
     """
 
     statement: str
     value: Markup | str
     standing: str
     meaning: Markup | str
+
+
+def _missing(statement: str, meaning: str) -> Claim:
+    return Claim(statement, ABSENT, "missing", meaning)
 
 
 ESTIMATORS = {
@@ -62,7 +62,7 @@ def _frobenius_claims(factor: Factor) -> list[Claim]:
 
     def claim(statement: str, value: float, meaning: str, write=number) -> Claim:
         if np.isnan(value):
-            return Claim(statement, ABSENT, "missing", "The file does not hold it.")
+            return _missing(statement, "The file does not hold it.")
         return Claim(statement, write(value), standing, meaning)
 
     return [
@@ -87,47 +87,33 @@ def _spectral_claim(factor: Factor) -> Claim:
         factor.certificate.spectral_error_bound,
     )
     if np.isnan(bound):
-        return Claim(
-            statement,
-            ABSENT,
-            "missing",
-            "Not asked for: nothing is promised about the error in the worst direction.",
-        )
+        why = "Not asked for: nothing is promised about the error in the worst direction."
+        return _missing(statement, why)
     if factor.certificate.estimator == "exact":
         return Claim(statement, number(bound), "computed", "The largest eigenvalue dropped.")
-    if bound_is_empty(factor):
-        return Claim(
-            statement,
-            number(bound),
-            "says nothing",
-            "It is above the largest eigenvalue, so it does not even exclude that F is no nearer "
-            "to H than zero: such bounds are often ten times too large.",
-        )
-    return Claim(
-        statement,
-        number(bound),
-        "promised",
-        f"For no unit vector v is ‖(H − F) v‖ larger, except with probability {failure(factor)} "
-        "(Halko, Martinsson and Tropp 2011, lemma 4.1). Usually far too large.",
-    )
+    standing = "says nothing" if bound_is_empty(factor) else "promised"
+    meaning = {
+        "says nothing": "It is above the largest eigenvalue, so it does not even exclude that F is "
+        "no nearer to H than zero: such bounds are often ten times too large.",
+        "promised": "For no unit vector v is ‖(H − F) v‖ larger, except with probability "
+        f"{failure(factor)} (Halko, Martinsson and Tropp 2011, lemma 4.1). Usually far too large.",
+    }
+    return Claim(statement, number(bound), standing, meaning[standing])
 
 
 def _request(factor: Factor) -> Claim:
     source, met = factor.provenance, factor.certificate.converged
+    reached = request_reached(factor)
     if not np.isnan(source.tolerance_requested):
-        meaning = f"The smallest rank found that meets it: {request_reached(factor)}."
-        if not met:
-            meaning = f"Do not rely on it: {request_reached(factor)}."
-        value = number(source.tolerance_requested)
-        return Claim("Request: tolerance", value, "met" if met else "not met", meaning)
+        before = "The smallest rank found that meets it" if met else "Do not rely on it"
+        standing, value = "met" if met else "not met", number(source.tolerance_requested)
+        return Claim("Request: tolerance", value, standing, f"{before}: {reached}.")
     if source.rank_requested >= 0:
         kept = factor.rank >= min(source.rank_requested, factor.n)
-        meaning = f"A rank asks for no accuracy: {request_reached(factor)}."
-        value = number(source.rank_requested)
-        return Claim("Request: rank", value, "reached" if kept else "not met", meaning)
+        standing, value = "reached" if kept else "not met", number(source.rank_requested)
+        return Claim("Request: rank", value, standing, f"A rank asks for no accuracy: {reached}.")
     if not factor.has_eigenpairs:
-        meaning = f"It asks for no accuracy: {request_reached(factor)}."
-        return Claim("Request", factor.extent, "reached", meaning)
+        return Claim("Request", factor.extent, "reached", f"It asks for no accuracy: {reached}.")
     unknown = "The file does not say what was asked for."
     return Claim("Request", ABSENT, "missing" if met else "not met", unknown)
 
@@ -135,38 +121,23 @@ def _request(factor: Factor) -> Claim:
 def _pairs(factor: Factor) -> list[Claim]:
     norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
     each, small = "Largest residual ‖H\u00a0u\u00a0−\u00a0w\u00a0u‖", "Pairs of small residual"
-    out = [
-        Claim(
-            each,
-            ABSENT,
-            "missing",
-            "The file holds no residual norms: nothing is said about single eigenvalues.",
-        )
-        if norms is None
-        else Claim(
-            each,
-            number(float(np.max(norms, initial=0.0))),
-            "promised",
-            "Within its own residual of each w lies an eigenvalue of H, up to the rounding of "
-            f"{factor.provenance.dtype or 'the'} products.",
-        )
-    ]
-    if done is None:
-        return [*out, Claim(small, ABSENT, "missing", "The file does not mark them.")]
-    value = f"{int(done.sum())} of {factor.rank}"
     if norms is None:
-        meaning = "The file does not say how small they are"
-    elif done.any():
-        meaning = "Residuals of at most " + number(small_residual(factor)) + " |w₁|"
+        why = "The file holds no residual norms: nothing is said about single eigenvalues."
+        first = _missing(each, why)
     else:
-        meaning = "No residual is small enough"
-    return [*out, Claim(small, value, "computed", meaning + _tolerance(factor))]
-
-
-def _tolerance(factor: Factor) -> Markup | str:
-    """The rest of the sentence about residuals: what they were measured by."""
-    origin = tolerance_origin(factor)
-    if not origin:
-        return "."
-    tolerance = number(factor.provenance.residual_tolerance)
-    return Markup("; the tolerance is {} |w₁| ({}).").format(tolerance, origin)
+        meaning = (
+            "Within its own residual of each w lies an eigenvalue of H, up to the rounding of "
+            f"{factor.provenance.dtype or 'the'} products."
+        )
+        first = Claim(each, number(float(np.max(norms, initial=0.0))), "promised", meaning)
+    if done is None:
+        return [first, _missing(small, "The file does not mark them.")]
+    known = Markup("No residual is small enough")
+    if norms is None:
+        known = Markup("The file does not say how small they are")
+    elif done.any():
+        known = Markup("Residuals of at most {} |w₁|").format(number(small_residual(factor)))
+    if origin := tolerance_origin(factor):
+        tolerance = number(factor.provenance.residual_tolerance)
+        known += Markup("; the tolerance is {} |w₁| ({})").format(tolerance, origin)
+    return [first, Claim(small, f"{int(done.sum())} of {factor.rank}", "computed", known + ".")]

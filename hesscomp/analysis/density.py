@@ -4,7 +4,6 @@ import os
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from hesscomp.analysis.plots import BLUE, GREY, RED, make_figure, save_figure
 from hesscomp.storage.files import atomic_path
@@ -22,35 +21,13 @@ def plot_density(
     title: str,
     eigenvalues: np.ndarray | None = None,
 ) -> None:
-    """Draw a density on a logarithmic axis, with its 95% band.
+    """Draw the density of an operator of order n on a logarithmic axis, with its 95% band.
 
-    Parameters
-    ----------
-    density : SpectralDensity
-    n : int
-        Order of the operator.
-    path : path
-        Ends in .png, .pdf or .svg.
-    title : str
-    eigenvalues : (k,) array, optional
-        Known ones, marked at the height that a single eigenvalue has after smoothing: where the
-        curve passes through a mark, the factor has that outlier and nothing else is there.
+    A dotted line is the height of a single eigenvalue. Known `eigenvalues` are marked at the height
+    that a single one has after smoothing: where the curve passes through a mark, the factor has
+    that outlier and nothing else is there. No axis goes beyond the curve.
     """
     figure, (axes,) = make_figure(1, 7.5, 4.6)
-    draw_density(axes, density, n)
-    if eigenvalues is not None and len(eigenvalues):
-        heights = density.height(eigenvalues, n)
-        label = f"the factor's {len(eigenvalues)} eigenvalues"
-        axes.plot(
-            eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label, clip_on=False
-        )
-    axes.legend(frameon=False)
-    figure.suptitle(title, parse_math=False)
-    save_figure(figure, path)
-
-
-def draw_density(axes: Axes, density: "SpectralDensity", n: int) -> None:
-    """The curve, its band, and the height of a single eigenvalue; no axis beyond the curve."""
     one, points = density.height(density.points, n), density.points
     bottom = FLOOR * float(one.min())
     lower, upper = (np.maximum(limit, bottom / 2) for limit in density.band())
@@ -59,21 +36,23 @@ def draw_density(axes: Axes, density: "SpectralDensity", n: int) -> None:
     label = f"density, smoothed over {density.width:.2g} but not across 0"
     axes.plot(points, np.maximum(density.density, bottom / 2), color=BLUE, lw=1.6, label=label)
     axes.plot(points, one, color=GREY, lw=0.9, ls=":", label=f"one eigenvalue of {n}")
-    axes.set_yscale("log")
+    axes.set(yscale="log", xlim=(points[0], points[-1]))
     axes.set_ylim(bottom=bottom)
-    axes.set_xlim(points[0], points[-1])
     axes.set_xlabel("eigenvalue, from the smallest Ritz value to the largest")
     axes.set_ylabel("density of eigenvalues (integrates to 1)")
+    if eigenvalues is not None and len(eigenvalues):
+        heights = density.height(eigenvalues, n)
+        label = f"the factor's {len(eigenvalues)} eigenvalues"
+        axes.plot(
+            eigenvalues, heights, "v", ms=5, mfc="none", color=RED, label=label, clip_on=False
+        )
+    axes.legend(frameon=False)
+    save_figure(figure, path, title)
 
 
 def write_density(density: "SpectralDensity", path: str | os.PathLike) -> None:
-    """The curve as CSV: eigenvalue, density, and the limits of the 95% band."""
+    """Write the curve as CSV: eigenvalue, density, and the limits of the 95% band."""
+    columns = np.column_stack([density.points, density.density, *density.band()])
+    header = "eigenvalue,density,lower,upper"
     with atomic_path(path) as temporary:
-        np.savetxt(
-            temporary,
-            np.column_stack([density.points, density.density, *density.band()]),
-            fmt="%.17g",
-            delimiter=",",
-            header="eigenvalue,density,lower,upper",
-            comments="",
-        )
+        np.savetxt(temporary, columns, fmt="%.17g", delimiter=",", header=header, comments="")

@@ -8,22 +8,11 @@ from hesscomp.factors import Factor
 def block_energy(factor: Factor, leading: int | None = None) -> np.ndarray:
     """Return the share of each eigenvector's squared norm that lies in each parameter block.
 
-    Parameters
-    ----------
-    factor : Factor
-    leading : int, optional
-        Eigenvectors to take; by default all.
+    Entry (b, j) of the (blocks, leading) array is the sum of squares of u_j over block b of
+    ``factor.blocks``, over ||u_j||^2 (which is 1 but for rounding on disk), so each column sums to
+    1. Without blocks it has no rows; `leading` is by default the number of all eigenvectors.
 
-    Returns
-    -------
-    (blocks, leading) array
-        Entry (b, j) is the sum of squares of u_j over block b of ``factor.blocks``, over ||u_j||^2
-        (which is 1 but for rounding on disk), so each column sums to 1. Without blocks, no rows.
-
-    Notes
-    -----
-    2 n leading operations and one number for each block and eigenvector, beside a copy of one
-    block's rows.
+    Costs 2 n leading operations, and the memory of one block's rows beside the result.
     """
     U = factor.eigenvectors[:, :leading]
     energy = np.empty((len(factor.blocks), U.shape[1]))

@@ -1,6 +1,7 @@
 """Pictures of factors and runs, drawn without a display."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,52 +21,37 @@ LABELS = 40  # most names on an axis that can still be read
 
 
 def plot_factor(factor: Factor, path: str | os.PathLike) -> None:
-    """The spectrum of a factor that has eigenpairs (`plot_spectrum`), else its diagonal."""
-    (plot_spectrum if factor.has_eigenpairs else plot_diagonal)(factor, path)
-
-
-def plot_diagonal(factor: Factor, path: str | os.PathLike) -> None:
-    """The entries of a factor's diagonal by magnitude, and their mean magnitude in each block.
-
-    Left: |d| against its place on a logarithmic axis, negative ones marked. Where the file names
-    several parameter blocks, also the mean of |d| over each of them.
-    """
-    several = len(factor.blocks) > 1
-    figure, axes = make_figure(2 if several else 1)
-    draw_diagonal(axes[0], factor)
-    axes[0].set_title("Entries of the diagonal")
-    if several:
-        draw_block_means(axes[1], factor)
-        axes[1].set_title("Mean magnitude by block")
-    figure.suptitle(_factor_title(factor), parse_math=False)
-    save_figure(figure, path)
-
-
-def plot_spectrum(factor: Factor, path: str | os.PathLike) -> None:
-    """Eigenvalues of a factor, what each rank would leave, and where the eigenvectors live.
+    """Draw a factor's eigenvalues, what each rank would leave, and where the eigenvectors live.
 
     Left: |w| against its index on a logarithmic axis, negative ones marked. Then the relative
     Frobenius error of the leading k eigenpairs, from the certificate and the eigenvalues dropped.
     Where the file names several parameter blocks, also the energy of each eigenvector in them.
+
+    Of a factor without eigenpairs: the entries of its diagonal by magnitude, and where there are
+    several blocks, their mean magnitude in each.
     """
-    several = len(factor.blocks) > 1 and factor.rank > 0
-    figure, axes = make_figure(3 if several else 2)
-    draw_magnitudes(axes[0], factor)
-    axes[0].set_title("Leading eigenvalues")
-    draw_error(axes[1], factor)
-    axes[1].set_title("Compression error")
-    if several:
-        draw_energy(axes[2], factor)
-        axes[2].set_title("Energy of the eigenvectors by block")
-    figure.suptitle(_factor_title(factor), parse_math=False)
-    save_figure(figure, path)
-
-
-def _factor_title(factor: Factor) -> str:
+    several = len(factor.blocks) > 1
+    panels: dict[str, Callable[[Axes, Factor], None]]
+    if factor.has_eigenpairs:
+        panels = {"Leading eigenvalues": draw_magnitudes, "Compression error": draw_error}
+        if several and factor.rank > 0:
+            panels["Energy of the eigenvectors by block"] = draw_energy
+    else:
+        panels = {"Entries of the diagonal": draw_diagonal}
+        if several:
+            panels["Mean magnitude by block"] = draw_block_means
+    figure, row = make_figure(len(panels))
+    for axes, (title, draw) in zip(row, panels.items(), strict=True):
+        draw(axes, factor)
+        axes.set_title(title)
     source = factor.provenance
-    name = " ".join(part for part in (source.dataset, source.problem) if part) or "factor"
     kind = source.operator.replace("Operator", "") or "Hessian"
-    return f"{kind} of {name}: n = {factor.n}, {factor.extent} ({source.method})"
+    of = f"{kind} of {_name(source) or 'factor'}"
+    save_figure(figure, path, f"{of}: n = {factor.n}, {factor.extent} ({source.method})")
+
+
+def _name(source: Provenance) -> str:
+    return " ".join(part for part in (source.dataset, source.problem) if part)
 
 
 def plot_against_best(
@@ -85,15 +71,12 @@ def plot_against_best(
     middle.plot(
         range(1, len(estimate) + 1), estimate, "--", color=RED, lw=1.5, label="its certificate"
     )
-    middle.set_yscale("log")
-    middle.set_xlabel("eigenpairs kept")
-    middle.set_ylabel("‖H − F‖ / ‖H‖, Frobenius")
+    middle.set(yscale="log", xlabel="eigenpairs kept", ylabel="‖H − F‖ / ‖H‖, Frobenius")
     middle.set_title("Compression error")
     middle.legend(frameon=False)
     draw_layer_energy(right, factor)
     right.set_title("Energy of the eigenvectors by layer")
-    figure.suptitle(title, parse_math=False)
-    save_figure(figure, path)
+    save_figure(figure, path, title)
 
 
 def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: int = 20) -> None:
@@ -116,35 +99,25 @@ def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: in
         left.set_yscale("log")
     elif w.any():
         left.set_yscale("symlog", linthresh=float(np.abs(w[w != 0]).min()))
-    left.set_ylabel("eigenvalue")
-    left.set_title(f"Eigenvalues, at most {leading} of each sign")
+    left.set(ylabel="eigenvalue", title=f"Eigenvalues, at most {leading} of each sign")
     errors = np.array([factor.certificate.relative_error for factor in trajectory.factors])
     right.plot(place, errors, "o-", ms=4, color=BLUE)
     if np.all(errors > 0):
         right.set_yscale("log")
-    right.set_ylabel("estimated ‖H − F‖ / ‖H‖, Frobenius")
-    right.set_title("Compression error")
+    right.set(ylabel="estimated ‖H − F‖ / ‖H‖, Frobenius", title="Compression error")
     every = -(-len(place) // LABELS)
     for axes in (left, right):
         axes.set_xticks(place[::every], trajectory.labels[::every], rotation=45, ha="right")
         for label in axes.get_xticklabels():
             label.set_parse_math(False)
     source = trajectory.factors[-1].provenance if trajectory.factors else Provenance()
-    name = " ".join(part for part in (source.dataset, source.problem) if part) or "trajectory"
-    figure.suptitle(f"{name}: {len(place)} points", parse_math=False)
-    save_figure(figure, path)
+    save_figure(figure, path, f"{_name(source) or 'trajectory'}: {len(place)} points")
 
 
 def draw_diagonal(axes: Axes, factor: Factor) -> None:
     """|d| of the diagonal's entries, largest first, on a logarithmic axis."""
     d = factor.diagonal()
-    d = d[np.argsort(-np.abs(d), kind="stable")]
-    place = np.arange(1, len(d) + 1)
-    for mask, style in _signs(d):
-        axes.plot(place[mask], np.abs(d[mask]), **style)
-    if d.any():
-        axes.set_yscale("log")
-    _label_index(axes, "|diagonal entry|", d)
+    _draw_by_magnitude(axes, d[np.argsort(-np.abs(d), kind="stable")], "diagonal entry")
 
 
 def draw_block_means(axes: Axes, factor: Factor) -> None:
@@ -171,18 +144,23 @@ def draw_eigenvalues(axes: Axes, factor: Factor) -> None:
 
 def draw_magnitudes(axes: Axes, factor: Factor) -> None:
     """|w| against its index on a logarithmic axis; the ridge as a line where there is one."""
-    magnitude, ridge = np.abs(factor.eigenvalues), factor.provenance.ridge
-    for mask, style in _signs(factor.eigenvalues):
-        axes.plot(_index(factor)[mask], magnitude[mask], **style)
+    _draw_by_magnitude(axes, factor.eigenvalues, "eigenvalue")
+    ridge = factor.provenance.ridge
     if ridge > 0:
         axes.axhline(ridge, color=GREY, lw=1, ls="--")
         axes.annotate(
             f"ridge {ridge:g}", (0.02, ridge), xycoords=("axes fraction", "data"),
             xytext=(0, 3), textcoords="offset points", ha="left", fontsize=9, color=GREY,
         )  # fmt: skip
-    if magnitude.any():
+
+
+def _draw_by_magnitude(axes: Axes, values: np.ndarray, quantity: str) -> None:
+    place = np.arange(1, len(values) + 1)
+    for mask, style in _signs(values):
+        axes.plot(place[mask], np.abs(values[mask]), **style)
+    if values.any():
         axes.set_yscale("log")
-    _label_index(axes, "|eigenvalue|", factor.eigenvalues)
+    _label_index(axes, f"|{quantity}|", values)
 
 
 def draw_error(axes: Axes, factor: Factor) -> None:
@@ -200,8 +178,7 @@ def draw_error(axes: Axes, factor: Factor) -> None:
                 ha="right", va="top", color=BLUE,
             )  # fmt: skip
             axes.set_yscale("log")
-    axes.set_xlabel("eigenpairs kept")
-    axes.set_ylabel("estimated ‖H − F‖ / ‖H‖, Frobenius")
+    axes.set(xlabel="eigenpairs kept", ylabel="estimated ‖H − F‖ / ‖H‖, Frobenius")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
@@ -222,8 +199,7 @@ def draw_residuals(axes: Axes, factor: Factor) -> None:
             )
     if shown.any():
         axes.set_yscale("log")
-    axes.set_xlabel("index")
-    axes.set_ylabel("‖H u − w u‖")
+    axes.set(xlabel="index", ylabel="‖H u − w u‖")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
 
@@ -264,11 +240,7 @@ def _label_blocks(axes: Axes, names: list[str]) -> None:
 
 
 def plot_comparison(
-    names: tuple[str, str],
-    F: Factor,
-    G: Factor,
-    comparison: Comparison,
-    path: str | os.PathLike,
+    names: tuple[str, str], F: Factor, G: Factor, comparison: Comparison, path: str | os.PathLike
 ) -> None:
     """Eigenvalues of two factors, and the principal angles between their leading subspaces.
 
@@ -278,13 +250,12 @@ def plot_comparison(
     figure, (left, right) = make_figure(2)
     for name, factor, size, color in zip(names, (F, G), (9, 4), (BLUE, RED), strict=True):
         w = factor.eigenvalues
-        index = np.arange(1, factor.rank + 1)
+        index = _index(factor)
         left.plot(index[w > 0], w[w > 0], "o", ms=size, color=color, label=name)
         left.plot(index[w < 0], -w[w < 0], "o", ms=size, color=color, mfc="white")
     if np.any(F.eigenvalues) or np.any(G.eigenvalues):
         left.set_yscale("log")
-    left.set_xlabel("index")
-    left.set_ylabel("|eigenvalue|, hollow where negative")
+    left.set(xlabel="index", ylabel="|eigenvalue|, hollow where negative")
     left.set_title("Leading eigenvalues")
     left.legend(frameon=False)
     degrees = np.degrees(comparison.angles[::-1])
@@ -292,14 +263,12 @@ def plot_comparison(
     if np.any(degrees > 0):
         right.semilogy(index[degrees > 0], degrees[degrees > 0], "o-", ms=4, color=BLUE)
         right.axhline(90, color=GREY, lw=1, ls="--")
-    right.set_xlabel("index")
-    right.set_ylabel("degrees")
+    right.set(xlabel="index", ylabel="degrees")
     right.set_title(f"Principal angles of the leading {len(degrees)} eigenvectors")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    distance = comparison.relative_frobenius
-    figure.suptitle(rf"$\|F - G\|_F$ is {distance:.2e} of the larger norm: n = {F.n}")
-    save_figure(figure, path)
+    distance = f"{comparison.relative_frobenius:.2e} of the larger norm"
+    save_figure(figure, path, rf"$\|F - G\|_F$ is {distance}: n = {F.n}", parse_math=True)
 
 
 CONVERGENCE = ("iteration", "passes", "gradient_norm", "objective", "cg_iterations")
@@ -318,8 +287,7 @@ def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -
     left.semilogy(
         iteration[shown], gap[shown], "s--", color=RED, ms=5, label="objective above its best"
     )
-    left.set_xlabel("Newton iteration")
-    left.set_title("By iteration")
+    left.set(xlabel="Newton iteration", title="By iteration")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(frameon=False)
     right.semilogy(passes, norm, "o-", color=BLUE)
@@ -329,11 +297,8 @@ def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -
                 f"{count:.0f} CG", (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9,
                 color=GREY,
             )  # fmt: skip
-    right.set_xlabel("passes over the data")
-    right.set_ylabel(r"$\|g\|_2$")
-    right.set_title("By cost")
-    figure.suptitle(title, parse_math=False)
-    save_figure(figure, path)
+    right.set(xlabel="passes over the data", ylabel=r"$\|g\|_2$", title="By cost")
+    save_figure(figure, path, title)
 
 
 COSTS = {
@@ -367,8 +332,7 @@ def plot_run(history: list[dict], path: str | os.PathLike, title: str) -> None:
     axes[0].set_ylabel("objective")
     if batches:
         axes[0].legend(frameon=False)
-    figure.suptitle(title, parse_math=False)
-    save_figure(figure, path)
+    save_figure(figure, path, title)
 
 
 def _column(history: list[dict], name: str) -> np.ndarray:
@@ -390,8 +354,7 @@ def _signs(eigenvalues: np.ndarray):
 
 
 def _label_index(axes: Axes, quantity: str, eigenvalues: np.ndarray) -> None:
-    axes.set_xlabel("index")
-    axes.set_ylabel(quantity)
+    axes.set(xlabel="index", ylabel=quantity)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if (eigenvalues < 0).any():
         axes.legend(frameon=False)
@@ -409,8 +372,12 @@ def make_figure(panels: int, width: float = 5.5, height: float = 4.2):
     return figure, axes
 
 
-def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Write a figure whole or not at all, in the format that the name's ending says."""
+def save_figure(
+    figure: Figure, path: str | os.PathLike, title: str = "", parse_math: bool = False
+) -> None:
+    """Write a figure under a title, whole or not at all, in the format of the name's ending."""
     check_picture_name(path)
+    if title:
+        figure.suptitle(title, parse_math=parse_math)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=160)

@@ -31,22 +31,12 @@ SHOWN_VECTORS = 10  # columns of the table of energies
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the style sheet's `kind`; its first column names the rows.
-
-    Attributes
-    ----------
-    head : sequence of str
-        The columns' names; empty for a table without.
-    rows : sequence of sequences
-        Texts, numbers and markup.
-    numbers : collection of int
-        Columns that are aligned as numbers.
-    """
+    """A table of the style sheet's `kind`; its first column names the rows."""
 
     kind: str
-    head: Sequence[str]
-    rows: Sequence[Sequence]
-    numbers: Collection[int] = ()
+    head: Sequence[str]  # the columns' names; empty for a table without
+    rows: Sequence[Sequence]  # of texts, numbers and markup
+    numbers: Collection[int] = ()  # columns that are aligned as numbers
 
 
 @dataclass(frozen=True)
@@ -58,34 +48,22 @@ class Chart:
 
 
 def write_page(factor: Factor, path: str | os.PathLike, source: str) -> None:
-    """Write `page` whole or not at all.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-    """
+    """Write `page` whole or not at all; OSError if the file cannot be written."""
     with atomic_path(path) as temporary:
         temporary.write_text(page(factor, source), encoding="utf-8")
 
 
 def page(factor: Factor, source: str) -> str:
-    """One self-contained HTML page about a factor.
+    """Return one self-contained HTML page about a factor, which came from the file `source`.
 
-    Parameters
-    ----------
-    factor : Factor
-    source : str
-        Name of the file that it came from.
-
-    Returns
-    -------
-    str
-        Without scripts and without anything to load; all text of the file is escaped. The same
-        factor gives the same page.
+    It has no scripts and loads nothing; all text of the file is escaped. The same factor gives the
+    same page.
     """
+    made = factor.provenance
+    title = made.operator.removesuffix("Operator") or "Operator"
+    title += f" of {made.problem}" if made.problem else ""
     return TEMPLATES.get_template("report.html").render(
-        title=_title(factor),
+        title=title + (f" on {made.dataset}" if made.dataset else ""),
         source=source,
         factor=factor,
         facts=_facts(factor),
@@ -100,41 +78,30 @@ def page(factor: Factor, source: str) -> str:
     )
 
 
-def _title(factor: Factor) -> str:
-    source = factor.provenance
-    name = source.operator.removesuffix("Operator") or "Operator"
-    of = f" of {source.problem}" if source.problem else ""
-    return f"{name}{of}" + (f" on {source.dataset}" if source.dataset else "")
-
-
 def _facts(factor: Factor) -> dict:
     error = factor.certificate.relative_error
-    shown = {"relative error": percent(error) if not error < 1e-3 else number(error)}
+    shown = {"relative error": number(error) if error < 1e-3 else percent(error)}
     facts = {"parameters n": factor.n}
     if not factor.has_eigenpairs:
         return {**facts, "kind": factor.kind, **shown, **factor.summary(leading=1)}
     w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
+    small = ABSENT if done is None else f"{int(done.sum())} of {factor.rank}"
     return {
         **facts,
         "rank": factor.rank,
         **shown,
         "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
         "negative": int((w < 0).sum()),
-        "pairs of small residual": ABSENT
-        if done is None
-        else f"{int(done.sum())} of {factor.rank}",
+        "pairs of small residual": small,
     }
 
 
 def _claims(factor: Factor) -> Table:
+    def tag(standing: str) -> Markup:
+        return marked(standing, f"tag {standing.replace(' ', '-')}")
+
     rows = [
-        (
-            claim.statement,
-            claim.value,
-            marked(claim.standing, f"tag {claim.standing.replace(' ', '-')}"),
-            claim.meaning,
-        )
-        for claim in claims(factor)
+        (each.statement, each.value, tag(each.standing), each.meaning) for each in claims(factor)
     ]
     return Table("claims", ("statement", "value", "standing", "meaning"), rows)
 
@@ -142,11 +109,11 @@ def _claims(factor: Factor) -> Table:
 def _error_charts(factor: Factor) -> list[Chart]:
     if not (factor.has_eigenpairs and factor.rank):
         return []
-    error = "Estimated error of keeping only the leading eigenpairs."
-    charts = [_chart(factor, draw_error, error)]
+    text = "Estimated error of keeping only the leading eigenpairs."
+    charts = [_chart(factor, draw_error, text)]
     if factor.certificate.residual_norms is not None:
-        residuals = "Residual of each eigenpair, below its eigenvalue."
-        charts.append(_chart(factor, draw_residuals, residuals))
+        text = "Residual of each eigenpair, below its eigenvalue."
+        charts.append(_chart(factor, draw_residuals, text))
     return charts
 
 
@@ -155,12 +122,9 @@ def _spectrum_charts(factor: Factor) -> list[Chart]:
         return [_chart(factor, draw_diagonal, "Entries of the diagonal, logarithmic scale.")]
     if not factor.rank:
         return []
-    negative = int((factor.eigenvalues < 0).sum())
-    signs = (
-        f"{negative} of {factor.rank} eigenvalues are negative (triangles)."
-        if negative
-        else "No eigenvalue kept is negative."
-    )
+    signs = "No eigenvalue kept is negative."
+    if negative := int((factor.eigenvalues < 0).sum()):
+        signs = f"{negative} of {factor.rank} eigenvalues are negative (triangles)."
     ridge = factor.provenance.ridge
     line = f" The dashed line is the ridge, {ridge:g}." if ridge > 0 else ""
     return [
@@ -212,13 +176,13 @@ def _energy(factor: Factor) -> tuple[Chart, Table] | None:
     weights = np.abs(factor.eigenvalues)
     mean = energy @ weights / weights.sum() if weights.any() else energy.mean(axis=1)
     shown = min(factor.rank, SHOWN_VECTORS)
+    cell = Markup('<span class="shade" style="--share:{:.3f}">{}</span>')
     rows = [
         (
             path_name(name),
             "\u00a0×\u00a0".join(map(str, shape)) or "scalar",
             percent(int(np.prod(shape)) / factor.n),
-            _shaded(mean[b]),
-            *(_shaded(energy[b, j]) for j in range(shown)),
+            *(cell.format(share, percent(float(share))) for share in (mean[b], *energy[b, :shown])),
         )
         for b, (name, shape, _) in enumerate(factor.blocks)
     ]
@@ -226,11 +190,6 @@ def _energy(factor: Factor) -> tuple[Chart, Table] | None:
     head = ("block", "shape", "of n", "mean", *vectors)
     drawn = _chart(factor, draw_energy, caption, height)
     return drawn, Table("blocks", head, rows, range(2, len(head)))
-
-
-def _shaded(share: float) -> Markup:
-    cell = Markup('<span class="shade" style="--share:{:.3f}">{}</span>')
-    return cell.format(share, percent(float(share)))
 
 
 def _provenance(factor: Factor) -> Table:
@@ -258,9 +217,9 @@ def _provenance(factor: Factor) -> Table:
 def _cost(factor: Factor) -> Table:
     source = factor.provenance
     known = source.columns >= 0 and factor.n
-    assembled = f" ({source.columns / factor.n:.1%} of the n that assembling H takes)"
+    share = f" ({source.columns / factor.n:.1%} of the n that assembling H takes)" if known else ""
     rows = {
-        "product columns": _count(source.columns) + (assembled if known else ""),
+        "product columns": _count(source.columns) + share,
         "passes over the data": _count(source.passes),
         "words reduced": _count(source.words_reduced),
         "seconds": source.seconds,

@@ -11,8 +11,8 @@ from hesscomp.options import Option, Options, described
 Request = TypeVar("Request", bound=Options)
 
 
-def add_arguments(parser: argparse.ArgumentParser, request: type) -> None:
-    """Add the options of a request to a parser, grouped by their titles."""
+def add_arguments(parser: argparse.ArgumentParser, request: type) -> dict[str, str]:
+    """Add the options of a request to a parser, grouped by their titles; return their `flags`."""
     titles = flags(request)
     groups: dict = {None: parser}
     choices: dict = {}
@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser, request: type) -> None:
             text = each.about and as_written(each.about, titles)
             groups[title] = parser.add_argument_group(title, text)
         group, word = groups[title], each.one_of
-        if word is not None:
-            if word not in choices:
-                choices[word] = group.add_mutually_exclusive_group()
-            group = choices[word]
+        if word is not None and word not in choices:
+            choices[word] = group.add_mutually_exclusive_group()
+        group = choices.get(word, group)
         group.add_argument(each.flag, **_how(each, titles))
+    return titles
 
 
 def _how(each: Option, titles: dict[str, str]) -> dict:

@@ -26,10 +26,10 @@ class DataRequest(SourceRequest, HeldOutRequest):
     )
 
 
-REQUEST, RANKS = DataRequest, RankOptions
+RANKS = RankOptions  # it computes nothing
 
 
-def run(request: DataRequest, session: Session) -> int:
+def run_data(request: DataRequest, session: Session) -> int:
     dataset = read_data(request, session.world, session.show, request.targets)
     session.say(data_table(summarize(dataset, session.world, request.ranks)))
     return 0

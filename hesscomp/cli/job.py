@@ -1,13 +1,12 @@
 """`hesscomp job`: write the SLURM job script of a command, and submit it if asked."""
 
-import importlib
 import shlex
 import sys
 from dataclasses import dataclass, replace
 
 from hesscomp.cli import plan
 from hesscomp.cli.arguments import request_from, warn_of_old_names
-from hesscomp.cli.main import COMMANDS, PARALLEL, parse
+from hesscomp.cli.main import COMMANDS, PARALLEL, parse, request_of
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel import import_mpi_unstarted
 from hesscomp.runs.slurm import fill_in
@@ -34,10 +33,7 @@ class JobCommand(JobRequest):
         super()._check()
 
 
-REQUEST = JobCommand
-
-
-def run(request: JobCommand) -> int:
+def run_job(request: JobCommand) -> int:
     parallel, missing = _check_command(request)
     needs = f"what hesscomp {request.command[0]} still needs on submission: {missing}"
     made = job(replace(request, parallel=parallel), print)
@@ -69,7 +65,7 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
         if missing:
             continue
         try:
-            request_from(options, importlib.import_module(f"hesscomp.cli.{name}").REQUEST)
+            request_from(options, request_of(name))
         except Incomplete as error:
             if submit:
                 raise

@@ -1,9 +1,4 @@
-"""The `hesscomp` command: subcommands, exit statuses, and errors in one line.
-
-Exit status: 0 done (and converged), 1 a failure, 2 bad input or usage, 3 not converged (`plan`:
-does not fit), 75 stopped by a signal so that the same command resumes, 130 interrupted (Ctrl-C),
-141 the reader of the output closed it.
-"""
+"""The `hesscomp` command: subcommands, exit statuses (see `_parser`), and errors in one line."""
 
 import argparse
 import importlib
@@ -11,19 +6,20 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from types import ModuleType
+from typing import get_type_hints
 
 import hesscomp
 from hesscomp.cli.arguments import (
     add_arguments,
     as_written,
-    flags,
     request_from,
     warn_of_old_names,
     with_new_names,
 )
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
 from hesscomp.errors import one_line
-from hesscomp.options import described
+from hesscomp.options import Options, described
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.watchdog.startup_timeout import startup_timeout
 
@@ -51,6 +47,12 @@ COMMANDS = {
     "job": "write a SLURM job script for a command, and submit it if you ask for that",
 }
 PARALLEL = ("newton", "train", "compress", "diagonal", "update", "spectrum", "figure", "data")
+MODULES = {  # those of several commands; others have the command's name
+    **dict.fromkeys(("compress", "diagonal", "update", "spectrum", "figure"), "curvature"),
+    **dict.fromkeys(
+        ("problems", "inspect", "compare", "report", "merge", "repack", "plot", "solve"), "serial"
+    ),
+}
 WRAPPERS = ("job", "plan")  # another command's words follow after a --
 
 
@@ -118,23 +120,35 @@ def _run(arguments: list[str]) -> int:
     if options.command is None:
         _parser(None)[0].print_help()
         return 2
-    command = importlib.import_module(f"hesscomp.cli.{options.command}")
+
+    def run(options: argparse.Namespace, *session) -> int:
+        request: Options = request_from(options, request_of(options.command))
+        return _function(options.command)(request, *session)
+
     if options.command in PARALLEL:
         from hesscomp.cli.session import run_on_ranks
 
-        return run_on_ranks(_by_request(command), options, STARTED)
+        return run_on_ranks(run, options, STARTED)
     warn_of_old_names(options)
     try:
-        return _by_request(command)(options)
+        return run(options)
     except BrokenPipeError:
         raise
     except Exception as error:
         return report_error(error, written=options.written)
 
 
-def _by_request(command) -> Callable:
-    """Return a function that runs a command's module with parsed options."""
-    return lambda options, *session: command.run(request_from(options, command.REQUEST), *session)
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"hesscomp.cli.{MODULES.get(command, command)}")
+
+
+def _function(command: str) -> Callable[..., int]:
+    return getattr(_module(command), f"run_{command}")
+
+
+def request_of(command: str) -> type:
+    """Return the class of a command's options: that of its function's `request`."""
+    return get_type_hints(_function(command))["request"]
 
 
 def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
@@ -158,7 +172,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     if name in WRAPPERS:
         options.words = words
-    options.written, options.renamed = written.get(name, {}), renamed
+    options.written, options.renamed = written, renamed
     options.missing = [
         action.metavar if not action.option_strings else action.option_strings[0]
         for action in required
@@ -191,7 +205,7 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
 
     Only the named command's parser has its options.
     """
-    written: dict[str, dict[str, str]] = {}
+    written: dict[str, str] = {}
     parser = Parser(
         prog="hesscomp",
         description=hesscomp.__doc__,
@@ -210,22 +224,18 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
             formatter_class=HelpFormatter,
         )
         if command == name:  # only what is requested is imported
-            written[name] = _add_request(subparser, command)
+            written = _add_request(subparser, command)
     return parser, commands.choices, written
 
 
 def _add_request(parser: Parser, command: str) -> dict[str, str]:
     """Add the options of a command to its parser; return how each parameter is written."""
-    module = importlib.import_module(f"hesscomp.cli.{command}")
+    module, request = _module(command), request_of(command)
     parser.usage, parser.epilog = (getattr(module, name, None) for name in ("USAGE", "EPILOG"))
-    parser.former = {each.former: each.flag for each in described(module.REQUEST) if each.former}
-    parts = [module.REQUEST]
+    parser.former = {each.former: each.flag for each in described(request) if each.former}
+    written = add_arguments(parser, request)
     if command in PARALLEL:
         from hesscomp.cli.session import ComputingRankOptions
 
-        parts.append(getattr(module, "RANKS", ComputingRankOptions))
-    written: dict[str, str] = {}
-    for part in parts:
-        add_arguments(parser, part)
-        written |= flags(part)
+        written |= add_arguments(parser, getattr(module, "RANKS", ComputingRankOptions))
     return written

@@ -3,14 +3,13 @@
 from hesscomp.cli.session import Session
 from hesscomp.workflows.logistic import NewtonFit, NewtonRequest, count, newton
 
-REQUEST = NewtonRequest
 HEADER = (
     f"{'iter':>4} {'objective':>14} {'||gradient||':>15} {'step':>9} {'CG':>4} {'rank':>5} "
     f"{'error':>10} {'passes':>8} {'words':>12} {'seconds':>8}"
 )
 
 
-def run(request: NewtonRequest, session: Session) -> int:
+def run_newton(request: NewtonRequest, session: Session) -> int:
     show = session.showing({dict: _line, NewtonFit: _summary}, HEADER)
     return 0 if newton(request, session.world, show).result.converged else 3
 

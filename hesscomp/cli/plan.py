@@ -6,13 +6,12 @@ import os
 from dataclasses import dataclass, replace
 
 from hesscomp.cli.arguments import request_from
-from hesscomp.cli.main import STARTED, parse
+from hesscomp.cli.main import STARTED, parse, request_of
 from hesscomp.compression.plan import NUMBER, VECTORS, Plan, make_plan
 from hesscomp.errors import Incomplete, InputError
-from hesscomp.options import option
+from hesscomp.options import format_bytes, option
 from hesscomp.parallel.resources import sketch_bytes
 from hesscomp.runs.slurm import MOST_WARNING, WARNING
-from hesscomp.workflows.byte_sizes import format_bytes
 from hesscomp.workflows.planning import PlanRequest, measured_plan, plan
 
 SUBJECT = ("problem", "model", "loss", "data")
@@ -45,7 +44,7 @@ class PlanCommand(PlanRequest):
             raise Incomplete("give either `n` and `rows`, or one of `problem`, `model` and `data`")
         super()._check()
         if measured:
-            request_from(self.subject(), _compress().REQUEST)
+            request_from(self.subject(), request_of("compress"))
         elif self.command:
             raise InputError(f"{self.command[0]}: goes with `problem`, `model` or `data`")
 
@@ -69,27 +68,19 @@ class PlanCommand(PlanRequest):
         return parse(words)
 
 
-REQUEST = PlanCommand
-
-
 def on_ranks(options) -> bool:
     """Return whether a plan loads a problem, on the ranks that it runs on."""
     return any(getattr(options, name) is not None for name in SUBJECT)
 
 
-def _compress():
-    from hesscomp.cli import compress
-
-    return compress
-
-
-def run(request: PlanCommand) -> int:
+def run_plan(request: PlanCommand) -> int:
     if not on_ranks(request):
         return _say(plan(request), print)
     from hesscomp.cli.session import run_on_ranks
+    from hesscomp.workflows.factors import CompressRequest
 
     def measure(options, session) -> int:
-        of = request_from(options, _compress().REQUEST)
+        of = request_from(options, CompressRequest)
         return _say(measured_plan(request, of, session.world, session.show), session.say)
 
     return run_on_ranks(measure, request.subject(), STARTED)
@@ -160,9 +151,8 @@ def _remedy(plan: Plan) -> str:
         smaller = make_plan(replace(request, panel=panel, layout="rows"), machine)
         if panel < request.gathered and smaller.fits:
             return f"--layout rows --panel {panel} would, in {_total(smaller)}"
-    smallest = make_plan(replace(request, panel=1, layout="rows"), machine)
     return (
-        f"even with --layout rows --panel 1 a rank takes {_total(smallest)}; give each rank more "
+        f"even with --layout rows --panel 1 a rank takes {_total(smaller)}; give each rank more "
         "memory (--memory), or take more --ranks or a smaller --rank"
     )
 

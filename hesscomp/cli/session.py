@@ -1,5 +1,6 @@
-"""Run a command on all ranks: threads, time, and errors that end every rank."""
+"""Run a command on all ranks: threads, time, signals, and errors that end every rank."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from threadpoolctl import threadpool_limits
 
 from hesscomp.cli.arguments import request_from, warn_of_old_names
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, exit_status, report_error, write_no_more
-from hesscomp.cli.interruption import ended, listen
 from hesscomp.cli.progress import progress_display
 from hesscomp.cli.tables import factor_table
 from hesscomp.errors import HesscompError, InputError, Interrupted
@@ -19,10 +19,13 @@ from hesscomp.options import Options, option
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.resources import threads_per_rank
 from hesscomp.parallel.watchdog.phase import in_words, phase_of
+from hesscomp.parallel.watchdog.stop_signals import STOP_SIGNALS, StopListener
 from hesscomp.parallel.world import World
+from hesscomp.runs.slurm import REQUEUE
 from hesscomp.workflows.progress import Columns
 
 MOST_THREADS = 2**16
+NOTICE = b"hesscomp: interrupted: ends after the current block product; Ctrl-C again ends it now\n"
 
 
 def _seconds(text: str) -> float:
@@ -43,14 +46,9 @@ class Session:
     _limits: object = field(repr=False, default=None)
     columns: Callable[[Columns], None] = field(repr=False, default_factory=progress_display)
 
-    @property
-    def is_root(self) -> bool:
-        """Whether this rank prints and writes files."""
-        return self.world.rank == 0
-
     def say(self, text: str = "") -> None:
         """Print a line on rank 0."""
-        if self.is_root:
+        if self.world.rank == 0:
             print(text, flush=True)
 
     def show(self, event: object) -> None:
@@ -58,7 +56,7 @@ class Session:
         if isinstance(event, Factor):  # on all ranks: a kind may gather its rows for it
             self.say(factor_table(event))
         elif isinstance(event, Columns):
-            if self.is_root:
+            if self.world.rank == 0:
                 self.columns(event)
         else:
             self.say(str(event))
@@ -122,7 +120,7 @@ def run_on_ranks(command, options, started: float) -> int:
         world.ledger.seconds["startup"] = time.perf_counter() - started
         return command(options, Session(world, limits))
     except Interrupted as why:
-        return ended(options, world, why)
+        return _ended(options, world, why)
     except KeyboardInterrupt:
         if world.rank == 0:
             print("hesscomp: interrupted; unfinished work is lost", file=sys.stderr, flush=True)
@@ -143,3 +141,27 @@ def run_on_ranks(command, options, started: float) -> int:
             report_error(error, "" if known else f"{who}failed{while_doing}: ", written)
         return exit_status(error)
     return 1
+
+
+def listen(options, world: World) -> None:
+    """From now on, let signals end a command with `--run` where it can be resumed.
+
+    SIGINT does so without a folder too, so that the command reports what it has reached.
+    """
+    if hasattr(options, "run"):
+        signals = (signal.SIGINT, *(() if options.run is None else STOP_SIGNALS))
+        world.stop_asked = StopListener(signals, NOTICE if world.rank == 0 else b"")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # those that came before come now
+
+
+def _ended(options, world: World, why: Interrupted) -> int:
+    """Print that a signal ended the run and how to resume it; return the exit status."""
+    by_hand = why.signal == signal.SIGINT
+    if world.rank == 0:
+        how = "interrupted" if by_hand else "ended by a signal"
+        kept = "nothing is kept; with --run FOLDER the same command could resume"
+        if options.run is not None:
+            kept = f"the same command resumes from {options.run}"
+        reached = why.reached and f" {why.reached}"
+        print(f"hesscomp: {how}{reached}; {kept}", file=sys.stderr, flush=True)
+    return INTERRUPTED if by_hand else REQUEUE

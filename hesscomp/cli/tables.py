@@ -67,10 +67,8 @@ def comparison_table(
     pairs: list[tuple[str, ...]] = [("eigenvalue", "of F", "of G", "difference", "relative")]
     for i in range(min(max(F.rank, G.rank), leading)):
         values = [f"{w[i]:.6g}" if i < len(w) else "-" for w in (F.eigenvalues, G.eigenvalues)]
-        apart = ["-", "-"]
-        if i < len(comparison.eigenvalue_differences):
-            apart[0] = f"{comparison.eigenvalue_differences[i]:.2e}"
-            apart[1] = f"{comparison.relative_differences[i]:.2e}"
+        differences = comparison.eigenvalue_differences, comparison.relative_differences
+        apart = [f"{found[i]:.2e}" if i < len(found) else "-" for found in differences]
         pairs.append((f"{i + 1}", *values, *apart))
     origin = [("provenance", "of F", "of G")]
     origin += [

@@ -6,13 +6,12 @@ import time
 from hesscomp.cli.session import Session
 from hesscomp.workflows.training import HELP, Training, TrainRequest, train
 
-REQUEST = TrainRequest
 HEADER = f"{'step':>6} {'objective':>16} {'||gradient||':>13} {'passes':>10} {'seconds':>8}"
 INTERVAL = 0.5  # seconds between two rows that are shown
 COMMON = ("step", "objective", "gradient_norm", "passes", "seconds", "columns", "work", "words")
 
 
-def run(request: TrainRequest, session: Session) -> int:
+def run_train(request: TrainRequest, session: Session) -> int:
     if request.settings == HELP:
         from hesscomp.optimizers.catalogue import options_of
 

@@ -3,21 +3,22 @@
 import importlib
 
 _HOME = {
-    "compression": ("CompressRequest", "compress"),
-    "correction": ("UpdateRequest", "UpdateResult", "update"),
     "curvature": ("Curvature", "CurvatureRequest", "make_curvature", "make_operator", "make_point"),
-    "density": ("SpectrumRequest", "SpectrumResult", "spectrum"),
-    "diagonals": ("DiagonalRequest", "diagonal"),
-    "figures": ("FigureRequest", "FigureResult", "figure"),
+    "factors": (
+        *("CompressRequest", "DiagonalRequest", "UpdateRequest", "FactorResult", "UpdateResult"),
+        *("TrajectoryPoint", "TrajectoryResult", "compress", "diagonal", "trajectory", "update"),
+    ),
     "jobs": ("JobRequest", "JobResult", "job"),
     "logistic": ("NewtonFit", "NewtonRequest", "newton"),
     "merging": ("MergeRequest", "MergeResult", "merge"),
-    "output": ("FactorResult",),
+    "pictures": (
+        *("FigureRequest", "FigureResult", "SpectrumRequest", "SpectrumResult"),
+        *("figure", "spectrum"),
+    ),
     "planning": ("PlanRequest", "measured_plan", "plan"),
     "progress": ("Columns",),
     "subject": ("ProblemRequest", "Subject", "make_problem"),
     "training": ("TrainRequest", "Training", "train"),
-    "trajectories": ("TrajectoryPoint", "TrajectoryResult", "trajectory"),
 }
 _MODULES = {name: module for module, names in _HOME.items() for name in names}
 __all__ = sorted(_MODULES)

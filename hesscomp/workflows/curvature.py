@@ -94,18 +94,9 @@ class CurvatureRequest(ProblemRequest, OperatorRequest, PointRequest):
 
 @dataclass(frozen=True)
 class Curvature:
-    """An operator with its problem and its point.
+    """An operator with its problem and its point x, an (n,) array.
 
-    Attributes
-    ----------
-    operator : Operator
-    problem : Problem
-    x : (n,) array
-        The point.
-    title : str
-        The operator's name for readers.
-    indices : array or None
-        The parameters that the operator is restricted to.
+    `title` is the operator's name for readers, `indices` the parameters that it is restricted to.
     """
 
     operator: "ProblemOperator | Restricted"
@@ -113,6 +104,12 @@ class Curvature:
     x: np.ndarray
     title: str
     indices: np.ndarray | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title of a picture about the operator."""
+        problem = self.problem
+        return f"{self.title}: {problem.name} on {problem.dataset_name}, n = {self.operator.n}"
 
     def describe(self, factor: Factor) -> Factor:
         """Return a factor of the operator with its problem, point and blocks noted in it."""
@@ -124,18 +121,17 @@ class Curvature:
         name = f"{self.operator.base.name}, restricted"
         return replace(factor, provenance=replace(factor.provenance, operator=name))
 
-    def journaled(self, folder, asked: dict) -> AbstractContextManager:
+    def journaled(self, folder, facts: dict) -> AbstractContextManager:
         """Return the operator as a context; where a folder is named, it keeps the products.
 
-        `asked` identifies the request. See `curvature.journal`; a folder with products of another
-        operator or request is refused.
+        A folder with products of another operator or request, which `facts` identify, is refused.
         """
         from hesscomp.curvature.journal import journaled
 
         if folder is None:
             return nullcontext(self.operator)
-        asked = {name: str(value) for name, value in asked.items()}
-        identity = {**self.problem.run_identity(self.x), "operator": self.title, **asked}
+        identity = {**self.problem.run_identity(self.x), "operator": self.title}
+        identity |= {name: str(value) for name, value in facts.items()}
         return journaled(self.operator, folder, identity)
 
     def check_fit(self, factor: Factor, path: str) -> None:
@@ -160,14 +156,8 @@ def make_curvature(
 ) -> Curvature:
     """Make the operator that a request names, ready for products. Collective.
 
-    Parameters
-    ----------
-    request : CurvatureRequest
-    world : World
-    progress : callable
-    at : str, optional
-        The point in place of the request's. Where neither names one, it is the problem's initial
-        point, or zero where it has none.
+    `at` is a point in place of the request's. Where neither names one, it is the problem's initial
+    point, or zero where it has none.
 
     Raises
     ------
@@ -195,7 +185,13 @@ def make_point(
     `at` is a point in place of the request's.
     """
     problem = subject.problem
-    at = _one_point(request.at, problem.world) if at is None else at
+    if at is None and isinstance(request.at, tuple):
+        points = find_points(request.at, problem.world)
+        if len(points) > 1:
+            raise InputError("`at` names several points; name one, or let `trajectory` take them")
+        at = points[0] if points else None
+    elif at is None:
+        at = request.at
     problem.set_fixed(None)  # which the previous point may have set
     x = _trained(request, subject, progress) if at == TRAINED else known_point(at, problem)
     write(problem.world, progress, "point", request.save_point, save_vector(x))
@@ -211,32 +207,21 @@ def find_points(at: tuple[str, ...], world: World) -> list[str]:
     return world.broadcast(found)
 
 
-def _one_point(at: str | tuple[str, ...] | None, world: World) -> str | None:
-    if not isinstance(at, tuple):
-        return at
-    points = find_points(at, world)
-    if len(points) > 1:
-        raise InputError("`at` names several points; name one, or let `trajectory` take them")
-    return points[0] if points else None
-
-
 def known_point(at: str | None, problem) -> np.ndarray:
     """Return the named or stored point `at`; by default the initial one or zero. Collective."""
     if at is None:
         return problem.first_point()
     with problem.world.phase(f"reading the point {at}"):
-        return problem.check_point(_read(at, problem))
-
-
-def _read(at: str, problem) -> np.ndarray:
-    if at == "initial":
-        problem.require(INITIAL_POINT)
-        return problem.initial
-    if at != "zero" and is_keras_file(at):
-        found = problem.read_weights(at)
-        problem.set_fixed(found.fixed)
-        return found.parameters
-    return load_point(at, problem.n)
+        if at == "initial":
+            problem.require(INITIAL_POINT)
+            x = problem.initial
+        elif at != "zero" and is_keras_file(at):
+            found = problem.read_weights(at)
+            problem.set_fixed(found.fixed)
+            x = found.parameters
+        else:
+            x = load_point(at, problem.n)
+        return problem.check_point(x)
 
 
 def _trained(request: CurvatureRequest, subject: Subject, progress: Progress) -> np.ndarray:
@@ -270,39 +255,32 @@ def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvatur
     """Make the operator that a request names, of a problem at x. Times the compilation."""
     with problem.world.ledger.timed("compile"):
         problem.compile()
-    operator, title = _operator(request, problem, x)
-    if request.blocks is None:
-        return Curvature(operator, problem, x, title)
+    from hesscomp.curvature import finite_difference, gauss_newton, hessian
     from hesscomp.curvature.restriction import Restricted
 
-    named = (name.strip() for name in request.blocks.split(","))
-    names = list(dict.fromkeys(name for name in named if name))
-    restricted = Restricted(operator, names)
-    title = f"{title} of {', '.join(names)}"
-    return Curvature(restricted, problem, x, title, restricted.indices)
-
-
-def _operator(request: CurvatureRequest, problem, x) -> tuple["ProblemOperator", str]:
-    """Return the operator and its title."""
-    from hesscomp.curvature import finite_difference, gauss_newton, hessian
-
-    name = request.operator
-    title = OPERATORS[name]
-    if name == MONTE_CARLO:
-        samples = request.fisher_samples or 1
-        seed = request.seed if request.fisher_seed is None else request.fisher_seed
-        title += f", {samples} targets a row, seed {seed}"
-        return gauss_newton.MonteCarloFisherOperator(problem, x, samples, seed), title
-    if name == "finite-difference":
-        problem.require(SHARD_GRADIENTS)
     kinds = {
         "hessian": hessian.HessianOperator,
         "ggn": gauss_newton.GaussNewtonOperator,
         "fisher": gauss_newton.FisherOperator,
+        MONTE_CARLO: gauss_newton.MonteCarloFisherOperator,
         "empirical-fisher": gauss_newton.EmpiricalFisherOperator,
         "finite-difference": finite_difference.FiniteDifferenceHessian,
     }
-    return kinds[name](problem, x), title
+    title = OPERATORS[request.operator]
+    draws: tuple[int, ...] = ()
+    if request.operator == MONTE_CARLO:
+        seed = request.seed if request.fisher_seed is None else request.fisher_seed
+        draws = request.fisher_samples or 1, seed
+        title += f", {draws[0]} targets a row, seed {seed}"
+    elif request.operator == "finite-difference":
+        problem.require(SHARD_GRADIENTS)
+    operator = kinds[request.operator](problem, x, *draws)
+    if request.blocks is None:
+        return Curvature(operator, problem, x, title)
+    names = list(dict.fromkeys(filter(None, map(str.strip, request.blocks.split(",")))))
+    restricted = Restricted(operator, names)
+    title = f"{title} of {', '.join(names)}"
+    return Curvature(restricted, problem, x, title, restricted.indices)
 
 
 def read_factor(path: str, world: World) -> Factor:

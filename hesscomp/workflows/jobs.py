@@ -45,13 +45,9 @@ class JobRequest(Job, ScriptOutput):
 
 @dataclass(frozen=True)
 class JobResult:
-    """A job script, and the command that submits it.
+    """A job script, and the words of the command that submits it.
 
-    Attributes
-    ----------
-    script : str
-    submission : tuple of str or None
-        None where the items of an array are not known yet, or where the script is not in a file.
+    There is none where an array's items are not known yet, or where the script is not in a file.
     """
 
     script: str
@@ -81,14 +77,10 @@ def job(request: JobRequest, progress=None) -> JobResult:
     array = [f"--array=0-{len(items) - 1}"] if items else []
     words = ("sbatch", *array, "--", request.out, *items)
     if request.submit:
-        _submit(words)
+        try:
+            done = subprocess.run(words)
+        except FileNotFoundError as error:
+            raise InputError("sbatch: not on this machine; submit on a login node") from error
+        if done.returncode:
+            raise HesscompError(f"{shlex.join(words)}: ended with status {done.returncode}")
     return JobResult(script, None if request.array == () else words)
-
-
-def _submit(words: tuple[str, ...]) -> None:
-    try:
-        done = subprocess.run(words)
-    except FileNotFoundError as error:
-        raise InputError("sbatch: not on this machine; submit on a login node") from error
-    if done.returncode:
-        raise HesscompError(f"{shlex.join(words)}: ended with status {done.returncode}")

@@ -14,8 +14,15 @@ from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature
-from hesscomp.workflows.output import costs, run_folder
-from hesscomp.workflows.progress import Progress, check_outputs, silent, write, write_factor
+from hesscomp.workflows.progress import (
+    Progress,
+    check_outputs,
+    costs,
+    run_folder,
+    silent,
+    write,
+    write_factor,
+)
 from hesscomp.workflows.subject import (
     NAMED_DATA,
     RIDGE,

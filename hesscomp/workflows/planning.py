@@ -7,13 +7,12 @@ from hesscomp.compression.counting import Machine
 from hesscomp.compression.options import SketchSizes, count, default_method
 from hesscomp.compression.plan import METHODS, NUMBER, VECTORS, Plan, Request, make_plan
 from hesscomp.errors import InputError
-from hesscomp.options import Options, option, values
+from hesscomp.options import Options, byte_size, format_bytes, option, values
 from hesscomp.parallel.resources import PRODUCT_BYTES, algebra_rate, network_speed, resident_bytes
-from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
     from hesscomp.parallel.world import World
-    from hesscomp.workflows.compression import CompressRequest
+    from hesscomp.workflows.factors import CompressRequest
     from hesscomp.workflows.progress import Progress
 
 RATE = 5e10  # operations a second, where nothing else is known
@@ -33,14 +32,14 @@ def _amount(**about):
 class MachineRequest(Options, group="machine", about="the memory and the speed of a rank"):
     """The memory and the speed of a rank, as far as they are known."""
 
-    memory: float | None = option(
-        None, above=0, unit="bytes", parse=parse_bytes, metavar="SIZE",
+    memory: float | None = byte_size(
+        metavar="SIZE",
         help=f"memory of a rank, such as 4G; default: {format_bytes(Machine.memory)}",
-    )  # fmt: skip
-    memory_limit: float | None = option(
-        None, above=0, unit="bytes", parse=parse_bytes, metavar="SIZE",
+    )
+    memory_limit: float | None = byte_size(
+        metavar="SIZE",
         help=f"most memory that a product takes; default: {format_bytes(PRODUCT_BYTES)}",
-    )  # fmt: skip
+    )
     row_bytes: float | None = _amount(metavar="B", help="bytes of one row of the data; default: 0")
     row_seconds: float | None = _amount(
         metavar="S",
@@ -98,28 +97,23 @@ def plan(request: PlanRequest) -> Plan:
     InputError
         Where the sizes are missing or too large for the cost models.
     """
+    return make_plan(_sizes(request), _machine(request))
+
+
+def _sizes(request: PlanRequest) -> Request:
     if request.n is None or request.rows is None:
         raise InputError("give `n` and `rows`; `measured_plan` measures them for a problem")
-    return make_plan(_sizes(request, request.n, request.rows, request.psd), _machine(request))
-
-
-def _sizes(request: PlanRequest, n: int, rows: int, psd: bool) -> Request:
-    method = request.method
+    method, row_seconds = request.method, request.row_seconds
     if method == "auto":
-        method = default_method(psd, request.power, request.block)
-    row_seconds = request.row_seconds
+        method = default_method(request.psd, request.power, request.block)
+    if row_seconds is None:
+        row_seconds = FLOPS * request.n / (request.rate or RATE)
     return Request(
-        n=n,
-        rows=rows,
-        method=method,
-        ranks=request.ranks,
-        dtype=request.dtype,
-        auto=request.method == "auto",
-        product_bytes=request.memory_limit or PRODUCT_BYTES,
-        row_bytes=request.row_bytes or 0.0,
-        row_seconds=FLOPS * n / (request.rate or RATE) if row_seconds is None else row_seconds,
+        n=request.n, rows=request.rows, method=method, ranks=request.ranks, dtype=request.dtype,
+        auto=request.method == "auto", product_bytes=request.memory_limit or PRODUCT_BYTES,
+        row_bytes=request.row_bytes or 0.0, row_seconds=row_seconds,
         **values(request, SketchSizes),
-    )
+    )  # fmt: skip
 
 
 def _machine(request: PlanRequest) -> Machine:
@@ -132,14 +126,8 @@ def measured_plan(
 ) -> Plan:
     """Plan a compression of a problem that is loaded and timed on these ranks. Collective.
 
-    Parameters
-    ----------
-    request : PlanRequest
-        Without `n` and `rows`.
-    of : CompressRequest
-        The problem, operator and point; its options for sketch and output are ignored.
-    world : World
-    progress : callable, optional
+    The request names neither `n` nor `rows`. `of` has the problem, the operator and the point; its
+    options for sketch and output are ignored.
 
     Raises
     ------
@@ -155,30 +143,24 @@ def measured_plan(
     start_tensorflow(world)
     program = max(world.gather(resident_bytes()))
     curvature = make_curvature(of, world, progress)
-    operator, rows = curvature.operator, curvature.problem.rows
+    n, rows, psd = curvature.operator.n, curvature.problem.rows, curvature.operator.psd
     held = sum(world.gather(resident_bytes() - program))
-    columns = min(operator.n, request.rank + request.oversample)
-    cost = product_cost(operator, columns)
-    sizes = _sizes(request, operator.n, rows, operator.psd)
-    sizes = replace(
-        sizes,
-        dtype=curvature.problem.dtype,
-        row_bytes=max(held - world.size * VECTORS * NUMBER * operator.n, 0) / rows
-        if request.row_bytes is None
-        else request.row_bytes,
-        row_seconds=cost.seconds * world.size / (cost.columns * rows)
-        if request.row_seconds is None
-        else request.row_seconds,
-        product_bytes=min(
-            cost.bytes * columns / cost.columns, max(cost.bytes, sizes.product_bytes)
-        ),
-    )
-    latency, bandwidth = network_speed(world, operator.n * columns)
-    machine = replace(_machine(request), program=program, flops=algebra_rate(operator.n, columns))
-    if request.latency is None and latency is not None:
-        machine = replace(machine, latency=latency)
-    if request.bandwidth is None and bandwidth is not None:
-        machine = replace(machine, bandwidth=bandwidth)
+    columns = min(n, request.rank + request.oversample)
+    cost = product_cost(curvature.operator, columns)
+    latency, bandwidth = network_speed(world, n * columns)
+    measured = {
+        "row_bytes": max(held - world.size * VECTORS * NUMBER * n, 0) / rows,
+        "row_seconds": cost.seconds * world.size / (cost.columns * rows),
+        "latency": latency,
+        "bandwidth": bandwidth,
+    }
+    measured |= {k: v for k, v in values(request, PlanRequest).items() if v is not None}
+    measured |= {"n": n, "rows": rows, "psd": psd, "dtype": curvature.problem.dtype}
+    request = PlanRequest(**measured)
+    sizes = _sizes(request)
+    most = max(cost.bytes, sizes.product_bytes)
+    sizes = replace(sizes, product_bytes=min(cost.bytes * columns / cost.columns, most))
+    machine = replace(_machine(request), program=program, flops=algebra_rate(n, columns))
     threads = f", threads of each: {world.threads}" if world.threads > 0 else ""
     progress(f"measured here; ranks: {world.size}{threads}, columns of a product: {cost.columns}")
     if world.size == 1 and None in (request.latency, request.bandwidth):

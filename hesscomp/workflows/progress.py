@@ -1,18 +1,22 @@
-"""Report a workflow's progress, and write its files.
+"""Report a workflow's progress and costs, and write its files.
 
 A workflow calls ``progress(event)`` on every rank. An event is a line of text, a row of a history,
 a finished factor, or the number of product columns so far (`Columns`).
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from hesscomp.errors import InputError
 from hesscomp.factors import Factor, save_factor
+from hesscomp.options import option
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
+from hesscomp.runs.slurm import REQUEUE
 from hesscomp.storage import files
 from hesscomp.storage.npy import save_npy
 
@@ -55,6 +59,37 @@ def counted(world: World, progress: Progress) -> Iterator[None]:
         tell(ledger, finished=True)
 
 
+def folder(text: str) -> str:
+    """Check that a text can name a run's folder; return it."""
+    if not text:
+        raise InputError("the name is empty; name a folder")
+    if os.path.exists(text) and not os.path.isdir(text):
+        raise InputError(f"{text} is a file; name a folder")
+    return text
+
+
+def run_folder(holds: str):
+    """Return the option that names a run's folder; `holds` says what is kept there."""
+    return option(
+        None, metavar="FOLDER", parse=folder, group="output",
+        help=f"keep {holds} in this folder; where it holds those of the same command, the run "
+        "resumes from them. SIGTERM and SIGUSR1 then end the run after the current block product, "
+        f"with status {REQUEUE}, and Ctrl-C with 130",
+    )  # fmt: skip
+
+
+def costs(world: World, **phases: str) -> dict:
+    """Return the costs for a report: ranks, threads, the seconds of phases, the ledger."""
+    ledger = world.ledger.as_dict()
+    seconds = {name: ledger["seconds"][phase] for name, phase in phases.items()}
+    return {
+        "ranks": world.size,
+        "threads_per_rank": world.threads,
+        "seconds": {"startup": ledger["seconds"]["startup"], **seconds},
+        "ledger": ledger,
+    }
+
+
 def check_outputs(world: World, *paths) -> None:
     """Refuse outputs that cannot be written, before the work begins. Collective."""
     with world.phase("checking the output files"):
@@ -83,5 +118,4 @@ def write_factor(progress: Progress, path, factor: Factor) -> None:
 
 def save_vector(x: np.ndarray) -> Callable:
     """Return a function that writes one array as a .npy file, atomically."""
-
     return lambda path: save_npy(path, x)

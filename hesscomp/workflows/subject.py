@@ -12,11 +12,17 @@ from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
-from hesscomp.options import Options, Seeded, option, refuse
+from hesscomp.options import Options, Seeded, byte_size, format_bytes, option, refuse
 from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.catalogue import ANY, NAMED_PROBLEMS, SIGMOID_LOSS, SOFTMAX_LOSS, Recipe
-from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
+from hesscomp.problems.catalogue import (
+    ANY,
+    NAMED_PROBLEMS,
+    SIGMOID_LOSS,
+    SOFTMAX_LOSS,
+    NamedProblem,
+    Recipe,
+)
 from hesscomp.workflows.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -25,6 +31,7 @@ if TYPE_CHECKING:
 RIDGE = 1e-3  # of logistic regression; networks have none unless requested
 NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
+OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
     SIGMOID_LOSS: "signs",
@@ -120,11 +127,11 @@ class ProblemRequest(
         help="check a network first: compare its loss and derivatives on a few rows with those of "
         "Keras and TensorFlow; auto, the default, takes at most 2 seconds, full checks everything",
     )  # fmt: skip
-    memory_limit: float | None = option(
-        None, above=0, unit="bytes", parse=parse_bytes, metavar="BYTES",
+    memory_limit: float | None = byte_size(
+        metavar="BYTES",
         help="most memory that one product takes on a rank, such as 2G; default: "
         f"{format_bytes(PRODUCT_BYTES)}",
-    )  # fmt: skip
+    )
 
     def _check(self) -> None:
         named = NAMED_PROBLEMS.get(self.problem or "")
@@ -136,49 +143,33 @@ class ProblemRequest(
             raise Incomplete("`model` needs `loss` and `data`; give both")
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
-        if self.model is None:
-            self._check_named(named)
-
-    def _check_named(self, named) -> None:
-        if self.problem is not None and named is None and ":" not in self.problem:
-            raise InputError(
-                f"`problem` {self.problem}: no such problem; take one of "
-                f"{', '.join(NAMED_PROBLEMS)}, or package.module:function"
-            )
-        if named is not None and named.network is not None:
-            refuse(self, ("loss",), f"`problem` {self.problem}")
+        if self.model is not None:
+            return
+        given = f"`problem` {self.problem}"
+        if network:
+            refuse(self, ("loss",), given)
         elif self.problem is None or named is not None:
-            refuse(
-                self, ("loss", "targets", "engine", "check", "memory_limit"), "logistic regression"
-            )
-        else:
-            refuse(
-                self,
-                ("data", "test", "label", "format", "loss", "targets", "engine", "check",
-                 "memory_limit", "ridge", "dtype"),
-                f"`problem` {self.problem}, which decides it",
-            )  # fmt: skip
+            refuse(self, OF_NETWORKS, "logistic regression")
+        elif ":" in self.problem:
+            decided = ("data", "test", "label", "format", *OF_NETWORKS, "ridge", "dtype")
+            refuse(self, decided, f"{given}, which decides it")
             module, _, name = self.problem.partition(":")
-            if not (name.isidentifier() and all(part.isidentifier() for part in module.split("."))):
-                raise InputError(f"`problem` {self.problem}: write package.module:function")
+            if not all(part.isidentifier() for part in (name, *module.split("."))):
+                raise InputError(f"{given}: write package.module:function")
+        else:
+            raise InputError(
+                f"{given}: no such problem; take one of {', '.join(NAMED_PROBLEMS)}, or "
+                "package.module:function"
+            )
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A problem and how it is trained.
-
-    Attributes
-    ----------
-    problem : Problem
-    recipe : Recipe or None
-        None for Newton's method.
-    data : Dataset or None
-        None where the user's own function makes the problem.
-    """
+    """A problem and how it is trained."""
 
     problem: "Problem"
-    recipe: Recipe | None
-    data: Dataset | None = None
+    recipe: Recipe | None  # None for Newton's method
+    data: Dataset | None = None  # None where the user's own function makes the problem
 
 
 def make_problem(request: ProblemRequest, world: World, progress: Progress = silent) -> Subject:
@@ -192,10 +183,8 @@ def make_problem(request: ProblemRequest, world: World, progress: Progress = sil
         For data, a model or a function that cannot be used.
     """
     named = NAMED_PROBLEMS.get(request.problem or "")
-    if request.model is not None:
-        subject = _from_model_file(request, world, progress)
-    elif named is not None and named.network is not None:
-        subject = _named(request, world, progress)
+    if request.model is not None or (named is not None and named.network is not None):
+        subject = _network(request, world, progress)
     elif request.problem is None or named is not None:
         source = None if named is None else named.data
         data, problem = make_logistic(request, world, progress, source)
@@ -217,13 +206,9 @@ def read_data(
     """Return the data set of a request, or else of `source`; report its columns."""
     named = request.data or source
     assert named is not None  # a request without data is of a named problem
+    test = getattr(request, "test", None)
     dataset = load_dataset(
-        named,
-        world,
-        format=request.format,
-        label=request.label,
-        test=getattr(request, "test", None),
-        targets=targets,
+        named, world, format=request.format, label=request.label, test=test, targets=targets
     )
     if dataset.label_name is not None:
         names = [name or "(no name)" for name in dataset.feature_names or ()]
@@ -243,12 +228,7 @@ def make_logistic(
     dataset = read_data(request, world, progress, "signs", source)
     if request.feature_count is not None and request.bandwidth is not None:
         dataset = fourier_features(
-            dataset,
-            world,
-            request.feature_count,
-            request.bandwidth,
-            seed=request.seed,
-            dtype=dtype,
+            dataset, world, request.feature_count, request.bandwidth, seed=request.seed, dtype=dtype
         )
     start_tensorflow(world)  # only now: errors in the data are reported without loading it
     from hesscomp.problems.logistic import LogisticRegression
@@ -268,48 +248,33 @@ def start_tensorflow(world: World) -> None:
         set_threads(world.threads)
 
 
-def _named(request: ProblemRequest, world: World, progress: Progress) -> Subject:
-    assert request.problem is not None
-    named = NAMED_PROBLEMS[request.problem]
-    assert named.network is not None
-    source = named.data
+def _network(request: ProblemRequest, world: World, progress: Progress) -> Subject:
+    """Return the problem of a named network, or of a Keras model in a file."""
+    if request.model is None:
+        made = NAMED_PROBLEMS[request.problem or ""]
+    else:
+        targets = TARGETS_OF.get(request.loss or "", "values")
+        made = NamedProblem("", targets, request.loss or "", None, ANY)
+    source = made.data
     if source == "mnist" and request.data is None and not os.environ.get(FOLDER):
         source = "mnist-sample"
-        progress(f"data: mnist-sample, 5,000 images; {FOLDER} names no folder with all of MNIST")
-    data = read_data(request, world, progress, request.targets or named.targets, source)
+        progress(f"data: {source}, 5,000 images; {FOLDER} names no folder with all of MNIST")
+    data = read_data(request, world, progress, request.targets or made.targets, source)
     start_tensorflow(world)
-    from hesscomp.problems.models import build_network
-
-    model = build_network(named.network, request.problem, request.seed)
-    return Subject(_network(model, named.loss, data, request, world), named.recipe, data)
-
-
-def _from_model_file(request: ProblemRequest, world: World, progress: Progress) -> Subject:
-    assert request.model is not None and request.loss is not None
-    targets = request.targets or TARGETS_OF.get(request.loss, "values")
-    data = read_data(request, world, progress, targets)
-    start_tensorflow(world)
-    from hesscomp.problems.models import load_model
-
-    with world.phase(f"reading the model {request.model}"):
-        model = load_model(request.model)
-    return Subject(_network(model, request.loss, data, request, world), ANY, data)
-
-
-def _network(model, loss: str, data: Dataset, request: ProblemRequest, world: World):
     from hesscomp.problems.keras import KerasProblem
+    from hesscomp.problems.models import build_network, load_model
 
-    return KerasProblem(
-        model,
-        loss,
-        data,
-        world,
-        ridge=request.ridge or 0.0,
-        dtype=request.dtype or "float32",
-        memory=request.memory_limit or PRODUCT_BYTES,
-        engine=request.engine or "auto",
-        check=request.check or "auto",
-    )
+    if made.network is not None:
+        model = build_network(made.network, request.problem or "", request.seed)
+    else:
+        with world.phase(f"reading the model {request.model}"):
+            model = load_model(request.model or "")
+    problem = KerasProblem(
+        model, made.loss, data, world, ridge=request.ridge or 0.0,
+        dtype=request.dtype or "float32", memory=request.memory_limit or PRODUCT_BYTES,
+        engine=request.engine or "auto", check=request.check or "auto",
+    )  # fmt: skip
+    return Subject(problem, made.recipe, data)
 
 
 def _from_python(request: ProblemRequest, world: World):

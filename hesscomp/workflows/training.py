@@ -8,8 +8,14 @@ from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.options import option, option_of, values
 from hesscomp.parallel.world import World
 from hesscomp.workflows.curvature import TRAINED, known_point
-from hesscomp.workflows.output import run_folder
-from hesscomp.workflows.progress import Progress, check_outputs, save_vector, silent, write
+from hesscomp.workflows.progress import (
+    Progress,
+    check_outputs,
+    run_folder,
+    save_vector,
+    silent,
+    write,
+)
 from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, make_problem
 
 if TYPE_CHECKING:  # what loads TensorFlow

@@ -18,8 +18,8 @@ from pathlib import Path
 import record
 from threadpoolctl import threadpool_limits
 
+from hesscomp.options import parse_bytes
 from hesscomp.parallel.resources import peak_bytes, reset_peak, resident_bytes
-from hesscomp.workflows.byte_sizes import parse_bytes
 
 METHODS = {"nystrom": "ggn", "krylov": "hessian"}
 BLOCK = 16

@@ -34,13 +34,13 @@ from hesscomp.factors import (
 )
 from hesscomp.factors.point import is_keras_file, load_point
 from hesscomp.optimizers.catalogue import OPTIMIZERS
+from hesscomp.options import parse_bytes
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
 from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
 from hesscomp.storage.archives import open_xz
 from hesscomp.storage.hdf5 import CheckedFile
-from hesscomp.workflows.byte_sizes import parse_bytes
 from hesscomp.workflows.training import NAMES
 
 

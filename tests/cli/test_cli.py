@@ -228,14 +228,16 @@ def test_help_and_usage(capsys):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), KeyboardInterrupt()])
-@pytest.mark.parametrize("command", ["problems", "data"])
-def test_nobody_reads_or_waits_any_more(monkeypatch, capsys, command, error):
+@pytest.mark.parametrize(
+    ("command", "table"), [("problems", "serial.problem_table"), ("data", "data.data_table")]
+)
+def test_nobody_reads_or_waits_any_more(monkeypatch, capsys, command, table, error):
     """Quietly where the reader has gone, in a line where Ctrl-C ends what has no steps."""
 
     def fails(*_):
         raise error
 
-    monkeypatch.setattr(f"hesscomp.cli.{command}.{command.rstrip('s')[:7]}_table", fails)
+    monkeypatch.setattr(f"hesscomp.cli.{table}", fails)
     monkeypatch.setattr(World, "abort", lambda world, status: sys.exit(status))
     words = ["data", "adult"] if command == "data" else [command]
     pressed = isinstance(error, KeyboardInterrupt)

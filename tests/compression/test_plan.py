@@ -16,8 +16,8 @@ from hesscomp.curvature import calibration
 from hesscomp.curvature.sharded import ShardedOperator
 from hesscomp.errors import InputError
 from hesscomp.operators.matrix import MatrixOperator
+from hesscomp.options import format_bytes, parse_bytes
 from hesscomp.parallel.world import World
-from hesscomp.workflows.byte_sizes import format_bytes, parse_bytes
 
 N, RANK = 50_000, 50
 CASES = [

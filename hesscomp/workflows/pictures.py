@@ -1,27 +1,52 @@
-"""Estimate and draw the spectral density of a Hessian at a point."""
+"""Workflows that draw: the spectral density of an operator, and a compression's error."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from hesscomp.analysis.density import plot_density, write_density
+from hesscomp.compression import compress
 from hesscomp.errors import InputError
 from hesscomp.estimators import (
     Estimate,
     SpectralDensity,
     SpectralQuadrature,
+    exact_frobenius_norm,
     frobenius_norm,
     spectral_quadrature,
     trace,
 )
 from hesscomp.factors import Factor
-from hesscomp.options import option
+from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
-from hesscomp.workflows.curvature import Curvature, CurvatureRequest, make_curvature, read_factor
-from hesscomp.workflows.output import PictureOutput
+from hesscomp.storage.files import check_picture_name
+from hesscomp.workflows.curvature import (
+    POINTS,
+    TRAINED,
+    Curvature,
+    CurvatureRequest,
+    make_curvature,
+    read_factor,
+)
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
+
+FIGURES = {"mnist-hessian": "mnist-mlp"}
+MOST = 20_000  # parameters: above, no exact norm is paid for
+LONG = 10  # product columns for each eigenpair that the reference may take
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOutput(Options, group="output"):
+    """Where to write a picture."""
+
+    out: str | None = option(None, required=True, metavar="P.png", help="a png, pdf or svg file")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.out is not None:
+            check_picture_name(self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +77,9 @@ class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
 class SpectrumResult:
     """A spectrum as stochastic Lanczos quadrature estimates it.
 
-    Attributes
-    ----------
-    quadrature : SpectralQuadrature
-    density : SpectralDensity
-    extremes : tuple of float
-        The smallest and the largest Ritz value.
-    estimates : dict of str to Estimate
-        "trace", "frobenius_norm", "negative" (the number of negative eigenvalues), and "logdet" of
-        H + shift I where a shift is given and that matrix is positive definite.
+    `extremes` are the smallest and the largest Ritz value. `estimates` has "trace",
+    "frobenius_norm", "negative" (the number of negative eigenvalues), and "logdet" of H + shift I
+    where a shift is given and that matrix is positive definite.
     """
 
     quadrature: SpectralQuadrature
@@ -83,9 +102,8 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     """
     check_outputs(world, request.out, request.json, request.save_point)
     factor = None if request.factor is None else read_factor(request.factor, world)
-    eigenvalues = None if factor is None else factor.eigenvalues
     curvature = make_curvature(request, world, progress)
-    hessian, problem = curvature.operator, curvature.problem
+    hessian = curvature.operator
     if factor is not None and request.factor is not None:
         _compare(factor, curvature, request.factor, progress)
     with world.ledger.timed("spectrum"), counted(world, progress):
@@ -96,21 +114,22 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     extremes = float(quadrature.nodes.min()), float(quadrature.nodes.max())
     result = SpectrumResult(quadrature, quadrature.density(request.bins), extremes, estimates)
     progress(result)
-    title = f"{curvature.title}: {problem.name} on {problem.dataset_name}, n = {hessian.n}"
-    write(
-        world,
-        progress,
-        "picture",
-        request.out,
-        lambda path: plot_density(result.density, hessian.n, path, title, eigenvalues),
-    )
+
+    def draw(path) -> None:
+        from hesscomp.analysis.density import plot_density
+
+        eigenvalues = None if factor is None else factor.eigenvalues
+        plot_density(result.density, hessian.n, path, curvature.heading, eigenvalues)
 
     def write_curve(path) -> None:
-        if Path(path).suffix.lower() == ".csv":
-            write_density(result.density, path)
-        else:
+        if Path(path).suffix.lower() == ".json":
             write_json(path, _report(request, curvature, result))
+            return
+        from hesscomp.analysis.density import write_density
 
+        write_density(result.density, path)
+
+    write(world, progress, "picture", request.out, draw)
     write(world, progress, "numbers", request.json, write_curve)
     if request.shift is not None and "logdet" not in estimates:
         raise InputError(
@@ -148,9 +167,8 @@ def _estimates(
             "trace": trace(hessian, seed=request.seed),
             "frobenius_norm": frobenius_norm(hessian, seed=request.seed),
         }
-    rounding = quadrature.rounding
-    estimates["negative"] = quadrature.count_below(-rounding)
-    if request.shift is not None and quadrature.nodes.min() + request.shift > rounding:
+    estimates["negative"] = quadrature.count_below(-quadrature.rounding)
+    if request.shift is not None and quadrature.nodes.min() + request.shift > quadrature.rounding:
         estimates["logdet"] = quadrature.trace_of(lambda nodes: np.log(nodes + request.shift))
     return estimates
 
@@ -181,3 +199,91 @@ def _report(request: SpectrumRequest, curvature: Curvature, result: SpectrumResu
         "ranks": problem.world.size,
         "ledger": problem.world.ledger.as_dict(),
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureRequest(CurvatureRequest, PictureOutput, group="compression"):
+    """What to draw, and where to write it."""
+
+    figure: str = option(
+        flag="figure", choices=tuple(FIGURES), metavar="NAME", help="the figure: mnist-hessian"
+    )
+    rank: int = option(300, low=1, metavar="K", help="largest rank shown")
+    at: str = option(TRAINED, metavar=POINTS, help="the parameter values, as for compress")
+    json: str | None = option(
+        None, group="output", former="--report", metavar="R.json", help="write the numbers drawn"
+    )
+
+    def __post_init__(self):
+        if self.problem is None and self.model is None:
+            object.__setattr__(self, "problem", FIGURES.get(self.figure))
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class FigureResult:
+    """The numbers of a figure: the compression with default settings, and its errors by "rank".
+
+    They are relative: the smallest possible one ("best"), the factor's ("exact") and the one that
+    its certificate states ("certificate").
+    """
+
+    factor: Factor
+    errors: dict[str, np.ndarray]
+
+
+def figure(request: FigureRequest, world: World, progress: Progress = silent) -> FigureResult:
+    """Compare a compression's errors with the smallest possible ones; draw both. Collective.
+
+    Costs two compressions and n product columns for the norm.
+
+    Raises
+    ------
+    InputError
+        For an operator of more than 20,000 parameters, and for what `compress` refuses.
+    """
+    check_outputs(world, request.out, request.json, request.save_point)
+    curvature = make_curvature(request, world, progress)
+    operator = curvature.operator
+    if operator.n > MOST:
+        raise InputError(
+            f"n = {operator.n}: the figure takes n products, which may be {MOST} at most; "
+            "restrict the operator with `blocks`"
+        )
+    with world.ledger.timed("figure"), counted(world, progress):
+        how: dict[str, Any] = {"seed": request.seed, "layout": "replicated"}
+        compressed = compress(operator, request.rank, method="krylov", **how)
+        how |= {"residual_tolerance": 1e-4, "max_columns": LONG * request.rank}
+        best = compress(operator, request.rank, start=compressed, **how)
+        norm = exact_frobenius_norm(operator)
+    factor = curvature.describe(compressed)
+    errors = {
+        "rank": np.arange(factor.rank + 1),
+        "best": _relative_errors(best.eigenvalues, norm),
+        "exact": _relative_errors(factor.eigenvalues, norm),
+        "certificate": np.array(
+            [compressed.truncate(k).certificate.relative_error for k in range(1, factor.rank + 1)]
+        ),
+    }
+    result = FigureResult(factor, errors)
+    progress(result)
+
+    def draw(path) -> None:
+        from hesscomp.analysis.plots import plot_against_best
+
+        plot_against_best(factor, errors, path, curvature.heading)
+
+    write(world, progress, "picture", request.out, draw)
+    report = {"title": curvature.heading, "norm": norm, "eigenvalues": factor.eigenvalues, **errors}
+    report["columns"] = {"factor": factor.provenance.columns, "best": best.provenance.columns}
+    write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
+    return result
+
+
+def _relative_errors(eigenvalues: np.ndarray, norm: float) -> np.ndarray:
+    """Return ||H - F_k||_F / ||H||_F for k = 0, 1, ... eigenpairs of a Rayleigh-Ritz factor.
+
+    H - F_k is orthogonal to F_k then, so that only the norm of H and the eigenvalues are needed.
+    """
+    kept = np.append(0.0, np.cumsum(eigenvalues**2))
+    return np.sqrt(np.maximum(norm**2 - kept, 0.0)) / norm
