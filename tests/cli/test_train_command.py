@@ -284,7 +284,7 @@ def started(command, line: str) -> subprocess.Popen:
     return running
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_ends_a_run_in_good_order(mpiexec, launch_environment, monkeypatch, tmp_path, ranks):
     """To all ranks, as from a terminal, or to mpiexec; with a folder and without."""
     for name in set(os.environ) - set(launch_environment):
@@ -305,7 +305,7 @@ def test_ctrl_c_ends_a_run_in_good_order(mpiexec, launch_environment, monkeypatc
     assert (tmp_path / "run" / "checkpoint.h5").exists()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_reader_that_has_gone_ends_a_run_quietly(mpiexec, ranks):
     launcher = [mpiexec, "-n", "2"] if ranks == 2 else []
     command = [*launcher, sys.executable, "-m", "hesscomp", "train", "--data", "adult"]

@@ -10,7 +10,7 @@ from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.orthonormalize import orthonormalize
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(most=4)
 
 
 def test_operators(world):

@@ -157,14 +157,16 @@ def check_model(model, engine: str, data, *, exact=True) -> KerasProblem:
     return problem
 
 
-@pytest.mark.parametrize("name", LAYERWISE)
+@pytest.mark.parametrize("name", ["residual", pytest.param("mobile", marks=pytest.mark.slow)])
 def test_models_whose_layers_all_have_a_rule(name):
     model = in_float64(LAYERWISE[name])
     problem = check_model(model, "layer-wise", data_of(model))
     assert problem.at_logits and problem.engine.reason == "every layer has a rule"
 
 
-@pytest.mark.parametrize("name", GENERIC)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "gru")) for name in GENERIC]
+)
 def test_models_for_the_generic_engine_and_the_layer_to_blame(name):
     make, blamed = GENERIC[name]
     model = in_float64(make)

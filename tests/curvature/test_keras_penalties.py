@@ -95,6 +95,12 @@ MATRICES = ("on_kernel", "on_embeddings", "in_a_nested_model", "in_a_shared_laye
             "in_a_frozen_layer")  # fmt: skip
 
 
+def quick_places(kind):
+    """Where a kind is tested in every run; the others are slow tests."""
+    everywhere = (on_kernel, on_embeddings, in_a_nested_model, in_a_shared_layer)
+    return everywhere if kind == "custom" else (on_kernel,)
+
+
 def data_of(model):
     return WORDS if "int" in model.inputs[0].dtype else X
 
@@ -108,9 +114,9 @@ def matrices(problem):
 @pytest.mark.parametrize(
     "kind, place",
     [
-        pytest.param(kind, place, marks=[] if kind == "custom" or i == 0 else [pytest.mark.slow])
+        pytest.param(kind, place, marks=[] if place in quick_places(kind) else [pytest.mark.slow])
         for kind in KINDS
-        for i, place in enumerate(PLACES)
+        for place in PLACES
     ],
 )
 def test_every_regulariser_at_every_place(eager, kind, place):
@@ -141,6 +147,7 @@ def test_every_regulariser_at_every_place(eager, kind, place):
             np.testing.assert_allclose(added[0], np.diag([0.1] * 6 + [0.0] * 11), atol=1e-13)
 
 
+@pytest.mark.ranks(most=2)
 @pytest.mark.parametrize("kind", ["l1l2", "orthogonal", "custom"])
 def test_ranks_layouts_and_blocks(world, kind):
     """On any number of ranks, in both layouts, of some parameters alone."""

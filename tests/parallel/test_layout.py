@@ -31,7 +31,7 @@ from hesscomp.sketching.orthonormalize import (
 )
 from hesscomp.storage.slabs import slabs_of
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(most=4)
 
 
 @pytest.fixture

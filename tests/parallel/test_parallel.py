@@ -14,7 +14,7 @@ from hesscomp.parallel.resources import algebra_rate, network_speed, threads_per
 from hesscomp.parallel.rows import row_block, row_range
 from hesscomp.parallel.watchdog.phase import named_phase
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(most=4)
 
 
 def test_reductions_are_right_and_counted(world):

@@ -20,7 +20,7 @@ from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.runs.journal import Journal
 from hesscomp.storage.slabs import slabs_of
 
-pytestmark = pytest.mark.ranks
+pytestmark = pytest.mark.ranks(most=4)
 
 FACTS = {"rank": "6"}
 REQUEST = {"rank": 6, "oversample": 3}
