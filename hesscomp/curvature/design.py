@@ -227,14 +227,17 @@ def _dense_kernels(name: str) -> SimpleNamespace:
 
     def summed(product, *specs):
         def kernel(A, by_row, chunk, *shared):
-            def step(start, total):
+            def addend(start):
                 rows = slice(start, start + chunk)
-                return start + chunk, total + product(A[rows], by_row[rows], *shared)
+                return product(A[rows], by_row[rows], *shared)
 
-            held, zero = tf.shape(A)[0], product(A[:0], by_row[:0], *shared)
-            return tf.while_loop(
-                lambda start, _: start < held, step, (0, zero), parallel_iterations=1
-            )[1]
+            def step(start, total):
+                return start + chunk, total + addend(start)
+
+            held, first = tf.shape(A)[0], (chunk, addend(0))
+            return tf.while_loop(lambda start, _: start < held, step, first, parallel_iterations=1)[
+                1
+            ]
 
         return compiled(kernel, *specs)
 
