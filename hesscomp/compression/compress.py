@@ -120,7 +120,7 @@ def compress(
         rank that meets it, both on fresh probes. The certificate is that of the factor as it is
         returned, after the cut, and says ``converged=True`` exactly where it meets the tolerance:
         in the Frobenius norm where its `relative_error` does, in the spectral norm where its bound
-        is at most the tolerance times what ||H|| is at least (`factors.certificate.meets`). Where
+        is at most the tolerance times what ||H|| is at least (`ErrorsByRank.meet`). Where
         `max_rank` does not suffice the factor has that rank and ``converged=False``.
     start : Factor, optional
         With krylov (which "auto" then takes): a factor of a nearby operator, such as of the same

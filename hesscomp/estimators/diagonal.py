@@ -7,8 +7,13 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Probes
 from hesscomp.errors import InputError
 from hesscomp.estimators.leave_one_out import LeaveOneOut
-from hesscomp.estimators.results import EXACT, DiagonalEstimate, standard_error
-from hesscomp.estimators.vectors import check_counts, signs
+from hesscomp.estimators.sampling import (
+    EXACT,
+    DiagonalEstimate,
+    check_counts,
+    signs,
+    standard_error,
+)
 from hesscomp.factors import Certificate, Diagonal
 from hesscomp.factors.provenance import metered
 from hesscomp.operators.operator import Operator
@@ -34,19 +39,13 @@ def diagonal(
 
     Parameters
     ----------
-    operator : Operator
     columns : int
         Product columns to spend, at most. Where they reach n the matrix is assembled instead, and
-        the diagonal is exact at n columns.
+        the diagonal is exact at n columns. InputError where they are too few for the method.
     method : {"xdiag", "hutchinson"}
         See `xdiag` and `hutchinson_diagonal`.
     seed : int
         The result does not depend on the number of ranks.
-
-    Raises
-    ------
-    InputError
-        For arguments out of range.
     """
     if method not in METHODS:
         raise InputError(f"method must be {' or '.join(METHODS)}, not {method}")
@@ -74,7 +73,7 @@ def diagonal_factor(
     operator : Operator
         The factor is in its layout.
     columns, method, seed
-        As `diagonal` takes them: an estimate, or exact where `columns` reach n.
+        As in `diagonal`.
     probe_count : int
         Fresh Gaussian vectors that measure the error of an estimate, product columns beyond
         `columns`.
@@ -89,7 +88,7 @@ def diagonal_factor(
     Raises
     ------
     InputError
-        For arguments out of range.
+        For options out of range; see `DiagonalOptions`.
 
     Notes
     -----

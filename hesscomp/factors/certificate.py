@@ -25,7 +25,7 @@ class Certificate:
         them adds its largest |w|, so it holds for every rank at once.
     converged : bool
         Whether the request was met: a tolerance exactly where the numbers here meet it (see
-        `meets`), a rank always.
+        `ErrorsByRank.meet`), a rank always.
     estimator : str
         "leave-one-out", "probes" or "exact"; of a sum, those of its terms.
     residual_norms : (k,) array or None
@@ -164,23 +164,20 @@ class ErrorsByRank:
     ritz: bool
 
     def meet(self, tolerance: float, tolerance_norm: str, largest: float) -> np.ndarray:
-        """At which ranks the tolerance is met, (k + 1,) booleans; see `meets`."""
-        relative = self.frobenius / self.norm if self.norm else np.zeros_like(self.frobenius)
-        met = meets(tolerance, tolerance_norm, relative, self.spectral, largest, self.ritz)
+        """Return at which ranks a tolerance is met: the one rule behind every ``converged``.
+
+        In the Frobenius norm the relative error is to be at most the tolerance. In the spectral
+        norm the bound is to be at most the tolerance times what ||H||_2 is at least: the `largest`
+        |w| of Ritz pairs, and of others that less the bound. (k + 1,) booleans.
+        """
+        if tolerance_norm == "spectral":
+            norm = largest - (0 if self.ritz else self.spectral)
+            met = self.spectral <= tolerance * norm
+        else:
+            relative = self.frobenius / self.norm if self.norm else np.zeros_like(self.frobenius)
+            met = relative <= tolerance
         met[0] &= largest == 0  # nothing at all stands for a zero operator only
         return met
-
-
-def meets(tolerance, tolerance_norm: str, relative_error, spectral_bound, largest, ritz: bool):
-    """Return whether errors meet a tolerance: the one rule behind every ``converged``.
-
-    In the Frobenius norm the relative error is to be at most the tolerance. In the spectral norm
-    the bound is to be at most the tolerance times what ||H||_2 is at least: the largest |w| of
-    Ritz pairs, and of others that less the bound. Numbers, or arrays of the same shape.
-    """
-    if tolerance_norm != "spectral":
-        return relative_error <= tolerance
-    return spectral_bound <= tolerance * (largest - (0 if ritz else spectral_bound))
 
 
 UNKNOWN = Certificate(NAN, NAN)

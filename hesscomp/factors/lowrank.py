@@ -1,4 +1,4 @@
-"""The low-rank factor: H ~ U diag(w) U^T."""
+"""The low-rank factor: H ~ U diag(w) U^T, its functions and its arithmetic."""
 
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -8,17 +8,9 @@ from typing import Self
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.factors import arithmetic
-from hesscomp.factors.basis import EPS
-from hesscomp.factors.certificate import UNKNOWN
-from hesscomp.factors.factor import (
-    Factor,
-    Inertia,
-    LogDet,
-    finite_shift,
-    rounding_level,
-    scale_rows,
-)
+from hesscomp.factors.basis import EPS, complete
+from hesscomp.factors.certificate import NAN, UNKNOWN
+from hesscomp.factors.factor import Factor, finite_shift, scale_rows
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 
@@ -52,10 +44,6 @@ class LowRank(Factor):
         return self.eigenvectors.shape[1]
 
     @property
-    def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
-        return bool(np.all(self.eigenvalues >= 0))
-
-    @property
     def extent(self) -> str:
         return f"rank {self.rank}"
 
@@ -66,8 +54,8 @@ class LowRank(Factor):
 
     def _block(self, V: np.ndarray) -> np.ndarray:
         """Return the product, at 4 n rank operations a column."""
-        coordinates = self.layout.inner(self.eigenvectors, V)
-        return self._combine(scale_rows(self.eigenvalues, coordinates))
+        coordinates = scale_rows(self.eigenvalues, self.layout.inner(self.eigenvectors, V))
+        return self.layout.combine(self.eigenvectors, coordinates)
 
     def __add__(self, other: Operator) -> Operator:
         """Return F + G as one factor; error estimates add, eigenvalues that cancel are dropped.
@@ -75,11 +63,36 @@ class LowRank(Factor):
         Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
         eigenvectors of G. With any other operator, the operator that is their sum.
         """
-        return arithmetic.add(self, other) if isinstance(other, LowRank) else super().__add__(other)
+        if not isinstance(other, LowRank):
+            return super().__add__(other)
+        if self.n != other.n:
+            raise InputError(f"factors of n = {self.n} and n = {other.n} do not add")
+        w, U = self._joined(other.in_layout(self.layout).eigenvectors, other.eigenvalues)
+        mine, others = self.parameters, other.parameters
+        known = mine is not None and others is not None and np.array_equal(mine, others)
+        return replace(
+            self,
+            eigenvalues=w,
+            eigenvectors=U,
+            certificate=self.certificate.plus(other.certificate, w),
+            provenance=self.provenance.shared(other.provenance).derived("sum"),
+            parameters=mine if known else None,
+            blocks=self.blocks if self.blocks == other.blocks else (),
+        )._judged()
 
     def __mul__(self, number: float) -> Self:
         """Return number F, a factor of number H. The eigenvectors are shared, not copied."""
-        return arithmetic.scale(self, float(number)) if isinstance(number, Real) else NotImplemented
+        if not isinstance(number, Real):
+            return NotImplemented
+        number = float(number)
+        if not np.isfinite(number):
+            raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
+        return replace(
+            self,
+            eigenvalues=number * self.eigenvalues,
+            certificate=self.certificate.scaled(number),
+            provenance=replace(self.provenance.derived("multiple"), ridge=NAN),
+        )
 
     __rmul__ = __mul__
 
@@ -168,27 +181,9 @@ class LowRank(Factor):
         """
         if count < 1:
             raise InputError(f"the number of samples must be at least 1, not {count}")
-        return self.inverse_sqrt(self._normals(seed, count), shift)
-
-    def logdet(self, shift: float) -> LogDet:
-        """Return the sign and log |det| of F + shift I; 0 and -inf where it is singular."""
-        inside, outside = self._shifted(shift)
-        rest = self.n - self.rank
-        if not np.all(inside) or (rest and outside == 0):
-            return LogDet(0.0, -np.inf)
-        negative = np.count_nonzero(inside < 0) + rest * (outside < 0)
-        logabsdet = np.sum(np.log(np.abs(inside)))
-        if rest:
-            logabsdet += rest * np.log(abs(outside))
-        return LogDet(-1.0 if negative % 2 else 1.0, float(logabsdet))
-
-    def trace(self) -> float:
-        """Return the sum of the eigenvalues."""
-        return float(np.sum(self.eigenvalues))
-
-    def norm(self) -> float:
-        """Return the largest |w|."""
-        return float(np.abs(self.eigenvalues).max(initial=0.0))
+        rows = self.layout.start, self.layout.stop
+        normals = random.standard_normal(seed, random.FACTOR_SAMPLES, rows, (0, count))
+        return self.inverse_sqrt(normals, shift)
 
     def diagonal(self) -> np.ndarray:
         """Return the (n,) diagonal of F; 2 n rank operations, no further array of that size."""
@@ -196,39 +191,19 @@ class LowRank(Factor):
         return np.einsum("ij,ij,j->i", U, U, self.eigenvalues)
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        """Return v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
         return self.eigenvalues @ self.layout.inner(self.eigenvectors, self._checked(V)) ** 2
-
-    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """Return how many eigenvalues of F + shift I are negative, zero and positive.
-
-        Parameters
-        ----------
-        shift : float
-        threshold : float, optional
-            Eigenvalues of at most this magnitude are counted as zero; by default
-            rank eps max |w|, the rounding level of the eigenvalues.
-        """
-        inside, outside = self._shifted(shift)
-        if threshold is None:
-            threshold = rounding_level(self.eigenvalues, self.rank)
-        rest = self.n - self.rank
-        below = np.count_nonzero(inside < -threshold) + rest * (outside < -threshold)
-        above = np.count_nonzero(inside > threshold) + rest * (outside > threshold)
-        return Inertia(int(below), int(self.n - below - above), int(above), threshold)
 
     def positive(self) -> Self:
         """Return |F|: the same eigenvectors with absolute eigenvalues.
 
         Newton steps with |F| + shift I leave saddle points downhill (Dauphin and others 2014).
         """
-        absolute = replace(
+        return replace(
             self,
             eigenvalues=np.abs(self.eigenvalues),
             certificate=self.certificate.absolute(),
             provenance=self.provenance.derived("absolute value"),
-        )
-        return arithmetic.judged(absolute)
+        )._judged()
 
     def update(
         self,
@@ -271,7 +246,14 @@ class LowRank(Factor):
             raise InputError(
                 f"an update of {B.shape[1]} columns takes as many finite weights, not {c}"
             )
-        whole = arithmetic.update(self, B, c)
+        w, U = self._joined(B, c)
+        whole = replace(
+            self,
+            eigenvalues=w,
+            eigenvectors=U,
+            certificate=self.certificate.updated(w),
+            provenance=self.provenance.derived("update"),
+        )._judged()
         if rank is None and tolerance is None:
             return whole
         return whole.truncate(rank, tolerance)
@@ -302,7 +284,31 @@ class LowRank(Factor):
         InputError
             Unless one of the two is given, and is in range.
         """
-        return arithmetic.truncate(self, rank, tolerance)
+        if (rank is None) == (tolerance is None):
+            raise InputError("truncate takes either a rank or a tolerance")
+        known, w, k, converged = self.certificate, self.eigenvalues, self.rank, True
+        if rank is not None:
+            if rank < 1:
+                raise InputError(f"rank must be at least 1, not {rank}")
+            k = min(rank, k)
+        if tolerance is not None:
+            if not 0 < tolerance < 1:
+                raise InputError(f"tolerance must be between 0 and 1, not {tolerance}")
+            met = known.by_rank(w).meet(tolerance, "frobenius", self.norm())
+            converged = bool(met.any())
+            k = int(np.argmax(met)) if converged else k
+        return replace(
+            self,
+            eigenvalues=w[:k].copy(),
+            eigenvectors=np.ascontiguousarray(self.eigenvectors[:, :k]),
+            certificate=replace(known.truncated(w, k), converged=converged),
+            provenance=replace(
+                self.provenance,
+                rank_requested=-1 if rank is None else rank,
+                tolerance_requested=NAN if tolerance is None else tolerance,
+                tolerance_norm="" if tolerance is None else "frobenius",
+            ),
+        )
 
     def preconditioner(self, shift: float) -> Operator:
         """Return a positive definite approximation of (H + shift I)^-1, whatever the signs of w.
@@ -311,10 +317,9 @@ class LowRank(Factor):
         its complement (Frangella, Tropp and Udell 2023, section 2.3, with absolute values), the
         floor being the rounding level of the largest.
         """
-        magnitude = np.abs(self.eigenvalues)
-        floor = EPS * max(magnitude.max(initial=0.0) + abs(shift), 1e-300)
+        floor, smallest = self.floor(shift), self.tail_value("last")
         inside = 1 / np.maximum(np.abs(self.eigenvalues + shift), floor)
-        outside = 1 / max(shift + magnitude.min(initial=np.inf if self.rank else 0.0), floor)
+        outside = 1 / max(shift + smallest, floor)
         scaled = replace(self, eigenvalues=inside - outside, certificate=UNKNOWN)
         return scaled.shifted(float(outside))
 
@@ -326,19 +331,50 @@ class LowRank(Factor):
             return float(abs(self.eigenvalues[-1])) if self.rank else 0.0
         return tail_number(tail)
 
+    def _spectrum(self) -> np.ndarray:
+        return self.eigenvalues
+
+    def _joined(self, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return eigenpairs of F + B diag(c) B^T but for those at its rounding level.
+
+        The eigenproblem is that of the joint basis of U and B; no n x n matrix is made.
+        """
+        B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
+        basis = np.hstack([self.eigenvectors, complete(self.eigenvectors, B, self.layout)])
+        if not basis.shape[1]:
+            return np.zeros(0), basis
+        X = self.layout.inner(basis, B)
+        T = (X * np.sign(c)) @ X.T
+        T[np.diag_indices(self.rank)] += self.eigenvalues
+        w, S = self.layout.eigenpairs(T)
+        size = self.norm() + np.sum(X**2)
+        k = np.count_nonzero(np.abs(w) > len(w) * EPS * size)
+        return w[:k], self.layout.combine(basis, S[:, :k])
+
+    def _judged(self) -> Self:
+        """Return F, marked converged only if its certificate meets its provenance's tolerance.
+
+        For factors made of others: the sum of two that met a tolerance need not meet it.
+        """
+        asked, known = self.provenance, self.certificate
+        if np.isnan(asked.tolerance_requested):
+            return self
+        met = known.by_rank(self.eigenvalues).meet(
+            asked.tolerance_requested, asked.tolerance_norm, self.norm()
+        )
+        return replace(
+            self, certificate=replace(known, converged=known.converged and bool(met[-1]))
+        )
+
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
         """Return U diag(inside) U^T B + outside (I - U U^T) B."""
-        coordinates = self.layout.inner(self.eigenvectors, B)
-        return outside * B + self._combine(scale_rows(inside - outside, coordinates))
-
-    def _shifted(self, shift: float) -> tuple[np.ndarray, float]:
-        """Return the eigenvalues of F + shift I on the range of U and on its complement."""
-        shift = finite_shift(shift)
-        return self.eigenvalues + shift, shift
+        U, layout = self.eigenvectors, self.layout
+        return outside * B + layout.combine(U, scale_rows(inside - outside, layout.inner(U, B)))
 
     def _definite(self, shift: float, zeros: bool) -> tuple[np.ndarray, float]:
-        """Return `_shifted` of a positive definite F + shift I; semidefinite with `zeros`."""
-        inside, outside = self._shifted(shift)
+        """Return the eigenvalues of F + shift I, in the range of U and outside; InputError unless
+        all are positive, or with `zeros` not negative."""
+        inside, outside = self.eigenvalues + finite_shift(shift), float(shift)
         counts = self.inertia(shift)
         if counts.negative or (counts.zero and not zeros):
             least = inside.min(initial=outside if self.rank < self.n else np.inf)
@@ -348,15 +384,6 @@ class LowRank(Factor):
                 f"is {least:.3g}; take a larger shift, or positive() for absolute eigenvalues"
             )
         return inside, outside
-
-    def _combine(self, S: np.ndarray) -> np.ndarray:
-        """Return U S for a (rank,) or (rank, j) array."""
-        return self.layout.combine(self.eigenvectors, S)
-
-    def _normals(self, seed: int, count: int) -> np.ndarray:
-        """Return these rows of `count` standard normal columns."""
-        rows = self.layout.start, self.layout.stop
-        return random.standard_normal(seed, random.FACTOR_SAMPLES, rows, (0, count))
 
 
 def tail_number(tail: float | str) -> float:

@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from hesscomp.factors.certificate import NAN
 from hesscomp.operators.operator import Operator
-
-NAN = float("nan")
 
 
 @dataclass(frozen=True)

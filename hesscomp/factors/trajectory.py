@@ -78,18 +78,13 @@ def load_trajectory(path: str | os.PathLike) -> Trajectory:
     with CheckedFile(path, "trajectory file") as file:
         if kind_of(file) != TRAJECTORY:
             file.refuse(f"its kind is {kind_of(file)!r}, not {TRAJECTORY!r}; read it as a factor")
-        labels = _labels(file, count(file, "count"))
-        factors = tuple(read_group(file.within(GROUP.format(i))) for i in range(len(labels)))
+        size, labels = count(file, "count"), file.dataset("labels", "O")
+        if labels.shape != (size,):
+            file.refuse(f"/labels has shape {labels.shape}, expected {(size,)}")
+        factors = tuple(read_group(file.within(GROUP.format(i))) for i in range(size))
         if any(factor.n != count(file, "n") for factor in factors):
             file.refuse("its factors are not all of the order that attribute n says")
-        return Trajectory(labels, factors)
-
-
-def _labels(file: CheckedFile, size: int) -> tuple[str, ...]:
-    found = file.dataset("labels", "O")
-    if found.shape != (size,):
-        file.refuse(f"/labels has shape {found.shape}, expected {(size,)}")
-    return tuple(one_line(label.decode()) for label in found[()])
+        return Trajectory(tuple(one_line(label.decode()) for label in labels[()]), factors)
 
 
 def is_trajectory(path: str | os.PathLike) -> bool:
