@@ -75,8 +75,7 @@ def diagonal_factor(
     columns, method, seed
         As in `diagonal`.
     probe_count : int
-        Fresh Gaussian vectors that measure the error of an estimate, product columns beyond
-        `columns`.
+        Fresh Gaussian vectors that measure the error of an estimate, besides the `columns`.
 
     Returns
     -------
@@ -85,14 +84,10 @@ def diagonal_factor(
         the estimate. Where the matrix was assembled it is exact, and the Frobenius error is also
         the bound of the spectral one.
 
-    Raises
-    ------
-    InputError
-        For options out of range; see `DiagonalOptions`.
-
     Notes
     -----
-    The exact diagonal takes n columns and memory for n^2 numbers at least twice.
+    The exact diagonal takes n columns and memory for n^2 numbers at least twice. InputError for
+    options out of range.
     """
     DiagonalOptions(columns=columns, method=method, seed=seed, probe_count=probe_count)
     layout, n, made = operator.layout, operator.n, metered(operator)

@@ -217,10 +217,8 @@ def logdet(
 
     Raises
     ------
-    InputError
-        For arguments out of range.
     NumericalError
-        If H + shift I is seen not to be positive definite to rounding.
+        If H + shift I turns out not to be positive definite to rounding.
 
     Notes
     -----

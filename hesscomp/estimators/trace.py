@@ -1,5 +1,7 @@
 """The trace of an operator, by Hutchinson's estimator and those that improve on it."""
 
+from contextlib import suppress
+
 import numpy as np
 
 from hesscomp.dense import inverse_cholesky
@@ -140,21 +142,17 @@ def xnystrace(operator: Operator, columns: int, seed: int) -> Estimate:
 def _shifted_traces(Omega: np.ndarray, Y: np.ndarray, precision: float) -> np.ndarray:
     """Return `_traces` by way of H + s I with the smallest s that gives a Cholesky factor.
 
-    Raises numpy's LinAlgError where none at the rounding level does.
+    NumPy's LinAlgError where none at the rounding level does.
     """
     n, l = Omega.shape
     reach = np.linalg.norm(Y) / np.sqrt(l)
     if reach == 0:
         return np.zeros((l, l))
-    exponent = 0
-    while True:
+    for exponent in range(SHIFTS):
         shift = precision * reach * 10**exponent
-        try:
+        with suppress(np.linalg.LinAlgError):
             return _traces(Omega, Y + shift * Omega) - n * shift
-        except np.linalg.LinAlgError:
-            exponent += 1
-            if exponent == SHIFTS:
-                raise
+    raise np.linalg.LinAlgError(f"no shift up to {shift:g} makes the core positive definite")
 
 
 def _traces(Omega: np.ndarray, Y: np.ndarray) -> np.ndarray:

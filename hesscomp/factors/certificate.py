@@ -30,11 +30,11 @@ class Certificate:
         "leave-one-out", "probes" or "exact"; of a sum, those of its terms.
     residual_norms : (k,) array or None
         ||H u - w u|| for each eigenpair, where H U was at hand; not below the rounding of the
-        products. After a restart of krylov upper bounds, by at most `residual_tolerance` times the
-        largest |w|.
+        products. After a restart of krylov these are upper bounds, too large by at most
+        `residual_tolerance` times the largest |w|.
     eigenvalue_converged : (k,) bool array or None
-        Whether that is at most the `residual_tolerance` of the compression times the largest |w|.
-        It says nothing about `converged`, nor that about it.
+        Whether each residual is at most the `residual_tolerance` of the compression times the
+        largest |w|. This and `converged` are independent.
     spectral_failure : float
         Probability with which the spectral bound may fail: 10^-r for r probes, 0 where the matrix
         was assembled, NaN where it is not known.
@@ -63,8 +63,8 @@ class Certificate:
     def by_rank(self, eigenvalues: np.ndarray) -> "ErrorsByRank":
         """Return what keeping only the leading 0, 1, ..., k eigenpairs leaves of H.
 
-        Of Ritz pairs what is dropped adds in squares, exactly; else its norm is added (triangle
-        inequality), since it may lie along H - F. The spectral bound grows by the largest |w|
+        What is dropped of Ritz pairs adds in squares, exactly. Other pairs may lie along H - F, so
+        their norm is added (triangle inequality). The spectral bound grows by the largest |w|
         dropped.
         """
         dropped = np.sqrt(dropped_squares(eigenvalues))
@@ -104,7 +104,7 @@ class Certificate:
         )
 
     def plus(self, other: "Certificate", eigenvalues: np.ndarray) -> "Certificate":
-        """Return that of F + G with these eigenvalues; errors add (triangle inequality)."""
+        """Return that of F + G, with its `eigenvalues`; errors add (triangle inequality)."""
         both = replace(
             self,
             frobenius_error_estimate=self.frobenius_error_estimate + other.frobenius_error_estimate,

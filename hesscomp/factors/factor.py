@@ -38,7 +38,7 @@ class Inertia:
 
 
 class Absent:
-    """A quantity that some kinds of factor hold: reading it of another kind is an InputError."""
+    """A quantity that only some kinds of factor hold; InputError where another kind is asked."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -60,8 +60,9 @@ class Factor(Operator):
     products take no data, so they count nothing in the ledger.
 
     A kind is a frozen dataclass that declares its name `kind`, the shapes of its `arrays` and the
-    methods below; layouts, files and checkpoints follow from these, and `factors.kinds` lists it.
-    In the row layout all methods are collective.
+    abstract methods below, and that `factors.kinds` lists. Layouts, files and checkpoints follow
+    from the arrays; the trace, norm, determinant and inertia follow from `_spectrum`. In the row
+    layout all methods are collective.
 
     Attributes
     ----------
@@ -78,7 +79,7 @@ class Factor(Operator):
         The name of the kind, in files too.
     arrays : mapping of str to tuple of str
         The fields that make the matrix, with their shapes by name, such as ``("n", "rank")``.
-        Exactly one begins with "n": of it each rank holds its rows; the others are whole.
+        Exactly one shape begins with "n"; in the row layout each rank holds its rows of that array.
     has_eigenpairs : bool
         Whether `eigenvalues`, `eigenvectors` and `rank` can be read; else they raise InputError.
     has_tail : bool
@@ -115,7 +116,7 @@ class Factor(Operator):
         """
 
     def tail_value(self, tail: float | str) -> float:
-        """The number that `solve` takes for the unresolved eigenvalues; see `has_tail`."""
+        """Return the number that `solve` takes for unresolved eigenvalues; see `has_tail`."""
         raise InputError(
             f"a {self.kind} factor has no tail: it leaves nothing unresolved; leave `tail` out"
         )
@@ -209,10 +210,7 @@ class Factor(Operator):
             return self
         name = self.row_array()
         rows = getattr(self, name)
-        if layout.name == "replicated":
-            rows = self._whole(rows)
-        elif self.layout.name == "replicated":
-            rows = layout.local(rows)
+        rows = self._whole(rows) if layout.name == "replicated" else layout.local(rows)
         return replace(self, **{name: rows}, layout=layout)
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:

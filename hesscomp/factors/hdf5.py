@@ -46,9 +46,6 @@ def save_factor(
 
     Parameters
     ----------
-    factor : Factor
-        Of any kind.
-    path : path
     dtype : {"float64", "float32"}
         On disk, of the array of which ranks hold rows: of a low-rank factor the eigenvectors.
     compress : bool
@@ -70,7 +67,7 @@ def save_factor(
     if not isinstance(layout, RowLayout):
         with _phase(world, f"writing {path}"):
             if world is None or world.rank == 0:
-                with _replacing(path, name) as temporary, new_file(temporary) as file:
+                with _replacing(path) as temporary, new_file(temporary) as file:
                     write_group(file, factor, dtype, compress)
     elif rows.shape[1] and not h5py.get_config().mpi:
         save_slabs(
@@ -83,8 +80,8 @@ def save_factor(
 
 
 @contextmanager
-def _replacing(path: str | os.PathLike, name: str) -> Iterator[Path]:
-    """Replace a file as `replacing_path` does, whatever the kind of the factor in it."""
+def _replacing(path: str | os.PathLike, _name: str = "") -> Iterator[Path]:
+    """Replace a file as `slabs.replacing_path` does, whatever the kind of the factor in it."""
     before = [slab for kind in KINDS.values() for slab in own_slabs(path, kind.row_array())]
     with atomic_path(path) as temporary:
         yield temporary
@@ -92,14 +89,14 @@ def _replacing(path: str | os.PathLike, name: str) -> Iterator[Path]:
 
 
 def _save_together(factor: Factor, layout: RowLayout, path: str | os.PathLike, dtype: str) -> None:
-    """One file, into which all ranks write their rows with parallel HDF5."""
+    """Write one file, into which all ranks write their rows with parallel HDF5."""
     world, name = layout.world, factor.row_array()
     rows = getattr(factor, name)
     with ExitStack() as stack:
         place = None
         with world.phase(f"writing {path}"):
             if world.rank == 0:
-                temporary = stack.enter_context(_replacing(path, name))
+                temporary = stack.enter_context(_replacing(path))
                 with new_file(temporary) as file:
                     _write(file, factor)
                     _reserve(file, name, (factor.n, rows.shape[1]), dtype)
@@ -116,7 +113,7 @@ def _save_together(factor: Factor, layout: RowLayout, path: str | os.PathLike, d
 
 
 def _reserve(file: h5py.File, name: str, shape: tuple[int, int], dtype: str) -> None:
-    """A data set whose place in the file is taken at once, as parallel writing needs."""
+    """Create a data set whose place in the file is taken at once, as parallel writing needs."""
     create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype))
@@ -149,7 +146,7 @@ def write_header(file: h5py.Group, kind: str) -> None:
 
 
 def _write(file: h5py.Group, factor: Factor) -> None:
-    """All but the array of which ranks hold rows."""
+    """Write all but the array of which ranks hold rows."""
     write_header(file, factor.kind)
     file.attrs["n"] = np.int64(factor.n)
     for name, size in factor.sizes().items():
@@ -189,7 +186,6 @@ def load_factor(path: str | os.PathLike, world=None) -> Factor:
 
     Parameters
     ----------
-    path : path
     world : World, optional
         Read the factor into the row layout: all ranks together, each its own slab of rows,
         whatever the number of ranks that wrote it. Without it all rows are read.

@@ -19,10 +19,7 @@ def from_contents(
 ) -> Factor:
     """Return the factor that these arrays hold, of the kind whose arrays are all there.
 
-    Raises
-    ------
-    InputError
-        If no kind has.
+    InputError if there is no such kind.
     """
     for kind in KINDS.values():
         if kind.arrays.keys() <= arrays.keys():

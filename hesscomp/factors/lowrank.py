@@ -9,7 +9,7 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS, complete
-from hesscomp.factors.certificate import NAN, UNKNOWN
+from hesscomp.factors.certificate import NAN, UNKNOWN, Certificate
 from hesscomp.factors.factor import Factor, finite_shift, scale_rows
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
@@ -20,8 +20,7 @@ class LowRank(Factor):
     """A symmetric operator's dominant eigenpairs, with what is known about the rest.
 
     Factors of this kind add, subtract and take multiples: ``F + G``, ``F - G``, ``2 * F``.
-    Functions of F + shift I are exact on all of the space, the complement of U included, where F is
-    zero.
+    Functions of F + shift I are exact on all of the space: on the complement of U, F is zero.
 
     Attributes
     ----------
@@ -60,8 +59,8 @@ class LowRank(Factor):
     def __add__(self, other: Operator) -> Operator:
         """Return F + G as one factor; error estimates add, eigenvalues that cancel are dropped.
 
-        Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
-        eigenvectors of G. With any other operator, the operator that is their sum.
+        It keeps the provenance, point and blocks as far as the two agree on them. Costs are those
+        of `update` with the eigenvectors of G. The sum with another operator is an operator.
         """
         if not isinstance(other, LowRank):
             return super().__add__(other)
@@ -70,15 +69,15 @@ class LowRank(Factor):
         w, U = self._joined(other.in_layout(self.layout).eigenvectors, other.eigenvalues)
         mine, others = self.parameters, other.parameters
         known = mine is not None and others is not None and np.array_equal(mine, others)
-        return replace(
-            self,
-            eigenvalues=w,
+        return self._made(
+            "sum",
+            w,
+            self.certificate.plus(other.certificate, w),
             eigenvectors=U,
-            certificate=self.certificate.plus(other.certificate, w),
-            provenance=self.provenance.shared(other.provenance).derived("sum"),
+            provenance=self.provenance.shared(other.provenance),
             parameters=mine if known else None,
             blocks=self.blocks if self.blocks == other.blocks else (),
-        )._judged()
+        )
 
     def __mul__(self, number: float) -> Self:
         """Return number F, a factor of number H. The eigenvectors are shared, not copied."""
@@ -115,8 +114,8 @@ class LowRank(Factor):
 
         Notes
         -----
-        4 n rank operations a column. Exact for the matrix above; as a stand-in for (H + shift I)
-        it is as good as the tail is flat, and better used to precondition (`preconditioner`).
+        4 n rank operations a column. Exact for the matrix above. It approximates the solution with
+        H + shift I only if the tail is flat; else use `preconditioner` in an iterative solver.
         """
         B = self._checked(B)
         rest = self.tail_value(tail) + shift
@@ -131,13 +130,8 @@ class LowRank(Factor):
     def sqrt(self, V: np.ndarray, shift: float = 0.0) -> np.ndarray:
         """Return (F + shift I)^(1/2) V, the symmetric root, for an (n,) or (n, j) array.
 
-        Eigenvalues that are negative only by rounding (see `inertia`) count as zero. 4 n rank
-        operations a column.
-
-        Raises
-        ------
-        InputError
-            If F + shift I has negative eigenvalues, or the shapes do not fit.
+        Eigenvalues that are negative only by rounding (see `inertia`) count as zero; InputError
+        where others are negative, or the shapes do not fit. 4 n rank operations a column.
         """
         inside, outside = self._definite(shift, zeros=True)
         return self._spectral(
@@ -147,12 +141,8 @@ class LowRank(Factor):
     def inverse_sqrt(self, V: np.ndarray, shift: float) -> np.ndarray:
         """Return (F + shift I)^(-1/2) V, the symmetric root, for an (n,) or (n, j) array.
 
-        4 n rank operations a column.
-
-        Raises
-        ------
-        InputError
-            If F + shift I is not positive definite, or the shapes do not fit.
+        InputError unless F + shift I is positive definite and the shapes fit. 4 n rank operations
+        a column.
         """
         inside, outside = self._definite(shift, zeros=False)
         outer = 0.0 if self.rank == self.n else 1 / np.sqrt(outside)
@@ -164,20 +154,11 @@ class LowRank(Factor):
         Parameters
         ----------
         count : int
-            Draws; more of them keep the earlier ones.
+            Draws, the columns of the (n, count) result; a larger count only adds draws.
         shift : float
-            Above 0 unless F has full rank.
+            InputError unless F + shift I is positive definite: above 0 unless F has full rank.
         seed : int
-            Names the draws, whatever the number of ranks.
-
-        Returns
-        -------
-        (n, count) array
-
-        Raises
-        ------
-        InputError
-            If F + shift I is not positive definite, or the count is below 1.
+            Determines the draws, whatever the number of ranks.
         """
         if count < 1:
             raise InputError(f"the number of samples must be at least 1, not {count}")
@@ -198,12 +179,8 @@ class LowRank(Factor):
 
         Newton steps with |F| + shift I leave saddle points downhill (Dauphin and others 2014).
         """
-        return replace(
-            self,
-            eigenvalues=np.abs(self.eigenvalues),
-            certificate=self.certificate.absolute(),
-            provenance=self.provenance.derived("absolute value"),
-        )._judged()
+        w = np.abs(self.eigenvalues)
+        return self._made("absolute value", w, self.certificate.absolute())
 
     def update(
         self,
@@ -226,8 +203,8 @@ class LowRank(Factor):
         Returns
         -------
         LowRank
-            Of rank <= rank + m. Its error is that of F as long as B diag(c) B^T is exactly what
-            H changed by, plus what is cut.
+            Of at most rank + m eigenpairs. Its certificate takes B diag(c) B^T as exactly the
+            change of H: the error is that of F, and of what is cut.
 
         Raises
         ------
@@ -247,13 +224,7 @@ class LowRank(Factor):
                 f"an update of {B.shape[1]} columns takes as many finite weights, not {c}"
             )
         w, U = self._joined(B, c)
-        whole = replace(
-            self,
-            eigenvalues=w,
-            eigenvectors=U,
-            certificate=self.certificate.updated(w),
-            provenance=self.provenance.derived("update"),
-        )._judged()
+        whole = self._made("update", w, self.certificate.updated(w), eigenvectors=U)
         if rank is None and tolerance is None:
             return whole
         return whole.truncate(rank, tolerance)
@@ -264,6 +235,8 @@ class LowRank(Factor):
 
     def truncate(self, rank: int | None = None, tolerance: float | None = None) -> Self:
         """Return the leading eigenpairs: `rank` of them, or the fewest that meet the tolerance.
+
+        InputError unless exactly one of the two is given, and is in range.
 
         Parameters
         ----------
@@ -278,11 +251,6 @@ class LowRank(Factor):
             Its certificate adds what is dropped: in squares for Ritz pairs, else its norm
             (`Certificate.by_rank`). ``converged`` says whether that meets the tolerance; one that F
             misses already keeps all and is not converged.
-
-        Raises
-        ------
-        InputError
-            Unless one of the two is given, and is in range.
         """
         if (rank is None) == (tolerance is None):
             raise InputError("truncate takes either a rank or a tolerance")
@@ -324,7 +292,6 @@ class LowRank(Factor):
         return scaled.shifted(float(outside))
 
     def tail_value(self, tail: float | str) -> float:
-        """Return the number that `solve` takes for the unresolved eigenvalues."""
         if tail == "zero":
             return 0.0
         if tail == "last":
@@ -351,20 +318,20 @@ class LowRank(Factor):
         k = np.count_nonzero(np.abs(w) > len(w) * EPS * size)
         return w[:k], self.layout.combine(basis, S[:, :k])
 
-    def _judged(self) -> Self:
-        """Return F, marked converged only if its certificate meets its provenance's tolerance.
+    def _made(self, how: str, w: np.ndarray, certificate: Certificate, **others) -> Self:
+        """Return a factor made from this one; `how` joins its method, w are its eigenvalues.
 
-        For factors made of others: the sum of two that met a tolerance need not meet it.
+        It is converged only if its own certificate meets the tolerance that was requested: the sum
+        of two factors that meet one need not meet it.
         """
-        asked, known = self.provenance, self.certificate
-        if np.isnan(asked.tolerance_requested):
-            return self
-        met = known.by_rank(self.eigenvalues).meet(
-            asked.tolerance_requested, asked.tolerance_norm, self.norm()
-        )
-        return replace(
-            self, certificate=replace(known, converged=known.converged and bool(met[-1]))
-        )
+        made = replace(self, eigenvalues=w, certificate=certificate, **others)
+        asked = made.provenance
+        if not np.isnan(asked.tolerance_requested):
+            met = certificate.by_rank(w).meet(
+                asked.tolerance_requested, asked.tolerance_norm, made.norm()
+            )
+            certificate = replace(certificate, converged=certificate.converged and bool(met[-1]))
+        return replace(made, certificate=certificate, provenance=asked.derived(how))
 
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
         """Return U diag(inside) U^T B + outside (I - U U^T) B."""
@@ -372,8 +339,10 @@ class LowRank(Factor):
         return outside * B + layout.combine(U, scale_rows(inside - outside, layout.inner(U, B)))
 
     def _definite(self, shift: float, zeros: bool) -> tuple[np.ndarray, float]:
-        """Return the eigenvalues of F + shift I, in the range of U and outside; InputError unless
-        all are positive, or with `zeros` not negative."""
+        """Return the eigenvalues of F + shift I on the range of U and on its complement.
+
+        InputError unless all are positive; with `zeros` some may be zero.
+        """
         inside, outside = self.eigenvalues + finite_shift(shift), float(shift)
         counts = self.inertia(shift)
         if counts.negative or (counts.zero and not zeros):
@@ -387,7 +356,7 @@ class LowRank(Factor):
 
 
 def tail_number(tail: float | str) -> float:
-    """Return a tail given as a number, or InputError."""
+    """Return the number that a tail is, or that a text says; InputError for any other."""
     try:
         value = float(tail)
     except ValueError:
