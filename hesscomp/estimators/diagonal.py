@@ -7,13 +7,7 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Probes
 from hesscomp.errors import InputError
 from hesscomp.estimators.leave_one_out import LeaveOneOut
-from hesscomp.estimators.sampling import (
-    EXACT,
-    DiagonalEstimate,
-    check_counts,
-    signs,
-    standard_error,
-)
+from hesscomp.estimators.sampling import EXACT, DiagonalEstimate, check_counts, signs
 from hesscomp.factors import Certificate, Diagonal
 from hesscomp.factors.provenance import metered
 from hesscomp.operators.operator import Operator
@@ -125,7 +119,7 @@ def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> Diagonal
     words reduced. Collective.
     """
     Omega = signs(operator.n, columns, seed)
-    return _mean(Omega * (operator @ Omega), "hutchinson", columns)
+    return DiagonalEstimate.of_samples(Omega * (operator @ Omega), "hutchinson", columns)
 
 
 def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
@@ -146,13 +140,7 @@ def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
     left_out = sketch.Q @ sketch.S
     residuals = left_out * np.sum(sketch.S * sketch.R, axis=0)  # (I - Q_i Q_i^T) H omega_i
     samples = sketch.Omega * residuals - left_out * (Z @ sketch.S)
-    return _mean(known[:, None] + samples, "xdiag", 2 * l)
-
-
-def _mean(samples: np.ndarray, method: str, columns: int) -> DiagonalEstimate:
-    """Return the mean and standard error over the columns of (n, l) samples."""
-    errors = standard_error(samples)
-    return DiagonalEstimate(samples.mean(axis=1), errors, method, columns, samples.shape[1])
+    return DiagonalEstimate.of_samples(known[:, None] + samples, "xdiag", 2 * l)
 
 
 METHODS = {"xdiag": (xdiag, 4), "hutchinson": (hutchinson_diagonal, 2)}

@@ -83,6 +83,12 @@ class DiagonalEstimate:
     columns: int
     samples: int = 0
 
+    @classmethod
+    def of_samples(cls, samples: np.ndarray, method: str, columns: int) -> "DiagonalEstimate":
+        """Return the means and standard errors of (n, l) samples, l >= 2."""
+        errors = standard_error(samples)
+        return cls(samples.mean(axis=1), errors, method, columns, samples.shape[1])
+
 
 @dataclass(frozen=True)
 class NormBounds:
@@ -91,16 +97,15 @@ class NormBounds:
     Attributes
     ----------
     value : float
-        The largest Ritz value in magnitude: never above ||H||_2 but for rounding.
+        The largest Ritz value in magnitude: at most ||H||_2, up to rounding.
     upper_bound : float or None
-        Not exceeded by ||H||_2 but with the probability `failure`; None where the steps do not
-        suffice for any bound.
+        ||H||_2 exceeds it with probability `failure` at most; None after too few steps for a bound.
     failure : float
     residual_norm : float
         ||H u - w u|| of that Ritz pair: an eigenvalue lies within this distance of it.
     converged : bool
-        Whether the residual is as small and the upper bound as near as was asked; False where
-        there is no upper bound.
+        Whether the residual is as small and the upper bound as near as requested; False without an
+        upper bound.
     columns : int
         Product columns spent.
     """

@@ -78,15 +78,13 @@ class Certificate:
 
     def truncated(self, eigenvalues: np.ndarray, rank: int) -> "Certificate":
         """Return the certificate of the leading `rank` eigenpairs; see `by_rank`."""
-        errors = self.by_rank(eigenvalues)
+        errors, done = self.by_rank(eigenvalues), self.eigenvalue_converged
         return replace(
             self,
             frobenius_error_estimate=float(errors.frobenius[rank]),
             spectral_error_bound=float(errors.spectral[rank]),
             residual_norms=None if self.residual_norms is None else self.residual_norms[:rank],
-            eigenvalue_converged=(
-                None if self.eigenvalue_converged is None else self.eigenvalue_converged[:rank]
-            ),
+            eigenvalue_converged=None if done is None else done[:rank],
         )
 
     def updated(self, eigenvalues: np.ndarray) -> "Certificate":

@@ -210,8 +210,8 @@ class Factor(Operator):
             return self
         name = self.row_array()
         rows = getattr(self, name)
-        rows = self._whole(rows) if layout.name == "replicated" else layout.local(rows)
-        return replace(self, **{name: rows}, layout=layout)
+        held: Any = self._whole(rows) if layout.name == "replicated" else layout.local(rows)
+        return replace(self, **{name: held}, layout=layout)
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:
         """Return all n rows of an (n,) or (n, k) array."""
