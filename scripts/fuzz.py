@@ -160,11 +160,10 @@ def _run_worker(result: Result, work: Path, options, inputs, seconds: float) -> 
     if coverage:
         result.seeds_covered = result.seeds_covered or int(coverage[0][0])
         result.covered, result.kept = int(coverage[-1][0]), int(coverage[-1][1])
-    for line in (
-        (work / "findings").read_text().splitlines() if (work / "findings").exists() else ()
-    ):
-        result.findings[line] += 1
-    (work / "findings").unlink(missing_ok=True)
+    findings = work / "findings"
+    if findings.exists():
+        result.findings.update(findings.read_text().splitlines())
+        findings.unlink()
     if not done and process.returncode:
         raise SystemExit(f"{result.reader}: the worker did not start:\n{text[-3000:]}")
     if hung or process.returncode:
@@ -310,14 +309,13 @@ class Worker:
             return self.mutate(bytes(data), Random(seed), other)[:longest]
 
         flags = [
-            *(
-                f"-max_len={MAX_LENGTH}",
-                "-mutate_depth=1",
-                "-rss_limit_mb=0",
-                "-timeout=1000000",
-                "-report_slow_units=1000000",
-            ),
-            *(f"-seed={self.options.seed % 2**31 + 1}", "-print_final_stats=1"),
+            f"-max_len={MAX_LENGTH}",
+            "-mutate_depth=1",
+            "-rss_limit_mb=0",
+            "-timeout=1000000",
+            "-report_slow_units=1000000",
+            f"-seed={self.options.seed % 2**31 + 1}",
+            "-print_final_stats=1",
             f"-max_total_time={max(int(self.ends - time.monotonic()), 1)}",
             *([f"-runs={self.options.inputs}"] if self.options.inputs is not None else []),
         ]

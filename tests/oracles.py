@@ -144,7 +144,7 @@ def check_copies(factor: Factor, folder) -> None:
     """Check what layouts, checkpoints and files make of a factor: it, to the bit."""
     n, layout = factor.n, factor.layout
     whole = factor.in_layout(Replicated(n, factor.world))
-    kept = from_contents(factor.contents(), factor.certificate, Replicated(n))
+    kept = from_contents(factor.contents(), factor.certificate)
     assert not kept.is_blank and type(factor).blank(n).is_blank
     if factor.world is not None:
         same_arrays(whole.in_layout(RowLayout(n, factor.world)).in_layout(whole.layout), whole)

@@ -110,7 +110,7 @@ def compress(
     tolerance : float, optional
         Grow the sketch until ||H - F|| <= tolerance ||H||, both estimated, and cut to the smallest
         rank that meets it. Fresh probes judge the factor as it is returned: its certificate says
-        ``converged=True`` exactly where it meets the tolerance (`factors.certificate.meets`).
+        ``converged=True`` exactly where it meets the tolerance (`ErrorsByRank.meet`).
         Where `max_rank` does not suffice the factor has that rank and ``converged=False``.
     start : Factor, optional
         With krylov (which "auto" then takes): a factor of a nearby operator, such as of the same

@@ -4,10 +4,14 @@ Vectors are replicated, whatever the layout of the operator: they are few.
 """
 
 from hesscomp.estimators.diagonal import DiagonalOptions, diagonal, diagonal_factor
-from hesscomp.estimators.logdet import logdet
 from hesscomp.estimators.norms import exact_frobenius_norm, frobenius_norm, spectral_norm
-from hesscomp.estimators.quadrature import SpectralQuadrature, spectral_quadrature
-from hesscomp.estimators.results import DiagonalEstimate, Estimate, NormBounds, SpectralDensity
+from hesscomp.estimators.quadrature import (
+    SpectralDensity,
+    SpectralQuadrature,
+    logdet,
+    spectral_quadrature,
+)
+from hesscomp.estimators.sampling import DiagonalEstimate, Estimate, NormBounds
 from hesscomp.estimators.trace import trace
 
 __all__ = [

@@ -7,8 +7,7 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Probes
 from hesscomp.errors import InputError
 from hesscomp.estimators.leave_one_out import LeaveOneOut
-from hesscomp.estimators.results import EXACT, DiagonalEstimate, standard_error
-from hesscomp.estimators.vectors import check_counts, signs
+from hesscomp.estimators.sampling import EXACT, DiagonalEstimate, check_counts, signs
 from hesscomp.factors import Certificate, Diagonal
 from hesscomp.factors.provenance import metered
 from hesscomp.operators.operator import Operator
@@ -34,19 +33,13 @@ def diagonal(
 
     Parameters
     ----------
-    operator : Operator
     columns : int
         Product columns to spend, at most. Where they reach n the matrix is assembled instead, and
-        the diagonal is exact at n columns.
+        the diagonal is exact at n columns. InputError where they are too few for the method.
     method : {"xdiag", "hutchinson"}
         See `xdiag` and `hutchinson_diagonal`.
     seed : int
         The result does not depend on the number of ranks.
-
-    Raises
-    ------
-    InputError
-        For arguments out of range.
     """
     if method not in METHODS:
         raise InputError(f"method must be {' or '.join(METHODS)}, not {method}")
@@ -74,10 +67,9 @@ def diagonal_factor(
     operator : Operator
         The factor is in its layout.
     columns, method, seed
-        As `diagonal` takes them: an estimate, or exact where `columns` reach n.
+        As in `diagonal`.
     probe_count : int
-        Fresh Gaussian vectors that measure the error of an estimate, product columns beyond
-        `columns`.
+        Fresh Gaussian vectors that measure the error of an estimate, besides the `columns`.
 
     Returns
     -------
@@ -86,14 +78,10 @@ def diagonal_factor(
         the estimate. Where the matrix was assembled it is exact, and the Frobenius error is also
         the bound of the spectral one.
 
-    Raises
-    ------
-    InputError
-        For arguments out of range.
-
     Notes
     -----
-    The exact diagonal takes n columns and memory for n^2 numbers at least twice.
+    The exact diagonal takes n columns and memory for n^2 numbers at least twice. InputError for
+    options out of range.
     """
     DiagonalOptions(columns=columns, method=method, seed=seed, probe_count=probe_count)
     layout, n, made = operator.layout, operator.n, metered(operator)
@@ -131,7 +119,7 @@ def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> Diagonal
     words reduced. Collective.
     """
     Omega = signs(operator.n, columns, seed)
-    return _mean(Omega * (operator @ Omega), "hutchinson", columns)
+    return DiagonalEstimate.of_samples(Omega * (operator @ Omega), "hutchinson", columns)
 
 
 def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
@@ -152,13 +140,7 @@ def xdiag(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:
     left_out = sketch.Q @ sketch.S
     residuals = left_out * np.sum(sketch.S * sketch.R, axis=0)  # (I - Q_i Q_i^T) H omega_i
     samples = sketch.Omega * residuals - left_out * (Z @ sketch.S)
-    return _mean(known[:, None] + samples, "xdiag", 2 * l)
-
-
-def _mean(samples: np.ndarray, method: str, columns: int) -> DiagonalEstimate:
-    """Return the mean and standard error over the columns of (n, l) samples."""
-    errors = standard_error(samples)
-    return DiagonalEstimate(samples.mean(axis=1), errors, method, columns, samples.shape[1])
+    return DiagonalEstimate.of_samples(known[:, None] + samples, "xdiag", 2 * l)
 
 
 METHODS = {"xdiag": (xdiag, 4), "hutchinson": (hutchinson_diagonal, 2)}

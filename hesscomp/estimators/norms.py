@@ -3,10 +3,8 @@
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.estimators.exchangeable import of_exchangeable
-from hesscomp.estimators.leave_one_out import LeaveOneOut
-from hesscomp.estimators.results import Estimate, NormBounds
-from hesscomp.estimators.vectors import check_counts, sphere
+from hesscomp.estimators.leave_one_out import LeaveOneOut, of_exchangeable
+from hesscomp.estimators.sampling import Estimate, NormBounds, check_counts, sphere
 from hesscomp.krylov.lanczos import Lanczos
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
@@ -21,12 +19,7 @@ def frobenius_norm(operator: Operator, columns: int = 64, *, seed: int = 0) -> E
     ||H Q_i||_F^2 + (n - l + 1) ||H mu||^2 / ||mu||^2, for which H Omega and H Q suffice. So it
     costs 2 l columns in two block products of n l words; where `columns` reaches n the matrix is
     assembled. The square is unbiased; the root is low by about standard_error^2 / (2 value).
-    Collective.
-
-    Raises
-    ------
-    InputError
-        For fewer than 4 columns or a negative seed.
+    InputError for fewer than 4 columns or a negative seed. Collective.
     """
     check_counts(seed, columns=(columns, 4))
     operator = operator.replicated()
@@ -39,10 +32,10 @@ def frobenius_norm(operator: Operator, columns: int = 64, *, seed: int = 0) -> E
     squares = np.sum(sketch.Y**2, axis=0)
     samples = operator.world.on_root(sketch.traces, Z.T @ Z, Z.T @ sketch.Y, squares)
     squared = of_exchangeable(samples, "xtrace", 2 * l)
-    norm = np.sqrt(max(squared.value, 0.0))
-    error = squared.standard_error / (2 * norm) if norm else 0.0
-    spread = squared.spread / (2 * norm) if norm else 0.0
-    return Estimate(float(norm), float(error), "xtrace", 2 * l, l, float(spread))
+    norm = float(np.sqrt(max(squared.value, 0.0)))
+    slope = 2 * norm or np.inf  # of the square: errors are 0 where the norm is
+    error, spread = squared.standard_error / slope, squared.spread / slope
+    return Estimate(norm, error, "xtrace", 2 * l, l, spread)
 
 
 def exact_frobenius_norm(operator: Operator, panel: int = 128) -> float:
@@ -70,27 +63,20 @@ def spectral_norm(
 
     Parameters
     ----------
-    operator : Operator
-    tolerance : float
-        Stop when the residual of the largest Ritz pair is at most tolerance times its value...
-    gap : float
-        ... and the upper bound is at most (1 + gap) times it. By default any bound will do: the
-        value is right to `tolerance` long before the bound can say so.
+    tolerance, gap : float
+        Stop when the residual of the largest Ritz pair is at most `tolerance` times its value, and
+        the upper bound at most 1 + `gap` times it. By default any upper bound is accepted: the
+        value is right to `tolerance` long before the bound can show it.
     probes : int
         Random start vectors that advance together; each makes a miss less likely by a power.
     max_steps : int
     seed : int
         The result does not depend on the number of ranks.
 
-    Raises
-    ------
-    InputError
-        For arguments out of range.
-
     Notes
     -----
     One block product of `probes` columns a step, one reduction of n probes words. Memory
-    n probes max_steps numbers at most. Collective.
+    n probes max_steps numbers at most. InputError for arguments out of range. Collective.
     """
     check_counts(seed, probes=(probes, 1), max_steps=(max_steps, 1))
     if not (0 < tolerance < 1 and gap > 0):
@@ -116,13 +102,11 @@ def spectral_norm(
 def _upper_bound(lanczos: Lanczos, value: float) -> float | None:
     """Return what ||H||_2 exceeds with probability FAILURE at most, given the largest |Ritz value|.
 
-    None where so few steps give no bound.
-
-    Kuczynski and Wozniakowski (1992), theorem 4.2: from one random start, m steps miss the largest
-    eigenvalue by more than a fraction e of the spectrum's spread with probability at most
-    1.648 sqrt(n) exp(-sqrt(e) (2 m - 1)). The spread is at most ||H||_2 for a semidefinite
-    operator and twice that for any other. A random start whose Krylov space is exhausted has met
-    every eigenvalue, and the bound is then the value to rounding.
+    None where there are too few steps for a bound. Kuczynski and Wozniakowski (1992), theorem 4.2:
+    from one random start, m steps miss the largest eigenvalue by more than a fraction e of the
+    spectrum's spread with probability at most 1.648 sqrt(n) exp(-sqrt(e) (2 m - 1)). The spread is
+    at most ||H||_2 for a semidefinite operator and twice that for any other. A random start whose
+    Krylov space is exhausted has met every eigenvalue, and the bound is the value to rounding.
     """
     H, probes = lanczos.operator, len(lanczos.lengths)
     if lanczos.exhausted:

@@ -13,33 +13,23 @@ def complete(U: np.ndarray, B: np.ndarray, layout: Layout) -> np.ndarray:
     """Return orthonormal columns Q beside U such that [U, Q] spans U and the columns of B.
 
     Block Gram-Schmidt, twice (Giraud, Langou, Rozloznik and van den Eshof 2005), with the
-    eigendecomposition of the Gram matrix to orthonormalise. A Gram matrix shows directions down to
-    1e-8 of the largest only, so it takes those above 1e-5 and the smaller ones come in a further
-    pass: B lies in the span to rounding, however ill-conditioned it is.
+    eigendecomposition of the Gram matrix to orthonormalise. A Gram matrix resolves directions down
+    to 1e-8 of the largest only, so each pass takes those above 1e-5 and leaves the smaller ones to
+    a further pass: B lies in the span to rounding, however ill-conditioned it is. About
+    16 n m (k + m) operations a pass, one pass unless B is ill-conditioned.
 
     Parameters
     ----------
     U : (rows, k) array
         Orthonormal columns; where they are so to single precision only, so is the result.
     B : (rows, m) array
-        Of any rank.
-    layout : Layout
-        Of the rows.
+        Of any rank; InputError if it is not finite.
 
     Returns
     -------
     (rows, q) array
         k + q is at most the number of rows in all; directions below (k + m + 10) eps ||B||_F are
         left out.
-
-    Raises
-    ------
-    InputError
-        If B is not finite.
-
-    Notes
-    -----
-    About 16 n m (k + m) operations a pass, one pass unless B is ill-conditioned.
     """
     norm = np.sqrt(np.trace(layout.inner(B, B)))
     if not np.isfinite(norm):

@@ -25,16 +25,16 @@ class Certificate:
         them adds its largest |w|, so it holds for every rank at once.
     converged : bool
         Whether the request was met: a tolerance exactly where the numbers here meet it (see
-        `meets`), a rank always.
+        `ErrorsByRank.meet`), a rank always.
     estimator : str
         "leave-one-out", "probes" or "exact"; of a sum, those of its terms.
     residual_norms : (k,) array or None
         ||H u - w u|| for each eigenpair, where H U was at hand; not below the rounding of the
-        products. After a restart of krylov upper bounds, by at most `residual_tolerance` times the
-        largest |w|.
+        products. After a restart of krylov these are upper bounds, too large by at most
+        `residual_tolerance` times the largest |w|.
     eigenvalue_converged : (k,) bool array or None
-        Whether that is at most the `residual_tolerance` of the compression times the largest |w|.
-        It says nothing about `converged`, nor that about it.
+        Whether each residual is at most the `residual_tolerance` of the compression times the
+        largest |w|. This and `converged` are independent.
     spectral_failure : float
         Probability with which the spectral bound may fail: 10^-r for r probes, 0 where the matrix
         was assembled, NaN where it is not known.
@@ -63,8 +63,8 @@ class Certificate:
     def by_rank(self, eigenvalues: np.ndarray) -> "ErrorsByRank":
         """Return what keeping only the leading 0, 1, ..., k eigenpairs leaves of H.
 
-        Of Ritz pairs what is dropped adds in squares, exactly; else its norm is added (triangle
-        inequality), since it may lie along H - F. The spectral bound grows by the largest |w|
+        What is dropped of Ritz pairs adds in squares, exactly. Other pairs may lie along H - F, so
+        their norm is added (triangle inequality). The spectral bound grows by the largest |w|
         dropped.
         """
         dropped = np.sqrt(dropped_squares(eigenvalues))
@@ -78,15 +78,13 @@ class Certificate:
 
     def truncated(self, eigenvalues: np.ndarray, rank: int) -> "Certificate":
         """Return the certificate of the leading `rank` eigenpairs; see `by_rank`."""
-        errors = self.by_rank(eigenvalues)
+        errors, done = self.by_rank(eigenvalues), self.eigenvalue_converged
         return replace(
             self,
             frobenius_error_estimate=float(errors.frobenius[rank]),
             spectral_error_bound=float(errors.spectral[rank]),
             residual_norms=None if self.residual_norms is None else self.residual_norms[:rank],
-            eigenvalue_converged=(
-                None if self.eigenvalue_converged is None else self.eigenvalue_converged[:rank]
-            ),
+            eigenvalue_converged=None if done is None else done[:rank],
         )
 
     def updated(self, eigenvalues: np.ndarray) -> "Certificate":
@@ -104,7 +102,7 @@ class Certificate:
         )
 
     def plus(self, other: "Certificate", eigenvalues: np.ndarray) -> "Certificate":
-        """Return that of F + G with these eigenvalues; errors add (triangle inequality)."""
+        """Return that of F + G, with its `eigenvalues`; errors add (triangle inequality)."""
         both = replace(
             self,
             frobenius_error_estimate=self.frobenius_error_estimate + other.frobenius_error_estimate,
@@ -164,23 +162,20 @@ class ErrorsByRank:
     ritz: bool
 
     def meet(self, tolerance: float, tolerance_norm: str, largest: float) -> np.ndarray:
-        """At which ranks the tolerance is met, (k + 1,) booleans; see `meets`."""
-        relative = self.frobenius / self.norm if self.norm else np.zeros_like(self.frobenius)
-        met = meets(tolerance, tolerance_norm, relative, self.spectral, largest, self.ritz)
+        """Return at which ranks a tolerance is met: the one rule behind every ``converged``.
+
+        In the Frobenius norm the relative error is to be at most the tolerance. In the spectral
+        norm the bound is to be at most the tolerance times what ||H||_2 is at least: the `largest`
+        |w| of Ritz pairs, and of others that less the bound. (k + 1,) booleans.
+        """
+        if tolerance_norm == "spectral":
+            norm = largest - (0 if self.ritz else self.spectral)
+            met = self.spectral <= tolerance * norm
+        else:
+            relative = self.frobenius / self.norm if self.norm else np.zeros_like(self.frobenius)
+            met = relative <= tolerance
         met[0] &= largest == 0  # nothing at all stands for a zero operator only
         return met
-
-
-def meets(tolerance, tolerance_norm: str, relative_error, spectral_bound, largest, ritz: bool):
-    """Return whether errors meet a tolerance: the one rule behind every ``converged``.
-
-    In the Frobenius norm the relative error is to be at most the tolerance. In the spectral norm
-    the bound is to be at most the tolerance times what ||H||_2 is at least: the largest |w| of
-    Ritz pairs, and of others that less the bound. Numbers, or arrays of the same shape.
-    """
-    if tolerance_norm != "spectral":
-        return relative_error <= tolerance
-    return spectral_bound <= tolerance * (largest - (0 if ritz else spectral_bound))
 
 
 UNKNOWN = Certificate(NAN, NAN)

@@ -26,7 +26,7 @@ class Comparison:
     relative_spectral, relative_frobenius : float
         The same over the larger norm of the two; 0 for two zero factors.
     provenance : dict
-        From the name of a field to its two values, where they differ.
+        The fields in which the two differ, with both values.
     """
 
     eigenvalue_differences: np.ndarray
@@ -45,15 +45,9 @@ def compare(F: Factor, G: Factor, subspace: int | None = None) -> Comparison:
     Parameters
     ----------
     F, G : Factor
-        Of the same order n, with eigenpairs.
+        Of the same order n, with eigenpairs; else InputError.
     subspace : int, optional
         Eigenvectors of each that span the subspaces; by default as many as both have.
-
-    Raises
-    ------
-    InputError
-        For orders that differ, a factor without eigenpairs, or a `subspace` below 1 or beyond one
-        of the ranks.
 
     Notes
     -----
@@ -93,8 +87,7 @@ def compare(F: Factor, G: Factor, subspace: int | None = None) -> Comparison:
 def _angles(inside: np.ndarray, outside: np.ndarray) -> np.ndarray:
     """Return the principal angles, largest first, between orthonormal [inside; outside] and [I; 0].
 
-    From cosines and sines both: SciPy's subspace_angles (1.17) loses small angles beside
-    large ones.
+    They come from cosines and sines both: SciPy's subspace_angles (1.17) loses small ones.
     """
     cosines = np.linalg.svd(inside, compute_uv=False)[::-1]
     sines = np.linalg.svd(np.vstack([0 * inside, outside]), compute_uv=False)

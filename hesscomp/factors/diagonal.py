@@ -6,16 +6,8 @@ from types import MappingProxyType
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.factors.basis import EPS
 from hesscomp.factors.certificate import UNKNOWN
-from hesscomp.factors.factor import (
-    Factor,
-    Inertia,
-    LogDet,
-    finite_shift,
-    rounding_level,
-    scale_rows,
-)
+from hesscomp.factors.factor import Factor, finite_shift, scale_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +30,11 @@ class Diagonal(Factor):
     arrays = MappingProxyType({"entries": ("n",)})
 
     @property
-    def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
-        return bool(np.all(self._all() >= 0))
-
-    @property
     def extent(self) -> str:
         return "the diagonal"
 
     def summary(self, leading: int = 10) -> dict[str, str]:
-        d = self._all()
+        d = self._spectrum()
         largest = np.argsort(-np.abs(d), kind="stable")[:leading]
         return {
             "trace": f"{self.trace():.6g}",
@@ -73,22 +61,8 @@ class Diagonal(Factor):
             )
         return scale_rows(1 / shifted, B)
 
-    def logdet(self, shift: float) -> LogDet:
-        shifted = self._all() + finite_shift(shift)
-        if not shifted.all():
-            return LogDet(0.0, -np.inf)
-        sign = -1.0 if np.count_nonzero(shifted < 0) % 2 else 1.0
-        return LogDet(sign, float(np.sum(np.log(np.abs(shifted)))))
-
-    def trace(self) -> float:
-        return float(np.sum(self._all()))
-
     def diagonal(self) -> np.ndarray:
         return self.entries.copy()
-
-    def norm(self) -> float:
-        """Return the largest |d|."""
-        return float(np.abs(self._all()).max(initial=0.0))
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
         V = self._checked(V)
@@ -96,26 +70,10 @@ class Diagonal(Factor):
         form = self.layout.inner(self.entries[:, None], squares)[0]
         return form if V.ndim > 1 else float(form[0])
 
-    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """Return how many entries of d + shift are negative, zero and positive.
-
-        Those of at most the `threshold` in magnitude count as zero; by default eps max |d|, the
-        rounding level of one sum.
-        """
-        d = self._all()
-        shifted = d + finite_shift(shift)
-        if threshold is None:
-            threshold = rounding_level(d, 1)
-        below = int(np.count_nonzero(shifted < -threshold))
-        above = int(np.count_nonzero(shifted > threshold))
-        return Inertia(below, self.n - below - above, above, threshold)
-
     def preconditioner(self, shift: float) -> "Diagonal":
         """Return diag(1 / max(|d + shift|, floor)); floor is the largest entry's rounding level."""
-        floor = EPS * max(self.norm() + abs(finite_shift(shift)), 1e-300)
-        inverse = 1 / np.maximum(np.abs(self.entries + shift), floor)
+        inverse = 1 / np.maximum(np.abs(self.entries + finite_shift(shift)), self.floor(shift))
         return replace(self, entries=inverse, certificate=UNKNOWN)
 
-    def _all(self) -> np.ndarray:
-        """Return all n entries, on every rank: as many words as the point has."""
-        return self._whole(self.entries)
+    def _spectrum(self) -> np.ndarray:
+        return self._whole(self.entries)  # as many words as the point has

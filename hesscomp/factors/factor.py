@@ -38,7 +38,7 @@ class Inertia:
 
 
 class Absent:
-    """A quantity that some kinds of factor hold: reading it of another kind is an InputError."""
+    """A quantity that only some kinds of factor hold; InputError where another kind is asked."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -60,8 +60,9 @@ class Factor(Operator):
     products take no data, so they count nothing in the ledger.
 
     A kind is a frozen dataclass that declares its name `kind`, the shapes of its `arrays` and the
-    methods below; layouts, files and checkpoints follow from these, and `factors.kinds` lists it.
-    In the row layout all methods are collective.
+    abstract methods below, and that `factors.kinds` lists. Layouts, files and checkpoints follow
+    from the arrays; the trace, norm, determinant and inertia follow from `_spectrum`. In the row
+    layout all methods are collective.
 
     Attributes
     ----------
@@ -78,7 +79,7 @@ class Factor(Operator):
         The name of the kind, in files too.
     arrays : mapping of str to tuple of str
         The fields that make the matrix, with their shapes by name, such as ``("n", "rank")``.
-        Exactly one begins with "n": of it each rank holds its rows; the others are whole.
+        Exactly one shape begins with "n"; in the row layout each rank holds its rows of that array.
     has_eigenpairs : bool
         Whether `eigenvalues`, `eigenvectors` and `rank` can be read; else they raise InputError.
     has_tail : bool
@@ -115,38 +116,65 @@ class Factor(Operator):
         """
 
     def tail_value(self, tail: float | str) -> float:
-        """The number that `solve` takes for the unresolved eigenvalues; see `has_tail`."""
+        """Return the number that `solve` takes for unresolved eigenvalues; see `has_tail`."""
         raise InputError(
             f"a {self.kind} factor has no tail: it leaves nothing unresolved; leave `tail` out"
         )
 
     @abstractmethod
-    def logdet(self, shift: float) -> LogDet:
-        """Return the sign and log |det| of F + shift I; 0 and -inf where it is singular."""
+    def _spectrum(self) -> np.ndarray:
+        """Return the eigenvalues that the factor holds, on every rank; all others are zero."""
 
-    @abstractmethod
+    @property
+    def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
+        return bool(np.all(self._spectrum() >= 0))
+
     def trace(self) -> float:
         """Return the trace of F."""
+        return float(np.sum(self._spectrum()))
+
+    def norm(self) -> float:
+        """Return the spectral norm of F, ||F||_2."""
+        return float(np.abs(self._spectrum()).max(initial=0.0))
+
+    def logdet(self, shift: float) -> LogDet:
+        """Return the sign and log |det| of F + shift I; 0 and -inf where it is singular."""
+        inside, outside = self._spectrum() + finite_shift(shift), float(shift)
+        rest = self.n - len(inside)
+        if not inside.all() or (rest and outside == 0):
+            return LogDet(0.0, -np.inf)
+        negative = np.count_nonzero(inside < 0) + rest * (outside < 0)
+        logabsdet = np.sum(np.log(np.abs(inside)))
+        if rest:
+            logabsdet += rest * np.log(abs(outside))
+        return LogDet(-1.0 if negative % 2 else 1.0, float(logabsdet))
+
+    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
+        """Return how many eigenvalues of F + shift I are negative, zero and positive.
+
+        Those of at most the `threshold` in magnitude count as zero. By default it is their
+        rounding level: eps max |w|, times their number where they come from an eigenproblem.
+        """
+        w, outside = self._spectrum(), finite_shift(shift)
+        inside, rest = w + outside, self.n - len(w)
+        if threshold is None:
+            count = len(w) if self.has_eigenpairs else 1
+            threshold = float(count * EPS * np.abs(w).max(initial=0.0))
+        below = int(np.count_nonzero(inside < -threshold) + rest * (outside < -threshold))
+        above = int(np.count_nonzero(inside > threshold) + rest * (outside > threshold))
+        return Inertia(below, self.n - below - above, above, threshold)
+
+    def floor(self, shift: float) -> float:
+        """Return the rounding level of F + shift I; a preconditioner divides by no less."""
+        return EPS * max(self.norm() + abs(shift), 1e-300)
 
     @abstractmethod
     def diagonal(self) -> np.ndarray:
         """Return the diagonal of F: these rows of it."""
 
     @abstractmethod
-    def norm(self) -> float:
-        """Return the spectral norm of F, ||F||_2."""
-
-    @abstractmethod
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
         """Return v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
-
-    @abstractmethod
-    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """Return how many eigenvalues of F + shift I are negative, zero and positive.
-
-        Those of at most the `threshold` in magnitude count as zero; its default is the rounding
-        level of the eigenvalues.
-        """
 
     @abstractmethod
     def preconditioner(self, shift: float) -> Operator:
@@ -182,11 +210,8 @@ class Factor(Operator):
             return self
         name = self.row_array()
         rows = getattr(self, name)
-        if layout.name == "replicated":
-            rows = self._whole(rows)
-        elif self.layout.name == "replicated":
-            rows = layout.local(rows)
-        return replace(self, **{name: rows}, layout=layout)
+        held: Any = self._whole(rows) if layout.name == "replicated" else layout.local(rows)
+        return replace(self, **{name: held}, layout=layout)
 
     def _whole(self, rows: np.ndarray) -> np.ndarray:
         """Return all n rows of an (n,) or (n, k) array."""
@@ -199,14 +224,17 @@ class Factor(Operator):
         """Return the name of the array of which each rank holds its rows."""
         return next(name for name, shape in cls.arrays.items() if shape[0] == "n")
 
+    @classmethod
+    def size_names(cls) -> list[str]:
+        """Return the names in the shapes of the kind's arrays but for n, such as "rank"."""
+        return sorted({name for shape in cls.arrays.values() for name in shape} - {"n"})
+
     def sizes(self) -> dict[str, int]:
-        """Return the lengths in the shapes of the kind's arrays without n, such as the rank."""
-        named = (
-            pair
-            for name, shape in self.arrays.items()
-            for pair in zip(shape, getattr(self, name).shape, strict=True)
-        )
-        return {name: size for name, size in named if name != "n"}
+        """Return the lengths that `size_names` names."""
+        lengths: dict[str, int] = {}
+        for name, shape in self.arrays.items():
+            lengths |= zip(shape, getattr(self, name).shape, strict=True)
+        return {name: lengths[name] for name in self.size_names()}
 
     @classmethod
     def shapes(cls, n: int, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
@@ -217,8 +245,7 @@ class Factor(Operator):
     @classmethod
     def blank(cls, n: int) -> Self:
         """Return the zero factor that holds the least: what stands where no factor was made yet."""
-        sizes = {name: 0 for shape in cls.arrays.values() for name in shape if name != "n"}
-        shapes = cls.shapes(n, sizes)
+        shapes = cls.shapes(n, dict.fromkeys(cls.size_names(), 0))
         arrays: dict[str, Any] = {name: np.zeros(shape) for name, shape in shapes.items()}
         return cls(**arrays, certificate=UNKNOWN)
 
@@ -231,11 +258,6 @@ class Factor(Operator):
         """Return the kind's arrays by name, all rows of them. Collective in the row layout."""
         whole = self.in_layout(Replicated(self.n, self.world))
         return {name: getattr(whole, name) for name in self.arrays}
-
-
-def rounding_level(values: np.ndarray, count: int) -> float:
-    """Return count eps max |w|: smaller eigenvalues cannot be told from zero."""
-    return float(count * EPS * np.abs(values).max(initial=0.0))
 
 
 def finite_shift(shift: float) -> float:

@@ -7,8 +7,8 @@ sizes are checked before an array is allocated, and links out of the file are re
 import math
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, fields
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,20 +16,21 @@ import h5py
 import numpy as np
 
 from hesscomp.errors import InputError, one_line
-from hesscomp.factors.certificate import NAN, Certificate
+from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.kinds import KINDS
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, RowLayout
 from hesscomp.storage import hdf5
-from hesscomp.storage.files import remove_files
+from hesscomp.storage.files import atomic_path, remove_files
 from hesscomp.storage.hdf5 import CheckedFile, count, finite, new_file
-from hesscomp.storage.slabs import own_slabs, read_rows, replacing_path, save_slabs
+from hesscomp.storage.slabs import own_slabs, read_rows, save_slabs
 
 FORMAT = "hesscomp-factor"
 VERSION = 1
 TRAJECTORY = "trajectory"
 CHUNK_BYTES = 2**20
+REQUIRED = ("frobenius_error_estimate", "frobenius_norm_estimate", "converged")  # of a certificate
 PATIENCE = 300.0  # seconds that ranks wait for each other before they write
 
 
@@ -45,9 +46,6 @@ def save_factor(
 
     Parameters
     ----------
-    factor : Factor
-        Of any kind.
-    path : path
     dtype : {"float64", "float32"}
         On disk, of the array of which ranks hold rows: of a low-rank factor the eigenvectors.
     compress : bool
@@ -67,9 +65,10 @@ def save_factor(
         factor = factor.in_layout(Replicated(factor.n, world))
     rows, layout = getattr(factor, name), factor.layout
     if not isinstance(layout, RowLayout):
-        with nullcontext() if world is None else world.phase(f"writing {path}"):
+        with _phase(world, f"writing {path}"):
             if world is None or world.rank == 0:
-                _save_whole(factor, path, dtype, compress)
+                with _replacing(path) as temporary, new_file(temporary) as file:
+                    write_group(file, factor, dtype, compress)
     elif rows.shape[1] and not h5py.get_config().mpi:
         save_slabs(
             *(path, name, rows.astype(dtype), layout.ranges, layout.world),
@@ -81,32 +80,23 @@ def save_factor(
 
 
 @contextmanager
-def _replacing(path: str | os.PathLike, name: str) -> Iterator[Path]:
-    """Replace a file as `replacing_path` does, whatever the kind of the factor in it."""
-    others = {kind.row_array() for kind in KINDS.values()} - {name}
-    before = [slab for other in others for slab in own_slabs(path, other)]
-    with replacing_path(path, name) as temporary:
+def _replacing(path: str | os.PathLike, _name: str = "") -> Iterator[Path]:
+    """Replace a file as `slabs.replacing_path` does, whatever the kind of the factor in it."""
+    before = [slab for kind in KINDS.values() for slab in own_slabs(path, kind.row_array())]
+    with atomic_path(path) as temporary:
         yield temporary
     remove_files(before)
 
 
-def _save_whole(factor: Factor, path: str | os.PathLike, dtype: str, compress: bool) -> None:
-    name = factor.row_array()
-    rows = getattr(factor, name).astype(dtype, copy=False)
-    with _replacing(path, name) as temporary, new_file(temporary) as file:
-        _write(file, factor)
-        _write_rows(file, name, rows, compress)
-
-
 def _save_together(factor: Factor, layout: RowLayout, path: str | os.PathLike, dtype: str) -> None:
-    """One file, into which all ranks write their rows with parallel HDF5."""
+    """Write one file, into which all ranks write their rows with parallel HDF5."""
     world, name = layout.world, factor.row_array()
     rows = getattr(factor, name)
     with ExitStack() as stack:
         place = None
         with world.phase(f"writing {path}"):
             if world.rank == 0:
-                temporary = stack.enter_context(_replacing(path, name))
+                temporary = stack.enter_context(_replacing(path))
                 with new_file(temporary) as file:
                     _write(file, factor)
                     _reserve(file, name, (factor.n, rows.shape[1]), dtype)
@@ -123,31 +113,30 @@ def _save_together(factor: Factor, layout: RowLayout, path: str | os.PathLike, d
 
 
 def _reserve(file: h5py.File, name: str, shape: tuple[int, int], dtype: str) -> None:
-    """A data set whose place in the file is taken at once, as parallel writing needs."""
+    """Create a data set whose place in the file is taken at once, as parallel writing needs."""
     create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype))
     h5py.h5d.create(file.id, name.encode(), kind, space, create)
 
 
-def _write_rows(file: h5py.Group, name: str, rows: np.ndarray, compress: bool) -> None:
-    """The array of which ranks hold rows, of one piece; in chunks of rows that readers can take."""
-    n, width = len(rows), math.prod(rows.shape[1:])
-    taken = min(max(CHUNK_BYTES // (8 * max(width, 1)), 1), max(n, 1))
+def write_group(
+    group: h5py.Group, factor: Factor, dtype: str = "float64", compress: bool = False
+) -> None:
+    """Write a replicated factor to a file, or to a group of one."""
+    name = factor.row_array()
+    rows = getattr(factor, name).astype(dtype, copy=False)
+    _write(group, factor)
+    width = math.prod(rows.shape[1:])
+    taken = min(max(CHUNK_BYTES // (8 * max(width, 1)), 1), max(len(rows), 1))  # by one reader
     chunked = rows.ndim > 1 or compress
-    file.create_dataset(
+    group.create_dataset(
         name,
         data=rows,
         chunks=(taken, *rows.shape[1:]) if width and chunked else None,
         compression="gzip" if compress and width else None,
         shuffle=compress and width > 0,
     )
-
-
-def write_group(group: h5py.Group, factor: Factor) -> None:
-    """A replicated factor, laid out in a group as in a file of its own."""
-    _write(group, factor)
-    _write_rows(group, factor.row_array(), getattr(factor, factor.row_array()), False)
 
 
 def write_header(file: h5py.Group, kind: str) -> None:
@@ -157,7 +146,7 @@ def write_header(file: h5py.Group, kind: str) -> None:
 
 
 def _write(file: h5py.Group, factor: Factor) -> None:
-    """All but the array of which ranks hold rows."""
+    """Write all but the array of which ranks hold rows."""
     write_header(file, factor.kind)
     file.attrs["n"] = np.int64(factor.n)
     for name, size in factor.sizes().items():
@@ -168,10 +157,19 @@ def _write(file: h5py.Group, factor: Factor) -> None:
     if factor.parameters is not None:
         file["parameters"] = factor.parameters.astype(np.float64)
     _write_blocks(file, factor.blocks)
-    _write_certificate(file.create_group("certificate"), factor.certificate)
-    provenance = file.create_group("provenance")
-    for name, value in asdict(factor.provenance).items():
-        provenance.attrs[name] = np.int64(value) if type(value) is int else value
+    _write_record(file.create_group("certificate"), factor.certificate)
+    _write_record(file.create_group("provenance"), factor.provenance)
+
+
+def _write_record(group: h5py.Group, record: Certificate | Provenance) -> None:
+    """Write numbers and texts as attributes and arrays as data sets; leave out what is None."""
+    values = vars(record).items()
+    arrays = {name: value for name, value in values if isinstance(value, np.ndarray)}
+    for name, value in values:
+        if value is not None and name not in arrays:
+            group.attrs[name] = np.int64(value) if type(value) is int else value
+    for name, value in arrays.items():
+        group[name] = value
 
 
 def _write_blocks(file: h5py.File, blocks) -> None:
@@ -183,26 +181,11 @@ def _write_blocks(file: h5py.File, blocks) -> None:
     file.create_dataset("blocks", data=table)
 
 
-def _write_certificate(group: h5py.Group, certificate: Certificate) -> None:
-    group.attrs["frobenius_error_estimate"] = certificate.frobenius_error_estimate
-    group.attrs["frobenius_norm_estimate"] = certificate.frobenius_norm_estimate
-    group.attrs["spectral_error_bound"] = certificate.spectral_error_bound
-    group.attrs["converged"] = np.bool_(certificate.converged)
-    group.attrs["estimator"] = certificate.estimator
-    group.attrs["spectral_failure"] = certificate.spectral_failure
-    group.attrs["ritz"] = np.bool_(certificate.ritz)
-    if certificate.residual_norms is not None:
-        group["residual_norms"] = certificate.residual_norms
-    if certificate.eigenvalue_converged is not None:
-        group["eigenvalue_converged"] = certificate.eigenvalue_converged
-
-
 def load_factor(path: str | os.PathLike, world=None) -> Factor:
     """Read a factor file of any kind, of one piece or in slabs, whoever wrote it.
 
     Parameters
     ----------
-    path : path
     world : World, optional
         Read the factor into the row layout: all ranks together, each its own slab of rows,
         whatever the number of ranks that wrote it. Without it all rows are read.
@@ -213,16 +196,14 @@ def load_factor(path: str | os.PathLike, world=None) -> Factor:
         If the file is missing, is not a factor file, is of a newer format, or contradicts itself;
         the message names the file and what is wrong in it.
     """
-    if world is None:
-        return _checked_read(path, None)
-    with world.phase(f"reading {path}"):
-        factor = _checked_read(path, world)
+    with _phase(world, f"reading {path}"), CheckedFile(path, "factor file") as file:
+        factor = read_group(file, world)
     return factor
 
 
-def _checked_read(path, world) -> Factor:
-    with CheckedFile(path, "factor file") as file:
-        return read_group(file, world)
+def _phase(world, what: str) -> AbstractContextManager:
+    """Return `World.phase`, or nothing for one process without MPI."""
+    return nullcontext() if world is None else world.phase(what)
 
 
 def load_parameters(path: str | os.PathLike) -> np.ndarray:
@@ -235,8 +216,7 @@ def load_parameters(path: str | os.PathLike) -> np.ndarray:
 def read_group(file: CheckedFile, world=None) -> Factor:
     """Return the factor in a file, or in a group of one (`CheckedFile.within`)."""
     kind, n = KINDS[_check_kind(file)], count(file, "n")
-    named = {name for shape in kind.arrays.values() for name in shape if name != "n"}
-    sizes = {name: count(file, name) for name in sorted(named)}
+    sizes = {name: count(file, name) for name in kind.size_names()}
     for name, size in sizes.items():
         if size > n:
             file.refuse(f"{name} {size} exceeds n = {n}")
@@ -249,30 +229,15 @@ def read_group(file: CheckedFile, world=None) -> Factor:
     }
     parameters = _optional(file, "parameters", (n,))
     pairs = (sizes.get("rank", 0),)
-    attributes = file.attributes("certificate")
     certificate = Certificate(
-        frobenius_error_estimate=float(attributes["frobenius_error_estimate"]),
-        frobenius_norm_estimate=float(attributes["frobenius_norm_estimate"]),
-        spectral_error_bound=float(attributes.get("spectral_error_bound", NAN)),
-        converged=bool(attributes["converged"]),
-        estimator=_told(file, attributes.get("estimator", ""), str),
+        **_record(file, "certificate", Certificate, REQUIRED),
         residual_norms=_optional(file, "certificate/residual_norms", pairs),
         eigenvalue_converged=_optional(file, "certificate/eigenvalue_converged", pairs, "b"),
-        spectral_failure=float(attributes.get("spectral_failure", NAN)),
-        ritz=bool(attributes.get("ritz", False)),
-    )
-    attributes = file.attributes("provenance")
-    provenance = Provenance(
-        **{
-            field.name: _told(file, attributes[field.name], field.type)
-            for field in fields(Provenance)
-            if field.name in attributes
-        }
     )
     return kind(
         **arrays,
         certificate=certificate,
-        provenance=provenance,
+        provenance=Provenance(**_record(file, "provenance", Provenance)),
         parameters=parameters,
         blocks=_blocks(file, n),
         layout=layout,
@@ -302,6 +267,17 @@ def kind_of(file: CheckedFile) -> str:
         readable = f"{', '.join(map(repr, known[:-1]))} and {known[-1]!r}"
         file.refuse(f"its kind is {kind!r}; this hesscomp reads {readable}")
     return kind
+
+
+def _record(file: CheckedFile, name: str, kind: type, required: tuple[str, ...] = ()) -> dict:
+    """Return the fields of a record that the attributes of a group tell; others are absent."""
+    attributes = file.attributes(name)
+    return {
+        field.name: _told(file, attributes[field.name], field.type)
+        for field in fields(kind)
+        if isinstance(field.type, type)  # not an array, which has a data set
+        and (field.name in attributes or field.name in required)
+    }
 
 
 def _told(file: CheckedFile, value, kind):

@@ -9,23 +9,17 @@ from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.parallel.layout import Layout
 
 KINDS: dict[str, type[Factor]] = {kind.kind: kind for kind in (LowRank, Diagonal)}
 
 
-def from_contents(
-    arrays: dict[str, np.ndarray], certificate: Certificate, layout: Layout | None = None
-) -> Factor:
-    """Return the factor that these arrays hold, of the kind whose arrays are all there.
+def from_contents(arrays: dict[str, np.ndarray], certificate: Certificate) -> Factor:
+    """Return the replicated factor that these arrays hold, of the kind whose arrays are all there.
 
-    Raises
-    ------
-    InputError
-        If no kind has.
+    InputError if there is no such kind.
     """
     for kind in KINDS.values():
         if kind.arrays.keys() <= arrays.keys():
-            held: dict[str, Any] = {name: arrays[name] for name in kind.arrays} | {"layout": layout}
+            held: dict[str, Any] = {name: arrays[name] for name in kind.arrays}
             return kind(**held, certificate=certificate)
     raise InputError(f"the arrays {', '.join(arrays)} are those of no kind of factor")

@@ -1,4 +1,4 @@
-"""The low-rank factor: H ~ U diag(w) U^T."""
+"""The low-rank factor: H ~ U diag(w) U^T, its functions and its arithmetic."""
 
 from dataclasses import dataclass, replace
 from numbers import Real
@@ -8,17 +8,9 @@ from typing import Self
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.factors import arithmetic
-from hesscomp.factors.basis import EPS
-from hesscomp.factors.certificate import UNKNOWN
-from hesscomp.factors.factor import (
-    Factor,
-    Inertia,
-    LogDet,
-    finite_shift,
-    rounding_level,
-    scale_rows,
-)
+from hesscomp.factors.basis import EPS, complete
+from hesscomp.factors.certificate import NAN, UNKNOWN, Certificate
+from hesscomp.factors.factor import Factor, finite_shift, scale_rows
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 
@@ -28,8 +20,7 @@ class LowRank(Factor):
     """A symmetric operator's dominant eigenpairs, with what is known about the rest.
 
     Factors of this kind add, subtract and take multiples: ``F + G``, ``F - G``, ``2 * F``.
-    Functions of F + shift I are exact on all of the space, the complement of U included, where F is
-    zero.
+    Functions of F + shift I are exact on all of the space: on the complement of U, F is zero.
 
     Attributes
     ----------
@@ -52,10 +43,6 @@ class LowRank(Factor):
         return self.eigenvectors.shape[1]
 
     @property
-    def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
-        return bool(np.all(self.eigenvalues >= 0))
-
-    @property
     def extent(self) -> str:
         return f"rank {self.rank}"
 
@@ -66,20 +53,45 @@ class LowRank(Factor):
 
     def _block(self, V: np.ndarray) -> np.ndarray:
         """Return the product, at 4 n rank operations a column."""
-        coordinates = self.layout.inner(self.eigenvectors, V)
-        return self._combine(scale_rows(self.eigenvalues, coordinates))
+        coordinates = scale_rows(self.eigenvalues, self.layout.inner(self.eigenvectors, V))
+        return self.layout.combine(self.eigenvectors, coordinates)
 
     def __add__(self, other: Operator) -> Operator:
         """Return F + G as one factor; error estimates add, eigenvalues that cancel are dropped.
 
-        Facts on which the two provenances, points and blocks agree stay. Cost as `update` with the
-        eigenvectors of G. With any other operator, the operator that is their sum.
+        It keeps the provenance, point and blocks as far as the two agree on them. Costs are those
+        of `update` with the eigenvectors of G. The sum with another operator is an operator.
         """
-        return arithmetic.add(self, other) if isinstance(other, LowRank) else super().__add__(other)
+        if not isinstance(other, LowRank):
+            return super().__add__(other)
+        if self.n != other.n:
+            raise InputError(f"factors of n = {self.n} and n = {other.n} do not add")
+        w, U = self._joined(other.in_layout(self.layout).eigenvectors, other.eigenvalues)
+        mine, others = self.parameters, other.parameters
+        known = mine is not None and others is not None and np.array_equal(mine, others)
+        return self._made(
+            "sum",
+            w,
+            self.certificate.plus(other.certificate, w),
+            eigenvectors=U,
+            provenance=self.provenance.shared(other.provenance),
+            parameters=mine if known else None,
+            blocks=self.blocks if self.blocks == other.blocks else (),
+        )
 
     def __mul__(self, number: float) -> Self:
         """Return number F, a factor of number H. The eigenvectors are shared, not copied."""
-        return arithmetic.scale(self, float(number)) if isinstance(number, Real) else NotImplemented
+        if not isinstance(number, Real):
+            return NotImplemented
+        number = float(number)
+        if not np.isfinite(number):
+            raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
+        return replace(
+            self,
+            eigenvalues=number * self.eigenvalues,
+            certificate=self.certificate.scaled(number),
+            provenance=replace(self.provenance.derived("multiple"), ridge=NAN),
+        )
 
     __rmul__ = __mul__
 
@@ -102,8 +114,8 @@ class LowRank(Factor):
 
         Notes
         -----
-        4 n rank operations a column. Exact for the matrix above; as a stand-in for (H + shift I)
-        it is as good as the tail is flat, and better used to precondition (`preconditioner`).
+        4 n rank operations a column. Exact for the matrix above. It approximates the solution with
+        H + shift I only if the tail is flat; else use `preconditioner` in an iterative solver.
         """
         B = self._checked(B)
         rest = self.tail_value(tail) + shift
@@ -118,13 +130,8 @@ class LowRank(Factor):
     def sqrt(self, V: np.ndarray, shift: float = 0.0) -> np.ndarray:
         """Return (F + shift I)^(1/2) V, the symmetric root, for an (n,) or (n, j) array.
 
-        Eigenvalues that are negative only by rounding (see `inertia`) count as zero. 4 n rank
-        operations a column.
-
-        Raises
-        ------
-        InputError
-            If F + shift I has negative eigenvalues, or the shapes do not fit.
+        Eigenvalues that are negative only by rounding (see `inertia`) count as zero; InputError
+        where others are negative, or the shapes do not fit. 4 n rank operations a column.
         """
         inside, outside = self._definite(shift, zeros=True)
         return self._spectral(
@@ -134,12 +141,8 @@ class LowRank(Factor):
     def inverse_sqrt(self, V: np.ndarray, shift: float) -> np.ndarray:
         """Return (F + shift I)^(-1/2) V, the symmetric root, for an (n,) or (n, j) array.
 
-        4 n rank operations a column.
-
-        Raises
-        ------
-        InputError
-            If F + shift I is not positive definite, or the shapes do not fit.
+        InputError unless F + shift I is positive definite and the shapes fit. 4 n rank operations
+        a column.
         """
         inside, outside = self._definite(shift, zeros=False)
         outer = 0.0 if self.rank == self.n else 1 / np.sqrt(outside)
@@ -151,44 +154,17 @@ class LowRank(Factor):
         Parameters
         ----------
         count : int
-            Draws; more of them keep the earlier ones.
+            Draws, the columns of the (n, count) result; a larger count only adds draws.
         shift : float
-            Above 0 unless F has full rank.
+            InputError unless F + shift I is positive definite: above 0 unless F has full rank.
         seed : int
-            Names the draws, whatever the number of ranks.
-
-        Returns
-        -------
-        (n, count) array
-
-        Raises
-        ------
-        InputError
-            If F + shift I is not positive definite, or the count is below 1.
+            Determines the draws, whatever the number of ranks.
         """
         if count < 1:
             raise InputError(f"the number of samples must be at least 1, not {count}")
-        return self.inverse_sqrt(self._normals(seed, count), shift)
-
-    def logdet(self, shift: float) -> LogDet:
-        """Return the sign and log |det| of F + shift I; 0 and -inf where it is singular."""
-        inside, outside = self._shifted(shift)
-        rest = self.n - self.rank
-        if not np.all(inside) or (rest and outside == 0):
-            return LogDet(0.0, -np.inf)
-        negative = np.count_nonzero(inside < 0) + rest * (outside < 0)
-        logabsdet = np.sum(np.log(np.abs(inside)))
-        if rest:
-            logabsdet += rest * np.log(abs(outside))
-        return LogDet(-1.0 if negative % 2 else 1.0, float(logabsdet))
-
-    def trace(self) -> float:
-        """Return the sum of the eigenvalues."""
-        return float(np.sum(self.eigenvalues))
-
-    def norm(self) -> float:
-        """Return the largest |w|."""
-        return float(np.abs(self.eigenvalues).max(initial=0.0))
+        rows = self.layout.start, self.layout.stop
+        normals = random.standard_normal(seed, random.FACTOR_SAMPLES, rows, (0, count))
+        return self.inverse_sqrt(normals, shift)
 
     def diagonal(self) -> np.ndarray:
         """Return the (n,) diagonal of F; 2 n rank operations, no further array of that size."""
@@ -196,39 +172,15 @@ class LowRank(Factor):
         return np.einsum("ij,ij,j->i", U, U, self.eigenvalues)
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        """Return v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
         return self.eigenvalues @ self.layout.inner(self.eigenvectors, self._checked(V)) ** 2
-
-    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
-        """Return how many eigenvalues of F + shift I are negative, zero and positive.
-
-        Parameters
-        ----------
-        shift : float
-        threshold : float, optional
-            Eigenvalues of at most this magnitude are counted as zero; by default
-            rank eps max |w|, the rounding level of the eigenvalues.
-        """
-        inside, outside = self._shifted(shift)
-        if threshold is None:
-            threshold = rounding_level(self.eigenvalues, self.rank)
-        rest = self.n - self.rank
-        below = np.count_nonzero(inside < -threshold) + rest * (outside < -threshold)
-        above = np.count_nonzero(inside > threshold) + rest * (outside > threshold)
-        return Inertia(int(below), int(self.n - below - above), int(above), threshold)
 
     def positive(self) -> Self:
         """Return |F|: the same eigenvectors with absolute eigenvalues.
 
         Newton steps with |F| + shift I leave saddle points downhill (Dauphin and others 2014).
         """
-        absolute = replace(
-            self,
-            eigenvalues=np.abs(self.eigenvalues),
-            certificate=self.certificate.absolute(),
-            provenance=self.provenance.derived("absolute value"),
-        )
-        return arithmetic.judged(absolute)
+        w = np.abs(self.eigenvalues)
+        return self._made("absolute value", w, self.certificate.absolute())
 
     def update(
         self,
@@ -251,8 +203,8 @@ class LowRank(Factor):
         Returns
         -------
         LowRank
-            Of rank <= rank + m. Its error is that of F as long as B diag(c) B^T is exactly what
-            H changed by, plus what is cut.
+            Of at most rank + m eigenpairs. Its certificate takes B diag(c) B^T as exactly the
+            change of H: the error is that of F, and of what is cut.
 
         Raises
         ------
@@ -271,7 +223,8 @@ class LowRank(Factor):
             raise InputError(
                 f"an update of {B.shape[1]} columns takes as many finite weights, not {c}"
             )
-        whole = arithmetic.update(self, B, c)
+        w, U = self._joined(B, c)
+        whole = self._made("update", w, self.certificate.updated(w), eigenvectors=U)
         if rank is None and tolerance is None:
             return whole
         return whole.truncate(rank, tolerance)
@@ -282,6 +235,8 @@ class LowRank(Factor):
 
     def truncate(self, rank: int | None = None, tolerance: float | None = None) -> Self:
         """Return the leading eigenpairs: `rank` of them, or the fewest that meet the tolerance.
+
+        InputError unless exactly one of the two is given, and is in range.
 
         Parameters
         ----------
@@ -296,13 +251,32 @@ class LowRank(Factor):
             Its certificate adds what is dropped: in squares for Ritz pairs, else its norm
             (`Certificate.by_rank`). ``converged`` says whether that meets the tolerance; one that F
             misses already keeps all and is not converged.
-
-        Raises
-        ------
-        InputError
-            Unless one of the two is given, and is in range.
         """
-        return arithmetic.truncate(self, rank, tolerance)
+        if (rank is None) == (tolerance is None):
+            raise InputError("truncate takes either a rank or a tolerance")
+        known, w, k, converged = self.certificate, self.eigenvalues, self.rank, True
+        if rank is not None:
+            if rank < 1:
+                raise InputError(f"rank must be at least 1, not {rank}")
+            k = min(rank, k)
+        if tolerance is not None:
+            if not 0 < tolerance < 1:
+                raise InputError(f"tolerance must be between 0 and 1, not {tolerance}")
+            met = known.by_rank(w).meet(tolerance, "frobenius", self.norm())
+            converged = bool(met.any())
+            k = int(np.argmax(met)) if converged else k
+        return replace(
+            self,
+            eigenvalues=w[:k].copy(),
+            eigenvectors=np.ascontiguousarray(self.eigenvectors[:, :k]),
+            certificate=replace(known.truncated(w, k), converged=converged),
+            provenance=replace(
+                self.provenance,
+                rank_requested=-1 if rank is None else rank,
+                tolerance_requested=NAN if tolerance is None else tolerance,
+                tolerance_norm="" if tolerance is None else "frobenius",
+            ),
+        )
 
     def preconditioner(self, shift: float) -> Operator:
         """Return a positive definite approximation of (H + shift I)^-1, whatever the signs of w.
@@ -311,34 +285,65 @@ class LowRank(Factor):
         its complement (Frangella, Tropp and Udell 2023, section 2.3, with absolute values), the
         floor being the rounding level of the largest.
         """
-        magnitude = np.abs(self.eigenvalues)
-        floor = EPS * max(magnitude.max(initial=0.0) + abs(shift), 1e-300)
+        floor, smallest = self.floor(shift), self.tail_value("last")
         inside = 1 / np.maximum(np.abs(self.eigenvalues + shift), floor)
-        outside = 1 / max(shift + magnitude.min(initial=np.inf if self.rank else 0.0), floor)
+        outside = 1 / max(shift + smallest, floor)
         scaled = replace(self, eigenvalues=inside - outside, certificate=UNKNOWN)
         return scaled.shifted(float(outside))
 
     def tail_value(self, tail: float | str) -> float:
-        """Return the number that `solve` takes for the unresolved eigenvalues."""
         if tail == "zero":
             return 0.0
         if tail == "last":
             return float(abs(self.eigenvalues[-1])) if self.rank else 0.0
         return tail_number(tail)
 
+    def _spectrum(self) -> np.ndarray:
+        return self.eigenvalues
+
+    def _joined(self, B: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return eigenpairs of F + B diag(c) B^T but for those at its rounding level.
+
+        The eigenproblem is that of the joint basis of U and B; no n x n matrix is made.
+        """
+        B = B * np.sqrt(np.abs(c))  # so that directions are kept or left by what they weigh
+        basis = np.hstack([self.eigenvectors, complete(self.eigenvectors, B, self.layout)])
+        if not basis.shape[1]:
+            return np.zeros(0), basis
+        X = self.layout.inner(basis, B)
+        T = (X * np.sign(c)) @ X.T
+        T[np.diag_indices(self.rank)] += self.eigenvalues
+        w, S = self.layout.eigenpairs(T)
+        size = self.norm() + np.sum(X**2)
+        k = np.count_nonzero(np.abs(w) > len(w) * EPS * size)
+        return w[:k], self.layout.combine(basis, S[:, :k])
+
+    def _made(self, how: str, w: np.ndarray, certificate: Certificate, **others) -> Self:
+        """Return a factor made from this one; `how` joins its method, w are its eigenvalues.
+
+        It is converged only if its own certificate meets the tolerance that was requested: the sum
+        of two factors that meet one need not meet it.
+        """
+        made = replace(self, eigenvalues=w, certificate=certificate, **others)
+        asked = made.provenance
+        if not np.isnan(asked.tolerance_requested):
+            met = certificate.by_rank(w).meet(
+                asked.tolerance_requested, asked.tolerance_norm, made.norm()
+            )
+            certificate = replace(certificate, converged=certificate.converged and bool(met[-1]))
+        return replace(made, certificate=certificate, provenance=asked.derived(how))
+
     def _spectral(self, inside: np.ndarray, outside: float, B: np.ndarray) -> np.ndarray:
         """Return U diag(inside) U^T B + outside (I - U U^T) B."""
-        coordinates = self.layout.inner(self.eigenvectors, B)
-        return outside * B + self._combine(scale_rows(inside - outside, coordinates))
-
-    def _shifted(self, shift: float) -> tuple[np.ndarray, float]:
-        """Return the eigenvalues of F + shift I on the range of U and on its complement."""
-        shift = finite_shift(shift)
-        return self.eigenvalues + shift, shift
+        U, layout = self.eigenvectors, self.layout
+        return outside * B + layout.combine(U, scale_rows(inside - outside, layout.inner(U, B)))
 
     def _definite(self, shift: float, zeros: bool) -> tuple[np.ndarray, float]:
-        """Return `_shifted` of a positive definite F + shift I; semidefinite with `zeros`."""
-        inside, outside = self._shifted(shift)
+        """Return the eigenvalues of F + shift I on the range of U and on its complement.
+
+        InputError unless all are positive; with `zeros` some may be zero.
+        """
+        inside, outside = self.eigenvalues + finite_shift(shift), float(shift)
         counts = self.inertia(shift)
         if counts.negative or (counts.zero and not zeros):
             least = inside.min(initial=outside if self.rank < self.n else np.inf)
@@ -349,18 +354,9 @@ class LowRank(Factor):
             )
         return inside, outside
 
-    def _combine(self, S: np.ndarray) -> np.ndarray:
-        """Return U S for a (rank,) or (rank, j) array."""
-        return self.layout.combine(self.eigenvectors, S)
-
-    def _normals(self, seed: int, count: int) -> np.ndarray:
-        """Return these rows of `count` standard normal columns."""
-        rows = self.layout.start, self.layout.stop
-        return random.standard_normal(seed, random.FACTOR_SAMPLES, rows, (0, count))
-
 
 def tail_number(tail: float | str) -> float:
-    """Return a tail given as a number, or InputError."""
+    """Return the number that a tail is, or that a text says; InputError for any other."""
     try:
         value = float(tail)
     except ValueError:

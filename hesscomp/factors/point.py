@@ -1,4 +1,4 @@
-"""Points of the parameter space, read from files."""
+"""Read points of the parameter space from files."""
 
 import os
 from pathlib import Path
@@ -16,14 +16,19 @@ MAGIC_ZIP = b"PK\x03\x04"
 
 
 def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
-    """Load the point ``zero``, of a NumPy file, a factor (`/parameters`) or a checkpoint.
+    """Return the point ``zero``, or that of a NumPy file, a factor or a run's checkpoint.
 
     The content, not the name, says which kind of file it is. InputError unless it holds n finite
     numbers.
     """
     if str(source) == "zero":
         return np.zeros(n)
-    point = _of_hdf5(source) if _magic(source) == MAGIC_HDF5 else load_vector(source)
+    if _magic(source) == MAGIC_HDF5:
+        with CheckedFile(source, "point") as file:
+            ours = load_best if file.attributes().get("format") == FORMAT else load_parameters
+        point = ours(source)
+    else:
+        point = load_vector(source)
     if point.shape != (n,):
         raise InputError(
             f"{source}: holds {point.shape} numbers, but the problem has {n} parameters"
@@ -31,14 +36,8 @@ def load_point(source: str | os.PathLike, n: int) -> np.ndarray:
     return point
 
 
-def _of_hdf5(source) -> np.ndarray:
-    with CheckedFile(source, "point") as file:
-        load = load_best if file.attributes().get("format") == FORMAT else load_parameters
-    return load(source)
-
-
 def is_keras_file(source: str | os.PathLike) -> bool:
-    """Return whether a file's content is Keras': a zip, or HDF5 that hesscomp did not write."""
+    """Return whether Keras wrote a file: it is a zip, or HDF5 that hesscomp did not write."""
     magic = _magic(source)
     if magic != MAGIC_HDF5:
         return magic.startswith(MAGIC_ZIP)

@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
+from hesscomp.factors.certificate import NAN
 from hesscomp.operators.operator import Operator
-
-NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -15,8 +14,7 @@ class Provenance:
 
     `ridge` is *not* in the eigenvalues: add it as a shift. Columns, passes, words and seconds are
     those of the compression alone. `method` also lists what was done to the factor since.
-    `residual_tolerance` is what `Certificate.eigenvalue_converged` was marked by; methods that
-    know no residuals leave it absent.
+    `residual_tolerance` marked `Certificate.eigenvalue_converged`; it is absent without residuals.
     """
 
     problem: str = ""
@@ -64,14 +62,15 @@ class Provenance:
 
 
 def metered(operator: Operator) -> Callable[..., Provenance]:
-    """Return what makes the provenance of a factor of `operator`, with the costs from now on.
+    """Return a function that makes the provenance of a factor of `operator`.
 
-    It takes the other fields by name.
+    The costs are those from now until it is called, with the other fields by name.
     """
     world, began, before = operator.world, time.perf_counter(), replace(operator.world.ledger)
 
     def made(**fields) -> Provenance:
-        ledger = world.ledger
+        for cost in ("columns", "passes", "words_reduced"):
+            fields[cost] = getattr(world.ledger, cost) - getattr(before, cost)
         return Provenance(
             operator=operator.name,
             dtype=operator.dtype.name,
@@ -79,9 +78,6 @@ def metered(operator: Operator) -> Callable[..., Provenance]:
             ranks=world.size,
             threads=world.threads,
             reproducible=world.reproducible,
-            columns=ledger.columns - before.columns,
-            passes=ledger.passes - before.passes,
-            words_reduced=ledger.words_reduced - before.words_reduced,
             seconds=time.perf_counter() - began,
             **fields,
         )

@@ -13,13 +13,7 @@ import numpy as np
 
 from hesscomp.errors import one_line
 from hesscomp.factors.factor import Factor
-from hesscomp.factors.hdf5 import (
-    TRAJECTORY,
-    kind_of,
-    read_group,
-    write_group,
-    write_header,
-)
+from hesscomp.factors.hdf5 import TRAJECTORY, kind_of, read_group, write_group, write_header
 from hesscomp.storage.files import atomic_path
 from hesscomp.storage.hdf5 import CheckedFile, count, new_file
 
@@ -46,12 +40,8 @@ def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, Factor
     """Write a trajectory file factor by factor: ``add(label, factor)`` for each, in order.
 
     Nothing is kept in memory. A file at `path` is replaced only by a whole new one, at the end of
-    the block. Factors are replicated ones of one order; one rank writes.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
+    the block; OSError if it cannot be written. Factors are replicated ones of one order; one rank
+    writes.
     """
     labels: list[str] = []
     with atomic_path(path) as temporary, new_file(temporary) as file:
@@ -68,28 +58,17 @@ def trajectory_writer(path: str | os.PathLike) -> Iterator[Callable[[str, Factor
 
 
 def load_trajectory(path: str | os.PathLike) -> Trajectory:
-    """Read a trajectory file, all factors with all their rows.
-
-    Raises
-    ------
-    InputError
-        As `load_factor`.
-    """
+    """Read a trajectory file, all factors with all their rows; errors as `load_factor`."""
     with CheckedFile(path, "trajectory file") as file:
         if kind_of(file) != TRAJECTORY:
             file.refuse(f"its kind is {kind_of(file)!r}, not {TRAJECTORY!r}; read it as a factor")
-        labels = _labels(file, count(file, "count"))
-        factors = tuple(read_group(file.within(GROUP.format(i))) for i in range(len(labels)))
+        size, labels = count(file, "count"), file.dataset("labels", "O")
+        if labels.shape != (size,):
+            file.refuse(f"/labels has shape {labels.shape}, expected {(size,)}")
+        factors = tuple(read_group(file.within(GROUP.format(i))) for i in range(size))
         if any(factor.n != count(file, "n") for factor in factors):
             file.refuse("its factors are not all of the order that attribute n says")
-        return Trajectory(labels, factors)
-
-
-def _labels(file: CheckedFile, size: int) -> tuple[str, ...]:
-    found = file.dataset("labels", "O")
-    if found.shape != (size,):
-        file.refuse(f"/labels has shape {found.shape}, expected {(size,)}")
-    return tuple(one_line(label.decode()) for label in found[()])
+        return Trajectory(tuple(one_line(label.decode()) for label in labels[()]), factors)
 
 
 def is_trajectory(path: str | os.PathLike) -> bool:

@@ -7,6 +7,7 @@ import resource
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -125,6 +126,4 @@ def keep_quiet() -> None:
     """No logging, no warnings: only errors count."""
     logging.disable(logging.CRITICAL)
     if not sys.warnoptions:
-        import warnings
-
         warnings.simplefilter("ignore")

@@ -227,22 +227,31 @@ RANGES = [(0, 5), (5, N)]
 EIGENVECTORS = LowRank.row_array()
 
 
+def name_slabs(path: Path, name: str, ranges: list[tuple[int, int]], width: int) -> None:
+    """Let a file's data set be the one that its slabs make together."""
+    with h5py.File(path, "r+") as file:
+        file.pop(name, None)
+        layout = virtual_rows(path, name, SLAB_RUN, ranges, width, "f8")
+        file.create_virtual_dataset(name, layout, np.nan)
+
+
+def write_slabs(master: Path, name: str, values: np.ndarray, ranges: list[tuple[int, int]]) -> None:
+    for rank, (start, stop) in enumerate(ranges):
+        slab = slab_path(master, SLAB_RUN, rank)
+        slab.unlink(missing_ok=True)
+        write_slab(slab, name, values[start:stop], start, len(values))
+
+
 def in_slabs() -> list[bytes]:
     def write(path):
         save_factor(factor(), path)
-        with h5py.File(path, "r+") as file:
-            del file[EIGENVECTORS]
-            layout = virtual_rows(path, EIGENVECTORS, SLAB_RUN, RANGES, RANK, "f8")
-            file.create_virtual_dataset(EIGENVECTORS, layout, np.nan)
+        name_slabs(path, EIGENVECTORS, RANGES, RANK)
 
     return written(write, file=f"{STEM}.h5")
 
 
 def slabs_beside(path: Path) -> None:
-    for rank, (start, stop) in enumerate(RANGES):
-        slab = slab_path(path.with_name(f"{STEM}.h5"), SLAB_RUN, rank)
-        slab.unlink(missing_ok=True)
-        write_slab(slab, EIGENVECTORS, factor().eigenvectors[start:stop], start, N)
+    write_slabs(path.with_name(f"{STEM}.h5"), EIGENVECTORS, factor().eigenvectors, RANGES)
 
 
 def master_beside(path: Path) -> None:
@@ -308,18 +317,13 @@ ROW_RANGES = [(0, 3), (3, len(X))]
 def checkpoints_in_slabs() -> list[bytes]:
     def write(path):
         save_checkpoint(checkpoint(), path.parent, World.serial())
-        with h5py.File(path, "r+") as file:
-            layout = virtual_rows(path, ROWS, SLAB_RUN, ROW_RANGES, X.shape[1], "f8")
-            file.create_virtual_dataset(ROWS, layout, np.nan)
+        name_slabs(path, ROWS, ROW_RANGES, X.shape[1])
 
     return written(write, file=NAME)
 
 
 def row_slabs_beside(path: Path) -> None:
-    for rank, (start, stop) in enumerate(ROW_RANGES):
-        slab = slab_path(path, SLAB_RUN, rank)
-        slab.unlink(missing_ok=True)
-        write_slab(slab, ROWS, X[start:stop], start, len(X))
+    write_slabs(path, ROWS, X, ROW_RANGES)
 
 
 def resumed(path: Path) -> Checkpoint:

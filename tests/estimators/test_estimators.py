@@ -14,8 +14,8 @@ from hesscomp.estimators import (
     trace,
 )
 from hesscomp.estimators.leave_one_out import LeaveOneOut
-from hesscomp.estimators.vectors import sphere
-from hesscomp.estimators.xnystrace import _shifted_traces
+from hesscomp.estimators.sampling import sphere
+from hesscomp.estimators.trace import _shifted_traces
 from hesscomp.krylov.lanczos import Lanczos
 from hesscomp.operators.matrix import MatrixOperator
 

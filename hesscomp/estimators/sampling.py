@@ -1,4 +1,4 @@
-"""What the estimators return: numbers with their errors and their costs."""
+"""What all estimators share: random vectors, checks, and results with their errors."""
 
 from dataclasses import dataclass
 from typing import SupportsFloat
@@ -6,7 +6,8 @@ from typing import SupportsFloat
 import numpy as np
 import scipy.special
 
-from hesscomp.estimators.smoothing import reflected_gaussian
+from hesscomp.errors import InputError
+from hesscomp.parallel import random
 
 EXACT = "exact"  # the method's name where the matrix was assembled
 
@@ -21,7 +22,8 @@ class Estimate:
     standard_error : float
         Of `value`, over the random vectors. For independent samples their standard deviation over
         the square root of their number; for XTrace and XNysTrace the jackknife, which is not too
-        small on average but is often too large (see `exchangeable`). 0 where nothing was random.
+        small on average but is often too large (see `leave_one_out.of_exchangeable`). 0 where
+        nothing was random.
     method : str
         "exact" where the matrix was assembled because that costs no more.
     columns : int
@@ -81,6 +83,12 @@ class DiagonalEstimate:
     columns: int
     samples: int = 0
 
+    @classmethod
+    def of_samples(cls, samples: np.ndarray, method: str, columns: int) -> "DiagonalEstimate":
+        """Return the means and standard errors of (n, l) samples, l >= 2."""
+        errors = standard_error(samples)
+        return cls(samples.mean(axis=1), errors, method, columns, samples.shape[1])
+
 
 @dataclass(frozen=True)
 class NormBounds:
@@ -89,16 +97,15 @@ class NormBounds:
     Attributes
     ----------
     value : float
-        The largest Ritz value in magnitude: never above ||H||_2 but for rounding.
+        The largest Ritz value in magnitude: at most ||H||_2, up to rounding.
     upper_bound : float or None
-        Not exceeded by ||H||_2 but with the probability `failure`; None where the steps do not
-        suffice for any bound.
+        ||H||_2 exceeds it with probability `failure` at most; None after too few steps for a bound.
     failure : float
     residual_norm : float
         ||H u - w u|| of that Ritz pair: an eigenvalue lies within this distance of it.
     converged : bool
-        Whether the residual is as small and the upper bound as near as was asked; False where
-        there is no upper bound.
+        Whether the residual is as small and the upper bound as near as requested; False without an
+        upper bound.
     columns : int
         Product columns spent.
     """
@@ -111,50 +118,6 @@ class NormBounds:
     columns: int
 
 
-@dataclass(frozen=True)
-class SpectralDensity:
-    """The density of eigenvalues, smoothed by a reflected Gaussian; integrates to 1.
-
-    Attributes
-    ----------
-    points : (g,) array
-    density, standard_errors : (g,) arrays
-        The density times n is eigenvalues per unit of length; errors are point by point.
-    width : float
-        Standard deviation of the Gaussian: nothing finer is resolved.
-    sides : tuple of (low, high)
-        The intervals that the smoothing stays in: negative and positive Ritz values, each within
-        its own extremes, or one interval where all have one sign. There is nothing outside.
-    samples : int
-        Random vectors behind the errors; 0 where nothing was random.
-    """
-
-    points: np.ndarray
-    density: np.ndarray
-    standard_errors: np.ndarray
-    width: float
-    sides: tuple[tuple[float, float], ...]
-    samples: int = 0
-
-    def height(self, values: np.ndarray, n: int) -> np.ndarray:
-        """Return the density that one of n eigenvalues makes at its own place, for each value."""
-        values = np.asarray(values, dtype=np.float64)
-        low, high = self.sides[0]
-        heights = self._own_height(values, low, high)
-        for low, high in self.sides[1:]:
-            heights = np.where(values >= low, self._own_height(values, low, high), heights)
-        return heights / n
-
-    def _own_height(self, values: np.ndarray, low: float, high: float) -> np.ndarray:
-        values = np.clip(values, low, high)
-        return reflected_gaussian(values, values, self.width, low, high)
-
-    def band(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper (g,) limits, point by point; the lower one is not below 0."""
-        half = student(self.samples, confidence) * self.standard_errors if self.samples else 0.0
-        return np.maximum(self.density - half, 0.0), self.density + half
-
-
 def standard_error(samples: np.ndarray) -> np.ndarray:
     """Return the standard error of the mean of independent samples over the last axis."""
     return np.std(samples, axis=-1, ddof=1) / np.sqrt(samples.shape[-1])
@@ -163,3 +126,21 @@ def standard_error(samples: np.ndarray) -> np.ndarray:
 def student(samples: int, confidence: float) -> float:
     """Return the half-width of Student's interval for a mean of samples, in standard errors."""
     return float(scipy.special.stdtrit(samples - 1, (1 + confidence) / 2))
+
+
+def signs(n: int, count: int, seed: int, stream: int = random.ESTIMATOR) -> np.ndarray:
+    """Return an (n, count) array of independent signs (Rademacher): no noise from H's diagonal."""
+    return np.where(random.uniform(seed, stream, (0, n), (0, count)) < 0.5, -1.0, 1.0)
+
+
+def sphere(n: int, count: int, seed: int, stream: int = random.ESTIMATOR) -> np.ndarray:
+    """Return (n, count) array of independent vectors, uniform on the sphere of radius sqrt(n)."""
+    normal = random.standard_normal(seed, stream, (0, n), (0, count))
+    return normal * (np.sqrt(n) / np.linalg.norm(normal, axis=0))
+
+
+def check_counts(seed: int, **counts: tuple[int, int]) -> None:
+    """Raise InputError unless seed >= 0 and every ``name=(value, least)`` has value >= least."""
+    for name, (value, least) in {**counts, "seed": (seed, 0)}.items():
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, not {value}")
