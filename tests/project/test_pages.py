@@ -406,7 +406,7 @@ def hessian(X, x) -> np.ndarray:
     return (X.T * (p * (1 - p))) @ X / len(X)
 
 
-@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.fixture(scope="module", params=[1, 2])
 def worked(request, run_command, mpiexec, tmp_path_factory):
     """The folder in which all commands have run, what they wrote, and the dense Hessians."""
     folder = tmp_path_factory.mktemp(f"ranks{request.param}")
