@@ -1,3 +1,81 @@
-"""Measure, compress and use the curvature of losses whose data are spread over MPI ranks."""
+"""Measure, compress and use the curvature of losses whose data are spread over MPI ranks.
+
+    import hesscomp as hc
+
+    H = hc.hessian(model, "sparse_categorical_crossentropy", (X, y))   # of a Keras model
+    factor = hc.compress(H, rank=20)                                   # with its error estimate
+    print(factor.eigenvalues, hc.trace(H))
+
+The names below load when they are first used: ``import hesscomp`` itself loads neither TensorFlow
+nor MPI.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hesscomp.api import compress as compress
+    from hesscomp.api import density as density
+    from hesscomp.api import diagonal as diagonal
+    from hesscomp.api import empirical_fisher as empirical_fisher
+    from hesscomp.api import fisher as fisher
+    from hesscomp.api import ggn as ggn
+    from hesscomp.api import hessian as hessian
+    from hesscomp.api import jacobian as jacobian
+    from hesscomp.api import load as load
+    from hesscomp.api import load_data as load_data
+    from hesscomp.api import logdet as logdet
+    from hesscomp.api import newton as newton
+    from hesscomp.api import norm as norm
+    from hesscomp.api import plot as plot
+    from hesscomp.api import report as report
+    from hesscomp.api import save as save
+    from hesscomp.api import trace as trace
+    from hesscomp.api import train as train
+    from hesscomp.operators.matrix import MatrixOperator as MatrixOperator
+    from hesscomp.operators.operator import Operator as Operator
+    from hesscomp.optimizers.drsom import DRSOM as DRSOM
+    from hesscomp.optimizers.first_order import SGD as SGD
+    from hesscomp.optimizers.first_order import AdaBelief as AdaBelief
+    from hesscomp.optimizers.first_order import Adam as Adam
+    from hesscomp.optimizers.gauss_newton import GaussNewton as GaussNewton
+    from hesscomp.optimizers.hessian_free import HessianFree as HessianFree
+    from hesscomp.optimizers.newton import Newton as Newton
+    from hesscomp.optimizers.newton_cg import NewtonCG as NewtonCG
+    from hesscomp.parallel.world import World as World
+    from hesscomp.problems.function import FunctionProblem as FunctionProblem
+    from hesscomp.problems.keras import KerasProblem as KerasProblem
+    from hesscomp.problems.logistic import LogisticRegression as LogisticRegression
+
+_PLACES = {
+    "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian load "
+    "load_data logdet newton norm plot report save trace train",
+    "hesscomp.operators.matrix": "MatrixOperator",
+    "hesscomp.operators.operator": "Operator",
+    "hesscomp.optimizers.drsom": "DRSOM",
+    "hesscomp.optimizers.first_order": "SGD AdaBelief Adam",
+    "hesscomp.optimizers.gauss_newton": "GaussNewton",
+    "hesscomp.optimizers.hessian_free": "HessianFree",
+    "hesscomp.optimizers.newton": "Newton",
+    "hesscomp.optimizers.newton_cg": "NewtonCG",
+    "hesscomp.parallel.world": "World",
+    "hesscomp.problems.function": "FunctionProblem",
+    "hesscomp.problems.keras": "KerasProblem",
+    "hesscomp.problems.logistic": "LogisticRegression",
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hesscomp' has no attribute '{name}'")
+    found = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,7 +1,8 @@
 """Any symmetric matrix or SciPy operator as an operator of this package."""
 
 import numpy as np
-from scipy.sparse.linalg import aslinearoperator
+import scipy.sparse
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
@@ -43,3 +44,56 @@ class MatrixOperator(Operator):
         if isinstance(self.matrix, np.ndarray):  # symmetric, and this way round BLAS is faster
             return (V.T @ self.matrix).T.astype(np.float64, copy=False)
         return np.asarray(self.matrix.matmat(V), dtype=np.float64)
+
+
+def as_operator(matrix, world: World | None = None, *, psd: bool = False) -> Operator:
+    """Return an `Operator` as it is, and a symmetric matrix or SciPy operator as one.
+
+    Parameters
+    ----------
+    matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
+        Whole on every rank.
+    world : World, optional
+        Default: this rank alone.
+    psd : bool
+        Whether a matrix is positive semidefinite; an `Operator` knows it itself.
+
+    Raises
+    ------
+    InputError
+        If it is not square, real, finite or symmetric. Of a LinearOperator symmetry is tried on two
+        vectors, which costs two products.
+    """
+    if isinstance(matrix, Operator):
+        return matrix
+    if not scipy.sparse.issparse(matrix) and not isinstance(matrix, LinearOperator):
+        matrix = np.asarray(matrix)
+        if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
+            raise InputError(
+                f"a matrix is a two-dimensional array of real numbers; this has the shape "
+                f"{matrix.shape} and the type {matrix.dtype}"
+            )
+        matrix = matrix.astype(np.float64, copy=False)
+    elif np.issubdtype(matrix.dtype, np.complexfloating):
+        raise InputError("the matrix is complex; hesscomp takes real symmetric ones")
+    operator = MatrixOperator(matrix, world, psd=psd)
+    if not _is_symmetric(operator):
+        raise InputError(
+            "the matrix is not symmetric; hesscomp takes symmetric ones: its symmetric part is "
+            "(A + A.T) / 2, and its singular values are the roots of the eigenvalues of A.T @ A"
+        )
+    return operator
+
+
+def _is_symmetric(operator: MatrixOperator) -> bool:
+    """Whether u . A v equals v . A u for two random vectors.
+
+    To ten digits of a float64 matrix and to five of others, which may compute in float32 inside.
+    """
+    u, v = np.random.default_rng(0).standard_normal((2, operator.n))
+    Au, Av = operator._whole(u[:, None])[:, 0], operator._whole(v[:, None])[:, 0]
+    if not (np.isfinite(Au).all() and np.isfinite(Av).all()):
+        raise InputError("the matrix holds numbers that are not finite")
+    precise = isinstance(operator.matrix, np.ndarray) and operator.matrix.dtype == np.float64
+    scale = np.linalg.norm(u) * np.linalg.norm(Av) + np.linalg.norm(v) * np.linalg.norm(Au)
+    return bool(abs(u @ Av - v @ Au) <= (1e-10 if precise else 1e-5) * scale)

@@ -20,6 +20,7 @@ from hesscomp.problems import capabilities as ability
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import RowSet
 
+RIDGE = 1e-3
 VECTOR = 64  # elements: a multiple of every processor's vector length
 
 
@@ -32,7 +33,8 @@ class LogisticRegression(Problem):
     ----------
     dataset : Dataset
         Its `train` shard is used; `test` serves `accuracy` only.
-    world : World
+    world : World, optional
+        All ranks of the job by default.
     ridge : float
         Non-negative; applies to all n coefficients.
     dtype : {"float32", "float64"}
@@ -59,8 +61,14 @@ class LogisticRegression(Problem):
     counts: tf.Tensor | None = None  # of each row: 1, or 0 where a sample leaves it out
 
     def __init__(
-        self, dataset: Dataset, world: World, *, ridge: float = 1e-3, dtype: str = "float32"
+        self,
+        dataset: Dataset,
+        world: World | None = None,
+        *,
+        ridge: float = RIDGE,
+        dtype: str = "float32",
     ):
+        world = World() if world is None else world
         check_numbers(ridge, dtype)
         if dataset.targets != "signs":
             raise InputError(

@@ -1,0 +1,372 @@
+"""The functions of ``import hesscomp as hc``: each takes what you have and calls the library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hesscomp import estimators
+from hesscomp.compression import compress as compress_operator
+from hesscomp.datasets import Dataset, from_arrays, load_dataset
+from hesscomp.errors import InputError
+from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
+from hesscomp.factors import Factor, is_trajectory, load_factor, load_trajectory, save_factor
+from hesscomp.operators.matrix import as_operator
+from hesscomp.operators.operator import Operator
+from hesscomp.parallel.world import World
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hesscomp.curvature.jacobian import Jacobian
+    from hesscomp.factors import LowRank, Trajectory
+    from hesscomp.optimizers.newton import NewtonResult
+    from hesscomp.problems.problem import Problem
+
+RANK = 40
+
+
+def load_data(source: str | os.PathLike, world: World | None = None, **options) -> Dataset:
+    """Load a data set by name or from a file; each rank keeps its own rows. Collective.
+
+    Parameters
+    ----------
+    source : str or path
+        "adult", "mnist-sample" (both packaged), "mnist" or "curves"; or a file of labelled rows:
+        LIBSVM, CSV, HDF5, NPZ, NPY or IDX.
+    world : World, optional
+        All ranks of the job by default.
+    **options
+        `format`, `label`, `test`, `targets`, `dtype`: see `hesscomp.datasets.load_dataset`.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> hc.load_data("adult").features
+    109
+    """
+    return load_dataset(source, world or World(), **options)
+
+
+def hessian(problem, loss=None, data=None, *, at=None, blocks=None, **options) -> Operator:
+    """Return the Hessian of a mean loss at a point, without the ridge, as an operator.
+
+    Parameters
+    ----------
+    problem : Problem or keras.Model
+        A model needs `loss` and `data`.
+    loss : str, Keras loss or callable, optional
+        By default the one that the model was compiled with.
+    data : (X, y) or Dataset, optional
+        Each rank's own rows.
+    at : (n,) array, str or path, optional
+        The point: parameters, "zero", "initial", or a file (.npy, a factor, a checkpoint, Keras
+        weights). By default the model's weights, and zero for logistic regression.
+    blocks : str or list of str, optional
+        Names of layers or parameter blocks that the matrix is restricted to.
+    **options
+        Of `KerasProblem`, with a model: `world`, `ridge`, `dtype`, `memory`, `engine`, `check`.
+
+    Returns
+    -------
+    Operator
+        n x n and symmetric. ``H @ V`` is one reduction over the ranks. Collective.
+
+    Raises
+    ------
+    InputError
+        For a model, a loss or data that cannot be used; see `KerasProblem`.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.hessian(problem).shape
+    (109, 109)
+    """
+    from hesscomp.curvature.hessian import HessianOperator
+
+    return _curvature(HessianOperator, problem, loss, data, at, blocks, options)
+
+
+def ggn(problem, loss=None, data=None, *, at=None, blocks=None, **options) -> Operator:
+    """Return the generalised Gauss-Newton matrix (Schraudolph 2002), J^T (d^2 l / df^2) J.
+
+    Parameters are those of `hessian`. The matrix is positive semidefinite where the loss is convex
+    in the model's outputs.
+    """
+    from hesscomp.curvature.gauss_newton import GaussNewtonOperator
+
+    return _curvature(GaussNewtonOperator, problem, loss, data, at, blocks, options)
+
+
+def fisher(
+    problem, loss=None, data=None, *, at=None, blocks=None, samples=None, seed=0, **options
+) -> Operator:
+    """Return the Fisher matrix; see `hessian` for the other parameters.
+
+    Parameters
+    ----------
+    samples : int, optional
+        Draw this many targets for each row from the model (a Monte Carlo Fisher matrix) instead of
+        the expectation over all targets.
+    seed : int
+        Of these targets; they do not depend on the number of ranks.
+    """
+    from hesscomp.curvature.gauss_newton import FisherOperator, MonteCarloFisherOperator
+
+    if samples is None:
+        return _curvature(FisherOperator, problem, loss, data, at, blocks, options)
+
+    def drawn(problem, x):
+        return MonteCarloFisherOperator(problem, x, samples, seed)
+
+    return _curvature(drawn, problem, loss, data, at, blocks, options)
+
+
+def empirical_fisher(problem, loss=None, data=None, *, at=None, blocks=None, **options) -> Operator:
+    """Return the mean over rows of g_i g_i^T, g_i the row's gradient; parameters as `hessian`."""
+    from hesscomp.curvature.gauss_newton import EmpiricalFisherOperator
+
+    return _curvature(EmpiricalFisherOperator, problem, loss, data, at, blocks, options)
+
+
+def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
+    """Return the Jacobian of a network's outputs by its parameters; parameters as `hessian`.
+
+    ``J @ V`` takes (n, k) to this rank's rows of outputs, and ``J.T @ U`` back, summed over ranks.
+    """
+    from hesscomp.curvature.jacobian import Jacobian
+
+    problem = _problem(problem, loss, data, options)
+    return Jacobian(problem, _point(problem, at))
+
+
+def compress(
+    matrix, rank: int | None = None, tolerance: float | None = None, *, psd: bool = False, **options
+) -> LowRank:
+    """Compress a symmetric matrix or operator to a low-rank factor with an error certificate.
+
+    Parameters
+    ----------
+    matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
+    rank : int, optional
+        Eigenpairs wanted, of largest magnitude. Default: 40 (or n), unless a tolerance is given.
+    tolerance : float, optional
+        Take the smallest rank with ||H - F|| <= tolerance ||H|| instead, both estimated.
+    psd : bool
+        Of an array or a SciPy operator: it is positive semidefinite, which makes the default method
+        cheaper. An `Operator` knows this itself.
+    **options
+        `method`, `which`, `oversample`, `power`, `seed` and others:
+        `hesscomp.compression.compress`.
+
+    Returns
+    -------
+    LowRank
+        `eigenvalues`, `eigenvectors`, `certificate`; it multiplies, solves and is saved (`save`).
+
+    Raises
+    ------
+    InputError
+        For a matrix that is not symmetric, and for options out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> hc.compress(np.diag([3.0, -2.0, 1.0, 0.0]), rank=2).eigenvalues.round(6)
+    array([ 3., -2.])
+    """
+    if rank is None and tolerance is None:
+        rank = RANK
+    return compress_operator(as_operator(matrix, psd=psd), rank, tolerance, **options)
+
+
+def trace(matrix, columns: int = 64, **options) -> Estimate:
+    """Return the trace with its standard error; exact of a factor.
+
+    `columns` products are spent at most (`hesscomp.estimators.trace`).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> hc.trace(np.diag([3.0, -2.0, 1.0, 0.0])).value
+    2.0
+    """
+    if isinstance(matrix, Factor):
+        return Estimate.exactly(matrix.trace(), 0)
+    return estimators.trace(as_operator(matrix), columns, **options)
+
+
+def diagonal(matrix, columns: int = 64, **options) -> DiagonalEstimate:
+    """Return the diagonal with standard errors; `columns` products are spent at most.
+
+    See `hesscomp.estimators.diagonal`, and ``factor.diagonal()`` of a factor.
+    """
+    return estimators.diagonal(as_operator(matrix), columns, **options)
+
+
+def logdet(matrix, shift: float = 0.0, **options) -> Estimate:
+    """Return log det(H + shift I), which must be positive definite; exact of a factor.
+
+    See `hesscomp.estimators.logdet` for `probes`, `steps` and `seed`.
+    """
+    if isinstance(matrix, Factor):
+        sign, value = matrix.logdet(shift)
+        if sign <= 0:
+            raise InputError(
+                f"the factor plus a shift of {shift:g} is not positive definite; take a larger "
+                "shift, or matrix.logdet(shift), which gives the sign too"
+            )
+        return Estimate.exactly(value, 0)
+    return estimators.logdet(as_operator(matrix), shift=shift, **options)
+
+
+def norm(matrix, order: str | int = "fro", **options) -> float:
+    """Return an estimate of the Frobenius ("fro") or the spectral norm (2).
+
+    `hesscomp.estimators.frobenius_norm` and `spectral_norm` give errors and bounds too.
+    """
+    operator = as_operator(matrix)
+    if order == "fro":
+        return estimators.frobenius_norm(operator, **options).value
+    if order == 2:
+        return estimators.spectral_norm(operator, **options).value
+    raise InputError(f'norm takes the order "fro" or 2, not {order}')
+
+
+def density(matrix, *, probes: int = 10, steps: int = 80, seed: int = 0) -> SpectralDensity:
+    """Return the density of all eigenvalues by stochastic Lanczos quadrature.
+
+    Costs `probes` times `steps` product columns (Ubaru, Chen and Saad 2017). `plot` draws it.
+    """
+    operator = as_operator(matrix)
+    return estimators.spectral_quadrature(operator, probes=probes, steps=steps, seed=seed).density()
+
+
+def newton(
+    problem, x0: np.ndarray | None = None, *, ridge: float | None = None, world=None, **options
+) -> NewtonResult:
+    """Fit logistic regression, or minimise another convex problem, by Newton's method.
+
+    Parameters
+    ----------
+    problem : Problem, Dataset, (X, y) or str
+        Data, or the name or file of data, stand for logistic regression on them.
+    x0 : (n,) array, optional
+        The start; zero by default.
+    ridge : float, optional
+        With data: the regularisation, 1e-3 by default.
+    **options
+        `solver`, `tolerance`, `max_iterations`, `rank` (see `NewtonOptions`), and `on_iteration`,
+        `folder`, `save_every` (see `hesscomp.optimizers.newton.newton`).
+
+    Returns
+    -------
+    NewtonResult
+        `x`, `objective`, `gradient_norm`, `converged`, `history`. Collective.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> fit = hc.newton("adult", ridge=1e-3)
+    >>> fit.converged, round(fit.objective, 6)
+    (True, 0.326523)
+    """
+    from hesscomp.optimizers.newton import NewtonOptions
+    from hesscomp.optimizers.newton import newton as minimise
+    from hesscomp.problems.problem import Problem
+
+    if not isinstance(problem, Problem):
+        problem = _logistic(problem, ridge, world)
+    elif ridge is not None:
+        raise InputError("`ridge` goes with data; a problem has its own")
+    passed = {
+        name: options.pop(name)
+        for name in ("on_iteration", "folder", "save_every")
+        if name in options
+    }
+    return minimise(problem, x0, NewtonOptions(**options), **passed)
+
+
+def save(factor: Factor, path: str | os.PathLike) -> None:
+    """Write a factor to an HDF5 file, whole or not at all. All ranks call it."""
+    save_factor(factor, path)
+
+
+def load(path: str | os.PathLike) -> Factor | Trajectory:
+    """Read a factor or a trajectory of factors from its HDF5 file."""
+    return load_trajectory(path) if is_trajectory(path) else load_factor(path)
+
+
+def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -> Operator:
+    """Make an operator of a kind from what the face's functions were given."""
+    problem = _problem(problem, loss, data, options)
+    operator = kind(problem, _point(problem, at))
+    if blocks is None:
+        return operator
+    from hesscomp.curvature.restriction import Restricted
+
+    return Restricted(operator, [blocks] if isinstance(blocks, str) else list(blocks))
+
+
+def _problem(problem, loss, data, options: dict[str, Any]) -> Problem:
+    from hesscomp.problems.problem import Problem
+
+    if isinstance(problem, Problem):
+        if loss is not None or data is not None or options:
+            raise InputError(
+                "a problem has its own loss, data and options; pass them where it is made"
+            )
+        return problem
+    from hesscomp.problems.keras import KerasProblem
+
+    loss = getattr(problem, "loss", None) if loss is None else loss
+    if loss is None or data is None:
+        raise InputError(
+            "a model needs its loss and data: hessian(model, loss, (X, y)); or pass a problem"
+        )
+    return KerasProblem(problem, loss, data, **options)
+
+
+def _point(problem: Problem, at) -> np.ndarray:
+    if at is None or isinstance(at, str | os.PathLike):
+        from hesscomp.workflows.curvature import known_point
+
+        return known_point(None if at is None else os.fspath(at), problem)
+    return problem.check_point(at)
+
+
+def _logistic(data, ridge: float | None, world: World | None) -> Problem:
+    from hesscomp.problems.logistic import RIDGE, LogisticRegression
+
+    world = world or World()
+    if isinstance(data, str | os.PathLike):
+        data = load_data(data, world, targets="signs")
+    elif not isinstance(data, Dataset):
+        data = from_arrays(*data, world)
+    return LogisticRegression(data, world, ridge=RIDGE if ridge is None else ridge)
+
+
+def train(problem, optimizer, **options):
+    """Minimise a problem; see `hesscomp.optimizers.loop.train`."""
+    from hesscomp.optimizers.loop import train as minimise
+
+    return minimise(problem, optimizer, **options)
+
+
+def plot(result, path: str | os.PathLike | None = None) -> Figure:
+    """Draw a result and return the Matplotlib figure."""
+    raise NotImplementedError
+
+
+def report(factor, path: str | os.PathLike) -> None:
+    """Write the page about a factor: one HTML file."""
+    from hesscomp.analysis.report import write_page
+
+    write_page(factor, path, os.fspath(path))
