@@ -162,7 +162,7 @@ def compress(
         k, l = min(rank, operator.n), min(rank + asked.oversample, operator.n)
         sketch, approximation = _sketch_rank(sketch, l, asked.method == "auto")
         certificate = approximation.certificate(k, sketch.probes)
-    return LowRank(
+    factor = LowRank(
         approximation.eigenvalues[:k].copy(),
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
         certificate=certificate,
@@ -178,6 +178,7 @@ def compress(
         ),
         layout=operator.layout,
     )
+    return operator.describe(factor)
 
 
 def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:

@@ -42,8 +42,11 @@ class Journaled(Operator):
     def name(self) -> str:
         return self.base.name
 
-    def _block(self, V):
-        return self._kept("block", (V,), (self.n, V.shape[1]), lambda: self.base._block(V))
+    def describe(self, factor):
+        return self.base.describe(factor)
+
+    def block_product(self, V):
+        return self._kept("block", (V,), (self.n, V.shape[1]), lambda: self.base.block_product(V))
 
     def _project(self, Q, V):
         shape = Q.shape[1], V.shape[1]

@@ -1,5 +1,7 @@
 """A curvature operator on some of the parameters: named blocks, block diagonal."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from hesscomp.curvature.sharded import ProblemOperator, ShardedOperator
@@ -68,6 +70,11 @@ class Restricted(_Part):
     def _columns(self, columns):
         return self.made_by._columns(columns)
 
+    def describe(self, factor):
+        factor = self.base.problem.describe(factor, self.base.x, self.indices)
+        name = f"{self.base.name}, restricted"
+        return replace(factor, provenance=replace(factor.provenance, operator=name))
+
     def _pieces(self, columns):
         return max(super()._pieces(columns), self.made_by._pieces(columns))
 
@@ -118,6 +125,9 @@ class BlockDiagonal(_Part):
             raise InputError("a parameter block is in two groups of a block diagonal")
         super().__init__(base, base.n)
         self.passes = base.passes * len(self.groups)
+
+    def describe(self, factor):
+        return self.base.problem.describe(factor, self.base.x)
 
     def _columns(self, columns):
         return min(group._columns(columns) for group in self.groups)

@@ -60,7 +60,7 @@ class ShardedOperator(Operator):
         stack = self.dtype.itemsize * self.n * self.blocks
         return min(columns, max(int(self.memory // max(stack, 1)), 1))
 
-    def _block(self, V):
+    def block_product(self, V):
         local = self._local_blocks if self.world.reproducible else self._local
         out = self.layout.total(V, local, self.dtype, self._columns(V.shape[1]), self.blocks)
         return np.multiply(out, self.scale, out=out)
@@ -107,6 +107,9 @@ class ProblemOperator(ShardedOperator):
             memory=problem.memory,
         )
         self.problem, self.x = problem, np.array(x, dtype=np.float64)
+
+    def describe(self, factor):
+        return self.problem.describe(factor, self.x)
 
     def narrowed(self, chosen: tuple[int, ...]) -> ProblemOperator | None:
         """Return this operator on the parameter blocks of these indices alone.

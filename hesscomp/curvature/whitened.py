@@ -59,8 +59,8 @@ class Whitened(Operator):
             self.L, V, trans="T" if transposed else "N", lower=True, check_finite=False
         )
 
-    def _block(self, V):
-        return self._solve(self.base._block(self.backward(V)), transposed=False)
+    def block_product(self, V):
+        return self._solve(self.base.block_product(self.backward(V)), transposed=False)
 
     def _project(self, Q, V):
         return self.base._project(self.backward(Q), self.backward(V))

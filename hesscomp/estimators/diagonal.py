@@ -98,7 +98,7 @@ def diagonal_factor(
         squares = layout.squares(rest)
         error, bound = float(np.sqrt(np.mean(squares))), FAILURE_BOUND * np.sqrt(np.max(squares))
         failure, how = 10.0**-probe_count, "probes"
-    return Diagonal(
+    factor = Diagonal(
         layout.local(d),
         certificate=Certificate(
             frobenius_error_estimate=error,
@@ -110,6 +110,7 @@ def diagonal_factor(
         provenance=made(method=method, seed=seed),
         layout=layout,
     )
+    return operator.describe(factor)
 
 
 def hutchinson_diagonal(operator: Operator, columns: int, seed: int) -> DiagonalEstimate:

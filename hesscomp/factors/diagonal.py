@@ -10,7 +10,7 @@ from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.factors.factor import Factor, finite_shift, scale_rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Diagonal(Factor):
     """A symmetric operator's diagonal: n numbers, and every operation with them costs n.
 
@@ -42,7 +42,7 @@ class Diagonal(Factor):
             "negative entries": f"{np.count_nonzero(d < 0)} of {self.n}",
         }
 
-    def _block(self, V: np.ndarray) -> np.ndarray:
+    def block_product(self, V: np.ndarray) -> np.ndarray:
         return scale_rows(self.entries, V)
 
     def solve(self, B: np.ndarray, shift: float) -> np.ndarray:

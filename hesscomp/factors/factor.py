@@ -191,6 +191,13 @@ class Factor(Operator):
 
     # An operator's
 
+    def facts(self) -> dict[str, str]:
+        known = self.certificate
+        error = f"{known.relative_error:.2g} ({known.estimator or 'unknown'})"
+        return {"n": f"{self.n:,}", "holds": self.extent, "relative error": error}
+
+    __repr__ = Operator.__repr__  # not that of a dataclass
+
     @property
     def n(self) -> int:  # type: ignore[override]  # nothing sets it
         return self.layout.n

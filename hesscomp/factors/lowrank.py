@@ -15,7 +15,7 @@ from hesscomp.operators.operator import Operator
 from hesscomp.parallel import random
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LowRank(Factor):
     """A symmetric operator's dominant eigenpairs, with what is known about the rest.
 
@@ -51,7 +51,7 @@ class LowRank(Factor):
         more = f"  ... {self.eigenvalues[-1]:.4g}" if self.rank > leading else ""
         return {"rank": f"{self.rank}", "eigenvalues": values + more}
 
-    def _block(self, V: np.ndarray) -> np.ndarray:
+    def block_product(self, V: np.ndarray) -> np.ndarray:
         """Return the product, at 4 n rank operations a column."""
         coordinates = scale_rows(self.eigenvalues, self.layout.inner(self.eigenvectors, V))
         return self.layout.combine(self.eigenvectors, coordinates)

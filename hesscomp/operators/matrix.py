@@ -37,7 +37,7 @@ class MatrixOperator(Operator):
             raise InputError(f"a symmetric operator is square; this one is {rows} x {columns}")
         super().__init__(rows, world or World.serial(), psd=psd)
 
-    def _block(self, V):
+    def block_product(self, V):
         return self.layout.product(V, self._whole)
 
     def _whole(self, V):

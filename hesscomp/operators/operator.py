@@ -1,18 +1,20 @@
 """The one door to a symmetric operator: ``H @ V`` for a block of columns.
 
-`Operator` validates, reshapes and counts; a subclass writes `_block`, the product with an (n, k)
-array. Shifts, sums, multiples and a SciPy view come free.
+`Operator` validates, reshapes and counts; a subclass writes `block_product`, the product
+with an (n, k) array. Shifts, sums, multiples and a SciPy view come free.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from numbers import Real
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import scipy.sparse.linalg
+from markupsafe import escape
 from numpy.typing import DTypeLike
 
 from hesscomp.errors import InputError, NumericalError
@@ -60,12 +62,59 @@ class Operator(ABC):
         """What kind of operator this is, for provenance and messages."""
         return type(self).__name__
 
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "_block" in vars(cls) and "block_product" not in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}: the method `_block` is now `block_product`; the next version "
+                "reads only that",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.block_product = cls._block  # type: ignore[attr-defined]
+
     @abstractmethod
-    def _block(self, V: np.ndarray) -> np.ndarray:
-        """Return H V for a validated float64 (rows, k) array in `layout`, as float64."""
+    def block_product(self, V: np.ndarray) -> np.ndarray:
+        """Return H V for a float64 (n, k) array, as float64: what a subclass writes.
+
+        V is checked, and holds the rows of `layout`. Users take ``H @ V``, which counts the product
+        and checks the result.
+        """
+
+    def describe(self, factor: Any) -> Any:
+        """Return a factor of this operator with its origin (problem, point, blocks) noted in it."""
+        return factor
+
+    def facts(self) -> dict[str, str]:
+        """Return what this operator is, as texts by name, for its representations."""
+        sign = "positive semidefinite" if self.psd else "of either sign"
+        return {"n": f"{self.n:,}", "precision": str(self.dtype), "eigenvalues": sign}
+
+    def __repr__(self) -> str:
+        told = ", ".join(f"{name} {text}" for name, text in self.facts().items())
+        return f"<{self.name}: {told}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"
+            for name, text in self.facts().items()
+        )
+        return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
+
+    # What `scipy.sparse.linalg.aslinearoperator` asks for
+
+    def matvec(self, v: np.ndarray) -> np.ndarray:
+        """Return H v; SciPy's algorithms take the operator, or a preconditioner, by this."""
+        return self @ np.reshape(v, -1)
+
+    def matmat(self, V: np.ndarray) -> np.ndarray:
+        """Return H V."""
+        return self @ V
+
+    rmatvec, rmatmat = matvec, matmat  # it is symmetric
 
     def _project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
-        return self.layout.inner(Q, self._block(V))
+        return self.layout.inner(Q, self.block_product(V))
 
     def _pieces(self, columns: int) -> int:
         """Return in how many pieces, each of `passes` sweeps, a product is done."""
@@ -98,7 +147,7 @@ class Operator(ABC):
         block = V[:, None] if V.ndim == 1 else V
         if not block.shape[1]:
             return np.zeros(V.shape)
-        return self._counted(self._block(block), block.shape[1]).reshape(V.shape)
+        return self._counted(self.block_product(block), block.shape[1]).reshape(V.shape)
 
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Return Q^T H V on every rank, for (n, q) and (n, k) arrays.
@@ -200,8 +249,8 @@ class Shifted(Operator):
         self.layout = base.layout
         self.base, self.shift, self.passes = base, shift, base.passes
 
-    def _block(self, V):
-        return self.base._block(V) + self.shift * V
+    def block_product(self, V):
+        return self.base.block_product(V) + self.shift * V
 
     def _project(self, Q, V):
         return self.base._project(Q, V) + self.shift * self.layout.inner(Q, V)
@@ -220,8 +269,8 @@ class Scaled(Operator):
         self.layout = base.layout
         self.base, self.factor, self.passes = base, factor, base.passes
 
-    def _block(self, V):
-        return self.factor * self.base._block(V)
+    def block_product(self, V):
+        return self.factor * self.base.block_product(V)
 
     def _project(self, Q, V):
         return self.factor * self.base._project(Q, V)
@@ -246,8 +295,8 @@ class Sum(Operator):
         self.left, self.right = left, right.in_layout(lead.layout)
         self.passes = left.passes + right.passes
 
-    def _block(self, V):
-        return self.left._block(V) + self.right._block(V)
+    def block_product(self, V):
+        return self.left.block_product(V) + self.right.block_product(V)
 
     def _project(self, Q, V):
         return self.left._project(Q, V) + self.right._project(Q, V)

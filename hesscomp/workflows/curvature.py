@@ -112,14 +112,8 @@ class Curvature:
         return f"{self.title}: {problem.name} on {problem.dataset_name}, n = {self.operator.n}"
 
     def describe(self, factor: Factor) -> Factor:
-        """Return a factor of the operator with its problem, point and blocks noted in it."""
-        factor = self.problem.describe(factor, self.x, self.indices)
-        from hesscomp.curvature.restriction import Restricted
-
-        if not isinstance(self.operator, Restricted):
-            return factor
-        name = f"{self.operator.base.name}, restricted"
-        return replace(factor, provenance=replace(factor.provenance, operator=name))
+        """Return a factor, wherever it comes from, with this problem, point and blocks in it."""
+        return self.operator.describe(factor)
 
     def journaled(self, folder, facts: dict) -> AbstractContextManager:
         """Return the operator as a context; where a folder is named, it keeps the products.

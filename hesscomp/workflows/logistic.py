@@ -129,7 +129,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
         asked = values(request, FactorOptions)
         with final.journaled(request.run, request.facts(FactorOptions)) as operator:
             with world.ledger.timed("final factor"):
-                factor = final.describe(compress(operator, **asked))
+                factor = compress(operator, **asked)
             write_factor(progress, request.factor_out, factor)
         fit = replace(fit, factor=factor)
     report = _report(request, dataset, problem, fit)

@@ -252,11 +252,10 @@ def figure(request: FigureRequest, world: World, progress: Progress = silent) ->
         )
     with world.ledger.timed("figure"), counted(world, progress):
         how: dict[str, Any] = {"seed": request.seed, "layout": "replicated"}
-        compressed = compress(operator, request.rank, method="krylov", **how)
+        factor = compress(operator, request.rank, method="krylov", **how)
         how |= {"residual_tolerance": 1e-4, "max_columns": LONG * request.rank}
-        best = compress(operator, request.rank, start=compressed, **how)
+        best = compress(operator, request.rank, start=factor, **how)
         norm = exact_frobenius_norm(operator)
-    factor = curvature.describe(compressed)
     errors = {
         "rank": np.arange(factor.rank + 1),
         "best": _relative_errors(best.eigenvalues, norm),

@@ -41,7 +41,7 @@ class Layers(Operator):
         """Floating operations of one column."""
         return 4 * self.X.size * len(self.signs)
 
-    def _block(self, V):
+    def block_product(self, V):
         start = time.perf_counter()
         V = V.astype(np.float32)
         out = np.zeros_like(V)

@@ -379,11 +379,11 @@ class Noisy(Sharded):
         super().__init__(dense, world, False)
         self.dtype = np.dtype("float32")
 
-    def _block(self, V):
+    def block_product(self, V):
         return self.world.sum((self.part @ V).astype(np.float32)).astype(np.float64)
 
     def _project(self, Q, V):
-        return Q.T @ self._block(V)
+        return Q.T @ self.block_product(V)
 
 
 @pytest.mark.parametrize("kind", ["polynomial", "exponential", "low rank", "equal"])

@@ -274,8 +274,8 @@ class Rounded(MatrixOperator):
         self.dtype = np.dtype("float32")
         self.rng = np.random.default_rng(8)
 
-    def _block(self, V):
-        Y = super()._block(V)
+    def block_product(self, V):
+        Y = super().block_product(V)
         return Y * (1 + 1e-7 * self.rng.standard_normal(Y.shape))
 
 

@@ -317,8 +317,8 @@ def test_semidefinite_operators_have_no_density_below_zero(world):
     A = (Q * np.where(np.arange(n) < 9, 1e3, 0.0)) @ Q.T
 
     class Single(Sharded):
-        def _block(self, V):
-            return super()._block(V).astype(np.float32).astype(np.float64)
+        def block_product(self, V):
+            return super().block_product(V).astype(np.float32).astype(np.float64)
 
     single = Single((A + A.T) / 2, world, True)
     single.dtype = np.dtype("float32")
@@ -421,11 +421,11 @@ def test_rounding_of_the_products(world):
             self.dtype = np.dtype("float32")
             self.part = self.part.astype(np.float32)
 
-        def _block(self, V):
+        def block_product(self, V):
             return self.world.sum(self.part @ V.astype(np.float32)).astype(np.float64)
 
         def _project(self, Q, V):
-            return Q.T @ self._block(V)
+            return Q.T @ self.block_product(V)
 
     for kind in ("exponential", "low rank"):
         A = matrix(kind)
