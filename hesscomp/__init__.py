@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hesscomp.api import report as report
     from hesscomp.api import save as save
     from hesscomp.api import trace as trace
-    from hesscomp.api import train as train
+    from hesscomp.api.training import train as train
     from hesscomp.operators.matrix import MatrixOperator as MatrixOperator
     from hesscomp.operators.operator import Operator as Operator
     from hesscomp.optimizers.drsom import DRSOM as DRSOM
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian load "
-    "load_data logdet newton norm plot report save trace train",
+    "load_data logdet newton norm plot report save trace",
+    "hesscomp.api.training": "train",
     "hesscomp.operators.matrix": "MatrixOperator",
     "hesscomp.operators.operator": "Operator",
     "hesscomp.optimizers.drsom": "DRSOM",

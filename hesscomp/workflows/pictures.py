@@ -261,7 +261,7 @@ def figure(request: FigureRequest, world: World, progress: Progress = silent) ->
         "best": _relative_errors(best.eigenvalues, norm),
         "exact": _relative_errors(factor.eigenvalues, norm),
         "certificate": np.array(
-            [compressed.truncate(k).certificate.relative_error for k in range(1, factor.rank + 1)]
+            [factor.truncate(k).certificate.relative_error for k in range(1, factor.rank + 1)]
         ),
     }
     result = FigureResult(factor, errors)

@@ -141,7 +141,7 @@ def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
     """
     from hesscomp.curvature.jacobian import Jacobian
 
-    problem = _problem(problem, loss, data, options)
+    problem = as_problem(problem, loss, data, options)
     return Jacobian(problem, _point(problem, at))
 
 
@@ -306,7 +306,7 @@ def load(path: str | os.PathLike) -> Factor | Trajectory:
 
 def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -> Operator:
     """Make an operator of a kind from what the face's functions were given."""
-    problem = _problem(problem, loss, data, options)
+    problem = as_problem(problem, loss, data, options)
     operator = kind(problem, _point(problem, at))
     if blocks is None:
         return operator
@@ -315,7 +315,7 @@ def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -
     return Restricted(operator, [blocks] if isinstance(blocks, str) else list(blocks))
 
 
-def _problem(problem, loss, data, options: dict[str, Any]) -> Problem:
+def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
     from hesscomp.problems.problem import Problem
 
     if isinstance(problem, Problem):
@@ -351,13 +351,6 @@ def _logistic(data, ridge: float | None, world: World | None) -> Problem:
     elif not isinstance(data, Dataset):
         data = from_arrays(*data, world)
     return LogisticRegression(data, world, ridge=RIDGE if ridge is None else ridge)
-
-
-def train(problem, optimizer, **options):
-    """Minimise a problem; see `hesscomp.optimizers.loop.train`."""
-    from hesscomp.optimizers.loop import train as minimise
-
-    return minimise(problem, optimizer, **options)
 
 
 def plot(result, path: str | os.PathLike | None = None) -> Figure:

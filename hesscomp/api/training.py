@@ -1,0 +1,260 @@
+"""Training as Keras' users know it: progress, validation beside the loss, Ctrl-C that saves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from hesscomp.errors import InputError, Interrupted
+from hesscomp.optimizers.catalogue import OPTIMIZERS, make_optimizer
+from hesscomp.optimizers.first_order import SGD, Adam
+from hesscomp.optimizers.loop import TrainResult
+from hesscomp.optimizers.loop import train as minimise
+from hesscomp.optimizers.optimizer import Optimizer
+from hesscomp.optimizers.options import Sampling, Saving, Stopping
+from hesscomp.parallel.watchdog.stop_signals import StopListener
+from hesscomp.parallel.world import World
+
+NOTICE = b"\nhesscomp: interrupted; training ends after this product\n"
+PARTS = (Sampling, Stopping, Saving)
+
+
+def train(
+    problem,
+    optimizer: str | Optimizer | Any = "hessian-free",
+    loss=None,
+    data=None,
+    *,
+    validation_data=None,
+    x0: np.ndarray | None = None,
+    verbose: bool | None = None,
+    callbacks: tuple = (),
+    evaluate_every: int | None = None,
+    settings: dict[str, Any] | None = None,
+    **options,
+) -> TrainResult:
+    """Minimise a problem, or train a Keras model in place. Collective.
+
+    Parameters
+    ----------
+    problem : Problem or keras.Model
+        A model needs `loss` and `data` as in `hessian`, and gets the best weights at the end, also
+        after Ctrl-C. A problem's model is left as it is (`problem.set_weights`).
+    optimizer : str, Optimizer or keras.optimizers.SGD or Adam
+        "newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adabelief".
+    loss, data
+        With a model: its loss, and each rank's own rows (X, y).
+    validation_data : (X, y) or Dataset, optional
+        Rows whose loss, and accuracy for a classifier, are told beside the objective.
+    x0 : (n,) array, optional
+        The start; by default the problem's own.
+    verbose : bool, optional
+        Whether rank 0 shows a progress bar and a summary on standard error. Default: on a terminal
+        and in a notebook.
+    callbacks : tuple of callables
+        ``callback(row, x)`` after each step; training stops where one returns True.
+    evaluate_every : int, optional
+        With batches: steps between evaluations over all rows.
+    settings : dict, optional
+        Options of an optimizer that is named, such as ``{"damping": 10}``.
+    **options
+        Of `Sampling` (`gradient`, `curvature`, `acceptance`: shares of the rows, or numbers of
+        rows, for a step's batches; `seed`), of `Stopping` (`max_steps`, `gradient_tolerance`,
+        `target`, `max_passes`, `max_seconds`), of `Saving` (`folder`, `every`, `tensorboard`); with
+        a model also of `KerasProblem`.
+
+    Returns
+    -------
+    TrainResult
+        `x`, `best`, `best_objective`, `history`, `status` and `reason`, and `test` (of the
+        validation data, at `best`). `hesscomp.plot` draws it.
+
+    Raises
+    ------
+    InputError
+        For what cannot be used.
+    Interrupted
+        On Ctrl-C (a second one raises KeyboardInterrupt at once). With a `folder` the same call
+        goes on from there.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.train(problem, "newton-cg", max_steps=20, gradient_tolerance=1e-6).converged
+    True
+    """
+    from hesscomp.api import as_problem
+
+    parts = {kind: _taken(options, kind) for kind in PARTS}
+    model = problem if hasattr(problem, "set_weights") and hasattr(problem, "layers") else None
+    problem = as_problem(problem, loss, data, options)
+    sampling, stopping, saving = (kind(**parts[kind]) for kind in PARTS)
+    chosen = as_optimizer(optimizer, settings or {})
+    world, best = problem.world, _Best()
+    show = _Progress(world, stopping.max_steps, verbose, saving.folder)
+    try:
+        with _stoppable(world):
+            result = minimise(
+                problem, chosen, x0, sampling=sampling, stopping=stopping, saving=saving,
+                callbacks=(best, show, *callbacks), evaluate_every=evaluate_every,
+                test=validation_data,
+            )  # fmt: skip
+    except Interrupted as why:
+        if model is not None and best.x is not None:
+            problem.set_weights(best.x)
+        show.interrupted(why)
+        raise
+    finally:
+        show.close()
+    if model is not None:
+        problem.set_weights(result.best)
+    show.summary(result)
+    return result
+
+
+def as_optimizer(optimizer: Any, settings: dict[str, Any]) -> Optimizer:
+    """Return an optimizer by name, as it is, or from Keras' SGD and Adam.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, and for what Keras' optimizer does and ours does not.
+    """
+    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
+        known = {part.name for part in fields(OPTIMIZERS[optimizer])}
+        unknown = ", ".join(sorted(set(settings) - known))
+        if unknown:
+            raise InputError(f"{optimizer} has no option {unknown}; it has {', '.join(known)}")
+        return OPTIMIZERS[optimizer](**settings)
+    if isinstance(optimizer, str):
+        return make_optimizer(optimizer)  # which says what names there are
+    if settings:
+        raise InputError("`settings` go with the name of an optimizer; give them where it is made")
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if not hasattr(optimizer, "get_config"):
+        raise InputError(
+            f"the optimizer is a {type(optimizer).__name__}; pass a name ({', '.join(OPTIMIZERS)}) "
+            "or an Optimizer"
+        )
+    return _of_keras(optimizer)
+
+
+def _of_keras(optimizer: Any) -> Optimizer:
+    """Return our SGD or Adam with the options of Keras'."""
+    name, told = type(optimizer).__name__, optimizer.get_config()
+    rate, decay = told["learning_rate"], 0.0
+    if isinstance(rate, dict) and rate["class_name"] == "InverseTimeDecay":
+        schedule = rate["config"]
+        if schedule["staircase"]:
+            raise InputError("the schedule InverseTimeDecay has a staircase; take one without")
+        rate = schedule["initial_learning_rate"]
+        decay = schedule["decay_rate"] / schedule["decay_steps"]
+    if isinstance(rate, dict):
+        raise InputError(
+            f"{name} has the schedule {rate['class_name']}; hesscomp knows a constant rate and "
+            "InverseTimeDecay"
+        )
+    for option in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema"):
+        if told.get(option):
+            raise InputError(f"{name} has {option}, which hesscomp's does not; leave it out")
+    common = {"learning_rate": float(rate), "decay": float(decay)}
+    if name == "SGD":
+        return SGD(**common, momentum=told["momentum"], nesterov=told["nesterov"])
+    if name == "Adam" and not told.get("amsgrad"):
+        betas = {"beta1": told["beta_1"], "beta2": told["beta_2"]}
+        return Adam(**common, **betas, epsilon=told["epsilon"])
+    raise InputError(
+        f"Keras' {name} has no counterpart here; take SGD, Adam without amsgrad, or one of "
+        f"{', '.join(OPTIMIZERS)}"
+    )
+
+
+def _taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Take the fields of a kind of options out of the options that were given."""
+    names = [part.name for part in fields(kind) if part.name in options]
+    return {name: options.pop(name) for name in names}
+
+
+class _Best:
+    """A callback that keeps the point of the lowest objective over all rows."""
+
+    def __init__(self) -> None:
+        self.value, self.x = np.inf, None
+
+    def __call__(self, row: dict, x: np.ndarray) -> None:
+        value = row.get("full_objective", np.nan)
+        if value < self.value:
+            self.value, self.x = value, x
+
+
+class _Progress:
+    """A callback that shows a bar with its end, the objective and the validation beside it."""
+
+    def __init__(self, world: World, steps: int, verbose: bool | None, folder) -> None:
+        shown = sys.stderr.isatty() or "ipykernel" in sys.modules if verbose is None else verbose
+        self.shown, self.steps, self.folder = shown and world.rank == 0, steps, folder
+        self.bar: Any = None
+        self.tested: dict[str, str] = {}
+
+    def __call__(self, row: dict, x: np.ndarray) -> None:
+        if not self.shown:
+            return
+        if self.bar is None:
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=self.steps, desc="training", unit=" steps")
+        self.bar.update(int(row["step"]) - self.bar.n)
+        told = {"objective": f"{row['objective']:.6g}", "|g|": f"{row['gradient_norm']:.2g}"}
+        for name, short in (("test_loss", "val_loss"), ("test_accuracy", "val_accuracy")):
+            if not np.isnan(row.get(name, np.nan)):
+                self.tested[short] = f"{row[name]:.5g}"
+        self.bar.set_postfix(told | self.tested, refresh=False)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def summary(self, result: TrainResult) -> None:
+        text = f"{result.status} after {result.steps} steps: {result.reason}; best objective "
+        text += f"{result.best_objective:.8g}"
+        if result.test is not None:
+            text += f"; validation: {result.test}"
+        self._say(text)
+
+    def interrupted(self, why: Interrupted) -> None:
+        how = "nothing is kept: with folder=... the same call could go on"
+        if self.folder is not None:
+            how = f"the same call goes on from {os.fspath(self.folder)}"
+        self._say(f"interrupted {why.reached}; {how}")
+
+    def _say(self, text: str) -> None:
+        self.close()
+        if self.shown:
+            sys.stderr.write(f"hesscomp: {text}\n")
+
+
+@contextmanager
+def _stoppable(world: World) -> Iterator[None]:
+    """Let Ctrl-C end training between two products, where nothing else does; else as it was."""
+    main = threading.current_thread() is threading.main_thread()
+    if world.stop_asked is not None or not main:
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    world.stop_asked = StopListener((signal.SIGINT,), NOTICE if world.rank == 0 else b"")
+    try:
+        yield
+    finally:
+        world.stop_asked = None
+        signal.signal(signal.SIGINT, before)
