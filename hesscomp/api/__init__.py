@@ -217,13 +217,13 @@ def logdet(matrix, shift: float = 0.0, **options) -> Estimate:
     See `hesscomp.estimators.logdet` for `probes`, `steps` and `seed`.
     """
     if isinstance(matrix, Factor):
-        sign, value = matrix.logdet(shift)
-        if sign <= 0:
+        counts = matrix.inertia(shift)
+        if counts.negative or counts.zero:
             raise InputError(
                 f"the factor plus a shift of {shift:g} is not positive definite; take a larger "
                 "shift, or matrix.logdet(shift), which gives the sign too"
             )
-        return Estimate.exactly(value, 0)
+        return Estimate.exactly(matrix.logdet(shift).logabsdet, 0)
     return estimators.logdet(as_operator(matrix), shift=shift, **options)
 
 

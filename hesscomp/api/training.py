@@ -46,8 +46,9 @@ def train(
     Parameters
     ----------
     problem : Problem or keras.Model
-        A model needs `loss` and `data` as in `hessian`, and gets the best weights at the end, also
-        after Ctrl-C. A problem's model is left as it is (`problem.set_weights`).
+        A model needs `loss` and `data` as in `hessian`, and gets the best weights at the end; after
+        Ctrl-C too, but with a `folder` it is left as it was, for the same call to go on. A
+        problem's model is left as it is (`problem.set_weights`).
     optimizer : str, Optimizer or keras.optimizers.SGD or Adam
         "newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adabelief".
     loss, data
@@ -109,7 +110,7 @@ def train(
                 test=validation_data,
             )  # fmt: skip
     except Interrupted as why:
-        if model is not None and best.x is not None:
+        if model is not None and best.x is not None and saving.folder is None:
             problem.set_weights(best.x)
         show.interrupted(why)
         raise
@@ -233,7 +234,7 @@ class _Progress:
         self._say(text)
 
     def interrupted(self, why: Interrupted) -> None:
-        how = "nothing is kept: with folder=... the same call could go on"
+        how = "a model has its best weights; with folder=... the same call could go on"
         if self.folder is not None:
             how = f"the same call goes on from {os.fspath(self.folder)}"
         self._say(f"interrupted {why.reached}; {how}")

@@ -53,8 +53,8 @@ class TrainResult:
     `full_objective` is known.
     """
 
-    x: np.ndarray  # (n,), the last point
-    best: np.ndarray  # (n,)
+    x: np.ndarray = field(repr=False)  # (n,), the last point
+    best: np.ndarray = field(repr=False)  # (n,)
     best_objective: float
     objective: float
     gradient_norm: float

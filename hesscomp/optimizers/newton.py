@@ -188,7 +188,7 @@ class NewtonIteration:
 class NewtonResult:
     """Where Newton's method ended, and how it got there."""
 
-    x: np.ndarray  # (n,)
+    x: np.ndarray = field(repr=False)  # (n,)
     objective: float
     gradient_norm: float
     iterations: int  # Newton steps taken

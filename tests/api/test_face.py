@@ -1,0 +1,211 @@
+"""``import hesscomp as hc``: its names, what its functions take, and what they refuse."""
+
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+import scipy.sparse.linalg
+from shards import mine
+
+import hesscomp as hc
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.tensorflow import keras
+from hesscomp.errors import InputError, Interrupted
+
+rng = np.random.default_rng(0)
+X, Y = rng.standard_normal((60, 4)).astype(np.float32), np.arange(60) % 3
+
+
+def model():
+    keras.utils.set_random_seed(0)
+    stack = [keras.layers.Dense(5, "tanh", name="first"), keras.layers.Dense(3, "softmax")]
+    return keras.Sequential([keras.Input((4,)), *stack])
+
+
+def matrix(n=40):
+    A = np.random.default_rng(1).standard_normal((n, n))
+    return (A + A.T) / 2
+
+
+def test_the_import_loads_neither_tensorflow_nor_mpi():
+    code = "import sys, hesscomp as hc; dir(hc); print({'tensorflow', 'mpi4py'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_every_name_is_there_and_documented():
+    assert set(hc.__all__) <= set(dir(hc))
+    for name in hc.__all__:
+        assert name == "__version__" or getattr(hc, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'hessain'"):
+        hc.hessain  # noqa: B018
+
+
+@pytest.mark.ranks
+def test_matrices_of_a_model_and_of_a_problem_are_the_same(world):
+    here = mine(world, X, Y)
+    net, loss = model(), "sparse_categorical_crossentropy"
+    problem = hc.KerasProblem(net, loss, here, dtype="float64")
+    V = np.random.default_rng(2).standard_normal((problem.n, 2))
+    exact = HessianOperator(problem, problem.initial) @ V
+    np.testing.assert_array_equal(hc.hessian(problem) @ V, exact)
+    np.testing.assert_array_equal(hc.hessian(net, loss, here, dtype="float64") @ V, exact)
+    net.compile(loss=loss)
+    restricted = hc.ggn(net, data=here, blocks="first", dtype="float64")
+    assert restricted.n == 25
+    draws = hc.fisher(problem, samples=50) @ V
+    assert np.linalg.norm(draws - hc.fisher(problem) @ V) < np.linalg.norm(draws)
+    J = hc.jacobian(problem)
+    assert (J @ V).shape == (len(here[0]), 3, 2)
+    assert hc.empirical_fisher(problem).psd
+    at_zero = hc.hessian(problem, at=np.zeros(problem.n))
+    np.testing.assert_array_equal(at_zero @ V, hc.hessian(problem, at="zero") @ V)
+
+
+def test_a_factor_knows_where_it_comes_from(tmp_path):
+    problem = hc.KerasProblem(model(), "sparse_categorical_crossentropy", (X, Y))
+    factor = hc.compress(hc.hessian(problem, blocks="first"), 5)
+    assert factor.provenance.problem == problem.name and factor.provenance.rows == 60
+    assert [name for name, *_ in factor.blocks] == ["first/kernel", "first/bias"]
+    np.testing.assert_array_equal(factor.parameters, problem.initial[:25])
+    hc.save(factor, tmp_path / "f.h5")
+    np.testing.assert_array_equal(hc.load(tmp_path / "f.h5").eigenvalues, factor.eigenvalues)
+    assert repr(factor).startswith("<low-rank factor: n 25, holds rank 5, relative error ")
+    assert "<th>relative error</th>" in factor._repr_html_()
+    assert repr(hc.hessian(problem)).startswith("<HessianOperator: n 43, precision float32")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [np.asarray, scipy.sparse.csr_array, scipy.sparse.linalg.aslinearoperator, hc.MatrixOperator],
+)
+def test_matrices_as_people_have_them(form):
+    A = matrix()
+    w = np.linalg.eigvalsh(A)
+    factor = hc.compress(form(A), 5, residual_tolerance=1e-9)
+    leading = w[np.argsort(-np.abs(w))][:5]
+    np.testing.assert_allclose(factor.eigenvalues, leading, rtol=1e-8)
+    assert hc.trace(form(A)).value == pytest.approx(np.trace(A))
+    assert hc.norm(form(A)) == pytest.approx(np.linalg.norm(A))
+    assert hc.norm(form(A), 2) == pytest.approx(np.abs(w).max(), rel=1e-2)
+    np.testing.assert_allclose(hc.diagonal(form(A)).values, np.diagonal(A), atol=1e-12)
+    shift = 1 - w.min()
+    assert hc.logdet(form(A), shift).value == pytest.approx(np.log(w + shift).sum(), rel=0.05)
+    assert hc.density(form(A), probes=2, steps=20).points.min() >= w.min() - 1e-8
+
+
+@pytest.mark.parametrize("bad, words", [
+    (np.triu(np.ones((4, 4))), "not symmetric"),
+    (scipy.sparse.csr_array(np.triu(np.ones((4, 4)))), "not symmetric"),
+    (np.ones((4, 3)), "4 x 3"),
+    (1j * np.eye(3), "real numbers"),
+    (scipy.sparse.csr_array(1j * np.eye(3)), "complex"),
+    (np.full((3, 3), np.nan), "not finite"),
+    ("adult", "two-dimensional"),
+])  # fmt: skip
+def test_what_is_no_symmetric_matrix_is_refused(bad, words):
+    with pytest.raises(InputError, match=words):
+        hc.compress(bad, 2)
+
+
+def test_exact_numbers_of_factors():
+    factor = hc.compress(np.diag([4.0, 2.0, 1.0, 0.0]), 2, residual_tolerance=1e-9)
+    assert hc.trace(factor).value == pytest.approx(factor.trace())
+    assert hc.logdet(factor, 1.0).value == pytest.approx(factor.logdet(1.0).logabsdet)
+    with pytest.raises(InputError, match="larger shift"):
+        hc.logdet(factor, -5.0)
+
+
+def test_scipy_takes_operators_and_preconditioners():
+    problem = hc.LogisticRegression(hc.load_data("adult"), dtype="float64")
+    H = hc.hessian(problem)
+    largest = scipy.sparse.linalg.eigsh(H, k=1, which="LA")[0]
+    factor = hc.compress(H, 20, residual_tolerance=1e-9)
+    assert factor.eigenvalues[0] == pytest.approx(largest[0], rel=1e-6)
+    b, A, M = np.ones(H.n), H.shifted(1e-3), factor.preconditioner(1e-3)
+    steps = []
+    x, failed = scipy.sparse.linalg.cg(A, b, M=M, rtol=1e-8, callback=steps.append)
+    assert not failed and len(steps) < 60
+    np.testing.assert_allclose(A @ x, b, atol=1e-6)
+
+
+def test_an_operator_of_ones_own_writes_one_method():
+    class Mine(hc.Operator):
+        def block_product(self, V):
+            return np.arange(50.0)[:, None] * V
+
+    operator = Mine(50, hc.World(), psd=True)
+    assert hc.compress(operator, 3, residual_tolerance=1e-9).eigenvalues == pytest.approx(
+        [49, 48, 47]
+    )
+    with pytest.warns(DeprecationWarning, match="_block` is now `block_product"):
+
+        class Old(hc.Operator):
+            def _block(self, V):
+                return V
+
+    np.testing.assert_array_equal(Old(3, hc.World(), psd=True) @ np.ones(3), np.ones(3))
+
+
+@pytest.mark.ranks
+def test_newton_takes_data_by_name_arrays_and_problems(world):
+    by_name = hc.newton("adult", ridge=1e-3)
+    assert by_name.objective == pytest.approx(0.326523399290756, rel=1e-12)
+    data = hc.load_data("adult")
+    again = hc.newton(hc.LogisticRegression(data, ridge=1e-3), tolerance=1e-10)
+    assert again.converged and again.objective == pytest.approx(by_name.objective, rel=1e-13)
+    with pytest.raises(InputError, match="has its own"):
+        hc.newton(hc.LogisticRegression(data), ridge=1.0)
+
+
+@pytest.mark.ranks
+def test_training_a_model_in_place(world, capsys):
+    here = mine(world, X, Y)
+    net, loss = model(), "sparse_categorical_crossentropy"
+    found = hc.train(
+        net, "hessian-free", loss, here, validation_data=here, max_steps=3, verbose=True
+    )
+    problem = hc.KerasProblem(net, loss, here)
+    assert problem.objective(problem.initial) == pytest.approx(found.best_objective, rel=1e-6)
+    shown = capsys.readouterr().err
+    if world.rank == 0:
+        assert "stopped after 3 steps: max_steps is 3" in shown and "accuracy" in shown
+        assert "val_loss" in shown
+    else:
+        assert not shown
+    adam = keras.optimizers.Adam(keras.optimizers.schedules.InverseTimeDecay(0.1, 10, 1.0))
+    assert hc.train(net, adam, loss, here, max_steps=2, gradient=0.5).steps == 2
+
+
+@pytest.mark.parametrize("optimizer, words", [
+    (lambda: "rmsprop", "unknown optimizer rmsprop; use one of"),
+    (lambda: keras.optimizers.RMSprop(), "no counterpart"),
+    (lambda: keras.optimizers.SGD(clipnorm=1.0), "clipnorm"),
+    (lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10)),
+     "CosineDecay"),
+    (lambda: 3, "pass a name"),
+])  # fmt: skip
+def test_optimizers_without_a_counterpart(optimizer, words):
+    with pytest.raises(InputError, match=words):
+        hc.train(model(), optimizer(), "sparse_categorical_crossentropy", (X, Y), max_steps=1)
+
+
+def test_ctrl_c_keeps_what_was_reached(tmp_path):
+    net, loss, calls = model(), "sparse_categorical_crossentropy", []
+
+    def press(row, x):
+        calls.append(row["step"])
+        if row["step"] == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        hc.train(
+            net, "sgd", loss, (X, Y), max_steps=50, callbacks=(press,), folder=tmp_path / "run"
+        )
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    found = hc.train(net, "sgd", loss, (X, Y), max_steps=6, folder=tmp_path / "run")
+    assert found.steps == 6 and calls[-1] == 3
+    assert [row["step"] for row in found.history.rows] == list(range(7))
