@@ -45,6 +45,8 @@ COMMANDS = {
     "solve": "solve with a factor: (F + shift I) X = B",
     "plan": "predict the memory, communication and time of a compression on many ranks",
     "job": "write a SLURM job script for a command, and submit it if you ask for that",
+    "doctor": "check MPI, TensorFlow, HDF5 and SLURM on this machine, and say what to do",
+    "completion": "print the script with which a shell completes hesscomp's commands and options",
 }
 PARALLEL = ("newton", "train", "compress", "diagonal", "update", "spectrum", "figure", "data")
 MODULES = {  # those of several commands; others have the command's name
@@ -200,10 +202,16 @@ def _comm_timeout(arguments: list[str]) -> float:
     return seconds if 0 < seconds < MOST else TIMEOUT
 
 
-def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
+def whole_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser and those of all commands by name, all of them with their options."""
+    parser, commands, _ = _parser(*COMMANDS)
+    return parser, commands
+
+
+def _parser(*names: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
     """Return the parser, the parsers of all commands by name, and how parameters are written.
 
-    Only the named command's parser has its options.
+    Only the named commands' parsers have their options.
     """
     written: dict[str, str] = {}
     parser = Parser(
@@ -223,7 +231,7 @@ def _parser(name: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
             description=summary[0].upper() + summary[1:] + ".",
             formatter_class=HelpFormatter,
         )
-        if command == name:  # only what is requested is imported
+        if command in names:  # only what is requested is imported
             written = _add_request(subparser, command)
     return parser, commands.choices, written
 

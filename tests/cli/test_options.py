@@ -52,7 +52,7 @@ SQUARED = "--model m.keras --loss squared-error --data d.csv"
 NAMED = "--problem adult-mlp --data d.csv"
 DENSE = "--threads 2", "--comm-timeout 77", "--reproducible"
 # Options that show at no size that a test can afford: what they are handed to must have them.
-HANDED = ("--threads", "--comm-timeout", "--reproducible", "--check", "--memory-limit")
+HANDED = ("--threads", "--comm-timeout", "--reproducible", "--check", "--memory-limit", "--timeout")
 
 
 def rank_options(*names: str) -> dict[str, Case]:
@@ -308,6 +308,8 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
         },
     ),
     "problems": ("problems", {}),
+    "doctor": ("doctor", {"--timeout": Case("--timeout 7")}),
+    "completion": ("completion bash", {"completion": Case("completion zsh")}),
     "inspect": ("inspect f0.h5", {"--leading": Case("--leading 1")}),
     "compare": (
         "compare f0.h5 g0.h5",
@@ -462,6 +464,11 @@ def outcome(inputs, monkeypatch, capsys):
         kept.update({str(path): contents(path) for path in journal._files()})
         remove(journal)
 
+    def examine(request, show):
+        handed.append(request)
+        return ()
+
+    monkeypatch.setattr("hesscomp.cli.doctor.doctor", examine)
     monkeypatch.setattr(session, "threadpool_limits", limits)
     monkeypatch.setattr(session, "World", make_world)
     monkeypatch.setattr(KerasProblem, "__init__", make_problem)
