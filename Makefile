@@ -47,7 +47,7 @@ export OMPI_MCA_rmaps_base_oversubscribe = 1
 export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-oldest test-slow test-slurm test-hosts lint bench tables peers fuzz clean
+.PHONY: help install demo test test-oldest test-slow test-slurm test-hosts lint bench tables peers fuzz dist clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -129,6 +129,10 @@ peers: $(PEERS)  ## install torch (CPU) and curvlinops, which `make bench` then 
 
 fuzz: $(FUZZ)  ## feed damaged files to every reader: FUZZ_FLAGS="--inputs 100000 csv hdf5"
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/fuzz.py $(FUZZ_FLAGS)
+
+dist: $(TEST)  ## build the sdist and the wheel in dist/
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
 
 clean:  ## remove the environment, results and caches
 	rm -rf $(VENV) .venv-oldest out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .mypy_cache .hypothesis

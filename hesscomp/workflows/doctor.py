@@ -68,7 +68,7 @@ class Finding:
 def doctor(request: DoctorRequest, show: Callable[[Finding], None]) -> tuple[Finding, ...]:
     """Check this machine; `show` gets each finding as soon as there is one.
 
-    Takes at most about four times ``request.timeout``, whatever hangs.
+    Takes at most about six times ``request.timeout``, whatever hangs.
     """
     findings: list[Finding] = []
 
@@ -237,7 +237,9 @@ def _cores() -> Finding:
         text += f" of this machine's {there}"
     fixed = os.environ.get("OMP_NUM_THREADS", "")
     if not fixed:
-        return Finding("cores", OK, f"{text}; ranks on one machine share them as threads")
+        return Finding(
+            "cores", OK, f"{text}: {cores} for one rank, {max(cores // 2, 1)} for each of two"
+        )
     text += f"; OMP_NUM_THREADS={fixed}"
     remedy = f"set OMP_NUM_THREADS to the cores of a rank, here at most {cores}, or unset it"
     if not (fixed.isdigit() and int(fixed) > 0):
@@ -310,20 +312,21 @@ def _tensorflow(found: dict) -> Finding:
         if "no answer" in error:
             remedy = "put the environment on a local disk, or give it more time with --timeout"
         elif "SIGILL" in error:
-            remedy = "take a build for this processor, such as conda-forge's: it has no AVX"
+            remedy = "take a build for processors without AVX, such as the one of conda-forge"
         else:
             remedy = "install it anew: pip install --force-reinstall tensorflow"
         return Finding(part, PROBLEM, error, remedy)
     gpus = found["gpus"]
     text = f"{found['version']} (Keras {found['keras']})"
-    if not gpus and NVIDIA.exists():
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if not gpus and NVIDIA.exists() and not hidden:
         if not found["built_for_gpus"]:
             remedy = "install a build for GPUs: pip install 'tensorflow[and-cuda]'"
         else:
             remedy = "install the CUDA libraries: pip install 'hesscomp[gpu]'"
         return Finding(part, PROBLEM, f"{text} does not see this machine's GPU", remedy)
     devices = f"{gpus} GPU{'s' * (gpus > 1)}" if gpus else "no GPU: computes on the cores"
-    return Finding(part, OK, f"{text}, {devices}; each rank sets its threads")
+    return Finding(part, OK, f"{text}, {devices}; takes the threads of its rank")
 
 
 def _slurm(seconds: float) -> Finding:

@@ -76,7 +76,7 @@ PROBES = {each.__name__: each for each in (mpi, tensorflow, hdf5, selftest)}
 def main(name: str) -> None:
     """Run a probe in this process; print what it returns, or the error in one line."""
     try:
-        found = {"found": PROBES[name]()}
+        found: dict = {"found": PROBES[name]()}
     except Exception as error:  # whatever it is, the doctor is told of it
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     if found.get("found", "") is not None:

@@ -465,7 +465,7 @@ def outcome(inputs, monkeypatch, capsys):
         remove(journal)
 
     def examine(request, show):
-        handed.append(request)
+        handed.append(request.timeout)
         return ()
 
     monkeypatch.setattr("hesscomp.cli.doctor.doctor", examine)
