@@ -19,6 +19,19 @@ NAMES = {
     "data": tuple(NAMED),
     "problem": tuple(NAMED_PROBLEMS),
 }  # that stand for a file or a module
+WRAPPED = """
+_hesscomp() {  # after a --, as in hesscomp job -- COMMAND, stands another command
+  local i cword=$COMP_CWORD words=("${COMP_WORDS[@]}")
+  for ((i = 2; i < COMP_CWORD; i++)); do
+    if [[ ${COMP_WORDS[i]} == -- ]]; then
+      words=(hesscomp "${COMP_WORDS[@]:i+1}") cword=$((COMP_CWORD - i))
+      break
+    fi
+  done
+  local COMP_WORDS=("${words[@]}") COMP_CWORD=$cword
+  _shtab_hesscomp
+}
+complete -o bashdefault -F _hesscomp hesscomp"""
 EPILOG = (
     "For bash: hesscomp completion bash > ~/.local/share/bash-completion/completions/hesscomp. "
     "For zsh: hesscomp completion zsh > FOLDER/_hesscomp, a folder of $fpath. Then start the shell "
@@ -50,7 +63,7 @@ def script(shell: str) -> str:
                 values = _values(action)
                 if values:
                     action.complete = values  # type: ignore[attr-defined]  # shtab's
-    return shtab.complete(parser, shell)
+    return shtab.complete(parser, shell) + (WRAPPED if shell == "bash" else "")
 
 
 def _values(action: argparse.Action) -> dict | None:

@@ -43,6 +43,9 @@ def script(tmp_path_factory):
         ("compress --rank ", {""}),
         ("doctor --", {"--help", "--timeout"}),
         ("completion ", {"bash", "zsh"}),
+        ("job --nodes 2 -- compress --layout ro", {"rows"}),
+        ("job -- compr", {"compress"}),
+        ("job --lau", {"--launcher"}),
     ],
 )
 def test_bash_completes(line, expected, script, run_command):
