@@ -58,7 +58,7 @@ def selftest() -> dict | None:
     from hesscomp.parallel.world import World
 
     class Gram(Operator):
-        def _block(self, V):
+        def block_product(self, V):
             return self.world.sum(X.T @ (X @ V))
 
     world = World()
