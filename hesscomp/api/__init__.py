@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
 
 RANK = 40
+log = logging.getLogger(__name__)
 
 
 def load_data(source: str | os.PathLike, world: World | None = None, **options) -> Dataset:
@@ -161,8 +163,11 @@ def compress(
         Of an array or a SciPy operator: it is positive semidefinite, which makes the default method
         cheaper. An `Operator` knows this itself.
     **options
-        `method`, `which`, `oversample`, `power`, `seed` and others:
-        `hesscomp.compression.compress`.
+        `method`, `oversample`, `power`, `seed` and others: `hesscomp.compression.compress`. For
+        eigenvalues to a stated accuracy, as from `scipy.sparse.linalg.eigsh`, give
+        ``residual_tolerance=1e-6`` (of the largest), and more `max_columns` where a warning says
+        that they did not suffice; without, the leading eigenvalues of a flat spectrum are low by
+        some percent, which the certificate shows as a large error.
 
     Returns
     -------
@@ -183,7 +188,15 @@ def compress(
     """
     if rank is None and tolerance is None:
         rank = RANK
-    return compress_operator(as_operator(matrix, psd=psd), rank, tolerance, **options)
+    factor = compress_operator(as_operator(matrix, psd=psd), rank, tolerance, **options)
+    reached, asked = factor.certificate.eigenvalue_converged, options.get("residual_tolerance")
+    if asked is not None and reached is not None and not reached.all():
+        log.warning(
+            "%d of %d eigenpairs have residuals above %g of the largest eigenvalue; give more "
+            "`max_columns` (%d were used)", np.sum(~reached), len(reached), asked,
+            factor.provenance.columns,
+        )  # fmt: skip
+    return factor
 
 
 def trace(matrix, columns: int = 64, **options) -> Estimate:

@@ -111,6 +111,16 @@ def test_what_is_no_symmetric_matrix_is_refused(bad, words):
         hc.compress(bad, 2)
 
 
+def test_eigenvalues_that_are_not_as_exact_as_asked_are_told(caplog):
+    flat = np.diag(np.arange(100.0))
+    factor = hc.compress(flat, 3, residual_tolerance=1e-9)
+    assert not factor.certificate.eigenvalue_converged.all()
+    assert "3 of 3 eigenpairs have residuals above 1e-09" in caplog.text
+    caplog.clear()
+    hc.compress(flat, 3, residual_tolerance=1e-9, max_columns=90)
+    assert not caplog.text
+
+
 def test_exact_numbers_of_factors():
     factor = hc.compress(np.diag([4.0, 2.0, 1.0, 0.0]), 2, residual_tolerance=1e-9)
     assert hc.trace(factor).value == pytest.approx(factor.trace())
@@ -135,12 +145,11 @@ def test_scipy_takes_operators_and_preconditioners():
 def test_an_operator_of_ones_own_writes_one_method():
     class Mine(hc.Operator):
         def block_product(self, V):
-            return np.arange(50.0)[:, None] * V
+            return 0.5 ** np.arange(50.0)[:, None] * V
 
     operator = Mine(50, hc.World(), psd=True)
-    assert hc.compress(operator, 3, residual_tolerance=1e-9).eigenvalues == pytest.approx(
-        [49, 48, 47]
-    )
+    found = hc.compress(operator, 3, residual_tolerance=1e-9).eigenvalues
+    assert found == pytest.approx([1, 0.5, 0.25])
     with pytest.warns(DeprecationWarning, match="_block` is now `block_product"):
 
         class Old(hc.Operator):
