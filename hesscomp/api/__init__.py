@@ -339,12 +339,13 @@ def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
         return problem
     from hesscomp.problems.keras import KerasProblem
 
-    loss = getattr(problem, "loss", None) if loss is None else loss
+    model = problem
+    loss = getattr(model, "loss", None) if loss is None else loss
     if loss is None or data is None:
         raise InputError(
             "a model needs its loss and data: hessian(model, loss, (X, y)); or pass a problem"
         )
-    return KerasProblem(problem, loss, data, **options)
+    return KerasProblem(model, loss, data, **options)
 
 
 def _point(problem: Problem, at) -> np.ndarray:
@@ -362,7 +363,8 @@ def _logistic(data, ridge: float | None, world: World | None) -> Problem:
     if isinstance(data, str | os.PathLike):
         data = load_data(data, world, targets="signs")
     elif not isinstance(data, Dataset):
-        data = from_arrays(*data, world)
+        X, y = data
+        data = from_arrays(X, y, world)
     return LogisticRegression(data, world, ridge=RIDGE if ridge is None else ridge)
 
 

@@ -22,6 +22,7 @@ from hesscomp.optimizers.optimizer import Optimizer
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.parallel.watchdog.stop_signals import StopListener
 from hesscomp.parallel.world import World
+from hesscomp.problems.problem import Problem
 
 NOTICE = b"\nhesscomp: interrupted; training ends after this product\n"
 PARTS = (Sampling, Stopping, Saving)
@@ -96,9 +97,10 @@ def train(
     from hesscomp.api import as_problem
 
     parts = {kind: _taken(options, kind) for kind in PARTS}
-    model = problem if hasattr(problem, "set_weights") and hasattr(problem, "layers") else None
+    model = None if isinstance(problem, Problem) else problem
     problem = as_problem(problem, loss, data, options)
-    sampling, stopping, saving = (kind(**parts[kind]) for kind in PARTS)
+    sampling, stopping = Sampling(**parts[Sampling]), Stopping(**parts[Stopping])
+    saving = Saving(**parts[Saving])
     chosen = as_optimizer(optimizer, settings or {})
     world, best = problem.world, _Best()
     show = _Progress(world, stopping.max_steps, verbose, saving.folder)
@@ -190,7 +192,8 @@ class _Best:
     """A callback that keeps the point of the lowest objective over all rows."""
 
     def __init__(self) -> None:
-        self.value, self.x = np.inf, None
+        self.value = np.inf
+        self.x: np.ndarray | None = None
 
     def __call__(self, row: dict, x: np.ndarray) -> None:
         value = row.get("full_objective", np.nan)
