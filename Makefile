@@ -25,12 +25,14 @@ RUN_EXTRA =
 TEST_EXTRA = [test]
 BENCH_EXTRA = [bench]
 FUZZ_EXTRA = [fuzz]
+DOCS_EXTRA = [docs]
 else
 MPIEXEC = $(BIN)/mpiexec
 RUN_EXTRA = [mpich]
 TEST_EXTRA = [mpich,test]
 BENCH_EXTRA = [mpich,bench]
 FUZZ_EXTRA = [mpich,fuzz]
+DOCS_EXTRA = [mpich,docs]
 endif
 
 # Stamps: an extra is installed again only when setup.cfg changes or MPI is switched.
@@ -38,6 +40,7 @@ RUN := $(VENV)/.stamp-run-$(MPI)
 TEST := $(VENV)/.stamp-test-$(MPI)
 BENCH := $(VENV)/.stamp-bench-$(MPI)
 FUZZ := $(VENV)/.stamp-fuzz-$(MPI)
+DOCS := $(VENV)/.stamp-docs-$(MPI)
 PEERS := $(VENV)/.stamp-peers-$(MPI)
 PEER = $(if $(wildcard $(PEERS)),$(BIN)/python)
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --editable
@@ -47,7 +50,7 @@ export OMPI_MCA_rmaps_base_oversubscribe = 1
 export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-oldest test-slow test-slurm test-hosts lint bench tables peers fuzz dist clean
+.PHONY: help install demo test test-oldest test-slow test-slurm test-hosts lint docs notebooks bench tables peers fuzz dist clean
 .DELETE_ON_ERROR:
 
 help:  ## show this list
@@ -115,6 +118,14 @@ lint: $(TEST)  ## style, format, the walls between subpackages, types, shell scr
 	$(BIN)/mypy
 	$(BIN)/shellcheck .ci/run jobs/*.sh jobs/*.sbatch scripts/slurm-sandbox scripts/hosts-sandbox
 
+docs: $(DOCS)  ## build the documentation site into out/docs; open out/docs/index.html
+	rm -rf docs/made docs/reference/generated
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build --fail-on-warning --fresh-env --quiet docs out/docs
+	@echo "out/docs/index.html"
+
+notebooks: $(RUN)  ## make examples/*.ipynb from their pages in docs/examples/
+	$(BIN)/python scripts/pages.py
+
 bench: $(BENCH)  ## run the benchmarks one after another (hours), then make the tables of the pages
 	@set -e; for script in $(filter-out %/record.py %/tables.py,$(wildcard scripts/bench/*.py)); do \
 		case $$script in */engine.py | */mnist_factor.py) peer="$(addprefix --peer ,$(PEER))";; *) peer=;; esac; \
@@ -170,4 +181,8 @@ $(PEERS): $(RUN)
 
 $(FUZZ): $(RUN)
 	$(PIP) '.$(FUZZ_EXTRA)'
+	@touch $@
+
+$(DOCS): $(RUN)
+	$(PIP) '.$(DOCS_EXTRA)'
 	@touch $@
