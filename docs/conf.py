@@ -46,7 +46,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
-html_sidebars = {"index": []}
+html_sidebars = dict.fromkeys(("index", "start", "migration"), [])
 html_theme_options = {
     "logo": {"text": "hesscomp"},
     "header_links_before_dropdown": 7,

@@ -99,6 +99,14 @@ def ggn(problem, loss=None, data=None, *, at=None, blocks=None, **options) -> Op
 
     Parameters are those of `hessian`. The matrix is positive semidefinite where the loss is convex
     in the model's outputs.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> hc.ggn(model, "mse", (np.eye(2), np.ones(2))).psd
+    True
     """
     from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 
@@ -117,6 +125,14 @@ def fisher(
         the expectation over all targets.
     seed : int
         Of these targets; they do not depend on the number of ranks.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> hc.fisher(model, "squared-error", (np.eye(2), np.ones(2)), samples=5).shape
+    (3, 3)
     """
     from hesscomp.curvature.gauss_newton import FisherOperator, MonteCarloFisherOperator
 
@@ -130,7 +146,17 @@ def fisher(
 
 
 def empirical_fisher(problem, loss=None, data=None, *, at=None, blocks=None, **options) -> Operator:
-    """Return the mean over rows of g_i g_i^T, g_i the row's gradient; parameters as `hessian`."""
+    """Return the mean over rows of g_i g_i^T, g_i the row's gradient; parameters as `hessian`.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> matrix = hc.empirical_fisher(model, "mse", (np.eye(2), np.ones(2)))
+    >>> hc.compress(matrix, rank=3).eigenvalues.shape  # of the two rows' gradients
+    (3,)
+    """
     from hesscomp.curvature.gauss_newton import EmpiricalFisherOperator
 
     return _curvature(EmpiricalFisherOperator, problem, loss, data, at, blocks, options)
@@ -140,6 +166,15 @@ def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
     """Return the Jacobian of a network's outputs by its parameters; parameters as `hessian`.
 
     ``J @ V`` takes (n, k) to this rank's rows of outputs, and ``J.T @ U`` back, summed over ranks.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> J = hc.jacobian(model, "mse", (np.eye(2), np.ones(2)))
+    >>> (J @ np.ones(3)).ravel()  # kernel and bias
+    array([2., 2.])
     """
     from hesscomp.curvature.jacobian import Jacobian
 
@@ -220,6 +255,13 @@ def diagonal(matrix, columns: int = 64, **options) -> DiagonalEstimate:
     """Return the diagonal with standard errors; `columns` products are spent at most.
 
     See `hesscomp.estimators.diagonal`, and ``factor.diagonal()`` of a factor.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> hc.diagonal(np.diag([3.0, -2.0, 1.0])).values
+    array([ 3., -2.,  1.])
     """
     return estimators.diagonal(as_operator(matrix), columns, **options)
 
@@ -228,6 +270,13 @@ def logdet(matrix, shift: float = 0.0, **options) -> Estimate:
     """Return log det(H + shift I), which must be positive definite; exact of a factor.
 
     See `hesscomp.estimators.logdet` for `probes`, `steps` and `seed`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> round(hc.logdet(np.diag([3.0, 2.0, 1.0]), shift=1.0).value, 6)  # log(4 * 3 * 2)
+    3.178054
     """
     if isinstance(matrix, Factor):
         counts = matrix.inertia(shift)
@@ -244,6 +293,13 @@ def norm(matrix, order: str | int = "fro", **options) -> float:
     """Return an estimate of the Frobenius ("fro") or the spectral norm (2).
 
     `hesscomp.estimators.frobenius_norm` and `spectral_norm` give errors and bounds too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> round(hc.norm(np.diag([4.0, -3.0])), 6), round(hc.norm(np.diag([4.0, -3.0]), 2), 6)
+    (5.0, 4.0)
     """
     operator = as_operator(matrix)
     if order == "fro":
@@ -257,6 +313,14 @@ def density(matrix, *, probes: int = 10, steps: int = 80, seed: int = 0) -> Spec
     """Return the density of all eigenvalues by stochastic Lanczos quadrature.
 
     Costs `probes` times `steps` product columns (Ubaru, Chen and Saad 2017). `plot` draws it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> found = hc.density(np.diag(np.linspace(0, 1, 200)), probes=5, steps=20)
+    >>> found.sides[0][0] >= 0, found.density.shape == found.points.shape
+    (True, True)
     """
     operator = as_operator(matrix)
     return estimators.spectral_quadrature(operator, probes=probes, steps=steps, seed=seed).density()
@@ -308,12 +372,28 @@ def newton(
 
 
 def save(factor: Factor, path: str | os.PathLike) -> None:
-    """Write a factor to an HDF5 file, whole or not at all. All ranks call it."""
+    """Write a factor to an HDF5 file, whole or not at all. All ranks call it.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> path = os.path.join(tempfile.mkdtemp(), "factor.h5")
+    >>> hc.save(hc.compress(np.diag([3.0, 2.0, 1.0]), rank=2), path)
+    >>> hc.load(path).eigenvalues.round(6)
+    array([3., 2.])
+    """
     save_factor(factor, path)
 
 
 def load(path: str | os.PathLike) -> Factor | Trajectory:
-    """Read a factor or a trajectory of factors from its HDF5 file."""
+    """Read a factor or a trajectory of factors from its HDF5 file.
+
+    Examples
+    --------
+    See `save`.
+    """
     return load_trajectory(path) if is_trajectory(path) else load_factor(path)
 
 
