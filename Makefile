@@ -146,7 +146,7 @@ dist: $(TEST)  ## build the sdist and the wheel in dist/
 	$(BIN)/python -m build --outdir dist .
 
 clean:  ## remove the environment, results and caches
-	rm -rf $(VENV) .venv-oldest out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .mypy_cache .hypothesis
+	rm -rf docs/made docs/reference/generated $(VENV) .venv-oldest out build dist *.egg-info .ruff_cache .pytest_cache .import_linter_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -1,4 +1,7 @@
-"""The documentation site: `make docs` builds it into out/docs. Nothing is loaded from a network."""
+"""The documentation site: `make docs` builds it into out/docs. Nothing is loaded from a network.
+
+`sphinx-build --tag quick` leaves out what the code of the pages prints and draws.
+"""
 
 import os
 import re
@@ -27,8 +30,9 @@ extensions = [
     "sphinx_design",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns: list[str] = []
-default_role = "literal"
+exclude_patterns = ["templates"]
+templates_path = ["templates"]
+default_role = "py:obj"
 suppress_warnings = ["config.cache"]
 
 myst_enable_extensions = ["colon_fence"]
@@ -46,7 +50,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
-html_sidebars = dict.fromkeys(("index", "start", "migration"), [])
+html_sidebars: dict[str, list] = {"index": [], "start": [], "migration": []}
 html_theme_options = {
     "logo": {"text": "hesscomp"},
     "header_links_before_dropdown": 7,
@@ -65,6 +69,13 @@ RUN = re.compile(r"start|examples/(?!index).*")  # pages that show what their co
 def show_outputs(app, name: str, source: list[str]) -> None:
     if RUN.fullmatch(name):
         source[0] = pages.with_outputs(source[0], name, HERE / "made")
+
+
+def escape_bars(app, what: str, name: str, thing, options, lines: list[str]) -> None:
+    """Keep |w| and ||H|| of docstrings as they are: they are no substitutions."""
+    lines[:] = [
+        line if line.lstrip().startswith(">>>") else re.sub(r"\\?\|", r"\|", line) for line in lines
+    ]
 
 
 def check_built(app, exception) -> None:
@@ -91,5 +102,7 @@ def check_built(app, exception) -> None:
 
 
 def setup(app) -> None:
-    app.connect("source-read", show_outputs)
+    if not app.tags.has("quick"):
+        app.connect("source-read", show_outputs)
+    app.connect("autodoc-process-docstring", escape_bars, priority=900)
     app.connect("build-finished", check_built)

@@ -12,6 +12,7 @@ import ast
 import base64
 import contextlib
 import io
+import itertools
 import json
 import os
 import re
@@ -111,8 +112,7 @@ def commands(text: str) -> list[list[str]]:
         for line in (fence[1] or "").replace("\\\n", " ").splitlines():
             with contextlib.suppress(ValueError):  # text that is no command
                 words = shlex.split(line, comments=True)
-                if "|" in words:
-                    words = words[: words.index("|")]
+                words = list(itertools.takewhile(lambda word: word not in ("|", ">"), words))
                 ours = [i for i, word in enumerate(words) if word == "hesscomp"]
                 started = ours and re.fullmatch(
                     r"|mpiexec -n \d+|mpirun -n \d+|srun.*|\w+=\S+", " ".join(words[: ours[0]])

@@ -26,7 +26,7 @@ def test_the_pages_show_what_was_measured():
 
 
 def test_a_figure_changed_by_hand_is_noticed():
-    entries, page = record.read(), ROOT / "docs" / "compression.md"
+    entries, page = record.read(), ROOT / "docs" / "measured.md"
     rows = tables.rows_of(entries, "families")
     value = next(v for v in rows[0]["values"].values() if isinstance(v, str))
     text = page.read_text().replace(f"| {value} |", "| 9.9e-09 |", 1)
