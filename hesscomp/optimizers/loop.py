@@ -125,8 +125,8 @@ def train(
     Notes
     -----
     Where a step leads to numbers that are not finite, the run goes back to the point before with
-    the state of the optimizer's `recover`; after 20 times in a row it ends. Where a line search or a
-    trust region meets such numbers on the way, it shortens the step. The history's events name
+    the state of the optimizer's `recover`; after 20 times in a row it ends. Where a line search or
+    a trust region meets such numbers on the way, it shortens the step. The history's events name
     both. Memory: the optimizer's, and some vectors of n.
 
     In five lines, for a Keras model::
