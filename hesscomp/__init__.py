@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from hesscomp.api import logdet as logdet
     from hesscomp.api import newton as newton
     from hesscomp.api import norm as norm
-    from hesscomp.api import plot as plot
     from hesscomp.api import report as report
     from hesscomp.api import save as save
     from hesscomp.api import trace as trace
+    from hesscomp.api.plotting import plot as plot
     from hesscomp.api.training import train as train
     from hesscomp.operators.matrix import MatrixOperator as MatrixOperator
     from hesscomp.operators.operator import Operator as Operator
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian load "
-    "load_data logdet newton norm plot report save trace",
+    "load_data logdet newton norm report save trace",
+    "hesscomp.api.plotting": "plot",
     "hesscomp.api.training": "train",
     "hesscomp.operators.matrix": "MatrixOperator",
     "hesscomp.operators.operator": "Operator",

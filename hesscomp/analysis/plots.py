@@ -1,26 +1,50 @@
-"""Pictures of factors and runs, drawn without a display."""
+"""Pictures of factors, trajectories, comparisons and runs, drawn without a display.
+
+The functions named ``..._figure`` return a Matplotlib figure; `style.save_figure` writes one.
+"""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.analysis.reached import small_residual
-from hesscomp.factors import Comparison, Factor, Provenance, Trajectory
-from hesscomp.storage.files import atomic_path, check_picture_name
+from hesscomp.analysis.style import (
+    BLUE,
+    GREY,
+    INK,
+    RED,
+    SHADE,
+    SOFT,
+    add_legend,
+    count_along,
+    height_for,
+    label_names,
+    make_figure,
+    scale_by_powers,
+    set_title,
+    small_text,
+)
+from hesscomp.errors import InputError
+from hesscomp.factors import (
+    Comparison,
+    Factor,
+    Provenance,
+    Trajectory,
+    is_trajectory,
+    load_factor,
+    load_trajectory,
+)
+from hesscomp.runs.report import read_json
 
-BLUE, RED, GREY, LINE = "#1f5fa8", "#c0392b", "#7f8c8d", "#dddddd"
-SHADE = LinearSegmentedColormap.from_list("shade", [to_rgba(BLUE, 0.0), to_rgba(BLUE, 1.0)])
-LABELS = 40  # most names on an axis that can still be read
+ERROR = "estimated ‖H − F‖ / ‖H‖, Frobenius"
 
 
-def plot_factor(factor: Factor, path: str | os.PathLike) -> None:
+def factor_figure(factor: Factor) -> Figure:
     """Draw a factor's eigenvalues, what each rank would leave, and where the eigenvectors live.
 
     Left: |w| against its index on a logarithmic axis, negative ones marked. Then the relative
@@ -30,88 +54,121 @@ def plot_factor(factor: Factor, path: str | os.PathLike) -> None:
     Of a factor without eigenpairs: the entries of its diagonal by magnitude, and where there are
     several blocks, their mean magnitude in each.
     """
-    several = len(factor.blocks) > 1
     panels: dict[str, Callable[[Axes, Factor], None]]
+    by_block: dict[str, Callable[[Axes, Factor], None]] = {}
     if factor.has_eigenpairs:
         panels = {"Leading eigenvalues": draw_magnitudes, "Compression error": draw_error}
-        if several and factor.rank > 0:
-            panels["Energy of the eigenvectors by block"] = draw_energy
+        if factor.rank:
+            by_block = {"Energy of the eigenvectors by block": draw_energy}
     else:
         panels = {"Entries of the diagonal": draw_diagonal}
-        if several:
-            panels["Mean magnitude by block"] = draw_block_means
-    figure, row = make_figure(len(panels))
-    for axes, (title, draw) in zip(row, panels.items(), strict=True):
-        draw(axes, factor)
-        axes.set_title(title)
+        by_block = {"Mean magnitude by block": draw_block_means}
+    several = bool(by_block) and len(factor.blocks) > 1
     source = factor.provenance
     kind = source.operator.replace("Operator", "") or "Hessian"
-    of = f"{kind} of {_name(source) or 'factor'}"
-    save_figure(figure, path, f"{of}: n = {factor.n}, {factor.extent} ({source.method})")
+    title = f"{kind} of {_name(source) or 'factor'}: n = {factor.n:,}, {factor.extent}"
+    if source.method:
+        title += f" ({source.method})"
+    below = height_for(factor.blocks) if several else 0.0
+    figure, made = make_figure(len(panels), title=title, below=below)
+    if several:
+        panels |= by_block
+    for axes, (title, draw) in zip(made, panels.items(), strict=True):
+        draw(axes, factor)
+        set_title(axes, title)
+    return figure
 
 
 def _name(source: Provenance) -> str:
     return " ".join(part for part in (source.dataset, source.problem) if part)
 
 
-def plot_against_best(
-    factor: Factor, errors: dict[str, np.ndarray], path: str | os.PathLike, title: str
-) -> None:
-    """A factor's eigenvalues, its error beside the best one's by rank, and where its vectors live.
+def best_figure(factor: Factor, errors: dict[str, np.ndarray], title: str) -> Figure:
+    """Draw a factor's eigenvalues, its error beside the best one's, and where its vectors live.
 
     `errors` holds relative Frobenius errors of the leading k eigenpairs: "exact" and "best" for
     k = 0, 1, ..., "certificate" for k = 1, 2, ...
     """
-    figure, (left, middle, right) = make_figure(3)
+    below = height_for(list(layer_energy(factor, 1)))
+    figure, (left, right, low) = make_figure(2, title=title, below=below)
     draw_magnitudes(left, factor)
-    left.set_title("Leading eigenvalues")
+    set_title(left, "Leading eigenvalues")
     exact, best, estimate = errors["exact"], errors["best"], errors["certificate"]
-    middle.plot(range(len(best)), best, "-", color=GREY, lw=4, label="best possible")
-    middle.plot(range(len(exact)), exact, "-", color=BLUE, lw=1.5, label="this factor")
-    middle.plot(
+    right.plot(range(len(best)), best, "-", color=GREY, lw=4, label="best possible")
+    right.plot(range(len(exact)), exact, "-", color=BLUE, lw=1.5, label="this factor")
+    right.plot(
         range(1, len(estimate) + 1), estimate, "--", color=RED, lw=1.5, label="its certificate"
     )
-    middle.set(yscale="log", xlabel="eigenpairs kept", ylabel="‖H − F‖ / ‖H‖, Frobenius")
-    middle.set_title("Compression error")
-    middle.legend(frameon=False)
-    draw_layer_energy(right, factor)
-    right.set_title("Energy of the eigenvectors by layer")
-    save_figure(figure, path, title)
+    scale_by_powers(right.yaxis)
+    right.set(xlabel="eigenpairs kept", ylabel="‖H − F‖ / ‖H‖, Frobenius")
+    set_title(right, "Compression error")
+    add_legend(right)
+    draw_layer_energy(low, factor)
+    set_title(low, "Energy of the eigenvectors by layer")
+    return figure
 
 
-def plot_trajectory(trajectory: Trajectory, path: str | os.PathLike, leading: int = 20) -> None:
-    """The eigenvalues of a trajectory's factors from point to point, and the factors' errors.
+BINS = 24  # of the eigenvalues' axis in a trajectory's heat map
+
+
+def trajectory_figure(trajectory: Trajectory, leading: int = 20) -> Figure:
+    """Draw the eigenvalues of a trajectory's factors from point to point.
 
     Left: the `leading` largest and the same number of smallest eigenvalues of each factor, as
-    curves by their order; negative ones in another colour, signs as they are. Right: the estimated
-    relative Frobenius error of each factor.
+    curves by their order; negative ones in another colour, signs as they are. Right: a heat
+    map of how many of all eigenvalues kept lie where. The title has the factors'
+    estimated relative errors: what they left out is in neither picture.
     """
-    figure, (left, right) = make_figure(2)
-    place = np.arange(len(trajectory.factors))
+    factors = trajectory.factors
+    source = factors[-1].provenance if factors else Provenance()
+    points = f"{len(factors)} point{'' if len(factors) == 1 else 's'}"
+    title = f"{_name(source) or 'trajectory'}: {points}"
+    errors = [factor.certificate.relative_error for factor in factors]
+    if errors:
+        ends = sorted({f"{error:.2g}" for error in (min(errors), max(errors))}, key=float)
+        title += f", relative error {' to '.join(ends)}"
+    figure, (left, right) = make_figure(2, height=4.6, title=title)
+    place = np.arange(len(factors))
     for sign, color in ((1, BLUE), (-1, RED)):
         curves = np.full((len(place), leading), np.nan)
-        for row, factor in zip(curves, trajectory.factors, strict=True):
+        for row, factor in zip(curves, factors, strict=True):
             w = np.sort(sign * factor.eigenvalues[sign * factor.eigenvalues > 0])[::-1][:leading]
             row[: len(w)] = sign * w
         left.plot(place, curves, ".-", ms=4, lw=1, color=color)
-    w = np.concatenate([factor.eigenvalues for factor in trajectory.factors])
-    if np.all(w > 0):
-        left.set_yscale("log")
-    elif w.any():
-        left.set_yscale("symlog", linthresh=float(np.abs(w[w != 0]).min()))
-    left.set(ylabel="eigenvalue", title=f"Eigenvalues, at most {leading} of each sign")
-    errors = np.array([factor.certificate.relative_error for factor in trajectory.factors])
-    right.plot(place, errors, "o-", ms=4, color=BLUE)
-    if np.all(errors > 0):
-        right.set_yscale("log")
-    right.set(ylabel="estimated ‖H − F‖ / ‖H‖, Frobenius", title="Compression error")
-    every = -(-len(place) // LABELS)
+    set_title(left, f"Leading eigenvalues, at most {leading} of each sign")
+    w = np.concatenate([np.empty(0), *(factor.eigenvalues for factor in factors)])
+    sizes = np.abs(w[w != 0])
     for axes in (left, right):
-        axes.set_xticks(place[::every], trajectory.labels[::every], rotation=45, ha="right")
-        for label in axes.get_xticklabels():
-            label.set_parse_math(False)
-    source = trajectory.factors[-1].provenance if trajectory.factors else Provenance()
-    save_figure(figure, path, f"{_name(source) or 'trajectory'}: {len(place)} points")
+        if len(sizes) and np.all(w > 0):
+            scale_by_powers(axes.yaxis)
+        elif len(sizes):
+            least = max(float(sizes.min()), 1e-4 * float(sizes.max()))
+            scale_by_powers(axes.yaxis, linthresh=least)
+    left.set_ylabel("eigenvalue")
+    if len(w):
+        _draw_counts(right, [factor.eigenvalues for factor in factors])
+    set_title(right, "All eigenvalues kept")
+    for axes in (left, right):
+        axes.set_xlim(-0.5, len(place) - 0.5)
+        label_names(axes.xaxis, list(trajectory.labels), rotation=45, ha="right")
+    return figure
+
+
+def _draw_counts(axes: Axes, spectra: list[np.ndarray]) -> None:
+    """Draw how many eigenvalues of each point are in each of `BINS` parts of the vertical axis."""
+    scale = axes.yaxis.get_transform()
+    placed = [scale.transform(w) for w in spectra]
+    joint = np.concatenate(placed)
+    low, high = float(joint.min()), float(joint.max())
+    margin = 0.5 * ((high - low) / BINS or 1.0)
+    edges = np.linspace(low - margin, high + margin, BINS + 1)
+    counts = np.array([np.histogram(each, edges)[0] for each in placed], dtype=float).T
+    image = axes.pcolormesh(
+        np.arange(len(spectra) + 1) - 0.5, scale.inverted().transform(edges),
+        np.ma.masked_equal(counts, 0), cmap=SHADE, vmin=0, rasterized=True,
+    )  # fmt: skip
+    bar = _add_bar(axes, image, "eigenvalues")
+    count_along(bar.ax.yaxis)
 
 
 def draw_diagonal(axes: Axes, factor: Factor) -> None:
@@ -121,15 +178,15 @@ def draw_diagonal(axes: Axes, factor: Factor) -> None:
 
 
 def draw_block_means(axes: Axes, factor: Factor) -> None:
-    """The mean of |d| over each parameter block, as bars."""
+    """The mean of |d| over each parameter block, on a logarithmic axis."""
     d = np.abs(factor.diagonal())
     spans = [slice(offset, offset + int(np.prod(shape))) for _, shape, offset in factor.blocks]
     means = np.array([d[span].mean() if d[span].size else 0.0 for span in spans])
-    axes.barh(range(len(means)), means, color=BLUE)
-    _label_blocks(axes, [name for name, *_ in factor.blocks])
+    axes.plot(means, range(len(means)), "o", ms=6, color=BLUE)  # a bar has no root on a log axis
+    label_names(axes.yaxis, [name for name, *_ in factor.blocks])
+    axes.set_ylim(len(means) - 0.5, -0.5)
     if means.any():
-        axes.set_xscale("log")
-    axes.invert_yaxis()
+        scale_by_powers(axes.xaxis)
     axes.set_xlabel("mean |diagonal entry|")
 
 
@@ -159,7 +216,7 @@ def _draw_by_magnitude(axes: Axes, values: np.ndarray, quantity: str) -> None:
     for mask, style in _signs(values):
         axes.plot(place[mask], np.abs(values[mask]), **style)
     if values.any():
-        axes.set_yscale("log")
+        scale_by_powers(axes.yaxis)
     _label_index(axes, f"|{quantity}|", values)
 
 
@@ -177,9 +234,9 @@ def draw_error(axes: Axes, factor: Factor) -> None:
                 0.98, 0.95, f"rank {ranks[-1]}: {errors[-1]:.1e}", transform=axes.transAxes,
                 ha="right", va="top", color=BLUE,
             )  # fmt: skip
-            axes.set_yscale("log")
-    axes.set(xlabel="eigenpairs kept", ylabel="estimated ‖H − F‖ / ‖H‖, Frobenius")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            scale_by_powers(axes.yaxis)
+    axes.set(xlabel="eigenpairs kept", ylabel=ERROR)
+    count_along(axes.xaxis)
 
 
 def draw_residuals(axes: Axes, factor: Factor) -> None:
@@ -198,10 +255,10 @@ def draw_residuals(axes: Axes, factor: Factor) -> None:
                 index[kind & shown], norms[kind & shown], marker, ms=4, color=color, label=label
             )
     if shown.any():
-        axes.set_yscale("log")
+        scale_by_powers(axes.yaxis)
     axes.set(xlabel="index", ylabel="‖H u − w u‖")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False)
+    count_along(axes.xaxis)
+    add_legend(axes)
 
 
 def draw_energy(axes: Axes, factor: Factor, leading: int = 50) -> None:
@@ -220,85 +277,91 @@ def _draw_shares(axes: Axes, names: list[str], energy: np.ndarray) -> None:
         energy, cmap=SHADE, vmin=0, vmax=energy.max(), aspect="auto", interpolation="nearest",
         extent=(0.5, energy.shape[1] + 0.5, len(energy) - 0.5, -0.5),
     )  # fmt: skip
-    _label_blocks(axes, names)
+    label_names(axes.yaxis, names)
     axes.set_xlabel("index")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count_along(axes.xaxis)
     axes.grid(False)
-    bar = axes.figure.colorbar(image, ax=axes, label="share of ‖u‖²")
+    _add_bar(axes, image, "share of ‖u‖²")
+
+
+def _add_bar(axes: Axes, image, label: str):
+    bar = axes.figure.colorbar(image, ax=axes)
+    bar.set_label(label, color=INK, fontsize=axes.xaxis.label.get_fontsize())
+    bar.ax.tick_params(labelsize=small_text(axes), colors=SOFT)
     assert bar.solids is not None
     bar.solids.set_rasterized(True)  # else 256 translucent shapes whose seams show
     bar.outline.set_visible(False)
+    return bar
 
 
-def _label_blocks(axes: Axes, names: list[str]) -> None:
-    """Names of parameter blocks on the vertical axis: shortened, and not more than fit."""
-    names = [name if len(name) <= 24 else f"{name[:10]}…{name[-13:]}" for name in names]
-    every = -(-len(names) // LABELS)
-    axes.set_yticks(range(0, len(names), every), names[::every])
-    for label in axes.get_yticklabels():
-        label.set_parse_math(False)
+def comparison_figure(
+    comparison: Comparison, names: Sequence[str] = ("F", "G"), title: str = ""
+) -> Figure:
+    """Draw the eigenvalues of two factors, and the angles between their leading subspaces.
 
-
-def plot_comparison(
-    names: tuple[str, str], F: Factor, G: Factor, comparison: Comparison, path: str | os.PathLike
-) -> None:
-    """Eigenvalues of two factors, and the principal angles between their leading subspaces.
-
-    Left: |w| against its index on a logarithmic axis, negative ones hollow. Right: the angles in
-    degrees, smallest first; those of 0 are not drawn.
+    Left: |w| against its index on a logarithmic axis, negative ones hollow. Right: the principal
+    angles in degrees, smallest first; those of 0 are not drawn.
     """
-    figure, (left, right) = make_figure(2)
-    for name, factor, size, color in zip(names, (F, G), (9, 4), (BLUE, RED), strict=True):
-        w = factor.eigenvalues
-        index = _index(factor)
+    distance = f"‖F − G‖ is {comparison.relative_frobenius:.3g} of the larger norm (Frobenius)"
+    figure, (left, right) = make_figure(2, title=title or distance)
+    for name, w, size, color in zip(
+        names, comparison.eigenvalues, (9, 4), (BLUE, RED), strict=True
+    ):
+        index = np.arange(1, len(w) + 1)
         left.plot(index[w > 0], w[w > 0], "o", ms=size, color=color, label=name)
         left.plot(index[w < 0], -w[w < 0], "o", ms=size, color=color, mfc="white")
-    if np.any(F.eigenvalues) or np.any(G.eigenvalues):
-        left.set_yscale("log")
+    if any(np.any(w) for w in comparison.eigenvalues):
+        scale_by_powers(left.yaxis)
     left.set(xlabel="index", ylabel="|eigenvalue|, hollow where negative")
-    left.set_title("Leading eigenvalues")
-    left.legend(frameon=False)
+    set_title(left, "Leading eigenvalues")
+    add_legend(left)
     degrees = np.degrees(comparison.angles[::-1])
     index = np.arange(1, len(degrees) + 1)
     if np.any(degrees > 0):
-        right.semilogy(index[degrees > 0], degrees[degrees > 0], "o-", ms=4, color=BLUE)
+        right.plot(index[degrees > 0], degrees[degrees > 0], "o-", ms=4, color=BLUE)
         right.axhline(90, color=GREY, lw=1, ls="--")
+        scale_by_powers(right.yaxis)
     right.set(xlabel="index", ylabel="degrees")
-    right.set_title(f"Principal angles of the leading {len(degrees)} eigenvectors")
+    set_title(right, f"Principal angles of the leading {len(degrees)} eigenvectors")
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    distance = f"{comparison.relative_frobenius:.2e} of the larger norm"
-    save_figure(figure, path, rf"$\|F - G\|_F$ is {distance}: n = {F.n}", parse_math=True)
+        count_along(axes.xaxis)
+    return figure
 
 
 CONVERGENCE = ("iteration", "passes", "gradient_norm", "objective", "cg_iterations")
 
 
-def plot_convergence(history: list[dict], path: str | os.PathLike, title: str) -> None:
-    """Gradient norm and distance to the last objective, against iterations and data passes.
+def convergence_figure(history: Sequence[dict], title: str = "") -> Figure:
+    """Draw the gradient norm and the distance to the best objective of Newton's method.
 
-    `history` holds the rows of a Newton report.
+    Left: both by iteration. Right: the gradient norm by passes over the data, with the CG
+    iterations of each step. `history` holds the rows of a Newton report.
     """
     iteration, passes, norm, objective, cg = (_column(history, name) for name in CONVERGENCE)
     gap = objective - objective.min()
-    figure, (left, right) = make_figure(2)
-    left.semilogy(iteration, norm, "o-", color=BLUE, label=r"$\|g\|_2$")
+    figure, (left, right) = make_figure(2, title=title)
+    left.plot(iteration, norm, "o-", color=BLUE, label="gradient norm ‖g‖₂")
     shown = gap > 0
-    left.semilogy(
+    left.plot(
         iteration[shown], gap[shown], "s--", color=RED, ms=5, label="objective above its best"
     )
-    left.set(xlabel="Newton iteration", title="By iteration")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(frameon=False)
-    right.semilogy(passes, norm, "o-", color=BLUE)
+    left.set_xlabel("Newton iteration")
+    set_title(left, "By iteration")
+    count_along(left.xaxis)
+    add_legend(left)
+    right.plot(passes, norm, "o-", color=BLUE)
     for x, y, count in zip(passes[1:], norm[1:], cg[1:], strict=True):
         if count:
             right.annotate(
                 f"{count:.0f} CG", (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9,
                 color=GREY,
             )  # fmt: skip
-    right.set(xlabel="passes over the data", ylabel=r"$\|g\|_2$", title="By cost")
-    save_figure(figure, path, title)
+    right.set(xlabel="passes over the data", ylabel="gradient norm ‖g‖₂")
+    set_title(right, "By cost")
+    for axes in (left, right):
+        if np.any(norm > 0):
+            scale_by_powers(axes.yaxis)
+    return figure
 
 
 COSTS = {
@@ -308,35 +371,97 @@ COSTS = {
     "seconds": "seconds",
 }
 RUN = (*COSTS, "objective", "full_objective")
+RUN_MAY_HAVE = ("gradient_norm", "test_loss", "test_accuracy")
+FEW = 30  # points of a curve that are marked
+DECADE = 10.0  # a ratio of the largest to the smallest from which an axis is logarithmic
 
 
-def plot_run(history: list[dict], path: str | os.PathLike, title: str) -> None:
-    """The objective of a run against its steps, passes, product columns and seconds.
+def run_figure(history: Sequence[dict], title: str = "", by: str = "step") -> Figure:
+    """Draw a run: its objective with the test loss beside it, and how well it does.
 
-    `history` holds the rows that `hesscomp.optimizers.loop.train` wrote; objectives over all rows
-    are marked where gradients are of batches.
+    Left: the objective, over all rows where gradients are of batches (those in grey), and the loss
+    on test rows where there are any. Right: the accuracy on test rows of a classifier; of other
+    runs the gradient norm.
+
+    Parameters
+    ----------
+    history : sequence of dict
+        The rows that `hesscomp.optimizers.loop.train` wrote.
+    by : str
+        What the horizontal axes have: "step", "passes", "columns" or "seconds".
     """
-    costs = {name: _column(history, name) for name in COSTS}
+    if by not in COSTS:
+        raise InputError(f"a run is drawn by {', '.join(COSTS)}, not by {by}")
+    cost = _column(history, by)
     objective, whole = _column(history, "objective"), _column(history, "full_objective")
+    loss, accuracy = _column(history, "test_loss"), _column(history, "test_accuracy")
     known = np.isfinite(whole)
     batches = not np.array_equal(objective[known], whole[known])
-    figure, axes = make_figure(len(costs))
-    for axis, (name, label) in zip(axes, COSTS.items(), strict=True):
-        style = {"color": GREY, "lw": 0.8} if batches else {"color": BLUE, "lw": 2}
-        axis.plot(costs[name], objective, **style, label="of a batch" if batches else None)
-        if batches:
-            axis.plot(costs[name][known], whole[known], "-", color=BLUE, lw=2, label="of all rows")
-        if objective.min() > 0:
-            axis.set_yscale("log")
-        axis.set_xlabel(label)
-    axes[0].set_ylabel("objective")
+    figure, (left, right) = make_figure(2, title=title)
     if batches:
-        axes[0].legend(frameon=False)
-    save_figure(figure, path, title)
+        left.plot(cost, objective, color=GREY, lw=0.8, label="of a batch")
+    _draw_line(left, cost, whole if batches else objective, BLUE, "of all rows")
+    _draw_line(left, cost, loss, RED, "of test rows (the loss alone)")
+    _scale_by_range(left, np.concatenate([objective, loss]))
+    set_title(left, "Objective")
+    if len(left.lines) > 1:
+        add_legend(left)
+    if np.isfinite(accuracy).any():
+        _draw_line(right, cost, 100 * accuracy, RED)
+        right.set_ylabel("percent of test rows")
+        set_title(right, f"Accuracy on test rows, at best {np.nanmax(accuracy):.1%}")
+    else:
+        norm = _column(history, "gradient_norm")
+        if batches:
+            right.plot(cost, norm, color=GREY, lw=0.8)
+        else:
+            _draw_line(right, cost, norm, BLUE)
+        _scale_by_range(right, norm)
+        set_title(right, "Gradient norm" + (" of a batch" if batches else ""))
+    for axes in (left, right):
+        axes.set_xlabel(COSTS[by])
+    return figure
 
 
-def _column(history: list[dict], name: str) -> np.ndarray:
-    return np.array([row[name] for row in history], dtype=np.float64)
+def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str = "") -> None:
+    """Draw a curve through its known points, which are marked where they are few."""
+    known = np.isfinite(y)
+    if known.any():
+        marker = "o" if known.sum() <= FEW else ""
+        axes.plot(x[known], y[known], color=color, lw=2, marker=marker, ms=4, label=label)
+
+
+def _scale_by_range(axes: Axes, values: np.ndarray) -> None:
+    """Make the vertical axis logarithmic where positive values span a decade."""
+    values = values[np.isfinite(values)]
+    if len(values) and values.min() > 0 and values.max() >= DECADE * values.min():
+        scale_by_powers(axes.yaxis)
+
+
+def file_figure(path: str | os.PathLike, **options) -> Figure:
+    """Draw a factor or trajectory file, Newton's JSON file, or the folder of a run.
+
+    Raises
+    ------
+    InputError
+        For a file that is missing or none of these.
+    """
+    path = Path(path)
+    history = path / "history.json" if path.is_dir() else path
+    if history.name == "history.json":
+        report = read_json(history, RUN, RUN_MAY_HAVE)
+        title = f"{report.get('problem')}: {report.get('optimizer')}"
+        return run_figure(report["history"], title, **options)
+    if path.suffix == ".json":
+        report = read_json(path, CONVERGENCE)
+        return convergence_figure(report["history"], str(report.get("data", path)), **options)
+    if is_trajectory(path):
+        return trajectory_figure(load_trajectory(path), **options)
+    return factor_figure(load_factor(path), **options)
+
+
+def _column(history: Sequence[dict], name: str) -> np.ndarray:
+    return np.array([row.get(name, np.nan) for row in history], dtype=np.float64)
 
 
 def _index(factor: Factor) -> np.ndarray:
@@ -355,29 +480,6 @@ def _signs(eigenvalues: np.ndarray):
 
 def _label_index(axes: Axes, quantity: str, eigenvalues: np.ndarray) -> None:
     axes.set(xlabel="index", ylabel=quantity)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count_along(axes.xaxis)
     if (eigenvalues < 0).any():
-        axes.legend(frameon=False)
-
-
-def make_figure(panels: int, width: float = 5.5, height: float = 4.2):
-    """Return a figure of so many panels side by side, each of `width` by `height` inches."""
-    figure = Figure(figsize=(width * panels, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    for ax in axes:
-        ax.grid(True, which="major", color=LINE, lw=0.7)
-        ax.set_axisbelow(True)
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def save_figure(
-    figure: Figure, path: str | os.PathLike, title: str = "", parse_math: bool = False
-) -> None:
-    """Write a figure under a title, whole or not at all, in the format of the name's ending."""
-    check_picture_name(path)
-    if title:
-        figure.suptitle(title, parse_math=parse_math)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+        add_legend(axes)

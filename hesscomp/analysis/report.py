@@ -12,7 +12,6 @@ from hesscomp.analysis.claims import claims
 from hesscomp.analysis.energy import block_energy
 from hesscomp.analysis.html import ABSENT, TEMPLATES, marked, number, path_name, percent
 from hesscomp.analysis.plots import (
-    LABELS,
     draw_diagonal,
     draw_eigenvalues,
     draw_energy,
@@ -20,6 +19,7 @@ from hesscomp.analysis.plots import (
     draw_magnitudes,
     draw_residuals,
 )
+from hesscomp.analysis.style import height_for
 from hesscomp.analysis.svg import inline_svg
 from hesscomp.factors import Factor
 from hesscomp.storage.files import atomic_path
@@ -171,7 +171,6 @@ def _energy(factor: Factor) -> tuple[Chart, Table] | None:
     if not (factor.has_eigenpairs and factor.rank) or len(factor.blocks) < 2:
         return None
     caption = "Sum of squares of each eigenvector over each block; columns sum to one."
-    height = max(2.0, 0.8 + 0.2 * min(len(factor.blocks), LABELS))
     energy = block_energy(factor)
     weights = np.abs(factor.eigenvalues)
     mean = energy @ weights / weights.sum() if weights.any() else energy.mean(axis=1)
@@ -188,8 +187,8 @@ def _energy(factor: Factor) -> tuple[Chart, Table] | None:
     ]
     vectors = (Markup("u<sub>{}</sub>").format(j + 1) for j in range(shown))
     head = ("block", "shape", "of n", "mean", *vectors)
-    drawn = _chart(factor, draw_energy, caption, height)
-    return drawn, Table("blocks", head, rows, range(2, len(head)))
+    svg = inline_svg(draw_energy, factor, caption, 9.0, height_for(factor.blocks))
+    return Chart(svg, caption), Table("blocks", head, rows, range(2, len(head)))
 
 
 def _provenance(factor: Factor) -> Table:
@@ -231,5 +230,5 @@ def _count(value: int) -> Markup | str:
     return number(value) if value >= 0 else ABSENT
 
 
-def _chart(factor: Factor, draw: Callable, caption: str, height: float = 3.0) -> Chart:
-    return Chart(inline_svg(draw, factor, caption, height), caption)
+def _chart(factor: Factor, draw: Callable, caption: str) -> Chart:
+    return Chart(inline_svg(draw, factor, caption), caption)

@@ -20,8 +20,6 @@ from hesscomp.operators.operator import Operator
 from hesscomp.parallel.world import World
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from hesscomp.curvature.jacobian import Jacobian
     from hesscomp.factors import LowRank, Trajectory
     from hesscomp.optimizers.newton import NewtonResult
@@ -446,11 +444,6 @@ def _logistic(data, ridge: float | None, world: World | None) -> Problem:
         X, y = data
         data = from_arrays(X, y, world)
     return LogisticRegression(data, world, ridge=RIDGE if ridge is None else ridge)
-
-
-def plot(result, path: str | os.PathLike | None = None) -> Figure:
-    """Draw a result and return the Matplotlib figure."""
-    raise NotImplementedError
 
 
 def report(factor, path: str | os.PathLike) -> None:

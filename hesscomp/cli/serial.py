@@ -12,7 +12,7 @@ from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
 from hesscomp.options import Options, option
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
-from hesscomp.runs.report import read_json, write_json
+from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_outputs, check_picture_name, check_writable
 from hesscomp.storage.npy import save_npy
 from hesscomp.workflows.merging import MergeRequest, merge
@@ -86,16 +86,16 @@ def run_compare(request: CompareRequest) -> int:
             "files": names,
             "n": F.n,
             "ranks": (F.rank, G.rank),
-            "eigenvalues": (F.eigenvalues, G.eigenvalues),
             "angles_degrees": np.degrees(angles),
             **found,
         }
         write_json(request.json, report)
         print(f"wrote {request.json}")
     if request.plot is not None:
-        from hesscomp.analysis.plots import plot_comparison
+        from hesscomp.analysis.plots import comparison_figure
+        from hesscomp.analysis.style import save_figure
 
-        plot_comparison(names, F, G, comparison, request.plot)
+        save_figure(comparison_figure(comparison, names), request.plot)
         print(f"wrote {request.plot}")
     return 0
 
@@ -161,28 +161,26 @@ class PlotRequest(Options):
         help="a factor or trajectory file, newton's --json file, or the folder of a train run",
     )
     out: str = option(metavar="P.png", help=PICTURE)
+    by: str | None = option(
+        None,
+        choices=("step", "passes", "columns", "seconds"),
+        help="what a train run is drawn against; default: step",
+    )
 
     def _check(self) -> None:
         super()._check()
         check_picture_name(self.out)
+        if self.by is not None and not Path(self.file).is_dir():
+            raise InputError(f"{self.file}: `by` goes with the folder of a train run; leave it out")
 
 
 def run_plot(request: PlotRequest) -> int:
     check_writable(request.out)
-    from hesscomp.analysis import plots
+    from hesscomp.analysis.plots import file_figure
+    from hesscomp.analysis.style import save_figure
 
-    if Path(request.file).is_dir():
-        report = read_json(Path(request.file) / "history.json", plots.RUN)
-        title = f"{report.get('problem')}: {report.get('optimizer')}"
-        plots.plot_run(report["history"], request.out, title)
-    elif request.file.endswith(".json"):
-        report = read_json(request.file, plots.CONVERGENCE)
-        title = str(report.get("data", request.file))
-        plots.plot_convergence(report["history"], request.out, title)
-    elif is_trajectory(request.file):
-        plots.plot_trajectory(load_trajectory(request.file), request.out)
-    else:
-        plots.plot_factor(load_factor(request.file), request.out)
+    options = {} if request.by is None else {"by": request.by}
+    save_figure(file_figure(request.file, **options), request.out)
     print(f"wrote {request.out}")
     return 0
 

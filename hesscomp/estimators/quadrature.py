@@ -31,6 +31,8 @@ class SpectralDensity:
     sides : tuple of (low, high)
         The intervals that the smoothing stays in: negative and positive Ritz values, each within
         its own extremes, or one interval where all have one sign. There is nothing outside.
+    n : int
+        Order of the operator, which is how many eigenvalues there are.
     samples : int
         Random vectors behind the errors; 0 where nothing was random.
     """
@@ -40,9 +42,10 @@ class SpectralDensity:
     standard_errors: np.ndarray
     width: float
     sides: tuple[tuple[float, float], ...]
+    n: int
     samples: int = 0
 
-    def height(self, values: np.ndarray, n: int) -> np.ndarray:
+    def height(self, values: np.ndarray) -> np.ndarray:
         """Return the density that one of n eigenvalues makes at its own place, for each value."""
         values = np.asarray(values, dtype=np.float64)
 
@@ -51,7 +54,7 @@ class SpectralDensity:
             return _reflected_gaussian(at, at, self.width, low, high)
 
         heights = [peaks(*side) for side in self.sides]
-        return np.where(values >= self.sides[-1][0], heights[-1], heights[0]) / n
+        return np.where(values >= self.sides[-1][0], heights[-1], heights[0]) / self.n
 
     def band(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper (g,) limits, point by point; the lower one is not below 0."""
@@ -155,7 +158,7 @@ class SpectralQuadrature:
         mean = samples.mean(axis=1)
         errors = np.zeros_like(mean) if self.exact else standard_error(samples)
         random_vectors = 0 if self.exact else samples.shape[1]
-        return SpectralDensity(points, mean, errors, width, sides, random_vectors)
+        return SpectralDensity(points, mean, errors, width, sides, self.n, random_vectors)
 
 
 def spectral_quadrature(

@@ -15,6 +15,8 @@ class Comparison:
 
     Attributes
     ----------
+    eigenvalues : pair of arrays
+        Those of F and of G, all of them.
     eigenvalue_differences : (p,) array
         w_i(F) - w_i(G) of the leading p = min(rank F, rank G), in the order of the factors.
     relative_differences : (p,) array
@@ -29,6 +31,7 @@ class Comparison:
         The fields in which the two differ, with both values.
     """
 
+    eigenvalues: tuple[np.ndarray, np.ndarray]
     eigenvalue_differences: np.ndarray
     relative_differences: np.ndarray
     angles: np.ndarray
@@ -73,6 +76,7 @@ def compare(F: Factor, G: Factor, subspace: int | None = None) -> Comparison:
     f, g = values_f[:p], values_g[:p]
     a = p if subspace is None else subspace
     return Comparison(
+        eigenvalues=(values_f, values_g),
         eigenvalue_differences=f - g,
         relative_differences=_relative(f - g, np.maximum(np.abs(f), np.abs(g))),
         angles=_angles(theirs[:a, :a], theirs[a:, :a]),

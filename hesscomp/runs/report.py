@@ -18,10 +18,11 @@ def write_json(path: str | os.PathLike, report: dict) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike, names: Iterable[str]) -> dict:
+def read_json(path: str | os.PathLike, names: Iterable[str], optional: Iterable[str] = ()) -> dict:
     """Read a report whose history has rows, with numbers of these names in each.
 
-    A null of the history becomes NaN; what else is in the report may be anything.
+    A null of the history becomes NaN, and so does an `optional` number that is not there; what else
+    is in the report may be anything.
 
     Raises
     ------
@@ -38,10 +39,14 @@ def read_json(path: str | os.PathLike, names: Iterable[str]) -> dict:
     rows = report.get("history") if isinstance(report, dict) else None
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: is not a hesscomp report: it has no history")
-    names = tuple(names)
+    names, optional = tuple(names), tuple(optional)
     try:
-        report["history"] = [{name: _number(row[name]) for name in names} for row in rows]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        report["history"] = [
+            {name: _number(row[name]) for name in names}
+            | {name: _number(row.get(name)) for name in optional}
+            for row in rows
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path}: its history cannot be read ({reason(error)}); each row needs the numbers "
             f"{', '.join(names)}"

@@ -136,10 +136,12 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     write(world, progress, "numbers", request.json, lambda path: write_json(path, report))
 
     def draw(path) -> None:
-        from hesscomp.analysis.plots import plot_convergence
+        from hesscomp.analysis.plots import convergence_figure
+        from hesscomp.analysis.style import save_figure
 
         title = f"{dataset.name}: Newton, {result.solver}, ridge {problem.ridge:g}, "
-        plot_convergence(report["history"], path, title + count(world.size, "rank"))
+        title += count(world.size, "rank")
+        save_figure(convergence_figure(report["history"], title), path)
 
     write(world, progress, "convergence plot", request.plot, draw)
     return fit

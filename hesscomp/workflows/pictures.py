@@ -116,10 +116,10 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     progress(result)
 
     def draw(path) -> None:
-        from hesscomp.analysis.density import plot_density
+        from hesscomp.analysis.density import density_figure
+        from hesscomp.analysis.style import save_figure
 
-        eigenvalues = None if factor is None else factor.eigenvalues
-        plot_density(result.density, hessian.n, path, curvature.heading, eigenvalues)
+        save_figure(density_figure(result.density, curvature.heading, factor), path)
 
     def write_curve(path) -> None:
         if Path(path).suffix.lower() == ".json":
@@ -268,9 +268,10 @@ def figure(request: FigureRequest, world: World, progress: Progress = silent) ->
     progress(result)
 
     def draw(path) -> None:
-        from hesscomp.analysis.plots import plot_against_best
+        from hesscomp.analysis.plots import best_figure
+        from hesscomp.analysis.style import save_figure
 
-        plot_against_best(factor, errors, path, curvature.heading)
+        save_figure(best_figure(factor, errors, curvature.heading), path)
 
     write(world, progress, "picture", request.out, draw)
     report = {"title": curvature.heading, "norm": norm, "eigenvalues": factor.eigenvalues, **errors}

@@ -34,7 +34,7 @@ import record
 from scipy.special import entr
 from threadpoolctl import threadpool_limits
 
-from hesscomp.analysis.plots import make_figure, save_figure
+from hesscomp.analysis.style import make_figure, save_figure, scale_by_powers
 from hesscomp.curvature.tensorflow import set_threads
 from hesscomp.datasets import fourier_features, load_dataset
 from hesscomp.optimizers.batches import Sampling
@@ -349,7 +349,8 @@ def final(runs: list[dict]) -> float:
 
 def draw(methods: dict, path: Path) -> None:
     """Median and range over the seeds, against seconds and passes."""
-    figure, axes = make_figure(2, width=6.0, height=4.6)
+    some = next(run for settings in methods.values() for runs in settings.values() for run in runs)
+    figure, axes = make_figure(2, width=6.0, height=4.6, title=some["problem"])
     for axis, cost in zip(axes, ("seconds", "passes"), strict=True):
         for index, (name, settings) in enumerate(methods.items()):
             runs = next(iter(settings.values()))
@@ -364,17 +365,16 @@ def draw(methods: dict, path: Path) -> None:
             axis.fill_between(
                 grid, values.min(axis=0), values.max(axis=0), color=f"C{index}", alpha=0.15, lw=0
             )
-        axis.set_yscale("log")
+        scale_by_powers(axis.yaxis)
     axes[0].set_xlabel("seconds of training")
     axes[1].set_xlabel("passes over the data, each product column as one")
-    axes[1].set_xscale("log")
+    scale_by_powers(axes[1].xaxis)
     above = runs[0]["above"]
     axes[0].set_ylabel("lowest objective so far" + (f", above {above}" if above != "0" else ""))
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods),
         frameon=False, fontsize=9,
     )  # fmt: skip
-    figure.suptitle(runs[0]["problem"], fontsize=11)
     save_figure(figure, path)
 
 

@@ -27,7 +27,7 @@ from fuzzing.mutations import (
     packed,
     zipped,
 )
-from hesscomp.analysis.plots import CONVERGENCE, RUN
+from hesscomp.analysis.plots import CONVERGENCE, RUN, RUN_MAY_HAVE
 from hesscomp.cli.tables import factor_table, trajectory_table
 from hesscomp.datasets import load_dataset
 from hesscomp.factors import (
@@ -352,7 +352,8 @@ def reports() -> list[bytes]:
 
 def report(path: Path):
     """As `hesscomp plot`, of which only the drawing is left out."""
-    return [read_json(path, names)["history"] for names in (CONVERGENCE, RUN)]
+    run = read_json(path, RUN, RUN_MAY_HAVE)
+    return [report["history"] for report in (read_json(path, CONVERGENCE), run)]
 
 
 # Keras

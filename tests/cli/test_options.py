@@ -330,7 +330,13 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--compress": Case("--compress"),
         },
     ),
-    "plot": ("plot f0.h5 --out p.png", {"--out": Case("--out other.png")}),
+    "plot": (
+        "plot f0.h5 --out p.png",
+        {
+            "--out": Case("--out other.png"),
+            "--by": Case("--by passes", "plot r0 --out p.png"),
+        },
+    ),
     "solve": (
         "solve f0.h5 --rhs x.npy --shift 1 --out p.npy",
         {
@@ -430,6 +436,7 @@ def inputs(tmp_path_factory):
             "compress --data d.csv --rank 3 --out f0.h5",
             "compress --data e.csv --rank 3 --out g0.h5",
             f"compress {MODEL} --rank 3 --out m0.h5",
+            f"{TRAIN[0]} {LOGISTIC} --run r0",
         ):
             assert main(words.split()) == 0
     return folder

@@ -305,7 +305,7 @@ def test_no_density_is_drawn_where_no_eigenvalue_is(world, exact):
     if exact:
         assert counted == pytest.approx(4)
     assert np.all(quadrature.density(np.linspace(-40, smallest - 1e-9, 9)).density == 0)
-    assert density.height(np.array([-4.0, 200.0]), n) == pytest.approx(
+    assert density.height(np.array([-4.0, 200.0])) == pytest.approx(
         [1 / (4 * n), 1 / (n * density.width * np.sqrt(2 * np.pi))], rel=0.03
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hesscomp.analysis.plots import save_figure
+from hesscomp.analysis.style import save_figure
 from hesscomp.cli.main import main
 from hesscomp.errors import InputError
 from hesscomp.factors import Certificate, LowRank, save_factor
