@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -45,6 +46,7 @@ from hesscomp.workflows.progress import (
 from hesscomp.workflows.subject import make_problem
 
 RANK = 40  # where neither a rank nor a tolerance is requested
+LOOK_RANK, LOOK_SIZE, LOOK_ROWS = 10, 2.5e7, 200  # of a first look: rows x parameters, least rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +63,14 @@ class FactorOutput(Options, group="output"):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressRequest(CurvatureRequest, CompressionOptions, FactorOutput, group="operator"):
-    """What to compress, how, and where to write the factor."""
+    """What to compress, how, and where to write the factor.
+
+    `first_look` tells a request that says of a user's model neither rank nor tolerance nor sample:
+    `compress` takes less of a large one, and says so.
+    """
 
     krylov_alone = KRYLOV
+    first_look: ClassVar[bool] = False
 
     at: tuple[str, ...] = option(  # type: ignore[assignment]  # others take one point
         (), metavar=POINTS, help=f"{POINT_HELP}; several files or a pattern make a trajectory"
@@ -72,6 +79,7 @@ class CompressRequest(CurvatureRequest, CompressionOptions, FactorOutput, group=
     def __post_init__(self):
         if self.rank is None and self.tolerance is None:
             object.__setattr__(self, "rank", RANK)
+            object.__setattr__(self, "first_look", self.model is not None and self.sample is None)
         super().__post_init__()
 
 
@@ -167,10 +175,27 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
         Where a signal stopped the world; with `request.run` the same request resumes.
     """
     check_outputs(world, request.out, request.json, request.save_point)
-    curvature = make_curvature(request, world, progress)
+    with world.ledger.timed("startup"):
+        subject = make_problem(request, world, progress)
+        x = make_point(request, subject, progress)
+    request = _first_look(request, subject.problem, progress)
+    curvature = make_operator(request, sampled(request, subject.problem), x)
     make = partial(compress_operator, **values(request, CompressionOptions))
     facts = request.facts(CompressionOptions)
     return _make_factor("compress", request, curvature, make, facts, progress)
+
+
+def _first_look(request: CompressRequest, problem, progress: Progress) -> CompressRequest:
+    """Return the request; for a first look at a large problem, of few rows and a low rank."""
+    fewest = min(LOOK_ROWS / problem.rows, 1.0)
+    share = max(LOOK_SIZE / (problem.rows * problem.n), fewest)
+    if not request.first_look or share >= 1:
+        return request
+    progress(
+        f"first look: rank {LOOK_RANK}, on about {share * problem.rows:.0f} of the {problem.rows} "
+        "rows; give a rank, a tolerance or a sample (1: all rows) for more"
+    )
+    return replace(request, rank=LOOK_RANK, sample=share)
 
 
 def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent) -> FactorResult:

