@@ -38,6 +38,7 @@ class Option:
     group: str | None = None  # the title under which help lists it; by default its class'
     about: str | None = None  # the text below that title
     one_of: str | None = None  # of the options with the same word here, one at most may be given
+    advanced: bool = False  # whether only --help-all shows it
     parse: Callable[[str], Any] | None = None  # makes a value from a text, or raises InputError
     # Whether the command line must give it even where it has a default: a caller in Python has
     # the result in hand and need not name a file.

@@ -5,13 +5,14 @@ import logging
 import re
 from typing import TypeVar
 
+from hesscomp.cli.parser import Parser
 from hesscomp.errors import InputError
 from hesscomp.options import Option, Options, described
 
 Request = TypeVar("Request", bound=Options)
 
 
-def add_arguments(parser: argparse.ArgumentParser, request: type) -> dict[str, str]:
+def add_arguments(parser: Parser, request: type) -> dict[str, str]:
     """Add the options of a request to a parser, grouped by their titles; return their `flags`."""
     titles = flags(request)
     groups: dict = {None: parser}
@@ -26,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser, request: type) -> dict[str, s
             choices[word] = group.add_mutually_exclusive_group()
         group = choices.get(word, group)
         group.add_argument(each.flag, **_how(each, titles))
+        if each.advanced:
+            parser.advanced.add(each.name)
     return titles
 
 

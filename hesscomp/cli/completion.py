@@ -33,9 +33,8 @@ _hesscomp() {  # after a --, as in hesscomp job -- COMMAND, stands another comma
 }
 complete -o bashdefault -F _hesscomp hesscomp"""
 EPILOG = (
-    "For bash: hesscomp completion bash > ~/.local/share/bash-completion/completions/hesscomp. "
-    "For zsh: hesscomp completion zsh > FOLDER/_hesscomp, a folder of $fpath. Then start the shell "
-    "anew; make the script anew with each version of hesscomp."
+    "Then start the shell anew, and make the script anew with each version of hesscomp. zsh finds "
+    "the script in a folder of its $fpath."
 )
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from hesscomp.cli import plan
 from hesscomp.cli.arguments import request_from, warn_of_old_names
-from hesscomp.cli.main import COMMANDS, PARALLEL, parse, request_of
+from hesscomp.cli.commands import COMMANDS, PARALLEL, nearest
+from hesscomp.cli.main import parse, request_of
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.parallel import import_mpi_unstarted
 from hesscomp.runs.slurm import fill_in
@@ -57,7 +58,9 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
     """
     name, submit = request.command[0], request.submit
     if name not in COMMANDS or name == "job":
-        raise InputError(f"hesscomp {name}: no such command; see hesscomp --help")
+        near = nearest(name, [each for each in COMMANDS if each != "job"])
+        hint = f"did you mean {near}?" if near else "see hesscomp --help"
+        raise InputError(f"hesscomp {name}: no such command; {hint}")
     import_mpi_unstarted()
     for item in request.items() or ["1"]:
         options = parse([fill_in(word, item) for word in request.command], whole=submit)

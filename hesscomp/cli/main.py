@@ -17,74 +17,14 @@ from hesscomp.cli.arguments import (
     warn_of_old_names,
     with_new_names,
 )
+from hesscomp.cli.commands import COMMANDS, PARALLEL, WRAPPERS, nearest, not_there, overview
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
-from hesscomp.errors import one_line
+from hesscomp.cli.parser import ENDS, MOST, HelpFormatter, Parser
 from hesscomp.options import Options, described
-from hesscomp.parallel import TIMEOUT
+from hesscomp.parallel import TIMEOUT, import_mpi_unstarted
 from hesscomp.parallel.watchdog.startup_timeout import startup_timeout
 
-MOST = 2**53  # of whole numbers: arrays have no more entries, and as floats they are exact
 STARTED = time.perf_counter()
-
-COMMANDS = {
-    "newton": "fit logistic regression by Newton's method with a compressed Hessian (MPI)",
-    "train": "train a problem with a first- or second-order optimizer (MPI)",
-    "compress": "compress a Hessian to a certified low-rank factor (MPI)",
-    "diagonal": "make a certified factor of a Hessian's diagonal (MPI)",
-    "update": "bring a factor up to date with new data or a new point (MPI)",
-    "spectrum": "estimate and draw the spectral density of a Hessian (MPI)",
-    "data": "describe a data set and how its rows would be divided among ranks (MPI)",
-    "problems": "list the named problems with their data, network, loss and training",
-    "inspect": "show the contents of a factor file",
-    "compare": "compare two factor files: eigenvalues, subspaces, distances, provenance",
-    "report": "write an HTML page about a factor: spectrum, certificate, energy by block, costs",
-    "merge": "join factor files into one trajectory file",
-    "repack": "gather a factor that is stored in several files into one file",
-    "plot": "draw a factor's spectrum or a report's convergence",
-    "figure": "draw a compression's error beside the smallest possible one, for a network (MPI)",
-    "solve": "solve with a factor: (F + shift I) X = B",
-    "plan": "predict the memory, communication and time of a compression on many ranks",
-    "job": "write a SLURM job script for a command, and submit it if you ask for that",
-    "doctor": "check MPI, TensorFlow, HDF5 and SLURM on this machine, and say what to do",
-    "completion": "print the script with which a shell completes hesscomp's commands and options",
-}
-PARALLEL = ("newton", "train", "compress", "diagonal", "update", "spectrum", "figure", "data")
-MODULES = {  # those of several commands; others have the command's name
-    **dict.fromkeys(("compress", "diagonal", "update", "spectrum", "figure"), "curvature"),
-    **dict.fromkeys(
-        ("problems", "inspect", "compare", "report", "merge", "repack", "plot", "solve"), "serial"
-    ),
-}
-WRAPPERS = ("job", "plan")  # another command's words follow after a --
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser that reports errors in one line and refuses huge whole numbers.
-
-    Options must be written in full: an abbreviation could mean different options of two commands.
-    """
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, allow_abbrev=False, **options)
-        self.former: dict[str, str] = {}  # options by the names that they had in the last version
-        self.register("type", int, _whole)
-
-    def error(self, message: str):
-        self.exit(2, f"hesscomp: error: {one_line(message)}; see {self.prog} --help\n")
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if abs(value) > MOST:
-        raise argparse.ArgumentTypeError(f"{text[:20]}... is too large")
-    return value
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """A formatter that shows the default of every option that has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
 
 
 class Lines(logging.Formatter):
@@ -141,7 +81,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _module(command: str) -> ModuleType:
-    return importlib.import_module(f"hesscomp.cli.{MODULES.get(command, command)}")
+    return importlib.import_module(f"hesscomp.cli.{COMMANDS[command].module or command}")
 
 
 def _function(command: str) -> Callable[..., int]:
@@ -166,12 +106,12 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         own, words = arguments[:end], arguments[end + 1 :]
     parser, commands, written = _parser(name)
     own, renamed = with_new_names(own, commands[name].former if name in commands else {})
+    _refuse_unknown(name, own, parser, commands)
     required = _let_go(commands[name]) if name in commands and not whole else []
     options, unknown = parser.parse_known_args(own)
     if unknown:
-        hint = "; a command and its options follow after --" if name in WRAPPERS else ""
-        chosen = commands.get(name, parser)
-        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        chosen = commands.get(name or "", parser)
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(name)}")
     if name in WRAPPERS:
         options.words = words
     options.written, options.renamed = written, renamed
@@ -181,6 +121,50 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         if getattr(options, action.dest) is None
     ]
     return options
+
+
+def _refuse_unknown(name: str | None, words: list[str], parser: Parser, commands: dict) -> None:
+    """End with one line where there is no such command or option; say what may be meant."""
+    end = words.index(name) if name in words else len(words)
+    if _refuse_options(words[:end], parser, "") or name is None:
+        return
+    if name not in commands:
+        parser.refuse(not_there("command", name, nearest(name, COMMANDS)), "the commands")
+    _refuse_options(words[end + 1 :], commands[name], _hint(name))
+
+
+def _refuse_options(words: list[str], chosen: Parser, hint: str) -> bool:
+    """Refuse the first option that there is not; return whether other words count no more."""
+    for word in words:
+        option = word.partition("=")[0]
+        if chosen.lacks(option):
+            _refuse_option(option, chosen, hint)
+        if option == "--" or option in ENDS:
+            return True
+    return False
+
+
+def _refuse_option(option: str, chosen: Parser, hint: str) -> None:
+    near, owners = nearest(option, chosen.names()), _owners(option)
+    if not owners:
+        hint = ""
+    elif chosen.overview is not None:
+        hint = "; options follow the command"
+    listed = "the commands" if chosen.overview is not None else "all options"
+    chosen.refuse(not_there("option", option, near, owners) + hint, listed)
+
+
+def _hint(name: str | None) -> str:
+    return "; a command and its options follow after --" if name in WRAPPERS else ""
+
+
+def _owners(option: str) -> list[str]:
+    """Return the commands that have an option; none where MPI, which many import, is missing."""
+    try:
+        import_mpi_unstarted()
+        return [name for name, parser in whole_parser()[1].items() if not parser.lacks(option)]
+    except (ImportError, RuntimeError):
+        return []
 
 
 def _let_go(parser: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -202,35 +186,32 @@ def _comm_timeout(arguments: list[str]) -> float:
     return seconds if 0 < seconds < MOST else TIMEOUT
 
 
-def whole_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def whole_parser() -> tuple[Parser, dict[str, Parser]]:
     """Return the parser and those of all commands by name, all of them with their options."""
     parser, commands, _ = _parser(*COMMANDS)
     return parser, commands
 
 
-def _parser(*names: str | None) -> tuple[argparse.ArgumentParser, dict, dict]:
+def _parser(*names: str | None) -> tuple[Parser, dict[str, Parser], dict]:
     """Return the parser, the parsers of all commands by name, and how parameters are written.
 
     Only the named commands' parsers have their options.
     """
     written: dict[str, str] = {}
-    parser = Parser(
-        prog="hesscomp",
-        description=hesscomp.__doc__,
-        epilog="Commands marked (MPI) run on several ranks under mpiexec or srun. Exit status: "
-        "0 done and converged, 1 a failure, 2 bad input or usage, 3 not converged (a plan: does "
-        "not fit), 75 stopped by a signal, the same command resumes (--run), 130 interrupted "
-        "(Ctrl-C), 141 the reader of the output closed it.",
-    )
+    parser = Parser(prog="hesscomp")
+    parser.overview = overview((hesscomp.__doc__ or "").partition("\n")[0])
+    parser.offer_all()
     parser.add_argument("--version", action="version", version=f"hesscomp {hesscomp.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command, summary in COMMANDS.items():
+    for command, about in COMMANDS.items():
+        summary = about.summary + " (MPI)" * about.parallel
         subparser = commands.add_parser(
             command,
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
             formatter_class=HelpFormatter,
         )
+        subparser.examples = about.examples
         if command in names:  # only what is requested is imported
             written = _add_request(subparser, command)
     return parser, commands.choices, written
@@ -246,4 +227,5 @@ def _add_request(parser: Parser, command: str) -> dict[str, str]:
         from hesscomp.cli.session import ComputingRankOptions
 
         written |= add_arguments(parser, getattr(module, "RANKS", ComputingRankOptions))
+    parser.offer_all()
     return written

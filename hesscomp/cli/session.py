@@ -85,7 +85,7 @@ class RankOptions(Options, group="ranks"):
         help="threads per rank; default: OMP_NUM_THREADS, or else the rank's share of the cores",
     )  # fmt: skip
     comm_timeout: float = option(
-        TIMEOUT, above=0, unbounded=True, parse=_seconds, metavar="S",
+        TIMEOUT, above=0, unbounded=True, parse=_seconds, metavar="S", advanced=True,
         help="seconds that a rank waits for the others, which may be compiling, before all end",
     )  # fmt: skip
 
@@ -95,9 +95,9 @@ class ComputingRankOptions(RankOptions):
     """The options of commands that compute."""
 
     reproducible: bool = option(
-        False,
+        False, advanced=True,
         help="same bits on any number of ranks with as many threads; costs up to 1.3 times as much",
-    )
+    )  # fmt: skip
 
 
 def run_on_ranks(command, options, started: float) -> int:

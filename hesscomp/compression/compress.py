@@ -44,7 +44,9 @@ class FactorOptions(SketchOptions):
     # Pairs of other methods are judged by `residual_tolerance` too, but none works towards it.
     krylov_alone: ClassVar[tuple[str, ...]] = KRYLOV[:-1]
 
-    method: str = option("auto", choices=("auto", *METHODS), help="compression algorithm")
+    method: str = option(
+        "auto", choices=("auto", *METHODS), advanced=True, help="compression algorithm"
+    )
 
     def _check(self) -> None:
         super()._check()
@@ -65,8 +67,9 @@ class CompressionOptions(FactorOptions):
         help="take the smallest rank with ||H - F|| <= T ||H||",
     )  # fmt: skip
     tolerance_norm: str | None = option(
-        None, choices=(FROBENIUS, "spectral"), help=f"norm of `tolerance`; default: {FROBENIUS}"
-    )
+        None, choices=(FROBENIUS, "spectral"), advanced=True,
+        help=f"norm of `tolerance`; default: {FROBENIUS}",
+    )  # fmt: skip
     max_rank: int | None = option(
         None, low=1, metavar="K", help="largest rank for `tolerance`; default: n"
     )

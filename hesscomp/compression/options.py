@@ -34,19 +34,22 @@ class SketchSizes(Options, group="compression"):
     """The size of a sketch, and the layout of its rows."""
 
     rank: int | None = count(None, metavar="K", help="number of eigenpairs")
-    oversample: int = count(10, 0, metavar="P", help="sketch columns beyond the rank")
-    power: int = count(1, 0, metavar="Q", help="power iterations of the sketch")
+    oversample: int = count(
+        10, 0, metavar="P", advanced=True, help="sketch columns beyond the rank"
+    )
+    power: int = count(1, 0, metavar="Q", advanced=True, help="power iterations of the sketch")
     block: int | None = count(
-        None, metavar="B", help=f"krylov: columns of a block; default: {BLOCKS[0]} to {BLOCKS[1]}"
-    )
+        None, metavar="B", advanced=True,
+        help=f"krylov: columns of a block; default: {BLOCKS[0]} to {BLOCKS[1]}",
+    )  # fmt: skip
     layout: str = option(
-        "auto",
-        choices=("auto", "replicated", "rows"),
+        "auto", choices=("auto", "replicated", "rows"), advanced=True,
         help="every rank holds all rows of the sketch, or only its own; auto decides by memory",
-    )
+    )  # fmt: skip
     panel: int | None = count(
-        None, metavar="B", help=f"with `layout` rows: columns gathered at once; default: {PANEL}"
-    )
+        None, metavar="B", advanced=True,
+        help=f"with `layout` rows: columns gathered at once; default: {PANEL}",
+    )  # fmt: skip
 
     def _check(self) -> None:
         super()._check()
@@ -64,16 +67,20 @@ class SketchOptions(SketchSizes, Seeded, group="compression"):
     `probe_count` fresh Gaussian vectors measure the error.
     """
 
-    test_matrix: str = option("gaussian", choices=tuple(TEST_MATRICES), help="random matrix")
+    test_matrix: str = option(
+        "gaussian", choices=tuple(TEST_MATRICES), advanced=True, help="random matrix"
+    )
     probe_count: int = option(8, low=1)
     max_columns: int | None = option(
-        None, low=1, metavar="C", help="krylov: most product columns; default: as many as eigh"
-    )
+        None, low=1, metavar="C", advanced=True,
+        help="krylov: most product columns; default: as many as eigh",
+    )  # fmt: skip
     max_basis: int | None = option(
-        None, low=1, metavar="M", help="krylov: most basis columns held before a restart"
-    )
+        None, low=1, metavar="M", advanced=True,
+        help="krylov: most basis columns held before a restart",
+    )  # fmt: skip
     residual_tolerance: float | None = option(
-        None, above=0, metavar="T",
+        None, above=0, metavar="T", advanced=True,
         help="krylov: an eigenpair is accurate where ||H u - w u|| <= T |w_1|; default: "
         f"{RESIDUAL_TOLERANCE:g}",
     )  # fmt: skip

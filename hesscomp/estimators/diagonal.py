@@ -22,7 +22,7 @@ class DiagonalOptions(Seeded, group="diagonal"):
         64, low=4, metavar="C",
         help="product columns of the estimate; where they reach n the diagonal is exact",
     )  # fmt: skip
-    method: str = option("xdiag", choices=("xdiag", "hutchinson"), help="estimator")
+    method: str = option("xdiag", choices=("xdiag", "hutchinson"), advanced=True, help="estimator")
     probe_count: int = option(8, low=1)
 
 

@@ -12,9 +12,9 @@ GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
 SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
 
 
-def _batch(purpose: str):
+def _batch(purpose: str, advanced: bool = True):
     return option(
-        1.0, above=0, flag=f"--{purpose}-batch", metavar="F",
+        1.0, advanced=advanced, above=0, flag=f"--{purpose}-batch", metavar="F",
         help=f"fraction of the rows drawn for a step's {purpose}; above 1: number of rows",
     )  # fmt: skip
 
@@ -27,7 +27,7 @@ class Sampling(Options, group="batches"):
     depend on the seed, the purpose and the step, and on nothing else.
     """
 
-    gradient: float = _batch("gradient")
+    gradient: float = _batch("gradient", advanced=False)
     curvature: float = _batch("curvature")
     acceptance: float = _batch("acceptance")
     seed: int = option_of(SketchOptions, "seed")
@@ -58,11 +58,13 @@ class Stopping(Options, group="stopping"):
         0.0, low=0, flag="--tol", metavar="T", help="stop at ||g||_2 <= T"
     )
     target: float | None = option(
-        None, unbounded=True, metavar="F", help="stop where the objective is at most F"
-    )
+        None, unbounded=True, metavar="F", advanced=True,
+        help="stop where the objective is at most F",
+    )  # fmt: skip
     max_passes: float | None = option(
-        None, above=0, unbounded=True, metavar="P", help="stop after P passes over the data"
-    )
+        None, above=0, unbounded=True, metavar="P", advanced=True,
+        help="stop after P passes over the data",
+    )  # fmt: skip
     max_seconds: float | None = option(
         None, above=0, unbounded=True, metavar="S", help="stop after S seconds of this call"
     )
@@ -105,13 +107,15 @@ class NewtonOptions(Options, group="solver"):
         100, low=0, flag="--max-steps", former="--max-iter", metavar="K",
         help="stop after K Newton steps",
     )  # fmt: skip
-    step: str = option("line-search", choices=("line-search", "fixed"), help="step length")
-    gamma: float = option(1.0, above=0, metavar="G", help="fixed step length")
+    step: str = option(
+        "line-search", choices=("line-search", "fixed"), advanced=True, help="step length"
+    )
+    gamma: float = option(1.0, above=0, metavar="G", advanced=True, help="fixed step length")
     rank: int = option(40, low=1, metavar="K", help="rank of the low-rank factor")
     oversample: int = option_of(SketchOptions, "oversample")
     seed: int = option_of(SketchOptions, "seed")
     tail: float | str = option(
-        "last", parse=str, metavar="last|zero|FLOAT",
+        "last", parse=str, metavar="last|zero|FLOAT", advanced=True,
         help="`solver` lowrank only: value of the eigenvalues outside the factor",
     )  # fmt: skip
 

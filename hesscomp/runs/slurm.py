@@ -38,23 +38,28 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
     )
     nodes: int = option(1, low=1, metavar="N", help="number of nodes")
     ranks_per_node: int = option(1, low=1, metavar="R", help="MPI ranks on each node")
-    cpus_per_rank: int = option(1, low=1, metavar="C", help="CPUs and threads of each rank")
+    cpus_per_rank: int = option(
+        1, low=1, metavar="C", advanced=True, help="CPUs and threads of each rank"
+    )
     time: str = option("1:00:00", metavar="T", help="time limit: minutes, 2:00:00 or 1-12")
     mem: str | None = option(
         None, one_of="memory", metavar="SIZE", help="memory of each node, such as 64G"
     )
     mem_per_cpu: str | None = option(
-        None, one_of="memory", metavar="SIZE", help="memory for each CPU; hesscomp plan advises one"
-    )
+        None, one_of="memory", metavar="SIZE", advanced=True,
+        help="memory for each CPU; hesscomp plan advises one",
+    )  # fmt: skip
     partition: str | None = option(None, metavar="NAME", help="partition of the nodes")
     account: str | None = option(None, metavar="NAME", help="account that pays")
-    launcher: str = option("srun", choices=LAUNCHERS, group="run", help="program that starts ranks")
+    launcher: str = option(
+        "srun", choices=LAUNCHERS, group="run", advanced=True, help="program that starts ranks"
+    )
     stage: tuple[str, ...] = option(
-        (), group="run", metavar="FILE",
+        (), group="run", metavar="FILE", advanced=True,
         help="files that the command reads, to copy to each node's $SLURM_TMPDIR first",
     )  # fmt: skip
     warning: int = option(
-        WARNING, low=1, high=MOST_WARNING, group="run", metavar="S",
+        WARNING, low=1, high=MOST_WARNING, group="run", metavar="S", advanced=True,
         help="seconds before the end of `time` at which the ranks are told to save and end; must "
         "exceed the time of a block product, which hesscomp plan states",
     )  # fmt: skip

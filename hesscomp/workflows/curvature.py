@@ -48,12 +48,13 @@ class OperatorRequest(Options, group="operator"):
         "differences of gradients",
     )
     fisher_samples: int | None = option(
-        None, low=1, metavar="S",
+        None, low=1, metavar="S", advanced=True,
         help="monte-carlo-fisher only: targets drawn for each row; default: 1",
     )  # fmt: skip
     fisher_seed: int | None = option(
-        None, low=0, high=2**32 - 1, metavar="S", help="seed of these targets; default: `seed`"
-    )
+        None, low=0, high=2**32 - 1, metavar="S", advanced=True,
+        help="seed of these targets; default: `seed`",
+    )  # fmt: skip
     blocks: str | None = option(
         None, metavar="NAME[,NAME]",
         help="restrict the matrix to these layers or parameter blocks, such as dense_1/kernel",
@@ -77,9 +78,12 @@ class PointRequest(Options, group="operator"):
 
     at: str | None = option(None, metavar=POINTS, help=POINT_HELP)
     epochs: int | None = option(
-        None, low=1, metavar="E", help="epochs of `at` trained; default: as many as the recipe has"
+        None, low=1, metavar="E", advanced=True,
+        help="epochs of `at` trained; default: as many as the recipe has",
+    )  # fmt: skip
+    save_point: str | None = option(
+        None, metavar="P.npy", advanced=True, help="write the point to this file"
     )
-    save_point: str | None = option(None, metavar="P.npy", help="write the point to this file")
 
     def _check(self) -> None:
         super()._check()

@@ -60,8 +60,9 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
     plot: str | None = option(None, group="output", metavar="P.png", help="plot the convergence")
     run: str | None = run_folder("checkpoints, and the finished products of `factor_out`")
     save_every: int | None = option(
-        None, low=1, group="output", metavar="K", help="save in `run` every K steps; default: 1"
-    )
+        None, low=1, group="output", metavar="K", advanced=True,
+        help="save in `run` every K steps; default: 1",
+    )  # fmt: skip
 
     def _check(self) -> None:
         super()._check()

@@ -58,7 +58,9 @@ class SpectrumRequest(CurvatureRequest, PictureOutput, group="spectrum"):
     shift: float | None = option(
         None, metavar="S", help="also estimate log det(H + S I); H is without the ridge"
     )
-    bins: int = option(512, low=2, metavar="B", help="points of the density that are computed")
+    bins: int = option(
+        512, low=2, metavar="B", advanced=True, help="points of the density that are computed"
+    )
     factor: str | None = option(None, metavar="F.h5", help="mark the eigenvalues of this factor")
     json: str | None = option(
         None, group="output", former="--curve", metavar="C.json|C.csv",

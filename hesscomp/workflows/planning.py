@@ -37,21 +37,25 @@ class MachineRequest(Options, group="machine", about="the memory and the speed o
         help=f"memory of a rank, such as 4G; default: {format_bytes(Machine.memory)}",
     )
     memory_limit: float | None = byte_size(
-        metavar="SIZE",
+        metavar="SIZE", advanced=True,
         help=f"most memory that a product takes; default: {format_bytes(PRODUCT_BYTES)}",
+    )  # fmt: skip
+    row_bytes: float | None = _amount(
+        metavar="B", advanced=True, help="bytes of one row of the data; default: 0"
     )
-    row_bytes: float | None = _amount(metavar="B", help="bytes of one row of the data; default: 0")
     row_seconds: float | None = _amount(
-        metavar="S",
+        metavar="S", advanced=True,
         help="seconds that a rank takes for one column's product over one row; default: "
         f"{FLOPS} N operations at `rate`",
+    )  # fmt: skip
+    rate: float | None = _rate(
+        metavar="F", advanced=True, help=f"operations per second; default: {RATE:g}"
     )
-    rate: float | None = _rate(metavar="F", help=f"operations per second; default: {RATE:g}")
     latency: float | None = _amount(
-        metavar="S", help=f"seconds of a message; default: {Machine.latency:g}"
+        metavar="S", advanced=True, help=f"seconds of a message; default: {Machine.latency:g}"
     )
     bandwidth: float | None = _rate(
-        metavar="B", help=f"bytes per second sent; default: {Machine.bandwidth:g}"
+        metavar="B", advanced=True, help=f"bytes per second sent; default: {Machine.bandwidth:g}"
     )
 
 
@@ -69,12 +73,12 @@ class PlanRequest(
     ranks: int = count(group="compression", metavar="P", help="number of MPI ranks")
     rank: int = count(40, group="compression", metavar="K", help="number of eigenpairs")
     method: str = option(
-        "auto",
-        choices=("auto", *METHODS),
-        group="compression",
+        "auto", choices=("auto", *METHODS), group="compression", advanced=True,
         help="compression algorithm; auto picks one from the matrix's properties",
+    )  # fmt: skip
+    psd: bool = option(
+        False, group="compression", advanced=True, help="with `n`: a semidefinite matrix"
     )
-    psd: bool = option(False, group="compression", help="with `n`: a semidefinite matrix")
     dtype: str = option(
         "float32", choices=("float32", "float64"), group="compression", help="precision of products"
     )

@@ -45,7 +45,9 @@ class SourceRequest(Options, group="data"):
     """The data set."""
 
     data: str | None = option(None, metavar="NAME|FILE", help=NAMED_DATA)
-    format: str | None = option(None, choices=tuple(SOURCES), help="default: by the file's name")
+    format: str | None = option(
+        None, choices=tuple(SOURCES), advanced=True, help="default: by the file's name"
+    )
     label: str | None = option(
         None, metavar="NAME",
         help="the labels: a column (default: the last one), a data set of an HDF5 or NPZ file "
@@ -65,10 +67,15 @@ class FeatureRequest(Options, group="data"):
     """The features that are computed from the rows."""
 
     features: str = option(
-        "raw", choices=("raw", "fourier"), help="take the columns, or random Fourier features"
+        "raw", choices=("raw", "fourier"), advanced=True,
+        help="take the columns, or random Fourier features",
+    )  # fmt: skip
+    feature_count: int | None = option(
+        None, low=1, metavar="D", advanced=True, help="number of Fourier features"
     )
-    feature_count: int | None = option(None, low=1, metavar="D", help="number of Fourier features")
-    bandwidth: float | None = option(None, above=0, metavar="S", help="width of their kernel")
+    bandwidth: float | None = option(
+        None, above=0, metavar="S", advanced=True, help="width of their kernel"
+    )
 
     def _check(self) -> None:
         super()._check()
@@ -117,21 +124,23 @@ class ProblemRequest(
         "Keras knows by name, such as sparse_categorical_crossentropy",
     )  # fmt: skip
     targets: str | None = option(
-        None, choices=TARGETS, help="how labels become targets; default: as the loss needs them"
-    )
+        None, choices=TARGETS, advanced=True,
+        help="how labels become targets; default: as the loss needs them",
+    )  # fmt: skip
     engine: str | None = option(
-        None, metavar="auto|layer-wise|generic", help="algorithm of the products; default: auto"
-    )
+        None, metavar="auto|layer-wise|generic", advanced=True,
+        help="algorithm of the products; default: auto",
+    )  # fmt: skip
     check: str | None = option(
-        None, choices=("auto", "full", "off"),
+        None, choices=("auto", "full", "off"), advanced=True,
         help="check a network first: compare its loss and derivatives on a few rows with those of "
         "Keras and TensorFlow; auto, the default, takes at most 2 seconds, full checks everything",
     )  # fmt: skip
     memory_limit: float | None = byte_size(
-        metavar="BYTES",
+        metavar="BYTES", advanced=True,
         help="most memory that one product takes on a rank, such as 2G; default: "
         f"{format_bytes(PRODUCT_BYTES)}",
-    )
+    )  # fmt: skip
 
     def _check(self) -> None:
         named = NAMED_PROBLEMS.get(self.problem or "")

@@ -44,10 +44,11 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
     )  # fmt: skip
     run: str | None = run_folder("the history and checkpoints")
     save_every: int | None = option(
-        None, low=1, group="output", metavar="K", help="save in `run` every K steps; default: 10"
-    )
+        None, low=1, group="output", metavar="K", advanced=True,
+        help="save in `run` every K steps; default: 10",
+    )  # fmt: skip
     evaluate_every: int | None = option(
-        None, low=1, group="output", metavar="K",
+        None, low=1, group="output", metavar="K", advanced=True,
         help="with batches: steps between evaluations over all rows; default: about one pass",
     )  # fmt: skip
     tensorboard: bool = option_of(Saving, "tensorboard")

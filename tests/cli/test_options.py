@@ -400,7 +400,8 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
 def options_of(command: str) -> set[str]:
     """The options of a command's own parser."""
     actions = _parser(command)[1][command]._actions
-    return {action.option_strings[-1] for action in actions if action.option_strings} - {"--help"}
+    names = {action.option_strings[-1] for action in actions if action.option_strings}
+    return names - {"--help", "--help-all"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

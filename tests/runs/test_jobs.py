@@ -277,8 +277,8 @@ def test_refuses_in_one_line(tmp_path, monkeypatch, capsys, words, message):
     [
         (["compress", "--out", "f.h5"], "unrecognized arguments: compress; a command and its opt"),
         (["compress", "--out", "f.h5", "--", "compress"], "unrecognized arguments: compress"),
-        (["--sub", "--", "compress"], "unrecognized arguments: --sub"),
-        (["--", "compress", "--out", "f", "--rnk", "3"], "--rnk 3; see hesscomp compress --help"),
+        (["--sub", "--", "compress"], "no option --sub; did you mean --submit?"),
+        (["--", "compress", "--out", "f", "--rnk", "3"], "no option --rnk; did you mean --rank?"),
         (["--", "compress", "--out", "f", "--rank", "three"], "--rank: invalid int value"),
         (["--", "train", "--data", "d", "--optimizer", "magic"], "invalid choice: 'magic'"),
         (["--array", "--", "train", "--optimizer", "sgd", "--seed", "%a", "--runs", "r"], "--runs"),
