@@ -418,7 +418,9 @@ def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
     from hesscomp.problems.keras import KerasProblem
 
     model = problem
-    loss = getattr(model, "loss", None) if loss is None else loss
+    if loss is None and (loss := getattr(model, "loss", None)) is not None:
+        compiled = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
+        options = {"loss_weights": compiled, **options}
     if loss is None or data is None:
         raise InputError(
             "a model needs its loss and data: hessian(model, loss, (X, y)); or pass a problem"

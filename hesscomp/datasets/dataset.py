@@ -7,13 +7,16 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.tables import is_table, plain
 from hesscomp.datasets.targets import (
+    CLASSES,
     INPUT,
     SIGNS,
     VALUES,
     check_label_type,
     check_targets,
     class_names,
+    is_one_hot,
     with_targets,
 )
 from hesscomp.datasets.validation import check_finite, extents, row_size
@@ -110,7 +113,7 @@ def from_arrays(
 
     Parameters
     ----------
-    X : (rows, n) or (rows, ...) array, or sparse array
+    X : (rows, n) or (rows, ...) array, sparse array, or DataFrame of numbers
         float32 stays so; everything else becomes float64. Not copied where that can be avoided.
     y : (rows,) array
         Labels, as `targets` asks for them; values may be (rows, outputs), and where the input is
@@ -121,7 +124,8 @@ def from_arrays(
         What becomes of the labels. "signs": -1.0 and +1.0 for +1/-1, 0/1, 1/2 or two texts in
         sorted order. "classes": int64 numbers from 0 of at most 1,000 classes; integers from 0 stay
         as they are, also where some do not occur, other integers and texts are numbered in sorted
-        order. "values": real numbers, as float64. "input": X itself, not copied.
+        order; of one-hot rows the place of the 1 is taken. "values": real numbers, as float64.
+        "input": X itself, not copied.
 
     Raises
     ------
@@ -143,7 +147,8 @@ def from_arrays(
             raise InputError(f"{title}: has other outputs a row than the training data")
     hashed = fingerprint(train, world)
     n, classes = row_size(train.X), class_names(classes)
-    return Dataset(name, train, held_out, n, None, targets, classes, hashed)
+    titles = tuple(map(str, X.columns)) if is_table(X) and X.ndim == 2 else None
+    return Dataset(name, train, held_out, n, titles, targets, classes, hashed)
 
 
 def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:
@@ -176,6 +181,15 @@ def _labels(y, rows: int, name: str, targets: str) -> np.ndarray:
             raise InputError(f"{name}: where the input is the target, pass None for y")
         return np.zeros(rows)
     y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1 and targets != VALUES:  # a table of one column
+        y = y[:, 0]
+    if targets == CLASSES and y.ndim == 2 and y.dtype.kind in "fiub":
+        if not is_one_hot(y):
+            raise InputError(
+                f"{name}: y has {y.shape[1]} columns, and not a single 1 among zeros in each row; "
+                "give class numbers, or one-hot rows"
+            )
+        y = y.argmax(1)
     if y.shape[:1] != (rows,) or y.ndim > (2 if targets == VALUES else 1):
         raise InputError(f"{name}: X has {rows} rows but y has shape {y.shape}")
     check_label_type(y, name)
@@ -185,7 +199,7 @@ def _labels(y, rows: int, name: str, targets: str) -> np.ndarray:
 def _matrix(X, name: str):
     """Return X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
     sparse = scipy.sparse.issparse(X)
-    X = X if sparse else np.asarray(X)
+    X = X if sparse else plain(X, name, "X")
     if X.ndim < 2:
         raise InputError(f"{name}: X has {X.ndim} dimensions; pass (rows, features)")
     if X.dtype.kind not in "fiub":

@@ -34,6 +34,11 @@ def check_label_type(labels: np.ndarray, name: str) -> None:
         raise InputError(f"{name}: the labels have type {labels.dtype}; give numbers or texts")
 
 
+def is_one_hot(y: np.ndarray) -> bool:
+    """Return whether all rows are a single 1 among zeros along the last axis."""
+    return bool(((y == 0) | (y == 1)).all() and (y.sum(-1) == 1).all())
+
+
 def with_targets(
     shard, kind: str, world: World, name: str, known: tuple | None = None,
     where: Callable[[int], str] | None = None,

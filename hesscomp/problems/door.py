@@ -107,7 +107,7 @@ class Door:
         Raises InputError where the loss of some rows is not a number, or depends on other rows.
         """
         begun = time.monotonic()
-        model, pieces, at_logits = problem.model, problem.pieces, problem.at_logits
+        model, pieces, at_logits = problem.network, problem.pieces, problem.at_logits
         loss_of, run = keras_loss(given), losses_and_output(model, pieces)
 
         def objective(theta, X, y):

@@ -1,9 +1,11 @@
 """A Keras model and a loss over sharded data as a problem."""
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
+from hesscomp.curvature.joint import Joint
 from hesscomp.curvature.keras_losses import Ending, find_loss, resolve_loss
 from hesscomp.curvature.losses import KNOWN, Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, cut
@@ -18,6 +20,7 @@ from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_WEIGHTS
 from hesscomp.problems.door import SECONDS, Door
+from hesscomp.problems.handed import as_arrays, row_ranks
 from hesscomp.problems.keras_rows import (
     check_hinge,
     check_targets,
@@ -25,11 +28,13 @@ from hesscomp.problems.keras_rows import (
     coded,
     explaining,
     keras_loss,
+    recoded,
     shaped,
 )
 from hesscomp.problems.models import Weights, read_weights
 from hesscomp.problems.network import NetworkProblem
 from hesscomp.problems.rows import RowSet
+from hesscomp.problems.several import Several, is_several, unwrapped
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
 
 log = logging.getLogger(__name__)
@@ -52,16 +57,22 @@ class KerasProblem(NetworkProblem):
     Parameters
     ----------
     model : keras.Model
-        Built, with one input and one output, on the TensorFlow backend. Not changed; its weights
-        are where `initial` comes from.
+        Built, on the TensorFlow backend, with inputs and outputs of any number. Not changed; its
+        weights are where `initial` comes from.
     loss : str, Loss, Keras loss or callable
         "softmax-cross-entropy" and "sigmoid-cross-entropy" (of logits), "squared-error" (1/2
         ||f - y||^2), any Keras loss that averages over rows or its name, or a function of
-        (y, output) with a number for each row.
-    data : Dataset, or (X, y)
-        Each rank's own rows, of any number. Rows of a `Dataset` take the shape of the input.
+        (y, output) with a number for each row. Of several outputs: a list in their order, or a
+        dict by their names; None leaves an output out. The loss is their sum, each with its weight.
+    data : Dataset, (X, y) or tf.data.Dataset
+        Each rank's own rows, of any number: arrays, tables of numbers (pandas), or a data set of
+        pairs, batched or not, which is read once and kept in memory. Of several inputs or outputs,
+        X or y is a tuple, list or dict of them; these are copied, side by side in flat rows.
+        Rows of a `Dataset` take the shape of the input.
     world : World, optional
         All ranks of the job by default.
+    loss_weights : list, dict or float, optional
+        In the form of the losses, as in ``model.compile``.
     ridge : float
         Non-negative; applies to all parameters.
     dtype : {"float32", "float64"}
@@ -103,24 +114,36 @@ class KerasProblem(NetworkProblem):
     def __init__(
         self, model: keras.Model, loss, data, world: World | None = None, *, ridge: float = 0.0,
         dtype: str = "float32", memory: float = PRODUCT_BYTES, engine: str = "auto",
-        check: str = "auto",
+        check: str = "auto", loss_weights=None,
     ):  # fmt: skip
         _check_model(model)
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
         world = World() if world is None else world
-        rows = shaped(RowSet.of(data, world), model)
-        super().__init__(rows, world, ridge, dtype, memory)
+        with world.phase("reading the data"):
+            data = as_arrays(data, world, row_ranks(model))
+        loss, data = unwrapped(model, loss, data)
+        self.network: keras.Model = model
+        self.several: Several | None = None
         variables = model.trainable_variables
         pieces = cut(variable.shape for variable in variables)
         initial = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in variables])
+        if is_several(model, loss, data, loss_weights):
+            several = Several(model, loss, data, loss_weights, pieces, initial, dtype, world)
+            self.several, self.network, loss = several, several.network, several.loss
+            data = several.flat(data)
+        rows = shaped(RowSet.of(data, world), self.network)
+        super().__init__(rows, world, ridge, dtype, memory)
         with world.phase("tracing the model"):
-            traced = Traced(model, pieces, rows.X, initial, dtype)
+            traced = Traced(self.network, pieces, rows.X, initial, dtype)
         given = resolve_loss(loss)
+        y = recoded(rows.y, given, traced.shape, world, rows.name)
+        rows = replace(rows, y=y)
         with explaining(given, rows.y, traced.shape):
             loss = _found(given, model, rows, traced)
         self._take(coded(rows, loss.bare))
         self.model, self.name, self.pieces = model, model.name, pieces
+        self._given = given
         self._take_loss(loss, Penalty.of_model(model, pieces))
         self.fixed = [np.asarray(variable).copy() for variable in fixed_variables(model)]
         self._row_shape = traced.shape
@@ -128,7 +151,12 @@ class KerasProblem(NetworkProblem):
         if world.rank == 0 and self.at_logits:
             _say_logits(model, given, loss, traced.ending)
         if loss.link is not None and traced.ending is None and check != "off":
-            self._check_logits(given, traced, rows)
+            self._check_logits(given, loss, traced, rows)
+        if self.several is not None and isinstance(loss, Joint) and check != "off":
+            for output, one in zip(loss.parts, self.several.losses, strict=True):
+                if output.loss.link is not None and not output.at_logits:
+                    place = slice(output.output.start, output.output.stop)
+                    self._check_logits(one, output.loss, traced, rows, place)
         self._differentiate(self._engine_named(engine), pieces, _names(model), initial)
         with world.phase("checking the model"):
             traced.check_rows(self.data.X)
@@ -164,9 +192,22 @@ class KerasProblem(NetworkProblem):
         for kept in self._kept:
             kept.forget()
 
+    def over(self, data):
+        with self.world.phase("reading the data"):
+            data = as_arrays(data, self.world, row_ranks(self.model))
+        _, data = unwrapped(self.model, None, data)
+        return super().over(data if self.several is None else self.several.flat(data))
+
+    def output(self, x: np.ndarray, X) -> np.ndarray:
+        """Return `NetworkProblem.output`; of several outputs, one beside the other in flat rows."""
+        return super().output(x, X if self.several is None else self.several.flat_inputs(X))
+
     def _fitted(self, rows):
         with self.world.phase(f"checking {rows.name}"):
-            rows = coded(shaped(rows, self.model), self.loss.bare)
+            rows = coded(shaped(rows, self.network), self.loss.bare)
+        y = recoded(rows.y, self._given, self._row_shape, self.world, rows.name)
+        rows = replace(rows, y=y)
+        with self.world.phase(f"checking {rows.name}"):
             if len(rows.X):
                 check_targets(self.loss.bare, rows.y, self._row_shape)
         return rows
@@ -178,7 +219,7 @@ class KerasProblem(NetworkProblem):
         if wanted == "generic":
             return self._generic("requested")
         try:
-            nodes = read_graph(self.model)
+            nodes = read_graph(self.network)
             if self.at_logits:
                 nodes = without_activation(nodes)
             variables = self.model.trainable_variables
@@ -190,21 +231,23 @@ class KerasProblem(NetworkProblem):
             return self._generic(str(why))
 
     def _generic(self, reason: str) -> NetworkEngine:
-        network = network_of(self.model, self.pieces, self.at_logits)
+        network = network_of(self.network, self.pieces, self.at_logits)
         return GenericEngine(network, self.loss, reason).penalized(self.penalty)
 
-    def _check_logits(self, given, traced: Traced, rows: RowSet) -> None:
+    def _check_logits(
+        self, given, loss: Loss, traced: Traced, rows: RowSet, place: slice = slice(None)
+    ) -> None:
         """Refuse probabilities where the loss takes logits; warn if the loss is Keras'. Collective.
 
         Those of a model that shows its logits (`Ending`) are computed from them instead.
         """
         with self.world.phase("checking the model's outputs"):
-            kind = _first(self.world, traced.probabilities(rows.X))
+            kind = _first(self.world, traced.probabilities(rows.X, place))
         if kind is None:
             return
         text = (
             f"{self.name} gives probabilities ({kind}), whatever its weights are, but the loss "
-            f"{self.loss.name} takes logits"
+            f"{loss.name} takes logits"
         )
         if isinstance(given, str | Loss):
             raise InputError(
@@ -303,10 +346,6 @@ def _check_model(model) -> None:
                 f"{model.name}: {weight.path} holds numbers that are not finite; has its training "
                 "diverged? Take weights from before"
             )
-    if len(getattr(model, "inputs", None) or [None]) != 1:
-        raise InputError(f"{model.name} has {len(model.inputs)} inputs; hesscomp takes one")
-    if len(getattr(model, "outputs", None) or [None]) != 1:
-        raise InputError(f"{model.name} has {len(model.outputs)} outputs; hesscomp takes one")
     for layer in model._flatten_layers():
         if getattr(layer, "activity_regularizer", None) is not None:
             raise InputError(

@@ -1,5 +1,6 @@
 """Rows and targets in the form that a Keras model and its loss take, and the loss by Keras."""
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hesscomp.curvature.joint import Joint
 from hesscomp.curvature.keras_losses import as_keras_loss, loss_name, resolve_loss
 from hesscomp.curvature.losses import (
     KNOWN,
@@ -17,11 +19,24 @@ from hesscomp.curvature.losses import (
     like,
 )
 from hesscomp.curvature.tensorflow import keras, one_precision, tf
-from hesscomp.datasets.targets import SIGNS
+from hesscomp.datasets.targets import SIGNS, is_one_hot
 from hesscomp.errors import InputError, reason
 from hesscomp.parallel.world import World
 from hesscomp.problems.rows import RowSet
 
+log = logging.getLogger(__name__)
+
+CATEGORICAL = (
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+)
+BY_ENTRY = (  # losses of a difference, for which Keras stretches targets of another width
+    keras.losses.huber,
+    keras.losses.log_cosh,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+)
 SUM_OF_TARGETS = 1e-3  # that probabilities may differ from 1, in sum
 
 
@@ -57,6 +72,38 @@ def coded(rows: RowSet, loss: Loss) -> RowSet:
     elif rows.targets == SIGNS and isinstance(loss, SoftmaxCrossEntropy):
         y = (y > 0).astype(np.int64)
     return replace(rows, y=y)
+
+
+def recoded(
+    y: np.ndarray, given, shape: tuple[int, ...], world: World, name: str = "arrays"
+) -> np.ndarray:
+    """Return one-hot rows as class numbers where a Keras loss takes these, and the reverse.
+
+    Keras refuses them; the loss is the same. `shape` is that of one output. Collective.
+    """
+    kind, options = getattr(given, "fn", given), getattr(given, "_fn_kwargs", {})
+    classes = shape[-1] if shape and options.get("axis", -1) == -1 else 1
+    row, number = y.shape[1:], y.dtype.kind in "fiub"
+    sparse = kind is keras.losses.sparse_categorical_crossentropy
+    one_hot = classes > 1 and number and sparse and row == shape and is_one_hot(y)
+    numbers = classes > 1 and number and kind in CATEGORICAL
+    numbers = numbers and row in (shape[:-1], (*shape[:-1], 1)) and row != shape
+    numbers = numbers and bool(((y >= 0) & (y < classes) & (y == np.floor(y))).all())
+    wide = kind in BY_ENTRY and len(row) == len(shape) and row != shape
+    found = world.gather((one_hot, numbers, wide))
+    if world.rank == 0:
+        if any(wide for *_, wide in found):
+            log.warning(
+                "%s: Keras stretches targets of shape %s to outputs of shape %s in the loss %s, "
+                "and so does hesscomp; is this what you mean?", name, row, shape, loss_name(given),
+            )  # fmt: skip
+        if found[0][0]:
+            log.info("%s: one-hot rows are taken as class numbers", name)
+    if all(one_hot for one_hot, *_ in found):
+        return y.argmax(-1)
+    if all(numbers for _, numbers, _ in found):
+        return np.eye(classes, dtype=np.float32)[y.reshape(-1, *shape[:-1]).astype(np.int64)]
+    return y
 
 
 def check_targets(loss: Loss, y: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -156,6 +203,8 @@ def keras_loss(given) -> Callable:
     Functions become what ``model.compile`` makes of them.
     """
     given = resolve_loss(given)
+    if isinstance(given, Joint):
+        return given.by_keras
     given = KNOWN[given]() if isinstance(given, str) else given
     if type(given) in KNOWN.values():
         return lambda y, output, _: _summed_over_rows(given, y, output)

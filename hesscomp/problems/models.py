@@ -39,6 +39,7 @@ REFUSED = (
     "FlaxLayer", "IntegerLookup", "JaxLayer", "Lambda", "StringLookup", "TFSMLayer",
     "TextVectorization", "TorchModuleWrapper",
 )  # fmt: skip
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
 WEIGHTS = "model.weights.h5"  # where a model's file holds them
 DATA = ("__keras_tensor__", "__tensor__", "__numpy__", "__ellipsis__", "__slice__", "slice")
 
@@ -102,9 +103,29 @@ def load_model(path: str | os.PathLike) -> keras.Model:
             raise InputError(f"{path}: Keras cannot load it ({said})") from error
 
 
+def _refuse_old_formats(path) -> None:
+    """Say how models of the old formats (HDF5, a folder) are converted."""
+    if os.path.isdir(path):
+        kind, remedy = "a folder", "save the model again, with model.save('m.keras')"
+    else:
+        with open(path, "rb") as file:
+            if file.read(len(HDF5)) != HDF5:
+                return
+        kind = "HDF5: a model of the old format, or weights without their model"
+        remedy = (
+            f"convert it in Python: keras.models.load_model({os.fspath(path)!r}).save('m.keras'); "
+            "of weights alone, make their model, model.load_weights(...), and save that"
+        )
+    raise InputError(
+        f"{path}: is {kind}, and models are read from .keras files, of which hesscomp runs no "
+        f"code; {remedy}"
+    )
+
+
 def _unpacked(path, folder: str) -> tuple[dict, str]:
     """Unpack a file's configuration, and its weights into a folder; both are checked."""
     try:
+        _refuse_old_formats(path)
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 check_member(path, info)

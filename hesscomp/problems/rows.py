@@ -7,9 +7,11 @@ import scipy.sparse
 
 from hesscomp.datasets import Dataset, Shard
 from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.tables import plain
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.world import World
+from hesscomp.problems.handed import as_arrays
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class RowSet(Shard):
 
     @classmethod
     def of(cls, data, world: World) -> "RowSet":
-        """From a `Dataset` or a pair (X, y) of each rank's own rows. Collective.
+        """From a `Dataset`, a pair (X, y) or a tf.data.Dataset of each rank's own rows. Collective.
 
         Raises
         ------
@@ -47,6 +49,7 @@ class RowSet(Shard):
                 targets=data.targets,
             )
         with world.phase("checking arrays"):
+            data = as_arrays(data, world)
             if isinstance(data, tuple | list) and len(data) == 3:
                 raise InputError(
                     "data has three parts, and hesscomp takes no sample weights; give (X, y), and "
@@ -54,11 +57,11 @@ class RowSet(Shard):
                 )
             if not (isinstance(data, tuple | list) and len(data) == 2):
                 raise InputError(
-                    f"data must be a Dataset or a pair (X, y) of arrays, not a "
-                    f"{type(data).__name__}; of a tf.data.Dataset give what its batches hold, put "
-                    "together (np.concatenate)"
+                    "data must be a Dataset, a pair (X, y) of arrays or a tf.data.Dataset, not a "
+                    f"{type(data).__name__}; of a generator or loader give what its batches hold, "
+                    "put together (np.concatenate)"
                 )
-            X, y = (_checked(np.asarray(part), name) for part, name in zip(data, "Xy", strict=True))
+            X, y = (_checked(part, name) for part, name in zip(data, "Xy", strict=True))
             if len(X) != len(y):
                 raise InputError(f"arrays: X has {len(X)} rows but y has {len(y)}")
         forms = world.gather((len(X), X.shape[1:], y.shape[1:], X.dtype.kind))
@@ -106,7 +109,10 @@ class RowSet(Shard):
         )
 
 
-def _checked(values: np.ndarray, name: str) -> np.ndarray:
+def _checked(values, name: str) -> np.ndarray:
+    if isinstance(values, dict):
+        raise InputError(f"arrays: {name} is a dict, which goes with a model of several of them")
+    values = plain(values, "arrays", name)
     if values.dtype.kind not in "fiub":
         raise InputError(f"arrays: {name} has type {values.dtype}; pass real numbers")
     if values.ndim == 0:

@@ -1,6 +1,7 @@
 """A Keras model as a function without state: of flat parameters and rows, in either precision."""
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,8 @@ from hesscomp.curvature.keras_losses import Ending
 from hesscomp.curvature.networks.engine import Piece, split
 from hesscomp.curvature.tensorflow import computing_in, keras, one_precision, tf
 from hesscomp.errors import InputError, reason
+
+LONGEST = 256  # steps that recurrent layers are unrolled for; each is written out in the graph
 
 
 def network_of(model, pieces: list[Piece], at_logits: bool = False):
@@ -39,7 +42,12 @@ def losses_and_output(model, pieces: list[Piece], own: list[int] | None = None):
     def run(theta, X, draw=0):
         constants = [_constant(tf.convert_to_tensor(value), theta.dtype, draw) for value in fixed]
         dtype = theta.dtype.name
-        with _layers_in(model, dtype), computing_in(dtype, penalties), _twice_differentiable():
+        with (
+            _layers_in(model, dtype),
+            _unrolled(model, X),
+            computing_in(dtype, penalties),
+            _twice_differentiable(),
+        ):
             parameters = split(theta, pieces)
             parameters = parameters if own is None else [parameters[i] for i in own]
             with one_precision(f"a layer or a regulariser of {model.name}"):
@@ -84,7 +92,7 @@ class Traced:
         """Return the model's outputs for rows X at the initial parameters."""
         return self._compute(self._theta, tf.constant(X, self._kind), tf.constant(draw))
 
-    def probabilities(self, X: np.ndarray) -> str | None:
+    def probabilities(self, X: np.ndarray, place: slice = slice(None)) -> str | None:
         """Return evidence that outputs are probabilities: a few rows' at random parameters.
 
         None where they are not. The parameters are far from the given ones, so that logits, which
@@ -95,10 +103,10 @@ class Traced:
             return None
         for _ in range(3):
             noise = tf.constant(rng.standard_normal(self._theta.shape), self._theta.dtype)
-            outputs = self._compute(self._theta + noise, X, tf.constant(0)).numpy()
+            outputs = self._compute(self._theta + noise, X, tf.constant(0)).numpy()[..., place]
             if not (np.isfinite(outputs).all() and outputs.min() >= 0 and outputs.max() <= 1):
                 return None
-        summed = self.shape[-1:] > (1,) and np.allclose(outputs.sum(-1), 1, atol=1e-3)
+        summed = outputs.shape[-1] > 1 and np.allclose(outputs.sum(-1), 1, atol=1e-3)
         return "they lie between 0 and 1" + (" and sum to 1" if summed else "")
 
     def check_rows(self, X: np.ndarray) -> None:
@@ -123,7 +131,10 @@ class Traced:
     def _check_graph(self, losses: list, output) -> None:
         name = self.model.name
         if not tf.is_tensor(output):
-            raise InputError(f"{name} returns a {type(output).__name__}; hesscomp takes one output")
+            raise InputError(
+                f"{name} returns a {type(output).__name__}; give a list of losses, one for each "
+                "output"
+            )
         if get_keras_mask(output) is not None:
             raise InputError(
                 f"the output of {name} carries a mask, and Keras averages over the places in a "
@@ -165,6 +176,27 @@ def _layers_in(model, dtype: str) -> Iterator[None]:
     finally:
         for thing, attribute, value in saved:
             setattr(thing, attribute, value)
+
+
+@contextmanager
+def _unrolled(model, X) -> Iterator[None]:
+    """Let recurrent layers write out their steps while TensorFlow traces them.
+
+    The numbers are the same. Of a loop, TensorFlow takes no second derivatives for several columns
+    at once.
+    """
+    shapes = getattr(model, "row_shapes", None)
+    shapes = [X.shape[1:]] if shapes is None else shapes.value
+    steps = max((shape[0] or math.inf for shape in shapes if len(shape)), default=1)
+    loops = [layer for layer in model._flatten_layers() if getattr(layer, "unroll", None) is False]
+    loops = loops if steps <= LONGEST else []
+    try:
+        for layer in loops:
+            layer.unroll = True
+        yield
+    finally:
+        for layer in loops:
+            layer.unroll = False
 
 
 @contextmanager

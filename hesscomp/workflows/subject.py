@@ -35,8 +35,19 @@ OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
     SIGMOID_LOSS: "signs",
-    "sparse_categorical_crossentropy": "classes",
-    "binary_crossentropy": "classes",
+    **dict.fromkeys(
+        (
+            "sparse_categorical_crossentropy",
+            "SparseCategoricalCrossentropy",
+            "categorical_crossentropy",
+            "CategoricalCrossentropy",
+            "binary_crossentropy",
+            "BinaryCrossentropy",
+            "bce",
+            "BCE",
+        ),
+        "classes",
+    ),
 }
 
 

@@ -350,9 +350,8 @@ def test_a_problem_from_python(in_tmp, capsys):
         ([*MODEL, "--seed", str(2**33)], "at most 4294967295, not 8589934592"),
         ([*MODEL, "--blocks", ","], "needs the name of at least one parameter block"),
         ([*MODEL, "--at", "."], ".: Is a directory"),
-        ([*RECURRENT, "--rank", "2"], "at once (recurrent layers need unroll=True); change it"),
         ([*RECURRENT, "--engine", "layer-wise"], "recurrent: lstm (LSTM) has no layer-wise rule"),
-        (["--model", "two.keras", *MODEL[2:]], "two has 2 outputs; hesscomp takes one"),
+        (["--model", "two.keras", *MODEL[2:]], "two takes several inputs, outputs or loss weights"),
         ([*MODEL, "--at", "no/ckpt-*"], "--at no/ckpt-*: no file fits this pattern"),
         (["--problem", "adult-mlp", "--loss", "squared-error"], "--loss does not go with --prob"),
         (

@@ -7,6 +7,7 @@ from keras_oracle import compiled_loss, in_float64
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
+from hesscomp.problems import stateless
 from hesscomp.problems.keras import KerasProblem
 
 layers = keras.layers
@@ -176,12 +177,13 @@ def test_models_for_the_generic_engine_and_the_layer_to_blame(name):
         KerasProblem(model, LOSS(), data_of(model), dtype="float64", engine="layer-wise")
 
 
-def test_a_rolled_loop_is_refused_with_its_remedy():
+def test_a_long_rolled_loop_is_refused_with_its_remedy(monkeypatch):
     """Its Hessian; what needs no second derivative of it is there."""
+    monkeypatch.setattr(stateless, "LONGEST", 1)
     model = in_float64(lstm)
     problem = KerasProblem(model, LOSS(), data_of(model), dtype="float64")
     problem.objective_and_gradient(problem.initial)
-    with pytest.raises(InputError, match=r"recurrent layers need unroll=True.*finite-difference"):
+    with pytest.raises(InputError, match=r"256 steps need unroll=True.*finite-difference"):
         HessianOperator(problem, problem.initial) @ np.ones((problem.n, 2))
 
 

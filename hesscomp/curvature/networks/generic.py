@@ -137,6 +137,6 @@ def _mapped(function: Callable, elements: tf.Tensor) -> tf.Tensor:
     except (ValueError, TypeError, LookupError, NotImplementedError, tf.errors.OpError) as error:
         raise InputError(
             "TensorFlow cannot differentiate this network for several columns at once (recurrent "
-            "layers need unroll=True); change it, or take the finite-difference Hessian "
-            "(finite-difference)"
+            "layers of more than 256 steps need unroll=True); change it, or take the "
+            "finite-difference Hessian (finite-difference)"
         ) from error
