@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -45,7 +44,12 @@ from hesscomp.workflows.progress import (
 )
 from hesscomp.workflows.subject import make_problem
 
-RANK = 40  # where neither a rank nor a tolerance is requested
+
+class Unasked(int):
+    """A rank that nobody asked for, so that it stays known as such."""
+
+
+RANK = Unasked(40)  # where neither a rank nor a tolerance is requested
 LOOK_RANK, LOOK_SIZE, LOOK_ROWS = 10, 2.5e7, 200  # of a first look: rows x parameters, least rows
 
 
@@ -65,12 +69,10 @@ class FactorOutput(Options, group="output"):
 class CompressRequest(CurvatureRequest, CompressionOptions, FactorOutput, group="operator"):
     """What to compress, how, and where to write the factor.
 
-    `first_look` tells a request that says of a user's model neither rank nor tolerance nor sample:
-    `compress` takes less of a large one, and says so.
+    Of a large model of a user's, `compress` takes less for a `first_look`, and says so.
     """
 
     krylov_alone = KRYLOV
-    first_look: ClassVar[bool] = False
 
     at: tuple[str, ...] = option(  # type: ignore[assignment]  # others take one point
         (), metavar=POINTS, help=f"{POINT_HELP}; several files or a pattern make a trajectory"
@@ -79,8 +81,12 @@ class CompressRequest(CurvatureRequest, CompressionOptions, FactorOutput, group=
     def __post_init__(self):
         if self.rank is None and self.tolerance is None:
             object.__setattr__(self, "rank", RANK)
-            object.__setattr__(self, "first_look", self.model is not None and self.sample is None)
         super().__post_init__()
+
+    @property
+    def first_look(self) -> bool:
+        """Whether it says of a user's model neither rank nor tolerance nor sample."""
+        return isinstance(self.rank, Unasked) and self.model is not None and self.sample is None
 
 
 @dataclass(frozen=True, kw_only=True)
