@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
     def _short_usage(self) -> str:
         words = [self.prog]
         required = [action for action in self._actions if action.required]
-        for action in sorted(required, key=lambda each: not each.option_strings):
+        for action in sorted(required, key=lambda each: bool(each.option_strings)):
             value = str(action.metavar or action.dest.upper())
             value += " ..." if action.nargs == "+" else ""
             words.append(" ".join([*action.option_strings[-1:], value]))
