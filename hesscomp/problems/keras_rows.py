@@ -30,7 +30,8 @@ CATEGORICAL = (
     keras.losses.categorical_crossentropy,
     keras.losses.categorical_focal_crossentropy,
 )
-BY_ENTRY = (  # losses of a difference, for which Keras stretches targets of another width
+BY_ENTRY = (  # losses of each entry, for which Keras stretches targets of another width
+    keras.losses.categorical_focal_crossentropy,
     keras.losses.huber,
     keras.losses.log_cosh,
     keras.losses.mean_absolute_error,
@@ -87,7 +88,8 @@ def recoded(
     sparse = kind is keras.losses.sparse_categorical_crossentropy
     one_hot = classes > 1 and number and sparse and row == shape and is_one_hot(y)
     numbers = classes > 1 and number and kind in CATEGORICAL
-    numbers = numbers and row in (shape[:-1], (*shape[:-1], 1)) and row != shape
+    column = row == (*shape[:-1], 1) and kind not in BY_ENTRY  # which Keras refuses
+    numbers = numbers and (row == shape[:-1] or column)
     numbers = numbers and bool(((y >= 0) & (y < classes) & (y == np.floor(y))).all())
     wide = kind in BY_ENTRY and len(row) == len(shape) and row != shape
     found = world.gather((one_hot, numbers, wide))

@@ -81,8 +81,8 @@ class Several:
                 given.shape[1:] if None in spec.shape[1:] else tuple(spec.shape[1:])
                 for spec, given in zip(specs, arrays, strict=True)
             ]
-            named = [np.dtype(spec.dtype) for spec in specs]
-            kinds = [kind.name if kind.kind in "iu" else None for kind in named]
+            types = [str(spec.dtype) for spec in specs]
+            kinds = [name if "int" in name else None for name in types]
             self.inputs = slots_of(self._names, shapes, kinds)
             flat = flattened(arrays, self.inputs)
         if len({repr(shapes) for shapes in world.gather(repr(self.inputs))}) > 1:

@@ -359,9 +359,21 @@ ENCODED = [  # one of each kind; options change no targets
 ]  # fmt: skip
 
 
+MEANT = {
+    **{("classes", form): LABELS for form in ("one-hot", "one-hot, whole")},
+    **{
+        (loss, f"class numbers{form}"): np.eye(3)[LABELS]
+        for loss in ("softmax", "softmax focal")
+        for form in ("", " with an axis", " as floats")
+        if (loss, form) != ("softmax focal", " with an axis")  # which Keras takes
+    },
+}
+
+
 def check_encodings(loss: str, outputs: int, ending: str) -> None:
     """Each way of writing targets: as Keras takes it, or refused where Keras refuses it.
 
+    But for one-hot rows in place of class numbers, and the reverse, which are taken as the other.
     The value and the gradient are those of Keras' own loss.
     """
     model = model_of(ending, outputs)
@@ -371,7 +383,10 @@ def check_encodings(loss: str, outputs: int, ending: str) -> None:
             oracle = Oracle(model, made, X, y)
             expected = oracle.value()
         except (ValueError, TypeError, tf.errors.InvalidArgumentError):
-            words = REFUSED_BY_KERAS
+            words, meant = REFUSED_BY_KERAS, MEANT.get((loss.split(",")[0], encoding))
+            if outputs == 3 and meant is not None:
+                oracle, words = Oracle(model, made, X, meant), None
+                expected = oracle.value()
         else:
             words = encoding_refusal(loss, known_loss(loss, ending), encoding, outputs, ending)
         if words is not None:
