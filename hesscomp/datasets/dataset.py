@@ -186,7 +186,7 @@ def _labels(y, rows: int, name: str, targets: str) -> np.ndarray:
     if targets == CLASSES and y.ndim == 2 and y.dtype.kind in "fiub":
         if not is_one_hot(y):
             raise InputError(
-                f"{name}: y has {y.shape[1]} columns, and not a single 1 among zeros in each row; "
+                f"{name}: y has shape {y.shape}, and not a single 1 among zeros in each row; "
                 "give class numbers, or one-hot rows"
             )
         y = y.argmax(1)
