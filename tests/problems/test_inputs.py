@@ -176,6 +176,7 @@ def test_tables():
 # Labels and losses
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "loss", [SPARSE, "categorical_crossentropy", "CategoricalFocalCrossentropy"]
 )
@@ -193,6 +194,7 @@ def test_one_hot_rows_and_class_numbers(world, loss, form):
     assert held_out.objective(problem.initial) == pytest.approx(problem.objective(problem.initial))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("name", ["mse", "mae", "huber", "Huber", "bce", "log_cosh", "MSLE", "kld"])
 def test_losses_by_the_names_of_keras(world, name):
     model, y = network(2, "sigmoid"), np.abs(rng.standard_normal((ROWS, 2))) / 4
@@ -225,7 +227,15 @@ def test_labels_that_stay_as_they_are(caplog):
 # Recurrent layers
 
 
-@pytest.mark.parametrize("layer", ["LSTM", "GRU", "SimpleRNN", "Bidirectional"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "LSTM",
+        pytest.param("GRU", marks=pytest.mark.slow),
+        pytest.param("SimpleRNN", marks=pytest.mark.serial),
+        pytest.param("Bidirectional", marks=pytest.mark.slow),
+    ],
+)
 def test_recurrent_layers(world, layer):
     """Rolled ones too: the generic engine writes their steps out."""
 
