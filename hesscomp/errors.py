@@ -81,12 +81,12 @@ class Interrupted(HesscompError):
     """A signal asked the run to end; raised on all ranks, what is finished being on disk.
 
     `signal` is its number (where ranks heard several, the largest). `reached` says in words how
-    far the run has come.
+    far the run has come; `best` is the best point of a training.
     """
 
     def __init__(self, text: str = "", signal: int = 0):
         super().__init__(text)
-        self.signal, self.reached = signal, ""
+        self.signal, self.reached, self.best = signal, "", None
 
 
 class RankFailure(HesscompError, RuntimeError):

@@ -100,8 +100,9 @@ def full_data() -> Path:
 @pytest.fixture(scope="session")
 def launch_environment() -> dict[str, str]:
     """This process's environment without what ties it to an MPI job; for starting another."""
-    job = ("PMI", "HYDRA_", "HYDI_", "MPI_LOCAL", "OMPI_COMM_WORLD_", "OMPI_UNIVERSE_")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(job)}
+    from hesscomp.workflows.doctor import JOB
+
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(JOB)}
     # Open MPI refuses more ranks than cores, and root, unless told otherwise.
     environment.setdefault("OMPI_MCA_rmaps_base_oversubscribe", "1")
     environment.setdefault("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe")

@@ -11,6 +11,7 @@ import numpy as np
 
 from hesscomp import estimators
 from hesscomp.compression import compress as compress_operator
+from hesscomp.compression.compress import RANK
 from hesscomp.datasets import Dataset, from_arrays, load_dataset
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.newton import NewtonResult
     from hesscomp.problems.problem import Problem
 
-RANK = 40
 log = logging.getLogger(__name__)
 
 
@@ -221,9 +221,11 @@ def compress(
     """
     if rank is None and tolerance is None:
         rank = RANK
-    factor = compress_operator(as_operator(matrix, psd=psd), rank, tolerance, **options)
+    operator = as_operator(matrix, psd=psd)
+    factor = compress_operator(operator, rank, tolerance, **options)
     reached, asked = factor.certificate.eigenvalue_converged, options.get("residual_tolerance")
-    if asked is not None and reached is not None and not reached.all():
+    speaks = operator.world is None or operator.world.rank == 0
+    if speaks and asked is not None and reached is not None and not reached.all():
         log.warning(
             "%d of %d eigenpairs have residuals above %g of the largest eigenvalue; give more "
             "`max_columns` (%d were used)", np.sum(~reached), len(reached), asked,
@@ -407,6 +409,7 @@ def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -
 
 
 def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
+    """Return a problem as it is, or the one of a model, its loss and its data."""
     from hesscomp.problems.problem import Problem
 
     if isinstance(problem, Problem):
@@ -437,9 +440,10 @@ def _point(problem: Problem, at) -> np.ndarray:
 
 
 def _logistic(data, ridge: float | None, world: World | None) -> Problem:
-    from hesscomp.problems.logistic import RIDGE, LogisticRegression
+    from hesscomp.problems.catalogue import RIDGE
+    from hesscomp.problems.logistic import LogisticRegression
 
-    world = world or World()
+    world = world or World.of_job()
     if isinstance(data, str | os.PathLike):
         data = load_data(data, world, targets="signs")
     elif not isinstance(data, Dataset):
@@ -452,4 +456,4 @@ def report(factor, path: str | os.PathLike) -> None:
     """Write the page about a factor: one HTML file."""
     from hesscomp.analysis.report import write_page
 
-    write_page(factor, path, os.fspath(path))
+    write_page(factor, path)

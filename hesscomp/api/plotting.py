@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hesscomp.analysis import density, plots
 from hesscomp.analysis.style import save_figure
 from hesscomp.errors import InputError
-from hesscomp.estimators import SpectralDensity
 from hesscomp.factors import Comparison, Factor, Trajectory
-from hesscomp.optimizers.loop import TrainResult
-from hesscomp.optimizers.newton import NewtonResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,8 +57,13 @@ def _figure(result, options: dict[str, Any]) -> Figure:
         return plots.trajectory_figure(result, **options)
     if isinstance(result, Comparison):
         return plots.comparison_figure(result, **options)
+    from hesscomp.estimators import SpectralDensity  # here: who reads a file needs no MPI
+
     if isinstance(result, SpectralDensity):
         return density.density_figure(result, **options)
+    from hesscomp.optimizers.loop import TrainResult  # nor TensorFlow
+    from hesscomp.optimizers.newton import NewtonResult
+
     if isinstance(result, NewtonResult):
         options.setdefault("title", f"Newton, {result.solver}: {result.reason}")
         return plots.convergence_figure([row.as_dict() for row in result.history], **options)

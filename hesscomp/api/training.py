@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from hesscomp.api import as_problem
 from hesscomp.errors import InputError, Interrupted
-from hesscomp.optimizers.catalogue import OPTIMIZERS, make_optimizer
+from hesscomp.optimizers.catalogue import OPTIMIZERS, optimizer_kind
 from hesscomp.optimizers.first_order import SGD, Adam
 from hesscomp.optimizers.loop import TrainResult
 from hesscomp.optimizers.loop import train as minimise
@@ -94,26 +95,23 @@ def train(
     >>> hc.train(problem, "newton-cg", max_steps=20, gradient_tolerance=1e-6).converged
     True
     """
-    from hesscomp.api import as_problem
-
     parts = {kind: _taken(options, kind) for kind in PARTS}
     model = None if isinstance(problem, Problem) else problem
     problem = as_problem(problem, loss, data, options)
     sampling, stopping = Sampling(**parts[Sampling]), Stopping(**parts[Stopping])
     saving = Saving(**parts[Saving])
     chosen = as_optimizer(optimizer, settings or {})
-    world, best = problem.world, _Best()
-    show = _Progress(world, stopping.max_steps, verbose, saving.folder)
+    show = _Progress(problem.world, stopping.max_steps, verbose, saving.folder)
     try:
-        with _stoppable(world):
+        with _stoppable(problem.world):
             result = minimise(
                 problem, chosen, x0, sampling=sampling, stopping=stopping, saving=saving,
-                callbacks=(best, show, *callbacks), evaluate_every=evaluate_every,
+                callbacks=(show, *callbacks), evaluate_every=evaluate_every,
                 test=validation_data,
             )  # fmt: skip
     except Interrupted as why:
-        if model is not None and best.x is not None and saving.folder is None:
-            problem.set_weights(best.x)
+        if model is not None and why.best is not None and saving.folder is None:
+            problem.set_weights(why.best)
         show.interrupted(why)
         raise
     finally:
@@ -132,14 +130,13 @@ def as_optimizer(optimizer: Any, settings: dict[str, Any]) -> Optimizer:
     InputError
         For an unknown name, and for what Keras' optimizer does and ours does not.
     """
-    if isinstance(optimizer, str) and optimizer in OPTIMIZERS:
-        known = {part.name for part in fields(OPTIMIZERS[optimizer])}
-        unknown = ", ".join(sorted(set(settings) - known))
+    if isinstance(optimizer, str):
+        kind = optimizer_kind(optimizer)
+        known = [part.name for part in fields(kind)]
+        unknown = ", ".join(name for name in settings if name not in known)
         if unknown:
             raise InputError(f"{optimizer} has no option {unknown}; it has {', '.join(known)}")
-        return OPTIMIZERS[optimizer](**settings)
-    if isinstance(optimizer, str):
-        return make_optimizer(optimizer)  # which says what names there are
+        return kind(**settings)
     if settings:
         raise InputError("`settings` go with the name of an optimizer; give them where it is made")
     if isinstance(optimizer, Optimizer):
@@ -186,19 +183,6 @@ def _taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
     """Take the fields of a kind of options out of the options that were given."""
     names = [part.name for part in fields(kind) if part.name in options]
     return {name: options.pop(name) for name in names}
-
-
-class _Best:
-    """A callback that keeps the point of the lowest objective over all rows."""
-
-    def __init__(self) -> None:
-        self.value = np.inf
-        self.x: np.ndarray | None = None
-
-    def __call__(self, row: dict, x: np.ndarray) -> None:
-        value = row.get("full_objective", np.nan)
-        if value < self.value:
-            self.value, self.x = value, x
 
 
 class _Progress:

@@ -33,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 FROBENIUS = "frobenius"
+RANK = 40  # of who asks for neither a rank nor a tolerance
 KRYLOV = ("block", "max_columns", "max_basis", "residual_tolerance")  # that method's own
 FIRST_BLOCK = 16  # columns of an adaptive sketch at first; it then grows by half
 
@@ -60,7 +61,7 @@ class CompressionOptions(FactorOptions):
 
     rank: int | None = option(
         None, low=1, metavar="K", one_of="size",
-        help="number of eigenpairs; default: 40 unless a tolerance is given",
+        help=f"number of eigenpairs; default: {RANK} unless a tolerance is given",
     )  # fmt: skip
     tolerance: float | None = option(
         None, above=0, below=1, metavar="T", one_of="size",

@@ -191,7 +191,7 @@ class Factor(Operator):
 
     # An operator's
 
-    def facts(self) -> dict[str, str]:
+    def outline(self) -> dict[str, str]:
         known = self.certificate
         error = f"{known.relative_error:.2g} ({known.estimator or 'unknown'})"
         return {"n": f"{self.n:,}", "holds": self.extent, "relative error": error}

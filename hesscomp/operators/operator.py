@@ -85,19 +85,19 @@ class Operator(ABC):
         """Return a factor of this operator with its origin (problem, point, blocks) noted in it."""
         return factor
 
-    def facts(self) -> dict[str, str]:
+    def outline(self) -> dict[str, str]:
         """Return what this operator is, as texts by name, for its representations."""
         sign = "positive semidefinite" if self.psd else "of either sign"
         return {"n": f"{self.n:,}", "precision": str(self.dtype), "eigenvalues": sign}
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name} {text}" for name, text in self.facts().items())
+        told = ", ".join(f"{name} {text}" for name, text in self.outline().items())
         return f"<{self.name}: {told}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"
-            for name, text in self.facts().items()
+            for name, text in self.outline().items()
         )
         return f"<table><caption>{escape(self.name)}</caption>{rows}</table>"
 

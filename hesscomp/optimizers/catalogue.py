@@ -30,6 +30,13 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in _all(Optim
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
+def optimizer_kind(name: str) -> type[Optimizer]:
+    """Return the class of the optimizer of this name; InputError where there is none."""
+    if name not in OPTIMIZERS:
+        raise InputError(f"unknown optimizer {name}; use one of {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name]
+
+
 def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
     """An optimizer from its name and texts such as ``damping=10``.
 
@@ -38,9 +45,7 @@ def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
     InputError
         For a name, an option or a value that it does not know.
     """
-    if name not in OPTIMIZERS:
-        raise InputError(f"unknown optimizer {name}; use one of {', '.join(OPTIMIZERS)}")
-    kind = OPTIMIZERS[name]
+    kind = optimizer_kind(name)
     defaults = {part.name: part.default for part in fields(kind)}
     values = {}
     for setting in settings:

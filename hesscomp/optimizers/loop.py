@@ -393,6 +393,7 @@ class _Run:
         except Interrupted as why:
             self._save(task)
             self._finish(STOPPED, "by a signal")
+            why.best = self.best
             why.reached = (
                 f"at step {self.step} with objective {task.objective:.10g}, the best over all rows "
                 f"being {self.best_objective:.10g}"

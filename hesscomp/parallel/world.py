@@ -31,6 +31,8 @@ class World:
     Everything that crosses ranks goes through this object, which counts it in `ledger`. An
     algorithm that uses it does not know how many ranks there are.
 
+    Make one and pass it on: each takes a communicator, of which MPI has about two thousand.
+
     Parameters
     ----------
     comm : mpi4py communicator, optional
@@ -69,6 +71,11 @@ class World:
         self._wait(request, "first meeting")
         self._deadline.comm = self._control
         self._deadline.hosts = self.gather(MPI.Get_processor_name())
+
+    @classmethod
+    def of_job(cls) -> "World":
+        """All ranks of the job, where nobody names a world; all such share their communicators."""
+        return _everyone().with_ledger(Ledger())
 
     @classmethod
     def serial(cls) -> "World":
@@ -284,6 +291,11 @@ class World:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MPI's own words would follow ours
         self.comm.Abort(status)
         os._exit(status)  # where the launcher is out of reach, MPICH's Abort comes back
+
+
+@cache
+def _everyone() -> World:
+    return World()
 
 
 @cache

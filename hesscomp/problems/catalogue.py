@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+RIDGE = 1e-3  # of logistic regression; networks have none unless requested
 SIGMOID_LOSS, SOFTMAX_LOSS = "sigmoid-cross-entropy", "softmax-cross-entropy"
 
 

@@ -54,7 +54,7 @@ class FunctionProblem(DifferentiableProblem):
     ):  # fmt: skip
         if check not in ("auto", "off"):
             raise InputError(f"unknown check {check}; use auto or off")
-        world = World() if world is None else world
+        world = World.of_job() if world is None else world
         super().__init__(RowSet.of(data, world), world, ridge, dtype, memory)
         named = theta if isinstance(theta, dict) else {"theta": theta}
         arrays = [np.asarray(value, dtype=np.float64) for value in named.values()]

@@ -119,7 +119,7 @@ class KerasProblem(NetworkProblem):
         _check_model(model)
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
-        world = World() if world is None else world
+        world = World.of_job() if world is None else world
         with world.phase("reading the data"):
             data = as_arrays(data, world, row_ranks(model))
         loss, data = unwrapped(model, loss, data)

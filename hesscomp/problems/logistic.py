@@ -17,10 +17,10 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
+from hesscomp.problems.catalogue import RIDGE
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import RowSet
 
-RIDGE = 1e-3
 VECTOR = 64  # elements: a multiple of every processor's vector length
 
 
@@ -68,7 +68,7 @@ class LogisticRegression(Problem):
         ridge: float = RIDGE,
         dtype: str = "float32",
     ):
-        world = World() if world is None else world
+        world = World.of_job() if world is None else world
         check_numbers(ridge, dtype)
         if dataset.targets != "signs":
             raise InputError(

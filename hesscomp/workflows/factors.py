@@ -12,7 +12,7 @@ import numpy as np
 
 from hesscomp.compression import CompressionOptions, FactorOptions, correct
 from hesscomp.compression import compress as compress_operator
-from hesscomp.compression.compress import KRYLOV
+from hesscomp.compression.compress import KRYLOV, RANK
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalOptions, diagonal_factor
 from hesscomp.factors import Factor, trajectory_writer
@@ -49,7 +49,7 @@ class Unasked(int):
     """A rank that nobody asked for, so that it stays known as such."""
 
 
-RANK = Unasked(40)  # where neither a rank nor a tolerance is requested
+DEFAULT = Unasked(RANK)
 LOOK_RANK, LOOK_SIZE, LOOK_ROWS = 10, 2.5e7, 200  # of a first look: rows x parameters, least rows
 
 
@@ -80,7 +80,7 @@ class CompressRequest(CurvatureRequest, CompressionOptions, FactorOutput, group=
 
     def __post_init__(self):
         if self.rank is None and self.tolerance is None:
-            object.__setattr__(self, "rank", RANK)
+            object.__setattr__(self, "rank", DEFAULT)
         super().__post_init__()
 
     @property

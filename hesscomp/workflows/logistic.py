@@ -11,6 +11,7 @@ from hesscomp.factors import Factor
 from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.options import described, option, values
 from hesscomp.parallel.world import World
+from hesscomp.problems.catalogue import RIDGE
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature
@@ -25,7 +26,6 @@ from hesscomp.workflows.progress import (
 )
 from hesscomp.workflows.subject import (
     NAMED_DATA,
-    RIDGE,
     HeldOutRequest,
     LogisticRequest,
     make_logistic,

@@ -18,6 +18,7 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import (
     ANY,
     NAMED_PROBLEMS,
+    RIDGE,
     SIGMOID_LOSS,
     SOFTMAX_LOSS,
     NamedProblem,
@@ -28,7 +29,6 @@ from hesscomp.workflows.progress import Progress, silent
 if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
 
-RIDGE = 1e-3  # of logistic regression; networks have none unless requested
 NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
 OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")

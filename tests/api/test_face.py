@@ -36,6 +36,36 @@ def test_the_import_loads_neither_tensorflow_nor_mpi():
     assert done.stdout == "set()\n"
 
 
+def test_a_picture_of_a_file_needs_no_tensorflow(tmp_path):
+    hc.save(hc.compress(np.diag([3.0, 2.0, 1.0]), 2), tmp_path / "f.h5")
+    code = (
+        "import sys, hesscomp as hc; hc.plot('f.h5', 'p.png'); print('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert done.stdout == "False\n" and (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_a_page_of_a_factor_without_a_file_names_none(tmp_path):
+    hc.report(hc.compress(np.diag([3.0, 2.0, 1.0]), 2), tmp_path / "r.html")
+    assert ", from <code>" not in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.ranks
+def test_worlds_that_nobody_names_share_their_communicators(world):
+    """MPI has about two thousand: a call in a loop must not use them up."""
+    data = hc.load_data("adult")
+    net, loss, here = model(), "sparse_categorical_crossentropy", mine(world, X, Y)
+    made = [
+        hc.LogisticRegression(data),
+        hc.LogisticRegression(data),
+        hc.KerasProblem(net, loss, here),
+    ]
+    assert len({id(problem.world._control) for problem in made}) == 1
+    assert len({id(problem.world.ledger) for problem in made}) == 3
+
+
 def test_every_name_is_there_and_documented():
     assert set(hc.__all__) <= set(dir(hc))
     for name in hc.__all__:
