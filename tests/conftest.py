@@ -14,6 +14,7 @@ Run serially (``python -m pytest``), this file only provides fixtures. Under
 
 import faulthandler
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -193,6 +194,15 @@ def pytest_configure(config):
         config.pluginmanager.register(Lockstep(config), "hesscomp-lockstep")
     if RANK > 0:
         config.pluginmanager.set_blocked("terminalreporter")
+
+
+def pytest_ignore_collect(collection_path):
+    """A module none of whose tests run on so many ranks is not even imported."""
+    if SIZE > 1 and collection_path.suffix == ".py":
+        marks = re.findall(r"mark\.ranks(?:\(most=(\d+)\))?", collection_path.read_text())
+        if all(int(most or MOST) < SIZE for most in marks):
+            return True
+    return None
 
 
 class Lockstep:

@@ -75,7 +75,7 @@ def check_operator(operator, dense: np.ndarray, tolerance: float) -> None:
     assert operator.quadratic(V[:, :0]).shape == (0, 0)
     close(operator.to_scipy() @ V, dense @ V)
     close(operator.to_scipy().rmatvec(v), dense @ v)
-    close(operator.to_dense(panel=3), dense)
+    close(operator.to_dense(panel=5), dense)
     close(operator.shifted(0.5) @ V, dense @ V + 0.5 * V)
     close(operator.shifted(0.5).project(Q, V), Q.T @ (dense @ V + 0.5 * V))
     close(operator.shifted(0.5).quadratic(V), V.T @ (dense @ V + 0.5 * V))

@@ -87,22 +87,17 @@ def test_newton_on_two_ranks_end_to_end(run_ranks, in_tmp):
     np.testing.assert_allclose(np.load("d.npy"), np.linalg.solve(matrix, np.ones(109)), rtol=1e-8)
 
 
-def test_compress_and_use_the_point_of_another_factor(run_ranks, in_tmp):
+def test_compress_and_use_the_point_of_another_factor(in_tmp):
     write_csv(in_tmp / "d.csv", rows=7)
-    done = run_ranks(3, ["compress", "--data", "d.csv", "--rank", "2", "--out", "a.h5"], cwd=in_tmp)
-    assert done.returncode == 0, done.stderr
+    assert main(["compress", "--data", "d.csv", "--rank", "2", "--out", "a.h5"]) == 0
     words = ["compress", "--data", "d.csv", "--tolerance", "0.5", "--at", "a.h5"]
     assert main([*words, "--out", "b.h5", "--json", "b.json"]) == 0
     assert json.loads((in_tmp / "b.json").read_text())["certificate"]["converged"] is True
 
 
-def test_a_missed_tolerance_is_written_and_exits_with_3(run_ranks, in_tmp):
-    done = run_ranks(
-        2,
-        ["compress", "--data", "adult", "--tolerance", "1e-6", "--max-rank", "5", "--out", "f.h5"],
-        cwd=in_tmp,
-    )
-    assert done.returncode == 3
+def test_a_missed_tolerance_is_written_and_exits_with_3(in_tmp):
+    words = ["compress", "--data", "adult", "--tolerance", "1e-6", "--max-rank", "5"]
+    assert main([*words, "--out", "f.h5"]) == 3
     with h5py.File(in_tmp / "f.h5") as file:
         assert not file["certificate"].attrs["converged"] and file.attrs["rank"] == 5
 
@@ -165,7 +160,9 @@ def test_bad_input_is_refused_in_one_line(case, bad_input, capsys):
 
 
 # In the options, before any rank reads; in a row of one rank; in a point that rank 0 reads.
-@pytest.mark.parametrize("case", ["missing file", "label", "point"])
+@pytest.mark.parametrize(
+    "case", ["missing file", "label", pytest.param("point", marks=pytest.mark.slow)]
+)
 def test_bad_input_ends_all_ranks_with_one_line(case, run_ranks, bad_input):
     done = run_ranks(3, BAD_CALLS[case][0], cwd=bad_input, timeout=120)
     check_refusal(case, done.returncode, done.stderr)
@@ -280,7 +277,8 @@ def test_a_killed_rank_ends_the_others_and_leaves_no_file(run_command, mpiexec, 
     assert [path.name for path in in_tmp.iterdir()] == ["run.py"]
 
 
-@pytest.mark.parametrize("layout", [pytest.param("replicated", marks=pytest.mark.slow), "rows"])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
 def test_reproducible_factors_on_one_and_three_ranks(run_ranks, tmp_path, layout):
     request = ["compress", "--data", "adult", "--rank", "8", "--method", "eigh", "--threads", "1"]
     factors = []

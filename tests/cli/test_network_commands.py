@@ -498,6 +498,7 @@ assert [main(command) for command in commands] == [0, status]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.serial
 def test_runs_of_normalised_models_go_on_in_another_process(in_tmp, run_command):
     """The hash of the fixed weights was another in each process for two such layers or more."""
@@ -548,6 +549,7 @@ def test_a_named_problem_says_what_it_took(in_tmp, capsys):
     assert abs(F.eigenvalues[-1]) < 1e-6 < F.eigenvalues[0]  # adding to all logits changes nothing
 
 
+@pytest.mark.slow
 def test_training_and_products_on_two_ranks(in_tmp, run_ranks):
     tiny().save("m.keras")
     arguments = ["compress", *MODEL, "--at", "trained", "--epochs", "2", "--blocks", "logits",

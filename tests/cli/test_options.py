@@ -531,6 +531,12 @@ def contents(path: Path):
 
 
 LONG = ("update", "figure")  # whose options are compress's for the most part
+# Options that diagonal and spectrum take by the same functions as compress, whose cases test them.
+SHARED = {**subject_options("", ""), **operator_options("", "")}
+
+
+def is_slow(command: str, option: str) -> bool:
+    return command in LONG or (command in ("diagonal", "spectrum") and option in SHARED)
 
 
 @pytest.mark.parametrize(
@@ -540,7 +546,7 @@ LONG = ("update", "figure")  # whose options are compress's for the most part
             command,
             option,
             id=f"{command} {option}",
-            marks=[pytest.mark.slow] if command in LONG else [],
+            marks=[pytest.mark.slow] if is_slow(command, option) else [],
         )
         for command, (_, cases) in TABLE.items()
         for option in cases

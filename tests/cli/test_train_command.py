@@ -243,20 +243,18 @@ def test_optimizers_by_name():
         make_optimizer("magic")
 
 
-def test_train_command(run_ranks, tmp_path):
-    """Two ranks, stopped and gone on with; then the picture of the run."""
+def test_train_command(tmp_path, capsys):
+    """Stopped and gone on with; then the picture of the run."""
     run, point = tmp_path / "run", tmp_path / "x.npy"
     words = [
         "train", "--problem", "adult-logistic", "--optimizer", "newton-cg", "--set", "rank=20",
-        "--run", run, "--save-every", "1", "--dtype", "float64",
+        "--run", str(run), "--save-every", "1", "--dtype", "float64",
     ]  # fmt: skip
-    first = run_ranks(2, [*words, "--max-steps", "2"])
-    assert first.returncode == 0 and "stopped after 2 steps: max_steps is 2\n" in first.stdout, (
-        first.stderr
-    )
-    rest = run_ranks(2, [*words, "--tol", "1e-9", "--save-point", point])
-    assert rest.returncode == 0, rest.stderr
-    assert "0.3265233992907" in rest.stdout and "gradient norm reached" in rest.stdout
+    assert main([*words, "--max-steps", "2"]) == 0
+    assert "stopped after 2 steps: max_steps is 2\n" in capsys.readouterr().out
+    assert main([*words, "--tol", "1e-9", "--save-point", str(point)]) == 0
+    shown = capsys.readouterr().out
+    assert "0.3265233992907" in shown and "gradient norm reached" in shown
     assert len(np.load(point)) == 109
     picture = tmp_path / "run.png"
     assert main(["plot", str(run), "--out", str(picture)]) == 0
@@ -284,25 +282,29 @@ def started(command, line: str) -> subprocess.Popen:
     return running
 
 
+@pytest.mark.parametrize("kept", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_ctrl_c_ends_a_run_in_good_order(mpiexec, launch_environment, monkeypatch, tmp_path, ranks):
+def test_ctrl_c_ends_a_run_in_good_order(
+    mpiexec, launch_environment, monkeypatch, tmp_path, ranks, kept
+):
     """To all ranks, as from a terminal, or to mpiexec; with a folder and without."""
     for name in set(os.environ) - set(launch_environment):
         monkeypatch.delenv(name)
     launcher = [mpiexec, "-n", "2"] if ranks == 2 else []
     command = [*launcher, sys.executable, "-m", "hesscomp", "train", "--data", "adult"]
     command += ["--optimizer", "sgd", "--max-steps", "1000000"]
-    for folder in ([], ["--run", tmp_path / "run"]):
-        running = started([*command, *folder], "objective")
-        running.send_signal(signal.SIGINT)
-        error = running.communicate(timeout=120)[1]
-        assert running.returncode == 130
-        assert "hesscomp: interrupted: ends after the current block product" in error
-        kept = f"resumes from {folder[1]}" if folder else "nothing is kept; with --run FOLDER"
-        (line,) = [line for line in error.splitlines() if "interrupted at step" in line]
-        assert kept in line and "with objective 0." in line
-    assert (tmp_path / "run" / "history.csv").stat().st_size > 0
-    assert (tmp_path / "run" / "checkpoint.h5").exists()
+    folder = tmp_path / "run"
+    running = started([*command, *(["--run", folder] if kept else [])], "objective")
+    running.send_signal(signal.SIGINT)
+    error = running.communicate(timeout=120)[1]
+    assert running.returncode == 130
+    assert "hesscomp: interrupted: ends after the current block product" in error
+    (line,) = [line for line in error.splitlines() if "interrupted at step" in line]
+    said = f"resumes from {folder}" if kept else "nothing is kept; with --run FOLDER"
+    assert said in line and "with objective 0." in line
+    if kept:
+        assert (folder / "history.csv").stat().st_size > 0
+        assert (folder / "checkpoint.h5").exists()
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -315,14 +317,14 @@ def test_a_reader_that_has_gone_ends_a_run_quietly(mpiexec, ranks):
     assert running.wait(timeout=120) in (141, -signal.SIGPIPE)  # a shell says 141 to both
 
 
-def test_a_signal_ends_a_run_with_a_checkpoint_to_go_on_from(run_command, tmp_path):
+def test_a_signal_ends_a_run_with_a_checkpoint_to_go_on_from(tmp_path, capsys):
     words = ["train", "--data", "adult", "--optimizer", "sgd", "--run", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "hesscomp", *words, "--max-steps"]
-    running = started([*command, "1000000"], "objective")  # the table's head: it takes steps now
+    command = [sys.executable, "-m", "hesscomp", *words, "--max-steps", "1000000"]
+    running = started(command, "objective")  # the table's head: it takes steps now
     running.send_signal(signal.SIGUSR1)
     assert "ended by a signal" in running.communicate(timeout=120)[1]
     assert running.returncode == 75
     history = (tmp_path / "run" / "history.csv").read_text().splitlines()
     step = int(float(history[-1].split(",")[0]))
-    done = run_command([*command, str(step + 3)])
-    assert done.returncode == 0 and f"stopped after {step + 3} steps" in done.stdout
+    assert main([*words, "--max-steps", str(step + 3)]) == 0
+    assert f"stopped after {step + 3} steps" in capsys.readouterr().out

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 from keras_oracle import Oracle, in_float64
+from marks import slow_but
 
 from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
@@ -208,6 +209,10 @@ def logits(x: np.ndarray) -> np.ndarray:
 
 
 ALL = [*LOSSES, *WRITTEN, *OWN]
+DISTINCT = [  # one of each way in which a loss treats its targets and its ending
+    "kl", "binary, logits", "softmax", "softmax focal, logits", "classes", "generalized", "squares",
+    "hinge", "dice of rows", "user's", *WRITTEN, *OWN,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("loss", ALL)
@@ -217,7 +222,7 @@ def test_every_loss_with_every_ending(loss):
         check_pair(loss, ending, ENGINES[:1], "off")
 
 
-@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize("loss", slow_but(DISTINCT, ALL))
 def test_both_engines_behind_softmax(loss):
     check_pair(loss, "softmax", ENGINES, "full")
 
@@ -404,7 +409,7 @@ def check_encodings(loss: str, outputs: int, ending: str) -> None:
         assert np.linalg.norm(gradient - slope) <= 1e-5 * np.linalg.norm(slope) + 1e-11, encoding
 
 
-@pytest.mark.parametrize("loss", ENCODED)
+@pytest.mark.parametrize("loss", slow_but(DISTINCT, ENCODED))
 def test_encodings_of_targets(loss):
     check_encodings(loss, 3, "softmax")
     if loss != "generalized":  # of one class there is nothing to learn

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from keras_oracle import Oracle, in_float64
+from marks import slow_but
 from oracles import by_rank_0, check_operator
 from shards import own_rows
 
@@ -148,7 +149,7 @@ def test_every_regulariser_at_every_place(eager, kind, place):
 
 
 @pytest.mark.ranks(most=2)
-@pytest.mark.parametrize("kind", ["l1l2", "orthogonal", "custom"])
+@pytest.mark.parametrize("kind", slow_but(["custom"], ["l1l2", "orthogonal", "custom"]))
 def test_ranks_layouts_and_blocks(world, kind):
     """On any number of ranks, in both layouts, of some parameters alone."""
     model = in_float64(lambda: in_a_nested_model(KINDS[kind]()))

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from functions import Cliff, Rosenbrock
+from marks import slow_but
 from oracles import by_rank_0
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_optimizers import FIRST_ORDER, SECOND_ORDER, synthetic, synthetic_rows
@@ -28,6 +29,15 @@ from hesscomp.runs.tensorboard import ScalarWriter
 pytestmark = pytest.mark.ranks(most=3)
 
 EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
+ONE_OF_EACH = (
+    "newton-cg",
+    "trust-region",
+    "saddle-free",
+    "gauss-newton",
+    "hessian-free",
+    "drsom",
+    "adam",
+)
 BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
 STEPS = 8
 KILLS = 20  # of each optimizer's runs
@@ -153,7 +163,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
     assert len(rest.history) == STEPS + 1 and equal(rest, whole)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", slow_but(ONE_OF_EACH, EVERY))
 def test_rounding_is_all_that_ranks_change(world, small, name):
     alone = synthetic(World.serial())
     for sampling in (Sampling(), BATCHES):

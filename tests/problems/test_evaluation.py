@@ -46,7 +46,7 @@ def network(outputs, activation):
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("cut", ["even", "uneven", "on one"])
+@pytest.mark.parametrize("cut", ["uneven", "on one"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_networks_against_keras(world, loss, cut):
     """Keras adds the regulariser to what it evaluates; the test loss has none."""

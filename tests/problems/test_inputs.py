@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pytest
 from keras_oracle import compiled_loss, in_float64
+from marks import slow_but
 from shards import mine, own_rows
 
 import hesscomp.problems.handed as handed
@@ -232,7 +233,7 @@ def test_labels_that_stay_as_they_are(caplog):
     [
         "LSTM",
         pytest.param("GRU", marks=pytest.mark.slow),
-        pytest.param("SimpleRNN", marks=pytest.mark.serial),
+        pytest.param("SimpleRNN", marks=pytest.mark.slow),
         pytest.param("Bidirectional", marks=pytest.mark.slow),
     ],
 )
@@ -311,7 +312,7 @@ def test_several_inputs(world, inputs):
     assert v @ (GaussNewtonOperator(problem, problem.initial) @ v) > 0
 
 
-@pytest.mark.parametrize("form", ["list", "dict", "names", "tf"])
+@pytest.mark.parametrize("form", slow_but(["dict", "names"], ["list", "dict", "names", "tf"]))
 def test_several_outputs(world, form):
     model = joint_model("dict", "dict" if form in ("dict", "tf") else "list")
     loss, weights, y = LOSSES, WEIGHTS, TARGETS

@@ -44,6 +44,7 @@ def differing(left, right, x=None):
     return {name for name in left if left[name] != right[name]}
 
 
+@pytest.mark.ranks(most=2)
 def test_what_networks_differ_in(world):
     known = network(world)
     assert differing(known, network(world)) == set()
@@ -57,6 +58,7 @@ def test_what_networks_differ_in(world):
     assert differing(known, known.sampled(0.7, 1)) == {"sample", "rows"}
 
 
+@pytest.mark.ranks(most=2)
 def test_fixed_weights_of_many_layers_have_one_order(world):
     """Each is another model with the same numbers, as in a process that goes on with a run."""
     found = set()

@@ -163,7 +163,9 @@ def test_mpi_starts_whatever_memory_holds(slurm):
     assert state == "COMPLETED" and "converged" in log, log
 
 
-@pytest.mark.parametrize("script", ["compress", "compress_mpiexec"])
+@pytest.mark.parametrize(
+    "script", ["compress", pytest.param("compress_mpiexec", marks=pytest.mark.slow)]
+)
 def test_compress_by_either_launcher(slurm, script):
     from hesscomp.datasets import load_dataset
     from hesscomp.factors import load_factor
@@ -280,6 +282,7 @@ def test_a_preempted_task_of_an_array_is_requeued_alone(slurm):
     assert state == "COMPLETED" and "rank 0 resumes" in log, log
 
 
+@pytest.mark.slow
 def test_preempted_training_gives_the_uninterrupted_point(slurm):
     options = ["--problem", "adult-mlp", "--max-steps", 6, "--reproducible"]
     train = (*SMALL, JOBS / "train.sbatch", *options)
