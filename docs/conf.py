@@ -69,6 +69,8 @@ RUN = re.compile(r"start|examples/(?!index).*")  # pages that show what their co
 def show_outputs(app, name: str, source: list[str]) -> None:
     if RUN.fullmatch(name):
         source[0] = pages.with_outputs(source[0], name, HERE / "made")
+    elif name == "examples/index":
+        source[0] = pages.with_thumbnails(source[0], HERE / "examples", HERE / "made")
 
 
 def escape_bars(app, what: str, name: str, thing, options, lines: list[str]) -> None:

@@ -11,6 +11,7 @@ shown; a Matplotlib figure is drawn.
 import ast
 import base64
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -25,6 +26,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ("cnn", "logistic", "operator")  # pages of docs/examples/
 CODE = re.compile(r"^```python\n(.*?)^```$|^<!-- setup\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
+CARD = re.compile(r"^:::\{grid-item-card\} \[(.*)\]\((.*)\)\n", re.MULTILINE)
+PICTURE = re.compile(r"^!\[.*\]\((.*)\)$", re.MULTILINE)
 FENCE = re.compile(r"^```(?:sh)?\n(.*?)^```$|^```\w[^\n]*\n.*?^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -87,6 +90,7 @@ def empty_folder() -> Iterator[None]:
         yield
 
 
+@functools.cache
 def with_outputs(text: str, page: str, pictures: Path) -> str:
     """Return a page's text with its outputs after its blocks; their pictures go to a folder."""
     with empty_folder():
@@ -103,6 +107,18 @@ def with_outputs(text: str, page: str, pictures: Path) -> str:
             path.write_bytes(figure)
             pieces.append(f"\n\n![What the code above draws](/{pictures.name}/{path.name})\n")
     return "".join([*pieces, text[at:]])
+
+
+def with_thumbnails(text: str, folder: Path, made: Path) -> str:
+    """Return a gallery's text with each card under the first picture of the page that it names."""
+
+    def card(found: re.Match) -> str:
+        path = folder / found[2]
+        shown = with_outputs(path.read_text(), f"{folder.name}/{path.stem}", made)
+        picture = PICTURE.search(shown)
+        return found[0] + (f":img-top: {picture[1]}\n" if picture else "")
+
+    return CARD.sub(card, text)
 
 
 def commands(text: str) -> list[list[str]]:
