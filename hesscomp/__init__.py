@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hesscomp.api import ggn as ggn
     from hesscomp.api import hessian as hessian
     from hesscomp.api import jacobian as jacobian
+    from hesscomp.api import kfac as kfac
     from hesscomp.api import load as load
     from hesscomp.api import load_data as load_data
     from hesscomp.api import logdet as logdet
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
     from hesscomp.problems.logistic import LogisticRegression as LogisticRegression
 
 _PLACES = {
-    "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian load "
-    "load_data logdet newton norm report save trace",
+    "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian kfac "
+    "load load_data logdet newton norm report save trace",
     "hesscomp.api.plotting": "plot",
     "hesscomp.api.training": "train",
     "hesscomp.operators.matrix": "MatrixOperator",

@@ -22,7 +22,7 @@ from hesscomp.parallel.world import World
 
 if TYPE_CHECKING:
     from hesscomp.curvature.jacobian import Jacobian
-    from hesscomp.factors import LowRank, Trajectory
+    from hesscomp.factors import Kronecker, LowRank, Trajectory
     from hesscomp.optimizers.newton import NewtonResult
     from hesscomp.problems.problem import Problem
 
@@ -178,6 +178,89 @@ def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
 
     problem = as_problem(problem, loss, data, options)
     return Jacobian(problem, _point(problem, at))
+
+
+def kfac(
+    problem,
+    loss=None,
+    data=None,
+    *,
+    at=None,
+    statistic="type-2",
+    samples=1,
+    seed=0,
+    corrected=False,
+    **options,
+) -> Kronecker:
+    """Return K-FAC or E-KFAC: the Gauss-Newton or a Fisher matrix, a Kronecker product a layer.
+
+    Parameters are those of `hessian`, and these. A layer's block is A x G, with A the second moment
+    of its inputs (1 for the bias) and G that of gradients with respect to its outputs. It is the
+    exact block for one linear layer and squared error, for one row, and where inputs and gradients
+    are independent. The blocks are those of dense layers and of convolutions (of one or two axes,
+    without groups). All other parameters (normalisation, embeddings, depthwise convolutions, those
+    that several layers share) have the diagonal of the matrix; ``K.forms`` tells which do. Ridge
+    and regularisers are left out.
+
+    Parameters
+    ----------
+    statistic : {"type-2", "sampled", "empirical"}
+        The gradients in G. "type-2": all columns of the root of the loss's second derivative, for
+        the Gauss-Newton matrix, which is the Fisher matrix of the known losses. "sampled": of
+        `samples` targets drawn from the model for each row. "empirical": of the data's targets.
+    samples, seed : int
+        With "sampled"; the targets do not depend on the number of ranks.
+    corrected : bool
+        E-KFAC: the same eigenvectors, and for eigenvalues the mean squares of the rows' gradients
+        in their directions, which are the diagonal of the matrix in this basis.
+
+    Returns
+    -------
+    Kronecker
+        A factor: ``K @ V``, ``K.solve(B, shift)``, ``K.logdet(shift)``, ``K.diagonal()``,
+        ``K.trace()``, ``K.preconditioner(shift)``, ``K.layer("dense")``, `save`. It holds no error
+        estimate. Collective.
+
+    Raises
+    ------
+    InputError
+        Where no layer has Kronecker factors or a problem has none, and for a loss that is not
+        convex (type-2) or is no likelihood (sampled).
+
+    Notes
+    -----
+    A pass over the data, and one more each for a correction and for a diagonal; a row has as many
+    gradients as the output has numbers (type-2), `samples` of them, or one (empirical). One
+    reduction a pass: a^2 + d^2 words for a layer of a inputs and d outputs, a d for a correction.
+    Rank 0 solves the eigenproblems, of order a and d. Memory: the same numbers, and at most a
+    quarter of `memory` for a chunk of rows.
+
+    A dense layer that a row passes at several places, and a convolution, are expanded: A is summed
+    over the places, G is their mean. Martens and Grosse, "Optimizing neural networks with
+    Kronecker-factored approximate curvature" (ICML 2015); Grosse and Martens, "A
+    Kronecker-factored approximate Fisher matrix for convolution layers" (ICML 2016); George and
+    others, "Fast approximate natural gradient descent in a Kronecker factored eigenbasis" (NeurIPS
+    2018).
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="last")])
+    >>> X, y = np.array([[1.0, 2.0], [3.0, 1.0]]), np.ones((2, 2))
+    >>> K = hc.kfac(model, "mse", (X, y), dtype="float64")
+    >>> K, K.forms["last"]
+    (<kronecker factor: n 6, holds 1 Kronecker block, relative error not measured>, '3 x 2')
+    >>> G = hc.ggn(model, "mse", (X, y), dtype="float64")  # one linear layer: K-FAC is exact
+    >>> np.allclose(K.to_dense(), G.to_dense())
+    True
+    >>> np.allclose(G.shifted(0.1) @ K.solve(np.ones(6), shift=0.1), 1.0)
+    True
+    """
+    problem = as_problem(problem, loss, data, options)
+    return problem.kronecker(
+        _point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
+    )
 
 
 def compress(

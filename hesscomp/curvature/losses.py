@@ -44,6 +44,26 @@ class Loss(ABC):
     def curvature(self, output: tf.Tensor, y: tf.Tensor, T: tf.Tensor) -> tf.Tensor:
         """Return each row's second derivative of the loss times its k tangents; shape of `T`."""
 
+    def root(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Return (B, ..., k, C): each row's second derivative is the sum of k outer products.
+
+        k is the number of a row's outputs; an eigenproblem of that order for each row, unless a
+        loss knows its root. Raises InputError if the loss is not convex.
+        """
+        if not self.convex:
+            raise InputError(
+                f"the loss {self.name} is not known to be convex in the model's output, so its "
+                "second derivative has no root; take the statistic empirical"
+            )
+        width, rank = _width(output), output.shape.rank
+        columns = tf.reshape(tf.eye(width, dtype=output.dtype), [width, *output.shape[1:]])
+        columns = tf.transpose(columns, [*range(1, rank - 1), 0, rank - 1])[None]
+        columns = tf.repeat(columns, tf.shape(output)[0], axis=0)
+        matrix = _columns_first(self.curvature(output, y, columns))
+        w, U = tf.linalg.eigh(tf.reshape(matrix, [-1, width, width]))
+        root = tf.sqrt(tf.maximum(w, 0))[:, :, None] * tf.linalg.matrix_transpose(U)
+        return _columns_last(tf.reshape(root, tf.shape(matrix)))
+
     def sample(self, output: tf.Tensor, noise) -> tf.Tensor:
         """Targets drawn from the distribution whose negative log-likelihood this loss is.
 
@@ -82,6 +102,13 @@ class SoftmaxCrossEntropy(Loss):
         weights = p * tf.reduce_sum(_distribution(output, y), -1, keepdims=True)
         return _weighted_deviation(weights, p, T)
 
+    def root(self, output, y):
+        """Return the gradients for each class as target, times the root of its probability."""
+        p = tf.nn.softmax(output)
+        scale = tf.sqrt(p * tf.reduce_sum(_distribution(output, y), -1, keepdims=True))
+        classes = tf.eye(output.shape[-1], dtype=output.dtype)
+        return _spread(scale[..., None] * (classes - p[..., None, :]))
+
     def sample(self, output, noise):
         places = tf.reshape(tf.cumsum(tf.nn.softmax(output), axis=-1), [tf.shape(output)[0], -1])
         classes = output.shape[-1]
@@ -116,6 +143,9 @@ class SigmoidCrossEntropy(Loss):
     def curvature(self, output, y, T):
         return (tf.sigmoid(output) * tf.sigmoid(-output))[..., None, :] * T
 
+    def root(self, output, y):
+        return _spread(tf.linalg.diag(tf.sqrt(tf.sigmoid(output) * tf.sigmoid(-output))))
+
     def sample(self, output, noise):
         draws = tf.reshape(noise.uniform(_width(output)), tf.shape(output))
         return tf.cast(draws < tf.sigmoid(output), output.dtype)
@@ -135,6 +165,9 @@ class SquaredError(Loss):
 
     def curvature(self, output, y, T):
         return T
+
+    def root(self, output, y):
+        return _spread(tf.linalg.diag(tf.ones_like(output)))
 
     def sample(self, output, noise):
         return output + tf.reshape(noise.normal(_width(output)), tf.shape(output))
@@ -170,6 +203,9 @@ class _Changed(Loss):
     def curvature(self, output, y, T):
         return self.loss.curvature(output, self._targets(output, y), T)
 
+    def root(self, output, y):
+        return self.loss.root(output, self._targets(output, y))
+
 
 @dataclass(frozen=True)
 class Scaled(_Changed):
@@ -193,6 +229,9 @@ class Scaled(_Changed):
 
     def curvature(self, output, y, T):
         return self.scale * super().curvature(output, y, T)
+
+    def root(self, output, y):
+        return self.scale**0.5 * super().root(output, y)
 
 
 @dataclass(frozen=True)
@@ -277,6 +316,12 @@ class Outer(_Changed):
         parts = [self._outer(output, y[:, s], T) for s in range(self.samples)]
         return tf.add_n(parts) / self.samples
 
+    def root(self, output, y):
+        if self.samples is None:
+            return self.gradient(output, y)[..., None, :]
+        slopes = [self.gradient(output, y[:, s]) for s in range(self.samples)]
+        return tf.stack(slopes, -2) / self.samples**0.5
+
     def _outer(self, output, y, T):
         slopes = self.gradient(output, y)[..., None, :]
         axes = [*range(1, T.shape.rank - 2), T.shape.rank - 1]  # all but rows and columns
@@ -284,6 +329,27 @@ class Outer(_Changed):
 
 
 KNOWN = {loss.name: loss for loss in (SoftmaxCrossEntropy, SigmoidCrossEntropy, SquaredError)}
+
+
+def _columns_first(T: tf.Tensor) -> tf.Tensor:
+    """Return (B, ..., k, C) as (B, k, ..., C)."""
+    rank = T.shape.rank
+    return tf.transpose(T, [0, rank - 2, *range(1, rank - 2), rank - 1])
+
+
+def _columns_last(T: tf.Tensor) -> tf.Tensor:
+    """Return the inverse of `_columns_first`."""
+    rank = T.shape.rank
+    return tf.transpose(T, [0, *range(2, rank - 1), 1, rank - 1])
+
+
+def _spread(root: tf.Tensor) -> tf.Tensor:
+    """Return the root of all places of a row, from (B, ..., C, C) of each place alone."""
+    shape, C = tf.shape(root), root.shape[-1]
+    places = int(root.shape[1:-2].num_elements())
+    apart = tf.eye(places, dtype=root.dtype)[:, :, None, None]
+    spread = apart * tf.reshape(root, [-1, places, 1, C, C])
+    return tf.reshape(spread, tf.concat([shape[:-2], [places * C, C]], 0))
 
 
 def _sum_rows(values: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor, Inertia, LogDet
 from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
 from hesscomp.factors.kinds import KINDS, from_contents
+from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
 from hesscomp.factors.trajectory import (
@@ -23,6 +24,7 @@ __all__ = [
     "Diagonal",
     "Factor",
     "Inertia",
+    "Kronecker",
     "LogDet",
     "LowRank",
     "Provenance",

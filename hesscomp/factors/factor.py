@@ -194,6 +194,8 @@ class Factor(Operator):
     def outline(self) -> dict[str, str]:
         known = self.certificate
         error = f"{known.relative_error:.2g} ({known.estimator or 'unknown'})"
+        if known.relative_error != known.relative_error:  # NaN
+            error = "not measured"
         return {"n": f"{self.n:,}", "holds": self.extent, "relative error": error}
 
     __repr__ = Operator.__repr__  # not that of a dataclass
@@ -242,6 +244,11 @@ class Factor(Operator):
         for name, shape in self.arrays.items():
             lengths |= zip(shape, getattr(self, name).shape, strict=True)
         return {name: lengths[name] for name in self.size_names()}
+
+    @classmethod
+    def most(cls, n: int) -> int:
+        """Return the largest length that a file may claim for one of `sizes`."""
+        return n
 
     @classmethod
     def shapes(cls, n: int, sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:

@@ -218,8 +218,8 @@ def read_group(file: CheckedFile, world=None) -> Factor:
     kind, n = KINDS[_check_kind(file)], count(file, "n")
     sizes = {name: count(file, name) for name in kind.size_names()}
     for name, size in sizes.items():
-        if size > n:
-            file.refuse(f"{name} {size} exceeds n = {n}")
+        if size > kind.most(n):
+            file.refuse(f"{name} {size} is more than n = {n} allows")
     layout = Replicated(n) if world is None else RowLayout(n, world)
     arrays = {
         name: _rows(file, name, shape, layout)

@@ -1,18 +1,14 @@
 """Preconditioners: diagonal or of Kronecker factors, made in every step, or of low rank."""
 
-from dataclasses import dataclass
-
 import numpy as np
-import scipy.linalg
 
 from hesscomp.compression import compress
-from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
+from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, Kronecker, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
 
 EXPONENT = 0.75
-TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
 VECTOR_PENALTY = 6.0  # cost of a lone column against one in a wide block (memory, arithmetic)
 HORIZON = 5  # solves over which a new sketch must pay, where nothing says when the run ends
 
@@ -23,36 +19,13 @@ def squared_gradients(batch: View, x: np.ndarray, shift: float) -> Diagonal:
     return Diagonal(moments**-EXPONENT, certificate=UNKNOWN)
 
 
-@dataclass(frozen=True)
-class Kronecker:
-    """The inverse of a block diagonal matrix whose block of a layer is A x S."""
-
-    inverses: list[tuple[np.ndarray, ...]]  # of each layer's A (a, a) and S (s, s)
-
-    def __matmul__(self, v: np.ndarray) -> np.ndarray:
-        out, start = np.empty_like(v), 0
-        for A, S in self.inverses:
-            part = slice(start, start + len(A) * len(S))
-            V = v[part].reshape(len(A), len(S)).astype(A.dtype)
-            out[part] = (A @ V @ S).reshape(-1)
-            start = part.stop
-        return out
-
-
 def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Kronecker:
-    """Return (A + pi gamma I)^-1 x (S + gamma / pi I)^-1 for each layer, gamma^2 = shift.
+    """Return the inverse of the damped K-FAC matrix, for one drawn target a row.
 
-    pi^2 is the ratio of the mean eigenvalues of A and S (Martens and Grosse 2015, section 6.3).
-    Memory: the factors, twice. Cost on each rank: two inverses for each layer.
+    The damping is split between the two factors of each layer: with so few targets 2 to 3 times
+    fewer CG iterations than (F + shift I)^-1 takes on an autoencoder.
     """
-    problem, gamma, inverses = batch.problem, np.sqrt(shift), []
-    for A, S in problem.kronecker_factors(x, seed):
-        means = [max(np.trace(part) / len(part), TINY) for part in (A, S)]
-        pi = np.sqrt(means[0] / means[1])
-        damped = ((A, pi * gamma), (S, gamma / pi))
-        found = (scipy.linalg.inv(M + d * np.eye(len(M)), assume_a="pos") for M, d in damped)
-        inverses.append(tuple(inverse.astype(problem.dtype) for inverse in found))
-    return Kronecker(inverses)
+    return batch.problem.kronecker(x, "sampled", seed=seed).preconditioner(shift, split=True)
 
 
 class Refreshed:

@@ -26,7 +26,7 @@ OTHER_OPERATOR = "take the Hessian or another operator"
 INITIAL_POINT = Capability("initial point", ("initial",), "start from zero or from a file")
 SAMPLING = Capability("sampling", ("sampled",), "use all rows")
 SQUARED_GRADIENTS = Capability("squared gradients", ("squared_gradients",), OTHER_PRECONDITIONER)
-KRONECKER_FACTORS = Capability("Kronecker factors", ("kronecker_factors",), OTHER_PRECONDITIONER)
+KRONECKER_FACTORS = Capability("Kronecker factors", ("kronecker",), OTHER_PRECONDITIONER)
 SHARD_GRADIENTS = Capability("gradients of a shard", ("loss_and_gradient",), OTHER_OPERATOR)
 GAUSS_NEWTON = Capability(
     "Gauss-Newton matrix", ("gauss_newton",), "take the Hessian, or an optimizer that uses it"

@@ -1,19 +1,21 @@
-"""Problems with a loss of a model's output: Gauss-Newton and Fisher matrices, Kronecker factors."""
+"""Problems with a loss of a model's output: Gauss-Newton and Fisher matrices, K-FAC."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from hesscomp.curvature.chunks import RowSum, row_values
 from hesscomp.curvature.losses import Loss, Outer, SigmoidCrossEntropy, SoftmaxCrossEntropy
 from hesscomp.curvature.networks.engine import NetworkEngine
-from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
+from hesscomp.factors import Kronecker
 from hesscomp.parallel import random
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.differentiable import DifferentiableProblem
+from hesscomp.problems.kronecker import kronecker_factor
 
 
 class NetworkProblem(DifferentiableProblem):
@@ -111,38 +113,41 @@ class NetworkProblem(DifferentiableProblem):
         for part in self.parts_here:
             yield from self.chunks(part, "float64", samples)
 
-    # Kronecker factors
+    def kronecker(
+        self,
+        x: np.ndarray,
+        statistic: str = "type-2",
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        corrected: bool = False,
+    ) -> Kronecker:
+        """Return `Problem.kronecker`, of the layers that the layer-wise engine knows.
 
-    def kronecker_factors(
-        self, x: np.ndarray, seed: int = 0
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return `Problem.kronecker_factors` of a network whose parameters are dense layers'.
-
-        Two passes, and a reduction of (inputs + 1)^2 + outputs^2 words for each layer.
+        A pass for the factors, one for a correction, and one where other layers have parameters;
+        of each as many gradients for each row as the output has numbers (type-2), or `samples`.
+        Reduces (inputs + 1)^2 + outputs^2 words a layer, and for a correction their product.
 
         Raises
         ------
         InputError
-            For layers of other kinds, and a loss that is not a likelihood.
+            Where no layer has Kronecker factors, the loss is not convex (type-2) or no likelihood
+            (sampled).
         """
-        kernel = self.compiled("kronecker", self.dtype, self.tensors(self.dtype))
-        try:
-            shapes = kernel.get_concrete_function().output_shapes
-        except Unsupported as why:
-            raise InputError(
-                f"{self.name} has no Kronecker factors ({why}); use another preconditioner"
-            ) from None
-        self.world.ledger.passes += 2
-        targets = self.sampled_targets(x, 1, seed)[:, 0]
-        parts = [
-            self.sums(kernel, x, self.dtype, self.chunks(part, self.dtype), shapes, targets)
-            for part in self.parts_here
-        ]
-        factors = [
-            self.sum_parts([sums[i] for sums in parts], tuple(shape)) / self.rows
-            for i, shape in enumerate(shapes)
-        ]
-        return list(zip(factors[::2], factors[1::2], strict=True))
+        loss, targets = self.loss, None
+        about: dict[str, Any] = {"method": statistic}
+        if statistic == "sampled":
+            if samples < 1:
+                raise InputError(f"sampled targets need at least 1 sample, not {samples}")
+            targets, loss = self.sampled_targets(x, samples, seed), Outer(loss, samples)
+            about |= {"method": f"sampled ({samples})", "seed": seed}
+            self.world.ledger.passes += 1
+        elif statistic == "empirical":
+            loss = Outer(loss)
+        elif statistic != "type-2":
+            raise InputError(f"unknown statistic {statistic}; use type-2, sampled or empirical")
+        factor = kronecker_factor(self, x, loss, targets, corrected, **about)
+        return self.describe(factor, x)
 
 
 class _RowNoise:

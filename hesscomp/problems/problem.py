@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,12 +13,14 @@ from hesscomp.curvature.digest import array_digest
 from hesscomp.curvature.sharded import STACK_BYTES, ShardCurvature
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
-from hesscomp.factors import Factor
+from hesscomp.factors import Factor, Kronecker
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.capabilities import Capability
+
+Kind = TypeVar("Kind", bound=Factor)
 
 
 @dataclass(frozen=True)
@@ -178,16 +181,34 @@ class Problem(ABC):
         """
         raise self.lacks(ability.SQUARED_GRADIENTS)
 
-    def kronecker_factors(
-        self, x: np.ndarray, seed: int = 0
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return (1/m) sum a a^T and (1/m) sum d d^T over all rows for each layer. Collective.
+    def kronecker(
+        self,
+        x: np.ndarray,
+        statistic: str = "type-2",
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        corrected: bool = False,
+    ) -> Kronecker:
+        """Return the K-FAC approximation of the Gauss-Newton or a Fisher matrix. Collective.
 
-        a is the layer's input, with a 1 for its bias. d is the gradient with respect to its output
-        of the loss of a target drawn from the model's own distribution; targets depend on the seed
-        and the row alone. The Kronecker product of the two approximates the layer's block of the
-        Gauss-Newton matrix, in the order of the parameters (Martens and Grosse, "Optimizing neural
-        networks with Kronecker-factored approximate curvature", ICML 2015, section 3).
+        A layer's block is A x G in the order of its parameters, with A = (1/m) sum of a a^T and
+        G = (1/m) sum of d d^T over all rows: a is the layer's input, with a 1 for its bias, and d
+        a gradient with respect to its output (Martens and Grosse, "Optimizing neural networks with
+        Kronecker-factored approximate curvature", ICML 2015, section 3). Convolutions, and dense
+        layers at several places of a row, are expanded: A sums over the places, G is the mean
+        over them (Grosse and Martens, "A Kronecker-factored approximate Fisher matrix for
+        convolution layers", ICML 2016, theorem 1). Parameters of other layers, and those that
+        several layers share, have the diagonal of the matrix.
+
+        The `statistic` says which gradients: "type-2", with all columns of a root of the loss's
+        second derivative, for the Gauss-Newton matrix; "sampled", of `samples` targets that are
+        drawn from the model for each row, which depend on the seed and the row alone; "empirical",
+        of the data's targets. Without ridge and regularisers.
+
+        `corrected` keeps the eigenvectors of A x G and replaces the eigenvalues by the mean squares
+        of the gradients in these directions: E-KFAC (George and others, "Fast approximate natural
+        gradient descent in a Kronecker factored eigenbasis", NeurIPS 2018).
         """
         raise self.lacks(ability.KRONECKER_FACTORS)
 
@@ -333,7 +354,7 @@ class Problem(ABC):
     def compile(self) -> None:  # noqa: B027
         """Compile what can be compiled, so that no timed product has to; local."""
 
-    def describe(self, factor: Factor, x: np.ndarray, indices: np.ndarray | None = None) -> Factor:
+    def describe(self, factor: Kind, x: np.ndarray, indices: np.ndarray | None = None) -> Kind:
         """Return a factor with the provenance, point and parameter blocks of this problem.
 
         `indices` are the parameters whose matrix it is, whole blocks; None means all of them.

@@ -11,7 +11,6 @@ from oracles import by_rank_0
 from test_training import check_kills, equal
 
 from hesscomp.cli.main import main
-from hesscomp.curvature.gauss_newton import MonteCarloFisherOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Sampling, View
@@ -115,31 +114,20 @@ def test_squared_gradients_of_a_network(world, problem):
 
 
 @pytest.mark.ranks(most=3)
-def test_kronecker_factors(world, problem):
-    """Of one row, their products are the blocks of the Fisher matrix; of more, the ranks agree."""
+def test_the_kronecker_preconditioner(world, problem):
+    """The damping is split between A and G of each layer; the same on one rank alone."""
+    M = kronecker(View(problem), problem.initial, 0.1, 5).to_dense()
+    K = problem.kronecker(problem.initial, "sampled", seed=5)
+    for first, Q, R in K._layers():
+        part = slice(first, first + len(Q) * len(R))
+        s = K.spectrum[part].reshape(len(Q), len(R))
+        A, G = (Q * s[:, -1]) @ Q.T, (R * s[-1] / s[-1, -1]) @ R.T  # one of all pairs of them
+        pi = np.sqrt(np.trace(A) / len(A) * len(G) / np.trace(G))
+        A, G = A + pi * np.sqrt(0.1) * np.eye(len(A)), G + np.sqrt(0.1) / pi * np.eye(len(G))
+        np.testing.assert_allclose(M[part, part], np.linalg.inv(np.kron(A, G)), atol=1e-10)
     alone = network(World.serial())
-    X, y = alone.data.X[:1], alone.data.y[:1]
-    row = KerasProblem(alone.model, alone.loss, (X, y), World.serial(), dtype="float64")
-    fisher = MonteCarloFisherOperator(row, row.initial, seed=5).to_dense()
-    start = 0
-    for A, S in row.kronecker_factors(row.initial, seed=5):
-        part = slice(start, start + len(A) * len(S))
-        np.testing.assert_allclose(np.kron(A, S), fisher[part, part], atol=1e-14)
-        start = part.stop
-    assert start == row.n
-    factors = [each.kronecker_factors(each.initial, seed=5) for each in (problem, alone)]
-    for here, there in zip(sum(factors[0], ()), sum(factors[1], ()), strict=True):
-        np.testing.assert_allclose(here, there, rtol=1e-11, atol=1e-15)
-    M, start = kronecker(View(problem), problem.initial, 0.1, 5), 0
-    v = np.random.default_rng(0).standard_normal(problem.n)
-    for A, S in factors[0]:
-        pi = np.sqrt(np.trace(A) / len(A) * len(S) / np.trace(S))
-        A = A + pi * np.sqrt(0.1) * np.eye(len(A))
-        S = S + np.sqrt(0.1) / pi * np.eye(len(S))
-        part = slice(start, start + len(A) * len(S))
-        expected = np.linalg.solve(np.kron(A, S), v[part])
-        np.testing.assert_allclose((M @ v)[part], expected, rtol=1e-9)
-        start = part.stop
+    there = kronecker(View(alone), alone.initial, 0.1, 5).to_dense()
+    np.testing.assert_allclose(M, there, atol=1e-10)
 
 
 SHARED = keras.layers.Dense(2, "tanh")
@@ -201,8 +189,6 @@ def test_squared_gradients_row_by_row(name):
     rows = [one.loss_and_gradient(one.initial, slice(i, i + 1))[:-1] for i in range(6)]
     found = one.squared_gradients(one.initial)
     np.testing.assert_allclose(found, np.mean(np.square(rows), axis=0), rtol=1e-10)
-    with pytest.raises(InputError, match="another preconditioner"):
-        one.kronecker_factors(one.initial)
 
 
 @pytest.mark.ranks(most=3)

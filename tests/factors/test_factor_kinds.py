@@ -13,6 +13,7 @@ from hesscomp.factors import (
     KINDS,
     Certificate,
     Diagonal,
+    Kronecker,
     LowRank,
     Provenance,
     compare,
@@ -38,7 +39,18 @@ def diagonal(n: int, signs: np.ndarray, about: dict) -> Diagonal:
     return Diagonal(np.random.default_rng(0).uniform(0.5, 3.0, n) * signs, **about)
 
 
-MADE = {"low-rank": low_rank, "diagonal": diagonal}
+def kronecker(n: int, signs: np.ndarray, about: dict) -> Kronecker:
+    """Two layers where there is room, and a diagonal before, between and after them."""
+    rng = np.random.default_rng(0)
+    layers = []
+    for first, a, d in ((1, 2, 3), (8, 3, 1)) if n > 10 else ((0, n, 1),):
+        Q, R = (np.linalg.qr(rng.standard_normal((side, side)))[0] for side in (a, d))
+        s = rng.uniform(0.5, 3.0, (a, d)) * signs[: a * d].reshape(a, d)
+        layers.append((first, Q, R, s))
+    return Kronecker.of_layers(layers, rng.uniform(0.5, 3.0, n) * signs, **about)
+
+
+MADE = {"low-rank": low_rank, "diagonal": diagonal, "kronecker": kronecker}
 
 
 def made(kind: str, n: int, signed: bool, layout) -> Factor:
@@ -136,6 +148,28 @@ def test_a_quantity_that_a_kind_lacks_is_named(tmp_path):
         factor.tail_value("last")
     with pytest.raises(InputError, match="diagonal factor has no eigen"):
         compare(factor, factor)
+
+
+def test_layers_of_a_kronecker_factor():
+    layers = [(2, np.eye(2), np.eye(3), np.arange(1.0, 7).reshape(2, 3))]
+    blocks = (("scale", (2,), 0), ("dense/kernel", (1, 3), 2), ("dense/bias", (3,), 5))
+    factor = Kronecker.of_layers(layers, np.array([9.0, 8, 0, 0, 0, 0, 0, 0]), blocks=blocks)
+    assert factor.forms == {"scale": "diagonal", "dense": "2 x 3"}
+    assert factor.extent == "1 Kronecker block and 2 diagonal entries"
+    dense = factor.layer("dense")
+    np.testing.assert_array_equal(dense.to_dense(), np.diag(np.arange(1.0, 7)))
+    assert dense.blocks == (("dense/kernel", (1, 3), 0), ("dense/bias", (3,), 3))
+    np.testing.assert_array_equal(factor.layer("scale").to_dense(), np.diag([9.0, 8.0]))
+    with pytest.raises(InputError, match="no layer is called dens; the layers are scale, dense"):
+        factor.layer("dens")
+    with pytest.raises(InputError, match="dense/bias is a part of a layer's block"):
+        factor.layer("dense/bias")
+    with pytest.raises(InputError, match="with shift -3 is singular: 1 of its eigenvalues are 0"):
+        factor.solve(np.ones(8), -3.0)
+    with pytest.raises(ValueError, match="do not fit"):
+        replace(factor, bases=factor.bases[1:])
+    with pytest.raises(ValueError, match="overlap"):
+        Kronecker.of_layers(2 * layers, np.zeros(8))
 
 
 def test_singular_diagonals(tmp_path):

@@ -15,6 +15,8 @@ class Convolution(Kernel):
     Six convolutions of the layer's size for each column of a Hessian product, two in the first.
     """
 
+    outer = True
+
     def __init__(self, kernel, bias, strides, dilation, padding: str):
         super().__init__(kernel, bias)
         self.dilation = tuple(dilation)
@@ -22,6 +24,12 @@ class Convolution(Kernel):
 
     def _product(self, x, W):
         return tf.nn.conv2d(x, self._dilated(W), **self.options)
+
+    def _patches(self, x, W):
+        sizes = (1, *W.shape[:-2])[-2:]
+        return tf.image.extract_patches(
+            x, sizes=[1, *sizes, 1], rates=[1, *self.dilation, 1], **self.options
+        )
 
     def _by_input(self, x, W, delta):
         shape = tf.concat([tf.shape(delta)[:1], tf.shape(x)[1:3], tf.shape(W)[-2:-1]], 0)
@@ -68,6 +76,8 @@ class DepthwiseConvolution(Convolution):
 
     Columns are more channels throughout: what has none is repeated.
     """
+
+    outer = False
 
     def _product(self, x, W):
         return tf.nn.depthwise_conv2d(x, self._dilated(W), **self.options)

@@ -67,6 +67,18 @@ class Kernel(Operation):
         y = self._product(x, W)
         return tf.nn.bias_add(y, bias[0]) if bias else y
 
+    def _patches(self, x, W):
+        """Return what the kernel, as a matrix, is multiplied by at each place of the output."""
+        raise NotImplementedError
+
+    def outer_factors(self, at, t_delta):
+        x = self._patches(at.inputs[0], at.parameters[0])
+        a = tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]])
+        if len(self.variables) == 2:
+            a = tf.concat([a, tf.ones_like(a[..., :1])], -1)
+        k, outputs = tf.shape(t_delta)[-2], t_delta.shape[-1]
+        return a, tf.reshape(t_delta, [tf.shape(a)[0], tf.shape(a)[1], k, outputs])
+
     def tangent(self, at):
         (x,), (tx,), (W, *_), (tW, *tb) = at.inputs, at.t_inputs, at.parameters, at.t_parameters
         k = next(count(t) for t in (tx, *at.t_parameters) if t is not None)
@@ -110,6 +122,11 @@ class Dense(Kernel):
     first layer, whose input has no tangent and needs no gradient.
     """
 
+    outer = True
+
+    def _patches(self, x, W):
+        return x
+
     def _product(self, x, W):
         return _rows_like(tf.matmul(flatten_rows(x), W), x)
 
@@ -124,13 +141,6 @@ class Dense(Kernel):
         (x,) = at.inputs
         _check_once(x)
         return self.gradient(At([tf.square(x)], at.parameters), tf.square(delta))
-
-    def kronecker(self, at, delta):
-        (x,) = at.inputs
-        _check_once(x)
-        if len(self.variables) == 2:
-            x = tf.concat([x, tf.ones([tf.shape(x)[0], 1], x.dtype)], 1)
-        return [tf.matmul(x, x, transpose_a=True), tf.matmul(delta, delta, transpose_a=True)]
 
 
 class Scale(Kernel):

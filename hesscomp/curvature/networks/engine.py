@@ -52,13 +52,6 @@ class Engine(ABC):
         """
         raise Unsupported(f"the {self.name} engine has no squared gradients")
 
-    def kronecker(self, theta, X, y) -> list[tf.Tensor]:
-        """For each layer the sums of a a^T and d d^T, where a row's gradient by it is a d^T.
-
-        Unsupported where there is a layer of another kind.
-        """
-        raise Unsupported(f"the {self.name} engine has no Kronecker factors")
-
     def row_tangents(self, theta, X, row_values: int) -> int:
         """Return the numbers of one row's tangent in all of the operations.
 
@@ -149,10 +142,55 @@ class NetworkEngine(Engine):
     def gauss_newton(self, theta, X, y, values, V, loss: Loss) -> tf.Tensor:
         """Return J^T B J V with B the curvature of `loss` with respect to the output: (n, k)."""
 
+    # Of J^T B J = sum of g g^T over the rows and the columns s of the roots of B, with g = J^T s
+
+    @property
+    def outer_layers(self) -> list[tuple[int, ...]]:
+        """The parameters (their indices) of each layer by which g is a sum of outer products."""
+        return []
+
+    def outer_factors(self, theta, X, y, loss: Loss) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Return a (B, T, inputs) and d (B, T, k, outputs) for each of `outer_layers`.
+
+        A row's k vectors g are there sum_t a_t d_t^T.
+        """
+        raise Unsupported(f"the {self.name} engine has no Kronecker factors")
+
+    def kronecker(self, theta, X, y, loss: Loss) -> list[tf.Tensor]:
+        """Return the sums over rows of sum_t a_t a_t^T and of the mean of d_t d_t^T, by layers."""
+        sums = []
+        for a, d in self.outer_factors(theta, X, y, loss):
+            places = tf.cast(tf.shape(a)[1], a.dtype)
+            sums += [_gram(a), _gram(d) / places]
+        return sums
+
+    def squares_in_bases(self, theta, X, y, bases, loss: Loss) -> list[tf.Tensor]:
+        """Return the sums of the squares of Q^T g R, for the Q and R of each layer."""
+        sums = []
+        for (a, d), (Q, R) in zip(self.outer_factors(theta, X, y, loss), bases, strict=True):
+            a, d = tf.tensordot(a, Q, 1), tf.tensordot(d, R, 1)
+            if a.shape[1] == 1:  # one outer product, whose squares are that of squares
+                total = tf.einsum("bi,bkj->ij", tf.square(a[:, 0]), tf.square(d[:, 0]))
+            else:
+                g = tf.einsum("bti,btkj->bkij", a, d)
+                total = tf.reduce_sum(tf.square(g), [0, 1])
+            sums.append(total)
+        return sums
+
+    def squared_roots(self, theta, X, y, loss: Loss, chosen) -> tf.Tensor:
+        """Return the diagonal of J^T B J for some parameters (their indices), row by row."""
+        raise Unsupported(f"the {self.name} engine has no diagonal of its own")
+
 
 def _rows(X: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
     """Return how many rows a chunk has, as a real number."""
     return tf.cast(tf.shape(X)[0], theta.dtype)
+
+
+def _gram(rows: tf.Tensor) -> tf.Tensor:
+    """Return the sum of v v^T over the vectors v on the last axis."""
+    rows = tf.reshape(rows, [-1, rows.shape[-1]])
+    return tf.matmul(rows, rows, transpose_a=True)
 
 
 def opaque(output: tf.Tensor) -> tf.Tensor:

@@ -67,15 +67,42 @@ class LayerwiseEngine(NetworkEngine):
             self._add(sums, operation, operation.squares(at, delta))
         return self._flat(sums, theta)
 
-    def kronecker(self, theta, X, y):
-        self._check_unshared()
-        places, factors = [], []
-        for operation, at, delta in self._sites_with_deltas(theta, X, y):
-            factors += operation.kronecker(at, delta)
-            places += [self.index.get(id(variable)) for variable in operation.variables]
-        if places != list(range(len(self.pieces))):
-            raise Unsupported("layers that do not come in the order of their parameters")
-        return factors
+    @property
+    def outer_layers(self):
+        return sorted(self._outer().values())
+
+    def _outer(self) -> dict[int, tuple[int, ...]]:
+        """The parameters of each node that is a layer of `outer_layers`.
+
+        They follow each other, and no other node has them.
+        """
+        used = [self.index.get(id(v)) for node in self.nodes for v in node.operation.variables]
+        found = {}
+        for place, node in enumerate(self.nodes):
+            own = tuple(self.index.get(id(v), -1) for v in node.operation.variables)
+            follow = own and own[0] >= 0 and own == tuple(range(own[0], own[0] + len(own)))
+            if node.operation.outer and follow and all(used.count(i) == 1 for i in own):
+                found[place] = own
+        return found
+
+    def outer_factors(self, theta, X, y, loss):
+        outer, factors = self._outer(), {}
+        sites, places = self._values(theta, X), self._places(None)
+        root = loss.root(sites[-1].output, y)
+        for place, at, _, t_delta in self._pulls(sites, root, places):
+            if place in outer:
+                factors[outer[place]] = self.nodes[place].operation.outer_factors(at, t_delta)
+        return [factors[own] for own in self.outer_layers]
+
+    def squared_roots(self, theta, X, y, loss, chosen):
+        places = self._places(chosen)
+
+        def of_row(row):
+            sites = self._values(theta, row[0][None])
+            root = loss.root(sites[-1].output, row[1][None])
+            return tf.reduce_sum(tf.square(self._pulled(sites, root, places)), 1)
+
+        return tf.reduce_sum(tf.vectorized_map(of_row, (X, y)), 0)
 
     def _check_unshared(self) -> None:
         owned = [id(variable) for node in self.nodes for variable in node.operation.variables]
@@ -186,19 +213,10 @@ class LayerwiseEngine(NetworkEngine):
 
     def _pulled(self, sites, t_delta, places, deltas=None):
         """Return the tangents' reverse sweep, down to the lowest operation that moves: (n, k)."""
-        slopes, moving = {}, self._moving(places)
-        t_deltas = [None] * len(sites) + [Terms(t_delta)]
-        for place in range(len(sites), 0, -1):
-            node, at, terms = self.nodes[place - 1], sites[place - 1], t_deltas[place]
-            if terms is None or not moving[place]:
-                continue
-            operation, delta = node.operation, None if deltas is None else deltas.get(place)
-            if operation.variables:
-                self._add(slopes, operation, operation.gradient_tangent(at, delta, terms.total))
-            taken = terms if operation.fuses else terms.total
-            for i, gradient in self._asked(node, operation.pull_tangent(at, delta, taken)):
-                t_deltas[i] = Terms.of(t_deltas[i], gradient)
-        k = count(t_delta)
+        slopes, k = {}, count(t_delta)
+        for place, at, delta, total in self._pulls(sites, t_delta, places, deltas):
+            operation = self.nodes[place].operation
+            self._add(slopes, operation, operation.gradient_tangent(at, delta, total))
         parts = [
             tf.zeros([piece.size, k], t_delta.dtype)
             if slopes.get(i) is None
@@ -206,6 +224,21 @@ class LayerwiseEngine(NetworkEngine):
             for i, piece in places.items()
         ]
         return tf.concat(parts, 0)
+
+    def _pulls(self, sites, t_delta, places, deltas=None):
+        """(node, site, gradient, its tangent in the output) of nodes with parameters, downward."""
+        moving = self._moving(places)
+        t_deltas = [None] * len(sites) + [Terms(t_delta)]
+        for place in range(len(sites), 0, -1):
+            node, at, terms = self.nodes[place - 1], sites[place - 1], t_deltas[place]
+            if terms is None or not moving[place]:
+                continue
+            operation, delta = node.operation, None if deltas is None else deltas.get(place)
+            if operation.variables:
+                yield place - 1, at, delta, terms.total
+            taken = terms if operation.fuses else terms.total
+            for i, gradient in self._asked(node, operation.pull_tangent(at, delta, taken)):
+                t_deltas[i] = Terms.of(t_deltas[i], gradient)
 
     def _add(self, sums: dict, operation, gradients) -> None:
         """Add gradients by an operation's parameters to the sums by each parameter's index."""

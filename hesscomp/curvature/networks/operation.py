@@ -78,6 +78,7 @@ class Operation(ABC):
     variables: tuple = ()  # Keras', its parameters in order
     linear = False  # or affine in its inputs
     fuses = False  # `pull_tangent` takes `t_delta` as a `Terms`
+    outer = False  # whether `outer_factors` gives a row's gradients as sums of outer products
     whole = False  # inputs are whole numbers by nature, so that integers stay integers
 
     @abstractmethod
@@ -119,14 +120,13 @@ class Operation(ABC):
             raise Unsupported(f"{type(self).__name__} has no squared gradients")
         return []
 
-    def kronecker(self, at: At, delta: tf.Tensor) -> Tensors:
-        """Return the sums over rows of a a^T and d d^T for gradients a d^T; [] where they are not.
+    def outer_factors(self, at: At, t_delta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return a (B, T, inputs) and d (B, T, k, outputs) of the gradients sum_t a_t d_t^T.
 
-        Unsupported where gradients with respect to the parameters are not such outer products.
+        Where the operation is `outer`: of each row and column of `t_delta`, by all parameters in
+        order, row by row of the matrix.
         """
-        if self.variables:
-            raise Unsupported(f"{type(self).__name__} has no Kronecker factors")
-        return []
+        raise NotImplementedError
 
 
 class Unsupported(Exception):

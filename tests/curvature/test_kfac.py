@@ -1,0 +1,216 @@
+"""K-FAC and E-KFAC: against dense matrices, NumPy's Kronecker products, and one rank alone."""
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+from shards import mine
+
+import hesscomp as hc
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+from hesscomp.problems.keras import KerasProblem
+
+pytestmark = pytest.mark.ranks(most=3)
+L = keras.layers
+ROWS, LOSS = 7, "softmax-cross-entropy"
+STATISTICS = ("type-2", "sampled", "empirical")
+RNG = np.random.default_rng(0)
+
+
+def seeded(*stack) -> keras.Model:
+    """The model with weights that depend on nothing but their shapes."""
+    model, rng = keras.Sequential(list(stack)), np.random.default_rng(2)
+    for variable in model.variables:
+        values = rng.uniform(-0.8, 0.8, variable.shape)
+        variable.assign(np.abs(values) if variable.name == "moving_variance" else values)
+    return model
+
+
+def convolutional():
+    shared = L.Dense(3, "tanh", name="shared")
+    return seeded(
+        keras.Input((5, 5, 2)),
+        L.Conv2D(2, 2, strides=2, padding="same", activation="tanh", name="strided"),
+        L.BatchNormalization(name="norm"),
+        L.Conv2D(2, 2, dilation_rate=2, padding="same", use_bias=False, name="dilated"),
+        L.DepthwiseConv2D(2, name="depthwise"),
+        L.Flatten(),
+        L.Dense(3, name="first"),
+        shared,
+        shared,
+        L.Dense(3, name="classes"),
+    )
+
+
+def sequences():
+    return seeded(
+        keras.Input((4,), dtype="int32"),
+        L.Embedding(6, 2, name="words"),
+        L.Conv1D(2, 2, padding="causal", name="past"),
+        L.LayerNormalization(name="norm"),
+        L.Dense(3, name="classes"),
+    )
+
+
+IMAGES = RNG.standard_normal((ROWS, 5, 5, 2)), np.arange(ROWS) % 3
+WORDS = RNG.integers(0, 6, (ROWS, 4)).astype("int32"), RNG.integers(0, 3, (ROWS, 4))
+MODELS = {"images": (convolutional, IMAGES), "sequences": (sequences, WORDS)}
+FORMS = {
+    "images": {
+        "strided": "9 x 2", "norm": "diagonal", "dilated": "8 x 2", "depthwise": "diagonal",
+        "first": "9 x 3", "shared": "diagonal", "classes": "4 x 3",
+    },
+    "sequences": {
+        "words": "diagonal", "past": "5 x 2", "norm": "diagonal", "classes": "3 x 3",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def problems(request, world):
+    """A problem on all ranks, with none of its rows on the first, and on one rank alone."""
+    make, data = MODELS[request.param]
+    model = make()
+    spread = KerasProblem(model, LOSS, mine(world, *data), world, dtype="float64")
+    return request.param, spread, KerasProblem(model, LOSS, data, World.serial(), dtype="float64")
+
+
+def exact(problem, statistic):
+    """The matrix that is approximated, by the operators."""
+    return {
+        "type-2": lambda: hc.ggn(problem),
+        "sampled": lambda: hc.fisher(problem, samples=2, seed=3),
+        "empirical": lambda: hc.empirical_fisher(problem),
+    }[statistic]().to_dense()
+
+
+def made(problem, statistic, **options):
+    return hc.kfac(problem, statistic=statistic, samples=2, seed=3, **options)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, statistic):
+    """So it is the best one in that basis; and other layers have the diagonal itself."""
+    name, spread, alone = problems
+    D, K, E = exact(alone, statistic), made(spread, statistic), made(spread, statistic, corrected=1)
+    assert E.forms == FORMS[name]
+    np.testing.assert_array_equal(E.bases, K.bases)
+    np.testing.assert_allclose(E.trace(), np.trace(D), rtol=1e-12)
+    rest = E._rest()
+    np.testing.assert_allclose(E.diagonal()[rest], np.diag(D)[rest], rtol=1e-10, atol=1e-14)
+    for first, Q, R in E._layers():
+        part = slice(first, first + len(Q) * len(R))
+        basis = np.kron(Q, R)
+        inside = np.diag(basis.T @ D[part, part] @ basis)
+        np.testing.assert_allclose(E.spectrum[part], inside, rtol=1e-9, atol=1e-13)
+    errors = [np.linalg.norm(D - factor.to_dense()) for factor in (E, K)]
+    assert errors[0] < errors[1] < np.linalg.norm(D)
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+def test_ranks_agree_with_one_alone(problems, statistic):
+    _, spread, alone = problems
+    for corrected in (False, True):
+        here, there = (made(p, statistic, corrected=corrected) for p in (spread, alone))
+        np.testing.assert_allclose(here.to_dense(), there.to_dense(), rtol=1e-10, atol=1e-12)
+    assert here.provenance.rows == ROWS and here.provenance.operator == "E-KFAC"
+
+
+def test_reproducible_sums_and_little_memory(world, problems):
+    """The same bits on any ranks, and the same numbers a row at a time."""
+    name, _, alone = problems
+    make, data = MODELS[name]
+    small = KerasProblem(make(), LOSS, data, World.serial(), dtype="float64", memory=2e4)
+    for corrected in (False, True):
+        few, all_rows = (made(p, "type-2", corrected=corrected).to_dense() for p in (small, alone))
+        np.testing.assert_allclose(few, all_rows, rtol=1e-10, atol=1e-13)
+    here = World(world.comm, reproducible=True), mine(world, *data)
+    fixed = KerasProblem(make(), LOSS, here[1], here[0], dtype="float64")
+    np.testing.assert_allclose(made(fixed, "type-2").to_dense(), made(alone, "type-2").to_dense())
+
+
+def patches(x, size, stride):
+    """The windows of (rows, h, w, c) images, without padding: (rows, places, size^2 c)."""
+    steps = range(0, x.shape[1] - size + 1, stride)
+    found = [x[:, i : i + size, j : j + size].reshape(len(x), -1) for i in steps for j in steps]
+    return np.stack(found, 1)
+
+
+def test_blocks_are_kronecker_products_by_numpy(world):
+    """Of the data's gradients, by TensorFlow's tape at each layer's output."""
+    X, y = RNG.standard_normal((ROWS, 5, 5, 2)), np.arange(ROWS) % 3
+    model = seeded(
+        keras.Input((5, 5, 2), dtype="float64"),
+        L.Conv2D(3, 2, strides=2, name="conv", dtype="float64"),
+        L.Activation("tanh", dtype="float64"),
+        L.Flatten(dtype="float64"),
+        L.Dense(3, name="dense", dtype="float64"),
+    )
+    problem = KerasProblem(model, LOSS, mine(world, X, y), world, dtype="float64")
+    K = hc.kfac(problem, statistic="empirical")
+    conv, tanh, flat, dense = model.layers
+    with tf.GradientTape() as tape:
+        before = conv(X)
+        inputs = flat(tanh(before))
+        output = dense(inputs)
+        tape.watch([before, output])
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+    by_conv, by_dense = tape.gradient(loss, [before, output])
+    a = np.concatenate([patches(X, 2, 2), np.ones((ROWS, 4, 1))], -1)
+    d = by_conv.numpy().reshape(ROWS, 4, 3)
+    A, G = np.einsum("bti,btj->ij", a, a) / ROWS, np.einsum("bti,btj->ij", d, d) / (4 * ROWS)
+    np.testing.assert_allclose(K.layer("conv").to_dense(), np.kron(A, G), atol=1e-13)
+    a, d = np.concatenate([inputs, np.ones((ROWS, 1))], 1), by_dense.numpy()
+    expected = np.kron(a.T @ a, d.T @ d) / ROWS**2
+    np.testing.assert_allclose(K.layer("dense").to_dense(), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("loss", ["mse", "squared-error", "log_cosh"])
+def test_one_linear_layer_of_squared_error_is_exact(world, loss):
+    X, Y = RNG.standard_normal((ROWS, 4)), RNG.standard_normal((ROWS, 2))
+    model = seeded(keras.Input((4,)), L.Dense(2, name="only"))
+    problem = KerasProblem(model, loss, mine(world, X, Y), world, dtype="float64")
+    if loss == "log_cosh":  # convex, but not known to be
+        with pytest.raises(InputError, match=r"not known to be convex .* statistic empirical"):
+            hc.kfac(problem)
+        return
+    G = hc.ggn(problem)
+    for corrected in (False, True):
+        K = hc.kfac(problem, corrected=corrected)
+        np.testing.assert_allclose(K.to_dense(), G.to_dense(), atol=1e-13)
+    np.testing.assert_allclose(G.shifted(0.1) @ K.solve(np.ones(10), 0.1), 1.0, atol=1e-12)
+
+
+def test_a_preconditioner_for_cg(world):
+    X, y = RNG.standard_normal((60, 8)) * np.geomspace(1, 100, 8), np.arange(60) % 3
+    model = seeded(keras.Input((8,)), L.Dense(3))
+    problem = KerasProblem(model, LOSS, mine(world, X, y), world, ridge=1e-3, dtype="float64")
+    A, b = hc.ggn(problem, at="zero").shifted(1e-3), np.linspace(-1, 2, problem.n)
+    counts = []
+    for M in (None, hc.kfac(problem, at="zero").preconditioner(1e-3)):
+        steps = []
+        x, failed = scipy.sparse.linalg.cg(A, b, M=M, rtol=1e-8, callback=steps.append)
+        assert not failed
+        counts.append(len(steps))
+    assert counts[1] < counts[0] / 5
+    np.testing.assert_allclose(A @ x, b, atol=1e-6)
+
+
+@pytest.mark.serial
+def test_what_has_no_kronecker_factors_is_refused(tmp_path):
+    X, y = RNG.standard_normal((ROWS, 3)), np.arange(ROWS) % 3
+    recurrent = seeded(keras.Input((3, 1)), L.SimpleRNN(2), L.Dense(3))
+    problem = KerasProblem(recurrent, LOSS, (X[..., None], y), World.serial())
+    with pytest.raises(InputError, match=r"generic engine.* need dense or convolutional layers"):
+        hc.kfac(problem)
+    with pytest.raises(InputError, match="lacks the capability 'Kronecker factors'"):
+        hc.kfac(hc.LogisticRegression(hc.load_data("adult")))
+    model = seeded(keras.Input((3,)), L.Dense(3))
+    with pytest.raises(InputError, match="unknown statistic mc; use type-2, sampled or empirical"):
+        hc.kfac(model, LOSS, (X, y), statistic="mc")
+    with pytest.raises(InputError, match="at least 1 sample, not 0"):
+        hc.kfac(model, LOSS, (X, y), statistic="sampled", samples=0)
+    K = hc.kfac(model, LOSS, (X, y))
+    hc.save(K, tmp_path / "k.h5")
+    assert hc.load(tmp_path / "k.h5").forms == K.forms == {model.layers[0].name: "4 x 3"}
