@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse.linalg
-from shards import mine
+from shards import block_rows, mine
 
 import hesscomp as hc
 from hesscomp.curvature.tensorflow import keras, tf
@@ -14,7 +14,6 @@ from hesscomp.problems.keras import KerasProblem
 pytestmark = pytest.mark.ranks(most=3)
 L = keras.layers
 ROWS, LOSS = 7, "softmax-cross-entropy"
-STATISTICS = ("type-2", "sampled", "empirical")
 RNG = np.random.default_rng(0)
 
 
@@ -67,13 +66,18 @@ FORMS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def problems(request, world):
-    """A problem on all ranks, with none of its rows on the first, and on one rank alone."""
-    make, data = MODELS[request.param]
-    model = make()
-    spread = KerasProblem(model, LOSS, mine(world, *data), world, dtype="float64")
-    return request.param, spread, KerasProblem(model, LOSS, data, World.serial(), dtype="float64")
+CASES = (("images", "type-2"), ("images", "empirical"), ("sequences", "sampled"))
+
+
+@pytest.fixture(scope="module")
+def problems(world):
+    """Of each model a problem on all ranks, with no rows on the first, and on one rank alone."""
+    made = {}
+    for name, (make, data) in MODELS.items():
+        spread = KerasProblem(make(), LOSS, mine(world, *data), world, dtype="float64")
+        alone = KerasProblem(make(), LOSS, data, World.serial(), dtype="float64")
+        made[name] = spread, spread if world.size == 1 else alone
+    return made
 
 
 def exact(problem, statistic):
@@ -89,12 +93,13 @@ def made(problem, statistic, **options):
     return hc.kfac(problem, statistic=statistic, samples=2, seed=3, **options)
 
 
-@pytest.mark.parametrize("statistic", STATISTICS)
-def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, statistic):
+@pytest.mark.parametrize("name, statistic", CASES)
+def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, name, statistic):
     """So it is the best one in that basis; and other layers have the diagonal itself."""
-    name, spread, alone = problems
+    spread, alone = problems[name]
     D, K, E = exact(alone, statistic), made(spread, statistic), made(spread, statistic, corrected=1)
     assert E.forms == FORMS[name]
+    assert E.provenance.rows == ROWS and E.provenance.operator == "E-KFAC"
     np.testing.assert_array_equal(E.bases, K.bases)
     np.testing.assert_allclose(E.trace(), np.trace(D), rtol=1e-12)
     rest = E._rest()
@@ -106,28 +111,28 @@ def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, statis
         np.testing.assert_allclose(E.spectrum[part], inside, rtol=1e-9, atol=1e-13)
     errors = [np.linalg.norm(D - factor.to_dense()) for factor in (E, K)]
     assert errors[0] < errors[1] < np.linalg.norm(D)
-
-
-@pytest.mark.parametrize("statistic", STATISTICS)
-def test_ranks_agree_with_one_alone(problems, statistic):
-    _, spread, alone = problems
-    for corrected in (False, True):
-        here, there = (made(p, statistic, corrected=corrected) for p in (spread, alone))
-        np.testing.assert_allclose(here.to_dense(), there.to_dense(), rtol=1e-10, atol=1e-12)
-    assert here.provenance.rows == ROWS and here.provenance.operator == "E-KFAC"
+    for factor, corrected in ((K, False), (E, True)):  # the bases are those of one sum
+        there = made(alone, statistic, corrected=corrected).to_dense()
+        np.testing.assert_allclose(factor.to_dense(), there, rtol=1e-10, atol=1e-12)
 
 
 def test_reproducible_sums_and_little_memory(world, problems):
     """The same bits on any ranks, and the same numbers a row at a time."""
-    name, _, alone = problems
-    make, data = MODELS[name]
-    small = KerasProblem(make(), LOSS, data, World.serial(), dtype="float64", memory=2e4)
-    for corrected in (False, True):
-        few, all_rows = (made(p, "type-2", corrected=corrected).to_dense() for p in (small, alone))
-        np.testing.assert_allclose(few, all_rows, rtol=1e-10, atol=1e-13)
-    here = World(world.comm, reproducible=True), mine(world, *data)
-    fixed = KerasProblem(make(), LOSS, here[1], here[0], dtype="float64")
-    np.testing.assert_allclose(made(fixed, "type-2").to_dense(), made(alone, "type-2").to_dense())
+    make, data = MODELS["images"]
+    alone = made(problems["images"][1], "type-2", corrected=True)
+    few = KerasProblem(make(), LOSS, data, World.serial(), dtype="float64", memory=2e4)
+    few = made(few, "type-2", corrected=True)
+    np.testing.assert_allclose(few.to_dense(), alone.to_dense(), rtol=1e-10, atol=1e-13)
+    fixed = [
+        KerasProblem(make(), LOSS, part, World(comm, reproducible=True), dtype="float64")
+        for comm, part in (
+            (world.comm, [part[block_rows(world, ROWS)] for part in data]),
+            (World.serial().comm, data),
+        )
+    ][: world.size]
+    found = [made(problem, "type-2", corrected=True) for problem in fixed]
+    np.testing.assert_array_equal(found[0].spectrum, found[-1].spectrum)
+    np.testing.assert_allclose(found[0].to_dense(), alone.to_dense(), atol=1e-12)
 
 
 def patches(x, size, stride):
