@@ -170,7 +170,8 @@ class NetworkEngine(Engine):
         for (a, d), (Q, R) in zip(self.outer_factors(theta, X, y, loss), bases, strict=True):
             a, d = tf.tensordot(a, Q, 1), tf.tensordot(d, R, 1)
             if a.shape[1] == 1:  # one outer product, whose squares are that of squares
-                total = tf.einsum("bi,bkj->ij", tf.square(a[:, 0]), tf.square(d[:, 0]))
+                d = tf.reduce_sum(tf.square(d[:, 0]), 1)
+                total = tf.matmul(tf.square(a[:, 0]), d, transpose_a=True)
             else:
                 g = tf.einsum("bti,btkj->bkij", a, d)
                 total = tf.reduce_sum(tf.square(g), [0, 1])
