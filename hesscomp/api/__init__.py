@@ -473,9 +473,20 @@ def save(factor: Factor, path: str | os.PathLike) -> None:
 def load(path: str | os.PathLike) -> Factor | Trajectory:
     """Read a factor or a trajectory of factors from its HDF5 file.
 
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or of another kind; the message says what is wrong in it.
+
     Examples
     --------
-    See `save`.
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> path = os.path.join(tempfile.mkdtemp(), "factor.h5")
+    >>> hc.save(hc.compress(np.diag([3.0, 2.0, 1.0]), rank=2), path)
+    >>> hc.load(path)  # doctest: +ELLIPSIS
+    <low-rank factor: n 3, holds rank 2, relative error 0.27 (...)>
     """
     return load_trajectory(path) if is_trajectory(path) else load_factor(path)
 
@@ -536,7 +547,28 @@ def _logistic(data, ridge: float | None, world: World | None) -> Problem:
 
 
 def report(factor, path: str | os.PathLike) -> None:
-    """Write the page about a factor: one HTML file."""
+    """Write the page about a factor: one HTML file, whole or not at all.
+
+    Parameters
+    ----------
+    factor : Factor
+    path : str or path
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> path = os.path.join(tempfile.mkdtemp(), "factor.html")
+    >>> hc.report(hc.compress(np.diag([3.0, 2.0, 1.0]), rank=2), path)
+    >>> os.path.getsize(path) > 10_000
+    True
+    """
     from hesscomp.analysis.report import write_page
 
     write_page(factor, path)

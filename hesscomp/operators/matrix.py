@@ -28,6 +28,14 @@ class MatrixOperator(Operator):
     ------
     InputError
         If it is not square.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> A = hc.MatrixOperator(np.diag([3.0, 2.0, 1.0]), psd=True)
+    >>> A @ np.ones(3), (2 * A.shifted(1.0)) @ np.ones(3)
+    (array([3., 2., 1.]), array([8., 6., 4.]))
     """
 
     def __init__(self, matrix, world: World | None = None, *, psd: bool = False):

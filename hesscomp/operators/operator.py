@@ -39,6 +39,32 @@ class Operator(ABC):
         Whether the operator is positive semidefinite. Declared, never guessed.
     dtype : str
         Precision of the products, "float32" or "float64"; results are float64 arrays.
+
+    Raises
+    ------
+    InputError
+        By ``H @ V``, for an array whose rows do not fit.
+    NumericalError
+        By ``H @ V``, for a product that is not finite.
+
+    Notes
+    -----
+    ``H @ V`` takes an (n,) or (n, k) array and costs one block product of k columns; it counts them
+    in `world.ledger`. SciPy's algorithms take an operator as it is.
+
+    Examples
+    --------
+    An operator of your own writes the product with an (n, k) block:
+
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> class Laplacian(hc.Operator):  # of a line, with zeros at its ends
+    ...     def block_product(self, V):
+    ...         zero = np.zeros((1, V.shape[1]))
+    ...         return 2 * V - np.vstack([V[1:], zero]) - np.vstack([zero, V[:-1]])
+    >>> L = Laplacian(50, hc.World(), psd=True)
+    >>> (L @ np.ones(50))[:3], hc.trace(L).value
+    (array([1., 0., 0.]), 100.0)
     """
 
     passes: int = 1  # sweeps over the data that one block product costs; 0 of factors alone

@@ -30,7 +30,14 @@ class DRSOM(Optimizer):
     -----
     After the gradient, a step costs one pass and reduces m (m + 1) / 2 words with products (krylov
     needs further products of n words a column), and one word for each objective tried. Memory: m
-    vectors twice.
+    vectors twice. Zhang, Ge, He, Jiang, Jiang and Ye, arXiv 2208.00208, algorithm 1.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.train(problem, hc.DRSOM(count=3), max_steps=10).best_objective < 0.4
+    True
     """
 
     directions: str = option(

@@ -41,7 +41,20 @@ class FirstOrder(Optimizer):
 class SGD(FirstOrder):
     """v <- momentum v - g; x <- x + rate v, or with Nesterov x + rate (momentum v - g).
 
-    Keras' update with a constant rate (its velocity is rate times this one).
+    Keras' update with a constant rate (its velocity is rate times this one). After a step to
+    numbers that are not finite the rate is halved.
+
+    Notes
+    -----
+    A step costs the gradient of its batch. Memory: one vector. Sutskever, Martens, Dahl and Hinton,
+    "On the importance of initialization and momentum in deep learning" (ICML 2013).
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.train(problem, hc.SGD(0.5, nesterov=True), max_steps=10).best_objective < 0.5
+    True
     """
 
     learning_rate: float = option_of(FirstOrder, "learning_rate", default=1e-2)
@@ -57,7 +70,21 @@ class SGD(FirstOrder):
 
 @dataclass(frozen=True)
 class Adam(FirstOrder):
-    """Adam (Kingma and Ba 2015, algorithm 1)."""
+    """Adam: steps scaled by running means of gradients and of their squares.
+
+    Notes
+    -----
+    A step costs the gradient of its batch. Memory: two vectors. Kingma and Ba, "Adam: a method for
+    stochastic optimization" (ICLR 2015), algorithm 1.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> found = hc.train(problem, hc.Adam(0.1), gradient=0.1, max_steps=10)
+    >>> found.best_objective < 0.5
+    True
+    """
 
     beta1: float = option(0.9, low=0, below=1, help="decay of the mean of gradients")
     beta2: float = option(0.999, low=0, below=1, help="decay of the mean of squares")
@@ -79,7 +106,20 @@ class Adam(FirstOrder):
 
 @dataclass(frozen=True)
 class AdaBelief(Adam):
-    """AdaBelief (Zhuang and others 2020, algorithm 2): the square of g - mean in place of g's."""
+    """AdaBelief: as Adam, with the square of gradient - mean in place of the gradient's.
+
+    Notes
+    -----
+    Cost and memory as `Adam`. Zhuang and others, "AdaBelief optimizer: adapting stepsizes by the
+    belief in observed gradients" (NeurIPS 2020), algorithm 2.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.train(problem, hc.AdaBelief(0.1), max_steps=10).best_objective < 0.5
+    True
+    """
 
     epsilon: float = option_of(Adam, "epsilon", default=1e-16)
     name = "adabelief"

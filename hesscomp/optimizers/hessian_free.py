@@ -33,8 +33,20 @@ class HessianFree(Refreshed, Optimizer):
     -----
     A step costs the gradient, one curvature product for each CG iteration, some objectives, and
     for the diagonal a pass of squared gradients, for Kronecker factors two passes and the
-    inverses of matrices of each layer's width. Memory: about 20 kept iterates for 250
-    iterations.
+    eigenproblems of matrices of each layer's width. Memory: about 20 kept iterates for 250
+    iterations. InputError from a problem that has no Gauss-Newton matrix, no squared gradients
+    (diagonal) or no Kronecker factors (kronecker).
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> keras.utils.set_random_seed(0)
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> data = np.eye(2), np.array([1.0, 2.0])
+    >>> found = hc.train(model, hc.HessianFree(damping=0.1), "mse", data, max_steps=5)
+    >>> found.best_objective < 1e-3
+    True
     """
 
     damping: float = option(

@@ -42,7 +42,16 @@ class Newton(Refreshed, Optimizer):
     A step costs one pass for A d and one for the gradient, where the problem has margins A x, and
     its solve: CG iterations of one pass each (pcg), a sketch (lowrank) or one pass and n^2 words
     (direct). Newton systems are solved to a relative residual min(0.1, 0.9 (||g_k|| /
-    ||g_k-1||)^2) (Eisenstat and Walker 1996, choice 2).
+    ||g_k-1||)^2) (Eisenstat and Walker 1996, choice 2). Memory: the factor, n (rank + oversample)
+    numbers, or n^2 (direct). NumericalError if the Hessian plus ridge is not positive definite.
+    `hesscomp.newton` is the same method as one call.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.train(problem, hc.Newton(solver="direct"), max_steps=4).best_objective < 0.33
+    True
     """
 
     solver: str = option_of(NewtonOptions, "solver")

@@ -23,6 +23,22 @@ class NewtonCG(Refreshed, Optimizer):
 
     With a batch for the curvature and a semidefinite Hessian, the low-rank preconditioner makes it
     sub-sampled Newton with a Nystrom preconditioner. Systems are solved to `forcing_term`.
+
+    Notes
+    -----
+    A step costs the gradient, a product for each CG iteration, the sketch of a new factor where one
+    pays, and an objective for each trial. Memory: the factor, n (rank + oversample) numbers, and a
+    few vectors. Nocedal and Wright, "Numerical Optimization" (2006), algorithms 7.1 and 7.2 (CG
+    with a line search, and Steihaug's); Xu, Roosta and Mahoney, "Newton-type methods for non-convex
+    optimization under inexact Hessian information" (Mathematical Programming 184, 2020), for the
+    batches. InputError for saddle-free steps with a trust region.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.train(problem, hc.NewtonCG(rank=20), max_steps=4).best_objective < 0.34
+    True
     """
 
     globalization: str = option(

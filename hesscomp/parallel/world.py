@@ -47,6 +47,16 @@ class World:
     timeout : float
         Seconds that a rank waits for the others in a collective. After that the lowest rank that
         is there logs which are not, and all are ended.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> world = hc.World()  # with mpiexec -n 4: of size 4
+    >>> world.rank, world.size, world.sum(np.ones(2))
+    (0, 1, array([1., 1.]))
+    >>> world.ledger.words_reduced
+    2
     """
 
     # Returns the signal that asked this rank to stop, 0 for none; set on all ranks or on none.

@@ -106,6 +106,20 @@ class KerasProblem(NetworkProblem):
     Notes
     -----
     Memory per rank: the shard, once more in each precision that it is not stored in.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> keras.utils.set_random_seed(0)
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="last")])
+    >>> X, y = np.eye(2), np.array([0, 2])
+    >>> problem = hc.KerasProblem(model, "softmax-cross-entropy", (X, y), ridge=1e-3)
+    >>> [(block.name, block.shape) for block in problem.parameter_blocks]
+    [('last/kernel', (2, 3)), ('last/bias', (3,))]
+    >>> value, gradient = problem.objective_and_gradient(problem.initial)
+    >>> gradient.shape, hc.hessian(problem)
+    ((9,), <HessianOperator: n 9, precision float32, eigenvalues positive semidefinite>)
     """
 
     name = "keras-model"
