@@ -2,6 +2,7 @@
 
 import h5py
 import numpy as np
+import pandas
 import pytest
 from keras_oracle import compiled_loss, in_float64
 from marks import slow_but
@@ -153,7 +154,6 @@ def test_models_of_the_old_format(tmp_path):
 
 @pytest.mark.serial
 def test_tables():
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": X[:, 0], "b": np.arange(ROWS), "c": LABELS > 0})
     frame["d"] = pandas.array(np.arange(ROWS), dtype="Int64")
     model, series = network(), pandas.Series(LABELS)
