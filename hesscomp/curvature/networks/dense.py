@@ -73,11 +73,12 @@ class Kernel(Operation):
 
     def outer_factors(self, at, t_delta):
         x = self._patches(at.inputs[0], at.parameters[0])
-        a = tf.reshape(x, [tf.shape(x)[0], -1, x.shape[-1]])
+        places = x.shape[1:-1].num_elements() or tf.reduce_prod(tf.shape(x)[1:-1])
+        a = tf.reshape(x, [-1, places, x.shape[-1]])
         if len(self.variables) == 2:
             a = tf.concat([a, tf.ones_like(a[..., :1])], -1)
-        k, outputs = tf.shape(t_delta)[-2], t_delta.shape[-1]
-        return a, tf.reshape(t_delta, [tf.shape(a)[0], tf.shape(a)[1], k, outputs])
+        k, outputs = t_delta.shape[-2] or count(t_delta), t_delta.shape[-1]
+        return a, tf.reshape(t_delta, [-1, places, k, outputs])
 
     def tangent(self, at):
         (x,), (tx,), (W, *_), (tW, *tb) = at.inputs, at.t_inputs, at.parameters, at.t_parameters
