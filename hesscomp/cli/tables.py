@@ -16,11 +16,12 @@ def factor_table(factor: Factor, leading: int = 10) -> str:
         f"||H - F||_F ~ {certificate.frobenius_error_estimate:.3e}, "
         f"{certificate.relative_error:.2e} of ||H||_F ~ {certificate.frobenius_norm_estimate:.4g}"
     )
+    known = np.isfinite(certificate.frobenius_error_estimate)
     rows = [
         ("kind", factor.kind),
         ("n", f"{factor.n}"),
         *factor.summary(leading).items(),
-        ("error", f"{error} ({certificate.estimator})"),
+        ("error", f"{error} ({certificate.estimator})" if known else "not measured"),
         ("spectral bound", bound_reached(factor)),
         ("reached", request_reached(factor)),
         *([("eigenpairs", pairs_reached(factor))] if factor.has_eigenpairs else []),
