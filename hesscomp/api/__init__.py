@@ -180,6 +180,74 @@ def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
     return Jacobian(problem, _point(problem, at))
 
 
+def per_example_gradients(
+    problem, loss=None, data=None, *, at=None, rows=None, **options
+) -> np.ndarray:
+    """Return the gradient of each row's own loss, one below the other; parameters as `hessian`.
+
+    Parameters
+    ----------
+    rows : slice or array of int, optional
+        Which rows, by their numbers from 0 over all ranks (rank 0's come first); by default all.
+        Every rank names the same ones.
+
+    Returns
+    -------
+    (rows, n) float64 array
+        The same on every rank, in the order of `rows`. Row i is the gradient of l_i, the loss of
+        row i alone, without the ridge and the regularisers. Every row counts once, so the mean over
+        all rows is the gradient of the mean loss. Collective.
+
+    Raises
+    ------
+    InputError
+        Where the array would take more than a quarter of a rank's free memory. Take fewer `rows`
+        then, or ``problem.row_gradients(x)``, which yields each rank's own a few at a time.
+
+    Notes
+    -----
+    About the cost of that many gradients of one row, vectorised, a few at a time as memory allows;
+    (rows, n) words gathered.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.per_example_gradients(problem, rows=slice(5)).shape
+    (5, 109)
+    """
+    from hesscomp.problems import per_example
+
+    problem = as_problem(problem, loss, data, options)
+    return per_example.per_example_gradients(problem, _point(problem, at), rows)
+
+
+def per_example_squared_norms(
+    problem, loss=None, data=None, *, at=None, rows=None, **options
+) -> np.ndarray:
+    """Return the squared norm of each row's gradient; parameters as `per_example_gradients`.
+
+    Returns
+    -------
+    (rows,) float64 array
+        The same on every rank. Collective. It costs about one gradient of all rows for linear
+        models and for networks of `Dense` layers on single rows, where a norm is a product of two
+        (Goodfellow, "Efficient per-example gradient computations", 2015); else the gradients of
+        single rows are made, a few at a time.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.per_example_squared_norms(problem).shape == (problem.rows,)
+    True
+    """
+    from hesscomp.problems import per_example
+
+    problem = as_problem(problem, loss, data, options)
+    return per_example.per_example_squared_norms(problem, _point(problem, at), rows)
+
+
 def compress(
     matrix, rank: int | None = None, tolerance: float | None = None, *, which: str = "LM",
     psd: bool = False, **options,

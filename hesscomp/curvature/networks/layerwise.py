@@ -67,6 +67,13 @@ class LayerwiseEngine(NetworkEngine):
             self._add(sums, operation, operation.squares(at, delta))
         return self._flat(sums, theta)
 
+    def row_squares(self, theta, X, y):
+        self._check_unshared()
+        sums = {}
+        for operation, at, delta in self._sites_with_deltas(theta, X, y):
+            self._add(sums, operation, operation.row_squares(at, delta))
+        return add(tf.zeros(tf.shape(X)[:1], theta.dtype), *sums.values())
+
     def kronecker(self, theta, X, y):
         self._check_unshared()
         places, factors = [], []

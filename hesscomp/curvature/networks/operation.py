@@ -119,6 +119,15 @@ class Operation(ABC):
             raise Unsupported(f"{type(self).__name__} has no squared gradients")
         return []
 
+    def row_squares(self, at: At, delta: tf.Tensor) -> Tensors:
+        """Return the squared norm of each row's gradient with respect to each parameter: (B,) each.
+
+        Unsupported where only row by row is possible.
+        """
+        if self.variables:
+            raise Unsupported(f"{type(self).__name__} has no norms of gradients")
+        return []
+
     def kronecker(self, at: At, delta: tf.Tensor) -> Tensors:
         """Return the sums over rows of a a^T and d d^T for gradients a d^T; [] where they are not.
 
