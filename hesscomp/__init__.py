@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from hesscomp.api import logdet as logdet
     from hesscomp.api import newton as newton
     from hesscomp.api import norm as norm
+    from hesscomp.api import per_example_gradients as per_example_gradients
+    from hesscomp.api import per_example_squared_norms as per_example_squared_norms
     from hesscomp.api import report as report
     from hesscomp.api import save as save
     from hesscomp.api import trace as trace
@@ -52,7 +54,8 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian kfac "
-    "load load_data logdet newton norm report save trace",
+    "load load_data logdet newton norm per_example_gradients per_example_squared_norms report save "
+    "trace",
     "hesscomp.api.plotting": "plot",
     "hesscomp.api.training": "train",
     "hesscomp.operators.matrix": "MatrixOperator",

@@ -10,6 +10,7 @@ from hesscomp.analysis.reached import (
     bound_is_empty,
     failure,
     request_reached,
+    scale,
     small_residual,
     tolerance_origin,
 )
@@ -75,7 +76,9 @@ def _frobenius_claims(factor: Factor) -> list[Claim]:
         claim(
             "Relative error",
             certificate.relative_error,
-            "The first over the second: what the factor leaves out of H.",
+            "The first over the second: what the factor leaves out of H."
+            + " With one end of the spectrum it leaves out the other; the residuals below judge it."
+            * certificate.one_end,
             percent if certificate.relative_error >= 1e-3 else number,
         ),
     ]
@@ -90,7 +93,7 @@ def _spectral_claim(factor: Factor) -> Claim:
         why = "Not asked for: nothing is promised about the error in the worst direction."
         return _missing(statement, why)
     if factor.certificate.estimator == "exact":
-        return Claim(statement, number(bound), "computed", "The largest eigenvalue dropped.")
+        return Claim(statement, number(bound), "computed", "The largest |eigenvalue| dropped.")
     standing = "says nothing" if bound_is_empty(factor) else "promised"
     meaning = {
         "says nothing": "It is above the largest eigenvalue, so it does not even exclude that F is "
@@ -139,5 +142,7 @@ def _pairs(factor: Factor) -> list[Claim]:
         known = Markup("Residuals of at most {} |w₁|").format(number(small_residual(factor)))
     if origin := tolerance_origin(factor):
         tolerance = number(factor.provenance.residual_tolerance)
-        known += Markup("; the tolerance is {} |w₁| ({})").format(tolerance, origin)
+        known += Markup("; the tolerance is {} {} ({})").format(
+            tolerance, scale(factor).replace("_1", "₁"), origin
+        )
     return [first, Claim(small, f"{int(done.sum())} of {factor.rank}", "computed", known + ".")]

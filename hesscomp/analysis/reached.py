@@ -24,6 +24,11 @@ def request_reached(factor: Factor) -> str:
         return f"{factor.extent}, with relative error {error}"
     if asked.rank_requested < 0:
         return f"rank {factor.rank} with relative error {error}; what was asked is not known"
+    if known.one_end:
+        return (
+            f"{factor.extent}, rank {asked.rank_requested} asked; {error} of ||H||_F is left out, "
+            "the other end with it, which says nothing about how good the eigenpairs are"
+        )
     if asked.rank_requested == factor.rank:
         return f"rank {factor.rank}, as asked, with relative error {error}"
     return (
@@ -46,12 +51,17 @@ def pairs_reached(factor: Factor) -> str:
         limit, origin = factor.provenance.residual_tolerance, tolerance_origin(factor)
         if not origin:
             return f"none of {factor.rank} counted as accurate: ||H u - w u|| up to {rest}"
-        asked = f"||H u - w u|| <= {limit:.1e} |w_1| ({origin})"
+        asked = f"||H u - w u|| <= {limit:.1e} {scale(factor)} ({origin})"
         return f"none of {factor.rank} with {asked}: up to {rest}"
     return (
         f"{int(done.sum())} of {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|, "
         f"the others up to {rest}"
     )
+
+
+def scale(factor: Factor) -> str:
+    """Return what a tolerance of residuals is relative to."""
+    return "|w| of either end" if factor.certificate.one_end else "|w_1|"
 
 
 def tolerance_origin(factor: Factor) -> str:
@@ -87,7 +97,8 @@ def bound_reached(factor: Factor) -> str:
 
 def bound_is_empty(factor: Factor) -> bool:
     """Return whether the spectral bound does not even exclude an error as large as H itself."""
-    return bool(factor.certificate.spectral_error_bound >= factor.norm() > 0)
+    known = factor.certificate  # of one end, the norm of F is not that of H
+    return not known.one_end and bool(known.spectral_error_bound >= factor.norm() > 0)
 
 
 def failure(factor: Factor) -> str:

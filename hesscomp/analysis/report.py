@@ -21,12 +21,14 @@ from hesscomp.analysis.plots import (
 )
 from hesscomp.analysis.style import height_for
 from hesscomp.analysis.svg import inline_svg
+from hesscomp.dense import LA, LM, SA
 from hesscomp.factors import Factor
 from hesscomp.storage.files import atomic_path
 
 SHOWN_PAIRS = 20  # rows of the table of eigenvalues before the reader must ask for more
 SMALL = "small residual"  # the column of the table of eigenvalues
 SHOWN_VECTORS = 10  # columns of the table of energies
+WORDS = {LM: "of largest magnitude", LA: "the largest", SA: "the smallest"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def _facts(factor: Factor) -> dict:
         **facts,
         "rank": factor.rank,
         **shown,
-        "largest eigenvalue": float(w[0]) if factor.rank else ABSENT,
+        f"{'leading' if factor.certificate.one_end else 'largest'} eigenvalue": (
+            float(w[0]) if factor.rank else ABSENT
+        ),
         "negative": int((w < 0).sum()),
         "pairs of small residual": small,
     }
@@ -150,7 +154,7 @@ def _pairs(factor: Factor) -> tuple[Table, Table] | None:
     def row(j: int) -> list:
         w = float(factor.eigenvalues[j])
         value = marked(w, "negative") if w < 0 else w
-        cells = [j + 1, value, percent(abs(w / factor.eigenvalues[0])) if w else percent(0.0)]
+        cells = [j + 1, value, percent(abs(w) / factor.norm()) if w else percent(0.0)]
         if norms is not None:
             cells += [float(norms[j]), float(norms[j] / abs(w)) if w else ABSENT]
         if done is not None:
@@ -202,6 +206,7 @@ def _provenance(factor: Factor) -> Table:
         "ridge": source.ridge,
         "point": "in the file" if factor.parameters is not None else "not in the file",
         "method": source.method,
+        "eigenvalues": WORDS.get(source.which, ABSENT),
         "oversampling": _count(source.oversample),
         "power steps": _count(source.power),
         "seed": _count(source.seed),

@@ -263,18 +263,92 @@ def kfac(
     )
 
 
+def per_example_gradients(
+    problem, loss=None, data=None, *, at=None, rows=None, **options
+) -> np.ndarray:
+    """Return the gradient of each row's own loss, one below the other; parameters as `hessian`.
+
+    Parameters
+    ----------
+    rows : slice or array of int, optional
+        Which rows, by their numbers from 0 over all ranks (rank 0's come first); by default all.
+        Every rank names the same ones.
+
+    Returns
+    -------
+    (rows, n) float64 array
+        The same on every rank, in the order of `rows`. Row i is the gradient of l_i, the loss of
+        row i alone, without the ridge and the regularisers. Every row counts once, so the mean over
+        all rows is the gradient of the mean loss. Collective.
+
+    Raises
+    ------
+    InputError
+        Where the array would take more than a quarter of a rank's free memory. Take fewer `rows`
+        then, or ``problem.row_gradients(x)``, which yields each rank's own a few at a time.
+
+    Notes
+    -----
+    About the cost of that many gradients of one row, vectorised, a few at a time as memory allows;
+    (rows, n) words gathered.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.per_example_gradients(problem, rows=slice(5)).shape
+    (5, 109)
+    """
+    from hesscomp.problems import per_example
+
+    problem = as_problem(problem, loss, data, options)
+    return per_example.per_example_gradients(problem, _point(problem, at), rows)
+
+
+def per_example_squared_norms(
+    problem, loss=None, data=None, *, at=None, rows=None, **options
+) -> np.ndarray:
+    """Return the squared norm of each row's gradient; parameters as `per_example_gradients`.
+
+    Returns
+    -------
+    (rows,) float64 array
+        The same on every rank. Collective. It costs about one gradient of all rows for linear
+        models and for networks of `Dense` layers on single rows, where a norm is a product of two
+        (Goodfellow, "Efficient per-example gradient computations", 2015); else the gradients of
+        single rows are made, a few at a time.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> hc.per_example_squared_norms(problem).shape == (problem.rows,)
+    True
+    """
+    from hesscomp.problems import per_example
+
+    problem = as_problem(problem, loss, data, options)
+    return per_example.per_example_squared_norms(problem, _point(problem, at), rows)
+
+
 def compress(
-    matrix, rank: int | None = None, tolerance: float | None = None, *, psd: bool = False, **options
-) -> LowRank:
+    matrix, rank: int | None = None, tolerance: float | None = None, *, which: str = "LM",
+    psd: bool = False, **options,
+) -> LowRank:  # fmt: skip
     """Compress a symmetric matrix or operator to a low-rank factor with an error certificate.
 
     Parameters
     ----------
     matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
     rank : int, optional
-        Eigenpairs wanted, of largest magnitude. Default: 40 (or n), unless a tolerance is given.
+        Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given.
     tolerance : float, optional
         Take the smallest rank with ||H - F|| <= tolerance ||H|| instead, both estimated.
+    which : {"LM", "LA", "SA"}
+        The eigenvalues: of largest magnitude, or one end of the spectrum, the largest ("LA") or the
+        smallest ("SA", the most negative first). A factor of one end is no approximation of the
+        matrix: its error tells what it leaves out, its residual norms how good the eigenpairs are,
+        and a warning says where they have not converged. With a rank, not with a tolerance.
     psd : bool
         Of an array or a SciPy operator: it is positive semidefinite, which makes the default method
         cheaper. An `Operator` knows this itself.
@@ -301,18 +375,21 @@ def compress(
     >>> import hesscomp as hc
     >>> hc.compress(np.diag([3.0, -2.0, 1.0, 0.0]), rank=2).eigenvalues.round(6)
     array([ 3., -2.])
+    >>> hc.compress(np.diag([3.0, -2.0, 1.0, 0.0]), rank=2, which="LA").eigenvalues.round(6)
+    array([3., 1.])
     """
     if rank is None and tolerance is None:
         rank = RANK
     operator = as_operator(matrix, psd=psd)
-    factor = compress_operator(operator, rank, tolerance, **options)
-    reached, asked = factor.certificate.eigenvalue_converged, options.get("residual_tolerance")
+    factor = compress_operator(operator, rank, tolerance, which=which, **options)
+    known, made = factor.certificate, factor.provenance
+    reached, asked = known.eigenvalue_converged, "residual_tolerance" in options or known.one_end
     speaks = operator.world is None or operator.world.rank == 0
-    if speaks and asked is not None and reached is not None and not reached.all():
+    if speaks and asked and reached is not None and not reached.all():
         log.warning(
-            "%d of %d eigenpairs have residuals above %g of the largest eigenvalue; give more "
-            "`max_columns` (%d were used)", np.sum(~reached), len(reached), asked,
-            factor.provenance.columns,
+            "%d of %d eigenpairs have residuals above %g of the largest |w|; give more "
+            "`max_columns` (%d were used)", np.sum(~reached), len(reached),
+            made.residual_tolerance, made.columns,
         )  # fmt: skip
     return factor
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from hesscomp.cli.arguments import request_from
 from hesscomp.cli.main import STARTED, parse, request_of
 from hesscomp.compression.plan import NUMBER, VECTORS, Plan, make_plan
+from hesscomp.dense import LM
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.options import format_bytes, option
 from hesscomp.parallel.resources import sketch_bytes
@@ -17,7 +18,7 @@ from hesscomp.workflows.planning import PlanRequest, measured_plan, plan
 SUBJECT = ("problem", "model", "loss", "data")
 OWN = (
     *("--rank", "--tolerance", "--oversample", "--power", "--method", "--layout", "--panel"),
-    *("--block", "--dtype", "--memory-limit"),
+    *("--block", "--dtype", "--memory-limit", "--which"),
 )
 IDLE = (
     *("--out", "--json", "--report", "--run", "--save-point", "--max-rank", "--tolerance-norm"),
@@ -98,8 +99,9 @@ def plan_text(plan: Plan) -> str:
     total, seconds = sum(plan.memory.values()), sum(plan.seconds.values())
     l, P = request.columns, request.ranks
     whole = sketch_bytes(request.n, l, request.power)
+    end = "" if request.which == LM else f" (--which {request.which})"
     lines = [
-        f"n = {request.n:,}, {request.rows:,} rows, rank {request.rank}: sketches of l = {l} "
+        f"n = {request.n:,}, {request.rows:,} rows, rank {request.rank}{end}: sketches of l = {l} "
         f"columns, on {P:,} ranks of {format_bytes(machine.memory)}",
         f"method         {plan.method}",
         f"layout         {plan.layout}: replicated, a sketch takes up to {format_bytes(whole)} "

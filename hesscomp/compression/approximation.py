@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.dense import dropped_squares
+from hesscomp.dense import dropped_largest, dropped_squares
 from hesscomp.factors.certificate import NAN, Certificate, ErrorsByRank
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
@@ -32,7 +32,7 @@ class Probes:
 class Approximation:
     """All l eigenpairs that a sketch of l columns gives, before truncation to a rank.
 
-    They are sorted by absolute value, largest first.
+    The leading ones come first: by absolute value, or those of the end that was asked for.
     """
 
     eigenvalues: np.ndarray  # (l,)
@@ -42,11 +42,11 @@ class Approximation:
     galerkin: bool = False  # whether F_l = Q (Q^T H Q) Q^T, to which H - F_l is then orthogonal
     estimator: str = "leave-one-out"  # what made `range_error`; "exact" for an assembled matrix
     residual_norms: np.ndarray | None = None  # (l,) norms ||H u - w u||, where known
-    residual_tolerance: float = 0.0  # pairs count as converged up to this, times the largest |w|
+    residual_allowed: float = 0.0  # the residual norm up to which pairs count as converged
 
     @classmethod
     def of_core(cls, Q: np.ndarray, T: np.ndarray, layout: Layout, **about) -> "Approximation":
-        """Return Q T Q^T, for orthonormal (rows, l) Q."""
+        """Return Q T Q^T, for orthonormal (rows, l) Q, by absolute value."""
         w, S = layout.eigenpairs(T)
         return cls(w, layout.combine(Q, S), layout, **about)
 
@@ -68,8 +68,7 @@ class Approximation:
         residual_norms = done = None
         if self.residual_norms is not None:
             residual_norms = self.residual_norms[:rank].copy()
-            allowed = self.residual_tolerance * np.abs(self.eigenvalues).max(initial=0.0)
-            done = residual_norms <= allowed
+            done = residual_norms <= self.residual_allowed
         return Certificate(
             frobenius_error_estimate=float(errors.frobenius[rank]),
             frobenius_norm_estimate=errors.norm,
@@ -90,7 +89,7 @@ class Approximation:
         inner product is sampled too. Leave-one-out does not see it: for Nystrom, where it is not
         negative, a cut's true error may be sqrt(2) times the estimate; measured, 1.1 times.
         """
-        magnitude, dropped = np.abs(self.eigenvalues), dropped_squares(self.eigenvalues)
+        dropped = dropped_squares(self.eigenvalues)
         if probes is None:
             assert self.range_error is not None  # what there are no probes for
             bound = 0.0 if self.estimator == "exact" else NAN
@@ -102,7 +101,7 @@ class Approximation:
         return ErrorsByRank(
             np.sqrt(error + np.maximum(cross, 0.0) + dropped),
             float(np.sqrt(norm)),
-            bound + np.append(magnitude, 0.0),
+            bound + dropped_largest(self.eigenvalues),
             self.galerkin,
         )
 

@@ -1,7 +1,7 @@
 """Compress an operator to a certified factor."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -12,8 +12,9 @@ from hesscomp.compression.krylov import BlockKrylov
 from hesscomp.compression.method import Method
 from hesscomp.compression.nystrom import IndefiniteNystrom, Nystrom, RangeNystrom
 from hesscomp.compression.one_pass import OnePass
-from hesscomp.compression.options import SketchOptions, default_method
+from hesscomp.compression.options import SketchOptions, default_method, end_taken
 from hesscomp.compression.svd import DirectSvd, RowEigh, RowSvd
+from hesscomp.dense import LM, WHICH
 from hesscomp.errors import InputError, NumericalError, OperatorError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
@@ -59,6 +60,11 @@ class FactorOptions(SketchOptions):
 class CompressionOptions(FactorOptions):
     """The options of `compress`."""
 
+    which: str = option(
+        LM, choices=WHICH,
+        help="the eigenvalues: LM, of largest magnitude, or one end of the spectrum: LA, the "
+        "largest, or SA, the smallest (most negative)",
+    )  # fmt: skip
     rank: int | None = option(
         None, low=1, metavar="K", one_of="size",
         help=f"number of eigenpairs; default: {RANK} unless a tolerance is given",
@@ -89,6 +95,11 @@ class CompressionOptions(FactorOptions):
             raise InputError("neither `rank` nor `tolerance`; give one of them")
         if self.tolerance is None:
             refuse(self, ("max_rank", "tolerance_norm"), "a `rank`; they are for a `tolerance`")
+        elif self.which != LM:
+            raise InputError(
+                f"`which` {self.which} takes a `rank`, not a `tolerance`: eigenvalues of one end "
+                f"do not approximate H; give a `rank`, or leave out `which`"
+            )
         else:
             refuse(self, ("max_columns", "max_basis"), "a `tolerance`; they are for a `rank`")
 
@@ -122,8 +133,8 @@ def compress(
         columns are saved (power 1), at equal error where the operators are near, and nothing but
         them is lost where they are not.
     **options
-        The other fields of `CompressionOptions`: `method`, `oversample` (10), `power` (1), `seed`,
-        `test_matrix`, `probe_count` (8), `layout`, `panel`; with a tolerance `max_rank` and
+        The other fields of `CompressionOptions`: `which`, `method`, `oversample` (10), `power` (1),
+        `seed`, `test_matrix`, `probe_count` (8), `layout`, `panel`; with a tolerance `max_rank` and
         `tolerance_norm`; of krylov `block`, `max_columns`, `max_basis`, `residual_tolerance`.
 
         `method`: "auto" or a name in `METHODS`, whose classes say what they do and cost. "auto"
@@ -131,6 +142,13 @@ def compress(
         power step (the same products give krylov higher powers) and with an option of krylov.
         Where the sketch would be as wide as the matrix (under "auto": would cost as many products)
         the matrix is assembled instead, and the factor's method is "dense".
+
+        `which`: "LM", the eigenvalues of largest magnitude, or those of one end of the spectrum:
+        "LA", the largest, or "SA", the smallest, with a `rank` and by krylov (as "auto" does),
+        eigh, adaptive or power. Such a factor does not approximate H: its certificate says so
+        (``one_end``), its errors measure all that it leaves out, and its residual norms how good
+        the eigenpairs are. The largest of an operator declared semidefinite are those of largest
+        magnitude, and are taken as "LM".
 
         `layout`: "auto" takes rows where the operator has them already, or where a replicated
         sketch would need more than half of the memory that a rank has. With a tolerance that is
@@ -147,7 +165,8 @@ def compress(
     InputError
         For arguments out of range.
     OperatorError
-        For a method that needs a positive semidefinite operator, if this one is not declared so.
+        For a method that needs a positive semidefinite operator, if this one is not declared so,
+        and for one that cannot take one end of the spectrum.
 
     Notes
     -----
@@ -157,6 +176,7 @@ def compress(
     the row layout a P-th of that on each of P ranks, and two or three (n, panel) arrays.
     """
     asked = CompressionOptions(rank=rank, tolerance=tolerance, **options)
+    asked = replace(asked, which=end_taken(asked.which, operator.psd))
     operator = _in_layout(operator, asked)
     made = metered(operator)
     sketch = _method(operator, asked, start)
@@ -166,12 +186,14 @@ def compress(
         k, l = min(rank, operator.n), min(rank + asked.oversample, operator.n)
         sketch, approximation = _sketch_rank(sketch, l, asked.method == "auto")
         certificate = approximation.certificate(k, sketch.probes)
+        certificate = replace(certificate, one_end=asked.which != LM and k < operator.n)
     factor = LowRank(
         approximation.eigenvalues[:k].copy(),
         np.ascontiguousarray(approximation.eigenvectors[:, :k]),
         certificate=certificate,
         provenance=made(
             method=sketch.name,
+            which=asked.which,
             rank_requested=-1 if rank is None else rank,
             tolerance_requested=NAN if tolerance is None else tolerance,
             tolerance_norm="" if tolerance is None else asked.norm,
@@ -212,7 +234,7 @@ class Dense(Method):
 
     def approximation(self) -> Approximation:
         layout = self.operator.layout
-        w, S = layout.eigenpairs(self.matrix)
+        w, S = layout.eigenpairs(self.matrix, self.options.which)
         U = layout.local(S)
         return Approximation(w, U, layout, range_error=0.0, galerkin=True, estimator="exact")
 
@@ -230,11 +252,16 @@ def _method(operator: Operator, asked: CompressionOptions, start: Factor | None)
         return BlockKrylov(operator, asked, start)
     if name == "auto":
         given = (getattr(asked, each) for each in KRYLOV)
-        name = default_method(operator.psd, asked.power, *given)
+        name = default_method(operator.psd, asked.power, asked.which, *given)
     if METHODS[name].needs_psd and not operator.psd:
         raise OperatorError(
             f"method {name} needs a positive semidefinite operator and this one is not "
             "declared so; use method krylov or eigh"
+        )
+    if asked.which != LM and not METHODS[name].takes_ends:
+        raise OperatorError(
+            f"method {name} takes the eigenvalues of largest magnitude alone, not `which` "
+            f"{asked.which}; use method krylov"
         )
     return METHODS[name](operator, asked)
 

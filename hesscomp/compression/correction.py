@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.compress import compress
+from hesscomp.dense import LM
 from hesscomp.errors import InputError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
@@ -27,7 +28,8 @@ def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
     rank : int
         Eigenpairs of the correction.
     **options
-        Of `compress`, but for `tolerance`; the method must fit an operator of either sign.
+        Of `compress`, but for `tolerance` and `which`; the method must fit an operator of either
+        sign.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
     Raises
     ------
     InputError
-        For orders that differ, a factor without eigenpairs, or a tolerance.
+        For orders that differ, a factor without eigenpairs, a tolerance, or one end.
 
     Notes
     -----
@@ -48,6 +50,11 @@ def correct(operator: Operator, known: Factor, rank: int, **options) -> LowRank:
         raise InputError(f"a factor of n = {known.n} does not fit an operator of n = {operator.n}")
     if "tolerance" in options:
         raise InputError("a correction takes a rank, not a tolerance")
+    if options.get("which", LM) != LM:
+        raise InputError(
+            f"a correction takes the eigenvalues of largest magnitude, not `which` "
+            f"{options['which']}; compress the operator again for one end of its spectrum"
+        )
     values = known.eigenvalues  # before the products are spent
     rest = operator - known.in_layout(operator.layout)
     added = compress(rest, rank, **options)

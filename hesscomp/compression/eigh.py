@@ -8,6 +8,7 @@ from hesscomp.compression.approximation import Approximation, Probes
 from hesscomp.compression.method import Method
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.range import RangeMethod
+from hesscomp.dense import LM
 from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
@@ -21,14 +22,21 @@ class RandomizedEigh(RangeMethod):
     columns costs (2 + power) b product columns, the first one `probe_count` more; the last b of
     them (the Rayleigh-Ritz step) reduce l x b words only.
 
-    Memory: (n, l) for the basis and (n, b) three times while a block is made.
+    One end of the spectrum is taken from the same range. It is made of the directions of largest
+    magnitude, so a weaker end needs power steps; how far the pairs are from eigenpairs is told by
+    their residual norms, for which the Rayleigh-Ritz step then reduces n b words.
+
+    Memory: (n, l) for the basis, once more for one end, and (n, b) three times while a block is
+    made.
     """
 
     name = "eigh"
+    takes_ends = True
 
     def __init__(self, operator: Operator, options: SketchOptions):
         super().__init__(operator, options)
         self.T = np.empty((0, 0))  # Q^T H Q
+        self.image = np.empty((operator.layout.rows, 0))  # H Q, for one end of the spectrum
 
     def grow(self, columns: int) -> None:
         self._project(self.extend(columns))
@@ -47,12 +55,30 @@ class RandomizedEigh(RangeMethod):
         return new
 
     def _project(self, block: np.ndarray) -> None:
-        side = self.operator.project(self.Q, block)
+        if self.options.which == LM:
+            side = self.operator.project(self.Q, block)
+        else:
+            image = self.operator @ block
+            self.image = np.hstack([self.image, image])
+            side = self.operator.layout.inner(self.Q, image)
         old = len(self.T)
         self.T = np.block([[self.T, side[:old]], [side[:old].T, side[old:]]])
 
     def approximation(self) -> Approximation:
-        return Approximation.of_core(self.Q, self.T, self.operator.layout, galerkin=True)
+        layout = self.operator.layout
+        if self.options.which == LM:
+            return Approximation.of_core(self.Q, self.T, layout, galerkin=True)
+        w, S = layout.eigenpairs(self.T, self.options.which)
+        U, largest = layout.combine(self.Q, S), np.abs(w).max(initial=0.0)
+        norms = np.sqrt(layout.squares(layout.combine(self.image, S) - w * U))
+        return Approximation(
+            w,
+            U,
+            layout,
+            galerkin=True,
+            residual_norms=np.maximum(norms, np.finfo(self.operator.dtype).eps * largest),
+            residual_allowed=self.options.accuracy * largest,
+        )
 
 
 class PowerEigh(RandomizedEigh):

@@ -5,7 +5,7 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Approximation
 from hesscomp.compression.method import Method
 from hesscomp.compression.options import BLOCKS, SketchOptions, block_size
-from hesscomp.dense import leading_eigenvectors
+from hesscomp.dense import LA, LM, leading_eigenvectors
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.operator import Operator
 from hesscomp.sketching.orthonormalize import orthonormalize
@@ -19,7 +19,8 @@ class BlockKrylov(Method):
     """Musco and Musco (2015), algorithm 2, as a block Lanczos process with thick restarts.
 
     An orthonormal basis Q of span{Omega, H Omega, H^2 Omega, ...}, each new block orthogonalised
-    twice against all before it, and the Ritz pairs of T = Q^T H Q by decreasing |w|. The process
+    twice against all before it, and the Ritz pairs of T = Q^T H Q by decreasing |w|, or from one
+    end: the basis is the same for H + c I, so it finds both ends of the spectrum. The process
     keeps H Q = Q T + N E, with N the next block (not yet multiplied) and E small, so that
     ||H u - w u|| = ||E s|| for the Ritz vector u = Q s, at no product. For any symmetric operator.
 
@@ -27,9 +28,10 @@ class BlockKrylov(Method):
     can be missing among them: of an eigenvalue of multiplicity above b only b copies show, and
     those may converge before rounding brings the others. None is missing where the part of the
     probes' images outside the basis bounds all that is left below |w_k| (lemma 4.1 of Halko,
-    Martinsson and Tropp 2011). Else as many new Gaussian vectors as probes join every block from
-    then on, and the process stops once they leave the k eigenvalues as they are. They also join
-    where as many eigenvalues have become equal as a block is wide.
+    Martinsson and Tropp 2011; of one end, below w_k in its direction). Else as many new Gaussian
+    vectors as probes join every block from then on, and the process stops once they leave the k
+    eigenvalues as they are. They also join where as many eigenvalues have become equal as a block
+    is wide.
 
     Where the basis reaches `SketchOptions.max_basis` columns it is restarted (Wu and Simon 2000):
     the leading k + oversample Ritz vectors and N stay, and T = Q^T H Q still holds. Converged ones
@@ -49,6 +51,7 @@ class BlockKrylov(Method):
     """
 
     name = "krylov"
+    takes_ends = True
 
     def __init__(self, operator: Operator, options: SketchOptions, start: Factor | None = None):
         super().__init__(operator, options)
@@ -68,6 +71,7 @@ class BlockKrylov(Method):
         self.next = np.empty((rows, 0))  # N
         self.E = np.empty((self.block, 0))
         self.locked_norms = np.empty(0)  # residual norms of the locked columns, whose E is zero
+        self.largest = 0.0  # |w| of all Ritz values so far
         self.found: np.ndarray | None = None  # the leading eigenvalues when they last converged
         self.steps = self.settled = self.newcomers = self.goal = 0
 
@@ -153,14 +157,25 @@ class BlockKrylov(Method):
         self.basis[:, self.size : size] = N
         self.size = size
 
-    def _ritz(self, first: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Eigenvalues, coordinates and residual norms from T without its `first` columns."""
-        w, S = self.operator.layout.eigenpairs(self.T[first:, first:])
+    def _ritz(
+        self, first: int = 0, rank: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Eigenvalues, coordinates and residual norms from T without its `first` columns.
+
+        The leading come first, after `rank` of them those of largest |w|.
+        """
+        w, S = self.operator.layout.eigenpairs(self.T[first:, first:], self.options.which, rank)
+        self.largest = max(self.largest, float(np.abs(w).max(initial=0.0)))
         norms = np.linalg.norm(self.E[:, first:] @ S, axis=0)
         if first < self.locked:
             norms = norms + self.locked_norms @ np.abs(S[: self.locked])
-        rounding = np.finfo(self.operator.dtype).eps * np.abs(w[:1])
+        rounding = np.finfo(self.operator.dtype).eps * self.largest
         return w, S, np.maximum(norms, rounding)
+
+    @property
+    def allowed(self) -> float:
+        """The residual norm of a converged pair."""
+        return self.options.accuracy * self.largest
 
     def _finished(self) -> bool:
         """Return whether a rank was asked for and its pairs are converged, with none missing.
@@ -171,7 +186,7 @@ class BlockKrylov(Method):
         if rank is None:
             return False
         w, _, norms = self._ritz()
-        allowed = self.options.accuracy * abs(w[0])
+        allowed = self.allowed
         leading, unfinished = w[:rank], not np.all(norms[:rank] <= allowed)
         if self.size >= min(rank, n) and not world.decide(unfinished):
             return self._nothing_is_missing(leading, allowed)
@@ -189,7 +204,12 @@ class BlockKrylov(Method):
         layout, images = self.operator.layout, self.probes.images
         outside = images - layout.combine(self.Q, layout.inner(self.Q, images))
         left = FAILURE_BOUND * np.sqrt(layout.squares(outside).max())
-        if layout.decide(left <= max(abs(leading[-1]), allowed)):
+        last = leading[-1]
+        if self.options.which == LM:
+            bounded = left <= max(abs(last), allowed)
+        else:  # what is outside lies between -left and left
+            bounded = left <= (last if self.options.which == LA else -last) + allowed
+        if layout.decide(bounded):
             return True
         if self.found is None or layout.decide(np.abs(leading - self.found).max() > allowed):
             self.found = leading
@@ -210,9 +230,8 @@ class BlockKrylov(Method):
         first = self.locked
         kept = max(self.wanted, first + self.next.shape[1])  # room for what locked pairs had hidden
         w, S, norms = (part[..., : kept - first] for part in self._ritz(first))
-        largest = max(abs(w[0]), np.abs(np.diagonal(self.T)[:first]).max(initial=0.0))
         # So that the locked residuals together stay below what counts as converged.
-        allowed = self.options.accuracy * largest / (2 * np.sqrt(self.wanted))
+        allowed = self.allowed / (2 * np.sqrt(self.wanted))
         done = (norms <= allowed) & (np.arange(len(w)) < (self.options.rank or 0) - first)
         done = self.operator.world.broadcast(done)
         order, new = np.argsort(~done, kind="stable"), int(done.sum())
@@ -226,7 +245,8 @@ class BlockKrylov(Method):
         self.locked_norms = np.concatenate([self.locked_norms, norms[:new]])
 
     def approximation(self) -> Approximation:
-        w, S, norms = self._ritz()
+        # Beyond the rank those of largest |w| tell most of what is left out, at both ends.
+        w, S, norms = self._ritz(rank=self.options.rank)
         layout = self.operator.layout
         kept = min(self.size, self.wanted)  # any Ritz vectors are a Galerkin space of their own
         return Approximation(
@@ -235,7 +255,7 @@ class BlockKrylov(Method):
             layout,
             galerkin=True,
             residual_norms=norms[:kept],
-            residual_tolerance=self.options.accuracy,
+            residual_allowed=self.allowed,
         )
 
 

@@ -18,6 +18,7 @@ class Method(ABC):
 
     name: str  # in `compress`
     needs_psd = False  # whether it needs a positive semidefinite operator
+    takes_ends = False  # whether it can take one end of the spectrum (`which`)
     leave_one_out = False  # whether it can measure its error by its own independent columns
     products = 1  # product columns that a column of the sketch costs without power steps
 

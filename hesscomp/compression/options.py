@@ -3,6 +3,7 @@
 import math
 from dataclasses import MISSING, dataclass
 
+from hesscomp.dense import LA, LM, WHICH
 from hesscomp.errors import InputError
 from hesscomp.options import Options, Seeded, option, refuse, values
 from hesscomp.parallel.layout import PANEL
@@ -71,6 +72,7 @@ class SketchOptions(SketchSizes, Seeded, group="compression"):
         "gaussian", choices=tuple(TEST_MATRICES), advanced=True, help="random matrix"
     )
     probe_count: int = option(8, low=1)
+    which: str = option(LM, choices=WHICH)  # see `CompressionOptions`
     max_columns: int | None = option(
         None, low=1, metavar="C", advanced=True,
         help="krylov: most product columns; default: as many as eigh",
@@ -111,11 +113,17 @@ def block_size(sketch: int) -> int:
     return min(sketch, max(BLOCKS[0], min(sketch // 4, BLOCKS[1])))
 
 
-def default_method(psd: bool, power: int, *krylov_options: int | None) -> str:
+def end_taken(which: str, psd: bool) -> str:
+    """Return which eigenvalues are taken: the largest of a semidefinite operator are LM too."""
+    return LM if psd and which == LA else which
+
+
+def default_method(psd: bool, power: int, which: str = LM, *krylov_options: int | None) -> str:
     """Return "nystrom" for semidefinite operators unless more accuracy is asked, else "krylov".
 
-    That is, more than one power step (the same products give krylov higher powers), or any option
-    of krylov.
+    That is, more than one power step (the same products give krylov higher powers), the smallest
+    eigenvalues, or any option of krylov.
     """
     accurate = power > 1 or any(option is not None for option in krylov_options)
+    accurate = accurate or end_taken(which, psd) != LM
     return "nystrom" if psd and not accurate else "krylov"

@@ -6,11 +6,12 @@ Loads neither TensorFlow nor MPI.
 from dataclasses import dataclass
 from math import ceil
 
-from hesscomp.compression.compress import compress
+from hesscomp.compression.compress import CompressionOptions, compress
 from hesscomp.compression.counting import CountingOperator, CountingWorld, Machine
 from hesscomp.compression.options import SketchSizes
+from hesscomp.dense import LM
 from hesscomp.errors import InputError
-from hesscomp.options import option, values
+from hesscomp.options import option, option_of, values
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.resources import COLUMN_COPIES, PRODUCT_BYTES, SHARE, sketch_bytes
 
@@ -34,6 +35,7 @@ class Request(SketchSizes):
     rows: int = option(low=1)
     ranks: int = option(low=1)
     rank: int = option(low=1)
+    which: str = option_of(CompressionOptions, "which")
     method: str = option("krylov", choices=METHODS)
     auto: bool = False
     dtype: str = "float32"
@@ -111,7 +113,9 @@ class Plan:
         if self.method == "dense":
             sketch, product = 3.0 * NUMBER * n**2, 0.0
         else:
-            sketch = NUMBER * self.rows_here * l * _copies(self.method, request.power)
+            copies = _copies(self.method, request.power)
+            copies += self.method == "eigh" and request.which != LM  # which keeps H Q
+            sketch = NUMBER * self.rows_here * l * copies
             column, block = n * request.itemsize, min(request.gathered, l) if self.in_rows else l
             gathered = 2 * column * block if self.in_rows else 0
             product = gathered + max(
@@ -152,6 +156,7 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     )
     made = compress(
         operator,
+        which=request.which,
         method="auto" if request.auto else request.method,
         **{**values(request, SketchSizes), "layout": layout},
     ).provenance

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hesscomp.dense import dropped_squares
+from hesscomp.dense import dropped_largest, dropped_squares
 
 NAN = float("nan")
 
@@ -34,13 +34,17 @@ class Certificate:
         `residual_tolerance` times the largest |w|.
     eigenvalue_converged : (k,) bool array or None
         Whether each residual is at most the `residual_tolerance` of the compression times the
-        largest |w|. This and `converged` are independent.
+        largest |w| (that it met at either end). This and `converged` are independent.
     spectral_failure : float
         Probability with which the spectral bound may fail: 10^-r for r probes, 0 where the matrix
         was assembled, NaN where it is not known.
     ritz : bool
         Whether the eigenpairs are Ritz pairs, U^T H U = diag(w). Then H - F is orthogonal to all
         that can be dropped of F, and |w| is nowhere above ||H||_2.
+    one_end : bool
+        Whether F holds the eigenvalues of one end of the spectrum alone (`which` LA or SA). It is
+        then no approximation of H: the errors, true as they are, tell how large the rest of H is,
+        and the residual norms how good the eigenpairs are.
     """
 
     frobenius_error_estimate: float
@@ -52,6 +56,7 @@ class Certificate:
     eigenvalue_converged: np.ndarray | None = None
     spectral_failure: float = NAN
     ritz: bool = False
+    one_end: bool = False
 
     @property
     def relative_error(self) -> float:
@@ -72,7 +77,7 @@ class Certificate:
         return ErrorsByRank(
             np.hypot(error, dropped) if self.ritz else error + dropped,
             self.frobenius_norm_estimate,
-            self.spectral_error_bound + np.append(np.abs(eigenvalues), 0.0),
+            self.spectral_error_bound + dropped_largest(eigenvalues),
             self.ritz,
         )
 
@@ -110,6 +115,7 @@ class Certificate:
             converged=self.converged and other.converged,
             estimator=", ".join(filter(None, dict.fromkeys((self.estimator, other.estimator)))),
             spectral_failure=self.spectral_failure + other.spectral_failure,
+            one_end=self.one_end or other.one_end,
         )
         return both.updated(eigenvalues)
 

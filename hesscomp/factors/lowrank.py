@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from hesscomp.dense import LA, SA
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS, complete
 from hesscomp.factors.certificate import NAN, UNKNOWN, Certificate
@@ -17,7 +18,7 @@ from hesscomp.parallel import random
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LowRank(Factor):
-    """A symmetric operator's dominant eigenpairs, with what is known about the rest.
+    """A symmetric operator's leading eigenpairs, with what is known about the rest.
 
     Factors of this kind add, subtract and take multiples: ``F + G``, ``F - G``, ``2 * F``.
     Functions of F + shift I are exact on all of the space: on the complement of U, F is zero.
@@ -25,7 +26,8 @@ class LowRank(Factor):
     Attributes
     ----------
     eigenvalues : (k,) float64 array
-        Sorted by absolute value, largest first.
+        The leading first: by absolute value or, where one end of the spectrum was compressed
+        (`Certificate.one_end`), from that end.
     eigenvectors : (n, k) array
         Orthonormal; column j belongs to eigenvalue j.
     """
@@ -44,7 +46,9 @@ class LowRank(Factor):
 
     @property
     def extent(self) -> str:
-        return f"rank {self.rank}"
+        ends = {LA: " of the largest eigenvalues", SA: " of the smallest eigenvalues"}
+        end = ends.get(self.provenance.which, "") if self.certificate.one_end else ""
+        return f"rank {self.rank}{end}"
 
     def summary(self, leading: int = 10) -> dict[str, str]:
         values = "  ".join(f"{value:.4g}" for value in self.eigenvalues[:leading])
@@ -86,11 +90,14 @@ class LowRank(Factor):
         number = float(number)
         if not np.isfinite(number):
             raise InputError(f"a factor can be multiplied by finite numbers only, not {number}")
+        which = self.provenance.which
+        if number < 0:  # which turns the spectrum round
+            which = {LA: SA, SA: LA}.get(which, which)
         return replace(
             self,
             eigenvalues=number * self.eigenvalues,
             certificate=self.certificate.scaled(number),
-            provenance=replace(self.provenance.derived("multiple"), ridge=NAN),
+            provenance=replace(self.provenance.derived("multiple"), ridge=NAN, which=which),
         )
 
     __rmul__ = __mul__
@@ -105,7 +112,8 @@ class LowRank(Factor):
             Added to the diagonal: the ridge, or a damping.
         tail : {"last", "zero"} or float
             Value taken for all unresolved eigenvalues: the smallest |w| of the factor (an upper
-            guess), zero, or a number.
+            guess), zero, or a number. Of a factor of one end there is no "last": it would say
+            nothing about the other end.
 
         Raises
         ------
@@ -285,7 +293,7 @@ class LowRank(Factor):
         its complement (Frangella, Tropp and Udell 2023, section 2.3, with absolute values), the
         floor being the rounding level of the largest.
         """
-        floor, smallest = self.floor(shift), self.tail_value("last")
+        floor, smallest = self.floor(shift), self._last()
         inside = 1 / np.maximum(np.abs(self.eigenvalues + shift), floor)
         outside = 1 / max(shift + smallest, floor)
         scaled = replace(self, eigenvalues=inside - outside, certificate=UNKNOWN)
@@ -295,8 +303,17 @@ class LowRank(Factor):
         if tail == "zero":
             return 0.0
         if tail == "last":
-            return float(abs(self.eigenvalues[-1])) if self.rank else 0.0
+            if self.certificate.one_end:
+                raise InputError(
+                    f"a factor of {self.extent} says nothing of the others; give `tail` a number, "
+                    "or zero"
+                )
+            return self._last()
         return tail_number(tail)
+
+    def _last(self) -> float:
+        """Return the |w| of the last eigenvalue; 0 where there is none."""
+        return float(abs(self.eigenvalues[-1])) if self.rank else 0.0
 
     def _spectrum(self) -> np.ndarray:
         return self.eigenvalues

@@ -15,6 +15,8 @@ class Provenance:
     `ridge` is *not* in the eigenvalues: add it as a shift. Columns, passes, words and seconds are
     those of the compression alone. `method` also lists what was done to the factor since.
     `residual_tolerance` marked `Certificate.eigenvalue_converged`; it is absent without residuals.
+    `which` are the eigenvalues that were asked for: LM (largest magnitude), LA or SA (largest or
+    smallest algebraic).
     """
 
     problem: str = ""
@@ -24,6 +26,7 @@ class Provenance:
     rows: int = -1
     ridge: float = NAN
     method: str = ""
+    which: str = ""
     rank_requested: int = -1
     tolerance_requested: float = NAN
     tolerance_norm: str = ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hesscomp.dense import sorted_eigh
+from hesscomp.dense import LM, sorted_eigh
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks, row_range
 
@@ -65,9 +65,11 @@ class Layout(ABC):
         """Return rank 0's ``work(*arguments)`` on every rank (see `World.on_root`)."""
         return work(*arguments) if self.world is None else self.world.on_root(work, *arguments)
 
-    def eigenpairs(self, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def eigenpairs(
+        self, T: np.ndarray, which: str = LM, rank: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return rank 0's `dense.sorted_eigh` of a small matrix: eigenvalues and eigenvectors."""
-        pairs = self.on_root(sorted_eigh, T)
+        pairs = self.on_root(sorted_eigh, T, which, rank)
         return pairs[0], pairs[1:]
 
     @abstractmethod

@@ -26,6 +26,11 @@ OTHER_OPERATOR = "take the Hessian or another operator"
 INITIAL_POINT = Capability("initial point", ("initial",), "start from zero or from a file")
 SAMPLING = Capability("sampling", ("sampled",), "use all rows")
 SQUARED_GRADIENTS = Capability("squared gradients", ("squared_gradients",), OTHER_PRECONDITIONER)
+ROW_GRADIENTS = Capability(
+    "gradients of single rows",
+    ("row_gradients", "row_squares", "rows_here"),
+    "compute them yourself, or write the loss as a FunctionProblem",
+)
 KRONECKER_FACTORS = Capability("Kronecker factors", ("kronecker",), OTHER_PRECONDITIONER)
 SHARD_GRADIENTS = Capability("gradients of a shard", ("loss_and_gradient",), OTHER_OPERATOR)
 GAUSS_NEWTON = Capability(

@@ -38,6 +38,7 @@ class DifferentiableProblem(Problem):
     capabilities = frozenset(
         {
             ability.INITIAL_POINT,
+            ability.ROW_GRADIENTS,
             ability.SAMPLING,
             ability.SHARD_GRADIENTS,
             ability.SQUARED_GRADIENTS,
@@ -253,8 +254,8 @@ class DifferentiableProblem(Problem):
         if at_once:
             parts = [self.chunks(part, self.dtype) for part in self.parts_here]
         else:
-            rows, few = len(self.data.X), max(SQUARED_NUMBERS // self.n, 1)
-            parts = [chunks(part, rows, few) for part in self.parts_here]
+            few = self._rows_at_once(self.dtype)
+            parts = [chunks(part, self.rows_here, few) for part in self.parts_here]
         sums = [self.sums(kernel, x, self.dtype, part, [(self.n,)])[0] for part in parts]
         return self.sum_parts(sums, (self.n,)) / self.rows
 
@@ -269,18 +270,49 @@ class DifferentiableProblem(Problem):
                 kernel.get_concrete_function()
                 self._kernels["squared gradients"] = kernel, True
             except Unsupported:
-                self._kernels["squared gradients"] = _row_by_row(self.engine.data.gradient), False
+                self._kernels["squared gradients"] = _sum_of_squares(self.engine), False
         return self._kernels["squared gradients"]
 
+    @property
+    def rows_here(self) -> int:
+        return len(self.data.X)
 
-def _row_by_row(gradient):
-    """Return the sum of squares of a gradient of each row alone."""
+    def row_gradients(self, x, rows=None):
+        rows = np.arange(self.rows_here) if rows is None else np.asarray(rows, np.int64)
+        dtype = self.gradient_dtype
+        X, y = self.tensors(dtype)
+        kernel = self.compiled("row_gradients", dtype, (X, y))
+        theta = tf.constant(self.check_point(x), dtype)
+        for part in chunks(slice(None), len(rows), self._rows_at_once(dtype)):
+            found = kernel(theta, tf.gather(X, rows[part]), tf.gather(y, rows[part]))
+            yield rows[part], found.numpy().astype(np.float64, copy=False)
+
+    def row_squares(self, x):
+        """Return `Problem.row_squares`, without the gradients where the engine can."""
+        dtype, x = self.gradient_dtype, self.check_point(x)
+        kernel = self.compiled("row_squares", dtype, self.tensors(dtype))
+        try:
+            kernel.get_concrete_function()
+        except Unsupported:
+            found = [np.einsum("ij,ij->i", G, G) for _, G in self.row_gradients(x)]
+        else:
+            (X, y), theta = self.tensors(dtype), tf.constant(x, dtype)
+            parts = self.chunks(slice(None), dtype)
+            found = [kernel(theta, X[rows], y[rows]).numpy() for rows in parts]
+        return np.concatenate([np.zeros(0), *found])
+
+    def _rows_at_once(self, dtype: str) -> int:
+        """Return of how many rows the single gradients are held at once."""
+        budget = self.budget(dtype)
+        numbers = min(self.memory / 2 / np.dtype(dtype).itemsize, SQUARED_NUMBERS)
+        return max(int(numbers // (self.n + budget.copies * budget.row_values)), 1)
+
+
+def _sum_of_squares(engine: Engine):
+    """Return the sum of squares of each row's own gradient."""
 
     def squares(theta, X, y):
-        def of_row(row):
-            return gradient(theta, row[0][None], row[1][None])[1] ** 2
-
-        return tf.reduce_sum(tf.vectorized_map(of_row, (X, y)), axis=0)
+        return tf.reduce_sum(tf.square(engine.row_gradients(theta, X, y)), axis=0)
 
     return tf.function(squares, autograph=False, reduce_retracing=True)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from hesscomp.curvature.design import DenseDesign, SparseDesign, make_design
 from hesscomp.curvature.sharded import ShardCurvature
@@ -21,6 +22,7 @@ from hesscomp.problems.catalogue import RIDGE
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.rows import RowSet
 
+ROW_NUMBERS = 2**23  # of gradients of single rows that are held at once
 VECTOR = 64  # elements: a multiple of every processor's vector length
 
 
@@ -67,6 +69,7 @@ class LogisticRegression(Problem):
             ability.CLASSIFICATION,
             ability.MARGINS,
             ability.PREDICTION,
+            ability.ROW_GRADIENTS,
             ability.SAMPLING,
             ability.SQUARED_GRADIENTS,
             ability.TEST_ROWS,
@@ -190,6 +193,39 @@ class LogisticRegression(Problem):
             for rows in chunks(part, len(squares), 1024):  # float32 rows are widened, a few at once
                 sums[i] += (self.shard.X[rows] ** 2).T @ squares[rows]
         return self.sum_parts(sums, (self.n,)) / self.rows
+
+    @property
+    def rows_here(self) -> int:
+        return len(self._held())
+
+    def row_gradients(self, x, rows=None):
+        held, slopes = self._held(), self._slopes(x)
+        chosen = np.arange(len(held)) if rows is None else np.asarray(rows, np.int64)
+        for part in chunks(slice(None), len(chosen), max(ROW_NUMBERS // self.n, 1)):
+            places = held[chosen[part]]
+            A = self.shard.X[places]
+            A = A.toarray() if scipy.sparse.issparse(A) else A.astype(np.float64)
+            yield chosen[part], slopes[places, None] * A
+
+    def row_squares(self, x):
+        held, slopes = self._held(), self._slopes(x)
+        found = [np.zeros(0)]
+        for part in chunks(slice(None), len(held), 1024):  # float32 rows are widened, a few at once
+            A = self.shard.X[held[part]].astype(np.float64)
+            squares = A.multiply(A) if scipy.sparse.issparse(A) else A * A
+            found.append(np.asarray(squares.sum(axis=1)).reshape(-1))
+        return slopes[held] ** 2 * np.concatenate(found)
+
+    def _slopes(self, x: np.ndarray) -> np.ndarray:
+        """Return the derivatives of the losses of the rows here by their margins."""
+        margins = self.margins(self.check_point(x))
+        return self._each(_losses_and_slopes, margins, self.labels)[1].numpy()
+
+    def _held(self) -> np.ndarray:
+        """Return which rows here count: all, but for samples in reproducible mode."""
+        if self.counts is None:
+            return np.arange(len(self.shard.y))
+        return np.flatnonzero(self.counts.numpy())
 
     def losses_along(
         self, margins: tf.Tensor, direction: tf.Tensor, steps: np.ndarray

@@ -181,6 +181,36 @@ class Problem(ABC):
         """
         raise self.lacks(ability.SQUARED_GRADIENTS)
 
+    @property
+    def rows_here(self) -> int:
+        """How many of the rows are on this rank; they follow those of the ranks before."""
+        raise self.lacks(ability.ROW_GRADIENTS)
+
+    def row_gradients(
+        self, x: np.ndarray, rows: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the gradients of the losses of single rows, as many at once as memory holds; local.
+
+        Parameters
+        ----------
+        x : (n,) array
+        rows : array of int, optional
+            Which of this rank's rows, from 0 to `rows_here`; by default all, in order.
+
+        Yields
+        ------
+        places : (B,) array of int
+            The next of these rows.
+        gradients : (B, n) float64 array
+            Of l_i, without the ridge and regularisers: their mean over all rows of all ranks is the
+            gradient of the mean loss.
+        """
+        raise self.lacks(ability.ROW_GRADIENTS)
+
+    def row_squares(self, x: np.ndarray) -> np.ndarray:
+        """Return the squared norms of the gradients of this rank's rows, (rows_here,); local."""
+        raise self.lacks(ability.ROW_GRADIENTS)
+
     def kronecker(
         self,
         x: np.ndarray,

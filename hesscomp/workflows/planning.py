@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from hesscomp.compression.compress import CompressionOptions
 from hesscomp.compression.counting import Machine
-from hesscomp.compression.options import SketchSizes, count, default_method
+from hesscomp.compression.options import SketchSizes, count, default_method, end_taken
 from hesscomp.compression.plan import METHODS, NUMBER, VECTORS, Plan, Request, make_plan
 from hesscomp.errors import InputError
-from hesscomp.options import Options, byte_size, format_bytes, option, values
+from hesscomp.options import Options, byte_size, format_bytes, option, option_of, values
 from hesscomp.parallel.resources import PRODUCT_BYTES, algebra_rate, network_speed, resident_bytes
 
 if TYPE_CHECKING:  # what loads MPI: plans of stated sizes do not
@@ -72,6 +73,7 @@ class PlanRequest(
     rows: int | None = count(None, metavar="M", help="rows of the data on all ranks together")
     ranks: int = count(group="compression", metavar="P", help="number of MPI ranks")
     rank: int = count(40, group="compression", metavar="K", help="number of eigenpairs")
+    which: str = option_of(CompressionOptions, "which")
     method: str = option(
         "auto", choices=("auto", *METHODS), group="compression", advanced=True,
         help="compression algorithm; auto picks one from the matrix's properties",
@@ -109,14 +111,14 @@ def _sizes(request: PlanRequest) -> Request:
         raise InputError("give `n` and `rows`; `measured_plan` measures them for a problem")
     method, row_seconds = request.method, request.row_seconds
     if method == "auto":
-        method = default_method(request.psd, request.power, request.block)
+        method = default_method(request.psd, request.power, request.which, request.block)
     if row_seconds is None:
         row_seconds = FLOPS * request.n / (request.rate or RATE)
     return Request(
         n=request.n, rows=request.rows, method=method, ranks=request.ranks, dtype=request.dtype,
         auto=request.method == "auto", product_bytes=request.memory_limit or PRODUCT_BYTES,
         row_bytes=request.row_bytes or 0.0, row_seconds=row_seconds,
-        **values(request, SketchSizes),
+        which=end_taken(request.which, request.psd), **values(request, SketchSizes),
     )  # fmt: skip
 
 

@@ -153,6 +153,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
                 "--tolerance-norm spectral", "compress --tolerance 0.3 --data d.csv --out f.h5"
             ),
             "--max-rank": Case("--max-rank 2", "compress --tolerance 0.1 --data d.csv --out f.h5"),
+            "--which": Case("--which SA"),
             **operator_options(*COMPRESS),
             **sketch_options(f"{COMPRESS[0]} {LOGISTIC}", COMPRESS[1]),
             **problem_options(),
@@ -359,6 +360,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--rank": Case("--rank 20"),
             "--oversample": Case("--oversample 20"),
             "--power": Case("--power 2"),
+            "--which": Case("--which SA"),
             "--method": Case("--method eigh"),
             "--psd": Case("--psd"),
             "--layout": Case("--layout replicated"),

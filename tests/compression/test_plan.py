@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from marks import slow_but
+from oracles import Sharded
 
 from hesscomp.cli.main import main
 from hesscomp.compression import compress
@@ -19,6 +20,7 @@ from hesscomp.errors import InputError
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.options import format_bytes, parse_bytes
 from hesscomp.parallel.world import World
+from hesscomp.workflows.planning import PlanRequest, plan
 
 N, RANK = 50_000, 50
 CASES = [
@@ -175,6 +177,20 @@ def test_the_matrix_is_assembled_where_compress_does(method, rank, power, psd):
     plan = make_plan(Request(n=100, rows=10, rank=rank, ranks=1, **how))
     assert plan.method == provenance.method
     assert plan.columns == provenance.columns or (chosen == "krylov" and plan.method != "dense")
+
+
+@pytest.mark.parametrize("method", ["eigh", "auto"])
+@pytest.mark.parametrize("psd", [False, True])
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_a_plan_for_one_end_of_the_spectrum(method, psd, which):
+    sizes = {"n": 300, "rank": 8, "power": 1, "method": method, "which": which}
+    planned = plan(PlanRequest(rows=10, ranks=1, psd=psd, **sizes))
+    del sizes["n"]
+    matrix = Sharded(np.diag(0.9 ** np.arange(300)), World.serial(), psd)
+    made = compress(matrix, **sizes).provenance
+    assert (planned.method, planned.request.which) == (made.method, made.which)
+    assert planned.columns == made.columns or made.method == "krylov"
+    assert planned.words_reduced == made.words_reduced or made.method == "krylov"
 
 
 def test_layout_goes_by_memory():

@@ -143,6 +143,13 @@ class Dense(Kernel):
         _check_once(x)
         return self.gradient(At([tf.square(x)], at.parameters), tf.square(delta))
 
+    def row_squares(self, at, delta):
+        """The norm of an outer product is the product of the norms (Goodfellow 2015)."""
+        (x,) = at.inputs
+        _check_once(x)
+        sizes = tf.reduce_sum(tf.square(delta), -1)
+        return [tf.reduce_sum(tf.square(x), -1) * sizes, sizes][: len(self.variables)]
+
 
 class Scale(Kernel):
     """y = x gamma + beta, each feature of the last axis by a number of its own."""

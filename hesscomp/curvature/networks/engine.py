@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import tf
+from hesscomp.errors import InputError
 
 if TYPE_CHECKING:
     from hesscomp.curvature.networks.penalty import Penalty
@@ -51,6 +52,27 @@ class Engine(ABC):
         Unsupported where only row by row is possible.
         """
         raise Unsupported(f"the {self.name} engine has no squared gradients")
+
+    def row_gradients(self, theta, X, y) -> tf.Tensor:
+        """Return each row's gradient, without penalties: (B, n)."""
+
+        def of_row(row):
+            return self.data.gradient(theta, row[0][None], row[1][None])[1]
+
+        try:
+            return tf.vectorized_map(of_row, (X, y))
+        except (ValueError, TypeError, LookupError, NotImplementedError) as error:
+            raise InputError(
+                "TensorFlow cannot differentiate this network for several rows at once (recurrent "
+                "layers of more than 256 steps need unroll=True); change it"
+            ) from error
+
+    def row_squares(self, theta, X, y) -> tf.Tensor:
+        """Return the squared norm of each row's gradient, (B,), at about the cost of the gradient.
+
+        Unsupported where only by the gradients themselves is possible.
+        """
+        raise Unsupported(f"the {self.name} engine has no norms of gradients")
 
     def row_tangents(self, theta, X, row_values: int) -> int:
         """Return the numbers of one row's tangent in all of the operations.

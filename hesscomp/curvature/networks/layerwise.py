@@ -104,6 +104,13 @@ class LayerwiseEngine(NetworkEngine):
 
         return tf.reduce_sum(tf.vectorized_map(of_row, (X, y)), 0)
 
+    def row_squares(self, theta, X, y):
+        self._check_unshared()
+        sums = {}
+        for operation, at, delta in self._sites_with_deltas(theta, X, y):
+            self._add(sums, operation, operation.row_squares(at, delta))
+        return add(tf.zeros(tf.shape(X)[:1], theta.dtype), *sums.values())
+
     def _check_unshared(self) -> None:
         owned = [id(variable) for node in self.nodes for variable in node.operation.variables]
         if len(owned) != len(set(owned)):

@@ -120,6 +120,15 @@ class Operation(ABC):
             raise Unsupported(f"{type(self).__name__} has no squared gradients")
         return []
 
+    def row_squares(self, at: At, delta: tf.Tensor) -> Tensors:
+        """Return the squared norm of each row's gradient with respect to each parameter: (B,) each.
+
+        Unsupported where only row by row is possible.
+        """
+        if self.variables:
+            raise Unsupported(f"{type(self).__name__} has no norms of gradients")
+        return []
+
     def outer_factors(self, at: At, t_delta: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return a (B, T, inputs) and d (B, T, k, outputs) of the gradients sum_t a_t d_t^T.
 
