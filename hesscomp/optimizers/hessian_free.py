@@ -33,7 +33,7 @@ class HessianFree(Refreshed, Optimizer):
     -----
     A step costs the gradient, one curvature product for each CG iteration, some objectives, and
     for the diagonal a pass of squared gradients, for Kronecker factors two passes and the
-    eigenproblems of matrices of each layer's width. Memory: about 20 kept iterates for 250
+    inverses of matrices of each layer's width. Memory: about 20 kept iterates for 250
     iterations. InputError from a problem that has no Gauss-Newton matrix, no squared gradients
     (diagonal) or no Kronecker factors (kronecker).
 
@@ -60,9 +60,9 @@ class HessianFree(Refreshed, Optimizer):
     preconditioner: str = option(
         "diagonal", choices=("diagonal", "kronecker", "low-rank", "none"),
         help="diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the "
-        "curvature batch; kronecker: products of small factors for each layer, of networks of "
-        "dense layers (Martens and Grosse 2015); low-rank: a factor of the Gauss-Newton matrix, "
-        "sketched again when that pays",
+        "curvature batch; kronecker: K-FAC, products of small factors for each dense or "
+        "convolutional layer, the diagonal elsewhere (Martens and Grosse 2015); "
+        "low-rank: a factor of the Gauss-Newton matrix, sketched again when that pays",
     )  # fmt: skip
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")

@@ -31,7 +31,9 @@ ROW_GRADIENTS = Capability(
     ("row_gradients", "row_squares", "rows_here"),
     "compute them yourself, or write the loss as a FunctionProblem",
 )
-KRONECKER_FACTORS = Capability("Kronecker factors", ("kronecker",), OTHER_PRECONDITIONER)
+KRONECKER_FACTORS = Capability(
+    "Kronecker factors", ("kronecker", "kronecker_matrices"), OTHER_PRECONDITIONER
+)
 SHARD_GRADIENTS = Capability("gradients of a shard", ("loss_and_gradient",), OTHER_OPERATOR)
 GAUSS_NEWTON = Capability(
     "Gauss-Newton matrix", ("gauss_newton",), "take the Hessian, or an optimizer that uses it"

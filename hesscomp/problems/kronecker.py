@@ -12,7 +12,7 @@ from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 from hesscomp.factors import UNKNOWN, Kronecker, Provenance
 from hesscomp.parallel.layout import Replicated
-from hesscomp.problems.problem import chunks
+from hesscomp.problems.problem import KroneckerMatrices, chunks
 
 if TYPE_CHECKING:
     from hesscomp.problems.network import NetworkProblem
@@ -28,17 +28,15 @@ def kronecker_factor(
     `targets` replaces the shard's; `about` are fields of its provenance.
     """
     made = _Sums(problem, x, loss, targets)
-    factors = made.factors()
     with problem.world.ledger.timed("eigenproblems"):
-        pairs = [problem.world.on_root(_eigenpairs, matrix) for matrix in factors]
+        pairs = [problem.world.on_root(_eigenpairs, matrix) for matrix in made.factors()]
     values, bases = [pair[0] for pair in pairs], [pair[1:] for pair in pairs]
     if corrected:
         spectra = made.squares_in(list(zip(bases[::2], bases[1::2], strict=True)))
     else:
         spectra = [np.outer(v, w) for v, w in zip(values[::2], values[1::2], strict=True)]
-    first = [problem.parameter_blocks[own[0]].offset for own in made.layers]
     return Kronecker.of_layers(
-        zip(first, bases[::2], bases[1::2], spectra, strict=True),
+        zip(made.first, bases[::2], bases[1::2], spectra, strict=True),
         made.diagonal(),
         certificate=UNKNOWN,
         provenance=Provenance(
@@ -51,6 +49,16 @@ def kronecker_factor(
         ),
         layout=Replicated(problem.n, problem.world),
     )
+
+
+def kronecker_matrices(
+    problem: NetworkProblem, x: np.ndarray, loss: Loss, targets
+) -> KroneckerMatrices:
+    """Return the matrices A and G of `kronecker_factor` of each layer, and the diagonal."""
+    made = _Sums(problem, x, loss, targets)
+    factors = made.factors()
+    layers = list(zip(made.first, factors[::2], factors[1::2], strict=True))
+    return KroneckerMatrices(layers, made.diagonal())
 
 
 def _eigenpairs(matrix: np.ndarray) -> np.ndarray:
@@ -70,6 +78,7 @@ class _Sums:
                 f"{problem.name} has no Kronecker factors ({problem.derivatives}; they need dense "
                 "or convolutional layers that are used once); take another preconditioner or matrix"
             )
+        self.first = [problem.parameter_blocks[own[0]].offset for own in self.layers]
         X, y = problem.tensors(self.dtype)
         self.rows = X, y if targets is None else targets
         kernel = problem.compiled("outer_factors", self.dtype, self.rows, extra=(loss,))

@@ -1,7 +1,6 @@
 """Problems with a loss of a model's output: Gauss-Newton and Fisher matrices, K-FAC."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from hesscomp.factors import Kronecker
 from hesscomp.parallel import random
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.differentiable import DifferentiableProblem
-from hesscomp.problems.kronecker import kronecker_factor
+from hesscomp.problems.kronecker import kronecker_factor, kronecker_matrices
+from hesscomp.problems.problem import KroneckerMatrices
 
 
 class NetworkProblem(DifferentiableProblem):
@@ -134,20 +134,31 @@ class NetworkProblem(DifferentiableProblem):
             Where no layer has Kronecker factors, the loss is not convex (type-2) or no likelihood
             (sampled).
         """
-        loss, targets = self.loss, None
-        about: dict[str, Any] = {"method": statistic}
+        loss, targets, about = self._statistic(x, statistic, samples, seed)
+        return self.describe(kronecker_factor(self, x, loss, targets, corrected, **about), x)
+
+    def kronecker_matrices(
+        self, x: np.ndarray, statistic: str = "type-2", *, samples: int = 1, seed: int = 0
+    ) -> KroneckerMatrices:
+        """Return `Problem.kronecker_matrices`; cost and errors as `kronecker`."""
+        loss, targets, _ = self._statistic(x, statistic, samples, seed)
+        return kronecker_matrices(self, x, loss, targets)
+
+    def _statistic(self, x, statistic: str, samples: int, seed: int):
+        """Return the loss whose roots are the gradients, its targets, and words about them."""
         if statistic == "sampled":
             if samples < 1:
                 raise InputError(f"sampled targets need at least 1 sample, not {samples}")
-            targets, loss = self.sampled_targets(x, samples, seed), Outer(loss, samples)
-            about |= {"method": f"sampled ({samples})", "seed": seed}
             self.world.ledger.passes += 1
-        elif statistic == "empirical":
-            loss = Outer(loss)
-        elif statistic != "type-2":
-            raise InputError(f"unknown statistic {statistic}; use type-2, sampled or empirical")
-        factor = kronecker_factor(self, x, loss, targets, corrected, **about)
-        return self.describe(factor, x)
+            targets = self.sampled_targets(x, samples, seed)
+            return Outer(self.loss, samples), targets, {
+                "method": f"sampled ({samples})", "seed": seed
+            }  # fmt: skip
+        if statistic == "empirical":
+            return Outer(self.loss), None, {"method": statistic}
+        if statistic == "type-2":
+            return self.loss, None, {"method": statistic}
+        raise InputError(f"unknown statistic {statistic}; use type-2, sampled or empirical")
 
 
 class _RowNoise:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,13 @@ from hesscomp.problems import capabilities as ability
 from hesscomp.problems.capabilities import Capability
 
 Kind = TypeVar("Kind", bound=Factor)
+
+
+class KroneckerMatrices(NamedTuple):
+    """The blocks A x G of layers: (first parameter, A, G) each, and n numbers for all others."""
+
+    layers: list[tuple[int, np.ndarray, np.ndarray]]
+    diagonal: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -240,6 +247,12 @@ class Problem(ABC):
         of the gradients in these directions: E-KFAC (George and others, "Fast approximate natural
         gradient descent in a Kronecker factored eigenbasis", NeurIPS 2018).
         """
+        raise self.lacks(ability.KRONECKER_FACTORS)
+
+    def kronecker_matrices(
+        self, x: np.ndarray, statistic: str = "type-2", *, samples: int = 1, seed: int = 0
+    ) -> KroneckerMatrices:
+        """Return the A and G of `kronecker` themselves, and the diagonal elsewhere. Collective."""
         raise self.lacks(ability.KRONECKER_FACTORS)
 
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:

@@ -116,18 +116,20 @@ def test_squared_gradients_of_a_network(world, problem):
 @pytest.mark.ranks(most=3)
 def test_the_kronecker_preconditioner(world, problem):
     """The damping is split between A and G of each layer; the same on one rank alone."""
-    M = kronecker(View(problem), problem.initial, 0.1, 5).to_dense()
+    M = kronecker(View(problem), problem.initial, 0.1, 5)
     K = problem.kronecker(problem.initial, "sampled", seed=5)
-    for first, Q, R in K._layers():
-        part = slice(first, first + len(Q) * len(R))
-        s = K.spectrum[part].reshape(len(Q), len(R))
-        A, G = (Q * s[:, -1]) @ Q.T, (R * s[-1] / s[-1, -1]) @ R.T  # one of all pairs of them
+    split = K.preconditioner(0.1, split=True).to_dense()
+    for v in np.random.default_rng(0).standard_normal((2, problem.n)):
+        np.testing.assert_allclose(M @ v, split @ v, atol=1e-10)
+    for first, A, G in problem.kronecker_matrices(problem.initial, "sampled", seed=5).layers:
+        part = slice(first, first + len(A) * len(G))
+        np.testing.assert_allclose(K.to_dense()[part, part], np.kron(A, G), atol=1e-13)
         pi = np.sqrt(np.trace(A) / len(A) * len(G) / np.trace(G))
         A, G = A + pi * np.sqrt(0.1) * np.eye(len(A)), G + np.sqrt(0.1) / pi * np.eye(len(G))
-        np.testing.assert_allclose(M[part, part], np.linalg.inv(np.kron(A, G)), atol=1e-10)
+        np.testing.assert_allclose(split[part, part], np.linalg.inv(np.kron(A, G)), atol=1e-10)
     alone = network(World.serial())
-    there = kronecker(View(alone), alone.initial, 0.1, 5).to_dense()
-    np.testing.assert_allclose(M, there, atol=1e-10)
+    there = kronecker(View(alone), alone.initial, 0.1, 5)
+    np.testing.assert_allclose(M @ np.ones(problem.n), there @ np.ones(problem.n), atol=1e-10)
 
 
 SHARED = keras.layers.Dense(2, "tanh")
