@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hesscomp.api import report as report
     from hesscomp.api import save as save
     from hesscomp.api import trace as trace
+    from hesscomp.api.linear import fit_linear as fit_linear
     from hesscomp.api.plotting import plot as plot
     from hesscomp.api.training import train as train
     from hesscomp.operators.matrix import MatrixOperator as MatrixOperator
@@ -50,12 +51,14 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World as World
     from hesscomp.problems.function import FunctionProblem as FunctionProblem
     from hesscomp.problems.keras import KerasProblem as KerasProblem
+    from hesscomp.problems.linear import GeneralizedLinearModel as GeneralizedLinearModel
     from hesscomp.problems.logistic import LogisticRegression as LogisticRegression
 
 _PLACES = {
     "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian kfac "
     "load load_data logdet newton norm per_example_gradients per_example_squared_norms report save "
     "trace",
+    "hesscomp.api.linear": "fit_linear",
     "hesscomp.api.plotting": "plot",
     "hesscomp.api.training": "train",
     "hesscomp.operators.matrix": "MatrixOperator",
@@ -69,6 +72,7 @@ _PLACES = {
     "hesscomp.parallel.world": "World",
     "hesscomp.problems.function": "FunctionProblem",
     "hesscomp.problems.keras": "KerasProblem",
+    "hesscomp.problems.linear": "GeneralizedLinearModel",
     "hesscomp.problems.logistic": "LogisticRegression",
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}

@@ -12,10 +12,12 @@ import numpy as np
 from hesscomp import estimators
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import RANK
-from hesscomp.datasets import Dataset, from_arrays, load_dataset
+from hesscomp.datasets import Dataset, load_dataset
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
 from hesscomp.factors import Factor, is_trajectory, load_factor, load_trajectory, save_factor
+from hesscomp.linear import LinearModel, load_model, save_model
+from hesscomp.linear.hdf5 import is_model
 from hesscomp.operators.matrix import as_operator
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.world import World
@@ -40,7 +42,8 @@ def load_data(source: str | os.PathLike, world: World | None = None, **options) 
     world : World, optional
         All ranks of the job by default.
     **options
-        `format`, `label`, `test`, `targets`, `dtype`: see `hesscomp.datasets.load_dataset`.
+        `format`, `label`, `test`, `targets`, `dtype`, and of tables `weights`, `offset`, `missing`,
+        `categories`, `reference`: see `hesscomp.datasets.load_dataset`.
 
     Examples
     --------
@@ -487,8 +490,9 @@ def density(matrix, *, probes: int = 10, steps: int = 80, seed: int = 0) -> Spec
 
 
 def newton(
-    problem, x0: np.ndarray | None = None, *, ridge: float | None = None, world=None, **options
-) -> NewtonResult:
+    problem, x0: np.ndarray | None = None, *, ridge: float | None = None, world=None,
+    intercept: bool = False, weights=None, offsets=None, family: str = "logistic", **options,
+) -> NewtonResult:  # fmt: skip
     """Fit logistic regression, or minimise another convex problem, by Newton's method.
 
     Parameters
@@ -498,7 +502,14 @@ def newton(
     x0 : (n,) array, optional
         The start; zero by default.
     ridge : float, optional
-        With data: the regularisation, 1e-3 by default.
+        With data: the regularisation, 1e-3 by default; it does not apply to the intercept.
+    intercept : bool
+        With data: fit a constant beside the columns, which becomes the last coefficient.
+    weights, offsets : (rows,) array or str, optional
+        With data: how much each of this rank's rows counts, and what is added to its linear
+        predictor; with a file, the names of their columns.
+    family : {"logistic", "least-squares", "poisson"}
+        With data: the model; `fit_linear` also computes its statistics.
     **options
         `solver`, `tolerance`, `max_iterations`, `rank` (see `NewtonOptions`), and `on_iteration`,
         `folder`, `save_every` (see `hesscomp.optimizers.newton.newton`).
@@ -520,9 +531,17 @@ def newton(
     from hesscomp.problems.problem import Problem
 
     if not isinstance(problem, Problem):
-        problem = _logistic(problem, ridge, world)
-    elif ridge is not None:
-        raise InputError("`ridge` goes with data; a problem has its own")
+        from hesscomp.api.linear import linear_problem
+        from hesscomp.problems.catalogue import RIDGE
+
+        problem, _ = linear_problem(
+            problem, family, world, weights, offsets, intercept=intercept,
+            ridge=RIDGE if ridge is None else ridge,
+        )  # fmt: skip
+    elif ridge is not None or intercept or weights is not None or offsets is not None:
+        raise InputError(
+            "`ridge`, `intercept`, `weights` and `offsets` go with data; a problem has its own"
+        )
     passed = {
         name: options.pop(name)
         for name in ("on_iteration", "folder", "save_every")
@@ -531,8 +550,8 @@ def newton(
     return minimise(problem, x0, NewtonOptions(**options), **passed)
 
 
-def save(factor: Factor, path: str | os.PathLike) -> None:
-    """Write a factor to an HDF5 file, whole or not at all. All ranks call it.
+def save(factor: Factor | LinearModel, path: str | os.PathLike) -> None:
+    """Write a factor, or a linear model, to an HDF5 file, whole or not at all. All ranks call it.
 
     Examples
     --------
@@ -544,11 +563,17 @@ def save(factor: Factor, path: str | os.PathLike) -> None:
     >>> hc.load(path).eigenvalues.round(6)
     array([3., 2.])
     """
-    save_factor(factor, path)
+    if not isinstance(factor, LinearModel):
+        save_factor(factor, path)
+        return
+    world = World.of_job()
+    with world.phase(f"writing {path}"):
+        if world.rank == 0:
+            save_model(factor, path)
 
 
-def load(path: str | os.PathLike) -> Factor | Trajectory:
-    """Read a factor or a trajectory of factors from its HDF5 file.
+def load(path: str | os.PathLike) -> Factor | Trajectory | LinearModel:
+    """Read a factor, a trajectory of factors or a linear model from its HDF5 file.
 
     Raises
     ------
@@ -565,6 +590,8 @@ def load(path: str | os.PathLike) -> Factor | Trajectory:
     >>> hc.load(path)  # doctest: +ELLIPSIS
     <low-rank factor: n 3, holds rank 2, relative error 0.27 (...)>
     """
+    if is_model(path):
+        return load_model(path)
     return load_trajectory(path) if is_trajectory(path) else load_factor(path)
 
 
@@ -608,19 +635,6 @@ def _point(problem: Problem, at) -> np.ndarray:
 
         return known_point(None if at is None else os.fspath(at), problem)
     return problem.check_point(at)
-
-
-def _logistic(data, ridge: float | None, world: World | None) -> Problem:
-    from hesscomp.problems.catalogue import RIDGE
-    from hesscomp.problems.logistic import LogisticRegression
-
-    world = world or World.of_job()
-    if isinstance(data, str | os.PathLike):
-        data = load_data(data, world, targets="signs")
-    elif not isinstance(data, Dataset):
-        X, y = data
-        data = from_arrays(X, y, world)
-    return LogisticRegression(data, world, ridge=RIDGE if ridge is None else ridge)
 
 
 def report(factor, path: str | os.PathLike) -> None:

@@ -24,12 +24,22 @@ class Command:
 PURPOSES = {
     "fit": {
         "newton": Command(
-            "fit logistic regression, with a compressed Hessian",
+            "fit logistic and other regressions, with their statistics",
             {
                 "Fit the packaged data set adult, and keep a factor": "mpiexec "
                 "-n 2 hesscomp newton --data adult --factor-out f.h5",
+                "Fit a table, print standard errors and odds ratios, keep the model": "hesscomp "
+                "newton --data train.csv --intercept --ridge 0 --model-out m.h5",
                 "Fit your own rows, and measure the accuracy on others": "hesscomp newton "
                 "--data train.csv --label income --test test.csv --ridge 1e-4 --json r.json",
+            },
+            parallel=True,
+        ),
+        "predict": Command(
+            "predict rows by a linear model that newton wrote",
+            {
+                "Probabilities and intervals of other rows": "mpiexec -n 2 hesscomp predict m.h5 "
+                "--data new.csv --out p.csv",
             },
             parallel=True,
         ),

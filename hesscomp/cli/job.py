@@ -64,7 +64,7 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
     import_mpi_unstarted()
     for item in request.items() or ["1"]:
         options = parse([fill_in(word, item) for word in request.command], whole=submit)
-        missing = ", ".join(options.missing)
+        missing = ", ".join(options.absent)
         if missing:
             continue
         try:

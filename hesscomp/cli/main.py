@@ -97,7 +97,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
     """Return the options of a command line; where they are bad, print one line and exit with 2.
 
     For a command that wraps another one, `words` holds the words after the first `--`. Where more
-    words may follow later (not `whole`), `missing` names the required options that are absent.
+    words may follow later (not `whole`), `absent` names the required options that are absent.
     """
     name = next((word for word in arguments if not word.startswith("-")), None)
     own, words = arguments, []
@@ -115,7 +115,7 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
     if name in WRAPPERS:
         options.words = words
     options.written, options.renamed = written, renamed
-    options.missing = [
+    options.absent = [
         action.metavar if not action.option_strings else action.option_strings[0]
         for action in required
         if getattr(options, action.dest) is None

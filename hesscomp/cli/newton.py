@@ -1,5 +1,7 @@
 """`hesscomp newton`: fit logistic regression by a distributed Newton method."""
 
+import math
+
 from hesscomp.cli.session import Session
 from hesscomp.workflows.logistic import NewtonFit, NewtonRequest, count, newton
 
@@ -23,7 +25,11 @@ def _summary(fit: NewtonFit) -> str:
     if result.choice:
         lines.append(f"solver auto took {result.solver}: {result.choice}")
     test = "" if fit.test is None else f"; test: {fit.test}"
-    return "\n".join([*lines, f"accuracy: train {fit.train_accuracy:.5f}{test}"])
+    if not math.isnan(fit.train_accuracy):
+        lines.append(f"accuracy: train {fit.train_accuracy:.5f}{test}")
+    elif fit.test is not None:
+        lines.append(f"test: {fit.test}")
+    return "\n".join(lines)
 
 
 def _line(row: dict) -> str:

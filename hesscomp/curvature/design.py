@@ -5,13 +5,16 @@ and a scaling. A dense shard is read in row chunks that stay in cache between th
 through memory for a product instead of two, which is what a single column costs.
 """
 
+import copy
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
 import scipy.sparse
 
+from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import share, tf
 from hesscomp.parallel.rows import RowBlocks
 
@@ -49,6 +52,17 @@ class DenseDesign:
         self._curved = self._given if self._given.dtype == dtype else tf.cast(self._given, dtype)
         self._exact_kernels = _dense_kernels(self._given.dtype.name)
         self._kernels = _dense_kernels(dtype.name)
+
+    def exact(self) -> "DenseDesign":
+        """Return this design with curvature products in float64; float32 data are copied."""
+        other = copy.copy(self)
+        other.dtype, other._kernels = tf.float64, _dense_kernels("float64")
+        other._curved = tf.cast(self._given, tf.float64)
+        return other
+
+    def curvature(self, weights: tf.Tensor) -> "GramCurvature":
+        """Return A^T diag(weights) A as a shard's curvature."""
+        return GramCurvature(self, weights)
 
     def _chunk(self, row_bytes: int = 0) -> tf.Tensor:
         if self.blocks is not None:
@@ -117,6 +131,15 @@ class SparseDesign:
         self._local = blocks.local if blocks is not None else ()
         self._blocks = [SparseDesign(X[rows], dtype) for rows in self._local]
 
+    def exact(self) -> "SparseDesign":
+        other = copy.copy(self)
+        other.dtype, other._curved = tf.float64, self._given
+        other._blocks = [block.exact() for block in self._blocks]
+        return other
+
+    def curvature(self, weights: tf.Tensor) -> "GramCurvature":
+        return GramCurvature(self, weights)
+
     def forward(self, v: tf.Tensor) -> tf.Tensor:
         if self._blocks:
             return tf.concat([block.forward(v) for block in self._blocks], axis=0)
@@ -152,6 +175,27 @@ class SparseDesign:
 
     def compile(self) -> None:
         """Nothing to trace: the products are single operations."""
+
+
+@dataclass(frozen=True)
+class GramCurvature(ShardCurvature):
+    """A^T diag(weights) A of a shard: its sum of d a a^T."""
+
+    design: DenseDesign | SparseDesign
+    weights: tf.Tensor
+    assembles = True
+
+    def product(self, V: tf.Tensor) -> tf.Tensor:
+        return self.design.gram_product(self.weights, V)
+
+    def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
+        return self.design.gram_product_by_row_block(self.weights, V)
+
+    def dense(self) -> tf.Tensor:
+        return self.design.gram(self.weights)
+
+    def dense_by_row_block(self) -> tf.Tensor:
+        return self.design.gram_by_row_block(self.weights)
 
 
 def _csr_pair(X: scipy.sparse.csr_array) -> tuple["_Csr", "_Csr"]:

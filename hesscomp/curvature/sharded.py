@@ -102,7 +102,7 @@ class ProblemOperator(ShardedOperator):
             problem.world,
             psd=psd,
             dtype=dtype,
-            scale=1 / problem.rows,
+            scale=1 / problem.total,
             blocks=problem.row_blocks,
             memory=problem.memory,
         )

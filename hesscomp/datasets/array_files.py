@@ -21,12 +21,18 @@ class Hdf5Source(ArraySource):
     """
 
     kind = "HDF5"
+    has_columns = True
 
     def stored(self) -> StoredRows:
         file = CheckedFile(self.path)
         try:
-            y = file.dataset((self.label or "y").lstrip("/"))
-            if y.dtype.kind == "O":  # a damaged heap of such texts can keep the HDF5 library busy
+            labelled = self.reading.labelled
+            y = file.dataset((self.label or "y").lstrip("/")) if labelled else None
+            named = self.reading.columns().items()
+            beside = {what: file.dataset(name.lstrip("/")) for what, name in named}
+            if (
+                y is not None and y.dtype.kind == "O"
+            ):  # a damaged heap of such texts can keep the HDF5 library busy
                 raise InputError(
                     f"{self.path}: the labels are texts of variable length; store numbers or "
                     'texts of one length (y.astype("S"))'
@@ -41,7 +47,7 @@ class Hdf5Source(ArraySource):
                 X = tuple(file.dataset(f"X/{name}") for name in CSR)
             else:
                 X = file.dataset("X")
-            return StoredRows(self.path, X, y, shape, file)
+            return StoredRows(self.path, X, y, shape, file, beside)
         except BaseException:
             file.__exit__(None, None, None)
             raise
@@ -51,6 +57,7 @@ class NpzSource(ArraySource):
     """X and y; or y beside what ``scipy.sparse.save_npz`` stores for a CSR matrix."""
 
     kind = "NPZ"
+    has_columns = True
 
     def stored(self) -> StoredRows:
         with zipfile.ZipFile(self.path) as archive:
@@ -61,14 +68,15 @@ class NpzSource(ArraySource):
                     raise InputError(f"{self.path}: has no array {name!r}; it has {some(members)}")
                 return mapped_member(self.path, archive, members[name])
 
-            y = array(self.label or "y")
+            y = array(self.label or "y") if self.reading.labelled else None
+            beside = {what: array(name) for what, name in self.reading.columns().items()}
             if "X" in members or "indptr" not in members:
-                return StoredRows(self.path, array("X"), y)
+                return StoredRows(self.path, array("X"), y, beside=beside)
             if array("format").item() not in (b"csr", "csr"):
                 raise InputError(f"{self.path}: is sparse but not CSR; save X.tocsr()")
             rows, columns = array("shape").tolist()
             parts = tuple(array(name) for name in CSR)
-            return StoredRows(self.path, parts, y, (rows, columns))
+            return StoredRows(self.path, parts, y, (rows, columns), beside=beside)
 
 
 class NpySource(ArraySource):
@@ -82,6 +90,8 @@ class NpySource(ArraySource):
 
     def stored(self) -> StoredRows:
         table = mapped_npy(self.path)
+        if not self.reading.labelled:
+            return StoredRows(self.path, table, None)
         if self.label is not None:
             return StoredRows(self.path, table, mapped_npy(Path(self.label)))
         if table.ndim != 2 or table.shape[1] < 2:

@@ -11,6 +11,8 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.datasets.dataset import aligned_empty
+from hesscomp.datasets.encoding import Encoding
+from hesscomp.datasets.reading import Reading
 from hesscomp.datasets.targets import SIGNS, check_label_type
 from hesscomp.datasets.validation import check_finite, extents
 from hesscomp.errors import InputError, reason
@@ -28,9 +30,14 @@ class ArraySource:
     dtype: str | None = None
     label_is_file = False
     label_name: str | None = None
+    has_columns = False
+    is_table = False
+    encoding: Encoding | None = None
+    dropped = 0
+    extras: dict[str, np.ndarray]
 
-    def __init__(self, path: Path, label: str | None, rank: int, size: int):
-        self.path, self.label = path, label
+    def __init__(self, path: Path, reading: Reading, rank: int, size: int, like=None):
+        self.path, self.reading, self.label, self.extras = path, reading, reading.label, {}
 
     def stored(self) -> "StoredRows":
         """Open the file."""
@@ -48,10 +55,11 @@ class ArraySource:
     def read(self, start: int, stop: int, counts: list[int]):
         with self._undamaged(), self.stored() as rows:
             X, labels = rows[start:stop]
+            self.extras = {name: np.asarray(row[start:stop]) for name, row in rows.beside.items()}
         check_finite(X, start, str(self.path))
         return X, labels
 
-    def agree(self, X, start, gather, train):
+    def agree(self, X, start, world, train):
         if train is not None and train.row != self.row:
             raise InputError(
                 f"{self.path}: has {_features(self.row)}, {train.path} has {_features(train.row)}; "
@@ -83,10 +91,13 @@ class StoredRows:
     """Array-likes X and y whose shapes and types fit, sliced alike.
 
     X is (data, indices, indptr) of a CSR matrix where `shape` is given. `file` is closed with it.
+    `beside` has weights and offsets, where there are any; y is None for rows without labels.
     """
 
-    def __init__(self, path: Path, X, y, shape=None, file: AbstractContextManager | None = None):
-        self.path, self.X, self.y = path, X, y
+    def __init__(
+        self, path: Path, X, y, shape=None, file: AbstractContextManager | None = None, beside=None
+    ):
+        self.path, self.X, self.y, self.beside = path, X, y, beside or {}
         self.file = nullcontext() if file is None else file
         self.sparse = shape is not None
         shape = shape if self.sparse else X.shape
@@ -94,6 +105,14 @@ class StoredRows:
             raise InputError(f"{path}: X has {len(shape)} dimensions; store (rows, features)")
         self.count, *row = (int(extent) for extent in shape)
         self.row, self.width = tuple(row), math.prod(row)
+        for what, column in self.beside.items():
+            if column.shape != (self.count,) or column.dtype.kind not in "fiub":
+                raise InputError(
+                    f"{path}: X has {self.count} rows but the {what} have shape {column.shape} and "
+                    f"type {column.dtype}; store one number a row"
+                )
+        if y is None:
+            self.y = y = np.broadcast_to(0.0, (self.count,))
         if y.shape != (self.count,):
             remedy = "store one label a row"
             if len(y.shape) > 1:

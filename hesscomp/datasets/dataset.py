@@ -1,11 +1,12 @@
 """A data set of labelled rows, cut into one shard for each rank."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 
+from hesscomp.datasets.encoding import Encoding
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.tables import is_table, plain
 from hesscomp.datasets.targets import (
@@ -40,12 +41,18 @@ class Shard:
         0; (rows,) or (rows, outputs) float64 values; or X itself, the same object.
     start, total : int
         Index of the first row here among all ranks' rows, and how many those are.
+    weights : (rows,) float64 array or None
+        How much each row counts, at least 0; None where each counts once.
+    offsets : (rows,) float64 array or None
+        What a generalised linear model adds to each row's linear predictor.
     """
 
     X: np.ndarray | scipy.sparse.csr_array
     y: np.ndarray
     start: int
     total: int
+    weights: np.ndarray | None = None
+    offsets: np.ndarray | None = None
 
     @property
     def nbytes(self) -> int:
@@ -54,6 +61,7 @@ class Shard:
         parts = [X] if isinstance(X, np.ndarray) else [X.data, X.indices, X.indptr]
         if self.y is not X:
             parts.append(self.y)
+        parts += [part for part in (self.weights, self.offsets) if part is not None]
         return sum(part.nbytes for part in parts)
 
 
@@ -79,6 +87,8 @@ class Dataset:
         SHA-256 of the training rows, independent of the number of ranks.
     label_name : str or None
         Of the label's column, where a file names its columns.
+    encoding : Encoding or None
+        How named columns became features, where a file names its columns.
     """
 
     name: str
@@ -90,6 +100,7 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     label_name: str | None = None
+    encoding: Encoding | None = None
 
     @property
     def rows(self) -> int:
@@ -107,7 +118,7 @@ def aligned_empty(shape: tuple[int, ...], dtype) -> np.ndarray:
 
 def from_arrays(
     X, y, world: World, name: str = "arrays", test: tuple[Any, Any] | None = None,
-    targets: str = SIGNS,
+    targets: str = SIGNS, *, weights=None, offsets=None,
 ) -> Dataset:  # fmt: skip
     """Make a data set from each rank's own rows, which may be none. Collective.
 
@@ -126,6 +137,10 @@ def from_arrays(
         as they are, also where some do not occur, other integers and texts are numbered in sorted
         order; of one-hot rows the place of the 1 is taken. "values": real numbers, as float64.
         "input": X itself, not copied.
+    weights : (rows,) array, optional
+        How much each training row counts in means over the rows, at least 0.
+    offsets : (rows,) array, optional
+        What a generalised linear model adds to each training row's linear predictor.
 
     Raises
     ------
@@ -135,6 +150,7 @@ def from_arrays(
     """
     check_targets(targets, name)
     train, classes = with_targets(_unlabelled(X, y, world, name, targets), targets, world, name)
+    train = with_columns(train, world, name, weights=weights, offsets=offsets)
     held_out = None
     if test is not None:
         title = f"{name} (test)"
@@ -149,6 +165,43 @@ def from_arrays(
     n, classes = row_size(train.X), class_names(classes)
     titles = tuple(map(str, X.columns)) if is_table(X) and X.ndim == 2 else None
     return Dataset(name, train, held_out, n, titles, targets, classes, hashed)
+
+
+def with_columns(shard: Shard, world: World, name: str, **columns) -> Shard:
+    """Return a shard with the weights and offsets of its rows, checked; None for none. Collective.
+
+    A rank without rows need not pass any.
+    """
+    for what, values in columns.items():
+        here = values is not None or not len(shard.y)
+        given = world.gather((values is not None, here))
+        with world.phase(f"checking {name}"):
+            if any(any_here for any_here, _ in given):
+                if not here:
+                    raise InputError(f"{name}: other ranks pass {what}; pass those of all rows")
+                values = _column(() if values is None else values, shard, name, what)
+        shard = replace(shard, **{what: values})
+    return shard
+
+
+def _column(values, shard: Shard, name: str, what: str) -> np.ndarray:
+    values = np.asarray(values)
+    if not len(shard.y) and not values.size:
+        return np.empty(0)
+    if values.shape != (len(shard.y),) or values.dtype.kind not in "fiub":
+        raise InputError(
+            f"{name}: {what} have shape {values.shape} and type {values.dtype}; pass a real number "
+            f"for each of the {len(shard.y)} rows"
+        )
+    values = values.astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values) | ((values < 0) & (what == "weights")))
+    if len(wrong):
+        row, rule = shard.start + int(wrong[0]) + 1, " of at least 0" * (what == "weights")
+        value = values[wrong[0]]
+        raise InputError(
+            f"{name}: row {row} has {value:g} among the {what}; give finite numbers{rule}"
+        )
+    return values
 
 
 def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:

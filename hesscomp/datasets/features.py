@@ -64,7 +64,7 @@ def fourier_features(
     hashed = f"sha256:{hashlib.sha256(recipe.encode()).hexdigest()}"
     name = f"{dataset.name}, {count} Fourier features (bandwidth {bandwidth:g})"
     lifted = replace(dataset, name=name, train=train, test=test, features=count)
-    return replace(lifted, feature_names=None, fingerprint=hashed)
+    return replace(lifted, feature_names=None, encoding=None, fingerprint=hashed)
 
 
 def _lift(shard: Shard, W: np.ndarray, b: np.ndarray, dtype: str) -> Shard:

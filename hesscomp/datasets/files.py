@@ -2,17 +2,20 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import scipy.sparse
 
 from hesscomp.datasets.array_files import Hdf5Source, NpySource, NpzSource
 from hesscomp.datasets.arrays import ArraySource
-from hesscomp.datasets.dataset import Dataset, Shard, aligned_empty
+from hesscomp.datasets.dataset import Dataset, Shard, aligned_empty, with_columns
 from hesscomp.datasets.delimited import CsvSource
+from hesscomp.datasets.encoding import Encoding
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.idx import IDX_NAME, IdxSource
 from hesscomp.datasets.libsvm import LibsvmSource
+from hesscomp.datasets.reading import Reading
 from hesscomp.datasets.targets import class_names, with_targets
 from hesscomp.datasets.text import OPENERS, TextSource
 from hesscomp.datasets.validation import row_size
@@ -21,6 +24,8 @@ from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 
 log = logging.getLogger(__name__)
+
+READING = Reading()
 
 SOURCES: dict[str, type[TextSource] | type[ArraySource]] = {
     "libsvm": LibsvmSource,
@@ -39,7 +44,7 @@ ENDINGS = {
 
 def load_file(
     source: str | os.PathLike, world: World, *, format: str | None = None,
-    label: str | None = None, test: str | os.PathLike | None = None, targets: str | None = None,
+    reading: Reading = READING, test: str | os.PathLike | None = None, targets: str | None = None,
     dtype: str | None = None, name: str | None = None,
 ) -> Dataset:  # fmt: skip
     """Load a file of labelled rows; see `load_dataset` for the arguments. Collective.
@@ -47,7 +52,7 @@ def load_file(
     `name` is what to call the data set, by default the file as it was named.
     """
     called = str(source) if name is None else name
-    train, reader = _read(source, world, format, label, dtype)
+    train, reader = _read(source, world, format, reading, dtype)
     if world.rank == 0:
         for doubt in reader.doubts():
             log.warning("%s: %s", source, doubt)
@@ -55,13 +60,30 @@ def load_file(
     train, classes = with_targets(train, targets, world, called, where=reader.where)
     held_out = None
     if test is not None:
-        label = None if reader.label_is_file else label
-        held_out, other = _read(test, world, format, label, dtype, reader)
+        other_reading = replace(reading, label=None if reader.label_is_file else reading.label)
+        held_out, other = _read(test, world, format, other_reading, dtype, reader)
+        if other.dropped and world.rank == 0:
+            log.warning("%s: %d rows with missing values are left out", test, other.dropped)
         title = str(test) if name is None else f"{name} (test)"
         held_out, _ = with_targets(held_out, targets, world, title, classes, other.where)
     n, names, hashed = row_size(train.X), class_names(classes), fingerprint(train, world)
-    columns, label_name = reader.columns, reader.label_name
-    return Dataset(called, train, held_out, n, columns, targets, names, hashed, label_name)
+    encoding, label_name = reader.encoding, reader.label_name
+    columns = reader.columns if encoding is None else encoding.names
+    return Dataset(
+        called, train, held_out, n, columns, targets, names, hashed, label_name, encoding
+    )
+
+
+def load_rows(source: str | os.PathLike, world: World, encoding: Encoding | None, n: int) -> Shard:
+    """Load rows without labels, encoded as other rows were or of n numbers. Collective.
+
+    A file of labelled rows will do: labels of CSV files are ignored with all other columns that the
+    encoding does not name, and those of other formats too.
+    """
+    shard, _ = _read(source, world, None, Reading(labelled=False), None, like=encoding)
+    if row_size(shard.X) != n:
+        raise InputError(f"{source}: has {row_size(shard.X)} columns, the model {n}")
+    return shard
 
 
 def prefer_dense(n: int, density: float) -> bool:
@@ -73,10 +95,14 @@ def prefer_dense(n: int, density: float) -> bool:
     return density > 0.25 or (n <= 2000 and density > 0.05)
 
 
-def _read(path, world: World, format: str | None, label: str | None, dtype, train=None):
+def _read(
+    path, world: World, format: str | None, reading: Reading, dtype, train=None,
+    like: Encoding | None = None,
+):  # fmt: skip
     """Read this rank's rows of a file, with their labels unchanged; also return the source.
 
-    `train` is the source of the training data where these are the test data.
+    `train` is the source of the training data where these are the test data, and `like` the
+    encoding that they must have.
     """
     path = Path(path)
     with world.phase(f"opening {path.name}"):
@@ -87,7 +113,14 @@ def _read(path, world: World, format: str | None, label: str | None, dtype, trai
             raise InputError(f"{path}: no such file; check the path")
         if path.is_dir():
             raise InputError(f"{path}: is a folder; name a file")
-        source = kind(path, label, world.rank, world.size)
+        if reading.columns() and not kind.has_columns:
+            raise InputError(f"{path}: `weights` and `offset` go with CSV, HDF5 and NPZ files")
+        if (reading.missing != "refuse" or reading.categories) and not kind.is_table:
+            raise InputError(f"{path}: `missing` and `categories` go with CSV files")
+        if like is not None and not kind.is_table:
+            raise InputError(f"{path}: the model's columns have names; give a CSV file with them")
+        like = like if train is None else train.encoding
+        source = kind(path, reading, world.rank, world.size, like)
         source.dtype = dtype
         count = source.count()
     counts = world.gather(count)
@@ -97,7 +130,7 @@ def _read(path, world: World, format: str | None, label: str | None, dtype, trai
     start, stop = row_range(total, world.rank, world.size)
     with world.phase(f"reading {path.name}"):
         X, labels = source.read(start, stop, counts)
-    X, width = source.agree(X, start, world.gather, train)
+    X, width = source.agree(X, start, world, train)
     if width == 0:
         raise InputError(f"{path}: holds no features")
     if scipy.sparse.issparse(X):
@@ -108,7 +141,8 @@ def _read(path, world: World, format: str | None, label: str | None, dtype, trai
     if dtype is not None and X.dtype != dtype:
         with world.phase(f"converting {path.name} to {dtype}"):
             X = X.astype(dtype)
-    return Shard(X, labels, start, total), source
+    shard = Shard(X, labels, start, total)
+    return with_columns(shard, world, str(path), **source.extras), source
 
 
 def _format(path: Path, format: str | None) -> str:

@@ -4,7 +4,8 @@ SHA-256 over a header and the SHA-256 of each fixed row block (`row_block`), in 
 block is the little-endian bytes of its rows in their own precision, then its targets (float64); a
 sparse one is its row lengths (int64), column indices (int64), values (float64) and targets. So the
 same numbers stored densely and sparsely have two fingerprints. Rows that are their own targets are
-hashed once, and the header says so. Rows of more axes are hashed as vectors: their shape is not.
+hashed once, and the header says so; weights and offsets are hashed after the targets where there
+are any, and the header names them. Rows of more axes are hashed as vectors: their shape is not.
 """
 
 import hashlib
@@ -45,6 +46,7 @@ def fingerprint(shard, world: World) -> str:
         digests.append(digest.digest())
     kind = "sparse" if scipy.sparse.issparse(shard.X) else shard.X.dtype.name
     itself = " to itself" if shard.y is shard.X else ""
+    itself += "".join(f" with {name}" for name, _ in _columns(shard))
     whole = hashlib.sha256(f"{kind} {shard.total} x {row_size(shard.X)}{itself}\n".encode())
     for part in world.gather(b"".join(digests)):
         whole.update(part)
@@ -62,4 +64,11 @@ def _bytes(shard, first: int, last: int) -> tuple[bytes, ...]:
         parts.append(X[first:last].astype(X.dtype.newbyteorder("<")))
     if shard.y is not X:
         parts.append(shard.y[first:last].astype("<f8"))
+    parts += [values[first:last].astype("<f8") for _, values in _columns(shard)]
     return tuple(part.tobytes() for part in parts)
+
+
+def _columns(shard) -> list[tuple[str, np.ndarray]]:
+    """Return the columns beside the targets that a shard has, with their names."""
+    named = (("weights", shard.weights), ("offsets", shard.offsets))
+    return [(name, values) for name, values in named if values is not None]

@@ -78,7 +78,8 @@ class LibsvmSource(TextSource):
         width = int(indices.max(initial=-1)) + 1
         return scipy.sparse.csr_array((values, indices, indptr), shape=(len(labels), width)), labels
 
-    def agree(self, X, start, gather, train):
+    def agree(self, X, start, world, train):
+        gather = world.gather
         if train is None:
             found = gather((int(X.indices.min(initial=1)), int(X.indices.max(initial=0))))
             self.base = min(low for low, _ in found)

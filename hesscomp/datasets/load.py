@@ -7,6 +7,7 @@ from hesscomp.datasets.curves import load_curves
 from hesscomp.datasets.dataset import Dataset
 from hesscomp.datasets.files import load_file
 from hesscomp.datasets.mnist import load_mnist, load_mnist_download, load_mnist_sample
+from hesscomp.datasets.reading import Reading
 from hesscomp.datasets.targets import check_targets
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
@@ -23,7 +24,8 @@ NAMED = {
 def load_dataset(
     source: str | os.PathLike, world: World, *, format: str | None = None,
     label: str | None = None, test: str | os.PathLike | None = None, targets: str | None = None,
-    dtype: str | None = None,
+    dtype: str | None = None, weights: str | None = None, offset: str | None = None,
+    missing: str = "refuse", categories: tuple[str, ...] = (), reference: bool = False,
 ) -> Dataset:  # fmt: skip
     """Load a data set by name or from a file. Collective; each rank keeps its own rows only.
 
@@ -48,6 +50,18 @@ def load_dataset(
         "input" for "curves", else "signs".
     dtype : {"float32", "float64"}, optional
         Of X. Default: float32 for pixels and for what is stored so, else float64.
+    weights, offset : str, optional
+        The column of a CSV file, or the data set of an HDF5 or NPZ file, with how much each row
+        counts, or with what a generalised linear model adds to its linear predictor.
+    missing : {"refuse", "drop", "level"}
+        What becomes of missing values in CSV (empty, NA, N/A, NaN, ?, null): an error that names
+        the first, or the row is left out, or they are a level of their own: a feature
+        NAME=(missing) of 0 and 1, beside which a missing number counts as 0.
+    categories : tuple of str
+        Columns of a CSV file whose numbers are codes, to be taken as texts.
+    reference : bool
+        Whether the first level of each text column has no feature, as a model with an intercept
+        wants it.
 
     Raises
     ------
@@ -58,16 +72,25 @@ def load_dataset(
     Notes
     -----
     Rows go to ranks as `row_range` says. Sparse rows stay sparse unless `prefer_dense`.
+
+    A column of a CSV file that holds texts becomes a feature NAME=TEXT of 0 and 1 for each of its
+    texts (at most 1,000) in sorted order, the same on any number of ranks; `Dataset.encoding`
+    keeps them. A column half of whose values are numbers is refused at the first text. Test rows
+    are encoded by the names of the training data's columns.
     """
     name = str(source)
     if targets is not None:
         check_targets(targets, name)
     if dtype not in (None, "float32", "float64"):
         raise InputError(f"{name}: dtype must be float32 or float64, not {dtype}")
+    reading = Reading(label, weights, offset, missing, tuple(categories), reference)
     if name not in NAMED:
         return load_file(
-            source, world, format=format, label=label, test=test, targets=targets, dtype=dtype
+            source, world, format=format, reading=reading, test=test, targets=targets, dtype=dtype
         )
-    if format or label or test:
-        raise InputError(f"the {name} data take no format, label or test file")
+    if format or test or reading != Reading(reference=reference):
+        raise InputError(
+            f"the {name} data take no format, label or test file, and no weights, offset, missing "
+            "or categories"
+        )
     return NAMED[name](world, targets, dtype)

@@ -8,14 +8,17 @@ import bz2
 import gzip
 import lzma
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from hesscomp.datasets.encoding import Encoding
+from hesscomp.datasets.reading import Reading
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
 from hesscomp.storage.archives import MAX_COMPRESSION, open_xz
 
 BATCH_BYTES = 2**23  # of text parsed at a time
@@ -34,14 +37,20 @@ class TextSource:
     """
 
     columns: tuple[str, ...] | None = None
+    has_columns = False  # whether weights and offsets may stand in columns of it
+    is_table = False  # whether it is encoded by columns (`encoding`)
     targets = SIGNS  # what its labels are by default
     dtype: str | None = None
     label_is_file = False
     begin = 0  # the byte at which the rows begin
     label_name: str | None = None  # of the label's column, where columns have names
+    encoding: Encoding | None = None  # of columns that have names, once the ranks have agreed
+    dropped = 0  # rows that were left out for missing values
+    extras: dict[str, np.ndarray]  # weights and offsets of the rows that were read
 
-    def __init__(self, path: Path, label: str | None, rank: int, size: int):
-        self.path, self.label, self.rank, self.size = path, label, rank, size
+    def __init__(self, path: Path, reading: Reading, rank: int, size: int, like=None):
+        self.path, self.reading, self.rank, self.size = path, reading, rank, size
+        self.label, self.extras = reading.label, {}
         self.compressed = path.suffix.lower() in OPENERS
         self.length = path.stat().st_size
 
@@ -76,6 +85,10 @@ class TextSource:
                     break
         return self.join(parts)
 
+    def is_row(self, stripped: bytes) -> bool:
+        """Return whether a stripped line is a row."""
+        return bool(stripped) and (stripped[:1] != b"#" or stripped.startswith(EXCEL_ERRORS))
+
     def parse(self, lines: list[bytes], row: int):
         """Stripped lines, of which the first is data row `row` (from 0), for `join`."""
         raise NotImplementedError
@@ -84,7 +97,7 @@ class TextSource:
         """All that was parsed, as (X, labels)."""
         raise NotImplementedError
 
-    def agree(self, X, start: int, gather: Callable, train):
+    def agree(self, X, start: int, world: World, train):
         """X as all ranks must have it, and the number of columns. Collective."""
         raise NotImplementedError
 
@@ -98,7 +111,7 @@ class TextSource:
         with self._stream() as stream:
             while text := stream.readline(MAX_LINE):
                 line, position = line + 1, position + len(text)
-                if position > self.begin and _is_row(text.strip()):
+                if position > self.begin and self.is_row(text.strip()):
                     if left == 0:
                         break
                     left -= 1
@@ -146,11 +159,7 @@ class TextSource:
                         f"{self.path}: unpacks to over {MAX_COMPRESSION} times its length; "
                         "unpack it first"
                     )
-                yield [s for line in data.split(b"\n") if _is_row(s := line.strip())]
-
-
-def _is_row(stripped: bytes) -> bool:
-    return bool(stripped) and (stripped[:1] != b"#" or stripped.startswith(EXCEL_ERRORS))
+                yield [s for line in data.split(b"\n") if self.is_row(s := line.strip())]
 
 
 def shown(text: bytes | str) -> str:

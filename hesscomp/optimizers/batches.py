@@ -140,6 +140,10 @@ class Task:
     def ridge(self) -> float:
         return self.batches.problem.ridge
 
+    def regularized(self, matrix: Operator, damping: float = 0.0) -> Operator:
+        """Return a curvature matrix with the problem's ridge, and with a damping."""
+        return self.batches.problem.regularized(matrix, damping)
+
     @cached_property
     def gradient_batch(self) -> View:
         return self.batches.view(GRADIENT, self.step)
@@ -217,7 +221,8 @@ class MarginLine(Line):
     def objectives(self, lengths: np.ndarray) -> np.ndarray:
         x, d, problem = self.task.x, self.direction, self.view.problem
         losses = problem.losses_along(self.margins, self.along, lengths)
-        values = losses + problem.ridge / 2 * (x @ x + 2 * lengths * (x @ d) + lengths**2 * (d @ d))
+        xx, xd, dd = problem.ridge_term(x), problem.ridge_term(x, d), problem.ridge_term(d)
+        values = losses + xx + 2 * lengths * xd + lengths**2 * dd
         self.view.tried.extend(values)
         return values
 

@@ -117,7 +117,7 @@ class DRSOM(Optimizer):
             Q, _ = np.linalg.qr(np.hstack([g, normals]))
             return np.hstack([g, Q[:, 1:]])
         block = _unit_columns(np.hstack([g, state["moves"]]))
-        D, hessian = block, task.curvature_batch.hessian(task.x).shifted(task.ridge)
+        D, hessian = block, task.regularized(task.curvature_batch.hessian(task.x))
         while block.shape[1] and D.shape[1] < self.count:
             block = _unit_columns(hessian @ block)
             D = np.hstack([D, block])
@@ -144,7 +144,7 @@ def _unit_columns(D: np.ndarray) -> np.ndarray:
 
 
 def _by_products(task: Task, D: np.ndarray) -> np.ndarray:
-    return task.curvature_batch.hessian(task.x).shifted(task.ridge).quadratic(D)
+    return task.regularized(task.curvature_batch.hessian(task.x)).quadratic(D)
 
 
 def _by_differences(task: Task, D: np.ndarray) -> np.ndarray:

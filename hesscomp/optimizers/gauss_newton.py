@@ -59,7 +59,7 @@ class GaussNewton(Optimizer):
 
     def step(self, task: Task, state: State) -> Outcome:
         g, damping = task.gradient, state["damping"]
-        matrix = task.curvature_batch.gauss_newton(task.x).shifted(task.ridge)
+        matrix = task.regularized(task.curvature_batch.gauss_newton(task.x))
         solved = conjugate_gradients(
             matrix.shifted(damping),
             -g,

@@ -82,8 +82,9 @@ class HessianFree(Refreshed, Optimizer):
         shift = task.ridge + state["damping"]
         M, factor, sketched = self._preconditioner(task, state, matrix, shift)
         solved = truncated_cg(
-            matrix.shifted(shift), -task.gradient, self.decay * state["solution"], M, self.max_cg
-        )
+            task.regularized(matrix, state["damping"]), -task.gradient,
+            self.decay * state["solution"], M, self.max_cg,
+        )  # fmt: skip
         state = {**state, "solution": solved.iterates[-1][0]}
         if factor is not None:
             solve = solved.iterations, solved.first_norm, solved.last_norm

@@ -120,7 +120,7 @@ class Newton(Refreshed, Optimizer):
         horizon = np.log10(norm / self.tolerance) if known else -HORIZON * np.log10(forcing)
         factor, sketched = self.current_factor(hessian, state, horizon)
         result = conjugate_gradients(
-            hessian.shifted(task.ridge),
+            task.regularized(hessian),
             -task.gradient,
             tolerance=max(forcing * norm, 0.5 * self.tolerance),
             preconditioner=factor.preconditioner(task.ridge),
@@ -137,7 +137,7 @@ class Newton(Refreshed, Optimizer):
 
     def _direct(self, task: Task, state: State, hessian: Operator):
         H = hessian.to_dense()
-        H[np.diag_indices_from(H)] += task.ridge
+        H[np.diag_indices_from(H)] += task.batches.problem.ridge_diagonal()
         try:
             direction = task.world.on_root(_cholesky_solve, H, -task.gradient)
         except np.linalg.LinAlgError:

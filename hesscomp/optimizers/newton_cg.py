@@ -137,7 +137,7 @@ class NewtonCG(Refreshed, Optimizer):
         elif self.preconditioner == "diagonal":
             M = squared_gradients(task.curvature_batch, task.x, shift)
         result = solver(
-            base.shifted(shift),
+            task.regularized(base, state["damping"]),
             -task.gradient,
             tolerance=forcing * task.gradient_norm,
             preconditioner=M,

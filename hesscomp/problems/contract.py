@@ -95,7 +95,7 @@ def _check_hessian(
 ) -> None:
     V = rng.standard_normal((problem.n, 2))
     V /= np.linalg.norm(V, axis=0)
-    here = HessianOperator(problem, x).shifted(problem.ridge) @ V
+    here = problem.regularized(HessianOperator(problem, x)) @ V
     ends = [
         [problem.objective_and_gradient(x + step * v)[1] for step in (STEP, -STEP)] for v in V.T
     ]
@@ -108,7 +108,7 @@ def _check_hessian(
             f"{problem.name}: products with its Hessian differ by {error:.3g} from the differences "
             f"of its gradients, whose norm is {size:.3g}; correct linearize"
         )
-    smallest = np.linalg.eigvalsh(V.T @ here - problem.ridge * V.T @ V)[0]
+    smallest = np.linalg.eigvalsh(V.T @ here - V.T * problem.ridge_diagonal() @ V)[0]
     if problem.psd and smallest < -tolerance:
         raise InputError(
             f"{problem.name} declares its Hessian positive semidefinite (psd), but v.H v is "

@@ -19,7 +19,7 @@ class Evaluation:
     ----------
     rows : int
     loss : float
-        The mean of the rows' losses, without ridge and regularisers.
+        The mean of the rows' losses, weighted where the rows are, without ridge and regularisers.
     accuracy : float or None
         The share of right predictions; None for a problem that is not a classification.
     """

@@ -13,7 +13,8 @@ from hesscomp.curvature.digest import array_digest
 from hesscomp.curvature.sharded import STACK_BYTES, ShardCurvature
 from hesscomp.datasets import Shard
 from hesscomp.errors import InputError
-from hesscomp.factors import Factor, Kronecker
+from hesscomp.factors import UNKNOWN, Diagonal, Factor, Kronecker
+from hesscomp.operators.operator import Operator
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
@@ -46,6 +47,8 @@ class ParameterBlock:
 class Problem(ABC):
     """f(x) = (1/m) sum_i l_i(x) + (ridge/2) ||x||^2, m counting the rows of all ranks.
 
+    Where rows have weights, l_i is weighted and m is the sum of the weights (`total`).
+
     A subclass writes `linearize` and either `loss_and_gradient` or `objective_and_gradient`, sets
     the attributes below, and declares and writes what else its problems can do (docs/problems.md).
     Its problems are copied, with `copy.copy`, and the copies given another `world`.
@@ -70,6 +73,10 @@ class Problem(ABC):
     sample : str
         Which of its rows are taken.
     ridge : float
+    penalized : slice
+        The parameters that the ridge applies to, all by default.
+    weight_sum : float or None
+        The sum of all rows' weights, None where each row counts once.
     dtype : str
         Precision of curvature products, "float32" or "float64"; all else is float64.
     gradient_dtype : str
@@ -103,6 +110,8 @@ class Problem(ABC):
     fingerprint: str
     sample: str = "all"
     ridge: float = 0.0
+    penalized: slice = slice(None)
+    weight_sum: float | None = None
     dtype: str = "float64"
     gradient_dtype: str = "float64"
     psd: bool = False
@@ -152,8 +161,10 @@ class Problem(ABC):
         x = self.check_point(x)
         self.world.ledger.passes += 1
         addends = [self.loss_and_gradient(x, rows) for rows in self.parts_here]
-        total = self.sum_parts(addends, (self.n + 1,)) / self.rows
-        return float(total[-1] + self.ridge / 2 * (x @ x)), total[:-1] + self.ridge * x
+        total = self.sum_parts(addends, (self.n + 1,)) / self.total
+        gradient = total[:-1]
+        gradient[self.penalized] += self.ridge * x[self.penalized]
+        return float(total[-1] + self.ridge_term(x)), gradient
 
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
@@ -209,8 +220,8 @@ class Problem(ABC):
         places : (B,) array of int
             The next of these rows.
         gradients : (B, n) float64 array
-            Of l_i, without the ridge and regularisers: their mean over all rows of all ranks is the
-            gradient of the mean loss.
+            Of l_i, with its weight, without the ridge and regularisers: their sum over all rows of
+            all ranks, divided by `total`, is the gradient of the mean loss.
         """
         raise self.lacks(ability.ROW_GRADIENTS)
 
@@ -381,6 +392,28 @@ class Problem(ABC):
     # Methods that all problems share
 
     @property
+    def total(self) -> float:
+        """What sums over the rows are divided by: the rows' number, or the sum of their weights."""
+        return float(self.rows) if self.weight_sum is None else self.weight_sum
+
+    def ridge_term(self, x: np.ndarray, y: np.ndarray | None = None) -> float:
+        """Return (ridge/2) x.y over the parameters that the ridge applies to; y is x by default."""
+        x, y = x[self.penalized], (x if y is None else y)[self.penalized]
+        return float(self.ridge / 2 * (x @ y))
+
+    def regularized(self, matrix: Operator, damping: float = 0.0) -> Operator:
+        """Return a curvature matrix with the ridge, and with a damping of all parameters."""
+        if self.penalized == slice(None):
+            return matrix.shifted(self.ridge + damping)
+        return matrix + Diagonal(self.ridge_diagonal() + damping, certificate=UNKNOWN)
+
+    def ridge_diagonal(self) -> np.ndarray:
+        """Return what the ridge adds to the diagonal of the Hessian: (n,)."""
+        diagonal = np.zeros(self.n)
+        diagonal[self.penalized] = self.ridge
+        return diagonal
+
+    @property
     def blocks(self) -> tuple[ParameterBlock, ...]:
         """The former name of `parameter_blocks`, for one more version."""
         return self.parameter_blocks
@@ -428,6 +461,7 @@ class Problem(ABC):
             "sample": self.sample,
             "rows": str(self.rows),
             "ridge": repr(self.ridge),
+            **({} if self.penalized == slice(None) else {"penalized": repr(self.penalized)}),
             "dtype": self.dtype,
             "reproducible": str(self.world.reproducible),
             "point": array_digest(x),

@@ -21,13 +21,13 @@ class RowSet(Shard):
     Attributes
     ----------
     name, fingerprint : str
-        Of the data set.
+        Of the data set; always given.
     targets : str or None
         What y holds, where the data set says (`Dataset.targets`).
     """
 
-    name: str
-    fingerprint: str
+    name: str = ""
+    fingerprint: str = ""
     targets: str | None = None
 
     @classmethod
@@ -42,6 +42,11 @@ class RowSet(Shard):
         if isinstance(data, Dataset):
             if scipy.sparse.issparse(data.train.X):
                 raise InputError(f"{data.name}: networks take dense rows; store them as an array")
+            if data.train.weights is not None or data.train.offsets is not None:
+                raise InputError(
+                    f"{data.name}: networks take no sample weights and no offsets; leave them out, "
+                    "or write the loss as a FunctionProblem"
+                )
             return cls(
                 **vars(data.train),
                 name=data.name,
@@ -72,7 +77,7 @@ class RowSet(Shard):
             raise InputError("arrays: no rank holds a row")
         start, total = sum(counts[: world.rank]), sum(counts)
         hashed = fingerprint(Shard(X[:], y, start, total), world)  # y counts, even where it is X
-        return cls(X, y, start, total, "arrays", hashed)
+        return cls(X, y, start, total, name="arrays", fingerprint=hashed)
 
     @classmethod
     def held_out(cls, data, world: World) -> "RowSet":
@@ -104,9 +109,13 @@ class RowSet(Shard):
         if not sum(counts):
             raise InputError(f"{name} of {self.total} rows is empty; take more")
         start = sum(counts[: world.rank])
-        return replace(
-            self, X=self.X[kept], y=self.y[kept], start=start, total=sum(counts), name=name
+        weights, offsets = (
+            None if values is None else values[kept] for values in (self.weights, self.offsets)
         )
+        return replace(
+            self, X=self.X[kept], y=self.y[kept], start=start, total=sum(counts),
+            weights=weights, offsets=offsets, name=name,
+        )  # fmt: skip
 
 
 def _checked(values, name: str) -> np.ndarray:

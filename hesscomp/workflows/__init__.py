@@ -16,6 +16,7 @@ _HOME = {
         *("figure", "spectrum"),
     ),
     "planning": ("PlanRequest", "measured_plan", "plan"),
+    "prediction": ("PredictRequest", "Predicted", "predict"),
     "progress": ("Columns",),
     "subject": ("ProblemRequest", "Subject", "make_problem"),
     "training": ("TrainRequest", "Training", "train"),

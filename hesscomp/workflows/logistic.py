@@ -8,10 +8,12 @@ from hesscomp.compression import FactorOptions, compress
 from hesscomp.compression.compress import KRYLOV
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
+from hesscomp.linear import LinearModel, save_model
 from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.options import described, option, values
 from hesscomp.parallel.world import World
-from hesscomp.problems.catalogue import RIDGE
+from hesscomp.problems.capabilities import CLASSIFICATION
+from hesscomp.problems.catalogue import COVARIANCES, FAMILIES, RIDGE
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature
@@ -49,6 +51,28 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
     ridge: float = option(
         RIDGE, low=0, group="numbers", metavar="R", help="add (R/2) ||x||^2 to the objective"
     )
+    family: str = option(
+        "logistic", choices=FAMILIES, group="data",
+        help="the model; poisson with the logarithm as link",
+    )  # fmt: skip
+    model_out: str | None = option(
+        None, group="output", metavar="M.h5",
+        help="write coefficients with names, encoding and covariance to this file, for `hesscomp "
+        "predict`; and print their table",
+    )  # fmt: skip
+    covariance: str | None = option(
+        None, choices=COVARIANCES, group="output",
+        help="print the table of coefficients, with standard errors from the observed information, "
+        "the default with `model_out`, or robust ones (sandwich)",
+    )  # fmt: skip
+    errors_of: tuple[str, ...] = option(
+        (), group="output", metavar="NAME", advanced=True,
+        help="above 4000 coefficients, those that standard errors are computed of, by CG",
+    )  # fmt: skip
+    confidence: float = option(
+        0.95, above=0, below=1, group="output", metavar="L", advanced=True,
+        help="level of the printed intervals",
+    )  # fmt: skip
     factor_out: str | None = option(
         None, group="output", metavar="F.h5",
         help="write a certified factor of the Hessian at the final point to this file",
@@ -70,6 +94,12 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
             raise InputError("`gamma` goes with `step` fixed")
         if self.tail != NewtonOptions.tail and self.solver != "lowrank":
             raise InputError("`tail` goes with `solver` lowrank")
+        asked = self.model_out is not None or self.covariance is not None
+        for name in ("errors_of", "confidence"):
+            if getattr(self, name) != getattr(NewtonRequest, name) and not asked:
+                raise InputError(f"`{name}` goes with `model_out` or `covariance`")
+        if asked and self.features != "raw":
+            raise InputError("`model_out` and `covariance` do not go with `features` fourier")
         if self.save_every is not None and self.run is None:
             raise InputError("`save_every` goes with `run`")
         if self.plot is not None:
@@ -85,9 +115,10 @@ class NewtonFit:
     """A fitted model."""
 
     result: "NewtonResult"
-    train_accuracy: float
+    train_accuracy: float  # NaN where the model is no classification
     test: "Evaluation | None"  # where there are test rows
     factor: Factor | None = None  # of the Hessian at the final point, where one was requested
+    model: LinearModel | None = None  # with its statistics, where they were requested
 
 
 def newton(request: NewtonRequest, world: World, progress: Progress = silent) -> NewtonFit:
@@ -100,7 +131,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     InputError
         For data or outputs that cannot be used, and for a folder that holds another run.
     """
-    check_outputs(world, request.factor_out, request.json, request.plot)
+    check_outputs(world, request.factor_out, request.model_out, request.json, request.plot)
     with world.ledger.timed("startup"):
         dataset, problem = make_logistic(request, world, progress)
         from hesscomp.curvature.hessian import HessianOperator
@@ -123,8 +154,19 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
             save_every=request.save_every or 1,
         )
     test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
-    fit = NewtonFit(result, problem.accuracy(result.x, dataset.train), test)
+    classifies = problem.can(CLASSIFICATION)
+    accuracy = problem.accuracy(result.x, dataset.train) if classifies else math.nan
+    fit = NewtonFit(result, accuracy, test)
     progress(fit)
+    if request.model_out is not None or request.covariance is not None:
+        from hesscomp.optimizers.standard_errors import OBSERVED, linear_model
+
+        with world.ledger.timed("statistics"):
+            kind = request.covariance or OBSERVED
+            model = linear_model(problem, dataset, result, kind, request.errors_of)
+        progress(model.summary(request.confidence))
+        write(world, progress, "model", request.model_out, lambda path: save_model(model, path))
+        fit = replace(fit, model=model)
     if request.factor_out is not None:
         final = Curvature(HessianOperator(problem, result.x), problem, result.x, "Hessian")
         asked = values(request, FactorOptions)
@@ -163,6 +205,7 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "features": problem.n,
         "data_fingerprint": dataset.fingerprint,
         "ridge": problem.ridge,
+        "intercept": problem.intercept,
         "dtype": problem.dtype,
         "seed": request.seed,
         "tolerance": request.tolerance,
@@ -170,7 +213,7 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "solver_choice": result.choice,
         **{name: getattr(result, name) for name in told},
         "train_accuracy": fit.train_accuracy,
-        "test_accuracy": math.nan if test is None else test.accuracy,
+        "test_accuracy": math.nan if test is None or test.accuracy is None else test.accuracy,
         "test_loss": math.nan if test is None else test.loss,
         "history": [row.as_dict() for row in result.history],
         **costs(problem.world, compile="compile", solve="newton"),

@@ -10,6 +10,7 @@ from hesscomp.datasets import Dataset, fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
 from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.mnist import FOLDER
+from hesscomp.datasets.reading import MISSING
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.options import Options, Seeded, byte_size, format_bytes, option, refuse
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
+READ_BY = ("label", "format", "weights", "offset", "missing")
 OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
@@ -63,6 +65,26 @@ class SourceRequest(Options, group="data"):
         None, metavar="NAME",
         help="the labels: a column (default: the last one), a data set of an HDF5 or NPZ file "
         "(default: y), or for NPY and IDX another file (default: the one beside the data)",
+    )  # fmt: skip
+    weights: str | None = option(
+        None, metavar="NAME",
+        help="how much each row counts: a column of a CSV file, or a data set of HDF5 or NPZ; "
+        "default: 1; not for networks",
+    )  # fmt: skip
+    offset: str | None = option(
+        None, metavar="NAME", advanced=True,
+        help="what is added to each row's linear predictor, such as a logarithm of exposure: a "
+        "column or a data set, as `weights`; not for networks",
+    )  # fmt: skip
+    missing: str | None = option(
+        None, choices=MISSING,
+        help="what becomes of missing values in CSV: refuse them, the default; drop their rows; or "
+        "take them as a level, a feature NAME=(missing) of 0 and 1",
+    )  # fmt: skip
+    categories: tuple[str, ...] = option(
+        (), metavar="NAME",
+        help="columns of a CSV file whose numbers are codes; columns of texts are categories "
+        "anyway, a feature NAME=TEXT of 0 and 1 for each text",
     )  # fmt: skip
 
 
@@ -114,6 +136,12 @@ class NumberRequest(Seeded, group="numbers"):
 class LogisticRequest(SourceRequest, FeatureRequest, NumberRequest):
     """Logistic regression over data."""
 
+    intercept: bool = option(
+        False, group="data",
+        help="fit a constant beside the columns, the last coefficient, without ridge; the first "
+        "level of each text column then has no feature: it is the reference",
+    )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemRequest(
@@ -163,6 +191,9 @@ class ProblemRequest(
             raise Incomplete("`model` needs `loss` and `data`; give both")
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
+        own = self.problem is not None and ":" in self.problem
+        if self.intercept and (network or own):
+            raise InputError("`intercept` goes with logistic regression; leave it out")
         if self.model is not None:
             return
         given = f"`problem` {self.problem}"
@@ -171,7 +202,7 @@ class ProblemRequest(
         elif self.problem is None or named is not None:
             refuse(self, OF_NETWORKS, "logistic regression")
         elif ":" in self.problem:
-            decided = ("data", "test", "label", "format", *OF_NETWORKS, "ridge", "dtype")
+            decided = ("data", "test", *READ_BY, *OF_NETWORKS, "ridge", "dtype")
             refuse(self, decided, f"{given}, which decides it")
             module, _, name = self.problem.partition(":")
             if not all(part.isidentifier() for part in (name, *module.split("."))):
@@ -226,10 +257,12 @@ def read_data(
     """Return the data set of a request, or else of `source`; report its columns."""
     named = request.data or source
     assert named is not None  # a request without data is of a named problem
-    test = getattr(request, "test", None)
+    asked = {name: getattr(request, name) for name in READ_BY}
     dataset = load_dataset(
-        named, world, format=request.format, label=request.label, test=test, targets=targets
-    )
+        named, world, **{name: value for name, value in asked.items() if value is not None},
+        test=getattr(request, "test", None), targets=targets, categories=request.categories,
+        reference=getattr(request, "intercept", False),
+    )  # fmt: skip
     if dataset.label_name is not None:
         names = [name or "(no name)" for name in dataset.feature_names or ()]
         more = "" if len(names) <= SHOWN else f", ... {names[-1]}"
@@ -237,6 +270,8 @@ def read_data(
             f"label: {dataset.label_name}; {len(names)} "
             f"feature{'' if len(names) == 1 else 's'}: {', '.join(names[:SHOWN])}{more}"
         )
+    if dataset.encoding is not None and (told := dataset.encoding.describe()):
+        progress(f"encoded: {told}")
     return dataset
 
 
@@ -244,17 +279,20 @@ def make_logistic(
     request: LogisticRequest, world: World, progress: Progress = silent, source: str | None = None
 ):
     """Return the data set, with Fourier features if asked, and its problem. Collective."""
-    dtype = request.dtype or "float32"
-    dataset = read_data(request, world, progress, "signs", source)
+    dtype, family = request.dtype or "float32", getattr(request, "family", "logistic")
+    targets = "signs" if family == "logistic" else "values"
+    dataset = read_data(request, world, progress, targets, source)
     if request.feature_count is not None and request.bandwidth is not None:
         dataset = fourier_features(
             dataset, world, request.feature_count, request.bandwidth, seed=request.seed, dtype=dtype
         )
     start_tensorflow(world)  # only now: errors in the data are reported without loading it
-    from hesscomp.problems.logistic import LogisticRegression
+    from hesscomp.problems.logistic import linear_problem
 
     ridge = RIDGE if request.ridge is None else request.ridge
-    return dataset, LogisticRegression(dataset, world, ridge=ridge, dtype=dtype)
+    return dataset, linear_problem(
+        dataset, world, family, ridge=ridge, dtype=dtype, intercept=request.intercept
+    )
 
 
 def start_tensorflow(world: World) -> None:

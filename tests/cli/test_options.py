@@ -65,6 +65,8 @@ def data_options(start: str, end: str) -> dict[str, Case]:
         "--data": Case("--data e.csv"),
         "--format": Case("--format hdf5", refused=True),
         "--label": Case("--label f0"),
+        **table_options(start, end),
+        "--intercept": Case("--intercept"),
         "--features": Case("--features fourier --feature-count 20 --bandwidth 2"),
         "--feature-count": Case(
             "--feature-count 10",
@@ -74,6 +76,17 @@ def data_options(start: str, end: str) -> dict[str, Case]:
             "--bandwidth 3",
             f"{start} --data d.csv --features fourier --feature-count 20 --bandwidth 2 {end}",
         ),
+    }
+
+
+def table_options(start: str, end: str, refused: bool = False) -> dict[str, Case]:
+    """Those of rows that no factor and no model fits which has other columns."""
+    gaps = f"{start} --data gaps.csv --missing drop {end}"
+    return {
+        "--weights": Case("--weights f0", refused=refused),
+        "--offset": Case("--offset f1", refused=refused),
+        "--missing": Case("--missing level", gaps, refused, idle=True),
+        "--categories": Case("--categories f1", refused=refused),
     }
 
 
@@ -167,6 +180,8 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
         {
             **subject_options(*UPDATE_MODEL),
             **data_options(*UPDATE),
+            **table_options(*UPDATE, refused=True),
+            "--intercept": Case("--intercept", refused=True),
             "--problem": Case("--problem adult-mlp", refused=True),
             "--model": Case("--model m.keras --loss squared-error", refused=True),
             "--features": Case("--features fourier --feature-count 30 --bandwidth 2"),
@@ -219,6 +234,8 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
         {
             **subject_options(*FIGURE),
             **data_options(*FIGURE),
+            **table_options(f"{FIGURE[0]} --model m.keras --loss squared-error", FIGURE[1], True),
+            "--intercept": Case("--intercept", refused=True),
             "--features": Case("--features fourier --feature-count 9 --bandwidth 2", refused=True),
             "--feature-count": Case("--feature-count 9", refused=True),
             "--bandwidth": Case("--bandwidth 2", refused=True),
@@ -240,6 +257,11 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
         {
             **data_options(*NEWTON),
             "--test": Case("--test t.csv"),
+            "--family": Case("--family least-squares"),
+            "--model-out": Case("--model-out m.h5"),
+            "--covariance": Case("--covariance robust"),
+            "--errors-of": Case("--errors-of f1", f"newton {LOGISTIC} --covariance observed", True),
+            "--confidence": Case("--confidence 0.5", f"newton {LOGISTIC} --covariance observed"),
             "--solver": Case("--solver pcg"),
             "--tol": Case("--tol 0.1"),
             "--max-steps": Case("--max-steps 2"),
@@ -258,6 +280,15 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--plot": Case("--plot p.png"),
             "--run": Case("--run run"),
             "--save-every": Case("--save-every 2", f"newton {LOGISTIC} --max-steps 3 --run run"),
+        },
+    ),
+    "predict": (
+        "predict p0.h5 --data d.csv --out p.csv",
+        {
+            "--data": Case("--data e.csv"),
+            "--out": Case("--out other.csv"),
+            "--level": Case("--level 0.5"),
+            **rank_options("--threads", "--comm-timeout"),
         },
     ),
     "train": (
@@ -304,6 +335,8 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--label": Case("--label f0"),
             "--test": Case("--test t.csv"),
             "--targets": Case("--targets values"),
+            **table_options("data d.csv", ""),
+            "--missing": Case("--missing level", "data gaps.csv --missing drop", idle=True),
             "--ranks": Case("--ranks 3"),
             **rank_options("--threads", "--comm-timeout"),
         },
@@ -426,6 +459,9 @@ def inputs(tmp_path_factory):
     for name, rows in (("d.csv", slice(None)), ("e.csv", slice(30)), ("t.csv", slice(20, None))):
         text = {"delimiter": ",", "header": header, "comments": "", "fmt": "%.8g"}
         np.savetxt(folder / name, np.column_stack((X, y))[rows], **text)
+    lines = (folder / "d.csv").read_text().splitlines()
+    lines[-1] = "1,," + lines[-1].split(",", 2)[2]
+    (folder / "gaps.csv").write_text("\n".join(lines))
     np.save(folder / "x.npy", rng.standard_normal(FEATURES) / 5)
     np.save(folder / "z.npy", rng.standard_normal(FEATURES))
     keras.utils.set_random_seed(0)
@@ -440,6 +476,7 @@ def inputs(tmp_path_factory):
             "compress --data e.csv --rank 3 --out g0.h5",
             f"compress {MODEL} --rank 3 --out m0.h5",
             f"{TRAIN[0]} {LOGISTIC} --run r0",
+            f"newton {LOGISTIC} --ridge 0.1 --model-out p0.h5",
         ):
             assert main(words.split()) == 0
     return folder

@@ -516,10 +516,9 @@ TEXT_ERRORS = {
     "question.csv": ("a,b,label\n1, ?,0\n", "column b holds '?'; the value is missing"),
     "excel-error.csv": ("a,label\n1,0\n#N/A,1\n", "row 2 (line 3), column a holds '#N/A'; the"),
     "text.csv": (
-        "age,work,label\n1,Private,0\n",
-        "column work holds 'Private'; encode it as a "
-        "number: text columns become columns of 0 and 1 by pandas.get_dummies(table, "
-        "dtype=float), or name it if it is the label (`label` work), or remove",
+        "age,work,label\n1,Private,0\n2,3,1\n",
+        "column work holds 'Private'; encode it as a number, or remove the column; where its "
+        "numbers are codes, name it among `categories`, or name it if it is the label (`label` wo",
     ),
     "comma.csv": ("a;b;label\n1,5;2;0\n", "column a holds '1,5'; write numbers with a decimal"),
     "sep.csv": ("sep=;\na;label\n1;0\n", "the first line is for Excel alone; remove it"),
@@ -696,7 +695,15 @@ BAD_TESTS = {
                   "row 2 (line 2) has the label 0; the training data have -1 and 1"),
     "words.csv": ("a,label\n1,x\n2,y\n", "a,label\n1,x\n2,z\n",
                   "row 2 (line 3) has the label 'z'; the training data have x and y"),
-    "columns.csv": ("a,b,label\n1,2,0\n", "b,a,label\n1,2,0\n", "its columns are not those of"),
+    "columns.csv": ("a,b,label\n1,2,0\n", "b,label\n2,0\n",
+                    "no column is named 'a', which the training data have; it has b, label"),
+    "level.csv": ("job,label\nx,0\ny,1\n", "label,job\n0,x\n1,z\n",
+                  "row 2 (line 3), column job holds 'z', which the training data do not have; "
+                  "they have x, y"),
+    "gap.csv": ("a,label\n1,0\n", "a,label\n,0\n",
+                "row 1 (line 2), column a holds '', a missing value, and the training data have"),
+    "slip.csv": ("a,label\n1,0\n", "a,label\nx,0\n",
+                 "column a holds 'x'; the training data have numbers there"),
 }  # fmt: skip
 
 

@@ -1,0 +1,103 @@
+"""Fitted linear models with their statistics, from Python."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from hesscomp.api import load_data
+from hesscomp.datasets import Dataset, from_arrays
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+
+if TYPE_CHECKING:
+    from hesscomp.linear import LinearModel
+    from hesscomp.problems.linear import GeneralizedLinearModel
+
+
+def fit_linear(
+    data, family: str = "logistic", *, intercept: bool = True, ridge: float = 0.0, weights=None,
+    offsets=None, covariance: str = "observed", errors_of: tuple[str, ...] = (), world=None,
+    dtype: str = "float64", **options,
+) -> LinearModel:  # fmt: skip
+    """Fit a generalised linear model by Newton's method, with its statistics. Collective.
+
+    Parameters
+    ----------
+    data : str, path, Dataset or (X, y)
+        A file or a named data set, or each rank's own rows.
+    family : {"logistic", "least-squares", "poisson"}
+        Poisson regression has the logarithm as link.
+    intercept : bool
+        Fit a constant, the last coefficient; the first level of each text column of a file is then
+        the reference.
+    ridge : float
+        (ridge/2) ||x||^2 is added to the mean loss, without the intercept.
+    weights, offsets : (rows,) array or str, optional
+        How much each row counts, and what is added to its linear predictor; with a file the names
+        of columns.
+    covariance : {"observed", "robust", "none"}
+        What standard errors come from: the observed information, the sandwich HC0, or nothing.
+    errors_of : tuple of str
+        Above 4,000 coefficients, those that standard errors are computed of (by CG).
+    world, dtype
+        As of `GeneralizedLinearModel`.
+    **options
+        `solver`, `tolerance`, `max_iterations` and others of `NewtonOptions`; with a file also
+        `label`, `missing` and `categories` of `load_data`.
+
+    Returns
+    -------
+    LinearModel
+        `coefficients`, `names`, `standard_errors`, `p_values`, `predict`; printed, it is a table.
+
+    Raises
+    ------
+    InputError
+        For data or columns that cannot be used, such as columns that depend on each other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> X = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> model = hc.fit_linear((X, [0, 1, 0, 1]))
+    >>> model.names, model.coefficients.round(4), model.standard_errors.round(4)
+    (('x1', '(intercept)'), array([ 0.9082, -1.3623]), array([1.0852, 1.9749]))
+    """
+    from hesscomp.optimizers.newton import NewtonOptions, newton
+    from hesscomp.optimizers.standard_errors import KINDS, linear_model
+
+    if covariance not in KINDS:
+        raise InputError(f"covariance must be one of {', '.join(KINDS)}, not {covariance}")
+    read = {
+        name: options.pop(name) for name in ("label", "missing", "categories") if name in options
+    }
+    problem, dataset = linear_problem(
+        data, family, world, weights, offsets, read, ridge=ridge, intercept=intercept, dtype=dtype
+    )
+    result = newton(problem, None, NewtonOptions(**options))
+    return linear_model(problem, dataset, result, covariance, tuple(errors_of))
+
+
+def linear_problem(
+    data, family: str, world: World | None, weights, offsets, read: dict | None = None,
+    *, intercept: bool, **options,
+) -> tuple[GeneralizedLinearModel, Dataset]:  # fmt: skip
+    """Return the problem of a family over data of any kind, and its data set."""
+    from hesscomp.problems import logistic
+    from hesscomp.problems.linear import known_family
+
+    world, targets = world or World.of_job(), known_family(family).targets
+    beside = {"weights": weights, "offset": offsets}
+    if isinstance(data, str | os.PathLike):
+        given = {name: value for name, value in beside.items() if value is not None}
+        data = load_data(data, world, targets=targets, reference=intercept, **given, **(read or {}))
+    elif read:
+        raise InputError(f"`{next(iter(read))}` goes with a file")
+    elif not isinstance(data, Dataset):
+        X, y = data
+        data = from_arrays(X, y, world, targets=targets, weights=weights, offsets=offsets)
+    elif weights is not None or offsets is not None:
+        raise InputError("`weights` and `offsets` go with arrays or a file; a Dataset has its own")
+    return logistic.linear_problem(data, world, family, intercept=intercept, **options), data

@@ -1,0 +1,33 @@
+"""What to take of a file of rows, besides its features."""
+
+from dataclasses import dataclass
+
+from hesscomp.errors import InputError
+
+MISSING = ("refuse", "drop", "level")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is asked of a file; see `load_dataset` for the fields.
+
+    `labelled` says whether the rows have labels, `reference` whether the first level of each text
+    column gets no feature.
+    """
+
+    label: str | None = None
+    weights: str | None = None
+    offset: str | None = None
+    missing: str = "refuse"
+    categories: tuple[str, ...] = ()
+    reference: bool = False
+    labelled: bool = True
+
+    def __post_init__(self):
+        if self.missing not in MISSING:
+            raise InputError(f"missing must be one of {', '.join(MISSING)}, not {self.missing}")
+
+    def columns(self) -> dict[str, str]:
+        """Return the names of the columns of weights and offsets, where there are any."""
+        named = {"weights": self.weights, "offsets": self.offset}
+        return {what: name for what, name in named.items() if name is not None}

@@ -1,0 +1,235 @@
+"""A fitted generalised linear model: what people take home."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import scipy.stats
+
+from hesscomp.datasets.encoding import Encoding
+from hesscomp.errors import InputError
+from hesscomp.linear.distributions import DISTRIBUTIONS
+
+CHUNK_BYTES = 2**26  # of rows that are multiplied with the covariance at a time
+SHOWN = 60  # coefficients in a printed table
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The mean of each row's target, with an interval; NaN where the model has no covariance."""
+
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LinearModel:
+    """Coefficients of a generalised linear model, with their statistics.
+
+    Attributes
+    ----------
+    family : str
+        "logistic", "least-squares" or "poisson".
+    coefficients : (n,) array
+        The intercept, where there is one, is the last.
+    names : tuple of str
+        Of the coefficients.
+    intercept : bool
+    standard_errors : (n,) array
+        NaN where they were not computed.
+    covariance : (n, n) array or None
+        Of the coefficients.
+    covariance_kind : str
+        "observed" (the inverse of the observed information), "robust" (the sandwich HC0) or
+        "none".
+    residual : float
+        The largest relative residual of the linear systems that standard errors come from; 0 for
+        a Cholesky factorisation.
+    rows, total : int, float
+        Training rows, and the sum of their weights.
+    ridge : float
+    scale : float
+        The estimated variance of least squares' residuals; 1 for other families.
+    log_likelihood, deviance : float
+    effective_parameters : float
+        n, or with a ridge trace((H + R)^-1 H); NaN where it was not computed.
+    converged : bool
+        Whether the fit reached its tolerance.
+    gradient_norm : float
+    classes : tuple of str
+        Of logistic regression: what the labels of -1 and +1 were called.
+    label_name : str
+    encoding : Encoding or None
+        How the columns of a table become features.
+    dataset, fingerprint : str
+        Of the training data.
+    """
+
+    family: str
+    coefficients: np.ndarray
+    names: tuple[str, ...]
+    intercept: bool
+    standard_errors: np.ndarray
+    covariance: np.ndarray | None = field(repr=False, default=None)
+    covariance_kind: str = "none"
+    residual: float = 0.0
+    rows: int = 0
+    total: float = np.nan
+    ridge: float = 0.0
+    scale: float = 1.0
+    log_likelihood: float = np.nan
+    deviance: float = np.nan
+    effective_parameters: float = np.nan
+    converged: bool = True
+    gradient_norm: float = np.nan
+    classes: tuple[str, ...] = ()
+    label_name: str = ""
+    encoding: Encoding | None = None
+    dataset: str = ""
+    fingerprint: str = ""
+
+    @property
+    def features(self) -> int:
+        """The number of columns of a row."""
+        return len(self.coefficients) - self.intercept
+
+    @property
+    def aic(self) -> float:
+        """Akaike's criterion, 2 effective_parameters - 2 log_likelihood."""
+        return 2 * self.effective_parameters - 2 * self.log_likelihood
+
+    @cached_property
+    def z(self) -> np.ndarray:
+        """The coefficients by their standard errors."""
+        return self.coefficients / self.standard_errors
+
+    @cached_property
+    def p_values(self) -> np.ndarray:
+        """Two-sided, by the normal distribution."""
+        return 2 * scipy.stats.norm.sf(np.abs(self.z))
+
+    def intervals(self, level: float = 0.95) -> np.ndarray:
+        """Return the confidence intervals of the coefficients: (n, 2)."""
+        reach = quantile(level) * self.standard_errors
+        return np.column_stack([self.coefficients - reach, self.coefficients + reach])
+
+    def effects(self, level: float = 0.95) -> np.ndarray:
+        """Return exp of the coefficients and of their intervals: (n, 3).
+
+        They are odds ratios of logistic regression and rate ratios of Poisson regression.
+        """
+        if not DISTRIBUTIONS[self.family].effect:
+            raise InputError(f"{self.family}: exp of a coefficient means nothing there")
+        return np.exp(np.column_stack([self.coefficients, self.intervals(level)]))
+
+    def predict(self, X, offsets=None, level: float = 0.95) -> Predictions:
+        """Return the means of rows, of logistic regression the probability of its second class.
+
+        Parameters
+        ----------
+        X : (rows, features) array or sparse array
+            Encoded as the training rows were.
+        offsets : (rows,) array, optional
+        level : float
+            Of the interval, which is that of the linear predictor, mapped to the mean.
+        """
+        if len(X.shape) != 2 or X.shape[1] != self.features:
+            raise InputError(f"rows of shape {X.shape}; the model takes {self.features} columns")
+        t = X @ self.coefficients[: self.features] + self.coefficients[self.features :].sum()
+        t = t if offsets is None else t + offsets
+        reach = quantile(level) * self._errors(X)
+        return Predictions(*map(DISTRIBUTIONS[self.family].mean, (t, t - reach, t + reach)))
+
+    def _errors(self, X) -> np.ndarray:
+        """Return the standard errors of the rows' linear predictors."""
+        C, n = self.covariance, self.features
+        if C is None:
+            return np.full(X.shape[0], np.nan)
+        variances = np.empty(X.shape[0])
+        step = max(CHUNK_BYTES // (8 * max(n, 1)), 1)
+        for start in range(0, len(variances), step):
+            rows = X[start : start + step]
+            form = np.asarray((rows * np.asarray(rows @ C[:n, :n])).sum(axis=1)).reshape(-1)
+            if self.intercept:
+                form = form + 2 * (rows @ C[:n, n]) + C[n, n]
+            variances[start : start + step] = form
+        return np.sqrt(np.maximum(variances, 0))
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def summary(self, level: float = 0.95, shown: int = SHOWN) -> str:
+        """Return the table of coefficients, with what its numbers mean."""
+        effect = DISTRIBUTIONS[self.family].effect
+        intervals, percent = self.intervals(level), f"{100 * level:g}%"
+        titles = ["", "coefficient", "std. error", "z", "p", f"[{percent}", "interval]"]
+        lines = [[*titles, *([effect] if effect else [])]]
+        with np.errstate(over="ignore"):
+            ratios = np.exp(self.coefficients)
+        for i in range(min(len(self.names), shown)):
+            numbers = self.coefficients[i], self.standard_errors[i], self.z[i]
+            line = [self.names[i][:40], *(f"{number:.6g}" for number in numbers)]
+            line += [f"{self.p_values[i]:.3g}", *(f"{end:.6g}" for end in intervals[i])]
+            lines.append([*line, *([f"{ratios[i]:.6g}"] if effect else [])])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = [
+            "  ".join(
+                cell.rjust(width) if at else cell.ljust(width)
+                for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
+        if len(self.names) > shown:
+            table.append(f"... {len(self.names) - shown} more")
+        return "\n".join([*table, *self.notes()])
+
+    def notes(self) -> list[str]:
+        """Return what the numbers mean, in sentences."""
+        weighted = "" if self.total == self.rows else f", of total weight {self.total:.6g}"
+        aic = f"AIC {self.aic:.8g}" if np.isfinite(self.aic) else "AIC not known"
+        if np.isfinite(self.effective_parameters) and self.ridge:
+            aic += f" with {self.effective_parameters:.5g} effective parameters"
+        told = [
+            f"{self.rows} rows{weighted}; log likelihood {self.log_likelihood:.8g}, deviance "
+            f"{self.deviance:.8g}, {aic}"
+        ]
+        if self.scale != 1:
+            told[0] += f", variance {self.scale:.6g}"
+        if self.classes:
+            told.append(f"The coefficients are of the log odds of {self.classes[-1]!r}.")
+        kinds = {
+            "observed": "Standard errors are from the observed information",
+            "robust": "Standard errors are robust (the sandwich HC0, rows independent)",
+            "none": "Standard errors were not computed",
+        }
+        exact = f", to a relative residual of {self.residual:.1e}" if self.residual else ""
+        told.append(f"{kinds[self.covariance_kind]}{exact}.")
+        missing = int(np.count_nonzero(np.isnan(self.standard_errors)))
+        if missing and self.covariance_kind != "none":
+            told.append(
+                f"{missing} coefficients have none: {len(self.names)} are too many for the dense "
+                "covariance, and each takes a linear system of its own; name those you need."
+            )
+        if self.ridge and self.covariance_kind != "none":
+            told.append(
+                f"With the ridge {self.ridge:g} coefficients are drawn to 0, and this bias is not "
+                "in the standard errors"
+                + (
+                    ": they are the deviations of the posterior under a normal prior of variance "
+                    f"{1 / (self.total * self.ridge):.4g}; intervals and p-values are not those of "
+                    "the model without ridge."
+                    if self.covariance_kind == "observed"
+                    else "; intervals and p-values are those of the penalised coefficients."
+                )
+            )
+        if not self.converged:
+            told.append("The fit did not converge; none of these numbers is final.")
+        return told
+
+
+def quantile(level: float) -> float:
+    """Return how many standard errors an interval of a confidence level reaches to each side."""
+    if not 0 < level < 1:
+        raise InputError(f"the level of an interval must be above 0 and below 1, not {level}")
+    return float(scipy.stats.norm.ppf((1 + level) / 2))

@@ -1,0 +1,189 @@
+"""Standard errors of a fitted linear model, from its Hessian at the optimum."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.linalg
+
+from hesscomp.compression import compress
+from hesscomp.curvature.gauss_newton import EmpiricalFisherOperator
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.datasets import Dataset
+from hesscomp.errors import InputError, NumericalError, some
+from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.linear import LinearModel
+from hesscomp.linear.distributions import DISTRIBUTIONS
+from hesscomp.problems.linear import GeneralizedLinearModel
+
+if TYPE_CHECKING:
+    from hesscomp.optimizers.newton import NewtonResult
+
+OBSERVED, ROBUST, NONE = KINDS = ("observed", "robust", "none")
+DENSE = 4000  # coefficients whose covariance is computed whole
+DEPENDENT = 1e-12  # of a column's size left beside those before it: it depends on them
+RESIDUAL = 1e-10  # relative, of the systems that are solved for single standard errors
+FACTOR_RANK = 100  # of their preconditioner
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Standard errors, and what they come from; NaN where they were not computed."""
+
+    errors: np.ndarray
+    covariance: np.ndarray | None = None
+    effective: float = np.nan  # parameters
+    residual: float = 0.0
+
+
+def linear_model(
+    problem: GeneralizedLinearModel, dataset: Dataset, result: "NewtonResult",
+    covariance: str = OBSERVED, errors_of: tuple[str, ...] = (),
+) -> LinearModel:  # fmt: skip
+    """Return a fitted model with its statistics. Collective.
+
+    Parameters
+    ----------
+    problem, dataset, result
+        What was fitted, and the fit.
+    covariance : {"observed", "robust", "none"}
+        The inverse of the observed information; the sandwich, without a correction for small
+        samples; or nothing.
+    errors_of : tuple of str
+        Above 4,000 coefficients, those whose standard errors are computed, each by conjugate
+        gradients to a relative residual of 1e-10.
+
+    Raises
+    ------
+    InputError
+        If a column is zero or depends linearly on others, so that there is no covariance, or a
+        coefficient of this name does not exist.
+
+    Notes
+    -----
+    Up to 4,000 coefficients the Hessian is assembled, in float64: n^2 words, n^3 operations on one
+    rank. Weights count as repeated rows for the observed information, and robust errors take each
+    row with its weight as one observation.
+    """
+    names = parameter_names(problem, dataset)
+    found = Errors(np.full(problem.n, np.nan))
+    if covariance != NONE:
+        exact = problem.exact()
+        if wrong := [name for name in errors_of if name not in names]:
+            raise InputError(f"{some(wrong)}: no coefficient has this name; they are {some(names)}")
+        if errors_of and problem.n <= DENSE:
+            raise InputError(
+                f"`errors_of` goes with more than {DENSE} coefficients; all standard errors of "
+                f"{problem.n} are computed"
+            )
+        if problem.n <= DENSE:
+            found = _dense(exact, result.x, covariance == ROBUST, names)
+        else:
+            chosen = [names.index(name) for name in errors_of]
+            found = _by_solves(exact, result.x, covariance == ROBUST, chosen)
+    if not problem.ridge:
+        found = Errors(found.errors, found.covariance, float(problem.n), found.residual)
+    return LinearModel(
+        family=problem.family_name, coefficients=result.x, names=names,
+        intercept=problem.intercept, **_likelihood(problem, result.x, found, covariance),
+        covariance_kind=covariance, residual=found.residual, rows=problem.rows,
+        total=problem.total, ridge=problem.ridge, effective_parameters=found.effective,
+        converged=result.converged, gradient_norm=result.gradient_norm, classes=dataset.classes,
+        label_name=dataset.label_name or "", encoding=dataset.encoding, dataset=dataset.name,
+        fingerprint=dataset.fingerprint,
+    )  # fmt: skip
+
+
+def parameter_names(problem: GeneralizedLinearModel, dataset: Dataset) -> tuple[str, ...]:
+    """Return the names of the coefficients: those of the columns, or x1, x2 and so on."""
+    names = dataset.feature_names or tuple(f"x{i + 1}" for i in range(problem.features))
+    return (*names, *(("(intercept)",) if problem.intercept else ()))
+
+
+def _likelihood(problem: GeneralizedLinearModel, x, found: Errors, covariance: str) -> dict:
+    """Return log likelihood, deviance, scale, and the errors that are multiplied by that."""
+    distribution, shard = DISTRIBUTIONS[problem.family_name], problem.shard
+    counts = np.ones(len(shard.y)) if shard.weights is None else shard.weights
+    constants = np.array([distribution.least(shard.y), distribution.constant(shard.y)])
+    least, constant = problem.world.sum(constants @ counts)
+    loss = problem.total * (problem.objective(x) - problem.ridge_term(x))
+    deviance, scale, log_likelihood = 2 * float(loss - least), 1.0, -float(loss + constant)
+    errors, matrix = found.errors, found.covariance
+    if distribution.scaled:
+        free = problem.total - np.nan_to_num(found.effective, nan=problem.n)
+        if free <= 0:
+            raise InputError(
+                f"{problem.total:g} rows leave nothing to estimate a variance from beside "
+                f"{problem.n} coefficients; take more rows or a ridge"
+            )
+        scale = deviance / free
+        log_likelihood = -problem.total / 2 * (np.log(2 * np.pi * deviance / problem.total) + 1)
+        if covariance == OBSERVED:
+            errors, matrix = errors * np.sqrt(scale), None if matrix is None else matrix * scale
+    return {
+        "log_likelihood": log_likelihood, "deviance": deviance, "scale": scale,
+        "standard_errors": errors, "covariance": matrix,
+    }  # fmt: skip
+
+
+def _dense(problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, ...]) -> Errors:
+    """Return the errors from the assembled matrices."""
+    H = HessianOperator(problem, x).to_dense()
+    H[np.diag_indices_from(H)] += problem.ridge_diagonal()
+    C = problem.world.on_root(_inverse, H)
+    if np.isnan(C).any():  # in the row of the first column that depends on others
+        raise InputError(
+            f"there are no standard errors: column {names[int(np.argmax(np.isnan(C[:, 0])))]!r} is "
+            "zero or depends linearly on those before it; leave it out, or take a ridge"
+        )
+    C /= problem.total
+    ridge = problem.total * problem.ridge_diagonal()
+    effective = problem.n - float(ridge @ np.diag(C))
+    if robust:
+        meat = problem.total * EmpiricalFisherOperator(problem, x).to_dense()
+        C = problem.world.on_root(lambda C, B: C @ B @ C, C, meat)
+        C = (C + C.T) / 2
+    return Errors(np.sqrt(np.diag(C)), C, effective)
+
+
+def _inverse(H: np.ndarray) -> np.ndarray:
+    """Return H^-1; NaN in all of row i where column i depends on those before it."""
+    sizes = np.sqrt(np.diag(H))
+    bad, factor = np.flatnonzero(~(sizes > 0)), np.empty(0)
+    if not len(bad):
+        factor, failed = scipy.linalg.lapack.dpotrf(H / np.outer(sizes, sizes), lower=True)
+        left = np.diag(factor)[: failed - 1 if failed else None] ** 2
+        bad = np.append(np.flatnonzero(left < DEPENDENT), [failed - 1] if failed else [])
+    if len(bad):
+        out = np.zeros_like(H)
+        out[int(bad[0])] = np.nan
+        return out
+    inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=True)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    return inverse / np.outer(sizes, sizes)
+
+
+def _by_solves(problem: GeneralizedLinearModel, x, robust: bool, chosen: list[int]) -> Errors:
+    """Return the chosen errors, a linear system each."""
+    errors, worst = np.full(problem.n, np.nan), 0.0
+    if not chosen:
+        return Errors(errors)
+    H = HessianOperator(problem, x)
+    M = compress(H, FACTOR_RANK, layout="replicated").preconditioner(problem.ridge)
+    for i in chosen:
+        unit = np.zeros(problem.n)
+        unit[i] = 1.0
+        solved = conjugate_gradients(
+            problem.regularized(H), unit, tolerance=RESIDUAL, preconditioner=M
+        )
+        if not solved.converged:
+            raise NumericalError(
+                f"the standard error of coefficient {i + 1} was not found: conjugate gradients "
+                f"stopped at a relative residual of {solved.residual_norm:.1e}; take a ridge"
+            )
+        worst = max(worst, solved.residual_norm)
+        variance = solved.x[i]
+        if robust:
+            variance = EmpiricalFisherOperator(problem, x).quadratic(solved.x[:, None])[0, 0]
+        errors[i] = np.sqrt(variance / problem.total)
+    return Errors(errors, residual=worst)

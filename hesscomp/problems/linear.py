@@ -1,0 +1,329 @@
+"""Generalised linear models over sharded data."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from hesscomp.curvature.design import GramCurvature, make_design
+from hesscomp.curvature.intercept import Bordered, WithIntercept
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.datasets import Dataset, Shard, from_arrays
+from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.validation import check_columns
+from hesscomp.errors import InputError
+from hesscomp.parallel.rows import RowBlocks
+from hesscomp.parallel.world import World
+from hesscomp.problems import capabilities as ability
+from hesscomp.problems.catalogue import RIDGE
+from hesscomp.problems.families import FAMILIES, Family
+from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
+from hesscomp.problems.rows import RowSet
+
+ROW_NUMBERS = 2**23  # of gradients of single rows that are held at once
+VECTOR = 64  # elements: a multiple of every processor's vector length
+
+
+class GeneralizedLinearModel(Problem):
+    """E(x) = (1/W) sum_i w_i l(a_i.x + o_i, b_i) + (ridge/2) ||x||^2, l the loss of a `Family`.
+
+    Convex: the Hessian is positive semidefinite. w_i are the rows' weights, 1 without any, and W is
+    their sum; o_i are offsets, 0 without any.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Its `train` shard is used, with its weights and offsets; `test` serves evaluations only.
+    world : World, optional
+        All ranks of the job by default.
+    family : {"logistic", "least-squares", "poisson"}
+        The loss; "poisson" has the logarithm as link.
+    ridge : float
+        Non-negative; applies to the coefficients, and not to the intercept.
+    dtype : {"float32", "float64"}
+        Precision of curvature products. Loss and gradient are float64 always.
+    intercept : bool
+        Whether there is a constant beside the n columns: a last parameter, for a column of ones
+        that is not stored.
+
+    Raises
+    ------
+    InputError
+        For targets that the family does not take.
+
+    Notes
+    -----
+    Memory per rank: the shard, once more in `dtype` where the data have another type, and a few
+    vectors of its number of rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import hesscomp as hc
+    >>> from hesscomp.datasets import from_arrays
+    >>> counts = from_arrays(np.eye(3), np.array([0, 2, 5]), hc.World(), targets="values")
+    >>> model = hc.GeneralizedLinearModel(counts, family="poisson", intercept=True)
+    >>> [(block.name, block.size) for block in model.parameter_blocks]
+    [('coefficients', 3), ('intercept', 1)]
+    """
+
+    psd = True
+    capabilities = frozenset(
+        {
+            ability.EMPIRICAL_FISHER,
+            ability.MARGINS,
+            ability.PREDICTION,
+            ability.ROW_GRADIENTS,
+            ability.SAMPLING,
+            ability.SQUARED_GRADIENTS,
+            ability.TEST_ROWS,
+        }
+    )
+    left_out: np.ndarray | None = None  # in a reproducible sample, which rows here are not of it
+    counts: tf.Tensor | None = None  # of each row: its weight, or 0 where a sample leaves it out
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        world: World | None = None,
+        *,
+        family: str,
+        ridge: float = RIDGE,
+        dtype: str = "float32",
+        intercept: bool = False,
+    ):
+        world = World.of_job() if world is None else world
+        check_numbers(ridge, dtype)
+        self.family, self.family_name = known_family(family), family
+        self.name, what = self.family.name, self.family.name.replace("-", " ")
+        if dataset.targets != self.family.targets:
+            needed = "labels of two classes" if self.family.targets == "signs" else "real numbers"
+            raise InputError(
+                f"{what} needs {needed}, and {dataset.name} was read with targets "
+                f"{dataset.targets}; read it with targets {self.family.targets}"
+            )
+        check_columns(dataset.train.X, dataset.name, what)
+        self.world, self.ridge, self.dtype = world, float(ridge), dtype
+        self.features, self.intercept = dataset.features, bool(intercept)
+        self.n, self.fingerprint = self.features + self.intercept, dataset.fingerprint
+        self.parameter_blocks = (ParameterBlock("coefficients", (self.features,), 0),)
+        if intercept:
+            self.parameter_blocks += (ParameterBlock("intercept", (1,), self.features),)
+            self.penalized = slice(0, self.features)
+        self._take(dataset.train, dataset.name, dtype, self.cut(dataset.train))
+
+    def _take(self, shard: Shard, name: str, dtype: str, blocks: RowBlocks | None = None) -> None:
+        with self.world.phase(f"checking {name}"):
+            wrong = np.flatnonzero(~self.family.allowed(shard.y))
+            if len(wrong):
+                raise InputError(
+                    f"{name}: row {shard.start + wrong[0] + 1} has the target "
+                    f"{shard.y[wrong[0]]:g}; {self.name} takes {self.family.rule}"
+                )
+        self.shard, self.rows, self.dataset_name = shard, shard.total, name
+        design = make_design(shard.X, dtype, blocks)
+        self.design = WithIntercept(design, blocks) if self.intercept else design
+        self.labels = tf.convert_to_tensor(shard.y)
+        self.offsets = None if shard.offsets is None else tf.convert_to_tensor(shard.offsets)
+        self._count(shard.weights)
+
+    def _count(self, counts: np.ndarray | None) -> None:
+        """Take the (rows,) counts of this rank's rows, None where each counts once. Collective."""
+        self.counts, self.weight_sum = None, None
+        if counts is not None:
+            self.counts = tf.convert_to_tensor(counts)
+            sums = self._part_sums(self.counts[None])
+            self.weight_sum = float(self.sum_parts(sums, (1,))[0])
+            if not self.total > 0:
+                raise InputError(f"{self.dataset_name}: all rows have the weight 0")
+
+    def exact(self) -> "GeneralizedLinearModel":
+        """Return this problem with curvature products in float64; float32 data are copied."""
+        other = copy.copy(self)
+        other.dtype, other.design = "float64", self.design.exact()
+        return other
+
+    def sampled(self, fraction: float, seed: int = 0) -> "GeneralizedLinearModel":
+        """Return `Problem.sampled`, with copies of its rows.
+
+        In reproducible mode all rows are kept, at the cost of all; those left out count zero times.
+        """
+        shard, other = self.shard, copy.copy(self)
+        counted, weights = self._counted_here(), shard.weights
+        rows = RowSet(
+            shard.y, shard.y, shard.start, shard.total, weights, shard.offsets,
+            name=self.dataset_name, fingerprint=self.fingerprint,
+        )  # fmt: skip
+        if not counted.all():  # a sample of a sample
+            rows = rows.only(counted, self.dataset_name, self.world)
+        kept = rows.picked(fraction, seed)
+        other.sample = self.sample_name(fraction, seed)
+        name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
+        picked = rows.only(kept, name, self.world)
+        other.rows, other.dataset_name = picked.total, name
+        if self.world.reproducible:
+            other.left_out = np.ones(len(shard.y), bool)
+            other.left_out[np.flatnonzero(counted)[kept]] = False
+            other._count(~other.left_out * (1.0 if weights is None else weights))
+        else:
+            other._take(replace(picked, X=shard.X[kept]), name, self.dtype)
+        return other
+
+    def _counted_here(self) -> np.ndarray:
+        """Return which of this rank's rows are in the sample: (rows,) booleans."""
+        return np.ones(len(self.shard.y), bool) if self.left_out is None else ~self.left_out
+
+    def over(self, data: Dataset | tuple[Any, Any]) -> "GeneralizedLinearModel":
+        if isinstance(data, Dataset):
+            shard, name = data.test, f"{data.name} (test)"
+        else:
+            name = "test rows"
+            shard = from_arrays(*data, self.world, name=name, targets=self.family.targets).train
+        assert shard is not None  # who evaluates on test rows has looked
+        check_columns(shard.X, name, self.name.replace("-", " "))
+        if shard.X.shape[1] != self.features:
+            found, own = shard.X.shape[1], self.features
+            raise InputError(f"{name}: has {found} columns; {self.name} has {own}")
+        other = copy.copy(self)
+        other.ridge, other.left_out, other.sample = 0.0, None, "all"
+        other.fingerprint = fingerprint(shard, self.world)
+        other._take(shard, name, shard.X.dtype.name, other.cut(shard))
+        return other
+
+    def compile(self) -> None:
+        """Trace the data products, so that no timed one is the first; local, no pass."""
+        self.design.compile()
+
+    def linearize(self, x: np.ndarray) -> GramCurvature | Bordered:
+        return self.curvature_at(self.margins(x))
+
+    def margins(self, x: np.ndarray) -> tf.Tensor:
+        """Return a_i.x for this shard's rows; local, one pass."""
+        self.world.ledger.passes += 1
+        return self.design.forward(tf.convert_to_tensor(x, tf.float64))
+
+    def known_margins(self, values: np.ndarray) -> tf.Tensor:
+        return tf.convert_to_tensor(values, tf.float64)
+
+    def curvature_at(self, margins: tf.Tensor) -> GramCurvature | Bordered:
+        weights = self._each(self.family.bend, self._predictor(margins), self.labels)
+        return self.design.curvature(self._counted(weights))
+
+    def empirical_fisher(self, x: np.ndarray) -> GramCurvature | Bordered:
+        """Return the sum of g g^T over this rank's rows, g the gradient of a row's w l; local."""
+        return self.design.curvature(self._slopes(self.margins(x)) ** 2)
+
+    def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        return self.evaluate(x, self.margins(x))
+
+    def objective(self, x: np.ndarray) -> float:
+        margins = self.margins(x)
+        loss = self.losses_along(margins, tf.zeros_like(margins), np.zeros(1))[0]
+        return float(loss + self.ridge_term(x))
+
+    def evaluate(self, x: np.ndarray, margins: tf.Tensor) -> tuple[float, np.ndarray]:
+        """Return E(x) and its gradient where the margins are known; one pass, one reduction."""
+        self.world.ledger.passes += 1
+        at = self._predictor(margins), self.labels
+        losses, slopes = self._counted(self._each(self.family.loss, *at)), self._slopes(margins)
+        if self.world.reproducible:
+            gradients = self.design.adjoint_by_row_block(slopes)
+        else:
+            gradients = self.design.adjoint(slopes)[None]
+        addends = np.hstack([gradients, self._part_sums(losses[None])])
+        total = self.sum_parts(addends, (self.n + 1,)) / self.total
+        gradient = total[:-1]
+        gradient[self.penalized] += self.ridge * x[self.penalized]
+        return float(total[-1] + self.ridge_term(x)), gradient
+
+    def squared_gradients(self, x: np.ndarray) -> np.ndarray:
+        self.world.ledger.passes += 1
+        squares, parts = self._slopes(self.margins(x)).numpy() ** 2, self.parts_here
+        sums = np.zeros((len(parts), self.n))
+        for i, part in enumerate(parts):
+            for rows in chunks(part, len(squares), 1024):  # float32 rows are widened, a few at once
+                sums[i, : self.features] += (self.shard.X[rows] ** 2).T @ squares[rows]
+            sums[i, self.features :] = squares[part].sum()
+        return self.sum_parts(sums, (self.n,)) / self.total
+
+    @property
+    def rows_here(self) -> int:
+        return int(np.count_nonzero(self._counted_here()))
+
+    def row_gradients(self, x, rows=None):
+        held, slopes = np.flatnonzero(self._counted_here()), self._row_slopes(x)
+        chosen = np.arange(len(held)) if rows is None else np.asarray(rows, np.int64)
+        for part in chunks(slice(None), len(chosen), max(ROW_NUMBERS // self.n, 1)):
+            places = held[chosen[part]]
+            A = self.shard.X[places]
+            A = A.toarray() if scipy.sparse.issparse(A) else A.astype(np.float64)
+            ones = np.ones((len(A), self.n - self.features))
+            yield chosen[part], slopes[places, None] * np.hstack([A, ones])
+
+    def row_squares(self, x):
+        held, slopes = np.flatnonzero(self._counted_here()), self._row_slopes(x)
+        found = [np.zeros(0)]
+        for part in chunks(slice(None), len(held), 1024):  # float32 rows are widened, a few at once
+            A = self.shard.X[held[part]].astype(np.float64)
+            squares = A.multiply(A) if scipy.sparse.issparse(A) else A * A
+            found.append(np.asarray(squares.sum(axis=1)).reshape(-1))
+        return slopes[held] ** 2 * (np.concatenate(found) + self.intercept)
+
+    def _row_slopes(self, x: np.ndarray) -> np.ndarray:
+        return self._slopes(self.margins(self.check_point(x))).numpy()
+
+    def losses_along(
+        self, margins: tf.Tensor, direction: tf.Tensor, steps: np.ndarray
+    ) -> np.ndarray:
+        column = tf.convert_to_tensor(steps, tf.float64)[:, None]
+        losses = self._each(
+            lambda t, d, y: self.family.loss(t + column * d, y),
+            self._predictor(margins), direction, self.labels,
+        )  # fmt: skip
+        addends = self._part_sums(self._counted(losses))
+        return self.sum_parts(addends, (len(steps),)) / self.total
+
+    def _predictor(self, margins: tf.Tensor) -> tf.Tensor:
+        """Return the margins with the rows' offsets."""
+        return margins if self.offsets is None else margins + self.offsets
+
+    def _slopes(self, margins: tf.Tensor) -> tf.Tensor:
+        """Return each row's w_i l'_i."""
+        return self._counted(self._each(self.family.slope, self._predictor(margins), self.labels))
+
+    def _each(self, function, *vectors: tf.Tensor):
+        """Return an element-wise function of (rows,) tensors; equal elements give equal bits.
+
+        Vector instructions and what is left over for single ones may round apart, so in
+        reproducible mode vectors are lengthened until nothing is left over.
+        """
+        if not self.world.reproducible:
+            return function(*vectors)
+        rows = vectors[0].shape[0]
+        more = -rows % VECTOR
+        out = function(*(tf.pad(vector, [[0, more]]) for vector in vectors))
+        return tf.nest.map_structure(lambda tensor: tensor[..., :rows], out)
+
+    def _counted(self, values: tf.Tensor) -> tf.Tensor:
+        """Return (..., rows) values times the rows' counts."""
+        return values if self.counts is None else values * self.counts
+
+    def _part_sums(self, values: tf.Tensor) -> np.ndarray:
+        """Return (j, rows) values summed over each of the parts here: (parts, j)."""
+        if not self.world.reproducible:
+            return tf.reduce_sum(values, axis=1).numpy()[None]
+        sums = [values.numpy()[:, rows].sum(axis=1) for rows in self.parts_here]
+        return np.array(sums).reshape(-1, len(values))
+
+    def output(self, x: np.ndarray, X) -> np.ndarray:
+        """Return the margins a.x of rows X, without offsets; local."""
+        return X @ x[: self.features] + x[self.features :].sum()
+
+
+def known_family(name: str) -> Family:
+    """Return the family of this name; InputError if there is none."""
+    if name not in FAMILIES:
+        raise InputError(f"family must be one of {', '.join(FAMILIES)}, not {name}")
+    return FAMILIES[name]

@@ -1,0 +1,85 @@
+"""Predict rows of a file by a fitted linear model."""
+
+import csv
+from dataclasses import dataclass
+
+import numpy as np
+
+from hesscomp.datasets.files import load_rows
+from hesscomp.linear import LinearModel, Predictions, load_model
+from hesscomp.options import Options, option
+from hesscomp.parallel.world import World
+from hesscomp.storage.files import atomic_path
+from hesscomp.workflows.progress import Progress, check_outputs, silent, write
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictRequest(Options):
+    """Which model, which rows, and where the predictions go."""
+
+    model: str = option(flag="model", metavar="M.h5", help="the file that `newton` wrote")
+    data: str = option(
+        metavar="FILE",
+        help="the rows: CSV with the columns of the training data in any order, or another format "
+        "with as many columns; labels are ignored",
+    )  # fmt: skip
+    out: str = option(metavar="P.csv", help="write a line for each row to this file")
+    level: float = option(
+        0.95, above=0, below=1, metavar="L", help="confidence level of the intervals"
+    )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """All rows' predictions, in the file's order, and of logistic regression their classes."""
+
+    predictions: Predictions
+    classes: np.ndarray | None = None
+
+
+def predict(request: PredictRequest, world: World, progress: Progress = silent) -> Predicted:
+    """Predict each row's mean, with the interval of its linear predictor; write CSV. Collective.
+
+    Each rank reads and predicts its own rows; rank 0 writes them all. Encoding is that of the
+    training data, by the names of the columns.
+
+    Raises
+    ------
+    InputError
+        For a file that is no model, rows that lack a column, and values that the training data do
+        not have: a text, or a missing value.
+    """
+    check_outputs(world, request.out)
+    with world.phase(f"reading {request.model}"):
+        model = load_model(request.model)
+    shard = load_rows(request.data, world, model.encoding, model.features)
+    with world.phase("predicting"):
+        here = model.predict(shard.X, level=request.level)
+    gathered = zip(*world.gather((here.mean, here.low, here.high)), strict=True)
+    found = Predictions(*map(np.concatenate, gathered))
+    classes = None
+    if model.classes:
+        classes = np.array(model.classes)[(found.mean > 0.5).astype(int)]
+    predicted = Predicted(found, classes)
+    if model.covariance is None:
+        progress("the model has no covariance: there are no intervals")
+
+    def save(path) -> None:
+        with atomic_path(path) as temporary, open(temporary, "w", newline="") as stream:
+            _write(stream, model, predicted)
+
+    write(world, progress, f"{len(found.mean)} predictions", request.out, save)
+    return predicted
+
+
+def _write(stream, model: LinearModel, predicted: Predicted) -> None:
+    found, lines = predicted.predictions, csv.writer(stream, lineterminator="\n")
+    title = "mean" if predicted.classes is None else f"probability of {model.classes[-1]}"
+    ends = [] if model.covariance is None else ["low", "high"]
+    label = [] if predicted.classes is None else [model.label_name or "class"]
+    lines.writerow([*label, title, *ends])
+    columns = [found.mean, *([found.low, found.high] if ends else [])]
+    texts = [[f"{value:.17g}" for value in column] for column in columns]
+    if predicted.classes is not None:
+        texts.insert(0, list(predicted.classes))
+    lines.writerows(zip(*texts, strict=True))
