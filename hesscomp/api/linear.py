@@ -66,7 +66,7 @@ def fit_linear(
     (('x1', '(intercept)'), array([ 0.9082, -1.3623]), array([1.0852, 1.9749]))
     """
     from hesscomp.optimizers.newton import NewtonOptions, newton
-    from hesscomp.optimizers.standard_errors import KINDS, linear_model
+    from hesscomp.optimizers.standard_errors import KINDS, linear_model, named_columns
 
     if covariance not in KINDS:
         raise InputError(f"covariance must be one of {', '.join(KINDS)}, not {covariance}")
@@ -76,7 +76,8 @@ def fit_linear(
     problem, dataset = linear_problem(
         data, family, world, weights, offsets, read, ridge=ridge, intercept=intercept, dtype=dtype
     )
-    result = newton(problem, None, NewtonOptions(**options))
+    with named_columns(problem, dataset):
+        result = newton(problem, None, NewtonOptions(**options))
     return linear_model(problem, dataset, result, covariance, tuple(errors_of))
 
 

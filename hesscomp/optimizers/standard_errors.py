@@ -1,5 +1,7 @@
 """Standard errors of a fitted linear model, from its Hessian at the optimum."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,15 +130,7 @@ def _likelihood(problem: GeneralizedLinearModel, x, found: Errors, covariance: s
 
 def _dense(problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, ...]) -> Errors:
     """Return the errors from the assembled matrices."""
-    H = HessianOperator(problem, x).to_dense()
-    H[np.diag_indices_from(H)] += problem.ridge_diagonal()
-    C = problem.world.on_root(_inverse, H)
-    if np.isnan(C).any():  # in the row of the first column that depends on others
-        raise InputError(
-            f"there are no standard errors: column {names[int(np.argmax(np.isnan(C[:, 0])))]!r} is "
-            "zero or depends linearly on those before it; leave it out, or take a ridge"
-        )
-    C /= problem.total
+    C = _checked_inverse(problem, x, names) / problem.total
     ridge = problem.total * problem.ridge_diagonal()
     effective = problem.n - float(ridge @ np.diag(C))
     if robust:
@@ -144,6 +138,33 @@ def _dense(problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, .
         C = problem.world.on_root(lambda C, B: C @ B @ C, C, meat)
         C = (C + C.T) / 2
     return Errors(np.sqrt(np.diag(C)), C, effective)
+
+
+def _checked_inverse(problem: GeneralizedLinearModel, x, names: tuple[str, ...]) -> np.ndarray:
+    """Return the inverse of the Hessian with its ridge; InputError that names a column, if none."""
+    H = HessianOperator(problem, x).to_dense()
+    H[np.diag_indices_from(H)] += problem.ridge_diagonal()
+    C = problem.world.on_root(_inverse, H)
+    if np.isnan(C).any():  # in the row of the first column that depends on others
+        raise InputError(
+            f"{problem.dataset_name}: column {names[int(np.argmax(np.isnan(C[:, 0])))]!r} is zero "
+            "or depends linearly on those before it, so that no coefficient is determined; leave "
+            "it out, or take a ridge"
+        )
+    return C
+
+
+@contextmanager
+def named_columns(problem: GeneralizedLinearModel, dataset: Dataset) -> Iterator[None]:
+    """Name the first column that depends on others, where a fit fails for that. Collective."""
+    try:
+        yield
+    except NumericalError:
+        if problem.n <= DENSE:
+            _checked_inverse(
+                problem.exact(), np.zeros(problem.n), parameter_names(problem, dataset)
+            )
+        raise
 
 
 def _inverse(H: np.ndarray) -> np.ndarray:

@@ -63,7 +63,8 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
     covariance: str | None = option(
         None, choices=COVARIANCES, group="output",
         help="print the table of coefficients, with standard errors from the observed information, "
-        "the default with `model_out`, or robust ones (sandwich)",
+        "the default with `model_out`, or robust ones (sandwich); products are then in float64 by "
+        "default",
     )  # fmt: skip
     errors_of: tuple[str, ...] = option(
         (), group="output", metavar="NAME", advanced=True,
@@ -88,17 +89,25 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
         help="save in `run` every K steps; default: 1",
     )  # fmt: skip
 
+    @property
+    def statistics(self) -> bool:
+        """Whether the table of coefficients is wanted."""
+        return self.model_out is not None or self.covariance is not None
+
+    @property
+    def usual_dtype(self) -> str:
+        return "float64" if self.statistics else super().usual_dtype
+
     def _check(self) -> None:
         super()._check()
         if self.gamma != NewtonOptions.gamma and self.step != "fixed":
             raise InputError("`gamma` goes with `step` fixed")
         if self.tail != NewtonOptions.tail and self.solver != "lowrank":
             raise InputError("`tail` goes with `solver` lowrank")
-        asked = self.model_out is not None or self.covariance is not None
         for name in ("errors_of", "confidence"):
-            if getattr(self, name) != getattr(NewtonRequest, name) and not asked:
+            if getattr(self, name) != getattr(NewtonRequest, name) and not self.statistics:
                 raise InputError(f"`{name}` goes with `model_out` or `covariance`")
-        if asked and self.features != "raw":
+        if self.statistics and self.features != "raw":
             raise InputError("`model_out` and `covariance` do not go with `features` fourier")
         if self.save_every is not None and self.run is None:
             raise InputError("`save_every` goes with `run`")
@@ -136,6 +145,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
         dataset, problem = make_logistic(request, world, progress)
         from hesscomp.curvature.hessian import HessianOperator
         from hesscomp.optimizers.newton import newton as minimise
+        from hesscomp.optimizers.standard_errors import OBSERVED, linear_model, named_columns
         from hesscomp.problems.evaluation import HeldOut
 
     threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
@@ -145,7 +155,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     )
     with world.ledger.timed("compile"):
         problem.compile()
-    with world.ledger.timed("newton"):
+    with world.ledger.timed("newton"), named_columns(problem, dataset):
         result = minimise(
             problem,
             options=request,
@@ -158,9 +168,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     accuracy = problem.accuracy(result.x, dataset.train) if classifies else math.nan
     fit = NewtonFit(result, accuracy, test)
     progress(fit)
-    if request.model_out is not None or request.covariance is not None:
-        from hesscomp.optimizers.standard_errors import OBSERVED, linear_model
-
+    if request.statistics:
         with world.ledger.timed("statistics"):
             kind = request.covariance or OBSERVED
             model = linear_model(problem, dataset, result, kind, request.errors_of)

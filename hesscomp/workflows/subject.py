@@ -142,6 +142,11 @@ class LogisticRequest(SourceRequest, FeatureRequest, NumberRequest):
         "level of each text column then has no feature: it is the reference",
     )  # fmt: skip
 
+    @property
+    def usual_dtype(self) -> str:
+        """The precision of products where none is given."""
+        return "float32"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProblemRequest(
@@ -279,7 +284,7 @@ def make_logistic(
     request: LogisticRequest, world: World, progress: Progress = silent, source: str | None = None
 ):
     """Return the data set, with Fourier features if asked, and its problem. Collective."""
-    dtype, family = request.dtype or "float32", getattr(request, "family", "logistic")
+    dtype, family = request.dtype or request.usual_dtype, getattr(request, "family", "logistic")
     targets = "signs" if family == "logistic" else "values"
     dataset = read_data(request, world, progress, targets, source)
     if request.feature_count is not None and request.bandwidth is not None:
