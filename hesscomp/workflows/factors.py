@@ -184,14 +184,14 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
         x = make_point(request, subject, progress)
-    request = _first_look(request, subject.problem, progress)
+    request = first_look(request, subject.problem, progress)
     curvature = make_operator(request, sampled(request, subject.problem), x)
     make = partial(compress_operator, **values(request, CompressionOptions))
     facts = request.facts(CompressionOptions)
     return _make_factor("compress", request, curvature, make, facts, progress)
 
 
-def _first_look(request: CompressRequest, problem, progress: Progress) -> CompressRequest:
+def first_look(request: CompressRequest, problem, progress: Progress) -> CompressRequest:
     """Return the request; for a first look at a large problem, of few rows and a low rank."""
     fewest = min(LOOK_ROWS / problem.rows, 1.0)
     share = max(LOOK_SIZE / (problem.rows * problem.n), fewest)

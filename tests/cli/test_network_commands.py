@@ -232,6 +232,19 @@ def test_a_first_look_at_a_large_model_takes_less_and_says_so(in_tmp, capsys, mo
     assert "first look: rank 10, on about 150 of the 300 rows; give" in capsys.readouterr().out
     source = load_factor("f.h5").provenance
     assert source.dataset == "d.npz (sample 0.5, seed 0)" and source.rank_requested == 10
+    # A plan is one of what the same words then do.
+    plan, n = ["plan", *MODEL, "--ranks", 1, "--method", "eigh"], source.rows
+    assert run(*plan) == 0
+    said = capsys.readouterr().out
+    assert "first look: rank 10" in said and f"n = 131, {n} rows, rank 10:" in said
+    assert run("compress", *MODEL, "--method", "eigh", "--out", "f.h5") == 0
+    made, _ = load_factor("f.h5").provenance, capsys.readouterr()
+    assert f"products       {made.columns} columns" in said and made.rows == n
+    assert run(*plan, "--rank", 12) == 0
+    said = capsys.readouterr().out
+    assert "first look" not in said and "n = 131, 300 rows, rank 12:" in said
+    assert run(*plan, "--", "--sample", 1) == 0
+    assert "n = 131, 300 rows, rank 40:" in capsys.readouterr().out
     assert run("compress", *MODEL, "--sample", 1, "--out", "f.h5") == 0
     assert load_factor("f.h5").provenance.rows == 300
 
