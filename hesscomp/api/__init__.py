@@ -177,7 +177,7 @@ def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
     from hesscomp.curvature.jacobian import Jacobian
 
     problem = as_problem(problem, loss, data, options)
-    return Jacobian(problem, _point(problem, at))
+    return Jacobian(problem, as_point(problem, at))
 
 
 def kfac(
@@ -571,7 +571,7 @@ def load(path: str | os.PathLike) -> Factor | Trajectory:
 def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -> Operator:
     """Make an operator of a kind from what the face's functions were given."""
     problem = as_problem(problem, loss, data, options)
-    operator = kind(problem, _point(problem, at))
+    operator = kind(problem, as_point(problem, at))
     if blocks is None:
         return operator
     from hesscomp.curvature.restriction import Restricted
@@ -602,7 +602,8 @@ def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
     return KerasProblem(model, loss, data, **options)
 
 
-def _point(problem: Problem, at) -> np.ndarray:
+def as_point(problem: Problem, at) -> np.ndarray:
+    """Return a point of a problem: an array, or what a name or a file stands for."""
     if at is None or isinstance(at, str | os.PathLike):
         from hesscomp.workflows.curvature import known_point
 
