@@ -259,7 +259,7 @@ def kfac(
     """
     problem = as_problem(problem, loss, data, options)
     return problem.kronecker(
-        _point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
+        as_point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
     )
 
 
@@ -302,7 +302,7 @@ def per_example_gradients(
     from hesscomp.problems import per_example
 
     problem = as_problem(problem, loss, data, options)
-    return per_example.per_example_gradients(problem, _point(problem, at), rows)
+    return per_example.per_example_gradients(problem, as_point(problem, at), rows)
 
 
 def per_example_squared_norms(
@@ -328,7 +328,7 @@ def per_example_squared_norms(
     from hesscomp.problems import per_example
 
     problem = as_problem(problem, loss, data, options)
-    return per_example.per_example_squared_norms(problem, _point(problem, at), rows)
+    return per_example.per_example_squared_norms(problem, as_point(problem, at), rows)
 
 
 def compress(

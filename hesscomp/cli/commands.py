@@ -92,7 +92,7 @@ PURPOSES = {
             module="curvature",
         ),
         "sensitivity": Command(
-            "tell which rows, labels and columns a trained model rests on",
+            "find the rows, labels and columns that a model rests on",
             {
                 "The rows that matter most for the loss on test rows": "mpiexec -n 2 hesscomp "
                 "sensitivity --data adult --ridge 1e-3",

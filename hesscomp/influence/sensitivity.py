@@ -80,6 +80,8 @@ def sensitivity(
         raise InputError(
             "nothing to rank the rows by; give test rows or a target, or take `leverage`"
         )
+    if asked.by_data and not goals.names:
+        raise InputError("`by_data` goes with a target; give test rows or a target")
     shift = problem.ridge + asked.damping
     operator = _operator(problem, x, asked.operator)
     made = factor is None

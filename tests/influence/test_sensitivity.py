@@ -294,6 +294,7 @@ def test_influence_against_rows_of_adult_left_out(size, count):
 
 BAD = {
     "no target": ({}, "nothing to rank"),
+    "data": ({"by_data": True, "leverage": True}, "by_data"),
     "test rows": ({"test_rows": (0,), "leverage": True}, "test_rows"),
     "target": ({"target": np.zeros(3)}, "finite array of 4"),
     "limit": ({"target": np.eye(N)[0], "gradient_limit": 1e-3}, "gradient_limit"),
