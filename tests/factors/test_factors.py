@@ -130,7 +130,10 @@ BAD_FILES = {
     "format": (lambda f: f.attrs.__setitem__("format", "other"), "format attribute is 'other'"),
     "version": (lambda f: f.attrs.__setitem__("format_version", np.int64(99)), "version is 99"),
     "kind": (lambda f: f.attrs.__setitem__("kind", "hodlr"), "kind is 'hodlr'"),
-    "rank": (lambda f: f.attrs.__setitem__("rank", np.int64(40)), "rank 40 exceeds n = 12"),
+    "rank": (
+        lambda f: f.attrs.__setitem__("rank", np.int64(40)),
+        "rank 40 is more than n = 12 allows",
+    ),
     "negative": (lambda f: f.attrs.__setitem__("n", np.int64(-1)), "attribute n"),
     "missing": (replaced("eigenvalues", None), "/eigenvalues is missing"),
     "shape": (replaced("eigenvalues", np.zeros(3)), "/eigenvalues has shape"),
