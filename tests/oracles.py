@@ -4,7 +4,18 @@ import numpy as np
 import scipy.linalg
 
 from hesscomp.curvature.sharded import ShardedOperator
-from hesscomp.factors import Factor, LowRank, compare, from_contents, load_factor, save_factor
+from hesscomp.factors import (
+    UNKNOWN,
+    Factor,
+    Hodlr,
+    LowRank,
+    compare,
+    from_contents,
+    load_factor,
+    save_factor,
+)
+from hesscomp.factors.hodlr import Form
+from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.world import World
 
@@ -41,6 +52,19 @@ class Sharded(ShardedOperator):
 
     def _local(self, V):
         return self.part @ V
+
+
+def random_hodlr(n: int, leaf_size: int, rank: int, rng, ragged: bool = True, shift=0.0) -> Hodlr:
+    """An exact HODLR matrix over a random ordering; `ragged` ranks lie between 0 and `rank`."""
+    tree = Tree.halves(n, leaf_size, rng.permutation(n))
+    nodes, levels, m = tree.leaves - 1, tree.levels, int(tree.leaf_sizes.max())
+    ranks = rng.integers(0, rank + 1, nodes) if ragged else np.full(nodes, rank)
+    by_level = [ranks[2**level - 1 : 2 ** (level + 1) - 1] for level in range(levels)]
+    widths = [int(of.max()) for of in by_level]
+    stack = rng.standard_normal((tree.leaves, m, m + sum(widths)))
+    form = Form(stack, widths, [None] * levels)
+    form.leaves[...] = form.leaves + np.swapaxes(form.leaves, 1, 2) + shift * np.eye(m)
+    return Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN)
 
 
 def dense(factor: LowRank) -> np.ndarray:

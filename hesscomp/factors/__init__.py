@@ -5,6 +5,7 @@ from hesscomp.factors.comparison import Comparison, compare
 from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor, Inertia, LogDet
 from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
+from hesscomp.factors.hodlr import Hodlr
 from hesscomp.factors.kinds import KINDS, from_contents
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
@@ -22,6 +23,7 @@ __all__ = [
     "Comparison",
     "Diagonal",
     "Factor",
+    "Hodlr",
     "Inertia",
     "LogDet",
     "LowRank",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from oracles import Sharded, check_factor, matrix
+from oracles import Sharded, check_factor, matrix, random_hodlr
 
 from hesscomp.compression import compress
 from hesscomp.errors import InputError
@@ -13,6 +13,7 @@ from hesscomp.factors import (
     KINDS,
     Certificate,
     Diagonal,
+    Hodlr,
     LowRank,
     Provenance,
     compare,
@@ -38,7 +39,13 @@ def diagonal(n: int, signs: np.ndarray, about: dict) -> Diagonal:
     return Diagonal(np.random.default_rng(0).uniform(0.5, 3.0, n) * signs, **about)
 
 
-MADE = {"low-rank": low_rank, "diagonal": diagonal}
+def hodlr(n: int, signs: np.ndarray, about: dict) -> Hodlr:
+    """Ragged leaves and ranks, some of them 0; semidefinite by its diagonal unless signed."""
+    shift = 0.0 if signs.min() < 0 else 20.0
+    return replace(random_hodlr(n, 3, 2, np.random.default_rng(0), shift=shift), **about)
+
+
+MADE = {"low-rank": low_rank, "diagonal": diagonal, "hodlr": hodlr}
 
 
 def made(kind: str, n: int, signed: bool, layout) -> Factor:
