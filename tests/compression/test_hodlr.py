@@ -98,7 +98,11 @@ def test_the_same_bits_on_any_number_of_ranks(world):
 @pytest.mark.serial
 def test_an_operator_of_zeros_and_one_leaf():
     zero = compress_hodlr(MatrixOperator(np.zeros((20, 20))), Tree.halves(20, 4), tolerance=0.1)
-    assert zero.numbers == np.sum(zero.tree.leaf_sizes**2) and not zero.to_dense().any() and zero.certificate.converged
+    assert (
+        zero.numbers == np.sum(zero.tree.leaf_sizes**2)
+        and not zero.to_dense().any()
+        and zero.certificate.converged
+    )
     H = np.diag(np.arange(5.0))
     one = compress_hodlr(MatrixOperator(H), Tree.halves(5, 8), rank=1)
     np.testing.assert_allclose(one.to_dense(), H, atol=1e-14)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from oracles import Sharded, check_factor, matrix, random_hodlr
+from oracles import Sharded, check_factor, matrix, random_hbs, random_hodlr
 
 from hesscomp.compression import compress
 from hesscomp.errors import InputError
@@ -13,6 +13,7 @@ from hesscomp.factors import (
     KINDS,
     Certificate,
     Diagonal,
+    Hbs,
     Hodlr,
     LowRank,
     Provenance,
@@ -39,13 +40,22 @@ def diagonal(n: int, signs: np.ndarray, about: dict) -> Diagonal:
     return Diagonal(np.random.default_rng(0).uniform(0.5, 3.0, n) * signs, **about)
 
 
+def hbs(n: int, signs: np.ndarray, about: dict) -> Hbs:
+    """Ragged leaves and ranks, some of them 0; semidefinite by its diagonal unless signed."""
+    factor = random_hbs(n, 3, 2, np.random.default_rng(0))
+    D = factor.stacks.leaves.copy()
+    mask, index = factor.tree.leaf_sizes[:, None], np.arange(D.shape[1])
+    D[:, index, index] += np.where(index < mask, 10.0 if signs.min() > 0 else 0.0, 0.0)
+    return Hbs.of_stacks(factor.tree, replace(factor.stacks, leaves=D), **about)
+
+
 def hodlr(n: int, signs: np.ndarray, about: dict) -> Hodlr:
     """Ragged leaves and ranks, some of them 0; semidefinite by its diagonal unless signed."""
     shift = 0.0 if signs.min() < 0 else 20.0
     return replace(random_hodlr(n, 3, 2, np.random.default_rng(0), shift=shift), **about)
 
 
-MADE = {"low-rank": low_rank, "diagonal": diagonal, "hodlr": hodlr}
+MADE = {"low-rank": low_rank, "diagonal": diagonal, "hbs": hbs, "hodlr": hodlr}
 
 
 def made(kind: str, n: int, signed: bool, layout) -> Factor:
