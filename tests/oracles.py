@@ -85,7 +85,7 @@ def random_hodlr(n: int, leaf_size: int, rank: int, rng, ragged: bool = True, sh
     by_level = [ranks[2**level - 1 : 2 ** (level + 1) - 1] for level in range(levels)]
     widths = [int(of.max()) for of in by_level]
     stack = rng.standard_normal((tree.leaves, m, m + sum(widths)))
-    form = Form(stack, widths, [None] * levels)
+    form = Form(stack, widths)
     form.leaves[...] = form.leaves + np.swapaxes(form.leaves, 1, 2) + shift * np.eye(m)
     return Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN)
 

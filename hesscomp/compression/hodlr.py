@@ -10,7 +10,7 @@ import numpy as np
 from hesscomp.compression.approximation import FAILURE_BOUND, Probes
 from hesscomp.errors import InputError
 from hesscomp.factors.certificate import UNKNOWN, Certificate
-from hesscomp.factors.hodlr import Form, Hodlr
+from hesscomp.factors.hodlr import Form, Hodlr, cut_of_block, truncated
 from hesscomp.factors.provenance import NAN, Provenance, metered
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
@@ -144,25 +144,26 @@ class Peeling:
         """Return what is known so far, over leaves of zeros."""
         leaves = np.zeros((self.tree.leaves, self.m, self.m))
         widths = [side.shape[2] for side in self.sides]
-        return Form(np.concatenate([leaves, *self.sides], axis=2), widths, [None] * len(widths))
+        return Form(np.concatenate([leaves, *self.sides], axis=2), widths)
 
     def _level(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the (leaves, m, k) sides of a level, and the ranks of its nodes."""
         asked, nodes = self.asked, 2**level
         sizes = np.diff(self.tree.bounds[:: self.tree.leaves // (2 * nodes)])
-        most, cut = int(sizes.max()), 0.0
-        if asked.tolerance is not None:  # a half for the ranges, and both halves of the matrix
-            cut = asked.tolerance * self.norm / np.sqrt(4 * nodes * self.tree.levels)
-        adaptive = asked.rank is None
-        columns = min((FIRST if adaptive else asked.rank) + asked.oversample, most)
+        most = int(sizes.max())
+        # A half for what the bases miss, and a half for what is cut of the blocks.
+        cut = cut_of_block(
+            (asked.tolerance or 0.0) * self.norm / np.sqrt(2), level, self.tree.levels
+        )
+        columns = min((asked.rank or FIRST) + asked.oversample, most)
         sketch = Sketch(self, level, columns)
-        while adaptive and sketch.columns < most:
+        while asked.rank is None and sketch.columns < most:
             spare = max(asked.oversample, 1)
             if self.layout.decide(sketch.missed(spare) <= cut):
                 break
             sketch = sketch.wider(min(sketch.columns // 2, most - sketch.columns))
         noise = ROUNDING * np.finfo(self.operator.dtype).eps * self.norm
-        kept = sketch.columns if adaptive else asked.rank
+        kept = asked.rank or sketch.columns
         W = self.layout.on_root(truncated, sketch.Q, sketch.across(), kept, cut, noise)
         ranks = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
         width = int(ranks.max())
@@ -206,14 +207,14 @@ class Sketch:
         if peeling.asked.passes == 1:
             random.append(peeling.random(level, 0, WIDER * columns))
         Y = peeling.unexplained(np.concatenate(random, axis=2))
-        found = [
+        found: list[np.ndarray] = [
             self._of_children(Y[:, :, :columns], 0),
             self._of_children(Y[:, :, columns:], 1),
             *(self._of_children(block, 0) for block in random[1:]),
         ]
         if before is not None:
             found = [np.concatenate(pair, axis=2) for pair in zip(before.found, found, strict=True)]
-        self.found = found
+        self.found: list[np.ndarray] = found
         self.Q: np.ndarray = peeling.layout.on_root(_orthonormal, found[0])
 
     @property
@@ -251,28 +252,6 @@ class Sketch:
 
 def _orthonormal(Y: np.ndarray) -> np.ndarray:
     return np.linalg.qr(Y)[0] if Y.shape[2] else Y
-
-
-def truncated(Q: np.ndarray, Z: np.ndarray, rank: int, cut: float, noise: float) -> np.ndarray:
-    """Return the sides of the blocks Q Z^T, cut to their leading singular values.
-
-    At most `rank` of those above `noise`, and the fewest that leave no more than `cut` in the
-    Frobenius norm.
-
-    Returns
-    -------
-    (2 nodes, rows, columns) array
-        First child, second child; columns beyond the rank are zero.
-    """
-    P, R = np.linalg.qr(Z)
-    U, s, Vt = np.linalg.svd(np.swapaxes(R, 1, 2))  # Q Z^T = Q R^T P^T
-    rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
-    keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < rank)
-    root = np.sqrt(s * keep)[:, None, :]
-    W = np.empty((2 * len(Q), *Q.shape[1:]))
-    np.multiply(Q @ U, root, out=W[0::2])
-    np.multiply(P @ np.swapaxes(Vt, 1, 2), root, out=W[1::2])
-    return W
 
 
 def certified(factor: Hodlr, probes: Probes, tolerance: float | None) -> Certificate:

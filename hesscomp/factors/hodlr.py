@@ -1,12 +1,8 @@
-"""The hierarchically off-diagonal low-rank factor: a basis for each off-diagonal block of a tree.
-
-Product and inverse have one form, `Form`: diagonal blocks of the leaves, and for each pair of
-siblings a small matrix between what their bases see.
-"""
+"""The hierarchically off-diagonal low-rank factor: a low rank for each off-diagonal block."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -14,13 +10,9 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
+from hesscomp.factors.hbs import Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, Hierarchical
 from hesscomp.factors.tree import Tree
-
-DELAY = 1e-7  # a pivot below this part of the largest is left to the end
-DELAYED = 512  # pivots that may be
-ACCURATE = 1e-12  # relative residual of a solve that needs no refinement
-REFINEMENTS = 2
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,8 +24,10 @@ class Hodlr(Hierarchical):
     (Ambikasaran and Darve 2013).
 
     `compression.hodlr.compress_hodlr` makes one. Leaves of m parameters and ranks k on L levels
-    take m + k L numbers a parameter. A product takes twice as many operations for each column, an
-    elimination about 10 m^2 + 4 (k L)^2 a parameter.
+    take m + k L numbers a parameter. A product takes twice as many operations for each column. It
+    is eliminated as the `Hbs` factor that it is to rounding: with r for the rank of what a node has
+    in common with all others, at most k times its level, in about 10 (m^2 + r^2) operations a
+    parameter.
 
     Attributes
     ----------
@@ -81,7 +75,7 @@ class Hodlr(Hierarchical):
 
     @classmethod
     def of_form(cls, tree: Tree, ranks: np.ndarray, form: Form, **about) -> Hodlr:
-        """Return the factor of a `Form` without couplings; `about` are fields of every `Factor`."""
+        """Return the factor of a `Form`; `about` are fields of every `Factor`."""
         leaf, sides = _masks(tree, ranks)
         return cls(
             permutation=tree.permutation,
@@ -137,7 +131,7 @@ class Hodlr(Hierarchical):
         leaf, sides = _masks(tree, ranks)
         m, widths = leaf.shape[1], [mask.shape[2] for mask in sides]
         stack = np.zeros((tree.leaves, m, m + sum(widths)))
-        form = Form(stack, widths, [None] * len(widths))
+        form = Form(stack, widths)
         form.leaves[leaf] = self.leaf_blocks
         first = 0
         for i, mask in enumerate(sides):
@@ -151,6 +145,78 @@ class Hodlr(Hierarchical):
         """The (leaves, m) booleans of rows that are no padding."""
         sizes = self.tree.leaf_sizes
         return np.arange(sizes.max()) < sizes[:, None]
+
+    def update(self, B: np.ndarray, c: np.ndarray, tolerance: float = 0.0) -> Hodlr:
+        """Return F + B diag(c) B^T, with the ranks cut again.
+
+        With the eigenpairs of a difference H_new - F it goes to a new point:
+        ``E = compress(H_new - F, 20); F.update(E.eigenvectors, E.eigenvalues, 1e-3)``.
+
+        Parameters
+        ----------
+        B : (n, j) array
+        c : (j,) array
+        tolerance : float
+            At most tolerance ||F + B diag(c) B^T||_F is cut, which is added to the error estimate;
+            with 0 only rounding is.
+
+        Notes
+        -----
+        About 6 (k + j)^2 operations a parameter and level.
+        """
+        B, c = self.layout.whole(self._checked(B)), np.asarray(c, dtype=np.float64)
+        if B.ndim != 2 or c.shape != (B.shape[1],) or not np.isfinite(c).all():
+            raise InputError(
+                f"an update takes an (n, j) array and j finite weights, not shapes {B.shape} and "
+                f"{c.shape}"
+            )
+        if not 0 <= tolerance < 1:
+            raise InputError(f"tolerance must be at least 0 and below 1, not {tolerance}")
+        form, tree = self.form, self.tree
+        added = np.zeros((*self._inside.shape, len(c)))
+        added[self._inside] = B[tree.permutation]
+        weighted = added * c
+        core, before = c[:, None] * (B.T @ B), self.frobenius()
+        change = float(np.sum(core * core.T))
+        squares = before**2 + 2 * np.sum(weighted * form.product(added)) + change
+        norm = float(np.sqrt(max(squares, 0.0)))
+        noise = 8 * EPS * (before + np.sqrt(max(change, 0.0)))
+        D = form.leaves + weighted @ np.swapaxes(added, 1, 2)
+        sides, ranks = [], []
+        for level in range(tree.levels):
+            rows = len(D) * form.m >> (level + 1)
+            first, second = (
+                np.concatenate([form.side(level), more], axis=2).reshape(2 ** (level + 1), rows, -1)
+                for more in (weighted, added)
+            )
+            Q, R = np.linalg.qr(first[0::2])
+            cut = cut_of_block(tolerance * norm, level, tree.levels)
+            Z = second[1::2] @ np.swapaxes(R, 1, 2)
+            W = truncated(Q, Z, Q.shape[2], cut, noise)
+            of = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
+            sides.append(W[:, :, : of.max()].reshape(len(D), form.m, of.max()))
+            ranks.append(of)
+        made = Hodlr.of_form(
+            tree,
+            np.concatenate([np.empty(0, np.int64), *ranks]),
+            Form(np.concatenate([D, *sides], axis=2), [side.shape[2] for side in sides]),
+            certificate=self.certificate,
+        )
+        found, known = made.frobenius(), self.certificate
+        error = known.frobenius_error_estimate + tolerance * norm
+        return replace(
+            made,
+            certificate=replace(
+                known,
+                frobenius_error_estimate=error,
+                frobenius_norm_estimate=float(np.hypot(found, error)),
+                spectral_error_bound=known.spectral_error_bound + tolerance * norm,
+            ),
+            provenance=self.provenance.derived("update"),
+            parameters=self.parameters,
+            blocks=self.blocks,
+            layout=self.layout,
+        )
 
     def frobenius(self) -> float:
         """Return ||F||_F: of the leaves' blocks and, twice, of the blocks of siblings."""
@@ -184,7 +250,12 @@ class Hodlr(Hierarchical):
         return applied(self.form, self._inside, X)
 
     def _eliminate(self, shift: float) -> Elimination:
-        return eliminate(self, shift)
+        stacks = self._nested
+        return eliminate(stacks, Shapes.of(self.tree, stacks.ranks), shift)
+
+    @cached_property
+    def _nested(self) -> Stacks:
+        return nested(self.form, self.tree)
 
 
 def _place(node: int) -> tuple[int, int]:
@@ -207,7 +278,7 @@ def _masks(tree: Tree, ranks: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]
 
 @dataclass(frozen=True)
 class Form:
-    """blockdiag(D) + sum over levels of W C W^T, where C couples the two children of each node.
+    """The matrices of a factor as stacks, padded with zeros to the largest of a level.
 
     Attributes
     ----------
@@ -215,13 +286,10 @@ class Form:
         Of each leaf its rows of D, and of the sides W of all levels side by side, root's first.
     widths : list of int
         The columns of each level in W; they add up to K.
-    couplings : list of (2^level, 2 k, 2 k) arrays or None
-        None exchanges the children: the block between them is then W_1 W_2^T.
     """
 
     stack: np.ndarray
     widths: list[int]
-    couplings: list[np.ndarray | None]
 
     @property
     def m(self) -> int:
@@ -248,14 +316,11 @@ class Form:
         leaves, _, j = Z.shape
         seen = np.swapaxes(self.stack[:, :, self.m :], 1, 2) @ Z
         given = np.empty_like(seen)
-        for level, (k, coupling) in enumerate(zip(self.widths, self.couplings, strict=True)):
+        for level, k in enumerate(self.widths):
             columns, children = self.columns(level), 2 ** (level + 1)
             group = leaves // children
             by_child = seen[:, columns].reshape(children, group, k, j).sum(axis=1)
-            if coupling is None:
-                moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
-            else:
-                moved = coupling @ by_child.reshape(children // 2, 2 * k, j)
+            moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
             given[:, columns] = np.repeat(moved.reshape(children, k, j), group, axis=0)
         return self.stack @ np.concatenate([Z, given], axis=1)
 
@@ -269,169 +334,64 @@ def applied(form: Form, inside: np.ndarray, X: np.ndarray) -> np.ndarray:
     return form.product(Z)[inside]
 
 
-class _Signs:
-    """Counts of the signs of pivots, and the logarithm of their product."""
+def nested(form: Form, tree: Tree) -> Stacks:
+    """Return the same matrix with nested bases, as `Hbs` has: exact to rounding.
 
-    def __init__(self):
-        self.negative = self.positive = self.zero = 0
-        self.logabsdet = 0.0
-
-    def count(self, w: np.ndarray, times: int = 1) -> None:
-        """Add pivots, none of them 0; or take them away, with `times` -1."""
-        self.negative += times * int(np.count_nonzero(w < 0))
-        self.positive += times * int(np.count_nonzero(w > 0))
-        self.logabsdet += times * float(np.sum(np.log(np.abs(w))))
-
-    def correct(self, w: np.ndarray, inverse: np.ndarray) -> None:
-        """Go from A to A + E C E^T, of the eigenvalues of C^-1 + E^T A^-1 E and those of C^-1.
-
-        Haynsworth's inertia additivity: what the first has positive is negative in the sum, less
-        what the second has.
-        """
-        self.negative += int(np.count_nonzero(w > 0)) - int(np.count_nonzero(inverse > 0))
-        self.positive += int(np.count_nonzero(w < 0)) - int(np.count_nonzero(inverse < 0))
-        self.logabsdet += float(np.sum(np.log(np.abs(w))) - np.sum(np.log(np.abs(inverse))))
-
-
-def eliminate(factor: Hodlr, shift: float) -> Elimination:
-    """Eliminate F + shift I from the leaves up: each node is its children's blocks plus W C W^T.
-
-    The inverse of a node is that of its children less X M^-1 X^T (Woodbury), where X is the
-    children's inverse times W, and M = C^-1 + W^T X; the signs add up by Haynsworth (1968). So it
-    has the form of the factor itself, `Form`, and a solve costs as a product. Eigenvectors of a
-    leaf or of an M whose pivots are nearly 0 are given another one, and all of these corrections
-    are made at the end, where they meet each other.
+    A node's basis spans its rows of the sides of all levels above it; what rounding is in the
+    matrix is left out, so that sides that are alike on several levels count once.
     """
-    form, inside, signs = factor.form, factor._inside, _Signs()
     leaves, m, _ = form.stack.shape
-    A = form.leaves + shift * (np.eye(m) * inside[:, :, None])
-    scale = float(np.abs(A).max(initial=0.0)) or 1.0
-    index = np.arange(m)
-    A[:, index, index] += scale * ~inside
-    delayed = _Delayed(leaves, m)
-    w, V = np.linalg.eigh(A)
-    w = delayed.leaves(w, V, scale)
-    signs.count(w)
-    signs.count(np.full(np.count_nonzero(~inside), scale), -1)
-    inverse = Form(np.empty_like(form.stack), form.widths, [])
-    D, X = inverse.leaves, inverse.stack[:, :, m:]
-    np.matmul(V / w[:, None, :], np.swapaxes(V, 1, 2), out=D)
-    D *= inside[:, :, None] & inside[:, None, :]
-    np.matmul(D, form.stack[:, :, m:], out=X)
+    T = form.stack[:, :, m:]
+    sizes = np.empty((leaves, T.shape[2]))  # singular values of the blocks of these columns
+    for level in range(len(form.widths)):
+        children = 2 ** (level + 1)
+        group, squares = leaves // children, np.sum(form.side(level) ** 2, axis=1)
+        squares = squares.reshape(children, group, form.widths[level])
+        sizes[:, form.columns(level)] = np.repeat(squares.sum(axis=1), group, axis=0)
+    size = max(np.abs(form.leaves).max(initial=0.0), sizes.max(initial=0.0))
+    ranks: list[np.ndarray] = []
+    bases, couplings = [], []
     for level in reversed(range(len(form.widths))):
-        k, columns, children = form.widths[level], form.columns(level), 2 ** (level + 1)
-        rows = leaves * m // children
-        W = form.side(level).reshape(children, rows, k)
-        upper = X[:, :, : columns.stop].reshape(children, rows, columns.stop)
-        seen = np.swapaxes(W, 1, 2) @ upper
-        M = np.zeros((children // 2, 2 * k, 2 * k))
-        M[:, :k, :k], M[:, k:, k:] = seen[0::2, :, columns], seen[1::2, :, columns]
-        M[:, :k, k:] = M[:, k:, :k] = np.eye(k)
-        mu, Z = np.linalg.eigh((M + np.swapaxes(M, 1, 2)) / 2)
-        mu, Z = delayed.nodes(mu, Z, W, signs)
-        signs.correct(mu, np.empty(0))
-        coupling = (Z / mu[:, None, :]) @ np.swapaxes(Z, 1, 2)
-        inverse.couplings.insert(0, -coupling)
-        if columns.start:
-            given = coupling @ seen[:, :, : columns.start].reshape(len(mu), 2 * k, columns.start)
-            taken = upper[:, :, columns] @ given.reshape(children, k, columns.start)
-            X[:, :, : columns.start] -= taken.reshape(leaves, m, columns.start)
-    # Each level's swap has k eigenvalues 1 and k of -1.
-    pairs = sum(k * 2**level for level, k in enumerate(form.widths))
-    signs.negative -= pairs
-    signs.positive -= pairs
-    solver = Solver(factor, shift, inverse, *delayed.finish(inverse, signs))
-    return Elimination(signs.negative, signs.zero, signs.positive, signs.logabsdet, solver)
+        columns = form.columns(level)
+        U, s, _ = np.linalg.svd(T * np.sqrt(sizes)[:, None, :], full_matrices=False)
+        kept = s > EPS * size
+        k = kept.sum(axis=1)
+        U = (U * kept[:, None, :])[:, :, : k.max()]
+        T = np.swapaxes(U, 1, 2) @ T
+        B = T[0::2, :, columns] @ np.swapaxes(T[1::2, :, columns], 1, 2)
+        T = T[:, :, : columns.start].reshape(len(T) // 2, 2 * T.shape[1], columns.start)
+        sizes = sizes[0::2, : columns.start]
+        ranks.insert(0, k)
+        bases.append(U)
+        couplings.append(B)
+    return Stacks(np.concatenate([np.zeros(1, np.int64), *ranks]), form.leaves, bases, couplings)
 
 
-class _Delayed:
-    """The pivots that were replaced: A = A' + E diag(1 / c) E^T for the matrix A' without them."""
+def cut_of_block(error: float, level: int, levels: int) -> float:
+    """Return what may be cut of each block of a level, so that all cuts make the error at most.
 
-    def __init__(self, leaves: int, m: int):
-        self.shape = leaves, m
-        self.vectors: list[np.ndarray] = []
-        self.inverses: list[np.ndarray] = []
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.inverses))
-
-    def _take(self, small: np.ndarray) -> bool:
-        return small.any() and self.count + np.count_nonzero(small) <= DELAYED
-
-    def leaves(self, w: np.ndarray, V: np.ndarray, scale: float) -> np.ndarray:
-        """Return eigenvalues of the leaves of which none is near 0."""
-        small = np.abs(w) < DELAY * scale
-        if not self._take(small):
-            return np.where(w == 0, EPS * scale, w)
-        where, which = np.nonzero(small)
-        E = np.zeros((*self.shape, len(where)))
-        # w = scale + (w - scale), and the second of these is negative.
-        E[where, :, np.arange(len(where))] = V[where, :, which] * np.sqrt(scale - w[small])[:, None]
-        self.vectors.append(E)
-        self.inverses.append(-np.ones(len(where)))
-        return np.where(small, scale, w)
-
-    def nodes(self, mu: np.ndarray, Z: np.ndarray, W: np.ndarray, signs: _Signs):
-        """Return eigenpairs of the nodes' M, with others where one was near 0.
-
-        M + Z D Z^T is C'^-1 + W^T X for C' = C - C Z (D^-1 + Z^T C Z)^-1 Z^T C.
-        """
-        small = np.abs(mu) < DELAY
-        if not self._take(small):
-            return np.where(mu == 0, EPS, mu), Z
-        mu, Z, k = mu.copy(), Z.copy(), W.shape[2]
-        C = np.roll(np.eye(2 * k), k, axis=0)
-        for node in np.nonzero(small.any(axis=1))[0]:
-            near, M = Z[node][:, small[node]], (Z[node] * mu[node]) @ Z[node].T
-            t, S = np.linalg.eigh(near.T @ C @ near)
-            near, added = near @ S, np.where(t < 0, -1.0, 1.0)
-            mu[node], Z[node] = np.linalg.eigh(M + (near * added) @ near.T)
-            # The swap is counted by all; here it is another matrix.
-            swap = np.linalg.eigvalsh(C + (near * added) @ near.T)
-            signs.correct(np.empty(0), swap)
-            signs.negative += k
-            signs.positive += k
-            sides = W[2 * node : 2 * node + 2] @ (C @ near).reshape(2, k, -1)
-            E = np.zeros((len(W), W.shape[1], len(t)))
-            E[2 * node : 2 * node + 2] = sides
-            self.vectors.append(E.reshape(*self.shape, -1))
-            self.inverses.append(added + t)
-        return mu, Z
-
-    def finish(self, inverse: Form, signs: _Signs) -> tuple[np.ndarray, np.ndarray]:
-        """Return Y = A'^-1 E and (diag(c) + E^T Y)^-1, after the signs of the latter."""
-        if not self.count:
-            return np.empty((*self.shape, 0)), np.empty((0, 0))
-        E, c = np.concatenate(self.vectors, axis=2), np.concatenate(self.inverses)
-        Y = inverse.product(E)
-        S = np.einsum("imp,imq->pq", E, Y, optimize=True) + np.diag(c)
-        w, V = np.linalg.eigh((S + S.T) / 2)
-        nothing = np.abs(w) <= 8 * len(w) * EPS * max(np.abs(w).max(), 1.0)
-        signs.correct(w[~nothing], c)
-        signs.zero += int(np.count_nonzero(nothing))
-        return Y, (V[:, ~nothing] / w[~nothing]) @ V[:, ~nothing].T
+    Both are Frobenius norms. Every level has the same share; a block stands twice in the matrix.
+    """
+    return error / float(np.sqrt(2 * 2**level * max(levels, 1)))
 
 
-class Solver:
-    """Solves with an eliminated factor; where pivots were small it refines the solution."""
+def truncated(Q: np.ndarray, Z: np.ndarray, rank: int, cut: float, noise: float) -> np.ndarray:
+    """Return the sides of the blocks Q Z^T, cut to their leading singular values.
 
-    def __init__(self, factor: Hodlr, shift: float, inverse: Form, Y: np.ndarray, S: np.ndarray):
-        self.factor, self.shift, self.inverse = factor, shift, inverse
-        self.Y, self.S = Y[factor._inside], S
-        b = np.random.default_rng(0).standard_normal((factor.n, 1))
-        residual = np.linalg.norm(self._residual(b, self._once(b)))
-        self.steps = 0 if residual <= ACCURATE * np.linalg.norm(b) else REFINEMENTS
+    At most `rank` of those above `noise`, and the fewest that leave no more than `cut` in the
+    Frobenius norm.
 
-    def solve(self, B: np.ndarray) -> np.ndarray:
-        X = self._once(B)
-        for _ in range(self.steps):
-            X += self._once(self._residual(B, X))
-        return X
-
-    def _once(self, B: np.ndarray) -> np.ndarray:
-        X = applied(self.inverse, self.factor._inside, B)
-        return X - self.Y @ (self.S @ (self.Y.T @ B)) if len(self.S) else X
-
-    def _residual(self, B: np.ndarray, X: np.ndarray) -> np.ndarray:
-        return B - self.factor._product(X) - self.shift * X
+    Returns
+    -------
+    (2 nodes, rows, columns) array
+        First child, second child; columns beyond the rank are zero.
+    """
+    P, R = np.linalg.qr(Z)
+    U, s, Vt = np.linalg.svd(np.swapaxes(R, 1, 2))  # Q Z^T = Q R^T P^T
+    rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
+    keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < rank)
+    root = np.sqrt(s * keep)[:, None, :]
+    W = np.empty((2 * len(Q), *Q.shape[1:]))
+    np.multiply(Q @ U, root, out=W[0::2])
+    np.multiply(P @ np.swapaxes(Vt, 1, 2), root, out=W[1::2])
+    return W
