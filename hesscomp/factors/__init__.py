@@ -10,6 +10,7 @@ from hesscomp.factors.hodlr import Hodlr
 from hesscomp.factors.kinds import KINDS, from_contents
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
+from hesscomp.factors.structured import Structured, structured
 from hesscomp.factors.trajectory import (
     Trajectory,
     is_trajectory,
@@ -31,6 +32,7 @@ __all__ = [
     "LogDet",
     "LowRank",
     "Provenance",
+    "Structured",
     "Trajectory",
     "Tree",
     "compare",
@@ -40,5 +42,6 @@ __all__ = [
     "load_parameters",
     "load_trajectory",
     "save_factor",
+    "structured",
     "trajectory_writer",
 ]

@@ -17,9 +17,11 @@ from hesscomp.factors import (
     Hodlr,
     LowRank,
     Provenance,
+    Structured,
     compare,
     load_factor,
     save_factor,
+    structured,
 )
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.matrix import MatrixOperator
@@ -56,6 +58,18 @@ def hodlr(n: int, signs: np.ndarray, about: dict) -> Hodlr:
 
 
 MADE = {"low-rank": low_rank, "diagonal": diagonal, "hbs": hbs, "hodlr": hodlr}
+
+
+def plus(base):
+    def made(n: int, signs: np.ndarray, about: dict) -> Structured:
+        rng, k = np.random.default_rng(2), min(n, 2)
+        U, w = rng.standard_normal((n, k)), np.array([1.0, signs.min()])[:k]
+        return structured(MADE[base](n, signs, about), U, w, **about)
+
+    return made
+
+
+MADE |= {f"{base}+low-rank": plus(base) for base in ("diagonal", "hbs", "hodlr")}
 
 
 def made(kind: str, n: int, signed: bool, layout) -> Factor:
