@@ -157,7 +157,7 @@ def compress(
     the row layout a P-th of that on each of P ranks, and two or three (n, panel) arrays.
     """
     asked = CompressionOptions(rank=rank, tolerance=tolerance, **options)
-    operator = _in_layout(operator, asked)
+    operator = in_layout(operator, asked)
     made = metered(operator)
     sketch = _method(operator, asked, start)
     if rank is None:
@@ -185,7 +185,7 @@ def compress(
     return operator.describe(factor)
 
 
-def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
+def in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
     """The operator in the layout asked for, or in the one that fits into memory."""
     if asked.layout == "replicated":
         return operator.replicated()
