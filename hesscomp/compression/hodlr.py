@@ -152,10 +152,10 @@ class Peeling:
         asked, nodes = self.asked, 2**level
         sizes = np.diff(self.tree.bounds[:: self.tree.leaves // (2 * nodes)])
         most = int(sizes.max())
-        # A half for what the bases miss, and a half for what is cut of the blocks.
-        cut = cut_of_block(
-            (asked.tolerance or 0.0) * self.norm / np.sqrt(2), level, self.tree.levels
-        )
+        # A share for what is cut, one for what the bases miss; and both come back in the leaves,
+        # whose identity columns see all of the coarser levels' error.
+        error = (asked.tolerance or 0.0) * self.norm / 2
+        cut = cut_of_block(error, level, self.tree.levels)
         columns = min((asked.rank or FIRST) + asked.oversample, most)
         sketch = Sketch(self, level, columns)
         while asked.rank is None and sketch.columns < most:
