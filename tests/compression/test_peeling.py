@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from oracles import Sharded, random_hodlr, same_arrays
 
+import hesscomp as hc
 from hesscomp.compression.hodlr import compress_hodlr
 from hesscomp.errors import InputError
 from hesscomp.factors.tree import Tree, kd_order
@@ -106,6 +107,25 @@ def test_an_operator_of_zeros_and_one_leaf():
     H = np.diag(np.arange(5.0))
     one = compress_hodlr(MatrixOperator(H), Tree.halves(5, 8), rank=1)
     np.testing.assert_allclose(one.to_dense(), H, atol=1e-14)
+
+
+@pytest.mark.serial
+def test_a_format_of_compress():
+    """By its name, and as the table of auto estimates it: columns, numbers and error."""
+    points, tables = grid(24), []
+    H, options = exponential(points, 0.2), {"ordering": points, "leaf_size": 36}
+    factor = hc.compress(H, rank=12, format="hodlr", **options)
+    assert (factor.kind, factor.provenance.method) == ("hodlr", "peeling")
+    assert factor.provenance.columns == 2 * (12 + 10) * 4 + 36 + PROBES
+    factor = hc.compress(H, tolerance=1e-2, format="hodlr", **options)
+    assert factor.certificate.converged and relative_error(factor, H) <= 1e-2
+    hc.compress(H, tolerance=1e-2, format="auto", on_choice=tables.append, **options)
+    (table,) = tables
+    (estimate,) = [each for each in table.candidates if each.format == "hodlr"]
+    np.testing.assert_allclose(estimate.numbers, factor.numbers / 576, rtol=0.2)
+    assert estimate.error <= 1e-2 and estimate.columns > factor.provenance.columns / 2
+    with pytest.raises(InputError, match="`sketch_columns` does not go with the format hodlr"):
+        hc.compress(H, tolerance=1e-2, format="hodlr", sketch_columns=90)
 
 
 @pytest.mark.serial
