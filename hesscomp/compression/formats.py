@@ -39,6 +39,8 @@ TOLERANCE = 1e-2  # of who asks for neither a rank nor a tolerance, but for a fo
 MARGIN = 0.9  # of the tolerance that the sketch's own probes must show
 MOST_LEAVES = 32  # a sketch grows to the columns that so many leaves have rows, or to n
 GROWTH = 1.5
+# What the options of low-rank say where nobody asks for them.
+NEUTRAL = {"method": "auto", "power": 1, "test_matrix": "gaussian", "which": "LM"}
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ class FormatOptions(CompressionOptions):
             self, ("block", "max_columns", "max_basis", "residual_tolerance"),
             f"the format {self.factor_format}; take {LOW_RANK}",
         )  # fmt: skip
-        for name, usual in (("method", "auto"), ("power", 1), ("test_matrix", "gaussian")):
+        for name, usual in NEUTRAL.items():
             if getattr(self, name) != usual:
                 raise InputError(
                     f"`{name}` does not go with the format {self.factor_format}; take {LOW_RANK}"

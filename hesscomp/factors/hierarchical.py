@@ -54,7 +54,7 @@ class Elimination:
         return LogDet(-1.0 if self.negative % 2 else 1.0, self.logabsdet)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Hierarchical(Factor):
     """A factor over a `tree`. Every rank holds all of it, in either layout.
 

@@ -232,7 +232,7 @@ class LogisticRegression(Problem):
 
     def data_slopes(self, x: np.ndarray, V: np.ndarray) -> DataSlopes:
         """Return `Problem.data_slopes`; labels by the probability of the label +1."""
-        along, slopes = self._forward(V), self._counted(self._slopes(x)).numpy()
+        along, slopes = self._forward(V), np.asarray(self._counted(self._slopes(x)))
         bends = self._weights(self.margins(x)).numpy()[:, None] * along
         # g . v = slope(t) a.v with t = a.x, so that d(g . v)/da = bend x + slope v.
         sums = self._sums(np.column_stack([bends, slopes]))
