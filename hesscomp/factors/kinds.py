@@ -17,10 +17,13 @@ KINDS: dict[str, type[Factor]] = {kind.kind: kind for kind in (LowRank, Diagonal
 def from_contents(arrays: dict[str, np.ndarray], certificate: Certificate) -> Factor:
     """Return the replicated factor that these arrays hold, of the kind whose arrays are all there.
 
-    InputError if there is no such kind.
+    InputError if there is no such kind, or the arrays contradict each other.
     """
     for kind in KINDS.values():
         if kind.arrays.keys() <= arrays.keys():
             held: dict[str, Any] = {name: arrays[name] for name in kind.arrays}
-            return kind(**held, certificate=certificate)
+            factor = kind(**held, certificate=certificate)
+            if not factor.is_blank:
+                factor.check()
+            return factor
     raise InputError(f"the arrays {', '.join(arrays)} are those of no kind of factor")
