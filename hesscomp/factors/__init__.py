@@ -4,6 +4,7 @@ from hesscomp.factors.certificate import UNKNOWN, Certificate
 from hesscomp.factors.comparison import Comparison, compare
 from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor, Inertia, LogDet
+from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
 from hesscomp.factors.kinds import KINDS, from_contents
 from hesscomp.factors.kronecker import Kronecker
@@ -15,6 +16,7 @@ from hesscomp.factors.trajectory import (
     load_trajectory,
     trajectory_writer,
 )
+from hesscomp.factors.tree import Tree
 
 __all__ = [
     "KINDS",
@@ -23,12 +25,14 @@ __all__ = [
     "Comparison",
     "Diagonal",
     "Factor",
+    "Hbs",
     "Inertia",
     "Kronecker",
     "LogDet",
     "LowRank",
     "Provenance",
     "Trajectory",
+    "Tree",
     "compare",
     "from_contents",
     "is_trajectory",

@@ -208,7 +208,8 @@ class Hierarchical(Factor):
         F + s I are all positive; a warning says so, and `Inverse.shift` is s.
         """
         asked = finite_shift(shift)
-        step, used = max(abs(asked), self.floor(asked)), asked
+        rounding = EPS * np.abs(self._tree_diagonal()).max()
+        step, used = max(abs(asked), rounding) or self.floor(asked), asked
         while (found := self.eliminated(used)).negative or found.zero:
             used, step = asked + step, RAISE * step
         if used != asked and (self.world is None or self.world.rank == 0):

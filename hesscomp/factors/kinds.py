@@ -8,10 +8,13 @@ from hesscomp.errors import InputError
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor
+from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
 
-KINDS: dict[str, type[Factor]] = {kind.kind: kind for kind in (LowRank, Diagonal, Kronecker)}
+KINDS: dict[str, type[Factor]] = {
+    kind.kind: kind for kind in (LowRank, Diagonal, Kronecker, Hbs)
+}
 
 
 def from_contents(arrays: dict[str, np.ndarray], certificate: Certificate) -> Factor:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from oracles import Sharded, check_factor, matrix
+from oracles import Sharded, check_factor, matrix, random_hbs
 
 from hesscomp.compression import compress
 from hesscomp.errors import InputError
@@ -13,6 +13,7 @@ from hesscomp.factors import (
     KINDS,
     Certificate,
     Diagonal,
+    Hbs,
     Kronecker,
     LowRank,
     Provenance,
@@ -50,7 +51,16 @@ def kronecker(n: int, signs: np.ndarray, about: dict) -> Kronecker:
     return Kronecker.of_layers(layers, rng.uniform(0.5, 3.0, n) * signs, **about)
 
 
-MADE = {"low-rank": low_rank, "diagonal": diagonal, "kronecker": kronecker}
+def hbs(n: int, signs: np.ndarray, about: dict) -> Hbs:
+    """Ragged leaves and ranks, some of them 0; semidefinite by its diagonal unless signed."""
+    factor = random_hbs(n, 3, 2, np.random.default_rng(0))
+    D = factor.stacks.leaves.copy()
+    mask, index = factor.tree.leaf_sizes[:, None], np.arange(D.shape[1])
+    D[:, index, index] += np.where(index < mask, 10.0 if signs.min() > 0 else 0.0, 0.0)
+    return Hbs.of_stacks(factor.tree, replace(factor.stacks, leaves=D), **about)
+
+
+MADE = {"low-rank": low_rank, "diagonal": diagonal, "kronecker": kronecker, "hbs": hbs}
 
 
 def made(kind: str, n: int, signed: bool, layout) -> Factor:
