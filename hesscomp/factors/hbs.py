@@ -301,7 +301,7 @@ class Shapes:
         bases, couplings = [], []
         for level in range(levels, 0, -1):
             k = ranks[2**level - 1 : 2 ** (level + 1) - 1]
-            wide, rows = int(k.max()), sizes if below is None else below.sum(axis=1)
+            wide, rows = max(int(k.max()), 1), sizes if below is None else below.sum(axis=1)
             bases.append(Ragged(rows, k, (most, wide), below))
             most, below = 2 * wide, k.reshape(-1, 2)
             couplings.append(Ragged(below[:, 0], below[:, 1], (wide, wide)))
