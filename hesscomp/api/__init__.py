@@ -12,6 +12,7 @@ import numpy as np
 from hesscomp import estimators
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import RANK
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.datasets import Dataset, from_arrays, load_dataset
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
@@ -335,13 +336,14 @@ def compress(
     matrix, rank: int | None = None, tolerance: float | None = None, *, which: str = "LM",
     psd: bool = False, **options,
 ) -> LowRank:  # fmt: skip
-    """Compress a symmetric matrix or operator to a low-rank factor with an error certificate.
+    """Compress a symmetric matrix or operator to a factor with an error certificate.
 
     Parameters
     ----------
     matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
     rank : int, optional
-        Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given.
+        Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given. With `format` "hbs" the
+        columns of each node's basis.
     tolerance : float, optional
         Take the smallest rank with ||H - F|| <= tolerance ||H|| instead, both estimated.
     which : {"LM", "LA", "SA"}
@@ -353,6 +355,10 @@ def compress(
         Of an array or a SciPy operator: it is positive semidefinite, which makes the default method
         cheaper. An `Operator` knows this itself.
     **options
+        `format`: "low-rank" (by default), "hbs" for matrices whose off-diagonal blocks have low
+        rank in some `ordering` of the parameters, or "auto", which tries both on one sketch; with
+        `ordering`, `tree`, `leaf_size` and `on_choice`: `hesscomp.compression.compress`.
+
         `method`, `oversample`, `power`, `seed` and others: `hesscomp.compression.compress`. For
         eigenvalues to a stated accuracy, as from `scipy.sparse.linalg.eigsh`, give
         ``residual_tolerance=1e-6`` (of the largest), and more `max_columns` where a warning says
@@ -363,6 +369,7 @@ def compress(
     -------
     LowRank
         `eigenvalues`, `eigenvectors`, `certificate`; it multiplies, solves and is saved (`save`).
+        With another format a `Factor` of that kind.
 
     Raises
     ------
@@ -377,8 +384,12 @@ def compress(
     array([ 3., -2.])
     >>> hc.compress(np.diag([3.0, -2.0, 1.0, 0.0]), rank=2, which="LA").eigenvalues.round(6)
     array([3., 1.])
+    >>> x = np.linspace(0, 1, 500)
+    >>> kernel = np.exp(-np.abs(x[:, None] - x) / 0.1)
+    >>> hc.compress(kernel, tolerance=1e-6, format="auto").kind
+    'hbs'
     """
-    if rank is None and tolerance is None:
+    if rank is None and tolerance is None and options.get("format", LOW_RANK) == LOW_RANK:
         rank = RANK
     operator = as_operator(matrix, psd=psd)
     factor = compress_operator(operator, rank, tolerance, which=which, **options)

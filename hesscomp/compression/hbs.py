@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hesscomp.factors.hbs import Stacks
+from hesscomp.compression.sketch import GaussianSketch
+from hesscomp.factors.basis import EPS
+from hesscomp.factors.certificate import UNKNOWN
+from hesscomp.factors.hbs import Hbs, Stacks
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Layout
 from hesscomp.parallel.rows import row_range
@@ -19,6 +22,8 @@ from hesscomp.parallel.rows import row_range
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
+TRIES = 10  # of a threshold for a tolerance
+AIM, LOOSE = 0.8, 1.5  # of it, and how much better an error is good enough
 SPARE = 2  # log2 of the subtrees that a rank has for its own, at least
 
 
@@ -30,15 +35,21 @@ class Cut:
     ----------
     threshold : float
         Of the singular values of a node's off-diagonal block, as the sketch shows them.
-    rank : int or None
-        The most columns of a basis.
+    rank : int, (nodes,) int array or None
+        The most columns of a basis, of all nodes or of each (as `Hbs.ranks`).
     oversample : int
-        Columns that the sketch must have beyond a node's rows and rank.
+        Columns that the sketch must have beyond a node's rows and rank, where no rank is given.
     """
 
     threshold: float
-    rank: int | None = None
+    rank: int | np.ndarray | None = None
     oversample: int = 10
+
+    def limits(self, level: int, nodes: slice) -> int | np.ndarray | None:
+        """Return the most columns for these nodes of a level."""
+        if isinstance(self.rank, np.ndarray):
+            return self.rank[2**level - 1 : 2 ** (level + 1) - 1][nodes]
+        return self.rank
 
 
 class TooNarrow(Exception):
@@ -153,7 +164,7 @@ def build(shares: Shares, Omega: np.ndarray, Y: np.ndarray, cut: Cut) -> Stacks:
     sizes = tree.leaf_sizes[shares.own(tree.levels)]
     stacks, level = _ragged(Omega, Y, sizes, int(tree.leaf_sizes.max())), _Level(sizes)
     for depth in range(tree.levels, 0, -1):
-        needed = _find_bases(level, stacks, cut)
+        needed = _find_bases(level, stacks, cut, cut.limits(depth, shares.own(depth)))
         if (most := shares.most(needed)) > stacks[0].shape[2]:
             raise TooNarrow(most)
         width = shares.most(int(level.ranks.max(initial=1)))
@@ -228,7 +239,7 @@ def _least_squares(Omega, Y, inside):
     return Q, YQ, np.swapaxes(np.linalg.solve(R, np.swapaxes(YQ, 1, 2)), 1, 2)
 
 
-def _find_bases(level: _Level, stacks, cut: Cut) -> int:
+def _find_bases(level: _Level, stacks, cut: Cut, limits) -> int:
     """Put bases, ranks and remainders into a level; return the columns that this takes at least."""
     Omega, Y = stacks
     nodes, most, s = Omega.shape
@@ -243,8 +254,8 @@ def _find_bases(level: _Level, stacks, cut: Cut) -> int:
     sigma /= np.sqrt(s - level.rows)[:, None]
     found = np.sum(sigma > cut.threshold, axis=1)
     ranks = np.minimum(found, level.rows)
-    if cut.rank is not None:
-        ranks = np.minimum(ranks, cut.rank)
+    if limits is not None:
+        ranks = np.minimum(ranks, limits)
     level.ranks = ranks
     U = U * _inside(ranks, most)[:, None, :]
     kept = U[:, :, : int(ranks.max(initial=0))]
@@ -255,7 +266,7 @@ def _find_bases(level: _Level, stacks, cut: Cut) -> int:
     level.rest = (P + np.swapaxes(P, 1, 2)) / 2 + mixed + np.swapaxes(mixed, 1, 2)
     level.bases = U
     needed = level.rows + ranks + cut.oversample
-    if cut.rank is not None:  # what was asked for is found, if less well
+    if limits is not None:  # what was asked for is found, if less well
         needed = np.minimum(needed, s)
     return int(needed.max(initial=0))
 
@@ -288,3 +299,75 @@ def _push_down(shares: Shares, levels: list[_Level], root: _Level, G: np.ndarray
         bases[::-1],
         [np.ascontiguousarray(B) for B in couplings[::-1]],
     )
+
+
+class HbsFit:
+    """HBS factors of one sketch: of a rank, or of the least that meets a tolerance."""
+
+    def __init__(self, sketch: GaussianSketch, tree: Tree, oversample: int):
+        self.sketch, self.tree, self.oversample = sketch, tree, oversample
+        self.shares = Shares(tree, sketch.layout.world)
+        self.rows: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def rounding(self) -> float:
+        """The threshold below which singular values are noise."""
+        return 4 * float(EPS) * self.sketch.norm
+
+    def usual_columns(self, ranks: int | np.ndarray) -> int:
+        """Return twice those of a leaf and its rank; for known ranks half as many to spare."""
+        leaf = int(self.tree.leaf_sizes.max())
+        if not isinstance(ranks, np.ndarray):
+            return 2 * (leaf + min(ranks, leaf))
+        rows = np.append(ranks[1:].reshape(-1, 2).sum(axis=1), self.tree.leaf_sizes)
+        return int((rows + ranks + np.maximum(ranks // 2, 10)).max())
+
+    def widest(self, tolerance: float) -> Hbs:
+        """Return the factor of the largest rank for which the sketch has enough columns."""
+        size, leaf = self.sketch.size, int(self.tree.leaf_sizes.max())
+        rank = max(min(size - leaf - self.oversample, (size - self.oversample) // 3), 1)
+        threshold = tolerance * self.sketch.norm / np.sqrt(2 * self.tree.leaves - 1)
+        return self.factor(threshold, rank)
+
+    def factor(self, threshold: float, rank: int | np.ndarray | None = None) -> Hbs:
+        """Return the factor with the bases that a threshold leaves, of at most `rank` columns.
+
+        Raises TooNarrow.
+        """
+        if self.rows is None or self.rows[0].shape[1] != self.sketch.size:
+            sketch, layout = self.sketch, self.sketch.layout
+            self.rows = tuple(  # type: ignore[assignment]
+                self.shares.collected(layout, block) for block in (sketch.Omega, sketch.Y)
+            )
+        assert self.rows is not None  # as just made
+        cut = Cut(max(threshold, self.rounding), rank, self.oversample)
+        stacks = build(self.shares, *self.rows, cut)
+        return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=self.sketch.layout)
+
+    def meeting(self, tolerance: float, rank: int | None = None) -> tuple[Hbs, float]:
+        """Return a factor, and its estimated relative error, at most the tolerance if that can be.
+
+        The sketch's own probes judge. Raises TooNarrow where it has too few columns to tell.
+        """
+        norm = self.sketch.norm or 1.0
+        threshold = tolerance * norm / np.sqrt(2 * self.tree.leaves - 1)
+        best = last = None
+        for _ in range(TRIES):
+            factor = self.factor(threshold, rank)
+            error = self.sketch.error(factor) / norm
+            met, change = error <= tolerance, AIM * tolerance / max(error, 1e-300)
+            if met:
+                smaller = best is None or factor.numbers < best[0].numbers
+                best = (factor, error) if smaller else best
+                if error * LOOSE > tolerance or not smaller:
+                    break
+                threshold *= min(change, 10.0)
+            else:
+                same = last is not None and np.array_equal(last[0].ranks, factor.ranks)
+                last = factor, error
+                if best is not None or same or threshold <= self.rounding:
+                    break
+                threshold *= max(change, 0.1)
+        found = best or last
+        assert found is not None  # there was a try
+        return found

@@ -382,8 +382,8 @@ def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:
     """
     leaf = shapes.leaf
     A = stacks.leaves + shift * np.eye(leaf.padded[0])
-    scale = float(np.abs(A).max(initial=0.0)) or 1.0
-    inside, work = leaf.row_mask, _Pivots(scale)
+    scale = max(float(np.abs(part).max(initial=0.0)) for part in (A, *stacks.couplings)) or 1.0
+    inside, work = leaf.row_mask, _Pivots(scale, 4 * EPS * leaf.padded[0] * scale)
     inverses, reductions = [], []
     for level, U in enumerate(stacks.bases):
         if level:
@@ -419,8 +419,8 @@ def _coupled(S: np.ndarray, B: np.ndarray) -> np.ndarray:
 class _Pivots:
     """The pivots found so far, and the elimination of one level's nodes."""
 
-    def __init__(self, scale: float):
-        self.scale = scale
+    def __init__(self, scale: float, level: float):
+        self.scale, self.level = scale, level  # of the numbers, and of their rounding
         self.negative = self.zero = self.positive = 0
         self.logabsdet = 0.0
 
@@ -455,8 +455,7 @@ class _Pivots:
         V *= outer[:, :, None] & own[:, None, :]
         C = (T * (basis[:, :, None] & outer[:, None, :])) @ V
         coupling = np.linalg.norm(C, axis=1)
-        level = rows * EPS * self.scale
-        nothing = own & (np.abs(w) <= level) & (coupling <= level)
+        nothing = own & (np.abs(w) <= self.level) & (coupling <= self.level)
         delayed = own & ~nothing & (np.abs(w) < DELAY * coupling)
         pivots = own & ~nothing & ~delayed
         inverse = np.divide(1.0, w, out=np.zeros_like(w), where=pivots)
@@ -479,7 +478,7 @@ class _Pivots:
     def root(self, A: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Eliminate all that is left; return its pseudo-inverse."""
         w, V = np.linalg.eigh(self._padded(A, inside))
-        nothing = np.abs(w) <= w.shape[1] * EPS * self.scale
+        nothing = np.abs(w) <= self.level
         self._count(w, ~nothing, nothing, int(np.sum(~inside)))
         inverse = np.divide(1.0, w, out=np.zeros_like(w), where=~nothing)
         return (V * inverse[:, None, :]) @ _transposed(V)

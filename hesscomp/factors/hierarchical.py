@@ -157,7 +157,7 @@ class Hierarchical(Factor):
         """
         shift = finite_shift(shift)
         if threshold is None:
-            threshold = float(np.sqrt(self.n) * self.floor(shift))
+            threshold = float(np.sqrt(self.n) * EPS * (self.norm() + abs(shift)))
         above = self.eliminated(shift - threshold).positive
         below = self.eliminated(shift + threshold).negative
         return Inertia(below, self.n - below - above, above, threshold)
@@ -209,7 +209,7 @@ class Hierarchical(Factor):
         """
         asked = finite_shift(shift)
         rounding = EPS * np.abs(self._tree_diagonal()).max()
-        step, used = max(abs(asked), rounding) or self.floor(asked), asked
+        step, used = max(abs(asked), rounding) or EPS, asked
         while (found := self.eliminated(used)).negative or found.zero:
             used, step = asked + step, RAISE * step
         if used != asked and (self.world is None or self.world.rank == 0):
