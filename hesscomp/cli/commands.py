@@ -48,12 +48,14 @@ PURPOSES = {
     },
     "compress and measure": {
         "compress": Command(
-            "compress a Hessian to a certified low-rank factor",
+            "compress a Hessian to a certified factor",
             {
                 "The 20 leading eigenpairs of your own model's Hessian": "mpiexec -n 2 hesscomp "
                 f"compress --model m.keras {OWN} --rank 20 --out f.h5",
                 "The smallest rank whose error is at most 1% of the norm": "hesscomp compress "
                 "--data adult --tolerance 1e-2 --out f.h5",
+                "Whichever format is smaller, low-rank or hierarchical": "mpiexec -n 2 hesscomp "
+                f"compress --model m.keras {OWN} --tolerance 0.05 --factor-format auto --out f.h5",
             },
             parallel=True,
             module="curvature",

@@ -6,6 +6,7 @@ from pathlib import Path
 from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.session import Session
 from hesscomp.cli.tables import spectrum_table
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.factors import Factor
 from hesscomp.workflows import factors, pictures
 from hesscomp.workflows.curvature import find_points
@@ -27,7 +28,11 @@ def run_compress(request: factors.CompressRequest, session: Session) -> int:
     result = factors.compress(request, session.world, session.show)
     if result.converged:
         return 0
-    session.say(f"{request_reached(result.factor)}, the largest allowed; take a larger --max-rank")
+    if request.factor_format == LOW_RANK or request.max_rank is not None:
+        what = "the largest allowed; take a larger --max-rank"
+    else:
+        what = "the most that its sketch allows; take another --ordering, or --factor-format auto"
+    session.say(f"{request_reached(result.factor)}, {what}")
     return 3
 
 

@@ -195,9 +195,9 @@ FORMATS: dict[str, Format] = {format.name: format for format in (LowRankFormat()
 class FormatOptions(CompressionOptions):
     """The options of `compress`: the format of the factor, and of hierarchical ones the tree."""
 
-    format: str = option(
+    factor_format: str = option(
         LOW_RANK, choices=(AUTO, *FORMATS),
-        help="of the factor: eigenpairs (low-rank), or off-diagonal blocks with nested bases over "
+        help="what the factor holds: eigenpairs (low-rank), or off-diagonal blocks with nested bases over "
         "a tree of the parameters (hbs), where `rank` is that of each node; auto tries all on one "
         "sketch and takes the smallest that meets the tolerance",
     )  # fmt: skip
@@ -218,26 +218,26 @@ class FormatOptions(CompressionOptions):
 
     def _check(self) -> None:
         super()._check()
-        if self.format == LOW_RANK:
+        if self.factor_format == LOW_RANK:
             names = "ordering", "leaf_size", "sketch_columns"
-            refuse(self, names, f"`format` {LOW_RANK}; take hbs or auto")
+            refuse(self, names, f"the format {LOW_RANK}; take hbs or auto")
             return
         refuse(
             self, ("block", "max_columns", "max_basis", "residual_tolerance"),
-            f"`format` {self.format}; take {LOW_RANK}",
+            f"the format {self.factor_format}; take {LOW_RANK}",
         )  # fmt: skip
         for name, usual in USUAL.items():
             if getattr(self, name) != usual:
                 raise InputError(
-                    f"`{name}` does not go with `format` {self.format}; take {LOW_RANK}"
+                    f"`{name}` does not go with the format {self.factor_format}; take {LOW_RANK}"
                 )
         if self.norm != FROBENIUS:
             raise InputError(
-                f"`format` {self.format} knows a tolerance in the norm {FROBENIUS} only, not "
-                f"{self.norm}"
+                f"the format {self.factor_format} knows a tolerance in the norm {FROBENIUS} only, "
+                f"not {self.norm}"
             )
-        if self.format == AUTO and self.tolerance is None:
-            raise InputError(f"`format` {AUTO} chooses by a `tolerance`; give one, not a `rank`")
+        if self.factor_format == AUTO and self.tolerance is None:
+            raise InputError(f"the format {AUTO} chooses by a `tolerance`; give one, not a `rank`")
 
 
 @overload
@@ -333,16 +333,20 @@ def compress(
     Levitt and Martinsson (2022), "Linear-complexity black-box randomized compression of
     rank-structured matrices".
     """
+    if format not in (AUTO, *FORMATS):
+        raise InputError(f"`format` must be one of {', '.join((AUTO, *FORMATS))}, not {format}")
     if format == LOW_RANK:
         if tree is not None or on_choice is not None:
-            raise InputError(f"`tree` and `on_choice` do not go with `format` {LOW_RANK}; take hbs")
+            raise InputError(
+                f"`tree` and `on_choice` do not go with the format {LOW_RANK}; take hbs"
+            )
         asked = {name: options.pop(name, None) for name in OWN[1:]} | {"ordering": ordering}
         if any(value is not None for value in asked.values()):
             FormatOptions(rank=rank, tolerance=tolerance, **asked, **options)
         return compress_low_rank(operator, rank, tolerance, start=start, **options)
     if start is not None and not isinstance(start, Hierarchical):
         raise InputError(
-            f"`format` {format} starts from a hierarchical factor, not from one of kind "
+            f"the format {format} starts from a hierarchical factor, not from one of kind "
             f"{start.kind}"
         )
     if rank is None and tolerance is None:
@@ -356,7 +360,7 @@ def compress(
         tree,
         ordering,
         on_choice,
-        FormatOptions(rank=rank, tolerance=tolerance, format=format, **options),
+        FormatOptions(rank=rank, tolerance=tolerance, factor_format=format, **options),
     )
 
 
@@ -376,10 +380,10 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
         tree = make_tree(sketch, ordering, leaf)
     elif tree.n != operator.n:
         raise InputError(f"a tree over n = {tree.n} does not fit an operator of n = {operator.n}")
-    if asked.format == AUTO:
+    if asked.factor_format == AUTO:
         factor = _chosen(sketch, asked, tree, on_choice)
     else:
-        factor = FORMATS[asked.format].compress(sketch, asked, tree, start)
+        factor = FORMATS[asked.factor_format].compress(sketch, asked, tree, start)
     method = factor.provenance.method or ("dense" if sketch.exact else factor.kind)
     provenance = made(
         method=method,

@@ -132,6 +132,7 @@ def operator_options(start: str, end: str) -> dict[str, Case]:
 
 
 COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --json r.json"
+HBS = "compress --rank 1 --factor-format hbs --data d.csv --out f.h5 --json r.json"
 UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --json r.json"
 UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --json r.json"
 DIAGONAL = "diagonal --columns 8", "--out f.h5 --json r.json"
@@ -154,6 +155,10 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             ),
             "--max-rank": Case("--max-rank 2", "compress --tolerance 0.1 --data d.csv --out f.h5"),
             "--which": Case("--which SA"),
+            "--factor-format": Case("--factor-format hbs"),
+            "--ordering": Case("--ordering clusters", HBS),
+            "--leaf-size": Case("--leaf-size 5", HBS),
+            "--sketch-columns": Case("--sketch-columns 7", HBS),
             **operator_options(*COMPRESS),
             **sketch_options(f"{COMPRESS[0]} {LOGISTIC}", COMPRESS[1]),
             **problem_options(),

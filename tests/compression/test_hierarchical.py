@@ -247,9 +247,9 @@ def test_reproducible_bits(world, rows):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "hbs", "method": "eigh"}, "`method` does not go with `format` hbs"),
-        ({"format": "hbs", "block": 8}, "`block` does not go with `format` hbs"),
-        ({"format": "hbs", "power": 2}, "`power` does not go with `format` hbs"),
+        ({"format": "hbs", "method": "eigh"}, "`method` does not go with the format hbs"),
+        ({"format": "hbs", "block": 8}, "`block` does not go with the format hbs"),
+        ({"format": "hbs", "power": 2}, "`power` does not go with the format hbs"),
         ({"format": "hbs", "leaf_size": 1}, "`leaf_size` must be at least 2"),
         ({"format": "hbs", "tolerance": 2.0}, "`tolerance` must be above 0 and below 1"),
         ({"format": "hbs", "ordering": "best"}, "one of natural, unit, neuron, clusters, a perm"),
@@ -258,11 +258,11 @@ def test_reproducible_bits(world, rows):
         ({"format": "hbs", "ordering": np.zeros(5)}, "30 parameters have as many coordinates"),
         ({"format": "hbs", "tree": Tree.halves(8, 2)}, "n = 8 does not fit an operator of n = 30"),
         ({"format": "hbs", "rank": 2, "sketch_columns": 2}, "2 `sketch_columns` are too few"),
-        ({"format": "auto", "rank": 3}, "`format` auto chooses by a `tolerance`"),
+        ({"format": "auto", "rank": 3}, "the format auto chooses by a `tolerance`"),
         ({"format": "best"}, "`format` must be one of auto, low-rank, hbs"),
-        ({"ordering": "unit"}, "`ordering` does not go with `format` low-rank"),
-        ({"leaf_size": 5}, "`leaf_size` does not go with `format` low-rank"),
-        ({"tree": Tree.halves(30, 2)}, "do not go with `format` low-rank"),
+        ({"ordering": "unit"}, "`ordering` does not go with the format low-rank"),
+        ({"leaf_size": 5}, "`leaf_size` does not go with the format low-rank"),
+        ({"tree": Tree.halves(30, 2)}, "do not go with the format low-rank"),
     ],
 )
 def test_bad_requests_are_refused(options, message):
@@ -272,5 +272,5 @@ def test_bad_requests_are_refused(options, message):
 
 def test_a_hierarchical_start_is_needed():
     start = hc.compress(np.eye(30), rank=2)
-    with pytest.raises(InputError, match="`format` hbs starts from a hierarchical factor"):
+    with pytest.raises(InputError, match="the format hbs starts from a hierarchical factor"):
         hc.compress(np.eye(30), format="hbs", start=start)
