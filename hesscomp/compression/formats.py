@@ -38,6 +38,7 @@ MARGIN = 0.9  # of the tolerance that the sketch's own probes must show
 MOST_LEAVES = 32  # a sketch grows to the columns that so many leaves have rows, or to n
 GROWTH = 1.5
 USUAL = {"method": "auto", "which": "LM", "power": 1, "test_matrix": "gaussian"}  # of low rank
+PROBES = 8  # by default
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Format(ABC):
     name: str
 
     @abstractmethod
+    def columns(self, n: int, rank: int, oversample: int) -> int:
+        """Return the product columns that a rank takes, probes included, for a choice of costs."""
+
+    @abstractmethod
     def compress(
         self, sketch: GaussianSketch, asked: FormatOptions, tree: Tree, start: Factor | None
     ) -> Factor:
@@ -102,6 +107,9 @@ class LowRankFormat(Format):
     """`compression.compress.compress`; of a shared sketch, Nystrom or the one-pass method."""
 
     name = LOW_RANK
+
+    def columns(self, n, rank, oversample):
+        return min(rank + oversample, n)
 
     def compress(self, sketch, asked, tree, start):
         return compress_low_rank(sketch.operator, start=start, **values(asked, CompressionOptions))
@@ -145,6 +153,10 @@ class HbsFormat(Format):
     """Bases from the null spaces of one sketch; see `compression.hbs.build`."""
 
     name = Hbs.kind
+
+    def columns(self, n, rank, oversample):
+        leaf = default_leaf(n)
+        return min(2 * (leaf + min(rank, leaf)) + PROBES, n)
 
     def compress(self, sketch, asked, tree, start):
         if asked.tolerance is None:
@@ -197,9 +209,9 @@ class FormatOptions(CompressionOptions):
 
     factor_format: str = option(
         LOW_RANK, choices=(AUTO, *FORMATS),
-        help="what the factor holds: eigenpairs (low-rank), or off-diagonal blocks with nested bases over "
-        "a tree of the parameters (hbs), where `rank` is that of each node; auto tries all on one "
-        "sketch and takes the smallest that meets the tolerance",
+        help="what the factor holds: eigenpairs (low-rank), or off-diagonal blocks with nested "
+        "bases over a tree of the parameters (hbs), where `rank` is that of each node; auto tries "
+        "all on one sketch and takes the smallest that meets the tolerance",
     )  # fmt: skip
     ordering: str | None = option(
         None, metavar="NAME|FILE.npy", advanced=True,

@@ -89,7 +89,7 @@ class Shares:
         wanted = [self.tree.permutation[self.positions(r)] for r in range(len(self.ranges))]
         if self.world is None or layout.name == "replicated":
             rank = 0 if self.world is None else self.world.rank
-            return block[wanted[rank]]
+            return np.ascontiguousarray(block[wanted[rank]])  # strides may decide on last bits
         here = [(rows >= layout.start) & (rows < layout.stop) for rows in wanted]
         sent = [block[rows[held] - layout.start] for rows, held in zip(wanted, here, strict=True)]
         received = self.world.exchange(sent)
@@ -109,7 +109,7 @@ class Shares:
 
     def most(self, value: int) -> int:
         """Return the largest of the ranks' numbers."""
-        if self.world is None or self.world.size == 1:
+        if self.world is None:
             return int(value)
         return int(self.world.max(np.array([value], dtype=np.int64))[0])
 

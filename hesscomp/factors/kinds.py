@@ -12,9 +12,7 @@ from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
 
-KINDS: dict[str, type[Factor]] = {
-    kind.kind: kind for kind in (LowRank, Diagonal, Kronecker, Hbs)
-}
+KINDS: dict[str, type[Factor]] = {kind.kind: kind for kind in (LowRank, Diagonal, Kronecker, Hbs)}
 
 
 def from_contents(arrays: dict[str, np.ndarray], certificate: Certificate) -> Factor:
