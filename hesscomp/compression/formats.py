@@ -13,7 +13,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.compress import FROBENIUS, CompressionOptions, in_layout
 from hesscomp.compression.compress import compress as compress_low_rank
-from hesscomp.compression.hbs import HbsFit, TooNarrow
+from hesscomp.compression.hbs import HbsFit, TooNarrow, usual_columns
 from hesscomp.compression.hodlr import compress_hodlr
 from hesscomp.compression.nystrom import Nystrom
 from hesscomp.compression.one_pass import from_sketch
@@ -39,8 +39,8 @@ TOLERANCE = 1e-2  # of who asks for neither a rank nor a tolerance, but for a fo
 MARGIN = 0.9  # of the tolerance that the sketch's own probes must show
 MOST_LEAVES = 32  # a sketch grows to the columns that so many leaves have rows, or to n
 GROWTH = 1.5
-# What the options of low-rank say where nobody asks for them.
-NEUTRAL = {"method": "auto", "power": 1, "test_matrix": "gaussian", "which": "LM"}
+USUAL = {"method": "auto", "which": "LM", "power": 1, "test_matrix": "gaussian"}  # of low rank
+PROBES = 8  # by default
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,10 @@ class Format(ABC):
     name: str
 
     @abstractmethod
+    def columns(self, n: int, rank: int, oversample: int) -> int:
+        """Return the product columns that a rank takes, probes included, for a choice of costs."""
+
+    @abstractmethod
     def compress(
         self, sketch: GaussianSketch, asked: FormatOptions, tree: Tree, start: Factor | None
     ) -> Factor:
@@ -105,6 +109,9 @@ class LowRankFormat(Format):
     """`compression.compress.compress`; of a shared sketch, Nystrom or the one-pass method."""
 
     name = LOW_RANK
+
+    def columns(self, n, rank, oversample):
+        return min(rank + oversample, n)
 
     def compress(self, sketch, asked, tree, start):
         return compress_low_rank(sketch.operator, start=start, **values(asked, CompressionOptions))
@@ -148,6 +155,9 @@ class HbsFormat(Format):
     """Bases from the null spaces of one sketch; see `compression.hbs.build`."""
 
     name = Hbs.kind
+
+    def columns(self, n, rank, oversample):
+        return min(usual_columns(n, default_leaf(n), rank) + PROBES, n)
 
     def compress(self, sketch, asked, tree, start):
         if asked.tolerance is None:
@@ -195,6 +205,11 @@ class HodlrFormat(Format):
     """Off-diagonal blocks by peeling, whose products no other format can share."""
 
     name = Hodlr.kind
+
+    def columns(self, n, rank, oversample):
+        leaf = default_leaf(n)
+        levels = max(n - 1, 0).bit_length() - (leaf - 1).bit_length() if n > leaf else 0
+        return min(2 * (rank + oversample) * levels + leaf + PROBES, n)
 
     def compress(self, sketch, asked, tree, start):
         return compress_hodlr(
@@ -247,8 +262,8 @@ class FormatOptions(CompressionOptions):
     )
     sketch_columns: int | None = option(
         None, low=1, metavar="C", advanced=True,
-        help="columns of a hierarchical format's first sketch; default: twice those of a leaf and "
-        "its rank",
+        help="columns of a hierarchical format's first sketch; default: twice a leaf's and the "
+        "rank",
     )  # fmt: skip
 
     def _check(self) -> None:
@@ -261,7 +276,7 @@ class FormatOptions(CompressionOptions):
             self, ("block", "max_columns", "max_basis", "residual_tolerance"),
             f"the format {self.factor_format}; take {LOW_RANK}",
         )  # fmt: skip
-        for name, usual in NEUTRAL.items():
+        for name, usual in USUAL.items():
             if getattr(self, name) != usual:
                 raise InputError(
                     f"`{name}` does not go with the format {self.factor_format}; take {LOW_RANK}"

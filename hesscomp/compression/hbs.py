@@ -89,7 +89,7 @@ class Shares:
         wanted = [self.tree.permutation[self.positions(r)] for r in range(len(self.ranges))]
         if self.world is None or layout.name == "replicated":
             rank = 0 if self.world is None else self.world.rank
-            return block[wanted[rank]]
+            return np.ascontiguousarray(block[wanted[rank]])  # strides may decide on last bits
         here = [(rows >= layout.start) & (rows < layout.stop) for rows in wanted]
         sent = [block[rows[held] - layout.start] for rows, held in zip(wanted, here, strict=True)]
         received = self.world.exchange(sent)
@@ -109,7 +109,7 @@ class Shares:
 
     def most(self, value: int) -> int:
         """Return the largest of the ranks' numbers."""
-        if self.world is None or self.world.size == 1:
+        if self.world is None:
             return int(value)
         return int(self.world.max(np.array([value], dtype=np.int64))[0])
 
@@ -301,6 +301,15 @@ def _push_down(shares: Shares, levels: list[_Level], root: _Level, G: np.ndarray
     )
 
 
+def usual_columns(n: int, leaf_size: int, rank: int) -> int:
+    """Return the columns of a sketch for a rank: twice a leaf's and the rank.
+
+    The nodes above the leaves have two such ranks as rows, and get 10 more than they need.
+    """
+    rank = min(rank, n // 2)
+    return max(2 * (leaf_size + rank), 3 * rank + 10)
+
+
 class HbsFit:
     """HBS factors of one sketch: of a rank, or of the least that meets a tolerance."""
 
@@ -315,10 +324,10 @@ class HbsFit:
         return 4 * float(EPS) * self.sketch.norm
 
     def usual_columns(self, ranks: int | np.ndarray) -> int:
-        """Return twice those of a leaf and its rank; for known ranks half as many to spare."""
+        """Return `usual_columns`; for known ranks half as many to spare as they are."""
         leaf = int(self.tree.leaf_sizes.max())
         if not isinstance(ranks, np.ndarray):
-            return 2 * (leaf + min(ranks, leaf))
+            return usual_columns(self.tree.n, leaf, ranks)
         rows = np.append(ranks[1:].reshape(-1, 2).sum(axis=1), self.tree.leaf_sizes)
         return int((rows + ranks + np.maximum(ranks // 2, 10)).max())
 

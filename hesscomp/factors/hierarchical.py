@@ -51,10 +51,10 @@ class Elimination:
     def logdet(self) -> LogDet:
         if self.zero:
             return LogDet(0.0, -np.inf)
-        return LogDet(-1.0 if self.negative % 2 else 1.0, self.logabsdet)
+        return LogDet(-1.0 if self.negative % 2 else 1.0, float(self.logabsdet))
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Hierarchical(Factor):
     """A factor over a `tree`. Every rank holds all of it, in either layout.
 

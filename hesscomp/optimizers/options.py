@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from hesscomp.compression import SketchOptions
+from hesscomp.compression import FORMATS, SketchOptions
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.options import Options, option, option_of
@@ -111,7 +112,11 @@ class NewtonOptions(Options, group="solver"):
         "line-search", choices=("line-search", "fixed"), advanced=True, help="step length"
     )
     gamma: float = option(1.0, above=0, metavar="G", advanced=True, help="fixed step length")
-    rank: int = option(40, low=1, metavar="K", help="rank of the low-rank factor")
+    preconditioner: str = option(
+        LOW_RANK, choices=tuple(FORMATS), advanced=True,
+        help="`solver` pcg: format of the factor that preconditions it",
+    )  # fmt: skip
+    rank: int = option(40, low=1, metavar="K", help="rank of the factor; of hbs at each node")
     oversample: int = option_of(SketchOptions, "oversample")
     seed: int = option_of(SketchOptions, "seed")
     tail: float | str = option(
@@ -122,6 +127,13 @@ class NewtonOptions(Options, group="solver"):
     def _check(self) -> None:
         super()._check()
         check_tail(self.tail)
+        check_solver(self.solver, self.preconditioner)
+
+
+def check_solver(solver: str, preconditioner: str) -> None:
+    """Raise InputError for a format of the factor that a solver cannot use."""
+    if preconditioner != LOW_RANK and solver not in ("auto", "pcg"):
+        raise InputError(f"`preconditioner` {preconditioner} goes with `solver` pcg, not {solver}")
 
 
 def check_tail(tail: float | str) -> None:

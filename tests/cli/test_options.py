@@ -278,6 +278,9 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             **data_options(*NEWTON),
             "--test": Case("--test t.csv"),
             "--solver": Case("--solver pcg"),
+            "--preconditioner": Case(
+                "--preconditioner hbs", f"newton {LOGISTIC} --solver pcg --max-steps 3", idle=True
+            ),
             "--tol": Case("--tol 0.1"),
             "--max-steps": Case("--max-steps 2"),
             "--step": Case("--step fixed"),

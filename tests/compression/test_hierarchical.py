@@ -50,6 +50,15 @@ def test_a_kernel_on_a_line_is_exact():
     assert usual.provenance.columns == 2 * (16 + 8) + 8 and usual.provenance.method == "hbs"
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 17, 30])
+def test_ranks_above_the_leaves_sizes(n):
+    """The sketch is as wide as these need; small matrices are assembled."""
+    H = matrix("polynomial", signs=True, n=n)
+    for format, rank in (("hbs", 40), ("hbs", None), ("auto", None)):
+        factor = hc.compress(H, rank, None if rank else 1e-9, format=format)
+        assert relative(factor, H) < 1e-8
+
+
 @pytest.mark.parametrize(
     ("leaf_size", "columns", "rank", "least"), [(64, 184, 24, 4e-3), (128, 368, 48, 3.5e-4)]
 )
