@@ -70,12 +70,8 @@ def hodlr(n: int, signs: np.ndarray, about: dict) -> Hodlr:
 
 
 MADE = {
-    "low-rank": low_rank,
-    "diagonal": diagonal,
-    "kronecker": kronecker,
-    "hbs": hbs,
-    "hodlr": hodlr,
-}
+    "low-rank": low_rank, "diagonal": diagonal, "kronecker": kronecker, "hbs": hbs, "hodlr": hodlr,
+}  # fmt: skip
 
 
 def plus(base):
