@@ -4,6 +4,7 @@ The parsers of the command line, the checks of values and the JSON schema come f
 Texts put a parameter in backquotes; the command line shows it as its flag.
 """
 
+import difflib
 import math
 import operator
 import os
@@ -16,8 +17,9 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, some
 
+LIKE = 0.7  # of two names, one of which may have been meant by the other
 KEY = "option"  # of a field's metadata
 
 
@@ -133,6 +135,14 @@ class Options:
     def __init_subclass__(cls, group: str | None = None, about: str | None = None):
         if group is not None:
             cls.GROUP = (group, about)
+
+    def __new__(cls, *_, **given):
+        names = [each.name for each in fields(cls)]  # type: ignore[arg-type]  # it is a dataclass
+        for name in (each for each in given if each not in names):
+            near = difflib.get_close_matches(name, names, n=1, cutoff=LIKE)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are {some(names)}"
+            raise InputError(f"no option `{name}` of {cls.__name__}; {hint}")
+        return super().__new__(cls)
 
     def __post_init__(self):
         for each in described(type(self), told=False):

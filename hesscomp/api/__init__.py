@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hesscomp.curvature.jacobian import Jacobian
     from hesscomp.factors import Kronecker, LowRank, Trajectory
     from hesscomp.optimizers.newton import NewtonResult
+    from hesscomp.problems.logistic import LogisticRegression
     from hesscomp.problems.problem import Problem
 
 log = logging.getLogger(__name__)
@@ -505,7 +506,8 @@ def newton(
     Parameters
     ----------
     problem : Problem, Dataset, (X, y) or str
-        Data, or the name or file of data, stand for logistic regression on them.
+        Data, or the name or file of data, stand for logistic regression on them. No intercept is
+        added: have a column of ones.
     x0 : (n,) array, optional
         The start; zero by default.
     ridge : float, optional
@@ -530,8 +532,9 @@ def newton(
     from hesscomp.optimizers.newton import newton as minimise
     from hesscomp.problems.problem import Problem
 
+    logistic = None
     if not isinstance(problem, Problem):
-        problem = _logistic(problem, ridge, world)
+        problem = logistic = _logistic(problem, ridge, world)
     elif ridge is not None:
         raise InputError("`ridge` goes with data; a problem has its own")
     passed = {
@@ -539,7 +542,10 @@ def newton(
         for name in ("on_iteration", "folder", "save_every")
         if name in options
     }
-    return minimise(problem, x0, NewtonOptions(**options), **passed)
+    fit = minimise(problem, x0, NewtonOptions(**options), **passed)
+    if logistic is not None:
+        logistic.warn_if_separated(fit.x)
+    return fit
 
 
 def save(factor: Factor, path: str | os.PathLike) -> None:
@@ -555,6 +561,7 @@ def save(factor: Factor, path: str | os.PathLike) -> None:
     >>> hc.load(path).eigenvalues.round(6)
     array([3., 2.])
     """
+    _check_factor(factor, "save")
     save_factor(factor, path)
 
 
@@ -577,6 +584,13 @@ def load(path: str | os.PathLike) -> Factor | Trajectory:
     <low-rank factor: n 3, holds rank 2, relative error 0.27 (...)>
     """
     return load_trajectory(path) if is_trajectory(path) else load_factor(path)
+
+
+def _check_factor(factor, function: str) -> None:
+    if not isinstance(factor, Factor):
+        raise InputError(
+            f"{function} takes a factor, such as compress gives; not {type(factor).__name__}"
+        )
 
 
 def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -> Operator:
@@ -622,7 +636,7 @@ def as_point(problem: Problem, at) -> np.ndarray:
     return problem.check_point(at)
 
 
-def _logistic(data, ridge: float | None, world: World | None) -> Problem:
+def _logistic(data, ridge: float | None, world: World | None) -> LogisticRegression:
     from hesscomp.problems.catalogue import RIDGE
     from hesscomp.problems.logistic import LogisticRegression
 
@@ -630,6 +644,11 @@ def _logistic(data, ridge: float | None, world: World | None) -> Problem:
     if isinstance(data, str | os.PathLike):
         data = load_data(data, world, targets="signs")
     elif not isinstance(data, Dataset):
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise InputError(
+                "newton takes a problem, a data set, the name or the file of one, or a pair "
+                "(X, y) of rows and labels; rows have no weights"
+            )
         X, y = data
         data = from_arrays(X, y, world)
     return LogisticRegression(data, world, ridge=RIDGE if ridge is None else ridge)
@@ -645,6 +664,8 @@ def report(factor, path: str | os.PathLike) -> None:
 
     Raises
     ------
+    InputError
+        For what is no factor.
     OSError
         If the file cannot be written.
 
@@ -658,6 +679,7 @@ def report(factor, path: str | os.PathLike) -> None:
     >>> os.path.getsize(path) > 10_000
     True
     """
+    _check_factor(factor, "report")
     from hesscomp.analysis.report import write_page
 
     write_page(factor, path)

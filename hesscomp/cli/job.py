@@ -38,7 +38,7 @@ def run_job(request: JobCommand) -> int:
     parallel, missing = _check_command(request)
     needs = f"what hesscomp {request.command[0]} still needs on submission: {missing}"
     made = job(replace(request, parallel=parallel), print)
-    if request.out is None:
+    if request.file is None:
         print(made.script, end="")
         if missing:
             print(f"hesscomp: {needs}", file=sys.stderr)

@@ -72,7 +72,7 @@ class Operator(ABC):
 
     __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
-    def __init__(self, n: int, world: World, *, psd: bool, dtype: DTypeLike = "float64"):
+    def __init__(self, n: int, world: World, *, psd: bool = False, dtype: DTypeLike = "float64"):
         self.n = n
         self.world = world
         self.psd = psd
@@ -103,8 +103,8 @@ class Operator(ABC):
     def block_product(self, V: np.ndarray) -> np.ndarray:
         """Return H V for a float64 (n, k) array, as float64: what a subclass writes.
 
-        V is checked, and holds the rows of `layout`. Users take ``H @ V``, which counts the product
-        and checks the result.
+        V is checked, and holds the rows of `layout`; the result has its shape. Users take
+        ``H @ V``, which counts the product and checks the result.
         """
 
     def describe(self, factor: Any) -> Any:
@@ -173,7 +173,13 @@ class Operator(ABC):
         block = V[:, None] if V.ndim == 1 else V
         if not block.shape[1]:
             return np.zeros(V.shape)
-        return self._counted(self.block_product(block), block.shape[1]).reshape(V.shape)
+        product = self.block_product(block)
+        if np.shape(product) != block.shape:
+            raise InputError(
+                f"{self.name}.block_product of an array of shape {block.shape} returned one of "
+                f"shape {np.shape(product)}; it must return H V, of the shape of V"
+            )
+        return self._counted(product, block.shape[1]).reshape(V.shape)
 
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Return Q^T H V on every rank, for (n, q) and (n, k) arrays.

@@ -144,7 +144,8 @@ class Newton(Refreshed, Optimizer):
             direction = task.world.on_root(_cholesky_solve, H, -task.gradient)
         except np.linalg.LinAlgError:
             raise NumericalError(
-                "the Hessian plus ridge is not positive definite; raise `ridge` or use `solver` pcg"
+                "the Hessian plus ridge is not positive definite, as where columns of the data "
+                "depend on each other; remove such columns, raise `ridge`, or use `solver` pcg"
             ) from None
         return direction, {}, _values(0, None, np.nan)
 

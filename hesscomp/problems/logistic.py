@@ -1,6 +1,7 @@
 """Binary logistic regression over sharded data."""
 
 import copy
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from hesscomp.problems.catalogue import RIDGE
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.row_terms import DataSlopes, OutputTerms
 from hesscomp.problems.rows import RowSet
+
+log = logging.getLogger(__name__)
 
 ROW_NUMBERS = 2**23  # of gradients of single rows that are held at once
 VECTOR = 64  # elements: a multiple of every processor's vector length
@@ -327,6 +330,16 @@ class LogisticRegression(Problem):
         counts = np.array([self.right(x, shard), len(shard.y)], dtype=np.int64)
         right, total = self.world.sum(counts).tolist()
         return right / total if total else float("nan")
+
+    def warn_if_separated(self, x: np.ndarray) -> None:
+        """Warn where x, at which a solver ended, shows that there is no minimum. Collective."""
+        separated = self.ridge == 0 and self.accuracy(x, self.shard) == 1
+        if separated and self.world.rank == 0:
+            log.warning(
+                "%s: the coefficients separate the classes without an error, so without a ridge "
+                "there is no minimum: they are those where the run ended; set a ridge",
+                self.dataset_name,
+            )
 
     def right(self, x: np.ndarray, shard: Shard) -> int:
         """Return how many rows of this rank's `shard` have the sign of a.x as label; local."""

@@ -45,7 +45,10 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
 
     krylov_alone = KRYLOV
 
-    data: str = option(metavar="NAME|FILE", group="data", help=NAMED_DATA)
+    data: str = option(
+        metavar="NAME|FILE", group="data",
+        help=f"{NAMED_DATA}; no intercept is added: have a column of ones",
+    )  # fmt: skip
     ridge: float = option(
         RIDGE, low=0, group="numbers", metavar="R", help="add (R/2) ||x||^2 to the objective"
     )
@@ -109,8 +112,8 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
 
     threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
     progress(
-        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, ridge {problem.ridge:g}; "
-        f"{count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
+        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, no intercept added, "
+        f"ridge {problem.ridge:g}; {count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
     )
     with world.ledger.timed("compile"):
         problem.compile()
@@ -122,6 +125,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
             folder=request.run,
             save_every=request.save_every or 1,
         )
+    problem.warn_if_separated(result.x)
     test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
     fit = NewtonFit(result, problem.accuracy(result.x, dataset.train), test)
     progress(fit)

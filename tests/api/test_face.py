@@ -153,6 +153,28 @@ def test_eigenvalues_that_are_not_as_exact_as_asked_are_told(caplog):
     assert not caplog.text
 
 
+def test_results_of_many_numbers_are_short():
+    for found in (hc.density(matrix(), probes=2, steps=5), hc.diagonal(matrix())):
+        assert len(repr(found)) < 200
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: hc.compress(matrix(), 3, residual_tol=1e-3), "did you mean `residual_tolerance`"),
+    (lambda: hc.newton("adult", intercept=True), "no option `intercept` .* there are solver, tol"),
+    (lambda: hc.newton((X, Y, Y)), "rows have no weights"),
+    (lambda: hc.save(hc.trace(matrix()), "f.h5"), "save takes a factor, .* not Estimate"),
+    (lambda: hc.report(matrix(), "f.html"), "report takes a factor"),
+])  # fmt: skip
+def test_calls_that_cannot_be_meant(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def test_a_picture_in_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder does not exist; make it.*nix/f.png'$"):
+        hc.plot(hc.compress(matrix(), 3), tmp_path / "nix" / "f.png")
+
+
 def test_exact_numbers_of_factors():
     factor = hc.compress(np.diag([4.0, 2.0, 1.0, 0.0]), 2, residual_tolerance=1e-9)
     assert hc.trace(factor).value == pytest.approx(factor.trace())
@@ -190,6 +212,13 @@ def test_an_operator_of_ones_own_writes_one_method():
 
     np.testing.assert_array_equal(Old(3, hc.World(), psd=True) @ np.ones(3), np.ones(3))
 
+    class Turned(hc.Operator):
+        def block_product(self, V):
+            return V.T
+
+    with pytest.raises(InputError, match=r"shape \(9, 2\) returned one of shape \(2, 9\)"):
+        Turned(9, hc.World()) @ np.ones((9, 2))
+
 
 @pytest.mark.ranks
 def test_newton_takes_data_by_name_arrays_and_problems(world):
@@ -200,6 +229,15 @@ def test_newton_takes_data_by_name_arrays_and_problems(world):
     assert again.converged and again.objective == pytest.approx(by_name.objective, rel=1e-13)
     with pytest.raises(InputError, match="has its own"):
         hc.newton(hc.LogisticRegression(data), ridge=1.0)
+
+
+@pytest.mark.ranks
+def test_classes_that_a_plane_separates_are_told(world, caplog):
+    rows = mine(world, X, np.where(X[:, 0] > 0, 1, -1))
+    hc.newton(rows, ridge=1e-3)
+    assert not caplog.text
+    hc.newton(rows, ridge=0.0)
+    assert ("without a ridge there is no minimum" in caplog.text) == (world.rank == 0)
 
 
 @pytest.mark.ranks

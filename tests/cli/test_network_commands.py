@@ -347,7 +347,7 @@ def test_a_problem_from_python(in_tmp, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "m.keras", "--data", "d.npz"], "--model needs --loss and --data"),
+        (["--model", "m.keras", "--data", "d.npz"], "--model needs --loss; the loss in the"),
         ([*MODEL, "--loss", "hinge"], "hinge"),
         ([*MODEL, "--engine", "steam"], "unknown engine steam; use one of auto"),
         ([*MODEL, "--features", "fourier"], "--features fourier does not go"),

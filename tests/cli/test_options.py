@@ -433,7 +433,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--warning": Case("--warning 99"),
             "--array": Case("--array", "job -- compress --data d.csv --out f-%a.h5"),
             "--out": Case("--out j.sbatch"),
-            "--submit": Case("--submit", refused=True),
+            "--submit": Case("--submit --array", refused=True),
         },
     ),
 }
