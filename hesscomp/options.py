@@ -4,11 +4,12 @@ The parsers of the command line, the checks of values and the JSON schema come f
 Texts put a parameter in backquotes; the command line shows it as its flag.
 """
 
+import difflib
 import math
 import operator
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from inspect import get_annotations
@@ -229,6 +230,32 @@ class Seeded(Options, group="numbers"):
     """The seed of all that is random."""
 
     seed: int = option(0, low=0, high=2**32 - 1, metavar="S", help="seed of all random numbers")
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that was meant, most likely; None where none is like it."""
+    bare = {each.strip("-"): each for each in names}
+    asked = name.strip("-").lower()
+    longer = [
+        each
+        for each in bare
+        if min(len(each), len(asked)) > 2 and (each.startswith(asked) or asked.startswith(each))
+    ]
+    for among, likeness in ((bare, 0.8), (longer, 0.0), (bare, 0.6)):
+        found = difflib.get_close_matches(asked, among, n=1, cutoff=likeness)
+        if found:
+            return bare[found[0]]
+    return None
+
+
+def check_names(given: Iterable[str], known: Iterable[str], of: str) -> None:
+    """Raise InputError for a name that is not known, with the nearest one that is."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = nearest(name, known)
+            meant = f"did you mean `{near}`?" if near else f"it has {', '.join(sorted(known))}"
+            raise InputError(f"{of} has no option `{name}`; {meant}")
 
 
 def refuse(options, names: tuple[str, ...], what: str) -> None:

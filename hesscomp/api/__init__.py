@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
 from hesscomp.factors import Factor, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.operators.matrix import as_operator
 from hesscomp.operators.operator import Operator
+from hesscomp.options import check_names, described
 from hesscomp.parallel.world import World
 
 if TYPE_CHECKING:
@@ -445,6 +447,7 @@ def newton(
         for name in ("on_iteration", "folder", "save_every")
         if name in options
     }
+    check_names(options, (each.name for each in described(NewtonOptions)), "newton")
     return minimise(problem, x0, NewtonOptions(**options), **passed)
 
 
@@ -499,12 +502,15 @@ def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
 
     model = problem
     if loss is None and (loss := getattr(model, "loss", None)) is not None:
-        compiled = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
-        options = {"loss_weights": compiled, **options}
+        from hesscomp.curvature.keras_internals import compiled_loss_weights
+
+        options = {"loss_weights": compiled_loss_weights(model), **options}
     if loss is None or data is None:
         raise InputError(
             "a model needs its loss and data: hessian(model, loss, (X, y)); or pass a problem"
         )
+    known = [*signature(KerasProblem).parameters][3:]  # after model, loss and data
+    check_names(options, known, "KerasProblem")
     return KerasProblem(model, loss, data, **options)
 
 

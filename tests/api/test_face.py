@@ -66,6 +66,20 @@ def test_worlds_that_nobody_names_share_their_communicators(world):
     assert len({id(problem.world.ledger) for problem in made}) == 3
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hc.compress(matrix(), 3, oversmple=2), "oversmple`; did you mean `oversample`"),
+        (lambda: hc.compress(matrix(), 3, zzz=2), "compress has no option `zzz`; it has block, "),
+        (lambda: hc.newton("adult", max_step=2), "newton has no option `max_step`; did you mean `step`"),
+        (lambda: hc.hessian(model(), "mse", (X, Y), ridg=2), "`ridg`; did you mean `ridge`"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_option_is_answered_with_the_nearest(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
 def test_every_name_is_there_and_documented():
     assert set(hc.__all__) <= set(dir(hc))
     for name in hc.__all__:
