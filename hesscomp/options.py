@@ -9,7 +9,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from inspect import get_annotations
@@ -241,15 +241,36 @@ class Seeded(Options, group="numbers"):
     seed: int = option(0, low=0, high=2**32 - 1, metavar="S", help="seed of all random numbers")
 
 
-def refuse_unknown(given, known, what: str, instead: Mapping[str, str] | None = None) -> None:
-    """Refuse the first name in `given` that is not in `known`, with what stands in its place.
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that was meant, most likely; None where none is like it."""
+    bare = {each.strip("-"): each for each in names}
+    asked = name.strip("-").lower()
+    longer = [
+        each
+        for each in bare
+        if min(len(each), len(asked)) > 2 and (each.startswith(asked) or asked.startswith(each))
+    ]
+    for among, likeness in ((bare, 0.8), (longer, 0.0), (bare, 0.6)):
+        found = difflib.get_close_matches(asked, among, n=1, cutoff=likeness)
+        if found:
+            return bare[found[0]]
+    return None
 
-    `instead` has remedies by the names that people bring from elsewhere.
+
+def refuse_unknown(
+    given: Iterable[str], known: Iterable[str], of: str, instead: Mapping[str, str] | None = None
+) -> None:
+    """Raise InputError for a name that is not known, with what was meant.
+
+    `instead` has remedies for names that people bring from elsewhere; of others the nearest known
+    one is named.
     """
+    known = list(known)
     for name in given:
         if name not in known:
-            remedy = (instead or {}).get(name) or f"it has {', '.join(known)}"
-            raise InputError(f"{what} has no option {name}; {remedy}")
+            near = nearest(name, known)
+            meant = f"did you mean `{near}`?" if near else f"it has {', '.join(known)}"
+            raise InputError(f"{of} has no option `{name}`; {(instead or {}).get(name, meant)}")
 
 
 def refuse(options, names: tuple[str, ...], what: str) -> None:

@@ -22,7 +22,7 @@ from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
 from hesscomp.factors import Factor, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.operators.matrix import as_operator
 from hesscomp.operators.operator import Operator
-from hesscomp.options import refuse_unknown
+from hesscomp.options import described, refuse_unknown
 from hesscomp.parallel.world import World
 
 if TYPE_CHECKING:
@@ -559,6 +559,7 @@ def newton(
         for name in ("on_iteration", "folder", "save_every")
         if name in options
     }
+    refuse_unknown(options, [each.name for each in described(NewtonOptions)], "newton")
     fit = minimise(problem, x0, NewtonOptions(**options), **passed)
     if logistic is not None:
         logistic.warn_if_separated(fit.x)
@@ -645,8 +646,9 @@ def as_problem(problem, loss, data, options: dict[str, Any], name: str = "hessia
 
     model = problem
     if loss is None and (loss := getattr(model, "loss", None)) is not None:
-        compiled = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
-        options = {"loss_weights": compiled, **options}
+        from hesscomp.curvature.keras_internals import compiled_loss_weights
+
+        options = {"loss_weights": compiled_loss_weights(model), **options}
     if isinstance(model, str | os.PathLike):
         raise InputError(
             f"{os.fspath(model)}: pass the model itself, keras.models.load_model of this file"

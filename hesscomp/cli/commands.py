@@ -1,9 +1,8 @@
 """The commands: what each is for, in one line, and examples of its use."""
 
-import difflib
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHOWN = 3  # commands that a message names, at most
@@ -256,22 +255,6 @@ def example_lines(examples: dict[str, str]) -> list[str]:
             parts = textwrap.wrap(tied, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
             shown.append("    " + " \\\n        ".join(parts).replace("\0", " "))
     return shown
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that was meant, most likely; None where none is like it."""
-    bare = {each.strip("-"): each for each in names}
-    asked = name.strip("-").lower()
-    longer = [
-        each
-        for each in bare
-        if min(len(each), len(asked)) > 2 and (each.startswith(asked) or asked.startswith(each))
-    ]
-    for among, likeness in ((bare, 0.8), (longer, 0.0), (bare, 0.6)):
-        found = difflib.get_close_matches(asked, among, n=1, cutoff=likeness)
-        if found:
-            return bare[found[0]]
-    return None
 
 
 def not_there(kind: str, name: str, near: str | None, owners: Sequence[str] = ()) -> str:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from hesscomp.cli import plan
 from hesscomp.cli.arguments import request_from, warn_of_old_names
-from hesscomp.cli.commands import COMMANDS, PARALLEL, nearest
+from hesscomp.cli.commands import COMMANDS, PARALLEL
 from hesscomp.cli.main import parse, request_of
 from hesscomp.errors import Incomplete, InputError
+from hesscomp.options import nearest
 from hesscomp.parallel import import_mpi_unstarted
 from hesscomp.runs.slurm import fill_in
 from hesscomp.workflows.jobs import JobRequest, job

@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras.src.backend.common.masking import get_keras_mask
-
+from hesscomp.curvature.keras_internals import get_keras_mask
 from hesscomp.curvature.tensorflow import fused, keras, one_precision, tf, value_and_gradient
 from hesscomp.errors import InputError
 

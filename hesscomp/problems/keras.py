@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.curvature.joint import Joint
+from hesscomp.curvature.keras_internals import check_keras
 from hesscomp.curvature.keras_losses import Ending, find_loss, resolve_loss
 from hesscomp.curvature.losses import KNOWN, Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, cut
@@ -357,6 +358,7 @@ def _check_model(model) -> None:
         )
     if not isinstance(model, keras.Model):
         raise InputError(f"the model is of the type {type(model).__name__}; pass a keras.Model")
+    check_keras()
     if not model.built:
         raise InputError(f"{model.name} is not built; call it on some rows, or give it an Input")
     if not model.trainable_variables:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from keras.src.backend.common.masking import get_keras_mask
 
 from hesscomp.curvature.joint import Joint, Part, Slot, flattened, slots_of
+from hesscomp.curvature.keras_internals import get_keras_mask
 from hesscomp.curvature.keras_losses import Ending, find_loss, resolve_loss
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import Piece

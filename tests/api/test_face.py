@@ -67,6 +67,20 @@ def test_worlds_that_nobody_names_share_their_communicators(world):
     assert len({id(problem.world.ledger) for problem in made}) == 3
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hc.compress(matrix(), 3, oversmple=2), "oversmple`; did you mean `oversample`"),
+        (lambda: hc.compress(matrix(), 3, zzz=2), "compress has no option `zzz`; it has start, "),
+        (lambda: hc.newton("adult", max_step=2), "no option `max_step`; did you mean"),
+        (lambda: hc.hessian(model(), "mse", (X, Y), ridg=2), "`ridg`; did you mean `ridge`"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_option_is_answered_with_the_nearest(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
 def test_every_name_is_there_and_documented():
     assert set(hc.__all__) <= set(dir(hc))
     for name in hc.__all__:
@@ -273,20 +287,20 @@ def test_optimizers_without_a_counterpart(optimizer, words):
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda net, **data: hc.train(net, "adam", epochs=3, **data), "no option epochs; give `max_p"),
+    (lambda net, **data: hc.train(net, "adam", epochs=3, **data), "no option `epochs`; give `max_p"),
     (lambda net, **data: hc.train(net, "adam", batch_size=3, **data), "give `gradient`"),
     (lambda net, **data: hc.train(net, "adam", nonsense=3, **data), "it has gradient, .* ridge"),
-    (lambda net, **data: hc.train(net, "adam", settings={"lr": 1}, **data), "no option lr; it has"),
+    (lambda net, **data: hc.train(net, "adam", settings={"lr": 1}, **data), "no option `lr`; it has"),
     (lambda net, **data: hc.train(net, callbacks=[keras.callbacks.EarlyStopping()], **data),
      "EarlyStopping is none; .* `patience`"),
     (lambda net, **data: hc.train(net, "adam"), r"train\(model, optimizer, loss, data="),
     (lambda net, **data: hc.hessian(net, data["data"]), r"hessian\(model, loss, data="),
-    (lambda net, **data: hc.hessian(net, x=X, y=Y), "no option x; give `data="),
+    (lambda net, **data: hc.hessian(net, x=X, y=Y), "no option `x`; give `data="),
     (lambda net, **data: hc.hessian(net, **data, nonsense=1), "it has world, ridge"),
     (lambda net, **data: hc.hessian("m.keras", **data), "m.keras: pass the model itself"),
     (lambda net, **data: hc.hessian(net, data["loss"], "d.npz"), "read it with load_data"),
     (lambda net, **data: hc.compress(net, 2), "of a model or a problem take its matrix first"),
-    (lambda net, **data: hc.compress(np.eye(3), k=2), "compress has no option k; give `rank`"),
+    (lambda net, **data: hc.compress(np.eye(3), k=2), "compress has no option `k`; give `rank`"),
     (lambda net, **data: hc.compress(np.eye(3), 2, nonsense=1), "it has start, "),
 ])  # fmt: skip
 def test_what_people_try_is_answered(call, words):
