@@ -17,9 +17,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
-from hesscomp.errors import InputError, some
+from hesscomp.errors import InputError
 
-LIKE = 0.7  # of two names, one of which may have been meant by the other
 KEY = "option"  # of a field's metadata
 
 
@@ -137,11 +136,8 @@ class Options:
             cls.GROUP = (group, about)
 
     def __new__(cls, *_, **given):
-        names = [each.name for each in fields(cls)]  # type: ignore[arg-type]  # it is a dataclass
-        for name in (each for each in given if each not in names):
-            near = difflib.get_close_matches(name, names, n=1, cutoff=LIKE)
-            hint = f"did you mean `{near[0]}`?" if near else f"there are {some(names)}"
-            raise InputError(f"no option `{name}` of {cls.__name__}; {hint}")
+        known = [each.name for each in fields(cls)]  # type: ignore[arg-type]  # it is a dataclass
+        refuse_unknown(given, known, cls.__name__)
         return super().__new__(cls)
 
     def __post_init__(self):
