@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hesscomp.api import save as save
     from hesscomp.api import trace as trace
     from hesscomp.api.plotting import plot as plot
+    from hesscomp.api.sensitivity import sensitivity as sensitivity
     from hesscomp.api.training import train as train
     from hesscomp.operators.matrix import MatrixOperator as MatrixOperator
     from hesscomp.operators.operator import Operator as Operator
@@ -57,6 +58,7 @@ _PLACES = {
     "load load_data logdet newton norm per_example_gradients per_example_squared_norms report save "
     "trace",
     "hesscomp.api.plotting": "plot",
+    "hesscomp.api.sensitivity": "sensitivity",
     "hesscomp.api.training": "train",
     "hesscomp.operators.matrix": "MatrixOperator",
     "hesscomp.operators.operator": "Operator",

@@ -120,6 +120,7 @@ def check_factor(factor: Factor, folder) -> None:
     for s in (shift, -1.7 * shift):
         shifted = F + s * np.eye(n)
         close(factor.solve(b, s, **tail), np.linalg.solve(shifted, B), 1e-9)
+        close(factor.inverse_diagonal(s, **tail), np.diag(np.linalg.inv(shifted)), 1e-9)
         close(factor.solve(b[:, 0], s, **tail), np.linalg.solve(shifted, B[:, 0]), 1e-9)
         np.testing.assert_allclose(
             factor.logdet(s), np.linalg.slogdet(shifted), rtol=1e-9, atol=1e-9

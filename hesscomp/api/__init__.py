@@ -177,7 +177,7 @@ def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
     from hesscomp.curvature.jacobian import Jacobian
 
     problem = as_problem(problem, loss, data, options)
-    return Jacobian(problem, _point(problem, at))
+    return Jacobian(problem, as_point(problem, at))
 
 
 def kfac(
@@ -259,7 +259,7 @@ def kfac(
     """
     problem = as_problem(problem, loss, data, options)
     return problem.kronecker(
-        _point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
+        as_point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
     )
 
 
@@ -302,7 +302,7 @@ def per_example_gradients(
     from hesscomp.problems import per_example
 
     problem = as_problem(problem, loss, data, options)
-    return per_example.per_example_gradients(problem, _point(problem, at), rows)
+    return per_example.per_example_gradients(problem, as_point(problem, at), rows)
 
 
 def per_example_squared_norms(
@@ -328,7 +328,7 @@ def per_example_squared_norms(
     from hesscomp.problems import per_example
 
     problem = as_problem(problem, loss, data, options)
-    return per_example.per_example_squared_norms(problem, _point(problem, at), rows)
+    return per_example.per_example_squared_norms(problem, as_point(problem, at), rows)
 
 
 def compress(
@@ -571,7 +571,7 @@ def load(path: str | os.PathLike) -> Factor | Trajectory:
 def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -> Operator:
     """Make an operator of a kind from what the face's functions were given."""
     problem = as_problem(problem, loss, data, options)
-    operator = kind(problem, _point(problem, at))
+    operator = kind(problem, as_point(problem, at))
     if blocks is None:
         return operator
     from hesscomp.curvature.restriction import Restricted
@@ -602,7 +602,8 @@ def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
     return KerasProblem(model, loss, data, **options)
 
 
-def _point(problem: Problem, at) -> np.ndarray:
+def as_point(problem: Problem, at) -> np.ndarray:
+    """Return a point of a problem: an array, or what a name or a file stands for."""
     if at is None or isinstance(at, str | os.PathLike):
         from hesscomp.workflows.curvature import known_point
 

@@ -91,6 +91,18 @@ PURPOSES = {
             parallel=True,
             module="curvature",
         ),
+        "sensitivity": Command(
+            "find the rows, labels and columns that a model rests on",
+            {
+                "The rows that matter most for the loss on test rows": "mpiexec -n 2 hesscomp "
+                "sensitivity --data adult --ridge 1e-3",
+                "Leverage, Cook's distance and error bars of your own model": "hesscomp "
+                f"sensitivity --model m.keras {OWN} --operator ggn --ridge 1e-3 --leverage "
+                "--laplace --out s.h5",
+            },
+            parallel=True,
+            module="curvature",
+        ),
     },
     "look": {
         "inspect": Command(

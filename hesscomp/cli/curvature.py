@@ -5,9 +5,10 @@ from pathlib import Path
 
 from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.session import Session
-from hesscomp.cli.tables import spectrum_table
+from hesscomp.cli.tables import sensitivity_table, spectrum_table
 from hesscomp.factors import Factor
-from hesscomp.workflows import factors, pictures
+from hesscomp.influence.result import Sensitivity
+from hesscomp.workflows import factors, pictures, sensitivity
 from hesscomp.workflows.curvature import find_points
 
 POINTS_HEADER = (
@@ -66,6 +67,11 @@ def run_spectrum(request: pictures.SpectrumRequest, session: Session) -> int:
 
     pictures.spectrum(request, session.world, session.showing({pictures.SpectrumResult: table}))
     return 0
+
+
+def run_sensitivity(request: sensitivity.SensitivityRequest, session: Session) -> int:
+    show = session.showing({Sensitivity: sensitivity_table})
+    return 0 if sensitivity.find_sensitivity(request, session.world, show).converged else 3
 
 
 def run_figure(request: pictures.FigureRequest, session: Session) -> int:

@@ -53,13 +53,18 @@ class Diagonal(Factor):
         InputError
             If an entry of d + shift is 0, or the shapes do not fit.
         """
-        B, shifted = self._checked(B), self.entries + finite_shift(shift)
+        B = self._checked(B)
+        return scale_rows(self.inverse_diagonal(shift), B)
+
+    def inverse_diagonal(self, shift: float) -> np.ndarray:  # type: ignore[override]  # no tail
+        """Return 1 / (d + shift); InputError where an entry of d + shift is 0."""
+        shifted = self.entries + finite_shift(shift)
         if self.layout.any(not shifted.all()):
             raise InputError(
                 f"the factor with shift {shift:g} is singular: an entry of its diagonal is 0; take "
                 "a larger shift"
             )
-        return scale_rows(1 / shifted, B)
+        return 1 / shifted
 
     def diagonal(self) -> np.ndarray:
         return self.entries.copy()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
 
+INVERSE_PANEL = 256  # unit vectors that are solved for at once
+
+
 class LogDet(NamedTuple):
     """Sign and logarithm of the magnitude of a determinant, as `numpy.linalg.slogdet` gives."""
 
@@ -171,6 +174,20 @@ class Factor(Operator):
     @abstractmethod
     def diagonal(self) -> np.ndarray:
         """Return the diagonal of F: these rows of it."""
+
+    def inverse_diagonal(self, shift: float, **tail) -> np.ndarray:
+        """Return the diagonal of (F + shift I)^-1: these rows of it.
+
+        Takes ``tail`` as `solve` does. n solves in blocks, unless a kind knows better.
+        """
+        layout, out = self.layout, np.empty(self.layout.rows)
+        for first in range(0, self.n, INVERSE_PANEL):
+            units = np.arange(first, min(first + INVERSE_PANEL, self.n))
+            X = self.solve(layout.units(units), shift, **tail)
+            here = (units >= layout.start) & (units < layout.stop)
+            rows = units[here] - layout.start
+            out[rows] = X[rows, np.flatnonzero(here)]
+        return out
 
     @abstractmethod
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:

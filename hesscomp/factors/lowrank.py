@@ -129,11 +129,14 @@ class LowRank(Factor):
         rest = self.tail_value(tail) + shift
         inside = self.eigenvalues + shift
         if (rest == 0 and self.rank < self.n) or np.any(inside == 0):
-            raise InputError(
-                f"the factor with shift {shift:g} and tail {tail} is singular; take a larger shift"
-            )
+            raise self._singular(shift, tail)
         outer = 0.0 if self.rank == self.n else 1 / rest
         return self._spectral(1 / inside, outer, B)
+
+    def _singular(self, shift: float, tail: float | str) -> InputError:
+        return InputError(
+            f"the factor with shift {shift:g} and tail {tail} is singular; take a larger shift"
+        )
 
     def sqrt(self, V: np.ndarray, shift: float = 0.0) -> np.ndarray:
         """Return (F + shift I)^(1/2) V, the symmetric root, for an (n,) or (n, j) array.
@@ -178,6 +181,17 @@ class LowRank(Factor):
         """Return the (n,) diagonal of F; 2 n rank operations, no further array of that size."""
         U = self.eigenvectors
         return np.einsum("ij,ij,j->i", U, U, self.eigenvalues)
+
+    def inverse_diagonal(  # type: ignore[override]  # as `solve` has
+        self, shift: float, tail: float | str = "last"
+    ) -> np.ndarray:
+        """Return the diagonal of (F + tail (I - U U^T) + shift I)^-1; 2 n rank operations."""
+        squares, outside = self.eigenvectors**2, self.tail_value(tail) + finite_shift(shift)
+        inside = self.eigenvalues + shift
+        if (outside == 0 and self.rank < self.n) or np.any(inside == 0):
+            raise self._singular(shift, tail)
+        outer = 0.0 if self.rank == self.n else 1 / outside
+        return outer + squares @ (1 / inside - outer)
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
         return self.eigenvalues @ self.layout.inner(self.eigenvectors, self._checked(V)) ** 2

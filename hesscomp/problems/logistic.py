@@ -20,6 +20,7 @@ from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.catalogue import RIDGE
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
+from hesscomp.problems.row_terms import DataSlopes, OutputTerms
 from hesscomp.problems.rows import RowSet
 
 ROW_NUMBERS = 2**23  # of gradients of single rows that are held at once
@@ -64,12 +65,15 @@ class LogisticRegression(Problem):
 
     name = "logistic-regression"
     psd = True
+    outputs = 1
     capabilities = frozenset(
         {
             ability.CLASSIFICATION,
+            ability.DATA_SLOPES,
             ability.MARGINS,
             ability.PREDICTION,
             ability.ROW_GRADIENTS,
+            ability.ROW_OUTPUTS,
             ability.SAMPLING,
             ability.SQUARED_GRADIENTS,
             ability.TEST_ROWS,
@@ -161,8 +165,11 @@ class LogisticRegression(Problem):
         return tf.convert_to_tensor(values, tf.float64)
 
     def curvature_at(self, margins: tf.Tensor) -> "LogisticCurvature":
-        weights = self._each(lambda t: tf.sigmoid(t) * tf.sigmoid(-t), margins)
-        return LogisticCurvature(self.design, self._counted(weights))
+        return LogisticCurvature(self.design, self._weights(margins))
+
+    def _weights(self, margins: tf.Tensor) -> tf.Tensor:
+        """Return the second derivative of each row's loss by its margin."""
+        return self._counted(self._each(lambda t: tf.sigmoid(t) * tf.sigmoid(-t), margins))
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         return self.evaluate(x, self.margins(x))
@@ -203,9 +210,7 @@ class LogisticRegression(Problem):
         chosen = np.arange(len(held)) if rows is None else np.asarray(rows, np.int64)
         for part in chunks(slice(None), len(chosen), max(ROW_NUMBERS // self.n, 1)):
             places = held[chosen[part]]
-            A = self.shard.X[places]
-            A = A.toarray() if scipy.sparse.issparse(A) else A.astype(np.float64)
-            yield chosen[part], slopes[places, None] * A
+            yield chosen[part], slopes[places, None] * self._dense(places)
 
     def row_squares(self, x):
         held, slopes = self._held(), self._slopes(x)
@@ -215,6 +220,48 @@ class LogisticRegression(Problem):
             squares = A.multiply(A) if scipy.sparse.issparse(A) else A * A
             found.append(np.asarray(squares.sum(axis=1)).reshape(-1))
         return slopes[held] ** 2 * np.concatenate(found)
+
+    def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
+        """Return `Problem.row_slopes`, by one pass for each column and one more."""
+        return (self._slopes(x)[:, None] * self._forward(V))[self._held()]
+
+    def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:
+        held, weights = self._held()[rows], self._weights(self.margins(x)).numpy()
+        slopes, curvature = self._slopes(x)[held, None], weights[held, None, None]
+        return OutputTerms(self._dense(held)[:, None], slopes, curvature)
+
+    def data_slopes(self, x: np.ndarray, V: np.ndarray) -> DataSlopes:
+        """Return `Problem.data_slopes`; labels by the probability of the label +1."""
+        along, slopes = self._forward(V), np.asarray(self._counted(self._slopes(x)))
+        bends = self._weights(self.margins(x)).numpy()[:, None] * along
+        # g . v = slope(t) a.v with t = a.x, so that d(g . v)/da = bend x + slope v.
+        sums = self._sums(np.column_stack([bends, slopes]))
+        backs = np.column_stack([self._adjoint(each) for each in (*bends.T, slopes)])
+        shifts = x[:, None] * sums[:-1] + sums[-1] * V
+        scales = x[:, None] * backs[:, :-1] + backs[:, -1:] * V
+        return DataSlopes(-along[self._held()], shifts, scales)
+
+    def _forward(self, V: np.ndarray) -> np.ndarray:
+        """Return A V for the shard, column by column: bits depend on no chunk."""
+        self.world.ledger.passes += V.shape[1]
+        columns = [self.design.forward(tf.constant(v)).numpy() for v in V.T]
+        return np.reshape(columns, (V.shape[1], len(self.shard.y))).T
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Return a number or more for each row of the shard summed over the rows of all ranks."""
+        return self.sum_parts(self._part_sums(tf.constant(values.T)), values.shape[1:])
+
+    def _adjoint(self, values: np.ndarray) -> np.ndarray:
+        """Return A^T values over the rows of all ranks."""
+        values = tf.constant(values)
+        if self.world.reproducible:
+            return self.sum_parts(self.design.adjoint_by_row_block(values).numpy(), (self.n,))
+        return self.sum_parts(self.design.adjoint(values).numpy()[None], (self.n,))
+
+    def _dense(self, places: np.ndarray) -> np.ndarray:
+        """Return rows of the shard, dense and in float64."""
+        part: Any = self.shard.X[places]
+        return part.toarray() if scipy.sparse.issparse(part) else part.astype(np.float64)
 
     def _slopes(self, x: np.ndarray) -> np.ndarray:
         """Return the derivatives of the losses of the rows here by their margins."""

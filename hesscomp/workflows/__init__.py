@@ -17,6 +17,7 @@ _HOME = {
     ),
     "planning": ("PlanRequest", "measured_plan", "plan"),
     "progress": ("Columns",),
+    "sensitivity": ("SensitivityRequest", "find_sensitivity"),
     "subject": ("ProblemRequest", "Subject", "make_problem"),
     "training": ("TrainRequest", "Training", "train"),
 }

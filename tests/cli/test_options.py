@@ -137,6 +137,7 @@ UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --json r.json"
 DIAGONAL = "diagonal --columns 8", "--out f.h5 --json r.json"
 SPECTRUM = "spectrum --probes 2 --steps 3", "--out p.png --json c.json"
 TRAIN = "train --optimizer newton-cg --max-steps 3", ""
+SENSITIVITY = "sensitivity --leverage --damping 5 --leading 3", "--at zero --json r.json"
 FIGURE = "figure mnist-hessian --rank 3", "--at zero --out p.png --json r.json"
 NEWTON = "newton --max-steps 4", "--json r.json"
 PLAN = "plan --n 1e6 --rows 1e5 --ranks 4"
@@ -212,6 +213,37 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             ),
             "--out": Case("--out other.png"),
             "--json": Case("--json other.csv"),
+        },
+    ),
+    "sensitivity": (
+        f"{SENSITIVITY[0]} {LOGISTIC} {SENSITIVITY[1]}",
+        {
+            **subject_options(*SENSITIVITY),
+            **{
+                name: case
+                for name, case in operator_options(*SENSITIVITY).items()
+                if name not in ("--fisher-samples", "--fisher-seed", "--blocks")
+            },
+            "--test": Case("--test t.csv"),
+            "--test-rows": Case("--test-rows 0 1", f"{SENSITIVITY[0]} {LOGISTIC} --test t.csv"),
+            "--leading": Case("--leading 2"),
+            "--leverage": Case("--leverage", f"sensitivity {LOGISTIC} --test t.csv", idle=True),
+            "--by-data": Case("--by-data", f"{SENSITIVITY[0]} {LOGISTIC} --test t.csv"),
+            "--laplace": Case("--laplace"),
+            "--tolerance": Case("--tolerance 0.5"),
+            "--max-iterations": Case(
+                "--max-iterations 1", f"{SENSITIVITY[0]} {LOGISTIC} --factor f0.h5", idle=True
+            ),
+            "--damping": Case("--damping 3"),
+            "--gradient-limit": Case("--gradient-limit 1e-9", refused=True),
+            "--dispersion": Case("--dispersion 2"),
+            "--tail": Case("--tail last", f"{SENSITIVITY[0]} {LOGISTIC} --factor f0.h5", idle=True),
+            "--factor": Case("--factor f0.h5"),
+            **problem_options(),
+            "--dtype": Case("--dtype float32"),
+            "--out": Case("--out s.h5"),
+            "--json": Case("--json other.json"),
+            "--plot": Case("--plot p.png"),
         },
     ),
     "figure": (

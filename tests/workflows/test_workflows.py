@@ -106,6 +106,7 @@ def test_a_schema_says_what_is_allowed():
 OWN = {
     *("at", "bandwidth", "data", "dtype", "max_rank", "memory_limit", "method", "out", "rank"),
     *("json", "ridge", "run", "save_every", "save_point", "tolerance"),
+    *("factor", "max_iterations", "operator", "plot", "tail"),
 }
 
 
