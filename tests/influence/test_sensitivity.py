@@ -246,6 +246,18 @@ def test_factors_of_any_kind_and_layout_precondition(world):
 
 
 @pytest.mark.ranks
+def test_error_bars_by_kronecker_factors(world):
+    problem = small_network(world)
+    K, c = hc.kfac(problem), np.eye(problem.n)[0]
+    found = hc.sensitivity(
+        problem, problem.initial, K, target=c, operator="ggn", laplace=True, leading=2
+    )
+    dense = np.linalg.inv(K.to_dense() + 0.1 * np.eye(problem.n)) / problem.rows
+    np.testing.assert_allclose(found.laplace.parameters, np.sqrt(np.diag(dense)), rtol=1e-6)
+    assert found.converged and found.statistics is None
+
+
+@pytest.mark.ranks
 def test_reproducible_bits_do_not_depend_on_the_ranks(world):
     found = []
     for each in (World(world.comm, reproducible=True), World(MPI.COMM_SELF, reproducible=True)):

@@ -67,6 +67,10 @@ class Engine(ABC):
                 "layers of more than 256 steps need unroll=True); change it"
             ) from error
 
+    def row_slopes(self, theta, X, y, V) -> tf.Tensor:
+        """Return each row's gradient of the data term times V: (B, k)."""
+        return tf.matmul(self.row_gradients(theta, X, y), V)
+
     def data_slopes(self, theta, X, y, V) -> list[tf.Tensor]:
         """Return the derivatives by X and by y of the data term's gradient times V, an (n, 1).
 
@@ -154,8 +158,7 @@ class NetworkEngine(Engine):
             return product
         return product + _rows(X, theta) * self.penalty.product(theta, V, chosen)
 
-    def row_slopes(self, theta, X, y, V) -> tf.Tensor:
-        """Return each row's gradient of the data term times V: (B, k)."""
+    def row_slopes(self, theta, X, y, V):
         T = self.jacobian(theta, X, V)
         slopes = self.loss.gradient(self.output(theta, X), y)[..., None, :]
         axes = [axis for axis in range(1, T.shape.rank) if axis != T.shape.rank - 2]
