@@ -207,6 +207,27 @@ class Several:
         return found["ends"], found["names"]
 
 
+def by_names(model, names: list[str], where: str) -> tuple[list[str], list[str]]:
+    """Return which arrays of a file are the inputs, and which the targets, of a model.
+
+    An input is of the name that the model has for it; of one output the target is y or the only
+    other array, of several the others are the targets by the outputs' names.
+    """
+    inputs, _ = _entrances(model, None)
+    missing = [name for name in inputs if name not in names]
+    rest = [name for name in names if name not in inputs]
+    if missing:
+        raise InputError(
+            f"{where}: has no array for {some(missing)} of {model.name}; it has {some(names)}. "
+            f"Store one for each input ({some(inputs)}) and output, or X and y"
+        )
+    if len(model.outputs) > 1:
+        return inputs, rest
+    if "y" not in rest and len(rest) != 1:
+        raise InputError(f"{where}: has no targets y beside {some(inputs)}; it has {some(names)}")
+    return inputs, ["y"] if "y" in rest else rest
+
+
 def unwrapped(model, loss, data):
     """Return loss and data of a model of one input and one output without lists or dicts of one."""
     single = [len(getattr(model, kind, None) or ()) == 1 for kind in ("inputs", "outputs")]

@@ -10,6 +10,7 @@ from hesscomp.datasets import Dataset, fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
 from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.mnist import FOLDER
+from hesscomp.datasets.named_arrays import own_names, read_named
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.options import Options, Seeded, byte_size, format_bytes, option, refuse
@@ -132,7 +133,8 @@ class ProblemRequest(
     loss: str | None = option(
         None, metavar="L",
         help=f"the loss of `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or one that "
-        "Keras knows by name, such as sparse_categorical_crossentropy",
+        "Keras knows by name, such as sparse_categorical_crossentropy; of several outputs one for "
+        "all, or OUTPUT=L,OUTPUT=L",
     )  # fmt: skip
     targets: str | None = option(
         None, choices=TARGETS, advanced=True,
@@ -279,6 +281,8 @@ def _network(request: ProblemRequest, world: World, progress: Progress) -> Subje
     else:
         targets = TARGETS_OF.get(request.loss or "", "values")
         made = NamedProblem("", targets, request.loss or "", None, ANY)
+    if request.model is not None and (names := own_names(request.data or "", request.format)):
+        return _of_named_arrays(request, names, world)
     source = made.data
     if source == "mnist" and request.data is None and not os.environ.get(FOLDER):
         source = "mnist-sample"
@@ -293,12 +297,48 @@ def _network(request: ProblemRequest, world: World, progress: Progress) -> Subje
     else:
         with world.phase(f"reading the model {request.model}"):
             model = load_model(request.model or "")
-    problem = KerasProblem(
-        model, made.loss, data, world, ridge=request.ridge or 0.0,
-        dtype=request.dtype or "float32", memory=request.memory_limit or PRODUCT_BYTES,
-        engine=request.engine or "auto", check=request.check or "auto",
-    )  # fmt: skip
+    problem = KerasProblem(model, _losses(made.loss), data, world, **_options(request))
     return Subject(problem, made.recipe, data)
+
+
+def _of_named_arrays(request: ProblemRequest, names: list[str], world: World) -> Subject:
+    """Return the problem of a model whose inputs and targets a file holds by their names."""
+    given = "a file that has an array for each input and output"
+    refuse(request, ("label", "test", "targets"), given)
+    start_tensorflow(world)
+    from hesscomp.problems.keras import KerasProblem
+    from hesscomp.problems.models import load_model
+    from hesscomp.problems.several import by_names
+
+    path = request.data or ""
+    with world.phase(f"reading the model {request.model}"):
+        model = load_model(request.model or "")
+        inputs, targets = by_names(model, names, path)
+    arrays = read_named(path, [*inputs, *targets], world)
+    X, y = ({name: arrays[name] for name in names} for names in (inputs, targets))
+    data = X, y if len(model.outputs) > 1 else arrays[targets[0]]
+    problem = KerasProblem(model, _losses(request.loss or ""), data, world, **_options(request))
+    problem.dataset_name = path
+    return Subject(problem, ANY)
+
+
+def _options(request: ProblemRequest) -> dict:
+    """Return the options of `KerasProblem`."""
+    return {
+        "ridge": request.ridge or 0.0,
+        "dtype": request.dtype or "float32",
+        "memory": request.memory_limit or PRODUCT_BYTES,
+        "engine": request.engine or "auto",
+        "check": request.check or "auto",
+    }
+
+
+def _losses(text: str):
+    """Return the name of a loss, or a dict of names by output."""
+    if "=" not in text:
+        return text
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {output.strip(): loss.strip() for output, _, loss in pairs}
 
 
 def _from_python(request: ProblemRequest, world: World):
