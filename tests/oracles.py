@@ -8,6 +8,7 @@ from hesscomp.factors import (
     UNKNOWN,
     Factor,
     Hbs,
+    Hodlr,
     LowRank,
     Tree,
     compare,
@@ -16,6 +17,7 @@ from hesscomp.factors import (
     save_factor,
 )
 from hesscomp.factors.hbs import Shapes, Stacks
+from hesscomp.factors.hodlr import Form
 from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.world import World
 
@@ -73,6 +75,19 @@ def random_hbs(n: int, leaf_size: int, rank: int, rng, ragged: bool = True) -> H
     D = shapes.leaf.unpack(rng.standard_normal(shapes.leaf.size))
     stacks = Stacks(ranks, D + np.swapaxes(D, 1, 2), bases, couplings)
     return Hbs.of_stacks(tree, stacks, certificate=UNKNOWN)
+
+
+def random_hodlr(n: int, leaf_size: int, rank: int, rng, ragged: bool = True, shift=0.0) -> Hodlr:
+    """An exact HODLR matrix over a random ordering; `ragged` ranks lie between 0 and `rank`."""
+    tree = Tree.halves(n, leaf_size, rng.permutation(n))
+    nodes, levels, m = tree.leaves - 1, tree.levels, int(tree.leaf_sizes.max())
+    ranks = rng.integers(0, rank + 1, nodes) if ragged else np.full(nodes, rank)
+    by_level = [ranks[2**level - 1 : 2 ** (level + 1) - 1] for level in range(levels)]
+    widths = [int(of.max()) for of in by_level]
+    stack = rng.standard_normal((tree.leaves, m, m + sum(widths)))
+    form = Form(stack, widths)
+    form.leaves[...] = form.leaves + np.swapaxes(form.leaves, 1, 2) + shift * np.eye(m)
+    return Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN)
 
 
 def dense(factor: LowRank) -> np.ndarray:

@@ -4,9 +4,11 @@ from hesscomp.compression.compress import METHODS, CompressionOptions, FactorOpt
 from hesscomp.compression.correction import correct
 from hesscomp.compression.formats import FORMATS, FormatOptions, Selection, compress
 from hesscomp.compression.generalized import GeneralizedEigen, generalized_eigen
+from hesscomp.compression.hodlr import HodlrOptions, compress_hodlr
 from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.recompression import correct_hierarchical, update_hierarchical
 from hesscomp.compression.streaming import StreamingSketch
+from hesscomp.compression.structured import compress_beside, compress_with_prior
 
 __all__ = [
     "FORMATS",
@@ -15,10 +17,14 @@ __all__ = [
     "FactorOptions",
     "FormatOptions",
     "GeneralizedEigen",
+    "HodlrOptions",
     "Selection",
     "SketchOptions",
     "StreamingSketch",
     "compress",
+    "compress_beside",
+    "compress_hodlr",
+    "compress_with_prior",
     "correct",
     "correct_hierarchical",
     "generalized_eigen",

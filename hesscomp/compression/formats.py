@@ -14,6 +14,7 @@ from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.compress import FROBENIUS, CompressionOptions, in_layout
 from hesscomp.compression.compress import compress as compress_low_rank
 from hesscomp.compression.hbs import HbsFit, TooNarrow, usual_columns
+from hesscomp.compression.hodlr import compress_hodlr
 from hesscomp.compression.nystrom import Nystrom
 from hesscomp.compression.one_pass import from_sketch
 from hesscomp.compression.options import SketchOptions
@@ -24,6 +25,7 @@ from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hierarchical import Hierarchical
+from hesscomp.factors.hodlr import Hodlr, cut_of_block
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, metered
 from hesscomp.factors.tree import Tree
@@ -199,7 +201,43 @@ class HbsFormat(Format):
         return Candidate(self.name, sketch.columns, factor.numbers / factor.n, error, factor)
 
 
-FORMATS: dict[str, Format] = {format.name: format for format in (LowRankFormat(), HbsFormat())}
+class HodlrFormat(Format):
+    """Off-diagonal blocks by peeling, whose products no other format can share."""
+
+    name = Hodlr.kind
+
+    def columns(self, n, rank, oversample):
+        leaf = default_leaf(n)
+        levels = Tree.halves(n, leaf).levels
+        return min(2 * (rank + oversample) * levels + leaf + PROBES, n)
+
+    def compress(self, sketch, asked, tree, start):
+        return compress_hodlr(
+            sketch.operator, tree, asked.rank or asked.max_rank, asked.tolerance,
+            oversample=asked.oversample, seed=asked.seed, probe_count=asked.probe_count,
+        )  # fmt: skip
+
+    def candidate(self, sketch, asked, tree):
+        """The blocks of siblings as the HBS factor of the sketch has them; no factor."""
+        near = FORMATS[Hbs.kind].candidate(sketch, asked, tree)
+        assert isinstance(near.factor, Hbs)  # as that format makes
+        columns, numbers = tree.leaf_sizes.max(), np.sum(tree.leaf_sizes**2)
+        for level, B in enumerate(reversed(near.factor.stacks.couplings)):
+            sizes = np.diff(tree.bounds[:: tree.leaves >> level])
+            cut = cut_of_block(asked.tolerance * sketch.norm / 2, level, tree.levels)
+            s = np.linalg.svd(B, compute_uv=False)
+            rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
+            ranks = np.sum(rest > cut, axis=1)
+            columns += 2 * min(int(ranks.max()) + asked.oversample, int(sizes.max() + 1) // 2)
+            numbers += np.sum(ranks * sizes)
+        return Candidate(
+            self.name, near.columns + int(columns), float(numbers) / tree.n, near.error
+        )
+
+
+FORMATS: dict[str, Format] = {
+    format.name: format for format in (LowRankFormat(), HbsFormat(), HodlrFormat())
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,9 +246,10 @@ class FormatOptions(CompressionOptions):
 
     factor_format: str = option(
         LOW_RANK, choices=(AUTO, *FORMATS),
-        help="what the factor holds: eigenpairs (low-rank), or off-diagonal blocks with nested "
-        "bases over a tree of the parameters (hbs), where `rank` is that of each node; auto tries "
-        "all on one sketch and takes the smallest that meets the tolerance",
+        help="what the factor holds: eigenpairs (low-rank), or over a tree of the parameters "
+        "off-diagonal blocks of low rank, with nested bases (hbs) or each with its own (hodlr), "
+        "where `rank` is that of each node; auto tries all on one sketch and takes the smallest "
+        "that meets the tolerance",
     )  # fmt: skip
     ordering: str | None = option(
         None, metavar="NAME|FILE.npy", advanced=True,
@@ -242,6 +281,8 @@ class FormatOptions(CompressionOptions):
                 raise InputError(
                     f"`{name}` does not go with the format {self.factor_format}; take {LOW_RANK}"
                 )
+        if self.factor_format == Hodlr.kind:
+            refuse(self, ("sketch_columns",), f"the format {Hodlr.kind}; take hbs or auto")
         if self.norm != FROBENIUS:
             raise InputError(
                 f"the format {self.factor_format} knows a tolerance in the norm {FROBENIUS} only, "
@@ -300,12 +341,14 @@ def compress(
     tolerance : float, optional
         Grow the sketch until ||H - F||_F <= tolerance ||H||_F, both estimated, and fresh probes
         agree. A factor that does not reach it has ``certificate.converged`` False.
-    format : {"low-rank", "hbs", "auto"}
+    format : {"low-rank", "hbs", "hodlr", "auto"}
         low-rank: see `compression.compress.compress`, which has the other options and is meant
         where spectra decay. hbs: see `Hbs`; meant where off-diagonal blocks have low rank in some
         ordering of the parameters, as kernels, smoothing operators and networks' Gauss-Newton
-        matrices before training. auto: one sketch, which all formats read; of those that meet the
-        tolerance the one with the fewest numbers a parameter, and low-rank where they are equal.
+        matrices before training. hodlr: see `compression.hodlr.compress_hodlr`, which takes more
+        columns and asks less of the matrix: its blocks share nothing. auto: one sketch, which all
+        formats read; of those that meet the tolerance the one with the fewest numbers a parameter,
+        and low-rank where they are equal.
     start : Factor, optional
         Of a nearby operator. low-rank: its range saves products. hbs: its tree and ranks are taken,
         which makes the sketch as narrow as can be.
@@ -324,7 +367,7 @@ def compress(
 
     Returns
     -------
-    LowRank or Hbs
+    LowRank, Hbs or Hodlr
 
     Raises
     ------

@@ -6,10 +6,12 @@ from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor, Inertia, LogDet
 from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
+from hesscomp.factors.hodlr import Hodlr
 from hesscomp.factors.kinds import KINDS, from_contents
 from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
+from hesscomp.factors.structured import Structured, structured
 from hesscomp.factors.trajectory import (
     Trajectory,
     is_trajectory,
@@ -26,11 +28,13 @@ __all__ = [
     "Diagonal",
     "Factor",
     "Hbs",
+    "Hodlr",
     "Inertia",
     "Kronecker",
     "LogDet",
     "LowRank",
     "Provenance",
+    "Structured",
     "Trajectory",
     "Tree",
     "compare",
@@ -40,5 +44,6 @@ __all__ = [
     "load_parameters",
     "load_trajectory",
     "save_factor",
+    "structured",
     "trajectory_writer",
 ]
