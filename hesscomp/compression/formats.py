@@ -13,7 +13,7 @@ import numpy as np
 from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.compress import FROBENIUS, CompressionOptions, in_layout
 from hesscomp.compression.compress import compress as compress_low_rank
-from hesscomp.compression.hbs import HbsFit, TooNarrow
+from hesscomp.compression.hbs import HbsFit, TooNarrow, usual_columns
 from hesscomp.compression.hodlr import compress_hodlr
 from hesscomp.compression.nystrom import Nystrom
 from hesscomp.compression.one_pass import from_sketch
@@ -157,8 +157,7 @@ class HbsFormat(Format):
     name = Hbs.kind
 
     def columns(self, n, rank, oversample):
-        leaf = default_leaf(n)
-        return min(2 * (leaf + min(rank, leaf)) + PROBES, n)
+        return min(usual_columns(n, default_leaf(n), rank) + PROBES, n)
 
     def compress(self, sketch, asked, tree, start):
         if asked.tolerance is None:
@@ -263,8 +262,8 @@ class FormatOptions(CompressionOptions):
     )
     sketch_columns: int | None = option(
         None, low=1, metavar="C", advanced=True,
-        help="columns of a hierarchical format's first sketch; default: twice those of a leaf and "
-        "its rank",
+        help="columns of a hierarchical format's first sketch; default: twice a leaf's and the "
+        "rank",
     )  # fmt: skip
 
     def _check(self) -> None:
