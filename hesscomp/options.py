@@ -8,7 +8,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from inspect import get_annotations
@@ -229,6 +229,17 @@ class Seeded(Options, group="numbers"):
     """The seed of all that is random."""
 
     seed: int = option(0, low=0, high=2**32 - 1, metavar="S", help="seed of all random numbers")
+
+
+def refuse_unknown(given, known, what: str, instead: Mapping[str, str] | None = None) -> None:
+    """Refuse the first name in `given` that is not in `known`, with what stands in its place.
+
+    `instead` has remedies by the names that people bring from elsewhere.
+    """
+    for name in given:
+        if name not in known:
+            remedy = (instead or {}).get(name) or f"it has {', '.join(known)}"
+            raise InputError(f"{what} has no option {name}; {remedy}")
 
 
 def refuse(options, names: tuple[str, ...], what: str) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hesscomp import estimators
+from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import RANK
 from hesscomp.datasets import Dataset, from_arrays, load_dataset
@@ -18,6 +21,7 @@ from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
 from hesscomp.factors import Factor, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.operators.matrix import as_operator
 from hesscomp.operators.operator import Operator
+from hesscomp.options import refuse_unknown
 from hesscomp.parallel.world import World
 
 if TYPE_CHECKING:
@@ -27,6 +31,18 @@ if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
 
 log = logging.getLogger(__name__)
+
+COMPRESS_OPTIONS = ("start", *(part.name for part in fields(CompressionOptions)))
+EIGSH = {  # the words of `scipy.sparse.linalg.eigsh`
+    "k": "give `rank`",
+    "tol": "give `residual_tolerance`, and `max_columns` that suffice for it",
+    "ncv": "give `max_basis`",
+    "v0": "give `seed`, or `start` with a factor of a nearby matrix",
+    "maxiter": "give `max_columns`",
+    "M": "take hesscomp.compression.generalized_eigen(A, B, rank=...)",
+    "sigma": "inner eigenvalues need solves, which hesscomp does not do",
+}
+USUAL = "give `data=(X, y)`"
 
 
 def load_data(source: str | os.PathLike, world: World | None = None, **options) -> Dataset:
@@ -381,6 +397,7 @@ def compress(
     if rank is None and tolerance is None:
         rank = RANK
     operator = as_operator(matrix, psd=psd)
+    refuse_unknown(options, COMPRESS_OPTIONS, "compress", EIGSH)
     factor = compress_operator(operator, rank, tolerance, which=which, **options)
     known, made = factor.certificate, factor.provenance
     reached, asked = known.eigenvalue_converged, "residual_tolerance" in options or known.one_end
@@ -579,8 +596,18 @@ def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -
     return Restricted(operator, [blocks] if isinstance(blocks, str) else list(blocks))
 
 
-def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
-    """Return a problem as it is, or the one of a model, its loss and its data."""
+def keras_options() -> list[str]:
+    """Return the names of the options that go with a model."""
+    from hesscomp.problems.keras import KerasProblem
+
+    return list(signature(KerasProblem).parameters)[3:]  # after the model, the loss and the data
+
+
+def as_problem(problem, loss, data, options: dict[str, Any], name: str = "hessian") -> Problem:
+    """Return a problem as it is, or the one of a model, its loss and its data.
+
+    `name` is the function that was called, for messages.
+    """
     from hesscomp.problems.problem import Problem
 
     if isinstance(problem, Problem):
@@ -595,9 +622,16 @@ def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
     if loss is None and (loss := getattr(model, "loss", None)) is not None:
         compiled = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
         options = {"loss_weights": compiled, **options}
-    if loss is None or data is None:
+    if isinstance(model, str | os.PathLike):
         raise InputError(
-            "a model needs its loss and data: hessian(model, loss, (X, y)); or pass a problem"
+            f"{os.fspath(model)}: pass the model itself, keras.models.load_model of this file"
+        )
+    refuse_unknown(options, keras_options(), "the problem of a model", {"x": USUAL, "y": USUAL})
+    if loss is None or data is None:
+        call = "model, optimizer, loss" if name == "train" else "model, loss"
+        raise InputError(
+            f"a model needs its loss and data: {name}({call}, data=(X, y)), the loss only where it "
+            "is not the one that the model was compiled with; or pass a problem"
         )
     return KerasProblem(model, loss, data, **options)
 

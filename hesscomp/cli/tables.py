@@ -139,7 +139,7 @@ def _estimate(estimate) -> str:
         return f"{estimate.value:.6g} (exact)"
     text = f"{estimate.value:.6g} +- {estimate.standard_error:.2g} ({estimate.method})"
     if estimate.truncation_error > estimate.standard_error / 10:
-        text += f", and {estimate.truncation_error:.2g} from too few steps"
+        text += f", and an error of about {estimate.truncation_error:.2g} that more steps remove"
     return text
 
 

@@ -1,7 +1,7 @@
 """Stochastic Lanczos quadrature: tr f(H) for any f, the log-determinant, and the density."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,9 +37,9 @@ class SpectralDensity:
         Random vectors behind the errors; 0 where nothing was random.
     """
 
-    points: np.ndarray
-    density: np.ndarray
-    standard_errors: np.ndarray
+    points: np.ndarray = field(repr=False)
+    density: np.ndarray = field(repr=False)
+    standard_errors: np.ndarray = field(repr=False)
     width: float
     sides: tuple[tuple[float, float], ...]
     n: int

@@ -50,7 +50,8 @@ class Stopping(Options, group="stopping"):
 
     Gradients are those of the gradient batch, the target is for the objective over all rows, and
     batches count as passes by their share. Where the seconds end a run, the number of its steps
-    depends on the machine.
+    depends on the machine. `patience` is early stopping: by the loss on test rows, wherever that is
+    evaluated (each step over all rows, or each step that `evaluate_every` names).
     """
 
     max_steps: int = option(100, low=0, metavar="K", help="stop after K steps")
@@ -68,6 +69,11 @@ class Stopping(Options, group="stopping"):
     max_seconds: float | None = option(
         None, above=0, unbounded=True, metavar="S", help="stop after S seconds of this call"
     )
+    patience: int | None = option(
+        None, low=1, metavar="N",
+        help="stop after N evaluations of the test rows without a lower loss; the best point is "
+        "then that of their lowest loss",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

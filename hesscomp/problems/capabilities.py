@@ -49,6 +49,7 @@ PREDICTION = Capability("prediction", ("output",), "compute its predictions your
 KERAS_WEIGHTS = Capability(
     "Keras weights", ("read_weights", "set_fixed"), "take the point from a .npy file"
 )
+KERAS_MODEL = Capability("Keras model", ("save_model",), "write the point to a .npy file")
 MARGINS = Capability(
     "margins",
     ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),

@@ -314,6 +314,10 @@ class Problem(ABC):
         if values is not None:
             raise self.lacks(ability.KERAS_WEIGHTS)
 
+    def save_model(self, path: str | os.PathLike, x: np.ndarray) -> None:
+        """Write the model with the parameters x, which it keeps, to a .keras file; local."""
+        raise self.lacks(ability.KERAS_MODEL)
+
     # The losses of rows are functions of margins A x, so that those along a line follow from the
     # margins at two of its points
 

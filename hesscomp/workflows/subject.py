@@ -160,7 +160,11 @@ class ProblemRequest(
             raise InputError(f"`features` {self.features} does not go with a network; leave it out")
         super()._check()
         if self.model is not None and (self.loss is None or self.data is None):
-            raise Incomplete("`model` needs `loss` and `data`; give both")
+            missing = " and ".join(f"`{k}`" for k in ("loss", "data") if getattr(self, k) is None)
+            raise Incomplete(
+                f"`model` needs `loss` and `data`; give {missing} too (the settings that the model "
+                "was compiled with are not read)"
+            )
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
         if self.model is not None:

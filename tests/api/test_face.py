@@ -234,6 +234,34 @@ def test_optimizers_without_a_counterpart(optimizer, words):
         hc.train(model(), optimizer(), "sparse_categorical_crossentropy", (X, Y), max_steps=1)
 
 
+@pytest.mark.parametrize("call, words", [
+    (lambda net, **data: hc.train(net, "adam", epochs=3, **data), "no option epochs; give `max_p"),
+    (lambda net, **data: hc.train(net, "adam", batch_size=3, **data), "give `gradient`"),
+    (lambda net, **data: hc.train(net, "adam", nonsense=3, **data), "it has gradient, .* ridge"),
+    (lambda net, **data: hc.train(net, "adam", settings={"lr": 1}, **data), "no option lr; it has"),
+    (lambda net, **data: hc.train(net, callbacks=[keras.callbacks.EarlyStopping()], **data),
+     "EarlyStopping is none; .* `patience`"),
+    (lambda net, **data: hc.train(net, "adam"), r"train\(model, optimizer, loss, data="),
+    (lambda net, **data: hc.hessian(net, data["data"]), r"hessian\(model, loss, data="),
+    (lambda net, **data: hc.hessian(net, x=X, y=Y), "no option x; give `data="),
+    (lambda net, **data: hc.hessian(net, **data, nonsense=1), "it has world, ridge"),
+    (lambda net, **data: hc.hessian("m.keras", **data), "m.keras: pass the model itself"),
+    (lambda net, **data: hc.hessian(net, data["loss"], "d.npz"), "read it with load_data"),
+    (lambda net, **data: hc.compress(net, 2), "of a model or a problem take its matrix first"),
+    (lambda net, **data: hc.compress(np.eye(3), k=2), "compress has no option k; give `rank`"),
+    (lambda net, **data: hc.compress(np.eye(3), 2, nonsense=1), "it has start, "),
+])  # fmt: skip
+def test_what_people_try_is_answered(call, words):
+    with pytest.raises(InputError, match=words):
+        call(model(), loss="sparse_categorical_crossentropy", data=(X, Y))
+
+
+def test_one_callback_stands_for_itself():
+    problem, seen = hc.LogisticRegression(hc.load_data("adult")), []
+    hc.train(problem, "newton-cg", max_steps=1, callbacks=lambda row, x: seen.append(row["step"]))
+    assert seen == [0, 1]
+
+
 def test_ctrl_c_keeps_what_was_reached(tmp_path):
     net, loss, calls = model(), "sparse_categorical_crossentropy", []
 

@@ -257,6 +257,24 @@ def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
     assert np.linalg.norm(dense(load_factor("f.h5")) - F) <= 1e-10 * np.linalg.norm(F)
 
 
+def test_training_writes_the_model(in_tmp, capsys):
+    model = tiny()
+    model.save("m.keras")
+    command = ["train", *MODEL, "--optimizer", "hessian-free", "--max-steps", 3, "--save-point"]
+    assert run(*command, "trained.keras") == 0 and run(*command, "x.npy") == 0
+    assert "wrote model: trained.keras" in capsys.readouterr().out
+    trained, (X, y) = keras.models.load_model("trained.keras"), rows()
+    values = np.concatenate([np.ravel(weight) for weight in trained.get_weights()])
+    np.testing.assert_allclose(values, np.load("x.npy"), rtol=1e-6)
+    trained.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(loss=trained.loss)
+    assert trained.evaluate(X, y, verbose=0) < model.evaluate(X, y, verbose=0)
+    logistic = ["train", "--data", "adult", "--optimizer", "sgd", "--save-point", "m.keras"]
+    assert "write the point to a .npy file" in refused(capsys, *logistic)
+    patience = [*command[:-1], "--patience", 2]
+    assert "--patience goes with --test" in refused(capsys, *patience)
+
+
 def test_one_point_in_every_form(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
@@ -334,7 +352,10 @@ def test_a_problem_from_python(in_tmp, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "m.keras", "--data", "d.npz"], "--model needs --loss and --data"),
+        (
+            ["--model", "m.keras", "--data", "d.npz"],
+            "--model needs --loss and --data; give --loss too",
+        ),
         ([*MODEL, "--loss", "hinge"], "hinge"),
         ([*MODEL, "--engine", "steam"], "unknown engine steam; use one of auto"),
         ([*MODEL, "--features", "fourier"], "--features fourier does not go"),
