@@ -240,7 +240,7 @@ class _Progress:
 
     def summary(self, result: TrainResult) -> None:
         text = (
-            f"{result.status} after {result.steps} steps: {result.reason}; at the best point "
+            f"{result.status} after {result.steps} steps: {result.reason}; at the best point: "
             f"objective {result.best_objective:.8g}"
         )
         if result.test is not None:
