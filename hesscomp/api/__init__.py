@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hesscomp import estimators
-from hesscomp.compression import CompressionOptions
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import RANK
-from hesscomp.compression.formats import LOW_RANK
+from hesscomp.compression.formats import LOW_RANK, FormatOptions
 from hesscomp.datasets import Dataset, from_arrays, load_dataset
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COMPRESS_OPTIONS = ("start", *(part.name for part in fields(CompressionOptions)))
+COMPRESS_OPTIONS = ("start", "format", "tree", "on_choice") + tuple(
+    part.name for part in fields(FormatOptions) if part.name != "factor_format"
+)
 EIGSH = {  # the words of `scipy.sparse.linalg.eigsh`
     "k": "give `rank`",
     "tol": "give `residual_tolerance`, and `max_columns` that suffice for it",
