@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-COMPRESS_OPTIONS = ("start", "format", "tree", "on_choice") + tuple(
-    part.name for part in fields(FormatOptions) if part.name != "factor_format"
-)
+COMPRESS_OPTIONS = ["start", "format", "tree", "on_choice"]
+COMPRESS_OPTIONS += [part.name for part in fields(FormatOptions) if part.name != "factor_format"]
 EIGSH = {  # the words of `scipy.sparse.linalg.eigsh`
     "k": "give `rank`",
     "tol": "give `residual_tolerance`, and `max_columns` that suffice for it",
