@@ -7,7 +7,6 @@ import numpy as np
 from hesscomp.compression.compress import compress
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.operators.matrix import as_operator
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ def generalized_eigen(
     >>> generalized_eigen(A, B, rank=2).eigenvalues.round(6)  # of A u = w diag(B) u
     array([3., 2.])
     """
+    from hesscomp.operators.matrix import as_operator  # which loads MPI
+
     whitened = Whitened(as_operator(matrix), B)
     factor = compress(whitened, rank, **options)
     U = whitened.in_layout(factor.layout).backward(factor.eigenvectors)

@@ -320,6 +320,11 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--target": Case("--target 0.5"),
             "--max-passes": Case("--max-passes 3"),
             "--max-seconds": Case("--max-seconds 1e-9"),
+            "--patience": Case(
+                "--patience 1",
+                f"train --optimizer sgd --set learning_rate=20 {LOGISTIC} --test t.csv "
+                "--max-steps 9",
+            ),
             **problem_options(),
             "--seed": Case(
                 "--seed 5",
