@@ -70,7 +70,7 @@ def update_hierarchical(
     >>> np.allclose(G.to_dense(), F.to_dense() - 2), int(G.ranks.max())
     (True, 1)
     """
-    B = factor._checked(B)
+    B = factor.checked(B)
     B = B[:, None] if B.ndim == 1 else B
     c = np.ones(B.shape[1]) if c is None else np.atleast_1d(np.asarray(c, dtype=np.float64))
     finite = np.isfinite(c).all() and not factor.layout.any(not np.isfinite(B).all())

@@ -53,7 +53,7 @@ class Diagonal(Factor):
         InputError
             If an entry of d + shift is 0, or the shapes do not fit.
         """
-        B = self._checked(B)
+        B = self.checked(B)
         return scale_rows(self.inverse_diagonal(shift), B)
 
     def inverse_diagonal(self, shift: float) -> np.ndarray:  # type: ignore[override]  # no tail
@@ -70,7 +70,7 @@ class Diagonal(Factor):
         return self.entries.copy()
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        V = self._checked(V)
+        V = self.checked(V)
         squares = (V if V.ndim > 1 else V[:, None]) ** 2
         form = self.layout.inner(self.entries[:, None], squares)[0]
         return form if V.ndim > 1 else float(form[0])

@@ -137,7 +137,7 @@ class Hierarchical(Factor):
         InputError
             Where F + shift I is singular, or the shapes do not fit.
         """
-        B, found = self._checked(B), self.eliminated(shift)
+        B, found = self.checked(B), self.eliminated(shift)
         if found.zero:
             raise InputError(
                 f"the factor with shift {shift:g} is singular: {found.zero} of its pivots are 0; "
@@ -194,7 +194,7 @@ class Hierarchical(Factor):
         return float(abs(found[0]))
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        V = self._checked(V)
+        V = self.checked(V)
         columns = V if V.ndim > 1 else V[:, None]
         products = columns * self.block_product(columns)
         form = self.layout.inner(np.ones((len(columns), 1)), products)[0]

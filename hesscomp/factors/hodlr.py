@@ -164,7 +164,7 @@ class Hodlr(Hierarchical):
         -----
         About 6 (k + j)^2 operations a parameter and level.
         """
-        B, c = self.layout.whole(self._checked(B)), np.asarray(c, dtype=np.float64)
+        B, c = self.layout.whole(self.checked(B)), np.asarray(c, dtype=np.float64)
         if B.ndim != 2 or c.shape != (B.shape[1],) or not np.isfinite(c).all():
             raise InputError(
                 f"an update takes an (n, j) array and j finite weights, not shapes {B.shape} and "

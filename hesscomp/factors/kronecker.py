@@ -198,7 +198,7 @@ class Kronecker(Factor):
         InputError
             If an eigenvalue plus the shift is 0, or the shapes do not fit.
         """
-        B, shifted = self._checked(B), self._spectrum() + finite_shift(shift)
+        B, shifted = self.checked(B), self._spectrum() + finite_shift(shift)
         if not shifted.all():
             raise self._singular(shift, shifted)
         return self._times(1 / shifted, B)
@@ -224,7 +224,7 @@ class Kronecker(Factor):
         return replace(self, spectrum=self.layout.local(1 / shifted)).diagonal()
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        V = self._checked(V)
+        V = self.checked(V)
         columns = V if V.ndim > 1 else V[:, None]
         ones = np.ones((len(columns), 1))
         form = self.layout.inner(ones, columns * self.block_product(columns))[0]

@@ -169,7 +169,7 @@ class Operator(ABC):
         One reduction of n k words; in the row layout one gather and one reduce-scatter for each
         panel, n k words in all, and one word more to agree that all is finite.
         """
-        V = self._checked(V)
+        V = self.checked(V)
         block = V[:, None] if V.ndim == 1 else V
         if not block.shape[1]:
             return np.zeros(V.shape)
@@ -186,14 +186,14 @@ class Operator(ABC):
 
         Reduces q k words instead of n k, except in the row layout and in reproducible mode.
         """
-        Q, V = self._checked(Q), self._checked(V)
+        Q, V = self.checked(Q), self.checked(V)
         if not V.shape[1]:
             return np.zeros((Q.shape[1], 0))
         return self._counted(self._project(Q, V), V.shape[1])
 
     def quadratic(self, V: np.ndarray) -> np.ndarray:
         """Return V^T H V, exactly symmetric: `project` for k (k + 1) / 2 words in place of k^2."""
-        V = self._checked(V)
+        V = self.checked(V)
         if not V.shape[1]:
             return np.zeros((0, 0))
         Q = self._counted(self._quadratic(V), V.shape[1])
@@ -215,7 +215,8 @@ class Operator(ABC):
         self.world.check_interrupt()
         return out
 
-    def _checked(self, V) -> np.ndarray:
+    def checked(self, V) -> np.ndarray:
+        """Return an (n,) or (n, k) array as float64; InputError where its rows do not fit."""
         V = np.asarray(V, dtype=np.float64)
         rows = self.layout.rows
         if V.ndim not in (1, 2) or V.shape[0] != rows:
