@@ -578,12 +578,14 @@ def contents(path: Path):
 
 
 LONG = ("update", "figure")  # whose options are compress's for the most part
-# Options that diagonal and spectrum take by the same functions as compress, whose cases test them.
+# Options that others take by the same functions as compress, whose cases test them.
 SHARED = {**subject_options("", ""), **operator_options("", "")}
 
 
 def is_slow(command: str, option: str) -> bool:
-    return command in LONG or (command in ("diagonal", "spectrum") and option in SHARED)
+    return command in LONG or (
+        command in ("diagonal", "spectrum", "sensitivity") and option in SHARED
+    )
 
 
 @pytest.mark.parametrize(
