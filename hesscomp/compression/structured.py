@@ -119,4 +119,5 @@ def _replicated(base: Factor, operator: Operator) -> Factor:
 def _norm(factor: Structured) -> float:
     """Return an estimate of ||F||_F by random vectors."""
     vectors = probes(Replicated(factor.n), 0, NORM_COLUMNS, 0)
-    return float(np.linalg.norm(factor._product(vectors)) / np.sqrt(NORM_COLUMNS))
+    products = factor.in_layout(Replicated(factor.n)) @ vectors
+    return float(np.linalg.norm(products) / np.sqrt(NORM_COLUMNS))
