@@ -359,8 +359,8 @@ def compress(
     ----------
     matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
     rank : int, optional
-        Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given. With `format` "hbs" the
-        columns of each node's basis.
+        Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given. With the formats "hbs"
+        and "hodlr" the rank at each node of the tree.
     tolerance : float, optional
         Take the smallest rank with ||H - F|| <= tolerance ||H|| instead, both estimated.
     which : {"LM", "LA", "SA"}
@@ -372,9 +372,10 @@ def compress(
         Of an array or a SciPy operator: it is positive semidefinite, which makes the default method
         cheaper. An `Operator` knows this itself.
     **options
-        `format`: "low-rank" (by default), "hbs" for matrices whose off-diagonal blocks have low
-        rank in some `ordering` of the parameters, or "auto", which tries both on one sketch; with
-        `ordering`, `tree`, `leaf_size` and `on_choice`: `hesscomp.compression.compress`.
+        `format`: "low-rank" (by default); "hbs" or "hodlr" for matrices whose off-diagonal blocks
+        have low rank in some `ordering` of the parameters; or "auto", which tries all on one
+        sketch. With `ordering`, `tree`, `leaf_size` and `on_choice`:
+        `hesscomp.compression.compress`.
 
         `method`, `oversample`, `power`, `seed` and others: `hesscomp.compression.compress`. For
         eigenvalues to a stated accuracy, as from `scipy.sparse.linalg.eigsh`, give

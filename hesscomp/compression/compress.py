@@ -20,7 +20,7 @@ from hesscomp.factors.factor import Factor
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, metered
 from hesscomp.operators.operator import Operator
-from hesscomp.options import described, option, refuse, refuse_unknown
+from hesscomp.options import option, refuse
 from hesscomp.parallel.layout import PANEL
 from hesscomp.parallel.resources import fits_in_memory, sketch_bytes
 
@@ -175,8 +175,6 @@ def compress(
     Memory 5 n l numbers at most; krylov (4 + power) n l, or as little as 2 n l with `max_basis`; in
     the row layout a P-th of that on each of P ranks, and two or three (n, panel) arrays.
     """
-    known = (each.name for each in described(CompressionOptions, told=False))
-    refuse_unknown(options, {"start", *known}, "compress")
     asked = CompressionOptions(rank=rank, tolerance=tolerance, **options)
     asked = replace(asked, which=end_taken(asked.which, operator.psd))
     operator = in_layout(operator, asked)

@@ -101,8 +101,13 @@ class Format(ABC):
         """Return the certified factor; a sketch with columns may serve as they are."""
 
     @abstractmethod
-    def candidate(self, sketch: GaussianSketch, asked: FormatOptions, tree: Tree) -> Candidate:
-        """Return what the format makes of a sketch that others read too, without a product."""
+    def candidate(
+        self, sketch: GaussianSketch, asked: FormatOptions, tree: Tree, others: dict[str, Candidate]
+    ) -> Candidate:
+        """Return what the format makes of a sketch that others read too, without a product.
+
+        `others` are the candidates of the formats before it in `FORMATS`.
+        """
 
 
 class LowRankFormat(Format):
@@ -116,7 +121,7 @@ class LowRankFormat(Format):
     def compress(self, sketch, asked, tree, start):
         return compress_low_rank(sketch.operator, start=start, **values(asked, CompressionOptions))
 
-    def candidate(self, sketch, asked, tree):
+    def candidate(self, sketch, asked, tree, others):
         found = self._approximation(sketch, asked)
         errors = found.errors(None if sketch.exact else sketch.probes)
         largest = np.abs(found.eigenvalues).max(initial=0.0)
@@ -191,7 +196,7 @@ class HbsFormat(Format):
                 return factor
             tolerance *= MARGIN * asked.tolerance / factor.certificate.relative_error
 
-    def candidate(self, sketch, asked, tree):
+    def candidate(self, sketch, asked, tree, others):
         fit = HbsFit(sketch, tree, asked.oversample)
         try:
             factor, error = fit.meeting(MARGIN * asked.tolerance, asked.max_rank)
@@ -217,9 +222,9 @@ class HodlrFormat(Format):
             oversample=asked.oversample, seed=asked.seed, probe_count=asked.probe_count,
         )  # fmt: skip
 
-    def candidate(self, sketch, asked, tree):
+    def candidate(self, sketch, asked, tree, others):
         """The blocks of siblings as the HBS factor of the sketch has them; no factor."""
-        near = FORMATS[Hbs.kind].candidate(sketch, asked, tree)
+        near = others[Hbs.kind]
         assert isinstance(near.factor, Hbs)  # as that format makes
         columns, numbers = tree.leaf_sizes.max(), np.sum(tree.leaf_sizes**2)
         for level, B in enumerate(reversed(near.factor.stacks.couplings)):
@@ -458,7 +463,10 @@ def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice)
     if needed > 0:
         sketch.grow(needed)
     while True:
-        found = [each.candidate(sketch, asked, tree) for each in FORMATS.values()]
+        by_name: dict[str, Candidate] = {}
+        for name, each in FORMATS.items():
+            by_name[name] = each.candidate(sketch, asked, tree, by_name)
+        found = list(by_name.values())
         met = [each for each in found if each.error <= tolerance]
         if met or not grow(sketch, tree, 0):
             break

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hesscomp.compression.approximation import FAILURE_BOUND, Probes
+from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.errors import InputError
 from hesscomp.factors.certificate import UNKNOWN, Certificate
 from hesscomp.factors.factor import Factor
@@ -256,21 +256,10 @@ def _orthonormal(Y: np.ndarray) -> np.ndarray:
 
 
 def certified(factor: Factor, probes: Probes, tolerance: float | None, size: float) -> Certificate:
-    """Return the certificate of a factor, by probes that its construction has not used.
-
-    `size` is the factor's Frobenius norm. The spectral bound holds with probability 1 - 10^-r for r
-    probes (Halko, Martinsson and Tropp 2011, lemma 4.1), and is loose: measured, 40 to 55 times
-    ||H - F||_2.
-    """
-    layout, count = factor.layout, probes.vectors.shape[1]
+    """Return the certificate of a factor by fresh probes; `size` is its own Frobenius norm."""
+    layout = factor.layout
     squares = layout.squares(probes.images - factor @ probes.vectors)
-    error = float(np.sqrt(np.mean(squares)))
-    norm = float(np.hypot(size, error))
-    return Certificate(
-        frobenius_error_estimate=error,
-        frobenius_norm_estimate=norm,
-        spectral_error_bound=float(FAILURE_BOUND * np.sqrt(np.max(squares))),
-        converged=tolerance is None or layout.decide(error <= tolerance * norm),
-        estimator="probes",
-        spectral_failure=10.0**-count,
-    )
+    error = np.sqrt(np.mean(squares))
+    norm = np.hypot(size, error)
+    met = tolerance is None or layout.decide(error <= tolerance * norm)
+    return certificate_by_probes(squares, norm, converged=met)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hesscomp.compression.approximation import FAILURE_BOUND, Probes
+from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.operator import Operator
@@ -78,21 +78,18 @@ class GaussianSketch:
         """Return an estimate of ||H - F||_F."""
         known = measured or self.probes
         assert known is not None  # it has grown
-        rest = known.images - factor @ known.vectors
-        return self._agreed(np.sqrt(np.mean(self.layout.squares(rest))))
+        return float(np.sqrt(np.mean(self._left(factor, known))))
+
+    def _left(self, factor: Factor, measured: Probes) -> np.ndarray:
+        """Return ||(H - F) omega||^2 of probes: rank 0's, since ranks may round apart."""
+        rest = measured.images - factor @ measured.vectors
+        return self.layout.on_root(np.asarray, self.layout.squares(rest))
 
     def certificate(self, factor: Factor, measured: Probes, tolerance: float | None) -> Certificate:
         """Return what probes say of H - F. The spectral bound is loose: often 50 times the error.
 
         ||H||_F is estimated by all columns of the sketch.
         """
-        squares = self.layout.squares(measured.images - factor @ measured.vectors)
-        error, norm = self._agreed(np.sqrt(np.mean(squares))), self.norm
-        return Certificate(
-            frobenius_error_estimate=error,
-            frobenius_norm_estimate=norm,
-            spectral_error_bound=float(FAILURE_BOUND * np.sqrt(np.max(squares))),
-            converged=tolerance is None or error <= tolerance * norm,
-            estimator="probes",
-            spectral_failure=10.0**-self.count,
-        )
+        squares = self._left(factor, measured)
+        met = tolerance is None or bool(np.sqrt(np.mean(squares)) <= tolerance * self.norm)
+        return certificate_by_probes(squares, self.norm, converged=met)

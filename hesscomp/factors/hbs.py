@@ -11,14 +11,14 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
-from hesscomp.factors.hierarchical import Elimination, Hierarchical
+from hesscomp.factors.hierarchical import Elimination, InLeaves
 from hesscomp.factors.tree import Tree
 
 DELAY = 1e-3  # a pivot below this part of its coupling is left to the parent
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Hbs(Hierarchical):
+class Hbs(InLeaves):
     """A symmetric matrix whose off-diagonal blocks have nested bases, by the nodes of a `tree`.
 
     The block of two leaves is U_i (...) U_j^T: an orthonormal basis U for each leaf, and for each
@@ -59,10 +59,7 @@ class Hbs(Hierarchical):
     (True, 1.0)
     """
 
-    permutation: np.ndarray
-    bounds: np.ndarray
     ranks: np.ndarray
-    leaf_blocks: np.ndarray
     bases: np.ndarray
     couplings: np.ndarray
 
@@ -114,23 +111,7 @@ class Hbs(Hierarchical):
             )
         if below.max(initial=0) > self.n:
             raise InputError("the ranks are larger than the matrix")
-        for name, wanted in zip(
-            ("leaf_blocks", "bases", "couplings"), self._shapes.lengths, strict=True
-        ):
-            if (found := len(getattr(self, name))) != wanted:
-                raise InputError(f"{name} hold {found} numbers, where ranks make {wanted}")
-
-    @property
-    def is_blank(self) -> bool:
-        return not len(self.leaf_blocks) or super().is_blank
-
-    @cached_property
-    def tree(self) -> Tree:  # type: ignore[override]  # it is remembered
-        return Tree(self.permutation, self.bounds)
-
-    @property
-    def numbers(self) -> int:
-        return len(self.leaf_blocks) + len(self.bases) + len(self.couplings)
+        self.check_lengths(self._shapes.lengths)
 
     @cached_property
     def _shapes(self) -> Shapes:
@@ -308,12 +289,12 @@ class Shapes:
         return cls(Ragged(sizes, sizes, (int(sizes.max()),) * 2), bases, couplings)
 
     @property
-    def lengths(self) -> tuple[int, int, int]:
-        return (
-            self.leaf.size,
-            sum(part.size for part in self.bases),
-            sum(part.size for part in self.couplings),
-        )
+    def lengths(self) -> dict[str, int]:
+        return {
+            "leaf_blocks": self.leaf.size,
+            "bases": sum(part.size for part in self.bases),
+            "couplings": sum(part.size for part in self.couplings),
+        }
 
 
 def _packed(parts: list[Ragged], stacks: list[np.ndarray]) -> np.ndarray:

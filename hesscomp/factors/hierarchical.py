@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -222,6 +223,33 @@ class Hierarchical(Factor):
     @property
     def extent(self) -> str:
         return f"{self.numbers / self.n:.3g} numbers a parameter"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class InLeaves(Hierarchical):
+    """A factor that stores its tree, and the diagonal blocks of the tree's leaves."""
+
+    permutation: np.ndarray
+    bounds: np.ndarray
+    leaf_blocks: np.ndarray
+
+    @property
+    def is_blank(self) -> bool:
+        return not len(self.leaf_blocks) or super().is_blank
+
+    @cached_property
+    def tree(self) -> Tree:  # type: ignore[override]  # it is remembered
+        return Tree(self.permutation, self.bounds)
+
+    @property
+    def numbers(self) -> int:
+        return sum(len(getattr(self, name)) for name in self.arrays.keys() - self.integers)
+
+    def check_lengths(self, wanted: Mapping[str, int]) -> None:
+        """Raise InputError where an array is not as long as the tree and the ranks make it."""
+        for name, numbers in wanted.items():
+            if (found := len(getattr(self, name))) != numbers:
+                raise InputError(f"{name} hold {found} numbers, where ranks make {numbers}")
 
 
 class Inverse(Operator):

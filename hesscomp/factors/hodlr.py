@@ -11,12 +11,12 @@ import numpy as np
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hbs import Shapes, Stacks, eliminate
-from hesscomp.factors.hierarchical import Elimination, Hierarchical
+from hesscomp.factors.hierarchical import Elimination, InLeaves
 from hesscomp.factors.tree import Tree
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Hodlr(Hierarchical):
+class Hodlr(InLeaves):
     """A symmetric matrix whose off-diagonal blocks have low rank, by the nodes of a `tree`.
 
     The block of two siblings is W_1 W_2^T, where each has as many columns as that block's rank: its
@@ -55,10 +55,7 @@ class Hodlr(Hierarchical):
     (True, 0, 1.0)
     """
 
-    permutation: np.ndarray
-    bounds: np.ndarray
     block_ranks: np.ndarray
-    leaf_blocks: np.ndarray
     sides: np.ndarray
 
     kind = "hodlr"
@@ -104,25 +101,8 @@ class Hodlr(Hierarchical):
             raise InputError(f"the ranks of blocks must lie between 0 and n = {self.n}")
         rows = [tree.node(*_place(node)) for node in range(len(ranks))]
         lengths = np.array([part.stop - part.start for part in rows], np.int64)
-        wanted = {
-            "leaf_blocks": int(np.sum(tree.leaf_sizes**2)),
-            "sides": int(np.sum(lengths * ranks)),
-        }
-        for name, numbers in wanted.items():
-            if (found := len(getattr(self, name))) != numbers:
-                raise InputError(f"{name} hold {found} numbers, where the ranks make {numbers}")
-
-    @property
-    def is_blank(self) -> bool:
-        return not len(self.leaf_blocks) or super().is_blank
-
-    @cached_property
-    def tree(self) -> Tree:  # type: ignore[override]  # it is remembered
-        return Tree(self.permutation, self.bounds)
-
-    @property
-    def numbers(self) -> int:
-        return len(self.leaf_blocks) + len(self.sides)
+        leaf_numbers, side_numbers = np.sum(tree.leaf_sizes**2), np.sum(lengths * ranks)
+        self.check_lengths({"leaf_blocks": int(leaf_numbers), "sides": int(side_numbers)})
 
     @cached_property
     def form(self) -> Form:

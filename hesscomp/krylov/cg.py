@@ -203,14 +203,11 @@ def solve_columns(
 
     Parameters
     ----------
-    A : Operator
+    A, preconditioner, max_iterations
+        As for `conjugate_gradients`.
     B : (n, k) array
     tolerance : float
         Stop a column when ||b - A x||_2 <= tolerance ||b||_2.
-    preconditioner : object with ``@``, optional
-        A positive definite approximation of the inverse of A.
-    max_iterations : int, optional
-        Default 2 n.
 
     Notes
     -----

@@ -62,8 +62,8 @@ class HessianFree(Refreshed, Optimizer):
         "diagonal", choices=("diagonal", "kronecker", *FORMATS, "none"),
         help="diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the "
         "curvature batch; kronecker: K-FAC, products of small factors for each dense or "
-        "convolutional layer, the diagonal elsewhere (Martens and Grosse 2015); low-rank or hbs: a "
-        "factor of the Gauss-Newton matrix, sketched again when that pays",
+        "convolutional layer, the diagonal elsewhere (Martens and Grosse 2015); low-rank, hbs "
+        "or hodlr: a factor of the Gauss-Newton matrix, sketched again when that pays",
     )  # fmt: skip
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")

@@ -59,8 +59,8 @@ class NewtonCG(Refreshed, Optimizer):
     )
     preconditioner: str = option(
         LOW_RANK, choices=(*FORMATS, "diagonal", "none"),
-        help="preconditioner of CG; low-rank or hbs: a factor of the matrix, sketched again when "
-        "that pays; diagonal: from squared gradients, as for hessian-free",
+        help="preconditioner of CG; low-rank, hbs or hodlr: a factor of the matrix, sketched again "
+        "when that pays; diagonal: from squared gradients, as for hessian-free",
     )  # fmt: skip
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")

@@ -122,7 +122,9 @@ class NewtonOptions(Options, group="solver"):
         LOW_RANK, choices=tuple(FORMATS), advanced=True,
         help="`solver` pcg: format of the factor that preconditions it",
     )  # fmt: skip
-    rank: int = option(40, low=1, metavar="K", help="rank of the factor; of hbs at each node")
+    rank: int = option(
+        40, low=1, metavar="K", help="rank of the factor; of hbs and hodlr at each node"
+    )
     oversample: int = option_of(SketchOptions, "oversample")
     seed: int = option_of(SketchOptions, "seed")
     tail: float | str = option(
