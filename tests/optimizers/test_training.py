@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from functions import Cliff, Rosenbrock
-from marks import slow_but
+from marks import serial_but, slow_but
 from oracles import by_rank_0
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_optimizers import FIRST_ORDER, SECOND_ORDER, synthetic, synthetic_rows
@@ -30,14 +30,8 @@ pytestmark = pytest.mark.ranks(most=3)
 
 EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
 ONE_OF_EACH = (
-    "newton-cg",
-    "trust-region",
-    "saddle-free",
-    "gauss-newton",
-    "hessian-free",
-    "drsom",
-    "adam",
-)
+    "newton-cg", "trust-region", "saddle-free", "gauss-newton", "hessian-free", "drsom", "adam",
+)  # fmt: skip
 BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
 STEPS = 8
 KILLS = 20  # of each optimizer's runs
@@ -93,7 +87,7 @@ def check_kills(problem, folder, optimizer, seed, batches=BATCHES):
 
 
 @pytest.mark.ranks(most=2)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", serial_but(ONE_OF_EACH, EVERY))
 def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
     check_kills(small, shared_tmp, EVERY[name], list(EVERY).index(name))
 
