@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hesscomp.api import trace as trace
     from hesscomp.api.linear import fit_linear as fit_linear
     from hesscomp.api.plotting import plot as plot
+    from hesscomp.api.sensitivity import sensitivity as sensitivity
     from hesscomp.api.training import train as train
     from hesscomp.operators.matrix import MatrixOperator as MatrixOperator
     from hesscomp.operators.operator import Operator as Operator
@@ -60,6 +61,7 @@ _PLACES = {
     "trace",
     "hesscomp.api.linear": "fit_linear",
     "hesscomp.api.plotting": "plot",
+    "hesscomp.api.sensitivity": "sensitivity",
     "hesscomp.api.training": "train",
     "hesscomp.operators.matrix": "MatrixOperator",
     "hesscomp.operators.operator": "Operator",

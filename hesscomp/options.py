@@ -4,11 +4,12 @@ The parsers of the command line, the checks of values and the JSON schema come f
 Texts put a parameter in backquotes; the command line shows it as its flag.
 """
 
+import difflib
 import math
 import operator
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from inspect import get_annotations
@@ -134,6 +135,11 @@ class Options:
         if group is not None:
             cls.GROUP = (group, about)
 
+    def __new__(cls, *_, **given):
+        known = [each.name for each in fields(cls)]  # type: ignore[arg-type]  # it is a dataclass
+        refuse_unknown(given, known, cls.__name__)
+        return super().__new__(cls)
+
     def __post_init__(self):
         for each in described(type(self), told=False):
             each.check(getattr(self, each.name))
@@ -231,8 +237,40 @@ class Seeded(Options, group="numbers"):
     seed: int = option(0, low=0, high=2**32 - 1, metavar="S", help="seed of all random numbers")
 
 
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that was meant, most likely; None where none is like it."""
+    bare = {each.strip("-"): each for each in names}
+    asked = name.strip("-").lower()
+    longer = [
+        each
+        for each in bare
+        if min(len(each), len(asked)) > 2 and (each.startswith(asked) or asked.startswith(each))
+    ]
+    for among, likeness in ((bare, 0.8), (longer, 0.0), (bare, 0.6)):
+        found = difflib.get_close_matches(asked, among, n=1, cutoff=likeness)
+        if found:
+            return bare[found[0]]
+    return None
+
+
+def refuse_unknown(
+    given: Iterable[str], known: Iterable[str], of: str, instead: Mapping[str, str] | None = None
+) -> None:
+    """Raise InputError for a name that is not known, with what was meant.
+
+    `instead` has remedies for names that people bring from elsewhere; of others the nearest known
+    one is named.
+    """
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = nearest(name, known)
+            meant = f"did you mean `{near}`?" if near else f"it has {', '.join(known)}"
+            raise InputError(f"{of} has no option `{name}`; {(instead or {}).get(name, meant)}")
+
+
 def refuse(options, names: tuple[str, ...], what: str) -> None:
     """Refuse options that are given although they would change nothing."""
     for name in names:
-        if getattr(options, name, None) is not None:
+        if getattr(options, name, None) not in (None, ()):
             raise InputError(f"`{name}` does not go with {what}")

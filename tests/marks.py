@@ -5,7 +5,21 @@ from collections.abc import Iterable
 import pytest
 
 
+def _marked_but(chosen: Iterable, cases: Iterable, mark) -> list:
+    chosen = set(chosen)
+    return [
+        case
+        if case in chosen
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=mark)
+        for case in cases
+    ]
+
+
 def slow_but(quick: Iterable, cases: Iterable) -> list:
     """The cases of a test: those of `quick` in every run, the others in the slow one."""
-    quick = set(quick)
-    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    return _marked_but(quick, cases, pytest.mark.slow)
+
+
+def serial_but(on_ranks: Iterable, cases: Iterable) -> list:
+    """The cases of a test: on several ranks those of `on_ranks`, for which the others stand too."""
+    return _marked_but(on_ranks, cases, pytest.mark.serial)

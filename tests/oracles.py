@@ -4,7 +4,20 @@ import numpy as np
 import scipy.linalg
 
 from hesscomp.curvature.sharded import ShardedOperator
-from hesscomp.factors import Factor, LowRank, compare, from_contents, load_factor, save_factor
+from hesscomp.factors import (
+    UNKNOWN,
+    Factor,
+    Hbs,
+    Hodlr,
+    LowRank,
+    Tree,
+    compare,
+    from_contents,
+    load_factor,
+    save_factor,
+)
+from hesscomp.factors.hbs import Shapes, Stacks
+from hesscomp.factors.hodlr import Form
 from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.world import World
 
@@ -41,6 +54,40 @@ class Sharded(ShardedOperator):
 
     def _local(self, V):
         return self.part @ V
+
+
+def random_hbs(n: int, leaf_size: int, rank: int, rng, ragged: bool = True) -> Hbs:
+    """An exact HBS matrix over a random ordering; `ragged` ranks lie between 0 and `rank`."""
+    tree = Tree.halves(n, leaf_size, rng.permutation(n))
+    ranks, below = np.zeros(2 * tree.leaves - 1, np.int64), tree.leaf_sizes
+    for level in range(tree.levels, 0, -1):
+        most = np.minimum(below, rank)
+        k = rng.integers(0, most + 1) if ragged else most
+        ranks[2**level - 1 : 2 ** (level + 1) - 1], below = k, k.reshape(-1, 2).sum(axis=1)
+    shapes = Shapes.of(tree, ranks)
+    bases = []
+    for part in shapes.bases:
+        flat = [np.empty(0)]
+        for rows, columns in zip(part.rows, part.columns, strict=True):
+            flat.append(np.linalg.qr(rng.standard_normal((rows, columns)))[0].ravel())
+        bases.append(part.unpack(np.concatenate(flat)))
+    couplings = [part.unpack(rng.standard_normal(part.size)) for part in shapes.couplings]
+    D = shapes.leaf.unpack(rng.standard_normal(shapes.leaf.size))
+    stacks = Stacks(ranks, D + np.swapaxes(D, 1, 2), bases, couplings)
+    return Hbs.of_stacks(tree, stacks, certificate=UNKNOWN)
+
+
+def random_hodlr(n: int, leaf_size: int, rank: int, rng, ragged: bool = True, shift=0.0) -> Hodlr:
+    """An exact HODLR matrix over a random ordering; `ragged` ranks lie between 0 and `rank`."""
+    tree = Tree.halves(n, leaf_size, rng.permutation(n))
+    nodes, levels, m = tree.leaves - 1, tree.levels, int(tree.leaf_sizes.max())
+    ranks = rng.integers(0, rank + 1, nodes) if ragged else np.full(nodes, rank)
+    by_level = [ranks[2**level - 1 : 2 ** (level + 1) - 1] for level in range(levels)]
+    widths = [int(of.max()) for of in by_level]
+    stack = rng.standard_normal((tree.leaves, m, m + sum(widths)))
+    form = Form(stack, widths)
+    form.leaves[...] = form.leaves + np.swapaxes(form.leaves, 1, 2) + shift * np.eye(m)
+    return Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN)
 
 
 def dense(factor: LowRank) -> np.ndarray:
@@ -120,6 +167,7 @@ def check_factor(factor: Factor, folder) -> None:
     for s in (shift, -1.7 * shift):
         shifted = F + s * np.eye(n)
         close(factor.solve(b, s, **tail), np.linalg.solve(shifted, B), 1e-9)
+        close(factor.inverse_diagonal(s, **tail), np.diag(np.linalg.inv(shifted)), 1e-9)
         close(factor.solve(b[:, 0], s, **tail), np.linalg.solve(shifted, B[:, 0]), 1e-9)
         np.testing.assert_allclose(
             factor.logdet(s), np.linalg.slogdet(shifted), rtol=1e-9, atol=1e-9

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from hesscomp import estimators
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import RANK
+from hesscomp.compression.formats import LOW_RANK, FormatOptions
 from hesscomp.datasets import Dataset, load_dataset
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
@@ -20,6 +23,7 @@ from hesscomp.linear import LinearModel, load_model, save_model
 from hesscomp.linear.hdf5 import is_model
 from hesscomp.operators.matrix import as_operator
 from hesscomp.operators.operator import Operator
+from hesscomp.options import described, refuse_unknown
 from hesscomp.parallel.world import World
 
 if TYPE_CHECKING:
@@ -29,6 +33,19 @@ if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
 
 log = logging.getLogger(__name__)
+
+COMPRESS_OPTIONS = ["start", "format", "tree", "on_choice"]
+COMPRESS_OPTIONS += [part.name for part in fields(FormatOptions) if part.name != "factor_format"]
+EIGSH = {  # the words of `scipy.sparse.linalg.eigsh`
+    "k": "give `rank`",
+    "tol": "give `residual_tolerance`, and `max_columns` that suffice for it",
+    "ncv": "give `max_basis`",
+    "v0": "give `seed`, or `start` with a factor of a nearby matrix",
+    "maxiter": "give `max_columns`",
+    "M": "take hesscomp.compression.generalized_eigen(A, B, rank=...)",
+    "sigma": "inner eigenvalues need solves, which hesscomp does not do",
+}
+USUAL = "give `data=(X, y)`"
 
 
 def load_data(source: str | os.PathLike, world: World | None = None, **options) -> Dataset:
@@ -180,7 +197,7 @@ def jacobian(problem, loss=None, data=None, *, at=None, **options) -> Jacobian:
     from hesscomp.curvature.jacobian import Jacobian
 
     problem = as_problem(problem, loss, data, options)
-    return Jacobian(problem, _point(problem, at))
+    return Jacobian(problem, as_point(problem, at))
 
 
 def kfac(
@@ -262,7 +279,7 @@ def kfac(
     """
     problem = as_problem(problem, loss, data, options)
     return problem.kronecker(
-        _point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
+        as_point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
     )
 
 
@@ -305,7 +322,7 @@ def per_example_gradients(
     from hesscomp.problems import per_example
 
     problem = as_problem(problem, loss, data, options)
-    return per_example.per_example_gradients(problem, _point(problem, at), rows)
+    return per_example.per_example_gradients(problem, as_point(problem, at), rows)
 
 
 def per_example_squared_norms(
@@ -331,20 +348,21 @@ def per_example_squared_norms(
     from hesscomp.problems import per_example
 
     problem = as_problem(problem, loss, data, options)
-    return per_example.per_example_squared_norms(problem, _point(problem, at), rows)
+    return per_example.per_example_squared_norms(problem, as_point(problem, at), rows)
 
 
 def compress(
     matrix, rank: int | None = None, tolerance: float | None = None, *, which: str = "LM",
     psd: bool = False, **options,
 ) -> LowRank:  # fmt: skip
-    """Compress a symmetric matrix or operator to a low-rank factor with an error certificate.
+    """Compress a symmetric matrix or operator to a factor with an error certificate.
 
     Parameters
     ----------
     matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
     rank : int, optional
-        Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given.
+        Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given. With the formats "hbs"
+        and "hodlr" the rank at each node of the tree.
     tolerance : float, optional
         Take the smallest rank with ||H - F|| <= tolerance ||H|| instead, both estimated.
     which : {"LM", "LA", "SA"}
@@ -356,6 +374,11 @@ def compress(
         Of an array or a SciPy operator: it is positive semidefinite, which makes the default method
         cheaper. An `Operator` knows this itself.
     **options
+        `format`: "low-rank" (by default); "hbs" or "hodlr" for matrices whose off-diagonal blocks
+        have low rank in some `ordering` of the parameters; or "auto", which tries all on one
+        sketch. With `ordering`, `tree`, `leaf_size` and `on_choice`:
+        `hesscomp.compression.compress`.
+
         `method`, `oversample`, `power`, `seed` and others: `hesscomp.compression.compress`. For
         eigenvalues to a stated accuracy, as from `scipy.sparse.linalg.eigsh`, give
         ``residual_tolerance=1e-6`` (of the largest), and more `max_columns` where a warning says
@@ -366,6 +389,7 @@ def compress(
     -------
     LowRank
         `eigenvalues`, `eigenvectors`, `certificate`; it multiplies, solves and is saved (`save`).
+        With another format a `Factor` of that kind.
 
     Raises
     ------
@@ -380,10 +404,15 @@ def compress(
     array([ 3., -2.])
     >>> hc.compress(np.diag([3.0, -2.0, 1.0, 0.0]), rank=2, which="LA").eigenvalues.round(6)
     array([3., 1.])
+    >>> x = np.linspace(0, 1, 500)
+    >>> kernel = np.exp(-np.abs(x[:, None] - x) / 0.1)
+    >>> hc.compress(kernel, tolerance=1e-6, format="auto").kind
+    'hbs'
     """
-    if rank is None and tolerance is None:
+    if rank is None and tolerance is None and options.get("format", LOW_RANK) == LOW_RANK:
         rank = RANK
     operator = as_operator(matrix, psd=psd)
+    refuse_unknown(options, COMPRESS_OPTIONS, "compress", EIGSH)
     factor = compress_operator(operator, rank, tolerance, which=which, **options)
     known, made = factor.certificate, factor.provenance
     reached, asked = known.eigenvalue_converged, "residual_tolerance" in options or known.one_end
@@ -498,7 +527,8 @@ def newton(
     Parameters
     ----------
     problem : Problem, Dataset, (X, y) or str
-        Data, or the name or file of data, stand for logistic regression on them.
+        Data, or the name or file of data, stand for logistic regression on them, or another
+        `family`.
     x0 : (n,) array, optional
         The start; zero by default.
     ridge : float, optional
@@ -530,7 +560,8 @@ def newton(
     from hesscomp.optimizers.newton import newton as minimise
     from hesscomp.problems.problem import Problem
 
-    if not isinstance(problem, Problem):
+    data = not isinstance(problem, Problem)
+    if data:
         from hesscomp.api.linear import linear_problem
         from hesscomp.problems.catalogue import RIDGE
 
@@ -547,7 +578,11 @@ def newton(
         for name in ("on_iteration", "folder", "save_every")
         if name in options
     }
-    return minimise(problem, x0, NewtonOptions(**options), **passed)
+    refuse_unknown(options, [each.name for each in described(NewtonOptions)], "newton")
+    fit = minimise(problem, x0, NewtonOptions(**options), **passed)
+    if data:
+        problem.warn_if_separated(fit.x)
+    return fit
 
 
 def save(factor: Factor | LinearModel, path: str | os.PathLike) -> None:
@@ -564,6 +599,7 @@ def save(factor: Factor | LinearModel, path: str | os.PathLike) -> None:
     array([3., 2.])
     """
     if not isinstance(factor, LinearModel):
+        _check_factor(factor, "save")
         save_factor(factor, path)
         return
     world = World.of_job()
@@ -595,10 +631,17 @@ def load(path: str | os.PathLike) -> Factor | Trajectory | LinearModel:
     return load_trajectory(path) if is_trajectory(path) else load_factor(path)
 
 
+def _check_factor(factor, function: str) -> None:
+    if not isinstance(factor, Factor):
+        raise InputError(
+            f"{function} takes a factor, such as compress gives; not {type(factor).__name__}"
+        )
+
+
 def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -> Operator:
     """Make an operator of a kind from what the face's functions were given."""
     problem = as_problem(problem, loss, data, options)
-    operator = kind(problem, _point(problem, at))
+    operator = kind(problem, as_point(problem, at))
     if blocks is None:
         return operator
     from hesscomp.curvature.restriction import Restricted
@@ -606,8 +649,18 @@ def _curvature(kind: Callable, problem, loss, data, at, blocks, options: dict) -
     return Restricted(operator, [blocks] if isinstance(blocks, str) else list(blocks))
 
 
-def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
-    """Return a problem as it is, or the one of a model, its loss and its data."""
+def keras_options() -> list[str]:
+    """Return the names of the options that go with a model."""
+    from hesscomp.problems.keras import KerasProblem
+
+    return list(signature(KerasProblem).parameters)[3:]  # after the model, the loss and the data
+
+
+def as_problem(problem, loss, data, options: dict[str, Any], name: str = "hessian") -> Problem:
+    """Return a problem as it is, or the one of a model, its loss and its data.
+
+    `name` is the function that was called, for messages.
+    """
     from hesscomp.problems.problem import Problem
 
     if isinstance(problem, Problem):
@@ -620,16 +673,25 @@ def as_problem(problem, loss, data, options: dict[str, Any]) -> Problem:
 
     model = problem
     if loss is None and (loss := getattr(model, "loss", None)) is not None:
-        compiled = getattr(getattr(model, "_compile_loss", None), "_user_loss_weights", None)
-        options = {"loss_weights": compiled, **options}
-    if loss is None or data is None:
+        from hesscomp.curvature.keras_internals import compiled_loss_weights
+
+        options = {"loss_weights": compiled_loss_weights(model), **options}
+    if isinstance(model, str | os.PathLike):
         raise InputError(
-            "a model needs its loss and data: hessian(model, loss, (X, y)); or pass a problem"
+            f"{os.fspath(model)}: pass the model itself, keras.models.load_model of this file"
+        )
+    refuse_unknown(options, keras_options(), "the problem of a model", {"x": USUAL, "y": USUAL})
+    if loss is None or data is None:
+        call = "model, optimizer, loss" if name == "train" else "model, loss"
+        raise InputError(
+            f"a model needs its loss and data: {name}({call}, data=(X, y)), the loss only where it "
+            "is not the one that the model was compiled with; or pass a problem"
         )
     return KerasProblem(model, loss, data, **options)
 
 
-def _point(problem: Problem, at) -> np.ndarray:
+def as_point(problem: Problem, at) -> np.ndarray:
+    """Return a point of a problem: an array, or what a name or a file stands for."""
     if at is None or isinstance(at, str | os.PathLike):
         from hesscomp.workflows.curvature import known_point
 
@@ -647,6 +709,8 @@ def report(factor, path: str | os.PathLike) -> None:
 
     Raises
     ------
+    InputError
+        For what is no factor.
     OSError
         If the file cannot be written.
 
@@ -660,6 +724,7 @@ def report(factor, path: str | os.PathLike) -> None:
     >>> os.path.getsize(path) > 10_000
     True
     """
+    _check_factor(factor, "report")
     from hesscomp.analysis.report import write_page
 
     write_page(factor, path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hesscomp.api import load_data
 from hesscomp.datasets import Dataset, from_arrays
 from hesscomp.errors import InputError
+from hesscomp.options import described, refuse_unknown
 from hesscomp.parallel.world import World
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ def fit_linear(
     >>> model.names, model.coefficients.round(4), model.standard_errors.round(4)
     (('x1', '(intercept)'), array([ 0.9082, -1.3623]), array([1.0852, 1.9749]))
     """
-    from hesscomp.optimizers.newton import NewtonOptions, newton
+    from hesscomp.optimizers.newton import newton
+    from hesscomp.optimizers.options import NewtonOptions
     from hesscomp.optimizers.standard_errors import KINDS, linear_model, named_columns
 
     if covariance not in KINDS:
@@ -73,11 +75,13 @@ def fit_linear(
     read = {
         name: options.pop(name) for name in ("label", "missing", "categories") if name in options
     }
+    refuse_unknown(options, [each.name for each in described(NewtonOptions)], "fit_linear")
     problem, dataset = linear_problem(
         data, family, world, weights, offsets, read, ridge=ridge, intercept=intercept, dtype=dtype
     )
     with named_columns(problem, dataset):
         result = newton(problem, None, NewtonOptions(**options))
+    problem.warn_if_separated(result.x)
     return linear_model(problem, dataset, result, covariance, tuple(errors_of))
 
 
@@ -97,6 +101,11 @@ def linear_problem(
     elif read:
         raise InputError(f"`{next(iter(read))}` goes with a file")
     elif not isinstance(data, Dataset):
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise InputError(
+                "the data must be a data set, the name or the file of one, or a pair (X, y) of "
+                "rows and labels; rows' weights go into `weights`"
+            )
         X, y = data
         data = from_arrays(X, y, world, targets=targets, weights=weights, offsets=offsets)
     elif weights is not None or offsets is not None:

@@ -19,9 +19,9 @@ def plot(result, path: str | os.PathLike | None = None, **options) -> Figure:
 
     Parameters
     ----------
-    result : Factor, Trajectory, Comparison, SpectralDensity, NewtonResult, TrainResult, str or path
-        A path is what ``hesscomp plot`` takes: a factor or trajectory file, Newton's JSON file, or
-        the folder of a run.
+    result : Factor, Trajectory, Comparison, SpectralDensity, Sensitivity, NewtonResult, TrainResult
+        Or a str or path, as ``hesscomp plot`` takes it: a factor or trajectory file, Newton's JSON
+        file, or the folder of a run.
     path : str or path, optional
         Also write the picture to this file: .png, .pdf or .svg.
     **options
@@ -61,6 +61,12 @@ def _figure(result, options: dict[str, Any]) -> Figure:
 
     if isinstance(result, SpectralDensity):
         return density.density_figure(result, **options)
+    from hesscomp.influence.result import Sensitivity
+
+    if isinstance(result, Sensitivity):
+        from hesscomp.analysis.influence import sensitivity_figure
+
+        return sensitivity_figure(result, **options)
     from hesscomp.optimizers.loop import TrainResult  # nor TensorFlow
     from hesscomp.optimizers.newton import NewtonResult
 
@@ -71,7 +77,8 @@ def _figure(result, options: dict[str, Any]) -> Figure:
         options.setdefault("title", f"Training, {result.status}: {result.reason}")
         return plots.run_figure(result.history.rows, **options)
     raise InputError(
-        "plot takes a factor, a trajectory, a comparison, a density, what newton or train returns, "
+        "plot takes a factor, a trajectory, a comparison, a density, what sensitivity, newton or "
+        "train returns, "
         f"or the path of a file or folder of one; not {type(result).__name__}. Compress an "
         "operator or a matrix first: plot(compress(A))"
     )

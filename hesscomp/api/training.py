@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.api import as_problem
+from hesscomp.api import as_problem, keras_options
 from hesscomp.errors import InputError, Interrupted
 from hesscomp.optimizers.catalogue import OPTIMIZERS, optimizer_kind
 from hesscomp.optimizers.first_order import SGD, Adam
@@ -21,12 +21,20 @@ from hesscomp.optimizers.loop import TrainResult
 from hesscomp.optimizers.loop import train as minimise
 from hesscomp.optimizers.optimizer import Optimizer
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
+from hesscomp.options import refuse_unknown
 from hesscomp.parallel.watchdog.stop_signals import StopListener
 from hesscomp.parallel.world import World
 from hesscomp.problems.problem import Problem
 
 NOTICE = b"\nhesscomp: interrupted; training ends after this product\n"
 PARTS = (Sampling, Stopping, Saving)
+INSTEAD = {  # what people know from Keras
+    "epochs": "give `max_passes`, or `max_steps`",
+    "batch_size": "give `gradient`, the rows of a step's batch",
+    "learning_rate": "it is the optimizer's: pass hc.Adam(0.01), or name it in `settings`",
+    "metrics": "with `validation_data` the history has its loss, and accuracy for a classifier",
+    "validation_split": "divide the rows, and give one part as `validation_data`",
+}
 
 
 def train(
@@ -38,7 +46,7 @@ def train(
     validation_data=None,
     x0: np.ndarray | None = None,
     verbose: bool | None = None,
-    callbacks: tuple = (),
+    callbacks=(),
     evaluate_every: int | None = None,
     settings: dict[str, Any] | None = None,
     **options,
@@ -56,14 +64,16 @@ def train(
     loss, data
         With a model: its loss, and each rank's own rows (X, y).
     validation_data : (X, y) or Dataset, optional
-        Rows whose loss, and accuracy for a classifier, are told beside the objective.
+        Rows whose loss, and accuracy for a classifier, are told beside the objective: `test_loss`
+        and `test_accuracy` in the history.
     x0 : (n,) array, optional
         The start; by default the problem's own.
     verbose : bool, optional
         Whether rank 0 shows a progress bar and a summary on standard error. Default: on a terminal
         and in a notebook.
-    callbacks : tuple of callables
-        ``callback(row, x)`` after each step; training stops where one returns True.
+    callbacks : callable or tuple of callables
+        ``callback(row, x)`` after each step, with the history's row and the point; training stops
+        where one returns True.
     evaluate_every : int, optional
         With batches: steps between evaluations over all rows.
     settings : dict, optional
@@ -71,7 +81,9 @@ def train(
     **options
         Of `Sampling` (`gradient`, `curvature`, `acceptance`: shares of the rows, or numbers of
         rows, for a step's batches; `seed`), of `Stopping` (`max_steps`, `gradient_tolerance`,
-        `target`, `max_passes`, `max_seconds`), of `Saving` (`folder`, `every`, `tensorboard`); with
+        `target`, `max_passes`, `max_seconds`; `patience` stops early, after so many evaluations of
+        `validation_data` without a lower loss, and the best weights are then those of the lowest
+        one), of `Saving` (`folder`, `every`, `tensorboard`); with
         a model also of `KerasProblem`.
 
     Returns
@@ -96,8 +108,12 @@ def train(
     True
     """
     parts = {kind: _taken(options, kind) for kind in PARTS}
+    if options:
+        known = [part.name for kind in PARTS for part in fields(kind)] + keras_options()
+        refuse_unknown(options, known, "train", INSTEAD)
+    callbacks = _checked(callbacks)
     model = None if isinstance(problem, Problem) else problem
-    problem = as_problem(problem, loss, data, options)
+    problem = as_problem(problem, loss, data, options, "train")
     sampling, stopping = Sampling(**parts[Sampling]), Stopping(**parts[Stopping])
     saving = Saving(**parts[Saving])
     chosen = as_optimizer(optimizer, settings or {})
@@ -132,10 +148,7 @@ def as_optimizer(optimizer: Any, settings: dict[str, Any]) -> Optimizer:
     """
     if isinstance(optimizer, str):
         kind = optimizer_kind(optimizer)
-        known = [part.name for part in fields(kind)]
-        unknown = ", ".join(name for name in settings if name not in known)
-        if unknown:
-            raise InputError(f"{optimizer} has no option {unknown}; it has {', '.join(known)}")
+        refuse_unknown(settings, [part.name for part in fields(kind)], optimizer)
         return kind(**settings)
     if settings:
         raise InputError("`settings` go with the name of an optimizer; give them where it is made")
@@ -185,6 +198,18 @@ def _taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
     return {name: options.pop(name) for name in names}
 
 
+def _checked(callbacks) -> tuple:
+    """Return callbacks as a tuple; one alone may stand for itself."""
+    callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    for each in callbacks:
+        if not callable(each):
+            raise InputError(
+                f"a callback is a function of (row, x), and {type(each).__name__} is none; in "
+                "place of Keras' EarlyStopping give `patience`, of its ModelCheckpoint `folder`"
+            )
+    return callbacks
+
+
 class _Progress:
     """A callback that shows a bar with its end, the objective and the validation beside it."""
 
@@ -214,8 +239,10 @@ class _Progress:
             self.bar = None
 
     def summary(self, result: TrainResult) -> None:
-        text = f"{result.status} after {result.steps} steps: {result.reason}; best objective "
-        text += f"{result.best_objective:.8g}"
+        text = (
+            f"{result.status} after {result.steps} steps: {result.reason}; at the best point: "
+            f"objective {result.best_objective:.8g}"
+        )
         if result.test is not None:
             text += f"; validation: {result.test}"
         self._say(text)

@@ -1,9 +1,8 @@
 """The commands: what each is for, in one line, and examples of its use."""
 
-import difflib
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SHOWN = 3  # commands that a message names, at most
@@ -58,12 +57,14 @@ PURPOSES = {
     },
     "compress and measure": {
         "compress": Command(
-            "compress a Hessian to a certified low-rank factor",
+            "compress a Hessian to a certified factor",
             {
                 "The 20 leading eigenpairs of your own model's Hessian": "mpiexec -n 2 hesscomp "
                 f"compress --model m.keras {OWN} --rank 20 --out f.h5",
                 "The smallest rank whose error is at most 1% of the norm": "hesscomp compress "
                 "--data adult --tolerance 1e-2 --out f.h5",
+                "Whichever format is smaller, low-rank or hierarchical": "mpiexec -n 2 hesscomp "
+                f"compress --model m.keras {OWN} --tolerance 0.05 --factor-format auto --out f.h5",
             },
             parallel=True,
             module="curvature",
@@ -97,6 +98,18 @@ PURPOSES = {
                 f"--model m.keras {OWN} --out density.png",
                 "With log det(H + 0.001 I), and a factor's eigenvalues": "hesscomp spectrum "
                 "--data adult --at f.h5 --factor f.h5 --shift 1e-3 --out density.png",
+            },
+            parallel=True,
+            module="curvature",
+        ),
+        "sensitivity": Command(
+            "find the rows, labels and columns that a model rests on",
+            {
+                "The rows that matter most for the loss on test rows": "mpiexec -n 2 hesscomp "
+                "sensitivity --data adult --ridge 1e-3",
+                "Leverage, Cook's distance and error bars of your own model": "hesscomp "
+                f"sensitivity --model m.keras {OWN} --operator ggn --ridge 1e-3 --leverage "
+                "--laplace --out s.h5",
             },
             parallel=True,
             module="curvature",
@@ -252,22 +265,6 @@ def example_lines(examples: dict[str, str]) -> list[str]:
             parts = textwrap.wrap(tied, WIDTH - 8, break_long_words=False, break_on_hyphens=False)
             shown.append("    " + " \\\n        ".join(parts).replace("\0", " "))
     return shown
-
-
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that was meant, most likely; None where none is like it."""
-    bare = {each.strip("-"): each for each in names}
-    asked = name.strip("-").lower()
-    longer = [
-        each
-        for each in bare
-        if min(len(each), len(asked)) > 2 and (each.startswith(asked) or asked.startswith(each))
-    ]
-    for among, likeness in ((bare, 0.8), (longer, 0.0), (bare, 0.6)):
-        found = difflib.get_close_matches(asked, among, n=1, cutoff=likeness)
-        if found:
-            return bare[found[0]]
-    return None
 
 
 def not_there(kind: str, name: str, near: str | None, owners: Sequence[str] = ()) -> str:

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from hesscomp.analysis.reached import request_reached
 from hesscomp.cli.session import Session
-from hesscomp.cli.tables import spectrum_table
+from hesscomp.cli.tables import sensitivity_table, spectrum_table
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.factors import Factor
-from hesscomp.workflows import factors, pictures
+from hesscomp.influence.result import Sensitivity
+from hesscomp.workflows import factors, pictures, sensitivity
 from hesscomp.workflows.curvature import find_points
 
 POINTS_HEADER = (
@@ -27,7 +29,11 @@ def run_compress(request: factors.CompressRequest, session: Session) -> int:
     result = factors.compress(request, session.world, session.show)
     if result.converged:
         return 0
-    session.say(f"{request_reached(result.factor)}, the largest allowed; take a larger --max-rank")
+    if request.factor_format == LOW_RANK or request.max_rank is not None:
+        what = "the largest allowed; take a larger --max-rank"
+    else:
+        what = "the most that its sketch allows; take another --ordering, or --factor-format auto"
+    session.say(f"{request_reached(result.factor)}, {what}")
     return 3
 
 
@@ -66,6 +72,11 @@ def run_spectrum(request: pictures.SpectrumRequest, session: Session) -> int:
 
     pictures.spectrum(request, session.world, session.showing({pictures.SpectrumResult: table}))
     return 0
+
+
+def run_sensitivity(request: sensitivity.SensitivityRequest, session: Session) -> int:
+    show = session.showing({Sensitivity: sensitivity_table})
+    return 0 if sensitivity.find_sensitivity(request, session.world, show).converged else 3
 
 
 def run_figure(request: pictures.FigureRequest, session: Session) -> int:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 from hesscomp.cli import plan
 from hesscomp.cli.arguments import request_from, warn_of_old_names
-from hesscomp.cli.commands import COMMANDS, PARALLEL, nearest
+from hesscomp.cli.commands import COMMANDS, PARALLEL
 from hesscomp.cli.main import parse, request_of
 from hesscomp.errors import Incomplete, InputError
+from hesscomp.options import nearest
 from hesscomp.parallel import import_mpi_unstarted
 from hesscomp.runs.slurm import fill_in
 from hesscomp.workflows.jobs import JobRequest, job
@@ -38,7 +39,7 @@ def run_job(request: JobCommand) -> int:
     parallel, missing = _check_command(request)
     needs = f"what hesscomp {request.command[0]} still needs on submission: {missing}"
     made = job(replace(request, parallel=parallel), print)
-    if request.out is None:
+    if request.file is None:
         print(made.script, end="")
         if missing:
             print(f"hesscomp: {needs}", file=sys.stderr)

@@ -17,10 +17,10 @@ from hesscomp.cli.arguments import (
     warn_of_old_names,
     with_new_names,
 )
-from hesscomp.cli.commands import COMMANDS, PARALLEL, WRAPPERS, nearest, not_there, overview
+from hesscomp.cli.commands import COMMANDS, PARALLEL, WRAPPERS, not_there, overview
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
 from hesscomp.cli.parser import ENDS, MOST, HelpFormatter, Parser
-from hesscomp.options import Options, described
+from hesscomp.options import Options, described, nearest
 from hesscomp.parallel import TIMEOUT, import_mpi_unstarted
 from hesscomp.parallel.watchdog.startup_timeout import startup_timeout
 

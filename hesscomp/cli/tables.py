@@ -7,6 +7,7 @@ import numpy as np
 
 from hesscomp.analysis.reached import bound_reached, pairs_reached, request_reached
 from hesscomp.factors import Comparison, Factor, Trajectory
+from hesscomp.influence.result import Sensitivity
 
 
 def factor_table(factor: Factor, leading: int = 10) -> str:
@@ -133,13 +134,78 @@ def spectrum_table(result, shift: float | None) -> str:
     return _aligned(rows)
 
 
+def sensitivity_table(result: Sensitivity, columns: int = 3) -> str:
+    """Return what a sensitivity rests on, and its most influential rows."""
+    statistics, laplace = result.statistics, result.laplace
+    stationary = "" if result.stationary else ": NOT a stationary point"
+    solves = f"{len(result.residuals)} in {result.iterations.sum()} CG iterations"
+    rows: list[tuple[str, ...]] = [
+        ("problem", f"{result.problem} on {result.dataset}: {result.rows} rows, n = {result.n}"),
+        ("objective", f"{result.objective:.10g}"),
+        (
+            "gradient norm",
+            f"{result.gradient_norm:.3e}, the share of {result.gradient_rows:.3g} rows{stationary}",
+        ),
+        ("matrix", f"{result.operator} + {result.shift:g} I; {result.factor}"),
+        (
+            "solves",
+            f"{solves}, largest residual {result.residuals.max():.1e} (asked {result.tolerance:g}"
+            f"{'' if result.converged else ', NOT reached'})",
+        ),
+    ]
+    for name, value, slope in zip(result.targets, result.values, result.by_ridge, strict=True):
+        shown = "" if math.isnan(value) else f"{value:.8g}, "
+        rows.append((name, f"{shown}by the ridge {slope:+.4g}"))
+    if statistics is not None:
+        rows.append(
+            (
+                "leverages",
+                f"sum {statistics.effective_parameters:.6g} effective parameters, largest "
+                f"{statistics.leverage.max():.4g}; dispersion {statistics.dispersion:.4g}; "
+                f"self-influence by the factor within {result.factor_gap:.1e} of the solves",
+            )
+        )
+    if result.shifts is not None:
+        strongest = np.argsort(-np.abs(result.shifts).max(axis=1, initial=0), kind="stable")[:5]
+        known = len(result.columns) == len(result.shifts)
+        names = result.columns if known else [f"{i}" for i in range(len(result.shifts))]
+        shown = "  ".join(f"{names[i]}: {_signed(result.shifts[i])}" for i in strongest)
+        rows.append(("strongest columns", f"{shown} (by a number added to the column)"))
+    if laplace is not None:
+        spread = laplace.parameters
+        rows.append(("posterior", f"deviations {spread.min():.3g} to {spread.max():.3g}"))
+        if laplace.outputs is not None:
+            median = float(np.median(laplace.outputs))
+            rows.append(
+                (
+                    "predictions",
+                    f"deviations, median {median:.3g}, {laplace.outputs.max():.3g} most",
+                )
+            )
+    names = result.targets[:columns]
+    head = ("row", *(f"influence: {name}" for name in names), "self-influence")
+    more = () if statistics is None else ("leverage", "Cook")
+    table: list[tuple[str, ...]] = [(*head, *more)]
+    for place, row in enumerate(result.chosen):
+        moved = [f"{value:+.4e}" for value in result.influence[row, : len(names)]]
+        numbers = [*moved, f"{result.self_influence[place]:.4e}"]
+        if statistics is not None:
+            numbers += [f"{statistics.leverage[row]:.4e}", f"{statistics.cook[row]:.4e}"]
+        table.append((f"{row}", *numbers))
+    return "\n\n".join(_aligned(each) for each in (rows, table))
+
+
+def _signed(values: np.ndarray) -> str:
+    return ", ".join(f"{value:+.3g}" for value in values)
+
+
 def _estimate(estimate) -> str:
     """Return a value with its standard error, and what more steps might still change."""
     if not estimate.samples:
         return f"{estimate.value:.6g} (exact)"
     text = f"{estimate.value:.6g} +- {estimate.standard_error:.2g} ({estimate.method})"
     if estimate.truncation_error > estimate.standard_error / 10:
-        text += f", and {estimate.truncation_error:.2g} from too few steps"
+        text += f", and an error of about {estimate.truncation_error:.2g} that more steps remove"
     return text
 
 

@@ -64,7 +64,7 @@ def _summary(training: Training) -> str:
     lines = [f"step {step}: {text}" for step, text in result.history.events]
     lines += [
         f"{result.status} after {result.steps} steps: {result.reason}",
-        f"best objective over all rows: {result.best_objective:.15g}",
+        f"at the best point, objective over all rows: {result.best_objective:.15g}",
     ]
     if training.test is not None:
         lines.append(f"test, at that point: {training.test}")

@@ -177,7 +177,7 @@ def compress(
     """
     asked = CompressionOptions(rank=rank, tolerance=tolerance, **options)
     asked = replace(asked, which=end_taken(asked.which, operator.psd))
-    operator = _in_layout(operator, asked)
+    operator = in_layout(operator, asked)
     made = metered(operator)
     sketch = _method(operator, asked, start)
     if rank is None:
@@ -207,7 +207,7 @@ def compress(
     return operator.describe(factor)
 
 
-def _in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
+def in_layout(operator: Operator, asked: CompressionOptions) -> Operator:
     """The operator in the layout asked for, or in the one that fits into memory."""
     if asked.layout == "replicated":
         return operator.replicated()

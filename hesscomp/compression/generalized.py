@@ -7,7 +7,6 @@ import numpy as np
 from hesscomp.compression.compress import compress
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.operators.operator import Operator
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class GeneralizedEigen:
 
 
 def generalized_eigen(
-    operator: Operator, B: np.ndarray, rank: int | None = None, **options
+    matrix, B: np.ndarray, rank: int | None = None, **options
 ) -> GeneralizedEigen:
     """Compute the eigenpairs of H u = w B u that matter most, by compressing L^-1 H L^-T.
 
@@ -34,8 +33,8 @@ def generalized_eigen(
 
     Parameters
     ----------
-    operator : Operator
-        H, of any sign.
+    matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
+        H, symmetric, of any sign.
     B : (n,) or (n, n) array
         Symmetric positive definite; a vector is a diagonal. InputError if it is not, or does not
         fit.
@@ -45,8 +44,18 @@ def generalized_eigen(
     Notes
     -----
     Product columns and words as `compress`; a matrix B adds n^2 operations a column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hesscomp.compression import generalized_eigen
+    >>> A, B = np.diag([3.0, 4.0, -1.0, 0.0]), np.array([1.0, 2.0, 2.0, 1.0])
+    >>> generalized_eigen(A, B, rank=2).eigenvalues.round(6)  # of A u = w diag(B) u
+    array([3., 2.])
     """
-    whitened = Whitened(operator, B)
+    from hesscomp.operators.matrix import as_operator  # which loads MPI
+
+    whitened = Whitened(as_operator(matrix), B)
     factor = compress(whitened, rank, **options)
     U = whitened.in_layout(factor.layout).backward(factor.eigenvectors)
     return GeneralizedEigen(factor.eigenvalues, U, factor)

@@ -10,8 +10,7 @@ keras/src/backend/tensorflow/nn.py) finds the logits first.
 import math
 from dataclasses import dataclass
 
-from keras.src.losses.losses import LossFunctionWrapper
-
+from hesscomp.curvature.keras_internals import LossFunctionWrapper
 from hesscomp.curvature.losses import (
     KNOWN,
     FunctionLoss,

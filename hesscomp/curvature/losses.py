@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from keras.src.backend.common.masking import get_keras_mask
-
+from hesscomp.curvature.keras_internals import get_keras_mask
 from hesscomp.curvature.tensorflow import fused, keras, one_precision, tf, value_and_gradient
 from hesscomp.errors import InputError
 
@@ -31,6 +30,10 @@ class Loss(ABC):
     def bare(self) -> "Loss":
         """The loss itself, without a factor before it and without smoothed labels."""
         return self
+
+    def real_targets(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor | None:
+        """Return the targets as real numbers that the loss has derivatives by; None if whole."""
+        return y if y.dtype.is_floating else None
 
     @abstractmethod
     def values(self, output: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -89,6 +92,9 @@ class SoftmaxCrossEntropy(Loss):
     convex = natural = True
     link = "softmax"
 
+    def real_targets(self, output, y):
+        return _distribution(output, y)
+
     def values(self, output, y):
         losses = tf.nn.softmax_cross_entropy_with_logits(_distribution(output, y), output)
         return _sum_rows(losses)
@@ -134,6 +140,9 @@ class SigmoidCrossEntropy(Loss):
     convex = natural = True
     link = "sigmoid"
 
+    def real_targets(self, output, y):
+        return like(y, output)
+
     def values(self, output, y):
         return _sum_rows(tf.nn.sigmoid_cross_entropy_with_logits(like(y, output), output))
 
@@ -156,6 +165,9 @@ class SquaredError(Loss):
 
     name = "squared-error"
     convex = natural = True
+
+    def real_targets(self, output, y):
+        return like(y, output)
 
     def values(self, output, y):
         return _sum_rows(tf.square(output - like(y, output)) / 2)
@@ -193,6 +205,9 @@ class _Changed(Loss):
     @property
     def bare(self):
         return self.loss.bare
+
+    def real_targets(self, output, y):
+        return self.loss.real_targets(output, y)
 
     def values(self, output, y):
         return self.loss.values(output, self._targets(output, y))

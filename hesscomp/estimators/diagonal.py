@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hesscomp.compression.approximation import FAILURE_BOUND, Probes
+from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.errors import InputError
 from hesscomp.estimators.leave_one_out import LeaveOneOut
 from hesscomp.estimators.sampling import EXACT, DiagonalEstimate, check_counts, signs
@@ -90,23 +90,23 @@ def diagonal_factor(
         H = operator.to_dense()
         d, method = np.diagonal(H).copy(), EXACT
         error = float(np.linalg.norm(H - np.diag(d)))
-        bound, failure, how = error, 0.0, EXACT
+        known = Certificate(
+            frobenius_error_estimate=error,
+            frobenius_norm_estimate=float(np.hypot(np.linalg.norm(d), error)),
+            spectral_error_bound=error,
+            estimator=EXACT,
+            spectral_failure=0.0,
+        )
     else:
         d = diagonal(operator, columns, method=method, seed=seed).values
         measured = Probes.draw(operator, 0, probe_count, seed)
         rest = measured.images - layout.local(d)[:, None] * measured.vectors
         squares = layout.squares(rest)
-        error, bound = float(np.sqrt(np.mean(squares))), FAILURE_BOUND * np.sqrt(np.max(squares))
-        failure, how = 10.0**-probe_count, "probes"
+        norm = np.hypot(np.linalg.norm(d), np.sqrt(np.mean(squares)))
+        known = certificate_by_probes(squares, norm)
     factor = Diagonal(
         layout.local(d),
-        certificate=Certificate(
-            frobenius_error_estimate=error,
-            frobenius_norm_estimate=float(np.hypot(np.linalg.norm(d), error)),
-            spectral_error_bound=float(bound),
-            estimator=how,
-            spectral_failure=failure,
-        ),
+        certificate=known,
         provenance=made(method=method, seed=seed),
         layout=layout,
     )

@@ -1,7 +1,7 @@
 """Stochastic Lanczos quadrature: tr f(H) for any f, the log-determinant, and the density."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,9 +37,9 @@ class SpectralDensity:
         Random vectors behind the errors; 0 where nothing was random.
     """
 
-    points: np.ndarray
-    density: np.ndarray
-    standard_errors: np.ndarray
+    points: np.ndarray = field(repr=False)
+    density: np.ndarray = field(repr=False)
+    standard_errors: np.ndarray = field(repr=False)
     width: float
     sides: tuple[tuple[float, float], ...]
     n: int
@@ -84,10 +84,10 @@ class SpectralQuadrature:
     """
 
     n: int
-    nodes: np.ndarray
-    weights: np.ndarray
-    half_nodes: np.ndarray
-    half_weights: np.ndarray
+    nodes: np.ndarray = field(repr=False)
+    weights: np.ndarray = field(repr=False)
+    half_nodes: np.ndarray = field(repr=False)
+    half_weights: np.ndarray = field(repr=False)
     columns: int
     exact: bool = False
     precision: float = float(np.finfo(np.float64).eps)

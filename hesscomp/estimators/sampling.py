@@ -1,6 +1,6 @@
 """What all estimators share: random vectors, checks, and results with their errors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import SupportsFloat
 
 import numpy as np
@@ -77,8 +77,8 @@ class DiagonalEstimate:
         As in `Estimate`.
     """
 
-    values: np.ndarray
-    standard_errors: np.ndarray
+    values: np.ndarray = field(repr=False)
+    standard_errors: np.ndarray = field(repr=False)
     method: str
     columns: int
     samples: int = 0

@@ -4,17 +4,21 @@ from hesscomp.factors.certificate import UNKNOWN, Certificate
 from hesscomp.factors.comparison import Comparison, compare
 from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor, Inertia, LogDet
+from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
+from hesscomp.factors.hodlr import Hodlr
 from hesscomp.factors.kinds import KINDS, from_contents
 from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
+from hesscomp.factors.structured import Structured, structured
 from hesscomp.factors.trajectory import (
     Trajectory,
     is_trajectory,
     load_trajectory,
     trajectory_writer,
 )
+from hesscomp.factors.tree import Tree
 
 __all__ = [
     "KINDS",
@@ -23,12 +27,16 @@ __all__ = [
     "Comparison",
     "Diagonal",
     "Factor",
+    "Hbs",
+    "Hodlr",
     "Inertia",
     "Kronecker",
     "LogDet",
     "LowRank",
     "Provenance",
+    "Structured",
     "Trajectory",
+    "Tree",
     "compare",
     "from_contents",
     "is_trajectory",
@@ -36,5 +44,6 @@ __all__ = [
     "load_parameters",
     "load_trajectory",
     "save_factor",
+    "structured",
     "trajectory_writer",
 ]

@@ -53,19 +53,24 @@ class Diagonal(Factor):
         InputError
             If an entry of d + shift is 0, or the shapes do not fit.
         """
-        B, shifted = self._checked(B), self.entries + finite_shift(shift)
+        B = self.checked(B)
+        return scale_rows(self.inverse_diagonal(shift), B)
+
+    def inverse_diagonal(self, shift: float) -> np.ndarray:  # type: ignore[override]  # no tail
+        """Return 1 / (d + shift); InputError where an entry of d + shift is 0."""
+        shifted = self.entries + finite_shift(shift)
         if self.layout.any(not shifted.all()):
             raise InputError(
                 f"the factor with shift {shift:g} is singular: an entry of its diagonal is 0; take "
                 "a larger shift"
             )
-        return scale_rows(1 / shifted, B)
+        return 1 / shifted
 
     def diagonal(self) -> np.ndarray:
         return self.entries.copy()
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        V = self._checked(V)
+        V = self.checked(V)
         squares = (V if V.ndim > 1 else V[:, None]) ** 2
         form = self.layout.inner(self.entries[:, None], squares)[0]
         return form if V.ndim > 1 else float(form[0])

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
 
+INVERSE_PANEL = 256  # unit vectors that are solved for at once
+
+
 class LogDet(NamedTuple):
     """Sign and logarithm of the magnitude of a determinant, as `numpy.linalg.slogdet` gives."""
 
@@ -61,8 +64,8 @@ class Factor(Operator):
 
     A kind is a frozen dataclass that declares its name `kind`, the shapes of its `arrays` and the
     abstract methods below, and that `factors.kinds` lists. Layouts, files and checkpoints follow
-    from the arrays; the trace, norm, determinant and inertia follow from `_spectrum`. In the row
-    layout all methods are collective.
+    from the arrays; the trace, norm, determinant and inertia follow from `_spectrum`, or are the
+    kind's own. In the row layout all methods are collective.
 
     Attributes
     ----------
@@ -79,7 +82,13 @@ class Factor(Operator):
         The name of the kind, in files too.
     arrays : mapping of str to tuple of str
         The fields that make the matrix, with their shapes by name, such as ``("n", "rank")``.
-        Exactly one shape begins with "n"; in the row layout each rank holds its rows of that array.
+        Exactly one shape begins with "n"; in the row layout each rank holds its rows of that array,
+        unless the kind is not `in_slabs`.
+    in_slabs : bool
+        Whether ranks share one array by rows in the row layout. Of other kinds every rank holds
+        all arrays in either layout, and takes and gives its own rows of blocks.
+    integers : set of str
+        Those of the arrays that hold whole numbers, as int64.
     has_eigenpairs : bool
         Whether `eigenvalues`, `eigenvectors` and `rank` can be read; else they raise InputError.
     has_tail : bool
@@ -95,6 +104,8 @@ class Factor(Operator):
 
     kind: ClassVar[str]
     arrays: ClassVar[Mapping[str, tuple[str, ...]]]
+    in_slabs: ClassVar[bool] = True
+    integers: ClassVar[frozenset[str]] = frozenset()
     has_eigenpairs: ClassVar[bool] = False
     has_tail: ClassVar[bool] = False
     passes = 0
@@ -121,9 +132,12 @@ class Factor(Operator):
             f"a {self.kind} factor has no tail: it leaves nothing unresolved; leave `tail` out"
         )
 
-    @abstractmethod
     def _spectrum(self) -> np.ndarray:
-        """Return the eigenvalues that the factor holds, on every rank; all others are zero."""
+        """Return the eigenvalues that the factor holds, on every rank; all others are zero.
+
+        A kind that has none writes `psd`, `trace`, `norm`, `logdet` and `inertia` itself.
+        """
+        raise NotImplementedError(f"{type(self).__name__} holds no eigenvalues")
 
     @property
     def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
@@ -172,6 +186,20 @@ class Factor(Operator):
     def diagonal(self) -> np.ndarray:
         """Return the diagonal of F: these rows of it."""
 
+    def inverse_diagonal(self, shift: float, **tail) -> np.ndarray:
+        """Return the diagonal of (F + shift I)^-1: these rows of it.
+
+        Takes ``tail`` as `solve` does. n solves in blocks, unless a kind knows better.
+        """
+        layout, out = self.layout, np.empty(self.layout.rows)
+        for first in range(0, self.n, INVERSE_PANEL):
+            units = np.arange(first, min(first + INVERSE_PANEL, self.n))
+            X = self.solve(layout.units(units), shift, **tail)
+            here = (units >= layout.start) & (units < layout.stop)
+            rows = units[here] - layout.start
+            out[rows] = X[rows, np.flatnonzero(here)]
+        return out
+
     @abstractmethod
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
         """Return v^T F v for each column of an (n, j) array, or for the (n,) array itself."""
@@ -217,6 +245,8 @@ class Factor(Operator):
         """Return this factor in another layout. Collective where this one is in rows."""
         if layout.name == "rows" and self.layout.name == "rows":
             return self
+        if not self.in_slabs:
+            return replace(self, layout=layout)
         name = self.row_array()
         rows = getattr(self, name)
         held: Any = self._whole(rows) if layout.name == "replicated" else layout.local(rows)
@@ -230,7 +260,7 @@ class Factor(Operator):
 
     @classmethod
     def row_array(cls) -> str:
-        """Return the name of the array of which each rank holds its rows."""
+        """Return the name of the array with n rows, of which each rank may hold its own."""
         return next(name for name, shape in cls.arrays.items() if shape[0] == "n")
 
     @classmethod
@@ -260,13 +290,23 @@ class Factor(Operator):
     def blank(cls, n: int) -> Self:
         """Return the zero factor that holds the least: what stands where no factor was made yet."""
         shapes = cls.shapes(n, dict.fromkeys(cls.size_names(), 0))
-        arrays: dict[str, Any] = {name: np.zeros(shape) for name, shape in shapes.items()}
+        arrays: dict[str, Any] = {
+            name: np.zeros(shape, cls.array_type(name)) for name, shape in shapes.items()
+        }
         return cls(**arrays, certificate=UNKNOWN)
+
+    @classmethod
+    def array_type(cls, name: str) -> type:
+        """Return the type of the numbers of one of the arrays."""
+        return np.int64 if name in cls.integers else np.float64
+
+    def check(self) -> None:
+        """Raise InputError where arrays that were read contradict each other."""
 
     @property
     def is_blank(self) -> bool:
         """Whether all that it holds is zero, as in `blank`."""
-        return not any(getattr(self, name).any() for name in self.arrays)
+        return not any(getattr(self, name).any() for name in self.arrays.keys() - self.integers)
 
     def contents(self) -> dict[str, np.ndarray]:
         """Return the kind's arrays by name, all rows of them. Collective in the row layout."""

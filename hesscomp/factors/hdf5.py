@@ -47,7 +47,8 @@ def save_factor(
     Parameters
     ----------
     dtype : {"float64", "float32"}
-        On disk, of the array of which ranks hold rows: of a low-rank factor the eigenvectors.
+        On disk, of the array of which ranks hold rows: of a low-rank factor the eigenvectors; of a
+        hierarchical one all numbers.
     compress : bool
         Deflate that array of a replicated factor (slower, rarely much smaller).
 
@@ -125,8 +126,8 @@ def write_group(
 ) -> None:
     """Write a replicated factor to a file, or to a group of one."""
     name = factor.row_array()
-    rows = getattr(factor, name).astype(dtype, copy=False)
-    _write(group, factor)
+    rows = _as_stored(factor, name, dtype)
+    _write(group, factor, dtype)
     width = math.prod(rows.shape[1:])
     taken = min(max(CHUNK_BYTES // (8 * max(width, 1)), 1), max(len(rows), 1))  # by one reader
     chunked = rows.ndim > 1 or compress
@@ -145,15 +146,20 @@ def write_header(file: h5py.Group, kind: str) -> None:
     hdf5.write_header(file, FORMAT, VERSION, kind=kind, created=created)
 
 
-def _write(file: h5py.Group, factor: Factor) -> None:
-    """Write all but the array of which ranks hold rows."""
+def _as_stored(factor: Factor, name: str, dtype: str) -> np.ndarray:
+    """Return an array with the type that it has in the file."""
+    return getattr(factor, name).astype(np.int64 if name in factor.integers else dtype, copy=False)
+
+
+def _write(file: h5py.Group, factor: Factor, dtype: str = "float64") -> None:
+    """Write all but the array with n rows; of a kind that is not in slabs with this precision."""
     write_header(file, factor.kind)
     file.attrs["n"] = np.int64(factor.n)
     for name, size in factor.sizes().items():
         file.attrs[name] = np.int64(size)
     for name in factor.arrays:
         if name != factor.row_array():
-            file[name] = getattr(factor, name).astype(np.float64)
+            file[name] = _as_stored(factor, name, "float64" if factor.in_slabs else dtype)
     if factor.parameters is not None:
         file["parameters"] = factor.parameters.astype(np.float64)
     _write_blocks(file, factor.blocks)
@@ -223,8 +229,8 @@ def read_group(file: CheckedFile, world=None) -> Factor:
     layout = Replicated(n) if world is None else RowLayout(n, world)
     arrays = {
         name: _rows(file, name, shape, layout)
-        if name == kind.row_array()
-        else _array(file, name, shape)
+        if name == kind.row_array() and kind.in_slabs
+        else _array(file, name, shape, "i" if name in kind.integers else "f")
         for name, shape in kind.shapes(n, sizes).items()
     }
     parameters = _optional(file, "parameters", (n,))
@@ -234,7 +240,7 @@ def read_group(file: CheckedFile, world=None) -> Factor:
         residual_norms=_optional(file, "certificate/residual_norms", pairs),
         eigenvalue_converged=_optional(file, "certificate/eigenvalue_converged", pairs, "b"),
     )
-    return kind(
+    factor = kind(
         **arrays,
         certificate=certificate,
         provenance=Provenance(**_record(file, "provenance", Provenance)),
@@ -242,6 +248,11 @@ def read_group(file: CheckedFile, world=None) -> Factor:
         blocks=_blocks(file, n),
         layout=layout,
     )
+    try:
+        factor.check()
+    except InputError as error:
+        file.refuse(str(error))
+    return factor
 
 
 def _rows(file: CheckedFile, name: str, shape: tuple[int, ...], layout: Layout) -> np.ndarray:

@@ -198,13 +198,16 @@ class Kronecker(Factor):
         InputError
             If an eigenvalue plus the shift is 0, or the shapes do not fit.
         """
-        B, shifted = self._checked(B), self._spectrum() + finite_shift(shift)
+        B, shifted = self.checked(B), self._spectrum() + finite_shift(shift)
         if not shifted.all():
-            raise InputError(
-                f"the factor with shift {shift:g} is singular: {np.count_nonzero(shifted == 0)} of "
-                "its eigenvalues are 0; take a positive shift"
-            )
+            raise self._singular(shift, shifted)
         return self._times(1 / shifted, B)
+
+    def _singular(self, shift: float, shifted: np.ndarray) -> InputError:
+        return InputError(
+            f"the factor with shift {shift:g} is singular: {np.count_nonzero(shifted == 0)} of "
+            "its eigenvalues are 0; take a positive shift"
+        )
 
     def diagonal(self) -> np.ndarray:
         d = self._spectrum().copy()
@@ -213,8 +216,15 @@ class Kronecker(Factor):
             d[part] = (Q**2 @ d[part].reshape(len(Q), len(R)) @ (R**2).T).ravel()
         return self.layout.local(d)
 
+    def inverse_diagonal(self, shift: float) -> np.ndarray:  # type: ignore[override]  # no tail
+        """Return the diagonal of (F + shift I)^-1; InputError where an eigenvalue is 0."""
+        shifted = self._spectrum() + finite_shift(shift)
+        if not shifted.all():
+            raise self._singular(shift, shifted)
+        return replace(self, spectrum=self.layout.local(1 / shifted)).diagonal()
+
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        V = self._checked(V)
+        V = self.checked(V)
         columns = V if V.ndim > 1 else V[:, None]
         ones = np.ones((len(columns), 1))
         form = self.layout.inner(ones, columns * self.block_product(columns))[0]

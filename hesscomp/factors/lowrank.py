@@ -125,15 +125,18 @@ class LowRank(Factor):
         4 n rank operations a column. Exact for the matrix above. It approximates the solution with
         H + shift I only if the tail is flat; else use `preconditioner` in an iterative solver.
         """
-        B = self._checked(B)
+        B = self.checked(B)
         rest = self.tail_value(tail) + shift
         inside = self.eigenvalues + shift
         if (rest == 0 and self.rank < self.n) or np.any(inside == 0):
-            raise InputError(
-                f"the factor with shift {shift:g} and tail {tail} is singular; take a larger shift"
-            )
+            raise self._singular(shift, tail)
         outer = 0.0 if self.rank == self.n else 1 / rest
         return self._spectral(1 / inside, outer, B)
+
+    def _singular(self, shift: float, tail: float | str) -> InputError:
+        return InputError(
+            f"the factor with shift {shift:g} and tail {tail} is singular; take a larger shift"
+        )
 
     def sqrt(self, V: np.ndarray, shift: float = 0.0) -> np.ndarray:
         """Return (F + shift I)^(1/2) V, the symmetric root, for an (n,) or (n, j) array.
@@ -143,7 +146,7 @@ class LowRank(Factor):
         """
         inside, outside = self._definite(shift, zeros=True)
         return self._spectral(
-            np.sqrt(np.maximum(inside, 0.0)), np.sqrt(max(outside, 0.0)), self._checked(V)
+            np.sqrt(np.maximum(inside, 0.0)), np.sqrt(max(outside, 0.0)), self.checked(V)
         )
 
     def inverse_sqrt(self, V: np.ndarray, shift: float) -> np.ndarray:
@@ -154,7 +157,7 @@ class LowRank(Factor):
         """
         inside, outside = self._definite(shift, zeros=False)
         outer = 0.0 if self.rank == self.n else 1 / np.sqrt(outside)
-        return self._spectral(1 / np.sqrt(inside), outer, self._checked(V))
+        return self._spectral(1 / np.sqrt(inside), outer, self.checked(V))
 
     def sample(self, count: int, shift: float, seed: int = 0) -> np.ndarray:
         """Return independent draws from the normal law of mean 0 and covariance (F + shift I)^-1.
@@ -179,8 +182,19 @@ class LowRank(Factor):
         U = self.eigenvectors
         return np.einsum("ij,ij,j->i", U, U, self.eigenvalues)
 
+    def inverse_diagonal(  # type: ignore[override]  # as `solve` has
+        self, shift: float, tail: float | str = "last"
+    ) -> np.ndarray:
+        """Return the diagonal of (F + tail (I - U U^T) + shift I)^-1; 2 n rank operations."""
+        squares, outside = self.eigenvectors**2, self.tail_value(tail) + finite_shift(shift)
+        inside = self.eigenvalues + shift
+        if (outside == 0 and self.rank < self.n) or np.any(inside == 0):
+            raise self._singular(shift, tail)
+        outer = 0.0 if self.rank == self.n else 1 / outside
+        return outer + squares @ (1 / inside - outer)
+
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
-        return self.eigenvalues @ self.layout.inner(self.eigenvectors, self._checked(V)) ** 2
+        return self.eigenvalues @ self.layout.inner(self.eigenvectors, self.checked(V)) ** 2
 
     def positive(self) -> Self:
         """Return |F|: the same eigenvectors with absolute eigenvalues.
@@ -224,7 +238,7 @@ class LowRank(Factor):
         An eigenproblem of order k + m for rank k (Brand 2006), about 16 n m (k + m) +
         2 n (k + m)^2 operations and two (n, k + m) arrays.
         """
-        B = self._checked(B)
+        B = self.checked(B)
         B = B[:, None] if B.ndim == 1 else B
         c = np.ones(B.shape[1]) if c is None else np.atleast_1d(np.asarray(c, dtype=np.float64))
         if c.shape != (B.shape[1],) or not np.isfinite(c).all():

@@ -57,7 +57,12 @@ def _magic(source) -> bytes:
 
 
 def load_vector(path: str | os.PathLike) -> np.ndarray:
-    """Return a float array from a .npy file; nothing in it is ever executed."""
+    """Return a .npy file's array as float64; see `load_array`."""
+    return load_array(path).astype(np.float64)
+
+
+def load_array(path: str | os.PathLike) -> np.ndarray:
+    """Return an array of finite numbers from a .npy file; nothing in it is ever executed."""
     try:
         array = mapped_npy(Path(path))
     except FileNotFoundError:
@@ -70,7 +75,7 @@ def load_vector(path: str | os.PathLike) -> np.ndarray:
         ) from error
     if array.dtype.kind not in "fiu":
         raise InputError(f"{path}: holds no real numbers; save one array with numpy.save")
-    values = np.array(array, dtype=np.float64)
+    values = np.array(array)
     if not np.isfinite(values).all():
         raise InputError(f"{path}: holds numbers that are not finite")
     return values

@@ -75,7 +75,12 @@ def as_operator(matrix, world: World | None = None, *, psd: bool = False) -> Ope
     if isinstance(matrix, Operator):
         return matrix
     if not scipy.sparse.issparse(matrix) and not isinstance(matrix, LinearOperator):
-        matrix = np.asarray(matrix)
+        given, matrix = type(matrix).__name__, np.asarray(matrix)
+        if matrix.dtype == object and matrix.ndim == 0:
+            raise InputError(
+                f"this is no matrix and no operator, but of the type {given}; of a model or a "
+                "problem take its matrix first: hessian(...), ggn(...) or fisher(...)"
+            )
         if matrix.ndim != 2 or matrix.dtype.kind not in "fiub":
             raise InputError(
                 f"a matrix is a two-dimensional array of real numbers; this has the shape "

@@ -72,7 +72,7 @@ class Operator(ABC):
 
     __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
-    def __init__(self, n: int, world: World, *, psd: bool, dtype: DTypeLike = "float64"):
+    def __init__(self, n: int, world: World, *, psd: bool = False, dtype: DTypeLike = "float64"):
         self.n = n
         self.world = world
         self.psd = psd
@@ -103,8 +103,8 @@ class Operator(ABC):
     def block_product(self, V: np.ndarray) -> np.ndarray:
         """Return H V for a float64 (n, k) array, as float64: what a subclass writes.
 
-        V is checked, and holds the rows of `layout`. Users take ``H @ V``, which counts the product
-        and checks the result.
+        V is checked, and holds the rows of `layout`; the result has its shape. Users take
+        ``H @ V``, which counts the product and checks the result.
         """
 
     def describe(self, factor: Any) -> Any:
@@ -169,25 +169,31 @@ class Operator(ABC):
         One reduction of n k words; in the row layout one gather and one reduce-scatter for each
         panel, n k words in all, and one word more to agree that all is finite.
         """
-        V = self._checked(V)
+        V = self.checked(V)
         block = V[:, None] if V.ndim == 1 else V
         if not block.shape[1]:
             return np.zeros(V.shape)
-        return self._counted(self.block_product(block), block.shape[1]).reshape(V.shape)
+        product = self.block_product(block)
+        if np.shape(product) != block.shape:
+            raise InputError(
+                f"{self.name}.block_product of an array of shape {block.shape} returned one of "
+                f"shape {np.shape(product)}; it must return H V, of the shape of V"
+            )
+        return self._counted(product, block.shape[1]).reshape(V.shape)
 
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Return Q^T H V on every rank, for (n, q) and (n, k) arrays.
 
         Reduces q k words instead of n k, except in the row layout and in reproducible mode.
         """
-        Q, V = self._checked(Q), self._checked(V)
+        Q, V = self.checked(Q), self.checked(V)
         if not V.shape[1]:
             return np.zeros((Q.shape[1], 0))
         return self._counted(self._project(Q, V), V.shape[1])
 
     def quadratic(self, V: np.ndarray) -> np.ndarray:
         """Return V^T H V, exactly symmetric: `project` for k (k + 1) / 2 words in place of k^2."""
-        V = self._checked(V)
+        V = self.checked(V)
         if not V.shape[1]:
             return np.zeros((0, 0))
         Q = self._counted(self._quadratic(V), V.shape[1])
@@ -209,7 +215,8 @@ class Operator(ABC):
         self.world.check_interrupt()
         return out
 
-    def _checked(self, V) -> np.ndarray:
+    def checked(self, V) -> np.ndarray:
+        """Return an (n,) or (n, k) array as float64; InputError where its rows do not fit."""
         V = np.asarray(V, dtype=np.float64)
         rows = self.layout.rows
         if V.ndim not in (1, 2) or V.shape[0] != rows:

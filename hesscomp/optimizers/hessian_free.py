@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hesscomp.compression import FORMATS
 from hesscomp.krylov.cg import Recurrence
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
@@ -58,11 +59,11 @@ class HessianFree(Refreshed, Optimizer):
     )  # fmt: skip
     max_cg: int = option(250, low=1, help="most CG iterations of a step")
     preconditioner: str = option(
-        "diagonal", choices=("diagonal", "kronecker", "low-rank", "none"),
+        "diagonal", choices=("diagonal", "kronecker", *FORMATS, "none"),
         help="diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the "
         "curvature batch; kronecker: K-FAC, products of small factors for each dense or "
-        "convolutional layer, the diagonal elsewhere (Martens and Grosse 2015); "
-        "low-rank: a factor of the Gauss-Newton matrix, sketched again when that pays",
+        "convolutional layer, the diagonal elsewhere (Martens and Grosse 2015); low-rank, hbs "
+        "or hodlr: a factor of the Gauss-Newton matrix, sketched again when that pays",
     )  # fmt: skip
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")

@@ -43,8 +43,8 @@ class TrainResult:
     """Where a run ended.
 
     The best point has the lowest objective over all rows among the points at which it is known; the
-    start is one of them. `objective` and `gradient_norm` are those of the last gradient batch at
-    the last point.
+    start is one of them. With `patience` it has the lowest loss on the test rows. `objective` and
+    `gradient_norm` are those of the last gradient batch at the last point.
 
     The history has one row for each point: `step`, `objective` and `gradient_norm` of the gradient
     batch there, `full_objective` where it is known, totals of `passes`, `columns`, `work` (batches
@@ -158,10 +158,15 @@ class _Run:
         self.held_out = None if test is None else HeldOut(problem, test)
         if self.held_out is not None:
             self.facts["test rows"] = self.held_out.fingerprint
+        if stopping.patience is not None:
+            if self.held_out is None:
+                raise InputError("`patience` goes with test rows (validation data); give some")
+            self.facts["patience"] = "with the test loss"  # of any number of evaluations
         self.history = History()
         self.step, self.recoveries = 0, 0
         self.resumed: tuple[float, np.ndarray, float] | None = None  # values at a restored point
-        self.best_objective = self.lowest = self.flattest = np.inf
+        self.best_objective = self.lowest = self.flattest = self.lowest_test = np.inf
+        self.waited = 0  # evaluations of the test rows since their lowest loss
         # Since the last gain: steps, and objectives that were not finite
         self.idle = self.nonfinite_steps = 0
         self.begun, self.seconds_before = time.perf_counter(), 0.0
@@ -180,7 +185,7 @@ class _Run:
             self.batches.flush_costs()
             self._record(task)
             called_off = self._called_off()
-            status = status or called_off
+            status = status or called_off or self._out_of_patience()
             self._note_numbers(task.objective, task.full)
             if status is not None or self.step % self.saving.every == 0:
                 self._save(task)
@@ -235,8 +240,9 @@ class _Run:
         if self.world.decide(np.isfinite(task.full)):
             return status
         task.full = self.batches.full.objective(task.x)
-        self._note_best(task)
-        found = {"full_objective": float(task.full), **self._tested(task)}
+        tested = self._tested(task)
+        self._note_best(task, tested)
+        found = {"full_objective": float(task.full), **tested}
         self.history.rows[-1].update(found)
         self._write_scalars(found)
         return self._reached(task) or status
@@ -288,7 +294,7 @@ class _Run:
         return self.recoveries <= RECOVERIES
 
     def _judge(self, task: Task) -> tuple[str, str] | None:
-        """Note the best point; return whether and why the run ends here."""
+        """Return whether and why the run ends here."""
         self.batches.flush_costs()
         stop = self.stopping
         if task.gradient_batch is self.batches.full:
@@ -298,7 +304,6 @@ class _Run:
         elif self.step % self.every == 0:
             task.full = self.batches.full.objective(task.x)
         judged, self.resumed = self.resumed is not None, None
-        self._note_best(task)
         reached = self._reached(task)
         if reached is not None:
             return reached
@@ -316,9 +321,25 @@ class _Run:
                 return STOPPED, f"{name} is {limit:g}"
         return None
 
-    def _note_best(self, task: Task) -> None:
-        if self.world.decide(task.full < self.best_objective):
+    def _note_best(self, task: Task, tested: dict[str, float]) -> None:
+        better = task.full < self.best_objective
+        if self.stopping.patience is not None:
+            better = self._lowers_test_loss(tested["test_loss"])
+        if self.world.decide(better):
             self.best, self.best_objective = task.x.copy(), task.full
+
+    def _lowers_test_loss(self, loss: float) -> bool:
+        """Note a loss on the test rows, or NaN for none; return whether it is the lowest."""
+        lower = loss < self.lowest_test
+        self.lowest_test = min(self.lowest_test, loss)
+        self.waited = 0 if lower else self.waited + bool(np.isfinite(loss))
+        return lower
+
+    def _out_of_patience(self) -> tuple[str, str] | None:
+        patience = self.stopping.patience
+        if patience is None or not self.world.decide(self.waited >= patience):
+            return None
+        return STOPPED, f"no lower loss on the test rows in {self.waited} evaluations"
 
     def _reached(self, task: Task) -> tuple[str, str] | None:
         """Return whether and how the run reached what was requested."""
@@ -349,12 +370,15 @@ class _Run:
         return self.idle >= IDLE
 
     def _record(self, task: Task) -> None:
+        """Add a row to the history, and note the best point."""
+        tested = self._tested(task)
+        self._note_best(task, tested)
         row = {
             "step": float(self.step),
             "objective": float(task.objective),
             "gradient_norm": task.gradient_norm,
             "full_objective": float(task.full),
-            **self._tested(task),
+            **tested,
             **{name: getattr(self.batches, name) for name in COSTS},
             "seconds": self.world.broadcast(self._seconds()),
             **{name: float(value) for name, value in self.values.items()},
@@ -462,6 +486,11 @@ class _Run:
         )
 
     def _restore(self, saved: Checkpoint) -> None:
+        if "patience" in saved.facts and self.stopping.patience is None:
+            raise InputError(
+                f"{self.saving.folder}: its run has `patience`, and with it another best point; "
+                "give it again, or name another folder"
+            )
         self.step = self.saved = saved.step
         self.history = saved.history
         self.state, self.values = saved.state, saved.values
@@ -476,3 +505,5 @@ class _Run:
         for name in COSTS:
             setattr(self.batches, name, facts[name])
         self.seconds_before = facts["seconds"]
+        for loss in self.history.column("test_loss"):
+            self._lowers_test_loss(loss)

@@ -16,7 +16,7 @@ from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.former_newton import upgraded
 from hesscomp.optimizers.loop import train
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
-from hesscomp.optimizers.options import NewtonOptions, Saving, Stopping, check_tail
+from hesscomp.optimizers.options import NewtonOptions, Saving, Stopping, check_solver, check_tail
 from hesscomp.optimizers.preconditioners import HORIZON, VECTOR_PENALTY, Refreshed
 from hesscomp.options import option, option_of
 from hesscomp.problems.problem import Problem
@@ -32,8 +32,8 @@ IDLE = 3  # steps in a row without a gain, after which there is none to be had
 class Newton(Refreshed, Optimizer):
     """x <- x - t (H + ridge I)^-1 g for convex problems, with t from a line search.
 
-    The solver pcg is conjugate gradients on the true Hessian, preconditioned by a low-rank factor
-    that is sketched again when that pays; lowrank is such a factor alone, made in every step;
+    The solver pcg is conjugate gradients on the true Hessian, preconditioned by a factor that is
+    sketched again when that pays; lowrank is a low-rank factor alone, made in every step;
     direct is the assembled Hessian's Cholesky factor; auto is pcg or direct, whichever
     `cheapest_solver` expects to cost less.
 
@@ -65,12 +65,14 @@ class Newton(Refreshed, Optimizer):
     oversample: int = option_of(NewtonOptions, "oversample")
     seed: int = option_of(NewtonOptions, "seed")
     tail: float | str = option_of(NewtonOptions, "tail")
+    preconditioner: str = option_of(NewtonOptions, "preconditioner")
     name = "newton"
     keeps_margins = True
 
     def _check(self) -> None:
         super()._check()
         check_tail(self.tail)
+        check_solver(self.solver, self.preconditioner)
 
     def start(self, x):
         return {
@@ -142,13 +144,14 @@ class Newton(Refreshed, Optimizer):
             direction = task.world.on_root(_cholesky_solve, H, -task.gradient)
         except np.linalg.LinAlgError:
             raise NumericalError(
-                "the Hessian plus ridge is not positive definite; raise `ridge` or use `solver` pcg"
+                "the Hessian plus ridge is not positive definite, as where columns of the data "
+                "depend on each other; remove such columns, raise `ridge`, or use `solver` pcg"
             ) from None
         return direction, {}, _values(0, None, np.nan)
 
 
 def _values(iterations: int, factor: Factor | None, error: float) -> dict[str, float]:
-    rank = 0 if factor is None else factor.rank
+    rank = factor.rank if factor is not None and factor.has_eigenpairs else 0
     return {"cg_iterations": iterations, "factor_rank": rank, "factor_error": error}
 
 
@@ -175,7 +178,8 @@ class NewtonIteration:
     """One row of the history, the first at the start. Counts and seconds are running totals.
 
     `step` is the accepted step length. `factor_rank` and `factor_error` (relative, Frobenius) are
-    those of the factor that served the step; 0 and NaN where none did.
+    those of the factor that served the step; 0 and NaN where none did, and rank 0 of one without
+    eigenpairs.
     """
 
     iteration: int
@@ -246,7 +250,9 @@ def newton(
     """
     fixed_step = options.gamma if options.step == "fixed" else 0.0
     sketch = options.rank, options.oversample, options.seed
-    optimizer = Newton(options.solver, options.tolerance, fixed_step, *sketch, options.tail)
+    optimizer = Newton(
+        options.solver, options.tolerance, fixed_step, *sketch, options.tail, options.preconditioner
+    )
     ledger = problem.world.ledger
     passes, words = ledger.passes, ledger.words_reduced
 

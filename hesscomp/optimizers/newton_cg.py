@@ -1,9 +1,11 @@
-"""Newton-CG: line search or trust region, low-rank preconditioner, saddle-free steps."""
+"""Newton-CG: line search or trust region, a factor as preconditioner, saddle-free steps."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from hesscomp.compression import FORMATS
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.errors import InputError
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
@@ -56,9 +58,9 @@ class NewtonCG(Refreshed, Optimizer):
         "hessian", choices=("hessian", "gauss-newton"), help="matrix of the Newton system"
     )
     preconditioner: str = option(
-        "low-rank", choices=("low-rank", "diagonal", "none"),
-        help="preconditioner of CG; low-rank: a factor of the matrix, sketched again when that "
-        "pays; diagonal: from squared gradients, as for hessian-free",
+        LOW_RANK, choices=(*FORMATS, "diagonal", "none"),
+        help="preconditioner of CG; low-rank, hbs or hodlr: a factor of the matrix, sketched again "
+        "when that pays; diagonal: from squared gradients, as for hessian-free",
     )  # fmt: skip
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")
@@ -77,6 +79,11 @@ class NewtonCG(Refreshed, Optimizer):
         super()._check()
         if self.solver == "saddle-free" and self.globalization != "line-search":
             raise InputError("saddle-free steps take a line search, no trust region")
+        if self.solver == "saddle-free" and self.factor_format != LOW_RANK:
+            raise InputError(
+                f"saddle-free steps take a {LOW_RANK} factor, not {self.factor_format}; leave "
+                "`preconditioner` out"
+            )
 
     def start(self, x):
         numbers = {"radius": self.radius, "damping": self.damping, "previous_norm": 0.0}
@@ -131,7 +138,7 @@ class NewtonCG(Refreshed, Optimizer):
     def _solve(self, task, state, base, forcing, solver):
         """The state with the factor that served, the solution by a form of CG, what it cost."""
         shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
-        if self.preconditioner == "low-rank":
+        if self.preconditioner in FORMATS:
             factor, sketched = self.current_factor(base, state, -HORIZON * np.log10(forcing))
             M = factor.preconditioner(shift)
         elif self.preconditioner == "diagonal":

@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from hesscomp.compression import SketchOptions
+from hesscomp.compression import FORMATS, SketchOptions
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.errors import InputError
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.options import Options, option, option_of
@@ -50,7 +51,8 @@ class Stopping(Options, group="stopping"):
 
     Gradients are those of the gradient batch, the target is for the objective over all rows, and
     batches count as passes by their share. Where the seconds end a run, the number of its steps
-    depends on the machine.
+    depends on the machine. `patience` is early stopping: by the loss on test rows, wherever that is
+    evaluated (each step over all rows, or each step that `evaluate_every` names).
     """
 
     max_steps: int = option(100, low=0, metavar="K", help="stop after K steps")
@@ -68,6 +70,11 @@ class Stopping(Options, group="stopping"):
     max_seconds: float | None = option(
         None, above=0, unbounded=True, metavar="S", help="stop after S seconds of this call"
     )
+    patience: int | None = option(
+        None, low=1, metavar="N",
+        help="stop after N evaluations of the test rows without a lower loss; the best point is "
+        "then that of their lowest loss",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,13 @@ class NewtonOptions(Options, group="solver"):
         "line-search", choices=("line-search", "fixed"), advanced=True, help="step length"
     )
     gamma: float = option(1.0, above=0, metavar="G", advanced=True, help="fixed step length")
-    rank: int = option(40, low=1, metavar="K", help="rank of the low-rank factor")
+    preconditioner: str = option(
+        LOW_RANK, choices=tuple(FORMATS), advanced=True,
+        help="`solver` pcg: format of the factor that preconditions it",
+    )  # fmt: skip
+    rank: int = option(
+        40, low=1, metavar="K", help="rank of the factor; of hbs and hodlr at each node"
+    )
     oversample: int = option_of(SketchOptions, "oversample")
     seed: int = option_of(SketchOptions, "seed")
     tail: float | str = option(
@@ -122,6 +135,13 @@ class NewtonOptions(Options, group="solver"):
     def _check(self) -> None:
         super()._check()
         check_tail(self.tail)
+        check_solver(self.solver, self.preconditioner)
+
+
+def check_solver(solver: str, preconditioner: str) -> None:
+    """Raise InputError for a format of the factor that a solver cannot use."""
+    if preconditioner != LOW_RANK and solver not in ("auto", "pcg"):
+        raise InputError(f"`preconditioner` {preconditioner} goes with `solver` pcg, not {solver}")
 
 
 def check_tail(tail: float | str) -> None:

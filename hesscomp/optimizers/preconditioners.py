@@ -1,11 +1,13 @@
-"""Preconditioners: diagonal or of Kronecker factors, made in every step, or of low rank."""
+"""Preconditioners: diagonal or of Kronecker factors, made in every step, or a kept factor."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression import compress
+from hesscomp.compression import FORMATS, compress
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
@@ -59,22 +61,31 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Inverses:
 
 
 class Refreshed:
-    """An optimizer whose low-rank factor of a curvature operator is sketched again when that pays.
+    """An optimizer whose factor of a curvature operator is sketched again when that pays.
 
-    It is sketched without power steps: Nystrom where the operator is semidefinite, block Krylov
-    elsewhere. The state keeps how the factor has served: `rate`, CG iterations for each digit of
-    the residual in the last solve, and `fresh_rate`, those in the first solve with this factor. A
-    new factor is made when the iterations that it is expected to save within the horizon, at
-    `VECTOR_PENALTY` columns each, outweigh the columns of its sketch.
+    Its format is the `preconditioner`, where that names one; `rank` is that of each node of a
+    hierarchical one. A low-rank factor is sketched without power steps: Nystrom where the operator
+    is semidefinite, block Krylov elsewhere.
+
+    The state keeps how the factor has served: `rate`, CG iterations for each digit of the residual
+    in the last solve, and `fresh_rate`, those in the first solve with this factor. A new factor is
+    made when the iterations that it is expected to save within the horizon, at `VECTOR_PENALTY`
+    columns each, outweigh the columns of its sketch.
     """
 
+    preconditioner: str
     rank: int
     oversample: int
     seed: int
 
+    @property
+    def factor_format(self) -> str:
+        """The format of the factor."""
+        return self.preconditioner if self.preconditioner in FORMATS else LOW_RANK
+
     def first_factor(self, n: int) -> State:
         """Return the state before a factor is made."""
-        return {**KINDS["low-rank"].blank(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
+        return {**KINDS[self.factor_format].blank(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
     def current_factor(
         self, operator: Operator, state: State, horizon: float
@@ -84,7 +95,8 @@ class Refreshed:
         0 columns for the factor of the state. The horizon is the number of digits that are still to
         be solved for, in this solve and in later ones.
         """
-        columns = min(self.rank + self.oversample, operator.n)
+        of = FORMATS[self.factor_format]
+        columns = of.columns(operator.n, self.rank, self.oversample)
         saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
         kept = from_contents(state, UNKNOWN)
         if operator.world.decide(kept.is_blank or bool(saved * VECTOR_PENALTY > columns)):
@@ -94,10 +106,11 @@ class Refreshed:
 
     def new_factor(self, operator: Operator) -> Factor:
         """Return a new factor."""
+        options: dict[str, Any] = {"power": 0} if self.factor_format == LOW_RANK else {}
         with operator.world.ledger.timed("compress"):
             return compress(
-                operator, self.rank, oversample=self.oversample, power=0, seed=self.seed,
-                layout="replicated",
+                operator, self.rank, format=self.factor_format, oversample=self.oversample,
+                seed=self.seed, layout="replicated", **options,
             )  # fmt: skip
 
     def served(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:

@@ -101,15 +101,17 @@ def network_speed(world: World, words: int) -> tuple[float, float] | tuple[None,
     """Latency (seconds a message) and bandwidth (bytes/s) of the model in `compression.counting`.
 
     From reductions of one and of `words` float32 numbers, at most 2^22; (None, None) on one rank.
-    Collective.
+    The bandwidth is at most ten times that of the larger reduction with its latency, since a
+    difference of two timings may be noise alone. Collective.
     """
     if world.size == 1:
         return None, None
     messages = 2 * np.ceil(np.log2(world.size))
     latency = _seconds(lambda: world.sum(np.zeros(1))) / messages
     array = np.zeros(min(words, LARGEST), dtype=np.float32)
-    spent = _seconds(lambda: world.sum(array)) - messages * latency
-    bandwidth = 2 * (1 - 1 / world.size) * array.nbytes / max(spent, 1e-9)
+    whole = max(_seconds(lambda: world.sum(array)), 1e-9)
+    spent = max(whole - messages * latency, whole / 10)
+    bandwidth = 2 * (1 - 1 / world.size) * array.nbytes / spent
     return world.broadcast((latency, bandwidth))
 
 

@@ -43,12 +43,19 @@ EMPIRICAL_FISHER = Capability("empirical Fisher matrix", ("empirical_fisher",), 
 MONTE_CARLO_FISHER = Capability(
     "Monte Carlo Fisher matrix", ("monte_carlo_fisher",), OTHER_OPERATOR
 )
+ROW_OUTPUTS = Capability(
+    "outputs of rows",
+    ("outputs", "output_terms"),
+    "leave leverage and the spread of predictions out",
+)
+DATA_SLOPES = Capability("derivatives by the data", ("data_slopes",), "leave the data out")
 TEST_ROWS = Capability("test rows", ("over",), "leave the test rows out")
 CLASSIFICATION = Capability("classification", ("right_predictions",), "judge it by its loss")
 PREDICTION = Capability("prediction", ("output",), "compute its predictions yourself")
 KERAS_WEIGHTS = Capability(
     "Keras weights", ("read_weights", "set_fixed"), "take the point from a .npy file"
 )
+KERAS_MODEL = Capability("Keras model", ("save_model",), "write the point to a .npy file")
 MARGINS = Capability(
     "margins",
     ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),

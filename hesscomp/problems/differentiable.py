@@ -16,7 +16,9 @@ from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
+from hesscomp.problems.contract import wrong_slope
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
+from hesscomp.problems.row_terms import DataSlopes
 from hesscomp.problems.rows import RowSet
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
@@ -37,6 +39,7 @@ class DifferentiableProblem(Problem):
 
     capabilities = frozenset(
         {
+            ability.DATA_SLOPES,
             ability.INITIAL_POINT,
             ability.ROW_GRADIENTS,
             ability.SAMPLING,
@@ -300,6 +303,76 @@ class DifferentiableProblem(Problem):
             parts = self.chunks(slice(None), dtype)
             found = [kernel(theta, X[rows], y[rows]).numpy() for rows in parts]
         return np.concatenate([np.zeros(0), *found])
+
+    def data_slopes(self, x: np.ndarray, V: np.ndarray) -> DataSlopes:
+        """Return `Problem.data_slopes`, checked on a few rows against differences.
+
+        Raises
+        ------
+        InputError
+            Where TensorFlow's derivatives are not those of the values, as of a loss that stops a
+            gradient.
+        """
+        theta, X = tf.constant(x, "float64"), self.tensors("float64")[0]
+        y = self._real_targets()
+        kernel = self.compiled("data_slopes", "float64", (X, y), tf.constant(V[:, :1], "float64"))
+        real = [part.dtype.is_floating for part in (X, y)]
+        with self.world.phase("checking derivatives by the data"):
+            if any(real) and len(X):
+                self._check_data_slopes(kernel, theta, X[:3], y[:3], V[:, :1])
+        size, labels = int(np.prod(X.shape[1:])), np.empty((*y.shape, V.shape[1]))
+        shifts, scales = np.empty((size, V.shape[1])), np.empty((size, V.shape[1]))
+        for i, v in enumerate(V.T):
+            self.world.ledger.passes += 1
+            addends = []
+            for part in self.parts_here:
+                sums = np.zeros((2, size))
+                for rows in self.chunks(part, "float64"):
+                    by_X, by_y = kernel(theta, X[rows], y[rows], tf.constant(v[:, None], "float64"))
+                    labels[rows, ..., i] = by_y.numpy()
+                    by_X = np.reshape(by_X, (-1, size))
+                    sums += by_X.sum(axis=0), (by_X * np.reshape(X[rows], (-1, size))).sum(axis=0)
+                addends.append(sums)
+            shifts[:, i], scales[:, i] = self.sum_parts(addends, (2, size))
+        by_X, by_y = real
+        return DataSlopes(
+            labels if by_y else None, shifts if by_X else None, scales if by_X else None
+        )
+
+    def _real_targets(self) -> tf.Tensor:
+        """Return the targets here, as real numbers where the loss has derivatives by them."""
+        return self.tensors("float64")[1]
+
+    def _check_data_slopes(self, kernel, theta, X, y, V: np.ndarray) -> None:
+        """Refuse derivatives by a few rows that are not those of their gradients times v."""
+        slopes = self.compiled("row_slopes", "float64", (X, y), tf.constant(V, "float64"))
+        ends = int(np.prod(X.shape))
+
+        def parts(z):
+            moved = (np.reshape(z[:ends], X.shape), np.reshape(z[ends:], y.shape))
+            return [tf.cast(new, old.dtype) for new, old in zip(moved, (X, y), strict=True)]
+
+        def value(z):  # whole numbers stay as they are
+            X, y = kept(parts(z))
+            return float(tf.reduce_sum(slopes(theta, X, y, tf.constant(V, "float64"))))
+
+        def gradient(z):
+            by_X, by_y = kernel(theta, *kept(parts(z)), tf.constant(V, "float64"))
+            return np.concatenate([np.reshape(by_X, -1), np.reshape(by_y, -1)])
+
+        def kept(moved):
+            return [
+                new if old.dtype.is_floating else old
+                for new, old in zip(moved, (X, y), strict=True)
+            ]
+
+        here = np.concatenate([np.reshape(X, -1), np.reshape(y, -1)]).astype(np.float64)
+        wrong = wrong_slope(value, gradient, here, tolerance=1e-4)
+        if wrong is not None:
+            raise InputError(
+                f"{self.name}: TensorFlow's derivative of a gradient by the data along a direction "
+                f"is {wrong[0]:.6g}, but that of its values is {wrong[1]:.6g}; leave the data out"
+            )
 
     def _rows_at_once(self, dtype: str) -> int:
         """Return of how many rows the single gradients are held at once."""

@@ -27,8 +27,12 @@ class Family:
         What y must hold, as `Dataset.targets` says it.
     loss, slope, bend : callable
         The loss and its first and second derivative by t, of float64 tensors (t, y).
+    slope_by_target : callable
+        The derivative of the slope by y; of a label +1 or -1 by the probability of +1.
     allowed : callable
         Says of an array y which numbers can be targets.
+    free_scale : bool
+        As `Problem.free_scale`.
     rule : str
         What they must be, for messages.
     """
@@ -38,6 +42,8 @@ class Family:
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     slope: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     bend: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    slope_by_target: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = lambda t, y: -tf.ones_like(t)
+    free_scale: bool = False
     allowed: Callable[[np.ndarray], np.ndarray] = np.isfinite
     rule: str = "finite"
 
@@ -59,12 +65,13 @@ FAMILIES = {
         lambda t, y: (t - y) ** 2 / 2,
         lambda t, y: t - y,
         lambda t, y: tf.ones_like(t),
+        free_scale=True,
     ),
     "poisson": Family(
         "poisson-regression", VALUES,
         lambda t, y: tf.exp(t) - y * t,
         lambda t, y: tf.exp(t) - y,
         lambda t, y: tf.exp(t),
-        lambda y: y >= 0, "counts of at least 0",
+        allowed=lambda y: y >= 0, rule="counts of at least 0",
     ),
 }  # fmt: skip

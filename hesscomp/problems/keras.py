@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.curvature.joint import Joint
+from hesscomp.curvature.keras_internals import check_keras
 from hesscomp.curvature.keras_losses import Ending, find_loss, resolve_loss
 from hesscomp.curvature.losses import KNOWN, Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, cut
@@ -18,7 +19,7 @@ from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import KERAS_WEIGHTS
+from hesscomp.problems.capabilities import KERAS_MODEL, KERAS_WEIGHTS
 from hesscomp.problems.door import SECONDS, Door
 from hesscomp.problems.handed import as_arrays, row_ranks
 from hesscomp.problems.keras_rows import (
@@ -36,6 +37,7 @@ from hesscomp.problems.network import NetworkProblem
 from hesscomp.problems.rows import RowSet
 from hesscomp.problems.several import Several, is_several, unwrapped
 from hesscomp.problems.stateless import Traced, fixed_variables, network_of
+from hesscomp.storage.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +125,7 @@ class KerasProblem(NetworkProblem):
     """
 
     name = "keras-model"
-    capabilities = NetworkProblem.capabilities | {KERAS_WEIGHTS}
+    capabilities = NetworkProblem.capabilities | {KERAS_MODEL, KERAS_WEIGHTS}
 
     def __init__(
         self, model: keras.Model, loss, data, world: World | None = None, *, ridge: float = 0.0,
@@ -191,6 +193,12 @@ class KerasProblem(NetworkProblem):
         x = self.check_point(x)
         for variable, piece in zip(self.model.trainable_variables, self.pieces, strict=True):
             variable.assign(piece.of(x))
+
+    def save_model(self, path, x: np.ndarray) -> None:
+        """Write the model with the parameters x, which it keeps, to a .keras file; local."""
+        self.set_weights(x)
+        with atomic_path(path) as temporary:
+            self.model.save(temporary)
 
     def read_weights(self, path) -> Weights:
         return read_weights(path, self.model)
@@ -349,7 +357,8 @@ def _check_model(model) -> None:
             f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=tensorflow and start again"
         )
     if not isinstance(model, keras.Model):
-        raise InputError(f"the model is a {type(model).__name__}; pass a keras.Model")
+        raise InputError(f"the model is of the type {type(model).__name__}; pass a keras.Model")
+    check_keras()
     if not model.built:
         raise InputError(f"{model.name} is not built; call it on some rows, or give it an Input")
     if not model.trainable_variables:

@@ -20,6 +20,7 @@ from hesscomp.problems import capabilities as ability
 from hesscomp.problems.catalogue import RIDGE
 from hesscomp.problems.families import FAMILIES, Family
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
+from hesscomp.problems.row_terms import DataSlopes, OutputTerms
 from hesscomp.problems.rows import RowSet
 
 ROW_NUMBERS = 2**23  # of gradients of single rows that are held at once
@@ -70,12 +71,15 @@ class GeneralizedLinearModel(Problem):
     """
 
     psd = True
+    outputs = 1
     capabilities = frozenset(
         {
+            ability.DATA_SLOPES,
             ability.EMPIRICAL_FISHER,
             ability.MARGINS,
             ability.PREDICTION,
             ability.ROW_GRADIENTS,
+            ability.ROW_OUTPUTS,
             ability.SAMPLING,
             ability.SQUARED_GRADIENTS,
             ability.TEST_ROWS,
@@ -97,6 +101,7 @@ class GeneralizedLinearModel(Problem):
         world = World.of_job() if world is None else world
         check_numbers(ridge, dtype)
         self.family, self.family_name = known_family(family), family
+        self.free_scale = self.family.free_scale
         self.name, what = self.family.name, self.family.name.replace("-", " ")
         if dataset.targets != self.family.targets:
             needed = "labels of two classes" if self.family.targets == "signs" else "real numbers"
@@ -208,8 +213,7 @@ class GeneralizedLinearModel(Problem):
         return tf.convert_to_tensor(values, tf.float64)
 
     def curvature_at(self, margins: tf.Tensor) -> GramCurvature | Bordered:
-        weights = self._each(self.family.bend, self._predictor(margins), self.labels)
-        return self.design.curvature(self._counted(weights))
+        return self.design.curvature(self._bends(margins))
 
     def empirical_fisher(self, x: np.ndarray) -> GramCurvature | Bordered:
         """Return the sum of g g^T over this rank's rows, g the gradient of a row's w l; local."""
@@ -253,17 +257,14 @@ class GeneralizedLinearModel(Problem):
         return int(np.count_nonzero(self._counted_here()))
 
     def row_gradients(self, x, rows=None):
-        held, slopes = np.flatnonzero(self._counted_here()), self._row_slopes(x)
+        held, slopes = self._held(), self._slopes_at(x)
         chosen = np.arange(len(held)) if rows is None else np.asarray(rows, np.int64)
         for part in chunks(slice(None), len(chosen), max(ROW_NUMBERS // self.n, 1)):
             places = held[chosen[part]]
-            A = self.shard.X[places]
-            A = A.toarray() if scipy.sparse.issparse(A) else A.astype(np.float64)
-            ones = np.ones((len(A), self.n - self.features))
-            yield chosen[part], slopes[places, None] * np.hstack([A, ones])
+            yield chosen[part], slopes[places, None] * self._dense(places)
 
     def row_squares(self, x):
-        held, slopes = np.flatnonzero(self._counted_here()), self._row_slopes(x)
+        held, slopes = self._held(), self._slopes_at(x)
         found = [np.zeros(0)]
         for part in chunks(slice(None), len(held), 1024):  # float32 rows are widened, a few at once
             A = self.shard.X[held[part]].astype(np.float64)
@@ -271,8 +272,61 @@ class GeneralizedLinearModel(Problem):
             found.append(np.asarray(squares.sum(axis=1)).reshape(-1))
         return slopes[held] ** 2 * (np.concatenate(found) + self.intercept)
 
-    def _row_slopes(self, x: np.ndarray) -> np.ndarray:
+    def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
+        """Return `Problem.row_slopes`, by one pass for each column and one more."""
+        return (self._slopes_at(x)[:, None] * self._forward(V))[self._held()]
+
+    def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:
+        held, margins = self._held()[rows], self.margins(self.check_point(x))
+        slopes, bends = self._slopes(margins).numpy(), self._bends(margins).numpy()
+        return OutputTerms(
+            self._dense(held)[:, None], slopes[held, None], bends[held, None, None]
+        )  # fmt: skip
+
+    def data_slopes(self, x: np.ndarray, V: np.ndarray) -> DataSlopes:
+        """Return `Problem.data_slopes`; labels by the probability of the label +1."""
+        along, margins = self._forward(V), self.margins(self.check_point(x))
+        slopes, bends = self._slopes(margins).numpy(), self._bends(margins).numpy()[:, None] * along
+        at = self._predictor(margins), self.labels
+        by_target = self._counted(self._each(self.family.slope_by_target, *at)).numpy()
+        # g . v = slope(t) a.v with t = a.x, so that d(g . v)/da = bend x + slope v.
+        sums = self._sums(np.column_stack([bends, slopes]))
+        backs = np.column_stack([self._adjoint(each) for each in (*bends.T, slopes)])
+        own = slice(0, self.features)
+        x, V, backs = x[own], V[own], backs[own]
+        shifts = x[:, None] * sums[:-1] + sums[-1] * V
+        scales = x[:, None] * backs[:, :-1] + backs[:, -1:] * V
+        return DataSlopes((by_target[:, None] * along)[self._held()], shifts, scales)
+
+    def _forward(self, V: np.ndarray) -> np.ndarray:
+        """Return A V for the shard, column by column: bits depend on no chunk."""
+        self.world.ledger.passes += V.shape[1]
+        columns = [self.design.forward(tf.constant(v)).numpy() for v in V.T]
+        return np.reshape(columns, (V.shape[1], len(self.shard.y))).T
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Return a number or more for each row of the shard summed over the rows of all ranks."""
+        return self.sum_parts(self._part_sums(tf.constant(values.T)), values.shape[1:])
+
+    def _adjoint(self, values: np.ndarray) -> np.ndarray:
+        """Return A^T values over the rows of all ranks."""
+        values = tf.constant(values)
+        if self.world.reproducible:
+            return self.sum_parts(self.design.adjoint_by_row_block(values).numpy(), (self.n,))
+        return self.sum_parts(self.design.adjoint(values).numpy()[None], (self.n,))
+
+    def _dense(self, places: np.ndarray) -> np.ndarray:
+        """Return rows of the shard, dense and in float64, with the intercept's column."""
+        A: Any = self.shard.X[places]
+        A = A.toarray() if scipy.sparse.issparse(A) else A.astype(np.float64)
+        return np.hstack([A, np.ones((len(A), self.n - self.features))])
+
+    def _slopes_at(self, x: np.ndarray) -> np.ndarray:
         return self._slopes(self.margins(self.check_point(x))).numpy()
+
+    def _held(self) -> np.ndarray:
+        """Return which of this rank's rows are in the sample, by their places."""
+        return np.flatnonzero(self._counted_here())
 
     def losses_along(
         self, margins: tf.Tensor, direction: tf.Tensor, steps: np.ndarray
@@ -292,6 +346,10 @@ class GeneralizedLinearModel(Problem):
     def _slopes(self, margins: tf.Tensor) -> tf.Tensor:
         """Return each row's w_i l'_i."""
         return self._counted(self._each(self.family.slope, self._predictor(margins), self.labels))
+
+    def _bends(self, margins: tf.Tensor) -> tf.Tensor:
+        """Return each row's w_i l''_i."""
+        return self._counted(self._each(self.family.bend, self._predictor(margins), self.labels))
 
     def _each(self, function, *vectors: tf.Tensor):
         """Return an element-wise function of (rows,) tensors; equal elements give equal bits.
@@ -316,6 +374,9 @@ class GeneralizedLinearModel(Problem):
             return tf.reduce_sum(values, axis=1).numpy()[None]
         sums = [values.numpy()[:, rows].sum(axis=1) for rows in self.parts_here]
         return np.array(sums).reshape(-1, len(values))
+
+    def warn_if_separated(self, x: np.ndarray) -> None:
+        """Warn where x, at which a solver ended, shows that there is no minimum. Collective."""
 
     def output(self, x: np.ndarray, X) -> np.ndarray:
         """Return the margins a.x of rows X, without offsets; local."""

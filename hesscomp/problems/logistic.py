@@ -1,5 +1,6 @@
 """Binary logistic regression over sharded data."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from hesscomp.problems import capabilities as ability
 from hesscomp.problems.catalogue import RIDGE
 from hesscomp.problems.linear import GeneralizedLinearModel
 from hesscomp.problems.problem import chunks
+
+log = logging.getLogger(__name__)
 
 
 class LogisticRegression(GeneralizedLinearModel):
@@ -82,6 +85,15 @@ class LogisticRegression(GeneralizedLinearModel):
         counts = np.array([self.right(x, shard), len(shard.y)], dtype=np.int64)
         right, total = self.world.sum(counts).tolist()
         return right / total if total else float("nan")
+
+    def warn_if_separated(self, x: np.ndarray) -> None:
+        separated = self.ridge == 0 and self.accuracy(x, self.shard) == 1
+        if separated and self.world.rank == 0:
+            log.warning(
+                "%s: the coefficients separate the classes without an error, so without a ridge "
+                "there is no minimum: they are those where the run ended; set a ridge",
+                self.dataset_name,
+            )
 
     def right(self, x: np.ndarray, shard: Shard) -> int:
         """Return how many rows of this rank's `shard` have the sign of a.x as label; local."""

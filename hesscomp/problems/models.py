@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from keras.src.backend.common import global_state
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
+from hesscomp.curvature.keras_internals import ObjectSharingScope, global_state
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError, reason
 from hesscomp.problems.catalogue import Network

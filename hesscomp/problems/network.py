@@ -5,7 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from hesscomp.curvature.chunks import RowSum, row_values
-from hesscomp.curvature.losses import Loss, Outer, SigmoidCrossEntropy, SoftmaxCrossEntropy
+from hesscomp.curvature.losses import (
+    Loss,
+    Outer,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    SquaredError,
+)
 from hesscomp.curvature.networks.engine import NetworkEngine
 from hesscomp.curvature.networks.penalty import Penalty
 from hesscomp.curvature.tensorflow import tf
@@ -13,9 +19,10 @@ from hesscomp.errors import InputError
 from hesscomp.factors import Kronecker
 from hesscomp.parallel import random
 from hesscomp.problems import capabilities as ability
-from hesscomp.problems.differentiable import DifferentiableProblem
+from hesscomp.problems.differentiable import SQUARED_NUMBERS, DifferentiableProblem
 from hesscomp.problems.kronecker import kronecker_factor, kronecker_matrices
-from hesscomp.problems.problem import KroneckerMatrices
+from hesscomp.problems.problem import KroneckerMatrices, chunks
+from hesscomp.problems.row_terms import OutputTerms
 
 
 class NetworkProblem(DifferentiableProblem):
@@ -37,6 +44,7 @@ class NetworkProblem(DifferentiableProblem):
         ability.KRONECKER_FACTORS,
         ability.MONTE_CARLO_FISHER,
         ability.PREDICTION,
+        ability.ROW_OUTPUTS,
     }
 
     engine: NetworkEngine
@@ -44,6 +52,7 @@ class NetworkProblem(DifferentiableProblem):
     def _take_loss(self, loss: Loss, penalty: Penalty | None) -> None:
         """Take the loss and the regularisers; to be called once by subclasses."""
         self.loss, self.penalty, self.loss_name = loss, penalty, loss.name
+        self.free_scale = isinstance(loss.bare, SquaredError)
         self.gauss_newton_psd = loss.convex and (penalty is None or penalty.convex)
         if not isinstance(loss.bare, SoftmaxCrossEntropy | SigmoidCrossEntropy):
             self.capabilities = self.capabilities - {ability.CLASSIFICATION}
@@ -74,6 +83,48 @@ class NetworkProblem(DifferentiableProblem):
                 hits = found == (y.argmax(-1) if distributions else y.reshape(found.shape))
             right, total = right + int(np.count_nonzero(hits)), total + hits.size
         return right, total
+
+    # Terms of single rows
+
+    def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
+        """Return `Problem.row_slopes`, by products with the Jacobian."""
+        if not V.shape[1]:  # which TensorFlow's kernels cannot split
+            return np.empty((self.rows_here, 0))
+        self.world.ledger.passes += V.shape[1]
+        theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
+        panel, found = tf.constant(V, "float64"), [np.empty((0, V.shape[1]))]
+        kernel = self.compiled("row_slopes", "float64", (X, y), panel)
+        for rows in self.chunks(slice(None), "float64", V.shape[1]):
+            found.append(kernel(theta, X[rows], y[rows], panel).numpy())
+        return np.concatenate(found)
+
+    @property
+    def outputs(self) -> int:
+        return int(np.prod(self._output_shape))
+
+    @property
+    def _output_shape(self) -> tuple[int, ...]:
+        X = self.tensors("float64")[0]
+        made = self.compiled("output", "float64", (X,)).get_concrete_function()
+        return tuple(made.structured_outputs.shape[1:])
+
+    def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:
+        theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
+        C, kernel = self.outputs, self.compiled("output_terms", "float64", (X, y))
+        few = max(SQUARED_NUMBERS // (self.n * C), 1)
+        parts = [kernel(theta, X[part], y[part]) for part in chunks(rows, len(X), few)]
+        shapes = (C, self.n), (C,), (C, C)
+        terms = [
+            np.concatenate([np.empty((0, *shape)), *(part[i].numpy() for part in parts)])
+            for i, shape in enumerate(shapes)
+        ]
+        return OutputTerms(*terms)
+
+    def _real_targets(self) -> tf.Tensor:
+        y = self.tensors("float64")[1]
+        outputs = tf.zeros([len(y), *self._output_shape], "float64")
+        real = self.loss.real_targets(outputs, y)
+        return y if real is None else real
 
     # Matrices J^T B J, with J the derivative of the output and B a curvature of the loss
 

@@ -20,6 +20,7 @@ from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.capabilities import Capability
+from hesscomp.problems.row_terms import DataSlopes, OutputTerms
 
 Kind = TypeVar("Kind", bound=Factor)
 
@@ -85,6 +86,8 @@ class Problem(ABC):
         Whether the Hessian is positive semidefinite everywhere.
     gauss_newton_psd : bool
         Whether the Gauss-Newton matrix is, with the capability `GAUSS_NEWTON`.
+    free_scale : bool
+        Whether the loss is a likelihood only up to a scale that data must tell: squared error.
     memory : float
         Bytes that a product may take on a rank, where the problem knows how to keep to them, and
         the separate addends of reproducible mode always.
@@ -116,6 +119,7 @@ class Problem(ABC):
     gradient_dtype: str = "float64"
     psd: bool = False
     gauss_newton_psd: bool = False
+    free_scale: bool = False
     memory: float = STACK_BYTES
     derivatives: str = ""
     capabilities: frozenset[Capability] = frozenset()
@@ -229,6 +233,33 @@ class Problem(ABC):
         """Return the squared norms of the gradients of this rank's rows, (rows_here,); local."""
         raise self.lacks(ability.ROW_GRADIENTS)
 
+    def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
+        """Return the gradients of this rank's rows times an (n, k) array: (rows_here, k); local.
+
+        Made of `row_gradients` unless a class writes a cheaper method; float64.
+        """
+        found = [gradients @ V for _, gradients in self.row_gradients(x)]
+        return np.concatenate([np.empty((0, V.shape[1])), *found])
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the output of a row has."""
+        raise self.lacks(ability.ROW_OUTPUTS)
+
+    def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:
+        """Return the Jacobians of some of this rank's rows, and their losses by output; local.
+
+        In float64: r C n numbers for r rows of C outputs.
+        """
+        raise self.lacks(ability.ROW_OUTPUTS)
+
+    def data_slopes(self, x: np.ndarray, V: np.ndarray) -> DataSlopes:
+        """Return derivatives by the data of each row's gradient times columns of V. Collective.
+
+        In float64; a reduction of twice the number of features for each column.
+        """
+        raise self.lacks(ability.DATA_SLOPES)
+
     def kronecker(
         self,
         x: np.ndarray,
@@ -324,6 +355,10 @@ class Problem(ABC):
         """Replace the weights that are no parameters; None brings back the first ones."""
         if values is not None:
             raise self.lacks(ability.KERAS_WEIGHTS)
+
+    def save_model(self, path: str | os.PathLike, x: np.ndarray) -> None:
+        """Write the model with the parameters x, which it keeps, to a .keras file; local."""
+        raise self.lacks(ability.KERAS_MODEL)
 
     # The losses of rows are functions of margins A x, so that those along a line follow from the
     # margins at two of its points

@@ -1,5 +1,6 @@
 """The rows that a rank holds for a problem of any kind: inputs and targets of any shape."""
 
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +62,11 @@ class RowSet(Shard):
                     "repeat rows that count more than once or write the loss as a FunctionProblem"
                 )
             if not (isinstance(data, tuple | list) and len(data) == 2):
+                if isinstance(data, str | os.PathLike):
+                    raise InputError(
+                        f"data: {os.fspath(data)} is a name; read it with load_data, and pass what "
+                        "that returns"
+                    )
                 raise InputError(
                     "data must be a Dataset, a pair (X, y) of arrays or a tf.data.Dataset, not a "
                     f"{type(data).__name__}; of a generator or loader give what its batches hold, "

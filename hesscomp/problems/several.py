@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from keras.src.backend.common.masking import get_keras_mask
 
 from hesscomp.curvature.joint import Joint, Part, Slot, flattened, slots_of
+from hesscomp.curvature.keras_internals import get_keras_mask
 from hesscomp.curvature.keras_losses import Ending, find_loss, resolve_loss
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import Piece
@@ -205,6 +205,27 @@ class Several:
         except (ValueError, TypeError) as error:
             raise InputError(f"{model.name} cannot be computed: {reason(error)}") from error
         return found["ends"], found["names"]
+
+
+def by_names(model, names: list[str], where: str) -> tuple[list[str], list[str]]:
+    """Return which arrays of a file are the inputs, and which the targets, of a model.
+
+    An input is of the name that the model has for it; of one output the target is y or the only
+    other array, of several the others are the targets by the outputs' names.
+    """
+    inputs, _ = _entrances(model, None)
+    missing = [name for name in inputs if name not in names]
+    rest = [name for name in names if name not in inputs]
+    if missing:
+        raise InputError(
+            f"{where}: has no array for {some(missing)} of {model.name}; it has {some(names)}. "
+            f"Store one for each input ({some(inputs)}) and output, or X and y"
+        )
+    if len(model.outputs) > 1:
+        return inputs, rest
+    if "y" not in rest and len(rest) != 1:
+        raise InputError(f"{where}: has no targets y beside {some(inputs)}; it has {some(names)}")
+    return inputs, ["y"] if "y" in rest else rest
 
 
 def unwrapped(model, loss, data):

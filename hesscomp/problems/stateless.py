@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from keras.src.backend.common.masking import get_keras_mask
-from keras.src.backend.tensorflow import nn as keras_backend
 
+from hesscomp.curvature.keras_internals import backend_nn, get_keras_mask
 from hesscomp.curvature.keras_losses import Ending
 from hesscomp.curvature.networks.engine import Piece, split
 from hesscomp.curvature.tensorflow import computing_in, keras, one_precision, tf
@@ -206,12 +205,12 @@ def _twice_differentiable() -> Iterator[None]:
     `tf.nn.moments`, which they call, treats the mean within the variance as a constant: of the same
     value and first derivative, but not of the same second (LayerNormalization and others).
     """
-    saved = keras_backend._compute_moments
-    keras_backend._compute_moments = _moments
+    saved = backend_nn._compute_moments
+    backend_nn._compute_moments = _moments
     try:
         yield
     finally:
-        keras_backend._compute_moments = saved
+        backend_nn._compute_moments = saved
 
 
 def _moments(x, axes, keepdims):

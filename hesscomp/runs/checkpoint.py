@@ -262,9 +262,10 @@ def schema_mismatch(found: Mapping, expected: Mapping, place: str) -> str | None
 
     Each expected name must be found. An array must have the same type and shape, and finite
     entries. A number must be a number, finite where the expected one is. A length of 0 stands for
-    one that is not known beforehand, the same wherever it occurs. Texts are not compared.
+    one that is not known beforehand; where a matrix has one, it is the same wherever it occurs.
+    Texts are not compared.
     """
-    unknown = set()
+    unknown, tied = set(), False
     for name, like in expected.items():
         where, value = f"{place}/{name}", found.get(name)
         if value is None:
@@ -279,6 +280,7 @@ def schema_mismatch(found: Mapping, expected: Mapping, place: str) -> str | None
                 return (
                     f"{where} has shape {shape} and type {kind}, expected ({wanted}) {like.dtype}"
                 )
+            tied = tied or (like.ndim > 1 and 0 in like.shape)
             unknown |= {have for have, want in zip(shape, like.shape, strict=True) if want == 0}
             if not np.isfinite(value).all():
                 return f"{where} holds numbers that are not finite"
@@ -287,6 +289,6 @@ def schema_mismatch(found: Mapping, expected: Mapping, place: str) -> str | None
                 return f"{where} is not a number"
             if np.isfinite(like) and not np.isfinite(value):
                 return f"{where} is {value}, not finite"
-    if len(unknown) > 1:
+    if tied and len(unknown) > 1:
         return f"{place} holds arrays of lengths {sorted(unknown)} where they must be the same"
     return None

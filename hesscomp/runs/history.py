@@ -24,6 +24,9 @@ class History:
     rows: list[dict[str, float]] = field(default_factory=list)
     events: list[tuple[int, str]] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"<history: {len(self)} rows of {', '.join(self.names)}; {len(self.events)} events>"
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -78,6 +78,11 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
             )
         if not re.fullmatch(TIME, self.time):
             raise InputError(f"`time` {self.time}: take minutes, 2:00:00 or 1-12:00:00")
+        if self.warning >= self.seconds:
+            raise InputError(
+                f"`time` {self.time}: leaves no time before the `warning`, {self.warning} seconds "
+                "from its end; raise `time` or lower `warning`"
+            )
         for name in ("name", "mem", "mem_per_cpu", "partition", "account"):
             value = getattr(self, name)
             if value is not None and not re.fullmatch(r"[\w.,:+@=-]+", value):
@@ -98,6 +103,17 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
             raise InputError(
                 "`array`: all tasks would do the same; put {}, {name} or %a into the command"
             )
+
+    @property
+    def seconds(self) -> int:
+        """The time limit, written as minutes[:seconds], h:m:s or days-hours[:minutes[:seconds]]."""
+        days, dash, clock = self.time.rpartition("-")
+        given = [int(part) for part in clock.split(":")]
+        if dash or len(given) == 3:
+            hours, minutes, seconds = given + [0] * (3 - len(given))
+        else:
+            hours, (minutes, seconds) = 0, given + [0] * (2 - len(given))
+        return 86400 * int(days or 0) + 3600 * hours + 60 * minutes + seconds
 
     @property
     def title(self) -> str:

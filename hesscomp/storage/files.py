@@ -33,6 +33,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     killed processes of this machine left of writing the same path is removed too.
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        text = "its folder does not exist; make it, or name another"
+        raise FileNotFoundError(errno.ENOENT, text, os.fspath(path))
     begin = f".{path.name}.{platform.node()}."
     temporary = path.with_name(f"{begin}{os.getpid()}.tmp{path.suffix}")
     _remove_orphans(path.parent, begin)

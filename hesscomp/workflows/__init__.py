@@ -18,6 +18,7 @@ _HOME = {
     "planning": ("PlanRequest", "measured_plan", "plan"),
     "prediction": ("PredictRequest", "Predicted", "predict"),
     "progress": ("Columns",),
+    "sensitivity": ("SensitivityRequest", "find_sensitivity"),
     "subject": ("ProblemRequest", "Subject", "make_problem"),
     "training": ("TrainRequest", "Training", "train"),
 }

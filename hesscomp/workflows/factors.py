@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hesscomp.compression import CompressionOptions, FactorOptions, correct
+from hesscomp.compression import CompressionOptions, FactorOptions, FormatOptions, correct
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import KRYLOV, RANK
+from hesscomp.compression.formats import AUTO, LOW_RANK, TOLERANCE
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalOptions, diagonal_factor
 from hesscomp.factors import Factor, trajectory_writer
+from hesscomp.factors.point import load_array
 from hesscomp.options import Options, option, values
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
@@ -66,7 +68,7 @@ class FactorOutput(Options, group="output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompressRequest(CurvatureRequest, CompressionOptions, FactorOutput, group="operator"):
+class CompressRequest(CurvatureRequest, FormatOptions, FactorOutput, group="operator"):
     """What to compress, how, and where to write the factor.
 
     Of a large model of a user's, `compress` takes less for a `first_look`, and says so.
@@ -80,8 +82,16 @@ class CompressRequest(CurvatureRequest, CompressionOptions, FactorOutput, group=
 
     def __post_init__(self):
         if self.rank is None and self.tolerance is None:
-            object.__setattr__(self, "rank", DEFAULT)
+            usual = (
+                ("rank", DEFAULT) if self.factor_format == LOW_RANK else ("tolerance", TOLERANCE)
+            )
+            object.__setattr__(self, *usual)
         super().__post_init__()
+
+    @property
+    def products_of(self) -> type[CompressionOptions]:
+        """The options on which the products of a run depend."""
+        return CompressionOptions if self.factor_format == LOW_RANK else FormatOptions
 
     @property
     def first_look(self) -> bool:
@@ -184,14 +194,27 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
         x = make_point(request, subject, progress)
-    request = _first_look(request, subject.problem, progress)
+    request = first_look(request, subject.problem, progress)
     curvature = make_operator(request, sampled(request, subject.problem), x)
-    make = partial(compress_operator, **values(request, CompressionOptions))
-    facts = request.facts(CompressionOptions)
+    asked = values(request, FormatOptions)
+    asked["format"] = asked.pop("factor_format")
+    asked["ordering"] = _ordering(request.ordering, world)
+    if request.factor_format == AUTO:
+        asked["on_choice"] = progress
+    make = partial(compress_operator, **asked)
+    facts = request.facts(request.products_of)
     return _make_factor("compress", request, curvature, make, facts, progress)
 
 
-def _first_look(request: CompressRequest, problem, progress: Progress) -> CompressRequest:
+def _ordering(given: str | None, world: World) -> str | np.ndarray | None:
+    """Return the name of an ordering, or the array in the file that is named. Collective."""
+    if given is None or not given.endswith(".npy"):
+        return given
+    with world.phase(f"reading the ordering {given}"):
+        return load_array(given)
+
+
+def first_look(request: CompressRequest, problem, progress: Progress) -> CompressRequest:
     """Return the request; for a first look at a large problem, of few rows and a low rank."""
     fewest = min(LOOK_ROWS / problem.rows, 1.0)
     share = max(LOOK_SIZE / (problem.rows * problem.n), fewest)
@@ -279,6 +302,11 @@ def trajectory(
     """
     if request.out is None:
         raise InputError("a trajectory is written to a file; name one with `out`")
+    if request.factor_format != LOW_RANK:
+        raise InputError(
+            f"a trajectory is of factors of the format {LOW_RANK}, not {request.factor_format}; "
+            "name one point"
+        )
     if request.save_point is not None:
         raise InputError("`save_point` goes with one point, not with a trajectory; leave it out")
     check_outputs(world, request.out, request.json)

@@ -16,7 +16,9 @@ class ScriptOutput(Options, group="output"):
     """Where to write a job script."""
 
     out: str | None = option(None, metavar="JOB.sbatch", help="the script; default: print it")
-    submit: bool = option(False, help="submit `out` with sbatch")
+    submit: bool = option(
+        False, help="submit the script with sbatch; without `out` it is written to NAME.sbatch"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +27,19 @@ class JobRequest(Job, ScriptOutput):
 
     def _check(self) -> None:
         super()._check()
-        if self.submit and self.out is None:
-            raise InputError("`submit` needs a script in a file; name one with `out`")
         if self.submit and self.array == ():
             raise InputError("`submit` of an array needs its items: `array` 'run/ckpt-*.h5'")
-        if self.array and self.out is None:
+        if self.array and self.file is None:
             raise InputError("items of `array` need a script in a file; name one with `out`")
-        if self.out is not None and self.out in self.command:
+        if self.file is not None and self.file in self.command:
             raise InputError(
-                f"`out` {self.out}: the command uses this file; give the script another name"
+                f"`out` {self.file}: the command uses this file; give the script another name"
             )
+
+    @property
+    def file(self) -> str | None:
+        """The file of the script: `out`, or what `submit` writes without it."""
+        return f"{self.title}.sbatch" if self.submit and self.out is None else self.out
 
     def items(self) -> list[str]:
         """Return the items of an array, with patterns expanded."""
@@ -66,16 +71,16 @@ def job(request: JobRequest, progress=None) -> JobResult:
     """
     items = request.items()
     script = job_script(request)
-    if request.out is None:
+    if request.file is None:
         return JobResult(script, None)
-    check_writable(request.out)
-    check_replaceable(request.out)
-    with atomic_path(request.out) as temporary:
+    check_writable(request.file)
+    check_replaceable(request.file)
+    with atomic_path(request.file) as temporary:
         temporary.write_text(script)
     if progress is not None:
-        progress(f"wrote job script: {request.out}")
+        progress(f"wrote job script: {request.file}")
     array = [f"--array=0-{len(items) - 1}"] if items else []
-    words = ("sbatch", *array, "--", request.out, *items)
+    words = ("sbatch", *array, "--", request.file, *items)
     if request.submit:
         try:
             done = subprocess.run(words)

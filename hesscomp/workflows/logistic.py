@@ -47,7 +47,10 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
 
     krylov_alone = KRYLOV
 
-    data: str = option(metavar="NAME|FILE", group="data", help=NAMED_DATA)
+    data: str = option(
+        metavar="NAME|FILE", group="data",
+        help=f"{NAMED_DATA}; an intercept is only there with `intercept`, or a column of ones",
+    )  # fmt: skip
     ridge: float = option(
         RIDGE, low=0, group="numbers", metavar="R", help="add (R/2) ||x||^2 to the objective"
     )
@@ -148,10 +151,11 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
         from hesscomp.optimizers.standard_errors import OBSERVED, linear_model, named_columns
         from hesscomp.problems.evaluation import HeldOut
 
+    constant = "with an intercept" if problem.intercept else "no intercept added"
     threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
     progress(
-        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, ridge {problem.ridge:g}; "
-        f"{count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
+        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, {constant}, ridge "
+        f"{problem.ridge:g}; {count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
     )
     with world.ledger.timed("compile"):
         problem.compile()
@@ -163,6 +167,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
             folder=request.run,
             save_every=request.save_every or 1,
         )
+    problem.warn_if_separated(result.x)
     test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
     classifies = problem.can(CLASSIFICATION)
     accuracy = problem.accuracy(result.x, dataset.train) if classifies else math.nan

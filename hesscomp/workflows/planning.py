@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hesscomp.compression.compress import CompressionOptions
+from hesscomp.compression.compress import RANK, CompressionOptions
 from hesscomp.compression.counting import Machine
 from hesscomp.compression.options import SketchSizes, count, default_method, end_taken
 from hesscomp.compression.plan import METHODS, NUMBER, VECTORS, Plan, Request, make_plan
@@ -72,7 +72,10 @@ class PlanRequest(
     n: int | None = count(None, metavar="N", help="number of parameters, such as 1e8")
     rows: int | None = count(None, metavar="M", help="rows of the data on all ranks together")
     ranks: int = count(group="compression", metavar="P", help="number of MPI ranks")
-    rank: int = count(40, group="compression", metavar="K", help="number of eigenpairs")
+    rank: int | None = count(
+        None, group="compression", metavar="K",
+        help=f"number of eigenpairs; default: what compress takes, {RANK} or less",
+    )  # fmt: skip
     which: str = option_of(CompressionOptions, "which")
     method: str = option(
         "auto", choices=("auto", *METHODS), group="compression", advanced=True,
@@ -118,7 +121,8 @@ def _sizes(request: PlanRequest) -> Request:
         n=request.n, rows=request.rows, method=method, ranks=request.ranks, dtype=request.dtype,
         auto=request.method == "auto", product_bytes=request.memory_limit or PRODUCT_BYTES,
         row_bytes=request.row_bytes or 0.0, row_seconds=row_seconds,
-        which=end_taken(request.which, request.psd), **values(request, SketchSizes),
+        which=end_taken(request.which, request.psd),
+        **values(request, SketchSizes) | {"rank": request.rank or RANK},
     )  # fmt: skip
 
 
@@ -133,7 +137,8 @@ def measured_plan(
     """Plan a compression of a problem that is loaded and timed on these ranks. Collective.
 
     The request names neither `n` nor `rows`. `of` has the problem, the operator and the point; its
-    options for sketch and output are ignored.
+    options for sketch and output are ignored. Where the request has no `rank` either, what is
+    planned is what `compress` then does: of a large model a first look at some of its rows.
 
     Raises
     ------
@@ -141,17 +146,23 @@ def measured_plan(
         For what `compress` refuses, and for a trajectory.
     """
     from hesscomp.curvature.calibration import product_cost
-    from hesscomp.workflows.curvature import make_curvature
+    from hesscomp.workflows.curvature import make_operator, make_point, sampled
+    from hesscomp.workflows.factors import first_look
     from hesscomp.workflows.progress import silent
-    from hesscomp.workflows.subject import start_tensorflow
+    from hesscomp.workflows.subject import make_problem, start_tensorflow
 
     progress = progress or silent
     start_tensorflow(world)
     program = max(world.gather(resident_bytes()))
-    curvature = make_curvature(of, world, progress)
+    of = of if request.rank is None else replace(of, rank=request.rank)
+    subject = make_problem(of, world, progress)
+    x = make_point(of, subject, progress)
+    of = first_look(of, subject.problem, progress)
+    assert of.rank is not None  # since it has no tolerance
+    curvature = make_operator(of, sampled(of, subject.problem), x)
     n, rows, psd = curvature.operator.n, curvature.problem.rows, curvature.operator.psd
     held = sum(world.gather(resident_bytes() - program))
-    columns = min(n, request.rank + request.oversample)
+    columns = min(n, of.rank + request.oversample)
     cost = product_cost(curvature.operator, columns)
     latency, bandwidth = network_speed(world, n * columns)
     measured = {
@@ -162,6 +173,7 @@ def measured_plan(
     }
     measured |= {k: v for k, v in values(request, PlanRequest).items() if v is not None}
     measured |= {"n": n, "rows": rows, "psd": psd, "dtype": curvature.problem.dtype}
+    measured["rank"] = int(of.rank)
     request = PlanRequest(**measured)
     sizes = _sizes(request)
     most = max(cost.bytes, sizes.product_bytes)

@@ -10,6 +10,7 @@ from hesscomp.datasets import Dataset, fourier_features, load_dataset
 from hesscomp.datasets.files import SOURCES
 from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.mnist import FOLDER
+from hesscomp.datasets.named_arrays import own_names, read_named
 from hesscomp.datasets.reading import MISSING
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
-READ_BY = ("label", "format", "weights", "offset", "missing")
+ROWS_BY = ("label", "weights", "offset", "missing")
+READ_BY = ("format", *ROWS_BY)
 OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
@@ -165,7 +167,8 @@ class ProblemRequest(
     loss: str | None = option(
         None, metavar="L",
         help=f"the loss of `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or one that "
-        "Keras knows by name, such as sparse_categorical_crossentropy",
+        "Keras knows by name, such as sparse_categorical_crossentropy; of several outputs one for "
+        "all, or OUTPUT=L,OUTPUT=L",
     )  # fmt: skip
     targets: str | None = option(
         None, choices=TARGETS, advanced=True,
@@ -193,7 +196,11 @@ class ProblemRequest(
             raise InputError(f"`features` {self.features} does not go with a network; leave it out")
         super()._check()
         if self.model is not None and (self.loss is None or self.data is None):
-            raise Incomplete("`model` needs `loss` and `data`; give both")
+            missing = " and ".join(f"`{k}`" for k in ("loss", "data") if getattr(self, k) is None)
+            raise Incomplete(
+                f"`model` needs `loss` and `data`; give {missing} too (the settings that the model "
+                "was compiled with are not read)"
+            )
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
         own = self.problem is not None and ":" in self.problem
@@ -207,7 +214,7 @@ class ProblemRequest(
         elif self.problem is None or named is not None:
             refuse(self, OF_NETWORKS, "logistic regression")
         elif ":" in self.problem:
-            decided = ("data", "test", *READ_BY, *OF_NETWORKS, "ridge", "dtype")
+            decided = ("data", "test", *READ_BY, "categories", *OF_NETWORKS, "ridge", "dtype")
             refuse(self, decided, f"{given}, which decides it")
             module, _, name = self.problem.partition(":")
             if not all(part.isidentifier() for part in (name, *module.split("."))):
@@ -318,6 +325,8 @@ def _network(request: ProblemRequest, world: World, progress: Progress) -> Subje
     else:
         targets = TARGETS_OF.get(request.loss or "", "values")
         made = NamedProblem("", targets, request.loss or "", None, ANY)
+    if request.model is not None and (names := own_names(request.data or "", request.format)):
+        return _of_named_arrays(request, names, world)
     source = made.data
     if source == "mnist" and request.data is None and not os.environ.get(FOLDER):
         source = "mnist-sample"
@@ -332,12 +341,48 @@ def _network(request: ProblemRequest, world: World, progress: Progress) -> Subje
     else:
         with world.phase(f"reading the model {request.model}"):
             model = load_model(request.model or "")
-    problem = KerasProblem(
-        model, made.loss, data, world, ridge=request.ridge or 0.0,
-        dtype=request.dtype or "float32", memory=request.memory_limit or PRODUCT_BYTES,
-        engine=request.engine or "auto", check=request.check or "auto",
-    )  # fmt: skip
+    problem = KerasProblem(model, _losses(made.loss), data, world, **_options(request))
     return Subject(problem, made.recipe, data)
+
+
+def _of_named_arrays(request: ProblemRequest, names: list[str], world: World) -> Subject:
+    """Return the problem of a model whose inputs and targets a file holds by their names."""
+    given = "a file that has an array for each input and output"
+    refuse(request, (*ROWS_BY, "categories", "test", "targets"), given)
+    start_tensorflow(world)
+    from hesscomp.problems.keras import KerasProblem
+    from hesscomp.problems.models import load_model
+    from hesscomp.problems.several import by_names
+
+    path = request.data or ""
+    with world.phase(f"reading the model {request.model}"):
+        model = load_model(request.model or "")
+        inputs, targets = by_names(model, names, path)
+    arrays = read_named(path, [*inputs, *targets], world)
+    X, y = ({name: arrays[name] for name in names} for names in (inputs, targets))
+    data = X, y if len(model.outputs) > 1 else arrays[targets[0]]
+    problem = KerasProblem(model, _losses(request.loss or ""), data, world, **_options(request))
+    problem.dataset_name = path
+    return Subject(problem, ANY)
+
+
+def _options(request: ProblemRequest) -> dict:
+    """Return the options of `KerasProblem`."""
+    return {
+        "ridge": request.ridge or 0.0,
+        "dtype": request.dtype or "float32",
+        "memory": request.memory_limit or PRODUCT_BYTES,
+        "engine": request.engine or "auto",
+        "check": request.check or "auto",
+    }
+
+
+def _losses(text: str):
+    """Return the name of a loss, or a dict of names by output."""
+    if "=" not in text:
+        return text
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {output.strip(): loss.strip() for output, _, loss in pairs}
 
 
 def _from_python(request: ProblemRequest, world: World):

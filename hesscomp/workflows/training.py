@@ -7,6 +7,7 @@ from hesscomp.errors import InputError
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.options import option, option_of, values
 from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import KERAS_MODEL
 from hesscomp.workflows.curvature import TRAINED, known_point
 from hesscomp.workflows.progress import (
     Progress,
@@ -53,8 +54,9 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
     )  # fmt: skip
     tensorboard: bool = option_of(Saving, "tensorboard")
     save_point: str | None = option(
-        None, group="output", metavar="P.npy", help="write the best point to this file"
-    )
+        None, group="output", metavar="P.npy|M.keras",
+        help="write the best point to this file; a name that ends in .keras: the model with it",
+    )  # fmt: skip
 
     def _check(self) -> None:
         if self.settings == HELP:
@@ -65,6 +67,8 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
             raise InputError(
                 "`evaluate_every` goes with `gradient`: else each step evaluates all rows"
             )
+        if self.patience is not None and self.test is None:
+            raise InputError("`patience` goes with `test`: name the file of the test rows")
         if self.save_every is not None and self.run is None:
             raise InputError("`save_every` goes with `run`")
         if self.optimizer in FIRST_ORDER and (self.curvature, self.acceptance) != (1, 1):
@@ -114,6 +118,8 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
         x0 = _start(request, subject.problem)
+        if _names_model(request.save_point):
+            subject.problem.require(KERAS_MODEL)
     with world.ledger.timed("compile"):
         subject.problem.compile()
     progress(optimizer.describe())
@@ -134,8 +140,15 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
     succeeded = result.status != DIVERGED and (result.converged or not asked)
     training = Training(result, test, succeeded)
     progress(training)
-    write(world, progress, "point", request.save_point, save_vector(result.best))
+    what, writer = "point", save_vector(result.best)
+    if _names_model(request.save_point):
+        what, writer = "model", lambda path: subject.problem.save_model(path, result.best)
+    write(world, progress, what, request.save_point, writer)
     return training
+
+
+def _names_model(path: str | None) -> bool:
+    return path is not None and path.endswith(".keras")
 
 
 def _parts(request: TrainRequest):

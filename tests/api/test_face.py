@@ -67,6 +67,20 @@ def test_worlds_that_nobody_names_share_their_communicators(world):
     assert len({id(problem.world.ledger) for problem in made}) == 3
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: hc.compress(matrix(), 3, oversmple=2), "oversmple`; did you mean `oversample`"),
+        (lambda: hc.compress(matrix(), 3, zzz=2), "compress has no option `zzz`; it has start, "),
+        (lambda: hc.newton("adult", max_step=2), "no option `max_step`; did you mean"),
+        (lambda: hc.hessian(model(), "mse", (X, Y), ridg=2), "`ridg`; did you mean `ridge`"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_option_is_answered_with_the_nearest(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
 def test_every_name_is_there_and_documented():
     assert set(hc.__all__) <= set(dir(hc))
     for name in hc.__all__:
@@ -153,6 +167,28 @@ def test_eigenvalues_that_are_not_as_exact_as_asked_are_told(caplog):
     assert not caplog.text
 
 
+def test_results_of_many_numbers_are_short():
+    for found in (hc.density(matrix(), probes=2, steps=5), hc.diagonal(matrix())):
+        assert len(repr(found)) < 200
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: hc.compress(matrix(), 3, residual_tol=1e-3), "did you mean `residual_tolerance`"),
+    (lambda: hc.newton("adult", warm=True), "no option `warm`; it has solver, tol"),
+    (lambda: hc.newton((X, Y, Y)), "rows' weights go into `weights`"),
+    (lambda: hc.save(hc.trace(matrix()), "f.h5"), "save takes a factor, .* not Estimate"),
+    (lambda: hc.report(matrix(), "f.html"), "report takes a factor"),
+])  # fmt: skip
+def test_calls_that_cannot_be_meant(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
+
+
+def test_a_picture_in_no_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder does not exist; make it.*nix/f.png'$"):
+        hc.plot(hc.compress(matrix(), 3), tmp_path / "nix" / "f.png")
+
+
 def test_exact_numbers_of_factors():
     factor = hc.compress(np.diag([4.0, 2.0, 1.0, 0.0]), 2, residual_tolerance=1e-9)
     assert hc.trace(factor).value == pytest.approx(factor.trace())
@@ -190,6 +226,13 @@ def test_an_operator_of_ones_own_writes_one_method():
 
     np.testing.assert_array_equal(Old(3, hc.World(), psd=True) @ np.ones(3), np.ones(3))
 
+    class Turned(hc.Operator):
+        def block_product(self, V):
+            return V.T
+
+    with pytest.raises(InputError, match=r"shape \(9, 2\) returned one of shape \(2, 9\)"):
+        Turned(9, hc.World()) @ np.ones((9, 2))
+
 
 @pytest.mark.ranks
 def test_newton_takes_data_by_name_arrays_and_problems(world):
@@ -200,6 +243,15 @@ def test_newton_takes_data_by_name_arrays_and_problems(world):
     assert again.converged and again.objective == pytest.approx(by_name.objective, rel=1e-13)
     with pytest.raises(InputError, match="has its own"):
         hc.newton(hc.LogisticRegression(data), ridge=1.0)
+
+
+@pytest.mark.ranks
+def test_classes_that_a_plane_separates_are_told(world, caplog):
+    rows = mine(world, X, np.where(X[:, 0] > 0, 1, -1))
+    hc.newton(rows, ridge=1e-3)
+    assert not caplog.text
+    hc.newton(rows, ridge=0.0)
+    assert ("without a ridge there is no minimum" in caplog.text) == (world.rank == 0)
 
 
 @pytest.mark.ranks
@@ -232,6 +284,34 @@ def test_training_a_model_in_place(world, capsys):
 def test_optimizers_without_a_counterpart(optimizer, words):
     with pytest.raises(InputError, match=words):
         hc.train(model(), optimizer(), "sparse_categorical_crossentropy", (X, Y), max_steps=1)
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda net, **data: hc.train(net, "adam", epochs=3, **data), "`epochs`; give `max_p"),
+    (lambda net, **data: hc.train(net, "adam", batch_size=3, **data), "give `gradient`"),
+    (lambda net, **data: hc.train(net, "adam", nonsense=3, **data), "it has gradient, .* ridge"),
+    (lambda net, **data: hc.train(net, "adam", settings={"lr": 1}, **data), "`lr`; it has"),
+    (lambda net, **data: hc.train(net, callbacks=[keras.callbacks.EarlyStopping()], **data),
+     "EarlyStopping is none; .* `patience`"),
+    (lambda net, **data: hc.train(net, "adam"), r"train\(model, optimizer, loss, data="),
+    (lambda net, **data: hc.hessian(net, data["data"]), r"hessian\(model, loss, data="),
+    (lambda net, **data: hc.hessian(net, x=X, y=Y), "no option `x`; give `data="),
+    (lambda net, **data: hc.hessian(net, **data, nonsense=1), "it has world, ridge"),
+    (lambda net, **data: hc.hessian("m.keras", **data), "m.keras: pass the model itself"),
+    (lambda net, **data: hc.hessian(net, data["loss"], "d.npz"), "read it with load_data"),
+    (lambda net, **data: hc.compress(net, 2), "of a model or a problem take its matrix first"),
+    (lambda net, **data: hc.compress(np.eye(3), k=2), "compress has no option `k`; give `rank`"),
+    (lambda net, **data: hc.compress(np.eye(3), 2, nonsense=1), "it has start, "),
+])  # fmt: skip
+def test_what_people_try_is_answered(call, words):
+    with pytest.raises(InputError, match=words):
+        call(model(), loss="sparse_categorical_crossentropy", data=(X, Y))
+
+
+def test_one_callback_stands_for_itself():
+    problem, seen = hc.LogisticRegression(hc.load_data("adult")), []
+    hc.train(problem, "newton-cg", max_steps=1, callbacks=lambda row, x: seen.append(row["step"]))
+    assert seen == [0, 1]
 
 
 def test_ctrl_c_keeps_what_was_reached(tmp_path):

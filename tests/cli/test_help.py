@@ -81,10 +81,10 @@ def test_overview_has_a_line_for_each_command(words, capsys):
         ("compress --tolerence 1e-2", "compress: error: no option --tolerence; did you mean "
          "--tolerance? ('hesscomp compress --help-all' lists all options)"),
         ("newton --tolerance=1", "newton: error: no option --tolerance; did you mean --tol? "
-         "hesscomp compress has --tolerance ("),
+         "hesscomp compress and sensitivity have --tolerance ("),
         ("compress --data d --solver pcg", "no option --solver; hesscomp newton has it ("),
         ("inspect f.h5 --shift -1", "no option --shift; hesscomp spectrum and solve have it ("),
-        ("inspect --threads 2", "; hesscomp newton, predict, train and 6 more have it ("),
+        ("inspect --threads 2", "; hesscomp newton, predict, train and 7 more have it ("),
         ("inspect f.h5 -n 4", "no option -n ('hesscomp inspect --help' lists all options)"),
         ("compress --max_rank 3", "no option --max_rank; did you mean --max-rank? ("),
         ("job --rnks-per-node 3 -- compress", "did you mean --ranks-per-node? ("),

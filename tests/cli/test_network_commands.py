@@ -232,6 +232,19 @@ def test_a_first_look_at_a_large_model_takes_less_and_says_so(in_tmp, capsys, mo
     assert "first look: rank 10, on about 150 of the 300 rows; give" in capsys.readouterr().out
     source = load_factor("f.h5").provenance
     assert source.dataset == "d.npz (sample 0.5, seed 0)" and source.rank_requested == 10
+    # A plan is one of what the same words then do.
+    plan, n = ["plan", *MODEL, "--ranks", 1, "--method", "eigh"], source.rows
+    assert run(*plan) == 0
+    said = capsys.readouterr().out
+    assert "first look: rank 10" in said and f"n = 131, {n} rows, rank 10:" in said
+    assert run("compress", *MODEL, "--method", "eigh", "--out", "f.h5") == 0
+    made, _ = load_factor("f.h5").provenance, capsys.readouterr()
+    assert f"products       {made.columns} columns" in said and made.rows == n
+    assert run(*plan, "--rank", 12) == 0
+    said = capsys.readouterr().out
+    assert "first look" not in said and "n = 131, 300 rows, rank 12:" in said
+    assert run(*plan, "--", "--sample", 1) == 0
+    assert "n = 131, 300 rows, rank 40:" in capsys.readouterr().out
     assert run("compress", *MODEL, "--sample", 1, "--out", "f.h5") == 0
     assert load_factor("f.h5").provenance.rows == 300
 
@@ -255,6 +268,24 @@ def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
     problem = tiny_problem(model)
     F = MonteCarloFisherOperator(problem, problem.initial, samples=2, seed=7).to_dense()
     assert np.linalg.norm(dense(load_factor("f.h5")) - F) <= 1e-10 * np.linalg.norm(F)
+
+
+def test_training_writes_the_model(in_tmp, capsys):
+    model = tiny()
+    model.save("m.keras")
+    command = ["train", *MODEL, "--optimizer", "hessian-free", "--max-steps", 3, "--save-point"]
+    assert run(*command, "trained.keras") == 0 and run(*command, "x.npy") == 0
+    assert "wrote model: trained.keras" in capsys.readouterr().out
+    trained, (X, y) = keras.models.load_model("trained.keras"), rows()
+    values = np.concatenate([np.ravel(weight) for weight in trained.get_weights()])
+    np.testing.assert_allclose(values, np.load("x.npy"), rtol=1e-6)
+    trained.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(loss=trained.loss)
+    assert trained.evaluate(X, y, verbose=0) < model.evaluate(X, y, verbose=0)
+    logistic = ["train", "--data", "adult", "--optimizer", "sgd", "--save-point", "m.keras"]
+    assert "write the point to a .npy file" in refused(capsys, *logistic)
+    patience = [*command[:-1], "--patience", 2]
+    assert "--patience goes with --test" in refused(capsys, *patience)
 
 
 def test_one_point_in_every_form(in_tmp, capsys):
@@ -334,7 +365,10 @@ def test_a_problem_from_python(in_tmp, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "m.keras", "--data", "d.npz"], "--model needs --loss and --data"),
+        (
+            ["--model", "m.keras", "--data", "d.npz"],
+            "--model needs --loss and --data; give --loss too",
+        ),
         ([*MODEL, "--loss", "hinge"], "hinge"),
         ([*MODEL, "--engine", "steam"], "unknown engine steam; use one of auto"),
         ([*MODEL, "--features", "fourier"], "--features fourier does not go"),

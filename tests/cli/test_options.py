@@ -145,11 +145,13 @@ def operator_options(start: str, end: str) -> dict[str, Case]:
 
 
 COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --json r.json"
+HBS = "compress --rank 1 --factor-format hbs --data d.csv --out f.h5 --json r.json"
 UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --json r.json"
 UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --json r.json"
 DIAGONAL = "diagonal --columns 8", "--out f.h5 --json r.json"
 SPECTRUM = "spectrum --probes 2 --steps 3", "--out p.png --json c.json"
 TRAIN = "train --optimizer newton-cg --max-steps 3", ""
+SENSITIVITY = "sensitivity --leverage --damping 5 --leading 3", "--at zero --json r.json"
 FIGURE = "figure mnist-hessian --rank 3", "--at zero --out p.png --json r.json"
 NEWTON = "newton --max-steps 4", "--json r.json"
 PLAN = "plan --n 1e6 --rows 1e5 --ranks 4"
@@ -167,6 +169,10 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             ),
             "--max-rank": Case("--max-rank 2", "compress --tolerance 0.1 --data d.csv --out f.h5"),
             "--which": Case("--which SA"),
+            "--factor-format": Case("--factor-format hbs"),
+            "--ordering": Case("--ordering clusters", HBS),
+            "--leaf-size": Case("--leaf-size 5", HBS),
+            "--sketch-columns": Case("--sketch-columns 7", HBS),
             **operator_options(*COMPRESS),
             **sketch_options(f"{COMPRESS[0]} {LOGISTIC}", COMPRESS[1]),
             **problem_options(),
@@ -229,6 +235,37 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--json": Case("--json other.csv"),
         },
     ),
+    "sensitivity": (
+        f"{SENSITIVITY[0]} {LOGISTIC} {SENSITIVITY[1]}",
+        {
+            **subject_options(*SENSITIVITY),
+            **{
+                name: case
+                for name, case in operator_options(*SENSITIVITY).items()
+                if name not in ("--fisher-samples", "--fisher-seed", "--blocks")
+            },
+            "--test": Case("--test t.csv"),
+            "--test-rows": Case("--test-rows 0 1", f"{SENSITIVITY[0]} {LOGISTIC} --test t.csv"),
+            "--leading": Case("--leading 2"),
+            "--leverage": Case("--leverage", f"sensitivity {LOGISTIC} --test t.csv", idle=True),
+            "--by-data": Case("--by-data", f"{SENSITIVITY[0]} {LOGISTIC} --test t.csv"),
+            "--laplace": Case("--laplace"),
+            "--tolerance": Case("--tolerance 0.5"),
+            "--max-iterations": Case(
+                "--max-iterations 1", f"{SENSITIVITY[0]} {LOGISTIC} --factor f0.h5", idle=True
+            ),
+            "--damping": Case("--damping 3"),
+            "--gradient-limit": Case("--gradient-limit 1e-9", refused=True),
+            "--dispersion": Case("--dispersion 2"),
+            "--tail": Case("--tail last", f"{SENSITIVITY[0]} {LOGISTIC} --factor f0.h5", idle=True),
+            "--factor": Case("--factor f0.h5"),
+            **problem_options(),
+            "--dtype": Case("--dtype float32"),
+            "--out": Case("--out s.h5"),
+            "--json": Case("--json other.json"),
+            "--plot": Case("--plot p.png"),
+        },
+    ),
     "figure": (
         f"{FIGURE[0]} {MODEL} {FIGURE[1]}",
         {
@@ -263,6 +300,9 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--errors-of": Case("--errors-of f1", f"newton {LOGISTIC} --covariance observed", True),
             "--confidence": Case("--confidence 0.5", f"newton {LOGISTIC} --covariance observed"),
             "--solver": Case("--solver pcg"),
+            "--preconditioner": Case(
+                "--preconditioner hbs", f"newton {LOGISTIC} --solver pcg --max-steps 3", idle=True
+            ),
             "--tol": Case("--tol 0.1"),
             "--max-steps": Case("--max-steps 2"),
             "--step": Case("--step fixed"),
@@ -311,6 +351,11 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--target": Case("--target 0.5"),
             "--max-passes": Case("--max-passes 3"),
             "--max-seconds": Case("--max-seconds 1e-9"),
+            "--patience": Case(
+                "--patience 1",
+                f"train --optimizer sgd --set learning_rate=20 {LOGISTIC} --test t.csv "
+                "--max-steps 9",
+            ),
             **problem_options(),
             "--seed": Case(
                 "--seed 5",
@@ -426,7 +471,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--warning": Case("--warning 99"),
             "--array": Case("--array", "job -- compress --data d.csv --out f-%a.h5"),
             "--out": Case("--out j.sbatch"),
-            "--submit": Case("--submit", refused=True),
+            "--submit": Case("--submit --array", refused=True),
         },
     ),
 }
@@ -570,12 +615,14 @@ def contents(path: Path):
 
 
 LONG = ("update", "figure")  # whose options are compress's for the most part
-# Options that diagonal and spectrum take by the same functions as compress, whose cases test them.
+# Options that others take by the same functions as compress, whose cases test them.
 SHARED = {**subject_options("", ""), **operator_options("", "")}
 
 
 def is_slow(command: str, option: str) -> bool:
-    return command in LONG or (command in ("diagonal", "spectrum") and option in SHARED)
+    return command in LONG or (
+        command in ("diagonal", "spectrum", "sensitivity") and option in SHARED
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from oracles import Sharded, check_factor, matrix
+from oracles import Sharded, check_factor, matrix, random_hbs, random_hodlr
 
 from hesscomp.compression import compress
 from hesscomp.errors import InputError
@@ -13,12 +13,16 @@ from hesscomp.factors import (
     KINDS,
     Certificate,
     Diagonal,
+    Hbs,
+    Hodlr,
     Kronecker,
     LowRank,
     Provenance,
+    Structured,
     compare,
     load_factor,
     save_factor,
+    structured,
 )
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.matrix import MatrixOperator
@@ -50,7 +54,36 @@ def kronecker(n: int, signs: np.ndarray, about: dict) -> Kronecker:
     return Kronecker.of_layers(layers, rng.uniform(0.5, 3.0, n) * signs, **about)
 
 
-MADE = {"low-rank": low_rank, "diagonal": diagonal, "kronecker": kronecker}
+def hbs(n: int, signs: np.ndarray, about: dict) -> Hbs:
+    """Ragged leaves and ranks, some of them 0; semidefinite by its diagonal unless signed."""
+    factor = random_hbs(n, 3, 2, np.random.default_rng(0))
+    D = factor.stacks.leaves.copy()
+    mask, index = factor.tree.leaf_sizes[:, None], np.arange(D.shape[1])
+    D[:, index, index] += np.where(index < mask, 10.0 if signs.min() > 0 else 0.0, 0.0)
+    return Hbs.of_stacks(factor.tree, replace(factor.stacks, leaves=D), **about)
+
+
+def hodlr(n: int, signs: np.ndarray, about: dict) -> Hodlr:
+    """Ragged leaves and ranks, some of them 0; semidefinite by its diagonal unless signed."""
+    shift = 0.0 if signs.min() < 0 else 20.0
+    return replace(random_hodlr(n, 3, 2, np.random.default_rng(0), shift=shift), **about)
+
+
+MADE = {
+    "low-rank": low_rank, "diagonal": diagonal, "kronecker": kronecker, "hbs": hbs, "hodlr": hodlr,
+}  # fmt: skip
+
+
+def plus(base):
+    def made(n: int, signs: np.ndarray, about: dict) -> Structured:
+        rng, k = np.random.default_rng(2), min(n, 2)
+        U, w = rng.standard_normal((n, k)), np.array([1.0, signs.min()])[:k]
+        return structured(MADE[base](n, signs, about), U, w, **about)
+
+    return made
+
+
+MADE |= {f"{base}+low-rank": plus(base) for base in ("diagonal", "hbs", "hodlr")}
 
 
 def made(kind: str, n: int, signed: bool, layout) -> Factor:

@@ -129,7 +129,7 @@ def claim_a_huge_array(file):
 BAD_FILES = {
     "format": (lambda f: f.attrs.__setitem__("format", "other"), "format attribute is 'other'"),
     "version": (lambda f: f.attrs.__setitem__("format_version", np.int64(99)), "version is 99"),
-    "kind": (lambda f: f.attrs.__setitem__("kind", "hodlr"), "kind is 'hodlr'"),
+    "kind": (lambda f: f.attrs.__setitem__("kind", "tensor"), "kind is 'tensor'"),
     "rank": (
         lambda f: f.attrs.__setitem__("rank", np.int64(40)),
         "rank 40 is more than n = 12 allows",

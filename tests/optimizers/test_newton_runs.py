@@ -129,6 +129,26 @@ def test_newton_goes_on_with_another_number_of_ranks(world, together, alone, sha
         newton(together, options=replace(OPTIONS, rank=6), folder=folder)
 
 
+def test_a_hierarchical_factor_is_kept_in_checkpoints(world, together, alone, shared_tmp):
+    """On another number of ranks; one whose arrays contradict each other is refused."""
+    options = replace(OPTIONS, preconditioner="hbs", rank=1)
+    whole, folder = newton(alone, options=options), shared_tmp / "run"
+    newton(together, options=replace(options, max_iterations=2), folder=folder)
+    world.gather(None)
+    mine = shared_tmp / str(world.rank)
+    shutil.copytree(folder, mine)
+    damaged = mine.with_suffix(".damaged")
+    shutil.copytree(folder, damaged)
+    assert same(newton(alone, options=options, folder=mine), whole)
+    for name in ("checkpoint.h5", "checkpoint-previous.h5"):
+        with h5py.File(damaged / name, "r+") as file:
+            if file["state/leaf_blocks"].size:
+                file["state/ranks"][1] = 0
+    with pytest.raises(InputError, match="where ranks make"):
+        newton(alone, options=options, folder=damaged)
+    assert same(newton(together, options=options, folder=folder), whole)
+
+
 def former(folder, result) -> Checkpoint:
     """A checkpoint of `OPTIONS` as `newton` wrote it when it had a loop of its own."""
     saved, last = load_checkpoint(folder / "checkpoint.h5", (0, 600)), result.history[-1]

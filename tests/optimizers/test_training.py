@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from functions import Cliff, Rosenbrock
-from marks import slow_but
+from marks import serial_but, slow_but
 from oracles import by_rank_0
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_optimizers import FIRST_ORDER, SECOND_ORDER, synthetic, synthetic_rows
@@ -30,14 +30,8 @@ pytestmark = pytest.mark.ranks(most=3)
 
 EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
 ONE_OF_EACH = (
-    "newton-cg",
-    "trust-region",
-    "saddle-free",
-    "gauss-newton",
-    "hessian-free",
-    "drsom",
-    "adam",
-)
+    "newton-cg", "trust-region", "saddle-free", "gauss-newton", "hessian-free", "drsom", "adam",
+)  # fmt: skip
 BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
 STEPS = 8
 KILLS = 20  # of each optimizer's runs
@@ -93,7 +87,7 @@ def check_kills(problem, folder, optimizer, seed, batches=BATCHES):
 
 
 @pytest.mark.ranks(most=2)
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", serial_but(ONE_OF_EACH, EVERY))
 def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
     check_kills(small, shared_tmp, EVERY[name], list(EVERY).index(name))
 
@@ -292,6 +286,45 @@ def test_ways_to_stop(world, small):
     stopped = train(small, SGD(), callbacks=(lambda row, x: seen.append(row) or len(seen) == 4,))
     assert stopped.reason == "by a callback" and stopped.steps == 3
     assert seen == stopped.history.rows
+
+
+def test_early_stopping_keeps_the_point_of_the_lowest_test_loss(world, shared_tmp):
+    X, y = synthetic_rows(60, 20, seed=3)
+    start, stop = row_range(30, world.rank, world.size)
+    fitted, held = slice(start, stop), slice(30 + start, 30 + stop)
+    problem = LogisticRegression(from_arrays(X[fitted], y[fitted], world), world, dtype="float64")
+    test, way = (X[held], y[held]), SGD(learning_rate=0.5)
+    points = []
+    whole = train(
+        problem, way, stopping=Stopping(max_steps=20), test=test,
+        callbacks=(lambda row, x: points.append(x),),
+    )  # fmt: skip
+
+    def loss(x):  # of all test rows, by NumPy
+        return np.mean(np.log1p(np.exp(-y[30:] * (X[30:] @ x))))
+
+    losses = [loss(x) for x in points]
+    lowest = int(np.argmin(losses))
+    assert 0 < lowest < whole.steps - 3 and whole.best is not points[lowest]
+    stopping, saving = Stopping(max_steps=20, patience=3), Saving(shared_tmp / "run", every=1)
+    with pytest.raises(Killed):  # at the best point: what is known of it is in the checkpoint
+        train(
+            problem, way, stopping=stopping, saving=saving, test=test,
+            callbacks=(killer(lowest + 1),),
+        )  # fmt: skip
+    found = train(problem, way, stopping=stopping, saving=saving, test=test)
+    assert found.steps == lowest + 3 and "no lower loss" in found.reason
+    np.testing.assert_array_equal(found.best, points[lowest])
+    assert found.best_objective == pytest.approx(problem.objective(points[lowest]), rel=1e-12)
+    assert found.test.loss == pytest.approx(losses[lowest], rel=1e-10)
+    with pytest.raises(InputError, match="its run has `patience`"):
+        train(problem, way, saving=saving, test=test)
+    plain = Saving(shared_tmp / "plain")
+    train(problem, way, stopping=Stopping(max_steps=1), saving=plain, test=test)
+    with pytest.raises(InputError, match="made without patience, and this one has some"):
+        train(problem, way, stopping=stopping, saving=plain, test=test)
+    with pytest.raises(InputError, match="`patience` goes with test rows"):
+        train(problem, way, stopping=stopping)
 
 
 def test_what_a_run_leaves(world, small, shared_tmp):

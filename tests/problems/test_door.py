@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 from keras_oracle import in_float64
+from marks import serial_but
 from shards import mine
 
 from hesscomp.curvature.hessian import HessianOperator
@@ -55,12 +56,17 @@ right_gradient = dense.Dense.gradient
 @pytest.mark.parametrize(
     "kind, method, wrong, what, layer",
     [
-        (elementwise.Elementwise, "pull_tangent", without_bend, "Hessian product", "first"),
         (elementwise.Elementwise, "pull", without_half, "gradient", "first"),
-        (dense.Dense, "gradient", transposed, "gradient", "first"),
-        (elementwise.Softmax, "pull", without_half, "gradient", "last"),
+        *(
+            pytest.param(*case, marks=pytest.mark.serial)
+            for case in (
+                (elementwise.Elementwise, "pull_tangent", without_bend, "Hessian product", "first"),
+                (dense.Dense, "gradient", transposed, "gradient", "first"),
+                (elementwise.Softmax, "pull", without_half, "gradient", "last"),
+            )
+        ),
     ],
-    ids=["second derivative", "derivative", "parameters", "the last layer"],
+    ids=["derivative", "second derivative", "parameters", "the last layer"],
 )
 def test_a_wrong_rule_is_found_and_named(
     world, monkeypatch, caplog, kind, method, wrong, what, layer
@@ -89,6 +95,7 @@ def test_a_wrong_rule_is_found_and_named(
     assert unseen.engine.name == "layer-wise"
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("loss", [SPARSE(), "softmax-cross-entropy"], ids=["keras", "of logits"])
 def test_losses_that_miss_the_logits_are_found(world, monkeypatch, caplog, loss):
     """As it was: an output that showed its logits, and a loss of logits that took probabilities."""
@@ -111,7 +118,7 @@ def test_losses_that_miss_the_logits_are_found(world, monkeypatch, caplog, loss)
 
 
 @pytest.mark.parametrize("kind", [SoftmaxCrossEntropy, SigmoidCrossEntropy])
-@pytest.mark.parametrize("method", ["values", "gradient", "curvature"])
+@pytest.mark.parametrize("method", serial_but(["gradient"], ["values", "gradient", "curvature"]))
 def test_a_wrong_loss_is_found(world, monkeypatch, kind, method):
     right = getattr(kind, method)
     monkeypatch.setattr(kind, method, lambda self, *given: 1.001 * right(self, *given))
@@ -124,6 +131,7 @@ def test_a_wrong_loss_is_found(world, monkeypatch, kind, method):
         KerasProblem(network(), kind(), data, world)
 
 
+@pytest.mark.serial
 def test_kinks_and_certain_predictions_are_no_disagreement(world):
     """Zero rows and biases put relu on its kink; large weights make all predictions certain."""
     zeros = (0 * X, Y)
@@ -151,6 +159,7 @@ def test_large_models_say_what_is_left_out(world, monkeypatch, caplog):
         problem_of(network(), "softmax-cross-entropy", world, check="some")
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     "loss, message",
     [
@@ -163,6 +172,7 @@ def test_another_ending_than_the_loss_is_refused(world, loss, message):
         KerasProblem(network("softmax"), loss, mine(world, X, np.eye(3)[Y]), world)
 
 
+@pytest.mark.serial
 def test_conversions_are_said(world, caplog):
     for loss, said in (("softmax-cross-entropy", True), (SPARSE(), False)):
         caplog.clear()
@@ -188,6 +198,7 @@ def test_functions_whose_gradient_is_another_are_refused(world, replaced):
     FunctionProblem(loss_sum, np.ones((4, 2)), data, world, check="off")
 
 
+@pytest.mark.serial
 def test_functions_with_kinks_are_taken(world):
     def loss_sum(theta, X, y):
         return tf.reduce_sum(tf.abs(X @ theta)) + tf.reduce_sum(tf.nn.relu(X @ theta))
@@ -227,6 +238,7 @@ def test_a_sequential_model_within_a_model_computes_in_float64(world):
     np.testing.assert_allclose(left, right, rtol=0, atol=1e-15)
 
 
+@pytest.mark.serial
 def test_operations_of_single_precision_are_named(world, caplog):
     start = layers.Input((2, 2, 1))
     grown = layers.UpSampling2D(2, interpolation="bilinear", name="grow")(
@@ -245,6 +257,7 @@ def ends_in(*more, regularizer=None):
     return in_float64(lambda: keras.Sequential([layers.Input((4,)), *stack], name="net"))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("activation, loss", [("softmax", "softmax-cross-entropy"),
                                               ("sigmoid", "sigmoid-cross-entropy")])  # fmt: skip
 def test_probabilities_by_another_path_are_no_logits(world, caplog, activation, loss):
@@ -267,6 +280,7 @@ class Ignoring(keras.losses.Loss):
         return keras.losses.sparse_categorical_crossentropy(y, output, True, ignore_class=2)
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("loss", [Ignoring(), lambda y, f: Ignoring().call(y, f)])
 def test_masked_losses_are_refused(world, loss):
     """Keras averages over the rows that the mask leaves."""
@@ -297,6 +311,7 @@ class Term(keras.regularizers.Regularizer):
         return self.function(w)
 
 
+@pytest.mark.serial
 def test_constants_of_another_precision(world):
     with pytest.raises(InputError, match="the loss weighted computes with constants of a fixed"):
         problem_of(network(), weighted, world)
@@ -310,6 +325,7 @@ def test_constants_of_another_precision(world):
         problem_of(ends_in(regularizer=decay), SPARSE(from_logits=True), world)
 
 
+@pytest.mark.serial
 def test_constant_regularisers(world):
     loss = SPARSE(from_logits=True)
     plain, constant = (

@@ -5,7 +5,7 @@ import numpy as np
 import pandas
 import pytest
 from keras_oracle import compiled_loss, in_float64
-from marks import slow_but
+from marks import serial_but, slow_but
 from shards import mine, own_rows
 
 import hesscomp.problems.handed as handed
@@ -301,7 +301,7 @@ def listed(thing):
     return list(thing.values())
 
 
-@pytest.mark.parametrize("inputs", ["list", "dict"])
+@pytest.mark.parametrize("inputs", serial_but(["dict"], ["list", "dict"]))
 def test_several_inputs(world, inputs):
     model = joint_model(inputs, "one", ["kind"])
     X = MANY if inputs == "dict" else listed(MANY)

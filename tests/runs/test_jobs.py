@@ -41,8 +41,9 @@ def run_script(run_command, tmp_path):
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()
     (tmp_path / "scratch").mkdir()
-    srun.write_text(FAKE_SRUN)
-    srun.chmod(0o755)
+    for program in (srun, srun.with_name("hesscomp")):
+        program.write_text(FAKE_SRUN)
+        program.chmod(0o755)
     allocation = {
         "PATH": f"{srun.parent}:{os.environ['PATH']}",
         "HESSCOMP_VENV": str(tmp_path),
@@ -159,6 +160,13 @@ def test_a_signal_before_the_work_puts_the_job_back(run_script, tmp_path):
     assert time.monotonic() - start < 20
 
 
+def test_says_where_hesscomp_is_missing(run_script, tmp_path):
+    (tmp_path / "bin" / "hesscomp").unlink()
+    script = write_job(tmp_path, "--", "compress")
+    done = run_script(script, env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"})
+    assert done.returncode == 127 and "set HESSCOMP_VENV" in done.stderr
+
+
 def test_the_status_of_work_that_ends_with_a_signal_is_kept(run_script, tmp_path):
     let(tmp_path / "bin", srun="kill -USR1 $PPID; exit 75", scontrol='echo "scontrol $*"')
     script = write_job(tmp_path, "--", "compress", "--run", "r")
@@ -244,7 +252,8 @@ def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
             ["--warning", "0", "--", "compress"],
             "--warning must be at least 1",
         ),
-        (["--submit", "--", "compress"], "--submit needs a script in a file"),
+        (["--time", "1", "--", "compress"], "--time 1: leaves no time before the --warning, 60"),
+        (["--time", "0-0:10", "--warning", "600", "--", "compress"], "leaves no time"),
         (["--submit", "--out", "j", "--array", "--", "compress", "{}"], "needs its items"),
         (["--out", "j", "--array", "no-*.h5", "--", "compress", "{}"], "no-*.h5: no file fits"),
         (["--out", "no/folder/j", "--", "compress"], "no/folder/j: cannot be written"),
@@ -345,6 +354,9 @@ def test_submits(tmp_path, monkeypatch, capfd):
     alone = ["job", "--out", "j", "--submit", "--", "newton", "--data", "d.csv"]
     assert main(alone) == 0
     assert "sbatch -- j\n" in capfd.readouterr().out
+    assert main(["job", "--name", "night", *alone[3:]]) == 0
+    assert "sbatch -- night.sbatch\n" in capfd.readouterr().out
+    assert (tmp_path / "night.sbatch").read_text().startswith("#!")
     (tmp_path / "full").touch()
     assert main(alone) == 1
     assert "sbatch -- j: ended with status 1" in capfd.readouterr().err

@@ -106,6 +106,7 @@ def test_a_schema_says_what_is_allowed():
 OWN = {
     *("at", "bandwidth", "data", "dtype", "max_rank", "memory_limit", "method", "out", "rank"),
     *("json", "ridge", "run", "save_every", "save_point", "tolerance"),
+    *("factor", "max_iterations", "model", "operator", "plot", "tail"),
 }
 
 
@@ -253,6 +254,38 @@ def test_a_run_that_is_stopped_goes_on(rows, alone, tmp_path):
     again = workflows.compress(request, World.serial())
     assert again.ledger["replayed"] > 0
     np.testing.assert_array_equal(again.factor.eigenvectors, whole.factor.eigenvectors)
+
+
+def test_hierarchical_compressions(rows, alone, tmp_path):
+    """By a name or a file of an ordering; auto shows its table; a stopped run goes on."""
+    order = tmp_path / "order.npy"
+    np.save(order, np.arange(12)[::-1])
+    events = []
+    request = CompressRequest(
+        data=rows, dtype="float64", factor_format="hbs", leaf_size=2, ordering=str(order),
+        out=str(tmp_path / "f.h5"),
+    )  # fmt: skip
+    made = workflows.compress(request, alone, events.append)
+    assert made.converged and made.factor.certificate.relative_error <= 1e-2
+    np.testing.assert_array_equal(made.factor.tree.permutation, np.arange(12)[::-1])
+    assert load_factor(tmp_path / "f.h5").kind == "hbs"
+    chosen = workflows.compress(
+        replace(request, factor_format="auto", tolerance=0.3), alone, events.append
+    )
+    assert chosen.converged and any("taken" in str(event) for event in events)
+    with pytest.raises(InputError, match="no such file"):
+        workflows.compress(replace(request, ordering="missing.npy"), alone)
+    with pytest.raises(InputError, match="a trajectory is of factors of the format low-rank"):
+        workflows.trajectory(replace(request, at=("zero",)), alone)
+    request = replace(request, run=str(tmp_path / "run"), out=None)
+    stopped = World.serial()
+    asked = iter([0, 15])
+    stopped.stop_asked = lambda: next(asked, 15)
+    with pytest.raises(Interrupted):
+        workflows.compress(request, stopped)
+    again = workflows.compress(request, World.serial())
+    assert again.ledger["replayed"] > 0
+    np.testing.assert_array_equal(again.factor.leaf_blocks, made.factor.leaf_blocks)
 
 
 def test_plans(rows, alone):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.operation import Unsupported
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import ZERO, tf, value_and_gradient
 from hesscomp.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,6 +66,27 @@ class Engine(ABC):
                 "TensorFlow cannot differentiate this network for several rows at once (recurrent "
                 "layers of more than 256 steps need unroll=True); change it"
             ) from error
+
+    def row_slopes(self, theta, X, y, V) -> tf.Tensor:
+        """Return each row's gradient of the data term times V: (B, k)."""
+        return tf.matmul(self.row_gradients(theta, X, y), V)
+
+    def data_slopes(self, theta, X, y, V) -> list[tf.Tensor]:
+        """Return the derivatives by X and by y of the data term's gradient times V, an (n, 1).
+
+        Zeros by whole numbers.
+        """
+        real = [part for part in (X, y) if part.dtype.is_floating]
+        with tf.GradientTape() as tape:
+            tape.watch(real)
+            along = tf.reduce_sum(self.data_gradient_by_tape(theta, X, y) * V[:, 0])
+        found = iter(tape.gradient(along, real, unconnected_gradients=ZERO))
+        none = tf.zeros_like
+        return [next(found) if p.dtype.is_floating else none(p, theta.dtype) for p in (X, y)]
+
+    def data_gradient_by_tape(self, theta, X, y) -> tf.Tensor:
+        """Return the data term's (n,) gradient as a function that X and y have derivatives of."""
+        return value_and_gradient(lambda theta: self.data.loss_sum(theta, X, y), theta)[1]
 
     def row_squares(self, theta, X, y) -> tf.Tensor:
         """Return the squared norm of each row's gradient, (B,), at about the cost of the gradient.
@@ -136,6 +157,36 @@ class NetworkEngine(Engine):
         if self.penalty is None:
             return product
         return product + _rows(X, theta) * self.penalty.product(theta, V, chosen)
+
+    def row_slopes(self, theta, X, y, V):
+        T = self.jacobian(theta, X, V)
+        slopes = self.loss.gradient(self.output(theta, X), y)[..., None, :]
+        axes = [axis for axis in range(1, T.shape.rank) if axis != T.shape.rank - 2]
+        return tf.reduce_sum(slopes * T, axes)
+
+    def data_gradient_by_tape(self, theta, X, y):
+        # TensorFlow's own gradient of a cross-entropy has no right derivative by the targets.
+        slopes = self.loss.gradient(self.output(theta, X), y)
+        return self.jacobian_transposed(theta, X, slopes[..., None, :])[:, 0]
+
+    def output_terms(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return Jacobians (B, C, n), slopes (B, C) and curvature (B, C, C) of the losses in them.
+
+        C counts all numbers of a row's output.
+        """
+        output = self.output(theta, X)
+        shape, size = output.shape[1:], int(output.shape[1:].num_elements())
+        units = tf.reshape(tf.eye(size, dtype=theta.dtype), [size, *shape])
+        units = tf.transpose(units, [*range(1, len(shape)), 0, len(shape)])  # columns beside C
+
+        def of_row(row):
+            return tf.transpose(self.jacobian_transposed(theta, row[None], units[None]))
+
+        B = self.loss.curvature(output, y, tf.repeat(units[None], tf.shape(X)[0], axis=0))
+        rank = B.shape.rank
+        B = tf.transpose(B, [0, rank - 2, *range(1, rank - 2), rank - 1])
+        slopes = tf.reshape(self.loss.gradient(output, y), [-1, size])
+        return tf.vectorized_map(of_row, X), slopes, tf.reshape(B, [-1, size, size])
 
     def data_loss(self, theta, X, y) -> tf.Tensor:
         return tf.reduce_sum(self.loss.values(self.output(theta, X), y))

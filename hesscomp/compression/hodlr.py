@@ -1,0 +1,265 @@
+"""HODLR factors from products alone, by peeling: level after level, less what is known already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hesscomp.compression.approximation import Probes, certificate_by_probes
+from hesscomp.errors import InputError
+from hesscomp.factors.certificate import UNKNOWN, Certificate
+from hesscomp.factors.factor import Factor
+from hesscomp.factors.hodlr import Form, Hodlr, cut_of_block, truncated
+from hesscomp.factors.provenance import NAN, Provenance, metered
+from hesscomp.factors.tree import Tree
+from hesscomp.operators.operator import Operator
+from hesscomp.options import Seeded, option
+from hesscomp.parallel.layout import Replicated
+from hesscomp.sketching.test_matrices import gaussian
+
+FIRST = 8  # rank of a level that a tolerance begins with; it then grows by half
+WIDER = 2  # times the columns of one side that generalised Nystrom takes of the other
+ROUNDING = 8.0  # singular values below this many times the rounding of the products are none
+
+
+@dataclass(frozen=True, kw_only=True)
+class HodlrOptions(Seeded, group="compression"):
+    """The options of `compress_hodlr`."""
+
+    rank: int | None = option(
+        None, low=1, metavar="K", help="largest rank of a block; default: as the tolerance needs"
+    )
+    tolerance: float | None = option(
+        None, above=0, below=1, metavar="T", help="take ranks with ||H - F|| <= T ||H||"
+    )
+    oversample: int = option(10, low=0, help="columns of a level's sketch beyond the rank")
+    passes: int = option(
+        2, low=1, high=2,
+        help="2: the other side by products with the first one's basis; 1: generalised Nystrom",
+    )  # fmt: skip
+    probe_count: int = option(8, low=1, help="random vectors that measure the error")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.rank is None and self.tolerance is None:
+            raise InputError("neither `rank` nor `tolerance`; give one of them, or both")
+
+
+def compress_hodlr(
+    operator: Operator,
+    tree: Tree,
+    rank: int | None = None,
+    tolerance: float | None = None,
+    **options,
+) -> Hodlr:
+    """Compress a symmetric operator to a HODLR factor over a tree, from products. Collective.
+
+    Peeling by the matrix's symmetry (Lin, Lu and Ying 2011; Martinsson 2016). From the root down,
+    a random block that is zero on the second children gives, less what the coarser levels explain,
+    a basis Q of the rows of each block; a second product, with these bases, gives its other side.
+    Columns of the identity, one in each leaf, give the leaves.
+
+    Parameters
+    ----------
+    operator : Operator
+    tree : Tree
+        Whose nodes are the blocks.
+    rank : int, optional
+        The largest rank of a block.
+    tolerance : float, optional
+        Of each block as much is cut as keeps ||H - F|| below tolerance ||H|| in all (Frobenius
+        norms, the latter estimated). Without a `rank` a level's sketch grows until its columns
+        beyond `oversample` miss no more. ``certificate.converged`` says whether the probes find the
+        tolerance met.
+    **options
+        The other fields of `HodlrOptions`: `oversample` (10), `passes` (2), `seed`, `probe_count`.
+        One pass is the generalised Nystrom method with twice as many columns on the second side
+        (with as many as on the first its errors are unbounded): half as many block products, and
+        half as many columns again.
+
+    Returns
+    -------
+    Hodlr
+
+    Raises
+    ------
+    InputError
+        For arguments out of range, or a tree of another n.
+
+    Notes
+    -----
+    With leaves of m parameters and L levels, 2 (rank + oversample) L + m product columns, or
+    3 (rank + oversample) L + m in one pass, in 2 L + 1 or L + 1 block products, and the probes in
+    one more. A level takes no more columns than its blocks have. About 6 (rank + oversample)^2
+    operations a parameter and level, on one rank, which hands the others n rank numbers a level.
+    Memory: the factor, and five (n, rank + oversample) arrays, on every rank.
+    """
+    asked = HodlrOptions(rank=rank, tolerance=tolerance, **options)
+    if tree.n != operator.n:
+        raise InputError(f"a tree over n = {tree.n} does not fit an operator of n = {operator.n}")
+    made = metered(operator)
+    factor = Peeling(operator, tree, asked).factor(made)
+    return operator.describe(factor)
+
+
+class Peeling:
+    """The levels of a HODLR factor, from the root down."""
+
+    def __init__(self, operator: Operator, tree: Tree, asked: HodlrOptions):
+        self.operator, self.tree, self.asked = operator, tree, asked
+        self.layout = operator.layout
+        sizes = tree.leaf_sizes
+        self.inside = np.arange(sizes.max()) < sizes[:, None]
+        self.m, self.drawn = int(sizes.max()), 0
+        self.probes = Probes.draw(operator, 0, asked.probe_count, asked.seed)
+        self.norm = self.layout.norm(self.probes.images) / np.sqrt(asked.probe_count)
+        self.sides: list[np.ndarray] = []
+        self.ranks: list[np.ndarray] = []
+
+    def factor(self, made: Callable[..., Provenance]) -> Hodlr:
+        asked, tree = self.asked, self.tree
+        for level in range(tree.levels):
+            W, ranks = self._level(level)
+            self.sides.append(W)
+            self.ranks.append(ranks)
+        form, ranks = self._form(), np.concatenate([np.empty(0, np.int64), *self.ranks])
+        form.leaves[...] = self._leaves()
+        factor = Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN, layout=self.layout)
+        return replace(
+            factor,
+            certificate=certified(factor, self.probes, asked.tolerance, factor.frobenius()),
+            provenance=made(
+                method="peeling" if asked.passes == 2 else "peeling in one pass",
+                rank_requested=-1 if asked.rank is None else asked.rank,
+                tolerance_requested=NAN if asked.tolerance is None else asked.tolerance,
+                tolerance_norm="" if asked.tolerance is None else "frobenius",
+                oversample=asked.oversample,
+                power=0,
+                seed=asked.seed,
+            ),
+        )
+
+    def _form(self) -> Form:
+        """Return what is known so far, over leaves of zeros."""
+        leaves = np.zeros((self.tree.leaves, self.m, self.m))
+        widths = [side.shape[2] for side in self.sides]
+        return Form(np.concatenate([leaves, *self.sides], axis=2), widths)
+
+    def _level(self, level: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the (leaves, m, k) sides of a level, and the ranks of its nodes."""
+        asked, nodes = self.asked, 2**level
+        sizes = np.diff(self.tree.bounds[:: self.tree.leaves // (2 * nodes)])
+        most = int(sizes.max())
+        # A share for what is cut, one for what the bases miss; and both come back in the leaves,
+        # whose identity columns see all of the coarser levels' error.
+        error = (asked.tolerance or 0.0) * self.norm / 2
+        cut = cut_of_block(error, level, self.tree.levels)
+        columns = min((asked.rank or FIRST) + asked.oversample, most)
+        sketch = Sketch(self, level, columns)
+        while asked.rank is None and sketch.columns < most:
+            spare = max(asked.oversample, 1)
+            if self.layout.decide(sketch.missed(spare) <= cut):
+                break
+            sketch = sketch.wider(min(sketch.columns // 2, most - sketch.columns))
+        noise = ROUNDING * np.finfo(self.operator.dtype).eps * self.norm
+        kept = asked.rank or sketch.columns
+        W = self.layout.on_root(truncated, sketch.Q, sketch.across(), kept, cut, noise)
+        ranks = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
+        width = int(ranks.max())
+        return W[:, :, :width].reshape(self.tree.leaves, self.m, width), ranks
+
+    def _leaves(self) -> np.ndarray:
+        """Return the (leaves, m, m) diagonal blocks."""
+        units = np.eye(self.m) * self.inside[:, :, None]
+        D = self.unexplained(units)
+        return (D + np.swapaxes(D, 1, 2)) / 2
+
+    def random(self, level: int, child: int, columns: int) -> np.ndarray:
+        """Return fresh normal columns that are zero but on each node's first or second child."""
+        first, self.drawn = self.drawn, self.drawn + columns
+        omega = gaussian(Replicated(self.tree.n), first, self.drawn, self.asked.seed)
+        stack = np.zeros((*self.inside.shape, columns))
+        stack[self.inside] = omega[self.tree.permutation]
+        stack.reshape(2 ** (level + 1), -1)[1 - child :: 2] = 0.0
+        return stack
+
+    def unexplained(self, stack: np.ndarray) -> np.ndarray:
+        """Return the product of H, less what is known of it, with a (leaves, m, j) array."""
+        V = np.empty((self.tree.n, stack.shape[2]))
+        V[self.tree.permutation] = stack[self.inside]
+        Y = self.layout.whole(self.operator @ self.layout.local(V))
+        out = np.zeros(stack.shape)
+        out[self.inside] = Y[self.tree.permutation]
+        return out - self._form().product(stack) if self.sides else out
+
+
+class Sketch:
+    """Bases Q (nodes, rows, s) of a level's blocks A between first and second children.
+
+    Two passes: A ~ Q (A^T Q)^T. In one pass A^T Q is the least-squares solution of
+    (A^T Q) (Q^T Psi) = A^T Psi, for random Psi of twice as many columns.
+    """
+
+    def __init__(self, peeling: Peeling, level: int, columns: int, before: Sketch | None = None):
+        self.peeling, self.level, self.nodes = peeling, level, 2**level
+        random = [peeling.random(level, 1, columns)]
+        if peeling.asked.passes == 1:
+            random.append(peeling.random(level, 0, WIDER * columns))
+        Y = peeling.unexplained(np.concatenate(random, axis=2))
+        found: list[np.ndarray] = [
+            self._of_children(Y[:, :, :columns], 0),
+            self._of_children(Y[:, :, columns:], 1),
+            *(self._of_children(block, 0) for block in random[1:]),
+        ]
+        if before is not None:
+            found = [np.concatenate(pair, axis=2) for pair in zip(before.found, found, strict=True)]
+        self.found: list[np.ndarray] = found
+        self.Q: np.ndarray = peeling.layout.on_root(_orthonormal, found[0])
+
+    @property
+    def columns(self) -> int:
+        return self.found[0].shape[2]
+
+    def wider(self, columns: int) -> Sketch:
+        return Sketch(self.peeling, self.level, columns, self)
+
+    def missed(self, spare: int) -> float:
+        """Return the largest estimate of ||A - Q Q^T A||_F for the bases without `spare` columns.
+
+        The mean of what these leave of that many random vectors (Halko, Martinsson and Tropp 2011,
+        section 4.4); all columns together miss less.
+        """
+        kept = max(self.columns - spare, 0)
+        rest = np.swapaxes(self.Q[:, :, kept:], 1, 2) @ self.found[0][:, :, kept:]
+        return float(np.sqrt(np.sum(rest**2, axis=(1, 2)) / (self.columns - kept)).max())
+
+    def across(self) -> np.ndarray:
+        """Return A^T Q, a (nodes, rows, s) array."""
+        if self.peeling.asked.passes == 1:
+            _, Z, Psi = self.found
+            return Z @ np.swapaxes(np.linalg.pinv(np.swapaxes(Psi, 1, 2) @ self.Q), 1, 2)
+        stack = np.zeros((self.nodes, 2, *self.Q.shape[1:]))
+        stack[:, 0] = self.Q
+        leaves = stack.reshape(*self.peeling.inside.shape, -1)
+        return self._of_children(self.peeling.unexplained(leaves), 1)
+
+    def _of_children(self, stack: np.ndarray, child: int) -> np.ndarray:
+        """Return the rows of all first or second children."""
+        rows = stack.shape[0] * stack.shape[1] // (2 * self.nodes)
+        return stack.reshape(self.nodes, 2, rows, stack.shape[2])[:, child]
+
+
+def _orthonormal(Y: np.ndarray) -> np.ndarray:
+    return np.linalg.qr(Y)[0] if Y.shape[2] else Y
+
+
+def certified(factor: Factor, probes: Probes, tolerance: float | None, size: float) -> Certificate:
+    """Return the certificate of a factor by fresh probes; `size` is its own Frobenius norm."""
+    layout = factor.layout
+    squares = layout.squares(probes.images - factor @ probes.vectors)
+    error = np.sqrt(np.mean(squares))
+    norm = np.hypot(size, error)
+    met = tolerance is None or layout.decide(error <= tolerance * norm)
+    return certificate_by_probes(squares, norm, converged=met)

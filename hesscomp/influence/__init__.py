@@ -1,0 +1,1 @@
+"""Sensitivity of a minimum to its data: implicit derivatives, row statistics, Laplace variances."""

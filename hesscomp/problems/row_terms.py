@@ -1,0 +1,46 @@
+"""What a problem says of single rows: terms of their outputs, and derivatives by their data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class OutputTerms:
+    """Some rows' C outputs by the parameters, and the rows' losses by the outputs.
+
+    With r rows; l is a row's loss and f its output. A row's gradient is jacobian^T slopes, and its
+    Gauss-Newton matrix jacobian^T curvature jacobian.
+
+    Attributes
+    ----------
+    jacobian : (r, C, n) array
+        df/dx.
+    slopes : (r, C) array
+        dl/df.
+    curvature : (r, C, C) array
+        d^2 l/df^2.
+    """
+
+    jacobian: np.ndarray
+    slopes: np.ndarray
+    curvature: np.ndarray
+
+
+@dataclass(frozen=True)
+class DataSlopes:
+    """Derivatives of g_i . v by the data, for each row's gradient g_i and k columns v.
+
+    Attributes
+    ----------
+    labels : (rows here, ..., k) array, or None
+        By each number of the row's target; of a class by the probability of each class. None where
+        targets are whole numbers whose loss is no cross-entropy.
+    shifts, scales : (features, k) arrays, or None
+        Summed over the rows of all ranks: by a number that is added to a column of the inputs, and
+        by a factor (at 1) that multiplies it. None where inputs are whole numbers.
+    """
+
+    labels: np.ndarray | None
+    shifts: np.ndarray | None
+    scales: np.ndarray | None

@@ -1,0 +1,507 @@
+"""Hierarchical factors: known answers, growth, networks, a Newton-Krylov solve, a shallow network.
+
+    python scripts/bench/hierarchical.py                     # all, ten minutes
+    python scripts/bench/hierarchical.py answers shallow
+
+Each part prints one table, with every figure beside the bound that is asked of it. Columns are
+those of products with the operator, the probes of the certificate among them; errors are relative,
+in the Frobenius norm, from the dense matrix where its order is at most 4,096 and by 16 random
+vectors beyond. Counts and errors depend on the machine by its rounding alone.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import record
+import scipy.fft
+import scipy.linalg
+import scipy.ndimage
+import scipy.sparse
+import tables
+from scipy.sparse.linalg import LinearOperator
+from threadpoolctl import threadpool_limits
+
+from hesscomp.compression import compress
+from hesscomp.compression.hodlr import compress_hodlr
+from hesscomp.curvature.whitened import Whitened
+from hesscomp.factors import Factor, Tree
+from hesscomp.factors.hierarchical import Hierarchical, Inverse
+from hesscomp.factors.tree import kd_order, neuron_order, unit_order
+from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.operators.matrix import MatrixOperator
+from hesscomp.operators.operator import Operator
+
+CODE = ("hesscomp/factors", *record.COMPRESSION)
+DENSE = 4096  # order up to which errors are those of the dense matrix
+CHECKS = 16  # random vectors that measure an error beyond
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    record.add_option(parser)
+    options = parser.parse_args()
+    unknown = set(options.parts) - PARTS.keys()
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; take {', '.join(PARTS)}")
+    with threadpool_limits(1):
+        for name in options.parts or PARTS:
+            rows = PARTS[name]()
+            show(name, rows)
+            for row, values in {} if options.trial else rows.items():
+                record.save(f"hierarchical-{name}", row, values, CODE)
+
+
+def show(name: str, rows: dict[str, dict]) -> None:
+    heads = list(dict.fromkeys(head for values in rows.values() for head in values))
+    lines = [["", *heads]]
+    for row, values in rows.items():
+        lines.append([row, *(tables.cell(record._short(values.get(head))) for head in heads)])
+    print(f"\n{name}\n{tables.markdown(lines)}", flush=True)
+
+
+# Matrices
+
+
+def kernel_matrix(points: np.ndarray, length: float) -> np.ndarray:
+    points = points.reshape(len(points), -1)
+    return np.exp(-np.linalg.norm(points[:, None] - points, axis=2) / length)
+
+
+class Kernel(MatrixOperator):
+    """exp(-d / length) on a line or a square grid, by the fast Fourier transform."""
+
+    def __init__(self, side: int, dimension: int, length: float):
+        shape = (side,) * dimension
+        there = np.minimum(np.arange(2 * side), 2 * side - np.arange(2 * side)) / side
+        squares = sum(np.meshgrid(*[there**2] * dimension, indexing="ij"))
+        transform = scipy.fft.rfftn(np.exp(-np.sqrt(squares) / length))
+        axes, n = tuple(range(dimension)), side**dimension
+        cut = tuple(slice(0, side) for _ in shape)
+
+        def product(V):
+            block = V.reshape(*shape, -1)
+            turned = scipy.fft.rfftn(block, s=[2 * side] * dimension, axes=axes)
+            turned *= transform[..., None]
+            back = scipy.fft.irfftn(turned, s=[2 * side] * dimension, axes=axes)
+            return np.ascontiguousarray(back[cut]).reshape(n, -1)
+
+        super().__init__(LinearOperator((n, n), matvec=product, matmat=product, dtype=float))
+
+
+def grid(side: int) -> np.ndarray:
+    return np.stack(np.meshgrid(*(np.arange(side) / side,) * 2, indexing="ij"), 2).reshape(-1, 2)
+
+
+def relative_error(factor: Factor, H: Operator) -> float:
+    if factor.n <= DENSE:
+        A = H.to_dense()
+        return float(np.linalg.norm(factor.to_dense() - A) / np.linalg.norm(A))
+    V = np.random.default_rng(99).standard_normal((factor.n, CHECKS))
+    Y = H @ V
+    return float(np.linalg.norm(factor @ V - Y) / np.linalg.norm(Y))
+
+
+# 1. Known answers
+
+
+def answers() -> dict[str, dict]:
+    """exp(-d / l) on a line (l = 0.1) and on a grid (l = 0.2), and the constant columns of HBS."""
+    line = MatrixOperator(kernel_matrix(np.arange(1024) / 1024, 0.1))
+    square = MatrixOperator(kernel_matrix(grid(32), 0.2))
+    order = kd_order(grid(32), 64)
+    rows = {}
+
+    def row(name: str, H: Operator, factor: Hierarchical, columns: int, error: float) -> None:
+        probes = 8
+        rows[name] = {
+            "columns but for probes": factor.provenance.columns - probes,
+            "asked": columns,
+            "relative error": relative_error(factor, H),
+            "at most": error,
+            "certificate": factor.certificate.relative_error,
+            "numbers a parameter": factor.numbers / factor.n,
+        }
+
+    def peeled(H: Operator, leaf: int, order, **options) -> Hierarchical:
+        return compress_hodlr(H, Tree.halves(H.n, leaf, order), **options)
+
+    def nested(H: Operator, leaf: int, order, columns: int, **options) -> Hierarchical:
+        tree = Tree.halves(H.n, leaf, order)
+        return compress(H, format="hbs", tree=tree, sketch_columns=columns, **options)
+
+    row("line, HODLR, k = 8, m = 64", line, peeled(line, 64, None, rank=8), 208, 1e-13)
+    row("line, HBS, k = 8, m = 16", line, nested(line, 16, None, 34, rank=8), 34, 1e-13)
+    for k, columns, error in ((24, 336, 2.5e-3), (48, 528, 1.2e-4)):
+        found = peeled(square, 64, order, rank=k)
+        row(f"square, HODLR, k = {k}, m = 64", square, found, columns, error)
+    found = peeled(square, 64, order, rank=24, passes=1)
+    row("square, HODLR in one pass, k = 24, m = 64", square, found, 472, 4e-3)
+    for k, m, columns, error in ((24, 64, 184, 4e-3), (48, 128, 368, 3.5e-4)):
+        found = nested(square, m, order, columns, rank=k)
+        row(f"square, HBS, k = {k}, m = {m}", square, found, columns, error)
+    for power in (10, 12, 14, 16):
+        H = Kernel(2**power, 1, 0.1)
+        found = compress(H, 8, format="hbs", leaf_size=16)
+        row(f"line, HBS, k = 8, m = 16, n = 2^{power}", H, found, 56 - 8, 1e-9)
+    for power in (10, 12, 14):
+        H = Kernel(2 ** (power // 2), 2, 0.2)
+        coordinates = grid(2 ** (power // 2))
+        found = compress(H, 24, format="hbs", leaf_size=64, ordering=coordinates)
+        row(f"square, HBS, k = 24, m = 64, n = 2^{power}", H, found, 184 - 8, 1e-2)
+    return rows
+
+
+# 2. Growth
+
+
+def growth() -> dict[str, dict]:
+    """HBS (k = 8, m = 16) and HODLR (k = 8, m = 64) of exp(-d / 0.1) on a line."""
+    rate, rows, counted = bandwidth(), {}, {}
+    for name, powers in (("HBS", range(10, 19)), ("HODLR", range(10, 17))):
+        for power in powers:
+            H = Kernel(2**power, 1, 0.1)
+            began, products = time.perf_counter(), _timed_products(H)
+            if name == "HBS":
+                factor = compress(H, 8, format="hbs", leaf_size=16)
+            else:
+                factor = compress_hodlr(H, Tree.halves(H.n, 64), rank=8)
+            built = time.perf_counter() - began - sum(products)
+            began = time.perf_counter()
+            solver = factor.eliminated(1.0).solver
+            eliminated = time.perf_counter() - began
+            v = np.ones(H.n)
+            product, solve = fastest(factor.__matmul__, v), fastest(factor.solve, v, 1.0)
+            held = factor.numbers + sum(
+                M.nbytes // 8 for M in (*solver.inverses, *solver.reductions)
+            )
+            inverse = held - factor.numbers
+            floor = 8 * factor.numbers / rate
+            counted.setdefault(name, []).append(
+                (H.n, 2 * held, held, built, eliminated, product, solve)
+            )
+            rows[f"{name}, n = 2^{power}"] = {
+                "columns": factor.provenance.columns,
+                "relative error": relative_error(factor, H),
+                "numbers held": held,
+                "numbers a parameter": factor.numbers / H.n,
+                "seconds to build": built,
+                "to eliminate": eliminated,
+                "product": product,
+                "solve": solve,
+                "product over the floor": product / floor,
+                "solve over its floor": solve / (8 * inverse / rate),
+            }
+    for name, found in counted.items():
+        n, *values = np.array(found).T
+        late = n >= 2**14 if (n >= 2**14).sum() > 2 else n >= 2**12
+        slopes = [
+            float(np.polyfit(np.log(n[of]), np.log(each[of]), 1)[0])
+            for each, of in zip(values, [n > 0] * 2 + [late] * 4, strict=True)
+        ]
+        heads = ("numbers held", "seconds to build", "to eliminate", "product", "solve")
+        rows[f"{name}, slope"] = dict(zip(heads, slopes[1:], strict=True))
+    asked = {"numbers held": 1.1} | dict.fromkeys(
+        ("seconds to build", "to eliminate", "product", "solve"), 1.2
+    )
+    rows["asked of slopes and floors, at most"] = asked | {
+        "product over the floor": 3, "solve over its floor": 3,
+    }  # fmt: skip
+    return rows
+
+
+def bandwidth() -> float:
+    """Bytes a second that one thread reads."""
+    x = np.ones(2**25)
+    return x.nbytes / fastest(x.dot, x)
+
+
+def fastest(work: Callable, *arguments, repeats: int = 5) -> float:
+    found = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work(*arguments)
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def _timed_products(H: MatrixOperator) -> list[float]:
+    """Return a list to which each product of H adds its seconds."""
+    seconds, product = [], H.block_product
+
+    def block_product(V):
+        began = time.perf_counter()
+        out = product(V)
+        seconds.append(time.perf_counter() - began)
+        return out
+
+    H.block_product = block_product  # type: ignore[method-assign]
+    return seconds
+
+
+# 3. Networks
+
+
+def networks() -> dict[str, dict]:
+    """Gauss-Newton matrices and Hessians: formats by tolerance, at products alone."""
+    import keras
+
+    import hesscomp as hc
+
+    train = hc.load_data("mnist-sample").train
+    images, labels = np.asarray(train.X).reshape(-1, 28, 28), np.asarray(train.y)[:300]
+    pooled = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196)[:300]
+    dense, rows = keras.layers.Dense, {}
+
+    def case(name: str, H: Operator, order: Callable, targets: list[tuple]) -> None:
+        H = H.replicated()
+        A = H.to_dense()
+        permutation = order(H.describe(compress(H, 1)).blocks, H.n)
+        held = MatrixOperator(A, psd=H.psd)
+        for tolerance, most, columns, numbers in targets:
+            for kind in ("low-rank", "hbs", "hodlr"):
+                leaf = 16 if kind == "hbs" and most is not None else 32
+                factor = formatted(held, kind, tolerance, Tree.halves(H.n, leaf, permutation))
+                bound = kind == "hbs" and most is not None
+                rows[f"{name}, {kind}, tolerance {tolerance:g}"] = {
+                    "columns": factor.provenance.columns,
+                    "columns asked": columns if bound else None,
+                    "numbers a parameter": numbers_of(factor) / H.n,
+                    "numbers asked": numbers if bound else None,
+                    "relative error": relative_error(factor, held),
+                    "error asked": most if bound else None,
+                    "low rank, 300 columns": low_rank_error(held) if bound else None,
+                }
+
+    keras.utils.set_random_seed(0)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model = keras.Sequential(
+        [keras.Input((196,)), dense(8, "sigmoid"), dense(4), dense(8, "sigmoid"), dense(196)]
+    )
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    model.fit(pooled, pooled, epochs=20, batch_size=32, verbose=0)
+    H = hc.ggn(model, loss, (pooled, pooled), dtype="float64")
+    name = f"autoencoder 196-8-4-8-196, Gauss-Newton, n = {H.n:,}"
+    targets = [(5e-3, 5e-3, 300, 35), (1e-2, None, None, None), (1e-1, None, None, None)]
+    case(name, H, neuron_order, targets)
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((196,)), dense(15, "sigmoid"), dense(10, "softmax")])
+    H = hc.hessian(model, "sparse_categorical_crossentropy", (pooled, labels), dtype="float64")
+    name = f"classifier 196-15-10, Hessian at initialisation, n = {H.n:,}"
+    case(name, H, unit_order, [(6.5e-2, 5e-2, 300, 45), (1e-2, None, None, None)])
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
+    model.fit(pooled, labels, epochs=20, batch_size=32, verbose=0)
+    H = hc.ggn(model, "sparse_categorical_crossentropy", (pooled, labels), dtype="float64")
+    name = f"classifier 196-15-10, trained, Gauss-Newton, n = {H.n:,}"
+    case(name, H, neuron_order, [(1e-1, None, None, None), (1e-2, None, None, None)])
+    H = random_features(images)
+    free = [(1e-1, None, None, None), (1e-2, None, None, None)]
+    case("random Fourier features of MNIST, n = 1,024", H, lambda _, n: np.arange(n), free)
+    return rows
+
+
+def random_features(images: np.ndarray) -> Operator:
+    """The Gauss-Newton matrix of a linear model of cosines, of the kernel exp(-d^2 / 2 s^2)."""
+    rng = np.random.default_rng(0)
+    X = images.reshape(len(images), -1).astype(np.float64)
+    W = rng.standard_normal((X.shape[1], 1024)) / 10
+    Z = np.cos(X @ W + rng.uniform(0, 2 * np.pi, 1024))
+    return MatrixOperator(Z.T @ Z / len(Z), psd=True)
+
+
+def formatted(H: Operator, kind: str, tolerance: float, tree: Tree) -> Factor:
+    if kind == "low-rank":
+        return compress(H, tolerance=tolerance)
+    if kind == "hodlr":
+        return compress_hodlr(H, tree, tolerance=tolerance)
+    # 300 columns in all: those of the sketch, its probes, and fresh ones that judge the factor.
+    return compress(H, format="hbs", tree=tree, tolerance=tolerance, sketch_columns=284)
+
+
+def numbers_of(factor: Factor) -> int:
+    """The numbers that a factor holds."""
+    names = factor.arrays.keys() - factor.integers
+    return sum(getattr(factor, name).size for name in names)
+
+
+def low_rank_error(H: Operator) -> float:
+    """The error of the best rank that 300 columns find in two passes, from the dense spectrum."""
+    w = np.sort(np.abs(np.linalg.eigvalsh(H.to_dense())))
+    return float(np.linalg.norm(w[:-150]) / np.linalg.norm(w))
+
+
+# 4. Newton-Krylov
+
+
+class Deconvolution:
+    """Counts of 50 trials whose logits are a blurred field, with a prior on it.
+
+    Blur of width 6 cells cut at 36, rows normalised; prior (0.03 I + 10 Laplacian)^2, Neumann; the
+    truth is a normal field, filtered to width 30 and scaled to a standard deviation of 2.
+    """
+
+    trials = 50
+
+    def __init__(self, n: int):
+        away = np.arange(-36, 37)
+        weights = np.exp(-(away**2) / 72.0)
+        bands = [np.full(n - abs(k), weight) for k, weight in zip(away, weights, strict=True)]
+        blur = scipy.sparse.diags(bands, away, shape=(n, n)).tocsr()
+        self.blur = scipy.sparse.diags(1 / np.asarray(blur.sum(axis=1)).ravel()) @ blur
+        rng = np.random.default_rng(0)
+        truth = scipy.ndimage.gaussian_filter1d(rng.standard_normal(n), 30)
+        truth *= 2 / truth.std()
+        self.counts = rng.binomial(self.trials, self.probability(truth))
+        main = np.full(n, 2.0)
+        main[[0, -1]] = 1.0
+        side = -np.ones(n - 1)
+        laplacian = scipy.sparse.diags([side, main, side], [-1, 0, 1])
+        root = 0.03 * scipy.sparse.eye(n) + 10 * laplacian
+        self.prior, self.n = (root @ root).tocsr(), n
+
+    def probability(self, x: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(self.blur @ x)))
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        rest = self.trials * self.probability(x) - self.counts
+        return self.blur.T @ rest + self.prior @ x
+
+    def hessian(self, x: np.ndarray, prior: bool = True) -> MatrixOperator:
+        p = self.probability(x)
+        weights = (self.trials * p * (1 - p))[:, None]
+
+        def product(V):
+            block = V.reshape(self.n, -1)
+            data = self.blur.T @ (weights * (self.blur @ block))
+            return data + self.prior @ block if prior else data
+
+        view = LinearOperator((self.n, self.n), matvec=product, matmat=product, dtype=float)
+        return MatrixOperator(view, psd=True)
+
+
+def newton(problem: Deconvolution, build: Callable) -> tuple[int, int, float]:
+    """Newton from 0 to a gradient of 1e-9, CG to 1e-6; steps, CG products, the gradient's part.
+
+    `build` makes the preconditioner, once, at the first point.
+    """
+    x, M, products = np.zeros(problem.n), build(), 0
+    first = np.linalg.norm(problem.gradient(x))
+    for step in range(60):
+        g = problem.gradient(x)
+        norm = np.linalg.norm(g)
+        if norm <= 1e-9 * first:
+            return step, products, float(norm / first)
+        H = problem.hessian(x)
+        solved = conjugate_gradients(H, -g, tolerance=1e-6 * norm, preconditioner=M)
+        products += solved.iterations
+        x = x + solved.x
+    raise SystemExit("Newton's method has not reached its gradient in 60 steps")
+
+
+class PriorAndLowRank:
+    """(B + U W U^T)^-1, of eigenpairs in the metric of the prior B = L L^T."""
+
+    def __init__(self, whitened: Whitened, factor: Factor):
+        self.whitened, self.factor = whitened, factor
+
+    def __matmul__(self, v: np.ndarray) -> np.ndarray:
+        inside = self.whitened._solve(v[:, None], transposed=False)
+        return self.whitened.backward(self.factor.solve(inside, 1.0, "zero"))[:, 0]
+
+
+def deconvolution() -> dict[str, dict]:
+    rows = {}
+    for n, most, numbers in ((4096, 300, 45), (16384, 360, None)):
+        problem = Deconvolution(n)
+        at_start = problem.hessian(np.zeros(n))
+        factor = compress(at_start, 8, format="hbs", leaf_size=16)
+        preconditioner = factor.preconditioner(0.0)
+        ways = {"HBS once": (lambda M=preconditioner: M, factor.provenance.columns, factor)}
+        if n <= 4096:
+            ways["prior and low rank 200"] = prior_and_low_rank(problem)
+            ways["no preconditioner"] = (lambda: None, 0, None)
+        for name, (build, built, made) in ways.items():
+            steps, products, left = newton(problem, build)
+            hbs = name == "HBS once"
+            rows[f"n = {n:,}, {name}"] = {
+                "steps": steps,
+                "gradient left": left,
+                "sketch columns": built,
+                "CG products": products,
+                "columns in all": built + products,
+                "at most": most if hbs else None,
+                "numbers a parameter": numbers_of(made) / n if made is not None else None,
+                "numbers asked": numbers if hbs else None,
+                "study": {"prior and low rank 200": 1051, "no preconditioner": 3532}.get(name),
+            }
+    return rows
+
+
+def prior_and_low_rank(problem: Deconvolution):
+    data = problem.hessian(np.zeros(problem.n), prior=False)
+    whitened = Whitened(data, problem.prior.toarray())
+    factor = compress(whitened, 200)
+    return lambda: PriorAndLowRank(whitened, factor), factor.provenance.columns, factor
+
+
+# 5. A shallow network
+
+
+def shallow() -> dict[str, dict]:
+    """f(t) = sum a_j relu(w_j t - b_j) on [0, 1]; all three of each unit, unit by unit.
+
+    1,024 sorted uniform breakpoints, w = 1, normal a, 6,000 uniform points; a normal right side,
+    CG to 1e-6.
+    """
+    rng = np.random.default_rng(0)
+    units, points = 1024, 6000
+    b, a = np.sort(rng.uniform(size=units)), rng.standard_normal(units)
+    t = rng.uniform(size=points)[:, None]
+    on = (t > b) * a
+    J = np.stack([on * t, -on, np.maximum(t - b, 0)], axis=2).reshape(points, -1)
+    G = J.T @ J / points
+    H, n = MatrixOperator(G, psd=True), 3 * units
+    damping = 1e-8 * float(np.linalg.eigvalsh(G)[-1])
+    right = np.random.default_rng(1).standard_normal(n)
+    rows = {}
+
+    def row(name: str, factor: Factor | None, asked: tuple = (None, None, None)) -> None:
+        M = None if factor is None else factor.preconditioner(damping)
+        solved = conjugate_gradients(
+            H.shifted(damping), right, tolerance=1e-6 * np.linalg.norm(right),
+            preconditioner=M, max_iterations=20000,
+        )  # fmt: skip
+        iterations, numbers, study = asked
+        rows[name] = {
+            "columns": 0 if factor is None else factor.provenance.columns,
+            "numbers a parameter": 0 if factor is None else numbers_of(factor) / n,
+            "numbers asked": numbers,
+            "relative error": None if factor is None else relative_error(factor, H),
+            "CG iterations": solved.iterations,
+            "at most": iterations,
+            "study": study,
+            "shift over the damping": M.shift / damping if isinstance(M, Inverse) else None,
+        }
+
+    row("HBS, k = 8, m = 32", compress(H, 8, format="hbs", leaf_size=32), (5, 50, 1))
+    row("HODLR, k = 8, m = 32", compress_hodlr(H, Tree.halves(n, 32), rank=8))
+    row("rank 50", compress(H, 50), (None, 50, 552))
+    row("no preconditioner", None)
+    return rows
+
+
+PARTS: dict[str, Callable[[], dict[str, dict]]] = {
+    "answers": answers,
+    "growth": growth,
+    "networks": networks,
+    "deconvolution": deconvolution,
+    "shallow": shallow,
+}
+
+if __name__ == "__main__":
+    main()

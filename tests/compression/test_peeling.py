@@ -1,0 +1,140 @@
+"""HODLR factors by peeling: known answers, exact matrices, tolerances, layouts, bad input."""
+
+import numpy as np
+import pytest
+from oracles import Sharded, random_hodlr, same_arrays
+
+import hesscomp as hc
+from hesscomp.compression.hodlr import compress_hodlr
+from hesscomp.errors import InputError
+from hesscomp.factors.tree import Tree, kd_order
+from hesscomp.operators.matrix import MatrixOperator
+from hesscomp.parallel.world import World
+
+pytestmark = pytest.mark.ranks
+
+PROBES = 8
+
+
+def exponential(points: np.ndarray, length: float) -> np.ndarray:
+    points = points.reshape(len(points), -1)
+    return np.exp(-np.linalg.norm(points[:, None] - points, axis=2) / length)
+
+
+def grid(side: int) -> np.ndarray:
+    return np.stack(np.meshgrid(*(np.arange(side) / side,) * 2), axis=2).reshape(-1, 2)
+
+
+def relative_error(factor, H: np.ndarray) -> float:
+    return float(np.linalg.norm(factor.to_dense() - H) / np.linalg.norm(H))
+
+
+@pytest.mark.serial
+def test_a_kernel_on_a_line():
+    H = exponential(np.arange(1024) / 1024, 0.1)
+    factor = compress_hodlr(MatrixOperator(H), Tree.halves(1024, 64), rank=8)
+    assert factor.provenance.columns == 208 + PROBES
+    assert relative_error(factor, H) <= 1e-13
+    assert factor.block_ranks.max() == 1  # what there is; the rest of the 8 is rounding
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(
+    ("passes", "rank", "columns", "most"),
+    [(2, 24, 336, 2.5e-3), (2, 48, 528, 1.2e-4), (1, 24, 472, 4e-3)],
+)
+def test_a_kernel_in_the_plane(passes, rank, columns, most):
+    points = grid(32)
+    H, tree = exponential(points, 0.2), Tree.halves(1024, 64, kd_order(points, 64))
+    factor = compress_hodlr(MatrixOperator(H), tree, rank=rank, passes=passes)
+    assert factor.provenance.columns == columns + PROBES
+    assert relative_error(factor, H) <= most
+    np.testing.assert_allclose(
+        factor.certificate.relative_error, relative_error(factor, H), rtol=0.3
+    )
+    np.testing.assert_allclose(factor.frobenius(), np.linalg.norm(factor.to_dense()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+@pytest.mark.parametrize("passes", [2, 1])
+@pytest.mark.parametrize(("n", "ragged"), [(128, False), (117, True)])
+def test_an_exact_matrix_is_recovered(world, layout, passes, n, ragged):
+    """With exactly the columns that the documentation states."""
+    rank, extra = 3, 4
+    exact = random_hodlr(n, 16, rank, np.random.default_rng(7), ragged)
+    H, tree = exact.to_dense(), exact.tree
+    operator = Sharded(H, world, False)
+    if layout == "rows":
+        operator = operator.in_rows(5)
+    before = world.ledger.columns
+    factor = compress_hodlr(operator, tree, rank=rank, oversample=extra, passes=passes)
+    sides = {2: 2, 1: 3}[passes]
+    columns = sides * (rank + extra) * tree.levels + tree.leaf_sizes.max() + PROBES
+    assert world.ledger.columns - before == factor.provenance.columns == columns
+    assert relative_error(factor, H) <= 1e-12
+    np.testing.assert_array_equal(factor.block_ranks, exact.block_ranks)
+    assert factor.layout.name == layout
+    assert factor.certificate.relative_error <= 1e-12
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
+def test_a_tolerance_chooses_the_ranks(world, tolerance):
+    points = grid(16)
+    H, tree = exponential(points, 0.2), Tree.halves(256, 32, kd_order(points, 32))
+    factor = compress_hodlr(Sharded(H, world, True), tree, tolerance=tolerance)
+    assert relative_error(factor, H) <= tolerance and factor.certificate.converged
+    assert relative_error(factor, H) >= tolerance / 20
+    capped = compress_hodlr(Sharded(H, world, True), tree, tolerance=tolerance, rank=2)
+    assert capped.block_ranks.max() == 2 and not capped.certificate.converged
+
+
+def test_the_same_bits_on_any_number_of_ranks(world):
+    exact = random_hodlr(96, 12, 3, np.random.default_rng(3))
+    H, tree = exact.to_dense(), exact.tree
+    alone = compress_hodlr(MatrixOperator(H), tree, rank=4)
+    together = compress_hodlr(MatrixOperator(H, world), tree, rank=4)
+    same_arrays(alone, together)
+
+
+@pytest.mark.serial
+def test_an_operator_of_zeros_and_one_leaf():
+    zero = compress_hodlr(MatrixOperator(np.zeros((20, 20))), Tree.halves(20, 4), tolerance=0.1)
+    assert (
+        zero.numbers == np.sum(zero.tree.leaf_sizes**2)
+        and not zero.to_dense().any()
+        and zero.certificate.converged
+    )
+    H = np.diag(np.arange(5.0))
+    one = compress_hodlr(MatrixOperator(H), Tree.halves(5, 8), rank=1)
+    np.testing.assert_allclose(one.to_dense(), H, atol=1e-14)
+
+
+@pytest.mark.serial
+def test_a_format_of_compress():
+    """By its name, and as the table of auto estimates it: columns, numbers and error."""
+    points, tables = grid(24), []
+    H, options = exponential(points, 0.2), {"ordering": points, "leaf_size": 36}
+    factor = hc.compress(H, rank=12, format="hodlr", **options)
+    assert (factor.kind, factor.provenance.method) == ("hodlr", "peeling")
+    assert factor.provenance.columns == 2 * (12 + 10) * 4 + 36 + PROBES
+    factor = hc.compress(H, tolerance=1e-2, format="hodlr", **options)
+    assert factor.certificate.converged and relative_error(factor, H) <= 1e-2
+    hc.compress(H, tolerance=1e-2, format="auto", on_choice=tables.append, **options)
+    (table,) = tables
+    (estimate,) = [each for each in table.candidates if each.format == "hodlr"]
+    np.testing.assert_allclose(estimate.numbers, factor.numbers / 576, rtol=0.2)
+    assert estimate.error <= 1e-2 and estimate.columns > factor.provenance.columns / 2
+    with pytest.raises(InputError, match="`sketch_columns` does not go with the format hodlr"):
+        hc.compress(H, tolerance=1e-2, format="hodlr", sketch_columns=90)
+
+
+@pytest.mark.serial
+def test_bad_input():
+    operator, tree = MatrixOperator(np.eye(8), World.serial()), Tree.halves(8, 2)
+    with pytest.raises(InputError, match="a tree over n = 9 does not fit"):
+        compress_hodlr(operator, Tree.halves(9, 2), rank=2)
+    with pytest.raises(InputError, match="neither `rank` nor `tolerance`"):
+        compress_hodlr(operator, tree)
+    for wrong in ({"rank": 0}, {"tolerance": 1.0}, {"rank": 2, "passes": 3}):
+        with pytest.raises(InputError, match=f"`{[*wrong][-1]}`"):
+            compress_hodlr(operator, tree, **wrong)

@@ -1,0 +1,87 @@
+"""A base plus low rank: of what the base leaves, and beside a prior in its metric."""
+
+import numpy as np
+import pytest
+from oracles import Sharded, matrix, random_hodlr
+
+from hesscomp.compression.hodlr import compress_hodlr
+from hesscomp.compression.structured import compress_beside, compress_with_prior
+from hesscomp.errors import InputError
+from hesscomp.estimators import diagonal_factor
+from hesscomp.factors import UNKNOWN, Diagonal, LowRank, Tree
+from hesscomp.operators.matrix import MatrixOperator
+
+pytestmark = pytest.mark.ranks
+
+N = 60
+
+
+def placed(A, world, layout):
+    operator = Sharded(A, world, False)
+    return operator.in_rows(7) if layout == "rows" else operator
+
+
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+def test_what_a_base_leaves(world, layout):
+    """A matrix of HODLR form and one of rank 3, which the HODLR factor does not have."""
+    rng = np.random.default_rng(0)
+    exact = random_hodlr(N, 8, 2, rng, shift=10.0)
+    U = np.linalg.qr(rng.standard_normal((N, 3)))[0]
+    A = exact.to_dense() + (U * np.array([5.0, -4.0, 3.0])) @ U.T
+    operator = placed(A, world, layout)
+    factor = compress_beside(operator, exact, rank=3)
+    assert factor.kind == "hodlr+low-rank" and factor.layout.name == layout
+    np.testing.assert_allclose(factor.to_dense(), A, atol=1e-11)
+    np.testing.assert_allclose(
+        factor.certificate.frobenius_norm_estimate, np.linalg.norm(A), rtol=0.2
+    )
+    assert factor.certificate.relative_error < 1e-6
+    about = factor.provenance
+    assert about.columns < N and about.method.startswith("hodlr and ")
+
+
+def test_a_diagonal_base(world):
+    A = np.diag(np.linspace(5.0, 9.0, N)) + 20 * matrix("low rank", n=N)
+    operator = Sharded(A, world, True)
+    rough = compress_beside(operator, diagonal_factor(operator, N), rank=10)
+    assert np.linalg.norm(A - rough.to_dense()) < np.linalg.norm(A - np.diag(np.diag(A)))
+
+
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+@pytest.mark.parametrize("kind", ["diagonal", "hodlr"])
+def test_beside_a_prior(world, layout, kind):
+    """Exact to rounding with the rank of the data; the truncation is optimal in its metric."""
+    data = 30 * matrix("low rank", n=N)
+    prior = np.diag(np.linspace(1.0, 30.0, N)) + (kind == "hodlr") * np.exp(
+        -np.abs(np.subtract.outer(np.arange(N), np.arange(N))) / 10
+    )
+    if kind == "diagonal":
+        S = Diagonal(np.diag(prior), certificate=UNKNOWN)
+    else:
+        S = compress_hodlr(MatrixOperator(prior), Tree.halves(N, 8), rank=3)
+    operator = placed(data, world, layout)
+    factor = compress_with_prior(operator, S, rank=5)
+    np.testing.assert_allclose(factor.to_dense(), prior + data, atol=1e-9)
+    b = np.random.default_rng(0).standard_normal((N, 2))
+    x = factor.layout.whole(factor.solve(factor.layout.local(b), 0.0))
+    np.testing.assert_allclose(x, np.linalg.solve(prior + data, b), rtol=1e-8, atol=1e-10)
+    cut = compress_with_prior(operator, S, rank=3)
+    L = np.linalg.cholesky(prior)
+    white = np.linalg.solve(L, np.linalg.solve(L, cut.to_dense() - prior - data).T)
+    w = np.linalg.eigvalsh(np.linalg.solve(L, np.linalg.solve(L, data).T))[::-1]
+    np.testing.assert_allclose(np.linalg.norm(white, 2), w[3], rtol=1e-3)
+    error = np.linalg.norm(cut.to_dense() - prior - data)
+    np.testing.assert_allclose(cut.certificate.frobenius_error_estimate, error, rtol=0.5)
+
+
+def test_bad_bases(world):
+    operator = Sharded(np.eye(6), world, True)
+    low = LowRank(np.ones(1), np.eye(6)[:, :1], certificate=UNKNOWN)
+    with pytest.raises(InputError, match="the base of a structured factor is diagonal, hodlr"):
+        compress_beside(operator, low, rank=1)
+    with pytest.raises(InputError, match="orders 6 and 5"):
+        compress_beside(operator, Diagonal(np.ones(5), certificate=UNKNOWN), rank=1)
+    with pytest.raises(InputError, match="a prior of n = 5 does not fit"):
+        compress_with_prior(operator, Diagonal(np.ones(5), certificate=UNKNOWN), rank=1)
+    with pytest.raises(InputError, match="not positive definite"):
+        compress_with_prior(operator, Diagonal(-np.ones(6), certificate=UNKNOWN), rank=1)
