@@ -1,0 +1,41 @@
+"""Products with a sparse shard, narrow and wide, against dense ones."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from hesscomp.curvature.design import SparseDesign
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.parallel.rows import RowBlocks
+
+ROWS, N = 70, 12
+
+
+@pytest.mark.parametrize("given", ["float32", "float64"])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 3e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize(
+    "blocks", [None, RowBlocks(32, 3, (slice(0, 32), slice(32, 64), slice(64, 70)))]
+)
+def test_narrow_and_wide_products(given, dtype, tolerance, blocks):
+    rng = np.random.default_rng(0)
+    X = scipy.sparse.random_array((ROWS, N), density=0.3, rng=rng, format="csr").astype(given)
+    A, d = X.toarray().astype(np.float64), rng.random(ROWS)
+    kept = X.copy()
+    design = SparseDesign(X, tf.as_dtype(dtype), blocks)
+    close = {"rtol": tolerance, "atol": tolerance}
+    for columns in (1, 3, 4, 15, 16, 33):
+        V = rng.standard_normal((N, columns)).astype(dtype)
+        found = design.gram_product(tf.constant(d), tf.constant(V))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, A.T @ (d[:, None] * (A @ V)), **close)
+        if blocks is not None:
+            parts = design.gram_product_by_row_block(tf.constant(d), tf.constant(V))
+            expected = [A[b].T @ (d[b, None] * (A[b] @ V)) for b in blocks.local]
+            np.testing.assert_allclose(parts, expected, **close)
+    v = rng.standard_normal(N)
+    np.testing.assert_allclose(design.forward(tf.constant(v)), A @ v, rtol=1e-12)
+    np.testing.assert_allclose(design.adjoint(tf.constant(d)), A.T @ d, rtol=1e-12)
+    np.testing.assert_allclose(design.gram(tf.constant(d)), A.T @ (d[:, None] * A), **close)
+    found = design.exact().gram_product(tf.constant(d), tf.constant(v[:, None]))
+    np.testing.assert_allclose(found[:, 0], A.T @ (d * (A @ v)), rtol=1e-12)
+    np.testing.assert_array_equal(X.indices, kept.indices)
