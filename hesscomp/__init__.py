@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.first_order import SGD as SGD
     from hesscomp.optimizers.first_order import AdaBelief as AdaBelief
     from hesscomp.optimizers.first_order import Adam as Adam
+    from hesscomp.optimizers.first_order import AdamW as AdamW
     from hesscomp.optimizers.gauss_newton import GaussNewton as GaussNewton
     from hesscomp.optimizers.hessian_free import HessianFree as HessianFree
     from hesscomp.optimizers.newton import Newton as Newton
@@ -66,7 +67,7 @@ _PLACES = {
     "hesscomp.operators.matrix": "MatrixOperator",
     "hesscomp.operators.operator": "Operator",
     "hesscomp.optimizers.drsom": "DRSOM",
-    "hesscomp.optimizers.first_order": "SGD AdaBelief Adam",
+    "hesscomp.optimizers.first_order": "SGD AdaBelief Adam AdamW",
     "hesscomp.optimizers.gauss_newton": "GaussNewton",
     "hesscomp.optimizers.hessian_free": "HessianFree",
     "hesscomp.optimizers.newton": "Newton",

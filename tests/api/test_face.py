@@ -269,7 +269,7 @@ def test_training_a_model_in_place(world, capsys):
         assert "val_loss" in shown
     else:
         assert not shown
-    adam = keras.optimizers.Adam(keras.optimizers.schedules.InverseTimeDecay(0.1, 10, 1.0))
+    adam = keras.optimizers.AdamW(keras.optimizers.schedules.InverseTimeDecay(0.1, 10, 1.0))
     assert hc.train(net, adam, loss, here, max_steps=2, gradient=0.5).steps == 2
 
 
@@ -277,8 +277,9 @@ def test_training_a_model_in_place(world, capsys):
     (lambda: "rmsprop", "unknown optimizer rmsprop; use one of"),
     (lambda: keras.optimizers.RMSprop(), "no counterpart"),
     (lambda: keras.optimizers.SGD(clipnorm=1.0), "clipnorm"),
-    (lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10)),
-     "CosineDecay"),
+    (lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecayRestarts(0.1, 10)),
+     "CosineDecayRestarts has no counterpart here; take CosineDecay"),
+    (lambda: hc.Adam(lambda step: 0.1), "not a function; a function could not be resumed"),
     (lambda: 3, "pass a name"),
 ])  # fmt: skip
 def test_optimizers_without_a_counterpart(optimizer, words):
