@@ -139,6 +139,7 @@ def train(
         raise
     finally:
         show.close()
+    problem.warn_without_minimum(result.best)
     if model is not None:
         problem.set_weights(result.best)
     show.summary(result)

@@ -143,6 +143,7 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
             callbacks=(tell,), evaluate_every=request.evaluate_every,
             test=subject.data if request.test is not None else None,
         )  # fmt: skip
+    subject.problem.warn_without_minimum(result.best)
     test = result.test
     if test is None and subject.data is not None and subject.data.test is not None:
         test = HeldOut(subject.problem, subject.data)(result.best)  # those of a named data set
