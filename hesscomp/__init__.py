@@ -10,6 +10,7 @@ The names below load when they are first used: ``import hesscomp`` itself loads 
 nor MPI.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,8 @@ __all__ = ["__version__", *_MODULE_OF]
 
 def __getattr__(name: str):
     if name not in _MODULE_OF:
-        raise AttributeError(f"module 'hesscomp' has no attribute '{name}'")
+        missing = f"module 'hesscomp' has no attribute '{name}'"
+        raise AttributeError(missing, name=name, obj=sys.modules[__name__])
     found = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = found
     return found

@@ -18,7 +18,7 @@ CAREFUL = 0.5  # of the learning rate, after numbers that were not finite
 class FirstOrder(Optimizer):
     """What the baselines share: a learning rate, how it shrinks, and decoupled weight decay."""
 
-    learning_rate: float | Schedule = option(
+    learning_rate: float | str | Schedule = option(
         1e-3, above=0, parse=parse_rate, help=f"learning rate, or a schedule such as {EXAMPLE}"
     )
     decay: float = option(0.0, low=0, help="the rate of step k is divided by 1 + decay k")
@@ -83,7 +83,7 @@ class SGD(FirstOrder):
     True
     """
 
-    learning_rate: float | Schedule = option_of(FirstOrder, "learning_rate", default=1e-2)
+    learning_rate: float | str | Schedule = option_of(FirstOrder, "learning_rate", default=1e-2)
     momentum: float = option(0.9, low=0, below=1, help="share of the velocity that is kept")
     nesterov: bool = option(False, help="whether to take Nesterov's step")
     name = "sgd"

@@ -130,9 +130,9 @@ SAME_SHAPE = {  # Keras' schedules, with our options and theirs
 }
 
 
-def rate_at(rate: float | Schedule, step: int) -> float:
-    """Return the learning rate of a step, where it is a number or a schedule."""
-    return rate.at(step) if isinstance(rate, Schedule) else rate
+def rate_at(rate: float | str | Schedule, step: int) -> float:
+    """Return the learning rate of a step."""
+    return rate.at(step) if isinstance(rate, Schedule) else float(rate)
 
 
 def as_rate(rate: Any) -> Any:
