@@ -14,7 +14,10 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hesscomp import former
+
 __version__ = "0.1.0"
+former.install()
 
 if TYPE_CHECKING:
     from hesscomp.api import compress as compress

@@ -4,6 +4,7 @@ import doctest
 import signal
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError, Interrupted
+from hesscomp.former import MODULES
 
 rng = np.random.default_rng(0)
 X, Y = rng.standard_normal((60, 4)).astype(np.float32), np.arange(60) % 3
@@ -30,6 +32,22 @@ def model():
 def matrix(n=40):
     A = np.random.default_rng(1).standard_normal((n, n))
     return (A + A.T) / 2
+
+
+def test_former_names_import_with_a_warning():
+    from hesscomp.operators.operator import Operator
+    from hesscomp.problems import rows
+
+    for name, now in MODULES.items():
+        sys.modules.pop(name, None)
+        with pytest.warns(DeprecationWarning, match=f"the module {name} is now {now}"):
+            found = import_module(name)
+        assert all(hasattr(found, each) for each in vars(import_module(now)) if each[0] != "_")
+    assert import_module("hesscomp.curvature.operator").Operator is Operator
+    with pytest.warns(DeprecationWarning, match="`Rows` is now `RowSet`"):
+        assert rows.Rows is rows.RowSet
+    with pytest.raises(ModuleNotFoundError):
+        import_module("hesscomp.curvature.nothing")
 
 
 def test_the_import_loads_neither_tensorflow_nor_mpi():
