@@ -10,10 +10,14 @@ The names below load when they are first used: ``import hesscomp`` itself loads 
 nor MPI.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hesscomp import former
+
 __version__ = "0.1.0"
+former.install()
 
 if TYPE_CHECKING:
     from hesscomp.api import compress as compress
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.first_order import SGD as SGD
     from hesscomp.optimizers.first_order import AdaBelief as AdaBelief
     from hesscomp.optimizers.first_order import Adam as Adam
+    from hesscomp.optimizers.first_order import AdamW as AdamW
     from hesscomp.optimizers.gauss_newton import GaussNewton as GaussNewton
     from hesscomp.optimizers.hessian_free import HessianFree as HessianFree
     from hesscomp.optimizers.newton import Newton as Newton
@@ -66,7 +71,7 @@ _PLACES = {
     "hesscomp.operators.matrix": "MatrixOperator",
     "hesscomp.operators.operator": "Operator",
     "hesscomp.optimizers.drsom": "DRSOM",
-    "hesscomp.optimizers.first_order": "SGD AdaBelief Adam",
+    "hesscomp.optimizers.first_order": "SGD AdaBelief Adam AdamW",
     "hesscomp.optimizers.gauss_newton": "GaussNewton",
     "hesscomp.optimizers.hessian_free": "HessianFree",
     "hesscomp.optimizers.newton": "Newton",
@@ -83,7 +88,8 @@ __all__ = ["__version__", *_MODULE_OF]
 
 def __getattr__(name: str):
     if name not in _MODULE_OF:
-        raise AttributeError(f"module 'hesscomp' has no attribute '{name}'")
+        missing = f"module 'hesscomp' has no attribute '{name}'"
+        raise AttributeError(missing, name=name, obj=sys.modules[__name__])
     found = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = found
     return found

@@ -5,7 +5,9 @@ The functions named ``..._figure`` return a Matplotlib figure; `style.save_figur
 
 import os
 from collections.abc import Callable, Sequence
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,12 +41,13 @@ from hesscomp.factors import (
     load_factor,
     load_trajectory,
 )
+from hesscomp.options import refuse_unknown
 from hesscomp.runs.report import read_json
 
 ERROR = "estimated ‖H − F‖ / ‖H‖, Frobenius"
 
 
-def factor_figure(factor: Factor) -> Figure:
+def factor_figure(factor: Factor, title: str = "") -> Figure:
     """Draw a factor's eigenvalues, what each rank would leave, and where the eigenvectors live.
 
     Left: |w| against its index on a logarithmic axis, negative ones marked. Then the relative
@@ -66,16 +69,15 @@ def factor_figure(factor: Factor) -> Figure:
     several = bool(by_block) and len(factor.blocks) > 1
     source = factor.provenance
     kind = source.operator.replace("Operator", "") or "Hessian"
-    title = f"{kind} of {_name(source) or 'factor'}: n = {factor.n:,}, {factor.extent}"
-    if source.method:
-        title += f" ({source.method})"
+    made_by = f" ({source.method})" if source.method else ""
+    told = f"{kind} of {_name(source) or 'factor'}: n = {factor.n:,}, {factor.extent}{made_by}"
     below = height_for(factor.blocks) if several else 0.0
-    figure, made = make_figure(len(panels), title=title, below=below)
+    figure, made = make_figure(len(panels), title=title or told, below=below)
     if several:
         panels |= by_block
-    for axes, (title, draw) in zip(made, panels.items(), strict=True):
+    for axes, (name, draw) in zip(made, panels.items(), strict=True):
         draw(axes, factor)
-        set_title(axes, title)
+        set_title(axes, name)
     return figure
 
 
@@ -112,7 +114,7 @@ def best_figure(factor: Factor, errors: dict[str, np.ndarray], title: str) -> Fi
 BINS = 24  # of the eigenvalues' axis in a trajectory's heat map
 
 
-def trajectory_figure(trajectory: Trajectory, leading: int = 20) -> Figure:
+def trajectory_figure(trajectory: Trajectory, leading: int = 20, title: str = "") -> Figure:
     """Draw the eigenvalues of a trajectory's factors from point to point.
 
     Left: the `leading` largest and the same number of smallest eigenvalues of each factor, as
@@ -123,12 +125,12 @@ def trajectory_figure(trajectory: Trajectory, leading: int = 20) -> Figure:
     factors = trajectory.factors
     source = factors[-1].provenance if factors else Provenance()
     points = f"{len(factors)} point{'' if len(factors) == 1 else 's'}"
-    title = f"{_name(source) or 'trajectory'}: {points}"
+    told = f"{_name(source) or 'trajectory'}: {points}"
     errors = [factor.certificate.relative_error for factor in factors]
     if errors:
         ends = sorted({f"{error:.2g}" for error in (min(errors), max(errors))}, key=float)
-        title += f", relative error {' to '.join(ends)}"
-    figure, (left, right) = make_figure(2, height=4.6, title=title)
+        told += f", relative error {' to '.join(ends)}"
+    figure, (left, right) = make_figure(2, height=4.6, title=title or told)
     place = np.arange(len(factors))
     for sign, color in ((1, BLUE), (-1, RED)):
         curves = np.full((len(place), leading), np.nan)
@@ -451,14 +453,21 @@ def file_figure(path: str | os.PathLike, **options) -> Figure:
     history = path / "history.json" if path.is_dir() else path
     if history.name == "history.json":
         report = read_json(history, RUN, RUN_MAY_HAVE)
-        title = f"{report.get('problem')}: {report.get('optimizer')}"
-        return run_figure(report["history"], title, **options)
+        options.setdefault("title", f"{report.get('problem')}: {report.get('optimizer')}")
+        return drawn(run_figure, report["history"], options)
     if path.suffix == ".json":
         report = read_json(path, CONVERGENCE)
-        return convergence_figure(report["history"], str(report.get("data", path)), **options)
+        options.setdefault("title", str(report.get("data", path)))
+        return drawn(convergence_figure, report["history"], options)
     if is_trajectory(path):
-        return trajectory_figure(load_trajectory(path), **options)
-    return factor_figure(load_factor(path), **options)
+        return drawn(trajectory_figure, load_trajectory(path), options)
+    return drawn(factor_figure, load_factor(path), options)
+
+
+def drawn(draw: Callable[..., Figure], result: Any, options: dict[str, Any]) -> Figure:
+    """Return what a function draws of a result; InputError for options that it does not take."""
+    refuse_unknown(options, list(signature(draw).parameters)[1:], "the picture of this result")
+    return draw(result, **options)
 
 
 def _column(history: Sequence[dict], name: str) -> np.ndarray:

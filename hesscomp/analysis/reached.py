@@ -1,9 +1,13 @@
 """What a factor has reached, in one plain phrase each: never just "converged"."""
 
+import logging
+
 import numpy as np
 
 from hesscomp.compression.options import RESIDUAL_TOLERANCE
 from hesscomp.factors import Factor
+
+log = logging.getLogger(__name__)
 
 
 def request_reached(factor: Factor) -> str:
@@ -57,6 +61,22 @@ def pairs_reached(factor: Factor) -> str:
         f"{int(done.sum())} of {factor.rank} with ||H u - w u|| <= {small:.1e} |w_1|, "
         f"the others up to {rest}"
     )
+
+
+def warn_of_inaccurate_pairs(factor: Factor) -> None:
+    """Log, where eigenpairs have not converged, how far off they may be and what helps."""
+    norms, done = factor.certificate.residual_norms, factor.certificate.eigenvalue_converged
+    if norms is None or done is None or done.all():
+        return
+    made = factor.provenance
+    remedy = f"more `max_columns` ({made.columns} were used)"
+    if not np.isnan(made.tolerance_requested):
+        remedy = f"a smaller `tolerance` than {made.tolerance_requested:g}"
+    log.warning(
+        "%d of %d eigenpairs have residuals above %g of the largest |w|, up to %.1g: the last "
+        "eigenvalues may be too small in magnitude; for more accuracy give %s",
+        np.sum(~done), len(done), made.residual_tolerance, _share(factor, norms[~done]), remedy,
+    )  # fmt: skip
 
 
 def scale(factor: Factor) -> str:

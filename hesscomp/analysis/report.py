@@ -85,7 +85,7 @@ def _facts(factor: Factor) -> dict:
     shown = {"relative error": number(error) if error < 1e-3 else percent(error)}
     facts = {"parameters n": factor.n}
     if not factor.has_eigenpairs:
-        return {**facts, "kind": factor.kind, **shown, **factor.summary(leading=1)}
+        return {**facts, "kind": factor.kind, **shown, **factor.details(leading=1)}
     w, done = factor.eigenvalues, factor.certificate.eigenvalue_converged
     small = ABSENT if done is None else f"{int(done.sum())} of {factor.rank}"
     return {

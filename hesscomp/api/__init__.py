@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hesscomp import estimators
+from hesscomp.analysis.reached import warn_of_inaccurate_pairs
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import RANK
 from hesscomp.compression.formats import LOW_RANK, FormatOptions
@@ -21,7 +21,7 @@ from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
 from hesscomp.factors import Factor, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.linear import LinearModel, load_model, save_model
 from hesscomp.linear.hdf5 import is_model
-from hesscomp.operators.matrix import as_operator
+from hesscomp.operators.matrix import as_operator, check_symmetric
 from hesscomp.operators.operator import Operator
 from hesscomp.options import described, refuse_unknown
 from hesscomp.parallel.world import World
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from hesscomp.factors import Kronecker, LowRank, Trajectory
     from hesscomp.optimizers.newton import NewtonResult
     from hesscomp.problems.problem import Problem
-
-log = logging.getLogger(__name__)
 
 COMPRESS_OPTIONS = ["start", "format", "tree", "on_choice"]
 COMPRESS_OPTIONS += [part.name for part in fields(FormatOptions) if part.name != "factor_format"]
@@ -334,9 +332,11 @@ def per_example_squared_norms(
     -------
     (rows,) float64 array
         The same on every rank. Collective. It costs about one gradient of all rows for linear
-        models and for networks of `Dense` layers on single rows, where a norm is a product of two
-        (Goodfellow, "Efficient per-example gradient computations", 2015); else the gradients of
-        single rows are made, a few at a time.
+        models and for networks of `Dense` layers, convolutions, batch and layer normalisation,
+        where a norm follows from the layers' inputs and gradients (Goodfellow, "Efficient
+        per-example gradient computations", 2015, and Bu, Mao and Xu, NeurIPS 2022). With other
+        layers that have weights (embeddings, depthwise convolutions, recurrent and shared ones)
+        the gradients of single rows are made, a few at a time.
 
     Examples
     --------
@@ -360,6 +360,7 @@ def compress(
     Parameters
     ----------
     matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
+        Symmetric, which is tried with two more products where hesscomp did not make it.
     rank : int, optional
         Eigenpairs wanted. Default: 40 (or n), unless a tolerance is given. With the formats "hbs"
         and "hodlr" the rank at each node of the tree.
@@ -381,9 +382,9 @@ def compress(
 
         `method`, `oversample`, `power`, `seed` and others: `hesscomp.compression.compress`. For
         eigenvalues to a stated accuracy, as from `scipy.sparse.linalg.eigsh`, give
-        ``residual_tolerance=1e-6`` (of the largest), and more `max_columns` where a warning says
-        that they did not suffice; without, the leading eigenvalues of a flat spectrum are low by
-        some percent, which the certificate shows as a large error.
+        ``residual_tolerance=1e-6`` (of the largest, the default), and more `max_columns` where a
+        warning says that they did not suffice: by default the eigenvalues of a flat spectrum are
+        low by some percent.
 
     Returns
     -------
@@ -413,16 +414,10 @@ def compress(
         rank = RANK
     operator = as_operator(matrix, psd=psd)
     refuse_unknown(options, COMPRESS_OPTIONS, "compress", EIGSH)
+    check_symmetric(operator)
     factor = compress_operator(operator, rank, tolerance, which=which, **options)
-    known, made = factor.certificate, factor.provenance
-    reached, asked = known.eigenvalue_converged, "residual_tolerance" in options or known.one_end
-    speaks = operator.world is None or operator.world.rank == 0
-    if speaks and asked and reached is not None and not reached.all():
-        log.warning(
-            "%d of %d eigenpairs have residuals above %g of the largest |w|; give more "
-            "`max_columns` (%d were used)", np.sum(~reached), len(reached),
-            made.residual_tolerance, made.columns,
-        )  # fmt: skip
+    if operator.world is None or operator.world.rank == 0:
+        warn_of_inaccurate_pairs(factor)
     return factor
 
 
@@ -438,6 +433,7 @@ def trace(matrix, columns: int = 64, **options) -> Estimate:
     >>> hc.trace(np.diag([3.0, -2.0, 1.0, 0.0])).value
     2.0
     """
+    _refuse_others(options, estimators.trace, "trace")
     if isinstance(matrix, Factor):
         return Estimate.exactly(matrix.trace(), 0)
     return estimators.trace(as_operator(matrix), columns, **options)
@@ -455,6 +451,7 @@ def diagonal(matrix, columns: int = 64, **options) -> DiagonalEstimate:
     >>> hc.diagonal(np.diag([3.0, -2.0, 1.0])).values
     array([ 3., -2.,  1.])
     """
+    _refuse_others(options, estimators.diagonal, "diagonal")
     return estimators.diagonal(as_operator(matrix), columns, **options)
 
 
@@ -470,6 +467,7 @@ def logdet(matrix, shift: float = 0.0, **options) -> Estimate:
     >>> round(hc.logdet(np.diag([3.0, 2.0, 1.0]), shift=1.0).value, 6)  # log(4 * 3 * 2)
     3.178054
     """
+    _refuse_others(options, estimators.logdet, "logdet")
     if isinstance(matrix, Factor):
         counts = matrix.inertia(shift)
         if counts.negative or counts.zero:
@@ -493,18 +491,19 @@ def norm(matrix, order: str | int = "fro", **options) -> float:
     >>> round(hc.norm(np.diag([4.0, -3.0])), 6), round(hc.norm(np.diag([4.0, -3.0]), 2), 6)
     (5.0, 4.0)
     """
-    operator = as_operator(matrix)
-    if order == "fro":
-        return estimators.frobenius_norm(operator, **options).value
-    if order == 2:
-        return estimators.spectral_norm(operator, **options).value
-    raise InputError(f'norm takes the order "fro" or 2, not {order}')
+    norms: dict[Any, Callable] = {"fro": estimators.frobenius_norm, 2: estimators.spectral_norm}
+    if order not in norms:
+        raise InputError(f'norm takes the order "fro" or 2, not {order}')
+    estimator = norms[order]
+    _refuse_others(options, estimator, f"norm of order {order}")
+    return estimator(as_operator(matrix), **options).value
 
 
-def density(matrix, *, probes: int = 10, steps: int = 80, seed: int = 0) -> SpectralDensity:
+def density(matrix, **options) -> SpectralDensity:
     """Return the density of all eigenvalues by stochastic Lanczos quadrature.
 
-    Costs `probes` times `steps` product columns (Ubaru, Chen and Saad 2017). `plot` draws it.
+    Costs `probes` (10 by default) times `steps` (80) product columns, of random vectors by `seed`
+    (Ubaru, Chen and Saad 2017; `hesscomp.estimators.spectral_quadrature`). `plot` draws it.
 
     Examples
     --------
@@ -514,8 +513,13 @@ def density(matrix, *, probes: int = 10, steps: int = 80, seed: int = 0) -> Spec
     >>> found.sides[0][0] >= 0, found.density.shape == found.points.shape
     (True, True)
     """
-    operator = as_operator(matrix)
-    return estimators.spectral_quadrature(operator, probes=probes, steps=steps, seed=seed).density()
+    _refuse_others(options, estimators.spectral_quadrature, "density")
+    return estimators.spectral_quadrature(as_operator(matrix), **options).density()
+
+
+def _refuse_others(options: dict[str, Any], function: Callable, name: str) -> None:
+    """Refuse options that are no parameters of a function, which users call by a `name`."""
+    refuse_unknown(options, list(signature(function).parameters)[1:], name)
 
 
 def newton(
@@ -560,8 +564,7 @@ def newton(
     from hesscomp.optimizers.newton import newton as minimise
     from hesscomp.problems.problem import Problem
 
-    data = not isinstance(problem, Problem)
-    if data:
+    if not isinstance(problem, Problem):
         from hesscomp.api.linear import linear_problem
         from hesscomp.problems.catalogue import RIDGE
 
@@ -580,8 +583,7 @@ def newton(
     }
     refuse_unknown(options, [each.name for each in described(NewtonOptions)], "newton")
     fit = minimise(problem, x0, NewtonOptions(**options), **passed)
-    if data:
-        problem.warn_if_separated(fit.x)
+    problem.warn_without_minimum(fit.x)
     return fit
 
 

@@ -81,7 +81,7 @@ def fit_linear(
     )
     with named_columns(problem, dataset):
         result = newton(problem, None, NewtonOptions(**options))
-    problem.warn_if_separated(result.x)
+    problem.warn_without_minimum(result.x)
     return linear_model(problem, dataset, result, covariance, tuple(errors_of))
 
 

@@ -25,14 +25,15 @@ def plot(result, path: str | os.PathLike | None = None, **options) -> Figure:
     path : str or path, optional
         Also write the picture to this file: .png, .pdf or .svg.
     **options
-        `title`, but for factors and trajectories, which have their own; `eigenvalues` (numbers or
-        a factor) to mark in a density; `names` of a comparison's two factors; `by` ("step",
-        "passes", "columns" or "seconds") of a training; `leading` of a trajectory.
+        `title`; `eigenvalues` (numbers or a factor) to mark in a density; `names` of a comparison's
+        two factors; `by` ("step", "passes", "columns" or "seconds") of a training; `leading` of a
+        trajectory.
 
     Raises
     ------
     InputError
-        For what cannot be drawn, and for a path that has no ending of a picture.
+        For what cannot be drawn, for an option that it does not have, and for a path that has no
+        ending of a picture.
 
     Examples
     --------
@@ -52,30 +53,31 @@ def _figure(result, options: dict[str, Any]) -> Figure:
     if isinstance(result, str | os.PathLike):
         return plots.file_figure(result, **options)
     if isinstance(result, Factor):
-        return plots.factor_figure(result, **options)
+        return plots.drawn(plots.factor_figure, result, options)
     if isinstance(result, Trajectory):
-        return plots.trajectory_figure(result, **options)
+        return plots.drawn(plots.trajectory_figure, result, options)
     if isinstance(result, Comparison):
-        return plots.comparison_figure(result, **options)
+        return plots.drawn(plots.comparison_figure, result, options)
     from hesscomp.estimators import SpectralDensity  # here: who reads a file needs no MPI
 
     if isinstance(result, SpectralDensity):
-        return density.density_figure(result, **options)
+        return plots.drawn(density.density_figure, result, options)
     from hesscomp.influence.result import Sensitivity
 
     if isinstance(result, Sensitivity):
         from hesscomp.analysis.influence import sensitivity_figure
 
-        return sensitivity_figure(result, **options)
+        return plots.drawn(sensitivity_figure, result, options)
     from hesscomp.optimizers.loop import TrainResult  # nor TensorFlow
     from hesscomp.optimizers.newton import NewtonResult
 
     if isinstance(result, NewtonResult):
         options.setdefault("title", f"Newton, {result.solver}: {result.reason}")
-        return plots.convergence_figure([row.as_dict() for row in result.history], **options)
+        rows = [row.as_dict() for row in result.history]
+        return plots.drawn(plots.convergence_figure, rows, options)
     if isinstance(result, TrainResult):
         options.setdefault("title", f"Training, {result.status}: {result.reason}")
-        return plots.run_figure(result.history.rows, **options)
+        return plots.drawn(plots.run_figure, result.history.rows, options)
     raise InputError(
         "plot takes a factor, a trajectory, a comparison, a density, what sensitivity, newton or "
         "train returns, "

@@ -16,7 +16,7 @@ import numpy as np
 from hesscomp.api import as_problem, keras_options
 from hesscomp.errors import InputError, Interrupted
 from hesscomp.optimizers.catalogue import OPTIMIZERS, optimizer_kind
-from hesscomp.optimizers.first_order import SGD, Adam
+from hesscomp.optimizers.first_order import SGD, Adam, AdamW
 from hesscomp.optimizers.loop import TrainResult
 from hesscomp.optimizers.loop import train as minimise
 from hesscomp.optimizers.optimizer import Optimizer
@@ -28,6 +28,10 @@ from hesscomp.problems.problem import Problem
 
 NOTICE = b"\nhesscomp: interrupted; training ends after this product\n"
 PARTS = (Sampling, Stopping, Saving)
+UNLIKE_KERAS = (  # what Keras' optimizers can have and ours cannot
+    "amsgrad", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor",
+    "gradient_accumulation_steps",
+)  # fmt: skip
 INSTEAD = {  # what people know from Keras
     "epochs": "give `max_passes`, or `max_steps`",
     "batch_size": "give `gradient`, the rows of a step's batch",
@@ -59,8 +63,11 @@ def train(
         A model needs `loss` and `data` as in `hessian`, and gets the best weights at the end; after
         Ctrl-C too, but with a `folder` it is left as it was, for the same call to go on. A
         problem's model is left as it is (`problem.set_weights`).
-    optimizer : str, Optimizer or keras.optimizers.SGD or Adam
-        "newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adabelief".
+    optimizer : str, Optimizer or keras.optimizers.SGD, Adam or AdamW
+        "newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adamw",
+        "adabelief". The last four take a schedule as their learning rate, hesscomp's
+        (`hesscomp.optimizers.schedules.Schedule`, or its text, such as
+        "cosine:0.01,steps=1000,warmup=100") or one of ``keras.optimizers.schedules``.
     loss, data
         With a model: its loss, and each rank's own rows (X, y).
     validation_data : (X, y) or Dataset, optional
@@ -132,6 +139,7 @@ def train(
         raise
     finally:
         show.close()
+    problem.warn_without_minimum(result.best)
     if model is not None:
         problem.set_weights(result.best)
     show.summary(result)
@@ -139,7 +147,7 @@ def train(
 
 
 def as_optimizer(optimizer: Any, settings: dict[str, Any]) -> Optimizer:
-    """Return an optimizer by name, as it is, or from Keras' SGD and Adam.
+    """Return an optimizer by name, as it is, or from Keras' SGD, Adam and AdamW.
 
     Raises
     ------
@@ -163,31 +171,27 @@ def as_optimizer(optimizer: Any, settings: dict[str, Any]) -> Optimizer:
 
 
 def _of_keras(optimizer: Any) -> Optimizer:
-    """Return our SGD or Adam with the options of Keras'."""
+    """Return our SGD, Adam or AdamW with the options of Keras'."""
     name, told = type(optimizer).__name__, optimizer.get_config()
-    rate, decay = told["learning_rate"], 0.0
-    if isinstance(rate, dict) and rate["class_name"] == "InverseTimeDecay":
-        schedule = rate["config"]
-        if schedule["staircase"]:
-            raise InputError("the schedule InverseTimeDecay has a staircase; take one without")
-        rate = schedule["initial_learning_rate"]
-        decay = schedule["decay_rate"] / schedule["decay_steps"]
-    if isinstance(rate, dict):
-        raise InputError(
-            f"{name} has the schedule {rate['class_name']}; hesscomp knows a constant rate and "
-            "InverseTimeDecay"
-        )
-    for option in ("weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema"):
+    for option in UNLIKE_KERAS:
         if told.get(option):
             raise InputError(f"{name} has {option}, which hesscomp's does not; leave it out")
-    common = {"learning_rate": float(rate), "decay": float(decay)}
+    if getattr(optimizer, "_exclude_from_weight_decay", None) or getattr(
+        optimizer, "_exclude_from_weight_decay_pattern", None
+    ):
+        raise InputError(f"{name} excludes variables from its weight decay; here it acts on all")
+    common = {
+        "learning_rate": told["learning_rate"],
+        "weight_decay": float(told.get("weight_decay") or 0.0),
+    }
     if name == "SGD":
         return SGD(**common, momentum=told["momentum"], nesterov=told["nesterov"])
-    if name == "Adam" and not told.get("amsgrad"):
+    if name in ("Adam", "AdamW"):
+        kind = Adam if name == "Adam" else AdamW
         betas = {"beta1": told["beta_1"], "beta2": told["beta_2"]}
-        return Adam(**common, **betas, epsilon=told["epsilon"])
+        return kind(**common, **betas, epsilon=told["epsilon"])
     raise InputError(
-        f"Keras' {name} has no counterpart here; take SGD, Adam without amsgrad, or one of "
+        f"Keras' {name} has no counterpart here; take Keras' SGD, Adam or AdamW, or one of "
         f"{', '.join(OPTIMIZERS)}"
     )
 

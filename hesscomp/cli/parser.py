@@ -5,6 +5,7 @@ import sys
 
 from hesscomp.cli.commands import example_lines
 from hesscomp.errors import one_line
+from hesscomp.parallel.watchdog.rank_watchdog import launched_rank
 
 MOST = 2**53  # of whole numbers: arrays have no more entries, and as floats they are exact
 HELP_ALL = "--help-all"
@@ -40,6 +41,11 @@ class Parser(argparse.ArgumentParser):
         every = HELP_ALL if self.advanced else "--help"
         listed = f"('{self.prog} {every}' lists {listed})"
         self.exit(2, f"{self.prog}: error: {one_line(message)} {listed}\n")
+
+    def _print_message(self, message, file=None):
+        """Print on the first rank alone: all ranks parse the same words, before MPI's start."""
+        if launched_rank() in (None, "0"):
+            super()._print_message(message, file)
 
     def names(self) -> list[str]:
         """Return the long names of all options."""

@@ -62,5 +62,7 @@ class ProgressLines:
             return
         if self.shown and now - self.last < PLAIN_INTERVAL:
             return
-        print(f"{columns.done} product columns, {now - self.start:.0f} s", file=sys.stderr)
+        most = columns.total  # a bound, which a method may pass by less than a block
+        of = f" of {most}" if most is not None and most >= columns.done else ""
+        print(f"{columns.done}{of} product columns, {now - self.start:.0f} s", file=sys.stderr)
         self.shown, self.last = True, now

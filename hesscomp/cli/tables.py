@@ -21,7 +21,7 @@ def factor_table(factor: Factor, leading: int = 10) -> str:
     rows = [
         ("kind", factor.kind),
         ("n", f"{factor.n}"),
-        *factor.summary(leading).items(),
+        *factor.details(leading).items(),
         ("error", f"{error} ({certificate.estimator})" if known else "not measured"),
         ("spectral bound", bound_reached(factor)),
         ("reached", request_reached(factor)),

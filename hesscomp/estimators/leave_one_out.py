@@ -112,7 +112,8 @@ def of_exchangeable(estimates: np.ndarray, method: str, columns: int) -> Estimat
     replicates = np.sum(without_diagonal(estimates), axis=1) / (l - 1)
     error = np.sqrt((l - 1) / l * np.sum((replicates - replicates.mean()) ** 2))
     spread = float(standard_error(np.diagonal(estimates)))
-    return Estimate(float(np.trace(estimates)) / l, float(error), method, columns, l, spread)
+    value = float(np.trace(estimates)) / l
+    return Estimate.of_error(value, float(error), method, columns, l, spread)
 
 
 def without_diagonal(matrix: np.ndarray) -> np.ndarray:

@@ -88,7 +88,8 @@ def hutchpp(operator: Operator, columns: int, seed: int) -> Estimate:
 
     tr(Q^T H Q) plus the mean of g^T (I - QQ^T) H (I - QQ^T) g. With l = columns // 3 columns of
     the sketch and columns - 2 l probes it costs `columns`, in two block products: n l words
-    reduced, then (columns - l)^2. Unbiased; the standard error is that of the probes. Collective.
+    reduced, then (columns - l)^2. Unbiased; the standard error is that of the probes, which are
+    few (2 of 4 columns, 8 of 24), so that Student's factor matters most here. Collective.
     """
     l = columns // 3
     sketch = operator @ signs(operator.n, l, seed, random.ESTIMATOR_SKETCH)

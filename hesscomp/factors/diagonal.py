@@ -33,7 +33,7 @@ class Diagonal(Factor):
     def extent(self) -> str:
         return "the diagonal"
 
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         d = self._spectrum()
         largest = np.argsort(-np.abs(d), kind="stable")[:leading]
         return {

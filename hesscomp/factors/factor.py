@@ -214,8 +214,21 @@ class Factor(Operator):
         """How much the factor holds, in words that follow "at", such as ``rank 40``."""
 
     @abstractmethod
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         """Return the factor's contents as texts by name, with `leading` numbers of each list."""
+
+    def summary(self, leading: int = 10) -> str:
+        """Return what the factor is, how it was made and what it holds, as lines to print.
+
+        With `leading` numbers of each list. ``hesscomp inspect`` prints more of a file. Collective
+        in the row layout.
+        """
+        source = self.provenance
+        columns = f", {source.columns} product columns" if source.columns >= 0 else ""
+        made = {"method": source.method + columns} if source.method else {}
+        told = {"kind": self.kind, **self.outline(), **made, **self.details(leading)}
+        width = max(map(len, told))
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in told.items())
 
     # An operator's
 

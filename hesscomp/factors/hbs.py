@@ -129,7 +129,7 @@ class Hbs(InLeaves):
             _unpacked(shapes.couplings, self.couplings),
         )
 
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         tree, shown = self.tree, []
         for level in range(tree.levels, 0, -1)[:leading]:
             of = self.ranks[2**level - 1 : 2 ** (level + 1) - 1]

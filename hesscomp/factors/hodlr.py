@@ -210,7 +210,7 @@ class Hodlr(InLeaves):
             squares += 2 * float(np.sum(gram[0::2] * gram[1::2]))
         return float(np.sqrt(squares))
 
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         tree, ranks = self.tree, self.block_ranks
         by_level = [ranks[2**i - 1 : 2 ** (i + 1) - 1] for i in range(tree.levels)]
         shown = [f"{of.min()} to {of.max()} of {len(of)}" for of in by_level[:leading]]

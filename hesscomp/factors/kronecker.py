@@ -107,7 +107,7 @@ class Kronecker(Factor):
         blocks = f"{count} Kronecker block{'' if count == 1 else 's'}"
         return f"{blocks} and {rest} diagonal entries" if rest else blocks
 
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         values = np.sort(self._spectrum())[::-1][:leading]
         told = [f"{name} ({form})" for name, form in self.forms.items()]
         return {

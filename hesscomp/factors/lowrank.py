@@ -50,7 +50,7 @@ class LowRank(Factor):
         end = ends.get(self.provenance.which, "") if self.certificate.one_end else ""
         return f"rank {self.rank}{end}"
 
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         values = "  ".join(f"{value:.4g}" for value in self.eigenvalues[:leading])
         more = f"  ... {self.eigenvalues[-1]:.4g}" if self.rank > leading else ""
         return {"rank": f"{self.rank}", "eigenvalues": values + more}

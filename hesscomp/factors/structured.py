@@ -81,10 +81,10 @@ class Structured(Hierarchical):
     def extent(self) -> str:
         return f"{self.base.extent} and rank {len(self.weights)}"
 
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         w = self.weights[:leading]
         return {
-            **self.base.summary(leading),
+            **self.base.details(leading),
             "added rank": f"{len(self.weights)}",
             "its weights": "  ".join(f"{value:.4g}" for value in w) or "none",
         }

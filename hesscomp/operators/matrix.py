@@ -6,7 +6,10 @@ from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
+from hesscomp.parallel import random
 from hesscomp.parallel.world import World
+
+SAME = 1e-3  # how far products of a symmetric operator may differ, of its norm
 
 
 class MatrixOperator(Operator):
@@ -96,6 +99,41 @@ def as_operator(matrix, world: World | None = None, *, psd: bool = False) -> Ope
             "(A + A.T) / 2, and its singular values are the roots of the eigenvalues of A.T @ A"
         )
     return operator
+
+
+def check_symmetric(operator: Operator) -> None:
+    """Refuse an operator, written outside of hesscomp, that is not symmetric. Collective.
+
+    Tried on two random vectors, which costs two product columns: u . H v and v . H u must agree to
+    a thousandth of ||H||_F. That leaves room for products in float32.
+
+    Raises
+    ------
+    InputError
+        Where they differ.
+    """
+    of_user = _of_user(operator)
+    if of_user is None:
+        return
+    operator = operator.replicated()
+    V = random.standard_normal(0, random.ESTIMATOR, (0, operator.n), (0, 2))
+    HV = operator @ V
+    u_Hv, v_Hu = V[:, 0] @ HV[:, 1], V[:, 1] @ HV[:, 0]
+    size = np.linalg.norm(HV) / np.sqrt(2)  # about ||H||_F
+    if operator.world.decide(abs(u_Hv - v_Hu) > SAME * size):
+        raise InputError(
+            f"{of_user.name} is not symmetric: for random vectors u . H v and v . H u differ by "
+            f"{abs(u_Hv - v_Hu) / size:.1g} of ||H||_F; check its block_product, or take the "
+            "symmetric part, the mean of its products and those of its transpose"
+        )
+
+
+def _of_user(operator: Operator) -> Operator | None:
+    """Return the operator, or the first one that it is made of, whose class is not hesscomp's."""
+    if type(operator).__module__.partition(".")[0] != __name__.partition(".")[0]:
+        return operator
+    parts = (_of_user(getattr(operator, part)) for part in operator.parts)
+    return next((part for part in parts if part is not None), None)
 
 
 def _is_symmetric(operator: MatrixOperator) -> bool:

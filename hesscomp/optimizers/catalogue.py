@@ -32,9 +32,10 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 def optimizer_kind(name: str) -> type[Optimizer]:
     """Return the class of the optimizer of this name; InputError where there is none."""
-    if name not in OPTIMIZERS:
+    kind = OPTIMIZERS.get(name.lower())  # Keras' names have capitals
+    if kind is None:
         raise InputError(f"unknown optimizer {name}; use one of {', '.join(OPTIMIZERS)}")
-    return OPTIMIZERS[name]
+    return kind
 
 
 def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
@@ -47,7 +48,8 @@ def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
     """
     kind = optimizer_kind(name)
     defaults = {part.name: part.default for part in fields(kind)}
-    values = {}
+    parsers = {each.name: each.parse for each in described(kind) if each.parse is not None}
+    values: dict[str, Any] = {}
     for setting in settings:
         option, equals, text = setting.partition("=")
         if not equals or option not in defaults:
@@ -55,7 +57,10 @@ def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
                 f"{name} has no option {setting}; write NAME=VALUE with one of "
                 f"{', '.join(defaults)}"
             )
-        values[option] = _parsed(f"{name}: {option}", text, type(defaults[option]))
+        if option in parsers:
+            values[option] = parsers[option](text)
+        else:
+            values[option] = _parsed(f"{name}: {option}", text, type(defaults[option]))
     return kind(**values)
 
 

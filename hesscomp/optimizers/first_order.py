@@ -1,23 +1,45 @@
-"""First-order baselines: SGD with momentum, Adam, AdaBelief."""
+"""First-order baselines: SGD with momentum, Adam, AdamW, AdaBelief."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.schedules import EXAMPLE, Schedule, as_rate, parse_rate, rate_at
 from hesscomp.options import option, option_of
+from hesscomp.runs.checkpoint import Checkpoint
 
 CAREFUL = 0.5  # of the learning rate, after numbers that were not finite
 
 
 @dataclass(frozen=True)
 class FirstOrder(Optimizer):
-    """What the baselines share: a learning rate, and how it shrinks where it was too large."""
+    """What the baselines share: a learning rate, how it shrinks, and decoupled weight decay."""
 
-    learning_rate: float = option(1e-3, above=0, help="learning rate of the first step")
-    decay: float = option(0.0, low=0, help="the rate of step k is learning_rate / (1 + decay k)")
+    learning_rate: float | str | Schedule = option(
+        1e-3, above=0, parse=parse_rate, help=f"learning rate, or a schedule such as {EXAMPLE}"
+    )
+    decay: float = option(0.0, low=0, help="the rate of step k is divided by 1 + decay k")
+    _: KW_ONLY
+    weight_decay: float = option(
+        0.0, low=0, help="times its rate, the share of the weights that each step takes away"
+    )
+
+    def __post_init__(self):
+        object.__setattr__(self, "learning_rate", as_rate(self.learning_rate))  # of Keras' too
+        super().__post_init__()
+
+    def upgraded(self, saved: Checkpoint) -> Checkpoint:
+        """Return a checkpoint from before there was weight decay as one without any."""
+        told = saved.facts.get("optimizer", "")
+        if "weight_decay" in told or ", decay " not in told:
+            return saved
+        head, _, tail = told.partition(", decay ")
+        value = tail.split(",")[0].rstrip(")")
+        told = f"{head}, decay {value}, weight_decay 0.0{tail[len(value) :]}"
+        return replace(saved, facts={**saved.facts, "optimizer": told})
 
     def start(self, x):
         return {"steps": 0, "scale": 1.0, **{name: np.zeros_like(x) for name in self.moments}}
@@ -26,9 +48,13 @@ class FirstOrder(Optimizer):
         return {**state, "scale": CAREFUL * state["scale"]}
 
     def step(self, task: Task, state: State) -> Outcome:
-        rate = state["scale"] * self.learning_rate / (1 + self.decay * state["steps"])
+        rate = state["scale"] * rate_at(self.learning_rate, state["steps"])
+        rate /= 1 + self.decay * state["steps"]
         state = {**state, "steps": state["steps"] + 1}
-        change = rate * self._direction(task.gradient, state)
+        direction = self._direction(task.gradient, state)
+        if self.weight_decay:
+            direction = direction - self.weight_decay * task.x
+        change = rate * direction
         values = {"learning_rate": rate, "step_length": float(np.linalg.norm(change))}
         return Outcome(task.x + change, state, values)
 
@@ -57,7 +83,7 @@ class SGD(FirstOrder):
     True
     """
 
-    learning_rate: float = option_of(FirstOrder, "learning_rate", default=1e-2)
+    learning_rate: float | str | Schedule = option_of(FirstOrder, "learning_rate", default=1e-2)
     momentum: float = option(0.9, low=0, below=1, help="share of the velocity that is kept")
     nesterov: bool = option(False, help="whether to take Nesterov's step")
     name = "sgd"
@@ -102,6 +128,31 @@ class Adam(FirstOrder):
 
     def _second_moment(self, g, state):
         return self.beta2 * state["square"] + (1 - self.beta2) * g**2
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: each step also takes rate weight_decay x away from x.
+
+    The decay is no part of the objective, as a ridge is, and acts on all parameters, biases too.
+
+    Notes
+    -----
+    Cost and memory as `Adam`. Loshchilov and Hutter, "Decoupled weight decay regularization" (ICLR
+    2019), algorithm 2; the default decay is that of Keras.
+
+    Examples
+    --------
+    >>> import hesscomp as hc
+    >>> problem = hc.LogisticRegression(hc.load_data("adult"))
+    >>> optimizer = hc.AdamW("cosine:0.1,steps=10,warmup=2", weight_decay=1e-3)
+    >>> hc.train(problem, optimizer, gradient=0.1, max_steps=10).best_objective < 0.5
+    True
+    """
+
+    _: KW_ONLY
+    weight_decay: float = option_of(FirstOrder, "weight_decay", default=4e-3)
+    name = "adamw"
 
 
 @dataclass(frozen=True)

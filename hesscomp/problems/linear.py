@@ -375,9 +375,6 @@ class GeneralizedLinearModel(Problem):
         sums = [values.numpy()[:, rows].sum(axis=1) for rows in self.parts_here]
         return np.array(sums).reshape(-1, len(values))
 
-    def warn_if_separated(self, x: np.ndarray) -> None:
-        """Warn where x, at which a solver ended, shows that there is no minimum. Collective."""
-
     def output(self, x: np.ndarray, X) -> np.ndarray:
         """Return the margins a.x of rows X, without offsets; local."""
         return X @ x[: self.features] + x[self.features :].sum()

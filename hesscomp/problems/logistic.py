@@ -86,7 +86,7 @@ class LogisticRegression(GeneralizedLinearModel):
         right, total = self.world.sum(counts).tolist()
         return right / total if total else float("nan")
 
-    def warn_if_separated(self, x: np.ndarray) -> None:
+    def warn_without_minimum(self, x: np.ndarray) -> None:
         separated = self.ridge == 0 and self.accuracy(x, self.shard) == 1
         if separated and self.world.rank == 0:
             log.warning(

@@ -7,8 +7,10 @@ import os
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +81,7 @@ def load_model(path: str | os.PathLike) -> keras.Model:
 
     The file's configuration is read, and refused if it names anything but them, before Keras sees
     it; then Keras makes the model in its safe mode. What it, or a model within it, was compiled
-    with (optimizer, loss, metrics) is not read.
+    with (optimizer, loss, metrics) is not read; `compiled_loss` reads the loss.
 
     Raises
     ------
@@ -100,6 +102,51 @@ def load_model(path: str | os.PathLike) -> keras.Model:
         except Exception as error:  # Keras raises anything
             said = f"{type(error).__name__}: {reason(error)}"
             raise InputError(f"{path}: Keras cannot load it ({said})") from error
+
+
+def compiled_loss(path: str | os.PathLike) -> tuple[Any, Any]:
+    """Return the loss that the model in a .keras file was compiled with, and its loss weights.
+
+    Losses are names and Keras' own, nested as they were compiled. No code of the file is run.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, its model was not compiled with a loss, or one is not Keras'.
+    """
+    told = _reading(path, lambda archive: _json(path, archive)).get("compile_config")
+    found = told.get("loss") if isinstance(told, dict) else None
+    if found is None:
+        raise InputError(
+            f"{path}: its model was not compiled with a loss; name the one that it was trained "
+            "with: `loss`"
+        )
+    return _own_losses(found, path), told.get("loss_weights")
+
+
+def _own_losses(given: Any, path) -> Any:
+    """Return losses as a file has them with Keras' losses in place of their descriptions."""
+    if isinstance(given, list):
+        return [_own_losses(each, path) for each in given]
+    if isinstance(given, dict) and "class_name" not in given:
+        return {name: _own_losses(each, path) for name, each in given.items()}
+    if given is None or isinstance(given, str):
+        return given
+    kind, config = (given[key] for key in ("class_name", "config"))
+    if kind == "function" and given.get("module") == "builtins":
+        kind = config  # a function by its name
+        if hasattr(keras.losses, reason(kind)):
+            return kind
+    elif given.get("module") == "keras.losses":
+        made = getattr(keras.losses, reason(kind), None)
+        if isinstance(made, type) and issubclass(made, keras.losses.Loss):
+            with suppress(TypeError, ValueError):
+                if not any(isinstance(value, dict | list) for value in config.values()):
+                    return made(**config)
+    raise InputError(
+        f"{path}: its model was compiled with the loss {reason(kind)}, which is not one of Keras'; "
+        "name one with `loss`, or make the problem in Python: `problem` package.module:function"
+    )
 
 
 def _refuse_old_formats(path) -> None:
@@ -123,17 +170,34 @@ def _refuse_old_formats(path) -> None:
 
 def _unpacked(path, folder: str) -> tuple[dict, str]:
     """Unpack a file's configuration, and its weights into a folder; both are checked."""
+
+    def unpack(archive: zipfile.ZipFile) -> tuple[dict, str]:
+        config = _json(path, archive, _uncompiled)
+        _refuse_code(config, path)
+        weights = archive.extract(WEIGHTS, folder)
+        with CheckedFile(weights, "weights file", called=f"{path}/{WEIGHTS}") as file:
+            file.check_all()
+        return config, weights
+
+    return _reading(path, unpack)
+
+
+def _json(path, archive: zipfile.ZipFile, hook: Callable | None = None) -> dict:
+    """Return the configuration that an archive holds."""
+    found = json.loads(archive.read("config.json"), object_hook=hook)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: cannot be read as a .keras file (config.json is not an object)")
+    return found
+
+
+def _reading(path, read: Callable[[zipfile.ZipFile], Any]) -> Any:
+    """Return what a function reads of the archive at a path, once its members are checked."""
     try:
         _refuse_old_formats(path)
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 check_member(path, info)
-            config = json.loads(archive.read("config.json"), object_hook=_uncompiled)
-            _refuse_code(config, path)
-            weights = archive.extract(WEIGHTS, folder)
-            with CheckedFile(weights, "weights file", called=f"{path}/{WEIGHTS}") as file:
-                file.check_all()
-            return config, weights
+            return read(archive)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; save a model with model.save('m.keras')") from None
     except (InputError, MemoryError):
@@ -167,8 +231,6 @@ def _weight_bytes(config: dict) -> int:
 
 
 def _refuse_code(config, path) -> None:
-    if not isinstance(config, dict):
-        raise InputError(f"{path}: cannot be read as a .keras file (config.json is not an object)")
     for thing in _things(config):
         module, kind = thing.get("module"), thing["class_name"]
         known = any(module == m or (m[-1] == "." and str(module).startswith(m)) for m in MODULES)

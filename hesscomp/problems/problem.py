@@ -1,6 +1,7 @@
 """The contract of a problem: a global mean loss plus a ridge, over sharded data."""
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -297,6 +298,17 @@ class Problem(ABC):
         """Return the A and G of `kronecker` themselves, and the diagonal elsewhere. Collective."""
         raise self.lacks(ability.KRONECKER_FACTORS)
 
+    def kronecker_factors(self, x: np.ndarray, seed: int = 0) -> list:
+        """Return (A, G) of each layer for sampled targets: the name in the last version."""
+        warnings.warn(
+            "`kronecker_factors` is now `kronecker_matrices`, with the statistic 'sampled'; the "
+            "next version has only that",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        found = self.kronecker_matrices(x, "sampled", seed=seed)
+        return [(A, G) for _, A, G in found.layers]
+
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """Return the sums of the gradients and losses of some of this rank's rows; local.
 
@@ -385,6 +397,12 @@ class Problem(ABC):
     def curvature_at(self, margins) -> ShardCurvature:
         """Return what `linearize` does, where the margins are known; local, no pass."""
         raise self.lacks(ability.MARGINS)
+
+    def warn_without_minimum(self, x: np.ndarray) -> None:  # noqa: B027 (nothing is an answer)
+        """Warn where x, at which a solver ended, shows that there is no minimum. Collective.
+
+        Here nothing is known of that; a problem that can tell overrides it.
+        """
 
     # Sums over the rows of all ranks
 

@@ -1,6 +1,7 @@
 """The rows that a rank holds for a problem of any kind: inputs and targets of any shape."""
 
 import os
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,3 +136,12 @@ def _checked(values, name: str) -> np.ndarray:
     if not np.isfinite(values).all():
         raise InputError(f"arrays: {name} holds numbers that are not finite; clean the data")
     return values
+
+
+def __getattr__(name: str):
+    if name != "Rows":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        "`Rows` is now `RowSet`; the next version has only that", DeprecationWarning, stacklevel=2
+    )
+    return RowSet

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hesscomp.analysis.reached import warn_of_inaccurate_pairs
 from hesscomp.compression import CompressionOptions, FactorOptions, FormatOptions, correct
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import KRYLOV, RANK
@@ -389,6 +390,8 @@ def _make_factor(
             factor = make(operator)
         factor = curvature.describe(factor)
         progress(factor)
+        if world.rank == 0:
+            warn_of_inaccurate_pairs(factor)
         write_factor(progress, request.out, factor)
         report = _report(command, factor, world)
         write(world, progress, "numbers", request.json, lambda path: write_json(path, report))

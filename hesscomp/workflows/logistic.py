@@ -167,7 +167,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
             folder=request.run,
             save_every=request.save_every or 1,
         )
-    problem.warn_if_separated(result.x)
+    problem.warn_without_minimum(result.x)
     test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
     classifies = problem.can(CLASSIFICATION)
     accuracy = problem.accuracy(result.x, dataset.train) if classifies else math.nan

@@ -23,7 +23,6 @@ from hesscomp.problems.catalogue import (
     RIDGE,
     SIGMOID_LOSS,
     SOFTMAX_LOSS,
-    NamedProblem,
     Recipe,
 )
 from hesscomp.workflows.progress import Progress, silent
@@ -168,7 +167,7 @@ class ProblemRequest(
         None, metavar="L",
         help=f"the loss of `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or one that "
         "Keras knows by name, such as sparse_categorical_crossentropy; of several outputs one for "
-        "all, or OUTPUT=L,OUTPUT=L",
+        "all, or OUTPUT=L,OUTPUT=L; default: the loss that the model was compiled with",
     )  # fmt: skip
     targets: str | None = option(
         None, choices=TARGETS, advanced=True,
@@ -195,12 +194,8 @@ class ProblemRequest(
         if network and self.features != "raw":
             raise InputError(f"`features` {self.features} does not go with a network; leave it out")
         super()._check()
-        if self.model is not None and (self.loss is None or self.data is None):
-            missing = " and ".join(f"`{k}`" for k in ("loss", "data") if getattr(self, k) is None)
-            raise Incomplete(
-                f"`model` needs `loss` and `data`; give {missing} too (the settings that the model "
-                "was compiled with are not read)"
-            )
+        if self.model is not None and self.data is None:
+            raise Incomplete("`model` needs `data`; give it too")
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
         own = self.problem is not None and ":" in self.problem
@@ -246,7 +241,9 @@ def make_problem(request: ProblemRequest, world: World, progress: Progress = sil
         For data, a model or a function that cannot be used.
     """
     named = NAMED_PROBLEMS.get(request.problem or "")
-    if request.model is not None or (named is not None and named.network is not None):
+    if request.model is not None:
+        subject = _of_file(request, world, progress)
+    elif named is not None and named.network is not None:
         subject = _network(request, world, progress)
     elif request.problem is None or named is not None:
         source = None if named is None else named.data
@@ -319,14 +316,8 @@ def start_tensorflow(world: World) -> None:
 
 
 def _network(request: ProblemRequest, world: World, progress: Progress) -> Subject:
-    """Return the problem of a named network, or of a Keras model in a file."""
-    if request.model is None:
-        made = NAMED_PROBLEMS[request.problem or ""]
-    else:
-        targets = TARGETS_OF.get(request.loss or "", "values")
-        made = NamedProblem("", targets, request.loss or "", None, ANY)
-    if request.model is not None and (names := own_names(request.data or "", request.format)):
-        return _of_named_arrays(request, names, world)
+    """Return the problem of a named network."""
+    made = NAMED_PROBLEMS[request.problem or ""]
     source = made.data
     if source == "mnist" and request.data is None and not os.environ.get(FOLDER):
         source = "mnist-sample"
@@ -334,36 +325,59 @@ def _network(request: ProblemRequest, world: World, progress: Progress) -> Subje
     data = read_data(request, world, progress, request.targets or made.targets, source)
     start_tensorflow(world)
     from hesscomp.problems.keras import KerasProblem
-    from hesscomp.problems.models import build_network, load_model
+    from hesscomp.problems.models import build_network
 
-    if made.network is not None:
-        model = build_network(made.network, request.problem or "", request.seed)
-    else:
-        with world.phase(f"reading the model {request.model}"):
-            model = load_model(request.model or "")
-    problem = KerasProblem(model, _losses(made.loss), data, world, **_options(request))
+    assert made.network is not None  # it is a network's
+    model = build_network(made.network, request.problem or "", request.seed)
+    problem = KerasProblem(model, made.loss, data, world, **_options(request))
     return Subject(problem, made.recipe, data)
 
 
-def _of_named_arrays(request: ProblemRequest, names: list[str], world: World) -> Subject:
-    """Return the problem of a model whose inputs and targets a file holds by their names."""
-    given = "a file that has an array for each input and output"
-    refuse(request, (*ROWS_BY, "categories", "test", "targets"), given)
+def _of_file(request: ProblemRequest, world: World, progress: Progress) -> Subject:
+    """Return the problem of a Keras model in a file."""
+    loss, weights = _losses(request.loss or ""), None
+    names = own_names(request.data or "", request.format)
+    data = None
+    if request.loss is not None and not names:
+        data = _labelled(request, world, progress, loss)
     start_tensorflow(world)
     from hesscomp.problems.keras import KerasProblem
-    from hesscomp.problems.models import load_model
+    from hesscomp.problems.models import compiled_loss, load_model
+
+    path = request.model or ""
+    with world.phase(f"reading the model {path}"):
+        if request.loss is None:
+            loss, weights = compiled_loss(path)
+        model = load_model(path)
+    if request.loss is None:
+        progress(f"loss: {_words(loss)}, with which the model was compiled")
+    given = {**_options(request), "loss_weights": weights}
+    if names:
+        problem = KerasProblem(model, loss, _named(request, names, model, world), world, **given)
+        problem.dataset_name = request.data or ""
+        return Subject(problem, ANY)
+    data = data or _labelled(request, world, progress, loss)
+    return Subject(KerasProblem(model, loss, data, world, **given), ANY, data)
+
+
+def _labelled(request: ProblemRequest, world: World, progress: Progress, loss) -> Dataset:
+    """Return the rows of a model with one input, with targets as its loss needs them."""
+    targets = TARGETS_OF.get(loss if isinstance(loss, str) else type(loss).__name__, "values")
+    return read_data(request, world, progress, request.targets or targets)
+
+
+def _named(request: ProblemRequest, names: list[str], model, world: World) -> tuple:
+    """Return a model's inputs and targets, which a file holds by their names."""
+    given = "a file that has an array for each input and output"
+    refuse(request, (*ROWS_BY, "categories", "test", "targets"), given)
     from hesscomp.problems.several import by_names
 
     path = request.data or ""
-    with world.phase(f"reading the model {request.model}"):
-        model = load_model(request.model or "")
+    with world.phase(f"reading the names in {path}"):
         inputs, targets = by_names(model, names, path)
     arrays = read_named(path, [*inputs, *targets], world)
     X, y = ({name: arrays[name] for name in names} for names in (inputs, targets))
-    data = X, y if len(model.outputs) > 1 else arrays[targets[0]]
-    problem = KerasProblem(model, _losses(request.loss or ""), data, world, **_options(request))
-    problem.dataset_name = path
-    return Subject(problem, ANY)
+    return X, y if len(model.outputs) > 1 else arrays[targets[0]]
 
 
 def _options(request: ProblemRequest) -> dict:
@@ -383,6 +397,15 @@ def _losses(text: str):
         return text
     pairs = [part.partition("=") for part in text.split(",")]
     return {output.strip(): loss.strip() for output, _, loss in pairs}
+
+
+def _words(losses) -> str:
+    """Return the names of losses, nested as Keras takes them."""
+    if isinstance(losses, dict):
+        return ", ".join(f"{output}={_words(loss)}" for output, loss in losses.items())
+    if isinstance(losses, list):
+        return ", ".join(map(_words, losses))
+    return losses if isinstance(losses, str) else getattr(losses, "name", "none")
 
 
 def _from_python(request: ProblemRequest, world: World):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hesscomp.errors import InputError
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
+from hesscomp.optimizers.schedules import EXAMPLE, USED
 from hesscomp.options import option, option_of, values
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_MODEL
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.loop import TrainResult
     from hesscomp.problems.evaluation import Evaluation
 
-FIRST_ORDER = ("sgd", "adam", "adabelief")
+FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief")
 NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
 HELP = ("help",)  # settings that ask what settings there are
 
@@ -37,6 +38,11 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
         (), flag="--set", metavar="NAME=VALUE",
         help="options of the optimizer, such as damping=10; "
         "`--set help` lists those of `optimizer`",
+    )  # fmt: skip
+    learning_rate: str | None = option(
+        None, metavar="R|SCHEDULE",
+        help=f"of {', '.join(FIRST_ORDER)}: a number, or a schedule ({', '.join(USED)}) such as "
+        f"{EXAMPLE}",
     )  # fmt: skip
     at: str | None = option(
         None, metavar="zero|initial|sparse|FILE",
@@ -62,6 +68,10 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
         if self.settings == HELP:
             return
         super()._check()
+        if self.learning_rate is not None and self.optimizer not in FIRST_ORDER:
+            raise InputError(
+                f"`learning_rate` goes with {', '.join(FIRST_ORDER)}; {self.optimizer} has none"
+            )
         _parts(self)
         if self.evaluate_every is not None and self.gradient == 1:
             raise InputError(
@@ -133,6 +143,7 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
             callbacks=(tell,), evaluate_every=request.evaluate_every,
             test=subject.data if request.test is not None else None,
         )  # fmt: skip
+    subject.problem.warn_without_minimum(result.best)
     test = result.test
     if test is None and subject.data is not None and subject.data.test is not None:
         test = HeldOut(subject.problem, subject.data)(result.best)  # those of a named data set
@@ -156,7 +167,8 @@ def _parts(request: TrainRequest):
     from hesscomp.optimizers.catalogue import make_optimizer
 
     saving = Saving(request.run, request.save_every or Saving.every, request.tensorboard)
-    return make_optimizer(request.optimizer, request.settings), saving
+    rate = () if request.learning_rate is None else (f"learning_rate={request.learning_rate}",)
+    return make_optimizer(request.optimizer, (*request.settings, *rate)), saving
 
 
 def _start(request: TrainRequest, problem):

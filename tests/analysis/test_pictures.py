@@ -88,7 +88,8 @@ RESULTS = {
 @pytest.mark.parametrize("kind", RESULTS)
 def test_plot_knows_every_result(kind, tmp_path):
     make, panels = RESULTS[kind]
-    figure = hc.plot(make(), tmp_path / "p.svg")
+    figure = hc.plot(make(), tmp_path / "p.svg", title="My own title")
+    assert figure.get_suptitle() == "My own title"
     assert isinstance(figure, Figure) and titles(figure) == panels
     assert (tmp_path / "p.svg").stat().st_size > 0
 
@@ -98,6 +99,8 @@ def test_a_notebook_shows_a_figure_and_other_things_are_refused(tmp_path):
     assert image.startswith(b"\x89PNG") and size["width"] == 800
     with pytest.raises(InputError, match=r"plot takes a factor, .* not ndarray"):
         hc.plot(np.eye(2))
+    with pytest.raises(InputError, match="has no option `titel`; did you mean `title`"):
+        hc.plot(make_factor(), titel="t")
     with pytest.raises(InputError, match="pictures end in"):
         hc.plot(make_factor(), tmp_path / "p.xyz")
 

@@ -4,6 +4,7 @@ import doctest
 import signal
 import subprocess
 import sys
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from shards import mine
 import hesscomp as hc
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.tensorflow import keras
+from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError, Interrupted
+from hesscomp.former import MODULES
 
 rng = np.random.default_rng(0)
 X, Y = rng.standard_normal((60, 4)).astype(np.float32), np.arange(60) % 3
@@ -29,6 +32,22 @@ def model():
 def matrix(n=40):
     A = np.random.default_rng(1).standard_normal((n, n))
     return (A + A.T) / 2
+
+
+def test_former_names_import_with_a_warning():
+    from hesscomp.operators.operator import Operator
+    from hesscomp.problems import rows
+
+    for name, now in MODULES.items():
+        sys.modules.pop(name, None)
+        with pytest.warns(DeprecationWarning, match=f"the module {name} is now {now}"):
+            found = import_module(name)
+        assert all(hasattr(found, each) for each in vars(import_module(now)) if each[0] != "_")
+    assert import_module("hesscomp.curvature.operator").Operator is Operator
+    with pytest.warns(DeprecationWarning, match="`Rows` is now `RowSet`"):
+        assert rows.Rows is rows.RowSet
+    with pytest.raises(ModuleNotFoundError):
+        import_module("hesscomp.curvature.nothing")
 
 
 def test_the_import_loads_neither_tensorflow_nor_mpi():
@@ -159,6 +178,9 @@ def test_what_is_no_symmetric_matrix_is_refused(bad, words):
 
 def test_eigenvalues_that_are_not_as_exact_as_asked_are_told(caplog):
     flat = np.diag(np.arange(100.0))
+    hc.compress(flat, 3)
+    assert "3 of 3 eigenpairs have residuals above 1e-06 of the largest |w|, up to" in caplog.text
+    assert "give more `max_columns` (47 were used)" in caplog.text
     factor = hc.compress(flat, 3, residual_tolerance=1e-9)
     assert not factor.certificate.eigenvalue_converged.all()
     assert "3 of 3 eigenpairs have residuals above 1e-09" in caplog.text
@@ -230,6 +252,12 @@ def test_an_operator_of_ones_own_writes_one_method():
         def block_product(self, V):
             return V.T
 
+    class Lopsided(hc.Operator):
+        def block_product(self, V):
+            return np.triu(np.ones((9, 9))) @ V
+
+    with pytest.raises(InputError, match=r"Lopsided is not symmetric: .* check its block_product"):
+        hc.compress(2 * Lopsided(9, hc.World()).shifted(1.0), 3)
     with pytest.raises(InputError, match=r"shape \(9, 2\) returned one of shape \(2, 9\)"):
         Turned(9, hc.World()) @ np.ones((9, 2))
 
@@ -250,8 +278,15 @@ def test_classes_that_a_plane_separates_are_told(world, caplog):
     rows = mine(world, X, np.where(X[:, 0] > 0, 1, -1))
     hc.newton(rows, ridge=1e-3)
     assert not caplog.text
-    hc.newton(rows, ridge=0.0)
-    assert ("without a ridge there is no minimum" in caplog.text) == (world.rank == 0)
+    problem = hc.LogisticRegression(from_arrays(*rows, world), ridge=0.0)
+    for fit in (
+        lambda: hc.newton(rows, ridge=0.0),
+        lambda: hc.newton(problem),
+        lambda: hc.train(problem, "newton-cg", max_steps=9),
+    ):
+        caplog.clear()
+        fit()
+        assert ("without a ridge there is no minimum" in caplog.text) == (world.rank == 0)
 
 
 @pytest.mark.ranks
@@ -269,7 +304,7 @@ def test_training_a_model_in_place(world, capsys):
         assert "val_loss" in shown
     else:
         assert not shown
-    adam = keras.optimizers.Adam(keras.optimizers.schedules.InverseTimeDecay(0.1, 10, 1.0))
+    adam = keras.optimizers.AdamW(keras.optimizers.schedules.InverseTimeDecay(0.1, 10, 1.0))
     assert hc.train(net, adam, loss, here, max_steps=2, gradient=0.5).steps == 2
 
 
@@ -277,8 +312,9 @@ def test_training_a_model_in_place(world, capsys):
     (lambda: "rmsprop", "unknown optimizer rmsprop; use one of"),
     (lambda: keras.optimizers.RMSprop(), "no counterpart"),
     (lambda: keras.optimizers.SGD(clipnorm=1.0), "clipnorm"),
-    (lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 10)),
-     "CosineDecay"),
+    (lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecayRestarts(0.1, 10)),
+     "CosineDecayRestarts has no counterpart here; take CosineDecay"),
+    (lambda: hc.Adam(lambda step: 0.1), "not a function; a function could not be resumed"),
     (lambda: 3, "pass a name"),
 ])  # fmt: skip
 def test_optimizers_without_a_counterpart(optimizer, words):
@@ -302,6 +338,12 @@ def test_optimizers_without_a_counterpart(optimizer, words):
     (lambda net, **data: hc.compress(net, 2), "of a model or a problem take its matrix first"),
     (lambda net, **data: hc.compress(np.eye(3), k=2), "compress has no option `k`; give `rank`"),
     (lambda net, **data: hc.compress(np.eye(3), 2, nonsense=1), "it has start, "),
+    (lambda net, **data: hc.trace(np.eye(3), colums=9), "trace has no .* mean `columns`"),
+    (lambda net, **data: hc.diagonal(np.eye(3), metod=""), "diagonal has no .* mean `method`"),
+    (lambda net, **data: hc.logdet(np.eye(3), probs=9), "logdet has no .* mean `probes`"),
+    (lambda net, **data: hc.norm(np.eye(3), sed=9), "norm of order fro has no .* mean `seed`"),
+    (lambda net, **data: hc.norm(np.eye(3), 2, maxsteps=9), "order 2 has no .* mean `max_steps`"),
+    (lambda net, **data: hc.density(np.eye(3), step=9), "density has no .* mean `steps`"),
 ])  # fmt: skip
 def test_what_people_try_is_answered(call, words):
     with pytest.raises(InputError, match=words):

@@ -103,6 +103,14 @@ def test_a_word_that_there_is_not_is_answered_in_one_line(line, message, capsys)
     assert message in error
 
 
+def test_a_word_that_there_is_not_is_answered_by_one_rank(capsys, monkeypatch):
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("PMI_RANK", rank)
+        for words in (["compress", "--otu", "f.h5"], ["compress", "--rank"]):
+            status, out, error = said(words, capsys)
+            assert (status, out) == (2, "") and error.count("\n") == lines
+
+
 @pytest.mark.parametrize("line", ["compress --help --bad", "--help magic", "inspect -h --threads"])
 def test_help_ignores_what_follows(line, capsys):
     assert said(line.split(), capsys)[0] == 0

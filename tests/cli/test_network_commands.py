@@ -270,6 +270,20 @@ def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
     assert np.linalg.norm(dense(load_factor("f.h5")) - F) <= 1e-10 * np.linalg.norm(F)
 
 
+def test_the_loss_that_the_model_was_compiled_with(in_tmp, capsys):
+    model, values = tiny(), []
+    model.compile(loss="mse")
+    model.save("other.keras")
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.save("m.keras")
+    for words in (["m.keras"], ["other.keras", "--loss", SOFTMAX_LOSS]):
+        assert run("compress", "--model", *words, *DATA, "--rank", 3, "--out", "f.h5") == 0
+        values.append(load_factor("f.h5").eigenvalues)
+    shown = capsys.readouterr().out
+    assert "loss: sparse_categorical_crossentropy, with which the model was compiled" in shown
+    np.testing.assert_array_equal(*values)
+
+
 def test_training_writes_the_model(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
@@ -365,10 +379,8 @@ def test_a_problem_from_python(in_tmp, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--model", "m.keras", "--data", "d.npz"],
-            "--model needs --loss and --data; give --loss too",
-        ),
+        (["--model", "m.keras"], "--model needs --data; give it too"),
+        (["--model", "m.keras", *DATA], "m.keras: its model was not compiled with a loss; name"),
         ([*MODEL, "--loss", "hinge"], "hinge"),
         ([*MODEL, "--engine", "steam"], "unknown engine steam; use one of auto"),
         ([*MODEL, "--features", "fourier"], "--features fourier does not go"),

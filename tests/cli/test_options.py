@@ -338,6 +338,10 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--test": Case("--test t.csv"),
             "--optimizer": Case("--optimizer sgd"),
             "--set": Case("--set rank=5"),
+            "--learning-rate": Case(
+                "--learning-rate cosine:0.1,steps=5",
+                f"train --optimizer adamw {LOGISTIC} --max-steps 3",
+            ),
             "--at": Case("--at x.npy"),
             "--gradient-batch": Case("--gradient-batch 0.5"),
             "--curvature-batch": Case("--curvature-batch 0.5"),

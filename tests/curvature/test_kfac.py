@@ -217,6 +217,12 @@ def test_what_has_no_kronecker_factors_is_refused(tmp_path):
         hc.kfac(model, LOSS, (X, y), statistic="mc")
     with pytest.raises(InputError, match="at least 1 sample, not 0"):
         hc.kfac(model, LOSS, (X, y), statistic="sampled", samples=0)
+    problem = KerasProblem(model, LOSS, (X, y), World.serial())
+    with pytest.warns(DeprecationWarning, match="is now `kronecker_matrices`"):
+        ((A, G),) = problem.kronecker_factors(problem.initial, seed=3)
+    ((_, *now),) = problem.kronecker_matrices(problem.initial, "sampled", seed=3).layers
+    np.testing.assert_array_equal(A, now[0])
+    np.testing.assert_array_equal(G, now[1])
     K = hc.kfac(model, LOSS, (X, y))
     hc.save(K, tmp_path / "k.h5")
     assert hc.load(tmp_path / "k.h5").forms == K.forms == {model.layers[0].name: "4 x 3"}

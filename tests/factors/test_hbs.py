@@ -166,7 +166,7 @@ def test_damaged_files_are_refused(case, tmp_path):
 
 def test_what_a_factor_says_of_itself():
     factor = random_hbs(64, 8, 3, np.random.default_rng(0), ragged=False)
-    told = factor.summary()
+    told = factor.details()
     assert factor.numbers == 8 * 64 + 8 * 24 + 4 * 18 + 2 * 18 + 7 * 9
     assert factor.extent == "13.7 numbers a parameter"
     assert told["leaves"] == "8 of 8 to 8 parameters"

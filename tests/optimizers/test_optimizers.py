@@ -14,7 +14,7 @@ from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.drsom import DRSOM
-from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
+from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam, AdamW
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree, truncated_cg
 from hesscomp.optimizers.loop import Stopping, train
@@ -166,16 +166,17 @@ def double():
 @pytest.mark.serial
 @pytest.mark.parametrize(
     "options",
-    [{"nesterov": False}, {"nesterov": True}, None],
-    ids=["momentum", "nesterov", "adam"],
+    [{"nesterov": False}, {"nesterov": True, "weight_decay": 0.125}, {}, {"weight_decay": 0.125}],
+    ids=["momentum", "nesterov", "adam", "adamw"],
 )
 def test_baselines_are_those_of_keras(world, double, options):
     """Step by step, from the same start; Keras has no AdaBelief."""
     # numbers that float32 has too, through which Keras passes its own
     rate, momentum, betas, steps = 2.0**-9, 1 - 2.0**-3, (1 - 2.0**-3, 1 - 2.0**-7), 25
-    if options is None:
-        ours = Adam(rate, 0.0, *betas, epsilon=1e-14)  # Keras adds it before the bias is taken out
-        theirs = keras.optimizers.Adam(rate, *betas, epsilon=1e-14)
+    if "nesterov" not in options:  # Keras adds epsilon before the bias is taken out
+        kinds = (AdamW, keras.optimizers.AdamW) if options else (Adam, keras.optimizers.Adam)
+        ours = kinds[0](rate, 0.0, *betas, epsilon=1e-14, **options)
+        theirs = kinds[1](rate, beta_1=betas[0], beta_2=betas[1], epsilon=1e-14, **options)
     else:
         ours = SGD(rate, momentum=momentum, **options)
         theirs = keras.optimizers.SGD(rate, momentum=momentum, **options)

@@ -1,5 +1,6 @@
 """Keras models as users bring them: of any depth, types, names, weights and files."""
 
+import json
 import sys
 import zipfile
 
@@ -14,7 +15,7 @@ from hesscomp.curvature.tensorflow import keras
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
-from hesscomp.problems.models import load_model
+from hesscomp.problems.models import compiled_loss, load_model
 
 layers = keras.layers
 LOSS = "softmax-cross-entropy"
@@ -158,3 +159,54 @@ def test_targets_of_sigmoids_lie_between_0_and_1(wrong):
     with pytest.raises(InputError, match=f"target {wrong} does not fit sigmoid-cross-entropy"):
         alone(model, np.ones((4, 4)), y, "sigmoid-cross-entropy")
     alone(model, np.ones((3, 4)), y[:3], "sigmoid-cross-entropy")
+
+
+class Own(keras.losses.Loss):
+    def call(self, y, f):
+        return keras.ops.mean((y - f) ** 2, -1)
+
+
+@pytest.mark.parametrize("loss", [
+    "mse", keras.losses.mean_squared_error, keras.losses.Huber(delta=2.0),
+    [keras.losses.BinaryCrossentropy(from_logits=True), "mse"], {"a": "mse", "b": "mae"},
+])  # fmt: skip
+def test_the_compiled_loss_is_read(tmp_path, loss):
+    start = keras.Input((3,))
+    ends = [layers.Dense(1, name="a")(start), layers.Dense(1, name="b")(start)]
+    several = isinstance(loss, list | dict)
+    model = keras.Model(start, ends if several else ends[0])
+    weights = [1.0, 2.0] if isinstance(loss, list) else None
+    model.compile(loss=loss, loss_weights=weights)
+    model.save(tmp_path / "m.keras")
+    found, found_weights = compiled_loss(tmp_path / "m.keras")
+    told = [each.get_config() if isinstance(each, keras.losses.Loss) else each
+            for each in (found[0] if isinstance(loss, list) else found,)]  # fmt: skip
+    first = loss[0] if isinstance(loss, list) else loss
+    wanted = first.get_config() if isinstance(first, keras.losses.Loss) else first
+    assert told == ["mean_squared_error" if callable(wanted) else wanted]
+    assert found_weights == weights
+
+
+@pytest.mark.parametrize("loss, words", [
+    (None, "was not compiled with a loss"), (Own(), "the loss Own, which is not one of Keras'"),
+    (lambda y, f: f, "the loss __lambda__, which is not"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_no_code_of_a_compiled_loss_is_run(tmp_path, loss, words):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
+    model.compile(loss=loss)
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(InputError, match=words):
+        compiled_loss(tmp_path / "m.keras")
+
+
+def test_a_forged_loss_is_refused(tmp_path):
+    for told in (
+        {"module": "keras.losses", "class_name": "get", "config": {"identifier": "mse"}},
+        {"module": "keras.losses", "class_name": "Huber", "config": {"delta": {"class_name": "x"}}},
+        {"module": "os", "class_name": "system", "config": {}},
+    ):
+        with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
+            archive.writestr("config.json", json.dumps({"compile_config": {"loss": told}}))
+        with pytest.raises(InputError, match="is not one of Keras'"):
+            compiled_loss(tmp_path / "m.keras")

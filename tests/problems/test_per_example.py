@@ -8,6 +8,7 @@ from functions import Rosenbrock
 from shards import mine
 
 import hesscomp as hc
+from hesscomp.curvature.networks import dense
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
@@ -74,6 +75,35 @@ def test_each_row_of_a_network(world, name, monkeypatch):
         )
         some = hc.per_example_squared_norms(problem, rows=rows)
         np.testing.assert_allclose(some, np.atleast_1d(squares[rows]), rtol=1e-12)
+
+
+L = keras.layers
+PLACES = {  # with more pairs of places than entries of the kernel, and with fewer
+    "gradients": [L.Reshape((4, 4, 1)), L.Conv2D(2, 2, padding="same"), L.Flatten()],
+    "pairs": [L.Reshape((2, 2, 4)), L.Conv2D(5, 2, padding="same"), L.Flatten()],
+    "strided": [L.Reshape((4, 4, 1)), L.Conv2D(3, 3, strides=2, padding="same", use_bias=False),
+                L.BatchNormalization(), L.Flatten()],
+    "dilated": [L.Reshape((8, 2)), L.Conv1D(3, 2, dilation_rate=2, padding="causal"),
+                L.LayerNormalization(), L.Flatten()],
+    "sequence": [L.Reshape((4, 4)), L.Dense(3, "tanh"), L.Dense(2), L.Flatten()],
+}  # fmt: skip
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize(
+    ("name", "at_once"),
+    [("gradients", 2000), ("pairs", 300), ("strided", 1), ("dilated", 2**22), ("sequence", 200)],
+)
+def test_norms_of_convolutions_without_gradients(world, name, at_once, monkeypatch):
+    """Of all rows, of one at a time, and of some with a rest."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((16,)), *PLACES[name], L.Dense(3)])
+    problem = hc.KerasProblem(model, "softmax-cross-entropy", arrays(), world, dtype="float64")
+    expected = np.sum(hc.per_example_gradients(problem) ** 2, axis=1)
+    monkeypatch.setattr(problem, "row_gradients", None)
+    monkeypatch.setattr(dense, "AT_ONCE", at_once)
+    found = hc.per_example_squared_norms(problem)
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
 def test_frozen_and_shared_layers(world):

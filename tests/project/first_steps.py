@@ -25,6 +25,9 @@ def main(folder: Path) -> float:
     fit = hc.newton((X, labels), ridge=1e-2, max_iterations=20)
     print(fit.converged, fit.objective, fit.x)
 
+    found = hc.train(problem, hc.AdamW("cosine:0.1,steps=5,warmup=2"), max_steps=5)
+    print(found.best_objective, factor.summary())
+
     hc.save(factor, folder / "factor.h5")
     again = hc.load(folder / "factor.h5")
     hc.report(factor, folder / "report.html")

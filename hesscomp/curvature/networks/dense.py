@@ -19,6 +19,8 @@ from hesscomp.curvature.networks.operation import (
 )
 from hesscomp.curvature.tensorflow import tf
 
+AT_ONCE = 2**22  # numbers of rows' inputs, gradients and norms that are held at once
+
 
 class Kernel(Operation):
     """y = x * W + b for a product that is linear in x and in W.
@@ -70,6 +72,36 @@ class Kernel(Operation):
     def _patches(self, x, W):
         """Return what the kernel, as a matrix, is multiplied by at each place of the output."""
         raise NotImplementedError
+
+    def row_squares(self, at, delta):
+        """A row's gradient is a sum of outer products over the places where the kernel is applied.
+
+        Its squared norm is the sum over pairs of places of the inner products of the inputs times
+        those of the gradients (Rochette, Manoel and Tramel 2019); where there are more pairs than
+        entries of the kernel, the gradient itself is the smaller array (Bu, Mao and Xu, "Scalable
+        and efficient training of large convolutional neural networks with differential privacy",
+        NeurIPS 2022).
+        """
+        (x,), (W, *_) = at.inputs, at.parameters
+        places, outputs = delta.shape[1:-1].num_elements(), delta.shape[-1]
+        if not self.outer or places is None:
+            return super().row_squares(at, delta)
+        inputs = W.shape[:-1].num_elements()
+        by_pairs = places**2 <= inputs * outputs
+        smaller = min(places**2, inputs * outputs)
+
+        def squares(x, delta):
+            a = tf.reshape(self._patches(x, W), [-1, places, inputs])
+            d = tf.reshape(delta, [-1, places, outputs])
+            if by_pairs:
+                products = tf.matmul(a, a, transpose_b=True) * tf.matmul(d, d, transpose_b=True)
+                return tf.reduce_sum(products, [1, 2])
+            return tf.reduce_sum(tf.square(tf.matmul(a, d, transpose_a=True)), [1, 2])
+
+        at_once = max(AT_ONCE // (places * (inputs + outputs) + smaller), 1)
+        of_bias = tf.reduce_sum(tf.reshape(delta, [-1, places, outputs]), 1)
+        found = [in_groups(squares, at_once, x, delta), tf.reduce_sum(tf.square(of_bias), 1)]
+        return found[: len(self.variables)]
 
     def outer_factors(self, at, t_delta):
         x = self._patches(at.inputs[0], at.parameters[0])
@@ -146,7 +178,8 @@ class Dense(Kernel):
     def row_squares(self, at, delta):
         """The norm of an outer product is the product of the norms (Goodfellow 2015)."""
         (x,) = at.inputs
-        _check_once(x)
+        if x.shape.rank != 2:
+            return super().row_squares(at, delta)
         sizes = tf.reduce_sum(tf.square(delta), -1)
         return [tf.reduce_sum(tf.square(x), -1) * sizes, sizes][: len(self.variables)]
 
@@ -163,6 +196,13 @@ class Scale(Kernel):
     def _by_kernel(self, x, W, delta):
         return leading_sum(x * delta, 1)
 
+    def row_squares(self, at, delta):
+        """A row's gradient is a sum over places of products, one for each feature."""
+        (x,) = at.inputs
+        places = list(range(1, delta.shape.rank - 1))
+        slopes = tf.reduce_sum(x * delta, places), tf.reduce_sum(delta, places)
+        return [tf.reduce_sum(tf.square(each), 1) for each in slopes][: len(self.variables)]
+
     def _product_with_kernels(self, x, tW, k):
         return beside(x) * tW
 
@@ -174,6 +214,26 @@ class Scale(Kernel):
 
     def _by_kernel_of_inputs(self, tx, W, delta, k):
         return leading_sum(tx * beside(delta), 2)
+
+
+def in_groups(function, size: int, *arrays: tf.Tensor) -> tf.Tensor:
+    """Return ``function(*arrays)``, a number for each row, computed of `size` rows at a time."""
+    rows = tf.shape(arrays[0])[0]
+    groups = (rows + size - 1) // size
+    padded = [
+        tf.reshape(
+            tf.pad(array, [[0, groups * size - rows], *[[0, 0]] * (array.shape.rank - 1)]),
+            tf.concat([[groups, size], tf.shape(array)[1:]], 0),
+        )
+        for array in arrays
+    ]
+    for array, pad in zip(arrays, padded, strict=True):
+        pad.set_shape([None, size, *array.shape[1:]])
+    spec = tf.TensorSpec([size], arrays[0].dtype)
+    found = tf.map_fn(
+        lambda part: function(*part), padded, parallel_iterations=1, fn_output_signature=spec
+    )
+    return tf.reshape(found, [-1])[:rows]
 
 
 def _check_once(x: tf.Tensor) -> None:

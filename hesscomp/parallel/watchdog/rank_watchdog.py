@@ -39,6 +39,11 @@ class RankDeath:
     phase: str  # what it was doing; empty where that has no name
 
 
+def launched_rank() -> str | None:
+    """Return which rank of an MPI job a launcher made this process; None outside of jobs."""
+    return next((os.environ[name] for name in RANKS if name in os.environ), None)
+
+
 def run_watched(
     command: Callable[[], int],
     report: Callable[[RankDeath], None],
@@ -64,7 +69,7 @@ def run_watched(
         The command's status. The watching process does not return: it ends with the status of its
         rank, 128 and the number of the signal where one ended it.
     """
-    rank = next((os.environ[name] for name in RANKS if name in os.environ), None)
+    rank = launched_rank()
     if rank is None or sys.platform != "linux":
         return _run(command)
     board = mmap.mmap(-1, BOARD_BYTES)  # shared with the child
