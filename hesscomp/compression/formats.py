@@ -360,7 +360,7 @@ def compress(
     tree : Tree, optional
         Of a hierarchical format; by default halves of the `ordering`, with leaves of at most
         `leaf_size` (64) parameters.
-    ordering : str or array, optional
+    ordering : str, array or Tree, optional
         "natural", "unit", "neuron", "clusters"; an (n,) array of whole numbers, a permutation; or
         an (n,) or (n, d) array of floating-point numbers, coordinates, which make a kd-tree. By
         default "unit" for the indefinite matrix of two dense layers, "neuron" for others of dense
@@ -432,13 +432,10 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
     sketch = GaussianSketch(operator, asked.seed, asked.probe_count)
     if start is not None and tree is None and ordering is None:
         tree = start.tree
-    if tree is None:
-        leaf = asked.leaf_size or default_leaf(operator.n)
-        if isinstance(ordering, str) and ordering == "clusters":
-            sketch.grow(3 * leaf)
-        tree = make_tree(sketch, ordering, leaf)
-    elif tree.n != operator.n:
-        raise InputError(f"a tree over n = {tree.n} does not fit an operator of n = {operator.n}")
+    leaf = asked.leaf_size or default_leaf(operator.n)
+    if tree is None and isinstance(ordering, str) and ordering == "clusters":
+        sketch.grow(3 * leaf)
+    tree = make_tree(sketch, ordering if tree is None else tree, leaf)
     if asked.factor_format == AUTO:
         factor = _chosen(sketch, asked, tree, on_choice)
     else:

@@ -17,7 +17,6 @@ from hesscomp.compression.formats import AUTO, LOW_RANK, TOLERANCE
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalOptions, diagonal_factor
 from hesscomp.factors import Factor, trajectory_writer
-from hesscomp.factors.point import load_array
 from hesscomp.options import Options, option, values
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
@@ -32,6 +31,7 @@ from hesscomp.workflows.curvature import (
     make_operator,
     make_point,
     read_factor,
+    read_ordering,
     sampled,
 )
 from hesscomp.workflows.progress import (
@@ -198,20 +198,12 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     curvature = make_operator(request, sampled(request, subject.problem), x)
     asked = values(request, FormatOptions)
     asked["format"] = asked.pop("factor_format")
-    asked["ordering"] = _ordering(request.ordering, world)
+    asked["ordering"] = read_ordering(request.ordering, world)
     if request.factor_format == AUTO:
         asked["on_choice"] = progress
     make = partial(compress_operator, **asked)
     facts = request.facts(request.products_of)
     return _make_factor("compress", request, curvature, make, facts, progress)
-
-
-def _ordering(given: str | None, world: World) -> str | np.ndarray | None:
-    """Return the name of an ordering, or the array in the file that is named. Collective."""
-    if given is None or not given.endswith(".npy"):
-        return given
-    with world.phase(f"reading the ordering {given}"):
-        return load_array(given)
 
 
 def first_look(request: CompressRequest, problem, progress: Progress) -> CompressRequest:

@@ -303,6 +303,11 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--preconditioner": Case(
                 "--preconditioner hbs", f"newton {LOGISTIC} --solver pcg --max-steps 3", idle=True
             ),
+            "--ordering": Case(
+                "--ordering clusters",
+                f"newton {LOGISTIC} --solver pcg --preconditioner hbs --max-steps 3",
+                idle=True,
+            ),
             "--tol": Case("--tol 0.1"),
             "--max-steps": Case("--max-steps 2"),
             "--step": Case("--step fixed"),
