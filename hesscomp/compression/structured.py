@@ -10,11 +10,12 @@ from hesscomp.compression.approximation import Probes
 from hesscomp.compression.compress import compress
 from hesscomp.compression.generalized import generalized_eigen
 from hesscomp.compression.hodlr import certified
+from hesscomp.dense import dropped_largest, sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.provenance import metered
-from hesscomp.factors.structured import Structured, structured
+from hesscomp.factors.structured import Structured, low_rank_part, structured
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.test_matrices import probes
@@ -27,6 +28,8 @@ def compress_beside(
     base: Factor,
     rank: int | None = None,
     tolerance: float | None = None,
+    *,
+    max_rank: int | None = None,
     **options,
 ) -> Structured:
     """Compress what a base leaves of an operator: H ~ S + U W U^T. Collective.
@@ -35,10 +38,14 @@ def compress_beside(
     ----------
     operator : Operator
         H.
-    base : Diagonal, Hodlr or Hbs
-        S, such as the factor of an earlier point, or one of a small tolerance.
+    base : Diagonal, Hodlr, Hbs or Structured
+        S, such as the factor of an earlier point, or one of a small tolerance. What a structured
+        one has of low rank is joined with what is found.
     rank, tolerance, **options
         Those of `compress`, of H - S; the tolerance is relative to ||H - S||.
+    max_rank : int, optional
+        The most that is kept of the low rank as a whole: with a `rank` the eigenpairs of largest
+        magnitude, and what is dropped adds to the error.
 
     Raises
     ------
@@ -47,17 +54,31 @@ def compress_beside(
 
     Notes
     -----
-    Costs as `compress`; each product with H takes one with S too.
+    Costs as `compress`; each product with H takes one with S too. A low rank that is joined or cut
+    takes a QR factorisation of all vectors.
     """
     made = metered(operator)
-    found = compress(operator - base, rank, tolerance, **options)
-    U = found.layout.whole(found.eigenvectors)
-    factor = structured(_replicated(base, operator), U, found.eigenvalues)
+    if base.n != operator.n:
+        raise InputError(f"a base of n = {base.n} does not fit an operator of n = {operator.n}")
+    S, U, w = low_rank_part(_replicated(base, operator))
+    asked = {**options, "max_rank": max_rank} if tolerance is not None else options
+    found = compress(operator - base.in_layout(operator.layout), rank, tolerance, **asked)
+    V = found.layout.whole(found.eigenvectors)
+    w, U = np.concatenate([w, found.eigenvalues]), np.hstack([U, V])
+    dropped = np.empty(0)
+    if len(w) > found.rank or (max_rank is not None and len(w) > max_rank):
+        pairs = operator.world.on_root(_eigenpairs, U, w)
+        most = min(len(pairs.T), max_rank or len(w))
+        (w, dropped), U = np.split(pairs[0], [most]), pairs[1:, :most]
+    factor = structured(S, np.ascontiguousarray(U), w)
     factor = replace(factor, layout=found.layout)
-    error, norm = found.certificate.frobenius_error_estimate, _norm(factor)
+    known = found.certificate
+    error = known.frobenius_error_estimate + float(np.linalg.norm(dropped))
     known = replace(
-        found.certificate,
-        frobenius_norm_estimate=float(np.hypot(norm, error)),
+        known,
+        frobenius_error_estimate=error,
+        frobenius_norm_estimate=float(np.hypot(_norm(factor), error)),
+        spectral_error_bound=known.spectral_error_bound + dropped_largest(dropped)[0],
         residual_norms=None,
         eigenvalue_converged=None,
         ritz=False,
@@ -67,6 +88,13 @@ def compress_beside(
         rank_requested=-1 if rank is None else rank,
         seed=found.provenance.seed,
     )))  # fmt: skip
+
+
+def _eigenpairs(U: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return the eigenvalues of U diag(w) U^T, by magnitude, over their eigenvectors."""
+    Q, R = np.linalg.qr(U)
+    pairs = sorted_eigh((R * w) @ R.T)
+    return np.vstack([pairs[0], Q @ pairs[1:]])
 
 
 def compress_with_prior(

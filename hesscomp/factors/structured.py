@@ -209,6 +209,25 @@ STRUCTURED: dict[type[Factor], type[Structured]] = {
 }
 
 
+def low_rank_part(factor: Factor) -> tuple[Factor, np.ndarray, np.ndarray]:
+    """Return S, U and w of a factor that can be the base of a structured one, or is one.
+
+    InputError for others.
+    """
+    if isinstance(factor, Structured):
+        return factor.base, factor.vectors, factor.weights
+    _kind_over(factor)
+    return factor, np.empty((factor.n, 0)), np.empty(0)
+
+
+def _kind_over(base: Factor) -> type[Structured]:
+    kind = STRUCTURED.get(type(base))
+    if kind is None:
+        known = ", ".join(each.kind for each in STRUCTURED)
+        raise InputError(f"the base of a structured factor is {known}, not {base.kind}")
+    return kind
+
+
 def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) -> Structured:
     """Return S + U diag(w) U^T as one factor. Collective where the base is in rows.
 
@@ -232,10 +251,7 @@ def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) 
     >>> F.inertia().negative, F.logdet(0.0).sign, F.solve(F @ np.ones(3), 0.0)
     (1, -1.0, array([1., 1., 1.]))
     """
-    kind = STRUCTURED.get(type(base))
-    if kind is None:
-        known = ", ".join(each.kind for each in STRUCTURED)
-        raise InputError(f"the base of a structured factor is {known}, not {base.kind}")
+    kind = _kind_over(base)
     U, w = np.asarray(vectors, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if U.ndim != 2 or U.shape != (base.n, len(w)) or w.ndim != 1:
         raise InputError(

@@ -136,11 +136,7 @@ class NewtonOptions(Options, group="solver"):
         "last", parse=str, metavar="last|zero|FLOAT", advanced=True,
         help="`solver` lowrank only: value of the eigenvalues outside the factor",
     )  # fmt: skip
-    ordering: str | Tree | np.ndarray | None = option(
-        None, metavar="NAME|FILE.npy", advanced=True,
-        help="of the parameters, for a `preconditioner` hbs or hodlr: natural, unit, neuron, "
-        "clusters, or a file with a permutation or with coordinates; default: as for compress",
-    )  # fmt: skip
+    ordering: str | Tree | np.ndarray | None = option_of(FormatOptions, "ordering", group=None)
     factor_options: Mapping[str, Any] | None = None
 
     def _check(self) -> None:
