@@ -193,6 +193,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--features": Case("--features fourier --feature-count 30 --bandwidth 2"),
             "--feature-count": Case("--feature-count 10", refused=True),
             "--bandwidth": Case("--bandwidth 3", refused=True),
+            "--by": Case("--by refit"),
             "--rank": Case("--rank 4"),
             "--max-rank": Case("--max-rank 2"),
             **operator_options(*UPDATE_MODEL),
