@@ -17,6 +17,7 @@ from hesscomp.factors.factor import Factor, Inertia, scale_rows
 from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hierarchical import Elimination, Hierarchical
 from hesscomp.factors.hodlr import Hodlr
+from hesscomp.factors.sparse import Sparse
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Replicated
 
@@ -204,8 +205,22 @@ class HbsPlus(Structured):
     integers = Hbs.integers
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SparsePlus(Structured):
+    """`Structured` over a `Sparse`."""
+
+    row_lengths: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+
+    kind = "sparse+low-rank"
+    base_kind = Sparse
+    arrays = MappingProxyType({**Sparse.arrays, **OWN})
+    integers = Sparse.integers
+
+
 STRUCTURED: dict[type[Factor], type[Structured]] = {
-    kind.base_kind: kind for kind in (DiagonalPlus, HodlrPlus, HbsPlus)
+    kind.base_kind: kind for kind in (DiagonalPlus, HodlrPlus, HbsPlus, SparsePlus)
 }
 
 
@@ -233,7 +248,7 @@ def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) 
 
     Parameters
     ----------
-    base : Diagonal, Hodlr or Hbs
+    base : Diagonal, Hodlr, Hbs or Sparse
         S; InputError for another kind.
     vectors : (n, r) array
         U; whole on every rank.

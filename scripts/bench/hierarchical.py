@@ -10,6 +10,7 @@ vectors beyond. Counts and errors depend on the machine by its rounding alone.
 """
 
 import argparse
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -300,10 +301,52 @@ def networks() -> dict[str, dict]:
     H = hc.ggn(model, "sparse_categorical_crossentropy", (pooled, labels), dtype="float64")
     name = f"classifier 196-15-10, trained, Gauss-Newton, n = {H.n:,}"
     case(name, H, neuron_order, [(1e-1, None, None, None), (1e-2, None, None, None)])
+    H = physics_informed()
+    name = f"PINN 1-32-32-1 of a Poisson equation, trained, Hessian, n = {H.n:,}"
+    case(name, H, neuron_order, [(1e-1, None, None, None), (1e-2, None, None, None)])
     H = random_features(images)
     free = [(1e-1, None, None, None), (1e-2, None, None, None)]
     case("random Fourier features of MNIST, n = 1,024", H, lambda _, n: np.arange(n), free)
     return rows
+
+
+def physics_informed() -> Operator:
+    """The Hessian of the mean squared residual of -u'' = f on [0, 1], u = x (1 - x) N(x).
+
+    N is a network of tanh units; 256 points, u = sin(2 pi x) + 0.3 sin(6 pi x), 1,000 steps of
+    Adam and then 60 of Newton-CG in a trust region.
+    """
+    import tensorflow as tf
+
+    import hesscomp as hc
+
+    rng, widths = np.random.default_rng(0), (1, 32, 32, 1)
+    theta = {}
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
+        theta[f"kernel{i}"] = rng.standard_normal((a, b)) * (3.0 if i == 0 else 1 / np.sqrt(a))
+        theta[f"bias{i}"] = rng.uniform(-3, 3, b) * (i == 0)
+
+    def loss_sum(theta, X, y):
+        v, slope, bend = X, tf.ones_like(X), tf.zeros_like(X)  # by x: value, derivatives
+        for i in range(len(widths) - 1):
+            W = theta[f"kernel{i}"]
+            v, slope, bend = v @ W + theta[f"bias{i}"], slope @ W, bend @ W
+            if i < len(widths) - 2:
+                v = tf.tanh(v)
+                gain = 1 - v * v
+                slope, bend = gain * slope, gain * (bend - 2 * v * slope * slope)
+        u2 = X * (1 - X) * bend + 2 * (1 - 2 * X) * slope - 2 * v
+        return tf.reduce_sum((u2[:, 0] + y) ** 2) / 2
+
+    x, pi = (np.arange(256)[:, None] + 0.5) / 256, np.pi
+    f = (2 * pi) ** 2 * np.sin(2 * pi * x) + 0.3 * (6 * pi) ** 2 * np.sin(6 * pi * x)
+    problem = hc.FunctionProblem(loss_sum, theta, (x, f[:, 0]), dtype="float64")
+    begun = hc.train(problem, hc.Adam(1e-3), max_steps=1000).x
+    found = hc.train(
+        problem, "newton-cg", x0=begun, max_steps=60,
+        settings={"globalization": "trust-region", "rank": 60},
+    )  # fmt: skip
+    return hc.hessian(problem, at=found.x)
 
 
 def random_features(images: np.ndarray) -> Operator:

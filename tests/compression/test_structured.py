@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from oracles import Sharded, matrix, random_hodlr
 
 from hesscomp.compression import compress, update_factor
@@ -9,7 +10,7 @@ from hesscomp.compression.hodlr import compress_hodlr
 from hesscomp.compression.structured import compress_beside, compress_with_prior
 from hesscomp.errors import InputError
 from hesscomp.estimators import diagonal_factor
-from hesscomp.factors import UNKNOWN, Diagonal, LowRank, Tree
+from hesscomp.factors import UNKNOWN, Diagonal, LowRank, Sparse, Tree
 from hesscomp.operators.matrix import MatrixOperator
 
 pytestmark = pytest.mark.ranks
@@ -115,6 +116,31 @@ def test_beside_a_prior(world, layout, kind):
     np.testing.assert_allclose(np.linalg.norm(white, 2), w[3], rtol=1e-3)
     error = np.linalg.norm(cut.to_dense() - prior - data)
     np.testing.assert_allclose(cut.certificate.frobenius_error_estimate, error, rtol=0.5)
+
+
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+def test_beside_a_sparse_prior(world, layout, tmp_path):
+    """A stencil as SciPy has it: exact with the rank of the data, saved, solved in O(n)."""
+    n, rng = 150, np.random.default_rng(0)
+    root = scipy.sparse.diags([-np.ones(n - 1), 2.1 * np.ones(n), -np.ones(n - 1)], [-1, 0, 1])
+    prior, J = (root @ root).tocsr(), rng.standard_normal((4, n))
+    A = prior.toarray() + J.T @ J
+    factor = compress_with_prior(placed(J.T @ J, world, layout), prior, rank=4, oversample=2)
+    assert factor.kind == "sparse+low-rank" and factor.provenance.columns == 3 * 6 + 8
+    np.testing.assert_allclose(factor.to_dense(), A, atol=1e-9)
+    b = rng.standard_normal((n, 2))
+    x = factor.layout.whole(factor.solve(factor.layout.local(b), 0.1))
+    np.testing.assert_allclose(x, np.linalg.solve(A + 0.1 * np.eye(n), b), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(factor.logdet(0.1), np.linalg.slogdet(A + 0.1 * np.eye(n)))
+    w = np.linalg.eigvalsh(A)
+    assert factor.inertia(-2.0).negative == np.count_nonzero(w < 2.0)
+    low = compress_with_prior(placed(J.T @ J, world, layout), prior, rank=2, oversample=4)
+    M = np.linalg.eigvals(np.linalg.solve(prior.toarray(), J.T @ J)).real
+    np.testing.assert_allclose(low.weights, np.sort(M)[::-1][:2], rtol=1e-6)
+    with pytest.raises(InputError, match="not symmetric"):
+        Sparse.of(scipy.sparse.csr_array(np.triu(np.ones((3, 3)))))
+    with pytest.raises(InputError, match="not positive definite"):
+        compress_with_prior(placed(J.T @ J, world, layout), -prior, rank=2)
 
 
 def test_bad_bases(world):
