@@ -60,13 +60,13 @@ class Option:
         name = f"`{self.name}`"
         if self.many and not isinstance(value, tuple):
             raise InputError(f"{name} must be a tuple, not {value!r}")
-        kinds = tuple(TYPES.get(kind, object) for kind in self.kinds)
+        kinds = tuple(TYPES.get(kind, _class_of(kind)) for kind in self.kinds)
         for each in value if self.many else (value,):
             truth = isinstance(each, bool) and not {bool, Any} & set(self.kinds)  # no number here
             if truth or not isinstance(each, kinds):
-                words = " or ".join(WORDS.get(kind, str(kind)) for kind in self.kinds)
+                words = " or ".join(WORDS.get(kind, _named(kind)) for kind in self.kinds)
                 raise InputError(f"{name} must be {words}, not {each!r}")
-        if self.choices is not None and value not in self.choices:
+        if self.choices is not None and isinstance(value, str) and value not in self.choices:
             raise InputError(f"{name} must be one of {', '.join(self.choices)}, not {value}")
         if isinstance(value, Real):
             self._check_number(name, value)
@@ -86,6 +86,16 @@ class Option:
         if not finite or not all(holds for _, holds in given):
             words = " and ".join(words for words, _ in given) or "a finite number"
             raise InputError(f"{name} must be {words}, not {value}")
+
+
+def _class_of(kind) -> type:
+    """Return the class that a value of an annotation has; any, where it says none."""
+    return kind if isinstance(kind, type) and kind is not Any else object
+
+
+def _named(kind) -> str:
+    name = getattr(kind, "__name__", str(kind))
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 TYPES: dict[type, Any] = {int: Integral, float: Real, str: (str, os.PathLike), bool: bool}
@@ -211,7 +221,7 @@ def schema(cls: type) -> dict:
             "exclusiveMinimum": each.above,
             "exclusiveMaximum": each.below,
         }
-        types = [JSON[kind] for kind in each.kinds]
+        types = [JSON[kind] for kind in each.kinds if kind in JSON]
         kind: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
         kind |= {name: bound for name, bound in bounds.items() if bound is not None}
         if each.many:

@@ -4,7 +4,7 @@
     python scripts/faults.py --kills 200 --seed 0
     python scripts/faults.py --kills 10 --command newton
 
-Three small commands with ``--run FOLDER --reproducible`` on 3 ranks. A run is killed (SIGKILL to
+Small commands with ``--run FOLDER --reproducible`` on 3 ranks. A run is killed (SIGKILL to
 one of its ranks, or to the process that watches one, at any moment; or SIGTERM to a rank), started
 again with the same command, killed again, until it comes to its end. After each kill all its
 processes must be gone within 15 seconds (of those in which this script was not itself stopped;
@@ -52,6 +52,14 @@ COMMANDS = {
     "compress": [
         *("compress", *SMALL, "--rank", "20", "--method", "krylov", "--block", "2"),
         *("--layout", "rows", "--residual-tolerance", "1e-12", "--out", "result.h5"),
+    ],
+    "hbs": [
+        *("compress", *SMALL, "--factor-format", "hbs", "--tolerance", "0.05", "--leaf-size", "8"),
+        *("--sketch-columns", "12", "--layout", "rows", "--out", "result.h5"),
+    ],
+    "hodlr": [
+        *("compress", *SMALL, "--factor-format", "hodlr", "--rank", "2", "--leaf-size", "4"),
+        *("--out", "result.h5"),
     ],
     "newton": [
         *("newton", *SMALL, "--solver", "pcg", "--rank", "5", "--tol", "1e-10"),
@@ -187,7 +195,7 @@ class Run:
         found = self._read(path)
         if isinstance(found, np.ndarray):
             return found.tobytes()
-        arrays = found.eigenvalues, found.eigenvectors, found.parameters
+        arrays = *found.contents().values(), found.parameters
         return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
@@ -344,10 +352,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--life", type=int, default=4, help="most kills of one run")
-    parser.add_argument("--command", choices=tuple(COMMANDS), help="default: all in turn")
+    parser.add_argument(
+        "--command", action="append", choices=tuple(COMMANDS), help="may be given several times; "
+        "default: all in turn",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, default=np.inf, help="kill no more after these")
     options = parser.parse_args()
-    commands = [options.command] if options.command else list(COMMANDS)
+    commands = options.command or list(COMMANDS)
     with tempfile.TemporaryDirectory(prefix="hesscomp-faults-") as folder:
         faults = Faults(Path(folder), options)
         for number in itertools.count():

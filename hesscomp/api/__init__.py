@@ -545,8 +545,10 @@ def newton(
     family : {"logistic", "least-squares", "poisson"}
         With data: the model; `fit_linear` also computes its statistics.
     **options
-        `solver`, `tolerance`, `max_iterations`, `rank` (see `NewtonOptions`), and `on_iteration`,
-        `folder`, `save_every` (see `hesscomp.optimizers.newton.newton`).
+        `solver`, `tolerance`, `max_iterations`, `rank`, `preconditioner` (a format, or a factor
+        that serves first), `ordering` (see `NewtonOptions`), `factor_options` (a dict of options
+        of `compress` for the factor), and `on_iteration`, `folder`, `save_every` (see
+        `hesscomp.optimizers.newton.newton`).
 
     Returns
     -------
@@ -581,7 +583,8 @@ def newton(
         for name in ("on_iteration", "folder", "save_every")
         if name in options
     }
-    refuse_unknown(options, [each.name for each in described(NewtonOptions)], "newton")
+    known = [each.name for each in described(NewtonOptions, told=False)]
+    refuse_unknown(options, known, "newton")
     fit = minimise(problem, x0, NewtonOptions(**options), **passed)
     problem.warn_without_minimum(fit.x)
     return fit

@@ -45,7 +45,7 @@ def _how(each: Option, titles: dict[str, str]) -> dict:
     if each.metavar is not None:
         how["metavar"] = each.metavar
     if each.many:
-        how["nargs"] = "*" if each.may_be_empty else "+"
+        how |= {"nargs": "*" if each.may_be_empty else "+", "action": "extend"}
     if each.choices is not None:
         return how | {"choices": each.choices}
     return how | {"type": each.kinds[0] if each.parse is None else _parser_of(each.parse)}

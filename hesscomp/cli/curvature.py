@@ -38,11 +38,11 @@ def run_compress(request: factors.CompressRequest, session: Session) -> int:
 
 
 def _point_line(point: factors.TrajectoryPoint) -> str:
+    numbers = f"{point.relative_error:9.2e} {point.columns:8d} {point.seconds:8.2f}"
+    if point.rank is None or point.eigenvalues is None:
+        return f"{point.point:<28} {'-':>5} {'-':>13} {numbers}  {point.extent}"
     largest = point.eigenvalues[0] if point.rank else 0.0
-    return (
-        f"{point.point:<28} {point.rank:5d} {largest:13.6g} {point.relative_error:9.2e} "
-        f"{point.columns:8d} {point.seconds:8.2f}"
-    )
+    return f"{point.point:<28} {point.rank:5d} {largest:13.6g} {numbers}"
 
 
 def run_diagonal(request: factors.DiagonalRequest, session: Session) -> int:

@@ -35,12 +35,13 @@ def factor_table(factor: Factor, leading: int = 10) -> str:
 
 def trajectory_table(trajectory: Trajectory, leading: int = 10) -> str:
     """Return a line for each factor of a trajectory."""
-    rows = [("point", "rank", "error", "columns", "eigenvalues")]
+    rows = [("point", "holds", "error", "columns", "eigenvalues")]
     for label, factor in zip(trajectory.labels, trajectory.factors, strict=True):
-        values = "  ".join(f"{value:.4g}" for value in factor.eigenvalues[:leading])
+        w = factor.eigenvalues[:leading] if factor.has_eigenpairs else ()
+        values = "  ".join(f"{value:.4g}" for value in w) or "-"
         error = f"{factor.certificate.relative_error:.2e}"
         error += "" if factor.certificate.converged else " (more than asked)"
-        rows.append((label, f"{factor.rank}", error, _text(factor.provenance.columns), values))
+        rows.append((label, factor.extent, error, _text(factor.provenance.columns), values))
     return _aligned(rows)
 
 

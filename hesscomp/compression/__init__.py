@@ -9,6 +9,7 @@ from hesscomp.compression.options import SketchOptions
 from hesscomp.compression.recompression import correct_hierarchical, update_hierarchical
 from hesscomp.compression.streaming import StreamingSketch
 from hesscomp.compression.structured import compress_beside, compress_with_prior
+from hesscomp.compression.updating import update_factor
 
 __all__ = [
     "FORMATS",
@@ -28,5 +29,6 @@ __all__ = [
     "correct",
     "correct_hierarchical",
     "generalized_eigen",
+    "update_factor",
     "update_hierarchical",
 ]

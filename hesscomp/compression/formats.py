@@ -24,7 +24,7 @@ from hesscomp.errors import InputError, NumericalError
 from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.hbs import Hbs
-from hesscomp.factors.hierarchical import Hierarchical
+from hesscomp.factors.hierarchical import Hierarchical, InLeaves
 from hesscomp.factors.hodlr import Hodlr, cut_of_block
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, metered
@@ -165,10 +165,9 @@ class HbsFormat(Format):
         return min(usual_columns(n, default_leaf(n), rank) + PROBES, n)
 
     def compress(self, sketch, asked, tree, start):
+        known = start.ranks if isinstance(start, Hbs) and start.tree == tree else None
         if asked.tolerance is None:
-            ranks = asked.rank
-            if isinstance(start, Hbs) and start.tree == tree:
-                ranks = np.minimum(start.ranks, asked.rank)
+            ranks = asked.rank if known is None else np.minimum(known, asked.rank)
             fit = HbsFit(sketch, tree, 0)
             needed = asked.sketch_columns or fit.usual_columns(ranks)
             sketch.grow(max(needed - sketch.size, 0))
@@ -180,6 +179,10 @@ class HbsFormat(Format):
                     f"take at least {narrow.columns}"
                 ) from None
             return _certified(sketch, factor, sketch.probes, asked)
+        if known is not None and asked.max_rank is None and not sketch.size:
+            factor = self._with_ranks(sketch, asked, HbsFit(sketch, tree, 0), known)
+            if factor is not None:
+                return factor
         if not sketch.size:
             sketch.grow(first_columns(asked, tree))
         tolerance, fit = MARGIN * asked.tolerance, HbsFit(sketch, tree, asked.oversample)
@@ -195,6 +198,19 @@ class HbsFormat(Format):
             if factor.certificate.converged or not reached:
                 return factor
             tolerance *= MARGIN * asked.tolerance / factor.certificate.relative_error
+
+    @staticmethod
+    def _with_ranks(sketch, asked, fit: HbsFit, ranks: np.ndarray) -> Factor | None:
+        """Return the factor with these ranks, if it meets the tolerance."""
+        sketch.grow(asked.sketch_columns or fit.usual_columns(ranks))
+        try:
+            factor = fit.factor(0.0, ranks)
+        except TooNarrow:
+            return None
+        if sketch.error(factor) > MARGIN * asked.tolerance * sketch.norm:
+            return None
+        certified = _certified(sketch, factor, sketch.fresh(), asked)
+        return certified if certified.certificate.converged else None
 
     def candidate(self, sketch, asked, tree, others):
         fit = HbsFit(sketch, tree, asked.oversample)
@@ -356,11 +372,12 @@ def compress(
         and low-rank where they are equal.
     start : Factor, optional
         Of a nearby operator. low-rank: its range saves products. hbs: its tree and ranks are taken,
-        which makes the sketch as narrow as can be.
+        which makes the sketch as narrow as can be; with a tolerance they are tried first. hodlr:
+        its tree is taken, and its largest rank where neither rank nor tolerance is given.
     tree : Tree, optional
         Of a hierarchical format; by default halves of the `ordering`, with leaves of at most
         `leaf_size` (64) parameters.
-    ordering : str or array, optional
+    ordering : str, array or Tree, optional
         "natural", "unit", "neuron", "clusters"; an (n,) array of whole numbers, a permutation; or
         an (n,) or (n, d) array of floating-point numbers, coordinates, which make a kd-tree. By
         default "unit" for the indefinite matrix of two dense layers, "neuron" for others of dense
@@ -409,8 +426,8 @@ def compress(
             f"{start.kind}"
         )
     if rank is None and tolerance is None:
-        if isinstance(start, Hbs):
-            rank = max(int(start.ranks.max()), 1)
+        if isinstance(start, InLeaves):
+            rank = max(start.largest_rank, 1)
         else:
             tolerance = TOLERANCE
     return _hierarchical(
@@ -432,13 +449,10 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
     sketch = GaussianSketch(operator, asked.seed, asked.probe_count)
     if start is not None and tree is None and ordering is None:
         tree = start.tree
-    if tree is None:
-        leaf = asked.leaf_size or default_leaf(operator.n)
-        if isinstance(ordering, str) and ordering == "clusters":
-            sketch.grow(3 * leaf)
-        tree = make_tree(sketch, ordering, leaf)
-    elif tree.n != operator.n:
-        raise InputError(f"a tree over n = {tree.n} does not fit an operator of n = {operator.n}")
+    leaf = asked.leaf_size or default_leaf(operator.n)
+    if tree is None and isinstance(ordering, str) and ordering == "clusters":
+        sketch.grow(3 * leaf)
+    tree = make_tree(sketch, ordering if tree is None else tree, leaf)
     if asked.factor_format == AUTO:
         factor = _chosen(sketch, asked, tree, on_choice)
     else:

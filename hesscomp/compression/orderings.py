@@ -10,7 +10,7 @@ from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.tree import LEAF, Tree, cluster_order, kd_order, neuron_order, unit_order
 from hesscomp.operators.operator import Operator
 
-Ordering = str | np.ndarray | None
+Ordering = str | Tree | np.ndarray | None
 
 NAMES = ("natural", "unit", "neuron", "clusters")
 
@@ -28,6 +28,10 @@ def make_tree(sketch: GaussianSketch, ordering: Ordering, leaf_size: int) -> Tre
     operator, n = sketch.operator, sketch.operator.n
     if isinstance(ordering, str) or ordering is None:
         return Tree.halves(n, leaf_size, _by_name(sketch, ordering or _usual(operator), leaf_size))
+    if isinstance(ordering, Tree):
+        if ordering.n != n:
+            raise InputError(f"a tree over n = {ordering.n} does not fit an operator of n = {n}")
+        return ordering
     values = np.asarray(ordering)
     if np.issubdtype(values.dtype, np.integer):
         return Tree.halves(n, leaf_size, values)

@@ -5,19 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse
 
 from hesscomp.compression.approximation import Probes
-from hesscomp.compression.compress import compress
+from hesscomp.compression.compress import RANK, compress
 from hesscomp.compression.generalized import generalized_eigen
 from hesscomp.compression.hodlr import certified
+from hesscomp.compression.options import SketchOptions
+from hesscomp.dense import dropped_largest, inverse_cholesky, sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.provenance import metered
-from hesscomp.factors.structured import Structured, structured
+from hesscomp.factors.sparse import Sparse
+from hesscomp.factors.structured import Structured, low_rank_part, structured
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Replicated
-from hesscomp.sketching.test_matrices import probes
+from hesscomp.sketching.orthonormalize import orthonormalize
+from hesscomp.sketching.test_matrices import gaussian, probes
 
 NORM_COLUMNS = 64  # of the estimate of ||F||_F, which takes no product with H
 
@@ -27,6 +32,8 @@ def compress_beside(
     base: Factor,
     rank: int | None = None,
     tolerance: float | None = None,
+    *,
+    max_rank: int | None = None,
     **options,
 ) -> Structured:
     """Compress what a base leaves of an operator: H ~ S + U W U^T. Collective.
@@ -35,10 +42,14 @@ def compress_beside(
     ----------
     operator : Operator
         H.
-    base : Diagonal, Hodlr or Hbs
-        S, such as the factor of an earlier point, or one of a small tolerance.
+    base : Diagonal, Hodlr, Hbs or Structured
+        S, such as the factor of an earlier point, or one of a small tolerance. What a structured
+        one has of low rank is joined with what is found.
     rank, tolerance, **options
         Those of `compress`, of H - S; the tolerance is relative to ||H - S||.
+    max_rank : int, optional
+        The most that is kept of the low rank as a whole: with a `rank` the eigenpairs of largest
+        magnitude, and what is dropped adds to the error.
 
     Raises
     ------
@@ -47,17 +58,31 @@ def compress_beside(
 
     Notes
     -----
-    Costs as `compress`; each product with H takes one with S too.
+    Costs as `compress`; each product with H takes one with S too. A low rank that is joined or cut
+    takes a QR factorisation of all vectors.
     """
     made = metered(operator)
-    found = compress(operator - base, rank, tolerance, **options)
-    U = found.layout.whole(found.eigenvectors)
-    factor = structured(_replicated(base, operator), U, found.eigenvalues)
+    if base.n != operator.n:
+        raise InputError(f"a base of n = {base.n} does not fit an operator of n = {operator.n}")
+    S, U, w = low_rank_part(_replicated(base, operator))
+    asked = {**options, "max_rank": max_rank} if tolerance is not None else options
+    found = compress(operator - base.in_layout(operator.layout), rank, tolerance, **asked)
+    V = found.layout.whole(found.eigenvectors)
+    w, U = np.concatenate([w, found.eigenvalues]), np.hstack([U, V])
+    dropped = np.empty(0)
+    if len(w) > found.rank or (max_rank is not None and len(w) > max_rank):
+        pairs = operator.world.on_root(_eigenpairs, U, w)
+        most = min(len(pairs.T), max_rank or len(w))
+        (w, dropped), U = np.split(pairs[0], [most]), pairs[1:, :most]
+    factor = structured(S, np.ascontiguousarray(U), w)
     factor = replace(factor, layout=found.layout)
-    error, norm = found.certificate.frobenius_error_estimate, _norm(factor)
+    known = found.certificate
+    error = known.frobenius_error_estimate + float(np.linalg.norm(dropped))
     known = replace(
-        found.certificate,
-        frobenius_norm_estimate=float(np.hypot(norm, error)),
+        known,
+        frobenius_error_estimate=error,
+        frobenius_norm_estimate=float(np.hypot(_norm(factor), error)),
+        spectral_error_bound=known.spectral_error_bound + dropped_largest(dropped)[0],
         residual_norms=None,
         eigenvalue_converged=None,
         ritz=False,
@@ -69,8 +94,15 @@ def compress_beside(
     )))  # fmt: skip
 
 
+def _eigenpairs(U: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Return the eigenvalues of U diag(w) U^T, by magnitude, over their eigenvectors."""
+    Q, R = np.linalg.qr(U)
+    pairs = sorted_eigh((R * w) @ R.T)
+    return np.vstack([pairs[0], Q @ pairs[1:]])
+
+
 def compress_with_prior(
-    operator: Operator, prior: Factor, rank: int | None = None, probe_count: int = 8, **options
+    operator: Operator, prior, rank: int | None = None, probe_count: int = 8, **options
 ) -> Structured:
     """Compress S + H for a known prior S: the low rank is that of H in the metric of S. Collective.
 
@@ -81,35 +113,67 @@ def compress_with_prior(
     ----------
     operator : Operator
         H, of the data alone.
-    prior : Diagonal, Hodlr or Hbs
+    prior : Diagonal, Hodlr, Hbs, Sparse or SciPy sparse matrix
         S, positive definite; InputError if it is not.
     rank, **options
-        As for `compress`, of L^-1 H L^-T.
+        As for `compress`, of L^-1 H L^-T; of a prior that is no diagonal `oversample` (10), `power`
+        (1) and `seed`.
     probe_count : int
         Random vectors whose products with H measure the error.
 
     Notes
     -----
-    Columns as `compress` and the probes. Of a prior that is no diagonal the dense matrix is
-    factorised on every rank: n^2 numbers, n^3 / 3 operations, and n^2 for each column.
+    Of a diagonal: columns as `compress`, and the probes. Of others S is known by its products and
+    solves alone (Saibaba, Lee and Kitanidis 2016), one of each for a column, and eliminated once:
+    (2 + power) (rank + oversample) columns and the probes; n (rank + oversample) numbers, four
+    times, on every rank.
     """
     made = metered(operator)
-    S = _replicated(prior, operator)
-    if prior.n != operator.n:
-        raise InputError(f"a prior of n = {prior.n} does not fit an operator of n = {operator.n}")
-    B = S.diagonal() if isinstance(S, Diagonal) else S.to_dense()
-    found = generalized_eigen(operator.replicated(), B, rank, **options)
-    factor = structured(S, S @ found.eigenvectors, found.eigenvalues)
+    S = _replicated(Sparse.of(prior) if scipy.sparse.issparse(prior) else prior, operator)
+    if S.n != operator.n:
+        raise InputError(f"a prior of n = {S.n} does not fit an operator of n = {operator.n}")
+    if isinstance(S, Diagonal):
+        found = generalized_eigen(operator.replicated(), S.diagonal(), rank, **options)
+        w, U = found.eigenvalues, S @ found.eigenvectors
+        about = found.whitened.provenance
+        method, seed = about.method, about.seed
+    else:
+        asked = SketchOptions(rank=rank or RANK, **options)
+        w, U = _in_metric(operator.replicated(), S, asked)
+        method, seed = "eigh", asked.seed
+    factor = structured(S, U, w)
     factor = factor.in_layout(operator.layout)
-    seed = found.whitened.provenance.seed
     fresh = Probes.draw(operator, 0, probe_count, seed)
     ours = S.in_layout(operator.layout) @ fresh.vectors
     known = certified(factor, Probes(fresh.vectors, fresh.images + ours), None, _norm(factor))
     return operator.describe(replace(factor, certificate=known, provenance=made(
-        method=f"{found.whitened.provenance.method} in the metric of a prior",
+        method=f"{method} in the metric of a prior",
         rank_requested=-1 if rank is None else rank,
         seed=seed,
     )))  # fmt: skip
+
+
+def _in_metric(
+    operator: Operator, S: Factor, asked: SketchOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return w and S U of H ~ S U diag(w) U^T S, U^T S U = I, by products and solves with S.
+
+    A Rayleigh-Ritz step in the inner product of S, on the range of (S^-1 H)^(1 + power) S^-1 G for
+    Gaussian G: what the prior lets vary most comes first.
+    """
+    if S.inertia().negative:
+        raise InputError("the prior is not positive definite")
+    layout, world = operator.layout, operator.world
+    columns = min((asked.rank or RANK) + asked.oversample, operator.n)
+    Q = orthonormalize(S.solve(gaussian(layout, 0, columns, asked.seed), 0.0), layout)
+    for _ in range(1 + asked.power):
+        Q = orthonormalize(S.solve(operator @ Q, 0.0), layout)
+    # The columns of Q are orthonormal; with R they are so in the inner product of S.
+    R = world.on_root(inverse_cholesky, layout.inner(Q, S @ Q))
+    Q = Q @ R
+    pairs = world.on_root(sorted_eigh, layout.inner(Q, operator @ Q))
+    kept = min(asked.rank or RANK, columns)
+    return pairs[0, :kept], S @ (Q @ pairs[1:, :kept])
 
 
 def _replicated(base: Factor, operator: Operator) -> Factor:

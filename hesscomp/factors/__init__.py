@@ -11,6 +11,7 @@ from hesscomp.factors.kinds import KINDS, from_contents
 from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
+from hesscomp.factors.sparse import Sparse
 from hesscomp.factors.structured import Structured, structured
 from hesscomp.factors.trajectory import (
     Trajectory,
@@ -34,6 +35,7 @@ __all__ = [
     "LogDet",
     "LowRank",
     "Provenance",
+    "Sparse",
     "Structured",
     "Trajectory",
     "Tree",

@@ -113,6 +113,10 @@ class Hbs(InLeaves):
             raise InputError("the ranks are larger than the matrix")
         self.check_lengths(self._shapes.lengths)
 
+    @property
+    def largest_rank(self) -> int:
+        return int(self.ranks.max(initial=0))
+
     @cached_property
     def _shapes(self) -> Shapes:
         return Shapes.of(self.tree, self.ranks)

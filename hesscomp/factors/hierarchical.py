@@ -245,6 +245,11 @@ class InLeaves(Hierarchical):
     def numbers(self) -> int:
         return sum(len(getattr(self, name)) for name in self.arrays.keys() - self.integers)
 
+    @property
+    @abstractmethod
+    def largest_rank(self) -> int:
+        """The largest rank of a node."""
+
     def check_lengths(self, wanted: Mapping[str, int]) -> None:
         """Raise InputError where an array is not as long as the tree and the ranks make it."""
         for name, numbers in wanted.items():

@@ -89,6 +89,10 @@ class Hodlr(InLeaves):
     def most(cls, n: int) -> int:
         return n * n + 1
 
+    @property
+    def largest_rank(self) -> int:
+        return int(self.block_ranks.max(initial=0))
+
     def check(self) -> None:
         """Raise InputError where the arrays are no factor of this kind."""
         tree, ranks = self.tree, self.block_ranks

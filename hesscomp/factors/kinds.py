@@ -12,11 +12,15 @@ from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hodlr import Hodlr
 from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
-from hesscomp.factors.structured import DiagonalPlus, HbsPlus, HodlrPlus
+from hesscomp.factors.sparse import Sparse
+from hesscomp.factors.structured import DiagonalPlus, HbsPlus, HodlrPlus, SparsePlus
 
 KINDS: dict[str, type[Factor]] = {
     kind.kind: kind
-    for kind in (LowRank, Diagonal, Kronecker, Hbs, Hodlr, DiagonalPlus, HodlrPlus, HbsPlus)
+    for kind in (
+        *(LowRank, Diagonal, Kronecker, Hbs, Hodlr, Sparse),
+        *(DiagonalPlus, HodlrPlus, HbsPlus, SparsePlus),
+    )
 }
 
 

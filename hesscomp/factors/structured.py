@@ -17,6 +17,7 @@ from hesscomp.factors.factor import Factor, Inertia, scale_rows
 from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hierarchical import Elimination, Hierarchical
 from hesscomp.factors.hodlr import Hodlr
+from hesscomp.factors.sparse import Sparse
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Replicated
 
@@ -204,9 +205,42 @@ class HbsPlus(Structured):
     integers = Hbs.integers
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class SparsePlus(Structured):
+    """`Structured` over a `Sparse`."""
+
+    row_lengths: np.ndarray
+    columns: np.ndarray
+    values: np.ndarray
+
+    kind = "sparse+low-rank"
+    base_kind = Sparse
+    arrays = MappingProxyType({**Sparse.arrays, **OWN})
+    integers = Sparse.integers
+
+
 STRUCTURED: dict[type[Factor], type[Structured]] = {
-    kind.base_kind: kind for kind in (DiagonalPlus, HodlrPlus, HbsPlus)
+    kind.base_kind: kind for kind in (DiagonalPlus, HodlrPlus, HbsPlus, SparsePlus)
 }
+
+
+def low_rank_part(factor: Factor) -> tuple[Factor, np.ndarray, np.ndarray]:
+    """Return S, U and w of a factor that can be the base of a structured one, or is one.
+
+    InputError for others.
+    """
+    if isinstance(factor, Structured):
+        return factor.base, factor.vectors, factor.weights
+    _kind_over(factor)
+    return factor, np.empty((factor.n, 0)), np.empty(0)
+
+
+def _kind_over(base: Factor) -> type[Structured]:
+    kind = STRUCTURED.get(type(base))
+    if kind is None:
+        known = ", ".join(each.kind for each in STRUCTURED)
+        raise InputError(f"the base of a structured factor is {known}, not {base.kind}")
+    return kind
 
 
 def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) -> Structured:
@@ -214,7 +248,7 @@ def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) 
 
     Parameters
     ----------
-    base : Diagonal, Hodlr or Hbs
+    base : Diagonal, Hodlr, Hbs or Sparse
         S; InputError for another kind.
     vectors : (n, r) array
         U; whole on every rank.
@@ -232,10 +266,7 @@ def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) 
     >>> F.inertia().negative, F.logdet(0.0).sign, F.solve(F @ np.ones(3), 0.0)
     (1, -1.0, array([1., 1., 1.]))
     """
-    kind = STRUCTURED.get(type(base))
-    if kind is None:
-        known = ", ".join(each.kind for each in STRUCTURED)
-        raise InputError(f"the base of a structured factor is {known}, not {base.kind}")
+    kind = _kind_over(base)
     U, w = np.asarray(vectors, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if U.ndim != 2 or U.shape != (base.n, len(w)) or w.ndim != 1:
         raise InputError(

@@ -30,8 +30,8 @@ class Inverse:
         if negative:
             raise InputError(
                 f"the factor with shift {shift:g} has {negative} negative eigenvalues, and no "
-                "variance; take a factor of the Gauss-Newton matrix (operator ggn), or a larger "
-                "`damping`"
+                "variance; take a more accurate factor, one of the Gauss-Newton matrix (operator "
+                "ggn), or a larger `damping`"
             )
         # Woodbury's formula: A^-1 + Z (I / ridge - U^T Z)^-1 Z^T, with A = F + shift I, Z = A^-1 U
         free = np.flatnonzero(problem.ridge_diagonal() < problem.ridge)

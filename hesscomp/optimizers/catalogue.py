@@ -5,7 +5,6 @@ All modules of the package are searched: an optimizer is added by adding its fil
 
 import pkgutil
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
@@ -47,8 +46,7 @@ def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
         For a name, an option or a value that it does not know.
     """
     kind = optimizer_kind(name)
-    defaults = {part.name: part.default for part in fields(kind)}
-    parsers = {each.name: each.parse for each in described(kind) if each.parse is not None}
+    defaults = {each.name: each for each in described(kind)}
     values: dict[str, Any] = {}
     for setting in settings:
         option, equals, text = setting.partition("=")
@@ -57,14 +55,17 @@ def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
                 f"{name} has no option {setting}; write NAME=VALUE with one of "
                 f"{', '.join(defaults)}"
             )
-        if option in parsers:
-            values[option] = parsers[option](text)
-        else:
-            values[option] = _parsed(f"{name}: {option}", text, type(defaults[option]))
+        known = defaults[option]
+        values[option] = (
+            known.parse(text)
+            if known.parse is not None
+            else _parsed(f"{name}: {option}", text, known.kinds)
+        )
     return kind(**values)
 
 
-def _parsed(what: str, text: str, kind: type):
+def _parsed(what: str, text: str, kinds: tuple[type, ...]):
+    kind = str if str in kinds else kinds[0]
     try:
         value = TRUTH[text.lower()] if kind is bool else kind(text)
         if kind is int:
@@ -77,6 +78,6 @@ def _parsed(what: str, text: str, kind: type):
 def options_of(name: str) -> str:
     """An optimizer's options and defaults, in one line, and then what they mean."""
     kind = OPTIMIZERS[name]
-    defaults = ", ".join(f"{part.name}={part.default}" for part in fields(kind))
+    defaults = ", ".join(f"{each.name}={each.default}" for each in described(kind))
     helps = (f"  {each.name}: {each.help}".replace("`", "") for each in described(kind))
     return "\n".join([defaults, *helps])

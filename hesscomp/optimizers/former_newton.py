@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from hesscomp.compression.formats import LOW_RANK
 from hesscomp.factors import Certificate
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.optimizer import Optimizer
@@ -14,12 +15,10 @@ FACTOR = ("eigenvalues", "eigenvectors", "rate", "fresh_rate")  # and how it has
 
 
 def upgraded(saved: Checkpoint, optimizer: Optimizer) -> Checkpoint:
-    """Return such a checkpoint as one of `train` with `Newton`; any other as it is.
+    """Return such a checkpoint as one of `train` with `Newton`.
 
     Costs are counted from its first row on.
     """
-    if saved.facts.get("optimizer") != "newton":
-        return saved
     facts, rows, step = saved.facts, saved.history.rows, saved.step
     same = facts["options"] == _options(optimizer)
     norms = [row["gradient_norm"] for row in rows[:-1]]
@@ -51,7 +50,9 @@ def upgraded(saved: Checkpoint, optimizer: Optimizer) -> Checkpoint:
 
 
 def _options(optimizer) -> str:
-    """Return the text in which that loop kept its options."""
+    """Return the text in which that loop kept its options; it knew low-rank factors only."""
+    if optimizer.preconditioner != LOW_RANK:
+        return ""
     fixed = optimizer.fixed_step > 0
     return (
         f"NewtonOptions(solver={optimizer.solver!r}, tolerance={optimizer.tolerance!r}, "

@@ -5,11 +5,14 @@ Martens, "Deep learning via Hessian-free optimization" (ICML 2010); Martens and 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hesscomp.compression import FORMATS
+from hesscomp.factors import Factor, Tree
 from hesscomp.krylov.cg import Recurrence
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
@@ -58,7 +61,7 @@ class HessianFree(Refreshed, Optimizer):
         help="CG starts from this times the last solution, as it was before backtracking",
     )  # fmt: skip
     max_cg: int = option(250, low=1, help="most CG iterations of a step")
-    preconditioner: str = option(
+    preconditioner: str | Factor = option(
         "diagonal", choices=("diagonal", "kronecker", *FORMATS, "none"),
         help="diagonal: (mean of squared per-example gradients + lambda + ridge)^0.75, over the "
         "curvature batch; kronecker: K-FAC, products of small factors for each dense or "
@@ -68,6 +71,8 @@ class HessianFree(Refreshed, Optimizer):
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")
     seed: int = option_of(NewtonOptions, "seed")
+    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    factor_options: Mapping[str, Any] | None = None
     name = "hessian-free"
 
     def start(self, x):

@@ -1,7 +1,9 @@
 """One loop for all optimizers: batches, log, checkpoints, stopping, and numbers gone bad."""
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hesscomp.errors import InputError, Interrupted, NumericalError
+from hesscomp.factors import hierarchical
 from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Batches, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
@@ -136,8 +139,31 @@ def train(
         problem.set_weights(result.x)
     """
     run = _Run(problem, optimizer, sampling, stopping, saving, callbacks, evaluate_every, test)
-    with sole_use(saving.folder, problem.world):
+    with sole_use(saving.folder, problem.world), said_once(hierarchical.log):
         return run.run(x0)
+
+
+@contextmanager
+def said_once(log: logging.Logger) -> Iterator[None]:
+    """Let each warning through once, whatever its numbers, and tell at the end how often it came.
+
+    For what the factors of a run say in every step.
+    """
+    said: dict[str, list[str]] = {}
+
+    def is_first(record: logging.LogRecord) -> bool:
+        texts = said.setdefault(record.msg, [])
+        texts.append(record.getMessage())
+        return len(texts) == 1
+
+    log.addFilter(is_first)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_first)
+        for first, *others in said.values():
+            if others:
+                log.warning("%d times in this run, at first: %s", 1 + len(others), first)
 
 
 class _Run:

@@ -1,14 +1,15 @@
 """Newton's method for convex sharded problems, with a compressed Hessian."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 
 from hesscomp.errors import NumericalError
-from hesscomp.factors import Factor
+from hesscomp.factors import Factor, Tree
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, forcing_term
@@ -65,7 +66,9 @@ class Newton(Refreshed, Optimizer):
     oversample: int = option_of(NewtonOptions, "oversample")
     seed: int = option_of(NewtonOptions, "seed")
     tail: float | str = option_of(NewtonOptions, "tail")
-    preconditioner: str = option_of(NewtonOptions, "preconditioner")
+    preconditioner: str | Factor = option_of(NewtonOptions, "preconditioner")
+    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    factor_options: Mapping[str, Any] | None = None
     name = "newton"
     keeps_margins = True
 
@@ -77,16 +80,21 @@ class Newton(Refreshed, Optimizer):
     def start(self, x):
         return {
             "previous_norm": 0.0, "previous_objective": np.nan, "least_norm": np.inf, "idle": 0,
-            "factor_error": np.nan, **self.first_factor(len(x)),
+            "factor_error": np.nan if self.given_factor is None
+            else self.given_factor.certificate.relative_error,
+            **self.first_factor(len(x)),
         }  # fmt: skip
 
     def upgraded(self, saved: Checkpoint) -> Checkpoint:
-        return upgraded(saved, self)
+        own_loop = saved.facts.get("optimizer") == "newton"
+        return upgraded(saved, self) if own_loop else super().upgraded(saved)
 
     def solver_for(self, problem: Problem) -> tuple[str, str]:
         """Return the solver that a problem gets, and why where it is chosen for it."""
         if self.solver != "auto":
             return self.solver, ""
+        if self.given_factor is not None:
+            return "pcg", "a factor is given"
         ranks = 1 if problem.world.reproducible else problem.world.size  # it must not depend on it
         return cheapest_solver(problem.n, problem.rows, ranks, self.rank, self.oversample)
 
@@ -251,8 +259,9 @@ def newton(
     fixed_step = options.gamma if options.step == "fixed" else 0.0
     sketch = options.rank, options.oversample, options.seed
     optimizer = Newton(
-        options.solver, options.tolerance, fixed_step, *sketch, options.tail, options.preconditioner
-    )
+        options.solver, options.tolerance, fixed_step, *sketch, options.tail,
+        options.preconditioner, options.ordering, options.factor_options,
+    )  # fmt: skip
     ledger = problem.world.ledger
     passes, words = ledger.passes, ledger.words_reduced
 

@@ -1,12 +1,15 @@
 """Newton-CG: line search or trust region, a factor as preconditioner, saddle-free steps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hesscomp.compression import FORMATS
 from hesscomp.compression.formats import LOW_RANK
 from hesscomp.errors import InputError
+from hesscomp.factors import Factor, Tree
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
@@ -57,7 +60,7 @@ class NewtonCG(Refreshed, Optimizer):
     curvature: str = option(
         "hessian", choices=("hessian", "gauss-newton"), help="matrix of the Newton system"
     )
-    preconditioner: str = option(
+    preconditioner: str | Factor = option(
         LOW_RANK, choices=(*FORMATS, "diagonal", "none"),
         help="preconditioner of CG; low-rank, hbs or hodlr: a factor of the matrix, sketched again "
         "when that pays; diagonal: from squared gradients, as for hessian-free",
@@ -73,15 +76,19 @@ class NewtonCG(Refreshed, Optimizer):
         0.0, low=0,
         help="what is added to the matrix' diagonal; it grows after numbers that are not finite",
     )  # fmt: skip
+    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    factor_options: Mapping[str, Any] | None = None
     name = "newton-cg"
 
     def _check(self) -> None:
         super()._check()
         if self.solver == "saddle-free" and self.globalization != "line-search":
             raise InputError("saddle-free steps take a line search, no trust region")
-        if self.solver == "saddle-free" and self.factor_format != LOW_RANK:
+        given = self.given_factor is not None
+        if self.solver == "saddle-free" and (given or self.factor_format != LOW_RANK):
+            what = "the one given" if given else self.factor_format
             raise InputError(
-                f"saddle-free steps take a {LOW_RANK} factor, not {self.factor_format}; leave "
+                f"saddle-free steps make a {LOW_RANK} factor each, and take not {what}; leave "
                 "`preconditioner` out"
             )
 
@@ -138,7 +145,7 @@ class NewtonCG(Refreshed, Optimizer):
     def _solve(self, task, state, base, forcing, solver):
         """The state with the factor that served, the solution by a form of CG, what it cost."""
         shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
-        if self.preconditioner in FORMATS:
+        if self.by_factor:
             factor, sketched = self.current_factor(base, state, -HORIZON * np.log10(forcing))
             M = factor.preconditioner(shift)
         elif self.preconditioner == "diagonal":

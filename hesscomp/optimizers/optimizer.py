@@ -1,12 +1,15 @@
 """What an optimizer is: options, a state of arrays and numbers, and a step."""
 
+import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from hesscomp.errors import InputError
+from hesscomp.factors import Factor, Tree
 from hesscomp.optimizers.batches import Task
 from hesscomp.options import Options
 from hesscomp.runs.checkpoint import Checkpoint
@@ -67,9 +70,40 @@ class Optimizer(Options, ABC):
 
     def upgraded(self, saved: Checkpoint) -> Checkpoint:
         """Return a checkpoint of an earlier version as this version would have written it."""
+        told = saved.facts.get("optimizer")
+        if isinstance(told, str) and self.same_options(told):
+            return replace(saved, facts={**saved.facts, "optimizer": self.describe()})
         return saved
 
     def describe(self) -> str:
-        """Return the name and the options, in words."""
-        options = ", ".join(f"{part.name} {getattr(self, part.name)}" for part in fields(self))
-        return f"{self.name} ({options})"
+        """Return the name and the options, in words; of arrays and factors a digest."""
+        options = (f"{part.name} {in_words(getattr(self, part.name))}" for part in fields(self))
+        return f"{self.name} ({', '.join(options)})"
+
+    def same_options(self, told: str) -> bool:
+        """Return whether a `describe` of an earlier version tells these options.
+
+        Options that it does not name, since they did not exist yet, have their defaults.
+        """
+        name, _, rest = told.partition(" (")
+        options = dict(each.partition(" ")[::2] for each in rest.removesuffix(")").split(", "))
+        mine = {part.name: in_words(getattr(self, part.name)) for part in fields(self)}
+        usual = {part.name: in_words(part.default) for part in fields(self)}
+        return name == self.name and usual | options == mine
+
+
+def in_words(value) -> str:
+    """Return an option's value in words without a comma; of arrays and factors a digest."""
+    if isinstance(value, Factor):
+        return f"{value.kind} factor {_digest(*value.contents().values())}"
+    if isinstance(value, Tree):
+        return f"tree {_digest(value.permutation, value.bounds)}"
+    if isinstance(value, np.ndarray):
+        return f"array {_digest(value)}"
+    if isinstance(value, Mapping):
+        return "; ".join(f"{name} {value[name]}" for name in sorted(value))
+    return str(value)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]

@@ -1,13 +1,18 @@
 """The options of a run: its batches, when it stops, what it saves, and those of Newton's method."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from hesscomp.compression import FORMATS, SketchOptions
-from hesscomp.compression.formats import LOW_RANK
+from hesscomp.compression.formats import LOW_RANK, FormatOptions
 from hesscomp.errors import InputError
+from hesscomp.factors import Factor, Tree
 from hesscomp.factors.lowrank import tail_number
-from hesscomp.options import Options, option, option_of
+from hesscomp.options import Options, described, option, option_of, refuse, refuse_unknown
 
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
 SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
@@ -118,7 +123,7 @@ class NewtonOptions(Options, group="solver"):
         "line-search", choices=("line-search", "fixed"), advanced=True, help="step length"
     )
     gamma: float = option(1.0, above=0, metavar="G", advanced=True, help="fixed step length")
-    preconditioner: str = option(
+    preconditioner: str | Factor = option(
         LOW_RANK, choices=tuple(FORMATS), advanced=True,
         help="`solver` pcg: format of the factor that preconditions it",
     )  # fmt: skip
@@ -131,17 +136,50 @@ class NewtonOptions(Options, group="solver"):
         "last", parse=str, metavar="last|zero|FLOAT", advanced=True,
         help="`solver` lowrank only: value of the eigenvalues outside the factor",
     )  # fmt: skip
+    ordering: str | Tree | np.ndarray | None = option_of(FormatOptions, "ordering", group=None)
+    factor_options: Mapping[str, Any] | None = None
 
     def _check(self) -> None:
         super()._check()
         check_tail(self.tail)
         check_solver(self.solver, self.preconditioner)
+        check_factor_options(self)
 
 
-def check_solver(solver: str, preconditioner: str) -> None:
+def check_solver(solver: str, preconditioner: str | Factor) -> None:
     """Raise InputError for a format of the factor that a solver cannot use."""
-    if preconditioner != LOW_RANK and solver not in ("auto", "pcg"):
-        raise InputError(f"`preconditioner` {preconditioner} goes with `solver` pcg, not {solver}")
+    given = isinstance(preconditioner, Factor)
+    if (given or preconditioner != LOW_RANK) and solver not in ("auto", "pcg"):
+        what = "a factor as `preconditioner`" if given else f"`preconditioner` {preconditioner}"
+        raise InputError(f"{what} goes with `solver` pcg, not {solver}")
+
+
+def format_of(preconditioner: str | Factor) -> str:
+    """Return the format of the factors that an optimizer with this preconditioner makes."""
+    named = preconditioner.kind if isinstance(preconditioner, Factor) else preconditioner
+    return named if named in FORMATS else LOW_RANK
+
+
+OWN = ("rank", "oversample", "seed", "ordering")  # options of optimizers too
+FIXED = ("factor_format", "layout", "panel")
+
+
+def check_factor_options(asked) -> None:
+    """Raise InputError for options of factors that the `preconditioner` asked for does not take."""
+    format, given = format_of(asked.preconditioner), dict(asked.factor_options or {})
+    if format == LOW_RANK:
+        refuse(asked, ("ordering",), f"a {LOW_RANK} factor; take the `preconditioner` hbs or hodlr")
+    by_name = not isinstance(asked.preconditioner, Factor)
+    if given and by_name and asked.preconditioner not in FORMATS:
+        raise InputError(
+            f"`factor_options` do not go with the `preconditioner` {asked.preconditioner}, which "
+            f"is no factor; take one of {', '.join(FORMATS)}"
+        )
+    known = [each.name for each in described(FormatOptions) if each.name not in OWN + FIXED]
+    beside = dict.fromkeys(OWN, "give it beside `factor_options`")
+    refuse_unknown(given, known, "`factor_options`", beside)
+    rank = None if "tolerance" in given else asked.rank
+    FormatOptions(factor_format=format, rank=rank, oversample=asked.oversample, **given)
 
 
 def check_tail(tail: float | str) -> None:

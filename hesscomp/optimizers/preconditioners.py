@@ -1,5 +1,6 @@
 """Preconditioners: diagonal or of Kronecker factors, made in every step, or a kept factor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,14 @@ import scipy.linalg
 
 from hesscomp.compression import FORMATS, compress
 from hesscomp.compression.formats import LOW_RANK
-from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
+from hesscomp.errors import InputError
+from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, Tree, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
+from hesscomp.optimizers.options import check_factor_options, format_of
+from hesscomp.options import Options
+from hesscomp.parallel.layout import Replicated
 
 EXPONENT = 0.75
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
@@ -60,12 +65,14 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Inverses:
     return Inverses(inverses, 1 / (diagonal + shift))
 
 
-class Refreshed:
+class Refreshed(Options):
     """An optimizer whose factor of a curvature operator is sketched again when that pays.
 
     Its format is the `preconditioner`, where that names one; `rank` is that of each node of a
-    hierarchical one. A low-rank factor is sketched without power steps: Nystrom where the operator
-    is semidefinite, block Krylov elsewhere.
+    hierarchical one. Where the `preconditioner` is a factor, that serves until a new one pays,
+    which gets its format (low-rank where no compression makes its kind) and its tree. A low-rank
+    factor is sketched without power steps: Nystrom where the operator is semidefinite, block Krylov
+    elsewhere. `ordering` and `factor_options` are for `compress`.
 
     The state keeps how the factor has served: `rate`, CG iterations for each digit of the residual
     in the last solve, and `fresh_rate`, those in the first solve with this factor. A new factor is
@@ -73,18 +80,37 @@ class Refreshed:
     columns each, outweigh the columns of its sketch.
     """
 
-    preconditioner: str
+    preconditioner: str | Factor
     rank: int
     oversample: int
     seed: int
+    ordering: str | Tree | np.ndarray | None
+    factor_options: Mapping[str, Any] | None
+
+    def _check(self) -> None:
+        super()._check()
+        check_factor_options(self)
+
+    @property
+    def given_factor(self) -> Factor | None:
+        """The factor that serves first, where one was given."""
+        return self.preconditioner if isinstance(self.preconditioner, Factor) else None
+
+    @property
+    def by_factor(self) -> bool:
+        """Whether a factor preconditions."""
+        return self.given_factor is not None or self.preconditioner in FORMATS
 
     @property
     def factor_format(self) -> str:
-        """The format of the factor."""
-        return self.preconditioner if self.preconditioner in FORMATS else LOW_RANK
+        """The format of the factors that are made."""
+        return format_of(self.preconditioner)
 
     def first_factor(self, n: int) -> State:
-        """Return the state before a factor is made."""
+        """Return the state before a factor is made; InputError where the one given does not fit."""
+        given = self.given_factor
+        if given is not None and given.n != n:
+            raise InputError(f"a factor of n = {given.n} does not precondition n = {n} parameters")
         return {**KINDS[self.factor_format].blank(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
     def current_factor(
@@ -92,13 +118,15 @@ class Refreshed:
     ) -> tuple[Factor, int]:
         """Return the factor that serves the next solve, and the columns that were sketched for it.
 
-        0 columns for the factor of the state. The horizon is the number of digits that are still to
-        be solved for, in this solve and in later ones.
+        0 columns for the factor of the state, and for the one given. The horizon is the number of
+        digits that are still to be solved for, in this solve and in later ones.
         """
         of = FORMATS[self.factor_format]
         columns = of.columns(operator.n, self.rank, self.oversample)
         saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
         kept = from_contents(state, UNKNOWN)
+        if kept.is_blank and self.given_factor is not None:
+            kept = self.given_factor.in_layout(Replicated(operator.n, operator.world))
         if operator.world.decide(kept.is_blank or bool(saved * VECTOR_PENALTY > columns)):
             factor = self.new_factor(operator)
             return factor, factor.provenance.columns
@@ -106,16 +134,30 @@ class Refreshed:
 
     def new_factor(self, operator: Operator) -> Factor:
         """Return a new factor."""
-        options: dict[str, Any] = {"power": 0} if self.factor_format == LOW_RANK else {}
+        options: dict[str, Any] = {
+            "rank": self.rank, "oversample": self.oversample, "seed": self.seed,
+            "layout": "replicated",
+        }  # fmt: skip
+        given, ordering = self.given_factor, self.ordering
+        if self.factor_format == LOW_RANK:
+            options["power"] = 0
+        elif ordering is None and given is not None:
+            options["tree"] = given.tree  # type: ignore[attr-defined]  # as these formats have one
+        else:
+            options["ordering"] = ordering
+        asked = dict(self.factor_options or {})
+        if "tolerance" in asked:
+            options["rank"] = None
         with operator.world.ledger.timed("compress"):
-            return compress(
-                operator, self.rank, format=self.factor_format, oversample=self.oversample,
-                seed=self.seed, layout="replicated", **options,
-            )  # fmt: skip
+            return compress(operator, format=self.factor_format, **options | asked)
 
     def served(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
-        """Return the state after a solve: (iterations, residual before, residual after)."""
+        """Return the state after a solve: (iterations, residual before, residual after).
+
+        A factor that was given stays out of it: its contents are those of the blank one.
+        """
         iterations, before, after = solve
         rate = float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
-        fresh_rate = rate if sketched else state["fresh_rate"]
-        return {**factor.contents(), "rate": rate, "fresh_rate": fresh_rate}
+        held = factor.contents() if sketched else {}
+        fresh = sketched or not state["rate"]
+        return {**held, "rate": rate, "fresh_rate": rate if fresh else state["fresh_rate"]}

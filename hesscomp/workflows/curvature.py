@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor, load_factor
-from hesscomp.factors.point import is_keras_file, load_point
+from hesscomp.factors.point import is_keras_file, load_array, load_point
 from hesscomp.options import Options, option
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import INITIAL_POINT, SAMPLING, SHARD_GRADIENTS
@@ -285,3 +286,11 @@ def read_factor(path: str, world: World) -> Factor:
     """Read a factor file on all ranks. Collective."""
     with world.phase(f"reading the factor {path}"):
         return load_factor(path)
+
+
+def read_ordering(given: Ordering, world: World) -> Ordering:
+    """Return an ordering as it is, or the array in the file that is named. Collective."""
+    if not isinstance(given, str) or not given.endswith(".npy"):
+        return given
+    with world.phase(f"reading the ordering {given}"):
+        return load_array(given)

@@ -7,18 +7,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hesscomp.analysis.reached import warn_of_inaccurate_pairs
-from hesscomp.compression import CompressionOptions, FactorOptions, FormatOptions, correct
+from hesscomp.compression import CompressionOptions, FactorOptions, FormatOptions, update_factor
 from hesscomp.compression import compress as compress_operator
 from hesscomp.compression.compress import KRYLOV, RANK
 from hesscomp.compression.formats import AUTO, LOW_RANK, TOLERANCE
+from hesscomp.compression.updating import WAYS
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalOptions, diagonal_factor
 from hesscomp.factors import Factor, trajectory_writer
-from hesscomp.factors.point import load_array
 from hesscomp.options import Options, option, values
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
@@ -33,6 +34,7 @@ from hesscomp.workflows.curvature import (
     make_operator,
     make_point,
     read_factor,
+    read_ordering,
     sampled,
 )
 from hesscomp.workflows.progress import (
@@ -112,10 +114,20 @@ class UpdateRequest(CurvatureRequest, FactorOptions, FactorOutput, group="correc
     krylov_alone = KRYLOV
 
     file: str = option(flag="file", metavar="F.h5", help="the factor to start from")
-    rank: int = option(10, low=1, metavar="K", help="number of eigenpairs of H - F to add")
+    by: str = option(
+        "auto", choices=WAYS,
+        help="refit: compress H in the format of F, over its tree and with its ranks; difference: "
+        "compress H - F and add that; auto: refit of hbs and hodlr, difference of others",
+    )  # fmt: skip
+    rank: int | None = option(
+        None, low=1, metavar="K",
+        help="number of eigenpairs of H - F to add, 10 by default; of a refit the largest rank of "
+        "a node, by default those of F",
+    )  # fmt: skip
     max_rank: int | None = option(
-        None, low=1, metavar="K", help="most eigenpairs kept of the sum; default: all"
-    )
+        None, low=1, metavar="K",
+        help="most eigenpairs kept of the sum, or of the low rank beside F; default: all",
+    )  # fmt: skip
     at: str | None = option(None, metavar=POINTS, help="parameter values; default: those in F.h5")
     ridge: float | None = option(
         None, low=0, metavar="R", group="numbers", help="as for compress; default: that of F.h5"
@@ -154,15 +166,19 @@ class UpdateResult(FactorResult):
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """The numbers of a trajectory's point and its factor; see `Factor` and its certificate."""
+    """The numbers of a trajectory's point and its factor; see `Factor` and its certificate.
+
+    Rank and eigenvalues are None for kinds that have none.
+    """
 
     point: str
-    rank: int
-    eigenvalues: np.ndarray
+    rank: int | None
+    eigenvalues: np.ndarray | None
     relative_error: float
     converged: bool
     columns: int
     seconds: float
+    extent: str
 
 
 @dataclass(frozen=True)
@@ -197,22 +213,19 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
         x = make_point(request, subject, progress)
     request = first_look(request, subject.problem, progress)
     curvature = make_operator(request, sampled(request, subject.problem), x)
-    asked = values(request, FormatOptions)
-    asked["format"] = asked.pop("factor_format")
-    asked["ordering"] = _ordering(request.ordering, world)
-    if request.factor_format == AUTO:
-        asked["on_choice"] = progress
-    make = partial(compress_operator, **asked)
+    make = partial(compress_operator, **_asked(request, world, progress))
     facts = request.facts(request.products_of)
     return _make_factor("compress", request, curvature, make, facts, progress)
 
 
-def _ordering(given: str | None, world: World) -> str | np.ndarray | None:
-    """Return the name of an ordering, or the array in the file that is named. Collective."""
-    if given is None or not given.endswith(".npy"):
-        return given
-    with world.phase(f"reading the ordering {given}"):
-        return load_array(given)
+def _asked(request: CompressRequest, world: World, progress: Progress) -> dict[str, Any]:
+    """Return the options of `compression.compress`. Collective."""
+    asked = values(request, FormatOptions)
+    asked["format"] = asked.pop("factor_format")
+    asked["ordering"] = read_ordering(request.ordering, world)
+    if request.factor_format == AUTO:
+        asked["on_choice"] = progress
+    return asked
 
 
 def first_look(request: CompressRequest, problem, progress: Progress) -> CompressRequest:
@@ -241,9 +254,9 @@ def diagonal(request: DiagonalRequest, world: World, progress: Progress = silent
 
 
 def update(request: UpdateRequest, world: World, progress: Progress = silent) -> UpdateResult:
-    """Add to a factor the part of an operator that it lacks; write the sum. Collective.
+    """Bring a factor of any kind to an operator, such as at a new point; write it. Collective.
 
-    Costs and memory are those of `compression.correct`.
+    Costs and memory are those of `compression.update_factor`.
 
     Raises
     ------
@@ -262,15 +275,14 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
     curvature = make_curvature(request, world, progress, request.at or request.file)
     curvature.check_fit(before, request.file)
     # F is accurate on the test vectors that made it; the same vectors would not see its error.
-    asked = values(request, FactorOptions)
+    asked = values(request, FactorOptions) | {"by": request.by, "max_rank": request.max_rank}
     asked["seed"] = max(request.seed, before.provenance.seed) + 1
-    digest = hashlib.sha256(before.eigenvalues.tobytes()).hexdigest()  # all ranks hold them
-    facts = request.facts(FactorOptions) | {"seed": asked["seed"], "known factor": digest}
+    arrays = b"".join(array.tobytes() for array in before.contents().values())
+    digest = hashlib.sha256(arrays).hexdigest()  # all ranks hold them
+    facts = request.facts(FactorOptions) | asked | {"known factor": digest}
 
     def make(operator) -> Factor:
-        factor = correct(operator, before, **asked)
-        factor = factor if request.max_rank is None else factor.truncate(request.max_rank)
-        return _named(factor, before, request.file)
+        return _named(update_factor(operator, before, **asked), before, request.file)
 
     made = _make_factor("update", request, curvature, make, facts, progress)
     return UpdateResult(made.factor, made.ledger, before)
@@ -279,12 +291,12 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
 def _named(factor: Factor, before: Factor, path: str) -> Factor:
     """Return `factor` with a provenance that names the factor it was started from."""
     source = before.provenance
-    facts = [f"{source.method or 'a factor'} of rank {before.rank}"]
+    facts = [f"{source.method or 'a factor'} at {before.extent}"]
     if source.rows >= 0:
         facts.append(f"{source.rows} rows")
     if source.data_fingerprint:
         facts.append(f"data {source.data_fingerprint[:19]}")
-    method = f"{factor.provenance.method} correction of {Path(path).name} ({'; '.join(facts)})"
+    method = f"{factor.provenance.method} update of {Path(path).name} ({'; '.join(facts)})"
     return replace(factor, provenance=replace(factor.provenance, method=method))
 
 
@@ -294,7 +306,8 @@ def trajectory(
     """Compress at each point of a request; write all factors to one file. Collective.
 
     `progress` gets each `TrajectoryPoint` at once. Memory and cost at each point are those of
-    `compression.compress`, which after the first point starts from the last factor.
+    `compression.compress`, which after the first point starts from the last factor: from its range,
+    or with its tree and ranks. The format auto is chosen at the first point.
 
     Raises
     ------
@@ -303,11 +316,6 @@ def trajectory(
     """
     if request.out is None:
         raise InputError("a trajectory is written to a file; name one with `out`")
-    if request.factor_format != LOW_RANK:
-        raise InputError(
-            f"a trajectory is of factors of the format {LOW_RANK}, not {request.factor_format}; "
-            "name one point"
-        )
     if request.save_point is not None:
         raise InputError("`save_point` goes with one point, not with a trajectory; leave it out")
     check_outputs(world, request.out, request.json)
@@ -315,24 +323,25 @@ def trajectory(
     with world.ledger.timed("startup"):
         subject = make_problem(request, world, progress)
         problem = sampled(request, subject.problem)
-    points, factor = [], None
+    points, factor, asked = [], None, _asked(request, world, progress)
     # The journals are the outer context: they are deleted after the file is written.
     with ExitStack() as journals, _collective_writer(request.out, world) as add:
         for number, place in enumerate(places):
             x = make_point(request, subject, progress, place)
             curvature = make_operator(request, problem, x)
             folder = None if request.run is None else Path(request.run) / f"point-{number:04d}"
-            facts = request.facts(CompressionOptions)
+            facts = request.facts(request.products_of)
             operator = journals.enter_context(curvature.journaled(folder, facts))
             with world.ledger.timed("compress"), counted(world, progress):
-                factor = _next(operator, factor, request)
+                factor = _next(operator, factor, asked)
             label = Path(place).name
             add(label, curvature.describe(factor))
             known, source = factor.certificate, factor.provenance
+            rank, w = (factor.rank, factor.eigenvalues) if factor.has_eigenpairs else (None, None)
             points.append(
                 TrajectoryPoint(
-                    label, factor.rank, factor.eigenvalues, known.relative_error, known.converged,
-                    source.columns, source.seconds,
+                    label, rank, w, known.relative_error, known.converged, source.columns,
+                    source.seconds, factor.extent,
                 )
             )  # fmt: skip
             progress(points[-1])
@@ -346,9 +355,14 @@ def trajectory(
     return TrajectoryResult(tuple(points), world.ledger.as_dict())
 
 
-def _next(operator, last: Factor | None, request: CompressRequest) -> Factor:
-    factor = compress_operator(operator, start=last, **values(request, CompressionOptions))
-    if last is None or factor.provenance.method == "dense":
+def _next(operator, last: Factor | None, asked: dict[str, Any]) -> Factor:
+    if last is None:
+        return compress_operator(operator, **asked)
+    later = {"format": last.kind, "ordering": None, "start": last}
+    factor = compress_operator(
+        operator, **{name: asked[name] for name in asked.keys() - {"on_choice"}} | later
+    )
+    if factor.provenance.method == "dense":
         return factor
     method = f"{factor.provenance.method} started from the factor before"
     return replace(factor, provenance=replace(factor.provenance, method=method))

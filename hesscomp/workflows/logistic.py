@@ -16,7 +16,7 @@ from hesscomp.problems.capabilities import CLASSIFICATION
 from hesscomp.problems.catalogue import COVARIANCES, FAMILIES, RIDGE
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
-from hesscomp.workflows.curvature import Curvature
+from hesscomp.workflows.curvature import Curvature, read_ordering
 from hesscomp.workflows.progress import (
     Progress,
     check_outputs,
@@ -159,10 +159,11 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     )
     with world.ledger.timed("compile"):
         problem.compile()
+    options = replace(request, ordering=read_ordering(request.ordering, world))
     with world.ledger.timed("newton"), named_columns(problem, dataset):
         result = minimise(
             problem,
-            options=request,
+            options=options,
             on_iteration=lambda row: progress(row.as_dict()),
             folder=request.run,
             save_every=request.save_every or 1,

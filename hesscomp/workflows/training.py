@@ -1,6 +1,6 @@
 """Train any problem with any optimizer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hesscomp.errors import InputError
@@ -9,7 +9,7 @@ from hesscomp.optimizers.schedules import EXAMPLE, USED
 from hesscomp.options import option, option_of, values
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_MODEL
-from hesscomp.workflows.curvature import TRAINED, known_point
+from hesscomp.workflows.curvature import TRAINED, known_point, read_ordering
 from hesscomp.workflows.progress import (
     Progress,
     check_outputs,
@@ -123,6 +123,9 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
     from hesscomp.problems.evaluation import HeldOut
 
     optimizer, saving = _parts(request)
+    ordering = getattr(optimizer, "ordering", None)  # of those that have it
+    if ordering is not None:
+        optimizer = replace(optimizer, ordering=read_ordering(ordering, world))
     sampling = Sampling(**values(request, Sampling))
     check_outputs(world, request.save_point)
     with world.ledger.timed("startup"):

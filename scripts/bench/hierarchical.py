@@ -10,6 +10,7 @@ vectors beyond. Counts and errors depend on the machine by its rounding alone.
 """
 
 import argparse
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ from hesscomp.factors.tree import kd_order, neuron_order, unit_order
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.operators.operator import Operator
+from hesscomp.optimizers.preconditioners import HORIZON
 
 CODE = ("hesscomp/factors", *record.COMPRESSION)
 DENSE = 4096  # order up to which errors are those of the dense matrix
@@ -299,10 +301,52 @@ def networks() -> dict[str, dict]:
     H = hc.ggn(model, "sparse_categorical_crossentropy", (pooled, labels), dtype="float64")
     name = f"classifier 196-15-10, trained, Gauss-Newton, n = {H.n:,}"
     case(name, H, neuron_order, [(1e-1, None, None, None), (1e-2, None, None, None)])
+    H = physics_informed()
+    name = f"PINN 1-32-32-1 of a Poisson equation, trained, Hessian, n = {H.n:,}"
+    case(name, H, neuron_order, [(1e-1, None, None, None), (1e-2, None, None, None)])
     H = random_features(images)
     free = [(1e-1, None, None, None), (1e-2, None, None, None)]
     case("random Fourier features of MNIST, n = 1,024", H, lambda _, n: np.arange(n), free)
     return rows
+
+
+def physics_informed() -> Operator:
+    """The Hessian of the mean squared residual of -u'' = f on [0, 1], u = x (1 - x) N(x).
+
+    N is a network of tanh units; 256 points, u = sin(2 pi x) + 0.3 sin(6 pi x), 1,000 steps of
+    Adam and then 60 of Newton-CG in a trust region.
+    """
+    import tensorflow as tf
+
+    import hesscomp as hc
+
+    rng, widths = np.random.default_rng(0), (1, 32, 32, 1)
+    theta = {}
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
+        theta[f"kernel{i}"] = rng.standard_normal((a, b)) * (3.0 if i == 0 else 1 / np.sqrt(a))
+        theta[f"bias{i}"] = rng.uniform(-3, 3, b) * (i == 0)
+
+    def loss_sum(theta, X, y):
+        v, slope, bend = X, tf.ones_like(X), tf.zeros_like(X)  # by x: value, derivatives
+        for i in range(len(widths) - 1):
+            W = theta[f"kernel{i}"]
+            v, slope, bend = v @ W + theta[f"bias{i}"], slope @ W, bend @ W
+            if i < len(widths) - 2:
+                v = tf.tanh(v)
+                gain = 1 - v * v
+                slope, bend = gain * slope, gain * (bend - 2 * v * slope * slope)
+        u2 = X * (1 - X) * bend + 2 * (1 - 2 * X) * slope - 2 * v
+        return tf.reduce_sum((u2[:, 0] + y) ** 2) / 2
+
+    x, pi = (np.arange(256)[:, None] + 0.5) / 256, np.pi
+    f = (2 * pi) ** 2 * np.sin(2 * pi * x) + 0.3 * (6 * pi) ** 2 * np.sin(6 * pi * x)
+    problem = hc.FunctionProblem(loss_sum, theta, (x, f[:, 0]), dtype="float64")
+    begun = hc.train(problem, hc.Adam(1e-3), max_steps=1000).x
+    found = hc.train(
+        problem, "newton-cg", x0=begun, max_steps=60,
+        settings={"globalization": "trust-region", "rank": 60},
+    )  # fmt: skip
+    return hc.hessian(problem, at=found.x)
 
 
 def random_features(images: np.ndarray) -> Operator:
@@ -384,21 +428,29 @@ class Deconvolution:
         return MatrixOperator(view, psd=True)
 
 
-def newton(problem: Deconvolution, build: Callable) -> tuple[int, int, float]:
-    """Newton from 0 to a gradient of 1e-9, CG to 1e-6; steps, CG products, the gradient's part.
+def newton(problem: Deconvolution, build: Callable, lagged: bool = False) -> tuple[int, ...]:
+    """Newton from 0 to a gradient of 1e-9, CG to 1e-6: steps, sketch columns, CG products.
 
-    `build` makes the preconditioner, once, at the first point.
+    `build` makes the preconditioner at a point, and tells the columns that it took: once, or
+    `lagged`, again when that pays within the next five solves (as `Refreshed` does).
     """
-    x, M, products = np.zeros(problem.n), build(), 0
+    x, products, sketched = np.zeros(problem.n), 0, 0
     first = np.linalg.norm(problem.gradient(x))
+    M, made, fresh, latest = None, 0, 0, 0
     for step in range(60):
         g = problem.gradient(x)
         norm = np.linalg.norm(g)
         if norm <= 1e-9 * first:
-            return step, products, float(norm / first)
+            return step, sketched, products
+        new = step == 0 or (lagged and HORIZON * (latest - fresh) > made)
+        if new:
+            M, made = build(x)
+            sketched += made
         H = problem.hessian(x)
         solved = conjugate_gradients(H, -g, tolerance=1e-6 * norm, preconditioner=M)
-        products += solved.iterations
+        latest = solved.iterations
+        fresh = latest if new else fresh
+        products += latest
         x = x + solved.x
     raise SystemExit("Newton's method has not reached its gradient in 60 steps")
 
@@ -415,38 +467,46 @@ class PriorAndLowRank:
 
 
 def deconvolution() -> dict[str, dict]:
+    """HBS and low rank in the metric of the prior, each made once, and low rank made again."""
     rows = {}
     for n, most, numbers in ((4096, 300, 45), (16384, 360, None)):
         problem = Deconvolution(n)
-        at_start = problem.hessian(np.zeros(n))
-        factor = compress(at_start, 8, format="hbs", leaf_size=16)
-        preconditioner = factor.preconditioner(0.0)
-        ways = {"HBS once": (lambda M=preconditioner: M, factor.provenance.columns, factor)}
+        factor = compress(problem.hessian(np.zeros(n)), 8, format="hbs", leaf_size=16)
+        M = factor.preconditioner(0.0)
+        ways: dict[str, tuple] = {
+            "HBS once": (lambda x, M=M, of=factor: (M, of.provenance.columns), False)
+        }
         if n <= 4096:
-            ways["prior and low rank 200"] = prior_and_low_rank(problem)
-            ways["no preconditioner"] = (lambda: None, 0, None)
-        for name, (build, built, made) in ways.items():
-            steps, products, left = newton(problem, build)
-            hbs = name == "HBS once"
+            whitened = Whitened(problem.hessian(np.zeros(n), prior=False), problem.prior.toarray())
+            for power, again in ((1, False), (0, False), (0, True)):
+                name = f"prior and low rank 200, power {power}, {'lagged' if again else 'once'}"
+                ways[name] = prior_and_low_rank(problem, whitened, power), again
+            ways["no preconditioner"] = (lambda x: (None, 0)), False
+        for name, (build, lagged) in ways.items():
+            steps, sketched, products = newton(problem, build, lagged)
+            hbs, low = name == "HBS once", name.endswith("lagged")
             rows[f"n = {n:,}, {name}"] = {
                 "steps": steps,
-                "gradient left": left,
-                "sketch columns": built,
+                "sketch columns": sketched,
                 "CG products": products,
-                "columns in all": built + products,
+                "columns in all": sketched + products,
                 "at most": most if hbs else None,
-                "numbers a parameter": numbers_of(made) / n if made is not None else None,
+                "numbers a parameter": numbers_of(factor) / n if hbs else 200 * ("rank" in name),
                 "numbers asked": numbers if hbs else None,
-                "study": {"prior and low rank 200": 1051, "no preconditioner": 3532}.get(name),
+                "study": 1051 if low else {"no preconditioner": 3532}.get(name),
             }
     return rows
 
 
-def prior_and_low_rank(problem: Deconvolution):
-    data = problem.hessian(np.zeros(problem.n), prior=False)
-    whitened = Whitened(data, problem.prior.toarray())
-    factor = compress(whitened, 200)
-    return lambda: PriorAndLowRank(whitened, factor), factor.provenance.columns, factor
+def prior_and_low_rank(problem: Deconvolution, whitened: Whitened, power: int) -> Callable:
+    """Return what makes the preconditioner at a point; the prior is factorised once."""
+
+    def build(x: np.ndarray):
+        whitened.base = problem.hessian(x, prior=False)
+        factor = compress(whitened, 200, power=power)
+        return PriorAndLowRank(whitened, factor), factor.provenance.columns
+
+    return build
 
 
 # 5. A shallow network

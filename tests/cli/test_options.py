@@ -193,6 +193,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--features": Case("--features fourier --feature-count 30 --bandwidth 2"),
             "--feature-count": Case("--feature-count 10", refused=True),
             "--bandwidth": Case("--bandwidth 3", refused=True),
+            "--by": Case("--by refit"),
             "--rank": Case("--rank 4"),
             "--max-rank": Case("--max-rank 2"),
             **operator_options(*UPDATE_MODEL),
@@ -302,6 +303,11 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--solver": Case("--solver pcg"),
             "--preconditioner": Case(
                 "--preconditioner hbs", f"newton {LOGISTIC} --solver pcg --max-steps 3", idle=True
+            ),
+            "--ordering": Case(
+                "--ordering clusters",
+                f"newton {LOGISTIC} --solver pcg --preconditioner hbs --max-steps 3",
+                idle=True,
             ),
             "--tol": Case("--tol 0.1"),
             "--max-steps": Case("--max-steps 2"),

@@ -11,11 +11,12 @@ import hesscomp as hc
 from hesscomp.compression import (
     FORMATS,
     compress,
+    compress_beside,
     correct_hierarchical,
     update_hierarchical,
 )
 from hesscomp.errors import InputError
-from hesscomp.factors import Hbs, Provenance, Tree, load_factor, save_factor
+from hesscomp.factors import Factor, Provenance, Tree, load_factor, save_factor
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Replicated
@@ -237,18 +238,23 @@ def test_ranks_share_a_compression(world, format, shared_tmp):
 
 @pytest.mark.ranks(most=4)
 @pytest.mark.parametrize("rows", [False, True])
-def test_reproducible_bits(world, rows):
+@pytest.mark.parametrize("kind", ["hbs", "hodlr", "hbs+low-rank"])
+def test_reproducible_bits(world, rows, kind):
     """Those of one rank, on any number of them."""
     H = line(300)
 
-    def made(world) -> Hbs:
+    def made(world) -> Factor:
         operator = MatrixOperator(H, world)
         operator = operator.in_rows() if rows else operator
-        return compress(operator, tolerance=1e-4, format="hbs", leaf_size=20)
+        if kind == "hbs+low-rank":
+            base = compress(operator, 1, format="hbs", leaf_size=20)
+            return compress_beside(operator, base, rank=4)
+        return compress(operator, tolerance=1e-4, format=kind, leaf_size=20)
 
     together = made(World(world.comm, reproducible=True))
     alone = made(World(World.serial().comm, reproducible=True))
-    for name in Hbs.arrays:
+    assert together.kind == kind
+    for name in together.arrays:
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
     assert together.provenance.reproducible and together.certificate == alone.certificate
 

@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from oracles import Sharded, matrix, random_hodlr
 
+from hesscomp.compression import compress, update_factor
 from hesscomp.compression.hodlr import compress_hodlr
 from hesscomp.compression.structured import compress_beside, compress_with_prior
 from hesscomp.errors import InputError
 from hesscomp.estimators import diagonal_factor
-from hesscomp.factors import UNKNOWN, Diagonal, LowRank, Tree
+from hesscomp.factors import UNKNOWN, Diagonal, LowRank, Sparse, Tree
 from hesscomp.operators.matrix import MatrixOperator
 
 pytestmark = pytest.mark.ranks
@@ -38,6 +40,48 @@ def test_what_a_base_leaves(world, layout):
     assert factor.certificate.relative_error < 1e-6
     about = factor.provenance
     assert about.columns < N and about.method.startswith("hodlr and ")
+
+
+def test_a_structured_factor_is_updated_and_cut(world):
+    """What is dropped of the joined low rank adds to the certificate's error."""
+    rng = np.random.default_rng(1)
+    exact = random_hodlr(N, 8, 2, rng, shift=10.0)
+    U = np.linalg.qr(rng.standard_normal((N, 5)))[0]
+    first = exact.to_dense() + (U[:, :3] * [5.0, -4.0, 3.0]) @ U[:, :3].T
+    later = first + (U[:, 2:] * [1.0, -2.0, 6.0]) @ U[:, 2:].T
+    factor = compress_beside(Sharded(first, world, False), exact, rank=3)
+    operator = Sharded(later, world, False)
+    updated = update_factor(operator, factor, 3, seed=1)
+    assert updated.kind == "hodlr+low-rank" and len(updated.weights) == 6
+    np.testing.assert_allclose(updated.to_dense(), later, atol=1e-10)
+    cut = update_factor(operator, factor, 3, max_rank=4, seed=1)
+    np.testing.assert_allclose(cut.weights, [6.0, 5.0, -4.0, 4.0], atol=1e-8)
+    error = np.linalg.norm(cut.to_dense() - later)
+    np.testing.assert_allclose(error, 2.0, atol=1e-8)
+    np.testing.assert_allclose(cut.certificate.frobenius_error_estimate, error, rtol=1e-6)
+
+
+def test_updates_by_kind(world):
+    A = np.diag(np.linspace(5.0, 9.0, N)) + 20 * matrix("low rank", n=N)
+    operator = Sharded(A, world, False)
+    for known, kind in (
+        (Diagonal(np.diag(A).copy(), certificate=UNKNOWN), "diagonal+low-rank"),
+        (compress(operator, 3), "low-rank"),
+    ):
+        before = np.linalg.norm(known.to_dense() - A)
+        updated = update_factor(operator, known, 8, seed=1)
+        assert updated.kind == kind and np.linalg.norm(updated.to_dense() - A) < before
+    refit = update_factor(operator, known, by="refit")
+    assert refit.rank == 3
+    with pytest.raises(InputError, match="no compression makes a diagonal factor again"):
+        update_factor(operator, Diagonal(np.ones(N), certificate=UNKNOWN), by="refit")
+    with pytest.raises(InputError, match="`by` must be one of"):
+        update_factor(operator, known, by="magic")
+    with pytest.raises(InputError, match="n = 3 does not fit"):
+        update_factor(operator, Diagonal(np.ones(3), certificate=UNKNOWN))
+    hodlr = compress_hodlr(operator, Tree.halves(N, 8), rank=2)
+    with pytest.raises(InputError, match="`max_rank` goes with `by` difference"):
+        update_factor(operator, hodlr, max_rank=3)
 
 
 def test_a_diagonal_base(world):
@@ -74,12 +118,37 @@ def test_beside_a_prior(world, layout, kind):
     np.testing.assert_allclose(cut.certificate.frobenius_error_estimate, error, rtol=0.5)
 
 
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+def test_beside_a_sparse_prior(world, layout, tmp_path):
+    """A stencil as SciPy has it: exact with the rank of the data, saved, solved in O(n)."""
+    n, rng = 150, np.random.default_rng(0)
+    root = scipy.sparse.diags([-np.ones(n - 1), 2.1 * np.ones(n), -np.ones(n - 1)], [-1, 0, 1])
+    prior, J = (root @ root).tocsr(), rng.standard_normal((4, n))
+    A = prior.toarray() + J.T @ J
+    factor = compress_with_prior(placed(J.T @ J, world, layout), prior, rank=4, oversample=2)
+    assert factor.kind == "sparse+low-rank" and factor.provenance.columns == 3 * 6 + 8
+    np.testing.assert_allclose(factor.to_dense(), A, atol=1e-9)
+    b = rng.standard_normal((n, 2))
+    x = factor.layout.whole(factor.solve(factor.layout.local(b), 0.1))
+    np.testing.assert_allclose(x, np.linalg.solve(A + 0.1 * np.eye(n), b), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(factor.logdet(0.1), np.linalg.slogdet(A + 0.1 * np.eye(n)))
+    w = np.linalg.eigvalsh(A)
+    assert factor.inertia(-2.0).negative == np.count_nonzero(w < 2.0)
+    low = compress_with_prior(placed(J.T @ J, world, layout), prior, rank=2, oversample=4)
+    M = np.linalg.eigvals(np.linalg.solve(prior.toarray(), J.T @ J)).real
+    np.testing.assert_allclose(low.weights, np.sort(M)[::-1][:2], rtol=1e-6)
+    with pytest.raises(InputError, match="not symmetric"):
+        Sparse.of(scipy.sparse.csr_array(np.triu(np.ones((3, 3)))))
+    with pytest.raises(InputError, match="not positive definite"):
+        compress_with_prior(placed(J.T @ J, world, layout), -prior, rank=2)
+
+
 def test_bad_bases(world):
     operator = Sharded(np.eye(6), world, True)
     low = LowRank(np.ones(1), np.eye(6)[:, :1], certificate=UNKNOWN)
     with pytest.raises(InputError, match="the base of a structured factor is diagonal, hodlr"):
         compress_beside(operator, low, rank=1)
-    with pytest.raises(InputError, match="orders 6 and 5"):
+    with pytest.raises(InputError, match="n = 5 does not fit"):
         compress_beside(operator, Diagonal(np.ones(5), certificate=UNKNOWN), rank=1)
     with pytest.raises(InputError, match="a prior of n = 5 does not fit"):
         compress_with_prior(operator, Diagonal(np.ones(5), certificate=UNKNOWN), rank=1)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.sparse
 from oracles import Sharded, check_factor, matrix, random_hbs, random_hodlr
 
 from hesscomp.compression import compress
@@ -18,6 +19,7 @@ from hesscomp.factors import (
     Kronecker,
     LowRank,
     Provenance,
+    Sparse,
     Structured,
     compare,
     load_factor,
@@ -69,8 +71,16 @@ def hodlr(n: int, signs: np.ndarray, about: dict) -> Hodlr:
     return replace(random_hodlr(n, 3, 2, np.random.default_rng(0), shift=shift), **about)
 
 
+def sparse(n: int, signs: np.ndarray, about: dict) -> Sparse:
+    """A tridiagonal matrix, semidefinite by its diagonal unless signed."""
+    side = -0.4 * np.ones(n - 1)
+    diagonal = np.random.default_rng(0).uniform(1.0, 3.0, n) * signs
+    return Sparse.of(scipy.sparse.diags([side, diagonal, side], [-1, 0, 1]), **about)
+
+
 MADE = {
     "low-rank": low_rank, "diagonal": diagonal, "kronecker": kronecker, "hbs": hbs, "hodlr": hodlr,
+    "sparse": sparse,
 }  # fmt: skip
 
 
@@ -83,7 +93,7 @@ def plus(base):
     return made
 
 
-MADE |= {f"{base}+low-rank": plus(base) for base in ("diagonal", "hbs", "hodlr")}
+MADE |= {f"{base}+low-rank": plus(base) for base in ("diagonal", "hbs", "hodlr", "sparse")}
 
 
 def made(kind: str, n: int, signed: bool, layout) -> Factor:

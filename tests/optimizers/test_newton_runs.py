@@ -194,6 +194,21 @@ def test_newton_goes_on_from_a_checkpoint_of_its_former_loop(alone, tmp_path):
         np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.serial
+def test_newton_goes_on_from_before_there_was_an_option(alone, tmp_path):
+    """What a run was made without is as it is by default."""
+    whole = newton(alone, options=OPTIONS)
+    newton(alone, options=replace(OPTIONS, max_iterations=3), folder=tmp_path)
+    for path in tmp_path.glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            facts = file["facts"].attrs
+            before, _, _ = facts["optimizer"].partition(", preconditioner")
+            facts["optimizer"] = f"{before})"
+    with pytest.raises(InputError, match="made with optimizer"):
+        newton(alone, options=replace(OPTIONS, preconditioner="hbs"), folder=tmp_path)
+    assert same(newton(alone, options=OPTIONS, folder=tmp_path), whole)
+
+
 def test_training_ends_within_a_step_and_goes_on(together, shared_tmp):
     optimizer, stop = NewtonCG(rank=4), Stopping(max_steps=6)
     whole = train(together, optimizer, stopping=stop)

@@ -1,18 +1,25 @@
 """Optimizers on problems with known answers."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse.linalg
 from functions import Factorisation, Function, Rosenbrock, Saddle, SparseRegression
+from marks import serial_but
 
+from hesscomp.compression import FORMATS, compress, compress_beside
+from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import from_arrays, load_dataset
 from hesscomp.errors import InputError
-from hesscomp.factors import UNKNOWN, Diagonal
+from hesscomp.estimators import diagonal_factor
+from hesscomp.factors import UNKNOWN, Diagonal, Tree
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.optimizers.batches import Sampling
+from hesscomp.optimizers.catalogue import make_optimizer
 from hesscomp.optimizers.drsom import DRSOM
 from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam, AdamW
 from hesscomp.optimizers.gauss_newton import GaussNewton
@@ -101,6 +108,76 @@ def test_second_order_methods_reach_scikit_learns_optimum(small, small_optimum, 
     assert result.converged, result
     assert abs(result.objective - small_optimum) <= 1e-12
     assert result.best_objective <= result.history.column("objective").min()
+
+
+FACTORS = {
+    "low-rank": {"rank": 5},
+    "hbs": {"rank": 3, "format": "hbs", "leaf_size": 5},
+    "hodlr": {"rank": 3, "format": "hodlr", "leaf_size": 5},
+    "diagonal": {},
+    "hbs+low-rank": {"rank": 2},
+}
+
+
+def factor_of(kind: str, problem):
+    """A factor of a kind, of the Hessian at zero."""
+    H, asked = HessianOperator(problem, np.zeros(problem.n)), FACTORS[kind]
+    if kind == "diagonal":
+        return diagonal_factor(H, 40)
+    if kind == "hbs+low-rank":
+        return compress_beside(H, compress(H, format="hbs", rank=1, leaf_size=5), **asked)
+    return compress(H, **asked)
+
+
+@pytest.mark.parametrize("kind", serial_but(["hodlr"], FACTORS))
+def test_any_factor_is_the_first_preconditioner(small, small_optimum, kind):
+    """It serves as it is, and new ones get its format and tree."""
+    factor, stopping = factor_of(kind, small), Stopping(max_steps=60, gradient_tolerance=1e-8)
+    for optimizer in (
+        Newton("auto", preconditioner=factor, rank=3),
+        NewtonCG(preconditioner=factor, rank=3),
+        HessianFree(damping=0.1, preconditioner=factor, rank=3),
+    ):
+        assert optimizer.factor_format == (kind if kind in FORMATS else "low-rank")
+        result = train(small, optimizer, stopping=stopping)
+        assert result.converged and abs(result.objective - small_optimum) <= 1e-12
+        kept, sketched = optimizer.current_factor(
+            HessianOperator(small, result.x), optimizer.start(result.x), 1.0
+        )
+        assert sketched == 0 and kept.kind == kind
+        made = optimizer.new_factor(HessianOperator(small, result.x))
+        assert kind in ("low-rank", "diagonal", "hbs+low-rank") or made.tree == factor.tree
+    with pytest.raises(InputError, match="does not precondition n = 20"):
+        train(small, Newton("pcg", preconditioner=Diagonal(np.ones(3), certificate=UNKNOWN)))
+
+
+@pytest.mark.serial
+def test_orderings_and_options_of_the_factor_that_preconditions(small):
+    order, H = np.arange(20)[::-1], HessianOperator(small, np.zeros(20))
+    tree = Tree.halves(20, 4, order)
+    for ordering, options in (
+        (order, {"leaf_size": 4}), (tree, {"tolerance": 0.1}), (np.linspace(1, 0, 20), {})
+    ):  # fmt: skip
+        optimizer = NewtonCG(
+            preconditioner="hbs", ordering=ordering, factor_options=options, rank=2
+        )
+        made = optimizer.new_factor(H)
+        assert np.array_equal(made.permutation, order)
+        assert ("tolerance" in options) == (made.provenance.tolerance_requested == 0.1)
+        assert optimizer.same_options(optimizer.describe())
+    assert make_optimizer("newton-cg", ["preconditioner=hbs", "ordering=natural"])
+    with pytest.raises(InputError, match="an ordering is one of"):
+        Newton("pcg", preconditioner="hbs", ordering="sideways").new_factor(H)
+
+
+@pytest.mark.serial
+def test_a_run_says_once_that_a_preconditioner_is_indefinite(small, caplog):
+    factor = -1 * compress(HessianOperator(small, np.zeros(20)), 2, format="hbs", leaf_size=5)
+    factor = compress(factor, 4, format="hbs", leaf_size=5)
+    train(small, NewtonCG(preconditioner=factor, rank=19), stopping=Stopping(max_steps=4))
+    first, last = (record.getMessage() for record in caplog.records)
+    assert "is not positive definite" in first
+    assert re.fullmatch(rf"\d times in this run, at first: {re.escape(first)}", last)
 
 
 @pytest.mark.serial
@@ -533,6 +610,13 @@ def test_options_out_of_range():
         (NewtonCG, {"globalization": "trust-region", "solver": "saddle-free"}),
         (NewtonCG, {"solver": "saddle-free", "preconditioner": "hbs"}),
         (Newton, {"solver": "lowrank", "preconditioner": "hbs"}),
+        (Newton, {"ordering": "natural"}), (NewtonCG, {"preconditioner": 3}),
+        (NewtonCG, {"preconditioner": "hbs", "factor_options": {"tolerance": 3}}),
+        (NewtonCG, {"preconditioner": "hbs", "factor_options": {"rank": 3}}),
+        (HessianFree, {"factor_options": {"power": 1}}),
+        (NewtonCG, {
+            "solver": "saddle-free", "preconditioner": Diagonal(np.ones(2), certificate=UNKNOWN)
+        }),
         (NewtonCG, {"damping": -1}), (NewtonCG, {"rank": 0}), (NewtonCG, {"oversample": -1}),
         (NewtonCG, {"seed": -1}), (HessianFree, {"damping": 0}), (HessianFree, {"decay": 2}),
         (GaussNewton, {"forcing": 1}), (SGD, {"learning_rate": 0}), (SGD, {"momentum": 1}),

@@ -477,7 +477,7 @@ def test_update_against_the_dense_hessian(worked):
     assert source.columns < old.provenance.columns and source.rows == ROWS
     assert source.ridge == 1e-2 and source.data_fingerprint != old.provenance.data_fingerprint
     assert (old.provenance.seed, source.seed) == (0, 1)
-    for words in ("correction of old.h5", "rank 20", f"{FIRST} rows"):
+    for words in ("update of old.h5", "rank 20", f"{FIRST} rows"):
         assert words in source.method
     assert f"{source.columns} product columns and " in done.stdout
     assert f"old.h5: {old.provenance.columns} product columns and " in done.stdout

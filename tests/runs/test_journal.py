@@ -48,8 +48,8 @@ def together(world):
 
 
 def bits(factor) -> bytes:
-    U = factor.layout.whole(factor.eigenvectors)
-    return factor.eigenvalues.tobytes() + np.ascontiguousarray(U).tobytes()
+    arrays = factor.contents().values()
+    return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)
 
 
 def run(operator, folder, stop_after=np.inf, **request):
@@ -77,12 +77,22 @@ SPREAD = ("krylov", "one-pass", "dense")  # the methods that meet all kinds of p
 ALONE = [pytest.param(name, marks=pytest.mark.serial) for name in METHODS if name not in SPREAD]
 
 
-@pytest.mark.parametrize("method", [*SPREAD, *ALONE])
+REQUESTS = {
+    "dense": {"rank": 40},
+    "hbs": {
+        "format": "hbs", "rank": None, "tolerance": 0.1, "leaf_size": 5, "oversample": 1,
+        "sketch_columns": 7, "probe_count": 4,
+    },
+    "hodlr": {"format": "hodlr", "rank": 1, "leaf_size": 5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", [*SPREAD, "hbs", "hodlr", *ALONE])
 def test_a_run_ended_after_any_product_goes_on(world, together, shared_tmp, method):
-    request = {"rank": 40} if method == "dense" else {"method": method}
+    request = REQUESTS.get(method, {"method": method})
     for layout in ("replicated", "rows"):
         whole = compress(together, **{**REQUEST, **request}, layout=layout)
-        stop, folder = 1, shared_tmp / layout
+        stop, step, folder = 1, 1 if world.size == 1 else 2, shared_tmp / layout
         while True:
             before = together.world.ledger.replayed
             try:
@@ -91,10 +101,13 @@ def test_a_run_ended_after_any_product_goes_on(world, together, shared_tmp, meth
             except Interrupted:
                 world.gather(None)
                 assert len(list(folder.glob("product-*.h5"))) == stop
-                stop += 1 if world.size == 1 else 2
+                stop += step
         assert bits(factor) == bits(whole) and stop > products
         assert factor.provenance.columns == whole.provenance.columns
-        assert together.world.ledger.replayed - before == factor.provenance.columns
+        kept = together.world.ledger.replayed - before
+        # All products, or all but the last one where the steps go past it.
+        last = stop - step < products and factor.provenance.columns - kept
+        assert kept == factor.provenance.columns - last and last <= 10
         world.gather(None)
         assert not folder.exists()
 

@@ -13,6 +13,7 @@ from hesscomp import workflows
 from hesscomp.errors import InputError, Interrupted
 from hesscomp.factors import load_factor, load_trajectory
 from hesscomp.options import described, schema
+from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
 from hesscomp.workflows import (
     Columns,
@@ -106,7 +107,7 @@ def test_a_schema_says_what_is_allowed():
 OWN = {
     *("at", "bandwidth", "data", "dtype", "max_rank", "memory_limit", "method", "out", "rank"),
     *("json", "ridge", "run", "save_every", "save_point", "tolerance"),
-    *("factor", "max_iterations", "model", "operator", "plot", "tail"),
+    *("factor", "max_iterations", "model", "operator", "plot", "tail", "ordering"),
 }
 
 
@@ -212,6 +213,49 @@ def test_update_adds_what_a_factor_misses(rows, alone, tmp_path):
         workflows.update(UpdateRequest(file=first, data=rows), alone)
 
 
+@pytest.mark.ranks
+def test_hierarchical_factors_follow_the_point(world, shared_tmp):
+    """By updates and along trajectories; the certificate tells the true error."""
+    n, rng = 64, np.random.default_rng(0)
+    X = np.cumsum(rng.standard_normal((150, n)), axis=1) / 8
+    shared_rows = str(shared_tmp / "d.npz")
+    if world.rank == 0:
+        np.savez(shared_rows, X=X, y=np.sign(X[:, 40]))
+        for number in range(3):
+            np.save(shared_tmp / f"x{number}.npy", np.full(n, 0.05 * number))
+    world.gather(None)
+
+    def error(factor):
+        p = 1 / (1 + np.exp(-(X @ factor.parameters)))
+        H = (X.T * (p * (1 - p))) @ X / len(X)
+        return np.linalg.norm(factor.in_layout(Replicated(n, world)).to_dense() - H)
+
+    for format, kinds in (("hbs", "hbs hbs+low-rank"), ("hodlr", "hodlr hodlr+low-rank")):
+        request = CompressRequest(
+            data=shared_rows, dtype="float64", factor_format=format, leaf_size=8, rank=2,
+            at=(str(shared_tmp / "x?.npy"),), out=str(shared_tmp / "t.h5"),
+        )  # fmt: skip
+        made = workflows.trajectory(request, world)
+        kept = load_trajectory(request.out).factors
+        assert [factor.kind for factor in kept] == [format] * 3 and len(made.points) == 3
+        assert "started from" in kept[2].provenance.method and kept[2].tree == kept[0].tree
+        for factor in kept:
+            told = factor.certificate.frobenius_error_estimate
+            assert 0 < 0.3 * told <= error(factor) <= 3 * told
+        first = str(shared_tmp / "f.h5")
+        one = replace(request, at=(str(shared_tmp / "x0.npy"),), out=first)
+        workflows.compress(one, world)
+        for by, kind in zip(("refit", "difference"), kinds.split(), strict=True):
+            asked = UpdateRequest(
+                file=first, data=shared_rows, dtype="float64", at=str(shared_tmp / "x2.npy"),
+                by=by, out=str(shared_tmp / "g.h5"),
+            )  # fmt: skip
+            factor = workflows.update(asked, world).factor
+            assert factor.kind == kind and "update of f.h5" in factor.provenance.method
+            told = factor.certificate.frobenius_error_estimate
+            assert 0 < 0.3 * told <= error(load_factor(asked.out)) <= 3 * told
+
+
 def test_spectrum_is_that_of_the_dense_matrix(rows, alone):
     made = workflows.spectrum(SpectrumRequest(data=rows, probes=4, steps=12, shift=0.1), alone)
     assert made.quadrature.exact
@@ -275,8 +319,6 @@ def test_hierarchical_compressions(rows, alone, tmp_path):
     assert chosen.converged and any("taken" in str(event) for event in events)
     with pytest.raises(InputError, match="no such file"):
         workflows.compress(replace(request, ordering="missing.npy"), alone)
-    with pytest.raises(InputError, match="a trajectory is of factors of the format low-rank"):
-        workflows.trajectory(replace(request, at=("zero",)), alone)
     request = replace(request, run=str(tmp_path / "run"), out=None)
     stopped = World.serial()
     asked = iter([0, 15])
