@@ -23,6 +23,7 @@ from hesscomp.problems.rows import RowSet
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
+SWEEPS = ("gradient", "loss_sum", "values")  # what besides products takes a chunk of rows at once
 SQUARED_NUMBERS = 2**23  # of gradients of single rows that are held at once
 
 
@@ -139,7 +140,8 @@ class DifferentiableProblem(Problem):
         specs = [tf.TensorSpec([self.n], dtype), *tf.nest.map_structure(any_rows, list(rows))]
         specs += [] if V is None else [tf.TensorSpec([V.shape[0], None], V.dtype)]
         # Numbers of a product over the rows of all ranks, so that the bits depend on no rank count.
-        fuses = V is not None and self.rows * self.budget(dtype).row_values * COLUMNS >= FUSED
+        large = self.rows * self.budget(dtype).row_values * COLUMNS >= FUSED
+        fuses = large and (V is not None or kind in SWEEPS)
         key = (kind, *tf.nest.flatten(specs), extra, fuses)
         if key not in self._kernels:
             method = getattr(self.engine, kind)

@@ -6,7 +6,7 @@ only the sums that are asked for are carried, "forward Laplacian" (Li and others
 Intelligence 6, 2024; Dangel and others, arXiv:2505.13644).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hesscomp.curvature.networks.dense import Dense
@@ -48,27 +48,33 @@ class Channels:
         """The channels of the second derivatives."""
         return slice(1 + self.d, None)
 
-    def quadratic(self, z: tf.Tensor) -> list[tf.Tensor]:
-        """Return each form's sum of z_i z_j, from z (B, d, ...): (B, ...) each."""
-        return [tf.add_n([z[:, i] * z[:, j] for i, j in form]) for form in self.forms]
+    def quadratic(self, z: tf.Tensor) -> Iterator[tuple[int, tf.Tensor]]:
+        """Yield each form's channel and its sum of z_i z_j, (B, ...), for z (B, d, ...)."""
+        for place, form in enumerate(self.forms, self.second.start):
+            yield place, tf.add_n([z[:, i] * z[:, j] for i, j in form])
 
-    def gradients(self, z: tf.Tensor) -> list[tf.Tensor]:
-        """Return the gradient of each form in z, (B, d, ...)."""
-        z = tf.unstack(z, axis=1)
-        none = tf.zeros_like(z[0])
-        found = []
-        for form in self.forms:
-            parts = [none] * self.d
-            for i, j in form:
-                parts[i] += z[j]
-                parts[j] += z[i]
-            found.append(tf.stack(parts, 1))
-        return found
+    def gradients(self, z: tf.Tensor) -> Iterator[tuple[int, tf.Tensor]]:
+        """Yield each form's channel and the gradient of that sum in z, (B, d, ...)."""
+        for place, form in enumerate(self.forms, self.second.start):
+            yield place, self._gradient(form, z)
+
+    def _gradient(self, form, z):
+        if form == tuple((i, i) for i in range(self.d)):
+            return 2 * z
+        parts = [tf.zeros_like(z[:, 0])] * self.d
+        for i, j in form:
+            parts[i] += z[:, j]
+            parts[j] += z[:, i]
+        return tf.stack(parts, 1)
 
     def at(self, place: int, value: tf.Tensor) -> tf.Tensor:
         """Return (B, ...) as the channel of this place, all others zero."""
-        channels = tf.reshape(tf.range(self.count), [-1] + [1] * (value.shape.rank - 1))
-        return tf.where(channels == place, value[:, None], tf.zeros([], value.dtype))
+        here = self.places(value.shape.rank + 1) == place
+        return tf.where(here, value[:, None], tf.zeros([], value.dtype))
+
+    def places(self, rank: int) -> tf.Tensor:
+        """Return the channels' places, to meet values of this rank."""
+        return tf.reshape(tf.range(self.count), [-1] + [1] * (rank - 2))
 
     def padded(self, value: tf.Tensor, place: slice) -> tf.Tensor:
         """Return some channels as all, the others zero."""
@@ -122,9 +128,9 @@ class JetDense(Dense):
 class JetElementwise(Operation):
     """y = phi(x) of jets: phi, phi' x_i, and phi' x_ij + phi'' x_i x_j, or sums of these.
 
-    With z = x_0 the derivative is phi' on all channels, and what else depends on z: an arrow of a
-    matrix for each number, of which `column` is z's and `rows` are the second derivatives' by the
-    first ones.
+    With z = x_0 the derivative is phi' for each channel by itself, `column` for all of them by z,
+    and for the second ones by the first ones what follows from it. All of this once for all columns
+    of tangents.
     """
 
     fuses = True
@@ -134,57 +140,24 @@ class JetElementwise(Operation):
 
     def forward(self, at):
         (x,), of = at.inputs, self.channels
-        z, first, second = x[:, 0], x[:, of.first], x[:, of.second]
-        y, *phi = derivatives(self.function, z, 4 if of.forms else 3)
-        bent = phi[1][:, None] * first
-        channels, column = [y[:, None], phi[0][:, None] * first], [bent]
-        if of.forms:
-            squares = tf.stack(of.quadratic(first), 1)
-            channels.append(phi[0][:, None] * second + phi[1][:, None] * squares)
-            column.append(phi[1][:, None] * second + phi[2][:, None] * squares)
-            at.memo["rows"] = of.gradients(bent)
-            at.memo["squares"] = squares
-        at.memo["column"] = tf.concat(column, 1)
-        at.memo["phi"] = phi
-        return tf.concat(channels, 1)
+        y, *at.memo["phi"] = derivatives(self.function, x[:, 0], 4 if of.forms else 3)
+        out, at.memo["column"] = _lifted(of, x, y, *at.memo["phi"][:3])
+        return out
 
     def tangent(self, at):
-        arrow = at.memo["phi"][0], at.memo["column"], at.memo.get("rows", [])
-        return _along(self.channels, *arrow, at.t_terms[0].parts)
+        return _along(self.channels, at.memo["phi"][0], at.memo["column"], at.t_terms[0].parts)
 
     def pull(self, at, delta):
-        """Return the transpose of `tangent`: of one column, beside which there is none."""
-        arrow = at.memo["phi"][0], at.memo["column"], at.memo.get("rows", [])
-        return [tf.squeeze(_back(self.channels, *arrow, [beside(delta)]), -2)]
+        terms = [beside(delta)]
+        pulled = _back(self.channels, at.memo["phi"][0], at.memo["column"], terms)
+        return [tf.squeeze(pulled, -2)]
 
     def pull_tangent(self, at, delta, t_delta):
-        arrow = at.memo["phi"][0], at.memo["column"], at.memo.get("rows", [])
+        arrow = self.channels, at.memo["phi"][0], at.memo["column"], t_delta.parts
         if delta is None:
-            return [_back(self.channels, *arrow, t_delta.parts)]
-        bend = self._bend(at, delta)
-        return [_back_bent(self.channels, *arrow, t_delta.parts, *bend, at.t_terms[0].parts)]
-
-    def _bend(self, at, delta):
-        """Return the second derivative of delta . y: that by z and the channels, by the first two.
-
-        The former is (B, q, C), the latter one (B, C) for each form.
-        """
-        (x,), of, (_, bend, *phi) = at.inputs, self.channels, at.memo["phi"]
-        first, second = x[:, of.first], x[:, of.second]
-        d_first, d_second = delta[:, of.first], delta[:, of.second]
-        by_z = bend * delta[:, 0] + phi[0] * tf.reduce_sum(d_first * first, 1)
-        by_first, weights = bend[:, None] * d_first, []
-        if of.forms:
-            squares = at.memo["squares"]
-            by_z += tf.reduce_sum(
-                d_second * (phi[0][:, None] * second + phi[1][:, None] * squares), 1
-            )
-            each = tf.unstack(d_second, axis=1)
-            slopes = zip(each, of.gradients(first), strict=True)
-            by_first += phi[0][:, None] * tf.add_n([d[:, None] * slope for d, slope in slopes])
-            weights = [bend * d for d in each]
-        column = tf.concat([by_z[:, None], by_first, bend[:, None] * d_second], 1)
-        return column, weights
+            return [_back(*arrow)]
+        bend = _bend(self.channels, at.inputs[0], *at.memo["phi"][1:], delta)
+        return [_back_bent(*arrow, *bend, at.t_terms[0].parts)]
 
 
 class Joined(Operation):
@@ -220,38 +193,59 @@ def derivatives(function: Callable, x: tf.Tensor, order: int) -> list[tf.Tensor]
 
 
 @fused
-def _along(of, slope, column, rows, terms):
-    return _arrow(of, slope, column, rows, added(terms))
+def _lifted(of, x, y, slope, bend, third):
+    """Return the output, and its derivative by z but for the first channel, which is zero."""
+    out = tf.where(of.places(3) == 0, y[:, None], slope[:, None] * x)
+    column = tf.where(of.places(3) == 0, tf.zeros([], x.dtype), bend[:, None] * x)
+    for place, square in of.quadratic(x[:, of.first]):
+        out += of.at(place, bend * square)
+        column += of.at(place, third * square)
+    return out, column
 
 
 @fused
-def _back(of, slope, column, rows, terms):
-    return _arrow_transposed(of, slope, column, rows, added(terms))
+def _bend(of, x, bend, third, fourth, delta):
+    """Return the second derivatives of delta . y: by z and each channel, by the first ones.
+
+    The former are (B, q, C), the latter (B, C) times each form's.
+    """
+    first = x[:, of.first]
+    column = bend[:, None] * delta
+    column += of.at(0, third * tf.reduce_sum(delta[:, 1:] * x[:, 1:], 1))
+    for place, square in of.quadratic(first):
+        column += of.at(0, fourth * delta[:, place] * square)
+    for place, slopes in of.gradients(first):
+        column += of.padded((third * delta[:, place])[:, None] * slopes, of.first)
+    return column, [bend * delta[:, place] for place, _ in enumerate(of.forms, of.second.start)]
 
 
 @fused
-def _back_bent(of, slope, column, rows, terms, bend, weights, others):
-    T = added(others)
-    out = _arrow_transposed(of, slope, column, rows, added(terms))
-    out += of.at(0, _inner(bend, T))
-    out += beside(of.padded(bend[:, 1:], slice(1, None))) * T[:, :1]
-    for weight, gradient in zip(weights, of.gradients(T[:, of.first]), strict=True):
-        out += of.padded(beside(weight[:, None]) * gradient, of.first)
-    return out
-
-
-def _arrow(of, slope, column, rows, T):
-    out = beside(slope[:, None]) * T
-    out += beside(of.padded(column, slice(1, None))) * T[:, :1]
-    for place, row in enumerate(rows, of.second.start):
+def _along(of, slope, column, terms):
+    T = added(terms)
+    out = beside(slope[:, None]) * T + beside(column) * T[:, :1]
+    for place, row in of.gradients(column[:, of.first]):
         out += of.at(place, _inner(row, T[:, of.first]))
     return out
 
 
-def _arrow_transposed(of, slope, column, rows, D):
-    out = beside(slope[:, None]) * D
-    out += of.at(0, _inner(column, D[:, 1:]))
-    for place, row in enumerate(rows, of.second.start):
+@fused
+def _back(of, slope, column, terms):
+    return _transposed(of, slope, column, added(terms))
+
+
+@fused
+def _back_bent(of, slope, column, terms, bend, weights, others):
+    T = added(others)
+    out = _transposed(of, slope, column, added(terms)) + of.at(0, _inner(bend, T))
+    out += beside(of.padded(bend[:, 1:], slice(1, None))) * T[:, :1]
+    for weight, (_, slopes) in zip(weights, of.gradients(T[:, of.first]), strict=True):
+        out += of.padded(beside(weight[:, None]) * slopes, of.first)
+    return out
+
+
+def _transposed(of, slope, column, D):
+    out = beside(slope[:, None]) * D + of.at(0, _inner(column[:, 1:], D[:, 1:]))
+    for place, row in of.gradients(column[:, of.first]):
         out += beside(of.padded(row, of.first)) * D[:, place : place + 1]
     return out
 
