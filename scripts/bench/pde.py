@@ -9,6 +9,7 @@ turns, in processor time of one thread; a ratio is the median over the rounds.
 
 import argparse
 import time
+from itertools import pairwise
 
 import numpy as np
 import record
@@ -22,7 +23,7 @@ def poisson(engine: str):
     """The residual of Poisson's equation, Laplacian u = f, in a network without conditions."""
     from hesscomp.curvature.losses import FunctionLoss
     from hesscomp.curvature.networks.engine import cut
-    from hesscomp.curvature.tensorflow import keras
+    from hesscomp.curvature.tensorflow import keras, tf
     from hesscomp.parallel.world import World
     from hesscomp.problems.jet_engine import jet_engine
     from hesscomp.problems.network import NetworkProblem
@@ -35,7 +36,15 @@ def poisson(engine: str):
     )
     X = np.random.default_rng(0).random((ROWS, d))
     y = np.sin(np.pi * X).prod(1)
-    loss = FunctionLoss(lambda y, F: (F[:, d + 1] - y) ** 2 / 2, "squared residual")
+
+    class Squared(FunctionLoss):
+        convex = True
+
+        def root(self, output, y):
+            laplacian = tf.one_hot(d + 1, d + 2, dtype=output.dtype)
+            return tf.repeat(laplacian[None, None], tf.shape(output)[0], 0)
+
+    loss = Squared(lambda y, F: (F[:, d + 1] - y) ** 2 / 2, "squared residual")
 
     class Poisson(NetworkProblem):
         name = "poisson"
@@ -58,7 +67,7 @@ def matrix_products(k: int):
 
     rng, calls, rows = np.random.default_rng(2), [], (WIDTHS[0] + 2) * ROWS
     make = lambda *shape: tf.constant(rng.standard_normal(shape))  # noqa: E731
-    for place, (d, h) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
+    for place, (d, h) in enumerate(pairwise(WIDTHS)):
         x, tW, t_delta = make(rows, d), make(d, k * h), make(rows, k * h)
         calls += [(x, tW, False, False), (x, t_delta, True, False)]
         if place:

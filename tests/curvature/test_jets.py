@@ -24,16 +24,28 @@ layers = keras.layers
 ROWS = 7
 
 
+class Squared(FunctionLoss):
+    """Half the square of a sum of a row's numbers, whose root is known."""
+
+    convex = True
+
+    def __init__(self):
+        super().__init__(lambda y, F: tf.reduce_sum(F, 1) ** 2 / 2, "squared sum")
+
+    def root(self, output, y):
+        return tf.ones_like(output)[:, None]
+
+
 class JetProblem(NetworkProblem):
     """A loss of a model's jets: one that is not their square, and depends on the rows."""
 
     name = "jets"
 
-    def __init__(self, model, level, data, world, engine="auto"):
+    def __init__(self, model, level, data, world, engine="auto", loss=None):
         super().__init__(RowSet.of(data, world), world, 0.0, "float64", 2**28)
         variables = model.trainable_variables
         pieces = cut(variable.shape for variable in variables)
-        loss = FunctionLoss(curved, "curved")
+        loss = loss or FunctionLoss(curved, "curved")
         self._take_loss(loss, None)
         initial = np.concatenate([np.ravel(variable) for variable in variables])
         engine = jet_engine(model, pieces, loss, level, engine)
@@ -127,6 +139,10 @@ def test_layerwise_operators_against_closed_forms(world, monkeypatch, d, c, leve
     V = np.random.default_rng(2).standard_normal((problem.n, 3))
     found = world.gather(Jacobian(problem, theta) @ V)
     close(np.concatenate(found), J @ V)
+    # A loss of one number of each row: by the Jacobian's rows.
+    problem = JetProblem(model, level, mine(world, X, y), world, "layer-wise", Squared())
+    total = J.sum(1)
+    close(GaussNewtonOperator(problem, theta) @ V, total.T @ (total @ V) / ROWS)
 
 
 def compare_engines(world, monkeypatch, d, c, level, kinds):
