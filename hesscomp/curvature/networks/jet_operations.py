@@ -139,9 +139,7 @@ class JetElementwise(Operation):
         self.function, self.channels = operation.function, channels
 
     def forward(self, at):
-        (x,), of = at.inputs, self.channels
-        y, *at.memo["phi"] = derivatives(self.function, x[:, 0], 4 if of.forms else 3)
-        out, at.memo["column"] = _lifted(of, x, y, *at.memo["phi"][:3])
+        out, at.memo["column"], at.memo["phi"] = _lifted(self.channels, self.function, at.inputs[0])
         return out
 
     def tangent(self, at):
@@ -192,15 +190,20 @@ def derivatives(function: Callable, x: tf.Tensor, order: int) -> list[tf.Tensor]
     return [*found, tape.gradient(found[-1], x, unconnected_gradients=ZERO)]
 
 
+_derivatives = tf.function(derivatives, autograph=False)  # one operation where memory is counted
+
+
 @fused
-def _lifted(of, x, y, slope, bend, third):
-    """Return the output, and its derivative by z but for the first channel, which is zero."""
+def _lifted(of, function, x):
+    """Return the output, its derivative by z but for the value's (zero), and phi' onward."""
+    y, *phi = _derivatives(function, x[:, 0], 4 if of.forms else 3)
+    slope, bend, third = phi[:3]
     out = tf.where(of.places(3) == 0, y[:, None], slope[:, None] * x)
     column = tf.where(of.places(3) == 0, tf.zeros([], x.dtype), bend[:, None] * x)
     for place, square in of.quadratic(x[:, of.first]):
         out += of.at(place, bend * square)
         column += of.at(place, third * square)
-    return out, column
+    return out, column, phi
 
 
 @fused

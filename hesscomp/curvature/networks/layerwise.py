@@ -109,7 +109,8 @@ class LayerwiseEngine(NetworkEngine):
     def pull_by_row(self, theta, X, U):
         if not self._all_outer:
             return super().pull_by_row(theta, X, U)
-        return _rows(self._factors(self._values(theta, X), U))
+        factors = self._factors(self._values(theta, X), U)
+        return tf.concat([_layer_rows(a, d) for a, d in factors], 2)
 
     def row_gradients(self, theta, X, y):
         if not self._all_outer:
@@ -321,26 +322,30 @@ def flat_columns(tangent: tf.Tensor, piece: Piece) -> tf.Tensor:
     return tf.reshape(tf.transpose(part, [0, 2, 1]), [piece.size, k])
 
 
-def _rows(factors: list[tuple[tf.Tensor, tf.Tensor]]) -> tf.Tensor:
-    """Return the gradients of `outer_factors`, (B, k, n)."""
-    parts = []
-    for a, d in factors:
-        rows, k = tf.shape(a)[0], d.shape[2] or tf.shape(d)[2]
-        d = tf.reshape(d, [rows, d.shape[1] or tf.shape(d)[1], -1])
-        product = tf.reshape(tf.matmul(a, d, transpose_a=True), [rows, a.shape[2], k, -1])
-        parts.append(tf.reshape(tf.transpose(product, [0, 2, 1, 3]), [rows, k, -1]))
-    return tf.concat(parts, 2)
+def _layer_rows(a: tf.Tensor, d: tf.Tensor) -> tf.Tensor:
+    """Return the gradients of `outer_factors` by one layer, (B, k, inputs * outputs)."""
+    rows, k = tf.shape(a)[0], d.shape[2] or tf.shape(d)[2]
+    d = tf.reshape(d, [rows, d.shape[1] or tf.shape(d)[1], -1])
+    product = tf.matmul(a, d, transpose_a=True)
+    if k != 1:
+        product = tf.reshape(product, [rows, a.shape[2], k, -1])
+        product = tf.transpose(product, [0, 2, 1, 3])
+    return tf.reshape(product, [rows, k, -1])
 
 
 def _gram_product(factors: list[tuple[tf.Tensor, tf.Tensor]], V: tf.Tensor) -> tf.Tensor:
     """Return sum of g g^T V over all rows' gradients g, some rows at a time: in the caches."""
-    k, (n, _) = factors[0][1].shape[2], V.shape
-    step, rows = max(AT_ONCE // (k * n), 1), tf.shape(factors[0][0])[0]
+    sizes = [a.shape[2] * d.shape[3] for a, d in factors]
+    step = max(AT_ONCE // (factors[0][1].shape[2] * sum(sizes)), 1)
+    parts, rows = tf.split(V, sizes), tf.shape(factors[0][0])[0]
 
-    def more(first, total):
-        G = _rows([(a[first : first + step], d[first : first + step]) for a, d in factors])
-        G = tf.reshape(G, [-1, n])
-        return first + step, total + tf.matmul(G, tf.matmul(G, V), transpose_a=True)
+    def more(first, totals):
+        here = slice(first, first + step)
+        each = [_layer_rows(a[here], d[here]) for a, d in factors]
+        each = [tf.reshape(G, [-1, size]) for G, size in zip(each, sizes, strict=True)]
+        T = tf.add_n([tf.matmul(G, part) for G, part in zip(each, parts, strict=True)])
+        terms = [tf.matmul(G, T, transpose_a=True) for G in each]
+        return first + step, [total + term for total, term in zip(totals, terms, strict=True)]
 
-    start = tf.constant(0), tf.zeros_like(V)
-    return tf.while_loop(lambda first, _: first < rows, more, start)[1]
+    start = tf.constant(0), [tf.zeros_like(part) for part in parts]
+    return tf.concat(tf.while_loop(lambda first, _: first < rows, more, start)[1], 0)
