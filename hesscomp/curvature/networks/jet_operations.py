@@ -139,22 +139,23 @@ class JetElementwise(Operation):
         self.function, self.channels = operation.function, channels
 
     def forward(self, at):
-        out, at.memo["column"], at.memo["phi"] = _lifted(self.channels, self.function, at.inputs[0])
+        out, slope, column = _lifted(self.channels, self.function, at.inputs[0])
+        at.memo |= {"slope": slope, "column": column}
         return out
 
     def tangent(self, at):
-        return _along(self.channels, at.memo["phi"][0], at.memo["column"], at.t_terms[0].parts)
+        return _along(self.channels, at.memo["slope"], at.memo["column"], at.t_terms[0].parts)
 
     def pull(self, at, delta):
         terms = [beside(delta)]
-        pulled = _back(self.channels, at.memo["phi"][0], at.memo["column"], terms)
+        pulled = _back(self.channels, at.memo["slope"], at.memo["column"], terms)
         return [tf.squeeze(pulled, -2)]
 
     def pull_tangent(self, at, delta, t_delta):
-        arrow = self.channels, at.memo["phi"][0], at.memo["column"], t_delta.parts
+        arrow = self.channels, at.memo["slope"], at.memo["column"], t_delta.parts
         if delta is None:
             return [_back(*arrow)]
-        bend = _bend(self.channels, at.inputs[0], *at.memo["phi"][1:], delta)
+        bend = _bend(self.channels, self.function, at.inputs[0], delta)
         return [_back_bent(*arrow, *bend, at.t_terms[0].parts)]
 
 
@@ -195,28 +196,28 @@ _derivatives = tf.function(derivatives, autograph=False)  # one operation where 
 
 @fused
 def _lifted(of, function, x):
-    """Return the output, its derivative by z but for the value's (zero), and phi' onward."""
-    y, *phi = _derivatives(function, x[:, 0], 4 if of.forms else 3)
-    slope, bend, third = phi[:3]
+    """Return the output, phi', and the output's derivative by z but for the value's, zero."""
+    y, slope, bend, *third = _derivatives(function, x[:, 0], 3 if of.forms else 2)
     out = tf.where(of.places(3) == 0, y[:, None], slope[:, None] * x)
     column = tf.where(of.places(3) == 0, tf.zeros([], x.dtype), bend[:, None] * x)
     for place, square in of.quadratic(x[:, of.first]):
         out += of.at(place, bend * square)
-        column += of.at(place, third * square)
-    return out, column, phi
+        column += of.at(place, third[0] * square)
+    return out, slope, column
 
 
 @fused
-def _bend(of, x, bend, third, fourth, delta):
+def _bend(of, function, x, delta):
     """Return the second derivatives of delta . y: by z and each channel, by the first ones.
 
     The former are (B, q, C), the latter (B, C) times each form's.
     """
+    _, _, bend, third, *fourth = _derivatives(function, x[:, 0], 4 if of.forms else 3)
     first = x[:, of.first]
     column = bend[:, None] * delta
     column += of.at(0, third * tf.reduce_sum(delta[:, 1:] * x[:, 1:], 1))
     for place, square in of.quadratic(first):
-        column += of.at(0, fourth * delta[:, place] * square)
+        column += of.at(0, fourth[0] * delta[:, place] * square)
     for place, slopes in of.gradients(first):
         column += of.padded((third * delta[:, place])[:, None] * slopes, of.first)
     return column, [bend * delta[:, place] for place, _ in enumerate(of.forms, of.second.start)]
