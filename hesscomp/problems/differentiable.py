@@ -23,6 +23,7 @@ from hesscomp.problems.rows import RowSet
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
+SWEEPS = ("gradient", "values")  # what besides products takes a chunk of rows at once
 SQUARED_NUMBERS = 2**23  # of gradients of single rows that are held at once
 
 
@@ -139,7 +140,7 @@ class DifferentiableProblem(Problem):
         specs = [tf.TensorSpec([self.n], dtype), *tf.nest.map_structure(any_rows, list(rows))]
         specs += [] if V is None else [tf.TensorSpec([V.shape[0], None], V.dtype)]
         # Numbers of a product over the rows of all ranks, so that the bits depend on no rank count.
-        fuses = V is not None and self.rows * self.budget(dtype).row_values * COLUMNS >= FUSED
+        fuses = (V is not None or kind in SWEEPS) and self._fuses(dtype)
         key = (kind, *tf.nest.flatten(specs), extra, fuses)
         if key not in self._kernels:
             method = getattr(self.engine, kind)
@@ -150,6 +151,9 @@ class DifferentiableProblem(Problem):
 
             self._kernels[key] = tf.function(traced, autograph=False, input_signature=specs)
         return self._kernels[key]
+
+    def _fuses(self, dtype: str) -> bool:
+        return self.rows * self.budget(dtype).row_values * COLUMNS >= FUSED
 
     def compiled_gradient(self, dtype: str):
         """Return the engine's gradient, compiled for the rows here, of which there may be none."""
@@ -242,10 +246,15 @@ class DifferentiableProblem(Problem):
     def objective(self, x: np.ndarray) -> float:
         x = self.check_point(x)
         self.world.ledger.passes += 1
+        kind = "float64"
         if "losses" not in self._kernels:
-            loss_sum = self.engine.loss_sum
+
+            def loss_sum(*arguments):
+                with fusing(self._fuses(kind)):
+                    return self.engine.loss_sum(*arguments)
+
             self._kernels["losses"] = tf.function(loss_sum, autograph=False, reduce_retracing=True)
-        kernel, kind = self._kernels["losses"], "float64"
+        kernel = self._kernels["losses"]
         parts = [self.chunks(part, kind) for part in self.parts_here]
         sums = [self.sums(kernel, x, kind, part, [(1,)])[0] for part in parts]
         return float(self.sum_parts(sums, (1,))[0] / self.rows + self.ridge / 2 * (x @ x))

@@ -67,7 +67,19 @@ class Kernel(Operation):
     def forward(self, at):
         x, W, *bias = at.inputs + at.parameters
         y = self._product(x, W)
-        return tf.nn.bias_add(y, bias[0]) if bias else y
+        return y + self._of_bias(bias[0]) if bias else y
+
+    def _of_bias(self, b):
+        """Return what a bias, or its tangents, adds to the output; it broadcasts to that."""
+        return b
+
+    def _with_bias(self, delta):
+        """Return the places of the output, from all, that the bias is added at."""
+        return delta
+
+    def _bias_inputs(self, a):
+        """Return what the bias is multiplied by at each place of an input: (..., 1)."""
+        return tf.ones_like(a[..., :1])
 
     def _patches(self, x, W):
         """Return what the kernel, as a matrix, is multiplied by at each place of the output."""
@@ -108,20 +120,20 @@ class Kernel(Operation):
         places = x.shape[1:-1].num_elements() or tf.reduce_prod(tf.shape(x)[1:-1])
         a = tf.reshape(x, [-1, places, x.shape[-1]])
         if len(self.variables) == 2:
-            a = tf.concat([a, tf.ones_like(a[..., :1])], -1)
+            a = tf.concat([a, self._bias_inputs(a)], -1)
         k, outputs = t_delta.shape[-2] or count(t_delta), t_delta.shape[-1]
         return a, tf.reshape(t_delta, [-1, places, k, outputs])
 
     def tangent(self, at):
         (x,), (tx,), (W, *_), (tW, *tb) = at.inputs, at.t_inputs, at.parameters, at.t_parameters
         k = next(count(t) for t in (tx, *at.t_parameters) if t is not None)
-        terms = []
+        terms, tb = [], [None if t is None else self._of_bias(t) for t in tb]
         if tW is not None:
             terms.append(self._product_with_kernels(x, tW, k))
         if tx is not None:
             terms.append(self._product_of_columns(tx, W, k))
         if not terms:
-            whole = tf.concat([tf.shape(at.output)[:-1], tf.shape(tb[0])], 0)
+            whole = tf.concat([tf.shape(at.output)[:-1], tf.shape(tb[0])[-2:]], 0)
             return tf.broadcast_to(tb[0], whole)
         return Terms.of(*terms, *tb)
 
@@ -137,7 +149,7 @@ class Kernel(Operation):
 
     def gradient(self, at, delta):
         slope = self._by_kernel(at.inputs[0], at.parameters[0], delta)
-        return [slope, leading_sum(delta, 1)][: len(self.variables)]
+        return [slope, leading_sum(self._with_bias(delta), 1)][: len(self.variables)]
 
     def gradient_tangent(self, at, delta, t_delta):
         (x,), (tx,), (W, *_) = at.inputs, at.t_inputs, at.parameters
@@ -145,7 +157,7 @@ class Kernel(Operation):
         if delta is not None and tx is not None:
             more = self._by_kernel_of_inputs(tx, W, delta, k)
         slope = add(self._by_kernel_of_deltas(x, W, t_delta, k), more)
-        return [slope, leading_sum(t_delta, 2)][: len(self.variables)]
+        return [slope, leading_sum(self._with_bias(t_delta), 2)][: len(self.variables)]
 
 
 class Dense(Kernel):

@@ -211,6 +211,14 @@ class NetworkEngine(Engine):
     def jacobian_transposed(self, theta, X, U) -> tf.Tensor:
         """Return (df/dtheta)^T U: (B, ..., k, C) to (n, k)."""
 
+    def pull_by_row(self, theta, X, U) -> tf.Tensor:
+        """Return (df/dtheta)^T U of each row: (B, ..., k, C) to (B, k, n)."""
+
+        def of_row(row):
+            return tf.transpose(self.jacobian_transposed(theta, row[0][None], row[1][None]))
+
+        return tf.vectorized_map(of_row, (X, U))
+
     @abstractmethod
     def gauss_newton(self, theta, X, y, values, V, loss: Loss) -> tf.Tensor:
         """Return J^T B J V with B the curvature of `loss` with respect to the output: (n, k)."""

@@ -87,7 +87,7 @@ def hessian_columns(function: Callable, theta: tf.Tensor, V: tf.Tensor) -> tf.Te
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(theta)
         slope = value_and_gradient(function, theta)[1]
-    _refuse_stopped_gradients(theta)
+    refuse_stopped_gradients(theta)
 
     def product(v):
         return tape.gradient(slope, theta, v, unconnected_gradients=ZERO)
@@ -95,8 +95,8 @@ def hessian_columns(function: Callable, theta: tf.Tensor, V: tf.Tensor) -> tf.Te
     return tf.transpose(_mapped(product, tf.transpose(V)))
 
 
-def _refuse_stopped_gradients(theta: tf.Tensor) -> None:
-    """Raise InputError if the graph holds back the gradient of anything made of theta.
+def refuse_stopped_gradients(theta: tf.Tensor) -> None:
+    """Raise InputError if the graph holds back the gradient of anything made of theta, a tensor.
 
     Second derivatives of such a graph are wrong even where the first are right: TensorFlow's
     moments treat the mean within the variance as a constant (in Keras' layers they do not here, see

@@ -28,6 +28,8 @@ ELEMENTWISE = {
     "softsign", "sparse_plus", "squareplus", "tanh", "tanh_shrink",
 }  # fmt: skip
 
+FUNCTIONS = tf.sin, tf.cos, tf.exp, keras.ops.sin, keras.ops.cos, keras.ops.exp
+
 layers = keras.layers
 
 
@@ -37,7 +39,8 @@ def _activation(function: Callable | None) -> list[Operation]:
         return []
     if name == "softmax":
         return [Softmax()]
-    if name not in ELEMENTWISE or function is not keras.activations.get(name):
+    known = name in ELEMENTWISE and function is keras.activations.get(name)
+    if not known and not any(function is each for each in FUNCTIONS):
         raise Unsupported(f"the activation {name} has no layer-wise rule")
     return [Elementwise(function)]
 

@@ -6,11 +6,15 @@ as far as memory holds them (`values`). For some parameters alone, the sweeps of
 the lowest operation that has one of them, and end there.
 """
 
+import numpy as np
+
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece, cut, opaque
 from hesscomp.curvature.networks.graph import Node
 from hesscomp.curvature.networks.operation import At, Terms, Unsupported, add, count
 from hesscomp.curvature.tensorflow import tf
+
+AT_ONCE = 2**20  # numbers of gradients of single rows
 
 
 class LayerwiseEngine(NetworkEngine):
@@ -86,13 +90,33 @@ class LayerwiseEngine(NetworkEngine):
         return found
 
     def outer_factors(self, theta, X, y, loss):
+        sites = self._values(theta, X)
+        return self._factors(sites, loss.root(sites[-1].output, y))
+
+    def _factors(self, sites, U) -> list[tuple[tf.Tensor, tf.Tensor]]:
+        """Return the factors of each row's J^T U for each of `outer_layers`."""
         outer, factors = self._outer(), {}
-        sites, places = self._values(theta, X), self._places(None)
-        root = loss.root(sites[-1].output, y)
-        for place, at, _, t_delta in self._pulls(sites, root, places):
+        for place, at, _, t_delta in self._pulls(sites, U, self._places(None)):
             if place in outer:
                 factors[outer[place]] = self.nodes[place].operation.outer_factors(at, t_delta)
         return [factors[own] for own in self.outer_layers]
+
+    @property
+    def _all_outer(self) -> bool:
+        """Whether all parameters are those of `outer_layers`."""
+        return [i for own in self.outer_layers for i in own] == list(range(len(self.pieces)))
+
+    def pull_by_row(self, theta, X, U):
+        if not self._all_outer:
+            return super().pull_by_row(theta, X, U)
+        factors = self._factors(self._values(theta, X), U)
+        return tf.concat([_layer_rows(a, d) for a, d in factors], 2)
+
+    def row_gradients(self, theta, X, y):
+        if not self._all_outer:
+            return super().row_gradients(theta, X, y)
+        slopes = self.loss.gradient(self.output(theta, X), y)
+        return self.pull_by_row(theta, X, slopes[..., None, :])[:, 0]
 
     def squared_roots(self, theta, X, y, loss, chosen):
         places = self._places(chosen)
@@ -141,8 +165,23 @@ class LayerwiseEngine(NetworkEngine):
 
     def gauss_newton(self, theta, X, y, values, V, loss, chosen=None):
         sites, places = self._values(theta, X, values["sites"]), self._places(chosen)
+        if chosen is None and loss.convex and self._least_places(sites) > 1:
+            root = loss.root(sites[-1].output, y)
+            if 2 * (root.shape[-2] or np.inf) <= self._least_places(sites):
+                return _gram_product(self._factors(sites, root), V)
         T = self._tangents(sites, V, places)
         return self._pulled(sites, loss.curvature(sites[-1].output, y, T), places)
+
+    def _least_places(self, sites) -> int:
+        """Return how often each row passes each layer at least; 0 if not all are outer.
+
+        With more of them than twice the roots of a row's curvature, products with the Jacobian are
+        cheaper by its rows: 2 a number and column instead of 4 for each place.
+        """
+        if not self._all_outer:
+            return 0
+        passed = [sites[place].output.shape[1:-1].num_elements() for place in self._outer()]
+        return min(1 if times is None else times for times in passed)
 
     def jacobian(self, theta, X, V):
         return self._tangents(self._values(theta, X), V, self._places(None))
@@ -281,3 +320,32 @@ def flat_columns(tangent: tf.Tensor, piece: Piece) -> tf.Tensor:
     k, last = count(tangent), piece.shape[-1]
     part = tf.reshape(tangent, [piece.size // last, k, last])
     return tf.reshape(tf.transpose(part, [0, 2, 1]), [piece.size, k])
+
+
+def _layer_rows(a: tf.Tensor, d: tf.Tensor) -> tf.Tensor:
+    """Return the gradients of `outer_factors` by one layer, (B, k, inputs * outputs)."""
+    rows, k = tf.shape(a)[0], d.shape[2] or tf.shape(d)[2]
+    d = tf.reshape(d, [rows, d.shape[1] or tf.shape(d)[1], -1])
+    product = tf.matmul(a, d, transpose_a=True)
+    if k != 1:
+        product = tf.reshape(product, [rows, a.shape[2], k, -1])
+        product = tf.transpose(product, [0, 2, 1, 3])
+    return tf.reshape(product, [rows, k, -1])
+
+
+def _gram_product(factors: list[tuple[tf.Tensor, tf.Tensor]], V: tf.Tensor) -> tf.Tensor:
+    """Return sum of g g^T V over all rows' gradients g, some rows at a time: in the caches."""
+    sizes = [a.shape[2] * d.shape[3] for a, d in factors]
+    step = max(AT_ONCE // (factors[0][1].shape[2] * sum(sizes)), 1)
+    parts, rows = tf.split(V, sizes), tf.shape(factors[0][0])[0]
+
+    def more(first, totals):
+        here = slice(first, first + step)
+        each = [_layer_rows(a[here], d[here]) for a, d in factors]
+        each = [tf.reshape(G, [-1, size]) for G, size in zip(each, sizes, strict=True)]
+        T = tf.add_n([tf.matmul(G, part) for G, part in zip(each, parts, strict=True)])
+        terms = [tf.matmul(G, T, transpose_a=True) for G in each]
+        return first + step, [total + term for total, term in zip(totals, terms, strict=True)]
+
+    start = tf.constant(0), [tf.zeros_like(part) for part in parts]
+    return tf.concat(tf.while_loop(lambda first, _: first < rows, more, start)[1], 0)
