@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.first_order import AdamW as AdamW
     from hesscomp.optimizers.gauss_newton import GaussNewton as GaussNewton
     from hesscomp.optimizers.hessian_free import HessianFree as HessianFree
+    from hesscomp.optimizers.moving_mesh import moving_mesh as moving_mesh
+    from hesscomp.optimizers.natural_gradient import NaturalGradient as NaturalGradient
     from hesscomp.optimizers.newton import Newton as Newton
     from hesscomp.optimizers.newton_cg import NewtonCG as NewtonCG
     from hesscomp.parallel.world import World as World
@@ -59,6 +61,11 @@ if TYPE_CHECKING:
     from hesscomp.problems.keras import KerasProblem as KerasProblem
     from hesscomp.problems.linear import GeneralizedLinearModel as GeneralizedLinearModel
     from hesscomp.problems.logistic import LogisticRegression as LogisticRegression
+    from hesscomp.problems.points import Box as Box
+    from hesscomp.problems.points import Triangles as Triangles
+    from hesscomp.problems.residuals import EnergyProblem as EnergyProblem
+    from hesscomp.problems.residuals import Group as Group
+    from hesscomp.problems.residuals import ResidualProblem as ResidualProblem
 
 _PLACES = {
     "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian kfac "
@@ -74,6 +81,8 @@ _PLACES = {
     "hesscomp.optimizers.first_order": "SGD AdaBelief Adam AdamW",
     "hesscomp.optimizers.gauss_newton": "GaussNewton",
     "hesscomp.optimizers.hessian_free": "HessianFree",
+    "hesscomp.optimizers.moving_mesh": "moving_mesh",
+    "hesscomp.optimizers.natural_gradient": "NaturalGradient",
     "hesscomp.optimizers.newton": "Newton",
     "hesscomp.optimizers.newton_cg": "NewtonCG",
     "hesscomp.parallel.world": "World",
@@ -81,6 +90,8 @@ _PLACES = {
     "hesscomp.problems.keras": "KerasProblem",
     "hesscomp.problems.linear": "GeneralizedLinearModel",
     "hesscomp.problems.logistic": "LogisticRegression",
+    "hesscomp.problems.points": "Box Triangles",
+    "hesscomp.problems.residuals": "EnergyProblem Group ResidualProblem",
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
 __all__ = ["__version__", *_MODULE_OF]

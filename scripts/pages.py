@@ -1,4 +1,4 @@
-"""Run the Python of the pages, show what it prints and draws, and make notebooks of three pages.
+"""Run the Python of the pages, show what it prints and draws, and make notebooks of four pages.
 
     python scripts/pages.py    # rewrites examples/*.ipynb from their pages in docs/examples/
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ("cnn", "logistic", "operator")  # pages of docs/examples/
+NOTEBOOKS = ("cnn", "logistic", "operator", "pde")  # pages of docs/examples/
 CODE = re.compile(r"^```python\n(.*?)^```$|^<!-- setup\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
 CARD = re.compile(r"^:::\{grid-item-card\} \[(.*)\]\((.*)\)\n", re.MULTILINE)
 PICTURE = re.compile(r"^!\[.*\]\((.*)\)$", re.MULTILINE)

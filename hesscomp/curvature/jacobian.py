@@ -6,6 +6,7 @@ import numpy as np
 
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
+from hesscomp.parallel.gram import gram_matrix
 
 
 class Jacobian:
@@ -60,6 +61,27 @@ class Jacobian:
                 out[rows, ..., columns] = _columns_last(kernel(self.theta, self.X[rows], panel))
         problem.world.ledger.product(V.shape[1])
         return out
+
+    def rows(self) -> np.ndarray:
+        """Return J itself for this rank's rows, float64: (rows, C, n), C the numbers of an output.
+
+        Local; about as many gradients of one row, vectorised. The whole array is held.
+        """
+        problem = self.problem
+        x, out = self.theta.numpy(), []
+        for rows in problem.chunks(slice(None), "float64", problem.outputs):
+            out.append(problem.output_terms(x, rows).jacobian)
+        return np.concatenate([np.empty((0, problem.outputs, problem.n)), *out])
+
+    def gram(self) -> np.ndarray:
+        """Return J J^T of the rows of all ranks, on every rank: (m C, m C). Collective.
+
+        Row shards become column slabs, m C n words that change ranks, and one reduction of (m C)^2
+        words (`parallel.gram`).
+        """
+        with self.problem.world.phase("computing the rows of the Jacobian"):
+            rows = self.rows()
+        return gram_matrix(rows.reshape(-1, self.problem.n), self.problem.world)
 
     def _panels(self, k: int) -> Iterator[slice]:
         """Yield slices of k columns, each as wide as memory allows."""

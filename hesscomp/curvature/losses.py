@@ -24,6 +24,7 @@ class Loss(ABC):
     name: str
     convex: bool
     natural = False
+    squares = False  # whether l is half the sum of squares of `gradient`, the residuals
     link: str | None = None  # "softmax" or "sigmoid", where f are the logits of probabilities
 
     @property
@@ -164,7 +165,7 @@ class SquaredError(Loss):
     """1/2 sum_c (f_c - y_c)^2: the likelihood of unit variance. Curvature: the identity."""
 
     name = "squared-error"
-    convex = natural = True
+    convex = natural = squares = True
 
     def real_targets(self, output, y):
         return like(y, output)

@@ -9,12 +9,13 @@ import numpy as np
 
 from hesscomp.curvature.gauss_newton import GaussNewtonOperator
 from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import Search, backtrack
 from hesscomp.optimizers.options import ACCEPTANCE, CURVATURE, GRADIENT, Sampling
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import MARGINS
+from hesscomp.problems.capabilities import MARGINS, REDRAWING
 from hesscomp.problems.problem import Problem
 
 TRIALS = 4  # objectives along a line that moved margins give at once
@@ -255,14 +256,29 @@ class Batches:
             sampling.share(purpose, problem.rows) for purpose in (GRADIENT, CURVATURE, ACCEPTANCE)
         )
         self.problem, self.sampling = problem, sampling
-        self.whole = gradient == acceptance == 1
+        self.redraws = problem.can(REDRAWING) and problem.redrawn(1) is not problem
+        if self.redraws and sampling != Sampling(seed=sampling.seed):
+            raise InputError(
+                f"{problem.name} draws its points anew in each step; take no batches of them"
+            )
+        self.whole = gradient == acceptance == 1 and not self.redraws
         keeps_margins = keeps_margins and self.whole and problem.can(MARGINS)
         self.full = View(problem, keeps_margins=keeps_margins)
         self.passes = self.columns = self.work = self.words = 0.0
         self._open = [self.full]
+        self._drawn: tuple[int, View] | None = None  # the last step's, of points that are redrawn
 
     def view(self, purpose: int, step: int) -> View:
-        """Return the batch of one purpose in one step."""
+        """Return the batch of one purpose in one step.
+
+        Of points that are redrawn in each step one serves all purposes; all rows are those that the
+        problem was made with.
+        """
+        if self.redraws:
+            if self._drawn is None or self._drawn[0] != step:
+                self._drawn = step, View(self.problem.redrawn(step))
+                self._open.append(self._drawn[1])
+            return self._drawn[1]
         share = self.sampling.share(purpose, self.problem.rows)
         if share == 1:
             return self.full
@@ -284,6 +300,8 @@ class Batches:
             self.problem.world.ledger.add(used)
             view.tried.clear()
         self._open = [self.full]
+        if self._drawn is not None:
+            self._open.append(self._drawn[1])
 
     @property
     def tried(self) -> list[float]:

@@ -38,6 +38,9 @@ SHARD_GRADIENTS = Capability("gradients of a shard", ("loss_and_gradient",), OTH
 GAUSS_NEWTON = Capability(
     "Gauss-Newton matrix", ("gauss_newton",), "take the Hessian, or an optimizer that uses it"
 )
+GAUSS_NEWTON_ROWS = Capability(
+    "rows of the Gauss-Newton matrix", ("gauss_newton_rows", "least_squares"), "take products"
+)
 FISHER = Capability("Fisher matrix", ("fisher",), OTHER_OPERATOR)
 EMPIRICAL_FISHER = Capability("empirical Fisher matrix", ("empirical_fisher",), OTHER_OPERATOR)
 MONTE_CARLO_FISHER = Capability(
@@ -49,6 +52,7 @@ ROW_OUTPUTS = Capability(
     "leave leverage and the spread of predictions out",
 )
 DATA_SLOPES = Capability("derivatives by the data", ("data_slopes",), "leave the data out")
+REDRAWING = Capability("points redrawn each step", ("redrawn",), "use the same rows in each step")
 TEST_ROWS = Capability("test rows", ("over",), "leave the test rows out")
 CLASSIFICATION = Capability("classification", ("right_predictions",), "judge it by its loss")
 PREDICTION = Capability("prediction", ("output",), "compute its predictions yourself")

@@ -132,7 +132,7 @@ class KerasProblem(NetworkProblem):
         dtype: str = "float32", memory: float = PRODUCT_BYTES, engine: str = "auto",
         check: str = "auto", loss_weights=None,
     ):  # fmt: skip
-        _check_model(model)
+        check_model(model)
         if check not in CHECKS:
             raise InputError(f"unknown check {check}; use one of {', '.join(CHECKS)}")
         world = World.of_job() if world is None else world
@@ -173,7 +173,7 @@ class KerasProblem(NetworkProblem):
                 if output.loss.link is not None and not output.at_logits:
                     place = slice(output.output.start, output.output.stop)
                     self._check_logits(one, output.loss, traced, rows, place)
-        self._differentiate(self._engine_named(engine), pieces, _names(model), initial)
+        self._differentiate(self._engine_named(engine), pieces, parameter_names(model), initial)
         with world.phase("checking the model"):
             traced.check_rows(self.data.X)
             if len(self.data.X):
@@ -351,7 +351,7 @@ def _first(world: World, said: object) -> str | None:
     return next((found for found in world.gather("" if said is None else str(said)) if found), None)
 
 
-def _check_model(model) -> None:
+def check_model(model) -> None:
     if keras.backend.backend() != "tensorflow":
         raise InputError(
             f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=tensorflow and start again"
@@ -377,7 +377,7 @@ def _check_model(model) -> None:
             )
 
 
-def _names(model) -> list[str]:
+def parameter_names(model) -> list[str]:
     """Return the weights' paths, without the model's own name where all begin with it.
 
     Where paths are not unique, layers that share theirs are numbered: 0/fc/kernel, 1/fc/kernel.

@@ -14,7 +14,7 @@ from hesscomp.curvature.losses import (
 )
 from hesscomp.curvature.networks.engine import NetworkEngine
 from hesscomp.curvature.networks.penalty import Penalty
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.errors import InputError
 from hesscomp.factors import Kronecker
 from hesscomp.parallel import random
@@ -41,6 +41,7 @@ class NetworkProblem(DifferentiableProblem):
         ability.EMPIRICAL_FISHER,
         ability.FISHER,
         ability.GAUSS_NEWTON,
+        ability.GAUSS_NEWTON_ROWS,
         ability.KRONECKER_FACTORS,
         ability.MONTE_CARLO_FISHER,
         ability.PREDICTION,
@@ -56,6 +57,8 @@ class NetworkProblem(DifferentiableProblem):
         self.gauss_newton_psd = loss.convex and (penalty is None or penalty.convex)
         if not isinstance(loss.bare, SoftmaxCrossEntropy | SigmoidCrossEntropy):
             self.capabilities = self.capabilities - {ability.CLASSIFICATION}
+        if not loss.convex or penalty is not None:
+            self.capabilities = self.capabilities - {ability.GAUSS_NEWTON_ROWS}
         if not loss.natural:
             self.capabilities = self.capabilities - {ability.FISHER}
 
@@ -130,6 +133,19 @@ class NetworkProblem(DifferentiableProblem):
 
     def gauss_newton(self, x: np.ndarray) -> RowSum:
         return self.products("penalized_gauss_newton", x, None, self.loss)
+
+    @property
+    def least_squares(self) -> bool:
+        return self.loss.squares
+
+    def gauss_newton_rows(self, x, rows=slice(None)):
+        theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
+        kernel = self.compiled("gauss_newton_rows", "float64", (X, y))
+        few = max(SQUARED_NUMBERS // (self.n * self.outputs), 1)
+        found = [kernel(theta, X[part], y[part]) for part in chunks(rows, len(X), few)]
+        R = [view(part) for part, _ in found]
+        residuals = np.concatenate([np.empty(0), *(part.numpy() for _, part in found)])
+        return R[0] if len(R) == 1 else np.concatenate([np.empty((0, self.n)), *R]), residuals
 
     def fisher(self, x: np.ndarray) -> RowSum:
         if not self.loss.natural:

@@ -195,6 +195,13 @@ class Problem(ABC):
         """
         raise self.lacks(ability.SAMPLING)
 
+    def redrawn(self, step: int) -> "Problem":
+        """Return this problem with the rows of a step of training, itself if all are. Collective.
+
+        They depend on the step alone, not on the number of ranks.
+        """
+        raise self.lacks(ability.REDRAWING)
+
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         """Return the mean over all rows of the squares of each row's gradient: (n,). Collective.
 
@@ -322,6 +329,21 @@ class Problem(ABC):
         Of the data and of regularisers that are part of the rows' losses, without the ridge.
         """
         raise self.lacks(ability.GAUSS_NEWTON)
+
+    def gauss_newton_rows(
+        self, x: np.ndarray, rows: slice = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return R with R^T R = `gauss_newton`, (r, n), of some of this rank's rows, in float64.
+
+        Where the problem is one of `least_squares`, also the r residuals, half whose squares are
+        the rows' losses, and R is their Jacobian. Local; r n numbers.
+        """
+        raise self.lacks(ability.GAUSS_NEWTON_ROWS)
+
+    @property
+    def least_squares(self) -> bool:
+        """Whether the loss of a row is half the sum of squares of its residuals."""
+        raise self.lacks(ability.GAUSS_NEWTON_ROWS)
 
     def fisher(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of the Fisher matrices of this rank's rows at x; local."""

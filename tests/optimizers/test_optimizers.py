@@ -25,6 +25,7 @@ from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam, AdamW
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree, truncated_cg
 from hesscomp.optimizers.loop import Stopping, train
+from hesscomp.optimizers.natural_gradient import NaturalGradient
 from hesscomp.optimizers.newton import Newton
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.parallel.rows import row_range
@@ -49,6 +50,7 @@ SECOND_ORDER = {
     "newton-cg hbs": NewtonCG(preconditioner="hbs", rank=2),
     "trust-region hbs": NewtonCG("trust-region", preconditioner="hbs", rank=2),
     "hessian-free hbs": HessianFree(damping=0.1, preconditioner="hbs", rank=2),
+    "natural-gradient": NaturalGradient(),
     "drsom": DRSOM(),
     "drsom history": DRSOM(count=4),
     "drsom krylov": DRSOM("krylov", count=5),

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.ranks(most=3)
 EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
 ONE_OF_EACH = (
     "newton-cg", "trust-region", "saddle-free", "gauss-newton", "hessian-free", "drsom", "adam",
+    "natural-gradient",
 )  # fmt: skip
 BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
 STEPS = 8

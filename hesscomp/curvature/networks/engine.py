@@ -130,6 +130,12 @@ class NetworkEngine(Engine):
         other.penalty = penalty
         return other
 
+    def with_loss(self, loss: Loss) -> Self:
+        """Return this engine with another loss of the same output."""
+        other = copy.copy(self)
+        other.loss = loss
+        return other
+
     @property
     def data(self):
         return self.penalized(None)
@@ -175,18 +181,29 @@ class NetworkEngine(Engine):
         C counts all numbers of a row's output.
         """
         output = self.output(theta, X)
-        shape, size = output.shape[1:], int(output.shape[1:].num_elements())
-        units = tf.reshape(tf.eye(size, dtype=theta.dtype), [size, *shape])
-        units = tf.transpose(units, [*range(1, len(shape)), 0, len(shape)])  # columns beside C
-
-        def of_row(row):
-            return tf.transpose(self.jacobian_transposed(theta, row[None], units[None]))
-
-        B = self.loss.curvature(output, y, tf.repeat(units[None], tf.shape(X)[0], axis=0))
+        size = int(output.shape[1:].num_elements())
+        units = tf.repeat(_units(output)[None], tf.shape(X)[0], axis=0)
+        B = self.loss.curvature(output, y, units)
         rank = B.shape.rank
         B = tf.transpose(B, [0, rank - 2, *range(1, rank - 2), rank - 1])
         slopes = tf.reshape(self.loss.gradient(output, y), [-1, size])
-        return tf.vectorized_map(of_row, X), slopes, tf.reshape(B, [-1, size, size])
+        return self.row_jacobians(theta, X), slopes, tf.reshape(B, [-1, size, size])
+
+    def row_jacobians(self, theta, X) -> tf.Tensor:
+        """Return the derivative of each row's C output numbers: (B, C, n)."""
+        units = tf.repeat(_units(self.output(theta, X))[None], tf.shape(X)[0], axis=0)
+        return self.pull_by_row(theta, X, units)
+
+    def gauss_newton_rows(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return R with R^T R = J^T B J, (r, n), and where the loss is of squares the r residuals.
+
+        r = B C, or fewer; J is that of all rows, and B the curvature of a convex loss.
+        """
+        J, output = self.row_jacobians(theta, X), self.output(theta, X)
+        if not self.loss.squares:
+            J = tf.matmul(_flat_root(self.loss.root(output, y)), J)
+        residuals = tf.reshape(self.loss.gradient(output, y), [-1])
+        return tf.reshape(J, [-1, theta.shape[0]]), residuals
 
     def data_loss(self, theta, X, y) -> tf.Tensor:
         return tf.reduce_sum(self.loss.values(self.output(theta, X), y))
@@ -262,6 +279,24 @@ class NetworkEngine(Engine):
     def squared_roots(self, theta, X, y, loss: Loss, chosen) -> tf.Tensor:
         """Return the diagonal of J^T B J for some parameters (their indices), row by row."""
         raise Unsupported(f"the {self.name} engine has no diagonal of its own")
+
+
+def _units(output: tf.Tensor) -> tf.Tensor:
+    """Return the unit vectors of a row's output: (..., k, C), a column for each of its numbers."""
+    shape, size = output.shape[1:], int(output.shape[1:].num_elements())
+    units = tf.reshape(tf.eye(size, dtype=output.dtype), [size, *shape])
+    return tf.transpose(units, [*range(1, len(shape)), 0, len(shape)])
+
+
+def _flat_root(root: tf.Tensor) -> tf.Tensor:
+    """Return a loss's roots (B, ..., k, C) as (B, k, all numbers of an output)."""
+    rank = root.shape.rank
+    columns = tf.transpose(root, [0, rank - 2, *range(1, rank - 2), rank - 1])
+    return tf.reshape(columns, [tf.shape(root)[0], root.shape[rank - 2] or -1, _numbers(root)])
+
+
+def _numbers(root: tf.Tensor) -> int:
+    return int((root.shape[1:-2] + root.shape[-1:]).num_elements())
 
 
 def _rows(X: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:

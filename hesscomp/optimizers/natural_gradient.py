@@ -1,0 +1,256 @@
+"""Natural gradient: Gauss-Newton steps solved exactly, with a tiny damping and a grid line search.
+
+Müller and Zeinhofer, "Achieving high accuracy with PINNs via energy natural gradient descent" (ICML
+2023); the kernel form and the momentum are those of SPRING (Goldshlager, Abrahamsen and Lin,
+Journal of Computational Physics 516, 2024).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import scipy.linalg
+
+from hesscomp.compression import FORMATS
+from hesscomp.compression.formats import LOW_RANK
+from hesscomp.errors import NumericalError
+from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.operators.operator import Operator
+from hesscomp.optimizers.acceptance import ROUNDING
+from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.options import NewtonOptions
+from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
+from hesscomp.options import option, option_of
+from hesscomp.parallel.gram import gram_matrix
+from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
+from hesscomp.problems.problem import Problem
+
+FIRST = 1e8  # times the least damping, that of the first step
+STEADY, RATE = 4, 4.0  # the damping grows by RATE^(k - STEADY) where a step's length is 2^-k
+JITTER = 10.0  # by which the damping grows where a matrix has no Cholesky factor
+TRIES = 12
+PANEL = 2.0**28  # bytes of one panel's addends in reproducible mode
+
+
+@dataclass(frozen=True)
+class NaturalGradient(Refreshed, Optimizer):
+    """(G + (ridge + lambda) I) d = -g, G the Gauss-Newton matrix; then the best of x + 2^-k d.
+
+    For least squares G = R^T R, with R the Jacobian of the m residuals r. Where m < n this is
+    solved by the Gram matrix (kernel form): d = -R^T (R R^T + lambda I)^-1 r. Else G is made whole
+    (parameter form). Both go by Cholesky's factorization on rank 0. Where m and n are above
+    `direct`, by CG, preconditioned by a factor of G, and G is never made.
+
+    lambda is at least `damping` times the mean eigenvalue of G that is not zero by its shape, and
+    10^8 times this at first. It is multiplied by 4^(k - 4) after a step of length 2^-k: it falls
+    until steps are short, and grows only where they are very short. In a step whose matrix has no
+    Cholesky factor it grows by tens. (Measured: dampings with which steps have full length, or
+    which lower the objective most in one step, end far higher.)
+
+    Notes
+    -----
+    A step costs the gradient, the rows' gradients, m n min(m, n) operations shared by the ranks and
+    min(m, n)^3 / 3 of rank 0, and about four objectives. Memory: m n / P numbers and
+    min(m, n)^2. Reduced: min(m, n)^2 words. Any problem with a Gauss-Newton matrix serves; the
+    kernel form needs one of least squares without regularisers, and all rows in each batch.
+    InputError from a problem that has no Gauss-Newton matrix.
+
+    Examples
+    --------
+    >>> import keras, numpy as np
+    >>> import hesscomp as hc
+    >>> keras.utils.set_random_seed(0)
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> data = np.eye(2), np.array([1.0, 2.0])
+    >>> found = hc.train(model, hc.NaturalGradient(), "squared-error", data, max_steps=2)
+    >>> found.best_objective < 1e-9
+    True
+    """
+
+    damping: float = option(
+        1e-12, above=0, help="least lambda, as a share of the mean eigenvalue of the matrix"
+    )
+    momentum: float = option(
+        0.0, low=0, below=1,
+        help="share of the last step from which the next is damped, as in SPRING; 0: from no step",
+    )  # fmt: skip
+    halvings: int = option(40, low=1, help="largest k of the line search over lengths 2^-k")
+    direct: int = option(
+        10_000, low=1, help="number of parameters, and of residuals, above which CG solves"
+    )
+    preconditioner: str = option(
+        LOW_RANK, choices=tuple(FORMATS), help="format of the factor that preconditions CG"
+    )
+    rank: int = option_of(NewtonOptions, "rank")
+    oversample: int = option_of(NewtonOptions, "oversample")
+    seed: int = option_of(NewtonOptions, "seed")
+    forcing: float = option(1e-3, above=0, below=1, help="relative residual of CG")
+    max_cg: int = option(500, low=1, help="most CG iterations of a step")
+    name = "natural-gradient"
+
+    def start(self, x):
+        return {
+            "halvings": 0, "previous": np.zeros_like(x), "caution": FIRST,
+            **self.first_factor(len(x)),
+        }  # fmt: skip
+
+    def recover(self, state):
+        caution = min(100 * state["caution"], 1e9 / self.damping)
+        return {**state, "caution": caution, "previous": np.zeros_like(state["previous"])}
+
+    def step(self, task: Task, state: State) -> Outcome:
+        batch, caution = task.curvature_batch, state["caution"]
+        problem = batch.problem
+        by_rows = problem.can(GAUSS_NEWTON_ROWS)
+        rows = problem.rows * problem.outputs if by_rows else problem.rows
+        kept = self.momentum * state["previous"]
+        system = _System(task, self.damping * caution, kept, rows)
+        costs = {"cg_iterations": 0.0, "sketch_columns": 0.0}
+        squares = by_rows and problem.least_squares and batch is task.gradient_batch
+        if squares and rows < problem.n and rows <= self.direct:
+            direction, damping = system.by_kernel(problem)
+        elif problem.n <= self.direct:
+            G = system.matrix(problem) if by_rows else batch.gauss_newton(task.x).to_dense()
+            direction, damping = system.by_matrix(G)
+        else:
+            matrix = batch.gauss_newton(task.x)
+            direction, damping, state, costs = self._by_cg(system, matrix, state)
+        length, k = self._search(task, direction, int(state["halvings"]))
+        step = length * direction
+        following = {
+            **state, "halvings": k, "previous": step,
+            "caution": min(max(caution * RATE ** (k - STEADY), 1.0), 1 / self.damping),
+        }  # fmt: skip
+        values = {"step_length": length, "damping": damping, **costs}
+        return Outcome(task.x + step, following, values, stuck=length == 0)
+
+    def _by_cg(self, system: "_System", matrix: Operator, state: State):
+        """Return the direction, lambda, the state with the factor, and what it cost."""
+        factor, sketched = self.current_factor(matrix, state, HORIZON)
+        damping = system.share * max(factor.trace(), 0.0) / min(matrix.n, system.rows)
+        shift, b = system.ridge + damping, system.right_side(damping)
+        norm = float(np.linalg.norm(b))
+        solved = conjugate_gradients(
+            matrix.shifted(shift), b, tolerance=self.forcing * norm,
+            preconditioner=factor.preconditioner(shift), max_iterations=self.max_cg,
+        )  # fmt: skip
+        solve = solved.iterations, norm, solved.residual_norm
+        state = {**state, **self.served(state, factor, sketched, solve)}
+        costs = {"cg_iterations": float(solved.iterations), "sketch_columns": float(sketched)}
+        return solved.x, damping, state, costs
+
+    def _search(self, task: Task, direction: np.ndarray, start: int) -> tuple[float, int]:
+        """Return the length 2^-k, 0 for none, where the objective ends falling, and k.
+
+        From the k of the last step on, up and down the grid. A first length may raise the objective
+        by its rounding.
+        """
+        view, decide = task.acceptance_batch, task.world.decide
+        found: dict[int, float] = {}
+
+        def lower(k: int, than: float) -> bool:
+            if k not in found:
+                found[k] = view.objective(task.x + 2.0**-k * direction)
+            return decide(found[k] < than)
+
+        k, level = min(start, self.halvings), task.value + ROUNDING * abs(task.value)
+        while not lower(k, level):
+            k += 1
+            if k > self.halvings:
+                return 0.0, 0
+        first = k
+        while k > 0 and lower(k - 1, found[k]):
+            k -= 1
+        while k == first and k < self.halvings and lower(k + 1, found[k]):
+            k = first = k + 1
+        return 2.0**-k, k
+
+
+class _System:
+    """(G + (ridge + lambda) I) d = -g + lambda p, with p what d is damped from.
+
+    `rows` bounds the rank of G, and `share` is what lambda is of its mean eigenvalue.
+    """
+
+    def __init__(self, task: Task, share: float, kept: np.ndarray, rows: int):
+        self.task, self.share, self.kept, self.rows = task, share, kept, rows
+        self.world, self.ridge = task.world, task.ridge
+
+    def right_side(self, damping: float) -> np.ndarray:
+        return damping * self.kept - self.task.gradient
+
+    def by_kernel(self, problem: Problem) -> tuple[np.ndarray, float]:
+        """Solve for least squares in the space of the residuals."""
+        x, world = self.task.x, self.world
+        with world.phase("computing the rows of the Gauss-Newton matrix"):
+            parts = [problem.gauss_newton_rows(x, rows) for rows in problem.parts_here]
+        R = np.concatenate([np.empty((0, problem.n)), *(R for R, _ in parts)])
+        here = np.concatenate([np.empty(0), *(r for _, r in parts)])
+        residuals = world.gather_rows(here[:, None], world.gather(len(here)))[:, 0]
+        problem.world.ledger.passes += 1
+        with world.ledger.timed("gram"):
+            K = gram_matrix(R, world) / problem.rows
+        damping, shift, solve = self._factored(K)
+        # Half |R d + r|^2 / m + ridge |x + d|^2 + damping |d - p|^2, d = centre + R^T z.
+        centre = (damping * self.kept - self.ridge * x) / shift
+        if np.any(centre):
+            moved = world.gather_rows((R @ centre)[:, None], world.gather(len(R)))[:, 0]
+            residuals = residuals + moved
+        z = solve(residuals)
+        first = int(sum(world.gather(len(here))[: world.rank]))
+        addends = []
+        for part, _ in parts:
+            addends.append(z[first : first + len(part)] @ part)
+            first += len(part)
+        pulled = problem.sum_parts(addends, (problem.n,)) / problem.rows
+        return centre - pulled, damping
+
+    def matrix(self, problem: Problem) -> np.ndarray:
+        """Return G, made of its rows."""
+        x = self.task.x
+        with self.world.phase("computing the rows of the Gauss-Newton matrix"):
+            parts = [problem.gauss_newton_rows(x, rows)[0] for rows in problem.parts_here]
+        problem.world.ledger.passes += 1
+        return _summed(parts, problem) / problem.rows
+
+    def by_matrix(self, G: np.ndarray) -> tuple[np.ndarray, float]:
+        """Solve in the space of the parameters."""
+        damping, _, solve = self._factored(G)
+        return solve(self.right_side(damping)), damping
+
+    def _factored(self, K: np.ndarray):
+        """Return lambda, ridge + lambda, and the solver with K + (ridge + lambda) I."""
+        mean = float(np.trace(K)) / max(min(len(K), self.rows), 1)
+        if not np.isfinite(mean):
+            raise NumericalError("the Gauss-Newton matrix holds numbers that are not finite")
+        damping = self.share * mean if mean > 0 else self.share
+        for _ in range(TRIES):
+            try:
+                factor = self.world.on_root(_cholesky, K, self.ridge + damping)
+            except np.linalg.LinAlgError:
+                damping *= JITTER
+            else:
+                solve = partial(scipy.linalg.cho_solve, (factor, True))
+                return damping, self.ridge + damping, solve
+        raise NumericalError(
+            f"the Gauss-Newton matrix has no Cholesky factor with a damping of {damping:g}"
+        )
+
+
+def _cholesky(K: np.ndarray, shift: float) -> np.ndarray:
+    return np.linalg.cholesky(K + shift * np.eye(len(K)))
+
+
+def _summed(parts: list[np.ndarray], problem: Problem) -> np.ndarray:
+    """Return the sum of R^T R over the parts and the ranks."""
+    n, world = problem.n, problem.world
+    if not world.reproducible:
+        return world.sum(parts[0].T @ parts[0])
+    G = np.empty((n, n))
+    width = max(int(PANEL // (8 * n * problem.row_blocks)), 1)
+    for first in range(0, n, width):
+        columns = slice(first, min(first + width, n))
+        addends = [R.T @ R[:, columns] for R in parts]
+        G[:, columns] = problem.sum_parts(addends, (n, columns.stop - first))
+    return (G + G.T) / 2

@@ -1,0 +1,349 @@
+"""Networks that solve differential equations: weighted squares of residuals, and energies."""
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from hesscomp.curvature.chunks import row_values
+from hesscomp.curvature.losses import Loss
+from hesscomp.curvature.networks.engine import cut
+from hesscomp.curvature.networks.pointwise import Composed, Density, Grouped, SquaredResidual
+from hesscomp.curvature.tensorflow import tf
+from hesscomp.errors import InputError
+from hesscomp.parallel.resources import PRODUCT_BYTES
+from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.world import World
+from hesscomp.problems import capabilities as ability
+from hesscomp.problems.jet_engine import jet_engine
+from hesscomp.problems.keras import KerasProblem, check_model, parameter_names
+from hesscomp.problems.named_jets import Jets
+from hesscomp.problems.network import NetworkProblem
+from hesscomp.problems.points import as_points
+from hesscomp.problems.rows import RowSet
+from hesscomp.problems.stateless import Traced, network_of
+
+WORDS = ("u", "du", "laplacian", "d2u", "x")  # what residuals and densities are functions of
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points, and what is asked of a network there: a residual of an equation.
+
+    Parameters
+    ----------
+    points : Points, (m, d) array or pair (array, weights)
+        An array's weights are 1 / m: the mean over its points.
+    residual : callable
+        A function, of TensorFlow tensors, of any of these, named as here: `u` (B,), the network's
+        values at B points; `du` (B, d), their derivatives; `laplacian` (B,); `d2u` (B, d, d), all
+        second derivatives; `x` (B, d), the points. Of a network of c > 1 outputs u, laplacian are
+        (B, c), du (B, c, d) and d2u (B, c, d, d). It returns (B,) or, for r equations, (B, r), each
+        row from its own point alone. Only the derivatives that it takes are computed.
+    weight : float
+        Multiplies the points' weights.
+
+    Examples
+    --------
+    >>> Group([[0.0], [1.0]], lambda u, x: u - x[:, 0], weight=10).taken
+    ('u', 'x')
+    """
+
+    points: Any
+    residual: Callable
+    weight: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "points", as_points(self.points))
+        if not (np.isfinite(self.weight) and self.weight > 0):
+            raise InputError(f"a group's weight must be a positive number, not {self.weight}")
+        object.__setattr__(self, "taken", _taken(self.residual))
+
+    taken: tuple[str, ...] = ()
+
+
+def _taken(function: Callable) -> tuple[str, ...]:
+    """Return the names of what a function of jets takes."""
+    name = getattr(function, "__name__", type(function).__name__)
+    if not callable(function):
+        raise InputError(f"a {name} is no function; give one of any of {', '.join(WORDS)}")
+    taken = tuple(inspect.signature(function).parameters)
+    unknown = [word for word in taken if word not in WORDS]
+    if unknown or not {*taken} - {"x"}:
+        raise InputError(
+            f"the function {name} takes {', '.join(taken) or 'nothing'}; give a function of any of "
+            f"{', '.join(WORDS)}, named so, u or a derivative among them"
+        )
+    return taken
+
+
+class PointProblem(NetworkProblem):
+    """f(x) = sum over groups and their points of weight * a function of the network there.
+
+    A row holds its point, its weight times the number of rows, and the number of its group. The
+    groups are mixed evenly, so that each rank has its share of each.
+
+    Attributes
+    ----------
+    model : keras.Model
+    points_at : int
+        The step whose points these are.
+    """
+
+    capabilities = (
+        NetworkProblem.capabilities | {ability.KERAS_MODEL, ability.REDRAWING}
+    ) - {
+        ability.CLASSIFICATION, ability.DATA_SLOPES, ability.FISHER, ability.KRONECKER_FACTORS,
+        ability.MONTE_CARLO_FISHER, ability.TEST_ROWS,
+    }  # fmt: skip
+    dataset_name = "points"
+
+    def __init__(
+        self, model, groups: Sequence[Group], world: World | None = None, *,
+        distance: Callable | None = None, boundary_values: Callable | None = None,
+        ridge: float = 0.0, dtype: str = "float64", memory: float = PRODUCT_BYTES,
+        engine: str = "auto",
+    ):  # fmt: skip
+        check_model(model)
+        self.world = World.of_job() if world is None else world
+        self.groups, self.model, self.name = tuple(groups), model, model.name
+        with self.world.phase("reading the groups of points"):
+            dimension = self._check(model)
+        super().__init__(self._rows(0), self.world, ridge, dtype, memory)
+        variables = model.trainable_variables
+        self.pieces = cut(variable.shape for variable in variables)
+        initial = np.concatenate([np.asarray(v, np.float64).reshape(-1) for v in variables])
+        some = self.groups[0].points.rows(0, 3)[0]
+        with self.world.phase("tracing the model"):
+            traced = Traced(model, self.pieces, some, initial, dtype)
+            traced.check_rows(some)
+        if len(traced.shape) != 1:
+            raise InputError(f"{model.name} gives rows of shape {traced.shape}; flatten them")
+        components = traced.shape[0]
+        engines, widths = [], []
+        for kind, group in enumerate(self.groups):
+            jets = Jets(dimension, components, group.taken, distance, boundary_values)
+            function, loss = self._function(kind, jets)
+            with self.world.phase(f"tracing the function of group {kind}"):
+                specs = [tf.TensorSpec([None, n], dtype) for n in (jets.width, dimension + 2)]
+                traced = tf.function(function, autograph=False).get_concrete_function(*specs)
+                widths.append(traced.structured_outputs.shape[1])
+            inner = jet_engine(model, self.pieces, loss, jets.level, engine)
+            engines.append(Composed(inner, dimension, function, loss))
+        loss = engines[0].loss
+        whole = engines[0] if len(engines) == 1 else Grouped(engines, widths, loss)
+        self._take_loss(loss, None)
+        self.widths = tuple(widths)
+        self._differentiate(whole, self.pieces, parameter_names(model), initial)
+        self._narrow = Jets(dimension, components, ("u",), distance, boundary_values)
+
+    def _check(self, model) -> int:
+        """Return the dimension of the points; InputError where the groups do not fit the model."""
+        if not self.groups or not all(isinstance(group, Group) for group in self.groups):
+            raise InputError(f"groups must be a list of one or more {Group.__name__}")
+        shape = getattr(model, "input_shape", None)
+        if not isinstance(shape, tuple) or len(shape) != 2:
+            raise InputError(f"{model.name} takes {shape}; a network of points takes (rows, d)")
+        for kind, group in enumerate(self.groups):
+            if group.points.dimension != shape[1]:
+                raise InputError(
+                    f"the points of group {kind} have {group.points.dimension} coordinates, and "
+                    f"{model.name} takes {shape[1]}"
+                )
+        if any(variable.regularizer is not None for variable in model.trainable_variables):
+            raise InputError(f"{model.name} has regularisers; take them out, and give a `ridge`")
+        return shape[1]
+
+    def _rows(self, step: int) -> RowSet:
+        """Return this rank's rows with the points of a step. Collective."""
+        counts = [group.points.count for group in self.groups]
+        total = sum(counts)
+        place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        order = np.argsort(place, kind="stable")
+        start, stop = row_range(total, self.world.rank, self.world.size)
+        begins, X = [0, *accumulate(counts)], None
+        with self.world.phase("making points"):
+            for kind, group in enumerate(self.groups):
+                own = (order >= begins[kind]) & (order < begins[kind + 1])
+                first = int(np.count_nonzero(own[:start]))
+                here = np.flatnonzero(own[start:stop])
+                points, weights = group.points.rows(first, first + len(here), step)
+                if X is None:
+                    X = np.empty((stop - start, points.shape[1] + 2))
+                X[here, :-2] = points
+                X[here, -2] = group.weight * weights * total
+                X[here, -1] = kind
+        return RowSet.of((X, X), self.world)
+
+    def redrawn(self, step: int) -> "PointProblem":
+        if not any(group.points.redrawn for group in self.groups):
+            return self
+        other = copy.copy(self)
+        other._take(self._rows(step))
+        return other
+
+    @property
+    def redraws(self) -> bool:
+        return any(group.points.redrawn for group in self.groups)
+
+    def _function(self, kind: int, jets: Jets) -> tuple[Callable, Loss]:
+        """Return the function of a group's jets and rows, and the loss of what it gives.
+
+        By default the group's residual times the roots of the weights, and half its squares.
+        """
+
+        def scaled(F, X):
+            residual = jets.call(self.groups[kind].residual, F, X[:, : jets.dimension])
+            return tf.sqrt(X[:, -2:-1]) * residual
+
+        return scaled, SquaredResidual()
+
+    @property
+    def outputs(self) -> int:
+        return max(self.widths)
+
+    def _row_values(self, theta, X) -> int:
+        engines = self.engine.engines if isinstance(self.engine, Grouped) else [self.engine]
+        return max(row_values(engine.output, theta, X) for engine in engines)
+
+    def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
+        """Return u at points X (B, d), with the conditions that are built in: (B, c); local."""
+        X = np.asarray(X, np.float64)
+        X = X[:, None] if X.ndim == 1 else X
+        key = "values of u"
+        if key not in self._kernels:
+            network = network_of(self.model, self.pieces)
+
+            def values(theta, X):
+                u = self._narrow.named(network(theta, X), X)["u"]
+                return tf.reshape(u, [-1, self._narrow.components])
+
+            self._kernels[key] = tf.function(values, autograph=False, reduce_retracing=True)
+        return self._kernels[key](tf.constant(self.check_point(x)), tf.constant(X)).numpy()
+
+    set_weights = KerasProblem.set_weights
+    save_model = KerasProblem.save_model
+
+
+class ResidualProblem(PointProblem):
+    """f(x) = 1/2 sum over groups and their points of weight * |residual|^2, of a network.
+
+    Least squares for differential equations: collocation ("physics-informed" networks), first-order
+    systems (a network of several outputs: values and fluxes), data. Weights that make an integral
+    make the objective half the squared norms of the residuals in L2. The residuals, times the roots
+    of their weights, are the problem's outputs: `hesscomp.jacobian` is theirs, the Gauss-Newton
+    matrix is J^T J, and it is always positive semidefinite.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of points (rows, d), without regularisers; not changed.
+    groups : list of Group
+        The equation within the domain, conditions on its boundary, at the start, and data.
+    world : World, optional
+        All ranks of the job by default. Every rank gives the same groups, and holds its share of
+        the points.
+    distance : callable, optional
+        A function D(x), (B,), of points (B, d), in TensorFlow, that is zero where u is prescribed
+        and positive elsewhere: u = g + D N is taken for the network's output N, so that Dirichlet
+        conditions hold exactly and need no group.
+    boundary_values : callable, optional
+        g(x), (B,), with `distance`; zero by default. Of several outputs (B, c), as D may be.
+    ridge, dtype, memory
+        As for `KerasProblem`, but for the precision: float64 by default.
+    engine : {"auto", "layer-wise", "generic"}
+        How the network's derivatives by its inputs are made.
+
+    Raises
+    ------
+    InputError
+        For models, points and functions that do not fit.
+
+    Notes
+    -----
+    A row costs about d + 2 times what it costs without derivatives, (d + 1) with `du` alone, and
+    one with `u` alone. Memory: the points, and `memory`.
+
+    Examples
+    --------
+    -u'' = pi^2 sin(pi x) on (0, 1), u = 0 at the ends:
+
+    >>> import keras, math
+    >>> import tensorflow as tf
+    >>> import hesscomp as hc
+    >>> keras.utils.set_random_seed(0)
+    >>> model = keras.Sequential(
+    ...     [keras.Input((1,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+    >>> inside = hc.Group(
+    ...     hc.Box([0], [1]).grid(40),
+    ...     lambda laplacian, x: laplacian + math.pi**2 * tf.sin(math.pi * x[:, 0]))
+    >>> ends = hc.Group([[0.0], [1.0]], lambda u: u)
+    >>> problem = hc.ResidualProblem(model, [inside, ends])
+    >>> found = hc.train(problem, hc.NaturalGradient(damping=1e-8), max_steps=30)
+    >>> bool(abs(problem.output(found.best, [[0.5]])[0, 0] - 1) < 1e-3)
+    True
+    """
+
+
+class EnergyProblem(PointProblem):
+    """f(x) = sum over points of weight * density(u, du, x): the Ritz method with a network.
+
+    With the weights of a quadrature rule, the integral of an energy density: the Dirichlet energy
+    1/2 |du|^2 - load u, say. The Gauss-Newton matrix is J^T B J with J the Jacobian of what the
+    density takes and B the density's second derivative by it: that of the energy along the tangent
+    space of the network's functions ("energy natural gradient", Müller and Zeinhofer, ICML 2023).
+
+    Parameters
+    ----------
+    model : keras.Model
+    density : callable
+        A function of any of `u`, `du`, `laplacian`, `d2u`, `x` as in `Group`, that gives (B,).
+    points : Points, (m, d) array or pair (array, weights)
+    groups : list of Group, optional
+        Residuals at other points, of which half the squares are added, such as penalties on the
+        boundary.
+    convex : bool
+        Whether the density is convex in u and its derivatives; then the Gauss-Newton matrix is
+        positive semidefinite.
+    world, distance, boundary_values, ridge, dtype, memory, engine
+        As for `ResidualProblem`.
+
+    Examples
+    --------
+    >>> import keras
+    >>> import tensorflow as tf
+    >>> import hesscomp as hc
+    >>> keras.utils.set_random_seed(0)
+    >>> model = keras.Sequential(
+    ...     [keras.Input((1,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+    >>> problem = hc.EnergyProblem(  # -u'' = 1, u = 0 at both ends: u = x (1 - x) / 2
+    ...     model, lambda u, du: tf.reduce_sum(du**2, 1) / 2 - u, hc.Box([0], [1]).gauss(10, 3),
+    ...     distance=lambda x: x[:, 0] * (1 - x[:, 0]), convex=True)
+    >>> found = hc.train(problem, hc.NaturalGradient(damping=1e-8), max_steps=12)
+    >>> bool(abs(found.best_objective + 1 / 24) < 1e-8)
+    True
+    """
+
+    def __init__(
+        self, model, density: Callable, points, groups: Sequence[Group] = (),
+        world: World | None = None, *, convex: bool = False, **options,
+    ):  # fmt: skip
+        self.convex = convex
+        super().__init__(model, [Group(points, density), *groups], world, **options)
+
+    def _function(self, kind, jets):
+        if kind > 0:
+            return super()._function(kind, jets)
+        density = self.groups[0].residual
+
+        def weighted(X, F):
+            made = jets.call(density, F, X[:, : jets.dimension])
+            if made.shape[1] != 1:
+                raise InputError(f"an energy density gives {made.shape[1]} numbers; give one")
+            return X[:, -2] * made[:, 0]
+
+        return lambda F, X: F, Density(weighted, "energy", self.convex)

@@ -1,0 +1,134 @@
+"""Networks that solve partial differential equations.
+
+    python scripts/bench/jets.py engine          # a minute: what the derivatives' engines cost
+
+`engine` compares the layer-wise engine of jets with nested automatic differentiation (the generic
+engine) and with the network's matrix products alone, at the machine's own rate for them. All take
+turns, in processor time of one thread; a ratio is the median over the rounds.
+"""
+
+import argparse
+import time
+from itertools import pairwise
+
+import numpy as np
+import record
+
+WIDTHS = 2, 64, 64, 1
+ROWS, COLUMNS = 3_000, 16  # interior points, columns of a block product
+CODE = (*record.ENGINE,)
+
+
+def poisson(engine: str):
+    """The residual of Poisson's equation, Laplacian u = f, in a network without conditions."""
+    from hesscomp.curvature.losses import FunctionLoss
+    from hesscomp.curvature.networks.engine import cut
+    from hesscomp.curvature.tensorflow import keras, tf
+    from hesscomp.parallel.world import World
+    from hesscomp.problems.jet_engine import jet_engine
+    from hesscomp.problems.network import NetworkProblem
+    from hesscomp.problems.rows import RowSet
+
+    layers, (d, *hidden, last) = keras.layers, WIDTHS
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [layers.Input((d,)), *(layers.Dense(h, "tanh") for h in hidden), layers.Dense(last)]
+    )
+    X = np.random.default_rng(0).random((ROWS, d))
+    y = np.sin(np.pi * X).prod(1)
+
+    class Squared(FunctionLoss):
+        convex = True
+
+        def root(self, output, y):
+            laplacian = tf.one_hot(d + 1, d + 2, dtype=output.dtype)
+            return tf.repeat(laplacian[None, None], tf.shape(output)[0], 0)
+
+    loss = Squared(lambda y, F: (F[:, d + 1] - y) ** 2 / 2, "squared residual")
+
+    class Poisson(NetworkProblem):
+        name = "poisson"
+
+        def __init__(self):
+            super().__init__(RowSet.of((X, y), World.serial()), World.serial(), 0, "float64", 2**30)
+            variables = model.trainable_variables
+            pieces = cut(variable.shape for variable in variables)
+            self._take_loss(loss, None)
+            chosen = jet_engine(model, pieces, loss, engine=engine)
+            initial = np.concatenate([np.ravel(variable) for variable in variables])
+            self._differentiate(chosen, pieces, [v.path for v in variables], initial)
+
+    return Poisson()
+
+
+def matrix_products(k: int):
+    """The products of a Gauss-Newton product's matrices with k columns, and nothing else."""
+    from hesscomp.curvature.tensorflow import tf
+
+    rng, calls, rows = np.random.default_rng(2), [], (WIDTHS[0] + 2) * ROWS
+    make = lambda *shape: tf.constant(rng.standard_normal(shape))  # noqa: E731
+    for place, (d, h) in enumerate(pairwise(WIDTHS)):
+        x, tW, t_delta = make(rows, d), make(d, k * h), make(rows, k * h)
+        calls += [(x, tW, False, False), (x, t_delta, True, False)]
+        if place:
+            tx, t_rows, W = make(rows * k, d), make(rows * k, h), make(d, h)
+            calls += [(tx, W, False, False), (t_rows, W, False, True)]
+    product = tf.function(tf.matmul, reduce_retracing=False)
+    return lambda: [product(a, b, transpose_a=s, transpose_b=t) for a, b, s, t in calls]
+
+
+def timed(candidates: dict, rounds: int) -> dict:
+    """Seconds of processor time of each candidate in each round; they take turns."""
+    for call in candidates.values():
+        call()
+    seconds = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            start = time.process_time()
+            call()
+            seconds[name].append(time.process_time() - start)
+    return {name: np.array(found) for name, found in seconds.items()}
+
+
+def engine(options) -> None:
+    from hesscomp.curvature.tensorflow import set_threads, tf
+
+    set_threads(1)
+    candidates = {"products alone": matrix_products(COLUMNS)}
+    for name in ("layer-wise", "generic"):
+        problem = poisson(name)
+        x = problem.initial
+        V = tf.constant(np.random.default_rng(1).standard_normal((problem.n, COLUMNS)))
+        for title, shard in (
+            ("Gauss-Newton", problem.gauss_newton(x)), ("Hessian", problem.linearize(x))
+        ):  # fmt: skip
+            candidates[f"{name} {title}"] = lambda shard=shard, V=V: shard.product(V)
+        candidates[f"{name} gradient"] = lambda p=problem, x=x: p.loss_and_gradient(x)
+        candidates[f"{name} loss"] = lambda p=problem, x=x: p.objective(x)
+    seconds = timed(candidates, options.rounds)
+    for name, found in seconds.items():
+        print(f"{name:24s} {1e3 * np.median(found):9.1f} ms")
+    floor = seconds["products alone"]
+    for title in ("Gauss-Newton", "Hessian", "gradient", "loss"):
+        quick, slow = seconds[f"layer-wise {title}"], seconds[f"generic {title}"]
+        values = {"generic / layer-wise": np.median(slow / quick)}
+        if title == "Gauss-Newton":
+            values["layer-wise / products alone"] = np.median(quick / floor)
+        print(title, {head: round(value, 2) for head, value in values.items()})
+        if not options.trial:
+            record.save("jet engines", title, values, CODE)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("engine", help="what the engines of jets cost")
+    one.add_argument("--rounds", type=int, default=7, help="of which the median is taken")
+    record.add_option(one)
+    one.set_defaults(run=engine)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

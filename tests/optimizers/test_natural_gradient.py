@@ -1,0 +1,89 @@
+"""Natural gradient: its forms against a dense solve, points redrawn in each step, resuming."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from marks import serial_but
+from shards import block_rows
+
+import hesscomp as hc
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.optimizers.batches import Batches, Sampling, Task
+from hesscomp.optimizers.loop import Saving, Stopping, train
+from hesscomp.optimizers.natural_gradient import NaturalGradient
+from hesscomp.parallel.world import World
+
+pytestmark = pytest.mark.ranks
+RIDGE, SHARE, MOMENTUM = 1e-3, 1e-6, 0.6
+
+
+def regression(world, rows):
+    keras.utils.set_random_seed(2)
+    layers = [keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    rng, part = np.random.default_rng(6), block_rows(world, rows)
+    X, y = rng.standard_normal((rows, 3)), rng.standard_normal((rows, 2))
+    data = X[part], y[part]
+    return hc.KerasProblem(
+        model, "squared-error", data, world, ridge=RIDGE, dtype="float64", check="off"
+    )
+
+
+CG = (("direct", 1), ("rank", 5))
+FORMS = [(7, True, ()), (7, False, ()), (30, True, ()), (30, False, CG)]
+
+
+@pytest.mark.parametrize(("rows", "reproducible", "options"), serial_but(FORMS[::2], FORMS))
+def test_a_direction_is_that_of_a_dense_solve(rows, reproducible, options):
+    problem = regression(World(reproducible=reproducible), rows)
+    x, previous = problem.initial, np.linspace(-1, 1, problem.n)
+    task = Task(0, x, Batches(problem, Sampling()))
+    optimizer = NaturalGradient(damping=SHARE, momentum=MOMENTUM, forcing=1e-9, **dict(options))
+    state = {**optimizer.start(x), "previous": previous, "caution": 1.0}
+    outcome = optimizer.step(task, state)
+    G, (_, g) = hc.ggn(problem).to_dense(), problem.objective_and_gradient(x)
+    damping = SHARE * np.trace(G) / min(problem.n, 2 * rows)
+    if options:  # by CG, with the trace of the preconditioner
+        damping = outcome.values["damping"]
+        assert outcome.values["cg_iterations"] > 0
+    assert outcome.values["damping"] == pytest.approx(damping, rel=1e-9)
+    shifted = G + (RIDGE + damping) * np.eye(problem.n)
+    direction = np.linalg.solve(shifted, damping * MOMENTUM * previous - g)
+    step = (outcome.x - x) / outcome.values["step_length"]
+    np.testing.assert_allclose(step, direction, rtol=1e-6, atol=1e-8)
+    assert task.acceptance_batch.objective(outcome.x) < task.objective
+
+
+@cache
+def redrawn():
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]
+    )
+    box = hc.Box([0], [1])
+    groups = [
+        hc.Group(box.random(15, seed=4, redrawn=True), lambda u, x: u - tf.sin(3 * x[:, 0])),
+        hc.Group([[0.0], [1.0]], lambda u, x: u - tf.sin(3 * x[:, 0])),
+    ]
+    return hc.ResidualProblem(model, groups, World())
+
+
+def test_points_that_are_redrawn_serve_one_step(shared_tmp):
+    problem, optimizer = redrawn(), NaturalGradient(damping=1e-8)
+    steps = Stopping(max_steps=4)
+    whole = train(problem, optimizer, stopping=steps)
+    objectives = [
+        problem.redrawn(step).objective(problem.initial if step == 0 else whole.x)
+        for step in (0, 4)
+    ]
+    found = whole.history.column("objective")[[0, 4]]
+    np.testing.assert_allclose(found, objectives, rtol=1e-12)
+    assert whole.best_objective < objectives[0] / 2
+    saving = Saving(str(shared_tmp), every=1)
+    train(problem, optimizer, stopping=Stopping(max_steps=2), saving=saving)
+    rest = train(problem, optimizer, stopping=steps, saving=saving)
+    assert np.array_equal(rest.x, whole.x)
+    with pytest.raises(InputError, match="no batches"):
+        train(problem, optimizer, sampling=Sampling(gradient=0.97))

@@ -1,0 +1,145 @@
+"""Residuals and energies of networks, against closed forms of a network of one hidden layer."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+import hesscomp as hc
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+from hesscomp.problems.contract import check_problem
+
+pytestmark = pytest.mark.ranks(most=2)
+HIDDEN, SQUARE = 5, hc.Box([0, 0], [1, 1])
+INSIDE, EDGES = SQUARE.grid(4), SQUARE.boundary_grid(3)
+
+
+def network(outputs=1):
+    keras.utils.set_random_seed(1)
+    dense = keras.layers.Dense
+    return keras.Sequential([keras.Input((2,)), dense(HIDDEN, "tanh"), dense(outputs)])
+
+
+def load(x):
+    return 3 * x[:, 0] - x[:, 1]
+
+
+@cache
+def poisson():
+    inside = hc.Group(INSIDE, lambda laplacian, x: laplacian + load(x))
+    edges = hc.Group(EDGES, lambda u: tf.stack([u, u * u], 1), weight=3)
+    return hc.ResidualProblem(network(), [inside, edges], World())
+
+
+def by_hand(x):
+    """The residuals of `poisson`, each with its weight, and their Jacobian, by group."""
+    W, b, c, c0 = np.split(x, np.cumsum([2 * HIDDEN, HIDDEN, HIDDEN]))
+    W, (I, w_in), (B, w_on) = W.reshape(2, HIDDEN), INSIDE.rows(0, None), EDGES.rows(0, None)
+    z, square = np.tanh(I @ W + b), (W**2).sum(0)
+    slope, bend = 1 - z**2, -2 * z * (1 - z**2)
+    third = -2 * (slope**2 + z * bend)
+    inner = third * square * c
+    by_W = [I[:, [i]] * inner + 2 * W[i] * c * bend for i in (0, 1)]
+    J = np.hstack([*by_W, inner, bend * square, np.zeros((len(I), 1))])
+    r = (bend * square) @ c + load(I)
+    z = np.tanh(B @ W + b)
+    u, inner = z @ c + c0, (1 - z**2) * c
+    Ju = np.hstack([B[:, [0]] * inner, B[:, [1]] * inner, inner, z, np.ones((len(B), 1))])
+    roots = np.sqrt(np.concatenate([w_in, 3 * w_on, 3 * w_on]))
+    residuals = np.concatenate([r, u, u**2]) * roots
+    return residuals, np.concatenate([J, Ju, 2 * u[:, None] * Ju]) * roots[:, None]
+
+
+def test_residuals_and_their_jacobian_are_those_by_hand():
+    problem = poisson()
+    x = problem.initial + 0.1
+    residuals, J = by_hand(x)
+    value, gradient = problem.objective_and_gradient(x)
+    np.testing.assert_allclose(value, residuals @ residuals / 2, rtol=1e-12)
+    np.testing.assert_allclose(gradient, J.T @ residuals, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(hc.ggn(problem, at=x).to_dense(), J.T @ J, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_the_rows_and_the_gram_matrix_of_the_jacobian():
+    problem = poisson()
+    x = problem.initial + 0.1
+    residuals, J = by_hand(x)
+    jacobian = hc.jacobian(problem, at=x)
+    rows = jacobian.rows()
+    np.testing.assert_allclose(rows, jacobian @ np.eye(problem.n), rtol=1e-10, atol=1e-12)
+    gram = jacobian.gram() / problem.rows
+    w = np.linalg.eigvalsh(gram)[-problem.n :]  # the order of the rows differs
+    np.testing.assert_allclose(w, np.linalg.eigvalsh(J.T @ J), atol=1e-10 * w[-1])
+    R, r = problem.gauss_newton_rows(x)
+    total = problem.world.sum(np.column_stack([R.T @ R, R.T @ r])) / problem.rows
+    np.testing.assert_allclose(
+        total, np.column_stack([J.T @ J, J.T @ residuals]), rtol=1e-9, atol=1e-11
+    )
+
+
+@pytest.mark.slow
+def test_problems_keep_the_contract():
+    check_problem(poisson())
+    energy = hc.EnergyProblem(
+        network(), lambda u, du, x: tf.reduce_sum(du**2, 1) / 2 - load(x) * u, INSIDE,
+        [hc.Group(EDGES, lambda u: u, weight=10)], World(), convex=True,
+    )  # fmt: skip
+    check_problem(energy)
+    assert np.linalg.eigvalsh(hc.ggn(energy).to_dense())[0] > -1e-12
+
+
+@pytest.mark.serial
+def test_conditions_that_are_built_in_hold_and_have_right_derivatives():
+    """By functions of jets that vanish for any network."""
+
+    def zero(u, du, laplacian, d2u, x):
+        return tf.concat([laplacian - tf.einsum("bcii->bc", d2u), du[:, :, 0] * 0], 1)
+
+    def difference(u, du, d2u, x):
+        return tf.concat([u, du[:, 0], d2u[:, 1, 0]], 1)
+
+    def distance(x):
+        return x[:, 0] * (1 - x[:, 0]) * tf.exp(x[:, 1])
+
+    def values(x):
+        return tf.stack([tf.sin(x[:, 0] + 2 * x[:, 1]), x[:, 1] ** 3], 1)
+
+    problem = hc.ResidualProblem(
+        network(2), [hc.Group(INSIDE, zero), hc.Group(INSIDE, difference)],
+        distance=distance, boundary_values=values,
+    )  # fmt: skip
+    X, x = np.array([[0.0, 0.3], [1.0, 0.7], [0.4, 0.6]]), problem.initial
+    np.testing.assert_allclose(problem.output(x, X)[:2], values(tf.constant(X[:2])), atol=1e-14)
+    kept = problem.tensors("float64")[0].numpy()
+    found = problem.engine.output(tf.constant(x), tf.constant(kept)).numpy()
+    np.testing.assert_allclose(found[kept[:, -1] == 0], 0, atol=1e-13)
+    (place, *_), step = np.flatnonzero(kept[:, -1] == 1), 1e-4
+    point, weight = kept[place, :2], np.sqrt(kept[place, 2])
+    ends = [[i * step, j * step] for i in (-1, 1) for j in (-1, 1)]
+    u = problem.output(x, point + np.array(ends)).reshape(2, 2, 2)
+    along = problem.output(x, point + np.array([[step, 0], [0, step], [-step, 0], [0, -step]]))
+    expected = np.concatenate([
+        problem.output(x, point[None])[0], (along[:2] - along[2:])[:, 0] / (2 * step),
+        (u[1, 1] - u[1, 0] - u[0, 1] + u[0, 0])[[1]] / (4 * step**2),
+    ])  # fmt: skip
+    wanted = [0, 1, 2, 3, 5]
+    np.testing.assert_allclose(found[place, wanted] / weight, expected, atol=1e-6)
+
+
+@pytest.mark.serial
+def test_what_does_not_fit_is_refused():
+    good = hc.Group(INSIDE, lambda u: u)
+    for make, words in (
+        (lambda: hc.Group(INSIDE, lambda v: v), "takes v"),
+        (lambda: hc.Group(INSIDE, lambda x: x), "takes x"),
+        (lambda: hc.Group(INSIDE, lambda u: u, weight=0), "weight"),
+        (lambda: hc.ResidualProblem(network(), []), "one or more"),
+        (lambda: hc.ResidualProblem(network(), [hc.Group([0.0], lambda u: u)]), "1 coordinates"),
+        (lambda: hc.ResidualProblem(network(), [good], boundary_values=load), "distance"),
+        (lambda: hc.ResidualProblem(network(), [hc.Group(INSIDE, lambda u: u[0])]), "0 axes"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make()
