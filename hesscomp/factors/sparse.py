@@ -109,7 +109,7 @@ class Sparse(Hierarchical):
     def numbers(self) -> int:
         return len(self.values)
 
-    def summary(self, leading: int = 10) -> dict[str, str]:
+    def details(self, leading: int = 10) -> dict[str, str]:
         return {
             "entries": f"{len(self.values)} ({len(self.values) / self.n:.3g} a row)",
             "trace": f"{self.trace():.6g}",

@@ -35,7 +35,7 @@ layers = keras.layers
 
 def _activation(function: Callable | None) -> list[Operation]:
     name = getattr(function, "__name__", str(function))
-    if name in ("linear", "None"):
+    if function is None or name == "linear":
         return []
     if name == "softmax":
         return [Softmax()]
