@@ -5,8 +5,10 @@ Müller and Zeinhofer, "Achieving high accuracy with PINNs via energy natural gr
 Journal of Computational Physics 516, 2024).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -14,6 +16,8 @@ import scipy.linalg
 from hesscomp.compression import FORMATS
 from hesscomp.compression.formats import LOW_RANK
 from hesscomp.errors import NumericalError
+from hesscomp.factors.factor import Factor
+from hesscomp.factors.tree import Tree
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING
@@ -79,14 +83,17 @@ class NaturalGradient(Refreshed, Optimizer):
     direct: int = option(
         10_000, low=1, help="number of parameters, and of residuals, above which CG solves"
     )
-    preconditioner: str = option(
-        LOW_RANK, choices=tuple(FORMATS), help="format of the factor that preconditions CG"
-    )
+    preconditioner: str | Factor = option(
+        LOW_RANK, choices=tuple(FORMATS),
+        help="format of the factor that preconditions CG; in Python also a factor",
+    )  # fmt: skip
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")
     seed: int = option_of(NewtonOptions, "seed")
     forcing: float = option(1e-3, above=0, below=1, help="relative residual of CG")
     max_cg: int = option(500, low=1, help="most CG iterations of a step")
+    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    factor_options: Mapping[str, Any] | None = None
     name = "natural-gradient"
 
     def start(self, x):

@@ -5,6 +5,7 @@ import weakref
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 
@@ -84,6 +85,12 @@ class DifferentiableProblem(Problem):
         name = f"{self.dataset_name} (sample {fraction:g}, seed {seed})"
         other._take(self.data.only(kept, name, self.world))
         other.keep_blocks(kept)
+        return other
+
+    def holding(self, rows: RowSet) -> Self:
+        """Return this problem with other rows; the engine and what it has compiled are shared."""
+        other = copy.copy(self)
+        other._take(rows)
         return other
 
     @property

@@ -1,6 +1,5 @@
 """Networks that solve differential equations: weighted squares of residuals, and energies."""
 
-import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -182,9 +181,7 @@ class PointProblem(NetworkProblem):
     def redrawn(self, step: int) -> "PointProblem":
         if not any(group.points.redrawn for group in self.groups):
             return self
-        other = copy.copy(self)
-        other._take(self._rows(step))
-        return other
+        return self.holding(self._rows(step))
 
     @property
     def redraws(self) -> bool:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.problems.evaluation import Evaluation
 
 FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief")
-NAMES = ("newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", *FIRST_ORDER)
+NAMES = (
+    "newton", "newton-cg", "hessian-free", "gauss-newton", "natural-gradient", "drsom",
+    *FIRST_ORDER,
+)  # fmt: skip
 HELP = ("help",)  # settings that ask what settings there are
 
 

@@ -77,7 +77,6 @@ def test_a_file_is_shown_drawn_and_solved_with(made, capsys):
     "arguments, lacking",
     [
         (["compare", "d.h5", "d.h5"], "no eigenvalues"),
-        (["update", "d.h5", "--data", "d.npz", "--out", "u.h5"], "no eigenvalues"),
         (["spectrum", "--data", "d.npz", "--factor", "d.h5", "--out", "p.png"], "no eigenvalues"),
         (["solve", "d.h5", "--rhs", "g.npy", "--shift", "1", "--tail", "zero", "--out", "s.npy"],
          "no tail"),
