@@ -46,21 +46,16 @@ def make_optimizer(name: str, settings: Sequence[str] = ()) -> Optimizer:
         For a name, an option or a value that it does not know.
     """
     kind = optimizer_kind(name)
-    defaults = {each.name: each for each in described(kind)}
+    known = {each.name: each for each in described(kind)}
     values: dict[str, Any] = {}
     for setting in settings:
         option, equals, text = setting.partition("=")
-        if not equals or option not in defaults:
+        if not equals or option not in known:
             raise InputError(
-                f"{name} has no option {setting}; write NAME=VALUE with one of "
-                f"{', '.join(defaults)}"
+                f"{name} has no option {setting}; write NAME=VALUE with one of {', '.join(known)}"
             )
-        known = defaults[option]
-        values[option] = (
-            known.parse(text)
-            if known.parse is not None
-            else _parsed(f"{name}: {option}", text, known.kinds)
-        )
+        parse, kinds = known[option].parse, known[option].kinds
+        values[option] = parse(text) if parse else _parsed(f"{name}: {option}", text, kinds)
     return kind(**values)
 
 

@@ -1,7 +1,7 @@
 """First-order baselines: SGD with momentum, Adam, AdamW, AdaBelief."""
 
 from abc import abstractmethod
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -9,7 +9,6 @@ from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.schedules import EXAMPLE, Schedule, as_rate, parse_rate, rate_at
 from hesscomp.options import option, option_of
-from hesscomp.runs.checkpoint import Checkpoint
 
 CAREFUL = 0.5  # of the learning rate, after numbers that were not finite
 
@@ -30,16 +29,6 @@ class FirstOrder(Optimizer):
     def __post_init__(self):
         object.__setattr__(self, "learning_rate", as_rate(self.learning_rate))  # of Keras' too
         super().__post_init__()
-
-    def upgraded(self, saved: Checkpoint) -> Checkpoint:
-        """Return a checkpoint from before there was weight decay as one without any."""
-        told = saved.facts.get("optimizer", "")
-        if "weight_decay" in told or ", decay " not in told:
-            return saved
-        head, _, tail = told.partition(", decay ")
-        value = tail.split(",")[0].rstrip(")")
-        told = f"{head}, decay {value}, weight_decay 0.0{tail[len(value) :]}"
-        return replace(saved, facts={**saved.facts, "optimizer": told})
 
     def start(self, x):
         return {"steps": 0, "scale": 1.0, **{name: np.zeros_like(x) for name in self.moments}}

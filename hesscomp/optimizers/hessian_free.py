@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hesscomp.compression import FORMATS
-from hesscomp.factors import Factor, Tree
+from hesscomp.compression.orderings import Ordering
+from hesscomp.factors import Factor
 from hesscomp.krylov.cg import Recurrence
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
@@ -71,7 +72,7 @@ class HessianFree(Refreshed, Optimizer):
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")
     seed: int = option_of(NewtonOptions, "seed")
-    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    ordering: Ordering = option_of(NewtonOptions, "ordering")
     factor_options: Mapping[str, Any] | None = None
     name = "hessian-free"
 

@@ -15,9 +15,9 @@ import scipy.linalg
 
 from hesscomp.compression import FORMATS
 from hesscomp.compression.formats import LOW_RANK
+from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import NumericalError
 from hesscomp.factors.factor import Factor
-from hesscomp.factors.tree import Tree
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING
@@ -92,7 +92,7 @@ class NaturalGradient(Refreshed, Optimizer):
     seed: int = option_of(NewtonOptions, "seed")
     forcing: float = option(1e-3, above=0, below=1, help="relative residual of CG")
     max_cg: int = option(500, low=1, help="most CG iterations of a step")
-    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    ordering: Ordering = option_of(NewtonOptions, "ordering")
     factor_options: Mapping[str, Any] | None = None
     name = "natural-gradient"
 

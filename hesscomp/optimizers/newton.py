@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
+from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import NumericalError
-from hesscomp.factors import Factor, Tree
+from hesscomp.factors import Factor
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, forcing_term
@@ -67,7 +68,7 @@ class Newton(Refreshed, Optimizer):
     seed: int = option_of(NewtonOptions, "seed")
     tail: float | str = option_of(NewtonOptions, "tail")
     preconditioner: str | Factor = option_of(NewtonOptions, "preconditioner")
-    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    ordering: Ordering = option_of(NewtonOptions, "ordering")
     factor_options: Mapping[str, Any] | None = None
     name = "newton"
     keeps_margins = True

@@ -8,8 +8,9 @@ import numpy as np
 
 from hesscomp.compression import FORMATS
 from hesscomp.compression.formats import LOW_RANK
+from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import InputError
-from hesscomp.factors import Factor, Tree
+from hesscomp.factors import Factor
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
@@ -76,7 +77,7 @@ class NewtonCG(Refreshed, Optimizer):
         0.0, low=0,
         help="what is added to the matrix' diagonal; it grows after numbers that are not finite",
     )  # fmt: skip
-    ordering: str | Tree | np.ndarray | None = option_of(NewtonOptions, "ordering")
+    ordering: Ordering = option_of(NewtonOptions, "ordering")
     factor_options: Mapping[str, Any] | None = None
     name = "newton-cg"
 

@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from hesscomp.compression import FORMATS, SketchOptions
 from hesscomp.compression.formats import LOW_RANK, FormatOptions
+from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import InputError
-from hesscomp.factors import Factor, Tree
+from hesscomp.factors import Factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.options import Options, described, option, option_of, refuse, refuse_unknown
 
@@ -136,7 +135,7 @@ class NewtonOptions(Options, group="solver"):
         "last", parse=str, metavar="last|zero|FLOAT", advanced=True,
         help="`solver` lowrank only: value of the eigenvalues outside the factor",
     )  # fmt: skip
-    ordering: str | Tree | np.ndarray | None = option_of(FormatOptions, "ordering", group=None)
+    ordering: Ordering = option_of(FormatOptions, "ordering", group=None)
     factor_options: Mapping[str, Any] | None = None
 
     def _check(self) -> None:

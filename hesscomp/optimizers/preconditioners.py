@@ -9,8 +9,9 @@ import scipy.linalg
 
 from hesscomp.compression import FORMATS, compress
 from hesscomp.compression.formats import LOW_RANK
+from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import InputError
-from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, Tree, from_contents
+from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
@@ -84,7 +85,7 @@ class Refreshed(Options):
     rank: int
     oversample: int
     seed: int
-    ordering: str | Tree | np.ndarray | None
+    ordering: Ordering
     factor_options: Mapping[str, Any] | None
 
     def _check(self) -> None:

@@ -358,10 +358,8 @@ def trajectory(
 def _next(operator, last: Factor | None, asked: dict[str, Any]) -> Factor:
     if last is None:
         return compress_operator(operator, **asked)
-    later = {"format": last.kind, "ordering": None, "start": last}
-    factor = compress_operator(
-        operator, **{name: asked[name] for name in asked.keys() - {"on_choice"}} | later
-    )
+    later = {"format": last.kind, "ordering": None, "start": last, "on_choice": None}
+    factor = compress_operator(operator, **asked | later)
     if factor.provenance.method == "dense":
         return factor
     method = f"{factor.provenance.method} started from the factor before"
