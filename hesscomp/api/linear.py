@@ -68,17 +68,18 @@ def fit_linear(
     """
     from hesscomp.optimizers.newton import newton
     from hesscomp.optimizers.options import NewtonOptions
-    from hesscomp.optimizers.standard_errors import KINDS, linear_model, named_columns
+    from hesscomp.optimizers.standard_errors import check_statistics, linear_model, named_columns
 
-    if covariance not in KINDS:
-        raise InputError(f"covariance must be one of {', '.join(KINDS)}, not {covariance}")
     read = {
         name: options.pop(name) for name in ("label", "missing", "categories") if name in options
     }
-    refuse_unknown(options, [each.name for each in described(NewtonOptions)], "fit_linear")
+    refuse_unknown(
+        options, [each.name for each in described(NewtonOptions, told=False)], "fit_linear"
+    )
     problem, dataset = linear_problem(
         data, family, world, weights, offsets, read, ridge=ridge, intercept=intercept, dtype=dtype
     )
+    check_statistics(problem, dataset, covariance, tuple(errors_of))
     with named_columns(problem, dataset):
         result = newton(problem, None, NewtonOptions(**options))
     problem.warn_without_minimum(result.x)

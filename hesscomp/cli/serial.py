@@ -10,6 +10,8 @@ from hesscomp.errors import InputError
 from hesscomp.factors import compare, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
+from hesscomp.linear import load_model
+from hesscomp.linear.hdf5 import is_model
 from hesscomp.options import Options, option
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.runs.report import write_json
@@ -34,12 +36,16 @@ def run_problems(request: ProblemsRequest) -> int:
 class InspectRequest(Options):
     """Which file to show."""
 
-    file: str = option(flag="file", metavar="F.h5", help="a factor or trajectory file")
+    file: str = option(
+        flag="file", metavar="F.h5", help="the file of a factor, a trajectory or a linear model"
+    )
     leading: int = option(10, low=1, metavar="K", help="number of eigenvalues to show")
 
 
 def run_inspect(request: InspectRequest) -> int:
-    if is_trajectory(request.file):
+    if is_model(request.file):
+        print(load_model(request.file).summary())
+    elif is_trajectory(request.file):
         print(trajectory_table(load_trajectory(request.file), request.leading))
     else:
         print(factor_table(load_factor(request.file), request.leading))

@@ -153,6 +153,11 @@ def from_arrays(
     train = with_columns(train, world, name, weights=weights, offsets=offsets)
     held_out = None
     if test is not None:
+        if offsets is not None:
+            raise InputError(
+                f"{name}: the test rows have no offsets, and the others have; load files that have "
+                "them, or leave `test` out"
+            )
         title = f"{name} (test)"
         held_out = _unlabelled(*test, world, title, targets)
         if held_out.X.shape[1:] != train.X.shape[1:]:
@@ -207,7 +212,7 @@ def _column(values, shard: Shard, name: str, what: str) -> np.ndarray:
 def _unlabelled(X, y, world: World, name: str, targets: str) -> Shard:
     """Return this rank's rows, checked and placed among the others'; labels still as they came."""
     with world.phase(f"checking {name}"):
-        X = _matrix(X, name)
+        X = as_matrix(X, name)
         y = _labels(y, X.shape[0], name, targets)
     forms = world.gather((len(y), X.shape[1:], scipy.sparse.issparse(X), X.dtype.name, y.shape[1:]))
     start, total = sum(rows for rows, *_ in forms[: world.rank]), sum(rows for rows, *_ in forms)
@@ -249,7 +254,7 @@ def _labels(y, rows: int, name: str, targets: str) -> np.ndarray:
     return y
 
 
-def _matrix(X, name: str):
+def as_matrix(X, name: str):
     """Return X as float64 or float32, dense or in canonical CSR (sorted, without duplicates)."""
     sparse = scipy.sparse.issparse(X)
     X = X if sparse else plain(X, name, "X")

@@ -97,7 +97,8 @@ class CsvSource(TextSource):
             raise InputError(f"{path}: has a single column; it needs features and a label")
         self.at = None
         if reading.labelled:
-            self.at = len(names) - 1 if self.label is None else self._place(self.label)
+            named = self.label or (reading.usual_label if reading.usual_label in names else None)
+            self.at = len(names) - 1 if named is None else self._place(named)
         self.beside = {what: self._place(name) for what, name in reading.columns().items()}
         self.used = [i for i in range(len(names)) if i != self.at and i not in self.beside.values()]
         alike = like and [names[i] for i in self.used] == [column.name for column in like.columns]
@@ -106,6 +107,11 @@ class CsvSource(TextSource):
             self.used = [self._place(column.name, what) for column in like.columns]
         self.columns = tuple(names[i] for i in self.used)
         self.label_name = None if self.at is None else self._called(self.at)
+        if self.at in (*self.used, *self.beside.values()):
+            raise InputError(
+                f"{path}: {self.label_name} would be the label, and is a feature, a weight or an "
+                "offset; name the column of the labels (`label`)"
+            )
         self.forced = {self._place(name) for name in reading.categories}
         if wrong := self.forced - set(self.used):
             raise InputError(f"{path}: {self._called(min(wrong))} is no feature; leave it out")

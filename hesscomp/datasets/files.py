@@ -60,7 +60,8 @@ def load_file(
     train, classes = with_targets(train, targets, world, called, where=reader.where)
     held_out = None
     if test is not None:
-        other_reading = replace(reading, label=None if reader.label_is_file else reading.label)
+        label = None if reader.label_is_file else reading.label
+        other_reading = replace(reading, label=label, usual_label=reader.label_name)
         held_out, other = _read(test, world, format, other_reading, dtype, reader)
         if other.dropped and world.rank == 0:
             log.warning("%s: %d rows with missing values are left out", test, other.dropped)
@@ -74,13 +75,18 @@ def load_file(
     )
 
 
-def load_rows(source: str | os.PathLike, world: World, encoding: Encoding | None, n: int) -> Shard:
+def load_rows(
+    source: str | os.PathLike, world: World, encoding: Encoding | None, n: int,
+    offset: str | None = None,
+) -> Shard:  # fmt: skip
     """Load rows without labels, encoded as other rows were or of n numbers. Collective.
 
     A file of labelled rows will do: labels of CSV files are ignored with all other columns that the
-    encoding does not name, and those of other formats too.
+    encoding does not name, and those of other formats too. `offset` names the column of offsets.
     """
-    shard, _ = _read(source, world, None, Reading(labelled=False), None, like=encoding)
+    shard, _ = _read(
+        source, world, None, Reading(labelled=False, offset=offset), None, like=encoding
+    )
     if row_size(shard.X) != n:
         raise InputError(f"{source}: has {row_size(shard.X)} columns, the model {n}")
     return shard

@@ -12,7 +12,8 @@ class Reading:
     """What is asked of a file; see `load_dataset` for the fields.
 
     `labelled` says whether the rows have labels, `reference` whether the first level of each text
-    column gets no feature.
+    column gets no feature. `usual_label` is the column of the labels where no `label` is asked for
+    and a table has it; else that is the last one.
     """
 
     label: str | None = None
@@ -22,6 +23,7 @@ class Reading:
     categories: tuple[str, ...] = ()
     reference: bool = False
     labelled: bool = True
+    usual_label: str | None = None
 
     def __post_init__(self):
         if self.missing not in MISSING:

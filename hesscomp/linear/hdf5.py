@@ -36,7 +36,7 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
             for name in names:
                 value = getattr(model, name)
                 file.attrs[name] = np.int64(value) if kind is int else kind(value)
-        file.attrs["aic"] = float(model.aic)
+        file.attrs["aic"], file.attrs["has_offsets"] = float(model.aic), model.has_offsets
         file["coefficients"], file["standard_errors"] = model.coefficients, model.standard_errors
         _write_texts(file, "names", model.names)
         _write_texts(file, "classes", model.classes)
@@ -48,7 +48,7 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
 
 def is_model(path: str | os.PathLike) -> bool:
     """Return whether a file is one of a fitted model; InputError if it is not HDF5."""
-    with CheckedFile(path, "model file") as file:
+    with CheckedFile(path, "hesscomp file") as file:
         return file.attributes().get("format") == FORMAT
 
 
@@ -85,6 +85,7 @@ def load_model(path: str | os.PathLike) -> LinearModel:
         encoding = _encoding(file.within("encoding")) if "encoding" in file.file else None
         if encoding is not None and len(encoding.names) != n - found["intercept"]:
             file.refuse(f"/encoding has {len(encoding.names)} features of {n}")
+        found["has_offsets"] = bool(attributes.get("has_offsets", False))
         return LinearModel(
             coefficients=coefficients, names=names, standard_errors=errors, covariance=covariance,
             classes=classes, encoding=encoding, **found,

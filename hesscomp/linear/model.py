@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
+from hesscomp.datasets.dataset import as_matrix
 from hesscomp.datasets.encoding import Encoding
 from hesscomp.errors import InputError
 from hesscomp.linear.distributions import DISTRIBUTIONS
@@ -57,6 +58,8 @@ class LinearModel:
     converged : bool
         Whether the fit reached its tolerance.
     gradient_norm : float
+    has_offsets : bool
+        Whether the training rows had offsets, so that rows to predict need them.
     classes : tuple of str
         Of logistic regression: what the labels of -1 and +1 were called.
     label_name : str
@@ -83,6 +86,7 @@ class LinearModel:
     effective_parameters: float = np.nan
     converged: bool = True
     gradient_norm: float = np.nan
+    has_offsets: bool = False
     classes: tuple[str, ...] = ()
     label_name: str = ""
     encoding: Encoding | None = None
@@ -107,7 +111,7 @@ class LinearModel:
     @cached_property
     def p_values(self) -> np.ndarray:
         """Two-sided, by the normal distribution."""
-        return 2 * scipy.stats.norm.sf(np.abs(self.z))
+        return 2 * scipy.special.ndtr(-np.abs(self.z))
 
     def intervals(self, level: float = 0.95) -> np.ndarray:
         """Return the confidence intervals of the coefficients: (n, 2)."""
@@ -128,12 +132,24 @@ class LinearModel:
 
         Parameters
         ----------
-        X : (rows, features) array or sparse array
+        X : (rows, features) array, DataFrame or SciPy sparse matrix
             Encoded as the training rows were.
         offsets : (rows,) array, optional
+            Needed where the training rows had offsets.
         level : float
             Of the interval, which is that of the linear predictor, mapped to the mean.
+
+        Raises
+        ------
+        InputError
+            For rows that do not fit, and where offsets are missing.
         """
+        X = as_matrix(X, "the rows")
+        if self.has_offsets and offsets is None:
+            raise InputError(
+                "the training rows had offsets; give those of these rows too (zeros predict the "
+                "mean at an offset of 0, such as the rate for an exposure of 1)"
+            )
         if len(X.shape) != 2 or X.shape[1] != self.features:
             raise InputError(f"rows of shape {X.shape}; the model takes {self.features} columns")
         t = X @ self.coefficients[: self.features] + self.coefficients[self.features :].sum()
@@ -232,4 +248,4 @@ def quantile(level: float) -> float:
     """Return how many standard errors an interval of a confidence level reaches to each side."""
     if not 0 < level < 1:
         raise InputError(f"the level of an interval must be above 0 and below 1, not {level}")
-    return float(scipy.stats.norm.ppf((1 + level) / 2))
+    return float(scipy.special.ndtri((1 + level) / 2))

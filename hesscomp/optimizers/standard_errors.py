@@ -58,8 +58,8 @@ def linear_model(
     Raises
     ------
     InputError
-        If a column is zero or depends linearly on others, so that there is no covariance, or a
-        coefficient of this name does not exist.
+        As `check_statistics`, and if a column is zero or depends linearly on others, so that there
+        is no covariance.
 
     Notes
     -----
@@ -67,25 +67,20 @@ def linear_model(
     rank. Weights count as repeated rows for the observed information, and robust errors take each
     row with its weight as one observation.
     """
+    check_statistics(problem, dataset, covariance, errors_of)
     names = parameter_names(problem, dataset)
     found = Errors(np.full(problem.n, np.nan))
     if covariance != NONE:
         exact = problem.exact()
-        if wrong := [name for name in errors_of if name not in names]:
-            raise InputError(f"{some(wrong)}: no coefficient has this name; they are {some(names)}")
-        if errors_of and problem.n <= DENSE:
-            raise InputError(
-                f"`errors_of` goes with more than {DENSE} coefficients; all standard errors of "
-                f"{problem.n} are computed"
-            )
         if problem.n <= DENSE:
             found = _dense(exact, result.x, covariance == ROBUST, names)
         else:
             chosen = [names.index(name) for name in errors_of]
-            found = _by_solves(exact, result.x, covariance == ROBUST, chosen)
+            found = _by_solves(exact, result.x, covariance == ROBUST, names, chosen)
     if not problem.ridge:
         found = Errors(found.errors, found.covariance, float(problem.n), found.residual)
     return LinearModel(
+        has_offsets=dataset.train.offsets is not None,
         family=problem.family_name, coefficients=result.x, names=names,
         intercept=problem.intercept, **_likelihood(problem, result.x, found, covariance),
         covariance_kind=covariance, residual=found.residual, rows=problem.rows,
@@ -94,6 +89,24 @@ def linear_model(
         label_name=dataset.label_name or "", encoding=dataset.encoding, dataset=dataset.name,
         fingerprint=dataset.fingerprint,
     )  # fmt: skip
+
+
+def check_statistics(
+    problem: GeneralizedLinearModel, dataset: Dataset, covariance: str, errors_of: tuple[str, ...]
+) -> None:
+    """Raise InputError for statistics that `linear_model` cannot give; before the fit."""
+    if covariance not in KINDS:
+        raise InputError(f"covariance must be one of {', '.join(KINDS)}, not {covariance}")
+    if errors_of and covariance == NONE:
+        raise InputError("`errors_of` goes with the covariance observed or robust")
+    names = parameter_names(problem, dataset)
+    if wrong := [name for name in errors_of if name not in names]:
+        raise InputError(f"{some(wrong)}: no coefficient has this name; they are {some(names)}")
+    if errors_of and problem.n <= DENSE:
+        raise InputError(
+            f"`errors_of` goes with more than {DENSE} coefficients; all standard errors of "
+            f"{problem.n} are computed"
+        )
 
 
 def parameter_names(problem: GeneralizedLinearModel, dataset: Dataset) -> tuple[str, ...]:
@@ -184,12 +197,14 @@ def _inverse(H: np.ndarray) -> np.ndarray:
     return inverse / np.outer(sizes, sizes)
 
 
-def _by_solves(problem: GeneralizedLinearModel, x, robust: bool, chosen: list[int]) -> Errors:
+def _by_solves(
+    problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, ...], chosen: list[int]
+) -> Errors:
     """Return the chosen errors, a linear system each."""
     errors, worst = np.full(problem.n, np.nan), 0.0
     if not chosen:
         return Errors(errors)
-    H = HessianOperator(problem, x)
+    H, fisher = HessianOperator(problem, x), EmpiricalFisherOperator(problem, x)
     M = compress(H, FACTOR_RANK, layout="replicated").preconditioner(problem.ridge)
     for i in chosen:
         unit = np.zeros(problem.n)
@@ -199,12 +214,12 @@ def _by_solves(problem: GeneralizedLinearModel, x, robust: bool, chosen: list[in
         )
         if not solved.converged:
             raise NumericalError(
-                f"the standard error of coefficient {i + 1} was not found: conjugate gradients "
-                f"stopped at a relative residual of {solved.residual_norm:.1e}; take a ridge"
+                f"the standard error of {names[i]} was not found: conjugate gradients stopped "
+                f" at a relative residual of {solved.residual_norm:.1e}; take a ridge"
             )
         worst = max(worst, solved.residual_norm)
         variance = solved.x[i]
         if robust:
-            variance = EmpiricalFisherOperator(problem, x).quadratic(solved.x[:, None])[0, 0]
+            variance = fisher.quadratic(solved.x[:, None])[0, 0]
         errors[i] = np.sqrt(variance / problem.total)
     return Errors(errors, residual=worst)

@@ -146,6 +146,8 @@ class GeneralizedLinearModel(Problem):
 
     def exact(self) -> "GeneralizedLinearModel":
         """Return this problem with curvature products in float64; float32 data are copied."""
+        if self.dtype == "float64":
+            return self
         other = copy.copy(self)
         other.dtype, other.design = "float64", self.design.exact()
         return other
@@ -191,6 +193,10 @@ class GeneralizedLinearModel(Problem):
         if shard.X.shape[1] != self.features:
             found, own = shard.X.shape[1], self.features
             raise InputError(f"{name}: has {found} columns; {self.name} has {own}")
+        if self.offsets is not None and shard.offsets is None:
+            raise InputError(
+                f"{name}: has no offsets, and the training rows have; load a file that has them"
+            )
         other = copy.copy(self)
         other.ridge, other.left_out, other.sample = 0.0, None, "all"
         other.fingerprint = fingerprint(shard, self.world)

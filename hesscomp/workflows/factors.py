@@ -1,6 +1,5 @@
 """Make factors: compress an operator at one point or several, take its diagonal, or update one."""
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -277,9 +276,10 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
     # F is accurate on the test vectors that made it; the same vectors would not see its error.
     asked = values(request, FactorOptions) | {"by": request.by, "max_rank": request.max_rank}
     asked["seed"] = max(request.seed, before.provenance.seed) + 1
-    arrays = b"".join(array.tobytes() for array in before.contents().values())
-    digest = hashlib.sha256(arrays).hexdigest()  # all ranks hold them
-    facts = request.facts(FactorOptions) | asked | {"known factor": digest}
+    from hesscomp.curvature.digest import array_digest
+
+    known = " ".join(map(array_digest, before.contents().values())) if request.run else ""
+    facts = request.facts(FactorOptions) | asked | {"known factor": known}
 
     def make(operator) -> Factor:
         return _named(update_factor(operator, before, **asked), before, request.file)

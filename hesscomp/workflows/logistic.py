@@ -148,9 +148,17 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
         dataset, problem = make_logistic(request, world, progress)
         from hesscomp.curvature.hessian import HessianOperator
         from hesscomp.optimizers.newton import newton as minimise
-        from hesscomp.optimizers.standard_errors import OBSERVED, linear_model, named_columns
+        from hesscomp.optimizers.standard_errors import (
+            OBSERVED,
+            check_statistics,
+            linear_model,
+            named_columns,
+        )
         from hesscomp.problems.evaluation import HeldOut
 
+    kind = request.covariance or OBSERVED
+    if request.statistics:
+        check_statistics(problem, dataset, kind, request.errors_of)
     constant = "with an intercept" if problem.intercept else "no intercept added"
     threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
     progress(
@@ -176,7 +184,6 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     progress(fit)
     if request.statistics:
         with world.ledger.timed("statistics"):
-            kind = request.covariance or OBSERVED
             model = linear_model(problem, dataset, result, kind, request.errors_of)
         progress(model.summary(request.confidence))
         write(world, progress, "model", request.model_out, lambda path: save_model(model, path))
@@ -216,7 +223,9 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "command": "newton",
         "data": dataset.name,
         "rows": dataset.rows,
-        "features": problem.n,
+        "family": problem.family_name,
+        "features": problem.features,
+        "coefficients": problem.n,
         "data_fingerprint": dataset.fingerprint,
         "ridge": problem.ridge,
         "intercept": problem.intercept,

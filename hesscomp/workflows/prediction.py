@@ -7,10 +7,11 @@ import numpy as np
 
 from hesscomp.datasets.files import load_rows
 from hesscomp.linear import LinearModel, Predictions, load_model
-from hesscomp.options import Options, option
+from hesscomp.options import Options, option, option_of
 from hesscomp.parallel.world import World
 from hesscomp.storage.files import atomic_path
 from hesscomp.workflows.progress import Progress, check_outputs, silent, write
+from hesscomp.workflows.subject import SourceRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class PredictRequest(Options):
         "with as many columns; labels are ignored",
     )  # fmt: skip
     out: str = option(metavar="P.csv", help="write a line for each row to this file")
+    offset: str | None = option_of(SourceRequest, "offset")
     level: float = option(
         0.95, above=0, below=1, metavar="L", help="confidence level of the intervals"
     )
@@ -52,9 +54,9 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
     check_outputs(world, request.out)
     with world.phase(f"reading {request.model}"):
         model = load_model(request.model)
-    shard = load_rows(request.data, world, model.encoding, model.features)
+    shard = load_rows(request.data, world, model.encoding, model.features, request.offset)
     with world.phase("predicting"):
-        here = model.predict(shard.X, level=request.level)
+        here = model.predict(shard.X, shard.offsets, request.level)
     gathered = zip(*world.gather((here.mean, here.low, here.high)), strict=True)
     found = Predictions(*map(np.concatenate, gathered))
     classes = None
@@ -65,7 +67,10 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
         progress("the model has no covariance: there are no intervals")
 
     def save(path) -> None:
-        with atomic_path(path) as temporary, open(temporary, "w", newline="") as stream:
+        with (
+            atomic_path(path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as stream,
+        ):
             _write(stream, model, predicted)
 
     write(world, progress, f"{len(found.mean)} predictions", request.out, save)

@@ -334,6 +334,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--data": Case("--data e.csv"),
             "--out": Case("--out other.csv"),
             "--level": Case("--level 0.5"),
+            "--offset": Case("--offset f0"),
             **rank_options("--threads", "--comm-timeout"),
         },
     ),

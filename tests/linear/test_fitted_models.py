@@ -121,7 +121,9 @@ def test_single_errors_by_conjugate_gradients(world, monkeypatch, covariance):
     expected = np.where([False, True, False, False, True], dense.standard_errors, np.nan)
     np.testing.assert_allclose(model.standard_errors, expected, rtol=1e-8)
     assert 0 < model.residual <= 1e-10 and "3 coefficients have none" in str(model)
-    assert model.covariance is None and np.isnan(model.predict(np.ones((1, N))).low).all()
+    assert (
+        model.covariance is None and np.isnan(model.predict(np.ones((1, N)), np.zeros(1)).low).all()
+    )
     with pytest.raises(InputError, match="height: no coefficient has this name"):
         fitted(world, "logistic", errors_of=("height",))
     monkeypatch.undo()
@@ -256,3 +258,57 @@ def test_poisson_with_exposure_from_a_file_on_any_ranks(world, shared_tmp):
     alone = hc.fit_linear(path, "poisson", offsets="o", world=hc.World.serial(), tolerance=1e-11)
     np.testing.assert_allclose(model.coefficients, alone.coefficients, rtol=1e-10)
     np.testing.assert_allclose(model.covariance, alone.covariance, rtol=1e-10)
+
+
+def test_rows_need_the_offsets_that_training_had(world, tmp_path):
+    X, _, _, offsets = whole("poisson")
+    model = fitted(world, "poisson")
+    with pytest.raises(InputError, match="give those of these rows"):
+        model.predict(X)
+    hc.save(model, tmp_path / "m.h5")
+    assert load_model(tmp_path / "m.h5").has_offsets
+    table = pandas.DataFrame(X, columns=list("abcd")).assign(e=offsets, y=np.arange(ROWS) % 3)
+    table.to_csv(tmp_path / "d.csv", index=False)
+    fit = ["newton", "--data", str(tmp_path / "d.csv"), "--family", "poisson", "--offset", "e"]
+    named = [*fit, "--label", "y", "--intercept", "--model-out", str(tmp_path / "n.h5")]
+    assert main(named) == 0
+    assert main(["inspect", str(tmp_path / "n.h5")]) == 0
+    out = tmp_path / "p.csv"
+    ask = ["predict", str(tmp_path / "n.h5"), "--data", str(tmp_path / "d.csv"), "--out", str(out)]
+    assert main(ask) == 2 and not out.exists()
+    assert main([*ask, "--offset", "e"]) == 0
+    expected = load_model(tmp_path / "n.h5").predict(X, offsets)
+    np.testing.assert_allclose(pandas.read_csv(out)["mean"], expected.mean, rtol=1e-12)
+    data = hc.load_data(tmp_path / "d.csv", label="y", offset="e", targets="values")
+    with pytest.raises(InputError, match="has no offsets"):
+        hc.GeneralizedLinearModel(data, family="poisson").over((X, np.ones(ROWS)))
+
+
+@pytest.mark.parametrize("given", ["--weights", "--offset"])
+def test_a_column_is_not_the_label_and_something_else(tmp_path, given, capsys):
+    rows = pandas.DataFrame({"a": [1.0, 2, 3, 4], "y": [0, 1, 1, 0], "w": [1.0, 2, 1, 1]})
+    rows.to_csv(tmp_path / "d.csv", index=False)
+    words = ["newton", "--data", str(tmp_path / "d.csv"), "--family", "least-squares", given, "w"]
+    assert main(words) == 2
+    assert "w would be the label, and is a feature, a weight or an" in capsys.readouterr().err
+
+
+def test_the_label_of_test_rows_is_found_by_the_name_of_the_training_rows(tmp_path):
+    rows = pandas.DataFrame({"a": [0.0, 1, 0, 1], "y": [0, 1, 1, 0]})
+    rows.to_csv(tmp_path / "d.csv", index=False)
+    rows[["y", "a"]].to_csv(tmp_path / "t.csv", index=False)
+    test = hc.load_data(tmp_path / "d.csv", test=tmp_path / "t.csv").test
+    assert test.y.tolist() == [-1, 1, 1, -1] and test.X.ravel().tolist() == [0, 1, 0, 1]
+    rows.rename(columns={"y": "z"})[["z", "a"]].to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(InputError, match="a would be the label"):
+        hc.load_data(tmp_path / "d.csv", test=tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize(
+    "form", [scipy.sparse.csr_matrix, scipy.sparse.coo_array, pandas.DataFrame]
+)
+def test_rows_of_any_form_are_predicted_alike(world, form):
+    X, _, _, offsets = whole()
+    model = fitted(world, "logistic")
+    here, there = model.predict(X, offsets), model.predict(form(X), offsets)
+    np.testing.assert_allclose([here.mean, here.low], [there.mean, there.low], rtol=1e-12)
