@@ -132,12 +132,13 @@ def _own_losses(given: Any, path) -> Any:
         return {name: _own_losses(each, path) for name, each in given.items()}
     if given is None or isinstance(given, str):
         return given
-    kind, config = (given[key] for key in ("class_name", "config"))
-    if kind == "function" and given.get("module") == "builtins":
+    told = given if isinstance(given, dict) else {"class_name": given}
+    kind, config, module = (told.get(key) for key in ("class_name", "config", "module"))
+    if kind == "function" and module == "builtins":
         kind = config  # a function by its name
         if hasattr(keras.losses, reason(kind)):
             return kind
-    elif given.get("module") == "keras.losses":
+    elif module == "keras.losses" and isinstance(config, dict):
         made = getattr(keras.losses, reason(kind), None)
         if isinstance(made, type) and issubclass(made, keras.losses.Loss):
             with suppress(TypeError, ValueError):

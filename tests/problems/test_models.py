@@ -205,6 +205,9 @@ def test_a_forged_loss_is_refused(tmp_path):
         {"module": "keras.losses", "class_name": "get", "config": {"identifier": "mse"}},
         {"module": "keras.losses", "class_name": "Huber", "config": {"delta": {"class_name": "x"}}},
         {"module": "os", "class_name": "system", "config": {}},
+        {"class_name": "Huber"},
+        {"module": "keras.losses", "class_name": "Huber", "config": 5},
+        5,
     ):
         with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
             archive.writestr("config.json", json.dumps({"compile_config": {"loss": told}}))
