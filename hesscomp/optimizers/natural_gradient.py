@@ -194,7 +194,8 @@ class _System:
             parts = [problem.gauss_newton_rows(x, rows) for rows in problem.parts_here]
         R = np.concatenate([np.empty((0, problem.n)), *(R for R, _ in parts)])
         here = np.concatenate([np.empty(0), *(r for _, r in parts)])
-        residuals = world.gather_rows(here[:, None], world.gather(len(here)))[:, 0]
+        counts = world.gather(len(here))
+        residuals = world.gather_rows(here[:, None], counts)[:, 0]
         problem.world.ledger.passes += 1
         with world.ledger.timed("gram"):
             K = gram_matrix(R, world) / problem.rows
@@ -202,10 +203,10 @@ class _System:
         # Half |R d + r|^2 / m + ridge |x + d|^2 + damping |d - p|^2, d = centre + R^T z.
         centre = (damping * self.kept - self.ridge * x) / shift
         if np.any(centre):
-            moved = world.gather_rows((R @ centre)[:, None], world.gather(len(R)))[:, 0]
+            moved = world.gather_rows((R @ centre)[:, None], counts)[:, 0]
             residuals = residuals + moved
         z = solve(residuals)
-        first = int(sum(world.gather(len(here))[: world.rank]))
+        first = sum(counts[: world.rank])
         addends = []
         for part, _ in parts:
             addends.append(z[first : first + len(part)] @ part)

@@ -179,9 +179,7 @@ class PointProblem(NetworkProblem):
         return RowSet.of((X, X), self.world)
 
     def redrawn(self, step: int) -> "PointProblem":
-        if not any(group.points.redrawn for group in self.groups):
-            return self
-        return self.holding(self._rows(step))
+        return self.holding(self._rows(step)) if self.redraws else self
 
     @property
     def redraws(self) -> bool:

@@ -9,7 +9,6 @@ in the Frobenius norm, from the dense matrix where its order is at most 4,096 an
 vectors beyond. Counts and errors depend on the machine by its rounding alone.
 """
 
-import argparse
 import itertools
 import os
 import time
@@ -44,27 +43,9 @@ CHECKS = 16  # random vectors that measure an error beyond
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
-    record.add_option(parser)
-    options = parser.parse_args()
-    unknown = set(options.parts) - PARTS.keys()
-    if unknown:
-        parser.error(f"no part {', '.join(sorted(unknown))}; take {', '.join(PARTS)}")
+    options = tables.parts_parser(__doc__, PARTS).parse_args()
     with threadpool_limits(1):
-        for name in options.parts or PARTS:
-            rows = PARTS[name]()
-            show(name, rows)
-            for row, values in {} if options.trial else rows.items():
-                record.save(f"hierarchical-{name}", row, values, CODE)
-
-
-def show(name: str, rows: dict[str, dict]) -> None:
-    heads = list(dict.fromkeys(head for values in rows.values() for head in values))
-    lines = [["", *heads]]
-    for row, values in rows.items():
-        lines.append([row, *(tables.cell(record._short(values.get(head))) for head in heads)])
-    print(f"\n{name}\n{tables.markdown(lines)}", flush=True)
+        tables.run_parts(options, PARTS, "hierarchical", CODE)
 
 
 # Matrices

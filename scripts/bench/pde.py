@@ -8,7 +8,6 @@ in them, and named beside them; the measuring of errors is not. Errors are relat
 points that no training saw, of values that NumPy computes from the weights.
 """
 
-import argparse
 import math
 import os
 import time
@@ -33,26 +32,13 @@ CHECKS, SEEDS = 9000, 5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    parser = tables.parts_parser(__doc__, PARTS)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"runs of each; default: {SEEDS}")
-    record.add_option(parser)
     options = parser.parse_args()
-    unknown = set(options.parts) - PARTS.keys()
-    if unknown:
-        parser.error(f"no part {', '.join(sorted(unknown))}; take {', '.join(PARTS)}")
     with threadpool_limits(1):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        for name in options.parts or PARTS:
-            rows = PARTS[name](options.seeds)
-            heads = list(dict.fromkeys(head for values in rows.values() for head in values))
-            lines = [["", *heads]]
-            for row, values in rows.items():
-                lines.append([row, *(tables.cell(record._short(values.get(h))) for h in heads)])
-            print(f"\n{name}\n{tables.markdown(lines)}", flush=True)
-            for row, values in {} if options.trial else rows.items():
-                record.save(f"pde-{name}", row, values, CODE)
+        tables.run_parts(options, PARTS, "pde", CODE, options.seeds)
 
 
 # Networks, and their values without TensorFlow

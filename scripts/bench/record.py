@@ -54,7 +54,7 @@ def save(table: str, row: str, values: dict, code: tuple[str, ...], ranks: int =
     entry = {
         "table": table,
         "row": row,
-        "values": {head: _short(value) for head, value in values.items()},
+        "values": {head: shortened(value) for head, value in values.items()},
         "date": date.today().isoformat(),
         "machine": machine(),
         "busy": os.getloadavg()[0] > 1.5 * max(os.cpu_count(), ranks),
@@ -125,7 +125,7 @@ def _git(*words: str) -> str:
     ).stdout.strip()
 
 
-def _short(value):
+def shortened(value):
     """Numbers to three digits: no measurement has more."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         return value

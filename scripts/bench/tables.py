@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from record import ROOT, is_old, read
+from record import ROOT, add_option, is_old, read, save, shortened
 
 REGION = re.compile(r"(<!-- measured: ([\w-]+) -->\n)(.*?)(<!-- /measured -->)", re.DOTALL)
 
@@ -65,6 +65,34 @@ def cell(value) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else f"{value:,}"
+
+
+def parts_parser(description: str, parts: dict[str, Callable]) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark of several parts, each of which fills a table."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    listed = ", ".join(parts)
+
+    def part(name: str) -> str:
+        if name not in parts:
+            raise argparse.ArgumentTypeError(f"no part {name}; take {listed}")
+        return name
+
+    parser.add_argument("parts", nargs="*", type=part, help=f"of {listed}; default: all")
+    add_option(parser)
+    return parser
+
+
+def run_parts(options, parts: dict[str, Callable], prefix: str, code: tuple, *given) -> None:
+    """Run the parts that were asked for, print their tables, and record them but in a trial."""
+    for name in options.parts or parts:
+        rows = parts[name](*given)
+        heads = list(dict.fromkeys(head for values in rows.values() for head in values))
+        lines = [["", *heads]]
+        for row, values in rows.items():
+            lines.append([row, *(cell(shortened(values.get(head))) for head in heads)])
+        print(f"\n{name}\n{markdown(lines)}", flush=True)
+        for row, values in {} if options.trial else rows.items():
+            save(f"{prefix}-{name}", row, values, code)
 
 
 def when(row: dict) -> str:
