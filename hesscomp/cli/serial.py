@@ -10,12 +10,11 @@ from hesscomp.errors import InputError
 from hesscomp.factors import compare, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
-from hesscomp.linear import load_model
-from hesscomp.linear.hdf5 import is_model
 from hesscomp.options import Options, option
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_outputs, check_picture_name, check_writable
+from hesscomp.storage.hdf5 import format_of
 from hesscomp.storage.npy import save_npy
 from hesscomp.workflows.merging import MergeRequest, merge
 
@@ -43,7 +42,9 @@ class InspectRequest(Options):
 
 
 def run_inspect(request: InspectRequest) -> int:
-    if is_model(request.file):
+    if format_of(request.file) == "hesscomp-model":
+        from hesscomp.linear import load_model  # here: it loads MPI, which factors do not need
+
         print(load_model(request.file).summary())
     elif is_trajectory(request.file):
         print(trajectory_table(load_trajectory(request.file), request.leading))

@@ -48,8 +48,7 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
 
 def is_model(path: str | os.PathLike) -> bool:
     """Return whether a file is one of a fitted model; InputError if it is not HDF5."""
-    with CheckedFile(path, "hesscomp file") as file:
-        return file.attributes().get("format") == FORMAT
+    return hdf5.format_of(path) == FORMAT
 
 
 def load_model(path: str | os.PathLike) -> LinearModel:

@@ -282,6 +282,12 @@ def write_header(group: h5py.Group, form: str, version: int, **more: str) -> Non
     group.attrs.update(more)
 
 
+def format_of(path: str | os.PathLike) -> str | None:
+    """Return what a file says that it is; InputError if it is not HDF5."""
+    with CheckedFile(path, "hesscomp file") as file:
+        return file.attributes().get("format")
+
+
 def check_header(file: CheckedFile, form: str, version: int) -> None:
     """Refuse a file of another format, and one of a newer version than `version`."""
     found = file.attributes().get("format")
