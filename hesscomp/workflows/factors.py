@@ -19,7 +19,7 @@ from hesscomp.compression.updating import WAYS
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalOptions, diagonal_factor
 from hesscomp.factors import Factor, trajectory_writer
-from hesscomp.options import Options, option, values
+from hesscomp.options import option, values
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
@@ -38,10 +38,10 @@ from hesscomp.workflows.curvature import (
 )
 from hesscomp.workflows.progress import (
     Progress,
+    RunFolder,
     check_outputs,
     costs,
     counted,
-    run_folder,
     silent,
     write,
     write_factor,
@@ -58,7 +58,7 @@ LOOK_RANK, LOOK_SIZE, LOOK_ROWS = 10, 2.5e7, 200  # of a first look: rows x para
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorOutput(Options, group="output"):
+class FactorOutput(RunFolder, group="output"):
     """Where to write a factor, and where to keep its products until it is finished."""
 
     out: str | None = option(None, required=True, metavar="F.h5", help="write the factor here")
@@ -66,7 +66,6 @@ class FactorOutput(Options, group="output"):
         None, former="--report", metavar="R.json",
         help="write the certificate, the provenance and the costs to this file",
     )  # fmt: skip
-    run: str | None = run_folder("the finished products")
 
 
 @dataclass(frozen=True, kw_only=True)

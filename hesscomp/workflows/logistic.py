@@ -18,10 +18,10 @@ from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, read_ordering
 from hesscomp.workflows.progress import (
+    Checkpoints,
     Progress,
     check_outputs,
     costs,
-    run_folder,
     silent,
     write,
     write_factor,
@@ -39,7 +39,9 @@ if TYPE_CHECKING:  # what loads TensorFlow
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOptions, group="solver"):
+class NewtonRequest(
+    LogisticRequest, HeldOutRequest, NewtonOptions, FactorOptions, Checkpoints, group="solver"
+):
     """Which data to fit, how, and what to write.
 
     The sketch's options concern the factor at the final point; `oversample` also the solvers.
@@ -86,11 +88,6 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
         help="write the objective, accuracies, history and costs to this file",
     )  # fmt: skip
     plot: str | None = option(None, group="output", metavar="P.png", help="plot the convergence")
-    run: str | None = run_folder("checkpoints, and the finished products of `factor_out`")
-    save_every: int | None = option(
-        None, low=1, group="output", metavar="K", advanced=True,
-        help="save in `run` every K steps; default: 1",
-    )  # fmt: skip
 
     @property
     def statistics(self) -> bool:
@@ -112,8 +109,6 @@ class NewtonRequest(LogisticRequest, HeldOutRequest, NewtonOptions, FactorOption
                 raise InputError(f"`{name}` goes with `model_out` or `covariance`")
         if self.statistics and self.features != "raw":
             raise InputError("`model_out` and `covariance` do not go with `features` fourier")
-        if self.save_every is not None and self.run is None:
-            raise InputError("`save_every` goes with `run`")
         if self.plot is not None:
             check_picture_name(self.plot)
         for each in described(FactorOptions):

@@ -13,7 +13,7 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor, save_factor
-from hesscomp.options import option
+from hesscomp.options import Options, option
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.runs.slurm import REQUEUE
@@ -68,14 +68,31 @@ def folder(text: str) -> str:
     return text
 
 
-def run_folder(holds: str):
-    """Return the option that names a run's folder; `holds` says what is kept there."""
-    return option(
-        None, metavar="FOLDER", parse=folder, group="output",
-        help=f"keep {holds} in this folder; where it holds those of the same command, the run "
-        "resumes from them. SIGTERM and SIGUSR1 then end the run after the current block product, "
-        f"with status {REQUEUE}, and Ctrl-C with 130",
+@dataclass(frozen=True, kw_only=True)
+class RunFolder(Options, group="output"):
+    """Where a run keeps what it resumes from."""
+
+    run: str | None = option(
+        None, metavar="FOLDER", parse=folder,
+        help="keep finished products, history and checkpoints in this folder; where it holds those "
+        "of the same command, the run resumes from them. SIGTERM and SIGUSR1 then end the run "
+        f"after the current block product, with status {REQUEUE}, and Ctrl-C with 130",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints(RunFolder):
+    """Where an optimizer's run keeps its checkpoints, and how often."""
+
+    save_every: int | None = option(
+        None, low=1, group="output", metavar="K", advanced=True,
+        help="save in `run` every K steps; default: 1 in newton, 10 in train",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        super()._check()
+        if self.save_every is not None and self.run is None:
+            raise InputError("`save_every` goes with `run`")
 
 
 def costs(world: World, **phases: str) -> dict:

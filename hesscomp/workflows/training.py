@@ -11,9 +11,9 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import KERAS_MODEL
 from hesscomp.workflows.curvature import TRAINED, known_point, read_ordering
 from hesscomp.workflows.progress import (
+    Checkpoints,
     Progress,
     check_outputs,
-    run_folder,
     save_vector,
     silent,
     write,
@@ -33,7 +33,9 @@ HELP = ("help",)  # settings that ask what settings there are
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="optimizer"):
+class TrainRequest(
+    ProblemRequest, HeldOutRequest, Sampling, Stopping, Checkpoints, group="optimizer"
+):
     """What to train, with which optimizer, how long, and what to write."""
 
     optimizer: str = option(choices=NAMES, help="the optimizer")
@@ -51,11 +53,6 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
         None, metavar="zero|initial|sparse|FILE",
         help="the starting values; sparse: 15 incoming weights per unit; default: initial, or zero "
         "for logistic regression",
-    )  # fmt: skip
-    run: str | None = run_folder("the history and checkpoints")
-    save_every: int | None = option(
-        None, low=1, group="output", metavar="K", advanced=True,
-        help="save in `run` every K steps; default: 10",
     )  # fmt: skip
     evaluate_every: int | None = option(
         None, low=1, group="output", metavar="K", advanced=True,
@@ -82,8 +79,6 @@ class TrainRequest(ProblemRequest, HeldOutRequest, Sampling, Stopping, group="op
             )
         if self.patience is not None and self.test is None:
             raise InputError("`patience` goes with `test`: name the file of the test rows")
-        if self.save_every is not None and self.run is None:
-            raise InputError("`save_every` goes with `run`")
         if self.optimizer in FIRST_ORDER and (self.curvature, self.acceptance) != (1, 1):
             raise InputError(
                 f"`curvature` and `acceptance` do not go with {self.optimizer}, which "

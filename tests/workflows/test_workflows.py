@@ -106,7 +106,7 @@ def test_a_schema_says_what_is_allowed():
 # What these mean differs by request.
 OWN = {
     *("at", "bandwidth", "data", "dtype", "max_rank", "memory_limit", "method", "out", "rank"),
-    *("json", "ridge", "run", "save_every", "save_point", "tolerance"),
+    *("json", "ridge", "save_point", "tolerance"),
     *("factor", "max_iterations", "model", "operator", "plot", "tail", "ordering"),
 }
 
