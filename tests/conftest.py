@@ -234,8 +234,11 @@ class Lockstep:
     def pytest_collection_modifyitems(self, config, items):
         chosen, others = [], []
         for item in items:
-            mark = item.get_closest_marker("ranks")
-            runs = mark is not None and mark.kwargs.get("most", MOST) >= SIZE
+            # A test's own marks and its case's, or those of its module.
+            marks = [mark for mark in item.own_markers if mark.name == "ranks"]
+            marks = marks or [*item.iter_markers("ranks")][:1]
+            most = min((mark.kwargs.get("most", MOST) for mark in marks), default=0)
+            runs = most >= SIZE
             (chosen if runs else others).append(item)
         if others:
             config.hook.pytest_deselected(items=others)

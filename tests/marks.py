@@ -23,3 +23,8 @@ def slow_but(quick: Iterable, cases: Iterable) -> list:
 def serial_but(on_ranks: Iterable, cases: Iterable) -> list:
     """The cases of a test: on several ranks those of `on_ranks`, for which the others stand too."""
     return _marked_but(on_ranks, cases, pytest.mark.serial)
+
+
+def two_ranks_but(on_more: Iterable, cases: Iterable) -> list:
+    """The cases of a test: on more than two ranks those of `on_more`; the others add little."""
+    return _marked_but(on_more, cases, pytest.mark.ranks(most=2))

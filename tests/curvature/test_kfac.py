@@ -119,8 +119,8 @@ def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, name, 
 
 def test_reproducible_sums_and_little_memory(world, problems):
     """The same bits on any ranks, and the same numbers a row at a time."""
-    make, data = MODELS["images"]
-    alone = made(problems["images"][1], "type-2", corrected=True)
+    make, data = MODELS["sequences"]
+    alone = made(problems["sequences"][1], "type-2", corrected=True)
     few = KerasProblem(make(), LOSS, data, World.serial(), dtype="float64", memory=2e4)
     few = made(few, "type-2", corrected=True)
     np.testing.assert_allclose(few.to_dense(), alone.to_dense(), rtol=1e-10, atol=1e-13)

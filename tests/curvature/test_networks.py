@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 from keras_oracle import in_float64
+from marks import serial_but, two_ranks_but
 from oracles import by_rank_0, check_operator, dense
 from shards import mine
 
@@ -211,13 +212,7 @@ def test_every_layer_with_a_rule_is_in_a_network(world):
     assert set(RULES) <= used
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in ON_RANKS else [pytest.mark.serial])
-        for name in NETWORKS
-    ],
-)
+@pytest.mark.parametrize("name", serial_but(ON_RANKS, NETWORKS))
 def test_every_layer_against_dense_matrices(world, monkeypatch, name):
     two_rows_at_a_time(monkeypatch)
     model = in_float64(NETWORKS[name])
@@ -693,7 +688,7 @@ OPERATORS = {
 }
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("name", two_ranks_but(["hessian", "restricted", "sample"], OPERATORS))
 def test_row_layout_is_the_replicated_one(world, problem, name):
     operator = OPERATORS[name](problem, problem.initial)
     panel, n = 3, operator.n
@@ -720,7 +715,10 @@ def test_row_layout_is_the_replicated_one(world, problem, name):
         assert np.linalg.norm(F - G) <= tolerance * abs(w[0])
 
 
-@pytest.mark.parametrize("name", ["hessian", "monte-carlo-fisher", "restricted", "block-diagonal"])
+@pytest.mark.parametrize(
+    "name",
+    two_ranks_but(["hessian"], ["hessian", "monte-carlo-fisher", "restricted", "block-diagonal"]),
+)
 def test_a_block_product_reduces_its_own_words(world, problem, name):
     operator, ledger = OPERATORS[name](problem, problem.initial), world.ledger
     for k in (1, 5):

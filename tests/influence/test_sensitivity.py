@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.sparse
+from marks import two_ranks_but
 from mpi4py import MPI
 from shards import block_rows, own_rows
 
@@ -268,7 +269,7 @@ def small_network(world, cut="first empty", **options):
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("engine", ["layer-wise", "generic"])
+@pytest.mark.parametrize("engine", two_ranks_but(["layer-wise"], ["layer-wise", "generic"]))
 def test_a_network_against_dense_matrices(world, engine, caplog):
     problem = small_network(world, engine=engine)
     x, n, m = problem.initial, problem.n, problem.rows
