@@ -177,10 +177,8 @@ def growth() -> dict[str, dict]:
             eliminated = time.perf_counter() - began
             v = np.ones(H.n)
             product, solve = fastest(factor.__matmul__, v), fastest(factor.solve, v, 1.0)
-            held = factor.numbers + sum(
-                M.nbytes // 8 for M in (*solver.inverses, *solver.reductions)
-            )
-            inverse = held - factor.numbers
+            inverse = solver.inverse.numbers
+            held = factor.numbers + inverse
             floor = 8 * factor.numbers / rate
             counted.setdefault(name, []).append(
                 (H.n, 2 * held, held, built, eliminated, product, solve)
