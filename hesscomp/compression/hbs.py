@@ -107,7 +107,8 @@ class Shares:
         wanted = [self.tree.permutation[bounds[of.start] : bounds[of.stop]] for of in nodes]
         if self.world is None or layout.name == "replicated":
             rank = 0 if self.world is None else self.world.rank
-            return np.ascontiguousarray(block[wanted[rank]])  # strides may decide on last bits
+            # Strides may decide on last bits.
+            return np.ascontiguousarray(block[wanted[rank]], np.float64)
         here = [(rows >= layout.start) & (rows < layout.stop) for rows in wanted]
         sent = [block[rows[held] - layout.start] for rows, held in zip(wanted, here, strict=True)]
         received = self.world.exchange(sent)
@@ -423,10 +424,9 @@ def _push_down(shares: Shares, levels: list[_Level], root: _Level, G: np.ndarray
         of = level.ranks.astype(np.int64)
         ranks.append(shares.gathered(of[:, None], depth)[:, 0] if mine else of)
         above = level
-    leaves = shares.gathered(G, tree.levels)
     return Stacks(
         np.concatenate(ranks),
-        (leaves + np.swapaxes(leaves, 1, 2)) / 2,
+        shares.gathered((G + np.swapaxes(G, 1, 2)) / 2, tree.levels),
         bases[::-1],
         [np.ascontiguousarray(B) for B in couplings[::-1]],
     )
@@ -476,7 +476,7 @@ class HbsFit:
         """
         sketch = self.sketch
         if self.Omega is None or self.Omega.shape[1] != sketch.size:
-            self.Omega = sketch.Omega
+            self.Omega = sketch.seen()
         blocks = self.Omega, sketch.Y
 
         def fetch(level: int, nodes: list[slice]) -> Pair:

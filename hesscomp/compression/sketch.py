@@ -1,12 +1,18 @@
 """One Gaussian sketch of an operator with probes beside it, for whichever format reads it."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.operator import Operator
+from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.test_matrices import gaussian, probes
+
+AT_ONCE = 2**26  # numbers of a block that is multiplied at once
+LEAST = 16  # columns of such a block
 
 
 class GaussianSketch:
@@ -14,11 +20,13 @@ class GaussianSketch:
 
     Where it would have as many columns as H, the matrix is assembled instead, and further columns
     cost no product. `count` probes come with the first block; each `certified` factor is judged by
-    fresh ones. Memory: (rows, size + count) numbers, and as many again where Omega is used.
+    fresh ones. Memory: (rows, size + count) numbers, and what a product of `AT_ONCE` numbers takes.
+
+    `layout` is that of the rows of Y: by default the operator's.
     """
 
-    def __init__(self, operator: Operator, seed: int, count: int):
-        self.operator, self.layout = operator, operator.layout
+    def __init__(self, operator: Operator, seed: int, count: int, layout: Layout | None = None):
+        self.operator, self.layout = operator, layout or operator.layout
         self.seed, self.count, self.drawn = seed, count, count
         self.Y = np.empty((self.layout.rows, 0))
         self.probes: Probes | None = None
@@ -40,28 +48,47 @@ class GaussianSketch:
         """This rank's rows of the test matrix, made anew."""
         return gaussian(self.layout, 0, self.size, self.seed)
 
+    def seen(self) -> np.ndarray:
+        """Return this rank's rows of Omega as a product sees them: in the operator's precision."""
+        out = np.empty((self.layout.rows, self.size), self.operator.dtype)
+        for at in range(0, self.size, LEAST):
+            last = min(at + LEAST, self.size)
+            out[:, at:last] = gaussian(self.layout, at, last, self.seed)
+        return out
+
     def grow(self, columns: int) -> None:
         """Add columns; one block product."""
         if not self.exact and self.size + columns + self.count >= self.operator.n:
             self.matrix, self.columns = self.operator.to_dense(), self.columns + self.operator.n
-        new = gaussian(self.layout, self.size, self.size + columns, self.seed)
+        first, more = self.size, self.count if self.probes is None else 0
+        images = np.empty((self.layout.rows, columns + more))
+        width = max(AT_ONCE // self.operator.n, LEAST)
+        for at in range(0, columns + more, width):
+            of = slice(at, min(at + width, columns + more))
+
+            def drawn(layout: Layout, of=of) -> np.ndarray:
+                tested = gaussian(
+                    layout, first + min(of.start, columns), first + min(of.stop, columns), self.seed
+                )
+                beyond = max(of.start - columns, 0), max(of.stop - columns, 0)
+                return np.hstack([tested, probes(layout, *beyond, self.seed)])
+
+            images[:, of] = self._images(drawn)
         if self.probes is None:
             vectors = probes(self.layout, 0, self.count, self.seed)
-            images = self._images(np.hstack([new, vectors]))
             self.probes = Probes(vectors, images[:, columns:].copy())
-            images = images[:, :columns]
-        else:
-            images = self._images(new)
-        self.Y = np.hstack([self.Y, images])
+        self.Y = np.hstack([self.Y, images]) if first else images[:, :columns]
         squares = [self.layout.squares(block) for block in (self.Y, self.probes.images)]
         self.norm = self._agreed(np.sqrt(np.mean(np.concatenate(squares))))
 
-    def _images(self, V: np.ndarray) -> np.ndarray:
-        if self.matrix is None:
-            self.columns += V.shape[1]
-            return self.operator @ V
-        matrix = self.matrix
-        return self.layout.product(V, lambda whole: matrix @ whole)
+    def _images(self, drawn: Callable[[Layout], np.ndarray]) -> np.ndarray:
+        """Return this sketch's rows of the images of vectors, which `drawn` makes in a layout."""
+        if self.matrix is not None:
+            matrix = self.matrix
+            return self.layout.product(drawn(self.layout), lambda whole: matrix @ whole)
+        Y = self.operator @ drawn(self.operator.layout)
+        self.columns += Y.shape[1]
+        return Y if self.layout is self.operator.layout else self.layout.local(Y)
 
     def _agreed(self, number: float) -> float:
         """Return rank 0's number, since ranks may round apart."""
@@ -71,8 +98,11 @@ class GaussianSketch:
     def fresh(self) -> Probes:
         """Return probes that no sketch and no judgement has seen; `count` product columns."""
         first, self.drawn = self.drawn, self.drawn + self.count
-        vectors = probes(self.layout, first, self.drawn, self.seed)
-        return Probes(vectors, self._images(vectors))
+
+        def drawn(layout: Layout) -> np.ndarray:
+            return probes(layout, first, self.drawn, self.seed)
+
+        return Probes(drawn(self.layout), self._images(drawn))
 
     def error(self, factor: Factor, measured: Probes | None = None) -> float:
         """Return an estimate of ||H - F||_F."""
