@@ -158,7 +158,7 @@ class LowRankFormat(Format):
 
 
 class HbsFormat(Format):
-    """Bases from the null spaces of one sketch; see `compression.hbs.build`."""
+    """Bases from the null spaces of one sketch; see `compression.hbs.climb`."""
 
     name = Hbs.kind
 

@@ -158,8 +158,8 @@ Pair = tuple[np.ndarray, np.ndarray]
 Fetch = Callable[[int, list[slice]], Pair]
 
 
-def build(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> Stacks:
-    """Return the matrices of an HBS approximation of H from Y = H Omega. Collective.
+def climb(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> list[_Level]:
+    """Return the levels of an HBS approximation of H from Y = H Omega, root last. Collective.
 
     Parameters
     ----------
@@ -182,13 +182,12 @@ def build(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> Stacks:
     the leaf outside its diagonal block, whose range is the basis U. Of the diagonal block, Y_i
     Omega_i^+ tells all but U (...) U^T, which is left to the parent: its children's U^T (Y_i - D
     Omega_i) and U^T Omega_i are its sketch. From the root, whose block is all known, the diagonal
-    blocks are put back down to the leaves. (As published they stay at their levels, and then
-    cannot be eliminated.)
+    blocks are then put back down to the leaves, by `push_down`. (As published they stay at their
+    levels, and then cannot be eliminated.)
 
     Each rank fetches and climbs its subtrees one by one, so that it holds little beside the sketch.
     About 12 s rows^2 operations for a node of so many rows, in shapes that are the node's own: its
-    bits depend neither on the other nodes nor on the number of ranks. Then the ranks gather the
-    finished matrices.
+    bits depend neither on the other nodes nor on the number of ranks.
     """
     tree, joint = shares.tree, shares.joint(size)
     climbed: dict[int, list[_Level]] = {depth: [] for depth in range(tree.levels, joint - 1, -1)}
@@ -213,7 +212,8 @@ def build(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> Stacks:
             level, stacks = _parents(level.ranks, above)
         tops.append(above)
     _check(shares, needed, size)
-    levels = [_whole(shares, climbed[depth]) for depth in range(tree.levels, max(joint, 1) - 1, -1)]
+    lowest = range(tree.levels, max(joint, 1) - 1, -1)
+    levels = [_whole(shares, climbed.pop(depth)) for depth in lowest]
     for depth in range(joint - 1, -1, -1):
         ranks, width = levels[-1].ranks, levels[-1].bases.shape[2]
         Omega, Y = (_stacked([top[i] for top in tops], (width, size)) for i in (0, 1))
@@ -231,7 +231,8 @@ def build(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> Stacks:
     if root.rows.max(initial=0) > size:
         raise TooNarrow(int(root.rows.max()) + cut.oversample)
     G, _ = _least_squares(*stacks, _inside(root.rows, stacks[0].shape[1]))
-    return _push_down(shares, levels, root, (G + np.swapaxes(G, 1, 2)) / 2)
+    root.rest = (G + np.swapaxes(G, 1, 2)) / 2
+    return [*levels, root]
 
 
 def _check(shares: Shares, needed: np.ndarray, size: int) -> None:
@@ -403,12 +404,17 @@ def _rounded(sizes: np.ndarray) -> np.ndarray:
     return -(-sizes // QUANTUM) * QUANTUM
 
 
-def _push_down(shares: Shares, levels: list[_Level], root: _Level, G: np.ndarray) -> Stacks:
-    """Return the matrices, with all diagonal blocks put down to the leaves."""
+def push_down(shares: Shares, levels: list[_Level]) -> Stacks:
+    """Return the matrices, with all diagonal blocks put down to the leaves. Collective.
+
+    Empties the list of levels. The ranks gather what each has of its subtrees.
+    """
     tree = shares.tree
     couplings, bases, ranks = [], [], [np.zeros(1, np.int64)]
-    above = root
-    for depth, level in zip(range(1, tree.levels + 1), reversed(levels), strict=True):
+    above = levels.pop()
+    G = above.rest
+    for depth in range(1, tree.levels + 1):
+        level = levels.pop()
         width = above.width
         G = np.swapaxes(_padded_rows(np.swapaxes(_padded_rows(G, above), 1, 2), above), 1, 2)
         B = G[:, :width, width:]
@@ -447,7 +453,6 @@ class HbsFit:
     def __init__(self, sketch: GaussianSketch, tree: Tree, oversample: int):
         self.sketch, self.tree, self.oversample = sketch, tree, oversample
         self.shares = Shares(tree, sketch.layout.world)
-        self.Omega: np.ndarray | None = None
 
     @property
     def rounding(self) -> float:
@@ -474,10 +479,13 @@ class HbsFit:
 
         Raises TooNarrow.
         """
-        sketch = self.sketch
-        if self.Omega is None or self.Omega.shape[1] != sketch.size:
-            self.Omega = sketch.seen()
-        blocks = self.Omega, sketch.Y
+        sketch, cut = self.sketch, Cut(max(threshold, self.rounding), rank, self.oversample)
+        levels = climb(self.shares, self._fetch(), sketch.size, cut)  # then Omega is let go
+        stacks = push_down(self.shares, levels)
+        return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=sketch.layout)
+
+    def _fetch(self) -> Fetch:
+        sketch, blocks = self.sketch, (self.sketch.seen(), self.sketch.Y)
 
         def fetch(level: int, nodes: list[slice]) -> Pair:
             first, second = (
@@ -485,9 +493,7 @@ class HbsFit:
             )
             return first, second
 
-        cut = Cut(max(threshold, self.rounding), rank, self.oversample)
-        stacks = build(self.shares, fetch, sketch.size, cut)
-        return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=sketch.layout)
+        return fetch
 
     def meeting(self, tolerance: float, rank: int | None = None) -> tuple[Hbs, float]:
         """Return a factor, and its estimated relative error, at most the tolerance if that can be.

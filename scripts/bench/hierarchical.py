@@ -533,7 +533,7 @@ def autoencoder() -> dict[str, dict]:
         idle = resident_bytes()
         began = time.perf_counter(), time.process_time()
         factor = compress(
-            H, 16, format="hbs", leaf_size=32, sketch_columns=292, layout=layout, ordering="neuron"
+            H, 8, format="hbs", leaf_size=16, sketch_columns=292, layout=layout, ordering="neuron"
         )
         whole = time.perf_counter() - began[0], time.process_time() - began[1]
         inside = np.sum(seconds, axis=0)
