@@ -480,12 +480,12 @@ class HbsFit:
         Raises TooNarrow.
         """
         sketch, cut = self.sketch, Cut(max(threshold, self.rounding), rank, self.oversample)
-        levels = climb(self.shares, self._fetch(), sketch.size, cut)  # then Omega is let go
+        levels = climb(self.shares, self._fetch(), sketch.size, cut)
         stacks = push_down(self.shares, levels)
         return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=sketch.layout)
 
     def _fetch(self) -> Fetch:
-        sketch, blocks = self.sketch, (self.sketch.seen(), self.sketch.Y)
+        sketch, blocks = self.sketch, (self.sketch.seen, self.sketch.Y)
 
         def fetch(level: int, nodes: list[slice]) -> Pair:
             first, second = (

@@ -1,7 +1,5 @@
 """One Gaussian sketch of an operator with probes beside it, for whichever format reads it."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from hesscomp.compression.approximation import Probes, certificate_by_probes
@@ -11,8 +9,8 @@ from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.test_matrices import gaussian, probes
 
-AT_ONCE = 2**26  # numbers of a block that is multiplied at once
-LEAST = 16  # columns of such a block
+LEAST = 16  # columns that are multiplied at once
+AT_ONCE = 2**22  # numbers of each of these, in as many more columns
 
 
 class GaussianSketch:
@@ -20,15 +18,18 @@ class GaussianSketch:
 
     Where it would have as many columns as H, the matrix is assembled instead, and further columns
     cost no product. `count` probes come with the first block; each `certified` factor is judged by
-    fresh ones. Memory: (rows, size + count) numbers, and what a product of `AT_ONCE` numbers takes.
+    fresh ones.
 
-    `layout` is that of the rows of Y: by default the operator's.
+    `layout` is that of the rows of Y, by default the operator's. Memory: the rows of Y, those of
+    Omega as products see them, in the operator's precision (`seen`), and a product of a few columns
+    at a time.
     """
 
     def __init__(self, operator: Operator, seed: int, count: int, layout: Layout | None = None):
         self.operator, self.layout = operator, layout or operator.layout
         self.seed, self.count, self.drawn = seed, count, count
         self.Y = np.empty((self.layout.rows, 0))
+        self.seen = np.empty((self.layout.rows, 0), operator.dtype)
         self.probes: Probes | None = None
         self.matrix: np.ndarray | None = None
         self.norm = 0.0  # an estimate of ||H||_F
@@ -48,47 +49,40 @@ class GaussianSketch:
         """This rank's rows of the test matrix, made anew."""
         return gaussian(self.layout, 0, self.size, self.seed)
 
-    def seen(self) -> np.ndarray:
-        """Return this rank's rows of Omega as a product sees them: in the operator's precision."""
-        out = np.empty((self.layout.rows, self.size), self.operator.dtype)
-        for at in range(0, self.size, LEAST):
-            last = min(at + LEAST, self.size)
-            out[:, at:last] = gaussian(self.layout, at, last, self.seed)
-        return out
-
     def grow(self, columns: int) -> None:
         """Add columns; one block product."""
         if not self.exact and self.size + columns + self.count >= self.operator.n:
             self.matrix, self.columns = self.operator.to_dense(), self.columns + self.operator.n
         first, more = self.size, self.count if self.probes is None else 0
         images = np.empty((self.layout.rows, columns + more))
-        width = max(AT_ONCE // self.operator.n, LEAST)
-        for at in range(0, columns + more, width):
+        seen = np.empty(images.shape, self.seen.dtype)
+        for at in range(0, columns + more, width := LEAST * max(AT_ONCE // self.operator.n, 1)):
             of = slice(at, min(at + width, columns + more))
-
-            def drawn(layout: Layout, of=of) -> np.ndarray:
-                tested = gaussian(
-                    layout, first + min(of.start, columns), first + min(of.stop, columns), self.seed
-                )
-                beyond = max(of.start - columns, 0), max(of.stop - columns, 0)
-                return np.hstack([tested, probes(layout, *beyond, self.seed)])
-
-            images[:, of] = self._images(drawn)
+            tested = first + min(of.start, columns), first + min(of.stop, columns)
+            beyond = max(of.start - columns, 0), max(of.stop - columns, 0)
+            V = np.hstack(
+                [gaussian(self.layout, *tested, self.seed), probes(self.layout, *beyond, self.seed)]
+            )
+            seen[:, of], images[:, of] = V, self._images(V)
         if self.probes is None:
             vectors = probes(self.layout, 0, self.count, self.seed)
             self.probes = Probes(vectors, images[:, columns:].copy())
-        self.Y = np.hstack([self.Y, images]) if first else images[:, :columns]
+        grown = images[:, :columns], seen[:, :columns]
+        self.Y, self.seen = (
+            np.hstack([old, new]) if first else new
+            for old, new in zip((self.Y, self.seen), grown, strict=True)
+        )
         squares = [self.layout.squares(block) for block in (self.Y, self.probes.images)]
         self.norm = self._agreed(np.sqrt(np.mean(np.concatenate(squares))))
 
-    def _images(self, drawn: Callable[[Layout], np.ndarray]) -> np.ndarray:
-        """Return this sketch's rows of the images of vectors, which `drawn` makes in a layout."""
+    def _images(self, V: np.ndarray) -> np.ndarray:
         if self.matrix is not None:
             matrix = self.matrix
-            return self.layout.product(drawn(self.layout), lambda whole: matrix @ whole)
-        Y = self.operator @ drawn(self.operator.layout)
-        self.columns += Y.shape[1]
-        return Y if self.layout is self.operator.layout else self.layout.local(Y)
+            return self.layout.product(V, lambda whole: matrix @ whole)
+        self.columns += V.shape[1]
+        if self.layout is self.operator.layout:
+            return self.operator @ V
+        return self.layout.local(self.operator @ self.layout.whole(V))
 
     def _agreed(self, number: float) -> float:
         """Return rank 0's number, since ranks may round apart."""
@@ -98,11 +92,8 @@ class GaussianSketch:
     def fresh(self) -> Probes:
         """Return probes that no sketch and no judgement has seen; `count` product columns."""
         first, self.drawn = self.drawn, self.drawn + self.count
-
-        def drawn(layout: Layout) -> np.ndarray:
-            return probes(layout, first, self.drawn, self.seed)
-
-        return Probes(drawn(self.layout), self._images(drawn))
+        vectors = probes(self.layout, first, self.drawn, self.seed)
+        return Probes(vectors, self._images(vectors))
 
     def error(self, factor: Factor, measured: Probes | None = None) -> float:
         """Return an estimate of ||H - F||_F."""

@@ -497,7 +497,7 @@ def shallow() -> dict[str, dict]:
 
 # 6. A large network
 
-IMAGES = int(os.environ.get("IMG", 5000))  # of the MNIST sample
+IMAGES = 5000  # of the MNIST sample
 
 
 def autoencoder() -> dict[str, dict]:
