@@ -148,14 +148,15 @@ class Hbs(InLeaves):
         return _diagonals(self.stacks.leaves)[self._shapes.leaf.row_mask]
 
     @cached_property
-    def _telescope(self) -> Telescope:
+    def telescope(self) -> Telescope:
+        """The matrix as products take it; its levels above the leaves are further numbers."""
         stacks = self.stacks
         blocks = [stacks.leaves, *(_hollow(B) for B in stacks.couplings)]
         return Telescope(blocks, [_transposed(U) for U in stacks.bases]).joined()
 
     def _product(self, X: np.ndarray) -> np.ndarray:
         leaves = self._shapes.leaf
-        return leaves.gather(self._telescope.product(leaves.spread(X)))
+        return leaves.gather(self.telescope.product(leaves.spread(X)))
 
     def _eliminate(self, shift: float) -> Elimination:
         return eliminate(self.stacks, self._shapes, shift)
