@@ -174,7 +174,7 @@ class HbsFormat(Format):
             needed = asked.sketch_columns or fit.usual_columns(ranks)
             sketch.grow(max(needed - sketch.size, 0))
             try:
-                factor = fit.factor(0.0, ranks)
+                factor = fit.factor(0.0, ranks, last=True)
             except TooNarrow as narrow:
                 raise InputError(
                     f"{sketch.size} `sketch_columns` are too few for this tree and these ranks; "

@@ -474,13 +474,18 @@ class HbsFit:
         threshold = tolerance * self.sketch.norm / np.sqrt(2 * self.tree.leaves - 1)
         return self.factor(threshold, rank)
 
-    def factor(self, threshold: float, rank: int | np.ndarray | None = None) -> Hbs:
+    def factor(
+        self, threshold: float, rank: int | np.ndarray | None = None, last: bool = False
+    ) -> Hbs:
         """Return the factor with the bases that a threshold leaves, of at most `rank` columns.
 
+        Where it is the last of this sketch, that is let go: what follows takes as much memory.
         Raises TooNarrow.
         """
         sketch, cut = self.sketch, Cut(max(threshold, self.rounding), rank, self.oversample)
         levels = climb(self.shares, self._fetch(), sketch.size, cut)
+        if last:
+            sketch.let_go()
         stacks = push_down(self.shares, levels)
         return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=sketch.layout)
 

@@ -75,6 +75,10 @@ class GaussianSketch:
         squares = [self.layout.squares(block) for block in (self.Y, self.probes.images)]
         self.norm = self._agreed(np.sqrt(np.mean(np.concatenate(squares))))
 
+    def let_go(self) -> None:
+        """Drop the columns; the probes stay."""
+        self.Y, self.seen = self.Y[:, :0].copy(), self.seen[:, :0].copy()
+
     def _images(self, V: np.ndarray) -> np.ndarray:
         if self.matrix is not None:
             matrix = self.matrix
