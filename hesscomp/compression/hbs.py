@@ -126,14 +126,13 @@ class Shares:
         flat = stack.reshape(len(stack), int(np.prod(stack.shape[1:])))
         return self.world.gather_rows(flat, counts).reshape(sum(counts), *stack.shape[1:])
 
-    def most(self, value: int) -> int:
-        """Return the largest of the ranks' numbers."""
-        return int(self.largest(np.array([value]))[0])
-
     def largest(self, values: np.ndarray) -> np.ndarray:
-        """Return the largest of the ranks' numbers, one for each place."""
+        """Return the largest of the ranks' numbers, one for each place.
+
+        How often the ranks agree depends on their number, so that it counts no words.
+        """
         values = values.astype(np.int64)
-        return values if self.world is None else self.world.max(values)
+        return values if self.world is None else np.max(self.world.gather(values), axis=0)
 
 
 def _starts(layout: Layout) -> list[int]:
@@ -259,7 +258,7 @@ def _parents(ranks: np.ndarray, stacks: Pair) -> tuple[_Level, Pair]:
     """Return the level above nodes of these ranks, and its sketch from theirs."""
     children = ranks.reshape(-1, 2)
     level = _Level(children.sum(axis=1), children, stacks[0].shape[1])
-    most = int(level.rows.max(initial=1))
+    most = int(_rounded(level.rows).max(initial=1))
     return level, (_compact(stacks[0], level, most), _compact(stacks[1], level, most))
 
 
@@ -313,10 +312,12 @@ def _compact(stack: np.ndarray, level: _Level, most: int) -> np.ndarray:
     """Return the rows of two children as those of their parent, those that are none at the end."""
     joined = stack.reshape(len(level.rows), 2 * level.width, stack.shape[2])
     valid = _valid(level)
-    if valid.all():
+    if valid.all() and most <= joined.shape[1]:
         return joined[:, :most]
     order = np.argsort(~valid, axis=1, kind="stable")[:, :most]
-    return np.take_along_axis(joined, order[:, :, None], 1)
+    out = np.zeros((len(joined), most, joined.shape[2]))
+    out[:, : order.shape[1]] = np.take_along_axis(joined, order[:, :, None], 1)
+    return out
 
 
 def _padded_rows(stack: np.ndarray, level: _Level) -> np.ndarray:
