@@ -31,6 +31,7 @@ from hesscomp.factors.provenance import NAN, metered
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
 from hesscomp.options import option, refuse, values
+from hesscomp.parallel.layout import RowLayout
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class LowRankFormat(Format):
 
 
 class HbsFormat(Format):
-    """Bases from the null spaces of one sketch; see `compression.hbs.build`."""
+    """Bases from the null spaces of one sketch; see `compression.hbs.climb`."""
 
     name = Hbs.kind
 
@@ -172,7 +173,7 @@ class HbsFormat(Format):
             needed = asked.sketch_columns or fit.usual_columns(ranks)
             sketch.grow(max(needed - sketch.size, 0))
             try:
-                factor = fit.factor(0.0, ranks)
+                factor = fit.factor(0.0, ranks, last=True)
             except TooNarrow as narrow:
                 raise InputError(
                     f"{sketch.size} `sketch_columns` are too few for this tree and these ranks; "
@@ -401,8 +402,8 @@ def compress(
     -----
     HBS of leaves of m parameters takes s = 2 (m + rank) columns, whatever n is (with a tolerance 3
     m at first, then as many as the ranks need), and `probe_count` (8) probes; with a tolerance as
-    many fresh ones again. Memory: 3 n s numbers, a P-th of that on each of P ranks in the row
-    layout; every rank gets the whole factor.
+    many fresh ones again. Memory: 2 n s numbers, a P-th of that on each of P ranks, and what a
+    product takes; every rank gets the whole factor.
 
     References
     ----------
@@ -446,7 +447,10 @@ OWN = ("ordering", "leaf_size", "sketch_columns")
 def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptions) -> Factor:
     operator = in_layout(operator, asked)
     made = metered(operator)
-    sketch = GaussianSketch(operator, asked.seed, asked.probe_count)
+    layout = operator.layout
+    if asked.factor_format == Hbs.kind and layout.name == "replicated" and layout.world is not None:
+        layout = RowLayout(operator.n, operator.world)  # each rank works on its own part
+    sketch = GaussianSketch(operator, asked.seed, asked.probe_count, layout)
     if start is not None and tree is None and ordering is None:
         tree = start.tree
     leaf = asked.leaf_size or default_leaf(operator.n)
@@ -467,7 +471,8 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
         power=0,
         seed=asked.seed,
     )
-    return operator.describe(replace(factor, provenance=provenance))
+    factor = replace(factor, provenance=provenance).in_layout(operator.layout)
+    return operator.describe(factor)
 
 
 def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice) -> Factor:

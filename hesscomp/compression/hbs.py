@@ -6,6 +6,7 @@ matrices", for symmetric matrices: rows and columns share their bases, and one s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 TRIES = 10  # of a threshold for a tolerance
 AIM, LOOSE = 0.8, 1.5  # of it, and how much better an error is good enough
 SPARE = 2  # log2 of the subtrees that a rank has for its own, at least
+PIECE = 2**20  # numbers of the sketch of a subtree that is climbed at once
+QUANTUM = 4  # of rows and columns
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,19 @@ class Shares:
         self.ranges = [row_range(2**self.top, r, size) for r in range(size)]
         self.first, self.last = self.ranges[rank]
 
-    def positions(self, rank: int) -> slice:
-        """Return the positions of the tree that a rank works on."""
-        first, last = (end << (self.tree.levels - self.top) for end in self.ranges[rank])
-        return slice(int(self.tree.bounds[first]), int(self.tree.bounds[last]))
+    def joint(self, size: int) -> int:
+        """Return the level below which subtrees are climbed one by one, for `size` columns."""
+        pieces = -(-self.tree.n * size // PIECE)
+        return min(max(self.top, (pieces - 1).bit_length(), 1), self.tree.levels)
+
+    def pieces(self, level: int) -> list[list[slice]]:
+        """Return, for each step, the nodes of a level that the ranks work on, one each or none."""
+        ends = [[end << (level - self.top) for end in ends] for ends in self.ranges]
+        steps = max(last - first for first, last in ends)
+        return [
+            [slice(min(first + i, last), min(first + i + 1, last)) for first, last in ends]
+            for i in range(steps)
+        ]
 
     def own(self, level: int) -> slice:
         """Return the nodes of a level that this rank works on."""
@@ -84,12 +96,19 @@ class Shares:
             return slice(0, 2**level)
         return slice(self.first << (level - self.top), self.last << (level - self.top))
 
-    def collected(self, layout: Layout, block: np.ndarray) -> np.ndarray:
-        """Return the rows of a block that this rank works on, in the order of the tree."""
-        wanted = [self.tree.permutation[self.positions(r)] for r in range(len(self.ranges))]
+    def collected(
+        self, layout: Layout, block: np.ndarray, level: int, nodes: list[slice]
+    ) -> np.ndarray:
+        """Return the rows of a block below this rank's nodes, in the order of the tree.
+
+        `nodes` are those of all ranks.
+        """
+        bounds = self.tree.bounds[:: self.tree.leaves >> level]
+        wanted = [self.tree.permutation[bounds[of.start] : bounds[of.stop]] for of in nodes]
         if self.world is None or layout.name == "replicated":
             rank = 0 if self.world is None else self.world.rank
-            return np.ascontiguousarray(block[wanted[rank]])  # strides may decide on last bits
+            # Strides may decide on last bits.
+            return np.ascontiguousarray(block[wanted[rank]], np.float64)
         here = [(rows >= layout.start) & (rows < layout.stop) for rows in wanted]
         sent = [block[rows[held] - layout.start] for rows, held in zip(wanted, here, strict=True)]
         received = self.world.exchange(sent)
@@ -107,11 +126,13 @@ class Shares:
         flat = stack.reshape(len(stack), int(np.prod(stack.shape[1:])))
         return self.world.gather_rows(flat, counts).reshape(sum(counts), *stack.shape[1:])
 
-    def most(self, value: int) -> int:
-        """Return the largest of the ranks' numbers."""
-        if self.world is None:
-            return int(value)
-        return int(self.world.max(np.array([value], dtype=np.int64))[0])
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """Return the largest of the ranks' numbers, one for each place.
+
+        How often the ranks agree depends on their number, so that it counts no words.
+        """
+        values = values.astype(np.int64)
+        return values if self.world is None else np.max(self.world.gather(values), axis=0)
 
 
 def _starts(layout: Layout) -> list[int]:
@@ -129,17 +150,24 @@ class _Level:
     width: int = 0  # the padded rank of a child
     bases: np.ndarray = field(default_factory=lambda: np.empty(0))  # (nodes, r, k)
     rest: np.ndarray = field(default_factory=lambda: np.empty(0))  # (nodes, r, r): D
-    ranks: np.ndarray = field(default_factory=lambda: np.empty(0))  # (nodes,)
+    ranks: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # (nodes,)
 
 
-def build(shares: Shares, Omega: np.ndarray, Y: np.ndarray, cut: Cut) -> Stacks:
-    """Return the matrices of an HBS approximation of H from Y = H Omega. Collective.
+Pair = tuple[np.ndarray, np.ndarray]
+Fetch = Callable[[int, list[slice]], Pair]
+
+
+def climb(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> list[_Level]:
+    """Return the levels of an HBS approximation of H from Y = H Omega, root last. Collective.
 
     Parameters
     ----------
     shares : Shares
-    Omega, Y : (rows, s) arrays
-        This rank's rows, in the order of the tree.
+    fetch : callable
+        Returns the (rows, s) arrays Omega and Y below this rank's nodes, in the order of the tree,
+        for a level and all ranks' nodes. Collective.
+    size : int
+        The columns of the sketch, s.
     cut : Cut
 
     Raises
@@ -153,51 +181,121 @@ def build(shares: Shares, Omega: np.ndarray, Y: np.ndarray, cut: Cut) -> Stacks:
     the leaf outside its diagonal block, whose range is the basis U. Of the diagonal block, Y_i
     Omega_i^+ tells all but U (...) U^T, which is left to the parent: its children's U^T (Y_i - D
     Omega_i) and U^T Omega_i are its sketch. From the root, whose block is all known, the diagonal
-    blocks are put back down to the leaves. (As published they stay at their levels, and then
-    cannot be eliminated.)
+    blocks are then put back down to the leaves, by `push_down`. (As published they stay at their
+    levels, and then cannot be eliminated.)
 
-    About 8 s rows^2 operations for a node of so many rows, and 5 n s numbers of memory, each a
-    P-th on P ranks; the ranks gather the finished matrices.
+    Each rank fetches and climbs its subtrees one by one, so that it holds little beside the sketch.
+    About 12 s rows^2 operations for a node of so many rows, in shapes that are the node's own: its
+    bits depend neither on the other nodes nor on the number of ranks.
     """
-    tree = shares.tree
-    levels: list[_Level] = []
-    sizes = tree.leaf_sizes[shares.own(tree.levels)]
-    stacks, level = _ragged(Omega, Y, sizes, int(tree.leaf_sizes.max())), _Level(sizes)
-    for depth in range(tree.levels, 0, -1):
-        needed = _find_bases(level, stacks, cut, cut.limits(depth, shares.own(depth)))
-        if (most := shares.most(needed)) > stacks[0].shape[2]:
-            raise TooNarrow(most)
-        width = shares.most(int(level.ranks.max(initial=1)))
-        level.bases = U = np.ascontiguousarray(level.bases[:, :, :width])
-        upward = np.swapaxes(U, 1, 2)
-        stacks = upward @ stacks[0], upward @ (stacks[1] - level.rest @ stacks[0])
-        levels.append(level)
-        ranks = level.ranks
-        if depth == shares.top:
-            ranks = shares.gathered(ranks[:, None], depth)[:, 0]
-            stacks = shares.gathered(stacks[0], depth), shares.gathered(stacks[1], depth)
-        children = ranks.reshape(-1, 2)
-        level = _Level(children.sum(axis=1), children, width)
-        most = shares.most(int(level.rows.max(initial=1)))
-        stacks = _compact(stacks[0], level, most), _compact(stacks[1], level, most)
+    tree, joint = shares.tree, shares.joint(size)
+    climbed: dict[int, list[_Level]] = {depth: [] for depth in range(tree.levels, joint - 1, -1)}
+    needed, tops, stop = np.zeros(tree.levels + 1, np.int64), [], joint
+    rank = 0 if shares.world is None else shares.world.rank
+    level, stacks = _leaves(tree, joint, slice(0, 0), (np.empty((0, size)),) * 2)
+    for nodes in shares.pieces(joint):
+        blocks, mine = fetch(joint, nodes), nodes[rank]
+        if mine.start == mine.stop:
+            continue
+        level, stacks = _leaves(tree, joint, mine, blocks)
+        above = stacks
+        for depth in range(tree.levels, 0, -1):
+            of = slice(mine.start << (depth - joint), mine.stop << (depth - joint))
+            columns, above = _find_bases(level, stacks, cut, cut.limits(depth, of))
+            climbed[depth].append(level)
+            needed[depth] = max(needed[depth], columns)
+            if columns > size:
+                stop = depth
+            if depth == stop:
+                break
+            level, stacks = _parents(level.ranks, above)
+        tops.append(above)
+    _check(shares, needed, size)
+    lowest = range(tree.levels, max(joint, 1) - 1, -1)
+    levels = [_whole(shares, climbed.pop(depth)) for depth in lowest]
+    for depth in range(joint - 1, -1, -1):
+        ranks, width = levels[-1].ranks, levels[-1].bases.shape[2]
+        Omega, Y = (_stacked([top[i] for top in tops], (width, size)) for i in (0, 1))
+        if depth + 1 == shares.top:
+            ranks = shares.gathered(ranks[:, None], depth + 1)[:, 0]
+            Omega, Y = (shares.gathered(stack, depth + 1) for stack in (Omega, Y))
+        level, stacks = _parents(ranks, (Omega, Y))
+        if depth:
+            columns, above = _find_bases(level, stacks, cut, cut.limits(depth, shares.own(depth)))
+            needed[depth] = columns
+            _check(shares, needed, size)
+            levels.append(_whole(shares, [level]))
+            tops = [above]
     root = level
-    if stacks[0].shape[1] > stacks[0].shape[2]:
-        raise TooNarrow(stacks[0].shape[1] + cut.oversample)
-    _, _, G = _least_squares(*stacks, _inside(root.rows, stacks[0].shape[1]))
-    return _push_down(shares, levels, root, (G + np.swapaxes(G, 1, 2)) / 2)
+    if root.rows.max(initial=0) > size:
+        raise TooNarrow(int(root.rows.max()) + cut.oversample)
+    G, _ = _least_squares(*stacks, _inside(root.rows, stacks[0].shape[1]))
+    root.rest = (G + np.swapaxes(G, 1, 2)) / 2
+    return [*levels, root]
 
 
-def _ragged(Omega, Y, sizes, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leaves' rows as stacks, padded with zeros at the end of each leaf."""
-    inside = _inside(sizes, most)
-    if inside.all():
-        return tuple(block.reshape(len(sizes), most, -1) for block in (Omega, Y))  # type: ignore[return-value]
-    out = []
-    for block in (Omega, Y):
-        stack = np.zeros((len(sizes), most, block.shape[1]))
+def _check(shares: Shares, needed: np.ndarray, size: int) -> None:
+    """Raise TooNarrow, on all ranks, where the lowest level that needs more columns has too few."""
+    needed = shares.largest(needed)
+    if (narrow := np.flatnonzero(needed > size)).size:
+        raise TooNarrow(int(needed[narrow[-1]]))
+
+
+def _leaves(tree: Tree, joint: int, nodes: slice, blocks: Pair) -> tuple[_Level, Pair]:
+    """Return the leaves below nodes of the joint level, and their rows of blocks as stacks."""
+    down = tree.levels - joint
+    sizes = tree.leaf_sizes[nodes.start << down : nodes.stop << down]
+    inside = _inside(sizes, int(tree.leaf_sizes.max()))
+    stacks = []
+    for block in blocks:
+        stack = np.zeros((*inside.shape, block.shape[1]))
         stack[inside] = block
-        out.append(stack)
-    return out[0], out[1]
+        stacks.append(stack)
+    return _Level(sizes), (stacks[0], stacks[1])
+
+
+def _parents(ranks: np.ndarray, stacks: Pair) -> tuple[_Level, Pair]:
+    """Return the level above nodes of these ranks, and its sketch from theirs."""
+    children = ranks.reshape(-1, 2)
+    level = _Level(children.sum(axis=1), children, stacks[0].shape[1])
+    most = int(_rounded(level.rows).max(initial=1))
+    return level, (_compact(stacks[0], level, most), _compact(stacks[1], level, most))
+
+
+def _whole(shares: Shares, parts: list[_Level]) -> _Level:
+    """Return one level of all its parts, padded alike on all ranks."""
+    rows, ranks = (
+        np.concatenate([np.empty(0, np.int64), *(getattr(part, name) for part in parts)])
+        for name in ("rows", "ranks")
+    )
+    most, width, below = shares.largest(
+        np.array(
+            [
+                rows.max(initial=1),
+                ranks.max(initial=1),
+                max((part.width for part in parts), default=0),
+            ]
+        )
+    )
+    children = [part.children for part in parts if part.children is not None]
+    return _Level(
+        rows,
+        np.concatenate([np.empty((0, 2), np.int64), *children]) if below else None,
+        int(below),
+        _stacked([part.bases for part in parts], (most, width)),
+        _stacked([part.rest for part in parts], (most, most)),
+        ranks,
+    )
+
+
+def _stacked(parts: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Return stacks as one of matrices of this shape, without or with zeros at their ends."""
+    out, first = np.zeros((sum(len(part) for part in parts), *shape)), 0
+    for part in parts:
+        _, rows, columns = part.shape
+        out[first : first + len(part), :rows, :columns] = part[:, : shape[0], : shape[1]]
+        first += len(part)
+    return out
 
 
 def _inside(rows: np.ndarray, most: int) -> np.ndarray:
@@ -214,10 +312,12 @@ def _compact(stack: np.ndarray, level: _Level, most: int) -> np.ndarray:
     """Return the rows of two children as those of their parent, those that are none at the end."""
     joined = stack.reshape(len(level.rows), 2 * level.width, stack.shape[2])
     valid = _valid(level)
-    if valid.all():
+    if valid.all() and most <= joined.shape[1]:
         return joined[:, :most]
     order = np.argsort(~valid, axis=1, kind="stable")[:, :most]
-    return np.take_along_axis(joined, order[:, :, None], 1)
+    out = np.zeros((len(joined), most, joined.shape[2]))
+    out[:, : order.shape[1]] = np.take_along_axis(joined, order[:, :, None], 1)
+    return out
 
 
 def _padded_rows(stack: np.ndarray, level: _Level) -> np.ndarray:
@@ -229,54 +329,93 @@ def _padded_rows(stack: np.ndarray, level: _Level) -> np.ndarray:
     return np.take_along_axis(stack, place, 1) * valid[:, :, None]
 
 
-def _least_squares(Omega, Y, inside):
-    """Return the (nodes, s, r) orthonormal Q of Omega^T = Q R, Y Q, and Y Omega^+."""
-    Q, R = np.linalg.qr(np.swapaxes(Omega, 1, 2))
-    Q *= inside[:, None, :]
-    index = np.arange(R.shape[1])
-    R[:, index, index] += ~inside
-    YQ = Y @ Q
-    return Q, YQ, np.swapaxes(np.linalg.solve(R, np.swapaxes(YQ, 1, 2)), 1, 2)
+def _least_squares(Omega, Y, inside) -> Pair:
+    """Return M = Y Omega^+ and the rest Y - M Omega, by normal equations.
+
+    A normal matrix Omega of four times as many columns as rows has a condition number of about 3;
+    of narrower ones, whose Gram matrices lose digits, the solution is refined once.
+    """
+    rows, size = Omega.shape[1:]
+    across, index = np.swapaxes(Omega, 1, 2), np.arange(rows)
+    gram = Omega @ across
+    gram[:, index, index] += ~inside * float(size)
+    inverse = np.linalg.inv(gram)
+    M = (Y @ across) @ inverse
+    rest = Y - M @ Omega
+    if 4 * rows > size:
+        more = (rest @ across) @ inverse
+        M += more
+        rest -= more @ Omega
+    return M, rest
 
 
-def _find_bases(level: _Level, stacks, cut: Cut, limits) -> int:
-    """Put bases, ranks and remainders into a level; return the columns that this takes at least."""
+def _find_bases(level: _Level, stacks: Pair, cut: Cut, limits) -> tuple[int, Pair]:
+    """Put bases, ranks and remainders into a level.
+
+    Returns the columns of a sketch that this takes at least, and the sketch of the bases'
+    coordinates, which is worth something where these are no more than there are.
+    """
     Omega, Y = stacks
-    nodes, most, s = Omega.shape
-    if most + 1 > s:
-        level.ranks = np.zeros(nodes, np.int64)
-        return most + 1 + cut.oversample
-    inside = _inside(level.rows, most)
-    Q, YQ, M = _least_squares(Omega, Y, inside)
-    outside = Y - YQ @ np.swapaxes(Q, 1, 2)  # Y N N^T, which has the left singular vectors of Y N
-    triangle = np.linalg.qr(np.swapaxes(outside, 1, 2), mode="r")
-    U, sigma, _ = np.linalg.svd(np.swapaxes(triangle, 1, 2))
-    sigma /= np.sqrt(s - level.rows)[:, None]
-    found = np.sum(sigma > cut.threshold, axis=1)
-    ranks = np.minimum(found, level.rows)
-    if limits is not None:
-        ranks = np.minimum(ranks, limits)
-    level.ranks = ranks
-    U = U * _inside(ranks, most)[:, None, :]
-    kept = U[:, :, : int(ranks.max(initial=0))]
-    P = M - kept @ (np.swapaxes(kept, 1, 2) @ M)
-    W = P @ kept
-    P -= W @ np.swapaxes(kept, 1, 2)
-    mixed = W @ np.swapaxes(kept, 1, 2)
-    level.rest = (P + np.swapaxes(P, 1, 2)) / 2 + mixed + np.swapaxes(mixed, 1, 2)
-    level.bases = U
-    needed = level.rows + ranks + cut.oversample
+    nodes, most, size = Omega.shape
+    shapes, needed = np.minimum(_rounded(level.rows), min(most, size)), np.zeros(nodes, np.int64)
+    level.ranks, found = np.zeros(nodes, np.int64), []
+    for rows in np.unique(shapes):
+        here = np.flatnonzero(shapes == rows)
+        of, inside = level.rows[here], _inside(level.rows[here], rows)
+        if of.max() + 1 > size:
+            needed[here] = of + 1 + cut.oversample
+            continue
+        M, outside = _least_squares(Omega[here, :rows], Y[here, :rows], inside)
+        # Y N N^T has the left singular vectors of Y N.
+        triangle = np.linalg.qr(np.swapaxes(outside, 1, 2), mode="r")
+        U, sigma, _ = np.linalg.svd(np.swapaxes(triangle, 1, 2))
+        sigma /= np.sqrt(size - of)[:, None]
+        ranks = np.minimum(np.sum(sigma > cut.threshold, axis=1), of)
+        if limits is not None:
+            ranks = np.minimum(ranks, limits[here] if isinstance(limits, np.ndarray) else limits)
+        needed[here] = of + ranks + cut.oversample
+        level.ranks[here] = ranks
+        found.append((here, U * _inside(ranks, rows)[:, None, :], M))
     if limits is not None:  # what was asked for is found, if less well
-        needed = np.minimum(needed, s)
-    return int(needed.max(initial=0))
+        needed = np.where(level.rows + 1 > size, needed, np.minimum(needed, size))
+    width = int(level.ranks.max(initial=1))
+    level.bases, level.rest = np.zeros((nodes, most, width)), np.zeros((nodes, most, most))
+    up = np.zeros((nodes, width, size)), np.zeros((nodes, width, size))
+    for here, U, M in found:
+        rows, wide = U.shape[1], np.minimum(_rounded(level.ranks[here]), U.shape[1])
+        for columns in np.unique(wide):
+            chosen = wide == columns
+            of, kept, seen = here[chosen], U[chosen, :, :columns], M[chosen]
+            upward, shown = np.swapaxes(kept, 1, 2), min(columns, width)
+            P = seen - kept @ (upward @ seen)
+            W = P @ kept
+            P -= W @ upward
+            mixed = W @ upward
+            D = (P + np.swapaxes(P, 1, 2)) / 2 + mixed + np.swapaxes(mixed, 1, 2)
+            tested = Omega[of, :rows]
+            level.bases[of, :rows, :shown] = kept[:, :, :shown]
+            level.rest[of, :rows, :rows] = D
+            up[0][of, :shown] = (upward @ tested)[:, :shown]
+            up[1][of, :shown] = (upward @ Y[of, :rows] - (upward @ D) @ tested)[:, :shown]
+    return int(needed.max(initial=0)), up
 
 
-def _push_down(shares: Shares, levels: list[_Level], root: _Level, G: np.ndarray) -> Stacks:
-    """Return the matrices, with all diagonal blocks put down to the leaves."""
+def _rounded(sizes: np.ndarray) -> np.ndarray:
+    """Return sizes rounded up, so that nodes of nearly one size are worked on together."""
+    return -(-sizes // QUANTUM) * QUANTUM
+
+
+def push_down(shares: Shares, levels: list[_Level]) -> Stacks:
+    """Return the matrices, with all diagonal blocks put down to the leaves. Collective.
+
+    Empties the list of levels. The ranks gather what each has of its subtrees.
+    """
     tree = shares.tree
     couplings, bases, ranks = [], [], [np.zeros(1, np.int64)]
-    above = root
-    for depth, level in zip(range(1, tree.levels + 1), reversed(levels), strict=True):
+    above = levels.pop()
+    G = above.rest
+    for depth in range(1, tree.levels + 1):
+        level = levels.pop()
         width = above.width
         G = np.swapaxes(_padded_rows(np.swapaxes(_padded_rows(G, above), 1, 2), above), 1, 2)
         B = G[:, :width, width:]
@@ -292,10 +431,9 @@ def _push_down(shares: Shares, levels: list[_Level], root: _Level, G: np.ndarray
         of = level.ranks.astype(np.int64)
         ranks.append(shares.gathered(of[:, None], depth)[:, 0] if mine else of)
         above = level
-    leaves = shares.gathered(G, tree.levels)
     return Stacks(
         np.concatenate(ranks),
-        (leaves + np.swapaxes(leaves, 1, 2)) / 2,
+        shares.gathered((G + np.swapaxes(G, 1, 2)) / 2, tree.levels),
         bases[::-1],
         [np.ascontiguousarray(B) for B in couplings[::-1]],
     )
@@ -316,7 +454,6 @@ class HbsFit:
     def __init__(self, sketch: GaussianSketch, tree: Tree, oversample: int):
         self.sketch, self.tree, self.oversample = sketch, tree, oversample
         self.shares = Shares(tree, sketch.layout.world)
-        self.rows: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def rounding(self) -> float:
@@ -338,20 +475,31 @@ class HbsFit:
         threshold = tolerance * self.sketch.norm / np.sqrt(2 * self.tree.leaves - 1)
         return self.factor(threshold, rank)
 
-    def factor(self, threshold: float, rank: int | np.ndarray | None = None) -> Hbs:
+    def factor(
+        self, threshold: float, rank: int | np.ndarray | None = None, last: bool = False
+    ) -> Hbs:
         """Return the factor with the bases that a threshold leaves, of at most `rank` columns.
 
+        Where it is the last of this sketch, that is let go: what follows takes as much memory.
         Raises TooNarrow.
         """
-        if self.rows is None or self.rows[0].shape[1] != self.sketch.size:
-            sketch, layout = self.sketch, self.sketch.layout
-            self.rows = tuple(  # type: ignore[assignment]
-                self.shares.collected(layout, block) for block in (sketch.Omega, sketch.Y)
+        sketch, cut = self.sketch, Cut(max(threshold, self.rounding), rank, self.oversample)
+        levels = climb(self.shares, self._fetch(), sketch.size, cut)
+        if last:
+            sketch.let_go()
+        stacks = push_down(self.shares, levels)
+        return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=sketch.layout)
+
+    def _fetch(self) -> Fetch:
+        sketch, blocks = self.sketch, (self.sketch.seen, self.sketch.Y)
+
+        def fetch(level: int, nodes: list[slice]) -> Pair:
+            first, second = (
+                self.shares.collected(sketch.layout, block, level, nodes) for block in blocks
             )
-        assert self.rows is not None  # as just made
-        cut = Cut(max(threshold, self.rounding), rank, self.oversample)
-        stacks = build(self.shares, *self.rows, cut)
-        return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=self.sketch.layout)
+            return first, second
+
+        return fetch
 
     def meeting(self, tolerance: float, rank: int | None = None) -> tuple[Hbs, float]:
         """Return a factor, and its estimated relative error, at most the tolerance if that can be.

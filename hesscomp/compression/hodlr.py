@@ -11,7 +11,7 @@ from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.errors import InputError
 from hesscomp.factors.certificate import UNKNOWN, Certificate
 from hesscomp.factors.factor import Factor
-from hesscomp.factors.hodlr import Form, Hodlr, cut_of_block, truncated
+from hesscomp.factors.hodlr import Form, Hodlr, cut_of_block, exchanged, truncated
 from hesscomp.factors.provenance import NAN, Provenance, metered
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
@@ -115,17 +115,19 @@ class Peeling:
         self.m, self.drawn = int(sizes.max()), 0
         self.probes = Probes.draw(operator, 0, asked.probe_count, asked.seed)
         self.norm = self.layout.norm(self.probes.images) / np.sqrt(asked.probe_count)
-        self.sides: list[np.ndarray] = []
+        self.sides = np.empty((*self.inside.shape, 0))  # of the levels that are known
+        self.widths: list[int] = []
         self.ranks: list[np.ndarray] = []
 
     def factor(self, made: Callable[..., Provenance]) -> Hodlr:
         asked, tree = self.asked, self.tree
         for level in range(tree.levels):
             W, ranks = self._level(level)
-            self.sides.append(W)
+            self.sides = np.concatenate([self.sides, W], axis=2)
+            self.widths.append(W.shape[2])
             self.ranks.append(ranks)
-        form, ranks = self._form(), np.concatenate([np.empty(0, np.int64), *self.ranks])
-        form.leaves[...] = self._leaves()
+        ranks = np.concatenate([np.empty(0, np.int64), *self.ranks])
+        form = Form(np.concatenate([self._leaves(), self.sides], axis=2), self.widths)
         factor = Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN, layout=self.layout)
         return replace(
             factor,
@@ -140,12 +142,6 @@ class Peeling:
                 seed=asked.seed,
             ),
         )
-
-    def _form(self) -> Form:
-        """Return what is known so far, over leaves of zeros."""
-        leaves = np.zeros((self.tree.leaves, self.m, self.m))
-        widths = [side.shape[2] for side in self.sides]
-        return Form(np.concatenate([leaves, *self.sides], axis=2), widths)
 
     def _level(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the (leaves, m, k) sides of a level, and the ranks of its nodes."""
@@ -192,7 +188,9 @@ class Peeling:
         Y = self.layout.whole(self.operator @ self.layout.local(V))
         out = np.zeros(stack.shape)
         out[self.inside] = Y[self.tree.permutation]
-        return out - self._form().product(stack) if self.sides else out
+        if self.widths:
+            out -= self.sides @ exchanged(self.sides, self.widths, stack)
+        return out
 
 
 class Sketch:

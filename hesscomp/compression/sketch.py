@@ -6,7 +6,11 @@ from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.operators.operator import Operator
+from hesscomp.parallel.layout import Layout
 from hesscomp.sketching.test_matrices import gaussian, probes
+
+LEAST = 16  # columns that are multiplied at once
+AT_ONCE = 2**22  # numbers of each of these, in as many more columns
 
 
 class GaussianSketch:
@@ -14,13 +18,18 @@ class GaussianSketch:
 
     Where it would have as many columns as H, the matrix is assembled instead, and further columns
     cost no product. `count` probes come with the first block; each `certified` factor is judged by
-    fresh ones. Memory: (rows, size + count) numbers, and as many again where Omega is used.
+    fresh ones.
+
+    `layout` is that of the rows of Y, by default the operator's. Memory: the rows of Y, those of
+    Omega as products see them, in the operator's precision (`seen`), and a product of a few columns
+    at a time.
     """
 
-    def __init__(self, operator: Operator, seed: int, count: int):
-        self.operator, self.layout = operator, operator.layout
+    def __init__(self, operator: Operator, seed: int, count: int, layout: Layout | None = None):
+        self.operator, self.layout = operator, layout or operator.layout
         self.seed, self.count, self.drawn = seed, count, count
         self.Y = np.empty((self.layout.rows, 0))
+        self.seen = np.empty((self.layout.rows, 0), operator.dtype)
         self.probes: Probes | None = None
         self.matrix: np.ndarray | None = None
         self.norm = 0.0  # an estimate of ||H||_F
@@ -44,24 +53,40 @@ class GaussianSketch:
         """Add columns; one block product."""
         if not self.exact and self.size + columns + self.count >= self.operator.n:
             self.matrix, self.columns = self.operator.to_dense(), self.columns + self.operator.n
-        new = gaussian(self.layout, self.size, self.size + columns, self.seed)
+        first, more = self.size, self.count if self.probes is None else 0
+        images = np.empty((self.layout.rows, columns + more))
+        seen = np.empty(images.shape, self.seen.dtype)
+        for at in range(0, columns + more, width := LEAST * max(AT_ONCE // self.operator.n, 1)):
+            of = slice(at, min(at + width, columns + more))
+            tested = first + min(of.start, columns), first + min(of.stop, columns)
+            beyond = max(of.start - columns, 0), max(of.stop - columns, 0)
+            V = np.hstack(
+                [gaussian(self.layout, *tested, self.seed), probes(self.layout, *beyond, self.seed)]
+            )
+            seen[:, of], images[:, of] = V, self._images(V)
         if self.probes is None:
             vectors = probes(self.layout, 0, self.count, self.seed)
-            images = self._images(np.hstack([new, vectors]))
             self.probes = Probes(vectors, images[:, columns:].copy())
-            images = images[:, :columns]
-        else:
-            images = self._images(new)
-        self.Y = np.hstack([self.Y, images])
+        grown = images[:, :columns], seen[:, :columns]
+        self.Y, self.seen = (
+            np.hstack([old, new]) if first else new
+            for old, new in zip((self.Y, self.seen), grown, strict=True)
+        )
         squares = [self.layout.squares(block) for block in (self.Y, self.probes.images)]
         self.norm = self._agreed(np.sqrt(np.mean(np.concatenate(squares))))
 
+    def let_go(self) -> None:
+        """Drop the columns; the probes stay."""
+        self.Y, self.seen = self.Y[:, :0].copy(), self.seen[:, :0].copy()
+
     def _images(self, V: np.ndarray) -> np.ndarray:
-        if self.matrix is None:
-            self.columns += V.shape[1]
+        if self.matrix is not None:
+            matrix = self.matrix
+            return self.layout.product(V, lambda whole: matrix @ whole)
+        self.columns += V.shape[1]
+        if self.layout is self.operator.layout:
             return self.operator @ V
-        matrix = self.matrix
-        return self.layout.product(V, lambda whole: matrix @ whole)
+        return self.layout.local(self.operator @ self.layout.whole(V))
 
     def _agreed(self, number: float) -> float:
         """Return rank 0's number, since ranks may round apart."""

@@ -12,6 +12,7 @@ import numpy as np
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hierarchical import Elimination, InLeaves
+from hesscomp.factors.telescope import Telescope
 from hesscomp.factors.tree import Tree
 
 DELAY = 1e-3  # a pivot below this part of its coupling is left to the parent
@@ -150,31 +151,16 @@ class Hbs(InLeaves):
     def _tree_diagonal(self) -> np.ndarray:
         return _diagonals(self.stacks.leaves)[self._shapes.leaf.row_mask]
 
+    @cached_property
+    def telescope(self) -> Telescope:
+        """The matrix as products take it; its levels above the leaves are further numbers."""
+        stacks = self.stacks
+        blocks = [stacks.leaves, *(_hollow(B) for B in stacks.couplings)]
+        return Telescope(blocks, [_transposed(U) for U in stacks.bases]).joined()
+
     def _product(self, X: np.ndarray) -> np.ndarray:
-        leaves, stacks = self._shapes.leaf, self.stacks
-        Z = leaves.spread(X)
-        out = stacks.leaves @ Z
-        if not stacks.bases:
-            return leaves.gather(out)
-        coordinates = []
-        for U in stacks.bases:
-            Z = _transposed(U) @ Z
-            coordinates.append(Z)
-            Z = _joined(Z)
-        down = None
-        for B, U_above, Z in zip(
-            reversed(stacks.couplings), [None, *reversed(stacks.bases)], reversed(coordinates),
-            strict=False,
-        ):  # fmt: skip
-            first, second = Z[0::2], Z[1::2]
-            coupled = np.empty_like(Z)
-            np.matmul(B, second, out=coupled[0::2])
-            np.matmul(_transposed(B), first, out=coupled[1::2])
-            if down is not None:
-                coupled += _split(U_above @ down)
-            down = coupled
-        out += stacks.bases[0] @ down
-        return leaves.gather(out)
+        leaves = self._shapes.leaf
+        return leaves.gather(self.telescope.product(leaves.spread(X)))
 
     def _eliminate(self, shift: float) -> Elimination:
         return eliminate(self.stacks, self._shapes, shift)
@@ -321,38 +307,27 @@ def _transposed(stack: np.ndarray) -> np.ndarray:
     return np.swapaxes(stack, 1, 2)
 
 
-def _joined(stack: np.ndarray) -> np.ndarray:
-    """Return the rows of two children as those of their parent."""
-    nodes, rows, columns = stack.shape
-    return stack.reshape(nodes // 2, 2 * rows, columns)
+def _hollow(B: np.ndarray) -> np.ndarray:
+    """Return the couplings [[0, B], [B^T, 0]]."""
+    k = B.shape[1]
+    out = np.zeros((len(B), 2 * k, 2 * k))
+    out[:, :k, k:], out[:, k:, :k] = B, _transposed(B)
+    return out
 
 
-def _split(stack: np.ndarray) -> np.ndarray:
-    """Return the rows of parents as those of their children."""
-    nodes, rows, columns = stack.shape
-    return stack.reshape(2 * nodes, rows // 2, columns)
-
-
+@dataclass(frozen=True)
 class UlvSolver:
-    """Solves with an eliminated matrix: x = G b + R^T x1 at each node, where R b goes up.
+    """Solves with an eliminated matrix, whose inverse telescopes.
 
-    R (kept, rows) takes a node's right side to that of what it keeps, whose solution x1 comes down
-    from its parent, and G is the pseudo-inverse of what it eliminates.
+    At each node the solution is x = G b + R^T x1: R b is the right side of what the node keeps,
+    whose solution x1 comes down, and G is the pseudo-inverse of what it eliminates.
     """
 
-    def __init__(self, leaf: Ragged, inverses: list[np.ndarray], reductions: list[np.ndarray]):
-        self.leaf, self.inverses, self.reductions = leaf, inverses, reductions
+    leaf: Ragged
+    inverse: Telescope
 
     def solve(self, B: np.ndarray) -> np.ndarray:
-        sides = [self.leaf.spread(B)]
-        for R in self.reductions:
-            sides.append(_joined(R @ sides[-1]))
-        X = self.inverses[-1] @ sides[-1]
-        for G, R, b in zip(
-            self.inverses[-2::-1], reversed(self.reductions), sides[-2::-1], strict=True
-        ):
-            X = G @ b + _transposed(R) @ _split(X)
-        return self.leaf.gather(X)
+        return self.leaf.gather(self.inverse.product(self.leaf.spread(B)))
 
 
 def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:
@@ -379,7 +354,9 @@ def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:
         A, inside = _coupled(S, stacks.couplings[level]), kept.reshape(len(kept) // 2, -1)
     inverses.append(work.root(A, inside))
     counts = work.negative, work.zero, work.positive
-    return Elimination(*counts, work.logabsdet, UlvSolver(leaf, inverses, reductions))
+    return Elimination(
+        *counts, work.logabsdet, UlvSolver(leaf, Telescope(inverses, reductions).joined())
+    )
 
 
 def _placed(U: np.ndarray, rank: int, kept: int) -> np.ndarray:
@@ -414,7 +391,7 @@ class _Pivots:
 
         Returns
         -------
-        G, R : stacks of `UlvSolver`
+        G, R : stacks, as in `UlvSolver`
         S : (nodes, kept, kept) array
             The Schur complements.
         kept : (nodes, kept) bool array

@@ -295,18 +295,33 @@ class Form:
 
     def product(self, Z: np.ndarray) -> np.ndarray:
         """Return the product with a (leaves, m, j) array."""
-        if not self.widths:
-            return self.stack @ Z
-        leaves, _, j = Z.shape
-        seen = np.swapaxes(self.stack[:, :, self.m :], 1, 2) @ Z
-        given = np.empty_like(seen)
-        for level, k in enumerate(self.widths):
-            columns, children = self.columns(level), 2 ** (level + 1)
-            group = leaves // children
-            by_child = seen[:, columns].reshape(children, group, k, j).sum(axis=1)
-            moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
-            given[:, columns] = np.repeat(moved.reshape(children, k, j), group, axis=0)
+        given = exchanged(self.stack[:, :, self.m :], self.widths, Z)
         return self.stack @ np.concatenate([Z, given], axis=1)
+
+
+def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
+    """Return what siblings see of each other: the sides W times it are the product without leaves.
+
+    Parameters
+    ----------
+    W : (leaves, m, K) array
+        The sides of all levels, which have `widths` columns, root's first.
+    Z : (leaves, m, j) array
+
+    Returns
+    -------
+    (leaves, K, j) array
+    """
+    leaves, _, j = Z.shape
+    seen, first = np.swapaxes(W, 1, 2) @ Z, 0
+    given = np.empty_like(seen)
+    for level, k in enumerate(widths):
+        columns, children = slice(first, first + k), 2 ** (level + 1)
+        group, first = leaves // children, first + k
+        by_child = seen[:, columns].reshape(children, group, k, j).sum(axis=1)
+        moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
+        given[:, columns] = np.repeat(moved.reshape(children, k, j), group, axis=0)
+    return given
 
 
 def applied(form: Form, inside: np.ndarray, X: np.ndarray) -> np.ndarray:

@@ -82,17 +82,26 @@ def parts_parser(description: str, parts: dict[str, Callable]) -> argparse.Argum
     return parser
 
 
-def run_parts(options, parts: dict[str, Callable], prefix: str, code: tuple, *given) -> None:
-    """Run the parts that were asked for, print their tables, and record them but in a trial."""
-    for name in options.parts or parts:
+def run_parts(
+    options, parts: dict[str, Callable], prefix: str, code: tuple, *given, ranks: dict | None = None
+) -> None:
+    """Run the parts that were asked for, print their tables, and record them but in a trial.
+
+    `ranks` are those of parts that take several: such a part runs only where it is named, and only
+    rank 0 returns rows.
+    """
+    ranks = ranks or {}
+    for name in options.parts or [name for name in parts if name not in ranks]:
         rows = parts[name](*given)
+        if not rows:
+            continue
         heads = list(dict.fromkeys(head for values in rows.values() for head in values))
         lines = [["", *heads]]
         for row, values in rows.items():
             lines.append([row, *(cell(shortened(values.get(head))) for head in heads)])
         print(f"\n{name}\n{markdown(lines)}", flush=True)
         for row, values in {} if options.trial else rows.items():
-            save(f"{prefix}-{name}", row, values, code)
+            save(f"{prefix}-{name}", row, values, code, ranks.get(name, 1))
 
 
 def when(row: dict) -> str:

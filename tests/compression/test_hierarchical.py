@@ -257,6 +257,7 @@ def test_reproducible_bits(world, rows, kind):
     for name in together.arrays:
         np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
     assert together.provenance.reproducible and together.certificate == alone.certificate
+    assert together.provenance.words_reduced == alone.provenance.words_reduced
 
 
 @pytest.mark.parametrize(

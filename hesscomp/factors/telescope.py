@@ -1,0 +1,86 @@
+"""Matrices that telescope over a tree: how a product goes up to the root and down again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDE = 16  # rows up to which levels are joined: a stack of smaller matrices is all overhead
+PIECE = 2**17  # numbers of D
+
+
+@dataclass(frozen=True)
+class Telescope:
+    """The symmetric matrix of y = D x + R^T y1 at each node of a tree.
+
+    R x goes up from a node, x of its parent is that of its two children, and y1 comes down from
+    there. So do an `Hbs` matrix and its inverse.
+
+    Attributes
+    ----------
+    blocks : list of (nodes, rows, rows) arrays
+        D, symmetric: of the leaves, of the levels above them, and last of the root.
+    upward : list of (nodes, kept, rows) arrays
+        R, of all levels but the root's.
+    """
+
+    blocks: list[np.ndarray]
+    upward: list[np.ndarray]
+
+    @property
+    def numbers(self) -> int:
+        """The numbers that it holds."""
+        return sum(M.size for M in (*self.blocks, *self.upward))
+
+    def joined(self) -> Telescope:
+        """Return the same matrix with fewer levels above the leaves, where these are narrow."""
+        blocks, upward = self.blocks[:1], self.upward[:1]
+        above = [*self.upward[1:], None]
+        D, R = None, None
+        for D1, R1 in zip(self.blocks[1:], above, strict=False):
+            if D is not None and R is not None and 2 * D.shape[1] <= WIDE:
+                D, R = _join(D, R, D1, R1)
+                continue
+            if D is not None and R is not None:
+                blocks.append(D)
+                upward.append(R)
+            D, R = D1, R1
+        return Telescope(blocks if D is None else [*blocks, D], upward)
+
+    def product(self, X: np.ndarray) -> np.ndarray:
+        """Return the product with a (leaves, rows, j) array."""
+        blocks, upward, below = self.blocks, self.upward, [X]
+        for R, D in zip(upward, blocks[1:], strict=True):
+            seen = R @ below[-1]
+            below.append(seen.reshape(len(D), D.shape[1], seen.shape[2]))
+        Y = blocks[-1] @ below.pop()
+        for D, R in zip(blocks[-2::-1], reversed(upward), strict=True):
+            given = Y.reshape(*R.shape[:2], Y.shape[2])
+            Y = _of_nodes(D, R, below.pop(), given)
+        return Y
+
+
+def _of_nodes(D: np.ndarray, R: np.ndarray, X: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Return D X + R^T given, for so many nodes at once as a cache holds."""
+    Y, nodes = np.empty_like(X), max(PIECE // (D.shape[1] * D.shape[2]), 1)
+    for first in range(0, len(D), nodes):
+        here = slice(first, first + nodes)
+        np.matmul(D[here], X[here], out=Y[here])
+        Y[here] += np.swapaxes(R[here], 1, 2) @ given[here]
+    return Y
+
+
+def _join(
+    D: np.ndarray, R: np.ndarray, above: np.ndarray, upward: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the matrices of nodes that have their children's in them."""
+    kept, rows = R.shape[1:]
+
+    def down(M: np.ndarray) -> np.ndarray:
+        return np.concatenate([M[:, :, :kept] @ R[0::2], M[:, :, kept:] @ R[1::2]], axis=2)
+
+    whole = down(np.swapaxes(down(above), 1, 2))
+    whole[:, :rows, :rows] += D[0::2]
+    whole[:, rows:, rows:] += D[1::2]
+    return whole, None if upward is None else down(upward)
