@@ -11,16 +11,17 @@ from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
 from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.earned import Choice, Earned
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.options import NewtonOptions
-from hesscomp.optimizers.preconditioners import HORIZON, Refreshed, squared_gradients
+from hesscomp.optimizers.preconditioners import HORIZON, squared_gradients
 from hesscomp.options import option, option_of
 
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
 
 
 @dataclass(frozen=True)
-class NewtonCG(Refreshed, Optimizer):
+class NewtonCG(Earned, Optimizer):
     """Newton's method with steps by conjugate gradients or by a low-rank factor.
 
     With a batch for the curvature and a semidefinite Hessian, the low-rank preconditioner makes it
@@ -137,23 +138,23 @@ class NewtonCG(Refreshed, Optimizer):
 
     def _solve(self, task, state, base, forcing, solver):
         """The state with the factor that served, the solution by a form of CG, what it cost."""
-        shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
+        shift, choice, batch = task.ridge + state["damping"], Choice(), task.curvature_batch
         if self.preconditioner in FORMATS:
-            factor, sketched = self.current_factor(base, state, -HORIZON * np.log10(forcing))
-            M = factor.preconditioner(shift)
+            horizon = -HORIZON * np.log10(forcing)
+            choice = self.choose(base, state, horizon, shift, batch.diagonal_of(task.x))
         elif self.preconditioner == "diagonal":
-            M = squared_gradients(task.curvature_batch, task.x, shift)
+            choice = Choice(squared_gradients(batch, task.x, shift))
+        limit = self.max_cg if choice.limit is None else min(choice.limit, self.max_cg)
         result = solver(
             task.regularized(base, state["damping"]),
             -task.gradient,
             tolerance=forcing * task.gradient_norm,
-            preconditioner=M,
-            max_iterations=self.max_cg,
+            preconditioner=choice.M,
+            max_iterations=limit,
         )
-        if factor is not None:
-            solve = result.iterations, task.gradient_norm, result.residual_norm
-            state = {**state, **self.served(state, factor, sketched, solve)}
-        return state, result, _costs(result.iterations, sketched)
+        if self.preconditioner in FORMATS:
+            state = self.solved(state, choice, result, task.gradient_norm)
+        return state, result, _costs(result.iterations, choice.sketched)
 
 
 def _costs(iterations: int, sketched: int) -> dict[str, float]:

@@ -15,7 +15,6 @@ from hesscomp.optimizers.optimizer import State
 
 EXPONENT = 0.75
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
-VECTOR_PENALTY = 6.0  # cost of a lone column against one in a wide block (memory, arithmetic)
 HORIZON = 5  # solves over which a new sketch must pay, where nothing says when the run ends
 
 
@@ -60,6 +59,11 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Inverses:
     return Inverses(inverses, 1 / (diagonal + shift))
 
 
+def digit_rate(iterations: int, before: float, after: float) -> float:
+    """Return the iterations for each digit by which a residual norm fell."""
+    return float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
+
+
 class Refreshed:
     """An optimizer whose factor of a curvature operator is sketched again when that pays.
 
@@ -69,8 +73,8 @@ class Refreshed:
 
     The state keeps how the factor has served: `rate`, CG iterations for each digit of the residual
     in the last solve, and `fresh_rate`, those in the first solve with this factor. A new factor is
-    made when the iterations that it is expected to save within the horizon, at `VECTOR_PENALTY`
-    columns each, outweigh the columns of its sketch.
+    made when the iterations that it is expected to save within the horizon, at the operator's
+    `lone_cost` columns each, outweigh the columns of its sketch.
     """
 
     preconditioner: str
@@ -99,7 +103,7 @@ class Refreshed:
         columns = of.columns(operator.n, self.rank, self.oversample)
         saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
         kept = from_contents(state, UNKNOWN)
-        if operator.world.decide(kept.is_blank or bool(saved * VECTOR_PENALTY > columns)):
+        if operator.world.decide(kept.is_blank or bool(saved * operator.lone_cost > columns)):
             factor = self.new_factor(operator)
             return factor, factor.provenance.columns
         return kept, 0
@@ -115,7 +119,6 @@ class Refreshed:
 
     def served(self, state: State, factor: Factor, sketched: int, solve: tuple) -> State:
         """Return the state after a solve: (iterations, residual before, residual after)."""
-        iterations, before, after = solve
-        rate = float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
+        rate = digit_rate(*solve)
         fresh_rate = rate if sketched else state["fresh_rate"]
         return {**factor.contents(), "rate": rate, "fresh_rate": fresh_rate}
