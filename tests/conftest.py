@@ -6,6 +6,8 @@ Run serially (``python -m pytest``), this file only provides fixtures. Under
 - after each phase of a test (setup, call, teardown) the ranks agree on its outcome: a test that
   failed on any rank has failed on all, and rank 0 shows that rank's report;
 - only rank 0 writes to the terminal;
+- only tests marked `door` compare their models with Keras first: that takes a quarter of the time,
+  and serially every model is compared;
 - nothing waits for ever. A rank that fails alone, while the others sit in a reduction, shows its
   failure within seconds and ends the run if they do not come; a rank that hangs is ended by a
   watchdog that shows where it was. The limit is 120 seconds a phase (HESSCOMP_TEST_LIMIT), 600 for
@@ -214,6 +216,7 @@ class Lockstep:
         self.limit = float(os.environ.get("HESSCOMP_TEST_LIMIT", "120"))
         self.collection_errors = []
         self.watchdog = None
+        self.door = False
         capture = config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():  # the real standard error
             self.stderr = open(os.dup(2), "w")  # noqa: SIM115 (open to the end of the process)
@@ -240,6 +243,7 @@ class Lockstep:
 
     def pytest_collection_finish(self, session):
         self._disarm()
+        self._keep_the_door()
         tests = [item.nodeid for item in session.items]
         everyone = self._meet("collecting the tests", self.limit, (tests, self.collection_errors))
         if any(other != everyone[0] for other in everyone):
@@ -249,8 +253,21 @@ class Lockstep:
                 lines += [f"rank {rank}: {len(tests)} tests", *odd, *errors]
             pytest.exit("\n".join([*lines, ""]), returncode=pytest.ExitCode.INTERRUPTED)
 
+    def _keep_the_door(self) -> None:
+        """Let only the models of tests marked `door` be compared with Keras."""
+        from hesscomp.problems.keras import KerasProblem
+
+        compare = KerasProblem._check_at_the_door
+
+        def compare_where_marked(*arguments):
+            if self.door:
+                compare(*arguments)
+
+        KerasProblem._check_at_the_door = compare_where_marked
+
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item):
+        self.door = item.get_closest_marker("door") is not None
         self._arm(item.nodeid, self._limit(item))
         try:
             return (yield)

@@ -135,7 +135,7 @@ class RowSum(ShardCurvature):
 
 def row_values(function: Callable, *specs) -> int:
     """Return how many numbers a function makes of one row: those of its graph's tensors."""
-    graph = tf.function(function).get_concrete_function(*specs).graph
+    graph = tf.function(function, autograph=False).get_concrete_function(*specs).graph
     made = (op for op in graph.get_operations() if op.type not in ("Placeholder", "Identity"))
     shapes = (out.shape for operation in made for out in operation.outputs)
     held = [s.num_elements() for s in shapes if s.rank and s[0] == 1 and s.is_fully_defined()]

@@ -18,7 +18,8 @@ from hesscomp.problems.door import Door, _spanning
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 
-pytestmark = pytest.mark.ranks(most=2)  # ranks with rows and one without: a third adds nothing
+# Ranks with rows and one without: a third adds nothing.
+pytestmark = [pytest.mark.door, pytest.mark.ranks(most=2)]
 layers = keras.layers
 rng = np.random.default_rng(0)
 ROWS = 7
