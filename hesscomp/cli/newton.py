@@ -24,6 +24,8 @@ def _summary(fit: NewtonFit) -> str:
     ]
     if result.choice:
         lines.append(f"solver auto took {result.solver}: {result.choice}")
+    if result.preconditioning:
+        lines.append(result.preconditioning)
     test = "" if fit.test is None else f"; test: {fit.test}"
     if not math.isnan(fit.train_accuracy):
         lines.append(f"accuracy: train {fit.train_accuracy:.5f}{test}")

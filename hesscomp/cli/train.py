@@ -66,6 +66,8 @@ def _summary(training: Training) -> str:
         f"{result.status} after {result.steps} steps: {result.reason}",
         f"at the best point, objective over all rows: {result.best_objective:.15g}",
     ]
+    if result.remark:
+        lines.append(result.remark)
     if training.test is not None:
         lines.append(f"test, at that point: {training.test}")
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from hesscomp.parallel.rows import RowBlocks
 CHUNK_BYTES = 4 * 2**20  # of A in one chunk: within the last-level cache, few dispatches
 WIDE_ROWS = 2048  # rows in a chunk for wide blocks, which are bound by arithmetic instead
 WIDE = {"float32": 4, "float64": 16}  # columns from which TensorFlow's sparse products are faster
+SPARSE_LONE_COST = {"float32": 4.0, "float64": 1.2}  # as `Operator.lone_cost`
 ALIGNED_ROWS = 64  # chunks begin on cache lines whatever n: TensorFlow then slices without a copy
 
 
@@ -45,6 +46,8 @@ class DenseDesign:
     Methods take and return tensors; `v`, `r` and the weights are float64, blocks are in `dtype`.
     Methods by row block return each block's product alone, one after the other on a first axis.
     """
+
+    lone_cost = ShardCurvature.lone_cost
 
     def __init__(self, X: np.ndarray, dtype: tf.DType, blocks: RowBlocks | None = None):
         self.rows, self.n = X.shape
@@ -142,6 +145,10 @@ class SparseDesign:
         other._blocks = [block.exact() for block in self._blocks]
         return other
 
+    @property
+    def lone_cost(self) -> float:
+        return SPARSE_LONE_COST[self.dtype.name]
+
     @functools.cached_property
     def _pair(self) -> tuple["_Csr", "_Csr"]:
         """A and A^T in TensorFlow."""
@@ -197,6 +204,10 @@ class GramCurvature(ShardCurvature):
     design: DenseDesign | SparseDesign
     weights: tf.Tensor
     assembles = True
+
+    @property
+    def lone_cost(self) -> float:  # type: ignore[override]
+        return self.design.lone_cost
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.gram_product(self.weights, V)

@@ -39,7 +39,7 @@ class CurvatureOperator(ProblemOperator):
 
     def __init__(self, problem, x: np.ndarray, shard: ShardCurvature, *, psd: bool):
         super().__init__(problem, x, psd=psd, dtype=problem.dtype)
-        self._shard = shard
+        self._shard, self.lone_cost = shard, shard.lone_cost
 
     def narrowed(self, chosen):
         shard = self._shard.narrowed(chosen)

@@ -53,6 +53,10 @@ class Bordered(ShardCurvature):
     weights: tf.Tensor
     assembles = True
 
+    @property
+    def lone_cost(self) -> float:  # type: ignore[override]
+        return self.inner.lone_cost
+
     @cached_property
     def _border(self) -> tf.Tensor:
         return self.design.adjoint(self.weights)

@@ -126,6 +126,7 @@ class ShardCurvature(ABC):
     block) and save work.
     """
 
+    lone_cost: float = Operator.lone_cost
     assembles = False  # whether `dense` and `dense_by_row_block` are there; else products serve
 
     @abstractmethod

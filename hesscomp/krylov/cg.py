@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 from hesscomp.operators.operator import Operator
 
@@ -32,6 +33,8 @@ class Recurrence:
         self.products = 0 if x is None else 1
         self.x = np.zeros_like(b) if x is None else x.copy()
         self.r = b.copy() if x is None else b - A @ x
+        self._steps: list[float] = []
+        self._shares: list[float] = []
         self._precondition()
         self.p = self.z.copy()
 
@@ -60,7 +63,27 @@ class Recurrence:
         self._precondition()
         share = self.rz / before
         self.p = self.z + share * self.p
+        self._steps.append(step)
+        self._shares.append(share)
         return share
+
+    @property
+    def leading(self) -> float:
+        """The largest Ritz value of A (of M A with a preconditioner), NaN before a move.
+
+        From the recurrence's coefficients, which are those of Lanczos (Golub and Van Loan, section
+        11.3.4); without a product.
+        """
+        if not self._steps:
+            return float("nan")
+        steps, shares = np.array(self._steps), np.array(self._shares[:-1])
+        diagonal, last = 1 / steps, len(steps) - 1
+        diagonal[1:] += shares / steps[:-1]
+        beside = np.sqrt(np.maximum(shares, 0.0)) / steps[:-1]
+        values = scipy.linalg.eigvalsh_tridiagonal(
+            diagonal, beside, select="i", select_range=(last, last)
+        )
+        return float(values[0])
 
 
 @dataclass(frozen=True)
@@ -75,6 +98,7 @@ class CGResult:
     # Whether a direction p with p.A p <= 0 ended the iteration; x is then the last iterate before
     # it (the preconditioned steepest descent direction if it was the first).
     negative_curvature: bool = False
+    leading: float = float("nan")  # the largest Ritz value, of `Recurrence.leading`
 
 
 def conjugate_gradients(
@@ -107,12 +131,13 @@ def conjugate_gradients(
     decide, cg = A.world.decide, Recurrence(A, b, preconditioner)
     while cg.products < limit:
         if decide(cg.norm <= tolerance):
-            return CGResult(cg.x, cg.products, cg.r, cg.norm, True)
+            return CGResult(cg.x, cg.products, cg.r, cg.norm, True, leading=cg.leading)
         if decide(not cg.probe() > 0):
             fallback = cg.z.copy() if cg.products == 1 else cg.x
-            return CGResult(fallback, cg.products, cg.r, cg.norm, False, True)
+            return CGResult(fallback, cg.products, cg.r, cg.norm, False, True, cg.leading)
         cg.advance()
-    return CGResult(cg.x, cg.products, cg.r, cg.norm, decide(cg.norm <= tolerance))
+    reached = decide(cg.norm <= tolerance)
+    return CGResult(cg.x, cg.products, cg.r, cg.norm, reached, leading=cg.leading)
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,7 @@ class TruncatedResult:
     residual_norm: float  # ||b - A x||_2 by the recurrence, before a move to the boundary
     boundary: bool  # whether the step ends on the boundary
     negative_curvature: bool = False  # whether such a direction led there
+    leading: float = float("nan")  # the largest Ritz value, of `Recurrence.leading`
 
 
 def steihaug(
@@ -161,14 +187,16 @@ def steihaug(
             step = _to_boundary(xx, xp, pp, radius)
             x, Ax = cg.x + step * cg.p, b - cg.r + step * cg.q
             model = float(x @ Ax / 2 - b @ x)
-            return TruncatedResult(x, cg.products, model, radius, cg.norm, True, negative)
+            return TruncatedResult(
+                x, cg.products, model, radius, cg.norm, True, negative, cg.leading
+            )
         step = cg.step
         xx += 2 * step * xp + step**2 * pp
         share = cg.advance()
         xp = share * (xp + step * pp)
         pp = cg.rz + share**2 * pp
     model, length = float(-cg.x @ (b + cg.r) / 2), float(np.sqrt(max(xx, 0.0)))
-    return TruncatedResult(cg.x, cg.products, model, length, cg.norm, False)
+    return TruncatedResult(cg.x, cg.products, model, length, cg.norm, False, leading=cg.leading)
 
 
 def _to_boundary(xx: float, xp: float, pp: float, radius: float) -> float:

@@ -72,6 +72,8 @@ class Operator(ABC):
 
     __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
+    lone_cost: float = 6.0  # of a product with one column, in columns of a wide block (memory)
+
     def __init__(self, n: int, world: World, *, psd: bool = False, dtype: DTypeLike = "float64"):
         self.n = n
         self.world = world

@@ -1,7 +1,7 @@
 """What an optimizer sees of a problem in one step: three batches, and what their use costs."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from hesscomp.optimizers.acceptance import Search, backtrack
 from hesscomp.optimizers.options import ACCEPTANCE, CURVATURE, GRADIENT, Sampling
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import MARGINS, REDRAWING
+from hesscomp.problems.capabilities import HESSIAN_DIAGONAL, MARGINS, REDRAWING
 from hesscomp.problems.problem import Problem
 
 TRIALS = 4  # objectives along a line that moved margins give at once
@@ -86,6 +86,12 @@ class View:
         """Return the Hessian of the data term at x, without the ridge."""
         shard = self.problem.curvature_at(self.margins(x)) if self.keeps_margins else None
         return HessianOperator(self.problem, x, shard)
+
+    def diagonal_of(self, x: np.ndarray) -> Callable[[], np.ndarray] | None:
+        """Return what gives the diagonal of `hessian`; None where a problem has no such method."""
+        if not (self.problem.psd and self.problem.can(HESSIAN_DIAGONAL)):
+            return None
+        return lambda: self.problem.hessian_diagonal(x)
 
     def gauss_newton(self, x: np.ndarray) -> Operator:
         """Return the Gauss-Newton matrix of the data term at x, without the ridge.

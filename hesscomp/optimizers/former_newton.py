@@ -8,6 +8,7 @@ from hesscomp.compression.formats import LOW_RANK
 from hesscomp.factors import Certificate
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.optimizer import Optimizer
+from hesscomp.optimizers.options import AUTO
 from hesscomp.runs.checkpoint import Checkpoint
 from hesscomp.runs.history import History
 
@@ -51,7 +52,7 @@ def upgraded(saved: Checkpoint, optimizer: Optimizer) -> Checkpoint:
 
 def _options(optimizer) -> str:
     """Return the text in which that loop kept its options; it knew low-rank factors only."""
-    if optimizer.preconditioner != LOW_RANK:
+    if optimizer.preconditioner not in (AUTO, LOW_RANK):
         return ""
     fixed = optimizer.fixed_step > 0
     return (

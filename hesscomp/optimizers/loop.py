@@ -66,6 +66,7 @@ class TrainResult:
     reason: str  # in words
     history: History = field(repr=False)
     test: Evaluation | None = None  # at `best`, where there are test rows
+    remark: str = ""  # of the optimizer, in words: how it preconditioned
 
     @property
     def converged(self) -> bool:
@@ -224,6 +225,7 @@ class _Run:
             self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
             self.step, *status, self.history,
             None if self.held_out is None else self.held_out(self.best),
+            self.optimizer.remark(self.history.rows),
         )  # fmt: skip
 
     # Beginning and end

@@ -15,11 +15,12 @@ from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, forcing_term
 from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.earned import VALUES, Choice, Earned
 from hesscomp.optimizers.former_newton import upgraded
 from hesscomp.optimizers.loop import train
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
 from hesscomp.optimizers.options import NewtonOptions, Saving, Stopping, check_solver, check_tail
-from hesscomp.optimizers.preconditioners import HORIZON, VECTOR_PENALTY, Refreshed
+from hesscomp.optimizers.preconditioners import HORIZON
 from hesscomp.options import option, option_of
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint
@@ -31,13 +32,13 @@ IDLE = 3  # steps in a row without a gain, after which there is none to be had
 
 
 @dataclass(frozen=True)
-class Newton(Refreshed, Optimizer):
+class Newton(Earned, Optimizer):
     """x <- x - t (H + ridge I)^-1 g for convex problems, with t from a line search.
 
-    The solver pcg is conjugate gradients on the true Hessian, preconditioned by a factor that is
-    sketched again when that pays; lowrank is a low-rank factor alone, made in every step;
-    direct is the assembled Hessian's Cholesky factor; auto is pcg or direct, whichever
-    `cheapest_solver` expects to cost less.
+    The solver pcg is conjugate gradients on the true Hessian, preconditioned by a factor where
+    plain CG has shown that its sketch pays (`Earned`), which is sketched again when that pays;
+    lowrank is a low-rank factor alone, made in every step; direct is the assembled Hessian's
+    Cholesky factor; auto is pcg or direct, whichever `cheapest_solver` expects to cost less.
 
     Notes
     -----
@@ -88,7 +89,7 @@ class Newton(Refreshed, Optimizer):
 
     def upgraded(self, saved: Checkpoint) -> Checkpoint:
         own_loop = saved.facts.get("optimizer") == "newton"
-        return upgraded(saved, self) if own_loop else super().upgraded(saved)
+        return super().upgraded(upgraded(saved, self) if own_loop else saved)
 
     def solver_for(self, problem: Problem) -> tuple[str, str]:
         """Return the solver that a problem gets, and why where it is chosen for it."""
@@ -129,17 +130,20 @@ class Newton(Refreshed, Optimizer):
         forcing = forcing_term(norm, state["previous_norm"])
         known = self.tolerance > 0
         horizon = np.log10(norm / self.tolerance) if known else -HORIZON * np.log10(forcing)
-        factor, sketched = self.current_factor(hessian, state, horizon)
+        diagonal = task.curvature_batch.diagonal_of(task.x)
+        choice = self.choose(hessian, state, horizon, task.ridge, diagonal)
         result = conjugate_gradients(
             task.regularized(hessian),
             -task.gradient,
             tolerance=max(forcing * norm, 0.5 * self.tolerance),
-            preconditioner=factor.preconditioner(task.ridge),
+            preconditioner=choice.M,
+            max_iterations=choice.limit,
         )
-        solve = result.iterations, norm, result.residual_norm
-        error = factor.certificate.relative_error if sketched else state["factor_error"]
-        state = {**self.served(state, factor, sketched, solve), "factor_error": error}
-        return result.x, state, _values(result.iterations, factor, error)
+        factor, error = choice.factor, state["factor_error"]
+        if factor is not None and choice.sketched:
+            error = factor.certificate.relative_error
+        state = {**self.solved(state, choice, result, norm), "factor_error": error}
+        return result.x, state, _values(result.iterations, factor, error, choice)
 
     def _lowrank(self, task: Task, state: State, hessian: Operator):
         factor, g = self.new_factor(hessian), task.gradient
@@ -159,9 +163,12 @@ class Newton(Refreshed, Optimizer):
         return direction, {}, _values(0, None, np.nan)
 
 
-def _values(iterations: int, factor: Factor | None, error: float) -> dict[str, float]:
+def _values(
+    iterations: int, factor: Factor | None, error: float, choice: Choice | None = None
+) -> dict[str, float]:
     rank = factor.rank if factor is not None and factor.has_eigenpairs else 0
-    return {"cg_iterations": iterations, "factor_rank": rank, "factor_error": error}
+    told = dict.fromkeys(VALUES, np.nan) if choice is None else choice.values
+    return {"cg_iterations": iterations, "factor_rank": rank, "factor_error": error, **told}
 
 
 def _cholesky_solve(H: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -173,11 +180,11 @@ def cheapest_solver(n: int, rows: int, ranks: int, rank: int, oversample: int) -
 
     direct: n/2 columns a step to assemble H and n^3/3 operations to factorise it on one rank.
     pcg: a sketch of rank + oversample columns every few steps, and about a dozen lone columns a
-    step, each of which costs as much as `VECTOR_PENALTY` columns of a wide block.
+    step, each of which costs as much as `Operator.lone_cost` columns of a wide block.
     """
     column = 4 * max(rows / ranks, 1) * n
     direct = n / 2 + n**3 / 3 / column
-    pcg = min(rank + oversample, n) * 2 / USUAL_STEPS + USUAL_CG * VECTOR_PENALTY
+    pcg = min(rank + oversample, n) * 2 / USUAL_STEPS + USUAL_CG * Operator.lone_cost
     solver = "direct" if direct <= pcg else "pcg"
     return solver, f"about {direct:.0f} product columns a step for direct, {pcg:.0f} for pcg"
 
@@ -218,6 +225,7 @@ class NewtonResult:
     reason: str  # why it stopped, in words
     solver: str  # the one used
     choice: str  # why, where it was chosen automatically
+    preconditioning: str  # how pcg's solves were, in one line; empty for other solvers
     history: tuple[NewtonIteration, ...] = field(repr=False, default=())
 
 
@@ -288,5 +296,5 @@ def newton(
     return NewtonResult(
         result.x, result.objective, result.gradient_norm, result.steps, result.converged,
         result.reason.replace("max_steps", "max_iterations"), *optimizer.solver_for(problem),
-        tuple(map(row, result.history.rows)),
+        result.remark, tuple(map(row, result.history.rows)),
     )  # fmt: skip

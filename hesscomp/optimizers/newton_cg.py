@@ -15,16 +15,17 @@ from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
 from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.earned import Choice, Earned
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
-from hesscomp.optimizers.options import NewtonOptions
-from hesscomp.optimizers.preconditioners import HORIZON, Refreshed, squared_gradients
+from hesscomp.optimizers.options import AUTO, NewtonOptions
+from hesscomp.optimizers.preconditioners import HORIZON, squared_gradients
 from hesscomp.options import option, option_of
 
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
 
 
 @dataclass(frozen=True)
-class NewtonCG(Refreshed, Optimizer):
+class NewtonCG(Earned, Optimizer):
     """Newton's method with steps by conjugate gradients or by a low-rank factor.
 
     With a batch for the curvature and a semidefinite Hessian, the low-rank preconditioner makes it
@@ -62,9 +63,10 @@ class NewtonCG(Refreshed, Optimizer):
         "hessian", choices=("hessian", "gauss-newton"), help="matrix of the Newton system"
     )
     preconditioner: str | Factor = option(
-        LOW_RANK, choices=(*FORMATS, "diagonal", "none"),
+        AUTO, choices=(AUTO, *FORMATS, "diagonal", "none"),
         help="preconditioner of CG; low-rank, hbs or hodlr: a factor of the matrix, sketched again "
-        "when that pays; diagonal: from squared gradients, as for hessian-free",
+        "when that pays; auto: low-rank, on sparse data only where CG and a probe have shown that "
+        "it pays; diagonal: from squared gradients, as for hessian-free",
     )  # fmt: skip
     rank: int = option_of(NewtonOptions, "rank")
     oversample: int = option_of(NewtonOptions, "oversample")
@@ -117,7 +119,8 @@ class NewtonCG(Refreshed, Optimizer):
         shift = task.ridge + state["damping"]
         factor = self.new_factor(base)
         direction = -(factor.preconditioner(shift) @ task.gradient)
-        return self._moved(task, state, direction, _costs(0, factor.provenance.columns))
+        costs = {"cg_iterations": 0.0, "sketch_columns": float(factor.provenance.columns)}
+        return self._moved(task, state, direction, costs)
 
     def _moved(self, task: Task, state: State, direction: np.ndarray, costs: dict) -> Outcome:
         line = task.line(direction)
@@ -145,24 +148,20 @@ class NewtonCG(Refreshed, Optimizer):
 
     def _solve(self, task, state, base, forcing, solver):
         """The state with the factor that served, the solution by a form of CG, what it cost."""
-        shift, factor, sketched, M = task.ridge + state["damping"], None, 0, None
+        shift, choice, batch = task.ridge + state["damping"], Choice(), task.curvature_batch
         if self.by_factor:
-            factor, sketched = self.current_factor(base, state, -HORIZON * np.log10(forcing))
-            M = factor.preconditioner(shift)
+            horizon = -HORIZON * np.log10(forcing)
+            choice = self.choose(base, state, horizon, shift, batch.diagonal_of(task.x))
         elif self.preconditioner == "diagonal":
-            M = squared_gradients(task.curvature_batch, task.x, shift)
+            choice = Choice(squared_gradients(batch, task.x, shift))
+        limit = self.max_cg if choice.limit is None else min(choice.limit, self.max_cg)
         result = solver(
             task.regularized(base, state["damping"]),
             -task.gradient,
             tolerance=forcing * task.gradient_norm,
-            preconditioner=M,
-            max_iterations=self.max_cg,
+            preconditioner=choice.M,
+            max_iterations=limit,
         )
-        if factor is not None:
-            solve = result.iterations, task.gradient_norm, result.residual_norm
-            state = {**state, **self.served(state, factor, sketched, solve)}
-        return state, result, _costs(result.iterations, sketched)
-
-
-def _costs(iterations: int, sketched: int) -> dict[str, float]:
-    return {"cg_iterations": float(iterations), "sketch_columns": float(sketched)}
+        if self.by_factor:
+            state = self.solved(state, choice, result, task.gradient_norm)
+        return state, result, {"cg_iterations": float(result.iterations), **choice.values}

@@ -68,6 +68,10 @@ class Optimizer(Options, ABC):
         """
         return None
 
+    def remark(self, rows: list[dict[str, float]]) -> str:
+        """Say in one line what a user should know of a run, from the rows of its history."""
+        return ""
+
     def upgraded(self, saved: Checkpoint) -> Checkpoint:
         """Return a checkpoint of an earlier version as this version would have written it."""
         told = saved.facts.get("optimizer")

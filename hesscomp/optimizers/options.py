@@ -13,6 +13,7 @@ from hesscomp.factors import Factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.options import Options, described, option, option_of, refuse, refuse_unknown
 
+AUTO = "auto"  # a low-rank factor where it pays, of `optimizers.earned`
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
 SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
 
@@ -123,8 +124,9 @@ class NewtonOptions(Options, group="solver"):
     )
     gamma: float = option(1.0, above=0, metavar="G", advanced=True, help="fixed step length")
     preconditioner: str | Factor = option(
-        LOW_RANK, choices=tuple(FORMATS), advanced=True,
-        help="`solver` pcg: format of the factor that preconditions it",
+        AUTO, choices=(AUTO, *FORMATS), advanced=True,
+        help="`solver` pcg: format of the factor that preconditions it; auto: low-rank, on sparse "
+        "data only where CG and a probe of 8 columns have shown that it pays",
     )  # fmt: skip
     rank: int = option(
         40, low=1, metavar="K", help="rank of the factor; of hbs and hodlr at each node"
@@ -148,7 +150,7 @@ class NewtonOptions(Options, group="solver"):
 def check_solver(solver: str, preconditioner: str | Factor) -> None:
     """Raise InputError for a format of the factor that a solver cannot use."""
     given = isinstance(preconditioner, Factor)
-    if (given or preconditioner != LOW_RANK) and solver not in ("auto", "pcg"):
+    if (given or preconditioner not in (AUTO, LOW_RANK)) and solver not in ("auto", "pcg"):
         what = "a factor as `preconditioner`" if given else f"`preconditioner` {preconditioner}"
         raise InputError(f"{what} goes with `solver` pcg, not {solver}")
 
@@ -169,7 +171,7 @@ def check_factor_options(asked) -> None:
     if format == LOW_RANK:
         refuse(asked, ("ordering",), f"a {LOW_RANK} factor; take the `preconditioner` hbs or hodlr")
     by_name = not isinstance(asked.preconditioner, Factor)
-    if given and by_name and asked.preconditioner not in FORMATS:
+    if given and by_name and asked.preconditioner not in (AUTO, *FORMATS):
         raise InputError(
             f"`factor_options` do not go with the `preconditioner` {asked.preconditioner}, which "
             f"is no factor; take one of {', '.join(FORMATS)}"

@@ -15,13 +15,12 @@ from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
 from hesscomp.optimizers.optimizer import State
-from hesscomp.optimizers.options import check_factor_options, format_of
+from hesscomp.optimizers.options import AUTO, check_factor_options, format_of
 from hesscomp.options import Options
 from hesscomp.parallel.layout import Replicated
 
 EXPONENT = 0.75
 TINY = 1e-30  # for the mean eigenvalue of a layer that nothing depends on
-VECTOR_PENALTY = 6.0  # cost of a lone column against one in a wide block (memory, arithmetic)
 HORIZON = 5  # solves over which a new sketch must pay, where nothing says when the run ends
 
 
@@ -66,6 +65,11 @@ def kronecker(batch: View, x: np.ndarray, shift: float, seed: int) -> Inverses:
     return Inverses(inverses, 1 / (diagonal + shift))
 
 
+def digit_rate(iterations: int, before: float, after: float) -> float:
+    """Return the iterations for each digit by which a residual norm fell."""
+    return float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
+
+
 class Refreshed(Options):
     """An optimizer whose factor of a curvature operator is sketched again when that pays.
 
@@ -77,8 +81,8 @@ class Refreshed(Options):
 
     The state keeps how the factor has served: `rate`, CG iterations for each digit of the residual
     in the last solve, and `fresh_rate`, those in the first solve with this factor. A new factor is
-    made when the iterations that it is expected to save within the horizon, at `VECTOR_PENALTY`
-    columns each, outweigh the columns of its sketch.
+    made when the iterations that it is expected to save within the horizon, at the operator's
+    `lone_cost` columns each, outweigh the columns of its sketch.
     """
 
     preconditioner: str | Factor
@@ -100,7 +104,7 @@ class Refreshed(Options):
     @property
     def by_factor(self) -> bool:
         """Whether a factor preconditions."""
-        return self.given_factor is not None or self.preconditioner in FORMATS
+        return self.given_factor is not None or self.preconditioner in (AUTO, *FORMATS)
 
     @property
     def factor_format(self) -> str:
@@ -128,7 +132,7 @@ class Refreshed(Options):
         kept = from_contents(state, UNKNOWN)
         if kept.is_blank and self.given_factor is not None:
             kept = self.given_factor.in_layout(Replicated(operator.n, operator.world))
-        if operator.world.decide(kept.is_blank or bool(saved * VECTOR_PENALTY > columns)):
+        if operator.world.decide(kept.is_blank or bool(saved * operator.lone_cost > columns)):
             factor = self.new_factor(operator)
             return factor, factor.provenance.columns
         return kept, 0
@@ -157,8 +161,7 @@ class Refreshed(Options):
 
         A factor that was given stays out of it: its contents are those of the blank one.
         """
-        iterations, before, after = solve
-        rate = float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
+        rate = digit_rate(*solve)
         held = factor.contents() if sketched else {}
         fresh = sketched or not state["rate"]
         return {**held, "rate": rate, "fresh_rate": rate if fresh else state["fresh_rate"]}

@@ -76,6 +76,7 @@ class GeneralizedLinearModel(Problem):
         {
             ability.DATA_SLOPES,
             ability.EMPIRICAL_FISHER,
+            ability.HESSIAN_DIAGONAL,
             ability.MARGINS,
             ability.PREDICTION,
             ability.ROW_GRADIENTS,
@@ -249,13 +250,21 @@ class GeneralizedLinearModel(Problem):
         return float(total[-1] + self.ridge_term(x)), gradient
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
+        return self._squared_columns(self._slopes(self.margins(x)).numpy() ** 2)
+
+    def hessian_diagonal(self, x: np.ndarray) -> np.ndarray:
+        return self._squared_columns(self._bends(self.margins(x)).numpy())
+
+    def _squared_columns(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums over all rows of squares times a value of each row, over the total."""
         self.world.ledger.passes += 1
-        squares, parts = self._slopes(self.margins(x)).numpy() ** 2, self.parts_here
+        parts, X = self.parts_here, self.shard.X
+        size = max(len(values), 1) if scipy.sparse.issparse(X) else 1024  # of rows squared at once
         sums = np.zeros((len(parts), self.n))
         for i, part in enumerate(parts):
-            for rows in chunks(part, len(squares), 1024):  # float32 rows are widened, a few at once
-                sums[i, : self.features] += (self.shard.X[rows] ** 2).T @ squares[rows]
-            sums[i, self.features :] = squares[part].sum()
+            for rows in chunks(part, len(values), size):
+                sums[i, : self.features] += (X[rows] ** 2).T @ values[rows]
+            sums[i, self.features :] = values[part].sum()
         return self.sum_parts(sums, (self.n,)) / self.total
 
     @property

@@ -211,6 +211,13 @@ class Problem(ABC):
         """
         raise self.lacks(ability.SQUARED_GRADIENTS)
 
+    def hessian_diagonal(self, x: np.ndarray) -> np.ndarray:
+        """Return the diagonal of the Hessian without the ridge, (n,), by a pass or two. Collective.
+
+        One reduction of n words, in float64.
+        """
+        raise self.lacks(ability.HESSIAN_DIAGONAL)
+
     @property
     def rows_here(self) -> int:
         """How many of the rows are on this rank; they follow those of the ranks before."""

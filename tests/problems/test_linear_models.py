@@ -76,6 +76,7 @@ def test_an_intercept_is_a_column_of_ones_without_ridge(world, family, storage, 
     check_operator(EmpiricalFisherOperator(made, x), scores.T @ scores / w.sum(), 1e-11)
     squares = (scores**2).sum(0) / w.sum()
     np.testing.assert_allclose(made.squared_gradients(x), squares, rtol=1e-12)
+    np.testing.assert_allclose(made.hessian_diagonal(x), np.diag(dense), rtol=1e-11)
     mine = scores[own_rows(world, ROWS, how)]
     here = np.vstack([np.empty((0, N + 1)), *(rows for _, rows in made.row_gradients(x))])
     np.testing.assert_allclose(here, mine, atol=1e-12)

@@ -1,0 +1,194 @@
+"""When CG with cheap lone products gets a factor: not before it has shown that a sketch pays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hesscomp.compression import compress
+from hesscomp.compression.formats import LOW_RANK
+from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
+from hesscomp.operators.operator import Operator
+from hesscomp.optimizers.optimizer import State
+from hesscomp.optimizers.options import AUTO
+from hesscomp.optimizers.preconditioners import Refreshed, digit_rate
+from hesscomp.runs.checkpoint import Checkpoint
+
+PROBE = 8  # columns of the sketch that a factor is judged by before it is made
+PROBE_SHARE = 0.1  # of what CG is still expected to cost, at most, goes into a probe
+TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, that a probe must find
+MIX = 0.1  # share of the diagonal in the mixed one
+LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
+FIRST_CG = 10  # iterations of a first solve, besides those that cost as much as two sketches
+# Iterations a digit of the first plain solve, of the first with the mixed diagonal, and of the last
+# without a factor; the plain one's leading Ritz value; the rate at which a factor was refused
+BARE = {
+    "plain_rate": 0.0, "mixed_rate": 0.0, "bare_rate": 0.0, "leading": np.nan, "refused_rate": 0.0
+}  # fmt: skip
+VALUES = ("sketch_columns", "mixed", "captured")  # of each step, in the history
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What preconditions one solve.
+
+    `sketched` columns were multiplied for it, probes included; `captured` is the share of the trace
+    that a probe found, NaN where there was none or the trace is unknown; `bare_rate` are the
+    iterations a digit that a first factor must beat; `limit` is the most iterations.
+    """
+
+    M: Any = None
+    factor: Factor | None = None
+    mixed: bool = False
+    sketched: int = 0
+    captured: float = np.nan
+    refused: bool = False
+    bare_rate: float = np.inf
+    limit: int | None = None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """For the history; `mixed` is NaN where a factor serves."""
+        mixed = float(self.mixed) if self.factor is None else np.nan
+        return dict(zip(VALUES, (float(self.sketched), mixed, self.captured), strict=True))
+
+
+class Earned(Refreshed):
+    """An optimizer that starts without a factor, and sketches one where CG's own rate says so.
+
+    So for the `preconditioner` auto and operators whose lone products are cheap beside wide blocks,
+    which are those of sparse data. On dense data a first factor nearly always pays, and where a
+    format or a factor is named it is wanted: it serves from the first step on, as `Refreshed` says.
+
+    The first solve is plain CG, and gives the leading Ritz value. Where the iterations that are
+    then expected cost more than two sketches, a factor is tried. It is refused where even its rank
+    times that value is less than a tenth of the trace, which a diagonal gives exactly; and else 8
+    columns probe a semidefinite operator: refused where they hold less than a tenth of the trace,
+    or miss the leading value by more than a factor of 3, or where the predicted saving,
+    1 - sqrt((w_8 + shift) / leading) of the iterations, is below the sketch. It is tried again when
+    the iterations a digit have doubled. A first factor that serves worse than none goes.
+
+    Without a factor, the second solve takes the diagonal (1 - a) shift + a (diag + shift) where it
+    is known (Hsia, Chiang and Lin 2018; a = 0.1), and later ones what took fewer iterations a
+    digit.
+    """
+
+    def first_factor(self, n: int) -> State:
+        return {**super().first_factor(n), **BARE}
+
+    def upgraded(self, saved: Checkpoint) -> Checkpoint:
+        """Fill in what checkpoints of earlier versions, which began with a factor, do not have."""
+        told = saved.facts.get("optimizer")
+        if isinstance(told, str) and self.preconditioner == AUTO and "leading" not in saved.state:
+            told = told.replace(f"preconditioner {LOW_RANK}", f"preconditioner {AUTO}")
+            saved = replace(saved, facts={**saved.facts, "optimizer": told})
+        return super().upgraded(replace(saved, state={**BARE, **saved.state}))
+
+    def remark(self, rows: list[dict[str, float]]) -> str:
+        return in_words(rows[1:]) if self.by_factor else ""
+
+    def choose(
+        self, operator: Operator, state: State, horizon: float, shift: float,
+        diagonal: Callable[[], np.ndarray] | None,
+    ) -> Choice:  # fmt: skip
+        """Return what preconditions the next solve; `diagonal` gives the operator's. Collective."""
+        state = {**BARE, **state}
+        kept = from_contents(state, UNKNOWN)
+        sought = self.preconditioner == AUTO and operator.lone_cost < Operator.lone_cost
+        if not sought or not operator.world.decide(kept.is_blank):
+            factor, sketched = self.current_factor(operator, state, horizon)
+            return Choice(factor.preconditioner(shift), factor, sketched=sketched)
+        columns, rate = min(self.rank + self.oversample, operator.n), state["bare_rate"]
+        limit = FIRST_CG + int(2 * columns / operator.lone_cost)
+        if operator.world.decide(rate == 0):
+            return Choice(limit=limit)
+        bare = _later_rate(state, shift, operator.n)
+        expected = bare * max(horizon, 0.0) * operator.lone_cost  # in columns of a wide block
+        wanted = expected > 2 * columns and rate > 2 * state["refused_rate"]
+        untried = diagonal is not None and state["mixed_rate"] == 0
+        mixed = untried or 0 < state["mixed_rate"] < state["plain_rate"]
+        wanted, mixed = (operator.world.decide(bool(each)) for each in (wanted, mixed))
+        known = diagonal() if diagonal is not None and (wanted or mixed) else None
+        asked = Choice()
+        if wanted:
+            asked = self._probed(operator, state, expected, shift, known)
+            if not asked.refused:
+                factor = self.new_factor(operator)
+                sketched = asked.sketched + factor.provenance.columns
+                M = factor.preconditioner(shift)
+                return Choice(M, factor, sketched=sketched, captured=asked.captured, bare_rate=bare)
+        if known is None or not mixed:
+            return asked
+        M = 1 / (shift + MIX * np.maximum(known, LEAST * known.mean()))
+        M = Diagonal(M, certificate=UNKNOWN)
+        return replace(asked, M=M, mixed=True, limit=limit if untried else None)
+
+    def _probed(
+        self, operator: Operator, state: State, expected: float, shift: float,
+        diagonal: np.ndarray | None,
+    ) -> Choice:  # fmt: skip
+        """Return what is known of a factor before it is made: whether it is refused, and why."""
+        if not operator.psd:
+            return Choice()
+        columns, size = min(self.rank + self.oversample, operator.n), min(PROBE, operator.n)
+        trace = np.nan if diagonal is None else float(diagonal.sum())
+        leading = state["leading"]
+        hopeless = self.rank * leading < TRACE * trace or size > PROBE_SHARE * expected
+        if operator.world.decide(bool(hopeless)):
+            return Choice(refused=True)
+        with operator.world.ledger.timed("compress"):
+            probe = compress(
+                operator, size, oversample=0, power=0, seed=self.seed, layout="replicated"
+            )
+        w, captured = probe.eigenvalues, float(probe.eigenvalues.sum() / trace)
+        left = np.sqrt(min((w[-1] + shift) / leading, 1.0))  # of the iterations, NaN where unknown
+        poor = captured < TRACE or w[0] + shift < LEADING * leading
+        refused = poor or expected * (1 - left) < columns
+        refused = operator.world.decide(bool(refused))
+        return Choice(sketched=probe.provenance.columns, captured=captured, refused=refused)
+
+    def solved(self, state: State, choice: Choice, result, before: float) -> State:
+        """Return the state after a solve, from a residual norm of `before`."""
+        state, solve = {**BARE, **state}, (result.iterations, before, result.residual_norm)
+        if choice.factor is None:
+            kind, rate = "mixed_rate" if choice.mixed else "plain_rate", digit_rate(*solve)
+            if choice.refused:
+                state["refused_rate"] = state["bare_rate"]
+            if not choice.mixed:
+                state["leading"] = result.leading
+            return {**state, kind: state[kind] or rate, "bare_rate": rate}
+        state |= self.served(state, choice.factor, choice.sketched, solve)
+        if choice.bare_rate <= state["rate"]:
+            blank = KINDS[self.factor_format].blank(choice.factor.n).contents()
+            state |= {**blank, "refused_rate": state["bare_rate"]}
+        return state
+
+
+def _later_rate(state: State, shift: float, n: int) -> float:
+    """Return iterations a digit as they may be expected of later systems, which are solved further.
+
+    The geometric mean of the last solve's and of what the condition number bounds them by. On flat
+    spectra the two are close; on fast decaying ones CG meets the small eigenvalues only later.
+    """
+    last, leading = state["bare_rate"], state["leading"]
+    if np.isnan(leading):
+        return last
+    bound = min(np.log(10) / 2 * np.sqrt(leading / max(shift, LEAST * leading)), float(n))
+    return float(np.sqrt(last * max(bound, last)))
+
+
+def in_words(steps: list[dict[str, float]]) -> str:
+    """Say in one line how CG was preconditioned, from the history's values; empty without CG."""
+    if all(np.isnan(row.get("sketch_columns", np.nan)) for row in steps):
+        return ""
+    sketches = [i for i, row in enumerate(steps, 1) if np.isnan(row.get("mixed", 0.0))]
+    probes = [row["captured"] for row in steps if not np.isnan(row.get("captured", np.nan))]
+    columns = int(np.nansum([row.get("sketch_columns", 0.0) for row in steps]))
+    mixed = sum(row.get("mixed", 0.0) == 1 for row in steps)
+    words = [f"a factor from step {sketches[0]} on" if sketches else "no factor"]
+    if mixed:
+        words.append(f"the mixed diagonal in {mixed} of {len(steps)} steps")
+    if probes:
+        words.append(f"a probe of {PROBE} columns held {100 * probes[-1]:.2g}% of the trace")
+    return f"preconditioner: {', '.join(words)}; {columns} sketch columns"

@@ -1,0 +1,80 @@
+"""Factors that sparse data must earn: flat spectra get none, decaying ones do."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from shards import own_rows
+
+import hesscomp as hc
+from hesscomp.datasets import from_arrays
+from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.operators.matrix import MatrixOperator
+
+ROWS, N = 1200, 400
+
+
+def problem(world, decays: bool):
+    rng = np.random.default_rng(0)
+    X = scipy.sparse.random_array((ROWS, N), density=0.02, rng=rng, format="csr")
+    X.data -= 0.5
+    if decays:
+        X = scipy.sparse.csr_array(X * np.maximum(100 * 0.7 ** np.arange(N), 0.05))
+    y = np.where(rng.random(ROWS) < 0.5, 1.0, -1.0)
+    mine = own_rows(world, ROWS, "uneven")
+    data = from_arrays(scipy.sparse.csr_array(X[mine]), y[mine], world)
+    return hc.LogisticRegression(data, world, ridge=1e-5, dtype="float64")
+
+
+@pytest.mark.ranks
+def test_a_flat_spectrum_gets_no_sketch(world, shared_tmp):
+    made, options = problem(world, False), {"solver": "pcg", "tolerance": 1e-9, "rank": 10}
+    fit = hc.newton(made, **options)
+    assert fit.converged and {row.factor_rank for row in fit.history} == {0}
+    assert "no factor, the mixed diagonal in" in fit.preconditioning
+    assert fit.preconditioning.endswith("; 0 sketch columns")
+    np.testing.assert_allclose(
+        fit.x, hc.newton(made, solver="direct", tolerance=1e-11).x, atol=1e-5
+    )
+    hc.newton(made, **options, max_iterations=2, folder=shared_tmp)
+    again = hc.newton(made, **options, folder=shared_tmp)
+    np.testing.assert_allclose(again.x, fit.x, atol=1e-12)
+    assert [row.cg_iterations for row in again.history] == [
+        row.cg_iterations for row in fit.history
+    ]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("call", [hc.newton, None], ids=["newton", "newton-cg"])
+def test_a_decaying_spectrum_gets_a_factor_after_a_probe(world, call):
+    made = problem(world, True)
+    if call is None:
+        found = hc.train(made, hc.NewtonCG(rank=20), max_steps=30, gradient_tolerance=1e-9)
+        columns = found.history.column("sketch_columns")
+        assert columns[1] == 0 and np.nansum(columns) >= 38 and found.converged
+        assert "a factor from step" in found.remark and "sketch columns" in found.remark
+        return
+    fit = hc.newton(made, solver="pcg", rank=20, tolerance=1e-9)
+    ranks = [row.factor_rank for row in fit.history]
+    assert fit.converged and ranks[:2] == [0, 0] and 20 in ranks
+    assert "a factor from step" in fit.preconditioning
+    assert "a probe of 8 columns held" in fit.preconditioning
+
+
+def test_a_format_that_is_named_serves_from_the_first_step(world):
+    made, options = problem(world, False), {"solver": "pcg", "tolerance": 1e-9, "rank": 10}
+    named = hc.newton(made, preconditioner="low-rank", **options)
+    assert "a factor from step 1 on" in named.preconditioning
+    given = hc.compress(hc.hessian(made, at=np.zeros(N)), rank=5)
+    first = hc.newton(made, preconditioner=given, **options)
+    assert "a factor from step 1 on" in first.preconditioning
+    np.testing.assert_allclose(first.x, named.x, atol=1e-6)
+
+
+def test_the_leading_ritz_value_of_conjugate_gradients():
+    rng = np.random.default_rng(1)
+    Q, _ = np.linalg.qr(rng.standard_normal((30, 30)))
+    A = Q * np.geomspace(1e-2, 5.0, 30) @ Q.T
+    found = conjugate_gradients(MatrixOperator(A), rng.standard_normal(30), tolerance=1e-10)
+    assert found.leading == pytest.approx(5.0, rel=1e-10)
+    one = conjugate_gradients(MatrixOperator(A), b := Q.sum(axis=1), tolerance=0, max_iterations=1)
+    assert one.leading == pytest.approx(b @ A @ b / (b @ b))
