@@ -111,12 +111,12 @@ def _request(factor: Factor) -> Claim:
         before = "The smallest rank found that meets it" if met else "Do not rely on it"
         standing, value = "met" if met else "not met", number(source.tolerance_requested)
         return Claim("Request: tolerance", value, standing, f"{before}: {reached}.")
+    if not factor.has_eigenpairs:
+        return Claim("Request", factor.extent, "reached", f"It asks for no accuracy: {reached}.")
     if source.rank_requested >= 0:
         kept = factor.rank >= min(source.rank_requested, factor.n)
         standing, value = "reached" if kept else "not met", number(source.rank_requested)
         return Claim("Request: rank", value, standing, f"A rank asks for no accuracy: {reached}.")
-    if not factor.has_eigenpairs:
-        return Claim("Request", factor.extent, "reached", f"It asks for no accuracy: {reached}.")
     unknown = "The file does not say what was asked for."
     return Claim("Request", ABSENT, "missing" if met else "not met", unknown)
 

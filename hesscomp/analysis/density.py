@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from hesscomp.analysis.style import BLUE, GREY, RED, add_legend, make_figure, scale_by_powers
+from hesscomp.analysis.style import (
+    BLUE,
+    GREY,
+    RED,
+    add_legend,
+    draw_band,
+    make_figure,
+    scale_by_powers,
+)
 from hesscomp.factors import Factor
 from hesscomp.storage.files import atomic_path
 
 if TYPE_CHECKING:  # the estimators load MPI, pictures need not
-    from hesscomp.estimators import SpectralDensity
+    from hesscomp.estimators import SpectralDensity, SpectralQuadrature
 
 FLOOR = 0.05  # of what one eigenvalue makes: below it the picture ends
 
@@ -33,7 +41,7 @@ def density_figure(
     bottom = FLOOR * float(one.min())
     lower, upper = (np.maximum(limit, bottom / 2) for limit in density.band())
     if density.samples:
-        axes.fill_between(points, lower, upper, color=BLUE, alpha=0.25, lw=0, label="95% band")
+        draw_band(axes, points, lower, upper, "95% band")
     label = f"density, smoothed over {density.width:.2g} but not across 0"
     axes.plot(points, np.maximum(density.density, bottom / 2), color=BLUE, lw=1.6, label=label)
     axes.plot(points, one, color=GREY, lw=0.9, ls=":", label=f"one eigenvalue of {density.n:,}")
@@ -52,6 +60,11 @@ def density_figure(
         )  # fmt: skip
     add_legend(axes)
     return figure
+
+
+def quadrature_figure(quadrature: "SpectralQuadrature", title: str = "") -> Figure:
+    """Draw the density that quadratures give."""
+    return density_figure(quadrature.density(), title)
 
 
 def write_density(density: "SpectralDensity", path: str | os.PathLike) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -43,6 +43,12 @@ from hesscomp.factors import (
 )
 from hesscomp.options import refuse_unknown
 from hesscomp.runs.report import read_json
+from hesscomp.storage.hdf5 import is_linear_model
+
+if TYPE_CHECKING:  # which load MPI, pictures need not
+    from hesscomp.compression import GeneralizedEigen
+    from hesscomp.optimizers.loop import TrainResult
+    from hesscomp.optimizers.newton import NewtonResult
 
 ERROR = "estimated ‖H − F‖ / ‖H‖, Frobenius"
 
@@ -79,6 +85,11 @@ def factor_figure(factor: Factor, title: str = "") -> Figure:
         draw(axes, factor)
         set_title(axes, name)
     return figure
+
+
+def generalized_figure(result: "GeneralizedEigen", title: str = "") -> Figure:
+    """Draw the eigenvalues of H u = w B u and the error, which is one in the metric of B^-1."""
+    return factor_figure(result.whitened, title)
 
 
 def _name(source: Provenance) -> str:
@@ -367,6 +378,12 @@ def convergence_figure(history: Sequence[dict], title: str = "") -> Figure:
     return figure
 
 
+def newton_figure(result: "NewtonResult", title: str = "") -> Figure:
+    """Draw how Newton's method went: `convergence_figure` of its history."""
+    told = f"Newton, {result.solver}: {result.reason}"
+    return convergence_figure([row.as_dict() for row in result.history], title or told)
+
+
 COSTS = {
     "step": "step",
     "passes": "passes over the data",
@@ -426,6 +443,12 @@ def run_figure(history: Sequence[dict], title: str = "", by: str = "step") -> Fi
     return figure
 
 
+def train_figure(result: "TrainResult", title: str = "", by: str = "step") -> Figure:
+    """Draw a training: `run_figure` of its history."""
+    told = f"Training, {result.status}: {result.reason}"
+    return run_figure(result.history.rows, title or told, by)
+
+
 def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str = "") -> None:
     """Draw a curve through its known points, which are marked where they are few."""
     known = np.isfinite(y)
@@ -442,7 +465,7 @@ def _scale_by_range(axes: Axes, values: np.ndarray) -> None:
 
 
 def file_figure(path: str | os.PathLike, **options) -> Figure:
-    """Draw a factor or trajectory file, Newton's JSON file, or the folder of a run.
+    """Draw a file of a factor, trajectory or linear model, Newton's JSON file, or a run's folder.
 
     Raises
     ------
@@ -459,6 +482,11 @@ def file_figure(path: str | os.PathLike, **options) -> Figure:
         report = read_json(path, CONVERGENCE)
         options.setdefault("title", str(report.get("data", path)))
         return drawn(convergence_figure, report["history"], options)
+    if is_linear_model(path):
+        from hesscomp.analysis.linear import model_figure
+        from hesscomp.linear import load_model  # here: it loads MPI, which factors do not need
+
+        return drawn(model_figure, load_model(path), options)
     if is_trajectory(path):
         return drawn(trajectory_figure, load_trajectory(path), options)
     return drawn(factor_figure, load_factor(path), options)

@@ -49,13 +49,13 @@ class Chart:
     caption: str
 
 
-def write_page(factor: Factor, path: str | os.PathLike, source: str = "") -> None:
-    """Write `page` whole or not at all; OSError if the file cannot be written."""
+def write_page(text: str, path: str | os.PathLike) -> None:
+    """Write a page whole or not at all; OSError if the file cannot be written."""
     with atomic_path(path) as temporary:
-        temporary.write_text(page(factor, source), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
-def page(factor: Factor, source: str) -> str:
+def page(factor: Factor, source: str = "") -> str:
     """Return one self-contained HTML page about a factor; `source` is its file, if it has one.
 
     It has no scripts and loads nothing; all text of the file is escaped. The same factor gives the

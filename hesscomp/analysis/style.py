@@ -113,6 +113,11 @@ def add_legend(axes: Axes, **where) -> None:
         text.set_parse_math(False)
 
 
+def draw_band(axes: Axes, x, low, high, label: str) -> None:
+    """Shade what lies between two curves."""
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.25, lw=0, label=label)
+
+
 def count_along(axis: Axis) -> None:
     """Let an axis have whole numbers only."""
     axis.set_major_locator(MaxNLocator(integer=True))

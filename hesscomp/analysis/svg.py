@@ -4,13 +4,13 @@ import re
 import warnings
 from collections.abc import Callable
 from io import StringIO
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 
 from hesscomp.analysis.style import BLUE, GREY, INK, LINE, RED, SOFT, make_figure
-from hesscomp.factors import Factor
 
 VARIABLES = {
     INK: "--ink", SOFT: "--soft", BLUE: "--blue", RED: "--red", GREY: "--grey", LINE: "--line",
@@ -18,16 +18,16 @@ VARIABLES = {
 
 
 def inline_svg(
-    draw: Callable[[Axes, Factor], None],
-    factor: Factor,
+    draw: Callable[[Axes, Any], None],
+    result: Any,
     label: str,
     width: float = 4.9,
     height: float = 3.0,
 ) -> Markup:
-    """What ``draw(axes, factor)`` draws, as an `<svg>` element without anything external.
+    """What ``draw(axes, result)`` draws, as an `<svg>` element without anything external.
 
     Colours of `VARIABLES` become CSS variables of the page, so that one chart serves light and
-    dark. `label` describes the chart to those who do not see it. The same factor gives the same
+    dark. `label` describes the chart to those who do not see it. The same result gives the same
     text; identifiers are unique to the drawing function.
     """
     settings: dict = {
@@ -36,7 +36,7 @@ def inline_svg(
     }  # text in the page's font
     with matplotlib.rc_context(settings):
         figure, (axes,) = make_figure(1, width, height, size=9.5)
-        draw(axes, factor)
+        draw(axes, result)
         stream = StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         with warnings.catch_warnings():  # the browser has fonts for what Matplotlib lacks

@@ -20,11 +20,11 @@ from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalEstimate, Estimate, SpectralDensity
 from hesscomp.factors import Factor, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.linear import LinearModel, load_model, save_model
-from hesscomp.linear.hdf5 import is_model
 from hesscomp.operators.matrix import as_operator, check_symmetric
 from hesscomp.operators.operator import Operator
 from hesscomp.options import described, refuse_unknown
 from hesscomp.parallel.world import World
+from hesscomp.storage.hdf5 import is_linear_model
 
 if TYPE_CHECKING:
     from hesscomp.curvature.jacobian import Jacobian
@@ -631,7 +631,7 @@ def load(path: str | os.PathLike) -> Factor | Trajectory | LinearModel:
     >>> hc.load(path)  # doctest: +ELLIPSIS
     <low-rank factor: n 3, holds rank 2, relative error 0.27 (...)>
     """
-    if is_model(path):
+    if is_linear_model(path):
         return load_model(path)
     return load_trajectory(path) if is_trajectory(path) else load_factor(path)
 
@@ -639,7 +639,7 @@ def load(path: str | os.PathLike) -> Factor | Trajectory | LinearModel:
 def _check_factor(factor, function: str) -> None:
     if not isinstance(factor, Factor):
         raise InputError(
-            f"{function} takes a factor, such as compress gives; not {type(factor).__name__}"
+            f"{function} takes what compress or fit_linear gives, not {type(factor).__name__}"
         )
 
 
@@ -704,18 +704,18 @@ def as_point(problem: Problem, at) -> np.ndarray:
     return problem.check_point(at)
 
 
-def report(factor, path: str | os.PathLike) -> None:
-    """Write the page about a factor: one HTML file, whole or not at all.
+def report(result, path: str | os.PathLike) -> None:
+    """Write the page about a factor or a linear model: one HTML file, whole or not at all.
 
     Parameters
     ----------
-    factor : Factor
+    result : Factor or LinearModel
     path : str or path
 
     Raises
     ------
     InputError
-        For what is no factor.
+        For what is neither.
     OSError
         If the file cannot be written.
 
@@ -729,7 +729,12 @@ def report(factor, path: str | os.PathLike) -> None:
     >>> os.path.getsize(path) > 10_000
     True
     """
-    _check_factor(factor, "report")
-    from hesscomp.analysis.report import write_page
+    from hesscomp.analysis.report import page, write_page
 
-    write_page(factor, path)
+    if isinstance(result, LinearModel):
+        from hesscomp.analysis.model_page import model_page
+
+        write_page(model_page(result), path)
+    else:
+        _check_factor(result, "report")
+        write_page(page(result), path)

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from hesscomp.analysis import density, plots
+from hesscomp.analysis.plots import drawn, file_figure
 from hesscomp.analysis.style import save_figure
 from hesscomp.errors import InputError
-from hesscomp.factors import Comparison, Factor, Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# By the names of their classes, since to import them would load MPI and TensorFlow.
+FIGURES = {
+    "compression.generalized.GeneralizedEigen": "plots.generalized_figure",
+    "estimators.quadrature.SpectralDensity": "density.density_figure",
+    "estimators.quadrature.SpectralQuadrature": "density.quadrature_figure",
+    "estimators.sampling.DiagonalEstimate": "estimates.diagonal_figure",
+    "estimators.sampling.Estimate": "estimates.estimate_figure",
+    "estimators.sampling.NormBounds": "estimates.bounds_figure",
+    "factors.comparison.Comparison": "plots.comparison_figure",
+    "factors.factor.Factor": "plots.factor_figure",
+    "factors.trajectory.Trajectory": "plots.trajectory_figure",
+    "influence.result.Sensitivity": "influence.sensitivity_figure",
+    "linear.model.LinearModel": "linear.model_figure",
+    "linear.model.Predictions": "linear.predictions_figure",
+    "optimizers.loop.TrainResult": "plots.train_figure",
+    "optimizers.moving_mesh.MovedMesh": "mesh.mesh_figure",
+    "optimizers.newton.NewtonResult": "plots.newton_figure",
+}
 
 
 def plot(result, path: str | os.PathLike | None = None, **options) -> Figure:
@@ -19,15 +38,17 @@ def plot(result, path: str | os.PathLike | None = None, **options) -> Figure:
 
     Parameters
     ----------
-    result : Factor, Trajectory, Comparison, SpectralDensity, Sensitivity, NewtonResult, TrainResult
-        Or a str or path, as ``hesscomp plot`` takes it: a factor or trajectory file, Newton's JSON
-        file, or the folder of a run.
+    result : Factor, Trajectory, SpectralDensity, Estimate, LinearModel, TrainResult, str or path
+        What any function returns but operators, arrays and single numbers: also a Comparison,
+        DiagonalEstimate, GeneralizedEigen, MovedMesh, NewtonResult, NormBounds, Predictions,
+        Sensitivity or SpectralQuadrature. Or a file of a factor, trajectory or linear model,
+        Newton's JSON file, or the folder of a run, as ``hesscomp plot`` takes them.
     path : str or path, optional
         Also write the picture to this file: .png, .pdf or .svg.
     **options
         `title`; `eigenvalues` (numbers or a factor) to mark in a density; `names` of a comparison's
         two factors; `by` ("step", "passes", "columns" or "seconds") of a training; `leading` of a
-        trajectory.
+        trajectory; `level` of a linear model's intervals.
 
     Raises
     ------
@@ -51,36 +72,16 @@ def plot(result, path: str | os.PathLike | None = None, **options) -> Figure:
 
 def _figure(result, options: dict[str, Any]) -> Figure:
     if isinstance(result, str | os.PathLike):
-        return plots.file_figure(result, **options)
-    if isinstance(result, Factor):
-        return plots.drawn(plots.factor_figure, result, options)
-    if isinstance(result, Trajectory):
-        return plots.drawn(plots.trajectory_figure, result, options)
-    if isinstance(result, Comparison):
-        return plots.drawn(plots.comparison_figure, result, options)
-    from hesscomp.estimators import SpectralDensity  # here: who reads a file needs no MPI
-
-    if isinstance(result, SpectralDensity):
-        return plots.drawn(density.density_figure, result, options)
-    from hesscomp.influence.result import Sensitivity
-
-    if isinstance(result, Sensitivity):
-        from hesscomp.analysis.influence import sensitivity_figure
-
-        return plots.drawn(sensitivity_figure, result, options)
-    from hesscomp.optimizers.loop import TrainResult  # nor TensorFlow
-    from hesscomp.optimizers.newton import NewtonResult
-
-    if isinstance(result, NewtonResult):
-        options.setdefault("title", f"Newton, {result.solver}: {result.reason}")
-        rows = [row.as_dict() for row in result.history]
-        return plots.drawn(plots.convergence_figure, rows, options)
-    if isinstance(result, TrainResult):
-        options.setdefault("title", f"Training, {result.status}: {result.reason}")
-        return plots.drawn(plots.run_figure, result.history.rows, options)
+        return file_figure(result, **options)
+    for kind in type(result).__mro__:
+        name = FIGURES.get(f"{kind.__module__}.{kind.__name__}".removeprefix("hesscomp."))
+        if name is not None:
+            module, function = name.split(".")
+            draw = getattr(import_module(f"hesscomp.analysis.{module}"), function)
+            return drawn(draw, result, options)
     raise InputError(
-        "plot takes a factor, a trajectory, a comparison, a density, what sensitivity, newton or "
-        "train returns, "
-        f"or the path of a file or folder of one; not {type(result).__name__}. Compress an "
-        "operator or a matrix first: plot(compress(A))"
+        "plot takes what compress, load, density, trace, diagonal, logdet, fit_linear, "
+        "sensitivity, newton, train or moving_mesh returns, or the path of a file or folder of "
+        f"one; not {type(result).__name__}. Compress an operator or a matrix first: "
+        "plot(compress(A))"
     )

@@ -14,7 +14,7 @@ from hesscomp.options import Options, option
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_outputs, check_picture_name, check_writable
-from hesscomp.storage.hdf5 import format_of
+from hesscomp.storage.hdf5 import is_linear_model
 from hesscomp.storage.npy import save_npy
 from hesscomp.workflows.merging import MergeRequest, merge
 
@@ -42,7 +42,7 @@ class InspectRequest(Options):
 
 
 def run_inspect(request: InspectRequest) -> int:
-    if format_of(request.file) == "hesscomp-model":
+    if is_linear_model(request.file):
         from hesscomp.linear import load_model  # here: it loads MPI, which factors do not need
 
         print(load_model(request.file).summary())
@@ -111,7 +111,7 @@ def run_compare(request: CompareRequest) -> int:
 class ReportRequest(Options):
     """Which factor to describe, and where to write the page."""
 
-    file: str = option(flag="file", metavar="F.h5", help="a factor file")
+    file: str = option(flag="file", metavar="F.h5", help="a file of a factor or a linear model")
     out: str = option(metavar="R.html", help="the page, one file")
 
     def _check(self) -> None:
@@ -119,14 +119,23 @@ class ReportRequest(Options):
         if Path(self.out).suffix.lower() not in (".html", ".htm"):
             raise InputError(f"{self.out}: a page's name ends in .html; rename it")
         if self.file.endswith(".json") or Path(self.file).is_dir():
-            raise InputError(f"{self.file}: a page is about a factor; hesscomp plot draws a run")
+            raise InputError(
+                f"{self.file}: a page is about a factor or a model; hesscomp plot draws a run"
+            )
 
 
 def run_report(request: ReportRequest) -> int:
     check_writable(request.out)
-    from hesscomp.analysis.report import write_page
+    from hesscomp.analysis.report import page, write_page
 
-    write_page(load_factor(request.file), request.out, Path(request.file).name)
+    source = Path(request.file).name
+    if is_linear_model(request.file):
+        from hesscomp.analysis.model_page import model_page  # these two load MPI
+        from hesscomp.linear import load_model
+
+        write_page(model_page(load_model(request.file), source), request.out)
+    else:
+        write_page(page(load_factor(request.file), source), request.out)
     print(f"wrote {request.out}")
     return 0
 
@@ -165,7 +174,8 @@ class PlotRequest(Options):
     file: str = option(
         flag="file",
         metavar="F.h5|R.json|RUN",
-        help="a factor or trajectory file, newton's --json file, or the folder of a train run",
+        help="the file of a factor, a trajectory or a linear model, newton's --json file, or the "
+        "folder of a train run",
     )
     out: str = option(metavar="P.png", help=PICTURE)
     by: str | None = option(

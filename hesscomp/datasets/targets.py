@@ -57,7 +57,7 @@ def with_targets(
         return replace(shard, y=shard.X), ()
     if kind == VALUES:
         with world.phase(f"checking {name}"):
-            values = _real(shard, name)
+            values = _real(shard, name, where)
         return replace(shard, y=values), ()
     distinct, first, place, number = np.unique(
         shard.y, return_index=True, return_inverse=True, return_counts=True
@@ -161,13 +161,21 @@ class _Found:
             )
 
 
-def _real(shard, name: str) -> np.ndarray:
-    if shard.y.dtype.kind not in "fiub":
-        raise InputError(
-            f"{name}: the labels are texts; values must be real numbers: recode them, or take them "
-            "as classes (`targets` classes) with a loss for classes, such as softmax-cross-entropy"
-        )
-    values = np.ascontiguousarray(shard.y, dtype=np.float64)
+def _real(shard, name: str, where: Callable[[int], str] | None) -> np.ndarray:
+    labels = shard.y
+    if labels.dtype.kind not in "fiub":  # a table with texts keeps its labels as texts too
+        numbers = [_number_or_text(label) for label in labels.reshape(-1).tolist()]
+        for i, label in enumerate(numbers):
+            if isinstance(label, str):
+                row = shard.start + i // (labels.size // len(labels))
+                at = f"row {row + 1}" if where is None else where(row)
+                raise InputError(
+                    f"{name}: {at} has the label {label[:40]!r}; values must be real numbers: "
+                    "name their column, recode them, or take them as classes (`targets` classes) "
+                    "with a loss for classes, such as softmax-cross-entropy"
+                )
+        labels = np.array(numbers, dtype=np.float64).reshape(labels.shape)
+    values = np.ascontiguousarray(labels, dtype=np.float64)
     table = values if values.ndim == 2 else values[:, None]
     check_finite(table, shard.start, f"{name} (labels)")
     return values

@@ -12,9 +12,9 @@ from hesscomp.linear.distributions import DISTRIBUTIONS
 from hesscomp.linear.model import LinearModel
 from hesscomp.storage import hdf5
 from hesscomp.storage.files import atomic_path
-from hesscomp.storage.hdf5 import CheckedFile, finite
+from hesscomp.storage.hdf5 import LINEAR_MODEL, CheckedFile, finite
 
-FORMAT, VERSION = "hesscomp-model", 1
+VERSION = 1
 TEXT = h5py.string_dtype("utf-8")
 ATTRIBUTES = {  # of the root, by the field's type
     str: ("family", "covariance_kind", "label_name", "dataset", "fingerprint"),
@@ -31,7 +31,7 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
     """Write a model to an HDF5 file, whole or not at all."""
     with atomic_path(path) as temporary, hdf5.new_file(temporary) as file:
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        hdf5.write_header(file, FORMAT, VERSION, created=created)
+        hdf5.write_header(file, LINEAR_MODEL, VERSION, created=created)
         for kind, names in ATTRIBUTES.items():
             for name in names:
                 value = getattr(model, name)
@@ -46,11 +46,6 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
             _write_encoding(file.create_group("encoding"), model.encoding)
 
 
-def is_model(path: str | os.PathLike) -> bool:
-    """Return whether a file is one of a fitted model; InputError if it is not HDF5."""
-    return hdf5.format_of(path) == FORMAT
-
-
 def load_model(path: str | os.PathLike) -> LinearModel:
     """Read a model from its file.
 
@@ -60,7 +55,7 @@ def load_model(path: str | os.PathLike) -> LinearModel:
         If the file is missing, is no model file, is of a newer format, or contradicts itself.
     """
     with CheckedFile(path, "model file") as file:
-        hdf5.check_header(file, FORMAT, VERSION)
+        hdf5.check_header(file, LINEAR_MODEL, VERSION)
         attributes, found = file.attributes(), {}
         for kind, names in ATTRIBUTES.items():
             for name in names:

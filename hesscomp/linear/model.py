@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 import scipy.special
+from markupsafe import escape
 
 from hesscomp.datasets.dataset import as_matrix
 from hesscomp.datasets.encoding import Encoding
@@ -99,6 +100,11 @@ class LinearModel:
         return len(self.coefficients) - self.intercept
 
     @property
+    def has_errors(self) -> bool:
+        """Whether any coefficient has a standard error."""
+        return bool(np.isfinite(self.standard_errors).any())
+
+    @property
     def aic(self) -> float:
         """Akaike's criterion, 2 effective_parameters - 2 log_likelihood."""
         return 2 * self.effective_parameters - 2 * self.log_likelihood
@@ -175,19 +181,24 @@ class LinearModel:
     def __str__(self) -> str:
         return self.summary()
 
+    def __repr__(self) -> str:
+        return (
+            f"<{self.family} model: {len(self.names):,} coefficients, {self.rows:,} rows, deviance "
+            f"{self.deviance:.6g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        head, *rows = self.cells()
+        made = "".join(f"<th>{escape(title)}</th>" for title in head)
+        for name, *numbers in rows:
+            cells = "".join(f"<td>{escape(cell)}</td>" for cell in numbers)
+            made += f"</tr><tr><th>{escape(name)}</th>{cells}"
+        notes = "<br>".join(map(escape, self.notes()))
+        return f"<table><tr>{made}</tr></table><p>{notes}</p>"
+
     def summary(self, level: float = 0.95, shown: int = SHOWN) -> str:
         """Return the table of coefficients, with what its numbers mean."""
-        effect = DISTRIBUTIONS[self.family].effect
-        intervals, percent = self.intervals(level), f"{100 * level:g}%"
-        titles = ["", "coefficient", "std. error", "z", "p", f"[{percent}", "interval]"]
-        lines = [[*titles, *([effect] if effect else [])]]
-        with np.errstate(over="ignore"):
-            ratios = np.exp(self.coefficients)
-        for i in range(min(len(self.names), shown)):
-            numbers = self.coefficients[i], self.standard_errors[i], self.z[i]
-            line = [self.names[i][:40], *(f"{number:.6g}" for number in numbers)]
-            line += [f"{self.p_values[i]:.3g}", *(f"{end:.6g}" for end in intervals[i])]
-            lines.append([*line, *([f"{ratios[i]:.6g}"] if effect else [])])
+        lines = self.cells(level, shown)
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         table = [
             "  ".join(
@@ -199,6 +210,21 @@ class LinearModel:
         if len(self.names) > shown:
             table.append(f"... {len(self.names) - shown} more")
         return "\n".join([*table, *self.notes()])
+
+    def cells(self, level: float = 0.95, shown: int = SHOWN) -> list[list[str]]:
+        """Return the table of coefficients as texts, row by row; the first row has the titles."""
+        effect = DISTRIBUTIONS[self.family].effect
+        intervals, percent = self.intervals(level), f"{100 * level:g}%"
+        titles = ["", "coefficient", "std. error", "z", "p", f"[{percent}", "interval]"]
+        lines = [[*titles, *([effect] if effect else [])]]
+        with np.errstate(over="ignore"):
+            ratios = np.exp(self.coefficients)
+        for i in range(min(len(self.names), shown)):
+            numbers = self.coefficients[i], self.standard_errors[i], self.z[i]
+            line = [self.names[i][:40], *(f"{number:.6g}" for number in numbers)]
+            line += [f"{self.p_values[i]:.3g}", *(f"{end:.6g}" for end in intervals[i])]
+            lines.append([*line, *([f"{ratios[i]:.6g}"] if effect else [])])
+        return lines
 
     def notes(self) -> list[str]:
         """Return what the numbers mean, in sentences."""

@@ -18,6 +18,7 @@ from hesscomp.errors import HesscompError, InputError, reason
 from hesscomp.storage import heaps
 from hesscomp.storage.archives import MAX_COMPRESSION
 
+LINEAR_MODEL = "hesscomp-model"  # the format of files of `hesscomp.linear`, whose import loads MPI
 CHECKSUM = 4  # bytes of one by fletcher32
 
 
@@ -280,6 +281,11 @@ def write_header(group: h5py.Group, form: str, version: int, **more: str) -> Non
     group.attrs["format"], group.attrs["format_version"] = form, np.int64(version)
     group.attrs["hesscomp_version"] = hesscomp.__version__
     group.attrs.update(more)
+
+
+def is_linear_model(path: str | os.PathLike) -> bool:
+    """Return whether a file is one of a fitted linear model; InputError if it is not HDF5."""
+    return format_of(path) == LINEAR_MODEL
 
 
 def format_of(path: str | os.PathLike) -> str | None:

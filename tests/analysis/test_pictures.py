@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
+from inspect import isfunction
 
 import numpy as np
 import pytest
@@ -10,7 +12,10 @@ from matplotlib.figure import Figure
 import hesscomp as hc
 from hesscomp.analysis.plots import file_figure, run_figure
 from hesscomp.analysis.style import make_figure, save_figure, scale_by_powers, shorten
+from hesscomp.api.plotting import FIGURES
+from hesscomp.compression import generalized_eigen
 from hesscomp.errors import InputError
+from hesscomp.estimators import spectral_norm, spectral_quadrature
 from hesscomp.factors import (
     Certificate,
     Diagonal,
@@ -66,6 +71,14 @@ def train_result() -> TrainResult:
     return TrainResult(x, x, 1.0, 1.0, 0.1, 2, "stopped", "max_steps is 2", history)
 
 
+MATRIX = np.diag(np.linspace(-1.0, 3.0, 30)) + 0.01
+
+
+def linear_model(**options):
+    X = np.column_stack([np.arange(40) % 3, np.arange(40) % 7])
+    return hc.fit_linear((X, np.arange(40) % 2), **options)
+
+
 def titles(figure: Figure) -> list[str]:
     made = [axes.get_title(loc="left") for axes in figure.axes]
     return [title.split(",")[0] for title in made if title]  # colour bars have none
@@ -81,7 +94,19 @@ RESULTS = {
                    ["Leading eigenvalues", "Principal angles of the leading 6 eigenvectors"]),
     "newton": (newton_result, ["By iteration", "By cost"]),
     "training": (train_result, ["Objective", "Accuracy on test rows"]),
+    "number": (lambda: hc.trace(MATRIX, columns=6), []),
+    "exact number": (lambda: hc.trace(make_factor()), []),
+    "entries": (lambda: hc.diagonal(MATRIX, columns=6), ["Entries", "Errors"]),
+    "norm": (lambda: spectral_norm(hc.MatrixOperator(MATRIX)), []),
+    "quadrature": (lambda: spectral_quadrature(hc.MatrixOperator(MATRIX)), []),
+    "pairs": (lambda: generalized_eigen(MATRIX, np.ones(30), rank=3),
+              ["Leading eigenvalues", "Compression error"]),
+    "model": (linear_model, ["Coefficients with 95% intervals", "How far from 0"]),
+    "model without errors": (lambda: linear_model(covariance="none"), ["Coefficients"]),
+    "predictions": (lambda: linear_model().predict(np.ones((3, 2))), []),
+    "mesh": (lambda: hc.moving_mesh(np.ones_like, 4), ["Solution", "Energy"]),
 }  # fmt: skip
+OTHERS = {"Dataset", "Figure", "Jacobian", "None", "Operator", "float", "np.ndarray"}
 
 
 @pytest.mark.filterwarnings("error")
@@ -94,10 +119,22 @@ def test_plot_knows_every_result(kind, tmp_path):
     assert (tmp_path / "p.svg").stat().st_size > 0
 
 
+def test_plot_knows_what_every_public_function_returns():
+    functions = [each for name in hc.__all__ if isfunction(each := getattr(hc, name))]
+    told = {each.__annotations__["return"] for each in functions}
+    names = {name for each in told for name in getattr(each, "__name__", str(each)).split(" | ")}
+    known = {path.rpartition(".")[2] for path in FIGURES} | {"LowRank", "Kronecker"}  # factors
+    assert len(functions) > 20 and names - OTHERS <= known
+    for path, figure in FIGURES.items():
+        for place in (path, f"analysis.{figure}"):
+            module, _, name = place.rpartition(".")
+            assert hasattr(import_module(f"hesscomp.{module}"), name)
+
+
 def test_a_notebook_shows_a_figure_and_other_things_are_refused(tmp_path):
     image, size = hc.plot(compare(make_factor(), make_factor()), names=(NASTY, "g"))._repr_png_()
     assert image.startswith(b"\x89PNG") and size["width"] == 800
-    with pytest.raises(InputError, match=r"plot takes a factor, .* not ndarray"):
+    with pytest.raises(InputError, match=r"plot takes what compress, .* not ndarray"):
         hc.plot(np.eye(2))
     with pytest.raises(InputError, match="has no option `titel`; did you mean `title`"):
         hc.plot(make_factor(), titel="t")
@@ -118,6 +155,8 @@ def test_a_density_ends_at_the_extreme_ritz_values_and_marks_eigenvalues():
 def test_files_and_folders_are_drawn_as_results_are(tmp_path):
     save_factor(make_factor(), tmp_path / "f.h5")
     assert titles(hc.plot(tmp_path / "f.h5")) == RESULTS["factor"][1]
+    hc.save(linear_model(), tmp_path / "m.h5")
+    assert titles(hc.plot(tmp_path / "m.h5")) == RESULTS["model"][1]
     history = [row | {"full_objective": None} for row in rows()]  # of a version without test rows
     run = {"problem": "p", "optimizer": "sgd", "history": history}
     (tmp_path / "history.json").write_text(json.dumps(run))

@@ -329,7 +329,7 @@ def test_a_damaged_sample_is_refused(monkeypatch, tmp_path):
         ("mnist-sample", {"dtype": "float16"}, "dtype must be float32 or float64"),
         ("mnist", {"label": "y"}, "mnist data take no format, label or test file"),
         ("curves", {"targets": "classes"}, "targets must be input"),
-        ("adult", {"targets": "values"}, "the labels are texts; values must be real numbers"),
+        ("adult", {"targets": "values"}, "the label '<=50K'; values must be real numbers"),
     ],
 )
 def test_bad_options(world, name, options, expected):

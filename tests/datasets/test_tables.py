@@ -86,6 +86,15 @@ def test_missing_values_are_levels(world, shared_tmp):
     assert "job (4 levels, reference baker, and missing values)" in data.encoding.describe()
 
 
+def test_a_table_with_texts_may_have_numbers_as_labels(world, shared_tmp):
+    table = frame().dropna().reset_index(drop=True)
+    write(world, shared_tmp / "a.csv", table)
+    data = load_dataset(shared_tmp / "a.csv", world, label="age", targets="values")
+    np.testing.assert_array_equal(together(world, data.train)[1], table["age"])
+    with pytest.raises(InputError, match=r"row 1 .*has the label .*values must be real numbers"):
+        load_dataset(shared_tmp / "a.csv", world, label="job", targets="values")
+
+
 def test_rows_with_missing_values_are_dropped(world, shared_tmp, caplog):
     table, kept = frame(), frame().dropna()
     write(world, shared_tmp / "a.csv", table)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+import hesscomp as hc
 from hesscomp.analysis.claims import claims
 from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.analysis.html import number
@@ -30,6 +31,8 @@ from hesscomp.factors import (
 ROOT = Path(__file__).resolve().parents[2]
 NASTY = "<script>alert('&\"')</script> $x_{ \u7f51\u7edc"
 BLOCKS = (("dense/kernel", (5, 4), 0), (NASTY, (6,), 20), ("empty", (0,), 26), ("scale", (), 26))
+
+KERNEL = np.exp(-np.abs(np.subtract.outer(np.arange(60), np.arange(60))) / 9)
 
 
 def make_factor(n=27, rank=25, **certificate) -> LowRank:
@@ -294,6 +297,23 @@ def test_factors_at_the_edge_make_pages():
         Page(page(each, "f.h5"))
         factor_table(each)
     assert "rank 0" in Page(page(empty, "f.h5")).text
+    assert "numbers a parameter" in Page(page(hc.compress(KERNEL, 2, format="hodlr"))).text
+
+
+def test_the_page_of_a_linear_model(tmp_path, capsys):
+    labels, ages = ["yes" if i % 3 else "no" for i in range(40)], np.arange(40) % 7
+    lines = [f"{'<b>x' if i % 2 else 'y'},{ages[i]},{labels[i]}" for i in range(40)]
+    (tmp_path / "d.csv").write_text("\n".join(["job,age,bought", *lines]))
+    model = hc.fit_linear(tmp_path / "d.csv")
+    hc.save(model, tmp_path / "m.h5")
+    assert main(["report", str(tmp_path / "m.h5"), "--out", str(tmp_path / "m.html")]) == 0
+    shown = Page((tmp_path / "m.html").read_text("utf-8"))
+    for words in ("Logistic model of bought", "40 rows, 3 coefficients", "job=y", "(intercept)"):
+        assert words in shown.text
+    assert repr(model).startswith("<logistic model: 3 coefficients, 40 rows, deviance")
+    assert "<td>" in model._repr_html_() and "<b>x" not in model._repr_html_()
+    hc.report(model, tmp_path / "n.html")
+    assert "job=y" in (tmp_path / "n.html").read_text("utf-8")
 
 
 def test_numbers_are_written_for_people():
