@@ -77,6 +77,10 @@ class NumericalError(HesscompError, ArithmeticError):
     """A computation that left the finite numbers or could not be carried out."""
 
 
+class MissingLibraryError(HesscompError, ImportError):
+    """A library that is to be installed."""
+
+
 class Interrupted(HesscompError):
     """A signal asked the run to end; raised on all ranks, what is finished being on disk.
 

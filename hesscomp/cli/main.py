@@ -20,6 +20,7 @@ from hesscomp.cli.arguments import (
 from hesscomp.cli.commands import COMMANDS, PARALLEL, WRAPPERS, not_there, overview
 from hesscomp.cli.exits import INTERRUPTED, UNREAD, report_error, write_no_more
 from hesscomp.cli.parser import ENDS, MOST, HelpFormatter, Parser
+from hesscomp.errors import MissingLibraryError
 from hesscomp.options import Options, described, nearest
 from hesscomp.parallel import TIMEOUT, import_mpi_unstarted
 from hesscomp.parallel.watchdog.startup_timeout import startup_timeout
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         write_no_more()
         return UNREAD
+    except MissingLibraryError as error:
+        return report_error(error)
     except KeyboardInterrupt:
         print("hesscomp: interrupted", file=sys.stderr, flush=True)
         return INTERRUPTED
@@ -129,7 +132,10 @@ def _refuse_unknown(name: str | None, words: list[str], parser: Parser, commands
     if _refuse_options(words[:end], parser, "") or name is None:
         return
     if name not in commands:
-        parser.refuse(not_there("command", name, nearest(name, COMMANDS)), "the commands")
+        missing = not_there("command", name, nearest(name, COMMANDS))
+        if name in hesscomp.__all__:
+            missing = f"no command {name}; it is a function of Python, hesscomp.{name}"
+        parser.refuse(missing, "the commands")
     _refuse_options(words[end + 1 :], commands[name], _hint(name))
 
 

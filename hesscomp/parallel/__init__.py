@@ -2,6 +2,8 @@
 
 TIMEOUT = 1800.0  # seconds that a rank waits for others: one that compiles or reads is waited for
 
+INSTALL_MPI = "install MPI with: pip install 'mpich>=5', or load your cluster's MPI module"
+
 
 def import_mpi_unstarted() -> None:
     """Let MPI, where it is not imported yet, be imported without being started.

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
-from mpi4py import MPI
 
 from hesscomp.errors import InputError, Interrupted, RankFailure, describe, whole_story
 from hesscomp.parallel import TIMEOUT
 from hesscomp.parallel.ledger import Ledger
+from hesscomp.parallel.mpi import MPI
 from hesscomp.parallel.watchdog.collective_timeout import CollectiveTimeout, RanksMissing
 from hesscomp.parallel.watchdog.phase import named_phase
 

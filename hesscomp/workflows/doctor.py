@@ -22,6 +22,7 @@ from pathlib import Path
 import hesscomp
 from hesscomp.errors import reason
 from hesscomp.options import Options, option
+from hesscomp.parallel import INSTALL_MPI
 from hesscomp.workflows.probes import MARK
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -30,7 +31,6 @@ AGREE = 1e-8  # relative distance of eigenvalues on one and on two ranks that ro
 JOB = ("PMI", "HYDRA_", "HYDI_", "MPI_LOCAL", "OMPI_COMM_WORLD_", "OMPI_UNIVERSE_")  # of a rank
 MPICH_FAMILY = r"HYDRA|MPICH|MVAPICH|Intel"
 OPEN_MPI_FAMILY = r"Open ?MPI|OpenRTE|PRRTE|prte"
-INSTALL_MPI = "install MPI with: pip install 'hesscomp[mpich]', or load your cluster's MPI module"
 NVIDIA = Path("/proc/driver/nvidia/version")  # there with the driver of a GPU
 
 

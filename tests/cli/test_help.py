@@ -1,9 +1,14 @@
 """What `--help` shows, and what is said of a command or an option that there is not."""
 
+import runpy
 import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
+import hesscomp
+from hesscomp.cli import main as main_module
 from hesscomp.cli.arguments import request_from
 from hesscomp.cli.commands import COMMANDS, EXAMPLES
 from hesscomp.cli.main import main, parse, request_of, whole_parser
@@ -114,3 +119,18 @@ def test_a_word_that_there_is_not_is_answered_by_one_rank(capsys, monkeypatch):
 @pytest.mark.parametrize("line", ["compress --help --bad", "--help magic", "inspect -h --threads"])
 def test_help_ignores_what_follows(line, capsys):
     assert said(line.split(), capsys)[0] == 0
+
+
+def test_a_function_of_python_is_no_command(capsys):
+    status, _, errors = said(["trace"], capsys)
+    assert status == 2 and "no command trace; it is a function of Python, hesscomp.trace" in errors
+
+
+def test_without_mpi_one_line_says_what_to_do(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    place = Path(hesscomp.__file__).parent / "parallel" / "mpi.py"
+    monkeypatch.setattr(main_module, "parse", lambda words: runpy.run_path(str(place)))
+    assert main(["newton"]) == 1
+    told = capsys.readouterr().err
+    assert "MPI cannot be loaded" in told and "pip install 'mpich>=5'" in told
+    assert told.count("\n") == 1

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
-from mpi4py import MPI
 
 from hesscomp.errors import RankFailure
+from hesscomp.parallel.mpi import MPI
 from hesscomp.parallel.watchdog.phase import current_phase, in_words
 
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
