@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from hesscomp.api import load_data
 from hesscomp.datasets import Dataset, from_arrays
+from hesscomp.datasets.tables import is_table
 from hesscomp.errors import InputError
 from hesscomp.options import described, refuse_unknown
 from hesscomp.parallel.world import World
@@ -14,6 +16,8 @@ from hesscomp.parallel.world import World
 if TYPE_CHECKING:
     from hesscomp.linear import LinearModel
     from hesscomp.problems.linear import GeneralizedLinearModel
+
+READ_BY = ("label", "missing", "categories", "ignore")  # options of `load_data` for a file
 
 
 def fit_linear(
@@ -45,7 +49,7 @@ def fit_linear(
         As of `GeneralizedLinearModel`.
     **options
         `solver`, `tolerance`, `max_iterations` and others of `NewtonOptions`; with a file also
-        `label`, `missing` and `categories` of `load_data`.
+        `label`, `missing`, `categories` and `ignore` of `load_data`.
 
     Returns
     -------
@@ -70,12 +74,10 @@ def fit_linear(
     from hesscomp.optimizers.options import NewtonOptions
     from hesscomp.optimizers.standard_errors import check_statistics, linear_model, named_columns
 
-    read = {
-        name: options.pop(name) for name in ("label", "missing", "categories") if name in options
-    }
-    refuse_unknown(
-        options, [each.name for each in described(NewtonOptions, told=False)], "fit_linear"
-    )
+    read = {name: options.pop(name) for name in READ_BY if name in options}
+    named = [name for name in signature(fit_linear).parameters if name != "options"]
+    solving = [each.name for each in described(NewtonOptions, told=False)]
+    refuse_unknown(options, [*READ_BY, *named, *solving], "fit_linear")
     problem, dataset = linear_problem(
         data, family, world, weights, offsets, read, ridge=ridge, intercept=intercept, dtype=dtype
     )
@@ -102,6 +104,12 @@ def linear_problem(
     elif read:
         raise InputError(f"`{next(iter(read))}` goes with a file")
     elif not isinstance(data, Dataset):
+        if is_table(data):
+            raise InputError(
+                "of a whole table hesscomp cannot tell the labels; pass (X, y) of its columns, or "
+                "write it, table.to_csv('rows.csv', index=False), and pass 'rows.csv': then texts "
+                "and missing values are encoded too"
+            )
         if not isinstance(data, tuple | list) or len(data) != 2:
             raise InputError(
                 "the data must be a data set, the name or the file of one, or a pair (X, y) of "

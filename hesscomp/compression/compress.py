@@ -235,8 +235,16 @@ class Dense(Method):
     def approximation(self) -> Approximation:
         layout = self.operator.layout
         w, S = layout.eigenpairs(self.matrix, self.options.which)
-        U = layout.local(S)
-        return Approximation(w, U, layout, range_error=0.0, galerkin=True, estimator="exact")
+        norms = layout.on_root(_residual_norms, self.matrix, w, S)
+        allowed = self.options.accuracy * float(np.abs(w).max(initial=0.0))
+        return Approximation(
+            w, layout.local(S), layout, range_error=0.0, galerkin=True, estimator="exact",
+            residual_norms=norms, residual_allowed=allowed,
+        )  # fmt: skip
+
+
+def _residual_norms(A: np.ndarray, w: np.ndarray, S: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(A @ S - S * w, axis=0)
 
 
 def _method(operator: Operator, asked: CompressionOptions, start: Factor | None) -> Method:

@@ -22,9 +22,7 @@ class GeneralizedEigen:
     whitened: LowRank
 
 
-def generalized_eigen(
-    matrix, B: np.ndarray, rank: int | None = None, **options
-) -> GeneralizedEigen:
+def generalized_eigen(matrix, B, rank: int | None = None, **options) -> GeneralizedEigen:
     """Compute the eigenpairs of H u = w B u that matter most, by compressing L^-1 H L^-T.
 
     With a prior's precision or a Gauss-Newton diagonal as B these are the directions in which H
@@ -35,7 +33,7 @@ def generalized_eigen(
     ----------
     matrix : Operator, (n, n) array, SciPy sparse matrix or LinearOperator
         H, symmetric, of any sign.
-    B : (n,) or (n, n) array
+    B : (n,) or (n, n) array, or SciPy sparse matrix
         Symmetric positive definite; a vector is a diagonal. InputError if it is not, or does not
         fit.
     rank, **options

@@ -2,6 +2,7 @@
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 
 from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
@@ -14,8 +15,9 @@ class Whitened(Operator):
     ----------
     base : Operator
         H.
-    B : (n,) or (n, n) array
-        Symmetric positive definite, the same on all ranks; a vector is a diagonal.
+    B : (n,) or (n, n) array, or SciPy sparse matrix
+        Symmetric positive definite, the same on all ranks; a vector is a diagonal. A sparse matrix
+        is held as a dense one, unless it is diagonal.
 
     Raises
     ------
@@ -30,10 +32,14 @@ class Whitened(Operator):
 
     parts = ("base",)
 
-    def __init__(self, base: Operator, B: np.ndarray):
+    def __init__(self, base: Operator, B):
         super().__init__(base.n, base.world, psd=base.psd, dtype=base.dtype)
         self.layout = base.layout
         self.base, self.passes = base, base.passes
+        if scipy.sparse.issparse(B):
+            diagonal = B.diagonal()
+            alone = (B - scipy.sparse.diags_array(diagonal)).count_nonzero() == 0
+            B = diagonal if alone and B.shape[0] == B.shape[1] else B.toarray()
         B = np.asarray(B, dtype=np.float64)
         if B.shape not in ((base.n,), (base.n, base.n)):
             raise InputError(f"B of shape {B.shape} does not fit an operator of n = {base.n}")

@@ -95,12 +95,18 @@ class CsvSource(TextSource):
             raise InputError(f"{path}: the first line is for Excel alone; remove it")
         if len(names) < 2 and reading.labelled:
             raise InputError(f"{path}: has a single column; it needs features and a label")
+        ignored = set() if like is not None else {self._place(name) for name in reading.ignore}
+        kept = [i for i in range(len(names)) if i not in ignored]
         self.at = None
-        if reading.labelled:
+        if reading.labelled and kept:
             named = self.label or (reading.usual_label if reading.usual_label in names else None)
-            self.at = len(names) - 1 if named is None else self._place(named)
+            self.at = kept[-1] if named is None else self._place(named)
         self.beside = {what: self._place(name) for what, name in reading.columns().items()}
-        self.used = [i for i in range(len(names)) if i != self.at and i not in self.beside.values()]
+        taken = {self.at, *self.beside.values()}
+        for i in sorted(ignored):
+            if i in taken:
+                raise InputError(f"{path}: {self._called(i)} is needed; do not ignore it")
+        self.used = [i for i in kept if i not in taken]
         alike = like and [names[i] for i in self.used] == [column.name for column in like.columns]
         if like is not None and not alike:
             what = "which the training data have"
@@ -173,7 +179,7 @@ class CsvSource(TextSource):
             elif column.levels is not None and len(column.levels) > IDENTIFIER * self.rows > 10:
                 yield (
                     f"column {column.name} has {len(column.levels)} different texts in {self.rows} "
-                    "rows; remove it if it is an identifier"
+                    "rows; `ignore` it if it is an identifier"
                 )
 
     def _called(self, column: int) -> str:
@@ -339,7 +345,7 @@ class CsvSource(TextSource):
         if count > MAX_LEVELS:
             raise InputError(
                 f"{self.path}: column {self._called(i)} has over {MAX_LEVELS} different texts; "
-                "remove it if it is an identifier, or join its rare texts"
+                "`ignore` it if it is an identifier, or join its rare texts"
             )
 
     def _check_gap(self, i: int, cell: str, row: int) -> None:

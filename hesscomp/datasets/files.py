@@ -121,8 +121,9 @@ def _read(
             raise InputError(f"{path}: is a folder; name a file")
         if reading.columns() and not kind.has_columns:
             raise InputError(f"{path}: `weights` and `offset` go with CSV, HDF5 and NPZ files")
-        if (reading.missing != "refuse" or reading.categories) and not kind.is_table:
-            raise InputError(f"{path}: `missing` and `categories` go with CSV files")
+        of_tables = reading.missing != "refuse" or reading.categories or reading.ignore
+        if of_tables and not kind.is_table:
+            raise InputError(f"{path}: `missing`, `categories` and `ignore` go with CSV files")
         if like is not None and not kind.is_table:
             raise InputError(f"{path}: the model's columns have names; give a CSV file with them")
         like = like if train is None else train.encoding

@@ -1,6 +1,7 @@
 """The door: data sets by name, or from files."""
 
 import os
+from collections.abc import Sequence
 
 from hesscomp.datasets.adult import load_adult
 from hesscomp.datasets.curves import load_curves
@@ -25,7 +26,8 @@ def load_dataset(
     source: str | os.PathLike, world: World, *, format: str | None = None,
     label: str | None = None, test: str | os.PathLike | None = None, targets: str | None = None,
     dtype: str | None = None, weights: str | None = None, offset: str | None = None,
-    missing: str = "refuse", categories: tuple[str, ...] = (), reference: bool = False,
+    missing: str = "refuse", categories: str | Sequence[str] = (), reference: bool = False,
+    ignore: str | Sequence[str] = (),
 ) -> Dataset:  # fmt: skip
     """Load a data set by name or from a file. Collective; each rank keeps its own rows only.
 
@@ -57,11 +59,13 @@ def load_dataset(
         What becomes of missing values in CSV (empty, NA, N/A, NaN, ?, null): an error that names
         the first, or the row is left out, or they are a level of their own: a feature
         NAME=(missing) of 0 and 1, beside which a missing number counts as 0.
-    categories : tuple of str
+    categories : str or sequence of str
         Columns of a CSV file whose numbers are codes, to be taken as texts.
     reference : bool
         Whether the first level of each text column has no feature, as a model with an intercept
         wants it.
+    ignore : str or sequence of str
+        Columns of a CSV file that are no features, such as identifiers.
 
     Raises
     ------
@@ -83,14 +87,17 @@ def load_dataset(
         check_targets(targets, name)
     if dtype not in (None, "float32", "float64"):
         raise InputError(f"{name}: dtype must be float32 or float64, not {dtype}")
-    reading = Reading(label, weights, offset, missing, tuple(categories), reference)
+    codes, ignored = (
+        (names,) if isinstance(names, str) else tuple(names) for names in (categories, ignore)
+    )
+    reading = Reading(label, weights, offset, missing, codes, reference, ignored)
     if name not in NAMED:
         return load_file(
             source, world, format=format, reading=reading, test=test, targets=targets, dtype=dtype
         )
     if format or test or reading != Reading(reference=reference):
         raise InputError(
-            f"the {name} data take no format, label or test file, and no weights, offset, missing "
-            "or categories"
+            f"the {name} data take no format, label or test file, and no weights, offset, missing, "
+            "categories or ignore"
         )
     return NAMED[name](world, targets, dtype)

@@ -22,6 +22,7 @@ class Reading:
     missing: str = "refuse"
     categories: tuple[str, ...] = ()
     reference: bool = False
+    ignore: tuple[str, ...] = ()
     labelled: bool = True
     usual_label: str | None = None
 

@@ -76,6 +76,9 @@ def as_operator(matrix, world: World | None = None, *, psd: bool = False) -> Ope
         vectors, which costs two products.
     """
     if isinstance(matrix, Operator):
+        if not hasattr(matrix, "layout"):
+            name = type(matrix).__name__
+            raise InputError(f"{name}.__init__ must call super().__init__(n, hc.World())")
         return matrix
     if not scipy.sparse.issparse(matrix) and not isinstance(matrix, LinearOperator):
         given, matrix = type(matrix).__name__, np.asarray(matrix)

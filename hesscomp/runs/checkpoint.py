@@ -243,6 +243,8 @@ def check_same_run(found: dict, facts: dict, folder: str | os.PathLike) -> None:
     name = _difference(found, facts)
     if name is not None:
         made = f"with {name} {reason(found.get(name))}, not {facts[name]}"
+        if name == "point":
+            made = "from another start: a model that was trained since then has other weights"
         if name not in found:
             made = f"without {name}, and this one has some"
         raise InputError(f"{folder}: its run was made {made}; name another folder, or remove it")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 NAMED_DATA = f"the data set: {', '.join(NAMED)}, or a file"
 SHOWN = 4  # of the names of features
 ROWS_BY = ("label", "weights", "offset", "missing")
+COLUMNS_BY = ("categories", "ignore")
 READ_BY = ("format", *ROWS_BY)
 OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
@@ -87,6 +88,9 @@ class SourceRequest(Options, group="data"):
         help="columns of a CSV file whose numbers are codes; columns of texts are categories "
         "anyway, a feature NAME=TEXT of 0 and 1 for each text",
     )  # fmt: skip
+    ignore: tuple[str, ...] = option(
+        (), metavar="NAME", help="columns of a CSV file that are no features, such as identifiers"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +213,7 @@ class ProblemRequest(
         elif self.problem is None or named is not None:
             refuse(self, OF_NETWORKS, "logistic regression")
         elif ":" in self.problem:
-            decided = ("data", "test", *READ_BY, "categories", *OF_NETWORKS, "ridge", "dtype")
+            decided = ("data", "test", *READ_BY, *COLUMNS_BY, *OF_NETWORKS, "ridge", "dtype")
             refuse(self, decided, f"{given}, which decides it")
             module, _, name = self.problem.partition(":")
             if not all(part.isidentifier() for part in (name, *module.split("."))):
@@ -270,7 +274,7 @@ def read_data(
     dataset = load_dataset(
         named, world, **{name: value for name, value in asked.items() if value is not None},
         test=getattr(request, "test", None), targets=targets, categories=request.categories,
-        reference=getattr(request, "intercept", False),
+        ignore=request.ignore, reference=getattr(request, "intercept", False),
     )  # fmt: skip
     if dataset.label_name is not None:
         names = [name or "(no name)" for name in dataset.feature_names or ()]
@@ -369,7 +373,7 @@ def _labelled(request: ProblemRequest, world: World, progress: Progress, loss) -
 def _named(request: ProblemRequest, names: list[str], model, world: World) -> tuple:
     """Return a model's inputs and targets, which a file holds by their names."""
     given = "a file that has an array for each input and output"
-    refuse(request, (*ROWS_BY, "categories", "test", "targets"), given)
+    refuse(request, (*ROWS_BY, *COLUMNS_BY, "test", "targets"), given)
     from hesscomp.problems.several import by_names
 
     path = request.data or ""

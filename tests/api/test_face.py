@@ -198,8 +198,8 @@ def test_results_of_many_numbers_are_short():
     (lambda: hc.compress(matrix(), 3, residual_tol=1e-3), "did you mean `residual_tolerance`"),
     (lambda: hc.newton("adult", warm=True), "no option `warm`; it has solver, tol"),
     (lambda: hc.newton((X, Y, Y)), "rows' weights go into `weights`"),
-    (lambda: hc.save(hc.trace(matrix()), "f.h5"), "save takes a factor, .* not Estimate"),
-    (lambda: hc.report(matrix(), "f.html"), "report takes a factor"),
+    (lambda: hc.save(hc.trace(matrix()), "f.h5"), "save takes what compress or fit_linear gives, not Estimate"),
+    (lambda: hc.report(matrix(), "f.html"), "report takes what compress or fit_linear gives"),
 ])  # fmt: skip
 def test_calls_that_cannot_be_meant(call, words):
     with pytest.raises(InputError, match=words):
@@ -256,6 +256,12 @@ def test_an_operator_of_ones_own_writes_one_method():
         def block_product(self, V):
             return np.triu(np.ones((9, 9))) @ V
 
+    class Unmade(Turned):
+        def __init__(self):
+            self.A = np.eye(9)
+
+    with pytest.raises(InputError, match=r"Unmade.__init__ must call super\(\).__init__\(n, "):
+        hc.trace(Unmade())
     with pytest.raises(InputError, match=r"Lopsided is not symmetric: .* check its block_product"):
         hc.compress(2 * Lopsided(9, hc.World()).shifted(1.0), 3)
     with pytest.raises(InputError, match=r"shape \(9, 2\) returned one of shape \(2, 9\)"):

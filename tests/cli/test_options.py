@@ -87,6 +87,7 @@ def table_options(start: str, end: str, refused: bool = False) -> dict[str, Case
         "--offset": Case("--offset f1", refused=refused),
         "--missing": Case("--missing level", gaps, refused, idle=True),
         "--categories": Case("--categories f1", refused=refused),
+        "--ignore": Case("--ignore f1", refused=refused),
     }
 
 

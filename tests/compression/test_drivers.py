@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.sparse
 from oracles import N, Sharded, check_low_rank, check_operator, error, matrix
 
 from hesscomp.compression import compress
@@ -367,6 +368,8 @@ def test_generalized_eigenproblem(world, diagonal):
     np.testing.assert_allclose(U.T @ B @ U, np.eye(12), atol=1e-11)
     assert np.linalg.norm(A @ U - B @ U * found.eigenvalues) <= 1e-5
     assert found.whitened.certificate.eigenvalue_converged.all()
+    again = generalized_eigen(H, scipy.sparse.csr_array(B), 12).eigenvalues
+    np.testing.assert_array_equal(again, found.eigenvalues)
     for bad in (-given, given[:5], np.full_like(given, np.nan)):
         with pytest.raises(InputError, match="B "):
             generalized_eigen(H, bad, 3)

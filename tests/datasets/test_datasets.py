@@ -962,7 +962,7 @@ def test_dtype_of_files(world, shared_tmp, table):
         ([0.0, 1.0, 7.0], "signs", r"label 7; .*take them as classes \(`targets` classes\)"),
         (["a", ""], "classes", "row 2 has the label ''; classes must be all"),
         (np.arange(1001), "classes", "more than 1000 distinct labels; are they classes"),
-        (["a", "b"], "values", "texts; values must be real numbers: .*`targets` classes"),
+        (["a", "b"], "values", "label 'a'; values must be real numbers: .*`targets` classes"),
         ([0.0, np.inf], "values", r"\(labels\): row 2, column 1 holds inf"),
         (np.ones((2, 2, 2)), "values", r"y has shape \(2, 2, 2\)"),
         (np.ones((2, 2)), "classes", r"y has shape \(2, 2\)"),

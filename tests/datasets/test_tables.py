@@ -72,6 +72,19 @@ def test_texts_become_columns_as_pandas_makes_them(world, shared_tmp, reference)
     assert alone.fingerprint == data.fingerprint and alone.encoding == data.encoding
 
 
+def test_columns_may_be_ignored(world, shared_tmp):
+    """Also the last one, one with missing values, and in test rows, which need not have them."""
+    table = frame().dropna(subset="age").reset_index(drop=True)
+    write(world, shared_tmp / "a.csv", table.assign(id=range(len(table))))
+    write(world, shared_tmp / "t.csv", table[["age", "bought"]])
+    data = load_dataset(
+        shared_tmp / "a.csv", world, ignore=("id", "job", "w", "code"), test=shared_tmp / "t.csv"
+    )
+    assert data.feature_names == ("age",) and data.label_name == "bought"
+    for shard in (data.train, data.test):
+        np.testing.assert_array_equal(together(world, shard)[0][:, 0], table["age"])
+
+
 def test_missing_values_are_levels(world, shared_tmp):
     table = frame()
     write(world, shared_tmp / "a.csv", table)
@@ -128,13 +141,14 @@ BAD = {
     "mixed": ("a,y\n1,0\n2,1\nx,1\n", {}, "row 3 (line 4), column a holds 'x'; encode it as a"),
     "many": (
         "a,b,y\n" + "".join(f"t{i},{i},{i % 2}\n" for i in range(1001)), {},
-        "column a has over 1000 different texts; remove it if it is an identifier",
+        "column a has over 1000 different texts; `ignore` it if it is an identifier",
     ),
     "unknown": ("a,y\n1,0\n", {"categories": ("b",)}, "no column is named 'b'; it has a, y"),
     "label": ("a,y\n1,0\n", {"categories": ("y",)}, "y is no feature; leave it out"),
     "weights": ("a,w,y\n1,x,0\n", {"weights": "w"}, "has 'x' in w; weights must be numbers"),
     "negative": ("a,w,y\n1,-1,0\n", {"weights": "w"}, "row 1 has -1 among the weights"),
     "none": ("a,y\n1,0\n", {"weights": "w"}, "no column is named 'w'; it has a, y"),
+    "needed": ("a,y\n1,0\n", {"label": "y", "ignore": "y"}, "y is needed; do not ignore it"),
     "mode": ("a,y\n1,0\n", {"missing": "fill"}, "missing must be one of refuse, drop, level"),
 }  # fmt: skip
 

@@ -101,7 +101,7 @@ def test_a_folder_of_another_run_is_refused(world, shared_tmp):
             work(problem(0.1))
         with pytest.raises(InputError, match="made with dtype float64, not float32"):
             work(problem(dtype="float32"))
-        with pytest.raises(InputError, match="made with point "):
+        with pytest.raises(InputError, match="made from another start: a model"):
             work(problem(), np.ones(109))
     assert steps(problem(), most=3).steps == 3
     saving = Saving(str(shared_tmp / "train"), every=1)
