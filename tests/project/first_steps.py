@@ -1,4 +1,4 @@
-"""What a user writes first: run by a test, and checked by mypy against the installed package."""
+"""What a user writes first: run by a test, and checked by mypy and pyright against the wheel."""
 
 from pathlib import Path
 
