@@ -1,8 +1,10 @@
 """`hesscomp job`: write the SLURM job script of a command, and submit it if asked."""
 
+import argparse
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hesscomp.cli import plan
 from hesscomp.cli.arguments import request_from, warn_of_old_names
@@ -15,6 +17,7 @@ from hesscomp.runs.slurm import fill_in
 from hesscomp.workflows.jobs import JobRequest, job
 
 USAGE = "hesscomp job [options of the job] -- COMMAND [options of the command]"
+INPUTS = ("model", "data", "test")  # options that name files to read
 EPILOG = (
     "COMMAND is a command of hesscomp with all its options; they are checked before the script "
     "is written. In them %j stands for the job's id, %A for an array's id, and %a for the number "
@@ -51,6 +54,16 @@ def run_job(request: JobCommand) -> int:
     return 0
 
 
+def _note_absent(options: argparse.Namespace) -> None:
+    """Say which files that the command reads are not here; they may come before the job starts."""
+    from hesscomp.datasets.load import NAMED  # here: it loads MPI, which may not be started
+
+    for name in INPUTS:
+        given = getattr(options, name, None)
+        if given and given not in NAMED and "%" not in given and not Path(given).exists():
+            print(f"hesscomp: {given}: is not here; the job will need it", file=sys.stderr)
+
+
 def _check_command(request: JobRequest) -> tuple[bool, str]:
     """Refuse a command that its own parser or its checks refuse; no data are read.
 
@@ -61,6 +74,8 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
     if name not in COMMANDS or name == "job":
         near = nearest(name, [each for each in COMMANDS if each != "job"])
         hint = f"did you mean {near}?" if near else "see hesscomp --help"
+        if name.startswith("python") or name.endswith(".py"):
+            hint = "a Python script of yours is started by srun: docs/slurm.md"
         raise InputError(f"hesscomp {name}: no such command; {hint}")
     import_mpi_unstarted()
     for item in request.items() or ["1"]:
@@ -75,4 +90,5 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
                 raise
             missing = str(error)
     warn_of_old_names(options)
+    _note_absent(options)
     return name in PARALLEL or (name == "plan" and plan.on_ranks(options)), missing

@@ -235,6 +235,7 @@ def test_a_plan_of_a_problem_runs_on_ranks(tmp_path):
         (["--", "compress", "--out", "a\nrm -rf /"], "cannot hold line breaks"),
         (["--", "compres"], "hesscomp compres: no such command"),
         (["--", "job"], "hesscomp job: no such command"),
+        (["--", "python", "a.py"], "a Python script of yours is started by srun"),
         (["--nodes", "2", "--", "merge", "a.h5"], "hesscomp merge runs on one rank"),
         (
             ["--nodes", "2", "--", "plan", "--n", "9", "--rows", "9"],
@@ -333,6 +334,8 @@ def test_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     assert "still needs on submission: --out\n" in said and "submit it with: sbatch -- j\n" in said
     assert main(["job", "--out", "j", "--", "compress", "--out", "f.h5"]) == 0
     assert "still needs on submission: no data and no problem" in capsys.readouterr().out
+    assert main(["job", "--", "newton", "--data", "a.svm", "--test", "%j.svm"]) == 0
+    assert capsys.readouterr().err == "hesscomp: a.svm: is not here; the job will need it\n"
     seeds = ["--array", "7", "8", "--out", "j", "--", "compress", "--data", "adult"]
     assert main(["job", *seeds, "--seed", "{}", "--out", "%A-%a.h5"]) == 0
     assert capsys.readouterr().out.endswith("submit it with: sbatch --array=0-1 -- j 7 8\n")
