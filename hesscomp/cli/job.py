@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,13 +55,13 @@ def run_job(request: JobCommand) -> int:
     return 0
 
 
-def _note_absent(options: argparse.Namespace) -> None:
+def _note_absent(options: argparse.Namespace, words: Sequence[str]) -> None:
     """Say which files that the command reads are not here; they may come before the job starts."""
     from hesscomp.datasets.load import NAMED  # here: it loads MPI, which may not be started
 
     for name in INPUTS:
         given = getattr(options, name, None)
-        if given and given not in NAMED and "%" not in given and not Path(given).exists():
+        if given in words and given not in NAMED and not Path(given).exists():  # not of a job's id
             print(f"hesscomp: {given}: is not here; the job will need it", file=sys.stderr)
 
 
@@ -90,5 +91,5 @@ def _check_command(request: JobRequest) -> tuple[bool, str]:
                 raise
             missing = str(error)
     warn_of_old_names(options)
-    _note_absent(options)
+    _note_absent(options, request.command)
     return name in PARALLEL or (name == "plan" and plan.on_ranks(options)), missing
