@@ -27,9 +27,10 @@ from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
 from hesscomp.options import option, option_of
 from hesscomp.parallel.gram import gram_matrix
-from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
+from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS, REDRAWING
 from hesscomp.problems.problem import Problem
 
+SQUARES, OTHERS = 1e-12, 1e-8  # least dampings, where none is given
 FIRST = 1e8  # times the least damping, that of the first step
 STEADY, RATE = 4, 4.0  # the damping grows by RATE^(k - STEADY) where a step's length is 2^-k
 JITTER = 10.0  # by which the damping grows where a matrix has no Cholesky factor
@@ -72,9 +73,11 @@ class NaturalGradient(Refreshed, Optimizer):
     True
     """
 
-    damping: float = option(
-        1e-12, above=0, help="least lambda, as a share of the mean eigenvalue of the matrix"
-    )
+    damping: float | None = option(
+        None, above=0,
+        help="least lambda, as a share of the mean eigenvalue of the matrix; default: "
+        f"{SQUARES:g} for least squares of the same rows in each step, else {OTHERS:g}",
+    )  # fmt: skip
     momentum: float = option(
         0.0, low=0, below=1,
         help="share of the last step from which the next is damped, as in SPRING; 0: from no step",
@@ -103,7 +106,7 @@ class NaturalGradient(Refreshed, Optimizer):
         }  # fmt: skip
 
     def recover(self, state):
-        caution = min(100 * state["caution"], 1e9 / self.damping)
+        caution = min(100 * state["caution"], 1e9 / (self.damping or SQUARES))
         return {**state, "caution": caution, "previous": np.zeros_like(state["previous"])}
 
     def step(self, task: Task, state: State) -> Outcome:
@@ -111,11 +114,14 @@ class NaturalGradient(Refreshed, Optimizer):
         problem = batch.problem
         by_rows = problem.can(GAUSS_NEWTON_ROWS)
         rows = problem.rows * problem.outputs if by_rows else problem.rows
+        squares = by_rows and problem.least_squares
+        fixed = squares and not task.batches.problem.can(REDRAWING)
+        least = self.damping or (SQUARES if fixed else OTHERS)
         kept = self.momentum * state["previous"]
-        system = _System(task, self.damping * caution, kept, rows)
+        system = _System(task, least * caution, kept, rows)
         costs = {"cg_iterations": 0.0, "sketch_columns": 0.0}
-        squares = by_rows and problem.least_squares and batch is task.gradient_batch
-        if squares and rows < problem.n and rows <= self.direct:
+        few = rows < problem.n and rows <= self.direct
+        if squares and few and batch is task.gradient_batch:
             direction, damping = system.by_kernel(problem)
         elif problem.n <= self.direct:
             G = system.matrix(problem) if by_rows else batch.gauss_newton(task.x).to_dense()
@@ -127,7 +133,7 @@ class NaturalGradient(Refreshed, Optimizer):
         step = length * direction
         following = {
             **state, "halvings": k, "previous": step,
-            "caution": min(max(caution * RATE ** (k - STEADY), 1.0), 1 / self.damping),
+            "caution": min(max(caution * RATE ** (k - STEADY), 1.0), 1 / least),
         }  # fmt: skip
         values = {"step_length": length, "damping": damping, **costs}
         return Outcome(task.x + step, following, values, stuck=length == 0)
