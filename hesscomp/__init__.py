@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.newton import Newton as Newton
     from hesscomp.optimizers.newton_cg import NewtonCG as NewtonCG
     from hesscomp.parallel.world import World as World
+    from hesscomp.problems.equations import equation as equation
     from hesscomp.problems.function import FunctionProblem as FunctionProblem
     from hesscomp.problems.keras import KerasProblem as KerasProblem
     from hesscomp.problems.linear import GeneralizedLinearModel as GeneralizedLinearModel
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from hesscomp.problems.points import Triangles as Triangles
     from hesscomp.problems.residuals import EnergyProblem as EnergyProblem
     from hesscomp.problems.residuals import Group as Group
+    from hesscomp.problems.residuals import RayleighProblem as RayleighProblem
     from hesscomp.problems.residuals import ResidualProblem as ResidualProblem
 
 _PLACES = {
@@ -86,12 +88,13 @@ _PLACES = {
     "hesscomp.optimizers.newton": "Newton",
     "hesscomp.optimizers.newton_cg": "NewtonCG",
     "hesscomp.parallel.world": "World",
+    "hesscomp.problems.equations": "equation",
     "hesscomp.problems.function": "FunctionProblem",
     "hesscomp.problems.keras": "KerasProblem",
     "hesscomp.problems.linear": "GeneralizedLinearModel",
     "hesscomp.problems.logistic": "LogisticRegression",
     "hesscomp.problems.points": "Box Triangles",
-    "hesscomp.problems.residuals": "EnergyProblem Group ResidualProblem",
+    "hesscomp.problems.residuals": "EnergyProblem Group RayleighProblem ResidualProblem",
 }
 _MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
 __all__ = ["__version__", *_MODULE_OF]

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from hesscomp.analysis.energy import block_energy, layer_energy
 from hesscomp.analysis.reached import small_residual
+from hesscomp.analysis.solutions import NAMES, solution_panels
 from hesscomp.analysis.style import (
     BLUE,
     GREY,
@@ -42,7 +43,7 @@ from hesscomp.factors import (
     load_trajectory,
 )
 from hesscomp.options import refuse_unknown
-from hesscomp.runs.report import read_json
+from hesscomp.runs.report import PICTURE_FILE, read_arrays, read_json
 from hesscomp.storage.hdf5 import is_linear_model
 
 if TYPE_CHECKING:  # which load MPI, pictures need not
@@ -391,7 +392,7 @@ COSTS = {
     "seconds": "seconds",
 }
 RUN = (*COSTS, "objective", "full_objective")
-RUN_MAY_HAVE = ("gradient_norm", "test_loss", "test_accuracy")
+RUN_MAY_HAVE = ("gradient_norm", "test_loss", "test_accuracy", "relative_error")
 FEW = 30  # points of a curve that are marked
 DECADE = 10.0  # a ratio of the largest to the smallest from which an axis is logarithmic
 
@@ -400,8 +401,8 @@ def run_figure(history: Sequence[dict], title: str = "", by: str = "step") -> Fi
     """Draw a run: its objective with the test loss beside it, and how well it does.
 
     Left: the objective, over all rows where gradients are of batches (those in grey), and the loss
-    on test rows where there are any. Right: the accuracy on test rows of a classifier; of other
-    runs the gradient norm.
+    on test rows where there are any. Right: the accuracy on test rows of a classifier; the error
+    where the solution is known; of other runs the gradient norm.
 
     Parameters
     ----------
@@ -426,7 +427,9 @@ def run_figure(history: Sequence[dict], title: str = "", by: str = "step") -> Fi
     set_title(left, "Objective")
     if len(left.lines) > 1:
         add_legend(left)
-    if np.isfinite(accuracy).any():
+    if np.isfinite(_column(history, "relative_error")).any():
+        convergence_panel(right, history, by)
+    elif np.isfinite(accuracy).any():
         _draw_line(right, cost, 100 * accuracy, RED)
         right.set_ylabel("percent of test rows")
         set_title(right, f"Accuracy on test rows, at best {np.nanmax(accuracy):.1%}")
@@ -447,6 +450,40 @@ def train_figure(result: "TrainResult", title: str = "", by: str = "step") -> Fi
     """Draw a training: `run_figure` of its history."""
     told = f"Training, {result.status}: {result.reason}"
     return run_figure(result.history.rows, title or told, by)
+
+
+def solution_figure(
+    history: Sequence[dict], picture: dict, title: str = "", by: str = "step"
+) -> Figure:
+    """Draw the solution that a run found, its error where it is known, points, and convergence.
+
+    Parameters
+    ----------
+    history, by
+        As in `run_figure`.
+    picture : dict
+        What `Problem.picture` gave.
+    """
+    figure, last = solution_panels(picture, title)
+    convergence_panel(last, history, by)
+    return figure
+
+
+def convergence_panel(axes: Axes, history: Sequence[dict], by: str) -> None:
+    """Draw the error of a known solution, or else the objective and the gradient norm."""
+    if by not in COSTS:
+        raise InputError(f"a run is drawn by {', '.join(COSTS)}, not by {by}")
+    cost, error = _column(history, by), _column(history, "relative_error")
+    if np.isfinite(error).any():
+        _draw_line(axes, cost, error, BLUE)
+        _scale_by_range(axes, error)
+        set_title(axes, f"Relative error in L₂, at best {np.nanmin(error):.1e}")
+    else:
+        norm = _column(history, "gradient_norm")
+        _draw_line(axes, cost, norm, BLUE)
+        _scale_by_range(axes, norm)
+        set_title(axes, "Gradient norm")
+    axes.set_xlabel(COSTS[by])
 
 
 def _draw_line(axes: Axes, x: np.ndarray, y: np.ndarray, color: str, label: str = "") -> None:
@@ -477,6 +514,10 @@ def file_figure(path: str | os.PathLike, **options) -> Figure:
     if history.name == "history.json":
         report = read_json(history, RUN, RUN_MAY_HAVE)
         options.setdefault("title", f"{report.get('problem')}: {report.get('optimizer')}")
+        solved = history.with_name(PICTURE_FILE)
+        if solved.exists():
+            options["picture"] = read_arrays(solved, NAMES)
+            return drawn(solution_figure, report["history"], options)
         return drawn(run_figure, report["history"], options)
     if path.suffix == ".json":
         report = read_json(path, CONVERGENCE)

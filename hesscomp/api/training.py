@@ -24,6 +24,7 @@ from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.options import refuse_unknown
 from hesscomp.parallel.watchdog.stop_signals import StopListener
 from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import KNOWN_SOLUTION
 from hesscomp.problems.problem import Problem
 
 NOTICE = b"\nhesscomp: interrupted; training ends after this product\n"
@@ -72,7 +73,8 @@ def train(
         With a model: its loss, and each rank's own rows (X, y).
     validation_data : (X, y) or Dataset, optional
         Rows whose loss, and accuracy for a classifier, are told beside the objective: `test_loss`
-        and `test_accuracy` in the history.
+        and `test_accuracy` in the history. `hesscomp.equation` knows the solution, and its history
+        has the `relative_error` at points of its own.
     x0 : (n,) array, optional
         The start; by default the problem's own.
     verbose : bool, optional
@@ -130,7 +132,7 @@ def train(
             result = minimise(
                 problem, chosen, x0, sampling=sampling, stopping=stopping, saving=saving,
                 callbacks=(show, *callbacks), evaluate_every=evaluate_every,
-                test=validation_data,
+                test=_judged_by(problem, validation_data),
             )  # fmt: skip
     except Interrupted as why:
         if model is not None and why.best is not None and saving.folder is None:
@@ -144,6 +146,12 @@ def train(
         problem.set_weights(result.best)
     show.summary(result)
     return result
+
+
+def _judged_by(problem: Problem, validation_data):
+    """Return validation data, or else the solution where it is known."""
+    known = validation_data is None and problem.can(KNOWN_SOLUTION)
+    return problem.solution if known else validation_data
 
 
 def as_optimizer(optimizer: Any, settings: dict[str, Any]) -> Optimizer:

@@ -11,13 +11,13 @@ from hesscomp.cli.main import whole_parser
 from hesscomp.datasets.load import NAMED
 from hesscomp.options import Options, option
 from hesscomp.parallel import import_mpi_unstarted
-from hesscomp.problems.catalogue import NAMED_PROBLEMS
+from hesscomp.problems.catalogue import EQUATIONS, NAMED_PROBLEMS
 
 SHELLS = ("bash", "zsh")
 FILES = r"\.\w+|FILE|FOLDER|RUN|MODEL|DATA|ITEM"  # in the placeholder of what may be a file
 NAMES = {
     "data": tuple(NAMED),
-    "problem": tuple(NAMED_PROBLEMS),
+    "problem": (*NAMED_PROBLEMS, *EQUATIONS),
 }  # that stand for a file or a module
 WRAPPED = """
 _hesscomp() {  # after a --, as in hesscomp job -- COMMAND, stands another command

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from hesscomp.cli.tables import comparison_table, factor_table, problem_table, trajectory_table
+from hesscomp.cli.tables import (
+    comparison_table,
+    equation_table,
+    factor_table,
+    problem_table,
+    trajectory_table,
+)
 from hesscomp.errors import InputError
 from hesscomp.factors import compare, is_trajectory, load_factor, load_trajectory, save_factor
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.factors.point import load_vector
 from hesscomp.options import Options, option
-from hesscomp.problems.catalogue import NAMED_PROBLEMS
+from hesscomp.problems.catalogue import EQUATIONS, NAMED_PROBLEMS
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_outputs, check_picture_name, check_writable
 from hesscomp.storage.hdf5 import is_linear_model
@@ -28,6 +34,8 @@ class ProblemsRequest(Options):
 
 def run_problems(request: ProblemsRequest) -> int:
     print(problem_table(NAMED_PROBLEMS))
+    print()
+    print(equation_table(EQUATIONS))
     return 0
 
 

@@ -115,6 +115,15 @@ def problem_table(problems: dict) -> str:
     return _aligned(rows)
 
 
+def equation_table(equations: dict) -> str:
+    """Return what the named differential equations are and which networks solve them."""
+    rows = [("differential equation", "network", "minimised", "")]
+    for name, named in equations.items():
+        network = str(named.network) + (", random but for the last layer" if named.frozen else "")
+        rows.append((name, network, named.minimised, named.about))
+    return _aligned(rows)
+
+
 def spectrum_table(result, shift: float | None) -> str:
     """Return what stochastic Lanczos quadrature says about a spectrum."""
     quadrature = result.quadrature

@@ -262,7 +262,7 @@ class Batches:
             sampling.share(purpose, problem.rows) for purpose in (GRADIENT, CURVATURE, ACCEPTANCE)
         )
         self.problem, self.sampling = problem, sampling
-        self.redraws = problem.can(REDRAWING) and problem.redrawn(1) is not problem
+        self.redraws = problem.can(REDRAWING)
         if self.redraws and sampling != Sampling(seed=sampling.seed):
             raise InputError(
                 f"{problem.name} draws its points anew in each step; take no batches of them"

@@ -17,8 +17,9 @@ from hesscomp.optimizers.batches import Batches, Task
 from hesscomp.optimizers.optimizer import Optimizer, State
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.parallel.ledger import Ledger
-from hesscomp.problems.evaluation import Evaluation, HeldOut
+from hesscomp.problems.evaluation import Evaluation, judge_of
 from hesscomp.problems.problem import Problem
+from hesscomp.problems.solution import Distance
 from hesscomp.runs.checkpoint import Checkpoint, open_run, save_checkpoint
 from hesscomp.runs.history import History
 from hesscomp.storage.lock import sole_use
@@ -65,7 +66,7 @@ class TrainResult:
     status: str  # "converged", "stopped" or "diverged"
     reason: str  # in words
     history: History = field(repr=False)
-    test: Evaluation | None = None  # at `best`, where there are test rows
+    test: Evaluation | Distance | None = None  # at `best`, where there are test rows
     remark: str = ""  # of the optimizer, in words: how it preconditioned
 
     @property
@@ -106,9 +107,9 @@ def train(
     evaluate_every : int, optional
         Steps between objectives over all rows, where gradients are of batches; by default as many
         as make a pass.
-    test : Dataset or (X, y), optional
-        Test rows: those of a data set, or each rank's own. They do not change the run, only its
-        history and its result have the loss on them.
+    test : Dataset, (X, y) or Solution, optional
+        Test rows: those of a data set, or each rank's own; or a known solution. They do not change
+        the run, only its history and its result have the loss on them, or the error.
 
     Returns
     -------
@@ -182,11 +183,11 @@ class _Run:
         if self.every < 1:
             raise InputError(f"`evaluate_every` must be at least 1, not {evaluate_every}")
         self.facts = {"optimizer": optimizer.describe(), "sampling": str(sampling)}
-        self.held_out = None if test is None else HeldOut(problem, test)
+        self.held_out = None if test is None else judge_of(problem, test)
         if self.held_out is not None:
             self.facts["test rows"] = self.held_out.fingerprint
         if stopping.patience is not None:
-            if self.held_out is None:
+            if self.held_out is None or "test_loss" not in self.held_out.columns:
                 raise InputError("`patience` goes with test rows (validation data); give some")
             self.facts["patience"] = "with the test loss"  # of any number of evaluations
         self.history = History()

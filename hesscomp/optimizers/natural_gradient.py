@@ -7,7 +7,8 @@ Journal of Computational Physics 516, 2024).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,24 +28,31 @@ from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
 from hesscomp.options import option, option_of
 from hesscomp.parallel.gram import gram_matrix
-from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
+from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS, REDRAWING
 from hesscomp.problems.problem import Problem
 
+SQUARES, OTHERS = 1e-12, 1e-8  # least dampings, where none is given
 FIRST = 1e8  # times the least damping, that of the first step
 STEADY, RATE = 4, 4.0  # the damping grows by RATE^(k - STEADY) where a step's length is 2^-k
 JITTER = 10.0  # by which the damping grows where a matrix has no Cholesky factor
 TRIES = 12
+AHEAD = 0.1  # of a direction, at which the residuals' second derivative along it is taken
 PANEL = 2.0**28  # bytes of one panel's addends in reproducible mode
 
 
 @dataclass(frozen=True)
 class NaturalGradient(Refreshed, Optimizer):
-    """(G + (ridge + lambda) I) d = -g, G the Gauss-Newton matrix; then the best of x + 2^-k d.
+    """(G + (ridge + lambda) I) d = -g, G the Gauss-Newton matrix; then the best length t = 2^-k.
 
     For least squares G = R^T R, with R the Jacobian of the m residuals r. Where m < n this is
     solved by the Gram matrix (kernel form): d = -R^T (R R^T + lambda I)^-1 r. Else G is made whole
     (parameter form). Both go by Cholesky's factorization on rank 0. Where m and n are above
     `direct`, by CG, preconditioned by a factor of G, and G is never made.
+
+    The step of least squares follows a curve: x + t d + t^2 / 2 a, with a the solution for the
+    residuals' second derivative along d in the place of r. This "geodesic acceleration" (Transtrum
+    and Sethna, arXiv:1201.5885) costs the rows once more and a solve; measured, with a tiny damping
+    it lets steps be long to the end. CG goes without.
 
     lambda is at least `damping` times the mean eigenvalue of G that is not zero by its shape, and
     10^8 times this at first. It is multiplied by 4^(k - 4) after a step of length 2^-k: it falls
@@ -54,8 +62,8 @@ class NaturalGradient(Refreshed, Optimizer):
 
     Notes
     -----
-    A step costs the gradient, the rows' gradients, m n min(m, n) operations shared by the ranks and
-    min(m, n)^3 / 3 of rank 0, and about four objectives. Memory: m n / P numbers and
+    A step costs the gradient, the rows' gradients twice, m n min(m, n) operations that the ranks
+    share, min(m, n)^3 / 3 of rank 0, and about four objectives. Memory: m n / P numbers and
     min(m, n)^2. Reduced: min(m, n)^2 words. Any problem with a Gauss-Newton matrix serves; the
     kernel form needs one of least squares without regularisers, and all rows in each batch.
     InputError from a problem that has no Gauss-Newton matrix.
@@ -72,9 +80,11 @@ class NaturalGradient(Refreshed, Optimizer):
     True
     """
 
-    damping: float = option(
-        1e-12, above=0, help="least lambda, as a share of the mean eigenvalue of the matrix"
-    )
+    damping: float | None = option(
+        None, above=0,
+        help="least lambda, as a share of the mean eigenvalue of the matrix; default: "
+        f"{SQUARES:g} for least squares of the same rows in each step, else {OTHERS:g}",
+    )  # fmt: skip
     momentum: float = option(
         0.0, low=0, below=1,
         help="share of the last step from which the next is damped, as in SPRING; 0: from no step",
@@ -103,7 +113,7 @@ class NaturalGradient(Refreshed, Optimizer):
         }  # fmt: skip
 
     def recover(self, state):
-        caution = min(100 * state["caution"], 1e9 / self.damping)
+        caution = min(100 * state["caution"], 1e9 / (self.damping or SQUARES))
         return {**state, "caution": caution, "previous": np.zeros_like(state["previous"])}
 
     def step(self, task: Task, state: State) -> Outcome:
@@ -111,35 +121,39 @@ class NaturalGradient(Refreshed, Optimizer):
         problem = batch.problem
         by_rows = problem.can(GAUSS_NEWTON_ROWS)
         rows = problem.rows * problem.outputs if by_rows else problem.rows
+        squares = by_rows and problem.least_squares
+        fixed = squares and not task.batches.problem.can(REDRAWING)
+        least = self.damping or (SQUARES if fixed else OTHERS)
         kept = self.momentum * state["previous"]
-        system = _System(task, self.damping * caution, kept, rows)
-        costs = {"cg_iterations": 0.0, "sketch_columns": 0.0}
-        squares = by_rows and problem.least_squares and batch is task.gradient_batch
-        if squares and rows < problem.n and rows <= self.direct:
-            direction, damping = system.by_kernel(problem)
+        system = _System(task, least * caution, kept, rows)
+        bend, costs = np.zeros_like(task.x), {"cg_iterations": 0.0, "sketch_columns": 0.0}
+        few = rows < problem.n and rows <= self.direct and problem.penalized == slice(None)
+        if squares and few and batch is task.gradient_batch:
+            direction, bend, damping = system.by_kernel(_Rows(problem, task.x))
+        elif problem.n <= self.direct and by_rows:
+            direction, bend, damping = system.by_rows(_Rows(problem, task.x))
         elif problem.n <= self.direct:
-            G = system.matrix(problem) if by_rows else batch.gauss_newton(task.x).to_dense()
-            direction, damping = system.by_matrix(G)
+            direction, damping = system.by_matrix(batch.gauss_newton(task.x).to_dense())
         else:
             matrix = batch.gauss_newton(task.x)
-            direction, damping, state, costs = self._by_cg(system, matrix, state)
-        length, k = self._search(task, direction, int(state["halvings"]))
-        step = length * direction
+            direction, damping, state, costs = self._by_cg(task, system, matrix, state)
+        length, k = self._search(task, direction, bend, int(state["halvings"]))
+        step = length * direction + length**2 / 2 * bend
         following = {
             **state, "halvings": k, "previous": step,
-            "caution": min(max(caution * RATE ** (k - STEADY), 1.0), 1 / self.damping),
+            "caution": min(max(caution * RATE ** (k - STEADY), 1.0), 1 / least),
         }  # fmt: skip
         values = {"step_length": length, "damping": damping, **costs}
         return Outcome(task.x + step, following, values, stuck=length == 0)
 
-    def _by_cg(self, system: "_System", matrix: Operator, state: State):
+    def _by_cg(self, task: Task, system: "_System", matrix: Operator, state: State):
         """Return the direction, lambda, the state with the factor, and what it cost."""
         factor, sketched = self.current_factor(matrix, state, HORIZON)
         damping = system.share * max(factor.trace(), 0.0) / min(matrix.n, system.rows)
         shift, b = system.ridge + damping, system.right_side(damping)
         norm = float(np.linalg.norm(b))
         solved = conjugate_gradients(
-            matrix.shifted(shift), b, tolerance=self.forcing * norm,
+            task.regularized(matrix, damping), b, tolerance=self.forcing * norm,
             preconditioner=factor.preconditioner(shift), max_iterations=self.max_cg,
         )  # fmt: skip
         solve = solved.iterations, norm, solved.residual_norm
@@ -147,8 +161,10 @@ class NaturalGradient(Refreshed, Optimizer):
         costs = {"cg_iterations": float(solved.iterations), "sketch_columns": float(sketched)}
         return solved.x, damping, state, costs
 
-    def _search(self, task: Task, direction: np.ndarray, start: int) -> tuple[float, int]:
-        """Return the length 2^-k, 0 for none, where the objective ends falling, and k.
+    def _search(
+        self, task: Task, direction: np.ndarray, bend: np.ndarray, start: int
+    ) -> tuple[float, int]:
+        """Return t = 2^-k, 0 for none, where the objective ends falling along the curve, and k.
 
         From the k of the last step on, up and down the grid. A first length may raise the objective
         by its rounding.
@@ -158,7 +174,8 @@ class NaturalGradient(Refreshed, Optimizer):
 
         def lower(k: int, than: float) -> bool:
             if k not in found:
-                found[k] = view.objective(task.x + 2.0**-k * direction)
+                t = 2.0**-k
+                found[k] = view.objective(task.x + t * direction + t**2 / 2 * bend)
             return decide(found[k] < than)
 
         k, level = min(start, self.halvings), task.value + ROUNDING * abs(task.value)
@@ -187,78 +204,118 @@ class _System:
     def right_side(self, damping: float) -> np.ndarray:
         return damping * self.kept - self.task.gradient
 
-    def by_kernel(self, problem: Problem) -> tuple[np.ndarray, float]:
-        """Solve for least squares in the space of the residuals."""
-        x, world = self.task.x, self.world
-        with world.phase("computing the rows of the Gauss-Newton matrix"):
-            parts = [problem.gauss_newton_rows(x, rows) for rows in problem.parts_here]
-        R = np.concatenate([np.empty((0, problem.n)), *(R for R, _ in parts)])
-        here = np.concatenate([np.empty(0), *(r for _, r in parts)])
-        counts = world.gather(len(here))
-        residuals = world.gather_rows(here[:, None], counts)[:, 0]
-        problem.world.ledger.passes += 1
-        with world.ledger.timed("gram"):
-            K = gram_matrix(R, world) / problem.rows
-        damping, shift, solve = self._factored(K)
-        # Half |R d + r|^2 / m + ridge |x + d|^2 + damping |d - p|^2, d = centre + R^T z.
-        centre = (damping * self.kept - self.ridge * x) / shift
-        if np.any(centre):
-            moved = world.gather_rows((R @ centre)[:, None], counts)[:, 0]
-            residuals = residuals + moved
-        z = solve(residuals)
-        first = sum(counts[: world.rank])
-        addends = []
-        for part, _ in parts:
-            addends.append(z[first : first + len(part)] @ part)
-            first += len(part)
-        pulled = problem.sum_parts(addends, (problem.n,)) / problem.rows
-        return centre - pulled, damping
+    def by_kernel(self, rows: "_Rows") -> tuple[np.ndarray, np.ndarray, float]:
+        """Solve for least squares in the space of the residuals; return d, its bend, and lambda."""
+        with self.world.ledger.timed("gram"):
+            K = gram_matrix(rows.whole(), self.world) / rows.problem.rows
+        damping, solve = self._factored(K, self.ridge)
+        shift = self.ridge + damping
 
-    def matrix(self, problem: Problem) -> np.ndarray:
-        """Return G, made of its rows."""
-        x = self.task.x
-        with self.world.phase("computing the rows of the Gauss-Newton matrix"):
-            parts = [problem.gauss_newton_rows(x, rows)[0] for rows in problem.parts_here]
-        problem.world.ledger.passes += 1
-        return _summed(parts, problem) / problem.rows
+        def pulled(residuals: list[np.ndarray]) -> np.ndarray:
+            return rows.transposed(rows.split(solve(rows.gathered(residuals))))
+
+        # Half |R d + r|^2 / m + ridge |x + d|^2 + damping |d - p|^2, d = centre + R^T z.
+        centre = (damping * self.kept - self.ridge * self.task.x) / shift
+        along = [r + moved for r, moved in zip(rows.residuals, rows.along(centre), strict=True)]
+        direction = centre - pulled(along)
+        return direction, -pulled(rows.bends(direction)), damping
+
+    def by_rows(self, rows: "_Rows") -> tuple[np.ndarray, np.ndarray, float]:
+        """Solve in the space of the parameters, G made of its rows; return as `by_kernel`."""
+        direction, damping = self.by_matrix(rows.matrix())
+        if not rows.problem.least_squares:
+            return direction, np.zeros_like(direction), damping
+        return direction, -self.solve(rows.transposed(rows.bends(direction))), damping
 
     def by_matrix(self, G: np.ndarray) -> tuple[np.ndarray, float]:
         """Solve in the space of the parameters."""
-        damping, _, solve = self._factored(G)
-        return solve(self.right_side(damping)), damping
+        damping, self.solve = self._factored(G, self.task.batches.problem.ridge_diagonal())
+        return self.solve(self.right_side(damping)), damping
 
-    def _factored(self, K: np.ndarray):
-        """Return lambda, ridge + lambda, and the solver with K + (ridge + lambda) I."""
+    def _factored(self, K: np.ndarray, ridge: float | np.ndarray):
+        """Return lambda, and the solver with K + lambda I and a ridge on the diagonal."""
         mean = float(np.trace(K)) / max(min(len(K), self.rows), 1)
         if not np.isfinite(mean):
             raise NumericalError("the Gauss-Newton matrix holds numbers that are not finite")
         damping = self.share * mean if mean > 0 else self.share
         for _ in range(TRIES):
             try:
-                factor = self.world.on_root(_cholesky, K, self.ridge + damping)
+                factor = self.world.on_root(_cholesky, K, ridge + damping)
             except np.linalg.LinAlgError:
                 damping *= JITTER
             else:
-                solve = partial(scipy.linalg.cho_solve, (factor, True))
-                return damping, self.ridge + damping, solve
+                return damping, partial(scipy.linalg.cho_solve, (factor, True))
         raise NumericalError(
             f"the Gauss-Newton matrix has no Cholesky factor with a damping of {damping:g}"
         )
 
 
-def _cholesky(K: np.ndarray, shift: float) -> np.ndarray:
-    return np.linalg.cholesky(K + shift * np.eye(len(K)))
+def _cholesky(K: np.ndarray, shift: float | np.ndarray) -> np.ndarray:
+    shifted = K.copy()
+    shifted[np.diag_indices_from(K)] += shift
+    return np.linalg.cholesky(shifted)
 
 
-def _summed(parts: list[np.ndarray], problem: Problem) -> np.ndarray:
-    """Return the sum of R^T R over the parts and the ranks."""
-    n, world = problem.n, problem.world
-    if not world.reproducible:
-        return world.sum(parts[0].T @ parts[0])
-    G = np.empty((n, n))
-    width = max(int(PANEL // (8 * n * problem.row_blocks)), 1)
-    for first in range(0, n, width):
-        columns = slice(first, min(first + width, n))
-        addends = [R.T @ R[:, columns] for R in parts]
-        G[:, columns] = problem.sum_parts(addends, (n, columns.stop - first))
-    return (G + G.T) / 2
+class _Rows:
+    """R with R^T R / m = G at x, by parts of the rows here; of least squares the residuals too."""
+
+    def __init__(self, problem: Problem, x: np.ndarray):
+        self.problem, self.world, self.x = problem, problem.world, x
+        with self.world.phase("computing the rows of the Gauss-Newton matrix"):
+            found = [problem.gauss_newton_rows(x, part) for part in problem.parts_here]
+        problem.world.ledger.passes += 1
+        self.parts, self.residuals = [R for R, _ in found], [r for _, r in found]
+
+    def whole(self) -> np.ndarray:
+        """Return this rank's rows in one array."""
+        if len(self.parts) == 1:
+            return self.parts[0]
+        return np.concatenate([np.empty((0, self.problem.n)), *self.parts])
+
+    @cached_property
+    def counts(self) -> list[int]:
+        """How many rows each rank has."""
+        return self.world.gather(sum(map(len, self.parts)))
+
+    def gathered(self, values: list[np.ndarray]) -> np.ndarray:
+        """Return a number for each row of all ranks, from those by part."""
+        here = np.concatenate([np.empty(0), *values])
+        return self.world.gather_rows(here[:, None], self.counts)[:, 0]
+
+    def split(self, values: np.ndarray) -> list[np.ndarray]:
+        """Return those of the numbers for all rows that are for the rows here, by part."""
+        ends = np.cumsum([sum(self.counts[: self.world.rank]), *map(len, self.parts)])
+        return [values[start:stop] for start, stop in pairwise(ends)]
+
+    def along(self, d: np.ndarray) -> list[np.ndarray]:
+        """Return R d by part."""
+        return [R @ d for R in self.parts]
+
+    def transposed(self, values: list[np.ndarray]) -> np.ndarray:
+        """Return R^T v / m. Collective."""
+        addends = [v @ R for v, R in zip(values, self.parts, strict=True)]
+        return self.problem.sum_parts(addends, (self.problem.n,)) / self.problem.rows
+
+    def bends(self, d: np.ndarray) -> list[np.ndarray]:
+        """Return the residuals' second derivatives along d by part, by a difference."""
+        problem, moved = self.problem, self.x + AHEAD * d
+        with self.world.phase("computing residuals ahead"):
+            ahead = [problem.gauss_newton_rows(moved, part)[1] for part in problem.parts_here]
+        problem.world.ledger.passes += 1
+        return [
+            2 / AHEAD * ((there - r) / AHEAD - slope)
+            for there, r, slope in zip(ahead, self.residuals, self.along(d), strict=True)
+        ]
+
+    def matrix(self) -> np.ndarray:
+        """Return G. Collective."""
+        n, problem = self.problem.n, self.problem
+        if not self.world.reproducible:
+            return self.world.sum(self.parts[0].T @ self.parts[0]) / problem.rows
+        G = np.empty((n, n))
+        width = max(int(PANEL // (8 * n * problem.row_blocks)), 1)
+        for first in range(0, n, width):
+            columns = slice(first, min(first + width, n))
+            addends = [R.T @ R[:, columns] for R in self.parts]
+            G[:, columns] = problem.sum_parts(addends, (n, columns.stop - first))
+        return (G + G.T) / 2 / problem.rows

@@ -61,6 +61,8 @@ KERAS_WEIGHTS = Capability(
     "Keras weights", ("read_weights", "set_fixed"), "take the point from a .npy file"
 )
 KERAS_MODEL = Capability("Keras model", ("save_model",), "write the point to a .npy file")
+KNOWN_SOLUTION = Capability("known solution", ("solution",), "compare with what you know yourself")
+PICTURE = Capability("picture of the solution", ("picture",), "draw its `output` yourself")
 MARGINS = Capability(
     "margins",
     ("margins", "known_margins", "evaluate", "losses_along", "curvature_at", "shard"),

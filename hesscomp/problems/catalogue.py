@@ -1,4 +1,4 @@
-"""The named problems: their data, networks, losses and training recipes."""
+"""The named problems: their data, networks, losses and training recipes; and the equations."""
 
 from dataclasses import dataclass
 
@@ -115,4 +115,67 @@ NAMED_PROBLEMS = {
         "adult", "signs", SIGMOID_LOSS, Network((109,), (32, 1), "tanh"), Recipe(20)
     ),
     "adult-logistic": NamedProblem("adult", "signs", "logistic", None, None),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NamedEquation:
+    """A differential equation and the network that solves it, posed in `problems.equations`.
+
+    Attributes
+    ----------
+    about : str
+        The equation and where it holds, for readers.
+    minimised : str
+        What the network is trained by.
+    network : Network
+    frozen : bool
+        Whether all layers but the last keep their random weights.
+    """
+
+    about: str
+    minimised: str
+    network: Network
+    frozen: bool = False
+
+
+RESIDUAL, ENERGY, QUOTIENT = "residuals", "energy", "Rayleigh quotient"
+
+EQUATIONS = {
+    "poisson-1d": NamedEquation(
+        "-u'' = f on (0, 1), u = sin 2 pi x", ENERGY, Network((1,), (16, 1), "tanh")
+    ),
+    # After Mueller and Zeinhofer (ICML 2023), and Dangel, Mueller and Zeinhofer (NeurIPS 2024).
+    "poisson-2d": NamedEquation(
+        "-lap u = f on a square, u = sin pi x sin pi y", RESIDUAL, Network((2,), (64, 1), "tanh")
+    ),
+    "poisson-2d-deep": NamedEquation(
+        "as poisson-2d", RESIDUAL, Network((2,), (64, 64, 48, 48, 1), "tanh")
+    ),
+    "poisson-5d": NamedEquation(
+        "-lap u = f on a cube, u = sum of cos pi x_i, new points each step", RESIDUAL,
+        Network((5,), (64, 64, 48, 48, 1), "tanh"),
+    ),
+    "l-shape": NamedEquation(
+        "lap u = 0 on an L, u = r^(2/3) sin(2 theta / 3)", RESIDUAL,
+        Network((2,), (32, 32, 1), "tanh"),
+    ),
+    "helmholtz-2d": NamedEquation(
+        "lap u + u = f on (-1, 1)^2, u = sin pi x sin 4 pi y", RESIDUAL,
+        Network((2,), (32, 32, 1), "tanh"),
+    ),
+    "burgers": NamedEquation(
+        "u_t + u u_x = nu u_xx, nu = 0.1 / pi, u = -sin pi x at t = 0", RESIDUAL,
+        Network((2,), (24, 24, 24, 1), "tanh"),
+    ),
+    "eigen-laplace": NamedEquation(
+        "-lap u = lambda u on a square, u = 0 on its edge; the first", QUOTIENT,
+        Network((2,), (32, 1), "tanh"),
+    ),
+    # The rugged surface of Mueller and Brown (1979), as Li, Lin and Ren (J. Chem. Phys. 151, 2019)
+    # took it, but with all coordinates rotated.
+    "committor": NamedEquation(
+        "committor of Mueller and Brown's surface in 10 dimensions, kT = 10", ENERGY,
+        Network((10,), (200, 1), "tanh"), frozen=True,
+    ),
 }  # fmt: skip

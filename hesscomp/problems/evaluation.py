@@ -9,6 +9,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.problems.capabilities import CLASSIFICATION
 from hesscomp.problems.problem import Problem
+from hesscomp.problems.solution import Solution
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Evaluation:
     def __str__(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.5f}"
         return f"loss {self.loss:.10g}{accuracy}, over {self.rows} rows"
+
+
+def judge_of(problem: Problem, test) -> "HeldOut | Solution":
+    """Return what judges a problem's model: a known solution as it is, else held-out rows."""
+    return test if isinstance(test, Solution) else HeldOut(problem, test)
 
 
 class HeldOut:

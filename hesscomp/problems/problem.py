@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.capabilities import Capability
 from hesscomp.problems.row_terms import DataSlopes, OutputTerms
+
+if TYPE_CHECKING:
+    from hesscomp.problems.solution import Solution
 
 Kind = TypeVar("Kind", bound=Factor)
 
@@ -94,6 +97,8 @@ class Problem(ABC):
         the separate addends of reproducible mode always.
     derivatives : str
         How its derivatives are made, in words; empty where there is nothing to say.
+    usual_operator : str
+        Which of its matrices is meant where none is named: "hessian", "ggn".
     capabilities : frozenset of Capability
         What it can do beyond this (`problems.capabilities`). A class declares what its problems
         have, and one problem may have fewer.
@@ -101,6 +106,8 @@ class Problem(ABC):
         Where to start, with the capability `INITIAL_POINT`.
     shard : Shard
         The rows here, with the capability `MARGINS`.
+    solution : Solution
+        With the capability `KNOWN_SOLUTION`.
     """
 
     name: str
@@ -123,9 +130,11 @@ class Problem(ABC):
     free_scale: bool = False
     memory: float = STACK_BYTES
     derivatives: str = ""
+    usual_operator: str = "hessian"
     capabilities: frozenset[Capability] = frozenset()
     initial: np.ndarray
     shard: Shard
+    solution: "Solution"
 
     def __init_subclass__(cls, **options):
         """Refuse a class that declares a capability and lacks its methods."""
@@ -196,7 +205,7 @@ class Problem(ABC):
         raise self.lacks(ability.SAMPLING)
 
     def redrawn(self, step: int) -> "Problem":
-        """Return this problem with the rows of a step of training, itself if all are. Collective.
+        """Return this problem with the rows of a step of training. Collective.
 
         They depend on the step alone, not on the number of ranks.
         """
@@ -384,6 +393,14 @@ class Problem(ABC):
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """Return the model's output for rows X at the parameters x, in float64; local."""
         raise self.lacks(ability.PREDICTION)
+
+    def picture(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what a picture of the solution at x shows. Collective.
+
+        `axes`, one or two arrays of coordinates; `u` on their grid, (a,) or (a, b), NaN outside;
+        `error` there, of a known solution; `points`, (m, 1 or 2), of training.
+        """
+        raise self.lacks(ability.PICTURE)
 
     def read_weights(self, path: str | os.PathLike):
         """Return the `parameters` and the `fixed` weights that a file of Keras' holds.

@@ -1,14 +1,16 @@
 """Networks that solve differential equations: weighted squares of residuals, and energies."""
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from hesscomp.curvature.chunks import row_values
+from hesscomp.curvature.combined import Combined
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import cut
 from hesscomp.curvature.networks.pointwise import Composed, Density, Grouped, SquaredResidual
@@ -24,8 +26,10 @@ from hesscomp.problems.named_jets import Jets
 from hesscomp.problems.network import NetworkProblem
 from hesscomp.problems.points import as_points
 from hesscomp.problems.rows import RowSet
+from hesscomp.problems.solution import Solution, Window
 from hesscomp.problems.stateless import Traced, network_of
 
+SHOWN = 1000  # points of a picture
 WORDS = ("u", "du", "laplacian", "d2u", "x")  # what residuals and densities are functions of
 
 
@@ -94,12 +98,14 @@ class PointProblem(NetworkProblem):
     """
 
     capabilities = (
-        NetworkProblem.capabilities | {ability.KERAS_MODEL, ability.REDRAWING}
+        NetworkProblem.capabilities
+        | {ability.KERAS_MODEL, ability.PICTURE, ability.REDRAWING}
     ) - {
         ability.CLASSIFICATION, ability.DATA_SLOPES, ability.FISHER, ability.KRONECKER_FACTORS,
         ability.MONTE_CARLO_FISHER, ability.TEST_ROWS,
     }  # fmt: skip
-    dataset_name = "points"
+    usual_operator = "ggn"
+    window: Window | None = None
 
     def __init__(
         self, model, groups: Sequence[Group], world: World | None = None, *,
@@ -111,7 +117,7 @@ class PointProblem(NetworkProblem):
         self.world = World.of_job() if world is None else world
         self.groups, self.model, self.name = tuple(groups), model, model.name
         with self.world.phase("reading the groups of points"):
-            dimension = self._check(model)
+            self.dimension = dimension = self._check(model)
         super().__init__(self._rows(0), self.world, ridge, dtype, memory)
         variables = model.trainable_variables
         self.pieces = cut(variable.shape for variable in variables)
@@ -138,6 +144,8 @@ class PointProblem(NetworkProblem):
         self._take_loss(loss, None)
         self.widths = tuple(widths)
         self._differentiate(whole, self.pieces, parameter_names(model), initial)
+        if not self.redraws:
+            self.capabilities = self.capabilities - {ability.REDRAWING}
         self._narrow = Jets(dimension, components, ("u",), distance, boundary_values)
 
     def _check(self, model) -> int:
@@ -176,14 +184,37 @@ class PointProblem(NetworkProblem):
                 X[here, :-2] = points
                 X[here, -2] = group.weight * weights * total
                 X[here, -1] = kind
-        return RowSet.of((X, X), self.world)
+        return replace(RowSet.of((X, X), self.world), name="points")
 
     def redrawn(self, step: int) -> "PointProblem":
-        return self.holding(self._rows(step)) if self.redraws else self
+        return self.holding(self._rows(step))
 
     @property
     def redraws(self) -> bool:
         return any(group.points.redrawn for group in self.groups)
+
+    def take_solution(self, known: Solution) -> None:
+        """Take a known solution, so that runs tell their error and their pictures show it."""
+        self.solution = known
+        self.capabilities = self.capabilities | {ability.KNOWN_SOLUTION}
+
+    def picture(self, x):
+        """Return `Problem.picture`, in the `window`: by default what the points span.
+
+        Of more than two coordinates, in the plane of the first two through the middle.
+        """
+        few = -(-self.rows // SHOWN)
+        points = self.data.X[-self.data.start % few :: few, : self.dimension]
+        shown = self.world.gather_rows(points, self.world.gather(len(points)))
+        window = Window.around(shown) if self.window is None else self.window
+        t, X, inside = window.grid()
+        u = self.output(x, X)[:, 0]
+        found = {"axes": t, "points": window.seen(shown)}
+        if self.can(ability.KNOWN_SOLUTION):
+            exact = self.solution.exact(X)
+            u = self.solution.scaled(u, exact)
+            found["error"] = np.where(inside, u - exact, np.nan).reshape(window.shape)
+        return found | {"u": np.where(inside, u, np.nan).reshape(window.shape)}
 
     def _function(self, kind: int, jets: Jets) -> tuple[Callable, Loss]:
         """Return the function of a group's jets and rows, and the loss of what it gives.
@@ -342,3 +373,96 @@ class EnergyProblem(PointProblem):
             return X[:, -2] * made[:, 0]
 
         return lambda F, X: F, Density(weighted, "energy", self.convex)
+
+
+class RayleighProblem(EnergyProblem):
+    """f(x) = A / B, each the sum over points of weight * a density: a Rayleigh quotient.
+
+    Its least value is the first eigenvalue of the operator of A with respect to that of B, and u
+    the first eigenfunction, of any scale. The Gauss-Newton matrix is that of A, divided by B: with
+    a quadratic A, a natural-gradient step is one of inverse iteration, u <- f A^-1 B u, within the
+    tangent space of the network's functions. So it converges linearly, by the ratio of the first to
+    the second eigenvalue.
+
+    Parameters
+    ----------
+    model : keras.Model
+    numerator, denominator : callable
+        Densities as in `EnergyProblem`, convex: |du|^2 and u^2, say.
+    points : Points, (m, d) array or pair (array, weights)
+    world, distance, boundary_values, dtype, memory, engine
+        As for `EnergyProblem`. No ridge: the quotient has no scale that it could be compared with.
+
+    Examples
+    --------
+    -u'' = lambda u on (0, 1), u = 0 at both ends:
+
+    >>> import keras, math
+    >>> import tensorflow as tf
+    >>> import hesscomp as hc
+    >>> keras.utils.set_random_seed(0)
+    >>> model = keras.Sequential(
+    ...     [keras.Input((1,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)])
+    >>> problem = hc.RayleighProblem(
+    ...     model, lambda du: du[:, 0] ** 2, lambda u: u**2, hc.Box([0], [1]).gauss(10, 3),
+    ...     distance=lambda x: x[:, 0] * (1 - x[:, 0]))
+    >>> found = hc.train(problem, "natural-gradient", max_steps=15)
+    >>> bool(abs(found.best_objective / math.pi**2 - 1) < 1e-6)
+    True
+    """
+
+    capabilities = EnergyProblem.capabilities - {
+        ability.EMPIRICAL_FISHER, ability.GAUSS_NEWTON_ROWS, ability.ROW_GRADIENTS,
+        ability.ROW_OUTPUTS, ability.SAMPLING, ability.SHARD_GRADIENTS, ability.SQUARED_GRADIENTS,
+    }  # fmt: skip
+
+    def __init__(
+        self, model, numerator: Callable, denominator: Callable, points,
+        world: World | None = None, *, ridge: float = 0.0, **options,
+    ):  # fmt: skip
+        if ridge:
+            raise InputError("a Rayleigh quotient has no ridge; leave it out")
+        super().__init__(model, numerator, points, (), world, convex=True, **options)
+        self._below = EnergyProblem(
+            model, denominator, points, (), self.world, convex=True, **options
+        )
+
+    def _take_loss(self, loss, penalty):
+        super()._take_loss(loss, penalty)
+        self.capabilities = self.capabilities & RayleighProblem.capabilities
+
+    def redrawn(self, step):
+        other = super().redrawn(step)
+        other._below = self._below.redrawn(step)
+        return other
+
+    @property
+    def below(self) -> EnergyProblem:
+        """The denominator, in this problem's world."""
+        other = copy.copy(self._below)
+        other.world = self.world
+        return other
+
+    def objective(self, x):
+        return super().objective(x) / self.below.objective(x)
+
+    def objective_and_gradient(self, x):
+        (above, slope), (below, other) = self._terms(x)
+        return above / below, (slope - above / below * other) / below
+
+    def _terms(self, x):
+        return super().objective_and_gradient(x), self.below.objective_and_gradient(x)
+
+    def linearize(self, x):
+        (above, slope), (below, other) = self._terms(x)
+        gradient = (slope - above / below * other) / below
+        sides = np.stack([gradient, other / below], 1)
+        parts = [(1 / below, super().linearize(x)), (-above / below**2, self.below.linearize(x))]
+        return Combined(parts, sides, -float(self.rows), self.world.size, self.row_blocks)
+
+    def gauss_newton(self, x):
+        norm = self.below.objective(x)
+        return Combined([(1 / norm, super().gauss_newton(x))])
+
+    def run_identity(self, x):
+        return {**super().run_identity(x), "denominator": self.below.run_identity(x)["model"]}

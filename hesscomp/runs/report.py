@@ -10,6 +10,8 @@ import numpy as np
 from hesscomp.errors import InputError, reason
 from hesscomp.storage.files import atomic_path
 
+PICTURE_FILE = "solution.json"  # in a run's folder: what a picture of its solution shows
+
 
 def write_json(path: str | os.PathLike, report: dict) -> None:
     """Write a report whole or not at all; NaN and infinity, which JSON lacks, become null."""
@@ -52,6 +54,22 @@ def read_json(path: str | os.PathLike, names: Iterable[str], optional: Iterable[
             f"{', '.join(names)}"
         ) from error
     return report
+
+
+def read_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Read from a JSON file what it has of arrays of these names, nested lists; null is NaN.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or has no such arrays.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream)
+        return {name: np.array(found[name], np.float64) for name in names if name in found}
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as arrays in JSON ({reason(error)})") from error
 
 
 def _number(value) -> float:

@@ -42,11 +42,11 @@ POINT_HELP = (
 class OperatorRequest(Options, group="operator"):
     """The matrix."""
 
-    operator: str = option(
-        "hessian",
+    operator: str | None = option(
+        None,
         choices=tuple(OPERATORS),
         help="the matrix; ggn and the Fisher matrices need a network, finite-difference takes "
-        "differences of gradients",
+        "differences of gradients; default: hessian, of differential equations ggn",
     )
     fisher_samples: int | None = option(
         None, low=1, metavar="S", advanced=True,
@@ -69,7 +69,7 @@ class OperatorRequest(Options, group="operator"):
         if self.operator != MONTE_CARLO and (self.fisher_samples, self.fisher_seed) != (None, None):
             raise InputError(
                 f"`fisher_samples` and `fisher_seed` go with `operator` {MONTE_CARLO}, not with "
-                f"{self.operator}"
+                f"{self.operator or 'another'}"
             )
 
 
@@ -101,7 +101,8 @@ class CurvatureRequest(ProblemRequest, OperatorRequest, PointRequest):
 class Curvature:
     """An operator with its problem and its point x, an (n,) array.
 
-    `title` is the operator's name for readers, `indices` the parameters that it is restricted to.
+    `title` is the operator's name for readers, `kind` the one in requests, and `indices` the
+    parameters that it is restricted to.
     """
 
     operator: "ProblemOperator | Restricted"
@@ -109,6 +110,7 @@ class Curvature:
     x: np.ndarray
     title: str
     indices: np.ndarray | None = None
+    kind: str = "hessian"
 
     @property
     def heading(self) -> str:
@@ -265,21 +267,22 @@ def make_operator(request: CurvatureRequest, problem, x: np.ndarray) -> Curvatur
         "empirical-fisher": gauss_newton.EmpiricalFisherOperator,
         "finite-difference": finite_difference.FiniteDifferenceHessian,
     }
-    title = OPERATORS[request.operator]
+    kind = request.operator or problem.usual_operator
+    title = OPERATORS[kind]
     draws: tuple[int, ...] = ()
-    if request.operator == MONTE_CARLO:
+    if kind == MONTE_CARLO:
         seed = request.seed if request.fisher_seed is None else request.fisher_seed
         draws = request.fisher_samples or 1, seed
         title += f", {draws[0]} targets a row, seed {seed}"
-    elif request.operator == "finite-difference":
+    elif kind == "finite-difference":
         problem.require(SHARD_GRADIENTS)
-    operator = kinds[request.operator](problem, x, *draws)
+    operator = kinds[kind](problem, x, *draws)
     if request.blocks is None:
-        return Curvature(operator, problem, x, title)
+        return Curvature(operator, problem, x, title, kind=kind)
     names = list(dict.fromkeys(filter(None, map(str.strip, request.blocks.split(",")))))
     restricted = Restricted(operator, names)
     title = f"{title} of {', '.join(names)}"
-    return Curvature(restricted, problem, x, title, restricted.indices)
+    return Curvature(restricted, problem, x, title, restricted.indices, kind)
 
 
 def read_factor(path: str, world: World) -> Factor:

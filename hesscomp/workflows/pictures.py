@@ -181,7 +181,7 @@ def _report(request: SpectrumRequest, curvature: Curvature, result: SpectrumResu
     return {
         "command": "spectrum",
         "problem": problem.name,
-        "operator": request.operator,
+        "operator": curvature.kind,
         "data": problem.dataset_name,
         "data_fingerprint": problem.fingerprint,
         "n": curvature.operator.n,

@@ -19,6 +19,7 @@ from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import (
     ANY,
+    EQUATIONS,
     NAMED_PROBLEMS,
     RIDGE,
     SIGMOID_LOSS,
@@ -35,6 +36,8 @@ SHOWN = 4  # of the names of features
 ROWS_BY = ("label", "weights", "offset", "missing")
 COLUMNS_BY = ("categories", "ignore")
 READ_BY = ("format", *ROWS_BY)
+NAMES = (*NAMED_PROBLEMS, *EQUATIONS)  # of problems
+DATA = ("data", "test", *READ_BY, *COLUMNS_BY)
 OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
@@ -133,7 +136,9 @@ class NumberRequest(Seeded, group="numbers"):
         help=f"add (R/2) ||x||^2 to the objective; default: 0; logistic regression: {RIDGE:g}",
     )  # fmt: skip
     dtype: str | None = option(
-        None, choices=("float32", "float64"), help="precision of products; default: float32"
+        None,
+        choices=("float32", "float64"),
+        help="precision of products; default: float32, of differential equations float64",
     )
 
 
@@ -161,7 +166,7 @@ class ProblemRequest(
 
     problem: str | None = option(
         None, metavar="NAME|MODULE:FUNCTION", one_of="problem",
-        help=f"{', '.join(NAMED_PROBLEMS)} (`hesscomp problems` describes them); or your own "
+        help=f"{', '.join(NAMES)} (`hesscomp problems` describes them); or your own "
         "Python function, which is called with the world and returns a problem",
     )  # fmt: skip
     model: str | None = option(
@@ -210,17 +215,18 @@ class ProblemRequest(
         given = f"`problem` {self.problem}"
         if network:
             refuse(self, ("loss",), given)
+        elif self.problem in EQUATIONS:
+            refuse(self, (*DATA, "loss", "targets", "check"), f"{given}, a differential equation")
         elif self.problem is None or named is not None:
             refuse(self, OF_NETWORKS, "logistic regression")
         elif ":" in self.problem:
-            decided = ("data", "test", *READ_BY, *COLUMNS_BY, *OF_NETWORKS, "ridge", "dtype")
-            refuse(self, decided, f"{given}, which decides it")
+            refuse(self, (*DATA, *OF_NETWORKS, "ridge", "dtype"), f"{given}, which decides it")
             module, _, name = self.problem.partition(":")
             if not all(part.isidentifier() for part in (name, *module.split("."))):
                 raise InputError(f"{given}: write package.module:function")
         else:
             raise InputError(
-                f"{given}: no such problem; take one of {', '.join(NAMED_PROBLEMS)}, or "
+                f"{given}: no such problem; take one of {', '.join(NAMES)}, or "
                 "package.module:function"
             )
 
@@ -253,6 +259,8 @@ def make_problem(request: ProblemRequest, world: World, progress: Progress = sil
         source = None if named is None else named.data
         data, problem = make_logistic(request, world, progress, source)
         return Subject(problem, None, data)
+    elif request.problem in EQUATIONS:
+        subject = _equation(request, world)
     else:
         subject = Subject(_from_python(request, world), ANY)
     problem = subject.problem
@@ -335,6 +343,19 @@ def _network(request: ProblemRequest, world: World, progress: Progress) -> Subje
     model = build_network(made.network, request.problem or "", request.seed)
     problem = KerasProblem(model, made.loss, data, world, **_options(request))
     return Subject(problem, made.recipe, data)
+
+
+def _equation(request: ProblemRequest, world: World) -> Subject:
+    """Return the problem of a named differential equation."""
+    start_tensorflow(world)
+    from hesscomp.problems.equations import equation
+
+    problem = equation(
+        request.problem or "", world, seed=request.seed, ridge=request.ridge or 0.0,
+        dtype=request.dtype or "float64", memory=request.memory_limit or PRODUCT_BYTES,
+        engine=request.engine or "auto",
+    )  # fmt: skip
+    return Subject(problem, ANY)
 
 
 def _of_file(request: ProblemRequest, world: World, progress: Progress) -> Subject:

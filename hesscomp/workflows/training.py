@@ -1,6 +1,7 @@
 """Train any problem with any optimizer."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hesscomp.errors import InputError
@@ -8,7 +9,8 @@ from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.optimizers.schedules import EXAMPLE, USED
 from hesscomp.options import option, option_of, values
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import KERAS_MODEL
+from hesscomp.problems.capabilities import KERAS_MODEL, KNOWN_SOLUTION, PICTURE
+from hesscomp.runs.report import PICTURE_FILE, write_json
 from hesscomp.workflows.curvature import TRAINED, known_point, read_ordering
 from hesscomp.workflows.progress import (
     Checkpoints,
@@ -18,11 +20,12 @@ from hesscomp.workflows.progress import (
     silent,
     write,
 )
-from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, make_problem
+from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, Subject, make_problem
 
 if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.loop import TrainResult
     from hesscomp.problems.evaluation import Evaluation
+    from hesscomp.problems.solution import Distance
 
 FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief")
 NAMES = (
@@ -99,7 +102,7 @@ class Training:
     """
 
     result: "TrainResult"
-    test: "Evaluation | None"  # of the best point, where there are test rows
+    test: "Evaluation | Distance | None"  # of the best point, with test rows or a known solution
     succeeded: bool
 
 
@@ -142,7 +145,7 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
         result = minimise(
             subject.problem, optimizer, x0, sampling=sampling, stopping=request, saving=saving,
             callbacks=(tell,), evaluate_every=request.evaluate_every,
-            test=subject.data if request.test is not None else None,
+            test=_judged_by(request, subject),
         )  # fmt: skip
     subject.problem.warn_without_minimum(result.best)
     test = result.test
@@ -152,11 +155,23 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
     succeeded = result.status != DIVERGED and (result.converged or not asked)
     training = Training(result, test, succeeded)
     progress(training)
+    if request.run is not None and subject.problem.can(PICTURE):
+        picture = subject.problem.picture(result.best)
+        folder = Path(request.run) / PICTURE_FILE
+        write(world, progress, "solution", folder, lambda path: write_json(path, picture))
     what, writer = "point", save_vector(result.best)
     if _names_model(request.save_point):
         what, writer = "model", lambda path: subject.problem.save_model(path, result.best)
     write(world, progress, what, request.save_point, writer)
     return training
+
+
+def _judged_by(request: TrainRequest, subject: Subject):
+    """Return the test rows that were requested, a known solution, or None."""
+    if request.test is not None:
+        return subject.data
+    problem = subject.problem
+    return problem.solution if problem.can(KNOWN_SOLUTION) else None
 
 
 def _names_model(path: str | None) -> bool:

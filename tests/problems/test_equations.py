@@ -1,0 +1,142 @@
+"""The named differential equations: their solutions, samples, runs and pictures."""
+
+import numpy as np
+import pytest
+from marks import slow_but
+
+import hesscomp as hc
+from hesscomp.analysis.plots import file_figure
+from hesscomp.curvature.tensorflow import keras, tf
+from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
+from hesscomp.problems import committor, equations
+from hesscomp.problems.catalogue import EQUATIONS
+from hesscomp.workflows import CompressRequest, TrainRequest, compress
+from hesscomp.workflows.training import train
+
+
+def slopes(function, X, i, h=1e-4):
+    """First and second differences of a function of points by one coordinate."""
+    step = h * np.eye(X.shape[1])[i]
+    before, here, after = (np.asarray(function(X + s * step)) for s in (-1, 0, 1))
+    return (after - before) / (2 * h), (after - 2 * here + before) / h**2
+
+
+def test_each_equation_of_the_catalogue_is_posed():
+    assert set(EQUATIONS) == set(equations.POSED)
+    with pytest.raises(InputError, match="take one of poisson-1d"):
+        hc.equation("poisson")
+
+
+def test_the_solutions_of_burgers_and_on_the_l():
+    rng = np.random.default_rng(0)
+    X = rng.uniform([0.1, -0.9], [1, 0.9], (50, 2))
+    u = equations.burgers_solution(X)
+    u_t, (u_x, u_xx) = (
+        slopes(equations.burgers_solution, X, 0)[0],
+        slopes(equations.burgers_solution, X, 1),
+    )
+    np.testing.assert_allclose(u_t + u * u_x, equations.NU * u_xx, atol=1e-4)
+    start = equations.burgers_solution(np.column_stack([np.zeros(50), X[:, 1]]))
+    np.testing.assert_allclose(start, -np.sin(np.pi * X[:, 1]), atol=1e-12)
+    posed = equations.POSED["l-shape"]()
+    X = posed.domain.random(50, 1).rows(0, 50)[0]
+    X = X[(X**2).sum(1) > 0.01]
+
+    def exact(X):
+        return np.asarray(posed.exact(tf.constant(X)))
+
+    np.testing.assert_allclose(slopes(exact, X, 0)[1], -slopes(exact, X, 1)[1], atol=1e-4)
+    sides = np.array([[0.0, -0.5], [0.5, 0.0]])
+    np.testing.assert_allclose(exact(sides), 0, atol=1e-12)
+
+
+def test_walkers_are_the_same_in_any_parts(monkeypatch):
+    y = np.random.default_rng(1).uniform(-1, 1, (9, 2))
+    gradient = committor.surface(y)[1]
+    for i in (0, 1):
+        found = slopes(lambda y: committor.surface(y)[0], y, i, 1e-5)[0]
+        np.testing.assert_allclose(found, gradient[:, i], rtol=1e-6)
+    for name, value in {"SAMPLES": 5, "BEFORE": 10, "BETWEEN": 2}.items():
+        monkeypatch.setattr(committor, name, value)
+    walkers = committor.Trajectories()
+    X, w = walkers.rows(0, 23)
+    parts = [walkers.rows(*part) for part in ((0, 8), (8, 15), (15, 23))]
+    assert np.array_equal(X, np.concatenate([part for part, _ in parts]))
+    plane = (X @ committor.rotation())[:, :2]
+    log = (1 / committor.HOT - 1 / committor.KT) * committor.surface(plane)[0]
+    np.testing.assert_allclose(w / w[0], np.exp(log - log[0]), rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_the_weights_of_all_walkers_sum_to_one():
+    assert committor.Trajectories().rows(0, None)[1].sum() == pytest.approx(1, abs=0.06)
+
+
+def test_a_run_tells_its_error_and_draws_it(tmp_path):
+    said = []
+    request = TrainRequest(
+        problem="poisson-1d", optimizer="natural-gradient", max_steps=12, run=str(tmp_path / "r")
+    )
+    found = train(request, World.serial(), said.append)
+    assert found.test.relative_error < 1e-3
+    assert "relative L2 error" in str(found.test) and any("solution.json" in str(s) for s in said)
+    errors = found.result.history.column("relative_error")
+    assert errors[0] > 0.1 and errors.min() == found.test.relative_error
+    figure = file_figure(tmp_path / "r")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:3] == ["Solution", "Error", "Points of training"]
+    (tmp_path / "r" / "solution.json").write_text('{"axes": [[1, 2]], "u": [3], "points": [[1]]}')
+    with pytest.raises(InputError, match="do not fit"):
+        file_figure(tmp_path / "r")
+
+
+def test_a_compression_takes_the_gauss_newton_matrix():
+    factor = compress(CompressRequest(problem="poisson-1d", rank=3), World.serial()).factor
+    assert factor.provenance.operator == "GaussNewtonOperator" and factor.eigenvalues[-1] > 0
+    with pytest.raises(InputError, match="differential equation"):
+        CompressRequest(problem="poisson-1d", rank=3, data="adult")
+
+
+@pytest.mark.ranks(most=3)
+@pytest.mark.parametrize("reproducible", slow_but([False], [False, True]))
+def test_a_rayleigh_quotient_and_its_matrices(reproducible):
+    keras.utils.set_random_seed(5)
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((1,)), dense(3, "tanh"), dense(1)])
+    points = hc.Box([0], [1]).gauss(4, 2)
+    problem = hc.RayleighProblem(
+        model, lambda du: du[:, 0] ** 2, lambda u: u**2, points, World(reproducible=reproducible),
+        distance=lambda x: x[:, 0] * (1 - x[:, 0]),
+    )  # fmt: skip
+    t, w = (tf.constant(part) for part in points.rows(0, 8))
+    t = t[:, 0]
+
+    def sides(x):  # by hand: u = t (1 - t) N
+        a, b, c, c0 = x[:3], x[3:6], x[6:9], x[9]
+        z = tf.tanh(t[:, None] * a + b)
+        N, slope = tf.linalg.matvec(z, c) + c0, tf.linalg.matvec((1 - z**2) * a, c)
+        return (1 - 2 * t) * N + t * (1 - t) * slope, t * (1 - t) * N
+
+    x = tf.constant(problem.initial + 0.2)
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            du, u = sides(x)
+            value = tf.reduce_sum(w * du**2) / tf.reduce_sum(w * u**2)
+        gradient = inner.gradient(value, x)
+    hessian = outer.jacobian(gradient, x).numpy()
+    found = problem.objective_and_gradient(x.numpy())
+    np.testing.assert_allclose(found[0], value, rtol=1e-12)
+    np.testing.assert_allclose(found[1], gradient, rtol=1e-9, atol=1e-11)
+    H = hc.hessian(problem, at=x.numpy()).to_dense()
+    np.testing.assert_allclose(H, hessian, rtol=1e-7, atol=1e-8 * abs(hessian).max())
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        du, u = sides(x)
+    J = tape.jacobian(du, x).numpy()
+    G = 2 * J.T @ (w.numpy()[:, None] * J) / float(tf.reduce_sum(w * u**2))
+    np.testing.assert_allclose(
+        hc.ggn(problem, at=x.numpy()).to_dense(), G, rtol=1e-9, atol=1e-9 * abs(G).max()
+    )
