@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.natural_gradient import NaturalGradient as NaturalGradient
     from hesscomp.optimizers.newton import Newton as Newton
     from hesscomp.optimizers.newton_cg import NewtonCG as NewtonCG
+    from hesscomp.optimizers.soap import SOAP as SOAP
     from hesscomp.parallel.world import World as World
     from hesscomp.problems.function import FunctionProblem as FunctionProblem
     from hesscomp.problems.keras import KerasProblem as KerasProblem
@@ -85,6 +86,7 @@ _PLACES = {
     "hesscomp.optimizers.natural_gradient": "NaturalGradient",
     "hesscomp.optimizers.newton": "Newton",
     "hesscomp.optimizers.newton_cg": "NewtonCG",
+    "hesscomp.optimizers.soap": "SOAP",
     "hesscomp.parallel.world": "World",
     "hesscomp.problems.function": "FunctionProblem",
     "hesscomp.problems.keras": "KerasProblem",

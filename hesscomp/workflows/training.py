@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.loop import TrainResult
     from hesscomp.problems.evaluation import Evaluation
 
-FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief")
+FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief", "soap")
 NAMES = (
     "newton", "newton-cg", "hessian-free", "gauss-newton", "natural-gradient", "drsom",
     *FIRST_ORDER,
