@@ -69,6 +69,11 @@ COMMANDS = {
         *("train", *SMALL, "--optimizer", "newton-cg", "--set", "rank=5", "--ridge", "1e-3"),
         *("--max-steps", "60", "--save-every", "2", "--save-point", "result.npy"),
     ],
+    "soap": [
+        *("train", "--problem", "adult-mlp", "--reproducible", "--optimizer", "soap"),
+        *("--gradient-batch", "500", "--max-steps", "100", "--evaluate-every", "50"),
+        *("--save-every", "2", "--save-point", "result.npy"),
+    ],
 }
 
 

@@ -66,7 +66,7 @@ def train(
         problem's model is left as it is (`problem.set_weights`).
     optimizer : str, Optimizer or keras.optimizers.SGD, Adam or AdamW
         "newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adamw",
-        "adabelief". The last four take a schedule as their learning rate, hesscomp's
+        "adabelief", "soap". The last five take a schedule as their learning rate, hesscomp's
         (`hesscomp.optimizers.schedules.Schedule`, or its text, such as
         "cosine:0.01,steps=1000,warmup=100") or one of ``keras.optimizers.schedules``.
     loss, data

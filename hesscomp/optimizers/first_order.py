@@ -40,7 +40,7 @@ class FirstOrder(Optimizer):
         rate = state["scale"] * rate_at(self.learning_rate, state["steps"])
         rate /= 1 + self.decay * state["steps"]
         state = {**state, "steps": state["steps"] + 1}
-        direction = self._direction(task.gradient, state)
+        direction = self._direction(task, state)
         if self.weight_decay:
             direction = direction - self.weight_decay * task.x
         change = rate * direction
@@ -48,7 +48,7 @@ class FirstOrder(Optimizer):
         return Outcome(task.x + change, state, values)
 
     @abstractmethod
-    def _direction(self, gradient: np.ndarray, state: State) -> np.ndarray:
+    def _direction(self, task: Task, state: State) -> np.ndarray:
         """Return the step at rate 1, and renew the moments in the state."""
 
 
@@ -78,7 +78,8 @@ class SGD(FirstOrder):
     name = "sgd"
     moments = ("velocity",)
 
-    def _direction(self, g, state):
+    def _direction(self, task, state):
+        g = task.gradient
         state["velocity"] = self.momentum * state["velocity"] - g
         return self.momentum * state["velocity"] - g if self.nesterov else state["velocity"]
 
@@ -107,8 +108,8 @@ class Adam(FirstOrder):
     name = "adam"
     moments = ("mean", "square")
 
-    def _direction(self, g, state):
-        k = state["steps"]
+    def _direction(self, task, state):
+        g, k = task.gradient, state["steps"]
         state["mean"] = self.beta1 * state["mean"] + (1 - self.beta1) * g
         state["square"] = self._second_moment(g, state)
         mean = state["mean"] / (1 - self.beta1**k)

@@ -14,7 +14,7 @@ from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.factors import hierarchical
 from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Batches, Task
-from hesscomp.optimizers.optimizer import Optimizer, State
+from hesscomp.optimizers.optimizer import SPREAD, Optimizer, State
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.problems.evaluation import Evaluation, judge_of
@@ -234,7 +234,11 @@ class _Run:
     def _prepare(self, x0) -> None:
         x0 = self.problem.first_point() if x0 is None else x0
         self.x = self.best = self.problem.check_point(x0).copy()
+        part = self.optimizer.part_here(self.batches)
         self.state = self.optimizer.start(self.x)
+        self.spreads = any(self.world.gather(part[1]))
+        if self.spreads:
+            self.state[SPREAD] = np.zeros(part[1] - part[0])
         self.values: dict[str, float] = {}
         self.good: tuple[np.ndarray, State] | None = None
         folder = self.saving.folder
@@ -242,7 +246,7 @@ class _Run:
             return
         self.facts |= self.problem.run_identity(self.x)
         self._note_numbers(0.0, np.nan)
-        start, stop = rows = self.batches.full.rows_here
+        start, stop = rows = part if self.spreads else self.batches.full.rows_here
         self.ranges = self.world.gather(rows)
         names = ("step", "objective", "gradient_norm", *COSTS, "seconds")
         blank = replace(
@@ -500,19 +504,21 @@ class _Run:
         if self.saving.folder is None or self.saved == self.step:
             return
         full = self.batches.full
-        margins = full.margins(task.x) if full.keeps_margins else None
-        checkpoint = self._checkpoint(task.gradient, margins)
+        rows = full.margins(task.x) if full.keeps_margins else self.state.get(SPREAD)
+        checkpoint = self._checkpoint(task.gradient, rows)
         save_checkpoint(checkpoint, self.saving.folder, self.world)
         self.saved = self.step
 
-    def _checkpoint(self, gradient: np.ndarray, margins) -> Checkpoint:
+    def _checkpoint(self, gradient: np.ndarray, rows) -> Checkpoint:
+        """Return the checkpoint; `rows` are this rank's margins, or its part of a spread state."""
         arrays = {"x": self.x, "best": self.best, "gradient": gradient}
         facts = {**self.facts, **self.numbers}
         history = History(self.history.rows[:-1], self.history.events)
-        rows = np.asarray(margins)[:, None] if self.batches.full.keeps_margins else None
+        kept = self.spreads or self.batches.full.keeps_margins
         return Checkpoint(
-            self.step, arrays, self.state, self.values, facts, history, rows, self.ranges
-        )
+            self.step, arrays, {k: v for k, v in self.state.items() if k != SPREAD}, self.values,
+            facts, history, np.asarray(rows)[:, None] if kept else None, self.ranges,
+        )  # fmt: skip
 
     def _restore(self, saved: Checkpoint) -> None:
         if "patience" in saved.facts and self.stopping.patience is None:
@@ -524,7 +530,9 @@ class _Run:
         self.history = saved.history
         self.state, self.values = saved.state, saved.values
         self.x, self.best = saved.arrays["x"], saved.arrays["best"]
-        if saved.rows is not None:
+        if saved.rows is not None and self.spreads:
+            self.state[SPREAD] = saved.rows[:, 0]
+        elif saved.rows is not None:
             margins = self.problem.known_margins(saved.rows[:, 0])
             self.batches.full.keep_margins(self.x, margins)
         facts = saved.facts

@@ -10,11 +10,12 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor, Tree
-from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.batches import Batches, Task
 from hesscomp.options import Options
 from hesscomp.runs.checkpoint import Checkpoint
 
 State = dict[str, Any]  # arrays and numbers; each optimizer knows its own
+SPREAD = "spread"  # the name of an array in it of which each rank has a part
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Optimizer(Options, ABC):
 
     Where its steps end on a `Task.line`, it may declare that it `keeps_margins`: those of a problem
     that has them are then moved along, kept, and part of a run's checkpoints.
+
+    The state is the same on all ranks, but for an array ``state[SPREAD]``, (numbers here,), of
+    which each rank has the part that `part_here` names. A run begins with zeros there.
     """
 
     name: ClassVar[str]
@@ -60,6 +64,13 @@ class Optimizer(Options, ABC):
     @abstractmethod
     def step(self, task: Task, state: State) -> Outcome:
         """Take a step from ``task.x``. Collective; rank 0 decides where numbers decide."""
+
+    def part_here(self, batches: Batches) -> tuple[int, int]:
+        """Return the first of this rank's numbers of a spread state, and one past the last.
+
+        They follow those of the rank before; 0, 0 where no state is spread. Constant in a run.
+        """
+        return 0, 0
 
     def recover(self, state: State) -> State | None:
         """Return a more careful state, after a step from this one led to numbers not finite.

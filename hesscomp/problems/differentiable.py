@@ -164,9 +164,14 @@ class DifferentiableProblem(Problem):
 
     def compiled_gradient(self, dtype: str):
         """Return the engine's gradient, compiled for the rows here, of which there may be none."""
-        rows = (self.data.X, self.data.y)
-        specs = tuple(tf.TensorSpec(part.shape, _kind(part, dtype)) for part in rows)
-        return self.compiled("gradient", dtype, specs)
+        return self.compiled("gradient", dtype, self.row_specs(dtype))
+
+    def row_specs(self, dtype: str) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+        """Return the shapes and types of `tensors`, without making them."""
+        X, y = (
+            tf.TensorSpec(part.shape, _kind(part, dtype)) for part in (self.data.X, self.data.y)
+        )
+        return X, y
 
     def budget(self, dtype: str) -> Budget:
         """Return how many rows and columns a product takes at once."""

@@ -1,6 +1,7 @@
 """Problems with a loss of a model's output: Gauss-Newton and Fisher matrices, K-FAC."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -64,6 +65,19 @@ class NetworkProblem(DifferentiableProblem):
 
     def _row_values(self, theta, X) -> int:
         return row_values(self.engine.output, theta, X)
+
+    @cached_property
+    def row_work(self) -> float:
+        """`Problem.row_work`, with layers at several places of a row, as convolutions, at each."""
+        layers = self.engine.outer_layers
+        if not layers:
+            return 3.0 * self.n
+        rows, loss = self.row_specs(self.dtype), Outer(self.loss)
+        kernel = self.compiled("outer_factors", self.dtype, rows, extra=(loss,))
+        shapes = tf.nest.flatten(kernel.get_concrete_function().structured_outputs)[::2]
+        repeats = [(found.shape[1] or 1) - 1 for found in shapes]
+        sizes = [sum(self.parameter_blocks[i].size for i in own) for own in layers]
+        return 3.0 * (self.n + float(np.dot(repeats, sizes)))
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
         """Compute the model's output for rows X at the parameters x, in float64, at once; local.

@@ -180,6 +180,11 @@ class Problem(ABC):
         gradient[self.penalized] += self.ridge * x[self.penalized]
         return float(total[-1] + self.ridge_term(x)), gradient
 
+    @property
+    def row_work(self) -> float:
+        """About how many multiply-adds the gradient of one row's loss takes."""
+        return 3.0 * self.n
+
     @abstractmethod
     def linearize(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of the Hessians of this rank's rows at x; local.

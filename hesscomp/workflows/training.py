@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.problems.evaluation import Evaluation
     from hesscomp.problems.solution import Distance
 
-FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief")
+FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief", "soap")
 NAMES = (
     "newton", "newton-cg", "hessian-free", "gauss-newton", "natural-gradient", "drsom",
     *FIRST_ORDER,

@@ -3,11 +3,14 @@
     HESSCOMP_DATA=/data python scripts/bench/optimizers.py   # three quarters of an hour
     python scripts/bench/optimizers.py --only curves-autoencoder --seconds 1 --seeds 1 --rows 200
     python scripts/bench/optimizers.py --draw                # tables and figures of what is there
+    mpiexec -n 2 python scripts/bench/optimizers.py --only mnist-cnn4 --speed 100   # a step's time
 
 A method that has several settings, such as the five learning rates of a baseline, runs with seed 0
 at each, and with the other seeds at the best one. Adult is lifted to 4,000 random Fourier features,
 ridge 1e-6, and starts from zero: its seeds are those of the batches. Networks have no ridge;
-autoencoders start from Martens' sparse weights, others from Glorot's, one start a seed. Data come
+autoencoders start from Martens' sparse weights, others from Glorot's, one start a seed. The
+distorted images are those of MNIST, training and test, each turned, stretched, slanted and moved at
+random (`distorted`). Data come
 from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000 images; titles say on how many rows
 everything ran.
 
@@ -31,12 +34,13 @@ from pathlib import Path
 
 import numpy as np
 import record
+from scipy.ndimage import affine_transform
 from scipy.special import entr
 from threadpoolctl import threadpool_limits
 
 from hesscomp.analysis.style import make_figure, save_figure, scale_by_powers
 from hesscomp.curvature.tensorflow import set_threads
-from hesscomp.datasets import fourier_features, load_dataset
+from hesscomp.datasets import Dataset, fourier_features, from_arrays, load_dataset
 from hesscomp.optimizers.batches import Sampling
 from hesscomp.optimizers.drsom import DRSOM
 from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
@@ -46,8 +50,11 @@ from hesscomp.optimizers.initial import sparse_initial
 from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.optimizer import Optimizer
+from hesscomp.optimizers.soap import SOAP
+from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import NAMED_PROBLEMS, Network
+from hesscomp.problems.evaluation import HeldOut
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.logistic import LogisticRegression
 from hesscomp.problems.models import build_network
@@ -73,12 +80,15 @@ class Plan:
         Settings by method.
     widths : tuple of int
         Of an autoencoder that is smaller than the named problem's, from input to code.
+    distorted : bool
+        Whether the images are distorted.
     """
 
     seconds: float
     rows: int | None
     methods: dict[str, list[Setting]]
     widths: tuple[int, ...] = ()
+    distorted: bool = False
 
 
 def baselines(batch: int, adam: list[float], adabelief: list[float], sgd: list[float]) -> dict:
@@ -90,9 +100,13 @@ def baselines(batch: int, adam: list[float], adabelief: list[float], sgd: list[f
     }
 
 
+def soap(*rates: float) -> dict:
+    return {"soap": [(SOAP(rate), Sampling(gradient=100)) for rate in rates]}
+
+
 ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.25)
 CONVEX = [0.1, 0.03, 0.01]
-RATES, SGD_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3]
+RATES, SGD_RATES, SOAP_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3], [1e-2, 3e-3]
 DEEP = {
     "hessian-free": [(HessianFree(10.0), ALL)],
     "gauss-newton": [(GaussNewton(), TENTH)],
@@ -130,7 +144,13 @@ PLANS = {
         8, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
         (784, 100, 50, 30),
     ),
-    "mnist-cnn4": Plan(15, 1000, {**baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL}),
+    "mnist-cnn4": Plan(
+        15, 1000,
+        {**soap(*SOAP_RATES), **baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL},
+    ),
+    "distorted-cnn4": Plan(
+        20, 5000, {**soap(*SOAP_RATES), **baselines(100, RATES, RATES, SGD_RATES)}, distorted=True
+    ),
 }  # fmt: skip
 
 
@@ -145,15 +165,18 @@ class Contest:
             self.problem = LogisticRegression(self.data, world, ridge=1e-6)
             title = "Adult, 4,000 Fourier features"
         else:
-            named, source = NAMED_PROBLEMS[name], NAMED_PROBLEMS[name].data
+            named = NAMED_PROBLEMS[name.replace("distorted", "mnist")]
+            source = named.data
             if source == "mnist" and not os.environ.get("HESSCOMP_DATA"):
                 source = "mnist-sample"
             self.data = load_dataset(source, world, targets=named.targets)
+            if plan.distorted:
+                self.data = distorted(source, world)
             widths = plan.widths
             self.network = Network.autoencoder(*widths) if widths else named.network
             network = build_network(self.network, name, 0)
             self.problem = KerasProblem(network, named.loss, self.data, world)
-            title = f"{name} {self.network} on {source}"
+            title = f"{name} {self.network} on {self.data.name}"
         if plan.rows is not None and plan.rows < self.problem.rows:
             self.problem = self.problem.sampled(plan.rows / self.problem.rows)
         self.title = f"{title}, {self.problem.rows:,} rows, {self.problem.n:,} parameters"
@@ -200,8 +223,20 @@ class Contest:
             "status": result.status, "wall_seconds": result.history.rows[-1]["seconds"],
             "seconds": moments.seconds, "passes": moments.passes,
             "objective": values, "floor": self.floor, "above": self.above,
-            **(self.squared_errors(best) if self.reconstructs else {}),
+            **(self.squared_errors(best) if self.reconstructs else self.accuracy(best)),
         }  # fmt: skip
+
+    def accuracy(self, x: np.ndarray) -> dict[str, float]:
+        """The share of test rows that are classified rightly, at the best point of a run."""
+        return {"test_accuracy": HeldOut(self.problem, self.data)(x).accuracy}
+
+    def speed(self, setting: Setting, steps: int) -> dict[str, float]:
+        """The wall time of a step, of so many after the compilation."""
+        run = {"sampling": setting[1], "evaluate_every": 10**9}
+        train(self.problem, setting[0], self.start(0), stopping=Stopping(3), **run)
+        result = train(self.problem, setting[0], self.start(0), stopping=Stopping(steps), **run)
+        seconds = result.history.column("seconds")
+        return {"seconds a step": float(np.median(np.diff(seconds)))}
 
     def squared_errors(self, x: np.ndarray) -> dict[str, float]:
         """Of an autoencoder's images, a row's sum, as the papers have it: training and test."""
@@ -215,6 +250,28 @@ class Contest:
             sums = self.problem.world.sum(np.array([total, len(shard.X)]))
             errors[f"{name}_squared_error"] = float(sums[0] / sums[1])
         return errors
+
+
+def distorted(source: str, world: World) -> Dataset:
+    """MNIST's images, each by a linear map of its own about the middle, and moved; seed 0.
+
+    Turned by up to 30 degrees, stretched by 0.75 to 1.25 along both axes, slanted by up to 0.3 and
+    moved by up to 3 pixels, each uniformly; linear interpolation, black beyond the edge.
+    """
+    alone, rng, parts = load_dataset(source, World.serial()), np.random.default_rng(0), []
+    for X, y in ((alone.X, alone.y), (alone.test.X, alone.test.y)):
+        images = np.empty((len(X), 28, 28), np.float32)
+        for image, pixels in zip(images, X, strict=True):
+            turn, slant = rng.uniform(-np.pi / 6, np.pi / 6), rng.uniform(-0.3, 0.3)
+            stretch = np.diag(rng.uniform(0.75, 1.25, 2))
+            rotation = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+            A = np.array(rotation) @ stretch @ np.array([[1, slant], [0, 1]])
+            middle = np.full(2, 13.5)
+            shift = middle - A @ middle + rng.uniform(-3, 3, 2)
+            affine_transform(pixels.reshape(28, 28), A, shift, output=image, order=1)
+        rows = slice(*row_range(len(images), world.rank, world.size))
+        parts.append((images.reshape(len(X), -1)[rows], y[rows]))
+    return from_arrays(*parts[0], world, f"{source}, distorted", parts[1], "classes")
 
 
 class Moments:
@@ -334,6 +391,7 @@ def table(methods: dict) -> tuple[dict[str, dict], list[str]]:
                 )
                 for error in errors
             },
+            **({"test accuracy": f"{accuracy(runs):.4f}"} if "test_accuracy" in first else {}),
         }
     tried = [
         f"{name}: " + "; ".join(f"{each} {runs[0]['objective'][-1]:.6g}"
@@ -341,6 +399,10 @@ def table(methods: dict) -> tuple[dict[str, dict], list[str]]:
         for name, settings in methods.items() if len(settings) > 1
     ]  # fmt: skip
     return rows, [f"{first['problem']}; ranks: {first['ranks']}", *tried]
+
+
+def accuracy(runs: list[dict]) -> float:
+    return float(np.median([run["test_accuracy"] for run in runs]))
 
 
 def final(runs: list[dict]) -> float:
@@ -389,6 +451,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "optimizers")
     parser.add_argument("--figures", type=Path, default=ROOT / "docs" / "figures")
     parser.add_argument("--draw", action="store_true", help="run nothing")
+    parser.add_argument("--speed", type=int, metavar="STEPS", help="only time so many steps")
     record.add_option(parser)
     options = parser.parse_args()
     world = World()
@@ -402,6 +465,17 @@ def main() -> None:
                 if method in (options.methods or plan.methods)
             },
         )  # fmt: skip
+        if options.speed:
+            contest = Contest(name, world, plan)
+            for method, (setting, *_) in plan.methods.items():
+                values = contest.speed(setting, options.speed)
+                row = f"{name}, {method}, {world.size} ranks of {options.threads} threads"
+                if world.rank == 0:
+                    print(row, values, flush=True)
+                    if not options.trial:
+                        code = (*record.OPTIMIZERS, *record.ENGINE)
+                        record.save("optimizers-ranks", row, values, code, world.size)
+            continue
         folder = options.out / f"{name}-{plan.rows or 'all'}-rows-{plan.seconds:g}-s"
         fresh = not any(folder.glob("*.json"))  # else some runs are older than today
         if not options.draw:

@@ -28,6 +28,7 @@ from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.natural_gradient import NaturalGradient
 from hesscomp.optimizers.newton import Newton
 from hesscomp.optimizers.newton_cg import NewtonCG
+from hesscomp.optimizers.soap import SOAP
 from hesscomp.parallel.rows import row_range
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
@@ -64,6 +65,7 @@ FIRST_ORDER = {
     "nesterov": SGD(learning_rate=1.0, nesterov=True),
     "adam": Adam(learning_rate=0.05),
     "adabelief": AdaBelief(learning_rate=0.05),
+    "soap": SOAP(learning_rate="cosine:0.05,steps=200"),
 }
 
 
@@ -623,6 +625,7 @@ def test_options_out_of_range():
         (NewtonCG, {"seed": -1}), (HessianFree, {"damping": 0}), (HessianFree, {"decay": 2}),
         (GaussNewton, {"forcing": 1}), (SGD, {"learning_rate": 0}), (SGD, {"momentum": 1}),
         (Adam, {"beta1": 1}), (AdaBelief, {"epsilon": 0}), (Adam, {"decay": -1}),
+        (SOAP, {"memory": 1}), (SOAP, {"every": 0}), (SOAP, {"rotation": -1}),
         (Newton, {"tail": -1.0}), (Newton, {"fixed_step": -1}),
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"{kind.name}: "):

@@ -20,6 +20,7 @@ from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.loop import Saving, Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
+from hesscomp.optimizers.soap import SOAP
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
@@ -193,7 +194,7 @@ def test_batches_are_drawn_apart_and_counted(small):
 
 RECKLESS = {
     "sgd": SGD(500.0), "nesterov": SGD(500.0, nesterov=True), "adam": Adam(100.0),
-    "adabelief": AdaBelief(100.0),
+    "adabelief": AdaBelief(100.0), "soap": SOAP(100.0),
 }  # fmt: skip
 
 
@@ -223,6 +224,7 @@ AT_THE_CLIFF = {
     "nesterov": SGD(2.5, momentum=0.5, nesterov=True),
     "adam": Adam(6.0),
     "adabelief": AdaBelief(6.0),
+    "soap": SOAP(6.0),
     "newton-cg": NewtonCG(),
     "plain": NewtonCG(preconditioner="none"),
     "trust-region": NewtonCG("trust-region", preconditioner="none", radius=100.0),
