@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 
 from hesscomp.datasets.encoding import Column, Encoding
-from hesscomp.errors import one_line
-from hesscomp.linear.distributions import DISTRIBUTIONS
+from hesscomp.errors import InputError, one_line
+from hesscomp.linear.families import known_family
 from hesscomp.linear.model import LinearModel
 from hesscomp.storage import hdf5
 from hesscomp.storage.files import atomic_path
@@ -69,7 +69,9 @@ def load_model(path: str | os.PathLike) -> LinearModel:
                 found[name] = kind(attributes[name])
                 if kind is str:
                     found[name] = one_line(found[name])
-        if found["family"] not in DISTRIBUTIONS:
+        try:
+            known_family(found["family"])
+        except InputError:
             file.refuse(f"its family is {found['family']!r}")
         coefficients = finite(file, "coefficients", file.dataset("coefficients", "f")[()])
         n, names, classes = len(coefficients), _texts(file, "names"), _texts(file, "classes")

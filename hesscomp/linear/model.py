@@ -9,7 +9,7 @@ import scipy.special
 from hesscomp.datasets.dataset import as_matrix
 from hesscomp.datasets.encoding import Encoding
 from hesscomp.errors import InputError
-from hesscomp.linear.distributions import DISTRIBUTIONS
+from hesscomp.linear.families import known_family
 
 CHUNK_BYTES = 2**26  # of rows that are multiplied with the covariance at a time
 SHOWN = 60  # coefficients in a printed table
@@ -31,7 +31,7 @@ class LinearModel:
     Attributes
     ----------
     family : str
-        "logistic", "least-squares" or "poisson".
+        Its name in `hesscomp.linear.families`, such as "logistic" or "tweedie:1.7".
     coefficients : (n,) array
         The intercept, where there is one, is the last.
     names : tuple of str
@@ -51,7 +51,8 @@ class LinearModel:
         Training rows, and the sum of their weights.
     ridge : float
     scale : float
-        The estimated variance of least squares' residuals; 1 for other families.
+        The dispersion: Pearson's statistic over the degrees of freedom, of least squares the
+        variance of residuals; 1 for families that have none.
     log_likelihood, deviance : float
     effective_parameters : float
         n, or with a ridge trace((H + R)^-1 H); NaN where it was not computed.
@@ -121,9 +122,10 @@ class LinearModel:
     def effects(self, level: float = 0.95) -> np.ndarray:
         """Return exp of the coefficients and of their intervals: (n, 3).
 
-        They are odds ratios of logistic regression and rate ratios of Poisson regression.
+        They are odds ratios of logistic regression, rate ratios of Poisson regression and ratios
+        of means of gamma and tweedie.
         """
-        if not DISTRIBUTIONS[self.family].effect:
+        if not known_family(self.family).effect:
             raise InputError(f"{self.family}: exp of a coefficient means nothing there")
         return np.exp(np.column_stack([self.coefficients, self.intervals(level)]))
 
@@ -155,7 +157,7 @@ class LinearModel:
         t = X @ self.coefficients[: self.features] + self.coefficients[self.features :].sum()
         t = t if offsets is None else t + offsets
         reach = quantile(level) * self._errors(X)
-        return Predictions(*map(DISTRIBUTIONS[self.family].mean, (t, t - reach, t + reach)))
+        return Predictions(*map(known_family(self.family).mean, (t, t - reach, t + reach)))
 
     def _errors(self, X) -> np.ndarray:
         """Return the standard errors of the rows' linear predictors."""
@@ -177,7 +179,7 @@ class LinearModel:
 
     def summary(self, level: float = 0.95, shown: int = SHOWN) -> str:
         """Return the table of coefficients, with what its numbers mean."""
-        effect = DISTRIBUTIONS[self.family].effect
+        effect = known_family(self.family).effect
         intervals, percent = self.intervals(level), f"{100 * level:g}%"
         titles = ["", "coefficient", "std. error", "z", "p", f"[{percent}", "interval]"]
         lines = [[*titles, *([effect] if effect else [])]]
@@ -211,7 +213,7 @@ class LinearModel:
             f"{self.deviance:.8g}, {aic}"
         ]
         if self.scale != 1:
-            told[0] += f", variance {self.scale:.6g}"
+            told[0] += f", dispersion {self.scale:.6g}"
         if self.classes:
             told.append(f"The coefficients are of the log odds of {self.classes[-1]!r}.")
         kinds = {

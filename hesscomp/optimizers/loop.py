@@ -245,7 +245,7 @@ class _Run:
         self.ranges = self.world.gather(rows)
         names = ("step", "objective", "gradient_norm", *COSTS, "seconds")
         blank = replace(
-            self._checkpoint(self.x, np.zeros(stop - start)),
+            self._checkpoint(self.x, np.zeros((stop - start) * self.problem.row_margins)),
             step=1,
             history=History([dict.fromkeys(names, 0.0)]),
         )
@@ -508,7 +508,8 @@ class _Run:
         arrays = {"x": self.x, "best": self.best, "gradient": gradient}
         facts = {**self.facts, **self.numbers}
         history = History(self.history.rows[:-1], self.history.events)
-        rows = np.asarray(margins)[:, None] if self.batches.full.keeps_margins else None
+        kept = self.batches.full.keeps_margins
+        rows = np.reshape(margins, (-1, self.problem.row_margins)) if kept else None
         return Checkpoint(
             self.step, arrays, self.state, self.values, facts, history, rows, self.ranges
         )
@@ -524,7 +525,8 @@ class _Run:
         self.state, self.values = saved.state, saved.values
         self.x, self.best = saved.arrays["x"], saved.arrays["best"]
         if saved.rows is not None:
-            margins = self.problem.known_margins(saved.rows[:, 0])
+            values = saved.rows[:, 0] if self.problem.row_margins == 1 else saved.rows
+            margins = self.problem.known_margins(values)
             self.batches.full.keep_margins(self.x, margins)
         facts = saved.facts
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]

@@ -15,7 +15,6 @@ from hesscomp.datasets import Dataset
 from hesscomp.errors import InputError, NumericalError, some
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.linear import LinearModel
-from hesscomp.linear.distributions import DISTRIBUTIONS
 from hesscomp.problems.linear import GeneralizedLinearModel
 
 if TYPE_CHECKING:
@@ -117,24 +116,16 @@ def parameter_names(problem: GeneralizedLinearModel, dataset: Dataset) -> tuple[
 
 def _likelihood(problem: GeneralizedLinearModel, x, found: Errors, covariance: str) -> dict:
     """Return log likelihood, deviance, scale, and the errors that are multiplied by that."""
-    distribution, shard = DISTRIBUTIONS[problem.family_name], problem.shard
-    counts = np.ones(len(shard.y)) if shard.weights is None else shard.weights
-    constants = np.array([distribution.least(shard.y), distribution.constant(shard.y)])
-    least, constant = problem.world.sum(constants @ counts)
-    loss = problem.total * (problem.objective(x) - problem.ridge_term(x))
-    deviance, scale, log_likelihood = 2 * float(loss - least), 1.0, -float(loss + constant)
+    free = problem.total - np.nan_to_num(found.effective, nan=problem.n)
+    if problem.free_scale and free <= 0:
+        raise InputError(
+            f"{problem.total:g} rows leave nothing to estimate a variance from beside "
+            f"{problem.n} coefficients; take more rows or a ridge"
+        )
+    deviance, scale, log_likelihood = problem.fit_statistics(x, free)
     errors, matrix = found.errors, found.covariance
-    if distribution.scaled:
-        free = problem.total - np.nan_to_num(found.effective, nan=problem.n)
-        if free <= 0:
-            raise InputError(
-                f"{problem.total:g} rows leave nothing to estimate a variance from beside "
-                f"{problem.n} coefficients; take more rows or a ridge"
-            )
-        scale = deviance / free
-        log_likelihood = -problem.total / 2 * (np.log(2 * np.pi * deviance / problem.total) + 1)
-        if covariance == OBSERVED:
-            errors, matrix = errors * np.sqrt(scale), None if matrix is None else matrix * scale
+    if covariance == OBSERVED:
+        errors, matrix = errors * np.sqrt(scale), None if matrix is None else matrix * scale
     return {
         "log_likelihood": log_likelihood, "deviance": deviance, "scale": scale,
         "standard_errors": errors, "covariance": matrix,

@@ -101,6 +101,8 @@ class Problem(ABC):
         Where to start, with the capability `INITIAL_POINT`.
     shard : Shard
         The rows here, with the capability `MARGINS`.
+    row_margins : int
+        How many margins a row has, with that capability; 1 by default.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Problem(ABC):
     capabilities: frozenset[Capability] = frozenset()
     initial: np.ndarray
     shard: Shard
+    row_margins: int = 1
 
     def __init_subclass__(cls, **options):
         """Refuse a class that declares a capability and lacks its methods."""
@@ -409,7 +412,10 @@ class Problem(ABC):
         raise self.lacks(ability.MARGINS)
 
     def known_margins(self, values: np.ndarray):
-        """Return margins that were computed before, one number each, as such an array; local."""
+        """Return margins that were computed before, as such an array; local.
+
+        `values` has one number for each row, or (rows, k) where each row has k margins.
+        """
         raise self.lacks(ability.MARGINS)
 
     def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
