@@ -67,7 +67,7 @@ def linear_model(
     row with its weight as one observation.
     """
     check_statistics(problem, dataset, covariance, errors_of)
-    names = parameter_names(problem, dataset)
+    names = problem.coefficient_names(dataset)
     found = Errors(np.full(problem.n, np.nan))
     if covariance != NONE:
         exact = problem.exact()
@@ -81,7 +81,8 @@ def linear_model(
     return LinearModel(
         has_offsets=dataset.train.offsets is not None,
         family=problem.family_name, coefficients=result.x, names=names,
-        intercept=problem.intercept, **_likelihood(problem, result.x, found, covariance),
+        intercept=problem.intercept, reference=problem.reference,
+        **_likelihood(problem, result.x, found, covariance),
         covariance_kind=covariance, residual=found.residual, rows=problem.rows,
         total=problem.total, ridge=problem.ridge, effective_parameters=found.effective,
         converged=result.converged, gradient_norm=result.gradient_norm, classes=dataset.classes,
@@ -98,7 +99,7 @@ def check_statistics(
         raise InputError(f"covariance must be one of {', '.join(KINDS)}, not {covariance}")
     if errors_of and covariance == NONE:
         raise InputError("`errors_of` goes with the covariance observed or robust")
-    names = parameter_names(problem, dataset)
+    names = problem.coefficient_names(dataset)
     if wrong := [name for name in errors_of if name not in names]:
         raise InputError(f"{some(wrong)}: no coefficient has this name; they are {some(names)}")
     if errors_of and problem.n <= DENSE:
@@ -106,12 +107,6 @@ def check_statistics(
             f"`errors_of` goes with more than {DENSE} coefficients; all standard errors of "
             f"{problem.n} are computed"
         )
-
-
-def parameter_names(problem: GeneralizedLinearModel, dataset: Dataset) -> tuple[str, ...]:
-    """Return the names of the coefficients: those of the columns, or x1, x2 and so on."""
-    names = dataset.feature_names or tuple(f"x{i + 1}" for i in range(problem.features))
-    return (*names, *(("(intercept)",) if problem.intercept else ()))
 
 
 def _likelihood(problem: GeneralizedLinearModel, x, found: Errors, covariance: str) -> dict:
@@ -166,7 +161,7 @@ def named_columns(problem: GeneralizedLinearModel, dataset: Dataset) -> Iterator
     except NumericalError:
         if problem.n <= DENSE:
             _checked_inverse(
-                problem.exact(), np.zeros(problem.n), parameter_names(problem, dataset)
+                problem.exact(), np.zeros(problem.n), problem.coefficient_names(dataset)
             )
         raise
 

@@ -105,6 +105,7 @@ class GeneralizedLinearModel(Problem):
             ability.TEST_ROWS,
         }
     )
+    reference = False  # whether a class has no coefficients
     left_out: np.ndarray | None = None  # in a reproducible sample, which rows here are not of it
     counts: tf.Tensor | None = None  # of each row: its weight, or 0 where a sample leaves it out
 
@@ -157,6 +158,14 @@ class GeneralizedLinearModel(Problem):
         self.labels = tf.convert_to_tensor(shard.y)
         self.offsets = None if shard.offsets is None else tf.convert_to_tensor(shard.offsets)
         self._count(shard.weights)
+
+    def column_names(self, dataset: Dataset) -> tuple[str, ...]:
+        """Return the names of the columns, or x1, x2 and so on."""
+        return dataset.feature_names or tuple(f"x{i + 1}" for i in range(self.features))
+
+    def coefficient_names(self, dataset: Dataset) -> tuple[str, ...]:
+        """Return a name for each parameter."""
+        return (*self.column_names(dataset), *(("(intercept)",) if self.intercept else ()))
 
     def _make_design(self, shard: Shard, dtype: str, blocks: RowBlocks | None) -> None:
         design = make_design(shard.X, dtype, blocks)

@@ -9,6 +9,7 @@ from hesscomp.curvature.classes import ClassCurvature, ClassDesign
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard
 from hesscomp.errors import InputError
+from hesscomp.linear.model import pinned_entries
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
@@ -98,15 +99,18 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
 
     def _shape(self) -> None:
         K, free = self.outputs, self.outputs - self.reference
-        self.pinned = np.zeros((self.features + self.intercept, K), bool)
-        self.pinned[:, 0] = self.reference
-        self.pinned[self.features :, 0] = True
+        self.pinned = pinned_entries(self.features, K, self.intercept, self.reference)
         self.n = int(np.count_nonzero(~self.pinned))
         coefficients = ParameterBlock("coefficients", (self.features, free), 0)
         self.parameter_blocks = (coefficients,)
         if self.intercept:
             self.parameter_blocks += (ParameterBlock("intercepts", (K - 1,), coefficients.size),)
             self.penalized = slice(0, coefficients.size)
+
+    def coefficient_names(self, dataset):
+        names = (*self.column_names(dataset), *(("(intercept)",) if self.intercept else ()))
+        each = [f"{label}: {name}" for name in names for label in dataset.classes]
+        return tuple(name for name, at in zip(each, self.pinned.flat, strict=True) if not at)
 
     def _make_design(self, shard: Shard, dtype: str, blocks: RowBlocks | None) -> None:
         if shard.offsets is not None:

@@ -14,6 +14,8 @@ from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.contract import check_problem
+from hesscomp.workflows.logistic import NewtonRequest, newton
+from hesscomp.workflows.prediction import PredictRequest, predict
 
 pytestmark = pytest.mark.ranks
 ROWS, N, K = 97, 4, 3
@@ -115,3 +117,57 @@ def test_what_is_refused(world):
     offsets = from_arrays(X, y, world, targets="classes", offsets=np.ones(ROWS))
     with pytest.raises(InputError, match="offsets do not go with softmax regression"):
         hc.SoftmaxRegression(offsets, world)
+
+
+def fitted(world, how="uneven", **options):
+    X, y, _ = whole()
+    mine = own_rows(world, ROWS, how)
+    labels = np.array(["ant", "bee", "cow"])[y]
+    return hc.fit_linear((X[mine], labels[mine]), "softmax", world=world, **options)
+
+
+@pytest.mark.parametrize("covariance", ["observed", "robust"])
+def test_statistics_are_those_of_statsmodels(world, covariance, shared_tmp):
+    import statsmodels.api as sm
+
+    X, y, _ = whole()
+    kind = "nonrobust" if covariance == "observed" else "HC0"
+    found = sm.MNLogit(y, np.column_stack([X, np.ones(ROWS)])).fit(
+        disp=0, tol=1e-14, method="newton", cov_type=kind
+    )
+    model = fitted(world, covariance=covariance, tolerance=1e-11)
+    np.testing.assert_allclose(model.table[:, 1:], np.asarray(found.params), atol=1e-8)
+    np.testing.assert_allclose(
+        model.standard_errors, np.asarray(found.bse).reshape(N + 1, -1).ravel(), rtol=1e-6
+    )
+    assert model.log_likelihood == pytest.approx(found.llf, rel=1e-10)
+    assert model.aic == pytest.approx(found.aic, rel=1e-10)
+    assert model.names[:2] == ("bee: x1", "cow: x1") and "against 'ant'" in str(model)
+    P = model.predict(X[:5]).mean
+    np.testing.assert_allclose(P, found.predict(np.column_stack([X[:5], np.ones(5)])), atol=1e-9)
+    hc.save(model, shared_tmp / "m.h5")
+    again = hc.load(shared_tmp / "m.h5")
+    np.testing.assert_array_equal(again.predict(X[:5]).mean, P)
+    assert list(again.likeliest(P)) == [("ant", "bee", "cow")[k] for k in P.argmax(1)]
+
+
+@pytest.mark.serial
+def test_the_command_fits_and_predicts_classes(tmp_path):
+    X, y, _ = whole()
+    names = np.array(["ant", "bee", "cow"])[y]
+    lines = [f"{kind},{','.join(map(str, row))}" for row, kind in zip(X, names, strict=True)]
+    table = "\n".join(["kind,a,b,c,d", *lines])
+    (tmp_path / "t.csv").write_text(table + "\n")
+    data, model, out = (str(tmp_path / name) for name in ("t.csv", "m.h5", "p.csv"))
+    request = NewtonRequest(
+        data=data, label="kind", family="softmax", intercept=True, ridge=0.1, model_out=model
+    )
+    fit = newton(request, World.serial())
+    assert fit.result.converged and fit.train_accuracy > 0.5 and fit.model.features == N
+    predict(PredictRequest(model=model, data=data, out=out), World.serial())
+    rows = (tmp_path / "p.csv").read_text().splitlines()
+    assert rows[0] == "kind,probability of ant,probability of bee,probability of cow"
+    numbers = np.array([row.split(",")[1:] for row in rows[1:]], float)
+    np.testing.assert_allclose(numbers.sum(1), 1, rtol=1e-12)
+    kinds = [row.split(",")[0] for row in rows[1:]]
+    assert np.mean(np.array(kinds) == names) == pytest.approx(fit.train_accuracy)
