@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from hesscomp.problems.residuals import Group as Group
     from hesscomp.problems.residuals import RayleighProblem as RayleighProblem
     from hesscomp.problems.residuals import ResidualProblem as ResidualProblem
+    from hesscomp.problems.softmax import SoftmaxRegression as SoftmaxRegression
 
 _PLACES = {
     "hesscomp.api": "compress density diagonal empirical_fisher fisher ggn hessian jacobian kfac "
@@ -95,6 +96,7 @@ _PLACES = {
     "hesscomp.problems.keras": "KerasProblem",
     "hesscomp.problems.linear": "GeneralizedLinearModel",
     "hesscomp.problems.logistic": "LogisticRegression",
+    "hesscomp.problems.softmax": "SoftmaxRegression",
     "hesscomp.problems.points": "Box Triangles",
     "hesscomp.problems.residuals": "EnergyProblem Group RayleighProblem ResidualProblem",
 }

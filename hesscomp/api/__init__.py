@@ -542,7 +542,7 @@ def newton(
     weights, offsets : (rows,) array or str, optional
         With data: how much each of this rank's rows counts, and what is added to its linear
         predictor; with a file, the names of their columns.
-    family : {"logistic", "least-squares", "poisson"}
+    family : {"logistic", "least-squares", "poisson", "gamma", "tweedie", "tweedie:POWER"}
         With data: the model; `fit_linear` also computes its statistics.
     **options
         `solver`, `tolerance`, `max_iterations`, `rank`, `preconditioner` (a format, or a factor

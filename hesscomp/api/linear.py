@@ -31,8 +31,8 @@ def fit_linear(
     ----------
     data : str, path, Dataset or (X, y)
         A file or a named data set, or each rank's own rows.
-    family : {"logistic", "least-squares", "poisson"}
-        Poisson regression has the logarithm as link.
+    family : {"logistic", "least-squares", "poisson", "gamma", "tweedie", "tweedie:POWER"}
+        The last four have the logarithm as link.
     intercept : bool
         Fit a constant, the last coefficient; the first level of each text column of a file is then
         the reference.
@@ -93,8 +93,8 @@ def linear_problem(
     *, intercept: bool, **options,
 ) -> tuple[GeneralizedLinearModel, Dataset]:  # fmt: skip
     """Return the problem of a family over data of any kind, and its data set."""
+    from hesscomp.linear.families import known_family
     from hesscomp.problems import logistic
-    from hesscomp.problems.linear import known_family
 
     world, targets = world or World.of_job(), known_family(family).targets
     beside = {"weights": weights, "offset": offsets}

@@ -61,7 +61,12 @@ def _note_absent(options: argparse.Namespace, words: Sequence[str]) -> None:
 
     for name in INPUTS:
         given = getattr(options, name, None)
-        if given in words and given not in NAMED and not Path(given).exists():  # not of a job's id
+        if (
+            isinstance(given, str)
+            and given in words
+            and given not in NAMED
+            and not Path(given).exists()
+        ):  # not of a job's id
             print(f"hesscomp: {given}: is not here; the job will need it", file=sys.stderr)
 
 

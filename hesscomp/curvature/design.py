@@ -242,7 +242,7 @@ class _Csr:
         return tf.raw_ops.SparseMatrixMatMul(a=self.matrix, b=V)
 
 
-def _each_chunk(part: Callable, held: tf.Tensor, chunk: tf.Tensor):
+def each_chunk(part: Callable, held: tf.Tensor, chunk: tf.Tensor):
     """Return a TensorArray of part(rows) for each chunk of the rows held, and how many there are.
 
     TensorFlow joins at least one tensor: where no rows are held, there is that of an empty chunk.
@@ -278,7 +278,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
         def part(rows):
             return tf.linalg.matvec(tf.cast(A[rows], tf.float64), v)
 
-        return _each_chunk(part, tf.shape(A)[0], chunk)[0].concat()
+        return each_chunk(part, tf.shape(A)[0], chunk)[0].concat()
 
     def adjoint(A, r):
         return tf.linalg.matvec(tf.cast(A, tf.float64), r, transpose_a=True)
@@ -310,7 +310,7 @@ def _dense_kernels(name: str) -> SimpleNamespace:
             def part(rows):
                 return product(A[rows], by_row[rows], *shared)
 
-            parts, blocks = _each_chunk(part, tf.shape(A)[0], chunk)
+            parts, blocks = each_chunk(part, tf.shape(A)[0], chunk)
             return parts.stack()[:blocks]
 
         return compiled(kernel, *specs)

@@ -113,7 +113,9 @@ def _form(z: np.ndarray, K: np.ndarray, alone: np.ndarray) -> np.ndarray:
 
 
 def _pearson(terms: OutputTerms) -> np.ndarray:
-    """Return r^T B^-1 r, Pearson's statistic of each row; 0 for rows of weight 0."""
+    """Return Pearson's statistic of each row, r^T B^-1 r; 0 for rows of weight 0."""
+    if terms.pearson is not None:
+        return terms.pearson
     found, counted = np.zeros(len(terms.slopes)), terms.slopes.any(axis=1)
     B, r = terms.curvature[counted], terms.slopes[counted]
     found[counted] = np.sum(r * np.linalg.solve(B, r[..., None])[..., 0], axis=1)

@@ -7,14 +7,15 @@ import h5py
 import numpy as np
 
 from hesscomp.datasets.encoding import Column, Encoding
-from hesscomp.errors import one_line
-from hesscomp.linear.distributions import DISTRIBUTIONS
+from hesscomp.errors import InputError, one_line
+from hesscomp.linear.families import known_family
 from hesscomp.linear.model import LinearModel
 from hesscomp.storage import hdf5
 from hesscomp.storage.files import atomic_path
 from hesscomp.storage.hdf5 import LINEAR_MODEL, CheckedFile, finite
 
 VERSION = 1
+OPTIONAL = ("has_offsets", "reference")  # truths that files of before do not hold: False
 TEXT = h5py.string_dtype("utf-8")
 ATTRIBUTES = {  # of the root, by the field's type
     str: ("family", "covariance_kind", "label_name", "dataset", "fingerprint"),
@@ -36,7 +37,9 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
             for name in names:
                 value = getattr(model, name)
                 file.attrs[name] = np.int64(value) if kind is int else kind(value)
-        file.attrs["aic"], file.attrs["has_offsets"] = float(model.aic), model.has_offsets
+        file.attrs["aic"] = float(model.aic)
+        for name in OPTIONAL:
+            file.attrs[name] = bool(getattr(model, name))
         file["coefficients"], file["standard_errors"] = model.coefficients, model.standard_errors
         _write_texts(file, "names", model.names)
         _write_texts(file, "classes", model.classes)
@@ -64,7 +67,9 @@ def load_model(path: str | os.PathLike) -> LinearModel:
                 found[name] = kind(attributes[name])
                 if kind is str:
                     found[name] = one_line(found[name])
-        if found["family"] not in DISTRIBUTIONS:
+        try:
+            known_family(found["family"])
+        except InputError:
             file.refuse(f"its family is {found['family']!r}")
         coefficients = finite(file, "coefficients", file.dataset("coefficients", "f")[()])
         n, names, classes = len(coefficients), _texts(file, "names"), _texts(file, "classes")
@@ -77,13 +82,17 @@ def load_model(path: str | os.PathLike) -> LinearModel:
             if covariance.shape != (n, n):
                 file.refuse(f"/covariance has shape {covariance.shape}, not {(n, n)}")
         encoding = _encoding(file.within("encoding")) if "encoding" in file.file else None
-        if encoding is not None and len(encoding.names) != n - found["intercept"]:
-            file.refuse(f"/encoding has {len(encoding.names)} features of {n}")
-        found["has_offsets"] = bool(attributes.get("has_offsets", False))
-        return LinearModel(
+        for name in OPTIONAL:
+            found[name] = bool(attributes.get(name, False))
+        model = LinearModel(
             coefficients=coefficients, names=names, standard_errors=errors, covariance=covariance,
             classes=classes, encoding=encoding, **found,
         )  # fmt: skip
+        if model.several and (len(classes) < 2 or np.count_nonzero(~model.pinned) != n):
+            file.refuse("/classes does not fit the coefficients")
+        if encoding is not None and len(encoding.names) != model.features:
+            file.refuse(f"/encoding has {len(encoding.names)} features of {model.features}")
+        return model
 
 
 def _write_texts(group: h5py.Group, name: str, texts) -> None:

@@ -9,8 +9,9 @@ from markupsafe import escape
 
 from hesscomp.datasets.dataset import as_matrix
 from hesscomp.datasets.encoding import Encoding
+from hesscomp.datasets.targets import CLASSES
 from hesscomp.errors import InputError
-from hesscomp.linear.distributions import DISTRIBUTIONS
+from hesscomp.linear.families import known_family
 
 CHUNK_BYTES = 2**26  # of rows that are multiplied with the covariance at a time
 SHOWN = 60  # coefficients in a printed table
@@ -18,7 +19,10 @@ SHOWN = 60  # coefficients in a printed table
 
 @dataclass(frozen=True)
 class Predictions:
-    """The mean of each row's target, with an interval; NaN where the model has no covariance."""
+    """The mean of each row's target, with an interval; NaN where the model has no covariance.
+
+    Of several classes the probability of each, (rows, K).
+    """
 
     mean: np.ndarray
     low: np.ndarray
@@ -32,7 +36,7 @@ class LinearModel:
     Attributes
     ----------
     family : str
-        "logistic", "least-squares" or "poisson".
+        Its name in `hesscomp.linear.families`, such as "logistic" or "tweedie:1.7".
     coefficients : (n,) array
         The intercept, where there is one, is the last.
     names : tuple of str
@@ -52,7 +56,8 @@ class LinearModel:
         Training rows, and the sum of their weights.
     ridge : float
     scale : float
-        The estimated variance of least squares' residuals; 1 for other families.
+        The dispersion: Pearson's statistic over the degrees of freedom, of least squares the
+        variance of residuals; 1 for families that have none.
     log_likelihood, deviance : float
     effective_parameters : float
         n, or with a ridge trace((H + R)^-1 H); NaN where it was not computed.
@@ -62,7 +67,10 @@ class LinearModel:
     has_offsets : bool
         Whether the training rows had offsets, so that rows to predict need them.
     classes : tuple of str
-        Of logistic regression: what the labels of -1 and +1 were called.
+        What the labels were called: of logistic regression those of -1 and +1, of softmax
+        regression those of all classes.
+    reference : bool
+        Of softmax regression: whether the first class has coefficients 0.
     label_name : str
     encoding : Encoding or None
         How the columns of a table become features.
@@ -89,6 +97,7 @@ class LinearModel:
     gradient_norm: float = np.nan
     has_offsets: bool = False
     classes: tuple[str, ...] = ()
+    reference: bool = False
     label_name: str = ""
     encoding: Encoding | None = None
     dataset: str = ""
@@ -97,7 +106,27 @@ class LinearModel:
     @property
     def features(self) -> int:
         """The number of columns of a row."""
-        return len(self.coefficients) - self.intercept
+        if not self.several:
+            return len(self.coefficients) - self.intercept
+        ones = self.intercept * (len(self.classes) - 1)
+        return (len(self.coefficients) - ones) // (len(self.classes) - self.reference)
+
+    @property
+    def several(self) -> bool:
+        """Whether rows have a predictor for each class."""
+        return known_family(self.family).targets == CLASSES
+
+    @property
+    def pinned(self) -> np.ndarray:
+        """Of softmax regression, which entries of `table` are no coefficients."""
+        return pinned_entries(self.features, len(self.classes), self.intercept, self.reference)
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Of softmax regression the coefficients, (features, K), with a last row of intercepts."""
+        table = np.zeros(self.pinned.shape)
+        table[~self.pinned] = self.coefficients
+        return table
 
     @property
     def has_errors(self) -> bool:
@@ -127,14 +156,17 @@ class LinearModel:
     def effects(self, level: float = 0.95) -> np.ndarray:
         """Return exp of the coefficients and of their intervals: (n, 3).
 
-        They are odds ratios of logistic regression and rate ratios of Poisson regression.
+        They are odds ratios of logistic regression, rate ratios of Poisson regression and ratios
+        of means of gamma and tweedie.
         """
-        if not DISTRIBUTIONS[self.family].effect:
+        if not known_family(self.family).effect:
             raise InputError(f"{self.family}: exp of a coefficient means nothing there")
         return np.exp(np.column_stack([self.coefficients, self.intervals(level)]))
 
     def predict(self, X, offsets=None, level: float = 0.95) -> Predictions:
         """Return the means of rows, of logistic regression the probability of its second class.
+
+        Of softmax regression (rows, K) probabilities, without intervals.
 
         Parameters
         ----------
@@ -158,10 +190,20 @@ class LinearModel:
             )
         if len(X.shape) != 2 or X.shape[1] != self.features:
             raise InputError(f"rows of shape {X.shape}; the model takes {self.features} columns")
+        if self.several:
+            table = self.table
+            T = np.asarray(X @ table[: self.features]) + table[self.features :].sum(axis=0)
+            unknown = np.full(T.shape, np.nan)
+            return Predictions(known_family(self.family).mean(T), unknown, unknown)
         t = X @ self.coefficients[: self.features] + self.coefficients[self.features :].sum()
         t = t if offsets is None else t + offsets
         reach = quantile(level) * self._errors(X)
-        return Predictions(*map(DISTRIBUTIONS[self.family].mean, (t, t - reach, t + reach)))
+        return Predictions(*map(known_family(self.family).mean, (t, t - reach, t + reach)))
+
+    def likeliest(self, mean: np.ndarray) -> np.ndarray:
+        """Return the class of each row, by its predicted mean: (rows,) texts."""
+        at = mean.argmax(axis=1) if self.several else (mean > 0.5).astype(int)
+        return np.array(self.classes)[at]
 
     def _errors(self, X) -> np.ndarray:
         """Return the standard errors of the rows' linear predictors."""
@@ -213,7 +255,7 @@ class LinearModel:
 
     def cells(self, level: float = 0.95, shown: int = SHOWN) -> list[list[str]]:
         """Return the table of coefficients as texts, row by row; the first row has the titles."""
-        effect = DISTRIBUTIONS[self.family].effect
+        effect = known_family(self.family).effect
         intervals, percent = self.intervals(level), f"{100 * level:g}%"
         titles = ["", "coefficient", "std. error", "z", "p", f"[{percent}", "interval]"]
         lines = [[*titles, *([effect] if effect else [])]]
@@ -237,8 +279,16 @@ class LinearModel:
             f"{self.deviance:.8g}, {aic}"
         ]
         if self.scale != 1:
-            told[0] += f", variance {self.scale:.6g}"
-        if self.classes:
+            told[0] += f", dispersion {self.scale:.6g}"
+        if self.several:
+            first = self.classes[0]
+            told.append(
+                f"The coefficients are of the log odds of each class against {first!r}."
+                if self.reference
+                else f"The coefficients are of the classes' scores, which only count by their "
+                f"differences; the intercept of {first!r} is 0."
+            )
+        elif self.classes:
             told.append(f"The coefficients are of the log odds of {self.classes[-1]!r}.")
         kinds = {
             "observed": "Standard errors are from the observed information",
@@ -268,6 +318,18 @@ class LinearModel:
         if not self.converged:
             told.append("The fit did not converge; none of these numbers is final.")
         return told
+
+
+def pinned_entries(features: int, classes: int, intercept: bool, reference: bool) -> np.ndarray:
+    """Return which entries of a table of scores' coefficients are 0, (features + intercept, K).
+
+    Scores are determined up to a common shift: the first intercept is 0, and so are all
+    coefficients of the first class where that is the reference.
+    """
+    pinned = np.zeros((features + intercept, classes), bool)
+    pinned[:, 0] = reference
+    pinned[features:, 0] = True
+    return pinned
 
 
 def quantile(level: float) -> float:

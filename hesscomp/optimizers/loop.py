@@ -239,6 +239,7 @@ class _Run:
         self.spreads = any(self.world.gather(part[1]))
         if self.spreads:
             self.state[SPREAD] = np.zeros(part[1] - part[0])
+        self.width = 1 if self.spreads else self.problem.row_margins
         self.values: dict[str, float] = {}
         self.good: tuple[np.ndarray, State] | None = None
         folder = self.saving.folder
@@ -250,7 +251,7 @@ class _Run:
         self.ranges = self.world.gather(rows)
         names = ("step", "objective", "gradient_norm", *COSTS, "seconds")
         blank = replace(
-            self._checkpoint(self.x, np.zeros(stop - start)),
+            self._checkpoint(self.x, np.zeros((stop - start) * self.width)),
             step=1,
             history=History([dict.fromkeys(names, 0.0)]),
         )
@@ -514,10 +515,13 @@ class _Run:
         arrays = {"x": self.x, "best": self.best, "gradient": gradient}
         facts = {**self.facts, **self.numbers}
         history = History(self.history.rows[:-1], self.history.events)
-        kept = self.spreads or self.batches.full.keeps_margins
+        if self.spreads or self.batches.full.keeps_margins:
+            rows = np.reshape(rows, (-1, self.width))
+        else:
+            rows = None
         return Checkpoint(
             self.step, arrays, {k: v for k, v in self.state.items() if k != SPREAD}, self.values,
-            facts, history, np.asarray(rows)[:, None] if kept else None, self.ranges,
+            facts, history, rows, self.ranges,
         )  # fmt: skip
 
     def _restore(self, saved: Checkpoint) -> None:
@@ -533,7 +537,8 @@ class _Run:
         if saved.rows is not None and self.spreads:
             self.state[SPREAD] = saved.rows[:, 0]
         elif saved.rows is not None:
-            margins = self.problem.known_margins(saved.rows[:, 0])
+            values = saved.rows[:, 0] if self.problem.row_margins == 1 else saved.rows
+            margins = self.problem.known_margins(values)
             self.batches.full.keep_margins(self.x, margins)
         facts = saved.facts
         self.resumed = facts["objective"], saved.arrays["gradient"], facts["full_objective"]

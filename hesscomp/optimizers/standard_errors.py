@@ -15,7 +15,6 @@ from hesscomp.datasets import Dataset
 from hesscomp.errors import InputError, NumericalError, some
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.linear import LinearModel
-from hesscomp.linear.distributions import DISTRIBUTIONS
 from hesscomp.problems.linear import GeneralizedLinearModel
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def linear_model(
     row with its weight as one observation.
     """
     check_statistics(problem, dataset, covariance, errors_of)
-    names = parameter_names(problem, dataset)
+    names = problem.coefficient_names(dataset)
     found = Errors(np.full(problem.n, np.nan))
     if covariance != NONE:
         exact = problem.exact()
@@ -82,7 +81,8 @@ def linear_model(
     return LinearModel(
         has_offsets=dataset.train.offsets is not None,
         family=problem.family_name, coefficients=result.x, names=names,
-        intercept=problem.intercept, **_likelihood(problem, result.x, found, covariance),
+        intercept=problem.intercept, reference=problem.reference,
+        **_likelihood(problem, result.x, found, covariance),
         covariance_kind=covariance, residual=found.residual, rows=problem.rows,
         total=problem.total, ridge=problem.ridge, effective_parameters=found.effective,
         converged=result.converged, gradient_norm=result.gradient_norm, classes=dataset.classes,
@@ -99,7 +99,7 @@ def check_statistics(
         raise InputError(f"covariance must be one of {', '.join(KINDS)}, not {covariance}")
     if errors_of and covariance == NONE:
         raise InputError("`errors_of` goes with the covariance observed or robust")
-    names = parameter_names(problem, dataset)
+    names = problem.coefficient_names(dataset)
     if wrong := [name for name in errors_of if name not in names]:
         raise InputError(f"{some(wrong)}: no coefficient has this name; they are {some(names)}")
     if errors_of and problem.n <= DENSE:
@@ -109,32 +109,18 @@ def check_statistics(
         )
 
 
-def parameter_names(problem: GeneralizedLinearModel, dataset: Dataset) -> tuple[str, ...]:
-    """Return the names of the coefficients: those of the columns, or x1, x2 and so on."""
-    names = dataset.feature_names or tuple(f"x{i + 1}" for i in range(problem.features))
-    return (*names, *(("(intercept)",) if problem.intercept else ()))
-
-
 def _likelihood(problem: GeneralizedLinearModel, x, found: Errors, covariance: str) -> dict:
     """Return log likelihood, deviance, scale, and the errors that are multiplied by that."""
-    distribution, shard = DISTRIBUTIONS[problem.family_name], problem.shard
-    counts = np.ones(len(shard.y)) if shard.weights is None else shard.weights
-    constants = np.array([distribution.least(shard.y), distribution.constant(shard.y)])
-    least, constant = problem.world.sum(constants @ counts)
-    loss = problem.total * (problem.objective(x) - problem.ridge_term(x))
-    deviance, scale, log_likelihood = 2 * float(loss - least), 1.0, -float(loss + constant)
+    free = problem.total - np.nan_to_num(found.effective, nan=problem.n)
+    if problem.free_scale and free <= 0:
+        raise InputError(
+            f"{problem.total:g} rows leave nothing to estimate a variance from beside "
+            f"{problem.n} coefficients; take more rows or a ridge"
+        )
+    deviance, scale, log_likelihood = problem.fit_statistics(x, free)
     errors, matrix = found.errors, found.covariance
-    if distribution.scaled:
-        free = problem.total - np.nan_to_num(found.effective, nan=problem.n)
-        if free <= 0:
-            raise InputError(
-                f"{problem.total:g} rows leave nothing to estimate a variance from beside "
-                f"{problem.n} coefficients; take more rows or a ridge"
-            )
-        scale = deviance / free
-        log_likelihood = -problem.total / 2 * (np.log(2 * np.pi * deviance / problem.total) + 1)
-        if covariance == OBSERVED:
-            errors, matrix = errors * np.sqrt(scale), None if matrix is None else matrix * scale
+    if covariance == OBSERVED:
+        errors, matrix = errors * np.sqrt(scale), None if matrix is None else matrix * scale
     return {
         "log_likelihood": log_likelihood, "deviance": deviance, "scale": scale,
         "standard_errors": errors, "covariance": matrix,
@@ -175,7 +161,7 @@ def named_columns(problem: GeneralizedLinearModel, dataset: Dataset) -> Iterator
     except NumericalError:
         if problem.n <= DENSE:
             _checked_inverse(
-                problem.exact(), np.zeros(problem.n), parameter_names(problem, dataset)
+                problem.exact(), np.zeros(problem.n), problem.coefficient_names(dataset)
             )
         raise
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-FAMILIES = ("logistic", "least-squares", "poisson")  # of generalised linear models
 COVARIANCES = ("observed", "robust")
 RIDGE = 1e-3  # of logistic regression; networks have none unless requested
 SIGMOID_LOSS, SOFTMAX_LOSS = "sigmoid-cross-entropy", "softmax-cross-entropy"

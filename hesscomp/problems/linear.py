@@ -1,7 +1,9 @@
 """Generalised linear models over sharded data."""
 
 import copy
+import logging
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,19 +14,35 @@ from hesscomp.curvature.intercept import Bordered, WithIntercept
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.targets import CLASSES, SIGNS, VALUES
 from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
+from hesscomp.linear.families import known_family
 from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.catalogue import RIDGE
-from hesscomp.problems.families import FAMILIES, Family
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.row_terms import DataSlopes, OutputTerms
 from hesscomp.problems.rows import RowSet
 
+log = logging.getLogger(__name__)
+
 ROW_NUMBERS = 2**23  # of gradients of single rows that are held at once
+NEEDED = {SIGNS: "labels of two classes", CLASSES: "labels of classes", VALUES: "real numbers"}
 VECTOR = 64  # elements: a multiple of every processor's vector length
+
+
+def softplus(t: tf.Tensor) -> tf.Tensor:
+    """Return log(1 + exp(t)) to full precision for any t, which tf.nn.softplus does not."""
+    return tf.maximum(t, 0.0) + tf.math.log1p(tf.exp(-tf.abs(t)))
+
+
+# What families are written with. Element-wise work runs eagerly: a handful of operations at 15 us
+# each, where calling a compiled function costs 200 us.
+MATH = SimpleNamespace(
+    exp=tf.exp, sigmoid=tf.sigmoid, softplus=softplus, ones_like=tf.ones_like
+)  # fmt: skip
 
 
 class GeneralizedLinearModel(Problem):
@@ -39,8 +57,9 @@ class GeneralizedLinearModel(Problem):
         Its `train` shard is used, with its weights and offsets; `test` serves evaluations only.
     world : World, optional
         All ranks of the job by default.
-    family : {"logistic", "least-squares", "poisson"}
-        The loss; "poisson" has the logarithm as link.
+    family : {"logistic", "least-squares", "poisson", "gamma", "tweedie", "tweedie:POWER"}
+        The loss; the last four have the logarithm as link. Variances of "tweedie" rise as the
+        mean's power, 1.5 by default.
     ridge : float
         Non-negative; applies to the coefficients, and not to the intercept.
     dtype : {"float32", "float64"}
@@ -86,6 +105,7 @@ class GeneralizedLinearModel(Problem):
             ability.TEST_ROWS,
         }
     )
+    reference = False  # whether a class has no coefficients
     left_out: np.ndarray | None = None  # in a reproducible sample, which rows here are not of it
     counts: tf.Tensor | None = None  # of each row: its weight, or 0 where a sample leaves it out
 
@@ -102,10 +122,10 @@ class GeneralizedLinearModel(Problem):
         world = World.of_job() if world is None else world
         check_numbers(ridge, dtype)
         self.family, self.family_name = known_family(family), family
-        self.free_scale = self.family.free_scale
-        self.name, what = self.family.name, self.family.name.replace("-", " ")
+        self.free_scale = self.family.dispersed
+        self.name, what = self.family.title, self.family.title.replace("-", " ")
         if dataset.targets != self.family.targets:
-            needed = "labels of two classes" if self.family.targets == "signs" else "real numbers"
+            needed = NEEDED[self.family.targets]
             raise InputError(
                 f"{what} needs {needed}, and {dataset.name} was read with targets "
                 f"{dataset.targets}; read it with targets {self.family.targets}"
@@ -113,12 +133,17 @@ class GeneralizedLinearModel(Problem):
         check_columns(dataset.train.X, dataset.name, what)
         self.world, self.ridge, self.dtype = world, float(ridge), dtype
         self.features, self.intercept = dataset.features, bool(intercept)
-        self.n, self.fingerprint = self.features + self.intercept, dataset.fingerprint
+        self.fingerprint = dataset.fingerprint
+        self._shape()
+        self._take(dataset.train, dataset.name, dtype, self.cut(dataset.train))
+
+    def _shape(self) -> None:
+        """Say which parameters there are."""
+        self.n = self.features + self.intercept
         self.parameter_blocks = (ParameterBlock("coefficients", (self.features,), 0),)
-        if intercept:
+        if self.intercept:
             self.parameter_blocks += (ParameterBlock("intercept", (1,), self.features),)
             self.penalized = slice(0, self.features)
-        self._take(dataset.train, dataset.name, dtype, self.cut(dataset.train))
 
     def _take(self, shard: Shard, name: str, dtype: str, blocks: RowBlocks | None = None) -> None:
         with self.world.phase(f"checking {name}"):
@@ -129,11 +154,22 @@ class GeneralizedLinearModel(Problem):
                     f"{shard.y[wrong[0]]:g}; {self.name} takes {self.family.rule}"
                 )
         self.shard, self.rows, self.dataset_name = shard, shard.total, name
-        design = make_design(shard.X, dtype, blocks)
-        self.design = WithIntercept(design, blocks) if self.intercept else design
+        self._make_design(shard, dtype, blocks)
         self.labels = tf.convert_to_tensor(shard.y)
         self.offsets = None if shard.offsets is None else tf.convert_to_tensor(shard.offsets)
         self._count(shard.weights)
+
+    def column_names(self, dataset: Dataset) -> tuple[str, ...]:
+        """Return the names of the columns, or x1, x2 and so on."""
+        return dataset.feature_names or tuple(f"x{i + 1}" for i in range(self.features))
+
+    def coefficient_names(self, dataset: Dataset) -> tuple[str, ...]:
+        """Return a name for each parameter."""
+        return (*self.column_names(dataset), *(("(intercept)",) if self.intercept else ()))
+
+    def _make_design(self, shard: Shard, dtype: str, blocks: RowBlocks | None) -> None:
+        design = make_design(shard.X, dtype, blocks)
+        self.design: Any = WithIntercept(design, blocks) if self.intercept else design
 
     def _count(self, counts: np.ndarray | None) -> None:
         """Take the (rows,) counts of this rank's rows, None where each counts once. Collective."""
@@ -237,8 +273,7 @@ class GeneralizedLinearModel(Problem):
     def evaluate(self, x: np.ndarray, margins: tf.Tensor) -> tuple[float, np.ndarray]:
         """Return E(x) and its gradient where the margins are known; one pass, one reduction."""
         self.world.ledger.passes += 1
-        at = self._predictor(margins), self.labels
-        losses, slopes = self._counted(self._each(self.family.loss, *at)), self._slopes(margins)
+        losses, slopes = self._losses(margins), self._slopes(margins)
         if self.world.reproducible:
             gradients = self.design.adjoint_by_row_block(slopes)
         else:
@@ -276,16 +311,24 @@ class GeneralizedLinearModel(Problem):
         chosen = np.arange(len(held)) if rows is None else np.asarray(rows, np.int64)
         for part in chunks(slice(None), len(chosen), max(ROW_NUMBERS // self.n, 1)):
             places = held[chosen[part]]
-            yield chosen[part], slopes[places, None] * self._dense(places)
+            yield chosen[part], self._gradients(places, slopes)
+
+    def _gradients(self, places: np.ndarray, slopes: np.ndarray) -> np.ndarray:
+        """Return the gradients of a few rows of the shard, given all rows' slopes."""
+        return slopes[places, None] * self._dense(places)
 
     def row_squares(self, x):
         held, slopes = self._held(), self._slopes_at(x)
+        return slopes[held] ** 2 * (self._row_norms(held) + self.intercept)
+
+    def _row_norms(self, held: np.ndarray) -> np.ndarray:
+        """Return the squared norms of rows of the shard, without the intercept's column."""
         found = [np.zeros(0)]
         for part in chunks(slice(None), len(held), 1024):  # float32 rows are widened, a few at once
             A = self.shard.X[held[part]].astype(np.float64)
             squares = A.multiply(A) if scipy.sparse.issparse(A) else A * A
             found.append(np.asarray(squares.sum(axis=1)).reshape(-1))
-        return slopes[held] ** 2 * (np.concatenate(found) + self.intercept)
+        return np.concatenate(found)
 
     def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Return `Problem.row_slopes`, by one pass for each column and one more."""
@@ -294,16 +337,15 @@ class GeneralizedLinearModel(Problem):
     def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:
         held, margins = self._held()[rows], self.margins(self.check_point(x))
         slopes, bends = self._slopes(margins).numpy(), self._bends(margins).numpy()
-        return OutputTerms(
-            self._dense(held)[:, None], slopes[held, None], bends[held, None, None]
-        )  # fmt: skip
+        found = self._dense(held)[:, None], slopes[held, None], bends[held, None, None]
+        return OutputTerms(*found, self._pearson(margins)[held])
 
     def data_slopes(self, x: np.ndarray, V: np.ndarray) -> DataSlopes:
         """Return `Problem.data_slopes`; labels by the probability of the label +1."""
         along, margins = self._forward(V), self.margins(self.check_point(x))
         slopes, bends = self._slopes(margins).numpy(), self._bends(margins).numpy()[:, None] * along
         at = self._predictor(margins), self.labels
-        by_target = self._counted(self._each(self.family.slope_by_target, *at)).numpy()
+        by_target = self._counted(self._each("slope_by_target", *at)).numpy()
         # g . v = slope(t) a.v with t = a.x, so that d(g . v)/da = bend x + slope v.
         sums = self._sums(np.column_stack([bends, slopes]))
         backs = np.column_stack([self._adjoint(each) for each in (*bends.T, slopes)])
@@ -312,6 +354,32 @@ class GeneralizedLinearModel(Problem):
         shifts = x[:, None] * sums[:-1] + sums[-1] * V
         scales = x[:, None] * backs[:, :-1] + backs[:, -1:] * V
         return DataSlopes((by_target[:, None] * along)[self._held()], shifts, scales)
+
+    def _pearson(self, margins: tf.Tensor) -> np.ndarray:
+        """Return each row's w (y - mean)^2 / variance."""
+        mean = self.family.mean(self._predictor(margins).numpy())
+        if self.family.targets != VALUES:  # a label has no dispersion
+            return np.zeros(len(mean))
+        squares = (self.shard.y - mean) ** 2 / self.family.variance(mean)
+        return squares if self.counts is None else squares * self.counts.numpy()
+
+    def fit_statistics(self, x: np.ndarray, free: float) -> tuple[float, float, float]:
+        """Return the deviance, the dispersion and the log likelihood at x. Collective.
+
+        `free` are the rows' weights less the parameters: what Pearson's statistic is divided by,
+        where the family has a dispersion. Two passes; the log likelihood is NaN where the density
+        is not known. Sums are reproducible as those of the objective.
+        """
+        family, y, margins = self.family, self.shard.y, self.margins(self.check_point(x))
+        t = self._predictor(margins)
+        losses = self._each("loss", t, self.labels).numpy()
+        above = self._counted(tf.constant(losses - family.least(y))).numpy()
+        loss, pearson = self._sums(np.column_stack([above, self._pearson(margins)]))
+        deviance, scale = 2 * float(loss), float(pearson) / free if family.dispersed else 1.0
+        at = deviance / self.total if family.by_mean_deviance else scale
+        densities = family.log_density(y, t.numpy(), at)
+        likelihood = self._sums(self._counted(tf.constant(densities)).numpy()[:, None])
+        return deviance, scale, float(likelihood[0])
 
     def _forward(self, V: np.ndarray) -> np.ndarray:
         """Return A V for the shard, column by column: bits depend on no chunk."""
@@ -348,7 +416,7 @@ class GeneralizedLinearModel(Problem):
     ) -> np.ndarray:
         column = tf.convert_to_tensor(steps, tf.float64)[:, None]
         losses = self._each(
-            lambda t, d, y: self.family.loss(t + column * d, y),
+            lambda m, t, d, y: self.family.loss(m, t + column * d, y),
             self._predictor(margins), direction, self.labels,
         )  # fmt: skip
         addends = self._part_sums(self._counted(losses))
@@ -358,25 +426,33 @@ class GeneralizedLinearModel(Problem):
         """Return the margins with the rows' offsets."""
         return margins if self.offsets is None else margins + self.offsets
 
+    def _losses(self, margins: tf.Tensor) -> tf.Tensor:
+        """Return each row's w_i l_i."""
+        return self._counted(self._each("loss", self._predictor(margins), self.labels))
+
     def _slopes(self, margins: tf.Tensor) -> tf.Tensor:
         """Return each row's w_i l'_i."""
-        return self._counted(self._each(self.family.slope, self._predictor(margins), self.labels))
+        return self._counted(self._each("slope", self._predictor(margins), self.labels))
 
     def _bends(self, margins: tf.Tensor) -> tf.Tensor:
         """Return each row's w_i l''_i."""
-        return self._counted(self._each(self.family.bend, self._predictor(margins), self.labels))
+        return self._counted(self._each("bend", self._predictor(margins), self.labels))
 
     def _each(self, function, *vectors: tf.Tensor):
-        """Return an element-wise function of (rows,) tensors; equal elements give equal bits.
+        """Return one of the family's functions, or such a one, of (rows,) tensors.
+
+        Equal elements give equal bits.
 
         Vector instructions and what is left over for single ones may round apart, so in
         reproducible mode vectors are lengthened until nothing is left over.
         """
+        if isinstance(function, str):
+            function = getattr(self.family, function)
         if not self.world.reproducible:
-            return function(*vectors)
+            return function(MATH, *vectors)
         rows = vectors[0].shape[0]
         more = -rows % VECTOR
-        out = function(*(tf.pad(vector, [[0, more]]) for vector in vectors))
+        out = function(MATH, *(tf.pad(vector, [[0, more]]) for vector in vectors))
         return tf.nest.map_structure(lambda tensor: tensor[..., :rows], out)
 
     def _counted(self, values: tf.Tensor) -> tf.Tensor:
@@ -395,8 +471,43 @@ class GeneralizedLinearModel(Problem):
         return X @ x[: self.features] + x[self.features :].sum()
 
 
-def known_family(name: str) -> Family:
-    """Return the family of this name; InputError if there is none."""
-    if name not in FAMILIES:
-        raise InputError(f"family must be one of {', '.join(FAMILIES)}, not {name}")
-    return FAMILIES[name]
+class Classifier(GeneralizedLinearModel):
+    """A model of classes: it also counts right predictions."""
+
+    def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
+        shard = self.shard
+        if self.left_out is not None:  # a sample in reproducible mode holds the other rows too
+            kept = self._counted_here()
+            shard = replace(shard, X=shard.X[kept], y=shard.y[kept])
+        return self.right(x, shard), len(shard.y)
+
+    def accuracy(self, x: np.ndarray, shard: Shard) -> float:
+        """Return the share of all ranks' rows whose class is predicted; NaN if there are no rows.
+
+        Of two classes the first where both are as likely, as scikit-learn takes it. Weights do not
+        count.
+        """
+        counts = np.array([self.right(x, shard), len(shard.y)], dtype=np.int64)
+        right, total = self.world.sum(counts).tolist()
+        return right / total if total else float("nan")
+
+    def warn_without_minimum(self, x: np.ndarray) -> None:
+        separated = self.ridge == 0 and self.accuracy(x, self.shard) == 1
+        if separated and self.world.rank == 0:
+            log.warning(
+                "%s: the coefficients separate the classes without an error, so without a ridge "
+                "there is no minimum: they are those where the run ended; set a ridge",
+                self.dataset_name,
+            )
+
+    def right(self, x: np.ndarray, shard: Shard) -> int:
+        """Return how many of this rank's `shard`'s rows have the predicted class; local."""
+        hits = 0
+        for rows in chunks(slice(None), len(shard.y), 1024):  # float32 rows are widened, a few each
+            offsets = 0.0 if shard.offsets is None else shard.offsets[rows]
+            hits += int(np.count_nonzero(self._hits(x, shard.X[rows], shard.y[rows], offsets)))
+        return hits
+
+    def _hits(self, x: np.ndarray, X, y: np.ndarray, offsets) -> np.ndarray:
+        """Return which of some rows have the predicted class."""
+        return (self.output(x, X) + offsets > 0) == (y > 0)

@@ -1,21 +1,14 @@
 """Binary logistic regression over sharded data."""
 
-import logging
-from dataclasses import replace
-
-import numpy as np
-
-from hesscomp.datasets import Dataset, Shard
+from hesscomp.datasets import Dataset
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.catalogue import RIDGE
-from hesscomp.problems.linear import GeneralizedLinearModel
-from hesscomp.problems.problem import chunks
-
-log = logging.getLogger(__name__)
+from hesscomp.problems.linear import Classifier, GeneralizedLinearModel
+from hesscomp.problems.softmax import SoftmaxRegression
 
 
-class LogisticRegression(GeneralizedLinearModel):
+class LogisticRegression(Classifier):
     """E(x) = (1/m) sum_i log(1 + exp(-b_i a_i.x)) + (ridge/2) ||x||^2, labels b_i = +1 or -1.
 
     Safe for margins of any size. Convex: the Hessian is positive semidefinite.
@@ -70,46 +63,11 @@ class LogisticRegression(GeneralizedLinearModel):
             dataset, world, family="logistic", ridge=ridge, dtype=dtype, intercept=intercept
         )
 
-    def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
-        shard = self.shard
-        if self.left_out is not None:  # a sample in reproducible mode holds the other rows too
-            kept = self._counted_here()
-            shard = replace(shard, X=shard.X[kept], y=shard.y[kept])
-        return self.right(x, shard), len(shard.y)
-
-    def accuracy(self, x: np.ndarray, shard: Shard) -> float:
-        """Return the share of all ranks' rows whose label is the sign of a.x; NaN if none.
-
-        A row with a.x = 0 is taken as negative, as scikit-learn does. Weights do not count.
-        """
-        counts = np.array([self.right(x, shard), len(shard.y)], dtype=np.int64)
-        right, total = self.world.sum(counts).tolist()
-        return right / total if total else float("nan")
-
-    def warn_without_minimum(self, x: np.ndarray) -> None:
-        separated = self.ridge == 0 and self.accuracy(x, self.shard) == 1
-        if separated and self.world.rank == 0:
-            log.warning(
-                "%s: the coefficients separate the classes without an error, so without a ridge "
-                "there is no minimum: they are those where the run ended; set a ridge",
-                self.dataset_name,
-            )
-
-    def right(self, x: np.ndarray, shard: Shard) -> int:
-        """Return how many rows of this rank's `shard` have the sign of a.x as label; local."""
-        hits = 0
-        for rows in chunks(slice(None), len(shard.y), 1024):  # float32 rows are widened, a few each
-            margins = self.output(x, shard.X[rows])
-            if shard.offsets is not None:
-                margins = margins + shard.offsets[rows]
-            hits += int(np.count_nonzero((margins > 0) == (shard.y[rows] > 0)))
-        return hits
-
 
 def linear_problem(
     dataset: Dataset, world: World | None = None, family: str = "logistic", **options
 ) -> GeneralizedLinearModel:
-    """Return the problem of a family; logistic regression also counts right predictions."""
-    if family == "logistic":
-        return LogisticRegression(dataset, world, **options)
+    """Return the problem of a family; those of classes also count right predictions."""
+    if kind := {"logistic": LogisticRegression, "softmax": SoftmaxRegression}.get(family):
+        return kind(dataset, world, **options)
     return GeneralizedLinearModel(dataset, world, family=family, **options)

@@ -108,6 +108,8 @@ class Problem(ABC):
         The rows here, with the capability `MARGINS`.
     solution : Solution
         With the capability `KNOWN_SOLUTION`.
+    row_margins : int
+        How many margins a row has, with that capability; 1 by default.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Problem(ABC):
     initial: np.ndarray
     shard: Shard
     solution: "Solution"
+    row_margins: int = 1
 
     def __init_subclass__(cls, **options):
         """Refuse a class that declares a capability and lacks its methods."""
@@ -431,7 +434,10 @@ class Problem(ABC):
         raise self.lacks(ability.MARGINS)
 
     def known_margins(self, values: np.ndarray):
-        """Return margins that were computed before, one number each, as such an array; local."""
+        """Return margins that were computed before, as such an array; local.
+
+        `values` has one number for each row, or (rows, k) where each row has k margins.
+        """
         raise self.lacks(ability.MARGINS)
 
     def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:

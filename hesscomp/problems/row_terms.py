@@ -20,11 +20,14 @@ class OutputTerms:
         dl/df.
     curvature : (r, C, C) array
         d^2 l/df^2.
+    pearson : (r,) array or None
+        Pearson's statistic of each row, where slopes^T curvature^-1 slopes is another number.
     """
 
     jacobian: np.ndarray
     slopes: np.ndarray
     curvature: np.ndarray
+    pearson: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

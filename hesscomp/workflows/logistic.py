@@ -9,11 +9,12 @@ from hesscomp.compression.compress import KRYLOV
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.linear import LinearModel, save_model
+from hesscomp.linear.families import NAMES, known_family
 from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.options import described, option, values
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import CLASSIFICATION
-from hesscomp.problems.catalogue import COVARIANCES, FAMILIES, RIDGE
+from hesscomp.problems.catalogue import COVARIANCES, RIDGE
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, read_ordering
@@ -57,8 +58,8 @@ class NewtonRequest(
         RIDGE, low=0, group="numbers", metavar="R", help="add (R/2) ||x||^2 to the objective"
     )
     family: str = option(
-        "logistic", choices=FAMILIES, group="data",
-        help="the model; poisson with the logarithm as link",
+        "logistic", group="data", metavar="NAME",
+        help=f"the model: {NAMES}; counts, gamma and tweedie with the logarithm as link",
     )  # fmt: skip
     model_out: str | None = option(
         None, group="output", metavar="M.h5",
@@ -100,6 +101,7 @@ class NewtonRequest(
 
     def _check(self) -> None:
         super()._check()
+        known_family(self.family)
         if self.gamma != NewtonOptions.gamma and self.step != "fixed":
             raise InputError("`gamma` goes with `step` fixed")
         if self.tail != NewtonOptions.tail and self.solver != "lowrank":

@@ -33,7 +33,7 @@ class PredictRequest(Options):
 
 @dataclass(frozen=True)
 class Predicted:
-    """All rows' predictions, in the file's order, and of logistic regression their classes."""
+    """All rows' predictions, in the file's order, and where they are of classes the likeliest."""
 
     predictions: Predictions
     classes: np.ndarray | None = None
@@ -61,9 +61,11 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
     found = Predictions(*map(np.concatenate, gathered))
     classes = None
     if model.classes:
-        classes = np.array(model.classes)[(found.mean > 0.5).astype(int)]
+        classes = model.likeliest(found.mean)
     predicted = Predicted(found, classes)
-    if model.covariance is None:
+    if model.several:
+        progress("predictions of several classes have no intervals")
+    elif model.covariance is None:
         progress("the model has no covariance: there are no intervals")
 
     def save(path) -> None:
@@ -79,11 +81,15 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
 
 def _write(stream, model: LinearModel, predicted: Predicted) -> None:
     found, lines = predicted.predictions, csv.writer(stream, lineterminator="\n")
-    title = "mean" if predicted.classes is None else f"probability of {model.classes[-1]}"
-    ends = [] if model.covariance is None else ["low", "high"]
+    shown = model.classes if model.several else model.classes[-1:]
+    titles = [f"probability of {name}" for name in shown] or ["mean"]
+    ends = [] if model.covariance is None or model.several else ["low", "high"]
     label = [] if predicted.classes is None else [model.label_name or "class"]
-    lines.writerow([*label, title, *ends])
-    columns = [found.mean, *([found.low, found.high] if ends else [])]
+    lines.writerow([*label, *titles, *ends])
+    columns = [
+        *found.mean.reshape(len(found.mean), -1).T,
+        *([found.low, found.high] if ends else []),
+    ]
     texts = [[f"{value:.17g}" for value in column] for column in columns]
     if predicted.classes is not None:
         texts.insert(0, list(predicted.classes))

@@ -14,6 +14,7 @@ from hesscomp.datasets.named_arrays import own_names, read_named
 from hesscomp.datasets.reading import MISSING
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
+from hesscomp.linear.families import known_family
 from hesscomp.options import Options, Seeded, byte_size, format_bytes, option, refuse
 from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
@@ -301,8 +302,7 @@ def make_logistic(
 ):
     """Return the data set, with Fourier features if asked, and its problem. Collective."""
     dtype, family = request.dtype or request.usual_dtype, getattr(request, "family", "logistic")
-    targets = "signs" if family == "logistic" else "values"
-    dataset = read_data(request, world, progress, targets, source)
+    dataset = read_data(request, world, progress, known_family(family).targets, source)
     if request.feature_count is not None and request.bandwidth is not None:
         dataset = fourier_features(
             dataset, world, request.feature_count, request.bandwidth, seed=request.seed, dtype=dtype

@@ -8,17 +8,19 @@ import numpy as np
 import pandas
 import pytest
 import scipy.sparse
-from shards import own_rows
+from mpi4py import MPI
+from shards import block_rows, own_rows
 
 import hesscomp as hc
 from hesscomp.cli.main import main
 from hesscomp.errors import InputError
 from hesscomp.linear import load_model
 from hesscomp.optimizers import standard_errors
+from hesscomp.parallel.world import World
 
 ROWS, N = 157, 4
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}
-FAMILIES = ("logistic", "least-squares", "poisson")
+FAMILIES = ("logistic", "least-squares", "poisson", "gamma", "tweedie:1.6")
 
 
 def whole(family="logistic"):
@@ -30,6 +32,8 @@ def whole(family="logistic"):
         "logistic": (rng.random(ROWS) < 1 / (1 + np.exp(-t))).astype(float),
         "least-squares": t + rng.standard_normal(ROWS),
         "poisson": rng.poisson(np.exp(t)).astype(float),
+        "gamma": rng.gamma(2, np.exp(t) / 2),
+        "tweedie:1.6": rng.poisson(np.exp(t) / 2) * rng.gamma(3, 1, ROWS),
     }[family]
     return X, y, weights, offsets
 
@@ -38,13 +42,19 @@ def peer(family, robust=False, weighted=True):
     import statsmodels.api as sm
 
     X, y, weights, offsets = whole(family)
+    kinds, log = sm.families, sm.families.links.Log()
     kind = {
-        "logistic": sm.families.Binomial, "least-squares": sm.families.Gaussian,
-        "poisson": sm.families.Poisson,
-    }[family]()  # fmt: skip
+        "logistic": kinds.Binomial(), "least-squares": kinds.Gaussian(), "poisson": kinds.Poisson(),
+        "gamma": kinds.Gamma(log), "tweedie:1.6": kinds.Tweedie(log, 1.6, eql=False),
+    }[family]  # fmt: skip
     beside = {"freq_weights": weights, "offset": offsets} if weighted else {}
     model = sm.GLM(y, np.column_stack([X, np.ones(ROWS)]), kind, **beside)
-    return model.fit(tol=1e-14, cov_type="HC0" if robust else "nonrobust")
+    how = {"cov_type": "HC0" if robust else "nonrobust"}
+    if family not in ("gamma", "tweedie:1.6"):
+        return model.fit(tol=1e-14, **how)
+    found = model.fit(tol=1e-14, tol_criterion="params", maxiter=200)
+    # By Newton: errors of the observed information, which is not the expected one here.
+    return model.fit(found.params, method="newton", maxiter=3, disp=0, **how)
 
 
 def fitted(world, family, how="uneven", storage="dense", **options):
@@ -71,6 +81,50 @@ def test_statistics_are_those_of_statsmodels(world, family, how):
     assert model.deviance == pytest.approx(found.deviance, rel=1e-10)
     assert model.aic == pytest.approx(found.aic, rel=1e-10)
     assert model.scale == pytest.approx(found.scale, rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    "family, data, log", [
+        ("poisson", "cpunish", ("INCOME", "SOUTH")), ("tweedie", "cpunish", ("INCOME",)),
+        ("gamma", "scotland", ()),
+    ],
+)  # fmt: skip
+def test_the_problems_of_statsmodels(world, family, data, log):
+    import statsmodels.api as sm
+
+    known = getattr(sm.datasets, data).load_pandas()
+    X, y = known.exog.to_numpy(float), known.endog.to_numpy(float)
+    X = (X - X.mean(0)) / X.std(0)
+    kinds, link = sm.families, sm.families.links.Log()
+    kind = {
+        "poisson": kinds.Poisson(), "tweedie": kinds.Tweedie(link, 1.5), "gamma": kinds.Gamma(link),
+    }[family]  # fmt: skip
+    found = sm.GLM(y, sm.add_constant(X, prepend=False), kind).fit(
+        tol=1e-15, tol_criterion="params", maxiter=300
+    )
+    model = hc.fit_linear((X, y), family, world=world, tolerance=1e-11)
+    np.testing.assert_allclose(model.coefficients, found.params, rtol=1e-8, atol=1e-9)
+    assert model.deviance == pytest.approx(found.deviance, rel=1e-9)
+    assert model.scale == pytest.approx(found.scale, rel=1e-8)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("family", ["poisson", "tweedie"])
+def test_likelihoods_of_reproducible_runs_are_equal_on_any_number_of_ranks(world, family):
+    X, y, weights, offsets = whole("tweedie:1.6" if family == "tweedie" else family)
+    beside = {"weights": weights, "offsets": offsets, "max_iterations": 2}
+    alone = hc.fit_linear((X, y), family, world=World(MPI.COMM_SELF, reproducible=True), **beside)
+    mine = block_rows(world, ROWS)
+    beside |= {"weights": weights[mine], "offsets": offsets[mine]}
+    together = hc.fit_linear((X[mine], y[mine]), family, world=World(reproducible=True), **beside)
+    for name in ("log_likelihood", "deviance", "scale"):
+        assert getattr(together, name) == getattr(alone, name)
+
+
+@pytest.mark.parametrize("family", ["tweedie:2", "tweedie:x", "binomial"])
+def test_families_that_there_are_not(world, family):
+    with pytest.raises(InputError, match="family"):
+        hc.fit_linear((np.eye(3), np.ones(3)), family, world=world)
 
 
 @pytest.mark.ranks

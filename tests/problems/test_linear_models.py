@@ -30,6 +30,8 @@ def whole(family="logistic"):
         "logistic": np.where(rng.random(ROWS) < 1 / (1 + np.exp(-t)), 1.0, -1.0),
         "least-squares": t + rng.standard_normal(ROWS),
         "poisson": rng.poisson(np.exp(t)).astype(float),
+        "gamma": rng.gamma(2, np.exp(t) / 2),
+        "tweedie": rng.poisson(np.exp(t) / 2) * rng.gamma(3, 1, ROWS),
     }[family]
     return X, y, weights, offsets
 
@@ -49,6 +51,8 @@ LOSSES = {
     "logistic": lambda t, y: np.logaddexp(0, -y * t),
     "least-squares": lambda t, y: (t - y) ** 2 / 2,
     "poisson": lambda t, y: np.exp(t) - y * t,
+    "gamma": lambda t, y: y * np.exp(-t) + t,
+    "tweedie": lambda t, y: 2 * y * np.exp(-t / 2) + 2 * np.exp(t / 2),
 }
 
 
@@ -68,6 +72,11 @@ def test_an_intercept_is_a_column_of_ones_without_ridge(world, family, storage, 
         "logistic": (-y / (1 + np.exp(y * t)), 1 / (2 + np.exp(t) + np.exp(-t))),
         "least-squares": (t - y, np.ones(ROWS)),
         "poisson": (np.exp(t) - y, np.exp(t)),
+        "gamma": (1 - y * np.exp(-t), y * np.exp(-t)),
+        "tweedie": (
+            np.exp(t / 2) - y * np.exp(-t / 2),
+            (np.exp(t / 2) + y * np.exp(-t / 2)) / 2,
+        ),
     }[family]
     np.testing.assert_allclose(gradient, A.T @ (w * slope) / w.sum() + penalised * x, atol=1e-12)
     dense = (A * (w * bend)[:, None]).T @ A / w.sum()
@@ -179,7 +188,7 @@ def test_bad_weights_offsets_and_targets(world):
     values = from_arrays(X, y, world, targets="values")
     with pytest.raises(InputError, match=r"row \d+ has the target -1; poisson-regression takes"):
         hc.GeneralizedLinearModel(values, world, family="poisson")
-    with pytest.raises(InputError, match="family must be one of logistic, least-squares, poisson"):
-        hc.GeneralizedLinearModel(values, world, family="gamma")
+    with pytest.raises(InputError, match="family must be one of logistic, softmax, least-squares"):
+        hc.GeneralizedLinearModel(values, world, family="binomial")
     with pytest.raises(InputError, match="go with data; a problem has its own"):
         hc.newton(hc.LogisticRegression(from_arrays(X, y, world), world), intercept=True)
