@@ -81,8 +81,8 @@ class CompressionOptions(FactorOptions):
         None, low=1, metavar="K", help="largest rank for `tolerance`; default: n"
     )
 
-    def facts(self, part: type) -> dict[str, object]:
-        return super().facts(part) | {"tolerance_norm": self.norm}
+    def run_identity(self, part: type) -> dict[str, object]:
+        return super().run_identity(part) | {"tolerance_norm": self.norm}
 
     @property
     def norm(self) -> str:

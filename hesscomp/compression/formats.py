@@ -87,9 +87,15 @@ class Selection:
 
 
 class Format(ABC):
-    """A kind of factor that a compression can be asked for; `FORMATS` lists them."""
+    """A kind of factor that a compression can be asked for; `FORMATS` lists them.
+
+    It declares whether it is made of the columns of a `GaussianSketch` (`from_sketch`), and whether
+    ranks share that work by rows, whatever the layout of the operator (`by_rows`).
+    """
 
     name: str
+    from_sketch = False
+    by_rows = False
 
     @abstractmethod
     def columns(self, n: int, rank: int, oversample: int) -> int:
@@ -161,6 +167,7 @@ class HbsFormat(Format):
     """Bases from the null spaces of one sketch; see `compression.hbs.climb`."""
 
     name = Hbs.kind
+    from_sketch = by_rows = True
 
     def columns(self, n, rank, oversample):
         return min(usual_columns(n, default_leaf(n), rank) + PROBES, n)
@@ -303,8 +310,9 @@ class FormatOptions(CompressionOptions):
                 raise InputError(
                     f"`{name}` does not go with the format {self.factor_format}; take {LOW_RANK}"
                 )
-        if self.factor_format == Hodlr.kind:
-            refuse(self, ("sketch_columns",), f"the format {Hodlr.kind}; take hbs or auto")
+        if self.factor_format != AUTO and not FORMATS[self.factor_format].from_sketch:
+            what = f"the format {self.factor_format}; take hbs or auto"
+            refuse(self, ("sketch_columns",), what)
         if self.norm != FROBENIUS:
             raise InputError(
                 f"the format {self.factor_format} knows a tolerance in the norm {FROBENIUS} only, "
@@ -448,7 +456,8 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
     operator = in_layout(operator, asked)
     made = metered(operator)
     layout = operator.layout
-    if asked.factor_format == Hbs.kind and layout.name == "replicated" and layout.world is not None:
+    by_rows = asked.factor_format != AUTO and FORMATS[asked.factor_format].by_rows
+    if by_rows and layout.name == "replicated" and layout.world is not None:
         layout = RowLayout(operator.n, operator.world)  # each rank works on its own part
     sketch = GaussianSketch(operator, asked.seed, asked.probe_count, layout)
     if start is not None and tree is None and ordering is None:

@@ -92,7 +92,7 @@ class SketchOptions(SketchSizes, Seeded, group="compression"):
         """Whether a sketch is H times independent Gaussian columns, as leave-one-out needs."""
         return self.power == 0 and self.test_matrix == "gaussian"
 
-    def facts(self, part: type) -> dict[str, object]:
+    def run_identity(self, part: type) -> dict[str, object]:
         """The options of a part as they are taken, which a run's products depend on."""
         taken = {"residual_tolerance": self.accuracy, "panel": self.panel or PANEL}
         return values(self, part) | taken

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 
 from hesscomp.compression.formats import compress
-from hesscomp.errors import InputError
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import scale_rows
 from hesscomp.factors.hbs import Hbs
@@ -70,12 +69,7 @@ def update_hierarchical(
     >>> np.allclose(G.to_dense(), F.to_dense() - 2), int(G.ranks.max())
     (True, 1)
     """
-    B = factor.checked(B)
-    B = B[:, None] if B.ndim == 1 else B
-    c = np.ones(B.shape[1]) if c is None else np.atleast_1d(np.asarray(c, dtype=np.float64))
-    finite = np.isfinite(c).all() and not factor.layout.any(not np.isfinite(B).all())
-    if c.shape != (B.shape[1],) or not finite:
-        raise InputError(f"an update of {B.shape[1]} columns takes as many finite weights and rows")
+    B, c = factor.checked_change(B, c)
     known = factor
     if factor.world is None:  # read by one process; a compression counts what it does
         from hesscomp.parallel.world import World

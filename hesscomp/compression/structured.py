@@ -14,7 +14,6 @@ from hesscomp.compression.hodlr import certified
 from hesscomp.compression.options import SketchOptions
 from hesscomp.dense import dropped_largest, inverse_cholesky, sorted_eigh
 from hesscomp.errors import InputError
-from hesscomp.factors.diagonal import Diagonal
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.provenance import metered
 from hesscomp.factors.sparse import Sparse
@@ -132,7 +131,7 @@ def compress_with_prior(
     S = _replicated(Sparse.of(prior) if scipy.sparse.issparse(prior) else prior, operator)
     if S.n != operator.n:
         raise InputError(f"a prior of n = {S.n} does not fit an operator of n = {operator.n}")
-    if isinstance(S, Diagonal):
+    if S.is_diagonal:
         found = generalized_eigen(operator.replicated(), S.diagonal(), rank, **options)
         w, U = found.eigenvalues, S @ found.eigenvectors
         about = found.whitened.provenance

@@ -27,6 +27,7 @@ class Diagonal(Factor):
     entries: np.ndarray
 
     kind = "diagonal"
+    is_diagonal = True
     arrays = MappingProxyType({"entries": ("n",)})
 
     @property

@@ -91,6 +91,8 @@ class Factor(Operator):
         Those of the arrays that hold whole numbers, as int64.
     has_eigenpairs : bool
         Whether `eigenvalues`, `eigenvectors` and `rank` can be read; else they raise InputError.
+    is_diagonal : bool
+        Whether F is known to be a diagonal matrix, so that `diagonal()` is all of it.
     has_tail : bool
         Whether a part of the spectrum is unresolved: `solve` then takes a value for it, `tail`,
         which `tail_value` turns into a number.
@@ -107,6 +109,7 @@ class Factor(Operator):
     in_slabs: ClassVar[bool] = True
     integers: ClassVar[frozenset[str]] = frozenset()
     has_eigenpairs: ClassVar[bool] = False
+    is_diagonal: ClassVar[bool] = False
     has_tail: ClassVar[bool] = False
     passes = 0
     dtype = np.dtype(np.float64)
@@ -118,6 +121,22 @@ class Factor(Operator):
         if self.layout is None:
             rows = getattr(self, self.row_array())
             object.__setattr__(self, "layout", Replicated(len(rows)))
+
+    def checked_change(self, B, c=None) -> tuple[np.ndarray, np.ndarray]:
+        """Return B and c of a change B diag(c) B^T as (n, m) and (m,) arrays; c is 1 by default.
+
+        InputError for shapes that do not fit and numbers that are not finite. Collective in rows.
+        """
+        B = self.checked(B)
+        B = B[:, None] if B.ndim == 1 else B
+        c = np.ones(B.shape[1]) if c is None else np.atleast_1d(np.asarray(c, dtype=np.float64))
+        if c.shape != (B.shape[1],) or not np.isfinite(c).all():
+            raise InputError(
+                f"an update of {B.shape[1]} columns takes as many finite weights, not {c}"
+            )
+        if self.layout.any(not np.isfinite(B).all()):
+            raise InputError("an update takes finite columns; B has entries that are not finite")
+        return B, c
 
     @abstractmethod
     def solve(self, B: np.ndarray, shift: float) -> np.ndarray:

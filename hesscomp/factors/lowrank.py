@@ -238,13 +238,7 @@ class LowRank(Factor):
         An eigenproblem of order k + m for rank k (Brand 2006), about 16 n m (k + m) +
         2 n (k + m)^2 operations and two (n, k + m) arrays.
         """
-        B = self.checked(B)
-        B = B[:, None] if B.ndim == 1 else B
-        c = np.ones(B.shape[1]) if c is None else np.atleast_1d(np.asarray(c, dtype=np.float64))
-        if c.shape != (B.shape[1],) or not np.isfinite(c).all():
-            raise InputError(
-                f"an update of {B.shape[1]} columns takes as many finite weights, not {c}"
-            )
+        B, c = self.checked_change(B, c)
         w, U = self._joined(B, c)
         whole = self._made("update", w, self.certificate.updated(w), eigenvectors=U)
         if rank is None and tolerance is None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WIDE = 16  # rows up to which levels are joined: a stack of smaller matrices is all overhead
-PIECE = 2**17  # numbers of D
+WIDE = 16  # rows up to which levels are joined: with smaller matrices the overhead dominates
+PIECE = 2**17  # entries of D that are multiplied at once, within the cache
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _of_nodes(D: np.ndarray, R: np.ndarray, X: np.ndarray, given: np.ndarray) ->
 def _join(
     D: np.ndarray, R: np.ndarray, above: np.ndarray, upward: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the matrices of nodes that have their children's in them."""
+    """Return D and R of a level that has taken in the level below it."""
     kept, rows = R.shape[1:]
 
     def down(M: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a factor alone gives, without solves: statistics of all rows, and Laplace variances."""
+"""What a factor gives without CG: statistics of all rows, and Laplace variances."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,15 @@ from hesscomp.parallel.layout import Replicated
 from hesscomp.problems.problem import Problem, chunks
 from hesscomp.problems.row_terms import OutputTerms
 
-NUMBERS = 2**22  # of Jacobians that are held at once
-SINGULAR = 1e-12  # of the determinant of I - B K, and of what a parameter has besides its ridge
+NUMBERS = 2**22  # most entries of Jacobians that are held at once
+SINGULAR = 1e-12  # below it, a determinant or an eigenvalue of order 1 counts as zero
 
 
 class Inverse:
-    """(F + shift I - U ridge U^T)^-1 on every rank, U the parameters that have no ridge (units).
+    """(F + shift I - ridge U U^T)^-1 on every rank.
 
-    InputError unless the matrix is positive definite.
+    U are unit vectors, one for each parameter without ridge. InputError unless the matrix is
+    positive definite.
     """
 
     def __init__(self, factor: Factor, shift: float, tail: float | str, problem: Problem):

@@ -1,4 +1,4 @@
-"""Numbers of rows that lie on all ranks."""
+"""Gather values of rows that are spread over the ranks."""
 
 import numpy as np
 

@@ -52,11 +52,11 @@ class Recurrence:
 
     @property
     def step(self) -> float:
-        """After `probe`, how far along p the minimum is."""
+        """The distance to the minimum along p, in multiples of p; known after `probe`."""
         return self.rz / self.curvature
 
     def advance(self) -> float:
-        """Move to the minimum and make the next direction; return how much of p is in that."""
+        """Move to the minimum and make the next direction, z + share p; return the share."""
         step, before = self.step, self.rz
         self.x = self.x + step * self.p
         self.r = self.r - step * self.q
@@ -163,7 +163,7 @@ def steihaug(
     preconditioner=None,
     max_iterations: int | None = None,
 ) -> TruncatedResult:
-    """Lower x^T A x / 2 - b^T x over ||x|| <= radius, for an A of any signs.
+    """Lower x^T A x / 2 - b^T x over ||x|| <= radius; A may be indefinite.
 
     Conjugate gradients up to the boundary or a direction of negative curvature, which is followed
     to the boundary (Steihaug 1983; Conn, Gould and Toint 2000, algorithm 7.5.1). With a

@@ -122,18 +122,18 @@ class Curvature:
         """Return a factor, wherever it comes from, with this problem, point and blocks in it."""
         return self.operator.describe(factor)
 
-    def journaled(self, folder, facts: dict) -> AbstractContextManager:
+    def journaled(self, folder, identity: dict) -> AbstractContextManager:
         """Return the operator as a context; where a folder is named, it keeps the products.
 
-        A folder with products of another operator or request, which `facts` identify, is refused.
+        A folder with products of another operator or request, which `identity` tells, is refused.
         """
         from hesscomp.curvature.journal import journaled
 
         if folder is None:
             return nullcontext(self.operator)
-        identity = {**self.problem.run_identity(self.x), "operator": self.title}
-        identity |= {name: str(value) for name, value in facts.items()}
-        return journaled(self.operator, folder, identity)
+        whole = {**self.problem.run_identity(self.x), "operator": self.title}
+        whole |= {name: str(value) for name, value in identity.items()}
+        return journaled(self.operator, folder, whole)
 
     def check_fit(self, factor: Factor, path: str) -> None:
         """Refuse a factor read from `path` whose order or parameter blocks differ from these."""

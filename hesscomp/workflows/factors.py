@@ -212,8 +212,8 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     request = first_look(request, subject.problem, progress)
     curvature = make_operator(request, sampled(request, subject.problem), x)
     make = partial(compress_operator, **_asked(request, world, progress))
-    facts = request.facts(request.products_of)
-    return _make_factor("compress", request, curvature, make, facts, progress)
+    identity = request.run_identity(request.products_of)
+    return _make_factor("compress", request, curvature, make, identity, progress)
 
 
 def _asked(request: CompressRequest, world: World, progress: Progress) -> dict[str, Any]:
@@ -278,24 +278,24 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
     from hesscomp.curvature.digest import array_digest
 
     known = " ".join(map(array_digest, before.contents().values())) if request.run else ""
-    facts = request.facts(FactorOptions) | asked | {"known factor": known}
+    identity = request.run_identity(FactorOptions) | asked | {"known factor": known}
 
     def make(operator) -> Factor:
         return _named(update_factor(operator, before, **asked), before, request.file)
 
-    made = _make_factor("update", request, curvature, make, facts, progress)
+    made = _make_factor("update", request, curvature, make, identity, progress)
     return UpdateResult(made.factor, made.ledger, before)
 
 
 def _named(factor: Factor, before: Factor, path: str) -> Factor:
     """Return `factor` with a provenance that names the factor it was started from."""
     source = before.provenance
-    facts = [f"{source.method or 'a factor'} at {before.extent}"]
+    origin = [f"{source.method or 'a factor'} at {before.extent}"]
     if source.rows >= 0:
-        facts.append(f"{source.rows} rows")
+        origin.append(f"{source.rows} rows")
     if source.data_fingerprint:
-        facts.append(f"data {source.data_fingerprint[:19]}")
-    method = f"{factor.provenance.method} update of {Path(path).name} ({'; '.join(facts)})"
+        origin.append(f"data {source.data_fingerprint[:19]}")
+    method = f"{factor.provenance.method} update of {Path(path).name} ({'; '.join(origin)})"
     return replace(factor, provenance=replace(factor.provenance, method=method))
 
 
@@ -329,8 +329,8 @@ def trajectory(
             x = make_point(request, subject, progress, place)
             curvature = make_operator(request, problem, x)
             folder = None if request.run is None else Path(request.run) / f"point-{number:04d}"
-            facts = request.facts(request.products_of)
-            operator = journals.enter_context(curvature.journaled(folder, facts))
+            identity = request.run_identity(request.products_of)
+            operator = journals.enter_context(curvature.journaled(folder, identity))
             with world.ledger.timed("compress"), counted(world, progress):
                 factor = _next(operator, factor, asked)
             label = Path(place).name
@@ -388,15 +388,15 @@ def _collective_writer(path, world: World) -> Iterator[Callable[[str, Factor], N
 
 
 def _make_factor(
-    command: str, request, curvature: Curvature, make: Callable, facts: dict, progress: Progress
+    command: str, request, curvature: Curvature, make: Callable, identity: dict, progress: Progress
 ) -> FactorResult:
     """Return ``make(operator)``; report it, and write it and its numbers. Collective.
 
-    The time is counted under the command's name. `facts` are what the products depend on besides
+    The time is counted under the command's name. `identity` is what the products depend on besides
     the operator: a run's folder, if there is one, keeps the products until the factor is written.
     """
     world = curvature.problem.world
-    with curvature.journaled(request.run, facts) as operator:
+    with curvature.journaled(request.run, identity) as operator:
         with world.ledger.timed(command), counted(world, progress):
             factor = make(operator)
         factor = curvature.describe(factor)

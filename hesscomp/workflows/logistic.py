@@ -1,4 +1,4 @@
-"""Fit logistic regression by a distributed Newton method."""
+"""Fit logistic regression, or another generalised linear model, by Newton's method."""
 
 import math
 from dataclasses import dataclass, replace
@@ -188,7 +188,7 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     if request.factor_out is not None:
         final = Curvature(HessianOperator(problem, result.x), problem, result.x, "Hessian")
         asked = values(request, FactorOptions)
-        with final.journaled(request.run, request.facts(FactorOptions)) as operator:
+        with final.journaled(request.run, request.run_identity(FactorOptions)) as operator:
             with world.ledger.timed("final factor"):
                 factor = compress(operator, **asked)
             write_factor(progress, request.factor_out, factor)
