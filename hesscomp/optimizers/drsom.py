@@ -4,16 +4,21 @@ Zhang, Ge, He, Jiang, Jiang and Ye, "DRSOM: a dimension reduced second-order met
 arXiv 2208.00208.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from hesscomp.compression import compress
+from hesscomp.factors import KINDS, UNKNOWN, Factor, from_contents
 from hesscomp.optimizers.acceptance import adapt_radius, reduction_ratio
 from hesscomp.optimizers.batches import Task
+from hesscomp.optimizers.first_order import AdaBelief, Adam
 from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.optimizers.subproblem import Step, cubic, damped, trust_region
-from hesscomp.options import option
+from hesscomp.options import option, option_of
 from hesscomp.parallel import random
 
 EPS = np.finfo(np.float64).eps
@@ -30,7 +35,10 @@ class DRSOM(Optimizer):
     -----
     After the gradient, a step costs one pass and reduces m (m + 1) / 2 words with products (krylov
     needs further products of n words a column), and one word for each objective tried. Memory: m
-    vectors twice. Zhang, Ge, He, Jiang, Jiang and Ye, arXiv 2208.00208, algorithm 1.
+    vectors twice. With an approximation of the Hessian for the model there is no such pass: from
+    the means of `adam` or `adabelief` (two vectors) it costs nothing; a Kronecker or low-rank
+    factor is made every so many steps. Zhang, Ge, He, Jiang, Jiang and Ye, arXiv 2208.00208,
+    algorithm 1.
 
     Examples
     --------
@@ -47,12 +55,20 @@ class DRSOM(Optimizer):
         "...",
     )  # fmt: skip
     count: int = option(2, low=2, high=20, help="number m of directions")
-    curvature: str = option(
-        "products", choices=("products", "differences", "interpolation"),
-        help="how Q = D^T H D is found; products: by a block product; differences: of m gradients; "
-        "interpolation: by m (m + 1) + 1 function values, whose second differences along the sums "
-        "of two directions are right for any m",
+    curvature: str | Factor = option(
+        "products",
+        choices=(
+            "products", "gauss-newton", "differences", "interpolation", "adam", "adabelief",
+            "kronecker", "low-rank",
+        ),
+        help="how Q = D^T H D is found; products: by a block product; gauss-newton: by one with "
+        "the Gauss-Newton matrix; differences: of m gradients; interpolation: by m (m + 1) + 1 "
+        "function values, whose second differences along the sums of two directions are right for "
+        "any m; or with an approximation of H: adam, adabelief: the diagonal by which they divide; "
+        "kronecker, low-rank: a factor of the curvature batch (K-FAC; the Hessian's, of any signs)",
     )  # fmt: skip
+    every: int = option(10, low=1, help="`curvature` kronecker, low-rank: steps between factors")
+    rank: int = option_of(NewtonOptions, "rank", default=10)
     control: str = option(
         "radius", choices=("radius", "radius-free", "cubic"),
         help="what keeps steps where the model is good, adapted by the reduction ratio; radius: a "
@@ -66,11 +82,29 @@ class DRSOM(Optimizer):
         help="whether a step must lower the acceptance batch's objective; if not, the control "
         "stays as it is: for small batches",
     )  # fmt: skip
+    same_batch: bool = option(
+        False, help="whether a step is accepted by the gradient's own batch, as its authors do"
+    )
+    averaging: float = option(
+        0.0, low=0, below=1,
+        help="the last move d_k counts as this times d_k-1, and the rest of the move",
+    )  # fmt: skip
     name = "drsom"
 
     def start(self, x):
         kept = {"momentum": self.count - 1, "random": 0, "krylov": 1}[self.directions]
-        return {"control": getattr(self, self._control.first), "moves": np.zeros((len(x), kept))}
+        if isinstance(self._approximation, Made):
+            kept = max(kept, 1)  # a checkpoint takes a length of 0 for that of the factor
+        return {
+            "control": getattr(self, self._control.first), "moves": np.zeros((len(x), kept)),
+            **self._approximation.first(len(x)),
+        }  # fmt: skip
+
+    @property
+    def _approximation(self) -> "Approximation":
+        if isinstance(self.curvature, Factor):
+            return Given(self.curvature)
+        return APPROXIMATIONS.get(self.curvature, NONE)
 
     def recover(self, state):
         return {**state, "control": self._control.tightened(state["control"], CAREFUL)}
@@ -83,24 +117,31 @@ class DRSOM(Optimizer):
         D = _unit_columns(self._directions(task, state))
         if not D.shape[1]:
             return Outcome(task.x, state, _values(None, np.nan, state["control"], 0), True)
-        model = D.T @ task.gradient, CURVATURES[self.curvature](task, D), D.T @ D
+        state = {**state, **self._approximation.renewed(task, state, self)}
+        model = D.T @ task.gradient, self._approximation.quadratic(task, D, state, self), D.T @ D
         move, values, control = self._search(task, D, model, state["control"])
         if move is None:
-            state = {"control": control, "moves": np.zeros_like(state["moves"])}
+            state |= {"control": control, "moves": np.zeros_like(state["moves"])}
             return Outcome(task.x, state, values, stuck=True)
-        moves = np.column_stack([move, state["moves"]])[:, : state["moves"].shape[1]]
-        return Outcome(task.x + move, {"control": control, "moves": moves}, values)
+        last = move
+        if self.averaging and state["moves"].shape[1]:
+            last = self.averaging * state["moves"][:, 0] + (1 - self.averaging) * move
+        moves = np.column_stack([last, state["moves"]])[:, : state["moves"].shape[1]]
+        return Outcome(task.x + move, {**state, "control": control, "moves": moves}, values)
 
     def _search(self, task: Task, D, model: tuple[Any, Any, Any], control):
         """Return the first accepted move or None, the values for the log, the next control."""
         rules = self._control
+        same = self.accept and self.same_batch and not task.whole
+        objective = task.gradient_batch.objective if same else task.trial
+        value = task.objective if same or not self.accept else task.value
         for trials in range(1, TRIALS + 1):
             step, used = task.world.broadcast(rules.solve(*model, control)), control
             move = D @ step.coefficients
             if not self.accept:
                 return move, _values(step, np.nan, used, trials), control
             promised = rules.promise(step, control)
-            ratio = reduction_ratio(task.value, task.trial(task.x + move), promised)
+            ratio = reduction_ratio(value, objective(task.x + move), promised)
             control = task.world.broadcast(rules.adapt(control, ratio, step))
             if task.world.decide(ratio > ACCEPTED):
                 return move, _values(step, ratio, used, trials), control
@@ -147,6 +188,10 @@ def _by_products(task: Task, D: np.ndarray) -> np.ndarray:
     return task.regularized(task.curvature_batch.hessian(task.x)).quadratic(D)
 
 
+def _by_gauss_newton(task: Task, D: np.ndarray) -> np.ndarray:
+    return task.regularized(task.curvature_batch.gauss_newton(task.x)).quadratic(D)
+
+
 def _by_differences(task: Task, D: np.ndarray) -> np.ndarray:
     """Forward differences of gradients; relative error about sqrt(eps)."""
     view, x = task.curvature_batch, task.x
@@ -181,8 +226,116 @@ def _by_interpolation(task: Task, D: np.ndarray) -> np.ndarray:
 
 CURVATURES = {
     "products": _by_products,
+    "gauss-newton": _by_gauss_newton,
     "differences": _by_differences,
     "interpolation": _by_interpolation,
+}
+
+
+# Approximations of the Hessian in place of products with it
+
+
+class Approximation:
+    """No approximation: the curvature along the directions is computed."""
+
+    def first(self, n: int) -> State:
+        """Return what the state keeps of it."""
+        return {}
+
+    def renewed(self, task: Task, state: State, options: DRSOM) -> State:
+        """Return what changes of that in a step."""
+        return {}
+
+    def quadratic(self, task: Task, D: np.ndarray, state: State, options: DRSOM) -> np.ndarray:
+        """Return D^T H D."""
+        return CURVATURES[str(options.curvature)](task, D)
+
+
+class Moments(Approximation):
+    """The diagonal by which Adam or AdaBelief divide; the ridge is in their gradients."""
+
+    def __init__(self, rule: Adam):
+        self.rule = rule
+
+    def first(self, n):
+        return self.rule.start(np.zeros(n))
+
+    def renewed(self, task, state, options):
+        kept = {**state, "steps": state["steps"] + 1}
+        self.rule.renew(task.gradient, kept)
+        return kept
+
+    def quadratic(self, task, D, state, options):
+        return D.T @ (self.rule.denominator(state)[:, None] * D)
+
+
+class Made(Approximation, ABC):
+    """A factor that is made every so many steps, without the ridge."""
+
+    kind: str
+
+    @abstractmethod
+    def make(self, task: Task, options: DRSOM) -> Factor: ...
+
+    def first(self, n):
+        return KINDS[self.kind].blank(n).contents()
+
+    def renewed(self, task, state, options):
+        return {} if task.step % options.every else self.make(task, options).contents()
+
+    def quadratic(self, task, D, state, options):
+        return _with_ridge(task, D, from_contents(state, UNKNOWN))
+
+
+class Given(Approximation):
+    """A factor that does not change."""
+
+    def __init__(self, factor: Factor):
+        self.factor = factor
+
+    def quadratic(self, task, D, state, options):
+        return _with_ridge(task, D, self.factor)
+
+
+def _with_ridge(task: Task, D: np.ndarray, factor: Factor) -> np.ndarray:
+    penalized = D[task.batches.problem.penalized]
+    Q = D.T @ (factor @ D) + task.ridge * penalized.T @ penalized
+    return (Q + Q.T) / 2
+
+
+class MadeKronecker(Made):
+    kind = "kronecker"
+
+    def make(self, task, options):
+        return task.curvature_batch.problem.kronecker(task.x, "sampled", seed=task.step)
+
+    def first(self, n):  # a checkpoint takes all lengths of 0 in matrices for the same
+        return {**super().first(n), "layers": np.empty(0)}
+
+    def renewed(self, task, state, options):
+        kept = super().renewed(task, state, options)
+        return {name: values.ravel() for name, values in kept.items()}
+
+    def quadratic(self, task, D, state, options):
+        return super().quadratic(
+            task, D, {**state, "layers": state["layers"].reshape(-1, 3)}, options
+        )
+
+
+class MadeLowRank(Made):
+    kind = "low-rank"
+
+    def make(self, task, options):
+        hessian = task.curvature_batch.hessian(task.x)
+        return compress(hessian, options.rank, seed=task.step, layout="replicated")
+
+
+NONE = Approximation()
+APPROXIMATIONS: dict[str, Approximation] = {
+    "adam": Moments(Adam()),
+    "adabelief": Moments(AdaBelief()),
+    "kronecker": MadeKronecker(),
+    "low-rank": MadeLowRank(),
 }
 
 

@@ -109,12 +109,18 @@ class Adam(FirstOrder):
     moments = ("mean", "square")
 
     def _direction(self, task, state):
-        g, k = task.gradient, state["steps"]
+        self.renew(task.gradient, state)
+        return -state["mean"] / (1 - self.beta1 ** state["steps"]) / self.denominator(state)
+
+    def renew(self, g: np.ndarray, state: State) -> None:
+        """Renew the running means by a gradient."""
         state["mean"] = self.beta1 * state["mean"] + (1 - self.beta1) * g
         state["square"] = self._second_moment(g, state)
-        mean = state["mean"] / (1 - self.beta1**k)
-        square = state["square"] / (1 - self.beta2**k)
-        return -mean / (np.sqrt(square) + self.epsilon)
+
+    def denominator(self, state: State) -> np.ndarray:
+        """Return what the mean of gradients is divided by."""
+        square = state["square"] / (1 - self.beta2 ** state["steps"])
+        return np.sqrt(square) + self.epsilon
 
     def _second_moment(self, g, state):
         return self.beta2 * state["square"] + (1 - self.beta2) * g**2

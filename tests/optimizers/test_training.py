@@ -29,7 +29,11 @@ from hesscomp.runs.tensorboard import ScalarWriter
 
 pytestmark = pytest.mark.ranks(most=3)
 
-EVERY = {**SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3)}
+EVERY = {
+    **SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3),
+    "approximated": DRSOM("random", count=3, curvature="low-rank", every=3, rank=4),
+    "by adam": DRSOM(curvature="adam", accept=True, same_batch=True, averaging=0.5),
+}  # fmt: skip
 ONE_OF_EACH = (
     "newton-cg", "trust-region", "saddle-free", "gauss-newton", "hessian-free", "drsom", "adam",
     "natural-gradient",
