@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.natural_gradient import NaturalGradient as NaturalGradient
     from hesscomp.optimizers.newton import Newton as Newton
     from hesscomp.optimizers.newton_cg import NewtonCG as NewtonCG
+    from hesscomp.optimizers.ridge_path import ridge_path as ridge_path
     from hesscomp.optimizers.soap import SOAP as SOAP
     from hesscomp.parallel.world import World as World
     from hesscomp.problems.equations import equation as equation
@@ -89,6 +90,7 @@ _PLACES = {
     "hesscomp.optimizers.natural_gradient": "NaturalGradient",
     "hesscomp.optimizers.newton": "Newton",
     "hesscomp.optimizers.newton_cg": "NewtonCG",
+    "hesscomp.optimizers.ridge_path": "ridge_path",
     "hesscomp.optimizers.soap": "SOAP",
     "hesscomp.parallel.world": "World",
     "hesscomp.problems.equations": "equation",

@@ -145,13 +145,13 @@ class ClassDesign:
         """Return the curvature's product with (n, k) columns over the rows of a part."""
         K, k = self.table[1], V.shape[1]
         W = tf.reshape(self.spread(V), [-1, k * K])
-        A, *given = (self._of(each, part) for each in (self._curved, terms.outer, terms.diagonal))
-        sign = tf.constant(terms.sign, V.dtype)
+        A, c, d = (self._of(each, part) for each in (self._curved, terms.outer, terms.diagonal))
+        sign, first, ones = tf.constant(terms.sign, V.dtype), W[: self.features], self._ones(W)
         if self.sparse:
-            found = self._sparse_product(A, *given, sign, W)
+            found = self._sparse_product(A, c, d, sign, W)
         else:
-            given = *given, sign, self._chunk(3 * k * K, self.dtype.size)
-            found = _kernels(A.dtype.name).product(A, *given, W[: self.features], self._ones(W))
+            chunk = self._chunk(3 * k * K, self.dtype.size)
+            found = _kernels(A.dtype.name).product(A, c, d, sign, chunk, first, ones)
         back, ones = (tf.reshape(each, [-1, k, K]) for each in found)
         return self.gather(back, ones)
 

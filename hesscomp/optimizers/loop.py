@@ -68,6 +68,7 @@ class TrainResult:
     history: History = field(repr=False)
     test: Evaluation | Distance | None = None  # at `best`, where there are test rows
     remark: str = ""  # of the optimizer, in words: how it preconditioned
+    state: State = field(repr=False, default_factory=dict)  # the optimizer's last
 
     @property
     def converged(self) -> bool:
@@ -226,7 +227,7 @@ class _Run:
             self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
             self.step, *status, self.history,
             None if self.held_out is None else self.held_out(self.best),
-            self.optimizer.remark(self.history.rows),
+            self.optimizer.remark(self.history.rows), self.state,
         )  # fmt: skip
 
     # Beginning and end

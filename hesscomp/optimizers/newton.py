@@ -225,8 +225,9 @@ class NewtonResult:
     reason: str  # why it stopped, in words
     solver: str  # the one used
     choice: str  # why, where it was chosen automatically
-    preconditioning: str  # how pcg's solves were, in one line; empty for other solvers
     history: tuple[NewtonIteration, ...] = field(repr=False, default=())
+    preconditioning: str = ""  # how pcg's solves were, in one line; empty for other solvers
+    factor: Factor | None = field(repr=False, default=None)  # the last that pcg made, if any
 
 
 def newton(
@@ -296,5 +297,5 @@ def newton(
     return NewtonResult(
         result.x, result.objective, result.gradient_norm, result.steps, result.converged,
         result.reason.replace("max_steps", "max_iterations"), *optimizer.solver_for(problem),
-        result.remark, tuple(map(row, result.history.rows)),
+        tuple(map(row, result.history.rows)), result.remark, optimizer.made_factor(result.state),
     )  # fmt: skip

@@ -118,6 +118,11 @@ class Refreshed(Options):
             raise InputError(f"a factor of n = {given.n} does not precondition n = {n} parameters")
         return {**KINDS[self.factor_format].blank(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
+    def made_factor(self, state: State) -> Factor | None:
+        """Return the factor of a state, without a certificate; None where none was made."""
+        kept = from_contents(state, UNKNOWN)
+        return None if kept.is_blank else kept
+
     def current_factor(
         self, operator: Operator, state: State, horizon: float
     ) -> tuple[Factor, int]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from hesscomp.curvature.design import GramCurvature, make_design
-from hesscomp.curvature.intercept import Bordered, WithIntercept
+from hesscomp.curvature.design import make_design
+from hesscomp.curvature.intercept import WithIntercept
+from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
@@ -106,7 +107,7 @@ class GeneralizedLinearModel(Problem):
         }
     )
     reference = False  # whether a class has no coefficients
-    left_out: np.ndarray | None = None  # in a reproducible sample, which rows here are not of it
+    left_out: np.ndarray | None = None  # which rows here do not count
     counts: tf.Tensor | None = None  # of each row: its weight, or 0 where a sample leaves it out
 
     def __init__(
@@ -121,7 +122,8 @@ class GeneralizedLinearModel(Problem):
     ):
         world = World.of_job() if world is None else world
         check_numbers(ridge, dtype)
-        self.family, self.family_name = known_family(family), family
+        self.family: Any = known_family(family)
+        self.family_name = family
         self.free_scale = self.family.dispersed
         self.name, what = self.family.title, self.family.title.replace("-", " ")
         if dataset.targets != self.family.targets:
@@ -215,6 +217,21 @@ class GeneralizedLinearModel(Problem):
             other._take(replace(picked, X=shard.X[kept]), name, self.dtype)
         return other
 
+    def leaving_out(self, rows: np.ndarray) -> "GeneralizedLinearModel":
+        """Return this problem without some of this rank's rows. Collective.
+
+        `rows` are booleans for the shard's rows. They are kept and count zero times, so that
+        nothing is copied and a product costs as much as one with all rows.
+        """
+        other, shard = copy.copy(self), self.shard
+        other.left_out = ~self._counted_here() | rows
+        left = self.world.sum(np.array([np.count_nonzero(~other.left_out)], float))
+        other.rows = int(left[0])
+        other.dataset_name = f"{self.dataset_name} (without {self.rows - other.rows} rows)"
+        weights = np.ones(len(shard.y)) if shard.weights is None else shard.weights
+        other._count(~other.left_out * weights)
+        return other
+
     def _counted_here(self) -> np.ndarray:
         """Return which of this rank's rows are in the sample: (rows,) booleans."""
         return np.ones(len(self.shard.y), bool) if self.left_out is None else ~self.left_out
@@ -244,7 +261,7 @@ class GeneralizedLinearModel(Problem):
         """Trace the data products, so that no timed one is the first; local, no pass."""
         self.design.compile()
 
-    def linearize(self, x: np.ndarray) -> GramCurvature | Bordered:
+    def linearize(self, x: np.ndarray) -> ShardCurvature:
         return self.curvature_at(self.margins(x))
 
     def margins(self, x: np.ndarray) -> tf.Tensor:
@@ -255,10 +272,10 @@ class GeneralizedLinearModel(Problem):
     def known_margins(self, values: np.ndarray) -> tf.Tensor:
         return tf.convert_to_tensor(values, tf.float64)
 
-    def curvature_at(self, margins: tf.Tensor) -> GramCurvature | Bordered:
+    def curvature_at(self, margins: tf.Tensor) -> ShardCurvature:
         return self.design.curvature(self._bends(margins))
 
-    def empirical_fisher(self, x: np.ndarray) -> GramCurvature | Bordered:
+    def empirical_fisher(self, x: np.ndarray) -> ShardCurvature:
         """Return the sum of g g^T over this rank's rows, g the gradient of a row's w l; local."""
         return self.design.curvature(self._slopes(self.margins(x)) ** 2)
 

@@ -1,0 +1,19 @@
+"""Linear models as scikit-learn estimators: serially, or under mpiexec on each rank's own rows.
+
+Needs scikit-learn (the extra `sklearn`). Parameters are named and mean what they do there, and
+`tol` is the norm of the gradient of the mean objective.
+"""
+
+from hesscomp.sklearn.estimators import (
+    GammaRegressor,
+    LinearRegression,
+    LogisticRegression,
+    PoissonRegressor,
+    Ridge,
+    TweedieRegressor,
+)
+
+__all__ = [
+    "GammaRegressor", "LinearRegression", "LogisticRegression", "PoissonRegressor", "Ridge",
+    "TweedieRegressor",
+]  # fmt: skip

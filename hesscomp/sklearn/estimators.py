@@ -1,0 +1,473 @@
+"""The estimators: each makes a problem of its rows, and runs Newton's method on it."""
+
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import scipy.special
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,  # what scikit-learn's own guide for estimators names
+    check_is_fitted,
+    validate_data,
+)
+
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.datasets import from_arrays
+from hesscomp.errors import InputError
+from hesscomp.linear.families import known_family
+from hesscomp.optimizers.newton import newton
+from hesscomp.optimizers.options import NewtonOptions
+from hesscomp.optimizers.standard_errors import DENSE
+from hesscomp.parallel.world import World
+from hesscomp.problems.logistic import linear_problem
+
+FLOATS = [np.float64, np.float32]
+MATH = SimpleNamespace(
+    exp=np.exp, sigmoid=scipy.special.expit, softplus=lambda t: np.logaddexp(0, t),
+    ones_like=np.ones_like,
+)  # fmt: skip
+
+
+class _Linear(BaseEstimator):
+    """What all share: rows and weights as scikit-learn checks them, and the fit.
+
+    Under mpiexec each rank passes its own rows, of the same columns; the fit, its coefficients and
+    `score` are of the rows of all ranks, and predictions of the rank's own.
+    """
+
+    def _rows(self, X, y, sample_weight, **options) -> tuple[Any, np.ndarray, np.ndarray | None]:
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, **options)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+        return X, y, sample_weight
+
+    def _solve(self, X, y, weights, family: str, ridge: float, start) -> tuple[Any, np.ndarray]:
+        """Fit a family; return the problem and its coefficients. `start` gives those to begin."""
+        problem = self._problem(X, y, weights, family, ridge)
+        solver = self.solver
+        if solver == "auto" and not ridge:  # which takes columns that depend on each other
+            solver = "pcg"
+        options = NewtonOptions(solver, self.tol, self.max_iter)
+        result = newton(problem, start(problem) if self.warm_start else None, options)
+        self.n_iter_, self.objective_ = result.iterations, result.objective
+        if not result.converged:
+            warnings.warn(
+                f"Newton's method did not converge: {result.reason}; raise max_iter or tol, or "
+                "scale the data",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        return problem, result.x
+
+    def _problem(self, X, y, weights, family: str, ridge: float) -> Any:
+        world = World.of_job()
+        data = from_arrays(X, y, world, targets=known_family(family).targets, weights=weights)
+        return linear_problem(
+            data, world, family, ridge=ridge, dtype=self.dtype, intercept=self.fit_intercept
+        )
+
+    def _predictor(self, X) -> np.ndarray:
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
+        return np.asarray(X @ self.coef_.T) + self.intercept_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+class LogisticRegression(ClassifierMixin, _Linear):
+    """Logistic regression, of several classes softmax regression; the intercept has no penalty.
+
+    Parameters
+    ----------
+    C : float
+        Minimises C sum_i w_i l_i + ||coef||^2 / 2; `numpy.inf` for no penalty.
+    fit_intercept : bool
+    class_weight : dict, "balanced" or None
+        Factors of the weights of classes; "balanced" makes all classes weigh the same.
+    tol : float
+        ||gradient||_2 of the objective over C sum_i w_i at which the fit ends.
+    max_iter : int
+        Newton steps.
+    warm_start : bool
+        Begin where the last fit ended.
+    solver : {"auto", "pcg", "direct"}
+        As of `hesscomp.newton`.
+    dtype : {"float32", "float64"}
+        Precision of curvature products; objective and gradient are float64.
+
+    Attributes
+    ----------
+    classes_ : (K,) array
+    coef_ : (1, features) or (K, features) array
+    intercept_ : (1,) or (K,) array
+    n_iter_ : int
+    objective_ : float
+        The mean loss with its penalty.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from hesscomp.sklearn import LogisticRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> LogisticRegression(C=10).fit(X, y).predict_proba(X[:1]).round(3)
+    array([[0.997, 0.003, 0.   ]])
+    """
+
+    def __init__(
+        self, C=1.0, *, fit_intercept=True, class_weight=None, tol=1e-9, max_iter=100,
+        warm_start=False, solver="auto", dtype="float32",
+    ):  # fmt: skip
+        self.C = C
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.solver = solver
+        self.dtype = dtype
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
+        X, y, weights = self._rows(X, y, sample_weight)
+        check_classification_targets(y)
+        if not self.C > 0:
+            raise InputError(f"C must be above 0, not {self.C}")
+        world = World.of_job()
+        self.classes_ = np.unique(np.concatenate(world.gather(np.unique(y))))
+        K, own = len(self.classes_), np.searchsorted(self.classes_, y)
+        if K < 2:
+            raise InputError(f"the labels have one class, {self.classes_[0]!r}; give two or more")
+        weights = self._weighted(own, weights, world)
+        total = world.sum(np.array([len(y) if weights is None else weights.sum()], float))[0]
+        ridge = 0.0 if np.isinf(self.C) else float(1 / (self.C * max(total, 1e-300)))
+        family, targets = ("logistic", 2.0 * own - 1) if K == 2 else ("softmax", own)
+        problem, x = self._solve(X, targets, weights, family, ridge, self._start)
+        table = problem.table(x) if K > 2 else _column(problem, x)
+        if K > 2:  # scores count by their differences: those of mean 0, as in scikit-learn
+            table = table - table.mean(axis=1, keepdims=True)
+        self.coef_ = table[: problem.features].T.copy()
+        self.intercept_ = table[problem.features :].sum(axis=0)
+        return self
+
+    def _weighted(self, own: np.ndarray, weights: np.ndarray | None, world: World):
+        """Return the rows' weights times those of their classes."""
+        if self.class_weight is None:
+            return weights
+        weights, K = np.ones(len(own)) if weights is None else weights, len(self.classes_)
+        if self.class_weight == "balanced":
+            sums = world.sum(np.bincount(own, weights, minlength=K))
+            factors = sums.sum() / (K * sums)
+        else:
+            factors = np.array([self.class_weight.get(label, 1.0) for label in self.classes_])
+        return weights * factors[own]
+
+    def _start(self, problem) -> np.ndarray | None:
+        """Return the last fit's coefficients as parameters of a problem, where they fit."""
+        if not hasattr(self, "coef_") or self.coef_.shape[1] != problem.features:
+            return None
+        table = np.vstack([self.coef_.T, self.intercept_[None]])
+        table = table[: problem.features + problem.intercept]
+        if problem.row_margins == 1:
+            return table[:, 0] if table.shape[1] == 1 else None
+        if table.shape[1] != problem.row_margins:
+            return None
+        return np.where(problem.pinned[:, :1], table - table[:, :1], table)[~problem.pinned]
+
+    def decision_function(self, X):
+        """Return the log odds of the second class, or the scores of all: (rows,) or (rows, K)."""
+        scores = self._predictor(X)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict_proba(self, X):
+        """Return the probability of each class: (rows, K)."""
+        scores = self.decision_function(X)
+        if scores.ndim == 2:
+            return scipy.special.softmax(scores, axis=1)
+        return np.column_stack([scipy.special.expit(-scores), scipy.special.expit(scores)])
+
+    def predict_log_proba(self, X):
+        """Return the logarithms of `predict_proba`."""
+        scores = self.decision_function(X)
+        if scores.ndim == 2:
+            return scipy.special.log_softmax(scores, axis=1)
+        return np.column_stack([scipy.special.log_expit(-scores), scipy.special.log_expit(scores)])
+
+    def predict(self, X):
+        """Return the likeliest class of each row."""
+        scores = self.decision_function(X)
+        at = scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
+        return self.classes_[at]
+
+    def score(self, X, y, sample_weight=None):
+        """Return the accuracy on the rows of all ranks."""
+        right = self.predict(X) == np.asarray(y)
+        weights = np.ones(len(right)) if sample_weight is None else np.asarray(sample_weight)
+        hits, total = World.of_job().sum(np.array([weights @ right, weights.sum()], float))
+        return float(hits / total)
+
+
+class _Regressor(RegressorMixin, _Linear):
+    """Models of numbers: the family and its ridge are the subclass' own."""
+
+    def _family(self) -> str:
+        raise NotImplementedError
+
+    def _ridge(self, total: float) -> float:
+        return self.alpha
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
+        X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
+        family = self._family()
+        total = len(y) if weights is None else weights.sum()
+        ridge = self._ridge(World.of_job().sum(np.array([total], float))[0])
+        if not ridge >= 0:
+            raise InputError(f"alpha must be at least 0, not {self.alpha}")
+        y = np.asarray(y, np.float64)
+        problem, x = self._solve(X, y, weights, family, float(ridge), self._start)
+        table = _column(problem, x)[:, 0]
+        self.coef_ = table[: problem.features].copy()
+        self.intercept_ = float(table[problem.features :].sum())
+        return self
+
+    def _start(self, problem) -> np.ndarray | None:
+        if not hasattr(self, "coef_") or len(self.coef_) != problem.features:
+            return None
+        return np.append(self.coef_, [self.intercept_] * problem.intercept)
+
+    def predict(self, X):
+        """Return the mean of each row's target."""
+        return known_family(self._family()).mean(self._predictor(X))
+
+    def score(self, X, y, sample_weight=None):
+        """Return the share of the deviance that is explained, over the rows of all ranks.
+
+        Of least squares it is R^2.
+        """
+        family: Any = known_family(self._family())
+        t, y = self._predictor(X), np.asarray(y, np.float64)
+        weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight)
+        world = World.of_job()
+        total, mean = world.sum(np.array([weights.sum(), weights @ y], float))
+        constant = np.full(len(y), np.log(mean / total) if family.mean is np.exp else mean / total)
+        losses = (weights @ (family.loss(MATH, at, y) - family.least(y)) for at in (t, constant))
+        left, null = world.sum(np.array([*losses], float))
+        return float(1 - left / null)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        family = known_family(self._family())
+        tags.target_tags.positive_only = not family.allowed(np.array([-1.0]))[0]
+        return tags
+
+
+def shortest_least_squares(problem) -> np.ndarray:
+    """Return the shortest minimum of least squares, with any intercept; from the dense Hessian."""
+    origin, k = np.zeros(problem.n), problem.features
+    gradient = problem.objective_and_gradient(origin)[1]
+    H, b = HessianOperator(problem, origin).to_dense(), -gradient
+
+    def solved(H, b):
+        coefficients, ones = H[:k, :k], H[:k, k:]
+        means = ones / H[k:, k:] if problem.intercept else ones
+        w, U = np.linalg.eigh(coefficients - means @ ones.T)
+        kept = w > np.finfo(float).eps * len(w) * np.trace(coefficients)
+        found = U[:, kept] @ ((U[:, kept].T @ (b[:k] - means @ b[k:])) / w[kept])
+        return np.append(found, b[k:] / np.diag(H)[k:] - means.T @ found)
+
+    return problem.world.on_root(solved, H, b)
+
+
+def _column(problem, x: np.ndarray) -> np.ndarray:
+    """Return coefficients and intercept as a table of one column."""
+    return x[:, None]
+
+
+class PoissonRegressor(_Regressor):
+    """Poisson regression with the logarithm as link; the intercept has no penalty.
+
+    Parameters
+    ----------
+    alpha : float
+        Minimises the mean half deviance and alpha ||coef||^2 / 2.
+    fit_intercept, tol, max_iter, warm_start, solver, dtype
+        As of `LogisticRegression`.
+
+    Attributes
+    ----------
+    coef_ : (features,) array
+    intercept_ : float
+    n_iter_ : int
+    objective_ : float
+        The mean loss with its penalty, up to what the targets alone decide.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hesscomp.sklearn import PoissonRegressor
+    >>> X = np.array([[0.0], [1.0], [2.0]])
+    >>> PoissonRegressor(alpha=0).fit(X, [1, 2, 4]).predict([[3.0]]).round(4)
+    array([8.])
+    """
+
+    def __init__(
+        self, *, alpha=1.0, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False,
+        solver="auto", dtype="float32",
+    ):  # fmt: skip
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.solver = solver
+        self.dtype = dtype
+
+    def _family(self):
+        return "poisson"
+
+
+class GammaRegressor(PoissonRegressor):
+    """Gamma regression with the logarithm as link; parameters as of `PoissonRegressor`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hesscomp.sklearn import GammaRegressor
+    >>> X = np.array([[0.0], [1.0], [2.0]])
+    >>> GammaRegressor(alpha=0).fit(X, [1, 2, 4]).predict([[3.0]]).round(4)
+    array([8.])
+    """
+
+    def _family(self):
+        return "gamma"
+
+
+class TweedieRegressor(_Regressor):
+    """A model whose variance is the mean to a power; the intercept has no penalty.
+
+    Parameters
+    ----------
+    power : float
+        0: normal, with the identity as link; 1: Poisson; between 1 and 2: compound Poisson; 2:
+        gamma, with the logarithm as link.
+    alpha, fit_intercept, tol, max_iter, warm_start, solver, dtype
+        As of `PoissonRegressor`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hesscomp.sklearn import TweedieRegressor
+    >>> X = np.array([[0.0], [1.0], [2.0]])
+    >>> TweedieRegressor(power=1.5, alpha=0).fit(X, [1, 2, 4]).predict([[3.0]]).round(4)
+    array([8.])
+    """
+
+    def __init__(
+        self, *, power=0.0, alpha=1.0, fit_intercept=True, tol=1e-9, max_iter=100,
+        warm_start=False, solver="auto", dtype="float32",
+    ):  # fmt: skip
+        self.power = power
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.solver = solver
+        self.dtype = dtype
+
+    def _family(self):
+        named = {0: "least-squares", 1: "poisson", 2: "gamma"}
+        if self.power in named:
+            return named[self.power]
+        if not 1 < self.power < 2:
+            raise InputError(f"power must be 0, or from 1 to 2, not {self.power}")
+        return f"tweedie:{self.power!r}"
+
+
+class Ridge(_Regressor):
+    """Least squares with a penalty; the intercept has none.
+
+    Parameters
+    ----------
+    alpha : float
+        Minimises ||y - X coef - intercept||^2 + alpha ||coef||^2.
+    fit_intercept, tol, max_iter, warm_start, solver, dtype
+        As of `LogisticRegression`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hesscomp.sklearn import Ridge
+    >>> X = np.array([[0.0], [1.0], [2.0]])
+    >>> Ridge(alpha=2).fit(X, [0.0, 1.0, 2.0]).coef_.round(4)
+    array([0.5])
+    """
+
+    def __init__(
+        self, alpha=1.0, *, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False,
+        solver="auto", dtype="float32",
+    ):  # fmt: skip
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.solver = solver
+        self.dtype = dtype
+
+    def _family(self):
+        return "least-squares"
+
+    def _ridge(self, total):
+        return self.alpha / max(total, 1e-300)
+
+
+class LinearRegression(_Regressor):
+    """Least squares; parameters as of `Ridge`, without a penalty.
+
+    Up to 4,000 coefficients the normal equations are solved in float64 by eigenvalues: where
+    columns depend on each other the coefficients are the shortest ones. Above, it is Newton's
+    method, and then they are some of the best ones.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hesscomp.sklearn import LinearRegression
+    >>> X = np.array([[0.0], [1.0], [2.0]])
+    >>> LinearRegression().fit(X, [1.0, 3.0, 5.0]).coef_.round(4)
+    array([2.])
+    """
+
+    def __init__(
+        self, *, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False, solver="auto",
+        dtype="float32",
+    ):  # fmt: skip
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.max_iter = max_iter
+        self.warm_start = warm_start
+        self.solver = solver
+        self.dtype = dtype
+
+    def _family(self):
+        return "least-squares"
+
+    def _ridge(self, total):
+        return 0.0
+
+    def _solve(self, X, y, weights, family, ridge, start):
+        problem = self._problem(X, y, weights, family, ridge)
+        if problem.n > DENSE:
+            return super()._solve(X, y, weights, family, ridge, start)
+        x = shortest_least_squares(problem.exact())
+        self.n_iter_, self.objective_ = 1, problem.objective(x)
+        return problem, x
