@@ -1,8 +1,10 @@
 """Pictures of fitted linear models and of their predictions."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.special
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -17,12 +19,14 @@ from hesscomp.analysis.style import (
     make_figure,
     set_title,
 )
-from hesscomp.linear.model import LinearModel, Predictions, quantile
+
+if TYPE_CHECKING:  # whose import loads MPI, pictures need not
+    from hesscomp.linear.model import LinearModel, Predictions
 
 SHOWN = 20  # coefficients at most
 
 
-def leading(model: LinearModel) -> np.ndarray:
+def leading(model: "LinearModel") -> np.ndarray:
     """Return which coefficients are drawn, in their order.
 
     Of more than `SHOWN` those that are largest by their standard errors, or where there are none
@@ -34,7 +38,7 @@ def leading(model: LinearModel) -> np.ndarray:
     return np.sort(np.argsort(-np.abs(size), kind="stable")[:SHOWN])
 
 
-def model_figure(model: LinearModel, title: str = "", level: float = 0.95) -> Figure:
+def model_figure(model: "LinearModel", title: str = "", level: float = 0.95) -> Figure:
     """Draw a model's `leading` coefficients with their intervals, and each by its standard error.
 
     Those within the dashed lines of the second panel are not significant at the level.
@@ -58,7 +62,7 @@ def model_figure(model: LinearModel, title: str = "", level: float = 0.95) -> Fi
     return figure
 
 
-def draw_coefficients(axes: Axes, model: LinearModel, level: float = 0.95) -> None:
+def draw_coefficients(axes: Axes, model: "LinearModel", level: float = 0.95) -> None:
     """The leading coefficients and their intervals, one below the other."""
     kept = leading(model)
     place = np.arange(len(kept))
@@ -68,10 +72,10 @@ def draw_coefficients(axes: Axes, model: LinearModel, level: float = 0.95) -> No
     _list_names(axes, model, kept)
 
 
-def draw_distances(axes: Axes, model: LinearModel, level: float = 0.95) -> None:
+def draw_distances(axes: Axes, model: "LinearModel", level: float = 0.95) -> None:
     """z of the leading coefficients, between dashed lines where they are not significant."""
     kept = leading(model)
-    place, z, limit = np.arange(len(kept)), model.z[kept], quantile(level)
+    place, z, limit = np.arange(len(kept)), model.z[kept], scipy.special.ndtri((1 + level) / 2)
     axes.hlines(place, 0, z, color=np.where(z < 0, RED, BLUE), lw=1.6)
     for color, part in ((BLUE, z > 0), (RED, z < 0)):
         axes.plot(z[part], place[part], "o", ms=5, color=color)
@@ -81,13 +85,13 @@ def draw_distances(axes: Axes, model: LinearModel, level: float = 0.95) -> None:
     _list_names(axes, model, kept)
 
 
-def _list_names(axes: Axes, model: LinearModel, kept: np.ndarray) -> None:
+def _list_names(axes: Axes, model: "LinearModel", kept: np.ndarray) -> None:
     axes.axvline(0, color=GREY, lw=0.8)
     label_names(axes.yaxis, [model.names[i] for i in kept])
     axes.set_ylim(len(kept) - 0.5, -0.5)
 
 
-def predictions_figure(predictions: Predictions, title: str = "") -> Figure:
+def predictions_figure(predictions: "Predictions", title: str = "") -> Figure:
     """Draw predicted means by size, with their intervals where there are any."""
     order = np.argsort(predictions.mean, kind="stable")
     place = np.arange(1, len(order) + 1)

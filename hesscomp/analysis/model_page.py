@@ -1,15 +1,19 @@
 """A linear model as one page of HTML, as `report` makes one of a factor."""
 
+from typing import TYPE_CHECKING
+
 import hesscomp
 from hesscomp.analysis.html import ABSENT, TEMPLATES
 from hesscomp.analysis.linear import draw_coefficients, draw_distances, leading
 from hesscomp.analysis.report import Chart, Table
 from hesscomp.analysis.style import height_for
 from hesscomp.analysis.svg import inline_svg
-from hesscomp.linear import LinearModel
+
+if TYPE_CHECKING:  # whose import loads MPI, pages need not
+    from hesscomp.linear import LinearModel
 
 
-def model_page(model: LinearModel, source: str = "") -> str:
+def model_page(model: "LinearModel", source: str = "") -> str:
     """Return one self-contained HTML page about a model; `source` is its file, if it has one."""
     (_, *head), *rows = model.cells(shown=len(model.names))
     title = f"{model.family.capitalize()} model of {model.label_name or 'the labels'}"
@@ -32,7 +36,7 @@ def model_page(model: LinearModel, source: str = "") -> str:
     )
 
 
-def _charts(model: LinearModel) -> list[Chart]:
+def _charts(model: "LinearModel") -> list[Chart]:
     height, shown = height_for(leading(model)), "The leading coefficients"
     texts = {draw_coefficients: f"{shown} with their 95% intervals."}
     if model.has_errors:
@@ -42,7 +46,7 @@ def _charts(model: LinearModel) -> list[Chart]:
     ]
 
 
-def _levels(model: LinearModel) -> list[tuple]:
+def _levels(model: "LinearModel") -> list[tuple]:
     columns = () if model.encoding is None else model.encoding.columns
     return [
         (each.name, ", ".join(each.levels), each.reference or ABSENT)
@@ -51,7 +55,7 @@ def _levels(model: LinearModel) -> list[tuple]:
     ]
 
 
-def _provenance(model: LinearModel) -> Table:
+def _provenance(model: "LinearModel") -> Table:
     rows = {
         "data": model.dataset,
         "data fingerprint": model.fingerprint,

@@ -60,13 +60,8 @@ def _note_absent(options: argparse.Namespace, words: Sequence[str]) -> None:
     from hesscomp.datasets.load import NAMED  # here: it loads MPI, which may not be started
 
     for name in INPUTS:
-        given = getattr(options, name, None)
-        if (
-            isinstance(given, str)
-            and given in words
-            and given not in NAMED
-            and not Path(given).exists()
-        ):  # not of a job's id
+        given: str = getattr(options, name, None) or ""
+        if given in words and given not in NAMED and not Path(given).exists():  # not of a job's id
             print(f"hesscomp: {given}: is not here; the job will need it", file=sys.stderr)
 
 

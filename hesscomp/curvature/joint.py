@@ -151,7 +151,8 @@ class Joint(Loss):
                 found = tf.sigmoid(logits) if part.activation == "sigmoid" else found
                 found = tf.identity(found)
                 found._keras_logits = logits
-            total += part.weight * part.by_keras(part.targets.of(y), found, logits)
+            loss = part.by_keras(part.targets.of(y), found, logits)
+            total += part.weight * tf.cast(loss, total.dtype)  # targets may be of another precision
         return total
 
 

@@ -14,6 +14,7 @@ from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import from_arrays, load_dataset
 from hesscomp.errors import InputError
+from hesscomp.parallel.world import World
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.models import load_model
@@ -265,7 +266,9 @@ LOSSES = {"kind": SPARSE, "price": "mse", "places": "categorical_crossentropy"}
 WEIGHTS = {"kind": 1.0, "price": 0.25, "places": 2.0}
 
 
-def joint_model(inputs="list", outputs="list", chosen=("kind", "price", "places")):
+def joint_model(
+    inputs="list", outputs="list", chosen=("kind", "price", "places"), precision="float64"
+):
     """Two inputs, one of whole numbers, and outputs that end in softmax, nothing and softmax."""
 
     def make():
@@ -286,7 +289,7 @@ def joint_model(inputs="list", outputs="list", chosen=("kind", "price", "places"
         taken = {"list": list(ends.values()), "dict": ends, "one": next(iter(ends.values()))}
         return keras.Model(given, taken[outputs], name="many")
 
-    return in_float64(make)
+    return in_float64(make) if precision == "float64" else make()
 
 
 def shard_of(world, thing):
@@ -310,6 +313,20 @@ def test_several_inputs(world, inputs):
     assert problem.at_logits and problem.engine.name == "generic"
     v = rng.standard_normal(problem.n)
     assert v @ (GaussNewtonOperator(problem, problem.initial) @ v) > 0
+
+
+@pytest.mark.serial
+def test_several_outputs_of_a_usual_model_and_targets_of_double_precision():
+    model = joint_model("dict", chosen=["kind", "price"], precision="float32")
+    loss = {name: LOSSES[name] for name in ("kind", "price")}
+    y = {name: TARGETS[name] for name in loss}
+    problem = KerasProblem(model, loss, (MANY, y), World())
+    kind, price = model(MANY)
+    expected = np.mean(keras.losses.get(SPARSE)(LABELS, kind))
+    expected += np.mean((np.asarray(price) - TARGETS["price"]) ** 2)
+    x = problem.initial
+    decay = 0.01 * (np.asarray(model.get_layer("price").kernel) ** 2).sum()
+    assert problem.objective(x) == pytest.approx(expected + decay, rel=1e-6)
 
 
 @pytest.mark.parametrize("form", slow_but(["dict", "names"], ["list", "dict", "names", "tf"]))
