@@ -108,10 +108,6 @@ ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.
 CONVEX = [0.1, 0.03, 0.01]
 RATES, SGD_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3]
 SOAP_RATES = [1e-2, 3e-3, 1e-3]
-    [3e-2, 1e-2, 3e-3, 1e-3, 3e-4],
-    [3e-2, 1e-2, 3e-3],
-    [1e-2, 3e-3, 1e-3],
-)
 DEEP = {
     "hessian-free": [(HessianFree(10.0), ALL)],
     "gauss-newton": [(GaussNewton(), TENTH)],
