@@ -82,7 +82,8 @@ def train(
         and in a notebook.
     callbacks : callable or tuple of callables
         ``callback(row, x)`` after each step, with the history's row and the point; training stops
-        where one returns True.
+        where one returns True. ``keras.callbacks.EarlyStopping(patience=N,
+        restore_best_weights=True)`` is one of them: it stands for `patience`.
     evaluate_every : int, optional
         With batches: steps between evaluations over all rows.
     settings : dict, optional
@@ -116,6 +117,7 @@ def train(
     >>> hc.train(problem, "newton-cg", max_steps=20, gradient_tolerance=1e-6).converged
     True
     """
+    callbacks, options = _without_early_stopping(callbacks, options)
     parts = {kind: _taken(options, kind) for kind in PARTS}
     if options:
         known = [part.name for kind in PARTS for part in fields(kind)] + keras_options()
@@ -210,14 +212,42 @@ def _taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
     return {name: options.pop(name) for name in names}
 
 
+def _without_early_stopping(callbacks, options: dict) -> tuple[tuple, dict]:
+    """Return the other callbacks, and the options with the `patience` of Keras' EarlyStopping.
+
+    Raises
+    ------
+    InputError
+        For what that can ask for and a run cannot do.
+    """
+    given = (callbacks,) if not isinstance(callbacks, list | tuple) else tuple(callbacks)
+    found = [each for each in given if type(each).__name__ == "EarlyStopping"]
+    others = tuple(each for each in given if each not in found)
+    if not found:
+        return others, options
+    if len(found) > 1 or options.get("patience") is not None:
+        raise InputError("early stopping is asked for twice; give one EarlyStopping or `patience`")
+    (stopping,) = found
+    for name, value in (
+        ("monitor", "val_loss"), ("min_delta", 0), ("baseline", None), ("start_from_epoch", 0),
+        ("restore_best_weights", True),
+    ):  # fmt: skip
+        if getattr(stopping, name) != value:
+            raise InputError(
+                f"EarlyStopping has {name}={getattr(stopping, name)!r}, and a run here can only "
+                f"have {value!r}; change it, or pass a function of (row, x) as a callback"
+            )
+    return others, {**options, "patience": max(int(stopping.patience), 1)}
+
+
 def _checked(callbacks) -> tuple:
     """Return callbacks as a tuple; one alone may stand for itself."""
     callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
     for each in callbacks:
         if not callable(each):
             raise InputError(
-                f"a callback is a function of (row, x), and {type(each).__name__} is none; in "
-                "place of Keras' EarlyStopping give `patience`, of its ModelCheckpoint `folder`"
+                f"a callback is a function of (row, x), and {type(each).__name__} is none; of "
+                "Keras' only EarlyStopping can be taken, and for ModelCheckpoint there is `folder`"
             )
     return callbacks
 

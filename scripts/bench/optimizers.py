@@ -106,7 +106,8 @@ def soap(*rates: float) -> dict:
 
 ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.25)
 CONVEX = [0.1, 0.03, 0.01]
-RATES, SGD_RATES, SOAP_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3], [1e-2, 3e-3]
+RATES, SGD_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3]
+SOAP_RATES = [1e-2, 3e-3, 1e-3]
 DEEP = {
     "hessian-free": [(HessianFree(10.0), ALL)],
     "gauss-newton": [(GaussNewton(), TENTH)],
@@ -259,9 +260,9 @@ def distorted(source: str, world: World) -> Dataset:
     moved by up to 3 pixels, each uniformly; linear interpolation, black beyond the edge.
     """
     alone, rng, parts = load_dataset(source, World.serial()), np.random.default_rng(0), []
-    for X, y in ((alone.X, alone.y), (alone.test.X, alone.test.y)):
-        images = np.empty((len(X), 28, 28), np.float32)
-        for image, pixels in zip(images, X, strict=True):
+    for shard in (alone.train, alone.test):
+        images = np.empty((len(shard.X), 28, 28), np.float32)
+        for image, pixels in zip(images, shard.X, strict=True):
             turn, slant = rng.uniform(-np.pi / 6, np.pi / 6), rng.uniform(-0.3, 0.3)
             stretch = np.diag(rng.uniform(0.75, 1.25, 2))
             rotation = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
@@ -270,7 +271,7 @@ def distorted(source: str, world: World) -> Dataset:
             shift = middle - A @ middle + rng.uniform(-3, 3, 2)
             affine_transform(pixels.reshape(28, 28), A, shift, output=image, order=1)
         rows = slice(*row_range(len(images), world.rank, world.size))
-        parts.append((images.reshape(len(X), -1)[rows], y[rows]))
+        parts.append((images.reshape(len(images), -1)[rows], shard.y[rows]))
     return from_arrays(*parts[0], world, f"{source}, distorted", parts[1], "classes")
 
 

@@ -328,13 +328,31 @@ def test_optimizers_without_a_counterpart(optimizer, words):
         hc.train(model(), optimizer(), "sparse_categorical_crossentropy", (X, Y), max_steps=1)
 
 
+def test_early_stopping_of_keras_is_patience():
+    here, options = (X[::2], Y[::2]), {"max_steps": 30, "verbose": False}
+    found = [
+        hc.train(
+            model(), hc.SGD(0.5), loss, here, validation_data=(X[1::2], Y[1::2]), **options, **how
+        ).history.column("test_loss")
+        for loss in ["sparse_categorical_crossentropy"]
+        for how in (
+            {"patience": 2},
+            {"callbacks": keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)},
+        )
+    ]
+    np.testing.assert_array_equal(*found)
+    assert len(found[0]) < 31
+
+
 @pytest.mark.parametrize("call, words", [
     (lambda net, **data: hc.train(net, "adam", epochs=3, **data), "`epochs`; give `max_p"),
     (lambda net, **data: hc.train(net, "adam", batch_size=3, **data), "give `gradient`"),
     (lambda net, **data: hc.train(net, "adam", nonsense=3, **data), "it has gradient, .* ridge"),
     (lambda net, **data: hc.train(net, "adam", settings={"lr": 1}, **data), "`lr`; it has"),
     (lambda net, **data: hc.train(net, callbacks=[keras.callbacks.EarlyStopping()], **data),
-     "EarlyStopping is none; .* `patience`"),
+     "EarlyStopping has restore_best_weights=False, .* can only have True"),
+    (lambda net, **data: hc.train(net, callbacks=keras.callbacks.BackupAndRestore("a"), **data),
+     "BackupAndRestore is none; .* `folder`"),
     (lambda net, **data: hc.train(net, "adam"), r"train\(model, optimizer, loss, data="),
     (lambda net, **data: hc.hessian(net, data["data"]), r"hessian\(model, loss, data="),
     (lambda net, **data: hc.hessian(net, x=X, y=Y), "no option `x`; give `data="),
