@@ -97,7 +97,16 @@ def rotation() -> np.ndarray:
     return Q * np.sign(np.diag(R))
 
 
-def committor(model, world: World, **options) -> EnergyProblem:
+class Committor(EnergyProblem):
+    """A convex energy of what is linear in the parameters: its two curvature matrices are equal."""
+
+    psd = True
+
+    def linearize(self, x):
+        return self.gauss_newton(x)
+
+
+def committor(model, world: World, **options) -> Committor:
     """Return the problem of a model whose last layer alone is trained; its features are set."""
     plane = rotation()[:, :2]
     features, samples = model.layers[0], Trajectories(FEATURES)
@@ -125,7 +134,7 @@ def committor(model, world: World, **options) -> EnergyProblem:
         a, b = squares(x)
         return a * b / tf.square(a + b)
 
-    return EnergyProblem(
+    return Committor(
         model, lambda du: KT * tf.reduce_sum(tf.square(du), 1), Trajectories(), (), world,
         convex=True, distance=distance, boundary_values=boundary_values, **options,
     )  # fmt: skip

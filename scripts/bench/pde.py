@@ -5,12 +5,19 @@
 
 Seconds are the processor's, on one thread, from before the problem is made: TensorFlow's tracing is
 in them, and named beside them; the measuring of errors is not. Errors are relative, in L2, on 9,000
-points that no training saw, of values that NumPy computes from the weights.
+points that no training saw, of values that NumPy computes from the weights. `ranks` and `committor`
+start themselves on several ranks, and take wall time of the whole runs.
 """
 
+import argparse
+import json
 import math
 import os
+import subprocess
+import sys
 import time
+from functools import partial
+from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,7 +29,7 @@ import scipy.linalg
 import skfem
 import tables
 import tensorflow as tf
-from skfem.models.poisson import mass
+from skfem.models.poisson import laplace, mass
 from threadpoolctl import threadpool_limits
 
 import hesscomp as hc
@@ -33,8 +40,11 @@ CHECKS, SEEDS = 9000, 5
 
 def main() -> None:
     parser = tables.parts_parser(__doc__, PARTS)
+    parser.add_argument("--started", help=argparse.SUPPRESS)  # by this script, on several ranks
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"runs of each; default: {SEEDS}")
     options = parser.parse_args()
+    if options.started:
+        return STARTED[options.started]()
     with threadpool_limits(1):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -44,9 +54,9 @@ def main() -> None:
 # Networks, and their values without TensorFlow
 
 
-def network(inputs: int, *widths: int, seed: int):
+def network(inputs: int, *widths: int, seed: int, activation: str = "tanh"):
     keras.utils.set_random_seed(seed)
-    layers = [keras.layers.Dense(width, "tanh") for width in widths[:-1]]
+    layers = [keras.layers.Dense(width, activation) for width in widths[:-1]]
     return keras.Sequential([keras.Input((inputs,)), *layers, keras.layers.Dense(widths[-1])])
 
 
@@ -137,33 +147,75 @@ def sine_exact(X):
 def sine(seeds: int) -> dict[str, dict]:
     make = sine_on(hc.Box([0, 0], [1, 1]), 30)
     row = trained(make, sine_exact, (64, 1), (1e-5, 1e-6), 20, seeds)
-    return {"2-64-1, 900 + 120 points": row, "257 frozen tanh features": frozen(256)}
+    return {
+        "2-64-1, 900 + 120 points": row, "257 frozen tanh features": frozen(2, 256, *SQUARE),
+        "P1, as many unknowns": elements(1, 18), "P2, as many unknowns": elements(2, 9),
+        "P1, as many seconds": elements(1, 400), "P2, as many seconds": elements(2, 200),
+    }  # fmt: skip
 
 
 def deep(seeds: int) -> dict[str, dict]:
     make = sine_on(hc.Box([0, 0], [1, 1]), 30)
-    row = trained(make, sine_exact, (64, 64, 48, 48, 1), (1e-4, 1e-5), 30, seeds)
-    return {"2-64-64-48-48-1, 900 + 120 points": row}
+    row = trained(make, sine_exact, (64, 64, 48, 48, 1), (1e-4, 1e-5, 1e-6), 30, seeds)
+    return {
+        "2-64-64-48-48-1, 900 + 120 points": row,
+        "257 frozen tanh features": frozen(2, 256, *SQUARE),
+        "P1, as many unknowns": elements(1, 101), "P2, as many unknowns": elements(2, 51),
+        "P1, as many seconds": elements(1, 600), "P2, as many seconds": elements(2, 300),
+    }  # fmt: skip
 
 
-def frozen(features: int) -> dict:
+def frozen(dimension: int, features: int, exact, laplacian, inner, outer) -> dict:
     """Random features, and one least-squares solve for the output weights."""
     begun, rng = time.process_time(), np.random.default_rng(0)
-    W, b = rng.uniform(-4, 4, (2, features)), rng.uniform(-4, 4, features)
-    square = hc.Box([0, 0], [1, 1])
-    inner, outer = (part.rows(0, None)[0] for part in (square.grid(30), square.boundary_grid(30)))
+    W = rng.uniform(-4, 4, (dimension, features)) / np.sqrt(dimension / 2)
+    b = rng.uniform(-4, 4, features)
     z = np.tanh(inner @ W + b)
     A = np.vstack([-2 * z * (1 - z**2) * (W**2).sum(0), 100 * np.tanh(outer @ W + b)])
     A = np.column_stack([A, np.r_[np.zeros(len(inner)), np.full(len(outer), 100.0)]])
-    right = np.r_[-2 * np.pi**2 * sine_exact(inner), np.zeros(len(outer))]
+    right = np.r_[laplacian(inner), 100 * exact(outer)]
     c = scipy.linalg.lstsq(A, right, cond=1e-14)[0]
     seconds = time.process_time() - begun
-    T = np.random.default_rng(99).uniform(size=(CHECKS, 2))
+    T = np.random.default_rng(99).uniform(size=(CHECKS, dimension))
     u = np.tanh(T @ W + b) @ c[:-1] + c[-1]
     return {
         "n": features + 1,
-        "last errors": f"{relative(u, sine_exact(T)):.1e} in {seconds:.2g} s",
+        "last errors": f"{relative(u, exact(T)):.1e} in {seconds:.2g} s",
     }
+
+
+def points_of(points) -> np.ndarray:
+    return points.rows(0, None)[0]
+
+
+UNIT = hc.Box([0, 0], [1, 1])
+SQUARE = (
+    sine_exact, lambda X: -2 * np.pi**2 * sine_exact(X),
+    points_of(UNIT.grid(30)), points_of(UNIT.boundary_grid(30)),
+)  # fmt: skip
+
+
+def elements(order: int, cells: int) -> dict:
+    """-lap u = f with u = sin pi x sin pi y, by elements on `cells`^2 squares cut in two."""
+    begun = time.process_time()
+    u, basis, unknowns = solved(order, cells, lambda x: 2 * np.pi**2 * sine_exact(x))
+    seconds = time.process_time() - begun
+    T = np.random.default_rng(99).uniform(size=(CHECKS, 2))
+    found = basis.interpolator(u)(T.T)
+    error = relative(found, sine_exact(T))
+    return {"n": unknowns, "last errors": f"{error:.1e} in {seconds:.2g} s"}
+
+
+def solved(order: int, cells: int, load):
+    """Return a finite-element solution on the unit square, zero on its edge."""
+    axis = np.linspace(0, 1, cells + 1)
+    mesh = skfem.MeshTri.init_tensor(axis, axis)
+    basis = skfem.Basis(mesh, (skfem.ElementTriP1, skfem.ElementTriP2)[order - 1]())
+    right = skfem.LinearForm(lambda v, w: load(np.moveaxis(w.x, 0, -1).reshape(-1, 2)).reshape(
+        w.x.shape[1:]) * v)  # fmt: skip
+    edge = basis.get_dofs().flatten()
+    system = skfem.condense(laplace.assemble(basis), right.assemble(basis), D=edge)
+    return skfem.solve(*system), basis, basis.N - len(edge)
 
 
 def cosines(seeds: int) -> dict[str, dict]:
@@ -176,10 +228,22 @@ def cosines(seeds: int) -> dict[str, dict]:
     make = poisson(5, lambda x: math.pi**2 * exact(x), exact, inner, outer)
     widths = 64, 64, 48, 48, 1
     row = trained(
-        make, lambda X: np.cos(np.pi * X).sum(1), widths, (1e-3, 1e-4), 60, min(seeds, 2),
+        make, lambda X: np.cos(np.pi * X).sum(1), widths, (1e-3, 1e-4), 60, seeds,
         hc.NaturalGradient(damping=1e-8, momentum=0.9),
     )  # fmt: skip
-    return {"5-64-64-48-48-1, 900 + 300 fresh points a step": row}
+
+    def sum_of_cosines(X):
+        return np.cos(np.pi * X).sum(1)
+
+    fixed = points_of(cube.random(6000, seed=3)), points_of(cube.boundary_random(3000, seed=4))
+    laplacian = partial(np.multiply, -(np.pi**2))
+    baseline = frozen(
+        5, 2000, sum_of_cosines, lambda X: laplacian(sum_of_cosines(X)), *fixed
+    )  # fmt: skip
+    return {
+        "5-64-64-48-48-1, 900 + 300 fresh points a step": row,
+        "2001 frozen tanh features, 6000 + 3000 points": baseline,
+    }
 
 
 # One dimension
@@ -213,6 +277,12 @@ def ritz(seeds: int) -> dict[str, dict]:
     return rows
 
 
+LINE = (
+    lambda X: np.sin(3 * np.pi * X[:, 0]), lambda X: -9 * np.pi**2 * np.sin(3 * np.pi * X[:, 0]),
+    points_of(hc.Box([0], [1]).gauss(64, 3)), np.array([[0.0], [1.0]]),
+)  # fmt: skip
+
+
 def fosls(seeds: int) -> dict[str, dict]:
     """-u'' = f as u' = q, q' = -f by least squares: P1 x P1 elements, and a network beside them."""
 
@@ -244,6 +314,7 @@ def fosls(seeds: int) -> dict[str, dict]:
         watches.append(watch)
     return {
         "1-24-2, 192 points": rows_of(watches, problem.n),
+        "25 frozen tanh features": frozen(1, 24, *LINE),
         "P1 x P1, 256 elements": least_squares_elements(256, T, exact(T)),
     }
 
@@ -277,7 +348,152 @@ def least_squares_elements(elements: int, T: np.ndarray, exact: np.ndarray) -> d
     return {"n": unknowns, "last errors": f"{relative(u, exact):.2e} in {seconds:.2g} s"}
 
 
-PARTS = {"ritz": ritz, "fosls": fosls, "sine": sine, "deep": deep, "cosines": cosines}
+# Energies
+
+
+def energies(seeds: int) -> dict[str, dict]:
+    """The Dirichlet energy of sin pi x sin pi y: errors in the energy norm, relative."""
+    least, finer = -(math.pi**2) / 4, UNIT.gauss(40, 4)
+
+    def posed(model, points):
+        return hc.EnergyProblem(
+            model, lambda u, du, x: tf.reduce_sum(du**2, 1) / 2
+            - 2 * math.pi**2 * tf.sin(math.pi * x[:, 0]) * tf.sin(math.pi * x[:, 1]) * u,
+            points, convex=True, distance=lambda x: tf.reduce_prod(4 * x * (1 - x), 1),
+        )  # fmt: skip
+
+    def error(energy: float) -> float:
+        return math.sqrt(max(energy / -least + 1, 0))
+
+    rows = {}
+    for activation, points in ("tanh", UNIT.gauss(10, 4)), ("relu", UNIT.gauss(24, 3)):
+        found, times = [], []
+        for seed in range(seeds):
+            begun, model = time.process_time(), network(2, 64, 1, seed=seed, activation=activation)
+            best = hc.train(posed(model, points), "natural-gradient", max_steps=100).best
+            times.append(time.process_time() - begun)
+            found.append(error(posed(model, finer).objective(best)))
+        rows[f"2-64-1 {activation}, by its Gauss-Newton matrix, 100 steps"] = {
+            "n": len(best), "energy error": f"{median(found):.1e}, worst {max(found):.1e}",
+            "seconds": median(times),
+        }  # fmt: skip
+    for order, cells in (1, 17), (2, 9), (1, 200), (2, 100):
+        begun = time.process_time()
+        u, basis, unknowns = solved(order, cells, lambda x: 2 * np.pi**2 * sine_exact(x))
+        seconds = time.process_time() - begun
+        energy = -u @ (laplace.assemble(basis) @ u) / 2
+        rows[f"P{order}, {cells}^2 squares"] = {
+            "n": unknowns, "energy error": f"{error(energy):.1e}", "seconds": seconds
+        }  # fmt: skip
+    return rows
+
+
+# Several ranks
+
+
+def start(name: str, ranks: int) -> dict:
+    """Return what this script prints for `--started NAME` on so many ranks."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    command = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks), sys.executable]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    done = subprocess.run(
+        [*command, __file__, "--started", name], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ranks(seeds: int) -> dict[str, dict]:
+    """Steps of the deep network on ranks of one thread each: wall time without tracing."""
+    found = {count: [start("steps", count) for _ in range(3)] for count in (1, 2)}
+    times = {count: median(run["seconds"] for run in runs) for count, runs in found.items()}
+    return {
+        f"{name}, {DENSE}^2 + {4 * DENSE} points": {
+            "1 rank": times[1], "2 ranks": times[2], "ratio": times[1] / times[2]
+        }
+        for name in ("10 steps, 2-64-64-48-48-1",)
+    }  # fmt: skip
+
+
+DENSE = 44
+
+
+def steps() -> None:
+    make = sine_on(UNIT, DENSE)
+    problem, times = make(network(2, 64, 64, 48, 48, 1, seed=0)), []
+    hc.train(
+        problem, "natural-gradient", max_steps=12, verbose=False,
+        callbacks=lambda row, x: times.append(row["seconds"]) and None,
+    )  # fmt: skip
+    if problem.world.rank == 0:
+        print(json.dumps({"seconds": times[-1] - times[2]}))
+
+
+def committor(seeds: int) -> dict[str, dict]:
+    """The rate on Mueller and Brown's surface, by features in 10 dimensions and elements in 2."""
+    rows = {}
+    for h in (0.02, 0.01):
+        begun = time.process_time()
+        rate, unknowns = rate_by_elements(h)
+        rows[f"P1 elements in the plane, h = {h}"] = {
+            "n": unknowns, "rate": rate, "seconds": time.process_time() - begun
+        }  # fmt: skip
+    for count in (1, 2, 3, 4):
+        rows[f"201 random features in 10 dimensions, ranks: {count}"] = start("newton", count)
+    return rows
+
+
+def newton() -> None:
+    problem = hc.equation("committor", ridge=1e-9)
+    begun = time.perf_counter()
+    found = hc.train(
+        problem, hc.Newton(solver="pcg", rank=60), max_steps=1, verbose=False
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    if problem.world.rank == 0:
+        rate = found.best_objective - problem.ridge_term(found.best)
+        last = found.history.rows[-1]
+        costs = {name: last[name] for name in ("columns", "words")}
+        print(json.dumps({"n": problem.n, "rate": rate, "seconds": seconds, **costs}))
+
+
+def rate_by_elements(h: float) -> tuple[float, int]:
+    """Return kT times the least mean of |grad q|^2, by P1 on triangles fitted to both disks."""
+    from hesscomp.problems import committor as surface
+
+    axes = [np.arange(low, high, h) for low, high in ((-1.7, 1.3), (-0.5, 2.2))]
+    mesh = skfem.MeshTri.init_tensor(*axes)
+    p = mesh.p.T.copy()
+    for end in surface.ENDS:
+        radius = np.linalg.norm(p - end, axis=1)
+        near = abs(radius - surface.RADIUS) < h / 2
+        p[near] = end + (p[near] - end) * (surface.RADIUS / radius[near])[:, None]
+    V = surface.surface(p)[0]
+    mesh = skfem.MeshTri(np.ascontiguousarray(p.T), mesh.t)
+    basis = skfem.Basis(mesh.restrict(np.flatnonzero(V[mesh.t].min(0) < 80)), skfem.ElementTriP1())
+
+    def weighted(u, v, w):
+        density = np.exp(-surface.surface(np.moveaxis(w.x, 0, -1))[0] / surface.KT)
+        return density * (u.grad[0] * v.grad[0] + u.grad[1] * v.grad[1])
+
+    K, X = skfem.BilinearForm(weighted).assemble(basis), basis.doflocs.T
+    inner = [
+        np.flatnonzero(np.linalg.norm(X - end, axis=1) < surface.RADIUS * (1 + 1e-9))
+        for end in surface.ENDS
+    ]
+    q = np.zeros(basis.N)
+    q[inner[1]] = 1
+    fixed = np.concatenate(inner)
+    q = skfem.solve(*skfem.condense(K, np.zeros(basis.N), x=q, D=fixed))
+    return surface.KT * (q @ K @ q) / surface.partition(surface.KT), basis.N - len(fixed)
+
+
+STARTED = {"steps": steps, "newton": newton}
+PARTS = {
+    "ritz": ritz, "fosls": fosls, "sine": sine, "deep": deep, "cosines": cosines,
+    "energies": energies, "ranks": ranks, "committor": committor,
+}  # fmt: skip
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from marks import serial_but
+from marks import serial_but, slow_but
 from shards import block_rows
 
 import hesscomp as hc
@@ -62,12 +62,45 @@ def test_a_direction_is_that_of_a_dense_solve(rows, reproducible, options):
     assert task.acceptance_batch.objective(outcome.x) < task.objective
 
 
+def line_network():
+    keras.utils.set_random_seed(3)
+    layers = [keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]
+    return keras.Sequential([keras.Input((1,)), *layers])
+
+
+def collocation(world):
+    box = hc.Box([0], [1])
+    groups = [
+        hc.Group(box.random(9, seed=4, redrawn=True), lambda laplacian, x: laplacian + x[:, 0]),
+        hc.Group([[0.0], [1.0]], lambda u: u),
+    ]
+    return hc.ResidualProblem(line_network(), groups, world)
+
+
+def ritz(world):
+    return hc.EnergyProblem(
+        line_network(), lambda u, du: tf.reduce_sum(du**2, 1) / 2 - u, hc.Box([0], [1]).gauss(5, 4),
+        world=world, convex=True, distance=lambda x: x[:, 0] * (1 - x[:, 0]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("posed", slow_but([collocation], [collocation, ritz]))
+def test_runs_have_equal_bits_on_any_number_of_ranks(posed, shared_tmp):
+    optimizer, steps = NaturalGradient(momentum=0.5), Stopping(max_steps=5)
+    alone = train(posed(World(World.serial().comm, reproducible=True)), optimizer, stopping=steps)
+    problem, saving = posed(World(reproducible=True)), Saving(str(shared_tmp), every=1)
+    train(problem, optimizer, stopping=Stopping(max_steps=2), saving=saving)
+    resumed = train(problem, optimizer, stopping=steps, saving=saving)
+    assert alone.steps == resumed.steps == 5
+    assert np.array_equal(resumed.x, alone.x)
+    for name in ("objective", "gradient_norm", "damping"):
+        found, expected = (run.history.column(name) for run in (resumed, alone))
+        assert np.array_equal(found, expected, equal_nan=True)
+
+
 @cache
 def redrawn():
-    keras.utils.set_random_seed(3)
-    model = keras.Sequential(
-        [keras.Input((1,)), keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]
-    )
+    model = line_network()
     box = hc.Box([0], [1])
     groups = [
         hc.Group(box.random(15, seed=4, redrawn=True), lambda u, x: u - tf.sin(3 * x[:, 0])),
