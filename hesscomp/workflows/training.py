@@ -18,7 +18,7 @@ from hesscomp.workflows.progress import (
     silent,
     write,
 )
-from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, make_problem
+from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest, Subject, make_problem
 
 if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.loop import TrainResult
@@ -103,11 +103,16 @@ class Training:
     succeeded: bool
 
 
-def train(request: TrainRequest, world: World, progress: Progress = silent) -> Training:
+def train(
+    request: TrainRequest,
+    world: World,
+    progress: Progress = silent,
+    subject: Subject | None = None,
+) -> Training:
     """Train a problem. Collective.
 
     `progress` gets the optimizer's options, each row of the history (a dict) at once, and the
-    training at the end.
+    training at the end. `subject` is the problem, where the caller has it already.
 
     Raises
     ------
@@ -127,7 +132,7 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
     sampling = Sampling(**values(request, Sampling))
     check_outputs(world, request.save_point)
     with world.ledger.timed("startup"):
-        subject = make_problem(request, world, progress)
+        subject = subject or make_problem(request, world, progress)
         x0 = _start(request, subject.problem)
         if _names_model(request.save_point):
             subject.problem.require(KERAS_MODEL)
