@@ -358,7 +358,7 @@ class Point:
         return self.service._array_of(*self._ask("product", V, **how))
 
     def solve(
-        self, B: np.ndarray, shift: float = 0.0, tolerance: float = 1e-8, iterations: int = 1000
+        self, B: np.ndarray, shift: float = 0.0, tolerance: float = 1e-5, iterations: int = 1000
     ) -> np.ndarray:
         """Return X with (H + shift I) X = B by conjugate gradients, to a relative residual.
 

@@ -282,7 +282,7 @@ class Doors:
         B = await self._array(request, "the body")
         given = {
             "shift": _number(request, "shift", 0.0),
-            "tolerance": _number(request, "tolerance", 1e-8),
+            "tolerance": _number(request, "tolerance", 1e-5),
             "iterations": int(_number(request, "iterations", 1000)),
         }
         if not (0 < given["tolerance"] < 1 and given["iterations"] > 0):

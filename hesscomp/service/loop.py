@@ -276,7 +276,8 @@ class RankLoop:
         width = next((width for width in WIDTHS if width >= columns), columns)
         if not header["alone"] and width > columns:
             V = np.hstack([V, np.zeros((len(V), width - columns))])
-        product = operator.block_product(operator.checked(V))[:, :columns]
+        with np.errstate(over="ignore", invalid="ignore"):  # it is looked for below
+            product = operator.block_product(operator.checked(V))[:, :columns]
         self.world.ledger.product(columns)
         finite = np.isfinite(product).all(axis=0)
         return {"failed": np.flatnonzero(~finite).tolist()}, (product,)
