@@ -180,6 +180,54 @@ PURPOSES = {
             module="serial",
         ),
     },
+    "serve": {
+        "serve": Command(
+            "keep ranks with a problem, and answer many clients",
+            {
+                "A service on 2 ranks": "hesscomp serve svc --ranks 2 -- --problem mnist-mlp",
+                "With a page for browsers, on this host": "hesscomp serve svc --ranks 2 --port 0 "
+                "-- --data adult --reproducible",
+            },
+        ),
+        "submit": Command(
+            "queue a job of a service",
+            {"Compress at the initial point": "hesscomp submit svc -- compress --rank 20"},
+            module="clients",
+        ),
+        "jobs": Command(
+            "list the jobs of a service", {"List them": "hesscomp jobs svc"}, module="clients"
+        ),
+        "wait": Command(
+            "wait for the end of a job of a service",
+            {"Wait a minute at most": "hesscomp wait svc j000001 --seconds 60"},
+            module="clients",
+        ),
+        "cancel": Command(
+            "cancel a job of a service",
+            {"Cancel it": "hesscomp cancel svc j000001"},
+            module="clients",
+        ),
+        "fetch": Command(
+            "fetch the files of a job of a service",
+            {
+                "List them": "hesscomp fetch svc j000001",
+                "Fetch the factor": "hesscomp fetch svc j000001 --file factor.h5 --out f.h5",
+            },
+            module="clients",
+        ),
+        "page": Command(
+            "print the address of a service's page",
+            {
+                "The address, with the token": "hesscomp page svc",
+                "By another port of this computer": "hesscomp page svc --local-port 8123",
+            },
+        ),
+        "drain": Command(
+            "end a service; its jobs go on with its next start",
+            {"End it": "hesscomp drain svc"},
+            module="clients",
+        ),
+    },
     "prepare": {
         "data": Command(
             "describe a data set and its division among ranks",
@@ -229,7 +277,7 @@ PURPOSES = {
 }
 COMMANDS = {name: command for group in PURPOSES.values() for name, command in group.items()}
 PARALLEL = tuple(name for name, command in COMMANDS.items() if command.parallel)
-WRAPPERS = ("job", "plan")  # another command's words follow after a --
+WRAPPERS = ("job", "plan", "serve", "submit")  # another command's words follow after a --
 EXAMPLES = {
     "Fit logistic regression, compress its Hessian, and look at it": "mpiexec -n 2 hesscomp newton "
     "--data adult --factor-out f.h5\nhesscomp inspect f.h5",

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    with startup_timeout(_comm_timeout(arguments), "MPI's start"):
+    with startup_timeout(comm_timeout(arguments), "MPI's start"):
         options = parse(arguments)  # imports the command's module, and MPI where it takes ranks
     handler = logging.StreamHandler()
     handler.setFormatter(Lines(options.written))
@@ -181,7 +181,7 @@ def _let_go(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return required
 
 
-def _comm_timeout(arguments: list[str]) -> float:
+def comm_timeout(arguments: list[str]) -> float:
     """Return the value of `--comm-timeout` before anything else is parsed; its default if bad."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("--comm-timeout", type=float, default=TIMEOUT)

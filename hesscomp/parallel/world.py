@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Protocol
 
 import numpy as np
 
@@ -23,6 +24,16 @@ log = logging.getLogger(__name__)
 
 CHUNK = 2**30  # elements in one MPI call: counts stay below 2^31 whatever the MPI
 LAST_WORDS = 0.3  # seconds in which a launcher reads what was said: with the job it drops the rest
+
+
+class Visitors(Protocol):
+    """Short work for ranks that are busy with a long run, done between two of its products."""
+
+    def waiting(self) -> bool:
+        """Return whether such work waits at this rank."""
+
+    def receive(self) -> None:
+        """Do some of it. Collective; it must leave the run as it is."""
 
 
 class World:
@@ -61,6 +72,8 @@ class World:
 
     # Returns the signal that asked this rank to stop, 0 for none; set on all ranks or on none.
     stop_asked: Callable[[], int] | None = None
+    # Who else asks these ranks during a run; set with `stop_asked`, on all ranks or on none.
+    visitors: "Visitors | None" = None
 
     def __init__(
         self,
@@ -192,15 +205,19 @@ class World:
     def check_interrupt(self) -> None:
         """Raise Interrupted on all ranks if any of them was asked to stop. Collective, not counted.
 
-        Called where a run may end and go on later: after block products and between steps.
+        Called where a run may end and go on later: after block products and between steps. If
+        visitors wait at any rank, all ranks receive them before the run goes on.
         """
         if self.stop_asked is None:
             return
-        asked = np.array([self.stop_asked()], np.int8)
+        waiting = self.visitors is not None and self.visitors.waiting()
+        asked = np.array([self.stop_asked(), waiting], np.int8)
         by_any = np.empty_like(asked)
         self._wait(self.comm.Iallreduce(asked, by_any, op=MPI.MAX), "meeting")
         if by_any[0]:
             raise Interrupted("ended by a signal", int(by_any[0]))
+        if by_any[1] and self.visitors is not None:
+            self.visitors.receive()
 
     def gather(self, value) -> list:
         """Return every rank's small Python object, as a list in rank order, on every rank."""

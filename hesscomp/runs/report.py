@@ -16,7 +16,7 @@ PICTURE_FILE = "solution.json"  # in a run's folder: what a picture of its solut
 def write_json(path: str | os.PathLike, report: dict) -> None:
     """Write a report whole or not at all; NaN and infinity, which JSON lacks, become null."""
     with atomic_path(path) as temporary:
-        text = json.dumps(_plain(report), indent=2, allow_nan=False)
+        text = json.dumps(plain(report), indent=2, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -77,13 +77,14 @@ def _number(value) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def _plain(value):
+def plain(value):
+    """Return what JSON takes of a value: lists for arrays, null for numbers that are not finite."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.storage.archives import check_member
 from hesscomp.storage.files import atomic_path
 
@@ -29,6 +29,25 @@ def mapped_npy(path: Path) -> np.ndarray:
     with open(path, "rb") as stream:
         shape, fortran, dtype = _read_header(path, path.name, stream, path.stat().st_size)
         return _mapped(path, dtype, stream.tell(), shape, fortran)
+
+
+def read_npy(data: bytes, name: str) -> np.ndarray:
+    """Return the array in the bytes of a .npy file, called `name` in errors; read-only.
+
+    Raises
+    ------
+    InputError
+        For bytes that are no such file, of another length, or with Python objects.
+    """
+    stream = io.BytesIO(data)
+    try:
+        shape, fortran, dtype = _read_header(Path(name), "the array", stream, len(data))
+    except InputError:
+        raise
+    except Exception as error:  # whatever NumPy makes of bytes that are no header
+        raise InputError(f"{name}: is no .npy file ({reason(error)})") from error
+    values = np.frombuffer(data, dtype, math.prod(shape), stream.tell())
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def mapped_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

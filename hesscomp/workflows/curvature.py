@@ -153,12 +153,16 @@ class Curvature:
 
 
 def make_curvature(
-    request: CurvatureRequest, world: World, progress: Progress = silent, at: str | None = None
+    request: CurvatureRequest,
+    world: World,
+    progress: Progress = silent,
+    at: str | None = None,
+    subject: Subject | None = None,
 ) -> Curvature:
     """Make the operator that a request names, ready for products. Collective.
 
     `at` is a point in place of the request's. Where neither names one, it is the problem's initial
-    point, or zero where it has none.
+    point, or zero where it has none. `subject` is the problem, where the caller has it already.
 
     Raises
     ------
@@ -166,7 +170,7 @@ def make_curvature(
         Where the request names several points, and for a problem or point that cannot be used.
     """
     with world.ledger.timed("startup"):
-        subject = make_problem(request, world, progress)
+        subject = subject or make_problem(request, world, progress)
         x = make_point(request, subject, progress, at)
     return make_operator(request, sampled(request, subject.problem), x)
 

@@ -46,7 +46,7 @@ from hesscomp.workflows.progress import (
     write,
     write_factor,
 )
-from hesscomp.workflows.subject import make_problem
+from hesscomp.workflows.subject import Subject, make_problem
 
 
 class Unasked(int):
@@ -192,11 +192,16 @@ class TrajectoryResult:
         return [point.point for point in self.points if not point.converged]
 
 
-def compress(request: CompressRequest, world: World, progress: Progress = silent) -> FactorResult:
+def compress(
+    request: CompressRequest,
+    world: World,
+    progress: Progress = silent,
+    subject: Subject | None = None,
+) -> FactorResult:
     """Compress a Hessian at a point to a certified factor, and write it. Collective.
 
     Costs and memory are those of `compression.compress`. `request.at` names one point at most;
-    `trajectory` takes several.
+    `trajectory` takes several. `subject` is the problem, where the caller has it already.
 
     Raises
     ------
@@ -207,7 +212,7 @@ def compress(request: CompressRequest, world: World, progress: Progress = silent
     """
     check_outputs(world, request.out, request.json, request.save_point)
     with world.ledger.timed("startup"):
-        subject = make_problem(request, world, progress)
+        subject = subject or make_problem(request, world, progress)
         x = make_point(request, subject, progress)
     request = first_look(request, subject.problem, progress)
     curvature = make_operator(request, sampled(request, subject.problem), x)

@@ -31,6 +31,7 @@ from hesscomp.workflows.subject import (
     NAMED_DATA,
     HeldOutRequest,
     LogisticRequest,
+    Subject,
     make_logistic,
 )
 
@@ -130,10 +131,16 @@ class NewtonFit:
     model: LinearModel | None = None  # with its statistics, where they were requested
 
 
-def newton(request: NewtonRequest, world: World, progress: Progress = silent) -> NewtonFit:
+def newton(
+    request: NewtonRequest,
+    world: World,
+    progress: Progress = silent,
+    subject: Subject | None = None,
+) -> NewtonFit:
     """Fit logistic regression by Newton's method; write a factor, a report, a plot. Collective.
 
-    `progress` gets each row of the history (a dict) at once, and the fit at the end.
+    `progress` gets each row of the history (a dict) at once, and the fit at the end. `subject` is
+    the problem, where the caller has it already.
 
     Raises
     ------
@@ -142,7 +149,10 @@ def newton(request: NewtonRequest, world: World, progress: Progress = silent) ->
     """
     check_outputs(world, request.factor_out, request.model_out, request.json, request.plot)
     with world.ledger.timed("startup"):
-        dataset, problem = make_logistic(request, world, progress)
+        if subject is None or subject.data is None:
+            dataset, problem = make_logistic(request, world, progress)
+        else:
+            dataset, problem = subject.data, subject.problem
         from hesscomp.curvature.hessian import HessianOperator
         from hesscomp.optimizers.newton import newton as minimise
         from hesscomp.optimizers.standard_errors import (

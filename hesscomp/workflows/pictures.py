@@ -31,6 +31,7 @@ from hesscomp.workflows.curvature import (
     read_factor,
 )
 from hesscomp.workflows.progress import Progress, check_outputs, counted, silent, write
+from hesscomp.workflows.subject import Subject
 
 FIGURES = {"mnist-hessian": "mnist-mlp"}
 MOST = 20_000  # parameters: above, no exact norm is paid for
@@ -90,11 +91,16 @@ class SpectrumResult:
     estimates: dict[str, Estimate]
 
 
-def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent) -> SpectrumResult:
+def spectrum(
+    request: SpectrumRequest,
+    world: World,
+    progress: Progress = silent,
+    subject: Subject | None = None,
+) -> SpectrumResult:
     """Estimate the spectral density of an operator and draw it. Collective.
 
     Costs at most probes x steps product columns, and 128 more for the trace and the norm where
-    the quadrature is not exact.
+    the quadrature is not exact. `subject` is the problem, where the caller has it already.
 
     Raises
     ------
@@ -104,7 +110,7 @@ def spectrum(request: SpectrumRequest, world: World, progress: Progress = silent
     """
     check_outputs(world, request.out, request.json, request.save_point)
     factor = None if request.factor is None else read_factor(request.factor, world)
-    curvature = make_curvature(request, world, progress)
+    curvature = make_curvature(request, world, progress, subject=subject)
     hessian = curvature.operator
     if factor is not None and request.factor is not None:
         _compare(factor, curvature, request.factor, progress)

@@ -20,7 +20,7 @@ from hesscomp.workflows.curvature import (
     sampled,
 )
 from hesscomp.workflows.progress import Progress, check_outputs, costs, counted, silent, write
-from hesscomp.workflows.subject import HeldOutRequest, make_problem
+from hesscomp.workflows.subject import HeldOutRequest, Subject, make_problem
 
 if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
@@ -76,11 +76,15 @@ class SensitivityRequest(
 
 
 def find_sensitivity(
-    request: SensitivityRequest, world: World, progress: Progress = silent
+    request: SensitivityRequest,
+    world: World,
+    progress: Progress = silent,
+    subject: Subject | None = None,
 ) -> Sensitivity:
     """Find how a minimum, and its loss on test rows, depend on the data. Collective.
 
-    The target is the loss on the test rows, where the data have some.
+    The target is the loss on the test rows, where the data have some. `subject` is the problem,
+    where the caller has it already.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def find_sensitivity(
     check_outputs(world, request.out, request.json, request.plot, request.save_point)
     factor = None if request.factor is None else read_factor(request.factor, world)
     with world.ledger.timed("startup"):
-        subject = make_problem(request, world, progress)
+        subject = subject or make_problem(request, world, progress)
         own = request.model is not None or subject.data is None  # weights that were trained
         at = TRAINED if request.at is None and not own else request.at
         x = make_point(request, subject, progress, at)

@@ -106,11 +106,16 @@ class Training:
     succeeded: bool
 
 
-def train(request: TrainRequest, world: World, progress: Progress = silent) -> Training:
+def train(
+    request: TrainRequest,
+    world: World,
+    progress: Progress = silent,
+    subject: Subject | None = None,
+) -> Training:
     """Train a problem. Collective.
 
     `progress` gets the optimizer's options, each row of the history (a dict) at once, and the
-    training at the end.
+    training at the end. `subject` is the problem, where the caller has it already.
 
     Raises
     ------
@@ -130,7 +135,7 @@ def train(request: TrainRequest, world: World, progress: Progress = silent) -> T
     sampling = Sampling(**values(request, Sampling))
     check_outputs(world, request.save_point)
     with world.ledger.timed("startup"):
-        subject = make_problem(request, world, progress)
+        subject = subject or make_problem(request, world, progress)
         x0 = _start(request, subject.problem)
         if _names_model(request.save_point):
             subject.problem.require(KERAS_MODEL)

@@ -1,0 +1,496 @@
+"""Ask a running service (`hesscomp serve`): points, products, jobs. Needs NumPy alone.
+
+Examples
+--------
+>>> import hesscomp.client as client
+>>> service = client.connect("svc")  # doctest: +SKIP
+>>> x = service.point("initial")  # doctest: +SKIP
+>>> x.gradient, x @ V, x.solve(b, shift=1e-3)  # doctest: +SKIP
+>>> job = service.compress(x, rank=20)  # doctest: +SKIP
+>>> job.result()["eigenvalues"]  # doctest: +SKIP
+"""
+
+import hashlib
+import http.client
+import io
+import json
+import os
+import platform
+import secrets
+import shutil
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import numpy as np
+
+from hesscomp.errors import HesscompError, InputError
+
+MOST_BODY = 16 * 2**20  # bytes; larger arrays go by name in the service's folder
+SOON = 0.05  # seconds between two looks at a job, at first
+LATER = 1.0
+ENDED = ("done", "failed", "cancelled")
+TRIES = 20  # of a request that the service does not take now
+
+
+class ServiceError(HesscompError):
+    """The service refused a request, or could not do it; `status` is that of HTTP."""
+
+    def __init__(self, text: str, status: int = 0):
+        super().__init__(text)
+        self.status = status
+
+
+class NotRunning(ServiceError):
+    """No service answers."""
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float | None):
+        super().__init__("hesscomp", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def connect(
+    folder: str | os.PathLike, url: str | None = None, timeout: float | None = None
+) -> "Service":
+    """Return the service of a folder.
+
+    Parameters
+    ----------
+    folder : path
+        The service's, with its token.
+    url : str, optional
+        Such as http://127.0.0.1:8000, where ``ssh -N -L 8000:/path/of/service.sock HOST`` or
+        another tunnel leads to the service. By default the socket that the folder names.
+    timeout : float, optional
+        Seconds that an answer may take; by default any.
+
+    Raises
+    ------
+    InputError
+        Where the folder is no service's.
+    NotRunning
+        Where none answers.
+    """
+    service = Service(Path(folder), url, timeout)
+    service.status()
+    return service
+
+
+def where(folder: Path) -> dict[str, Any]:
+    """Return what a service's folder tells of it.
+
+    Raises
+    ------
+    InputError
+        Where the folder is no service's.
+    NotRunning
+        Where none runs.
+    """
+    if not (folder / "token").is_file():
+        raise InputError(f"{folder}: is no service's folder; `hesscomp serve` makes one")
+    try:
+        known = json.loads((folder / "service.json").read_text())
+    except FileNotFoundError:
+        raise NotRunning(f"{folder}: no service runs here; start it by hesscomp serve") from None
+    except ValueError:
+        raise InputError(f"{folder}/service.json: is damaged; start the service again") from None
+    if known["host"] == platform.node() and not _lives(known["pid"]):
+        raise NotRunning(
+            f"{folder}: its service (process {known['pid']}) has ended; start it by hesscomp serve"
+        )
+    return known
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Service:
+    """A running service; `connect` makes one. Threads may share it."""
+
+    def __init__(self, folder: Path, url: str | None, timeout: float | None):
+        self.folder, self.url, self.timeout = folder, url, timeout
+        self.name = secrets.token_hex(8)  # for fairness between clients
+        self._local = threading.local()
+        where(folder) if url is None else None
+        self._token = (folder / "token").read_text().strip()
+
+    def status(self) -> dict[str, Any]:
+        """Return how the service is: its problem, ranks, queue and jobs."""
+        return self._json("GET", "/v1/status")
+
+    def ready(self, seconds: float = 600.0) -> dict[str, Any]:
+        """Wait until the ranks are there; return the status."""
+        end = time.monotonic() + seconds
+        while (status := self.status())["state"] == "starting":
+            if time.monotonic() > end:
+                raise ServiceError(f"{self.folder}: the ranks did not start within {seconds:g} s")
+            time.sleep(SOON)
+        return status
+
+    def point(self, x: "np.ndarray | str") -> "Point":
+        """Return a point of the service: an (n,) array, or the name zero or initial."""
+        if isinstance(x, str):
+            return Point(self, x)
+        x = np.ascontiguousarray(x, np.float64)
+        _, body = self._send_array("PUT", "/v1/points", x)
+        return Point(self, json.loads(body)["id"], x)
+
+    def submit(
+        self,
+        kind: str,
+        point: "Point | np.ndarray | str | None" = None,
+        key: str | None = None,
+        **options,
+    ) -> "Job":
+        """Queue a job (compress, spectrum, sensitivity, train, newton) with options of its command.
+
+        Parameters
+        ----------
+        kind : str
+        point : Point, array or str, optional
+            By default that of the command.
+        key : str, optional
+            A second request with the same key gives the job of the first.
+        options
+            Such as rank=20.
+        """
+        if isinstance(point, np.ndarray):
+            point = self.point(point)
+        body = {
+            "kind": kind,
+            "options": options,
+            "point": point.id if isinstance(point, Point) else point,
+            "key": key or secrets.token_hex(16),  # so that a lost answer may be asked for again
+        }
+        return Job(self, self._json("POST", "/v1/jobs", json.dumps(body).encode())["id"])
+
+    def compress(self, point: "Point | np.ndarray | str | None" = None, **options) -> "Job":
+        """Queue a compression; see `submit`."""
+        return self.submit("compress", point, **options)
+
+    def spectrum(self, point: "Point | np.ndarray | str | None" = None, **options) -> "Job":
+        """Queue a spectral density; see `submit`."""
+        return self.submit("spectrum", point, **options)
+
+    def train(self, optimizer: str, point: "Point | str | None" = None, **options) -> "Job":
+        """Queue a training; see `submit`."""
+        return self.submit("train", point, optimizer=optimizer, **options)
+
+    def jobs(self) -> list["Job"]:
+        """Return all jobs, in the order of their making."""
+        return [Job(self, known["id"]) for known in self._json("GET", "/v1/jobs")]
+
+    def job(self, name: str) -> "Job":
+        """Return the job with this id."""
+        return Job(self, self._json("GET", f"/v1/jobs/{quote(name, safe='')}")["id"])
+
+    def events(self, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
+        """Yield number, name and data of each event as it comes; those after `since`, if given."""
+        headers = {} if since is None else {"Last-Event-ID": str(since)}
+        connection = self._new_connection()
+        try:
+            connection.request("GET", "/v1/events", headers={**self._headers(), **headers})
+            answer = connection.getresponse()
+            _check(answer.status, b"" if answer.status < 300 else answer.read())
+            event: dict[str, str] = {}
+            for line in io.TextIOWrapper(answer, "utf-8"):
+                name, colon, value = line.rstrip("\n").partition(": ")
+                if colon and name:
+                    event[name] = value
+                elif not line.strip() and "data" in event:
+                    yield int(event["id"]), event["event"], json.loads(event["data"])
+                    event = {}
+        finally:
+            connection.close()
+
+    def drain(self) -> None:
+        """Let the service end: running jobs are saved, and go on with its next start."""
+        self._json("POST", "/v1/drain")
+
+    # Requests
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "Authorization": f"Bearer {self._token}",
+            "X-Hesscomp": "1",
+            "X-Hesscomp-Client": self.name,
+        }
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        if self.url is None:
+            return _UnixConnection(where(self.folder)["socket"], self.timeout)
+        parts = urlsplit(self.url)
+        host, port = parts.hostname or "", parts.port
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
+        return http.client.HTTPConnection(host, port, timeout=self.timeout)
+
+    def _request(
+        self, method: str, path: str, body: bytes = b"", **headers: str
+    ) -> tuple[Any, bytes]:
+        """Return headers and body of an answer; what may be asked twice is asked again."""
+        for tries in range(TRIES):
+            fresh = getattr(self._local, "connection", None) is None
+            if fresh:
+                self._local.connection = self._new_connection()
+            connection = self._local.connection
+            try:
+                connection.request(method, path, body, {**self._headers(), **headers})
+                answer = connection.getresponse()
+                data = answer.read()
+            except (http.client.HTTPException, ConnectionError, FileNotFoundError) as error:
+                connection.close()
+                self._local.connection = None
+                if fresh:  # else it was one that the service had closed
+                    raise NotRunning(
+                        f"{self.folder}: the service does not answer ({error})"
+                    ) from error
+                continue
+            if answer.will_close:
+                self._local.connection = None
+            if answer.status == 503 and tries + 1 < TRIES and b"ending" not in data:
+                time.sleep(min(float(answer.headers.get("Retry-After", 1)), SOON * 2**tries))
+                continue
+            _check(answer.status, data)
+            return answer.headers, data
+        raise NotRunning(f"{self.folder}: the service does not answer")
+
+    def _json(self, method: str, path: str, body: bytes = b"") -> Any:
+        return json.loads(self._request(method, path, body)[1])
+
+    def _send_array(self, method: str, path: str, array: np.ndarray) -> tuple[Any, bytes]:
+        if array.nbytes <= MOST_BODY:
+            stream = io.BytesIO()
+            np.save(stream, array, allow_pickle=False)
+            return self._request(method, path, stream.getvalue())
+        name = secrets.token_hex(16)
+        place = self.folder / "arrays" / f"{name}.npy"
+        try:
+            np.save(place, array, allow_pickle=False)
+            return self._request(method, path, b"", **{"X-Hesscomp-Array": name})
+        finally:
+            place.unlink(missing_ok=True)
+
+    def _array_of(self, headers: Any, body: bytes) -> np.ndarray:
+        if headers["Content-Type"].startswith("application/x-npy"):
+            return np.load(io.BytesIO(body), allow_pickle=False)
+        place = self.folder / "arrays" / f"{json.loads(body)['array']}.npy"
+        array = np.load(place, allow_pickle=False)
+        place.unlink()
+        return array
+
+
+def _check(status: int, body: bytes) -> None:
+    if status < 300:
+        return
+    try:
+        text = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        text = f"the service answered with status {status}"
+    raise ServiceError(text, status)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a service, named by its content."""
+
+    service: Service = field(repr=False)
+    id: str
+    known: np.ndarray | None = field(default=None, repr=False, compare=False)
+    operator: str = "hessian"
+
+    __array_ufunc__ = None  # NumPy leaves ``array @ point`` alone
+
+    @property
+    def x(self) -> np.ndarray:
+        """The (n,) array."""
+        if self.known is not None:
+            return self.known
+        return self.service._array_of(*self.service._request("GET", f"/v1/points/{self.id}"))
+
+    @property
+    def n(self) -> int:
+        """The number of parameters."""
+        return self.service.ready()["n"]
+
+    def of(self, operator: str) -> "Point":
+        """Return the point with another matrix: ggn, fisher, empirical-fisher, ..."""
+        return Point(self.service, self.id, self.known, operator)
+
+    @property
+    def value(self) -> float:
+        """The objective."""
+        return json.loads(self._ask("value")[1])["value"]
+
+    @property
+    def gradient(self) -> np.ndarray:
+        """The objective's gradient, (n,)."""
+        return self.service._array_of(*self._ask("gradient"))
+
+    def __matmul__(self, V: np.ndarray) -> np.ndarray:
+        """Return the matrix times an (n,) or (n, k) array; products that wait share a block."""
+        return self.product(V)
+
+    def product(self, V: np.ndarray, batch: bool = True) -> np.ndarray:
+        """Return the matrix times an array; without `batch`, with the bits of a lone product."""
+        how = {"batch": str(batch).lower()}
+        return self.service._array_of(*self._ask("product", V, **how))
+
+    def solve(
+        self, B: np.ndarray, shift: float = 0.0, tolerance: float = 1e-5, iterations: int = 1000
+    ) -> np.ndarray:
+        """Return X with (H + shift I) X = B by conjugate gradients, to a relative residual.
+
+        Raises
+        ------
+        ServiceError
+            Where it does not converge.
+        """
+        how = {"shift": shift, "tolerance": tolerance, "iterations": iterations}
+        headers, body = self._ask("solve", B, **how)
+        if headers["X-Converged"] != "true":
+            raise ServiceError(
+                f"no solution within {headers['X-Iterations']} iterations (residual "
+                f"{headers['X-Residual']}); take a larger shift, or more iterations"
+            )
+        return self.service._array_of(headers, body)
+
+    def to_scipy(self):
+        """Return a SciPy operator of the matrix at this point."""
+        from scipy.sparse.linalg import LinearOperator
+
+        ways = dict.fromkeys(("matvec", "rmatvec", "matmat", "rmatmat"), self.__matmul__)
+        return LinearOperator((self.n, self.n), dtype=np.float64, **ways)
+
+    def _ask(self, what: str, array: np.ndarray | None = None, **how) -> tuple[Any, bytes]:
+        path = f"/v1/points/{self.id}/{what}?{urlencode({'operator': self.operator, **how})}"
+        try:
+            return self._asked(path, array)
+        except ServiceError as why:
+            if why.status != 404 or self.known is None:
+                raise
+        self.service.point(self.known)  # it had to leave, or the service is another one
+        return self._asked(path, array)
+
+    def _asked(self, path: str, array: np.ndarray | None) -> tuple[Any, bytes]:
+        if array is None:
+            return self.service._request("POST", path)
+        return self.service._send_array("POST", path, np.asarray(array, np.float64))
+
+
+def point_id(x: np.ndarray) -> str:
+    """Return the id that a service gives a point."""
+    return hashlib.sha256(np.ascontiguousarray(x, "<f8").tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a service."""
+
+    service: Service = field(repr=False)
+    id: str
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """All that the service tells of it."""
+        return self.service._json("GET", self._path)
+
+    @property
+    def _path(self) -> str:
+        return f"/v1/jobs/{self.id}"
+
+    @property
+    def state(self) -> str:
+        """queued, running, done, failed or cancelled."""
+        return self.known["state"]
+
+    @property
+    def progress(self) -> tuple[int, int | None]:
+        """Product columns so far, and the most that they can be, where that is known."""
+        known = self.known
+        return known["done"], known["total"]
+
+    def wait(self, seconds: float | None = None) -> str:
+        """Wait until the job has ended; return its state.
+
+        Raises
+        ------
+        ServiceError
+            Where it has not ended within `seconds`.
+        """
+        end, pause = None if seconds is None else time.monotonic() + seconds, SOON
+        while (state := self.state) not in ENDED:
+            if end is not None and time.monotonic() > end:
+                raise ServiceError(f"job {self.id} is {state} after {seconds:g} s")
+            time.sleep(pause)
+            pause = min(pause * 1.5, LATER)
+        return state
+
+    def result(self, seconds: float | None = None) -> dict[str, Any]:
+        """Wait for the end; return the numbers that the command's `--json` writes.
+
+        Raises
+        ------
+        ServiceError
+            For a job that failed or was cancelled.
+        """
+        if (state := self.wait(seconds)) != "done":
+            raise ServiceError(f"job {self.id} {state}: {self.known['error'] or 'by request'}")
+        return self.service._json("GET", f"{self._path}/result")["numbers"]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the job warned of, such as eigenpairs that are not accurate."""
+        return self.known["warnings"]
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files of a job that is done."""
+        return self.known["files"]
+
+    def fetch(self, name: str, out: str | os.PathLike | None = None) -> Path:
+        """Write one of the files, such as factor.h5, to `out` (by default of its name) here."""
+        place = Path(name if out is None else out)
+        _, body = self.service._request("GET", f"{self._path}/result/{quote(name, safe='')}")
+        temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        temporary.write_bytes(body)
+        shutil.move(temporary, place)
+        return place
+
+    def cancel(self) -> None:
+        """Cancel it; one that runs ends after its present product."""
+        self.service._json("DELETE", self._path)
+
+
+def leave(folder: str | os.PathLike, kind: str, options: dict[str, Any], point: str | None) -> str:
+    """Leave a job in the inbox of a service that this host has no connection to; return its key."""
+    key = secrets.token_hex(16)
+    inbox = Path(folder) / "inbox"
+    if not inbox.is_dir():
+        raise InputError(f"{folder}: is no service's folder; `hesscomp serve` makes one")
+    body = {"kind": kind, "options": options, "point": point, "key": key}
+    temporary = inbox / f".{key}.tmp"
+    temporary.write_text(json.dumps(body))
+    temporary.rename(inbox / f"{key}.json")
+    return key

@@ -1,0 +1,138 @@
+"""The queue of short requests: what waits at one point together becomes one block product.
+
+Clients that ask again and again do so a moment after their answers. So a block waits a little, at
+most `LINGER` of the last one's time, as long as fewer requests wait than were about when the last
+block ended. Clients take turns: one that asks much does not keep others out.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hesscomp.service.jobs import Full
+
+LINGER = 0.1  # of the last block's seconds
+MOST_WAITING = 1024
+MOST_COLUMNS = 64
+BLOCKED = "product"  # the kind of requests that can share a block
+
+
+@dataclass
+class Work:
+    """A short request: what it is, and the future of its answer."""
+
+    kind: str
+    point: str
+    operator: str
+    client: str
+    future: asyncio.Future
+    array: np.ndarray | None = None  # (n, k)
+    given: dict[str, Any] = field(default_factory=dict)  # further numbers
+    alone: bool = False  # whether it must not share a block
+    attempts: int = 0  # that ended with a rank's death
+
+    @property
+    def columns(self) -> int:
+        return 0 if self.array is None else self.array.shape[1]
+
+    @property
+    def key(self):
+        """What requests of one block have in common; None for one that shares none."""
+        shares = self.kind == BLOCKED and not self.alone
+        return (self.point, self.operator) if shares else None
+
+
+class WorkQueue:
+    """Short requests that wait, by client.
+
+    Parameters
+    ----------
+    batching : bool
+        Whether products share blocks.
+    most : int
+        Requests that may wait.
+    columns : int
+        Most columns of a block; a request of more goes alone.
+    """
+
+    def __init__(
+        self, batching: bool = True, most: int = MOST_WAITING, columns: int = MOST_COLUMNS
+    ):
+        self.batching, self.most, self.columns = batching, most, columns
+        self.clients: OrderedDict[str, deque[Work]] = OrderedDict()
+        self._expected, self._until = 1, 0.0
+        self._last_key: Any = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.clients.values()))
+
+    def add(self, work: Work, first: bool = False) -> None:
+        """Let a request wait, `first` before the others of its client.
+
+        Raises
+        ------
+        Full
+            Where too many wait.
+        """
+        if len(self) >= self.most and not first:
+            raise Full(f"{self.most} requests wait already; ask again")
+        waiting = self.clients.setdefault(work.client, deque())
+        (waiting.appendleft if first else waiting.append)(work)
+
+    def ended(self, block: list[Work], seconds: float) -> None:
+        """Note that a block took so long: how many requests the next one should wait for."""
+        key = block[0].key
+        self._last_key = key
+        self._expected = len(block) + self._count(key)
+        self._until = time.monotonic() + LINGER * seconds
+
+    def linger(self) -> float:
+        """Return the seconds for which the next block should wait for others."""
+        if not self.batching or not self.clients or self._last_key is None:
+            return 0.0
+        waiting = self._count(self._last_key)
+        if not 0 < waiting < self._expected or waiting < len(self):
+            return 0.0
+        return max(self._until - time.monotonic(), 0.0)
+
+    def _count(self, key) -> int:
+        if key is None:
+            return 0
+        return sum(work.key == key for waiting in self.clients.values() for work in waiting)
+
+    def take(self) -> list[Work]:
+        """Return the next requests that go together, at least one; the clients take turns."""
+        first = self._pop(next(iter(self.clients)))
+        block, columns = [first], first.columns
+        if first.key is None or not self.batching:
+            return block
+        turns = list(self.clients)
+        while turns:
+            for client in list(turns):
+                found = self._matching(client, first.key, self.columns - columns)
+                if found is None:
+                    turns.remove(client)
+                    continue
+                block.append(found)
+                columns += found.columns
+        return block
+
+    def _pop(self, client: str) -> Work:
+        waiting = self.clients.pop(client)
+        work = waiting.popleft()
+        if waiting:
+            self.clients[client] = waiting  # at the end: it has had its turn
+        return work
+
+    def _matching(self, client: str, key, room: int) -> Work | None:
+        waiting = self.clients.get(client, ())
+        found = next((work for work in waiting if work.key == key and work.columns <= room), None)
+        if found is not None:
+            waiting.remove(found)  # type: ignore[union-attr]
+            if not waiting:
+                del self.clients[client]
+        return found

@@ -1,0 +1,382 @@
+"""The front: the queue, the states and the points of a service, and what the ranks do next."""
+
+import asyncio
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hesscomp.errors import HesscompError, InputError, one_line
+from hesscomp.service.batching import BLOCKED, Work, WorkQueue
+from hesscomp.service.events import Events
+from hesscomp.service.jobs import (
+    ATTEMPTS,
+    CANCELLED,
+    FAILED,
+    HISTORY,
+    QUEUED,
+    RUNNING,
+    WARNINGS,
+    JobStore,
+)
+from hesscomp.service.points import Points
+from hesscomp.service.ranks import Ranks
+from hesscomp.service.requests import (
+    NAMED_POINTS,
+    TRAINED,
+    ServedProblem,
+    curvature_request,
+    job_request,
+    kind_of,
+)
+from hesscomp.service.wire import Job, JobBody
+from hesscomp.storage.npy import save_npy
+
+STARTING, READY, DRAINING = "starting", "ready", "draining"
+
+
+class Unavailable(HesscompError):
+    """The service does not take this now; asked again later, it may."""
+
+
+class Failed(HesscompError):
+    """The ranks could not do what was asked."""
+
+    def __init__(self, text: str, status: int = 500):
+        super().__init__(text)
+        self.status = status
+
+
+class Front:
+    """A service without its doors: what HTTP asks is a method here.
+
+    Parameters
+    ----------
+    served : ServedProblem
+    store : JobStore
+    points : Points
+    queue : WorkQueue
+    """
+
+    def __init__(self, served: ServedProblem, store: JobStore, points: Points, queue: WorkQueue):
+        self.served, self.store, self.points, self.queue = served, store, points, queue
+        self.events = Events()
+        self.ranks: Ranks | None = None
+        self.about: dict[str, Any] = {"problem": "", "n": None, "rows": None, "ranks": []}
+        self.state, self.restarts, self.last_failure = STARTING, 0, ""
+        self.running: Job | None = None
+        self.under_way: list[Work] = []
+        self.number = 0
+        self.counts: Counter[str] = Counter()
+        self.seconds: Counter[str] = Counter()
+        self.last_product = 0.0
+        self._sent: set[str] = set()  # points that the ranks have
+        self._timer: asyncio.TimerHandle | None = None
+        self.drained = asyncio.Event()
+
+    # What clients ask
+
+    def status(self) -> dict[str, Any]:
+        """Return how the service is, in plain values."""
+        return {
+            "state": self.state,
+            **self.about,
+            "waiting": len(self.queue) + len(self.under_way),
+            "running": None if self.running is None else self.running.id,
+            "jobs": self.store.counts(),
+            "points": len(self.points.held),
+            "point_bytes": self.points.bytes,
+            "restarts": self.restarts,
+            "last_failure": self.last_failure,
+            "event": self.events.last,
+        }
+
+    @property
+    def n(self) -> int:
+        """The number of parameters; Unavailable until the ranks have told it."""
+        if self.about["n"] is None:
+            raise Unavailable("the ranks are starting; ask again")
+        return self.about["n"]
+
+    def add_point(self, x: np.ndarray) -> str:
+        """Hold a point; return its name."""
+        name = self.points.add(x)
+        self.events.add("point", {"id": name, "bytes": x.nbytes})
+        return name
+
+    async def ask(
+        self,
+        kind: str,
+        point: str,
+        client: str,
+        array: np.ndarray | None = None,
+        operator: str = "hessian",
+        alone: bool = False,
+        **given,
+    ) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Return the ranks' answer to a short request.
+
+        Raises
+        ------
+        InputError, Failed, Unavailable, Full, KeyError
+        """
+        self._check_open()
+        curvature_request(self.served, operator)
+        if point not in NAMED_POINTS:
+            self.points[point]
+        future = asyncio.get_running_loop().create_future()
+        self.queue.add(Work(kind, point, operator, client, future, array, given, alone))
+        self.counts[kind] += 1
+        self._advance()
+        return await future
+
+    def _check_open(self) -> None:
+        if self.state == DRAINING:
+            raise Unavailable("the service is ending; ask again when it has started again")
+
+    async def add_job(self, body: JobBody, client: str) -> tuple[Job, bool]:
+        """Queue a job; return it, and whether it is new: a known key gives the job that has it.
+
+        Raises
+        ------
+        InputError, Unavailable, Full, KeyError
+        """
+        self._check_open()
+        known = self.store.with_key(body.key)
+        if known is not None:
+            if (known.kind, known.options, known.point) != (body.kind, body.options, body.point):
+                raise InputError(f"`key` {body.key}: belongs to {known.id}, another job")
+            return known, False
+        self._request(body, Path("jobs"))
+        x = None
+        if body.point not in (None, TRAINED, *NAMED_POINTS):
+            x = self.points[body.point]
+        job = self.store.add(body, client)
+        if x is not None:
+            await asyncio.to_thread(save_npy, self.store.place(job) / "point.npy", x)
+        await asyncio.wrap_future(self.store.save(job))
+        self._told(job)
+        self._advance()
+        return job, True
+
+    def _request(self, body: JobBody | Job, folder: Path) -> None:
+        kind_of(body.kind)
+        job_request(body.kind, body.options, self.served, folder, self._at(body, folder))
+
+    def _at(self, body: JobBody | Job, folder: Path) -> str | None:
+        if body.point in (None, TRAINED, *NAMED_POINTS):
+            return body.point
+        return str(folder / "point.npy")
+
+    async def cancel(self, job: Job) -> Job:
+        """Cancel a job; one that runs ends after its present product."""
+        if job.state == QUEUED:
+            self.store.finish(job, CANCELLED)
+            self._told(job)
+        elif job is self.running and self.ranks is not None:
+            self.ranks.send({"do": "cancel", "job": job.id})
+        return job
+
+    def drain(self) -> None:
+        """Take nothing new; let what runs be saved, and end."""
+        if self.state == DRAINING:
+            return
+        self.state = DRAINING
+        self._tell_ranks()
+        for waiting in self.queue.clients.values():
+            for work in waiting:
+                _fail(work, Unavailable("the service is ending; ask again when it is back"))
+        self.queue.clients.clear()
+        if self.ranks is not None and self.ranks.ready and self.running is not None:
+            self.ranks.send({"do": "drain"})
+        self._advance()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether jobs wait, for the next start of the service."""
+        counts = self.store.counts()
+        return counts[QUEUED] + counts[RUNNING] > 0
+
+    # What the ranks do
+
+    def _advance(self) -> None:
+        """Give the ranks what comes next, where they are free for it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        ranks = self.ranks
+        if self.state == DRAINING:
+            if self.running is None and not self.under_way:
+                self.drained.set()
+            return
+        if ranks is None or not ranks.ready:
+            return
+        if not self.under_way and len(self.queue):
+            wait = self.queue.linger()
+            if wait > 0:
+                self._timer = asyncio.get_running_loop().call_later(wait, self._advance)
+            else:
+                self._send_work(self.queue.take())
+        if self.running is None and (job := self.store.next()) is not None:
+            self._start(job)
+
+    def _send_work(self, block: list[Work]) -> None:
+        first, arrays = block[0], []
+        self.number += 1
+        brings = first.point not in NAMED_POINTS and first.point not in self._sent
+        if brings:
+            if first.point not in self.points:  # it left while the request waited
+                for work in block:
+                    _fail(work, KeyError(first.point))
+                self._advance()
+                return
+            arrays.append(self.points[first.point])
+            self._sent.add(first.point)
+        drop = [name for name in self.points.left if name in self._sent and name != first.point]
+        self.points.left = [name for name in self.points.left if name == first.point]
+        self._sent.difference_update(drop)
+        columns = [work.array for work in block if work.array is not None]
+        if columns:
+            arrays.append(columns[0] if len(columns) == 1 else np.hstack(columns))
+        self.under_way = block
+        assert self.ranks is not None
+        self.ranks.send(
+            {
+                "do": "work", "id": self.number, "kind": first.kind, "point": first.point,
+                "operator": first.operator, "alone": first.alone, "brings": brings, "drop": drop,
+                **first.given,
+            },
+            *arrays,
+        )  # fmt: skip
+
+    def _start(self, job: Job) -> None:
+        assert self.ranks is not None
+        job.state, job.started, job.error = RUNNING, time.time(), ""
+        job.done, job.total, job.history, job.warnings = 0, None, [], []
+        self.running = job
+        self.store.save(job)
+        self._told(job)
+        folder = self.store.place(job)
+        known = {"id": job.id, "kind": job.kind, "options": job.options}
+        at = self._at(job, folder)
+        self.ranks.send({"do": "job", "job": known, "folder": str(folder), "at": at})
+
+    def hear(self, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        """Take a frame of rank 0."""
+        getattr(self, f"_heard_{header.pop('say')}")(header, arrays)
+        self._advance()
+
+    def _heard_hello(self, header: dict[str, Any], arrays: list) -> None:
+        self.about.update(header)
+        self._sent.clear()
+        if self.state == STARTING:
+            self.state = READY
+        self._tell_ranks()
+
+    def _heard_beat(self, header: dict[str, Any], arrays: list) -> None:
+        self.about["ranks"] = header["ranks"]
+        self._tell_ranks()
+
+    def _tell_ranks(self) -> None:
+        self.events.add("ranks", {"state": self.state, "ranks": self.about["ranks"]})
+
+    def _heard_answer(self, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
+        block, self.under_way = self.under_way, []
+        if header.pop("id") != self.number or not block:
+            return
+        first, seconds = block[0], header["seconds"]
+        self.seconds[first.kind] += seconds
+        self.counts[f"{first.kind} blocks"] += 1
+        self.counts[f"{first.kind} columns"] += sum(work.columns for work in block)
+        self.queue.ended(block, seconds)
+        if "error" in header:
+            for work in block:
+                _fail(work, Failed(header["error"], header["status"]))
+            return
+        if first.kind != BLOCKED:
+            _answer(first, header, arrays)
+            return
+        at, failed = 0, header["failed"]
+        for work in block:
+            mine = range(at, at + work.columns)
+            bad = [column - at for column in failed if column in mine]
+            if bad:
+                _fail(work, Failed(_overflow(bad, work), 422))
+            else:
+                _answer(work, {}, [arrays[0][:, mine.start : mine.stop]])
+            at += work.columns
+
+    def _heard_event(self, header: dict[str, Any], arrays: list) -> None:
+        job = self.running
+        if job is None or header.pop("job") != job.id:
+            return
+        if "row" in header:
+            job.history = [*job.history[-HISTORY:], header["row"]]
+            self.events.add("row", {"job": job.id, "row": header["row"]})
+        elif "warning" in header:
+            job.warnings = [*job.warnings, header["warning"]][-WARNINGS:]
+            self._told(job)
+        elif "text" in header:
+            self.events.add("line", {"job": job.id, "text": header["text"]})
+        else:
+            job.done, job.total = header["done"], header["total"]
+            self._told(job)
+
+    def _heard_ended(self, header: dict[str, Any], arrays: list) -> None:
+        job, self.running = self.running, None
+        if job is None or header["job"] != job.id:
+            return
+        if header["state"] == QUEUED:
+            job.state = QUEUED
+            self.store.save(job)
+        else:
+            self.store.finish(job, header["state"], one_line(header["error"]))
+        self.counts[f"jobs {header['state']}"] += 1
+        self._told(job)
+
+    def lost(self, why: str) -> None:
+        """The ranks have ended unasked: what they did is tried once more."""
+        self.restarts += 1
+        self.last_failure = one_line(why)
+        self._sent.clear()
+        self.about["ranks"] = []
+        if self.state == READY:
+            self.state = STARTING
+        block, self.under_way = self.under_way, []
+        for work in reversed(block):
+            work.attempts += 1
+            if work.attempts < ATTEMPTS and self.state != DRAINING:
+                self.queue.add(work, first=True)
+            else:
+                _fail(work, Failed(self.last_failure))
+        job, self.running = self.running, None
+        if job is not None:
+            job.attempts += 1
+            if job.attempts < ATTEMPTS or self.state == DRAINING:
+                job.state, job.error = QUEUED, self.last_failure
+                self.store.save(job)
+            else:
+                self.store.finish(job, FAILED, self.last_failure)
+            self._told(job)
+        self._tell_ranks()
+        self._advance()
+
+    def _told(self, job: Job) -> None:
+        self.events.add("job", job)
+
+
+def _overflow(bad: list[int], work: Work) -> str:
+    which = f"columns {', '.join(map(str, bad[:10]))} of" if work.columns > 1 else ""
+    return f"{which} the product is not finite; check the scale of the array and the point".strip()
+
+
+def _answer(work: Work, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
+    if not work.future.done():
+        work.future.set_result((header, arrays))
+
+
+def _fail(work: Work, error: Exception) -> None:
+    if not work.future.done():
+        work.future.set_exception(error)

@@ -1,0 +1,410 @@
+"""The service's HTTP: routes, who may ask, limits, events and metrics."""
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from hesscomp.errors import HesscompError, InputError, one_line
+from hesscomp.service.front import Failed, Front, Unavailable
+from hesscomp.service.jobs import DONE, Full, JobStore
+from hesscomp.service.metrics import metrics_text
+from hesscomp.service.requests import NAMED_POINTS
+from hesscomp.service.wire import Job, JobBody, array_of, npy_of
+from hesscomp.service.workspace import Workspace, checked_name
+from hesscomp.storage.npy import mapped_npy, save_npy
+
+MOST_BODY = 16 * 2**20  # bytes; larger arrays go by name
+MOST_JSON = 2**16
+NPY_HEADER = 2**12
+BODY_SECONDS = 60.0  # in which a whole body must have come
+CHANGES = ("POST", "PUT", "DELETE", "PATCH")
+OPEN = ("/", "/page.js", "/page.css")  # nothing secret is in them
+LOCAL = ("localhost", "127.0.0.1", "[::1]", "hesscomp")
+NPY = "application/x-npy"
+TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css"}
+PAGES = Path(__file__).with_name("pages")
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class Refused(HesscompError):
+    """A request that is not answered, with its status."""
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+def reply(value: Any, status: int = 200, **headers: str) -> Response:
+    """Return a value as JSON."""
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def refusal(status: int, text: str) -> Response:
+    """Return an error in one line."""
+    answer = reply({"error": one_line(text)}, status)
+    if status == 503:
+        answer.headers["retry-after"] = "2"
+    if status in (400, 408, 413):
+        answer.headers["connection"] = "close"  # what follows of the body is not read
+    return answer
+
+
+class Guard:
+    """What every request must pass: host, origin, the header of changes, and the token.
+
+    Parameters
+    ----------
+    app : ASGI application
+    token : str
+    cookie : str
+        Name of the cookie in which a browser keeps the token.
+    hosts : tuple of str
+        Names under which the service may be asked, besides those of this host alone.
+    """
+
+    def __init__(self, app, token: str, cookie: str, hosts: tuple[str, ...] = ()):
+        self.app, self.token, self.cookie = app, token.encode(), cookie
+        self.hosts = (*LOCAL, *hosts)
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return
+
+        async def send_with_headers(message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                more = [each for each in HEADERS if each[0] not in given]
+                message["headers"] = [*message["headers"], *more]
+            await send(message)
+
+        try:
+            self._check(scope)
+        except Refused as why:
+            await refusal(why.status, str(why))(scope, receive, send_with_headers)
+            return
+        await self.app(scope, receive, send_with_headers)
+
+    def _check(self, scope) -> None:
+        headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name in headers and name in (b"host", b"origin", b"authorization"):
+                raise Refused(400, f"the header {name.decode()} is there twice")
+            headers[name] = value
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if _without_port(host) not in self.hosts:
+            raise Refused(403, f"Host {host[:60]!r}: the service does not go by this name")
+        origin = headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1").lower() != f"{scope['scheme']}://{host}":
+            raise Refused(403, "Origin: other sites may not ask this service")
+        if scope["method"] in CHANGES and b"x-hesscomp" not in headers:
+            raise Refused(403, "the header X-Hesscomp: 1 is missing, which only clients send")
+        if scope["path"] in OPEN and scope["method"] in ("GET", "HEAD"):
+            return
+        if not hmac.compare_digest(self._token_of(headers), self.token):
+            raise Refused(401, "the token is missing or wrong; it is in the file FOLDER/token")
+
+    def _token_of(self, headers: dict[bytes, bytes]) -> bytes:
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if kind.lower() == b"bearer":
+            return given.strip()
+        try:
+            found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(self.cookie)
+        except CookieError:
+            return b""
+        return b"" if found is None else found.value.encode()
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def answered(handler: Callable[..., Awaitable[Response]]):
+    """Return a handler whose errors become statuses with one line."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except (Refused, Failed) as why:
+            return refusal(why.status, str(why))
+        except (Unavailable, Full) as why:
+            return refusal(503, str(why))
+        except InputError as why:
+            return refusal(422, str(why))
+        except KeyError as why:
+            return refusal(404, f"{str(why.args[0])[:80]}: there is none here")
+        except msgspec.MsgspecError as why:
+            return refusal(400, str(why))
+        except ClientDisconnect:
+            return Response(status_code=400)
+
+    return answer
+
+
+class Doors:
+    """The handlers of the routes.
+
+    Parameters
+    ----------
+    front : Front
+    workspace : Workspace
+    token : str
+    """
+
+    def __init__(self, front: Front, workspace: Workspace, token: str):
+        self.front, self.workspace, self.token = front, workspace, token
+
+    @property
+    def store(self) -> JobStore:
+        return self.front.store
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        listed = [
+            ("GET", "/v1/status", self.status),
+            ("GET", "/v1/noop", self.noop),
+            ("GET", "/v1/events", self.events),
+            ("GET", "/v1/metrics", self.metrics),
+            ("POST", "/v1/session", self.session),
+            ("POST", "/v1/drain", self.drain),
+            ("GET", "/v1/points", self.points),
+            ("PUT", "/v1/points", self.put_point),
+            ("GET", "/v1/points/{point}", self.point),
+            ("POST", "/v1/points/{point}/value", self.value),
+            ("POST", "/v1/points/{point}/gradient", self.gradient),
+            ("POST", "/v1/points/{point}/product", self.product),
+            ("POST", "/v1/points/{point}/solve", self.solve),
+            ("GET", "/v1/jobs", self.jobs),
+            ("POST", "/v1/jobs", self.add_job),
+            ("GET", "/v1/jobs/{job}", self.job),
+            ("DELETE", "/v1/jobs/{job}", self.cancel),
+            ("GET", "/v1/jobs/{job}/result", self.result),
+            ("GET", "/v1/jobs/{job}/result/{name}", self.result_file),
+            *(("GET", path, self.page) for path in OPEN),
+        ]
+        return [Route(path, answered(handler), methods=[how]) for how, path, handler in listed]
+
+    async def status(self, request: Request) -> Response:
+        return reply({"name": self.workspace.name, **self.front.status()})
+
+    async def noop(self, request: Request) -> Response:
+        """Answer when the ranks have: what one request to them costs."""
+        await self.front.ask("noop", "zero", _client(request))
+        return reply({})
+
+    async def events(self, request: Request) -> Response:
+        given = request.headers.get("last-event-id")
+        number = int(given) if given is not None and given.isdecimal() and len(given) < 16 else None
+        return StreamingResponse(
+            self.front.events.since(number), media_type="text/event-stream; charset=utf-8"
+        )
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(metrics_text(self.front), media_type="text/plain; version=0.0.4")
+
+    async def session(self, request: Request) -> Response:
+        """Let a browser keep the token where no script reads it."""
+        secure = "; Secure" if request.url.scheme == "https" else ""
+        cookie = f"hesscomp-{self.workspace.name}={self.token}"
+        return Response(
+            status_code=204,
+            headers={"set-cookie": f"{cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"},
+        )
+
+    async def drain(self, request: Request) -> Response:
+        self.front.drain()
+        return reply({"state": self.front.state}, 202)
+
+    # Points
+
+    async def points(self, request: Request) -> Response:
+        points = self.front.points
+        return reply(
+            [
+                {"id": name, "bytes": x.nbytes, "used": points.used[name]}
+                for name, x in points.held.items()
+            ]
+        )
+
+    async def put_point(self, request: Request) -> Response:
+        x = await self._array(request, "the point")
+        if x.ndim != 1:
+            raise InputError(f"the point: has shape {x.shape}; send ({self.front.n},)")
+        return reply({"id": self.front.add_point(x), "n": self.front.n}, 201)
+
+    async def point(self, request: Request) -> Response:
+        name = request.path_params["point"]
+        if name in NAMED_POINTS:
+            _, (x,) = await self.front.ask("point_itself", name, _client(request))
+        else:
+            x = self.front.points[name]
+        return await self._send(x)
+
+    async def value(self, request: Request) -> Response:
+        header, _ = await self._ask(request, "gradient")
+        return reply({"value": header["value"]})
+
+    async def gradient(self, request: Request) -> Response:
+        header, (gradient,) = await self._ask(request, "gradient")
+        return await self._send(gradient, **{"x-value": repr(header["value"])})
+
+    async def product(self, request: Request) -> Response:
+        V = await self._array(request, "the body")
+        batch = request.query_params.get("batch", "true")
+        if batch not in ("true", "false"):
+            raise InputError(f"`batch` {batch[:20]!r}: take true or false")
+        _, (product,) = await self._ask(request, "product", V, alone=batch == "false")
+        return await self._send(product.reshape(V.shape))
+
+    async def solve(self, request: Request) -> Response:
+        B = await self._array(request, "the body")
+        given = {
+            "shift": _number(request, "shift", 0.0),
+            "tolerance": _number(request, "tolerance", 1e-5),
+            "iterations": int(_number(request, "iterations", 1000)),
+        }
+        if not (0 < given["tolerance"] < 1 and given["iterations"] > 0):
+            raise InputError("`tolerance` must be above 0 and below 1, `iterations` at least 1")
+        header, (X,) = await self._ask(request, "solve", B, **given)
+        told = {
+            "x-iterations": str(max(header["iterations"])),
+            "x-residual": repr(max(header["residuals"])),
+            "x-converged": str(all(header["converged"])).lower(),
+        }
+        return await self._send(X.reshape(B.shape), **told)
+
+    async def _ask(self, request: Request, kind: str, array=None, **given):
+        block = None if array is None else array.reshape(len(array), -1)
+        operator = request.query_params.get("operator", "hessian")
+        name = request.path_params["point"]
+        return await self.front.ask(kind, name, _client(request), block, operator, **given)
+
+    async def _array(self, request: Request, what: str) -> np.ndarray:
+        """Return the array of a body, or of the file that it names."""
+        n, name = self.front.n, request.headers.get("x-hesscomp-array")
+        if name is None:
+            return array_of(await _body(request, MOST_BODY + NPY_HEADER), n, what)
+        path = self.workspace.array(name)
+        try:
+            array = await asyncio.to_thread(lambda: np.array(mapped_npy(path), np.float64))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{what} in arrays/{path.name}: cannot be read ({error})") from error
+        if array.ndim not in (1, 2) or array.shape[0] != n or 0 in array.shape:
+            raise InputError(f"{what}: has shape {array.shape}; send ({n},) or ({n}, k)")
+        if not np.isfinite(array).all():
+            raise InputError(f"{what}: holds numbers that are not finite")
+        return array
+
+    async def _send(self, array: np.ndarray, **headers: str) -> Response:
+        """Return an array as a body, or the name of its file where it is large."""
+        if array.nbytes <= MOST_BODY:
+            return Response(npy_of(array), 200, headers, NPY)
+        name = secrets.token_hex(16)
+        await asyncio.to_thread(save_npy, self.workspace.array(name), array)
+        return reply({"array": name}, 200, **headers)
+
+    # Jobs
+
+    def _job(self, request: Request) -> Job:
+        return self.store[request.path_params["job"]]
+
+    async def jobs(self, request: Request) -> Response:
+        return reply(list(self.store.jobs.values()))
+
+    async def add_job(self, request: Request) -> Response:
+        body = msgspec.json.decode(await _body(request, MOST_JSON), type=JobBody)
+        if body.key is not None:
+            checked_name(body.key, "`key`")
+        job, new = await self.front.add_job(body, _client(request))
+        return reply(job, 201 if new else 200)
+
+    async def job(self, request: Request) -> Response:
+        return reply(self._job(request))
+
+    async def cancel(self, request: Request) -> Response:
+        return reply(await self.front.cancel(self._job(request)))
+
+    async def result(self, request: Request) -> Response:
+        job = self._job(request)
+        if job.state != DONE:
+            raise Refused(409, f"job {job.id} is {job.state}, so it has no result")
+        numbers = self.store.place(job) / "numbers.json"
+        text = await asyncio.to_thread(numbers.read_bytes) if numbers.exists() else b"null"
+        return reply({"numbers": msgspec.Raw(text), "files": job.files})
+
+    async def result_file(self, request: Request) -> Response:
+        return FileResponse(self.store.result(self._job(request), request.path_params["name"]))
+
+    async def page(self, request: Request) -> Response:
+        name = request.url.path.lstrip("/") or "index.html"
+        path = PAGES / name
+        if not path.is_file():
+            raise KeyError(name)
+        return Response(path.read_bytes(), media_type=TYPES[path.suffix])
+
+
+def _client(request: Request) -> str:
+    named = request.headers.get("x-hesscomp-client", "")[:60]
+    return named or (str(request.client.port) if request.client else "unnamed")
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    text = request.query_params.get(name)
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = float("nan")
+    if not np.isfinite(number):
+        raise InputError(f"`{name}` {str(text)[:40]!r}: is not a finite number")
+    return number
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """Return a request's body; one that is too long, or comes too slowly, is refused unread."""
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdecimal() or int(declared) > most:
+        raise Refused(
+            413, f"the body is longer than {most} bytes; write a larger array to FOLDER/arrays and "
+            "name it by X-Hesscomp-Array"
+        )  # fmt: skip
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise Refused(413, f"the body is longer than {most} bytes")
+    except TimeoutError:
+        raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+    return bytes(body)
+
+
+def application(
+    front: Front, workspace: Workspace, token: str, hosts: tuple[str, ...] = ()
+) -> Guard:
+    """Return the ASGI application of a service."""
+    doors = Doors(front, workspace, token)
+    app = Starlette(routes=doors.routes())
+    return Guard(app, token, f"hesscomp-{workspace.name}", hosts)

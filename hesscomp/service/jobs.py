@@ -1,0 +1,134 @@
+"""The jobs of a service: their states, each in a file that is whole or absent."""
+
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from hesscomp.errors import HesscompError, InputError
+from hesscomp.service.wire import Job, JobBody
+from hesscomp.storage.files import atomic_path
+
+QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = (
+    *("queued", "running", "done", "failed", "cancelled"),
+)
+ENDED = (DONE, FAILED, CANCELLED)
+ATTEMPTS = 2  # a job during which ranks died is tried once more
+HISTORY = 500  # rows that a job keeps in memory
+WARNINGS = 20  # that it keeps
+INNER = ("job.json", "point.npy")  # files of a job that are no results
+
+
+class Full(HesscompError):
+    """The queue is full; asked again later, the service may take the request."""
+
+
+class JobStore:
+    """All jobs of a service, in the folder of its workspace. A restart finds them there.
+
+    A job that ran when the service ended is queued again, and goes on from its journal.
+
+    Parameters
+    ----------
+    folder : path
+    most : int
+        Jobs that may wait.
+    """
+
+    def __init__(self, folder: Path, most: int = 1000):
+        self.folder, self.most = folder, most
+        self.jobs: dict[str, Job] = {}
+        self.damaged: list[str] = []
+        self._writer = ThreadPoolExecutor(1, "job-writer")  # in order, and off the event loop
+        for path in sorted(folder.glob("j*/job.json")):
+            try:
+                job = msgspec.json.decode(path.read_bytes(), type=Job)
+            except (msgspec.MsgspecError, OSError):
+                self.damaged.append(path.parent.name)
+                continue
+            if job.state == RUNNING:
+                job.state = QUEUED
+            self.jobs[job.id] = job
+        numbers = [int(path.name[1:]) for path in folder.glob("j[0-9]*") if path.name[1:].isdigit()]
+        self._next = max(numbers, default=0) + 1
+
+    def __getitem__(self, name: str) -> Job:
+        """Return a job; KeyError where there is none of this name."""
+        return self.jobs[name]
+
+    def with_key(self, key: str | None) -> Job | None:
+        """Return the job that was made with an idempotency key."""
+        return next((job for job in self.jobs.values() if key and job.key == key), None)
+
+    def next(self) -> Job | None:
+        """Return the job that has waited longest."""
+        return next((job for job in self.jobs.values() if job.state == QUEUED), None)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state."""
+        found = dict.fromkeys(STATES, 0)
+        for job in self.jobs.values():
+            found[job.state] += 1
+        return found
+
+    def place(self, job: Job) -> Path:
+        """Return the folder of a job."""
+        return self.folder / job.id
+
+    def add(self, body: JobBody, client: str) -> Job:
+        """Return a new queued job, with its folder, not yet written.
+
+        Raises
+        ------
+        Full
+            Where too many wait.
+        """
+        if self.counts()[QUEUED] >= self.most:
+            raise Full(f"{self.most} jobs wait already; ask again later")
+        job = Job(
+            id=f"j{self._next:06d}", kind=body.kind, options=body.options, point=body.point,
+            key=body.key, client=client, created=time.time(),
+        )  # fmt: skip
+        self._next += 1
+        self.place(job).mkdir(mode=0o700)
+        self.jobs[job.id] = job
+        return job
+
+    def save(self, job: Job):
+        """Write a job's state, after what was to be written before; return the future of that."""
+        brief = msgspec.structs.replace(job, history=job.history[-1:])
+        return self._writer.submit(_write, self.place(job) / "job.json", msgspec.json.encode(brief))
+
+    def finish(self, job: Job, state: str, error: str = ""):
+        """End a job in a state; its journal is removed, its results are listed. As `save`."""
+        job.state, job.ended, job.error = state, time.time(), error
+        folder = self.place(job)
+        job.files = result_files(folder) if state == DONE else []
+        written = self.save(job)
+        self._writer.submit(shutil.rmtree, folder / "run", True)
+        return written
+
+    def result(self, job: Job, name: str) -> Path:
+        """Return the path of one of a job's results."""
+        if name not in job.files:
+            raise InputError(f"job {job.id}: has no file {name[:60]!r}; it has {job.files}")
+        return self.place(job) / name
+
+    def close(self) -> None:
+        """Wait until everything is written."""
+        self._writer.shutdown()
+
+
+def result_files(folder: Path) -> list[str]:
+    """Return the names of a job's results."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file()]
+    return sorted(name for name in names if name not in INNER and not name.startswith("."))
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)

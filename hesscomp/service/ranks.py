@@ -1,0 +1,209 @@
+"""The front's side of the ranks: it starts them, talks with rank 0, and starts them again."""
+
+import asyncio
+import ctypes
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hesscomp.errors import InputError
+from hesscomp.service.wire import HEAD, lengths, pack, unpack
+
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+STARTS = 3  # that may fail in a row before the service gives up
+PAUSES = (0.0, 1.0, 5.0)  # seconds before each of them
+LOOKS = 2.0  # seconds between two looks at whether rank 0 is stopped
+STOPPED = 10.0  # seconds for which rank 0 may be stopped
+TAIL = 2**14  # bytes of the log in which a death is looked for
+SAID = re.compile(r"^.*hesscomp: error: (.*)$", re.MULTILINE)
+
+
+def launch_words(launcher: str, ranks: int, address: str, words: tuple[str, ...]) -> list[str]:
+    """Return the command line that starts the ranks."""
+    rank = [sys.executable, "-m", "hesscomp.cli.rank", address, *words]
+    if launcher == "srun":
+        how = os.environ.get("HESSCOMP_SRUN_MPI", "pmi2")
+        threads = os.environ.get("OMP_NUM_THREADS", "1")
+        return ["srun", f"--mpi={how}", f"--cpus-per-task={threads}", "--wait=10", *rank]
+    beside = Path(sys.executable).with_name(launcher)
+    program = str(beside) if beside.exists() else launcher
+    return [program, "-n", str(ranks), *rank]
+
+
+class Ranks:
+    """The ranks of a service, and the connection to rank 0.
+
+    Parameters
+    ----------
+    listener : socket
+        At which rank 0 arrives.
+    words : callable
+        Returns the command line that starts them; None: somebody else does.
+    log : path
+    hear : callable
+        Called with each frame of rank 0, its header and its arrays.
+    lost : callable
+        Called with one line when the ranks have ended unasked.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        words: list[str] | None,
+        log: Path,
+        hear: Callable[[dict[str, Any], list[np.ndarray]], None],
+        lost: Callable[[str], None],
+    ):
+        self.listener, self.words, self.log = listener, words, log
+        self._hear, self._lost = hear, lost
+        self.writer: asyncio.StreamWriter | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.pid: int | None = None  # of rank 0
+        self.ending = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether rank 0 is connected."""
+        return self.writer is not None
+
+    def send(self, header: dict[str, Any], *arrays: np.ndarray) -> None:
+        """Send a frame to rank 0."""
+        if self.writer is not None:
+            self.writer.writelines(pack(header, arrays))
+
+    async def run(self) -> None:
+        """Keep the ranks running until `end`.
+
+        Raises
+        ------
+        InputError
+            Where they do not start, `STARTS` times in a row; it says what they said.
+        """
+        server = await asyncio.start_unix_server(self._arrived, sock=self.listener)
+        failures = 0
+        try:
+            while not self.ending:
+                await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
+                met = await self._run_once()
+                failures = 0 if met else failures + 1
+                if not self.ending:
+                    why = self._last_words()
+                    self._lost(why)
+                    if failures >= STARTS:
+                        raise InputError(f"the ranks do not start: {why}")
+        finally:
+            server.close()
+
+    async def _run_once(self) -> bool:
+        """Start the ranks, and return when they have ended; whether rank 0 had come."""
+        self._met, self._gone = False, asyncio.Event()
+        if self.words is None:
+            await self._gone.wait()
+            return self._met
+        with open(self.log, "ab") as log:
+            log.write(f"--- {time.strftime('%F %T')} {shlex.join(self.words)}\n".encode())
+            log.flush()
+            self._from = log.tell()
+            try:
+                self.process = await asyncio.create_subprocess_exec(
+                    *self.words, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                    start_new_session=True, preexec_fn=_die_with_parent,
+                )  # fmt: skip
+            except OSError as error:
+                raise InputError(
+                    f"{self.words[0]}: cannot be started ({error.strerror}); is it in PATH?"
+                ) from error
+        watch = asyncio.create_task(self._watch())
+        try:
+            await self.process.wait()
+        finally:
+            watch.cancel()
+            self.kill()  # what the launcher left
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+        return self._met
+
+    async def _watch(self) -> None:
+        """End the ranks where the connection is lost while they run, or rank 0 stays stopped."""
+        stopped = 0.0
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), LOOKS)
+                await asyncio.sleep(LOOKS)  # the launcher may end by itself, and say more
+                self.kill()
+                return
+            stopped = stopped + LOOKS if _is_stopped(self.pid) else 0.0
+            if stopped > STOPPED:
+                with open(self.log, "a") as log:
+                    log.write(f"hesscomp: error: rank 0 was stopped for {stopped:.0f} s\n")
+                self.kill()
+                return
+
+    async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hear rank 0 until it ends."""
+        try:
+            while True:
+                head = lengths(await reader.readexactly(HEAD.size))
+                header, payload = [await reader.readexactly(length) for length in head]
+                known, arrays = unpack(header, payload)
+                if known["say"] == "hello":
+                    self.writer, self._met = writer, True
+                    self.pid = known["ranks"][0]["pid"]
+                self._hear(known, arrays)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            if self.writer is writer:
+                self.writer, self.pid = None, None
+            self._gone.set()
+
+    def end(self) -> None:
+        """Let the ranks end after what is under way."""
+        self.ending = True
+        self.send({"do": "end"})
+
+    def kill(self) -> None:
+        """End all processes of the launcher's session at once."""
+        if self.process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _last_words(self) -> str:
+        """Return what the ranks said last of why they ended."""
+        if self.words is None:
+            return "the ranks have ended"
+        with open(self.log, "rb") as log:
+            log.seek(max(self._from, log.seek(0, os.SEEK_END) - TAIL))
+            text = log.read().decode(errors="replace")
+        found = SAID.findall(text)
+        status = None if self.process is None else self.process.returncode
+        return (
+            found[0][:500] if found else f"the launcher ended with status {status}; see {self.log}"
+        )
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def _is_stopped(pid: int | None) -> bool:
+    """Return whether a process of this host is stopped by a signal."""
+    if pid is None:
+        return False
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[0] == "T"

@@ -1,0 +1,134 @@
+"""Jobs as requests of workflows: what a client may set, and what the service sets itself."""
+
+import importlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hesscomp.errors import InputError
+from hesscomp.options import Options, described, refuse_unknown, values
+from hesscomp.service.wire import Value
+from hesscomp.workflows.curvature import OPERATORS, CurvatureRequest
+from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest
+
+NAMED_POINTS = ("zero", "initial")
+TRAINED = "trained"
+OWN = ("seed",)  # of the problem's options, what a job may set too
+# What the service itself decides: files, points, and a run's folder.
+DECIDED = (
+    *("out", "json", "plot", "run", "save_every", "save_point", "model_out", "factor_out", "at"),
+    *("factor", "tensorboard", "test"),
+)
+FILES = re.compile(r"^[/~.]|\.\.|\.(npy|npz|h5|hdf5|keras|csv|json)$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedProblem(ProblemRequest, HeldOutRequest):
+    """The problem of a service, fixed at its start."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job: the workflow, its request, and its files by the request's fields."""
+
+    module: str
+    request: str
+    workflow: str
+    files: dict[str, str]
+    resumes: bool = False  # whether it keeps what it resumes from
+
+    @property
+    def options(self) -> type[Options]:
+        """The class of the requests."""
+        return self._of(self.request)
+
+    @property
+    def run(self) -> Callable:
+        """The workflow."""
+        return self._of(self.workflow)
+
+    def _of(self, name: str):
+        return getattr(importlib.import_module(f"hesscomp.workflows.{self.module}"), name)
+
+
+NUMBERS = {"json": "numbers.json"}
+KINDS = {
+    "compress": Kind(
+        "factors", "CompressRequest", "compress", {"out": "factor.h5", **NUMBERS}, resumes=True
+    ),
+    "spectrum": Kind(
+        "pictures", "SpectrumRequest", "spectrum", {"out": "spectrum.png", **NUMBERS}
+    ),
+    "sensitivity": Kind(
+        "sensitivity", "SensitivityRequest", "find_sensitivity",
+        {"out": "sensitivity.h5", "plot": "rows.png", **NUMBERS},
+    ),
+    "train": Kind("training", "TrainRequest", "train", {"save_point": "best.npy"}, resumes=True),
+    "newton": Kind(
+        "logistic", "NewtonRequest", "newton",
+        {"factor_out": "factor.h5", "plot": "convergence.png", **NUMBERS}, resumes=True,
+    ),
+}  # fmt: skip
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of this name; InputError where there is none."""
+    if name not in KINDS:
+        raise InputError(f"{name[:60]!r} is no kind of job; take one of {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def settable(name: str) -> list[str]:
+    """Return the options that a client may set."""
+    fixed = {each.name for each in described(ServedProblem)} - set(OWN)
+    names = [each.name for each in described(kind_of(name).options)]  # type: ignore[arg-type]  # mypy: classes have no hash
+    return [each for each in names if each not in fixed and each not in DECIDED]
+
+
+def job_request(
+    kind: str, options: dict[str, Value], served: ServedProblem, folder: Path, at: str | None
+) -> Any:
+    """Return the workflow's request of a job whose files are in `folder`, at a point.
+
+    Raises
+    ------
+    InputError
+        For options that the job does not have, out of range, or that name files.
+    """
+    about = kind_of(kind)
+    refuse_unknown(options, settable(kind), f"a job {kind}")
+    known = {each.name: each for each in described(about.options)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and FILES.search(text):
+                raise InputError(f"`{name}` {text[:60]!r}: a job takes no files by their names")
+        given[name] = tuple(value) if isinstance(value, list) else value
+    problem = values(served, ServedProblem)
+    given = {name: problem[name] for name in known if name in problem} | given
+    if given.get("data", "") is None:  # of a named problem, where the workflow has no `problem`
+        given["data"] = problem["problem"]
+    given = {name: value for name, value in given.items() if not _unset(known[name], value)}
+    given |= {field: str(folder / file) for field, file in about.files.items()}
+    if about.resumes:
+        given["run"] = str(folder / "run")
+    if at is not None:
+        if "at" not in known:
+            raise InputError(f"a job {kind} starts at no point; leave `point` out")
+        given["at"] = (at,) if known["at"].many else at
+    return about.options(**given)
+
+
+def _unset(option, value) -> bool:
+    return value is None and not option.may_be_none
+
+
+def curvature_request(served: ServedProblem, operator: str) -> CurvatureRequest:
+    """Return the request of an operator of the served problem."""
+    if operator not in OPERATORS:
+        raise InputError(
+            f"operator {operator[:60]!r}: there is none; take one of {', '.join(OPERATORS)}"
+        )
+    return CurvatureRequest(**values(served, ProblemRequest), operator=operator)

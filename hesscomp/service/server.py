@@ -1,0 +1,234 @@
+"""The process of the front: uvicorn on sockets of our own, deadlines, signals, the inbox."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+
+import h11
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hesscomp.errors import HesscompError, InputError, describe
+from hesscomp.runs.slurm import REQUEUE
+from hesscomp.service.batching import WorkQueue
+from hesscomp.service.front import Front
+from hesscomp.service.http import application
+from hesscomp.service.jobs import JobStore
+from hesscomp.service.options import LOOPBACK, ServiceOptions
+from hesscomp.service.points import Points
+from hesscomp.service.ranks import Ranks, launch_words
+from hesscomp.service.requests import ServedProblem
+from hesscomp.service.wire import JobBody
+from hesscomp.service.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+HEAD_SECONDS = 10.0  # in which the head of a request must have come
+KEPT_ALIVE = 120  # seconds for which a connection without requests stays open
+MOST_HEAD = 2**14  # bytes of a head
+CONNECTIONS = 512
+POINT_BYTES = 2.0**30
+INBOX_SECONDS = 1.0
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+END_SECONDS = 20.0  # for which the ranks may take to end when they are told
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 of clients of this user alone, who send the head of a request in time."""
+
+    deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport) -> None:
+        super().connection_made(transport)
+        peer = transport.get_extra_info("socket")
+        if peer.family == socket.AF_UNIX and _user_of(peer) not in (os.getuid(), 0):
+            transport.abort()
+            return
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Limit the time for a head, from its first byte or from the start of the connection."""
+        idle = self.conn.their_state is h11.IDLE
+        begun = self.cycle is None or bool(self.conn.trailing_data[0])
+        if not (idle and begun):
+            self._unwatch()
+        elif self.deadline is None:
+            self.deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _unwatch(self) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+
+
+def _user_of(peer: socket.socket) -> int:
+    """Return the user id of the process at the other end of a Unix socket."""
+    size = struct.calcsize("3i")
+    return struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: it would raise the signals again after the end."""
+
+    def capture_signals(self):
+        return nullcontext()
+
+
+def made_server(app, **options) -> Server:
+    """Return a server of an application, with this service's limits and no log of requests."""
+    return Server(
+        uvicorn.Config(
+            app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+            log_level="critical", server_header=False, date_header=False, proxy_headers=False,
+            timeout_keep_alive=KEPT_ALIVE, timeout_graceful_shutdown=2,
+            h11_max_incomplete_event_size=MOST_HEAD, limit_concurrency=CONNECTIONS, **options,
+        )
+    )  # fmt: skip
+
+
+class Service:
+    """A running service: front, ranks and doors.
+
+    Parameters
+    ----------
+    options : ServiceOptions
+    served : ServedProblem
+    words : tuple of str
+        The words of the command line that named the problem, for the ranks.
+    say : callable
+        Called with lines for whoever started it.
+    own_ranks : bool
+        Whether it starts the ranks; else they come by themselves.
+    """
+
+    def __init__(
+        self,
+        options: ServiceOptions,
+        served: ServedProblem,
+        words: tuple[str, ...],
+        say: Callable[[str], None],
+        own_ranks: bool = True,
+    ):
+        self.options, self.say = options, say
+        self.workspace = Workspace.made(options.folder)
+        self._lock = self.workspace.lock()
+        self.token = self.workspace.token()
+        self.front = Front(
+            served,
+            JobStore(self.workspace.jobs),
+            Points(options.point_memory or POINT_BYTES),
+            WorkQueue(not options.no_batching),
+        )
+        self.door = self.workspace.bound("service.sock")
+        listener = self.workspace.bound("ranks.sock")
+        self.address = listener.getsockname()
+        launch = launch_words(options.launcher, options.ranks, self.address, words)
+        self.front.ranks = self.ranks = Ranks(
+            listener, launch if own_ranks else None, self.workspace.log, self.front.hear,
+            self.front.lost,
+        )  # fmt: skip
+        self.url: str | None = None
+
+    async def run(self) -> int:
+        """Serve until `drain`; return the exit status."""
+        hosts = () if self.options.host == LOOPBACK else (self.options.host,)
+        app = application(self.front, self.workspace, self.token, hosts)
+        servers = [(made_server(app), self.door)]
+        if self.options.port is not None:
+            servers.append(self._on_port(app))
+        serving = [asyncio.create_task(server.serve([door])) for server, door in servers]
+        while not all(server.started for server, _ in servers):
+            await asyncio.sleep(0.005)
+        self.workspace.announce(self.door.getsockname(), self.url)
+        self.say(f"service: {self.workspace.folder}" + (f", {self.url}" if self.url else ""))
+        ranks = asyncio.create_task(self.ranks.run())
+        inbox = asyncio.create_task(self._watch_inbox())
+        drained = asyncio.create_task(self.front.drained.wait())
+        try:
+            await asyncio.wait([ranks, drained], return_when=asyncio.FIRST_COMPLETED)
+            inbox.cancel()
+            self.front.drain()
+            self.ranks.end()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(ranks), END_SECONDS)
+        finally:
+            self.ranks.kill()
+            self.front.events.close()
+            for server, _ in servers:
+                server.should_exit = True
+            await asyncio.gather(*serving, return_exceptions=True)
+            await asyncio.to_thread(self.front.store.close)
+            self.workspace.withdraw()
+            os.close(self._lock)
+        if ranks.done() and ranks.exception() is not None:
+            raise ranks.exception()  # type: ignore[misc]
+        return REQUEUE if self.front.unfinished else 0
+
+    def _on_port(self, app) -> tuple[Server, socket.socket]:
+        options = self.options
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        door = socket.socket(family, socket.SOCK_STREAM)
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            door.bind((options.host, options.port))
+        except OSError as error:
+            raise InputError(
+                f"`port` {options.port}: cannot be used ({error.strerror}); take another, or 0"
+            ) from error
+        scheme = "http" if options.certificate is None else "https"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        self.url = f"{scheme}://{host}:{door.getsockname()[1]}"
+        files = {"ssl_certfile": options.certificate, "ssl_keyfile": options.key}
+        return made_server(app, **{name: file for name, file in files.items() if file}), door
+
+    async def _watch_inbox(self) -> None:
+        """Take in jobs that clients without a connection have left."""
+        while True:
+            for path in list(self.workspace.inbox()):
+                try:
+                    body = msgspec.json.decode(path.read_bytes(), type=JobBody)
+                    await self.front.add_job(body, "inbox")
+                except (HesscompError, msgspec.MsgspecError, KeyError, OSError) as why:
+                    log.warning("inbox: %s is refused: %s", path.name, describe(why))
+                    with suppress(OSError):
+                        path.rename(path.with_suffix(".refused"))
+                    continue
+                path.unlink(missing_ok=True)
+            await asyncio.sleep(INBOX_SECONDS)
+
+
+def serve(
+    options: ServiceOptions,
+    served: ServedProblem,
+    words: tuple[str, ...],
+    say: Callable[[str], None],
+) -> int:
+    """Run a service until it is drained; return 75 where jobs wait for its next start, else 0.
+
+    Raises
+    ------
+    InputError
+        For a folder, a port or ranks that cannot be used.
+    """
+    service = Service(options, served, words, say)
+
+    async def run() -> int:
+        for number in SIGNALS:
+            asyncio.get_running_loop().add_signal_handler(number, service.front.drain)
+        return await service.run()
+
+    return asyncio.run(run())

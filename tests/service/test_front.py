@@ -1,0 +1,402 @@
+"""The front with a fake rank 0: requests, batches, jobs, security; without TensorFlow."""
+
+import io
+import json
+import os
+import pickle
+import re
+import socket
+import stat
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+from fakes import N, Running, running_front, until
+
+from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
+from hesscomp.errors import InputError
+from hesscomp.service.requests import KINDS, settable
+
+H = np.diag(np.arange(1.0, N + 1))
+HEAD = b"GET /v1/status HTTP/1.1\r\nHost: hesscomp\r\n"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with running_front(tmp_path_factory.mktemp("svc") / "svc") as running:
+        yield running
+
+
+def raw(running, data: bytes) -> bytes:
+    """Send bytes to the Unix socket; return all that comes until the end."""
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(10)
+        stream.connect(running.service.door.getsockname())
+        with suppress(BrokenPipeError):  # it has answered already, and closed
+            stream.sendall(data)
+            stream.shutdown(socket.SHUT_WR)
+        answer = b""
+        with suppress(ConnectionResetError):  # it has not read all that was sent
+            while part := stream.recv(2**16):
+                answer += part
+        return answer
+
+
+def http(running, method, path, body=b"", **headers):
+    """Ask over TCP; return status, headers and body."""
+    token = running.service.token
+    given = {"Authorization": f"Bearer {token}", "X-Hesscomp": "1"}
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    request = urllib.request.Request(running.url + path, body or None, given, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def npy(array, **how) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, **how)
+    return stream.getvalue()
+
+
+def test_points_and_short_requests(running):
+    service, x = running.client, np.arange(N) + 0.5
+    point = service.point(x)
+    assert point.id == point_id(x)
+    np.testing.assert_array_equal(service.point("zero").x, np.zeros(N))
+    assert point.value == pytest.approx(x @ H @ x / 2)
+    np.testing.assert_allclose(point.gradient, H @ x)
+    V = np.random.default_rng(0).standard_normal((N, 3))
+    np.testing.assert_allclose(point @ V, H @ V)
+    np.testing.assert_allclose(point @ V[:, 0], H @ V[:, 0])
+    np.testing.assert_allclose(
+        point.solve(V[:, 0], shift=1.0), np.linalg.solve(H + np.eye(N), V[:, 0])
+    )
+    np.testing.assert_allclose(point.to_scipy() @ V, H @ V)
+    with pytest.raises(ServiceError, match="no solution within 1 iterations"):
+        point.solve(V[:, 0], shift=-1.0)
+    with pytest.raises(ServiceError, match="operator 'jacobian': there is none"):
+        point.of("jacobian") @ V
+    with pytest.raises(ServiceError, match=r"has shape \(4, 3\); send \(5,\)"):
+        point @ V[:4]
+
+
+def test_what_waits_becomes_one_block_and_a_bad_column_fails_alone(running):
+    rank, point = running.rank, running.client.point("zero")
+    point @ np.ones(N)
+    rank.hold.clear()
+    rank.blocks.clear()
+    V = np.eye(N)
+    V[0, 2] = 1e31
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(lambda: point @ np.ones(N))
+        until(lambda: running.service.front.under_way)
+        others = [pool.submit(lambda v=v: connect(running.folder).point("zero") @ v) for v in V.T]
+        alone = pool.submit(lambda: point.product(np.ones(N), batch=False))
+        until(lambda: len(running.service.front.queue) == N + 1)
+        rank.hold.set()
+        np.testing.assert_array_equal(first.result(), np.arange(1.0, N + 1))
+        np.testing.assert_array_equal(alone.result(), np.arange(1.0, N + 1))
+        for i, other in enumerate(others):
+            if i == 2:
+                with pytest.raises(ServiceError, match="the product is not finite"):
+                    other.result()
+            else:
+                np.testing.assert_array_equal(other.result(), H[i])
+    assert sorted(rank.blocks) == [1, 1, N]
+
+
+def test_a_job_from_submission_to_its_file(running, tmp_path):
+    service = running.client
+    job = service.compress(np.ones(N), rank=2, key="mine")
+    assert service.compress(np.ones(N), rank=2, key="mine") == job
+    with pytest.raises(ServiceError, match="`key` mine: belongs to"):
+        service.compress(np.ones(N), rank=3, key="mine")
+    assert job.result(10) == {"eigenvalues": [2.0, 1.0]}
+    assert job.files == ["factor.h5", "numbers.json"] and job.progress == (10, 10)
+    assert job.warnings == ["take care"]
+    assert job.fetch("factor.h5", tmp_path / "f.h5").read_bytes() == b"a factor"
+    assert running.rank.at.endswith(f"{job.id}/point.npy")
+    with pytest.raises(ServiceError, match="has no file 'job"):
+        job.fetch("job.json", tmp_path / "g")
+    with pytest.raises(ServiceError, match="failed: it had to"):
+        service.compress("zero", rank=3).result(10)
+    left = leave(running.folder, "compress", {"rank": 2}, "zero")
+    found = until(lambda: [job for job in service.jobs() if job.known["key"] == left])
+    assert found[0].result(10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("compress", {"rank": 0}, "`rank` must be at least 1, not 0"),
+        ("compress", {"out": "x.h5"}, "a job compress has no option `out`"),
+        ("compress", {"problem": "os:system"}, "a job compress has no option `problem`"),
+        ("compress", {"ordering": "/etc/passwd.npy"}, "takes no files by their names"),
+        ("compress", {"rank": "many"}, "`rank` must be a whole number"),
+        ("spectrum", {"factor": "f.h5"}, "a job spectrum has no option `factor`"),
+        ("train", {"optimizer": "adam", "run": "x"}, "a job train has no option `run`"),
+        ("dance", {}, "'dance' is no kind of job"),
+    ],
+)
+def test_jobs_that_are_refused(running, kind, options, message):
+    with pytest.raises(ServiceError, match=message) as why:
+        running.client.submit(kind, **options)
+    assert why.value.status == 422 and "\n" not in str(why.value)
+
+
+def test_every_kind_has_options_of_its_own():
+    for kind in KINDS:
+        assert "problem" not in settable(kind) and "out" not in settable(kind)
+    assert "rank" in settable("compress") and "optimizer" in settable("train")
+
+
+def test_cancelling(running):
+    running.rank.step = 0.2
+    job, waiting = running.client.compress("zero", rank=2), running.client.compress("zero", rank=2)
+    until(lambda: job.state == "running")
+    waiting.cancel()
+    job.cancel()
+    running.rank.step = 0.01
+    assert job.wait(10) == "cancelled" and waiting.wait(10) == "cancelled"
+    with pytest.raises(ServiceError, match="cancelled: by request"):
+        job.result()
+
+
+def test_events_are_resumed(running):
+    service = running.client
+    before = service.status()["event"]
+    service.compress("zero", rank=2).result(10)
+    seen = []
+    for number, name, data in service.events(before):
+        seen.append((number, name))
+        if name == "job" and data["state"] == "done":
+            break
+    assert [number for number, _ in seen] == list(range(before + 1, before + 1 + len(seen)))
+    assert {"job", "row"} == {name for _, name in seen}
+    number, name, _ = next(service.events(10**9))
+    assert name == "reset"
+
+
+def test_metrics(running):
+    status, headers, body = http(running, "GET", "/v1/metrics")
+    assert status == 200 and headers["Content-Type"].startswith("text/plain")
+    assert b'hesscomp_rank_resident_bytes{rank="0"} 1.04858e+06' in body
+
+
+# Security
+
+
+def test_the_folder_is_its_owners_alone(running):
+    folder = running.folder
+    modes = {name: stat.S_IMODE((folder / name).stat().st_mode) for name in ("", "token")}
+    assert modes == {"": 0o700, "token": 0o600}
+    assert stat.S_IMODE(os.stat(running.service.door.getsockname()).st_mode) == 0o600
+    assert len(running.service.token) == 64
+    with pytest.raises(InputError, match="another service is using it"):
+        Running(folder)
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"Authorization": None}, 401),
+        ({"Authorization": "Bearer " + "0" * 64}, 401),
+        ({"Host": "evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Cookie": "hesscomp=x; \x01", "Authorization": None}, 401),
+    ],
+)
+def test_who_is_refused(running, given, status):
+    found, headers, body = http(running, "GET", "/v1/status", **given)
+    assert found == status and set(json.loads(body)) == {"error"}
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_changes_need_the_header_of_clients(running):
+    assert http(running, "POST", "/v1/drain", X_Hesscomp=None)[0] == 403
+    assert http(running, "DELETE", "/v1/jobs/j000001", X_Hesscomp=None)[0] == 403
+
+
+def test_the_cookie_opens_the_page(running):
+    status, headers, _ = http(running, "POST", "/v1/session")
+    cookie = headers["Set-Cookie"]
+    assert status == 204 and "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    pair = cookie.partition(";")[0]
+    origin = running.url
+    given = {"Authorization": None, "Cookie": pair, "Origin": origin}
+    assert http(running, "GET", "/v1/status", **given)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        (b"", 422, "is no .npy file"),
+        (npy(np.array([{}], object), allow_pickle=True), 422, "is no .npy file|Python objects"),
+        (pickle.dumps(np.zeros(N)), 422, "is no .npy file"),
+        (npy(np.full(N, np.nan)), 422, "not finite"),
+        (npy(np.full(N, 1j)), 422, "holds complex128, not real numbers"),
+        (npy(np.zeros(N))[:-1], 422, "is cut short"),
+        (npy(np.zeros(N)).replace(b"(5,)", b"(9" + b"9" * 9), 422, "is no .npy file|cut short"),
+        (npy(np.zeros(N + 1)), 422, "has shape"),
+        (npy(np.zeros((N, 2))), 422, "send \\(5,\\)"),
+    ],
+)
+def test_bodies_that_are_no_points(running, body, status, message):
+    found, _, answer = http(running, "PUT", "/v1/points", body or b" ")
+    assert found == status
+    assert re.search(message, json.loads(answer)["error"])
+
+
+def test_lengths_and_halves(running, monkeypatch):
+    token = f"Authorization: Bearer {running.service.token}\r\nX-Hesscomp: 1\r\n".encode()
+    head = b"PUT /v1/points HTTP/1.1\r\nHost: hesscomp\r\n" + token
+    assert b" 413 " in raw(running, head + b"Content-Length: 1000000000000\r\n\r\n")
+    assert b" 400 " in raw(running, head + b"Content-Length: -1\r\n\r\n")
+    assert b" 400 " in raw(running, HEAD + b"Host: other\r\n\r\n")
+    assert b" 400 " in raw(running, b"\x00\xff" * 100 + b"\r\n\r\n")
+    assert b" 400 " in raw(running, HEAD + b"X: " + b"y" * 2**20)
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1000000\r\n" + bytes(2**24)
+    answer = raw(running, chunked + b"\r\n100000\r\n" + bytes(2**20))
+    assert not answer or b" 413 " in answer
+
+
+def test_half_a_head_is_not_waited_for(running, monkeypatch):
+    monkeypatch.setattr("hesscomp.service.server.HEAD_SECONDS", 0.1)
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(10)
+        stream.connect(running.service.door.getsockname())
+        stream.sendall(HEAD)
+        assert stream.recv(1) == b""
+    assert running.client.status()["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    "path", ["/../token", "/v1/jobs/..%2f..%2ftoken/result/x", "/v1/points/..%2ftoken", "/token"]
+)
+def test_no_way_out_of_the_folder(running, path):
+    status, _, body = http(running, "GET", path)
+    assert status == 404 and running.service.token.encode() not in body
+
+
+def test_large_arrays_by_name(running):
+    x = np.arange(N) + 1.25
+    np.save(running.folder / "arrays" / "mine.npy", x)
+    status, _, body = http(running, "PUT", "/v1/points", X_Hesscomp_Array="mine")
+    assert status == 201 and json.loads(body)["id"] == point_id(x)
+    for name in ("../token", "missing", ".."):
+        status, _, body = http(running, "PUT", "/v1/points", X_Hesscomp_Array=name)
+        assert status == 422, name
+
+
+def test_the_token_is_in_no_file_but_its_own(running):
+    token = running.service.token
+    others = [path for path in running.folder.rglob("*") if path.is_file() and path.name != "token"]
+    assert others and not [path for path in others if token in path.read_text(errors="replace")]
+
+
+# The life of a service
+
+
+def test_a_lost_rank_and_a_restart(tmp_path):
+    with running_front(tmp_path / "svc") as running:
+        service, rank = running.client, running.rank
+        x = service.point(np.ones(N))
+        rank.step = 60
+        job, later = service.compress(x, rank=2), service.compress("zero", rank=2)
+        until(lambda: job.state == "running")
+        rank.die()
+        until(lambda: service.status()["restarts"] == 1)
+        assert job.state == "queued" and job.known["attempts"] == 1
+        rank.start()
+        until(lambda: job.state == "running")
+        np.testing.assert_array_equal(x @ np.ones(N), np.arange(1.0, N + 1))
+        rank.die()
+        assert job.wait(10) == "failed" and "the ranks have ended" in job.known["error"]
+        rank.start()
+        until(lambda: later.state == "running")
+        rank.step = 0.01
+        service.drain()
+        with pytest.raises(ServiceError, match="the service is ending"):
+            service.compress("zero", rank=2)
+        running.thread.join(20)
+        assert running.status == 75
+    with pytest.raises(NotRunning, match="no service runs here"):
+        connect(tmp_path / "svc")
+    with running_front(tmp_path / "svc") as running:
+        assert [job.id for job in running.client.jobs()] == [job.id, later.id]
+        assert running.client.job(later.id).result(10)
+        assert running.client.job(job.id).state == "failed"
+        assert running.end() == 0
+
+
+def test_a_stale_service_is_told(tmp_path):
+    folder = tmp_path / "svc"
+    folder.mkdir()
+    (folder / "token").write_text("x")
+    known = {"pid": 2**22 - 1, "host": os.uname().nodename, "socket": "nowhere"}
+    (folder / "service.json").write_text(json.dumps(known))
+    with pytest.raises(NotRunning, match=r"its service \(process 4194303\) has ended"):
+        connect(folder)
+
+
+def test_a_long_path_has_its_socket_elsewhere(tmp_path, monkeypatch):
+    runtime = tmp_path / "run"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    with running_front(tmp_path / ("d" * 100)) as running:
+        assert str(runtime) in running.service.door.getsockname()
+        assert running.client.point("zero").value == 0
+
+
+def test_a_full_queue_says_when_to_come_again(tmp_path):
+    with running_front(tmp_path / "svc") as running:
+        running.rank.hold.clear()
+        running.service.front.queue.most = 1
+        with ThreadPoolExecutor(4) as pool:
+            point = running.client.point("zero")
+            first = pool.submit(lambda: point.value)
+            until(lambda: running.service.front.under_way)
+            second = pool.submit(lambda: connect(running.folder).point("zero").value)
+            until(lambda: len(running.service.front.queue) == 1)
+            status, headers, _ = http(running, "POST", "/v1/points/zero/value")
+            assert status == 503 and float(headers["Retry-After"]) > 0
+            running.rank.hold.set()
+            assert (first.result(), second.result()) == (0.0, 0.0)
+
+
+def test_points_leave_when_they_take_too_much(tmp_path):
+    with running_front(tmp_path / "svc", point_memory=100.0) as running:
+        service = running.client
+        points = [service.point(np.full(N, float(i))) for i in range(3)]
+        assert service.status()["points"] == 2
+        assert [point.value for point in points] == [7.5 * i**2 for i in range(3)]  # sent again
+        assert http(running, "POST", "/v1/points/" + "0" * 64 + "/value")[0] == 404
+
+
+def test_threads_of_one_client(running):
+    point, errors = running.client.point("zero"), []
+
+    def ask():
+        try:
+            for _ in range(20):
+                np.testing.assert_array_equal(point @ np.ones(N), np.arange(1.0, N + 1))
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and isinstance(fakes.RANKS, list) and Path(running.folder).is_dir()

@@ -1,0 +1,176 @@
+"""The ranks' side of a service, with a front that is a thread of rank 0."""
+
+import os
+import socket
+import tempfile
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from hesscomp.parallel.doorbell import Doorbell
+from hesscomp.parallel.world import World
+from hesscomp.service import loop
+from hesscomp.service.loop import RankLoop
+from hesscomp.service.points import content_id
+from hesscomp.service.requests import ServedProblem
+from hesscomp.service.wire import pack, receive
+from hesscomp.workflows import CurvatureRequest, make_curvature
+from hesscomp.workflows.factors import CompressRequest, compress
+
+pytestmark = pytest.mark.ranks
+OPTIONS = {"rank": 8, "method": "krylov", "block": 1}
+
+
+class FrontThread:
+    """Sends frames to rank 0 and keeps what it says."""
+
+    def __init__(self, script):
+        self.address = os.path.join(tempfile.mkdtemp(), "ranks.sock")
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(self.address)
+        self.listener.listen(1)
+        self.said, self.failure = [], None
+        self.thread = threading.Thread(target=self._run, args=[script], daemon=True)
+        self.thread.start()
+
+    def _run(self, script):
+        self.stream = self.listener.accept()[0]
+        try:
+            self.hello = self.hear("hello")[0]
+            script(self)
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self.stream.close()  # at the latest now the ranks end
+
+    def send(self, header, *arrays):
+        for piece in pack(header, arrays):
+            self.stream.sendall(piece)
+
+    def hear(self, what):
+        while True:
+            header, arrays = receive(self.stream)
+            self.said.append(header)
+            if header["say"] == what:
+                return header, arrays
+
+    def work(self, kind, point="zero", *arrays, brings=False, **given):
+        known = {"kind": kind, "point": point, "operator": "hessian", "alone": True}
+        self.send({"do": "work", "id": 1, **known, "drop": [], "brings": brings, **given}, *arrays)
+
+    def ask(self, *words, **given):
+        self.work(*words, **given)
+        return self.hear("answer")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A table of 40 rows and 60 columns, the same file for all ranks."""
+    world, rng = World(), np.random.default_rng(0)
+    path = world.broadcast(str(tmp_path_factory.mktemp("data") / "d.npz"))
+    if world.rank == 0:
+        np.savez(path, X=rng.standard_normal((40, 60)), y=rng.integers(0, 2, 40))
+    world.gather(None)
+    return path
+
+
+def served(script, monkeypatch, data):
+    """Run the ranks of a service until the script of the front is through; return the front."""
+    monkeypatch.setattr(loop, "STOP_SIGNALS", ())
+    world = World(reproducible=True)
+    front = FrontThread(script) if world.rank == 0 else None
+    address = world.broadcast(None if front is None else front.address)
+    assert RankLoop(address, ServedProblem(data=data), world).run() == 0
+    if front is not None:
+        front.thread.join(10)
+    failure = world.broadcast(None if front is None else repr(front.failure))
+    assert failure == "None", failure
+    return front
+
+
+def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
+    world = World(reproducible=True)
+    folder = world.broadcast(str(tmp_path))
+    here = make_curvature(CurvatureRequest(data=data, at="zero"), world)
+    n = here.operator.n
+    V = np.random.default_rng(0).standard_normal((n, 2))
+    alone = compress(CompressRequest(data=data, at=("zero",), **OPTIONS), world)
+    value, gradient = here.problem.objective_and_gradient(here.x)
+    x = np.full(n, 0.1)
+    other = make_curvature(CurvatureRequest(data=data), world).problem
+    expected = here.operator @ V, other.objective_and_gradient(x), alone.factor.eigenvalues
+
+    def script(front):
+        header, arrays = front.ask("gradient")
+        assert header["value"] == value
+        np.testing.assert_array_equal(arrays[0], gradient)
+        np.testing.assert_array_equal(front.ask("product", "zero", V)[1][0], expected[0])
+        header, arrays = front.ask("gradient", content_id(x), x, brings=True)
+        assert header["value"] == expected[1][0]
+        header, arrays = front.ask("product", "zero", V * [1e300, 1])
+        assert header["failed"] == [0]
+        np.testing.assert_array_equal(arrays[0][:, 1], expected[0][:, 1])
+        given = {"shift": 1.0, "tolerance": 1e-4, "iterations": 100}
+        header, arrays = front.ask("solve", "zero", V, **given)
+        assert header["converged"] == [True, True]
+        assert "error" in front.ask("product", "zero", V[:-1])[0]
+
+        job = {"id": "j1", "kind": "compress", "options": OPTIONS}
+        front.send({"do": "job", "job": job, "folder": folder, "at": "zero"})
+        for _ in range(3):
+            front.work("product", "zero", V)
+        for _ in range(3):  # served before the job ends
+            np.testing.assert_array_equal(front.hear("answer")[1][0], expected[0])
+            assert front.said[-1]["say"] == "answer"
+        assert not [said for said in front.said if said["say"] == "ended"]
+        assert front.hear("ended")[0]["state"] == "done"
+
+        bad = {**job, "options": {"blocks": "nothing"}}
+        front.send({"do": "job", "job": bad, "folder": folder, "at": "zero"})
+        ended = front.hear("ended")[0]
+        assert ended["state"] == "failed" and "nothing" in ended["error"]
+
+        long = {**job, "options": {**OPTIONS, "rank": 25, "block": 1}}
+        for word, state in (("cancel", "cancelled"), ("drain", "queued")):
+            front.send({"do": "job", "job": long, "folder": folder, "at": "zero"})
+            front.hear("event")
+            front.send({"do": word})
+            assert front.hear("ended")[0]["state"] == state
+
+    front = served(script, monkeypatch, data)
+    if front is not None:
+        from hesscomp.factors import load_factor
+
+        factor = load_factor(tmp_path / "factor.h5")
+        np.testing.assert_array_equal(factor.eigenvalues, expected[2])
+        assert factor.provenance.columns == alone.factor.provenance.columns
+        assert front.hello["n"] == n and len(front.hello["ranks"]) == world.size
+
+
+def test_idle_ranks_wait_outside_of_collectives(monkeypatch, data):
+    monkeypatch.setattr(loop, "BEAT", 0.05)
+
+    def script(front):
+        front.hear("beat")
+        front.hear("beat")
+
+    served(script, monkeypatch, data)
+
+
+def test_a_stranger_at_the_bell_changes_nothing():
+    world = World()
+    bell = Doorbell(world)
+    if world.rank == 0:
+        for _ in range(3):
+            for each in bell._bells:
+                each.send(b"")
+        time.sleep(0.2)
+        rung = time.monotonic()
+        bell.ring()
+    else:
+        bell.wait()
+        woken = time.monotonic()
+    times = world.gather(rung if world.rank == 0 else woken)
+    assert min(times) == times[0]
