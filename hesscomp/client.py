@@ -136,7 +136,7 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """Return how the service is: its problem, ranks, queue and jobs."""
-        return self._json("GET", "/v1/status")
+        return self.request_json("GET", "/v1/status")
 
     def ready(self, seconds: float = 600.0) -> dict[str, Any]:
         """Wait until the ranks are there; return the status."""
@@ -182,7 +182,7 @@ class Service:
             "point": point.id if isinstance(point, Point) else point,
             "key": key or secrets.token_hex(16),  # so that a lost answer may be asked for again
         }
-        return Job(self, self._json("POST", "/v1/jobs", json.dumps(body).encode())["id"])
+        return Job(self, self.request_json("POST", "/v1/jobs", json.dumps(body).encode())["id"])
 
     def compress(self, point: "Point | np.ndarray | str | None" = None, **options) -> "Job":
         """Queue a compression; see `submit`."""
@@ -198,11 +198,11 @@ class Service:
 
     def jobs(self) -> list["Job"]:
         """Return all jobs, in the order of their making."""
-        return [Job(self, known["id"]) for known in self._json("GET", "/v1/jobs")]
+        return [Job(self, known["id"]) for known in self.request_json("GET", "/v1/jobs")]
 
     def job(self, name: str) -> "Job":
         """Return the job with this id."""
-        return Job(self, self._json("GET", f"/v1/jobs/{quote(name, safe='')}")["id"])
+        return Job(self, self.request_json("GET", f"/v1/jobs/{quote(name, safe='')}")["id"])
 
     def events(self, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
         """Yield number, name and data of each event as it comes; those after `since`, if given."""
@@ -225,7 +225,7 @@ class Service:
 
     def drain(self) -> None:
         """Let the service end: running jobs are saved, and go on with its next start."""
-        self._json("POST", "/v1/drain")
+        self.request_json("POST", "/v1/drain")
 
     # Requests
 
@@ -276,7 +276,7 @@ class Service:
             return answer.headers, data
         raise NotRunning(f"{self.folder}: the service does not answer")
 
-    def _json(self, method: str, path: str, body: bytes = b"") -> Any:
+    def request_json(self, method: str, path: str, body: bytes = b"") -> Any:
         return json.loads(self._request(method, path, body)[1])
 
     def _send_array(self, method: str, path: str, array: np.ndarray) -> tuple[Any, bytes]:
@@ -414,7 +414,7 @@ class Job:
     @property
     def known(self) -> dict[str, Any]:
         """All that the service tells of it."""
-        return self.service._json("GET", self._path)
+        return self.service.request_json("GET", self._path)
 
     @property
     def _path(self) -> str:
@@ -457,7 +457,7 @@ class Job:
         """
         if (state := self.wait(seconds)) != "done":
             raise ServiceError(f"job {self.id} {state}: {self.known['error'] or 'by request'}")
-        return self.service._json("GET", f"{self._path}/result")["numbers"]
+        return self.service.request_json("GET", f"{self._path}/result")["numbers"]
 
     @property
     def warnings(self) -> list[str]:
@@ -480,7 +480,7 @@ class Job:
 
     def cancel(self) -> None:
         """Cancel it; one that runs ends after its present product."""
-        self.service._json("DELETE", self._path)
+        self.service.request_json("DELETE", self._path)
 
 
 def leave(folder: str | os.PathLike, kind: str, options: dict[str, Any], point: str | None) -> str:

@@ -114,7 +114,7 @@ def _job_of(words: tuple[str, ...]) -> tuple[str, dict, str | None]:
 
 def run_jobs(request: JobsRequest) -> int:
     service = connect(request.folder)
-    for known in service._json("GET", "/v1/jobs"):
+    for known in service.request_json("GET", "/v1/jobs"):
         print(_line(known))
     return 0
 
