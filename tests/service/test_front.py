@@ -144,6 +144,7 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
         ("compress", {"rank": "many"}, "`rank` must be a whole number"),
         ("spectrum", {"factor": "f.h5"}, "a job spectrum has no option `factor`"),
         ("train", {"optimizer": "adam", "run": "x"}, "a job train has no option `run`"),
+        ("newton", {}, "a job newton fits linear models"),
         ("dance", {}, "'dance' is no kind of job"),
     ],
 )
