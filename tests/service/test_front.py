@@ -258,6 +258,14 @@ def test_bodies_that_are_no_points(running, body, status, message):
     assert re.search(message, json.loads(answer)["error"])
 
 
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"kind":"\xfd"}', b'{"kind":1}', b'{"kind":"train","x":1}']
+)
+def test_bodies_that_are_no_jobs(running, body):
+    status, _, answer = http(running, "POST", "/v1/jobs", body)
+    assert status == 400 and set(json.loads(answer)) == {"error"}
+
+
 def test_lengths_and_halves(running, monkeypatch):
     token = f"Authorization: Bearer {running.service.token}\r\nX-Hesscomp: 1\r\n".encode()
     head = b"PUT /v1/points HTTP/1.1\r\nHost: hesscomp\r\n" + token
