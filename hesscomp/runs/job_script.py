@@ -75,6 +75,8 @@ def _folders(job: Job) -> str:
 
 def _launch(job: Job) -> str:
     """Start the command on its ranks, in the background."""
+    if job.is_service:
+        return _service(job)
     if not job.parallel:
         launcher = []
     elif job.launcher == "mpiexec":
@@ -93,6 +95,14 @@ def _launch(job: Job) -> str:
     inner = [scratch.get(word) or _shell(word) for word in job.command]
     task = _wrapped(["exec", "hesscomp", *inner, '"$@"'])
     return _wrapped([*launcher, "bash -c", shlex.quote(task), "hesscomp", '"$@"', "&"])
+
+
+def _service(job: Job) -> str:
+    """Start a service on the batch node, in the background; it starts the ranks."""
+    name, *words = job.command
+    ranks = ["--ranks", '"$SLURM_NTASKS"'] if job.launcher == "mpiexec" else []
+    started = ["hesscomp", name, "--launcher", job.launcher, *ranks, *map(_shell, words)]
+    return _wrapped([*started, '"$@"', "&"])
 
 
 def _wrapped(words: list[str]) -> str:

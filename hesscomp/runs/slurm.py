@@ -12,6 +12,7 @@ REQUEUE = 75  # exit status of a run that saved a checkpoint and is to be resume
 MOST_WARNING = 65535  # that SLURM takes
 WARNING = 60  # seconds before the end of the time at which SLURM sends the signal, unless told
 TIME = r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d\d?(:\d\d){0,2}"
+SERVICES = ("serve",)  # commands that start ranks of their own, go on with work, and never end
 PLACEHOLDERS = {
     "%j": "$SLURM_JOB_ID",
     "%A": "$SLURM_ARRAY_JOB_ID",
@@ -28,7 +29,8 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
     In the command ``%j`` is the job's id, ``%A`` and ``%a`` those of an array and of its task, as
     in `sbatch --output`; folders whose names hold one of these are made. In an array ``{}`` is
     the task's item and ``{name}`` the last part of its path. A command that is not `parallel` is
-    started alone. Without an `array` the script's arguments are further options of the command.
+    started alone; a service too, and its ranks have the allocation. Without an `array` the script's
+    arguments are further options of the command.
     """
 
     command: tuple[str, ...]
@@ -71,7 +73,7 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
 
     def _check(self) -> None:
         super()._check()
-        if not self.parallel and self.nodes * self.ranks_per_node > 1:
+        if not self.has_ranks and self.nodes * self.ranks_per_node > 1:
             raise InputError(
                 f"hesscomp {self.command[0]} runs on one rank; leave out `nodes` and "
                 "`ranks_per_node`"
@@ -90,6 +92,10 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
         for word in (*self.command, *self.stage):
             if not word.isprintable():
                 raise InputError(f"{word!r}: a job script cannot hold line breaks in its command")
+        if self.is_service and (self.stage or self.array is not None):
+            raise InputError(
+                "hesscomp serve: takes neither `stage` nor `array` in a job; leave it out"
+            )
         for file in self.stage:
             if file not in self.command:
                 raise InputError(f"`stage` {file}: is not a word of the command")
@@ -121,9 +127,19 @@ class Job(Options, group="allocation", about="sbatch takes further options on su
         return self.name or f"hesscomp-{self.command[0]}"
 
     @property
+    def is_service(self) -> bool:
+        """Whether the command is a service, which starts its ranks itself."""
+        return self.command[0] in SERVICES
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether a launcher starts ranks in the allocation, by the script or by a service."""
+        return self.parallel or self.is_service
+
+    @property
     def resumes(self) -> bool:
         """Whether the command resumes from where a signal ended it."""
-        return any(word.partition("=")[0] == "--run" for word in self.command)
+        return self.is_service or any(word.partition("=")[0] == "--run" for word in self.command)
 
 
 def fill_in(word: str, item: str) -> str:

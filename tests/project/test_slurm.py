@@ -329,6 +329,45 @@ def test_a_preempted_compression_gives_the_uninterrupted_factor(slurm):
 
 
 @pytest.mark.slow
+def test_a_preempted_service_goes_on_with_its_job(slurm):
+    """USR1 saves its job and requeues it; TERM ends it when it has none."""
+    from hesscomp.client import NotRunning, connect
+    from hesscomp.errors import InputError
+
+    def service(starts: int):
+        """The service after so many starts, with its ranks."""
+        while slurm.log(job).count("service: ") < starts:
+            assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+            time.sleep(0.2)
+        while True:
+            try:
+                found = connect(slurm.folder / "out/service")
+                found.ready(120)
+                return found
+            except (NotRunning, InputError):
+                time.sleep(0.2)
+
+    job = slurm.submit(*SMALL, JOBS / "serve.sbatch", "--reproducible")
+    there = service(1)
+    assert len(there.status()["ranks"]) == 2
+    first = there.train("gauss-newton", max_steps=20)
+    while not any(row["step"] >= 2 for row in first.known["history"]):
+        time.sleep(0.02)
+    slurm.run("scancel", "--batch", "--signal=USR1", job)
+    there = service(2)
+    first, second = there.job(first.id), there.train("gauss-newton", max_steps=20)
+    points = []
+    for each in (first, second):
+        assert each.result(120)["steps"] == 20
+        points.append(each.fetch("best.npy", slurm.folder / f"{each.id}.npy").read_bytes())
+    assert points[0] == points[1]
+    assert first.known["attempts"] == 0
+    slurm.run("scancel", "--batch", "--signal=TERM", job)
+    state, log = slurm.wait(job)
+    assert state == "COMPLETED" and log.count("service: ") == 2, log
+
+
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_job(slurm):
     slurm.pretend(ONE_IS_KILLED)
     start = time.monotonic()

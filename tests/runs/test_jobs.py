@@ -101,6 +101,19 @@ def write_job(tmp_path, *words) -> Path:
     return script
 
 
+@pytest.mark.parametrize(
+    ("launcher", "started"),
+    [("srun", "--launcher srun"), ("mpiexec", "--launcher mpiexec --ranks 2")],
+)
+def test_a_service_starts_its_ranks_itself(run_script, tmp_path, launcher, started):
+    words = ["serve", "svc", "--", "--problem", "mnist-mlp"]
+    script = write_job(tmp_path, "--nodes", "2", "--launcher", launcher, "--", *words)
+    done = run_script(script, "--ridge", "1", env={"SLURM_NTASKS": "2", "SLURM_CPUS_ON_NODE": "4"})
+    assert done.returncode == 0, done.stderr
+    called = f"srun serve {started} svc -- --problem mnist-mlp --ridge 1"
+    assert done.stdout.splitlines()[1] == called  # the stand-in for hesscomp says srun too
+
+
 AWKWARD = [
     "a b",
     "it's",
