@@ -1,183 +1,378 @@
-"""What the resident service costs and gains: latencies, batching, visitors of a job, idleness.
+"""What a resident service shows: latency, batching, visits to a running job, kills, and drift.
 
-    python scripts/bench/service.py --trial             # 2 ranks, 784-15-10: about 3 minutes
+    python scripts/bench/service.py idle batching visits          # five minutes
+    python scripts/bench/service.py kills --kills 100             # an hour
+    python scripts/bench/service.py drift --minutes 60
+    python scripts/bench/service.py --kills 3 --minutes 1 --seconds 2 --trial    # all, shortly
 
-All of a comparison are taken from one service, alternately, as ratios: products with and without
-shared blocks, a compression alone and with a client that asks meanwhile.
+A 784-15-10 network on the packaged digits, 2 ranks of one thread each (4 GB). Rates with and
+without batching are of one service, in turns: a request says `batch=false`. A latency during a job
+is told in block products of that job, whose time is the job's by its ledger.
 """
 
-import argparse
 import os
+import random
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import record
+from tables import parts_parser, run_parts
 
-from hesscomp.client import Service, connect
+from hesscomp.client import Service, connect, where
+from hesscomp.errors import HesscompError
 
-COMPRESSION = {"rank": 60, "method": "krylov", "block": 16, "max_columns": 400}
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def median_ms(work, repeats: int) -> float:
-    """Return the median time of a call in milliseconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
+CODE = ("hesscomp/service", "hesscomp/client.py", "hesscomp/parallel/doorbell.py")
+PROBLEM = ("--problem", "mnist-mlp", "--reproducible")
+TIMEOUT = 20  # seconds after which ranks are called dead, in the kills
+RANK, COLUMNS = 20, 300  # of the compression that others disturb
 
 
-def rate(folder: Path, clients: int, batch: bool, seconds: float, n: int) -> float:
-    """Return the products a second that so many clients get, each asking again at once."""
-    counts, end = [0] * clients, time.monotonic() + seconds
-    V = np.random.default_rng(0).standard_normal((clients, n))
+@contextmanager
+def service(*words: str):
+    """Yield a client of a service on two ranks, which ends with the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        serve = [sys.executable, "-m", "hesscomp", "serve", folder, "--ranks", "2", "--", *PROBLEM]
+        with open(Path(folder) / "said", "w") as said:
+            front = subprocess.Popen([*serve, *words], stdout=said, stderr=said)
+        try:
+            yield until(lambda: _connected(folder), 120)
+        finally:
+            front.terminate()
+            front.wait(60)
 
-    def ask(which: int) -> None:
-        point = connect(folder).point("initial")
+
+def _connected(folder: str) -> Service | None:
+    try:
+        found = connect(folder)
+        found.ready(300)
+        return found
+    except HesscompError:
+        return None
+
+
+def until(what, seconds: float):
+    """Wait until something is true, and return it."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        if time.monotonic() > end:
+            raise SystemExit(f"nothing after {seconds} s")
+        time.sleep(0.02)
+    return found
+
+
+def elapsed(what) -> float:
+    start = time.perf_counter()
+    what()
+    return time.perf_counter() - start
+
+
+def percentile(values: list[float], share: float) -> float:
+    return float(np.quantile(values, share))
+
+
+def processes(there: Service) -> dict[str, int]:
+    """The ids of the front and of the ranks."""
+    ranks = {f"rank {each['rank']}": each["pid"] for each in there.status()["ranks"]}
+    return {"front": where(there.folder)["pid"], **ranks}
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def idle(options) -> dict[str, dict]:
+    """No-ops at once and after a second of idleness; what idle processes take of a core."""
+    with service() as there:
+        ask = lambda: there._json("GET", "/v1/noop")  # noqa: E731
+        for _ in range(50):
+            ask()
+        soon = [elapsed(ask) for _ in range(300)]
+        status = [elapsed(there.status) for _ in range(300)]
+        late = []
+        for _ in range(options.wakes):
+            time.sleep(1)
+            late.append(elapsed(ask))
+        pids = processes(there)
+        before = {name: cpu(pid) for name, pid in pids.items()}
+        time.sleep(options.idle)
+        share = {name: (cpu(pid) - before[name]) / options.idle for name, pid in pids.items()}
+    found = {
+        name: {
+            "p50, ms": 1000 * statistics.median(times),
+            "p99, ms": 1000 * percentile(times, 0.99),
+        }
+        for name, times in (
+            ("no-op through the ranks", soon),
+            ("no-op after a second of idleness", late),
+            ("status", status),
+        )
+    }
+    for name, part in share.items():
+        found[f"{name}, idle for {options.idle:g} s"] = {"share of a core, %": 100 * part}
+    return found
+
+
+def rate(there: Service, clients: int, seconds: float, batch: bool) -> float:
+    """Products a second of so many clients, each with a connection and a vector of its own."""
+    n = there.status()["n"]
+    end = time.monotonic() + seconds
+
+    def work(seed: int) -> int:
+        mine = Service(there.folder, None, None)  # its own name, for fairness
+        point, done = mine.point("initial"), 0
+        v = np.random.default_rng(seed).standard_normal(n)
         while time.monotonic() < end:
-            point.product(V[which], batch=batch)
-            counts[which] += 1
+            point.product(v, batch=batch)
+            done += 1
+        return done
 
-    threads = [threading.Thread(target=ask, args=[which]) for which in range(clients)]
     start = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(counts) / (time.monotonic() - start)
+    with ThreadPoolExecutor(clients) as pool:
+        done = sum(pool.map(work, range(clients)))
+    return done / (time.monotonic() - start)
 
 
-def compression(service: Service, visits: float | None, n: int) -> tuple[float, list, list]:
-    """Return the seconds of a compression, its eigenvalues, and the latencies of visitors."""
-    latencies, done, point = [], threading.Event(), service.point("initial")
-    v = np.random.default_rng(1).standard_normal(n)
+def batching(options) -> dict[str, dict]:
+    """The rates of 1, 2 and 32 clients with and without batching, in turns; the first product."""
+    found = {}
+    with service() as there:
+        for clients in (1, 2, 32):
+            for batch in (True, False):
+                rate(there, clients, 1.0, batch)  # what is compiled once is not counted
+            pairs = [
+                [rate(there, clients, options.seconds, batch) for batch in (True, False)]
+                for _ in range(options.repeats)
+            ]
+            together, alone = (statistics.median(each) for each in zip(*pairs, strict=True))
+            ratio = statistics.median(a / b for a, b in pairs)
+            found[f"{clients} client{'s' * (clients > 1)}"] = {
+                "products a second": together, "without batching": alone, "ratio": ratio,
+            }  # fmt: skip
+        ask = f"import hesscomp.client as c, numpy as np; s = c.connect({str(there.folder)!r}); "
+        ask += "s.point('initial') @ np.ones(s.status()['n'])"
+        first = min(elapsed(lambda: _run(sys.executable, "-c", ask)) for _ in range(3))
+    launcher = Path(sys.executable).with_name("mpiexec")
+    words = [launcher, "-n", "2", sys.executable, "-m", "hesscomp", "compress", *PROBLEM]
+    shell = min(elapsed(lambda: _run(*words, "--rank", "1", "--at", "initial")) for _ in range(2))
+    found["first product of a new process"] = {
+        "seconds": first, "hesscomp compress, s": shell, "ratio": shell / first,
+    }  # fmt: skip
+    return found
 
-    def visit() -> None:
-        while visits is not None and not done.wait(visits):
+
+def _run(*words) -> None:
+    subprocess.run([str(word) for word in words], check=True, capture_output=True)
+
+
+def compression(there: Service):
+    return there.compress(
+        "initial", rank=RANK, method="krylov", block=8, max_columns=COLUMNS,
+        residual_tolerance=1e-12,
+    )  # fmt: skip
+
+
+def until_running(job) -> None:
+    until(lambda: job.known["done"] > 0, 60)
+
+
+def arrays_of(job) -> list[bytes]:
+    from hesscomp.factors import load_factor
+
+    with tempfile.TemporaryDirectory() as folder:
+        factor = load_factor(job.fetch("factor.h5", Path(folder) / "f.h5"))
+    return [factor.eigenvalues.tobytes(), factor.eigenvectors.tobytes()]
+
+
+def seconds_of(job) -> float:
+    known = job.known
+    return known["ended"] - known["started"]
+
+
+def visits(options) -> dict[str, dict]:
+    """Products during a compression, what they cost it, and how soon it is cancelled."""
+    with service() as there:
+        n = there.status()["n"]
+        point, v = there.point("initial"), np.random.default_rng(0).standard_normal(n)
+        right = point.product(v, batch=False)
+        compression(there).result()
+        slowdowns, latencies, same = [], [], True
+        for _ in range(options.repeats):
+            alone = compression(there)
+            numbers = alone.result()
+            block = numbers["seconds"]["solve"] / numbers["ledger"]["passes"]
+            busy = compression(there)
+            until_running(busy)
+            while busy.state == "running":
+                latencies.append(elapsed(lambda: point @ v) / block)
+                time.sleep(options.pause * block)
+            busy.result()
+            slowdowns.append(seconds_of(busy) / seconds_of(alone))
+            same &= arrays_of(alone) == arrays_of(busy)
+        cancels, after = [], True
+        for seed in range(options.cancels):
+            job = compression(there)
+            until_running(job)
+            time.sleep(random.Random(seed).random() * 5 * block)
             start = time.perf_counter()
-            point.product(v)
-            latencies.append(time.perf_counter() - start)
+            job.cancel()
+            job.wait()
+            cancels.append(time.perf_counter() - start)
+            if job.state != "cancelled":
+                raise SystemExit(f"the job was {job.state} before it was cancelled")
+            after &= point.product(v, batch=False).tobytes() == right.tobytes()
+    return {
+        "product during a compression": {
+            "p50, block products": percentile(latencies, 0.5),
+            "largest, block products": max(latencies),
+        },
+        "the compression": {
+            "time, of alone": statistics.median(slowdowns), "same bits": "yes" if same else "NO",
+        },
+        "cancel": {
+            "largest, s": max(cancels), "largest, block products": max(cancels) / block,
+            "next product right": "yes" if after else "NO",
+        },
+    }  # fmt: skip
 
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    result = service.compress("initial", **COMPRESSION).result()
-    done.set()
-    visitor.join()
-    return result["seconds"]["solve"], result["eigenvalues"], latencies
+
+def ancestors(pid: int) -> list[int]:
+    found = [pid]
+    while found[-1] > 1:
+        words = Path(f"/proc/{found[-1]}/stat").read_text().rpartition(")")[2].split()
+        found.append(int(words[1]))
+    return found
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return the processor time that a process has taken."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+def kills(options) -> dict[str, dict]:
+    """SIGKILL and SIGSTOP of ranks and launcher at random moments during jobs."""
+    chance = random.Random(options.seed)
+    waits: list[float] = []
+    over = threading.Event()
+    counts = dict.fromkeys(("done", "tried again", "named its rank", "failed", "wrong"), 0)
+
+    def watch(folder) -> None:
+        mine = Service(folder, None, None)
+        while not over.wait(0.02):
+            waits.append(elapsed(mine.status))
+
+    with service("--comm-timeout", str(TIMEOUT)) as there:
+        start = time.monotonic()
+        compression(there).result()
+        right = compression(there)
+        right.result()
+        usual, bits = seconds_of(right), arrays_of(right)
+        watcher = threading.Thread(target=watch, args=[there.folder])
+        watcher.start()
+        for number in range(options.kills):
+            job = compression(there)
+            time.sleep(chance.random() * usual)
+            pids = processes(there)
+            line = ancestors(pids["rank 0"])
+            launcher = line[line.index(pids.pop("front")) - 1]
+            victim = chance.choice([*pids.values(), launcher])
+            how = chance.choice([signal.SIGKILL, signal.SIGSTOP])
+            os.kill(victim, how)
+            state = job.wait(300)
+            known = job.known
+            counts["done"] += state == "done"
+            counts["failed"] += state == "failed"
+            counts["tried again"] += known["attempts"] > 0
+            counts["wrong"] += state == "done" and arrays_of(job) != bits
+            counts["named its rank"] += "rank" in there.status()["last_failure"]
+            there.ready(300)
+            what = "launcher" if victim == launcher else "rank"
+            said = f"{state}, {known['attempts']} attempts lost; {there.status()['last_failure']}"
+            print(f"{number + 1}: {how.name} of a {what}: {said}", flush=True)
+        over.set()
+        watcher.join()
+        restarts = there.status()["restarts"]
+        spent = time.monotonic() - start
+    return {
+        f"{options.kills} kills and stops": {
+            **counts, "restarts": restarts, "status p99, ms": 1000 * percentile(waits, 0.99),
+            "status largest, ms": 1000 * max(waits), "minutes": spent / 60,
+        }
+    }  # fmt: skip
+
+
+def memory(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def handles(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def drift(options) -> dict[str, dict]:
+    """Memory and file descriptors under 16 clients, from the first fifth to the end."""
+    with service() as there:
+        n, pids = there.status()["n"], processes(there)
+        end = time.monotonic() + 60 * options.minutes
+        held: dict[str, list[int]] = {name: [] for name in pids}
+        open_now: dict[str, list[int]] = {name: [] for name in pids}
+        done = 0
+
+        def work(seed: int) -> int:
+            mine, rng, count = Service(there.folder, None, None), np.random.default_rng(seed), 0
+            while time.monotonic() < end:
+                x = mine.point(rng.standard_normal(n) / 100)
+                for _ in range(4):
+                    x @ rng.standard_normal((n, int(rng.integers(1, 4))))
+                assert len(x.gradient) == n
+                if seed == 0 and count % 50 == 0:
+                    mine.compress("initial", rank=3).result()
+                count += 6
+            return count
+
+        with ThreadPoolExecutor(16) as pool:
+            futures = [pool.submit(work, seed) for seed in range(16)]
+            while time.monotonic() < end:
+                for name, pid in pids.items():
+                    held[name].append(memory(pid))
+                    open_now[name].append(handles(pid))
+                time.sleep(min(1.0, 0.6 * options.minutes))
+            done = sum(future.result() for future in futures)
+    found = {}
+    for name, values in held.items():
+        fifth = max(len(values) // 5, 1)
+        early, last = (
+            statistics.median(part) for part in (values[fifth : 2 * fifth], values[-fifth:])
+        )
+        files = open_now[name]
+        found[f"{name}, {options.minutes:g} minutes, {done} requests"] = {
+            "MB": last / 1e6, "memory's drift, %": 100 * (last / early - 1),
+            "file descriptors": f"{statistics.median(files[fifth:2 * fifth]):g} to {files[-1]}",
+        }  # fmt: skip
+    return found
+
+
+PARTS = {"idle": idle, "batching": batching, "visits": visits, "kills": kills, "drift": drift}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each throughput")
-    parser.add_argument("--idle", type=float, default=60.0, help="seconds of idleness")
-    record.add_option(parser)
+    parser = parts_parser(__doc__, PARTS)
+    parser.add_argument("--seconds", type=float, default=10, help="of each rate")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--idle", type=float, default=60, help="seconds of idleness")
+    parser.add_argument("--wakes", type=int, default=20, help="no-ops after a second of idleness")
+    parser.add_argument("--pause", type=float, default=3, help="block products between visits")
+    parser.add_argument("--cancels", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=60, help="of the drift")
+    parser.add_argument("--seed", type=int, default=0, help="of the kills' moments")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp()) / "svc"
-    words, problem = [sys.executable, "-m", "hesscomp"], ["--problem", "mnist-mlp"]
-    process = subprocess.Popen(
-        [*words, "serve", str(folder), "--ranks", str(options.ranks), "--", *problem],
-        stdout=subprocess.PIPE,
-    )
-    process.stdout.readline()
-    service = connect(folder)
-    known = service.ready()
-    values: dict[str, object] = {}
-
-    def tell(name: str, value, unit: str = "") -> None:
-        values[name] = value
-        print(f"{name:<46} {value:.4g} {unit}", flush=True)
-
-    n, point = known["n"], service.point("initial")
-    for width in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):  # compiled
-        point @ np.ones((n, width))
-
-    def noop() -> None:
-        service._json("GET", "/v1/noop")
-
-    tell("status, p50", median_ms(service.status, 200), "ms")
-    tell("no-op of the ranks, p50", median_ms(noop, 200), "ms")
-
-    def after_a_second() -> float:
-        time.sleep(1)
-        return median_ms(noop, 1)
-
-    tell(
-        "no-op after a second of idleness, p50",
-        float(np.median([after_a_second() for _ in range(7)])),
-        "ms",
-    )
-    for clients in (1, 2, 4, 32):
-        pairs = [
-            [rate(folder, clients, batch, options.seconds, n) for batch in (True, False)]
-            for _ in range(2)
-        ]
-        tell(f"products a second without blocks, {clients} clients", max(b for _, b in pairs))
-        tell("  with shared blocks, times that", float(np.median([a / b for a, b in pairs])))
-    taken = {"alone": [], "visited": []}
-    latencies, eigenvalues = [], []
-    for _ in range(3):
-        for how, visits in (("alone", None), ("visited", 0.5)):
-            seconds, found, late = compression(service, visits, n)
-            taken[how].append(seconds)
-            eigenvalues.append(found)
-            latencies += late
-    tell("compression alone", float(np.median(taken["alone"])), "s")
-    tell(
-        "  with a product every 0.5 s, times that",
-        float(np.median(taken["visited"]) / np.median(taken["alone"])),
-    )
-    tell("  such a product meanwhile, p50", 1e3 * float(np.median(latencies)), "ms")
-    tell("  the same, longest", 1e3 * max(latencies), "ms")
-    tell("  the bits differ", len({tuple(found) for found in eigenvalues}) - 1)
-    job = service.compress("initial", **COMPRESSION)
-    while not job.progress[0]:
-        time.sleep(0.01)
-    start = time.perf_counter()
-    job.cancel()
-    job.wait()
-    tell("cancelling", 1e3 * (time.perf_counter() - start), "ms")
-
-    script = (
-        "import hesscomp.client as c, numpy as np; "
-        f"p = c.connect({str(folder)!r}).point('initial'); p @ np.ones({n})"
-    )
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", script], check=True)
-    first = time.perf_counter() - start
-    start = time.perf_counter()
-    subprocess.run(
-        [*words, "compress", *problem, "--rank", "1", "--out", str(folder / "f.h5")],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    tell("first product of a new client, of a process", first, "s")
-    tell("  hesscomp compress from the shell, times that", (time.perf_counter() - start) / first)
-    pids = {f"rank {each['rank']}": each["pid"] for each in known["ranks"]}
-    pids["front"] = process.pid
-    before = {name: cpu_seconds(pid) for name, pid in pids.items()}
-    time.sleep(options.idle)
-    for name, pid in pids.items():
-        share = 100 * (cpu_seconds(pid) - before[name]) / options.idle
-        tell(f"idle, {name}", share, "% of a core")
-    service.drain()
-    process.wait()
-    if not options.trial:
-        row = f"784-15-10, {options.ranks} ranks"
-        record.save("service", row, values, ("hesscomp/service", *record.ENGINE))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    run_parts(options, PARTS, "service", CODE, options)
 
 
 if __name__ == "__main__":
