@@ -460,6 +460,11 @@ class Job:
         return self.service._json("GET", f"{self._path}/result")["numbers"]
 
     @property
+    def warnings(self) -> list[str]:
+        """What the job warned of, such as eigenpairs that are not accurate."""
+        return self.known["warnings"]
+
+    @property
     def files(self) -> list[str]:
         """Names of the files of a job that is done."""
         return self.known["files"]

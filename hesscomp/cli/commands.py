@@ -215,6 +215,13 @@ PURPOSES = {
             },
             module="clients",
         ),
+        "page": Command(
+            "print the address of a service's page",
+            {
+                "The address, with the token": "hesscomp page svc",
+                "By another port of this computer": "hesscomp page svc --local-port 8123",
+            },
+        ),
         "drain": Command(
             "end a service; its jobs go on with its next start",
             {"End it": "hesscomp drain svc"},

@@ -11,7 +11,16 @@ import numpy as np
 from hesscomp.errors import HesscompError, InputError, one_line
 from hesscomp.service.batching import BLOCKED, Work, WorkQueue
 from hesscomp.service.events import Events
-from hesscomp.service.jobs import ATTEMPTS, CANCELLED, FAILED, HISTORY, QUEUED, RUNNING, JobStore
+from hesscomp.service.jobs import (
+    ATTEMPTS,
+    CANCELLED,
+    FAILED,
+    HISTORY,
+    QUEUED,
+    RUNNING,
+    WARNINGS,
+    JobStore,
+)
 from hesscomp.service.points import Points
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import (
@@ -245,7 +254,7 @@ class Front:
     def _start(self, job: Job) -> None:
         assert self.ranks is not None
         job.state, job.started, job.error = RUNNING, time.time(), ""
-        job.done, job.total, job.history = 0, None, []
+        job.done, job.total, job.history, job.warnings = 0, None, [], []
         self.running = job
         self.store.save(job)
         self._told(job)
@@ -306,6 +315,9 @@ class Front:
         if "row" in header:
             job.history = [*job.history[-HISTORY:], header["row"]]
             self.events.add("row", {"job": job.id, "row": header["row"]})
+        elif "warning" in header:
+            job.warnings = [*job.warnings, header["warning"]][-WARNINGS:]
+            self._told(job)
         elif "text" in header:
             self.events.add("line", {"job": job.id, "text": header["text"]})
         else:

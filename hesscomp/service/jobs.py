@@ -18,6 +18,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = (
 ENDED = (DONE, FAILED, CANCELLED)
 ATTEMPTS = 2  # a job during which ranks died is tried once more
 HISTORY = 500  # rows that a job keeps in memory
+WARNINGS = 20  # that it keeps
 INNER = ("job.json", "point.npy")  # files of a job that are no results
 
 

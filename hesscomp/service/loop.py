@@ -5,6 +5,7 @@ Idle ranks wait by the doorbell. During a job they serve waiting short work betw
 signals that do so elsewhere.
 """
 
+import logging
 import os
 import select
 import signal
@@ -17,7 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from hesscomp.errors import HesscompError, InputError, Interrupted, NumericalError, describe
+from hesscomp.errors import (
+    HesscompError,
+    InputError,
+    Interrupted,
+    NumericalError,
+    describe,
+    one_line,
+)
 from hesscomp.krylov.cg import solve_columns
 from hesscomp.parallel.doorbell import Doorbell
 from hesscomp.parallel.ledger import Ledger
@@ -203,6 +211,8 @@ class RankLoop:
         self.job = JobUnderWay(self.mail, job["id"])
         place = Path(folder)
         state, error = DONE, ""
+        root, heard = logging.getLogger(), Warnings(self.job)
+        root.addHandler(heard)
         try:
             request = job_request(job["kind"], job["options"], self.served, place, at)
             result = kind_of(job["kind"]).run(request, self.world, self.job.tell, self.subject)
@@ -215,6 +225,7 @@ class RankLoop:
         except (HesscompError, OSError) as why:
             state, error = FAILED, describe(why)
         finally:
+            root.removeHandler(heard)
             self.job = None
         self.mail.asked = signal.SIGTERM if self.mail.asked == signal.SIGTERM else 0
         self.mail.say({"say": "ended", "job": job["id"], "state": state, "error": error})
@@ -316,6 +327,10 @@ class JobUnderWay:
         self.lent += seconds
         self.last = self.products
 
+    def warn(self, text: str) -> None:
+        """Tell the front of a warning."""
+        self.mail.say({"say": "event", "job": self.name, "warning": text})
+
     def tell(self, event: object) -> None:
         """Pass a workflow's event on to the front."""
         if self.mail.stream is None:
@@ -331,6 +346,17 @@ class JobUnderWay:
             self.mail.say({**said, "row": plain(event)})
         elif isinstance(event, str):
             self.mail.say({**said, "text": event})
+
+
+class Warnings(logging.Handler):
+    """Tells the front of what a job warns of, which the ranks' log has too."""
+
+    def __init__(self, job: JobUnderWay):
+        super().__init__(logging.WARNING)
+        self.job = job
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.job.warn(one_line(record.getMessage()))
 
 
 def _numbers(kind: str, result) -> dict:

@@ -44,6 +44,7 @@ class Job(msgspec.Struct, kw_only=True):
     done: int = 0  # product columns
     total: int | None = None
     error: str = ""
+    warnings: list[str] = []
     files: list[str] = []
     history: list[dict[str, Any]] = []
 

@@ -76,6 +76,8 @@ class FakeRank:
         self.done += 1
         self.say({"say": "event", "job": name, "done": self.done, "total": 10})
         self.say({"say": "event", "job": name, "row": {"step": self.done, "objective": 1.0}})
+        if self.done == 1:
+            self.say({"say": "event", "job": name, "warning": "take care"})
         if self.done < 10 and not self.asked:
             return
         state, error = self.asked or "done", ""

@@ -123,6 +123,7 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
         service.compress(np.ones(N), rank=3, key="mine")
     assert job.result(10) == {"eigenvalues": [2.0, 1.0]}
     assert job.files == ["factor.h5", "numbers.json"] and job.progress == (10, 10)
+    assert job.warnings == ["take care"]
     assert job.fetch("factor.h5", tmp_path / "f.h5").read_bytes() == b"a factor"
     assert running.rank.at.endswith(f"{job.id}/point.npy")
     with pytest.raises(ServiceError, match="has no file 'job"):

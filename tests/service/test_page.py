@@ -256,6 +256,8 @@ def test_a_job_by_the_keyboard_alone(browser):
     browser.press(ENTER)
     browser.until("document.querySelectorAll('#job-report circle').length === 2")
     assert browser.ask("document.activeElement.id") == "job-heading"
+    said = browser.ask("document.getElementById('job-warnings').textContent")
+    assert said == "take care"
     names = browser.ask("[...document.querySelectorAll('#job-files a')].map((a) => a.textContent)")
     assert names == ["factor.h5", "numbers.json"]
     severe = [each for each in browser.driver.get_log("browser") if each["level"] == "SEVERE"]

@@ -363,6 +363,8 @@ async function showJob(changed) {
   put(at("job-options"), told(job.options));
   at("job-error").hidden = !job.error;
   put(at("job-error"), job.error);
+  at("job-warnings").hidden = job.warnings.length === 0;
+  at("job-warnings").replaceChildren(...job.warnings.map((text) => element("li", {}, text)));
   at("job-line").hidden = !lines.has(job.id);
   put(at("job-line"), lines.get(job.id) ?? "");
   const found = job.state === "done" ? await resultOf(job) : null;
