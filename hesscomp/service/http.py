@@ -155,7 +155,7 @@ def answered(handler: Callable[..., Awaitable[Response]]):
             return refusal(422, str(why))
         except KeyError as why:
             return refusal(404, f"{str(why.args[0])[:80]}: there is none here")
-        except msgspec.MsgspecError as why:
+        except (msgspec.MsgspecError, UnicodeError) as why:
             return refusal(400, str(why))
         except ClientDisconnect:
             return Response(status_code=400)

@@ -46,7 +46,7 @@ class JobStore:
         for path in sorted(folder.glob("j*/job.json")):
             try:
                 job = msgspec.json.decode(path.read_bytes(), type=Job)
-            except (msgspec.MsgspecError, OSError):
+            except (msgspec.MsgspecError, UnicodeError, OSError):
                 self.damaged.append(path.parent.name)
                 continue
             if job.state == RUNNING:

@@ -132,6 +132,7 @@ class Ranks:
         if self.writer is not None:
             self.writer.close()
             self.writer = None
+            await self._gone.wait()  # else the end of this connection would end the next start
         return self._met
 
     async def _watch(self) -> None:

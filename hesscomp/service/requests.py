@@ -9,6 +9,7 @@ from typing import Any
 
 from hesscomp.errors import InputError
 from hesscomp.options import Options, described, refuse_unknown, values
+from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.service.wire import Value
 from hesscomp.workflows.curvature import OPERATORS, CurvatureRequest
 from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest
@@ -98,6 +99,8 @@ def job_request(
         For options that the job does not have, out of range, or that name files.
     """
     about = kind_of(kind)
+    if kind == "newton" and not _is_linear(served):
+        raise InputError("a job newton fits linear models, which this service's problem is not")
     refuse_unknown(options, settable(kind), f"a job {kind}")
     known = {each.name: each for each in described(about.options)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
@@ -109,7 +112,8 @@ def job_request(
     problem = values(served, ServedProblem)
     given = {name: problem[name] for name in known if name in problem} | given
     if given.get("data", "") is None:  # of a named problem, where the workflow has no `problem`
-        given["data"] = problem["problem"]
+        named = NAMED_PROBLEMS.get(served.problem or "")
+        given["data"] = None if named is None else named.data
     given = {name: value for name, value in given.items() if not _unset(known[name], value)}
     given |= {field: str(folder / file) for field, file in about.files.items()}
     if about.resumes:
@@ -119,6 +123,12 @@ def job_request(
             raise InputError(f"a job {kind} starts at no point; leave `point` out")
         given["at"] = (at,) if known["at"].many else at
     return about.options(**given)
+
+
+def _is_linear(served: ServedProblem) -> bool:
+    named = NAMED_PROBLEMS.get(served.problem or "")
+    of_name = served.problem is None or (named is not None and named.network is None)
+    return served.model is None and of_name
 
 
 def _unset(option, value) -> bool:

@@ -202,7 +202,13 @@ class Service:
                 try:
                     body = msgspec.json.decode(path.read_bytes(), type=JobBody)
                     await self.front.add_job(body, "inbox")
-                except (HesscompError, msgspec.MsgspecError, KeyError, OSError) as why:
+                except (
+                    HesscompError,
+                    msgspec.MsgspecError,
+                    UnicodeError,
+                    KeyError,
+                    OSError,
+                ) as why:
                     log.warning("inbox: %s is refused: %s", path.name, describe(why))
                     with suppress(OSError):
                         path.rename(path.with_suffix(".refused"))

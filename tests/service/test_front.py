@@ -145,6 +145,7 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
         ("compress", {"rank": "many"}, "`rank` must be a whole number"),
         ("spectrum", {"factor": "f.h5"}, "a job spectrum has no option `factor`"),
         ("train", {"optimizer": "adam", "run": "x"}, "a job train has no option `run`"),
+        ("newton", {}, "a job newton fits linear models"),
         ("dance", {}, "'dance' is no kind of job"),
     ],
 )
@@ -256,6 +257,14 @@ def test_bodies_that_are_no_points(running, body, status, message):
     found, _, answer = http(running, "PUT", "/v1/points", body or b" ")
     assert found == status
     assert re.search(message, json.loads(answer)["error"])
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"kind":"\xfd"}', b'{"kind":1}', b'{"kind":"train","x":1}']
+)
+def test_bodies_that_are_no_jobs(running, body):
+    status, _, answer = http(running, "POST", "/v1/jobs", body)
+    assert status == 400 and set(json.loads(answer)) == {"error"}
 
 
 def test_lengths_and_halves(running, monkeypatch):
