@@ -127,12 +127,15 @@ BINS = 24  # of the eigenvalues' axis in a trajectory's heat map
 
 
 def trajectory_figure(trajectory: Trajectory, leading: int = 20, title: str = "") -> Figure:
-    """Draw the eigenvalues of a trajectory's factors from point to point.
+    """Draw a trajectory's factors from point to point: their eigenvalues.
 
     Left: the `leading` largest and the same number of smallest eigenvalues of each factor, as
     curves by their order; negative ones in another colour, signs as they are. Right: a heat
     map of how many of all eigenvalues kept lie where. The title has the factors'
     estimated relative errors: what they left out is in neither picture.
+
+    Where a factor has no eigenpairs, the left shows the size of trace, norm and estimated error,
+    and the right how many numbers the factors hold for each parameter.
     """
     factors = trajectory.factors
     source = factors[-1].provenance if factors else Provenance()
@@ -143,6 +146,17 @@ def trajectory_figure(trajectory: Trajectory, leading: int = 20, title: str = ""
         ends = sorted({f"{error:.2g}" for error in (min(errors), max(errors))}, key=float)
         told += f", relative error {' to '.join(ends)}"
     figure, (left, right) = make_figure(2, height=4.6, title=title or told)
+    if all(factor.has_eigenpairs for factor in factors):
+        _draw_spectra(left, right, factors, leading)
+    else:
+        _draw_sizes(left, right, factors)
+    for axes in (left, right):
+        axes.set_xlim(-0.5, len(factors) - 0.5)
+        label_names(axes.xaxis, list(trajectory.labels), rotation=45, ha="right")
+    return figure
+
+
+def _draw_spectra(left: Axes, right: Axes, factors: Sequence[Factor], leading: int) -> None:
     place = np.arange(len(factors))
     for sign, color in ((1, BLUE), (-1, RED)):
         curves = np.full((len(place), leading), np.nan)
@@ -163,10 +177,28 @@ def trajectory_figure(trajectory: Trajectory, leading: int = 20, title: str = ""
     if len(w):
         _draw_counts(right, [factor.eigenvalues for factor in factors])
     set_title(right, "All eigenvalues kept")
-    for axes in (left, right):
-        axes.set_xlim(-0.5, len(place) - 0.5)
-        label_names(axes.xaxis, list(trajectory.labels), rotation=45, ha="right")
-    return figure
+
+
+def _draw_sizes(left: Axes, right: Axes, factors: Sequence[Factor]) -> None:
+    known = [factor.certificate for factor in factors]
+    lines = {
+        "|trace|": (BLUE, [abs(factor.trace()) for factor in factors]),
+        "‖F‖, Frobenius": (GREY, [each.frobenius_norm_estimate for each in known]),
+        "estimated error ‖H − F‖": (RED, [each.frobenius_error_estimate for each in known]),
+    }
+    for label, (color, values) in lines.items():
+        left.plot(values, ".-", ms=6, lw=1, color=color, label=label)
+    scale_by_powers(left.yaxis)
+    add_legend(left)
+    set_title(left, "Size and error")
+    stored = [
+        sum(getattr(factor, name).size for name in factor.arrays.keys() - factor.integers)
+        for factor in factors
+    ]
+    right.plot([numbers / factor.n for numbers, factor in zip(stored, factors, strict=True)], ".-")
+    right.set_ylim(bottom=0)
+    right.set_ylabel("numbers a parameter")
+    set_title(right, "Memory")
 
 
 def _draw_counts(axes: Axes, spectra: list[np.ndarray]) -> None:

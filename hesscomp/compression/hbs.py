@@ -105,7 +105,7 @@ class Shares:
         """
         bounds = self.tree.bounds[:: self.tree.leaves >> level]
         wanted = [self.tree.permutation[bounds[of.start] : bounds[of.stop]] for of in nodes]
-        if self.world is None or layout.name == "replicated":
+        if self.world is None or self.world.size == 1 or layout.name == "replicated":
             rank = 0 if self.world is None else self.world.rank
             # Strides may decide on last bits.
             return np.ascontiguousarray(block[wanted[rank]], np.float64)
@@ -365,7 +365,7 @@ def _find_bases(level: _Level, stacks: Pair, cut: Cut, limits) -> tuple[int, Pai
         if of.max() + 1 > size:
             needed[here] = of + 1 + cut.oversample
             continue
-        M, outside = _least_squares(Omega[here, :rows], Y[here, :rows], inside)
+        M, outside = _least_squares(_of(Omega, here, rows), _of(Y, here, rows), inside)
         # Y N N^T has the left singular vectors of Y N.
         triangle = np.linalg.qr(np.swapaxes(outside, 1, 2), mode="r")
         U, sigma, _ = np.linalg.svd(np.swapaxes(triangle, 1, 2))
@@ -392,12 +392,17 @@ def _find_bases(level: _Level, stacks: Pair, cut: Cut, limits) -> tuple[int, Pai
             P -= W @ upward
             mixed = W @ upward
             D = (P + np.swapaxes(P, 1, 2)) / 2 + mixed + np.swapaxes(mixed, 1, 2)
-            tested = Omega[of, :rows]
+            tested, image = _of(Omega, of, rows), _of(Y, of, rows)
             level.bases[of, :rows, :shown] = kept[:, :, :shown]
             level.rest[of, :rows, :rows] = D
             up[0][of, :shown] = (upward @ tested)[:, :shown]
-            up[1][of, :shown] = (upward @ Y[of, :rows] - (upward @ D) @ tested)[:, :shown]
+            up[1][of, :shown] = (upward @ image - (upward @ D) @ tested)[:, :shown]
     return int(needed.max(initial=0)), up
+
+
+def _of(stack: np.ndarray, nodes: np.ndarray, rows: int) -> np.ndarray:
+    """Return the first rows of some nodes, a view where these are all."""
+    return stack[:, :rows] if len(nodes) == len(stack) else stack[nodes, :rows]
 
 
 def _rounded(sizes: np.ndarray) -> np.ndarray:

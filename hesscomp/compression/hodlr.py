@@ -21,6 +21,7 @@ from hesscomp.sketching.test_matrices import gaussian
 
 FIRST = 8  # rank of a level that a tolerance begins with; it then grows by half
 WIDER = 2  # times the columns of one side that generalised Nystrom takes of the other
+PIECE = 2**16  # numbers of the rows of leaves that are worked on at once
 ROUNDING = 8.0  # singular values below this many times the rounding of the products are none
 
 
@@ -112,7 +113,7 @@ class Peeling:
         self.layout = operator.layout
         sizes = tree.leaf_sizes
         self.inside = np.arange(sizes.max()) < sizes[:, None]
-        self.m, self.drawn = int(sizes.max()), 0
+        self.m, self.drawn, self.full = int(sizes.max()), 0, bool(self.inside.all())
         self.probes = Probes.draw(operator, 0, asked.probe_count, asked.seed)
         self.norm = self.layout.norm(self.probes.images) / np.sqrt(asked.probe_count)
         self.sides = np.empty((*self.inside.shape, 0))  # of the levels that are known
@@ -176,20 +177,30 @@ class Peeling:
         """Return fresh normal columns that are zero but on each node's first or second child."""
         first, self.drawn = self.drawn, self.drawn + columns
         omega = gaussian(Replicated(self.tree.n), first, self.drawn, self.asked.seed)
-        stack = np.zeros((*self.inside.shape, columns))
-        stack[self.inside] = omega[self.tree.permutation]
+        stack = self._in_leaves(omega)
         stack.reshape(2 ** (level + 1), -1)[1 - child :: 2] = 0.0
+        return stack
+
+    def _in_leaves(self, block: np.ndarray) -> np.ndarray:
+        """Return an (n, j) array as a (leaves, m, j) one, a copy."""
+        rows = block[self.tree.permutation]
+        if self.full:
+            return rows.reshape(*self.inside.shape, -1)
+        stack = np.zeros((*self.inside.shape, block.shape[1]))
+        stack[self.inside] = rows
         return stack
 
     def unexplained(self, stack: np.ndarray) -> np.ndarray:
         """Return the product of H, less what is known of it, with a (leaves, m, j) array."""
         V = np.empty((self.tree.n, stack.shape[2]))
-        V[self.tree.permutation] = stack[self.inside]
-        Y = self.layout.whole(self.operator @ self.layout.local(V))
-        out = np.zeros(stack.shape)
-        out[self.inside] = Y[self.tree.permutation]
+        V[self.tree.permutation] = stack.reshape(V.shape) if self.full else stack[self.inside]
+        out = self._in_leaves(self.layout.whole(self.operator @ self.layout.local(V)))
         if self.widths:
-            out -= self.sides @ exchanged(self.sides, self.widths, stack)
+            given = exchanged(self.sides, self.widths, stack)
+            step = max(PIECE // (self.m * stack.shape[2]), 1)
+            for first in range(0, len(out), step):
+                here = slice(first, first + step)
+                out[here] -= self.sides[here] @ given[here]
         return out
 
 

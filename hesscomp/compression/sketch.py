@@ -60,9 +60,12 @@ class GaussianSketch:
             of = slice(at, min(at + width, columns + more))
             tested = first + min(of.start, columns), first + min(of.stop, columns)
             beyond = max(of.start - columns, 0), max(of.stop - columns, 0)
-            V = np.hstack(
-                [gaussian(self.layout, *tested, self.seed), probes(self.layout, *beyond, self.seed)]
+            both = (
+                gaussian(self.layout, *tested, self.seed),
+                probes(self.layout, *beyond, self.seed),
             )
+            drawn = [part for part in both if part.shape[1]]
+            V = drawn[0] if len(drawn) == 1 else np.hstack(drawn)
             seen[:, of], images[:, of] = V, self._images(V)
         if self.probes is None:
             vectors = probes(self.layout, 0, self.count, self.seed)

@@ -16,6 +16,7 @@ from hesscomp.factors.telescope import Telescope
 from hesscomp.factors.tree import Tree
 
 DELAY = 1e-3  # a pivot below this part of its coupling is left to the parent
+PIECE = 2**15  # numbers of the blocks that are eliminated at once: so many stay in a cache
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -348,7 +349,7 @@ def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:
     for level, U in enumerate(stacks.bases):
         if level:
             U = _placed(U, shapes.bases[level].padded[0] // 2, A.shape[1] // 2)
-        G, R, S, kept = work.node(A, U, shapes.bases[level].columns, inside)
+        G, R, S, kept = work.nodes(A, U, shapes.bases[level].columns, inside)
         inverses.append(G)
         reductions.append(R)
         A, inside = _coupled(S, stacks.couplings[level]), kept.reshape(len(kept) // 2, -1)
@@ -378,6 +379,17 @@ def _coupled(S: np.ndarray, B: np.ndarray) -> np.ndarray:
     return A
 
 
+def _joined(parts: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return stacks as one, those of smaller matrices with zeros at their ends."""
+    shapes = np.array([part.shape for part in parts])
+    out, first = np.zeros((shapes[:, 0].sum(), *shapes[:, 1:].max(axis=0)), parts[0].dtype), 0
+    for part in parts:
+        within = tuple(slice(length) for length in part.shape[1:])
+        out[(slice(first, first + len(part)), *within)] = part
+        first += len(part)
+    return out
+
+
 class _Pivots:
     """The pivots found so far, and the elimination of one level's nodes."""
 
@@ -386,7 +398,7 @@ class _Pivots:
         self.negative = self.zero = self.positive = 0
         self.logabsdet = 0.0
 
-    def node(self, A: np.ndarray, U: np.ndarray, ranks: np.ndarray, inside: np.ndarray):
+    def nodes(self, A: np.ndarray, U: np.ndarray, ranks: np.ndarray, inside: np.ndarray):
         """Eliminate what is outside the bases U of nodes with blocks A.
 
         Returns
@@ -397,6 +409,14 @@ class _Pivots:
         kept : (nodes, kept) bool array
             What of these is no padding.
         """
+        G, found, step = np.empty(A.shape), [], max(PIECE // A.shape[1] ** 2, 1)
+        for first in range(0, len(A), step):
+            here = slice(first, first + step)
+            G[here], *rest = self._piece(A[here], U[here], ranks[here], inside[here])
+            found.append(rest)
+        return G, *(_joined(parts) for parts in zip(*found, strict=True))
+
+    def _piece(self, A: np.ndarray, U: np.ndarray, ranks: np.ndarray, inside: np.ndarray):
         nodes, rows, width = U.shape
         A = self._padded(A, inside)
         Q, triangle = np.linalg.qr(U, mode="complete")
@@ -410,7 +430,7 @@ class _Pivots:
         outer = ~basis
         rest = T * (outer[:, :, None] & outer[:, None, :])
         # The eigenvalues of the rest come first, those of the basis' coordinates after them.
-        high = 2 * np.linalg.norm(rest, axis=(1, 2)) + self.scale
+        high = 2 * np.sqrt(np.einsum("ijk,ijk->i", rest, rest)) + self.scale
         rest[:, index, index] += high[:, None] * basis
         w, V = np.linalg.eigh(rest)
         own = index < (rows - ranks)[:, None]

@@ -90,6 +90,8 @@ RESULTS = {
     "diagonal": (diagonal, ["Entries of the diagonal", "Mean magnitude by block"]),
     "trajectory": (lambda: Trajectory((NASTY, "b"), (make_factor(), make_factor(2.0))),
                    ["Leading eigenvalues", "All eigenvalues kept"]),
+    "trajectory of sizes": (lambda: Trajectory(("a", "b"), (diagonal(), make_factor())),
+                            ["Size and error", "Memory"]),
     "comparison": (lambda: compare(make_factor(), make_factor(2.0)),
                    ["Leading eigenvalues", "Principal angles of the leading 6 eigenvectors"]),
     "newton": (newton_result, ["By iteration", "By cost"]),
