@@ -83,9 +83,7 @@ class Earned(Refreshed):
         if isinstance(told, str) and self.preconditioner == AUTO and "leading" not in saved.state:
             told = told.replace(f"preconditioner {LOW_RANK}", f"preconditioner {AUTO}")
             saved = replace(saved, facts={**saved.facts, "optimizer": told})
-        return super().upgraded(  # type: ignore[misc]  # that of the optimizer
-            replace(saved, state={**BARE, **saved.state})
-        )
+        return super().upgraded(replace(saved, state={**BARE, **saved.state}))
 
     def remark(self, rows: list[dict[str, float]]) -> str:
         return in_words(rows[1:]) if self.by_factor else ""

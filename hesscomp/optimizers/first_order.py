@@ -17,6 +17,7 @@ CAREFUL = 0.5  # of the learning rate, after numbers that were not finite
 class FirstOrder(Optimizer):
     """What the baselines share: a learning rate, how it shrinks, and decoupled weight decay."""
 
+    gradients_only = True
     learning_rate: float | str | Schedule = option(
         1e-3, above=0, parse=parse_rate, help=f"learning rate, or a schedule such as {EXAMPLE}"
     )

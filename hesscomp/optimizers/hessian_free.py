@@ -5,23 +5,19 @@ Martens, "Deep learning via Hessian-free optimization" (ICML 2010); Martens and 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hesscomp.compression import FORMATS
-from hesscomp.compression.orderings import Ordering
 from hesscomp.factors import Factor
 from hesscomp.krylov.cg import Recurrence
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING, backtrack, levenberg_marquardt, reduction_ratio
 from hesscomp.optimizers.batches import Task, View
-from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
-from hesscomp.optimizers.options import NewtonOptions
+from hesscomp.optimizers.optimizer import Outcome, State
 from hesscomp.optimizers.preconditioners import HORIZON, Refreshed, kronecker, squared_gradients
-from hesscomp.options import option, option_of
+from hesscomp.options import option
 
 PROGRESS = 5e-4  # least relative decrease of the quadratic an iteration, over the last k
 SHORTEST_LOOK = 10  # k is at least this,
@@ -31,7 +27,7 @@ SUFFICIENT, SHRINK, TRIALS = 1e-2, 0.8, 60  # of the line search
 
 
 @dataclass(frozen=True)
-class HessianFree(Refreshed, Optimizer):
+class HessianFree(Refreshed):
     """Martens' method. The gradient batch should be larger than that of the curvature.
 
     Notes
@@ -69,11 +65,6 @@ class HessianFree(Refreshed, Optimizer):
         "convolutional layer, the diagonal elsewhere (Martens and Grosse 2015); low-rank, hbs "
         "or hodlr: a factor of the Gauss-Newton matrix, sketched again when that pays",
     )  # fmt: skip
-    rank: int = option_of(NewtonOptions, "rank")
-    oversample: int = option_of(NewtonOptions, "oversample")
-    seed: int = option_of(NewtonOptions, "seed")
-    ordering: Ordering = option_of(NewtonOptions, "ordering")
-    factor_options: Mapping[str, Any] | None = None
     name = "hessian-free"
 
     def start(self, x):

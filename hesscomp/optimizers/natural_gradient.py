@@ -5,28 +5,24 @@ Müller and Zeinhofer, "Achieving high accuracy with PINNs via energy natural gr
 Journal of Computational Physics 516, 2024).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 
 from hesscomp.compression import FORMATS
 from hesscomp.compression.formats import LOW_RANK
-from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import NumericalError
 from hesscomp.factors.factor import Factor
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Task
-from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
-from hesscomp.optimizers.options import NewtonOptions
+from hesscomp.optimizers.optimizer import Outcome, State
 from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
-from hesscomp.options import option, option_of
+from hesscomp.options import option
 from hesscomp.parallel.gram import gram_matrix
 from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS, REDRAWING
 from hesscomp.problems.problem import Problem
@@ -41,7 +37,7 @@ PANEL = 2.0**28  # bytes of one panel's addends in reproducible mode
 
 
 @dataclass(frozen=True)
-class NaturalGradient(Refreshed, Optimizer):
+class NaturalGradient(Refreshed):
     """(G + (ridge + lambda) I) d = -g, G the Gauss-Newton matrix; then the best length t = 2^-k.
 
     For least squares G = R^T R, with R the Jacobian of the m residuals r. Where m < n this is
@@ -97,13 +93,8 @@ class NaturalGradient(Refreshed, Optimizer):
         LOW_RANK, choices=tuple(FORMATS),
         help="format of the factor that preconditions CG; in Python also a factor",
     )  # fmt: skip
-    rank: int = option_of(NewtonOptions, "rank")
-    oversample: int = option_of(NewtonOptions, "oversample")
-    seed: int = option_of(NewtonOptions, "seed")
     forcing: float = option(1e-3, above=0, below=1, help="relative residual of CG")
     max_cg: int = option(500, low=1, help="most CG iterations of a step")
-    ordering: Ordering = option_of(NewtonOptions, "ordering")
-    factor_options: Mapping[str, Any] | None = None
     name = "natural-gradient"
 
     def start(self, x):

@@ -1,14 +1,12 @@
 """Newton's method for convex sharded problems, with a compressed Hessian."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 import scipy.linalg
 
-from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import NumericalError
 from hesscomp.factors import Factor
 from hesscomp.krylov.cg import conjugate_gradients
@@ -18,10 +16,10 @@ from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.earned import VALUES, Choice, Earned
 from hesscomp.optimizers.former_newton import upgraded
 from hesscomp.optimizers.loop import train
-from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
+from hesscomp.optimizers.optimizer import Outcome, State
 from hesscomp.optimizers.options import NewtonOptions, Saving, Stopping, check_solver, check_tail
-from hesscomp.optimizers.preconditioners import HORIZON
-from hesscomp.options import option, option_of
+from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
+from hesscomp.options import option, option_of, values
 from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint
 
@@ -32,7 +30,7 @@ IDLE = 3  # steps in a row without a gain, after which there is none to be had
 
 
 @dataclass(frozen=True)
-class Newton(Earned, Optimizer):
+class Newton(Earned):
     """x <- x - t (H + ridge I)^-1 g for convex problems, with t from a line search.
 
     The solver pcg is conjugate gradients on the true Hessian, preconditioned by a factor where
@@ -64,13 +62,8 @@ class Newton(Earned, Optimizer):
         "of it, and expects no more digits to be solved for",
     )  # fmt: skip
     fixed_step: float = option(0.0, low=0, help="length of every step; 0: line search")
-    rank: int = option_of(NewtonOptions, "rank")
-    oversample: int = option_of(NewtonOptions, "oversample")
-    seed: int = option_of(NewtonOptions, "seed")
     tail: float | str = option_of(NewtonOptions, "tail")
     preconditioner: str | Factor = option_of(NewtonOptions, "preconditioner")
-    ordering: Ordering = option_of(NewtonOptions, "ordering")
-    factor_options: Mapping[str, Any] | None = None
     name = "newton"
     keeps_margins = True
 
@@ -267,10 +260,9 @@ def newton(
         If objective or gradient are no longer finite, or a direct factorisation fails.
     """
     fixed_step = options.gamma if options.step == "fixed" else 0.0
-    sketch = options.rank, options.oversample, options.seed
     optimizer = Newton(
-        options.solver, options.tolerance, fixed_step, *sketch, options.tail,
-        options.preconditioner, options.ordering, options.factor_options,
+        options.solver, options.tolerance, fixed_step, options.tail, options.preconditioner,
+        factor_options=options.factor_options, **values(options, Refreshed),
     )  # fmt: skip
     ledger = problem.world.ledger
     passes, words = ledger.passes, ledger.words_reduced

@@ -1,14 +1,11 @@
 """Newton-CG: line search or trust region, a factor as preconditioner, saddle-free steps."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hesscomp.compression import FORMATS
 from hesscomp.compression.formats import LOW_RANK
-from hesscomp.compression.orderings import Ordering
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
@@ -16,16 +13,16 @@ from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.earned import Choice, Earned
-from hesscomp.optimizers.optimizer import Optimizer, Outcome, State
-from hesscomp.optimizers.options import AUTO, NewtonOptions
+from hesscomp.optimizers.optimizer import Outcome, State
+from hesscomp.optimizers.options import AUTO
 from hesscomp.optimizers.preconditioners import HORIZON, squared_gradients
-from hesscomp.options import option, option_of
+from hesscomp.options import option
 
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
 
 
 @dataclass(frozen=True)
-class NewtonCG(Earned, Optimizer):
+class NewtonCG(Earned):
     """Newton's method with steps by conjugate gradients or by a low-rank factor.
 
     With a batch for the curvature and a semidefinite Hessian, the low-rank preconditioner makes it
@@ -68,9 +65,6 @@ class NewtonCG(Earned, Optimizer):
         "when that pays; auto: low-rank, on sparse data only where CG and a probe have shown that "
         "it pays; diagonal: from squared gradients, as for hessian-free",
     )  # fmt: skip
-    rank: int = option_of(NewtonOptions, "rank")
-    oversample: int = option_of(NewtonOptions, "oversample")
-    seed: int = option_of(NewtonOptions, "seed")
     max_cg: int = option(500, low=1, help="most CG iterations of a step")
     radius: float = option(
         1.0, above=0, help="first radius, in the norm of the preconditioner's inverse"
@@ -79,8 +73,6 @@ class NewtonCG(Earned, Optimizer):
         0.0, low=0,
         help="what is added to the matrix' diagonal; it grows after numbers that are not finite",
     )  # fmt: skip
-    ordering: Ordering = option_of(NewtonOptions, "ordering")
-    factor_options: Mapping[str, Any] | None = None
     name = "newton-cg"
 
     def _check(self) -> None:

@@ -42,7 +42,8 @@ class Optimizer(Options, ABC):
     stopped, saved, taken back or resumed at any step.
 
     Where its steps end on a `Task.line`, it may declare that it `keeps_margins`: those of a problem
-    that has them are then moved along, kept, and part of a run's checkpoints.
+    that has them are then moved along, kept, and part of a run's checkpoints. One that takes
+    `gradients_only` has no use for batches of the curvature and of acceptance.
 
     The state is the same on all ranks, but for an array ``state[SPREAD]``, (numbers here,), of
     which each rank has the part that `part_here` names. A run begins with zeros there.
@@ -50,6 +51,7 @@ class Optimizer(Options, ABC):
 
     name: ClassVar[str]
     keeps_margins = False
+    gradients_only = False
 
     def __post_init__(self):
         try:

@@ -1,5 +1,6 @@
 """Preconditioners: diagonal or of Kronecker factors, made in every step, or a kept factor."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,9 @@ from hesscomp.errors import InputError
 from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.batches import View
-from hesscomp.optimizers.optimizer import State
-from hesscomp.optimizers.options import AUTO, check_factor_options, format_of
-from hesscomp.options import Options
+from hesscomp.optimizers.optimizer import Optimizer, State
+from hesscomp.optimizers.options import AUTO, NewtonOptions, check_factor_options, format_of
+from hesscomp.options import option_of
 from hesscomp.parallel.layout import Replicated
 
 EXPONENT = 0.75
@@ -70,14 +71,16 @@ def digit_rate(iterations: int, before: float, after: float) -> float:
     return float(iterations / max(np.log10(before / max(after, 1e-300)), 0.1))
 
 
-class Refreshed(Options):
+@dataclass(frozen=True, kw_only=True)
+class Refreshed(Optimizer):
     """An optimizer whose factor of a curvature operator is sketched again when that pays.
 
     Its format is the `preconditioner`, where that names one; `rank` is that of each node of a
     hierarchical one. Where the `preconditioner` is a factor, that serves until a new one pays,
     which gets its format (low-rank where no compression makes its kind) and its tree. A low-rank
     factor is sketched without power steps: Nystrom where the operator is semidefinite, block Krylov
-    elsewhere. `ordering` and `factor_options` are for `compress`.
+    elsewhere. `ordering` and `factor_options` are for `compress`. An optimizer adds the field
+    `preconditioner`, with its own choices.
 
     The state keeps how the factor has served: `rate`, CG iterations for each digit of the residual
     in the last solve, and `fresh_rate`, those in the first solve with this factor. A new factor is
@@ -85,12 +88,16 @@ class Refreshed(Options):
     `lone_cost` columns each, outweigh the columns of its sketch.
     """
 
-    preconditioner: str | Factor
-    rank: int
-    oversample: int
-    seed: int
-    ordering: Ordering
-    factor_options: Mapping[str, Any] | None
+    rank: int = option_of(NewtonOptions, "rank")
+    oversample: int = option_of(NewtonOptions, "oversample")
+    seed: int = option_of(NewtonOptions, "seed")
+    ordering: Ordering = option_of(NewtonOptions, "ordering")
+    factor_options: Mapping[str, Any] | None = None
+
+    @property
+    @abstractmethod
+    def preconditioner(self) -> str | Factor:
+        """What preconditions CG: a format, a factor that serves first, or another name."""
 
     def _check(self) -> None:
         super()._check()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hesscomp.errors import InputError
+from hesscomp.optimizers import optimizer_names
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.optimizers.schedules import EXAMPLE, USED
 from hesscomp.options import option, option_of, values
@@ -27,11 +28,6 @@ if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.problems.evaluation import Evaluation
     from hesscomp.problems.solution import Distance
 
-FIRST_ORDER = ("sgd", "adam", "adamw", "adabelief", "soap")
-NAMES = (
-    "newton", "newton-cg", "hessian-free", "gauss-newton", "natural-gradient", "drsom",
-    *FIRST_ORDER,
-)  # fmt: skip
 HELP = ("help",)  # settings that ask what settings there are
 
 
@@ -41,7 +37,7 @@ class TrainRequest(
 ):
     """What to train, with which optimizer, how long, and what to write."""
 
-    optimizer: str = option(choices=NAMES, help="the optimizer")
+    optimizer: str = option(choices=optimizer_names(), help="the optimizer")
     settings: tuple[str, ...] = option(
         (), flag="--set", metavar="NAME=VALUE",
         help="options of the optimizer, such as damping=10; "
@@ -49,7 +45,7 @@ class TrainRequest(
     )  # fmt: skip
     learning_rate: str | None = option(
         None, metavar="R|SCHEDULE",
-        help=f"of {', '.join(FIRST_ORDER)}: a number, or a schedule ({', '.join(USED)}) such as "
+        help=f"of first-order optimizers: a number, or a schedule ({', '.join(USED)}) such as "
         f"{EXAMPLE}",
     )  # fmt: skip
     at: str | None = option(
@@ -71,18 +67,14 @@ class TrainRequest(
         if self.settings == HELP:
             return
         super()._check()
-        if self.learning_rate is not None and self.optimizer not in FIRST_ORDER:
-            raise InputError(
-                f"`learning_rate` goes with {', '.join(FIRST_ORDER)}; {self.optimizer} has none"
-            )
-        _parts(self)
+        optimizer, _ = _parts(self)
         if self.evaluate_every is not None and self.gradient == 1:
             raise InputError(
                 "`evaluate_every` goes with `gradient`: else each step evaluates all rows"
             )
         if self.patience is not None and self.test is None:
             raise InputError("`patience` goes with `test`: name the file of the test rows")
-        if self.optimizer in FIRST_ORDER and (self.curvature, self.acceptance) != (1, 1):
+        if optimizer.gradients_only and (self.curvature, self.acceptance) != (1, 1):
             raise InputError(
                 f"`curvature` and `acceptance` do not go with {self.optimizer}, which "
                 "only takes gradients; leave them out"
@@ -126,12 +118,12 @@ def train(
     """
     from hesscomp.optimizers.loop import DIVERGED
     from hesscomp.optimizers.loop import train as minimise
+    from hesscomp.optimizers.preconditioners import Refreshed
     from hesscomp.problems.evaluation import HeldOut
 
     optimizer, saving = _parts(request)
-    ordering = getattr(optimizer, "ordering", None)  # of those that have it
-    if ordering is not None:
-        optimizer = replace(optimizer, ordering=read_ordering(ordering, world))
+    if isinstance(optimizer, Refreshed) and optimizer.ordering is not None:
+        optimizer = replace(optimizer, ordering=read_ordering(optimizer.ordering, world))
     sampling = Sampling(**values(request, Sampling))
     check_outputs(world, request.save_point)
     with world.ledger.timed("startup"):

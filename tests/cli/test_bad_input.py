@@ -42,7 +42,6 @@ from hesscomp.runs.history import History
 from hesscomp.runs.report import read_json
 from hesscomp.storage.archives import open_xz
 from hesscomp.storage.hdf5 import CheckedFile
-from hesscomp.workflows.training import NAMES
 
 
 def refused(read, path) -> str:
@@ -438,7 +437,7 @@ SETTINGS = ["", "=", "=1", "absent=1", "NAME", "NAME=", "NAME==1", "NAME=many", 
             "NAME=inf", "NAME=-1", "NAME=1e400", "NAME=" + "9" * 400, "NAME=\n"]  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer", NAMES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_settings_of_optimizers(optimizer, capsys):
     """None of these is right for any option."""
     command = ["train", "--data", "none.csv", "--optimizer", optimizer]

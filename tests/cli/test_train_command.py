@@ -13,6 +13,7 @@ from test_training import check_kills, equal
 from hesscomp.cli.main import main
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
+from hesscomp.optimizers import optimizer_names
 from hesscomp.optimizers.batches import Sampling, View
 from hesscomp.optimizers.catalogue import OPTIMIZERS, make_optimizer, options_of
 from hesscomp.optimizers.drsom import DRSOM
@@ -28,7 +29,6 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.problem import ParameterBlock
-from hesscomp.workflows.training import NAMES
 
 NETWORK_OPTIMIZERS = {
     "trust-region": NewtonCG("trust-region", rank=10),
@@ -219,7 +219,7 @@ def test_sparse_initial_weights():
 
 
 def test_optimizers_by_name():
-    assert set(NAMES) == set(OPTIMIZERS)
+    assert set(optimizer_names()) == set(OPTIMIZERS)
     for name, kind in OPTIMIZERS.items():
         assert make_optimizer(name) == kind() and options_of(name)
     made = make_optimizer("drsom", ["directions=krylov", "count=5", "accept=no", "radius=0.5"])
