@@ -112,9 +112,13 @@ def deep(d=2, c=1):
     data = layers.Input((d,))
     first = layers.Dense(3, "tanh")(data)
     shared = layers.Dense(3, "softplus")
-    merged = layers.Add()([first, shared(first), layers.Dense(3, tf.sin)(shared(first))])
+    waves = layers.Dense(3, tf.sin)(shared(first))
+    normal = layers.BatchNormalization()
+    merged = layers.Add()([first, normal(shared(first)), layers.Multiply()([waves, first])])
     joined = layers.Concatenate()([data, layers.Subtract()([merged, first])])
-    return keras.Model(data, layers.Dense(c, use_bias=False)(layers.Rescaling(0.5, 0.1)(joined)))
+    model = keras.Model(data, layers.Dense(c, use_bias=False)(layers.Rescaling(0.5, 0.1)(joined)))
+    normal.set_weights([np.array(row) / 4 for row in ([3, 4, 5], [1, 2, 3], [2, 1, -1], [4, 3, 5])])
+    return model
 
 
 def close(found, expected):
@@ -152,7 +156,8 @@ def compare_engines(world, monkeypatch, d, c, level, kinds):
         problem = JetProblem(model, level, (X, y), world, name)
         x = problem.initial
         V = np.random.default_rng(3).standard_normal((problem.n, 2))
-        found.append([problem.output(x, X), *(kind(problem, x) @ V for kind in kinds)])
+        products = [kind(problem, x) @ V for kind in kinds]
+        found.append([problem.output(x, X), problem.row_squares(x), *products])
     for layerwise, generic in zip(*found, strict=True):
         close(layerwise, generic)
 

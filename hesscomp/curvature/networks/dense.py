@@ -111,7 +111,7 @@ class Kernel(Operation):
             return tf.reduce_sum(tf.square(tf.matmul(a, d, transpose_a=True)), [1, 2])
 
         at_once = max(AT_ONCE // (places * (inputs + outputs) + smaller), 1)
-        of_bias = tf.reduce_sum(tf.reshape(delta, [-1, places, outputs]), 1)
+        of_bias = over_places(self._with_bias(delta))
         found = [in_groups(squares, at_once, x, delta), tf.reduce_sum(tf.square(of_bias), 1)]
         return found[: len(self.variables)]
 
@@ -211,8 +211,7 @@ class Scale(Kernel):
     def row_squares(self, at, delta):
         """A row's gradient is a sum over places of products, one for each feature."""
         (x,) = at.inputs
-        places = list(range(1, delta.shape.rank - 1))
-        slopes = tf.reduce_sum(x * delta, places), tf.reduce_sum(delta, places)
+        slopes = over_places(x * delta), over_places(self._with_bias(delta))
         return [tf.reduce_sum(tf.square(each), 1) for each in slopes][: len(self.variables)]
 
     def _product_with_kernels(self, x, tW, k):
@@ -226,6 +225,11 @@ class Scale(Kernel):
 
     def _by_kernel_of_inputs(self, tx, W, delta, k):
         return leading_sum(tx * beside(delta), 2)
+
+
+def over_places(values: tf.Tensor) -> tf.Tensor:
+    """Return the sum over all axes but the rows' and the features': (B, C)."""
+    return tf.reduce_sum(values, list(range(1, values.shape.rank - 1)))
 
 
 def in_groups(function, size: int, *arrays: tf.Tensor) -> tf.Tensor:

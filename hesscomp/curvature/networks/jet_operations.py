@@ -9,12 +9,12 @@ Intelligence 6, 2024; Dangel and others, arXiv:2505.13644).
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hesscomp.curvature.networks.dense import Dense
-from hesscomp.curvature.networks.elementwise import Elementwise
+from hesscomp.curvature.networks.dense import Dense, Kernel, Scale
+from hesscomp.curvature.networks.elementwise import Elementwise, MovingScale
 from hesscomp.curvature.networks.graph import Node
 from hesscomp.curvature.networks.jets import Level, pairs
-from hesscomp.curvature.networks.linear import Concatenate, WeightedSum
-from hesscomp.curvature.networks.operation import Operation, Unsupported, added, beside, count
+from hesscomp.curvature.networks.linear import Concatenate, Product, WeightedSum
+from hesscomp.curvature.networks.operation import Operation, Unsupported, add, added, beside, count
 from hesscomp.curvature.tensorflow import ZERO, fused, tf
 
 
@@ -108,10 +108,10 @@ class Points(Operation):
         return [None]
 
 
-class JetDense(Dense):
-    """`Dense` of jets: the bias is added to the value alone."""
+class _OfJets(Kernel):
+    """A product of jets and a kernel, channel by channel: the bias is added to the value alone."""
 
-    def __init__(self, operation: Dense, channels: Channels):
+    def __init__(self, operation: Kernel, channels: Channels):
         super().__init__(*operation.variables)
         self.channels = channels
 
@@ -123,6 +123,67 @@ class JetDense(Dense):
 
     def _bias_inputs(self, a):
         return self.channels.at(0, super()._bias_inputs(a[:, 0]))
+
+
+class JetDense(_OfJets, Dense):
+    """`Dense` of jets."""
+
+
+class JetScale(_OfJets, Scale):
+    """`Scale` of jets."""
+
+
+class JetMovingScale(MovingScale):
+    """`MovingScale` of jets: the mean is taken off the value alone."""
+
+    def __init__(self, operation: MovingScale, channels: Channels):
+        super().__init__(*operation.moving, operation.epsilon)
+        self.channels = channels
+
+    def forward(self, at):
+        moved = super().forward(at)
+        return tf.where(self.channels.places(3) == 0, moved, at.inputs[0] * at.memo["scale"])
+
+
+class JetProduct(Operation):
+    """`Product` of jets by the product rule: a symmetric bilinear function of both."""
+
+    def __init__(self, operation: Operation, channels: Channels):
+        self.channels = channels
+
+    def forward(self, at):
+        return self._product(*at.inputs)
+
+    def tangent(self, at):
+        pairs = zip(reversed(at.inputs), at.t_inputs, strict=True)
+        return add(*(None if t is None else self._product(beside(x), t) for x, t in pairs))
+
+    def pull(self, at, delta):
+        return [self._pulled(other, delta) for other in reversed(at.inputs)]
+
+    def pull_tangent(self, at, delta, t_delta):
+        out = []
+        for other, t_other in zip(reversed(at.inputs), reversed(at.t_inputs), strict=True):
+            more = None
+            if delta is not None and t_other is not None:
+                more = self._pulled(t_other, beside(delta))
+            out.append(add(self._pulled(beside(other), t_delta), more))
+        return out
+
+    def _product(self, x, y):
+        of, value = self.channels, x[:, 0] * y[:, 0]
+        out = x[:, :1] * y + y[:, :1] * x - of.at(0, value)
+        for place, row in of.gradients(x[:, of.first]):
+            out += of.at(place, tf.reduce_sum(row * y[:, of.first], 1))
+        return out
+
+    def _pulled(self, x, delta):
+        """Return the transpose of the product with x, of a gradient."""
+        of = self.channels
+        out = x[:, :1] * delta + of.at(0, tf.reduce_sum(x[:, 1:] * delta[:, 1:], 1))
+        for place, row in of.gradients(x[:, of.first]):
+            out += of.padded(row * delta[:, place : place + 1], of.first)
+        return out
 
 
 class JetElementwise(Operation):
@@ -262,6 +323,9 @@ def _inner(row, T):
 LIFTED: dict[type, Callable[..., Operation]] = {
     Dense: JetDense,
     Elementwise: JetElementwise,
+    MovingScale: JetMovingScale,
+    Product: JetProduct,
+    Scale: JetScale,
     WeightedSum: lambda operation, channels: operation,
     Concatenate: lambda operation, channels: Concatenate(operation.axis + 1, 3),
 }
