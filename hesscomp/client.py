@@ -465,11 +465,6 @@ class Job:
         return self.known["warnings"]
 
     @property
-    def warnings(self) -> list[str]:
-        """What the job warned of, such as eigenpairs that are not accurate."""
-        return self.known["warnings"]
-
-    @property
     def files(self) -> list[str]:
         """Names of the files of a job that is done."""
         return self.known["files"]

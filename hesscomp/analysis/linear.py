@@ -8,6 +8,7 @@ import scipy.special
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hesscomp.analysis.calibration import model_calibration
 from hesscomp.analysis.style import (
     BLUE,
     GREY,
@@ -38,11 +39,16 @@ def leading(model: "LinearModel") -> np.ndarray:
     return np.sort(np.argsort(-np.abs(size), kind="stable")[:SHOWN])
 
 
-def model_figure(model: "LinearModel", title: str = "", level: float = 0.95) -> Figure:
+def model_figure(
+    model: "LinearModel", title: str = "", level: float = 0.95, data=None, offsets=None
+) -> Figure:
     """Draw a model's `leading` coefficients with their intervals, and each by its standard error.
 
-    Those within the dashed lines of the second panel are not significant at the level.
+    Those within the dashed lines of the second panel are not significant at the level. With `data`,
+    rows (X, y), draw how well it predicts them instead.
     """
+    if data is not None:
+        return model_calibration(model, *data, offsets, title)
     kept = leading(model)
     if not title:
         title = f"{model.family.capitalize()} model of {model.label_name or 'the labels'} on "

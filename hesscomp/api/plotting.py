@@ -30,6 +30,7 @@ FIGURES = {
     "optimizers.loop.TrainResult": "plots.train_figure",
     "optimizers.moving_mesh.MovedMesh": "mesh.mesh_figure",
     "optimizers.newton.NewtonResult": "plots.newton_figure",
+    "optimizers.ridge_path.RidgePath": "calibration.path_figure",
 }
 
 
@@ -41,14 +42,16 @@ def plot(result, path: str | os.PathLike | None = None, **options) -> Figure:
     result : Factor, Trajectory, SpectralDensity, Estimate, LinearModel, TrainResult, str or path
         What any function returns but operators, arrays and single numbers: also a Comparison,
         DiagonalEstimate, GeneralizedEigen, MovedMesh, NewtonResult, NormBounds, Predictions,
-        Sensitivity or SpectralQuadrature. Or a file of a factor, trajectory or linear model,
-        Newton's JSON file, or the folder of a run, as ``hesscomp plot`` takes them.
+        RidgePath, Sensitivity or SpectralQuadrature. Or a file of a factor, trajectory or linear
+        model, Newton's JSON file, or the folder of a run, as ``hesscomp plot`` takes them.
     path : str or path, optional
         Also write the picture to this file: .png, .pdf or .svg.
     **options
         `title`; `eigenvalues` (numbers or a factor) to mark in a density; `names` of a comparison's
         two factors; `by` ("step", "passes", "columns" or "seconds") of a training; `leading` of a
-        trajectory; `level` of a linear model's intervals.
+        trajectory; `level` of a linear model's intervals. With `data`, a pair (X, y) of rows,
+        encoded as the training rows, and whether each is of the second class, and `offsets` where
+        it had some, a model of logistic regression is drawn by its calibration and ROC curve.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`hesscomp newton`: fit logistic regression by a distributed Newton method."""
+"""`hesscomp newton`: fit a generalised linear model by a distributed Newton method."""
 
 import math
 

@@ -89,6 +89,8 @@ class Dataset:
         Of the label's column, where a file names its columns.
     encoding : Encoding or None
         How named columns became features, where a file names its columns.
+    index_base : int or None
+        Of a LIBSVM file the index of the first feature, 0 or 1.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Dataset:
     fingerprint: str
     label_name: str | None = None
     encoding: Encoding | None = None
+    index_base: int | None = None
 
     @property
     def rows(self) -> int:

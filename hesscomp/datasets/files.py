@@ -71,22 +71,23 @@ def load_file(
     encoding, label_name = reader.encoding, reader.label_name
     columns = reader.columns if encoding is None else encoding.names
     return Dataset(
-        called, train, held_out, n, columns, targets, names, hashed, label_name, encoding
-    )
+        called, train, held_out, n, columns, targets, names, hashed, label_name, encoding,
+        getattr(reader, "base", None),
+    )  # fmt: skip
 
 
 def load_rows(
     source: str | os.PathLike, world: World, encoding: Encoding | None, n: int,
-    offset: str | None = None,
+    offset: str | None = None, index_base: int | None = None,
 ) -> Shard:  # fmt: skip
     """Load rows without labels, encoded as other rows were or of n numbers. Collective.
 
     A file of labelled rows will do: labels of CSV files are ignored with all other columns that the
-    encoding does not name, and those of other formats too. `offset` names the column of offsets.
+    encoding does not name, and those of other formats too. `offset` names the column of offsets,
+    and `index_base` is the index of the first feature in LIBSVM files, where it is known.
     """
-    shard, _ = _read(
-        source, world, None, Reading(labelled=False, offset=offset), None, like=encoding
-    )
+    reading = Reading(labelled=False, offset=offset, width=n, index_base=index_base)
+    shard, _ = _read(source, world, None, reading, None, like=encoding)
     if row_size(shard.X) != n:
         raise InputError(f"{source}: has {row_size(shard.X)} columns, the model {n}")
     return shard

@@ -35,10 +35,12 @@ class IdxSource(ArraySource):
     label_is_file = True
 
     def stored(self) -> StoredRows:
-        labels = self._beside() if self.label is None else Path(self.label)
         with ExitStack() as files:
             X = files.enter_context(_IdxFile(self.path, self.dtype or "float32"))
-            y = files.enter_context(_IdxFile(labels))
+            y = None
+            if self.reading.labelled:
+                labels = self._beside() if self.label is None else Path(self.label)
+                y = files.enter_context(_IdxFile(labels))
             return StoredRows(self.path, X, y, file=files.pop_all())
 
     def _beside(self) -> Path:

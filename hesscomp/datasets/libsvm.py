@@ -82,8 +82,13 @@ class LibsvmSource(TextSource):
         gather = world.gather
         if train is None:
             found = gather((int(X.indices.min(initial=1)), int(X.indices.max(initial=0))))
-            self.base = min(low for low, _ in found)
+            known, self.base = self.reading, min(low for low, _ in found)
+            if known.index_base is not None:
+                self.base = known.index_base
             self.width = max(high for _, high in found) + 1 - self.base
+            if known.width is not None:
+                self.width = known.width
+                self._keep_inside(X, start, gather)
             if any(gather(VECTORS * 8 * self.width > available_bytes())):
                 raise InputError(
                     f"{self.path}: has the index {self.width + self.base - 1}, and vectors of so "

@@ -13,7 +13,9 @@ class Reading:
 
     `labelled` says whether the rows have labels, `reference` whether the first level of each text
     column gets no feature. `usual_label` is the column of the labels where no `label` is asked for
-    and a table has it; else that is the last one.
+    and a table has it; else that is the last one. `width` is the number of features that rows must
+    have and `index_base` that of the first one, where a model knows them; of LIBSVM files the one
+    is else that of the last index that occurs, and the other that of the first, at most 1.
     """
 
     label: str | None = None
@@ -25,6 +27,8 @@ class Reading:
     ignore: tuple[str, ...] = ()
     labelled: bool = True
     usual_label: str | None = None
+    width: int | None = None
+    index_base: int | None = None
 
     def __post_init__(self):
         if self.missing not in MISSING:

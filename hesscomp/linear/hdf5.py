@@ -38,6 +38,8 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
                 value = getattr(model, name)
                 file.attrs[name] = np.int64(value) if kind is int else kind(value)
         file.attrs["aic"] = float(model.aic)
+        if model.index_base is not None:
+            file.attrs["index_base"] = np.int64(model.index_base)
         for name in OPTIONAL:
             file.attrs[name] = bool(getattr(model, name))
         file["coefficients"], file["standard_errors"] = model.coefficients, model.standard_errors
@@ -82,6 +84,8 @@ def load_model(path: str | os.PathLike) -> LinearModel:
             if covariance.shape != (n, n):
                 file.refuse(f"/covariance has shape {covariance.shape}, not {(n, n)}")
         encoding = _encoding(file.within("encoding")) if "encoding" in file.file else None
+        if "index_base" in attributes:
+            found["index_base"] = int(attributes["index_base"])
         for name in OPTIONAL:
             found[name] = bool(attributes.get(name, False))
         model = LinearModel(

@@ -74,6 +74,8 @@ class LinearModel:
     label_name : str
     encoding : Encoding or None
         How the columns of a table become features.
+    index_base : int or None
+        Of training rows from a LIBSVM file, the index of the first feature.
     dataset, fingerprint : str
         Of the training data.
     """
@@ -100,6 +102,7 @@ class LinearModel:
     reference: bool = False
     label_name: str = ""
     encoding: Encoding | None = None
+    index_base: int | None = None
     dataset: str = ""
     fingerprint: str = ""
 

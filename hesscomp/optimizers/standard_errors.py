@@ -86,7 +86,8 @@ def linear_model(
         covariance_kind=covariance, residual=found.residual, rows=problem.rows,
         total=problem.total, ridge=problem.ridge, effective_parameters=found.effective,
         converged=result.converged, gradient_norm=result.gradient_norm, classes=dataset.classes,
-        label_name=dataset.label_name or "", encoding=dataset.encoding, dataset=dataset.name,
+        label_name=dataset.label_name or "", encoding=dataset.encoding,
+        index_base=dataset.index_base, dataset=dataset.name,
         fingerprint=dataset.fingerprint,
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Fit logistic regression, or another generalised linear model, by Newton's method."""
+"""Fit a generalised linear model by a distributed Newton method."""
 
 import math
 from dataclasses import dataclass, replace
@@ -77,9 +77,9 @@ class NewtonRequest(
         (), group="output", metavar="NAME", advanced=True,
         help="above 4000 coefficients, those that standard errors are computed of, by CG",
     )  # fmt: skip
-    confidence: float = option(
-        0.95, above=0, below=1, group="output", metavar="L", advanced=True,
-        help="level of the printed intervals",
+    level: float = option(
+        0.95, above=0, below=1, group="output", former="--confidence", metavar="L", advanced=True,
+        help="confidence level of the printed intervals",
     )  # fmt: skip
     factor_out: str | None = option(
         None, group="output", metavar="F.h5",
@@ -107,7 +107,7 @@ class NewtonRequest(
             raise InputError("`gamma` goes with `step` fixed")
         if self.tail != NewtonOptions.tail and self.solver != "lowrank":
             raise InputError("`tail` goes with `solver` lowrank")
-        for name in ("errors_of", "confidence"):
+        for name in ("errors_of", "level"):
             if getattr(self, name) != getattr(NewtonRequest, name) and not self.statistics:
                 raise InputError(f"`{name}` goes with `model_out` or `covariance`")
         if self.statistics and self.features != "raw":
@@ -137,7 +137,7 @@ def newton(
     progress: Progress = silent,
     subject: Subject | None = None,
 ) -> NewtonFit:
-    """Fit logistic regression by Newton's method; write a factor, a report, a plot. Collective.
+    """Fit a linear model by Newton's method; write a factor, a report, a plot. Collective.
 
     `progress` gets each row of the history (a dict) at once, and the fit at the end. `subject` is
     the problem, where the caller has it already.
@@ -192,7 +192,7 @@ def newton(
     if request.statistics:
         with world.ledger.timed("statistics"):
             model = linear_model(problem, dataset, result, kind, request.errors_of)
-        progress(model.summary(request.confidence))
+        progress(model.summary(request.level))
         write(world, progress, "model", request.model_out, lambda path: save_model(model, path))
         fit = replace(fit, model=model)
     if request.factor_out is not None:

@@ -54,7 +54,9 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
     check_outputs(world, request.out)
     with world.phase(f"reading {request.model}"):
         model = load_model(request.model)
-    shard = load_rows(request.data, world, model.encoding, model.features, request.offset)
+    shard = load_rows(
+        request.data, world, model.encoding, model.features, request.offset, model.index_base
+    )
     with world.phase("predicting"):
         here = model.predict(shard.X, shard.offsets, request.level)
     gathered = zip(*world.gather((here.mean, here.low, here.high)), strict=True)

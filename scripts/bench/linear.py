@@ -1,20 +1,26 @@
-"""Logistic regression on text-like sparse data against scikit-learn, by processor time, in one run.
+"""Linear models beside their peers, in one run: `text`, `sets`, `classes` (all by default).
 
-    python scripts/bench/linear.py              # two minutes, 2 GB
-    python scripts/bench/linear.py --scale 10   # a tenth of the rows and columns
+    python scripts/bench/linear.py text              # two minutes, 2 GB
+    python scripts/bench/linear.py text --scale 10   # a tenth of the rows and columns
+    python scripts/bench/linear.py sets classes      # four minutes
+    mpiexec -n 2 python scripts/bench/linear.py text # two ranks beside one, by wall time
 
-The set is made here: documents of words that are drawn by Zipf's law, weighted by tf-idf, rows of
-length 1; by default 334,009 rows, 172,110 columns and about 4.6 million nonzeros, whose spectrum is
-flat. Each solver runs to its own end in turns, --repeats times, on one thread; the table has the
-medians and the gradient norm that each reached. LIBLINEAR has no such tolerance: its 1e-4 is used.
+`text`: logistic regression beside scikit-learn's newton-cg and LIBLINEAR, by processor time on one
+thread. The set is made here: documents of words that are drawn by Zipf's law, weighted by tf-idf,
+rows of length 1; by default 334,009 rows, 172,110 columns and about 4.6 million nonzeros, whose
+spectrum is flat. LIBLINEAR has no tolerance of the gradient: its 1e-4 is used.
+
+`sets`: `newton-cg` with the preconditioner auto beside each fixed one, on six sets. `classes`:
+softmax regression of the 5,000 packaged MNIST images beside scikit-learn, all to objectives within
+1e-10 of each other. Each solver runs to its own end in turns, --repeats times; tables have medians.
 """
 
-import argparse
 import time
 
 import numpy as np
 import record
 import scipy.sparse
+import tables
 
 ROWS, COLUMNS, WORDS = 334_009, 172_110, 13.8  # words of a document, repeated ones counted once
 DECAY, FIRST = 0.9, 30.0  # the i-th word is drawn in proportion to (i + FIRST)^-DECAY
@@ -38,34 +44,51 @@ def text_like(rows: int, columns: int, seed: int = 0):
     return X, np.where(rng.random(rows) < 1 / (1 + np.exp(-margins)), 1.0, -1.0)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scale", type=int, default=1, help="divide rows and columns by this")
-    parser.add_argument("--repeats", type=int, default=3)
-    record.add_option(parser)
-    options = parser.parse_args()
+def median_times(runs: dict, repeats: int, clock=time.process_time) -> tuple[dict, dict]:
+    """Return the median seconds of each run, which take turns, and what each returned last."""
+    seconds, found = {name: [] for name in runs}, {}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            begun = clock()
+            found[name] = run()
+            seconds[name].append(clock() - begun)
+    return {name: float(np.median(values)) for name, values in seconds.items()}, found
+
+
+def tell(options, row: str, medians: dict, norms: dict, told: str) -> None:
+    """Print a row, the first run being ours, and keep it."""
+    own, *others = medians
+    print(f"{row}; {told}")
+    values = {"seconds": medians[own]}
+    for name, median in medians.items():
+        ratio = median / medians[own]
+        print(f"    {name:10s} {median:6.2f} s, ||g|| {norms[name]:.0e}, over ours {ratio:.2f}")
+    values |= {f"{name} over ours": medians[name] / medians[own] for name in others}
+    if not options.trial:
+        record.save("linear", row, values, (*record.ENGINE, *record.OPTIMIZERS))
+
+
+def norm_at(problem, x) -> float:
+    return float(np.linalg.norm(problem.objective_and_gradient(x)[1]))
+
+
+def text(options) -> None:
+    """Logistic regression on text-like data, beside scikit-learn."""
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     import hesscomp as hc
-    from hesscomp.curvature.tensorflow import set_threads
     from hesscomp.datasets import from_arrays
 
-    set_threads(1)
-    X, y = text_like(ROWS // options.scale, COLUMNS // options.scale)
     world = hc.World()
+    X, y = text_like(ROWS // options.scale, COLUMNS // options.scale)
+    size = f"{X.shape[0]:,} x {X.shape[1]:,}"
+    if world.size > 1:
+        ranks(options, world, X, y, size)
+        return
     data = from_arrays(X, y, world)
-    print(f"{X.shape[0]} rows, {X.shape[1]} columns, {X.nnz} nonzeros")
     for ridge in RIDGES:
         problem = hc.LogisticRegression(data, world, ridge=ridge, dtype="float64")
         hc.newton(problem, solver="pcg", max_iterations=1)  # what is loaded once is not counted
-        told = ""
-
-        def ours(problem=problem):
-            nonlocal told
-            fit = hc.newton(problem, solver="pcg", tolerance=TOLERANCE)
-            told = fit.preconditioning
-            return fit.x
 
         def peer(solver, tolerance, ridge=ridge):
             model = LogisticRegression(
@@ -75,29 +98,144 @@ def main() -> None:
             return model.fit(X, y).coef_[0]
 
         runs = {
-            "hesscomp": ours,
-            "newton-cg": lambda: peer("newton-cg", TOLERANCE),
-            "LIBLINEAR": lambda: peer("liblinear", 1e-4),
+            "hesscomp": lambda problem=problem: hc.newton(
+                problem, solver="pcg", tolerance=TOLERANCE
+            ),
+            "newton-cg": lambda peer=peer: peer("newton-cg", TOLERANCE),
+            "LIBLINEAR": lambda peer=peer: peer("liblinear", 1e-4),
         }
-        seconds, norms = {name: [] for name in runs}, {}
-        with threadpool_limits(1):
-            for _ in range(options.repeats):
-                for name, solve in runs.items():
-                    begun = time.process_time()
-                    x = solve()
-                    seconds[name].append(time.process_time() - begun)
-                    norms[name] = np.linalg.norm(problem.objective_and_gradient(x)[1])
-        medians = {name: float(np.median(values)) for name, values in seconds.items()}
-        print(f"ridge {ridge:g}; {told}")
-        values = {"seconds": medians["hesscomp"]}
-        for name, median in medians.items():
-            ratio = median / medians["hesscomp"]
-            print(f"    {name:10s} {median:6.2f} s, ||g|| {norms[name]:.0e}, over ours {ratio:.2f}")
-            if name != "hesscomp":
-                values[f"{name} over ours"] = ratio
-        if not options.trial:
-            row = f"{X.shape[0]:,} x {X.shape[1]:,}, ridge {ridge:g}"
-            record.save("linear", row, values, (*record.ENGINE, *record.OPTIMIZERS))
+        medians, found = median_times(runs, options.repeats)
+        told, found["hesscomp"] = found["hesscomp"].preconditioning, found["hesscomp"].x
+        norms = {name: norm_at(problem, x) for name, x in found.items()}
+        tell(options, f"{size}, ridge {ridge:g}", medians, norms, told)
+
+
+def ranks(options, world, X, y, size: str) -> None:
+    """All ranks beside rank 0 alone, by wall time; one thread each."""
+    import hesscomp as hc
+    from hesscomp.datasets import from_arrays
+    from hesscomp.parallel.rows import row_range
+
+    own = slice(*row_range(len(y), world.rank, world.size))
+    data = from_arrays(X[own], y[own], world)
+    for ridge in RIDGES:
+        seconds = {"ranks": [], "one": []}
+        problem = hc.LogisticRegression(data, world, ridge=ridge, dtype="float64")
+        for turn in range(options.repeats + 1):
+            begun = time.perf_counter()
+            fit = hc.newton(problem, solver="pcg", tolerance=TOLERANCE)
+            seconds["ranks"].append(time.perf_counter() - begun)
+            if world.rank == 0:
+                alone = hc.World.serial()
+                single = hc.LogisticRegression(
+                    from_arrays(X, y, alone), alone, ridge=ridge, dtype="float64"
+                )
+                begun = time.perf_counter()
+                hc.newton(single, solver="pcg", tolerance=TOLERANCE)
+                seconds["one"].append(time.perf_counter() - begun)
+            world.sum(np.zeros(1))
+            if not turn:
+                seconds = {"ranks": [], "one": []}
+        if world.rank == 0:
+            medians = {name: float(np.median(values)) for name, values in seconds.items()}
+            norms = dict.fromkeys(medians, fit.gradient_norm)
+            tell(options, f"{size}, ridge {ridge:g}, {world.size} ranks", medians, norms, "wall")
+
+
+def further_sets(scale: int, world):
+    """Yield the name, the data and the ridge of six sets."""
+    import hesscomp as hc
+    from hesscomp.datasets import fourier_features, from_arrays
+
+    rng = np.random.default_rng(1)
+    X, y = text_like(40_000 // scale, 20_000 // scale)
+    counts = X.copy()
+    counts.data = rng.poisson(2.0, len(X.data)) + 1.0
+    yield "raw counts", from_arrays(counts, y, world), 1e-5
+    scales = scipy.sparse.diags_array(10 ** rng.uniform(-2, 2, X.shape[1]))
+    yield "badly scaled columns", from_arrays((X @ scales).tocsr(), y, world), 1e-5
+    column = scipy.sparse.csr_array(10 + rng.standard_normal((X.shape[0], 1)))
+    wide = scipy.sparse.hstack([X, column], format="csr")
+    yield "one large dense column", from_arrays(scipy.sparse.csr_array(wide), y, world), 1e-5
+    Z = rng.standard_normal((20_000 // scale, 600))
+    for j in range(1, Z.shape[1]):
+        Z[:, j] = 0.95 * Z[:, j - 1] + np.sqrt(1 - 0.95**2) * Z[:, j]
+    labels = np.where(rng.random(len(Z)) < 1 / (1 + np.exp(-Z[:, ::30].sum(1))), 1.0, -1.0)
+    yield "dense, correlated", from_arrays(Z, labels, world), 1e-5
+    adult = hc.load_data("adult", world)
+    yield "Adult", adult, 1e-5
+    features = fourier_features(adult, world, 4000 // scale, 5.0, seed=0, dtype="float32")
+    yield "Adult, Fourier features", features, 1e-5
+
+
+def sets(options) -> None:
+    """The policy beside each fixed preconditioner, on six sets."""
+    import hesscomp as hc
+
+    world = hc.World()
+    for name, data, ridge in further_sets(options.scale, world):
+        problem = hc.LogisticRegression(data, world, ridge=ridge)
+
+        def solve(preconditioner, problem=problem):
+            optimizer = hc.NewtonCG(preconditioner=preconditioner, max_cg=2000)
+            return hc.train(problem, optimizer, max_steps=60, gradient_tolerance=TOLERANCE)
+
+        solve("auto")
+        runs = {kind: lambda kind=kind, solve=solve: solve(kind) for kind in FIXED}
+        medians, found = median_times(runs, options.repeats)
+        norms = {kind: result.gradient_norm for kind, result in found.items()}
+        row = f"{name}, {problem.rows:,} x {problem.n:,}, ridge {ridge:g}"
+        tell(options, row, medians, norms, found["auto"].remark)
+
+
+def classes(options) -> None:
+    """Softmax regression of MNIST, beside scikit-learn."""
+    from sklearn.linear_model import LogisticRegression
+
+    import hesscomp as hc
+
+    data = hc.load_data("mnist-sample")
+    X, y = np.asarray(data.train.X, np.float64), data.train.y
+    for ridge in (1e-3, 1e-4):
+        problem = hc.SoftmaxRegression(data, ridge=ridge, intercept=True)
+        hc.newton(problem, solver="pcg", max_iterations=1)
+
+        def peer(solver, tolerance, ridge=ridge, pinned=problem.pinned):
+            model = LogisticRegression(
+                C=1 / (ridge * len(y)), solver=solver, tol=tolerance, max_iter=5000
+            ).fit(X, y)
+            return np.vstack([model.coef_.T, model.intercept_ - model.intercept_[0]])[~pinned]
+
+        runs = {
+            "hesscomp": lambda problem=problem: hc.newton(problem, solver="pcg", tolerance=1e-7).x,
+            "newton-cg": lambda peer=peer: peer("newton-cg", 1e-7),
+            "lbfgs": lambda peer=peer: peer("lbfgs", 1e-7),
+        }
+        medians, found = median_times(runs, options.repeats)
+        norms = {name: norm_at(problem, x) for name, x in found.items()}
+        least = min(problem.objective(x) for x in found.values())
+        gaps = (f"{name} {problem.objective(x) - least:.0e}" for name, x in found.items())
+        row = f"MNIST sample, 10 classes, {problem.rows:,} x {problem.n:,}, ridge {ridge:g}"
+        tell(options, row, medians, norms, f"objectives above the least: {', '.join(gaps)}")
+
+
+FIXED = ("auto", "low-rank", "none", "diagonal")
+PARTS = {"text": text, "sets": sets, "classes": classes}
+
+
+def main() -> None:
+    parser = tables.parts_parser(__doc__, PARTS)
+    parser.add_argument("--scale", type=int, default=1, help="divide rows and columns by this")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    from threadpoolctl import threadpool_limits
+
+    from hesscomp.curvature.tensorflow import set_threads
+
+    set_threads(1)
+    with threadpool_limits(1):
+        for part in options.parts or PARTS:
+            PARTS[part](options)
 
 
 if __name__ == "__main__":

@@ -301,7 +301,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--model-out": Case("--model-out m.h5"),
             "--covariance": Case("--covariance robust"),
             "--errors-of": Case("--errors-of f1", f"newton {LOGISTIC} --covariance observed", True),
-            "--confidence": Case("--confidence 0.5", f"newton {LOGISTIC} --covariance observed"),
+            "--level": Case("--level 0.5", f"newton {LOGISTIC} --covariance observed"),
             "--solver": Case("--solver pcg"),
             "--preconditioner": Case(
                 "--preconditioner hbs", f"newton {LOGISTIC} --solver pcg --max-steps 3", idle=True

@@ -17,6 +17,8 @@ from hesscomp.errors import InputError
 from hesscomp.linear import load_model
 from hesscomp.optimizers import standard_errors
 from hesscomp.parallel.world import World
+from hesscomp.workflows.logistic import NewtonRequest, newton
+from hesscomp.workflows.prediction import PredictRequest, predict
 
 ROWS, N = 157, 4
 CLOSE = {"rtol": 1e-7, "atol": 1e-9}
@@ -366,3 +368,41 @@ def test_rows_of_any_form_are_predicted_alike(world, form):
     model = fitted(world, "logistic")
     here, there = model.predict(X, offsets), model.predict(form(X), offsets)
     np.testing.assert_allclose([here.mean, here.low], [there.mean, there.low], rtol=1e-12)
+
+
+def test_the_model_knows_the_columns_of_libsvm_rows(world, tmp_path):
+    """Rows that lack the last feature, or the index 0, are of the training rows' columns."""
+    X, y, *_ = whole()
+    lines = (
+        " ".join([f"{label:g}", *(f"{j}:{value}" for j, value in enumerate(row) if value)])
+        for label, row in zip(y, X, strict=True)
+    )
+    (tmp_path / "train.svm").write_text("\n".join(lines) + "\n")
+    (tmp_path / "new.svm").write_text("0 1:0.5\n0 2:1.5\n")
+    model, out = str(tmp_path / "m.h5"), str(tmp_path / "p.csv")
+    fit = newton(NewtonRequest(data=str(tmp_path / "train.svm"), model_out=model), world)
+    assert fit.model.index_base == 0
+    request = PredictRequest(model=model, data=str(tmp_path / "new.svm"), out=out)
+    found = predict(request, world).predictions.mean
+    rows = np.array([[0, 0.5, 0, 0], [0, 0, 1.5, 0]])
+    np.testing.assert_allclose(found, fit.model.predict(rows).mean, rtol=1e-14)
+    (tmp_path / "new.svm").write_text("0 4:0.5\n")
+    with pytest.raises(InputError, match="has the index 4; the training data have 0 to 3"):
+        predict(request, world)
+
+
+def test_images_are_predicted_without_labels(world, tmp_path):
+    images, labels = np.arange(48, dtype=np.uint8).reshape(6, 2, 4), np.array([0, 1] * 3, np.uint8)
+    for name, kind, values in (
+        ("a-images-idx3-ubyte", 3, images), ("a-labels-idx1-ubyte", 1, labels),
+        ("new-images-idx3-ubyte", 3, images[:2]),
+    ):  # fmt: skip
+        head = bytes([0, 0, 8, kind]) + np.array(values.shape, ">u4").tobytes()
+        (tmp_path / name).write_bytes(head + values.tobytes())
+    model, out = str(tmp_path / "m.h5"), str(tmp_path / "p.csv")
+    data = str(tmp_path / "a-images-idx3-ubyte")
+    fit = newton(NewtonRequest(data=data, ridge=0.1, model_out=model), world)
+    request = PredictRequest(model=model, data=str(tmp_path / "new-images-idx3-ubyte"), out=out)
+    found = predict(request, world).predictions.mean
+    X = images[:2].reshape(2, 8).astype(np.float32) / np.float32(255)
+    np.testing.assert_allclose(found, fit.model.predict(X).mean, rtol=1e-6)
