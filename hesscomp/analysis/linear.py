@@ -48,7 +48,8 @@ def model_figure(
     rows (X, y), draw how well it predicts them instead.
     """
     if data is not None:
-        return model_calibration(model, *data, offsets, title)
+        X, y = data
+        return model_calibration(model, X, y, offsets, title)
     kept = leading(model)
     if not title:
         title = f"{model.family.capitalize()} model of {model.label_name or 'the labels'} on "

@@ -322,7 +322,7 @@ class MadeKronecker(Made):
         )
 
 
-class MadeLowRank(Made):
+class MadeEigenpairs(Made):
     kind = "low-rank"
 
     def make(self, task, options):
@@ -335,7 +335,7 @@ APPROXIMATIONS: dict[str, Approximation] = {
     "adam": Moments(Adam()),
     "adabelief": Moments(AdaBelief()),
     "kronecker": MadeKronecker(),
-    "low-rank": MadeLowRank(),
+    "low-rank": MadeEigenpairs(),
 }
 
 

@@ -108,7 +108,16 @@ RESULTS = {
     "predictions": (lambda: linear_model().predict(np.ones((3, 2))), []),
     "mesh": (lambda: hc.moving_mesh(np.ones_like, 4), ["Solution", "Energy"]),
 }  # fmt: skip
-OTHERS = {"Dataset", "Figure", "Jacobian", "None", "Operator", "float", "np.ndarray"}
+OTHERS = {
+    "Dataset",
+    "Figure",
+    "Jacobian",
+    "None",
+    "Operator",
+    "PointProblem",
+    "float",
+    "np.ndarray",
+}
 
 
 @pytest.mark.filterwarnings("error")
