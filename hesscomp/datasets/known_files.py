@@ -1,16 +1,12 @@
 """Files that are known by their SHA-256: those that hesscomp carries, and downloads."""
 
 import hashlib
-import http.client
 import importlib.resources
-import urllib.request
 from pathlib import Path
 
 from hesscomp.errors import InputError, reason
-from hesscomp.storage.files import atomic_path
 
 SECONDS = 30  # without a byte
-MOST = 2**28  # bytes
 
 
 def packaged_file(folder: str, name: str) -> Path:
@@ -28,8 +24,8 @@ def packaged_file(folder: str, name: str) -> Path:
 def downloaded_file(url: str, sha256: str, path: Path, instead: str) -> Path:
     """Return `path`, downloaded from `url` if it is missing.
 
-    Fetched under another name and renamed, so that the file is whole and several nodes with one
-    file system may do it at once. `instead` says, in errors, what to do without a network.
+    Pooch fetches it under another name and renames it, so that the file is whole and several nodes
+    with one file system may do it at once. `instead` says, in errors, what to do without a network.
 
     Raises InputError where there is no network, or the file is not what its hash says.
     """
@@ -37,17 +33,16 @@ def downloaded_file(url: str, sha256: str, path: Path, instead: str) -> Path:
         if not _is(path.read_bytes(), sha256):
             raise InputError(f"{path}: is damaged, or another file; remove it to download it again")
         return path
+    import pooch  # here: few download, and it takes a while to load
+
+    pooch.get_logger().setLevel("WARNING")
+    get = pooch.HTTPDownloader(timeout=SECONDS)
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            data = answer.read(MOST)
-    except (OSError, http.client.HTTPException) as error:
-        why = reason(getattr(error, "reason", error))
-        raise InputError(f"{url}: cannot be fetched ({why}); {instead}") from error
-    if not _is(data, sha256):
-        raise InputError(f"{url}: sends another file than it used to; {instead}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=get)
+    except ValueError as error:
+        raise InputError(f"{url}: sends another file than it used to; {instead}") from error
+    except OSError as error:
+        raise InputError(f"{url}: cannot be fetched ({reason(error)}); {instead}") from error
     return path
 
 
