@@ -11,13 +11,14 @@ from hesscomp.factors import Factor
 from hesscomp.linear import LinearModel, save_model
 from hesscomp.linear.families import NAMES, known_family
 from hesscomp.optimizers.options import NewtonOptions
-from hesscomp.options import described, option, values
+from hesscomp.options import described, option, option_of, values
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import CLASSIFICATION
 from hesscomp.problems.catalogue import COVARIANCES, RIDGE
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, read_ordering
+from hesscomp.workflows.prediction import PredictRequest
 from hesscomp.workflows.progress import (
     Checkpoints,
     Progress,
@@ -77,10 +78,7 @@ class NewtonRequest(
         (), group="output", metavar="NAME", advanced=True,
         help="above 4000 coefficients, those that standard errors are computed of, by CG",
     )  # fmt: skip
-    level: float = option(
-        0.95, above=0, below=1, group="output", former="--confidence", metavar="L", advanced=True,
-        help="confidence level of the printed intervals",
-    )  # fmt: skip
+    level: float = option_of(PredictRequest, "level")
     factor_out: str | None = option(
         None, group="output", metavar="F.h5",
         help="write a certified factor of the Hessian at the final point to this file",

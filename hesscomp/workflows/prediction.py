@@ -27,8 +27,9 @@ class PredictRequest(Options):
     out: str = option(metavar="P.csv", help="write a line for each row to this file")
     offset: str | None = option_of(SourceRequest, "offset")
     level: float = option(
-        0.95, above=0, below=1, metavar="L", help="confidence level of the intervals"
-    )
+        0.95, above=0, below=1, group="output", former="--confidence", metavar="L",
+        help="confidence level of the intervals",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

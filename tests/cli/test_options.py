@@ -21,6 +21,7 @@ from hesscomp.cli.main import COMMANDS, _parser, main
 from hesscomp.runs.journal import Journal
 
 ROWS, FEATURES = 40, 30
+RUNS = [name for name in COMMANDS if name not in PURPOSES["serve"]]  # those need a service
 
 
 @dataclass(frozen=True)
@@ -497,7 +498,7 @@ def options_of(command: str) -> set[str]:
     return names - {"--help", "--help-all"}
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name not in PURPOSES["serve"]])
+@pytest.mark.parametrize("command", RUNS)
 def test_every_option_has_an_entry(command):
     table = {name for name in TABLE[command][1] if name.startswith("--")}
     assert table == options_of(command)
@@ -664,7 +665,7 @@ def test_does_something(outcome, command, option):
     assert (after_status == 2) == case.refused, after[2]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", RUNS)
 def test_equal_runs_say_and_write_the_same(outcome, command):
     """Else every option would seem to do something."""
     base = TABLE[command][0]

@@ -7,6 +7,7 @@ import pickle
 import re
 import socket
 import stat
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -360,12 +361,11 @@ def test_a_stale_service_is_told(tmp_path):
 
 
 def test_a_long_path_has_its_socket_elsewhere(tmp_path, monkeypatch):
-    runtime = tmp_path / "run"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    with running_front(tmp_path / ("d" * 100)) as running:
-        assert str(runtime) in running.service.door.getsockname()
-        assert running.client.point("zero").value == 0
+    with tempfile.TemporaryDirectory(prefix="h") as runtime:  # a short name, of mode 0700
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        with running_front(tmp_path / ("d" * 100)) as running:
+            assert runtime in running.service.door.getsockname()
+            assert running.client.point("zero").value == 0
 
 
 def test_a_full_queue_says_when_to_come_again(tmp_path):
