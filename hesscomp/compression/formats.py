@@ -517,8 +517,9 @@ def _certified(sketch: GaussianSketch, factor: Factor, measured, asked: FormatOp
 
 
 def first_columns(asked: FormatOptions, tree: Tree) -> int:
-    """Return the columns of the first sketch for a tolerance: three times those of a leaf."""
-    return asked.sketch_columns or 3 * int(tree.leaf_sizes.max()) + asked.oversample
+    """Return the columns of the first sketch for a tolerance, usually three times a leaf's."""
+    leaf = int(tree.leaf_sizes.max())
+    return max(asked.sketch_columns or 3 * leaf + asked.oversample, leaf + asked.oversample + 1)
 
 
 def grow(sketch: GaussianSketch, tree: Tree, needed: int) -> bool:

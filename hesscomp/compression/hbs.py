@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hesscomp.compression.sketch import GaussianSketch
+from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.factors.hbs import Hbs, Stacks
@@ -55,11 +56,11 @@ class Cut:
         return self.rank
 
 
-class TooNarrow(Exception):
+class TooNarrow(InputError):
     """A sketch has fewer columns than the ranks need: at least `columns` would do."""
 
     def __init__(self, columns: int):
-        super().__init__(columns)
+        super().__init__(f"too few `sketch_columns` for this tree; take at least {columns}")
         self.columns = columns
 
 
@@ -227,8 +228,9 @@ def climb(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> list[_Level]:
             levels.append(_whole(shares, [level]))
             tops = [above]
     root = level
-    if root.rows.max(initial=0) > size:
-        raise TooNarrow(int(root.rows.max()) + cut.oversample)
+    most = int(shares.largest(root.rows.max(initial=0)[None])[0])  # a lone leaf is on one rank
+    if most > size:
+        raise TooNarrow(most + cut.oversample)
     G, _ = _least_squares(*stacks, _inside(root.rows, stacks[0].shape[1]))
     root.rest = (G + np.swapaxes(G, 1, 2)) / 2
     return [*levels, root]

@@ -50,7 +50,7 @@ class GaussianSketch:
         return gaussian(self.layout, 0, self.size, self.seed)
 
     def grow(self, columns: int) -> None:
-        """Add columns; one block product."""
+        """Add columns, by block products of at least `LEAST` columns."""
         if not self.exact and self.size + columns + self.count >= self.operator.n:
             self.matrix, self.columns = self.operator.to_dense(), self.columns + self.operator.n
         first, more = self.size, self.count if self.probes is None else 0

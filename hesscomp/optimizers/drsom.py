@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hesscomp.compression import compress
+from hesscomp.errors import InputError
 from hesscomp.factors import KINDS, UNKNOWN, Factor, from_contents
 from hesscomp.optimizers.acceptance import adapt_radius, reduction_ratio
 from hesscomp.optimizers.batches import Task
@@ -20,6 +21,7 @@ from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.optimizers.subproblem import Step, cubic, damped, trust_region
 from hesscomp.options import option, option_of
 from hesscomp.parallel import random
+from hesscomp.parallel.layout import Replicated
 
 EPS = np.finfo(np.float64).eps
 ACCEPTED = 1e-4  # smallest reduction ratio of an accepted step
@@ -67,8 +69,6 @@ class DRSOM(Optimizer):
         "any m; or with an approximation of H: adam, adabelief: the diagonal by which they divide; "
         "kronecker, low-rank: a factor of the curvature batch (K-FAC; the Hessian's, of any signs)",
     )  # fmt: skip
-    every: int = option(10, low=1, help="`curvature` kronecker, low-rank: steps between factors")
-    rank: int = option_of(NewtonOptions, "rank", default=10)
     control: str = option(
         "radius", choices=("radius", "radius-free", "cubic"),
         help="what keeps steps where the model is good, adapted by the reduction ratio; radius: a "
@@ -89,6 +89,8 @@ class DRSOM(Optimizer):
         0.0, low=0, below=1,
         help="the last move d_k counts as this times d_k-1, and the rest of the move",
     )  # fmt: skip
+    every: int = option(10, low=1, help="`curvature` kronecker, low-rank: steps between factors")
+    rank: int = option_of(NewtonOptions, "rank", default=10)
     name = "drsom"
 
     def start(self, x):
@@ -278,10 +280,12 @@ class Made(Approximation, ABC):
     def make(self, task: Task, options: DRSOM) -> Factor: ...
 
     def first(self, n):
-        return KINDS[self.kind].blank(n).contents()
+        return {**KINDS[self.kind].blank(n).contents(), "made": 0}
 
     def renewed(self, task, state, options):
-        return {} if task.step % options.every else self.make(task, options).contents()
+        if task.step % options.every and state["made"]:  # none where the first step was taken back
+            return {}
+        return {**self.make(task, options).contents(), "made": 1}
 
     def quadratic(self, task, D, state, options):
         return _with_ridge(task, D, from_contents(state, UNKNOWN))
@@ -293,8 +297,15 @@ class Given(Approximation):
     def __init__(self, factor: Factor):
         self.factor = factor
 
+    def first(self, n):
+        if self.factor.n != n:
+            raise InputError(
+                f"the curvature is a factor of {self.factor.n} parameters, and there are {n}"
+            )
+        return {}
+
     def quadratic(self, task, D, state, options):
-        return _with_ridge(task, D, self.factor)
+        return _with_ridge(task, D, self.factor.in_layout(Replicated(len(D), task.world)))
 
 
 def _with_ridge(task: Task, D: np.ndarray, factor: Factor) -> np.ndarray:
@@ -314,7 +325,7 @@ class MadeKronecker(Made):
 
     def renewed(self, task, state, options):
         kept = super().renewed(task, state, options)
-        return {name: values.ravel() for name, values in kept.items()}
+        return {name: np.ravel(kept[name]) if name != "made" else kept[name] for name in kept}
 
     def quadratic(self, task, D, state, options):
         return super().quadratic(

@@ -188,8 +188,10 @@ class _Run:
         if self.held_out is not None:
             self.facts["test rows"] = self.held_out.fingerprint
         if stopping.patience is not None:
-            if self.held_out is None or "test_loss" not in self.held_out.columns:
+            if self.held_out is None:
                 raise InputError("`patience` goes with test rows (validation data); give some")
+            if "test_loss" not in self.held_out.columns:
+                raise InputError("`patience` watches a loss on test rows, of which this has none")
             self.facts["patience"] = "with the test loss"  # of any number of evaluations
         self.history = History()
         self.step, self.recoveries = 0, 0

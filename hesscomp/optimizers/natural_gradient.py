@@ -5,7 +5,7 @@ Müller and Zeinhofer, "Achieving high accuracy with PINNs via energy natural gr
 Journal of Computational Physics 516, 2024).
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ from hesscomp.optimizers.optimizer import Outcome, State
 from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
 from hesscomp.options import option
 from hesscomp.parallel.gram import gram_matrix
-from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS, REDRAWING
+from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
 from hesscomp.problems.problem import Problem
 
 SQUARES, OTHERS = 1e-12, 1e-8  # least dampings, where none is given
@@ -93,6 +93,7 @@ class NaturalGradient(Refreshed):
         LOW_RANK, choices=tuple(FORMATS),
         help="format of the factor that preconditions CG; in Python also a factor",
     )  # fmt: skip
+    _: KW_ONLY
     forcing: float = option(1e-3, above=0, below=1, help="relative residual of CG")
     max_cg: int = option(500, low=1, help="most CG iterations of a step")
     name = "natural-gradient"
@@ -113,8 +114,8 @@ class NaturalGradient(Refreshed):
         by_rows = problem.can(GAUSS_NEWTON_ROWS)
         rows = problem.rows * problem.outputs if by_rows else problem.rows
         squares = by_rows and problem.least_squares
-        fixed = squares and not task.batches.problem.can(REDRAWING)
-        least = self.damping or (SQUARES if fixed else OTHERS)
+        fixed = batch is task.batches.full  # which points that are redrawn never are
+        least = self.damping or (SQUARES if squares and fixed else OTHERS)
         kept = self.momentum * state["previous"]
         system = _System(task, least * caution, kept, rows)
         bend, costs = np.zeros_like(task.x), {"cg_iterations": 0.0, "sketch_columns": 0.0}
@@ -128,11 +129,14 @@ class NaturalGradient(Refreshed):
         else:
             matrix = batch.gauss_newton(task.x)
             direction, damping, state, costs = self._by_cg(task, system, matrix, state)
+        if not task.world.decide(bool(np.isfinite(bend).all())):
+            bend = np.zeros_like(bend)
         length, k = self._search(task, direction, bend, int(state["halvings"]))
-        step = length * direction + length**2 / 2 * bend
+        exponent = k - STEADY if length else STEADY
+        step = length * direction + length**2 / 2 * bend if length else np.zeros_like(direction)
         following = {
             **state, "halvings": k, "previous": step,
-            "caution": min(max(caution * RATE ** (k - STEADY), 1.0), 1 / least),
+            "caution": min(max(caution * RATE**exponent, 1.0), 1 / least),
         }  # fmt: skip
         values = {"step_length": length, "damping": damping, **costs}
         return Outcome(task.x + step, following, values, stuck=length == 0)

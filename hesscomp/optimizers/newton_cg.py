@@ -1,6 +1,6 @@
 """Newton-CG: line search or trust region, a factor as preconditioner, saddle-free steps."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
@@ -65,6 +65,7 @@ class NewtonCG(Earned):
         "when that pays; auto: low-rank, on sparse data only where CG and a probe have shown that "
         "it pays; diagonal: from squared gradients, as for hessian-free",
     )  # fmt: skip
+    _: KW_ONLY
     max_cg: int = option(500, low=1, help="most CG iterations of a step")
     radius: float = option(
         1.0, above=0, help="first radius, in the norm of the preconditioner's inverse"
