@@ -65,14 +65,21 @@ class SubmitRequest(FolderRequest):
     command: tuple[str, ...] = ()
 
 
+def _check_left(point: str | None) -> None:
+    if point is not None and point.endswith(".npy"):
+        raise InputError(f"{point}: a point of a file needs a service that runs; start it first")
+
+
 def run_submit(request: SubmitRequest) -> int:
     kind, options, point = _job_of(request.command)
     if request.inbox:
+        _check_left(point)
         print(f"left in the inbox: {leave(request.folder, kind, options, point)}")
         return 0
     try:
         service = connect(request.folder)
     except NotRunning as why:
+        _check_left(point)
         key = leave(request.folder, kind, options, point)
         print(f"{why}; left in the inbox for its next start: {key}")
         return 0

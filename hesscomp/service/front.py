@@ -73,6 +73,7 @@ class Front:
         self.seconds: Counter[str] = Counter()
         self.last_product = 0.0
         self._sent: set[str] = set()  # points that the ranks have
+        self._cancelled: set[str] = set()  # jobs that run and are to end
         self._timer: asyncio.TimerHandle | None = None
         self.drained = asyncio.Event()
 
@@ -154,9 +155,16 @@ class Front:
         if body.point not in (None, TRAINED, *NAMED_POINTS):
             x = self.points[body.point]
         job = self.store.add(body, client)
-        if x is not None:
-            await asyncio.to_thread(save_npy, self.store.place(job) / "point.npy", x)
-        await asyncio.wrap_future(self.store.save(job))
+        self.store.unwritten.add(job.id)
+        try:
+            if x is not None:
+                await asyncio.to_thread(save_npy, self.store.place(job) / "point.npy", x)
+            await asyncio.wrap_future(self.store.save(job))
+        except OSError:
+            del self.store.jobs[job.id]
+            raise
+        finally:
+            self.store.unwritten.discard(job.id)
         self._told(job)
         self._advance()
         return job, True
@@ -176,6 +184,7 @@ class Front:
             self.store.finish(job, CANCELLED)
             self._told(job)
         elif job is self.running and self.ranks is not None:
+            self._cancelled.add(job.id)
             self.ranks.send({"do": "cancel", "job": job.id})
         return job
 
@@ -230,7 +239,7 @@ class Front:
             if first.point not in self.points:  # it left while the request waited
                 for work in block:
                     _fail(work, KeyError(first.point))
-                self._advance()
+                asyncio.get_running_loop().call_soon(self._advance)
                 return
             arrays.append(self.points[first.point])
             self._sent.add(first.point)
@@ -328,13 +337,19 @@ class Front:
         job, self.running = self.running, None
         if job is None or header["job"] != job.id:
             return
-        if header["state"] == QUEUED:
+        state = header["state"]
+        if state == QUEUED and job.id in self._cancelled:
+            state = CANCELLED
+        self._cancelled.discard(job.id)
+        if state == QUEUED:
             job.state = QUEUED
             self.store.save(job)
         else:
-            self.store.finish(job, header["state"], one_line(header["error"]))
-        self.counts[f"jobs {header['state']}"] += 1
+            self.store.finish(job, state, one_line(header["error"]))
+        self.counts[f"jobs {state}"] += 1
         self._told(job)
+        if header["state"] == QUEUED:  # by a signal that the ranks got: they end, and so does this
+            self.drain()
 
     def lost(self, why: str) -> None:
         """The ranks have ended unasked: what they did is tried once more."""
@@ -354,7 +369,10 @@ class Front:
         job, self.running = self.running, None
         if job is not None:
             job.attempts += 1
-            if job.attempts < ATTEMPTS or self.state == DRAINING:
+            if job.id in self._cancelled:
+                self._cancelled.discard(job.id)
+                self.store.finish(job, CANCELLED)
+            elif job.attempts < ATTEMPTS or self.state == DRAINING:
                 job.state, job.error = QUEUED, self.last_failure
                 self.store.save(job)
             else:

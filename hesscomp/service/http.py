@@ -20,10 +20,11 @@ from hesscomp.service.front import Failed, Front, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
 from hesscomp.service.requests import NAMED_POINTS
-from hesscomp.service.wire import Job, JobBody, array_of, npy_of
+from hesscomp.service.wire import Job, JobBody, array_of, checked_array, npy_of
 from hesscomp.service.workspace import Workspace, checked_name
 from hesscomp.storage.npy import mapped_npy, save_npy
 
+MOST_ITERATIONS = 10_000  # of a solve
 MOST_BODY = 16 * 2**20  # bytes; larger arrays go by name
 MOST_JSON = 2**16
 NPY_HEADER = 2**12
@@ -285,8 +286,10 @@ class Doors:
             "tolerance": _number(request, "tolerance", 1e-5),
             "iterations": int(_number(request, "iterations", 1000)),
         }
-        if not (0 < given["tolerance"] < 1 and given["iterations"] > 0):
-            raise InputError("`tolerance` must be above 0 and below 1, `iterations` at least 1")
+        if not (0 < given["tolerance"] < 1 and 0 < given["iterations"] <= MOST_ITERATIONS):
+            raise InputError(
+                f"`tolerance` must be above 0 and below 1, `iterations` 1 to {MOST_ITERATIONS}"
+            )
         header, (X,) = await self._ask(request, "solve", B, **given)
         told = {
             "x-iterations": str(max(header["iterations"])),
@@ -308,14 +311,10 @@ class Doors:
             return array_of(await _body(request, MOST_BODY + NPY_HEADER), n, what)
         path = self.workspace.array(name)
         try:
-            array = await asyncio.to_thread(lambda: np.array(mapped_npy(path), np.float64))
+            mapped = await asyncio.to_thread(mapped_npy, path)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{what} in arrays/{path.name}: cannot be read ({error})") from error
-        if array.ndim not in (1, 2) or array.shape[0] != n or 0 in array.shape:
-            raise InputError(f"{what}: has shape {array.shape}; send ({n},) or ({n}, k)")
-        if not np.isfinite(array).all():
-            raise InputError(f"{what}: holds numbers that are not finite")
-        return array
+        return await asyncio.to_thread(checked_array, mapped, n, what)
 
     async def _send(self, array: np.ndarray, **headers: str) -> Response:
         """Return an array as a body, or the name of its file where it is large."""

@@ -54,6 +54,7 @@ class JobStore:
             self.jobs[job.id] = job
         numbers = [int(path.name[1:]) for path in folder.glob("j[0-9]*") if path.name[1:].isdigit()]
         self._next = max(numbers, default=0) + 1
+        self.unwritten: set[str] = set()  # jobs whose files are not there yet
 
     def __getitem__(self, name: str) -> Job:
         """Return a job; KeyError where there is none of this name."""
@@ -65,7 +66,8 @@ class JobStore:
 
     def next(self) -> Job | None:
         """Return the job that has waited longest."""
-        return next((job for job in self.jobs.values() if job.state == QUEUED), None)
+        waiting = (job for job in self.jobs.values() if job.state == QUEUED)
+        return next((job for job in waiting if job.id not in self.unwritten), None)
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""

@@ -59,7 +59,8 @@ class Mailbox:
 
     def __init__(self, address: str, rank: int):
         self.frames: deque[tuple[dict, list]] = deque()
-        self.asked = 0  # by a number of a signal: SIGINT cancels the job, SIGTERM drains
+        self.asked = 0  # SIGTERM where the service drains
+        self.cancelled: set[str] = set()  # jobs
         self.stream: socket.socket | None = None
         if rank == 0:
             self.stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -77,7 +78,7 @@ class Mailbox:
         while select.select([self.stream], [], [], 0.0 if self.frames else seconds)[0]:
             header, arrays = receive(self.stream)
             if header["do"] == "cancel":
-                self.asked = self.asked or signal.SIGINT
+                self.cancelled.add(header["job"])
             elif header["do"] == "drain":
                 self.asked = signal.SIGTERM
             else:
@@ -111,7 +112,7 @@ class RankLoop:
         self.points: dict[str, np.ndarray] = {}
         self.curvatures: OrderedDict[tuple[str, str], Curvature] = OrderedDict()
         self.job: JobUnderWay | None = None
-        self.visiting = False
+        self.visiting = self.over = False
         self.subject: Subject
         world.stop_asked, world.visitors = self.stop_asked, self
 
@@ -129,6 +130,8 @@ class RankLoop:
                 self.mail.say({"say": "beat", "ranks": self._describe_ranks()})
             elif what == "job":
                 self._do_job(header["job"], header["folder"], header["at"])
+                if self.over:
+                    return 0
             else:
                 self._do_work(header, arrays)
 
@@ -182,7 +185,8 @@ class RankLoop:
                 self.mail.look()
             except (EOFError, OSError):
                 self.mail.asked = signal.SIGTERM
-        return self.signals() or self.mail.asked
+        cancelled = self.job.name in self.mail.cancelled
+        return self.signals() or self.mail.asked or (signal.SIGINT if cancelled else 0)
 
     def waiting(self) -> bool:
         """Return whether short work waits, and this is the time for it."""
@@ -206,7 +210,6 @@ class RankLoop:
     # Jobs
 
     def _do_job(self, job: dict, folder: str, at: str | None) -> None:
-        self.mail.asked = signal.SIGTERM if self.mail.asked == signal.SIGTERM else 0
         self.world.ledger = Ledger()
         self.job = JobUnderWay(self.mail, job["id"])
         place = Path(folder)
@@ -222,12 +225,13 @@ class RankLoop:
                         write_json(place / "numbers.json", _numbers(job["kind"], result))
         except Interrupted as why:
             state = CANCELLED if why.signal == signal.SIGINT else QUEUED
-        except (HesscompError, OSError) as why:
+            self.over = state == QUEUED
+        except HesscompError as why:  # which all ranks have; what one has alone ends it
             state, error = FAILED, describe(why)
         finally:
             root.removeHandler(heard)
             self.job = None
-        self.mail.asked = signal.SIGTERM if self.mail.asked == signal.SIGTERM else 0
+        self.mail.cancelled.discard(job["id"])
         self.mail.say({"say": "ended", "job": job["id"], "state": state, "error": error})
 
     # Short work

@@ -108,6 +108,8 @@ def job_request(
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and FILES.search(text):
                 raise InputError(f"`{name}` {text[:60]!r}: a job takes no files by their names")
+            if isinstance(text, int) and abs(text) >= 2**63:
+                raise InputError(f"`{name}`: the number is too large")
         given[name] = tuple(value) if isinstance(value, list) else value
     problem = values(served, ServedProblem)
     given = {name: problem[name] for name in known if name in problem} | given

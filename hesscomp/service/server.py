@@ -17,9 +17,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from hesscomp.errors import HesscompError, InputError, describe
 from hesscomp.runs.slurm import REQUEUE
 from hesscomp.service.batching import WorkQueue
-from hesscomp.service.front import Front
+from hesscomp.service.front import Front, Unavailable
 from hesscomp.service.http import application
-from hesscomp.service.jobs import JobStore
+from hesscomp.service.jobs import Full, JobStore
 from hesscomp.service.options import LOOPBACK, ServiceOptions
 from hesscomp.service.points import Points
 from hesscomp.service.ranks import Ranks, launch_words
@@ -145,7 +145,8 @@ class Service:
 
     async def run(self) -> int:
         """Serve until `drain`; return the exit status."""
-        hosts = () if self.options.host == LOOPBACK else (self.options.host,)
+        host = self.options.host.lower()
+        hosts = () if host == LOOPBACK else (f"[{host}]" if ":" in host else host,)
         app = application(self.front, self.workspace, self.token, hosts)
         servers = [(made_server(app), self.door)]
         if self.options.port is not None:
@@ -202,6 +203,8 @@ class Service:
                 try:
                     body = msgspec.json.decode(path.read_bytes(), type=JobBody)
                     await self.front.add_job(body, "inbox")
+                except (Unavailable, Full):  # it stays for later
+                    break
                 except (
                     HesscompError,
                     msgspec.MsgspecError,

@@ -136,7 +136,7 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         for word, state in (("cancel", "cancelled"), ("drain", "queued")):
             front.send({"do": "job", "job": long, "folder": folder, "at": "zero"})
             front.hear("event")
-            front.send({"do": word})
+            front.send({"do": word, "job": "j1"})
             assert front.hear("ended")[0]["state"] == state
 
     front = served(script, monkeypatch, data)
