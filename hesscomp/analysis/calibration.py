@@ -64,7 +64,7 @@ def model_calibration(model: "LinearModel", X, y, offsets=None, title: str = "")
             f"`data` goes with a model of logistic regression; this is {model.family}. Leave it out"
         )
     y = np.asarray(y)
-    happened = y == model.classes[-1] if y.dtype.kind in "US" else y > 0
+    happened = _happened(y, model.classes)
     probability = model.predict(X, offsets).mean
     if happened.shape != probability.shape or happened.all() or not happened.any():
         raise InputError(
@@ -73,6 +73,17 @@ def model_calibration(model: "LinearModel", X, y, offsets=None, title: str = "")
         )
     title = title or f"{model.dataset}: {len(y):,} rows"
     return prediction_figure(probability, happened, title, repr(model.classes[-1]))
+
+
+def _happened(y: np.ndarray, classes: tuple[str, ...]) -> np.ndarray:
+    """Return which labels are the last class: by its name, of numbers by value or else sign."""
+    if y.dtype.kind in "USO":
+        return y.astype(str) == classes[-1]
+    try:
+        numbers = np.array(classes, float)
+    except ValueError:  # the classes are words
+        return y > 0
+    return y == numbers[-1] if np.isin(y, numbers).all() else y > 0
 
 
 def path_figure(path: "RidgePath", title: str = "") -> Figure:

@@ -20,6 +20,7 @@ from hesscomp.analysis.style import (
     make_figure,
     set_title,
 )
+from hesscomp.errors import InputError
 
 if TYPE_CHECKING:  # whose import loads MPI, pictures need not
     from hesscomp.linear.model import LinearModel, Predictions
@@ -100,6 +101,11 @@ def _list_names(axes: Axes, model: "LinearModel", kept: np.ndarray) -> None:
 
 def predictions_figure(predictions: "Predictions", title: str = "") -> Figure:
     """Draw predicted means by size, with their intervals where there are any."""
+    if predictions.mean.ndim > 1:
+        raise InputError(
+            f"predictions of {predictions.mean.shape[1]} classes cannot be drawn by size; draw "
+            "those of one, such as Predictions(mean[:, 0], low[:, 0], high[:, 0])"
+        )
     order = np.argsort(predictions.mean, kind="stable")
     place = np.arange(1, len(order) + 1)
     figure, (axes,) = make_figure(1, 7.5, title=title or f"{len(order):,} predictions")

@@ -38,7 +38,8 @@ def model_page(model: "LinearModel", source: str = "") -> str:
 
 def _charts(model: "LinearModel") -> list[Chart]:
     height, shown = height_for(leading(model)), "The leading coefficients"
-    texts = {draw_coefficients: f"{shown} with their 95% intervals."}
+    intervals = " with their 95% intervals" if model.has_errors else ""
+    texts = {draw_coefficients: f"{shown}{intervals}."}
     if model.has_errors:
         texts[draw_distances] = f"{shown} in standard errors; the dashed lines are at 95%."
     return [

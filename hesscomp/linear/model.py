@@ -132,6 +132,12 @@ class LinearModel:
         return table
 
     @property
+    def effect(self) -> str:
+        """What exp of a coefficient is called; empty where it means nothing, as of scores."""
+        scores = self.several and not self.reference
+        return "" if scores else known_family(self.family).effect
+
+    @property
     def has_errors(self) -> bool:
         """Whether any coefficient has a standard error."""
         return bool(np.isfinite(self.standard_errors).any())
@@ -162,7 +168,7 @@ class LinearModel:
         They are odds ratios of logistic regression, rate ratios of Poisson regression and ratios
         of means of gamma and tweedie.
         """
-        if not known_family(self.family).effect:
+        if not self.effect:
             raise InputError(f"{self.family}: exp of a coefficient means nothing there")
         return np.exp(np.column_stack([self.coefficients, self.intervals(level)]))
 
@@ -258,7 +264,7 @@ class LinearModel:
 
     def cells(self, level: float = 0.95, shown: int = SHOWN) -> list[list[str]]:
         """Return the table of coefficients as texts, row by row; the first row has the titles."""
-        effect = known_family(self.family).effect
+        effect = self.effect
         intervals, percent = self.intervals(level), f"{100 * level:g}%"
         titles = ["", "coefficient", "std. error", "z", "p", f"[{percent}", "interval]"]
         lines = [[*titles, *([effect] if effect else [])]]
@@ -282,14 +288,16 @@ class LinearModel:
             f"{self.deviance:.8g}, {aic}"
         ]
         if self.scale != 1:
-            told[0] += f", dispersion {self.scale:.6g}"
+            known = np.isfinite(self.scale)
+            told[0] += f", dispersion {self.scale:.6g}" if known else ", dispersion not known"
         if self.several:
             first = self.classes[0]
             told.append(
                 f"The coefficients are of the log odds of each class against {first!r}."
                 if self.reference
                 else f"The coefficients are of the classes' scores, which only count by their "
-                f"differences; the intercept of {first!r} is 0."
+                f"differences; the intercept of {first!r} is 0. z and p are of scores, not of log "
+                "odds; fit with ridge 0 for those."
             )
         elif self.classes:
             told.append(f"The coefficients are of the log odds of {self.classes[-1]!r}.")
@@ -312,8 +320,8 @@ class LinearModel:
                 "in the standard errors"
                 + (
                     ": they are the deviations of the posterior under a normal prior of variance "
-                    f"{1 / (self.total * self.ridge):.4g}; intervals and p-values are not those of "
-                    "the model without ridge."
+                    f"{self.scale / (self.total * self.ridge):.4g}; intervals and p-values "
+                    "are not those of the model without ridge."
                     if self.covariance_kind == "observed"
                     else "; intervals and p-values are those of the penalised coefficients."
                 )

@@ -34,6 +34,8 @@ class RidgePath:
     problem : str
     penalized : int
         How many parameters have a ridge: the first ones.
+    weights : (folds,) array, optional
+        The total weight of each fold's rows; equal without it.
     """
 
     ridges: np.ndarray
@@ -44,16 +46,19 @@ class RidgePath:
     sketches: int = 0
     problem: str = ""
     penalized: int = 0
+    weights: np.ndarray | None = field(repr=False, default=None)
 
     @property
     def losses(self) -> np.ndarray:
-        """The mean over the folds of `held_out`: (r,)."""
-        return self.held_out.mean(axis=0)
+        """The mean over the folds of `held_out`, by their weights: (r,)."""
+        return np.average(self.held_out, axis=0, weights=self.weights)
 
     @property
     def errors(self) -> np.ndarray:
         """The standard error of `losses`, from the spread of the folds: (r,)."""
-        return self.held_out.std(axis=0, ddof=1) / np.sqrt(len(self.held_out))
+        squares = (self.held_out - self.losses) ** 2
+        spread = np.average(squares, axis=0, weights=self.weights)
+        return np.sqrt(spread / (len(self.held_out) - 1))
 
     @property
     def best(self) -> int:
@@ -121,6 +126,15 @@ def ridge_path(
         raise InputError("the problem was made without a ridge; make it with any ridge above 0")
     place = (problem.shard.start, problem.shard.start + len(problem.shard.y))
     fold = (random.uniform(seed, random.FOLDS, place, (0, 1))[:, 0] * folds).astype(int)
+    counts = None if problem.counts is None else problem.counts.numpy()
+    weights = problem.world.sum(np.bincount(fold, counts, folds).astype(float))
+    if not weights.all():
+        raise InputError(
+            f"fold {int(np.argmin(weights)) + 1} of {folds} has no rows of weight above 0; take "
+            "fewer folds or another seed"
+        )
+    for i in range(folds):
+        problem.leaving_out(fold == i).check_minimum()
     steps = _Steps(options)
     given: list[Factor | None] = [None] * len(ridges)
     whole = steps.along(problem, ridges, given)
@@ -132,7 +146,7 @@ def ridge_path(
     points, objectives = zip(*whole, strict=True)
     return RidgePath(
         ridges, np.array(points), np.array(objectives), held_out, steps.iterations, steps.sketches,
-        problem.name, len(range(problem.n)[problem.penalized]),
+        problem.name, len(range(problem.n)[problem.penalized]), weights,
     )  # fmt: skip
 
 

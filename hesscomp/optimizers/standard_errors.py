@@ -113,6 +113,8 @@ def check_statistics(
 def _likelihood(problem: GeneralizedLinearModel, x, found: Errors, covariance: str) -> dict:
     """Return log likelihood, deviance, scale, and the errors that are multiplied by that."""
     free = problem.total - np.nan_to_num(found.effective, nan=problem.n)
+    if problem.ridge > 0 and np.isnan(found.effective) and free <= 0:
+        free = np.nan  # the ridge leaves some, and how many is not known
     if problem.free_scale and free <= 0:
         raise InputError(
             f"{problem.total:g} rows leave nothing to estimate a variance from beside "
@@ -202,7 +204,7 @@ def _by_solves(
         if not solved.converged:
             raise NumericalError(
                 f"the standard error of {names[i]} was not found: conjugate gradients stopped "
-                f" at a relative residual of {solved.residual_norm:.1e}; take a ridge"
+                f"at a relative residual of {solved.residual_norm:.1e}; take a ridge"
             )
         worst = max(worst, solved.residual_norm)
         variance = solved.x[i]

@@ -169,6 +169,9 @@ class GeneralizedLinearModel(Problem):
         """Return a name for each parameter."""
         return (*self.column_names(dataset), *(("(intercept)",) if self.intercept else ()))
 
+    def check_minimum(self) -> None:
+        """Raise InputError where the rows leave the objective without a minimum. Collective."""
+
     def _make_design(self, shard: Shard, dtype: str, blocks: RowBlocks | None) -> None:
         design = make_design(shard.X, dtype, blocks)
         self.design: Any = WithIntercept(design, blocks) if self.intercept else design

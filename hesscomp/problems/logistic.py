@@ -9,8 +9,9 @@ from hesscomp.problems.softmax import SoftmaxRegression
 
 
 class LogisticRegression(Classifier):
-    """E(x) = (1/m) sum_i log(1 + exp(-b_i a_i.x)) + (ridge/2) ||x||^2, labels b_i = +1 or -1.
+    """E(x) = (1/W) sum_i w_i log(1 + exp(-b_i (a_i.x + o_i))) + (ridge/2) ||x||^2, b_i = +1 or -1.
 
+    w_i are weights, W their sum, o_i offsets.
     Safe for margins of any size. Convex: the Hessian is positive semidefinite.
 
     Parameters

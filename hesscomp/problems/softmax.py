@@ -51,7 +51,8 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
     Raises
     ------
     InputError
-        For labels that are no classes, fewer than two classes, and offsets.
+        For labels that are no classes, fewer than two classes, offsets, and a class without rows
+        where there is an intercept or no ridge.
 
     Examples
     --------
@@ -96,6 +97,18 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
         super().__init__(
             dataset, world, family="softmax", ridge=ridge, dtype=dtype, intercept=intercept
         )
+        self.classes = dataset.classes
+        self.check_minimum()
+
+    def check_minimum(self):
+        counts = None if self.counts is None else self.counts.numpy()
+        sums = self.world.sum(np.bincount(self.shard.y, counts, self.outputs).astype(float))
+        if (self.intercept or not self.ridge) and not sums.all():
+            raise InputError(
+                f"{self.dataset_name}: class {self.classes[int(np.argmin(sums))]!r} has no rows of "
+                "weight above 0, so that there is no minimum; number the classes without gaps, or "
+                "give rows of each"
+            )
 
     def _shape(self) -> None:
         K, free = self.outputs, self.outputs - self.reference

@@ -1,6 +1,8 @@
 """The estimators: each makes a problem of its rows, and runs Newton's method on it."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,10 +28,26 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import linear_problem
 
 FLOATS = [np.float64, np.float32]
+EPS = float(np.finfo(float).eps)
+DETERMINED = 1e-12  # least eigenvalue of scaled columns that determine their coefficients
 MATH = SimpleNamespace(
     exp=np.exp, sigmoid=scipy.special.expit, softplus=lambda t: np.logaddexp(0, t),
     ones_like=np.ones_like,
 )  # fmt: skip
+
+
+@contextmanager
+def _agreed(name: str) -> Iterator[None]:
+    """Run local checks; where they fail on one of several ranks, all raise. Collective."""
+    world = World.of_job()
+    if world.size == 1:
+        yield
+        return
+    with world.phase(name):
+        try:
+            yield
+        except (ValueError, TypeError) as error:  # what scikit-learn's checks raise
+            raise InputError(str(error)) from error
 
 
 class _Linear(BaseEstimator):
@@ -137,8 +155,9 @@ class LogisticRegression(ClassifierMixin, _Linear):
 
     def fit(self, X, y, sample_weight=None):
         """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
-        X, y, weights = self._rows(X, y, sample_weight)
-        check_classification_targets(y)
+        with _agreed("checking rows"):
+            X, y, weights = self._rows(X, y, sample_weight)
+            check_classification_targets(y)
         if not self.C > 0:
             raise InputError(f"C must be above 0, not {self.C}")
         world = World.of_job()
@@ -163,10 +182,21 @@ class LogisticRegression(ClassifierMixin, _Linear):
         if self.class_weight is None:
             return weights
         weights, K = np.ones(len(own)) if weights is None else weights, len(self.classes_)
-        if self.class_weight == "balanced":
+        if isinstance(self.class_weight, str):
+            if self.class_weight != "balanced":
+                raise InputError(
+                    f"class_weight must be a dict, 'balanced' or None, not {self.class_weight!r}"
+                )
             sums = world.sum(np.bincount(own, weights, minlength=K))
+            if not sums.all():
+                raise InputError(
+                    f"class {self.classes_[np.argmin(sums)]!r} has the weight 0, and "
+                    "class_weight='balanced' divides by it; leave its rows out"
+                )
             factors = sums.sum() / (K * sums)
         else:
+            if wrong := [label for label in self.class_weight if label not in self.classes_]:
+                raise InputError(f"class_weight: no row has the label {wrong[0]!r}; leave it out")
             factors = np.array([self.class_weight.get(label, 1.0) for label in self.classes_])
         return weights * factors[own]
 
@@ -209,9 +239,11 @@ class LogisticRegression(ClassifierMixin, _Linear):
 
     def score(self, X, y, sample_weight=None):
         """Return the accuracy on the rows of all ranks."""
-        right = self.predict(X) == np.asarray(y)
-        weights = np.ones(len(right)) if sample_weight is None else np.asarray(sample_weight)
-        hits, total = World.of_job().sum(np.array([weights @ right, weights.sum()], float))
+        with _agreed("predicting rows"):
+            right = self.predict(X) == np.asarray(y)
+            weights = np.ones(len(right)) if sample_weight is None else np.asarray(sample_weight)
+            sums = np.array([weights @ right, weights.sum()], float)
+        hits, total = World.of_job().sum(sums)
         return float(hits / total)
 
 
@@ -226,7 +258,8 @@ class _Regressor(RegressorMixin, _Linear):
 
     def fit(self, X, y, sample_weight=None):
         """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
-        X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
+        with _agreed("checking rows"):
+            X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
         family = self._family()
         total = len(y) if weights is None else weights.sum()
         ridge = self._ridge(World.of_job().sum(np.array([total], float))[0])
@@ -254,10 +287,12 @@ class _Regressor(RegressorMixin, _Linear):
         Of least squares it is R^2.
         """
         family: Any = known_family(self._family())
-        t, y = self._predictor(X), np.asarray(y, np.float64)
-        weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight)
+        with _agreed("predicting rows"):
+            t, y = self._predictor(X), np.asarray(y, np.float64)
+            weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight)
+            sums = np.array([weights.sum(), weights @ y], float)
         world = World.of_job()
-        total, mean = world.sum(np.array([weights.sum(), weights @ y], float))
+        total, mean = world.sum(sums)
         constant = np.full(len(y), np.log(mean / total) if family.mean is np.exp else mean / total)
         losses = (weights @ (family.loss(MATH, at, y) - family.least(y)) for at in (t, constant))
         left, null = world.sum(np.array([*losses], float))
@@ -279,9 +314,18 @@ def shortest_least_squares(problem) -> np.ndarray:
     def solved(H, b):
         coefficients, ones = H[:k, :k], H[:k, k:]
         means = ones / H[k:, k:] if problem.intercept else ones
-        w, U = np.linalg.eigh(coefficients - means @ ones.T)
-        kept = w > np.finfo(float).eps * len(w) * np.trace(coefficients)
-        found = U[:, kept] @ ((U[:, kept].T @ (b[:k] - means @ b[k:])) / w[kept])
+        S, r = coefficients - means @ ones.T, b[:k] - means @ b[k:]
+        s = np.sqrt(np.maximum(np.diag(S), 0))
+        s[s**2 <= EPS * np.diag(coefficients)] = 0  # constant columns
+        live, found = s > 0, np.zeros(k)
+        s = s[live]
+        w, U = np.linalg.eigh(S[np.ix_(live, live)] / np.outer(s, s))
+        if not len(w) or w[0] > DETERMINED:
+            found[live] = U @ (U.T @ (r[live] / s) / w) / s
+        else:
+            w, U = np.linalg.eigh(S)
+            kept = w > EPS * k * np.trace(S)
+            found = U[:, kept] @ ((U[:, kept].T @ r) / w[kept])
         return np.append(found, b[k:] / np.diag(H)[k:] - means.T @ found)
 
     return problem.world.on_root(solved, H, b)
@@ -435,8 +479,11 @@ class LinearRegression(_Regressor):
     """Least squares; parameters as of `Ridge`, without a penalty.
 
     Up to 4,000 coefficients the normal equations are solved in float64 by eigenvalues: where
-    columns depend on each other the coefficients are the shortest ones. Above, it is Newton's
-    method, and then they are some of the best ones.
+    columns depend on each other the coefficients are the shortest ones, and directions in which the
+    rows vary by less than 1e-15 of their whole variance count as none: scale columns of very
+    different sizes there. A column counts as constant, with the coefficient 0, where its variance
+    is below 2e-16 of its mean square. Above, it is Newton's method, and then they are some of the
+    best ones.
 
     Examples
     --------

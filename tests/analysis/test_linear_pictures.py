@@ -5,8 +5,10 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 import hesscomp as hc
-from hesscomp.analysis.calibration import calibration, roc
+from hesscomp.analysis.calibration import _happened, calibration, roc
+from hesscomp.analysis.linear import predictions_figure
 from hesscomp.errors import InputError
+from hesscomp.linear.model import Predictions
 from hesscomp.optimizers.ridge_path import RidgePath
 
 
@@ -37,3 +39,11 @@ def test_pictures_of_a_model_and_a_path(tmp_path):
     )  # fmt: skip
     drawn = hc.plot(path, tmp_path / "path.png")
     assert len(drawn.axes) == 2 and path.best == path.simplest == 1
+
+
+def test_labels_of_any_kind_and_predictions_of_several_classes():
+    for y, names in (([1, 2, 1], ("1", "2")), (np.array(["a", "b", "a"], object), ("a", "b"))):
+        np.testing.assert_array_equal(_happened(np.asarray(y), names), [False, True, False])
+    several = Predictions(np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 3)))
+    with pytest.raises(InputError, match="of 3 classes cannot be drawn"):
+        predictions_figure(several)

@@ -406,3 +406,19 @@ def test_images_are_predicted_without_labels(world, tmp_path):
     found = predict(request, world).predictions.mean
     X = images[:2].reshape(2, 8).astype(np.float32) / np.float32(255)
     np.testing.assert_allclose(found, fit.model.predict(X).mean, rtol=1e-6)
+
+
+def test_scores_of_classes_are_no_odds_ratios_and_a_prior_counts_the_dispersion(world):
+    X, y, *_ = whole()
+    y = np.arange(ROWS) % 3
+    scores, odds = (hc.fit_linear((X, y), "softmax", ridge=ridge) for ridge in (0.1, 0.0))
+    assert "odds ratio" not in str(scores) and "fit with ridge 0" in str(scores)
+    assert "odds ratio" in str(odds)
+    values = fitted(world, "least-squares", ridge=0.1)
+    assert f"variance {values.scale / (values.total * 0.1):.4g};" in str(values)
+
+
+def test_a_ridge_fit_of_fewer_rows_than_columns_has_no_known_dispersion(world):
+    X, y, *_ = whole("least-squares")
+    model = hc.fit_linear((X[:3], y[:3]), "least-squares", ridge=0.1, covariance="none")
+    assert np.isnan(model.scale) and "dispersion not known" in str(model)

@@ -10,6 +10,7 @@ import hesscomp as hc
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
 from hesscomp.optimizers.options import NewtonOptions
+from hesscomp.optimizers.ridge_path import RidgePath
 
 pytestmark = pytest.mark.ranks
 ROWS, N = 150, 12
@@ -71,3 +72,15 @@ def test_what_is_refused(world):
         hc.ridge_path(made, [0.0, 1.0])
     with pytest.raises(InputError, match="`folds` must be at least 2"):
         hc.ridge_path(made, [1.0], folds=1)
+    with pytest.raises(InputError, match="has no rows of weight above 0; take fewer folds"):
+        hc.ridge_path(made, [1.0], folds=ROWS)
+    y = np.array([0, 2] * 4) if world.rank == 0 else np.zeros(0, int)
+    data = from_arrays(np.ones((len(y), 1)), y, world, targets="classes")
+    with pytest.raises(InputError, match="class '1' has no rows"):
+        hc.SoftmaxRegression(data, world, intercept=True)
+
+
+def test_folds_count_by_their_weights():
+    held = np.array([[1.0], [4.0]])
+    path = RidgePath(np.ones(1), held, np.ones(1), held, weights=np.array([2.0, 1.0]))
+    assert path.losses[0] == 2 and path.errors[0] == pytest.approx(np.sqrt(2))

@@ -105,6 +105,35 @@ def test_they_work_inside_scikit_learn(world):
     np.testing.assert_allclose(sparse.coef_, ours.LogisticRegression().fit(X, y).coef_, atol=1e-6)
 
 
+def test_columns_of_very_different_sizes_have_their_coefficients(world):
+    rng = np.random.default_rng(3)
+    t, flag = 1e5 * rng.standard_normal(200), rng.integers(0, 2, 200)
+    X = np.column_stack([1e9 + t, flag, np.full(200, 7.0)])
+    y = 2e-5 * t + 3 * flag + rng.standard_normal(200) / 10
+    found, peer = ours.LinearRegression().fit(X, y), peers.LinearRegression().fit(X, y)
+    np.testing.assert_allclose(found.coef_, peer.coef_, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.ranks
+def test_what_one_rank_refuses_all_refuse(world):
+    X, y, _ = whole("two")
+    bad = X.copy()
+    bad[0, 0] = np.nan if world.rank == world.size - 1 else 0.0
+    model = ours.LogisticRegression().fit(X, y)
+    for call in (model.score, ours.Ridge().fit, model.fit):
+        with pytest.raises(ValueError, match="NaN"):
+            call(bad, y)
+
+
+def test_weights_of_classes_that_cannot_be_are_refused(world):
+    X, y, _ = whole("two")
+    for given, said in (("equal", "must be a dict"), ({5: 2.0}, "no row has the label 5")):
+        with pytest.raises(InputError, match=said):
+            ours.LogisticRegression(class_weight=given).fit(X, y)
+    with pytest.raises(InputError, match="has the weight 0"):
+        ours.LogisticRegression(class_weight="balanced").fit(X, y, y.astype(float))
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_what_is_refused_and_warned_of(world):
     X, y, _ = whole("two")
