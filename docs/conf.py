@@ -80,6 +80,11 @@ def escape_bars(app, what: str, name: str, thing, options, lines: list[str]) -> 
     ]
 
 
+def skip_requests(app, what: str, name: str, thing, skip: bool, options) -> bool | None:
+    """Leave out what scikit-learn makes in each estimator; its texts refer to its own site."""
+    return True if re.fullmatch(r"set_\w+_request", name) else None
+
+
 def check_built(app, exception) -> None:
     """Refuse a site that loads something from elsewhere, or links to a place that is not there."""
     if exception or app.builder.name != "html":
@@ -107,4 +112,5 @@ def setup(app) -> None:
     if not app.tags.has("quick"):
         app.connect("source-read", show_outputs)
     app.connect("autodoc-process-docstring", escape_bars, priority=900)
+    app.connect("autodoc-skip-member", skip_requests)
     app.connect("build-finished", check_built)
