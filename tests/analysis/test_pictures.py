@@ -54,7 +54,8 @@ def newton_result() -> NewtonResult:
         NewtonIteration(i, 1 + 0.1**i, 0.1**i, 1.0, 3 * i, 0, np.nan, 4 * i, 0, 0.1 * i)
         for i in range(3)
     ]
-    return NewtonResult(np.zeros(2), 1.0, 1e-3, 2, True, "reached", "pcg", "", "", tuple(rows))
+    end = np.zeros(2), 1.0, 1e-3, 2, True, "reached", "pcg", ""
+    return NewtonResult(*end, history=tuple(rows))
 
 
 def rows(**more) -> list[dict[str, float]]:

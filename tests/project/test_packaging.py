@@ -67,8 +67,7 @@ def built(tmp_path_factory, run_command) -> tuple[Path, Path]:
 
     build("build_sdist", folder / "tree")
     (sdist,) = folder.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "sdist", filter="data")
+    shutil.unpack_archive(sdist, folder / "sdist")
     build("build_wheel", next((folder / "sdist").iterdir()))
     (wheel,) = folder.glob("*.whl")
     return sdist, wheel
