@@ -164,13 +164,14 @@ def compare_engines(world, monkeypatch, d, c, level, kinds):
 
 @pytest.mark.serial
 def test_engines_agree(world, monkeypatch):
-    compare_engines(world, monkeypatch, 1, 1, Level.LAPLACIAN, [HessianOperator])
+    compare_engines(world, monkeypatch, 1, 1, Level.DU, [HessianOperator])
 
 
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "d,c,level", [(3, 2, Level.D2U), (2, 1, Level.LAPLACIAN), (1, 2, Level.DU), (2, 1, Level.U)]
+    "d,c,level",
+    [(3, 2, Level.D2U), (2, 1, Level.LAPLACIAN), (1, 2, Level.DU), (2, 1, Level.U)],
 )
 def test_engines_agree_on_every_level(world, monkeypatch, d, c, level):
     kinds = HessianOperator, GaussNewtonOperator, EmpiricalFisherOperator
