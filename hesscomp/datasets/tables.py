@@ -1,6 +1,7 @@
 """Tables of pandas as arrays; pandas itself is not imported."""
 
 import numpy as np
+import scipy.sparse
 
 from hesscomp.errors import InputError, some
 
@@ -14,8 +15,16 @@ def plain(values, name: str, what: str) -> np.ndarray:
     """Return arrays and lists as an array; a table's columns must be real numbers.
 
     Columns of one type keep it. Raises InputError that names columns of texts or categories, and
-    those with missing values.
+    those with missing values; also for sparse matrices, and for arrays with masked entries.
     """
+    if scipy.sparse.issparse(values):
+        raise InputError(
+            f"{name}: {what} is sparse, which goes with linear models; give its toarray()"
+        )
+    if np.ma.is_masked(values):
+        raise InputError(
+            f"{name}: {what} has masked entries; fill them in (filled) or leave out their rows"
+        )
     if not is_table(values):
         return np.asarray(values)
     frame = values.to_frame() if values.ndim == 1 else values

@@ -183,6 +183,15 @@ class Operator(ABC):
             )
         return self._counted(product, block.shape[1]).reshape(V.shape)
 
+    def __rmatmul__(self, V: np.ndarray) -> np.ndarray:
+        """Return V H for an (n,) or (k, n) array: the transpose of H V^T, since H is symmetric."""
+        return (self @ np.transpose(V)).T
+
+    @property
+    def T(self) -> Self:  # NumPy's and SciPy's name
+        """H^T, which is H."""
+        return self
+
     def project(self, Q: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Return Q^T H V on every rank, for (n, q) and (n, k) arrays.
 
@@ -218,7 +227,11 @@ class Operator(ABC):
         return out
 
     def checked(self, V) -> np.ndarray:
-        """Return an (n,) or (n, k) array as float64; InputError where its rows do not fit."""
+        """Return an (n,) or (n, k) array as float64; InputError for complex ones, wrong rows."""
+        if np.iscomplexobj(V):
+            raise InputError(
+                f"{self.name} takes real arrays; pass the real and imaginary parts apart"
+            )
         V = np.asarray(V, dtype=np.float64)
         rows = self.layout.rows
         if V.ndim not in (1, 2) or V.shape[0] != rows:

@@ -198,6 +198,7 @@ def test_results_of_many_numbers_are_short():
     (lambda: hc.compress(matrix(), 3, residual_tol=1e-3), "did you mean `residual_tolerance`"),
     (lambda: hc.newton("adult", warm=True), "no option `warm`; it has solver, tol"),
     (lambda: hc.newton((X, Y, Y)), "rows' weights go into `weights`"),
+    (lambda: hc.newton((np.ma.masked_greater(X, 1), Y)), "X has masked entries; fill"),
     (lambda: hc.save(hc.trace(matrix()), "f.h5"), "save takes what .* gives, not Estimate"),
     (lambda: hc.report(matrix(), "f.html"), "report takes what compress or fit_linear gives"),
 ])  # fmt: skip

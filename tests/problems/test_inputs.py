@@ -4,6 +4,7 @@ import h5py
 import numpy as np
 import pandas
 import pytest
+import scipy.sparse
 from keras_oracle import compiled_loss, in_float64
 from marks import serial_but, slow_but
 from shards import mine, own_rows
@@ -173,6 +174,8 @@ def test_tables():
             from_arrays(frame.assign(d=column), series, problem.world, targets="classes")
     with pytest.raises(InputError, match=r"y has columns that are no numbers.*cat\.codes"):
         KerasProblem(model, SPARSE, (frame, series.map(str)))
+    with pytest.raises(InputError, match=r"X is sparse.*toarray"):
+        KerasProblem(model, SPARSE, (scipy.sparse.csr_array(X), series))
 
 
 # Labels and losses
