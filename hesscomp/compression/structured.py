@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import scipy.sparse
 
 from hesscomp.compression.approximation import Probes
 from hesscomp.compression.compress import RANK, compress
@@ -16,8 +15,7 @@ from hesscomp.dense import dropped_largest, inverse_cholesky, sorted_eigh
 from hesscomp.errors import InputError
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.provenance import metered
-from hesscomp.factors.sparse import Sparse
-from hesscomp.factors.structured import Structured, low_rank_part, structured
+from hesscomp.factors.structured import Structured, as_base, low_rank_part, structured
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Replicated
 from hesscomp.sketching.orthonormalize import orthonormalize
@@ -28,7 +26,7 @@ NORM_COLUMNS = 64  # of the estimate of ||F||_F, which takes no product with H
 
 def compress_beside(
     operator: Operator,
-    base: Factor,
+    base,
     rank: int | None = None,
     tolerance: float | None = None,
     *,
@@ -41,7 +39,7 @@ def compress_beside(
     ----------
     operator : Operator
         H.
-    base : Diagonal, Hodlr, Hbs or Structured
+    base : Diagonal, Hodlr, Hbs, Sparse or Structured; SciPy sparse matrix; or a known operator
         S, such as the factor of an earlier point, or one of a small tolerance. What a structured
         one has of low rank is joined with what is found.
     rank, tolerance, **options
@@ -60,7 +58,7 @@ def compress_beside(
     Costs as `compress`; each product with H takes one with S too. A low rank that is joined or cut
     takes a QR factorisation of all vectors.
     """
-    made = metered(operator)
+    made, base = metered(operator), as_base(base, operator.world)
     if base.n != operator.n:
         raise InputError(f"a base of n = {base.n} does not fit an operator of n = {operator.n}")
     S, U, w = low_rank_part(_replicated(base, operator))
@@ -112,8 +110,9 @@ def compress_with_prior(
     ----------
     operator : Operator
         H, of the data alone.
-    prior : Diagonal, Hodlr, Hbs, Sparse or SciPy sparse matrix
-        S, positive definite; InputError if it is not.
+    prior : Diagonal, Hodlr, Hbs or Sparse; SciPy sparse matrix; or a known operator
+        S, positive definite; InputError if it is not. A known operator is any object with `shape`,
+        ``@`` and `solve`, whole on every rank (`hesscomp.factors.Known`).
     rank, **options
         As for `compress`, of L^-1 H L^-T; of a prior that is no diagonal `oversample` (10), `power`
         (1) and `seed`.
@@ -128,7 +127,7 @@ def compress_with_prior(
     times, on every rank.
     """
     made = metered(operator)
-    S = _replicated(Sparse.of(prior) if scipy.sparse.issparse(prior) else prior, operator)
+    S = _replicated(as_base(prior, operator.world), operator)
     if S.n != operator.n:
         raise InputError(f"a prior of n = {S.n} does not fit an operator of n = {operator.n}")
     if S.is_diagonal:
@@ -160,7 +159,7 @@ def _in_metric(
     A Rayleigh-Ritz step in the inner product of S, on the range of (S^-1 H)^(1 + power) S^-1 G for
     Gaussian G: what the prior lets vary most comes first.
     """
-    if S.inertia().negative:
+    if not S.psd:
         raise InputError("the prior is not positive definite")
     layout, world = operator.layout, operator.world
     columns = min((asked.rank or RANK) + asked.oversample, operator.n)

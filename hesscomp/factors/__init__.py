@@ -8,6 +8,7 @@ from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hdf5 import load_factor, load_parameters, save_factor
 from hesscomp.factors.hodlr import Hodlr
 from hesscomp.factors.kinds import KINDS, from_contents
+from hesscomp.factors.known import Known
 from hesscomp.factors.kronecker import Kronecker
 from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import Provenance
@@ -31,6 +32,7 @@ __all__ = [
     "Hbs",
     "Hodlr",
     "Inertia",
+    "Known",
     "Kronecker",
     "LogDet",
     "LowRank",

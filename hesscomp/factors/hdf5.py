@@ -19,6 +19,7 @@ from hesscomp.errors import InputError, one_line
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import Factor
 from hesscomp.factors.kinds import KINDS
+from hesscomp.factors.known import IN_MEMORY
 from hesscomp.factors.provenance import Provenance
 from hesscomp.parallel.layout import Layout, Replicated, RowLayout
 from hesscomp.storage import hdf5
@@ -58,6 +59,7 @@ def save_factor(
         If the file cannot be written; where ranks write together, InputError on all of them, also
         if some do not call this within five minutes.
     """
+    _check_storable(factor)
     world = factor.world
     if world is not None and not world.everyone_is_here(PATIENCE):
         raise InputError(f"{path}: not all ranks call save_factor, and it needs them all")
@@ -125,6 +127,7 @@ def write_group(
     group: h5py.Group, factor: Factor, dtype: str = "float64", compress: bool = False
 ) -> None:
     """Write a replicated factor to a file, or to a group of one."""
+    _check_storable(factor)
     name = factor.row_array()
     rows = _as_stored(factor, name, dtype)
     _write(group, factor, dtype)
@@ -138,6 +141,12 @@ def write_group(
         compression="gzip" if compress and width else None,
         shuffle=compress and width > 0,
     )
+
+
+def _check_storable(factor: Factor) -> None:
+    """Raise InputError for a factor that is no kind of `KINDS`: it holds an object in memory."""
+    if factor.kind not in KINDS:
+        raise InputError(IN_MEMORY)
 
 
 def write_header(file: h5py.Group, kind: str) -> None:

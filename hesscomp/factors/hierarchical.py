@@ -209,10 +209,10 @@ class Hierarchical(Factor):
         F + s I are all positive; a warning says so, and `Inverse.shift` is s.
         """
         asked = finite_shift(shift)
-        rounding = EPS * np.abs(self._tree_diagonal()).max()
-        step, used = max(abs(asked), rounding) or EPS, asked
+        step, used = 0.0, asked
         while (found := self.eliminated(used)).negative or found.zero:
-            used, step = asked + step, RAISE * step
+            step = RAISE * step or abs(asked) or EPS * np.abs(self._tree_diagonal()).max() or EPS
+            used = asked + step
         if used != asked and (self.world is None or self.world.rank == 0):
             log.warning(
                 "the %s with shift %.3g is not positive definite: its preconditioner takes the "

@@ -8,15 +8,17 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+import scipy.sparse
 
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.factors.diagonal import Diagonal
-from hesscomp.factors.factor import Factor, Inertia, scale_rows
+from hesscomp.factors.factor import Factor, Inertia, LogDet, scale_rows
 from hesscomp.factors.hbs import Hbs
 from hesscomp.factors.hierarchical import Elimination, Hierarchical
 from hesscomp.factors.hodlr import Hodlr
+from hesscomp.factors.known import IN_MEMORY, Known
 from hesscomp.factors.sparse import Sparse
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Replicated
@@ -107,8 +109,7 @@ class Structured(Hierarchical):
         return super().inertia(shift, threshold)
 
     def _eliminate(self, shift: float) -> Elimination:
-        base = self.base
-        counts = base.inertia(shift, 0.0)
+        base, counts = self.base, self._signs(shift)
         if counts.zero:
             raise InputError(
                 f"the base of the {self.name} with shift {shift:g} is singular, and the sum is "
@@ -125,9 +126,17 @@ class Structured(Hierarchical):
         negative = (
             counts.negative + int(np.count_nonzero(held > 0)) - int(np.count_nonzero(signs > 0))
         )
-        logabsdet = base.logdet(shift).logabsdet + float(np.sum(np.log(np.abs(held))))
+        logabsdet = self._size(shift) + float(np.sum(np.log(np.abs(held))))
         solver = _Woodbury(self, shift, Y, (V[:, ~nothing] / held) @ V[:, ~nothing].T)
         return Elimination(negative, zero, self.n - negative - zero, logabsdet, solver)
+
+    def _signs(self, shift: float) -> Inertia | Elimination:
+        """Return the counts of S + shift I."""
+        return self.base.inertia(shift, 0.0)
+
+    def _size(self, shift: float) -> float:
+        """Return log |det (S + shift I)|."""
+        return self.base.logdet(shift).logabsdet
 
 
 @dataclass(frozen=True)
@@ -219,9 +228,61 @@ class SparsePlus(Structured):
     integers = Sparse.integers
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class KnownPlus(Structured):
+    """`Structured` over a `Known` operator; what that does not offer, this refuses."""
+
+    known: Known
+
+    kind = "known operator+low-rank"
+    base_kind = Known
+    arrays = MappingProxyType(OWN)
+
+    @property
+    def base(self) -> Known:  # type: ignore[override]  # it is held
+        return self.known
+
+    @property
+    def is_blank(self) -> bool:
+        return False
+
+    @property
+    def psd(self) -> bool:  # type: ignore[override]  # nothing sets it
+        return bool((self.weights >= 0).all()) or self.eliminated(0.0).negative == 0
+
+    def contents(self) -> dict[str, np.ndarray]:
+        raise InputError(IN_MEMORY)
+
+    def logdet(self, shift: float) -> LogDet:
+        base, found = self.known.logdet(shift), self.eliminated(shift)
+        if found.zero:
+            return found.logdet
+        return LogDet(found.logdet.sign, base.logabsdet + found.logabsdet)
+
+    def inertia(self, shift: float = 0.0, threshold: float | None = None) -> Inertia:
+        self.known.inertia(shift)  # refuses where the object does not count
+        return super().inertia(shift, threshold)
+
+    def _signs(self, shift: float) -> Elimination:
+        return self.known.eliminated(shift)
+
+    def _size(self, shift: float) -> float:
+        return 0.0  # `logdet` asks the object
+
+
 STRUCTURED: dict[type[Factor], type[Structured]] = {
-    kind.base_kind: kind for kind in (DiagonalPlus, HodlrPlus, HbsPlus, SparsePlus)
+    kind.base_kind: kind for kind in (DiagonalPlus, HodlrPlus, HbsPlus, SparsePlus, KnownPlus)
 }
+
+
+def as_base(base, world=None) -> Factor:
+    """Return a factor as it is, and a SciPy sparse matrix or a known operator as one. Collective.
+
+    InputError for another object.
+    """
+    if isinstance(base, Factor):
+        return base
+    return Sparse.of(base) if scipy.sparse.issparse(base) else Known.of(base, world)
 
 
 def low_rank_part(factor: Factor) -> tuple[Factor, np.ndarray, np.ndarray]:
@@ -243,13 +304,14 @@ def _kind_over(base: Factor) -> type[Structured]:
     return kind
 
 
-def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) -> Structured:
+def structured(base, vectors: np.ndarray, weights: np.ndarray, **about) -> Structured:
     """Return S + U diag(w) U^T as one factor. Collective where the base is in rows.
 
     Parameters
     ----------
-    base : Diagonal, Hodlr, Hbs or Sparse
-        S; InputError for another kind.
+    base : Diagonal, Hodlr, Hbs or Sparse; SciPy sparse matrix; or a known operator
+        S; InputError for another kind of factor. A known operator is an object with `shape`, ``@``
+        and `solve`, symmetric positive definite (`Known`).
     vectors : (n, r) array
         U; whole on every rank.
     weights : (r,) array
@@ -266,6 +328,7 @@ def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) 
     >>> F.inertia().negative, F.logdet(0.0).sign, F.solve(F @ np.ones(3), 0.0)
     (1, -1.0, array([1., 1., 1.]))
     """
+    base = as_base(base)
     kind = _kind_over(base)
     U, w = np.asarray(vectors, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     if U.ndim != 2 or U.shape != (base.n, len(w)) or w.ndim != 1:
@@ -275,6 +338,6 @@ def structured(base: Factor, vectors: np.ndarray, weights: np.ndarray, **about) 
         )
     if not (np.isfinite(U).all() and np.isfinite(w).all()):
         raise InputError("the vectors and weights of a structured factor must be finite")
-    held: dict[str, Any] = base.contents()
+    held: dict[str, Any] = {"known": base} if isinstance(base, Known) else base.contents()
     about = {"certificate": UNKNOWN, "layout": base.layout, **about}
     return kind(vectors=U, weights=w, **held, **about)
