@@ -498,7 +498,7 @@ class HbsFit:
         return Hbs.of_stacks(self.tree, stacks, certificate=UNKNOWN, layout=sketch.layout)
 
     def _fetch(self) -> Fetch:
-        sketch, blocks = self.sketch, (self.sketch.seen, self.sketch.Y)
+        sketch, blocks = self.sketch, (self.sketch.seen, self.sketch.images)
 
         def fetch(level: int, nodes: list[slice]) -> Pair:
             first, second = (

@@ -20,16 +20,17 @@ class GaussianSketch:
     cost no product. `count` probes come with the first block; each `certified` factor is judged by
     fresh ones.
 
-    `layout` is that of the rows of Y, by default the operator's. Memory: the rows of Y, those of
-    Omega as products see them, in the operator's precision (`seen`), and a product of a few columns
-    at a time.
+    `layout` is that of the rows of Y, by default the operator's. Memory: the rows of Omega as
+    products see them (`seen`) and those of Y (`images`), both in the operator's precision, since
+    float32 products tell no more, and a product of a few columns at a time.
     """
 
     def __init__(self, operator: Operator, seed: int, count: int, layout: Layout | None = None):
         self.operator, self.layout = operator, layout or operator.layout
         self.seed, self.count, self.drawn = seed, count, count
-        self.Y = np.empty((self.layout.rows, 0))
         self.seen = np.empty((self.layout.rows, 0), operator.dtype)
+        self.images = self.seen.copy()
+        self.squares = np.empty(0)  # of the columns of Y and of the first probes
         self.probes: Probes | None = None
         self.matrix: np.ndarray | None = None
         self.norm = 0.0  # an estimate of ||H||_F
@@ -37,12 +38,17 @@ class GaussianSketch:
 
     @property
     def size(self) -> int:
-        return self.Y.shape[1]
+        return self.images.shape[1]
 
     @property
     def exact(self) -> bool:
         """Whether the matrix is assembled."""
         return self.matrix is not None
+
+    @property
+    def Y(self) -> np.ndarray:
+        """This rank's rows of H Omega, as float64."""
+        return self.images.astype(np.float64, copy=False)
 
     @property
     def Omega(self) -> np.ndarray:
@@ -54,33 +60,34 @@ class GaussianSketch:
         if not self.exact and self.size + columns + self.count >= self.operator.n:
             self.matrix, self.columns = self.operator.to_dense(), self.columns + self.operator.n
         first, more = self.size, self.count if self.probes is None else 0
-        images = np.empty((self.layout.rows, columns + more))
-        seen = np.empty(images.shape, self.seen.dtype)
+        seen = np.empty((self.layout.rows, columns), self.seen.dtype)
+        images, measured = np.empty_like(seen), []
         for at in range(0, columns + more, width := LEAST * max(AT_ONCE // self.operator.n, 1)):
-            of = slice(at, min(at + width, columns + more))
-            tested = first + min(of.start, columns), first + min(of.stop, columns)
-            beyond = max(of.start - columns, 0), max(of.stop - columns, 0)
+            of = slice(min(at, columns), min(at + width, columns))
+            beyond = max(at - columns, 0), max(min(at + width, columns + more) - columns, 0)
             both = (
-                gaussian(self.layout, *tested, self.seed),
+                gaussian(self.layout, first + of.start, first + of.stop, self.seed),
                 probes(self.layout, *beyond, self.seed),
             )
             drawn = [part for part in both if part.shape[1]]
             V = drawn[0] if len(drawn) == 1 else np.hstack(drawn)
-            seen[:, of], images[:, of] = V, self._images(V)
+            HV = self._images(V)
+            tested = of.stop - of.start
+            seen[:, of], images[:, of] = V[:, :tested], HV[:, :tested]
+            measured.append(HV[:, tested:].copy())
+            self.squares = np.concatenate([self.squares, self.layout.squares(HV)])
         if self.probes is None:
             vectors = probes(self.layout, 0, self.count, self.seed)
-            self.probes = Probes(vectors, images[:, columns:].copy())
-        grown = images[:, :columns], seen[:, :columns]
-        self.Y, self.seen = (
+            self.probes = Probes(vectors, np.hstack(measured))
+        self.images, self.seen = (
             np.hstack([old, new]) if first else new
-            for old, new in zip((self.Y, self.seen), grown, strict=True)
+            for old, new in ((self.images, images), (self.seen, seen))
         )
-        squares = [self.layout.squares(block) for block in (self.Y, self.probes.images)]
-        self.norm = self._agreed(np.sqrt(np.mean(np.concatenate(squares))))
+        self.norm = self._agreed(np.sqrt(np.mean(self.squares)))
 
     def let_go(self) -> None:
         """Drop the columns; the probes stay."""
-        self.Y, self.seen = self.Y[:, :0].copy(), self.seen[:, :0].copy()
+        self.images, self.seen = self.images[:, :0].copy(), self.seen[:, :0].copy()
 
     def _images(self, V: np.ndarray) -> np.ndarray:
         if self.matrix is not None:

@@ -15,6 +15,7 @@ from hesscomp.compression import (
     correct_hierarchical,
     update_hierarchical,
 )
+from hesscomp.compression.sketch import GaussianSketch
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor, Provenance, Tree, load_factor, save_factor
 from hesscomp.operators.matrix import MatrixOperator
@@ -234,6 +235,32 @@ def test_ranks_share_a_compression(world, format, shared_tmp):
     if format == "hbs":
         factor = compress(Sharded(H, world, True), 2, format="hbs", layout="rows", leaf_size=100)
         check_factor(replace(factor, provenance=Provenance()), shared_tmp)  # seconds differ
+
+
+class Single(MatrixOperator):
+    """Products in float32."""
+
+    def __init__(self, matrix, world):
+        super().__init__(matrix, world, psd=True)
+        self.dtype = np.dtype("float32")
+
+    def _whole(self, V):
+        return (self.matrix.astype("float32") @ V.astype("float32")).astype(np.float64)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("format", ["hbs", "auto"])
+def test_sketches_are_held_in_the_precision_of_the_products(world, format):
+    H = line(200)
+    sketch = GaussianSketch(Single(H, world), 0, 4)
+    sketch.grow(20)
+    sketch.grow(12)
+    assert sketch.images.dtype == sketch.seen.dtype == np.float32 and sketch.Y.dtype == np.float64
+    np.testing.assert_allclose(sketch.Y, H @ sketch.Omega, atol=1e-4)
+    norm = np.sqrt(np.mean(np.sum(np.hstack([sketch.Y, sketch.probes.images]) ** 2, axis=0)))
+    np.testing.assert_allclose(sketch.norm, norm, rtol=1e-6)
+    factor = compress(Single(H, world), tolerance=1e-3, format=format, leaf_size=10)
+    assert np.linalg.norm(factor.to_dense() - H) < 1.2e-3 * np.linalg.norm(H)
 
 
 @pytest.mark.ranks(most=4)
