@@ -278,6 +278,40 @@ def test_a_killed_rank_ends_the_others_and_leaves_no_file(run_command, mpiexec, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("form", ["hbs", "hodlr"])
+def test_a_killed_rank_loses_no_product(run_command, mpiexec, in_tmp, form):
+    """The run folder keeps what was multiplied: the same command makes the bits of a whole run."""
+    script = (
+        "import os, sys; from hesscomp.cli import main as m\n"
+        "from hesscomp.parallel.world import World\n"
+        "from hesscomp.curvature.journal import Journaled\n"
+        "w, made, inner = World(), [], Journaled.block_product\n"
+        "def dies(*a, **k):\n"
+        "    made.append(0)\n"
+        "    if w.rank == 1 and len(made) == 2 and '--die' in sys.argv: os.kill(os.getpid(), 9)\n"
+        "    return inner(*a, **k)\n"
+        "Journaled.block_product = dies\n"
+        "a = ['compress', '--data', 'adult', '--tolerance', '0.05', '--leaf-size', '8',\n"
+        "     '--factor-format', sys.argv[1], '--out', sys.argv[2], '--run', sys.argv[3]]\n"
+        "sys.exit(m.main(a))\n"
+    )
+    (in_tmp / "run.py").write_text(script)
+    command = [mpiexec, "-n", "2", sys.executable, "run.py", form]
+    whole = run_command([*command, "whole.h5", "other"], cwd=in_tmp, timeout=100)
+    assert whole.returncode == 0, whole.stderr
+    died = run_command([*command, "f.h5", "run", "--die"], cwd=in_tmp, timeout=100)
+    assert died.returncode != 0 and not (in_tmp / "f.h5").exists()
+    kept = len(list((in_tmp / "run").glob("product-*.h5")))
+    assert kept == 1
+    again = run_command([*command, "f.h5", "run"], cwd=in_tmp, timeout=100)
+    assert again.returncode == 0, again.stderr
+    first, second = (load_factor(in_tmp / name) for name in ("whole.h5", "f.h5"))
+    assert first.kind == form
+    for name in first.arrays:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["replicated", "rows"])
 def test_reproducible_factors_on_one_and_three_ranks(run_ranks, tmp_path, layout):
     request = ["compress", "--data", "adult", "--rank", "8", "--method", "eigh", "--threads", "1"]
