@@ -15,6 +15,7 @@ from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.scaling import Scaling
 from hesscomp.datasets.targets import CLASSES, SIGNS, VALUES
 from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
@@ -168,6 +169,10 @@ class GeneralizedLinearModel(Problem):
     def coefficient_names(self, dataset: Dataset) -> tuple[str, ...]:
         """Return a name for each parameter."""
         return (*self.column_names(dataset), *(("(intercept)",) if self.intercept else ()))
+
+    def unscaling(self, scaling: Scaling) -> scipy.sparse.csr_array:
+        """Return T with T x the parameters for columns as they were before a scaling."""
+        return scaling.matrix(self.intercept)
 
     def check_minimum(self) -> None:
         """Raise InputError where the rows leave the objective without a minimum. Collective."""

@@ -63,6 +63,11 @@ class NewtonRequest(
         "logistic", group="data", metavar="NAME",
         help=f"the model: {NAMES}; counts, gamma and tweedie with the logarithm as link",
     )  # fmt: skip
+    standardize: bool = option(
+        False, group="data",
+        help="fit columns of standard deviation 1, and undo it in the coefficients; dense columns "
+        "are centred too where there is an intercept, sparse ones stay sparse",
+    )  # fmt: skip
     model_out: str | None = option(
         None, group="output", metavar="M.h5",
         help="write coefficients with names, encoding and covariance to this file, for `hesscomp "
@@ -110,6 +115,11 @@ class NewtonRequest(
                 raise InputError(f"`{name}` goes with `model_out` or `covariance`")
         if self.statistics and self.features != "raw":
             raise InputError("`model_out` and `covariance` do not go with `features` fourier")
+        if self.standardize and self.factor_out is not None:
+            raise InputError(
+                "`standardize` does not go with `factor_out`, whose Hessian would be that of "
+                "standardised columns; scale the data before, or leave one out"
+            )
         if self.plot is not None:
             check_picture_name(self.plot)
         for each in described(FactorOptions):
@@ -122,7 +132,7 @@ class NewtonRequest(
 class NewtonFit:
     """A fitted model."""
 
-    result: "NewtonResult"
+    result: "NewtonResult"  # of the standardised columns, where they were standardised
     train_accuracy: float  # NaN where the model is no classification
     test: "Evaluation | None"  # where there are test rows
     factor: Factor | None = None  # of the Hessian at the final point, where one was requested
@@ -166,6 +176,7 @@ def newton(
         check_statistics(problem, dataset, kind, request.errors_of)
     constant = "with an intercept" if problem.intercept else "no intercept added"
     threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
+    constant += ", standardised" * request.standardize
     progress(
         f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, {constant}, ridge "
         f"{problem.ridge:g}; {count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
@@ -234,6 +245,7 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "data_fingerprint": dataset.fingerprint,
         "ridge": problem.ridge,
         "intercept": problem.intercept,
+        "standardized": request.standardize,
         "dtype": problem.dtype,
         "seed": request.seed,
         "tolerance": request.tolerance,
