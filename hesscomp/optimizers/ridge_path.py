@@ -72,6 +72,13 @@ class RidgePath:
         limit = self.losses[self.best] + self.errors[self.best]
         return int(np.flatnonzero(self.losses <= limit)[0])
 
+    def __str__(self) -> str:
+        lines = [f"{'ridge':>10} {'loss left out':>14} {'std. error':>11}"]
+        for i, told in enumerate(zip(self.ridges, self.losses, self.errors, strict=True)):
+            marks = ["lowest"] * (i == self.best) + ["within an error"] * (i == self.simplest)
+            lines.append("{:10.3g} {:14.8f} {:11.2e}  ".format(*told) + ", ".join(marks))
+        return "\n".join(line.rstrip() for line in lines)
+
 
 def ridge_path(
     problem: GeneralizedLinearModel, ridges: Sequence[float] | np.ndarray, *, folds: int = 5,

@@ -323,7 +323,10 @@ class GeneralizedLinearModel(Problem):
         sums = np.zeros((len(parts), self.n))
         for i, part in enumerate(parts):
             for rows in chunks(part, len(values), size):
-                sums[i, : self.features] += (X[rows] ** 2).T @ values[rows]
+                A = X[rows].astype(
+                    np.float64, copy=False
+                )  # squares of float32 lose half the digits
+                sums[i, : self.features] += (A**2).T @ values[rows]
             sums[i, self.features :] = values[part].sum()
         return self.sum_parts(sums, (self.n,)) / self.total
 

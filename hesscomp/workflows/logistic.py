@@ -38,6 +38,7 @@ from hesscomp.workflows.subject import (
 
 if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.newton import NewtonResult
+    from hesscomp.optimizers.ridge_path import RidgePath
     from hesscomp.problems.evaluation import Evaluation
 
 
@@ -63,6 +64,14 @@ class NewtonRequest(
         "logistic", group="data", metavar="NAME",
         help=f"the model: {NAMES}; counts, gamma and tweedie with the logarithm as link",
     )  # fmt: skip
+    ridges: tuple[float, ...] = option(
+        (), group="numbers", metavar="R",
+        help="choose the ridge among these by cross-validation, the one with the lowest loss of "
+        "rows left out; the model is then the fit of all rows with it",
+    )  # fmt: skip
+    folds: int | None = option(
+        None, low=2, group="numbers", metavar="K", help="folds for `ridges`; default: 5"
+    )
     standardize: bool = option(
         False, group="data",
         help="fit columns of standard deviation 1, and undo it in the coefficients; dense columns "
@@ -115,6 +124,12 @@ class NewtonRequest(
                 raise InputError(f"`{name}` goes with `model_out` or `covariance`")
         if self.statistics and self.features != "raw":
             raise InputError("`model_out` and `covariance` do not go with `features` fourier")
+        if self.folds is not None and not self.ridges:
+            raise InputError("`folds` goes with `ridges`, which are chosen among; give them")
+        if self.ridges and self.ridge != NewtonRequest.ridge:
+            raise InputError("`ridge` and `ridges`: give one of them")
+        if self.ridges and self.solver == "lowrank":
+            raise InputError("`ridges` goes with the solvers auto, pcg and direct")
         if self.standardize and self.factor_out is not None:
             raise InputError(
                 "`standardize` does not go with `factor_out`, whose Hessian would be that of "
@@ -136,6 +151,7 @@ class NewtonFit:
     train_accuracy: float  # NaN where the model is no classification
     test: "Evaluation | None"  # where there are test rows
     factor: Factor | None = None  # of the Hessian at the final point, where one was requested
+    path: "RidgePath | None" = None  # of ridges, where one was chosen
     model: LinearModel | None = None  # with its statistics, where they were requested
 
 
@@ -184,9 +200,16 @@ def newton(
     with world.ledger.timed("compile"):
         problem.compile()
     options = replace(request, ordering=read_ordering(request.ordering, world))
+    path, start = None, None
+    if request.ridges:
+        with world.ledger.timed("cross-validation"), named_columns(problem, dataset):
+            path = _path(request, problem, options)
+        problem.ridge, start = float(path.ridges[path.best]), path.coefficients[path.best]
+        progress(str(path))
     with world.ledger.timed("newton"), named_columns(problem, dataset):
         result = minimise(
             problem,
+            start,
             options=options,
             on_iteration=lambda row: progress(row.as_dict()),
             folder=request.run,
@@ -196,7 +219,7 @@ def newton(
     test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
     classifies = problem.can(CLASSIFICATION)
     accuracy = problem.accuracy(result.x, dataset.train) if classifies else math.nan
-    fit = NewtonFit(result, accuracy, test)
+    fit = NewtonFit(result, accuracy, test, path=path)
     progress(fit)
     if request.statistics:
         with world.ledger.timed("statistics"):
@@ -227,9 +250,26 @@ def newton(
     return fit
 
 
+def _path(request: NewtonRequest, problem, options: NewtonOptions) -> "RidgePath":
+    from hesscomp.optimizers.ridge_path import ridge_path
+
+    solver = "pcg" if options.solver == "auto" else options.solver  # whose factors serve all ridges
+    plain = NewtonOptions(**{**values(options, NewtonOptions), "solver": solver})
+    return ridge_path(
+        problem, request.ridges, folds=request.folds or 5, seed=request.seed, options=plain
+    )
+
+
 def count(number: int, noun: str) -> str:
     """Return a number with a noun, in the plural where that is right."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _path_numbers(path: "RidgePath | None") -> dict | None:
+    if path is None:
+        return None
+    chosen = {"best": float(path.ridges[path.best]), "simplest": float(path.ridges[path.simplest])}
+    return {"ridges": path.ridges, "losses": path.losses, "errors": path.errors, **chosen}
 
 
 def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
@@ -244,6 +284,7 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "coefficients": problem.n,
         "data_fingerprint": dataset.fingerprint,
         "ridge": problem.ridge,
+        "ridges": _path_numbers(fit.path),
         "intercept": problem.intercept,
         "standardized": request.standardize,
         "dtype": problem.dtype,
