@@ -193,9 +193,10 @@ def newton(
     constant = "with an intercept" if problem.intercept else "no intercept added"
     threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
     constant += ", standardised" * request.standardize
+    few = f"one of {len(request.ridges)} ridges" if request.ridges else f"ridge {problem.ridge:g}"
     progress(
-        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, {constant}, ridge "
-        f"{problem.ridge:g}; {count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
+        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, {constant}, "
+        f"{few}; {count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
     )
     with world.ledger.timed("compile"):
         problem.compile()
