@@ -66,6 +66,7 @@ def _provenance(model: "LinearModel") -> Table:
         "ridge": model.ridge,
         "intercept": model.intercept,
         "offsets": model.has_offsets,
+        "fitted to standardised columns": model.standardized,
         "standard errors": model.covariance_kind,
         "gradient norm": model.gradient_norm,
     }

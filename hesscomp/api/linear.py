@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hesscomp.api import load_data
 from hesscomp.datasets import Dataset, from_arrays
+from hesscomp.datasets.standardize import standardized
 from hesscomp.datasets.tables import is_table
 from hesscomp.errors import InputError
 from hesscomp.options import described, refuse_unknown
@@ -23,7 +24,7 @@ READ_BY = ("label", "missing", "categories", "ignore")  # options of `load_data`
 def fit_linear(
     data, family: str = "logistic", *, intercept: bool = True, ridge: float = 0.0, weights=None,
     offsets=None, covariance: str = "observed", errors_of: tuple[str, ...] = (), world=None,
-    dtype: str = "float64", **options,
+    dtype: str = "float64", standardize: bool = False, **options,
 ) -> LinearModel:  # fmt: skip
     """Fit a generalised linear model by Newton's method, with its statistics. Collective.
 
@@ -47,6 +48,11 @@ def fit_linear(
         Above 4,000 coefficients, those that standard errors are computed of (by CG).
     world, dtype
         As of `GeneralizedLinearModel`.
+    standardize : bool
+        Fit columns of standard deviation 1, and undo it in the model: the ridge is then on their
+        coefficients, and no column weighs by its unit. Deviations are over all ranks and weighted.
+        Dense columns are also centred where there is an intercept (a copy of the rows); sparse ones
+        stay sparse, and the intercept does the same.
     **options
         `solver`, `tolerance`, `max_iterations` and others of `NewtonOptions`; with a file also
         `label`, `missing`, `categories` and `ignore` of `load_data`.
@@ -79,8 +85,9 @@ def fit_linear(
     solving = [each.name for each in described(NewtonOptions, told=False)]
     refuse_unknown(options, [*READ_BY, *named, *solving], "fit_linear")
     problem, dataset = linear_problem(
-        data, family, world, weights, offsets, read, ridge=ridge, intercept=intercept, dtype=dtype
-    )
+        data, family, world, weights, offsets, read, standardize, ridge=ridge, intercept=intercept,
+        dtype=dtype,
+    )  # fmt: skip
     check_statistics(problem, dataset, covariance, tuple(errors_of))
     with named_columns(problem, dataset):
         result = newton(problem, None, NewtonOptions(**options))
@@ -90,7 +97,7 @@ def fit_linear(
 
 def linear_problem(
     data, family: str, world: World | None, weights, offsets, read: dict | None = None,
-    *, intercept: bool, **options,
+    standardize: bool = False, *, intercept: bool, **options,
 ) -> tuple[GeneralizedLinearModel, Dataset]:  # fmt: skip
     """Return the problem of a family over data of any kind, and its data set."""
     from hesscomp.linear.families import known_family
@@ -119,4 +126,6 @@ def linear_problem(
         data = from_arrays(X, y, world, targets=targets, weights=weights, offsets=offsets)
     elif weights is not None or offsets is not None:
         raise InputError("`weights` and `offsets` go with arrays or a file; a Dataset has its own")
+    if standardize:
+        data = standardized(data, world, centre=intercept)
     return logistic.linear_problem(data, world, family, intercept=intercept, **options), data

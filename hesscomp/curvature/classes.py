@@ -99,7 +99,7 @@ class ClassDesign:
         values, total = values[part], np.zeros(self.table)
         A = self._of(self._given, part)
         if self.sparse:
-            total[: self.features] = (A**2).T @ values
+            total[: self.features] = (A.astype(np.float64, copy=False) ** 2).T @ values
         else:
             for start in range(0, len(A), ALIGNED_ROWS):  # float32 rows are widened, a few at once
                 few = tf.cast(A[start : start + ALIGNED_ROWS], tf.float64).numpy()

@@ -8,6 +8,7 @@ import scipy.sparse
 
 from hesscomp.datasets.encoding import Encoding
 from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.scaling import Scaling
 from hesscomp.datasets.tables import is_table, plain
 from hesscomp.datasets.targets import (
     CLASSES,
@@ -91,6 +92,8 @@ class Dataset:
         How named columns became features, where a file names its columns.
     index_base : int or None
         Of a LIBSVM file the index of the first feature, 0 or 1.
+    scaling : Scaling or None
+        How the columns were standardised, where they were (`datasets.scaling`).
     """
 
     name: str
@@ -104,6 +107,7 @@ class Dataset:
     label_name: str | None = None
     encoding: Encoding | None = None
     index_base: int | None = None
+    scaling: Scaling | None = None
 
     @property
     def rows(self) -> int:

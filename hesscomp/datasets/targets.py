@@ -62,7 +62,7 @@ def with_targets(
     distinct, first, place, number = np.unique(
         shard.y, return_index=True, return_inverse=True, return_counts=True
     )
-    labels = [_number_or_text(label) for label in distinct[: MAX_CLASSES + 1].tolist()]
+    labels = [number_or_text(label) for label in distinct[: MAX_CLASSES + 1].tolist()]
     rows = (first + shard.start).tolist()
     told = world.gather(list(zip(rows, labels, number.tolist(), strict=False)))
     found = _Found(told, name, where)
@@ -164,7 +164,7 @@ class _Found:
 def _real(shard, name: str, where: Callable[[int], str] | None) -> np.ndarray:
     labels = shard.y
     if labels.dtype.kind not in "fiub":  # a table with texts keeps its labels as texts too
-        numbers = [_number_or_text(label) for label in labels.reshape(-1).tolist()]
+        numbers = [number_or_text(label) for label in labels.reshape(-1).tolist()]
         for i, label in enumerate(numbers):
             if isinstance(label, str):
                 row = shard.start + i // (labels.size // len(labels))
@@ -181,7 +181,8 @@ def _real(shard, name: str, where: Callable[[int], str] | None) -> np.ndarray:
     return values
 
 
-def _number_or_text(value) -> float | str:
+def number_or_text(value) -> float | str:
+    """Return a label as a number, where it is one, or as a text without space around it."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     if isinstance(value, str):

@@ -78,6 +78,9 @@ class LinearModel:
         Of training rows from a LIBSVM file, the index of the first feature.
     dataset, fingerprint : str
         Of the training data.
+    standardized : bool
+        Whether the fit was one of standardised columns, so that the ridge was on their
+        coefficients. All numbers here are those of the columns as they are.
     """
 
     family: str
@@ -105,6 +108,7 @@ class LinearModel:
     index_base: int | None = None
     dataset: str = ""
     fingerprint: str = ""
+    standardized: bool = False
 
     @property
     def features(self) -> int:
@@ -314,14 +318,15 @@ class LinearModel:
                 f"{missing} coefficients have none: {len(self.names)} are too many for the dense "
                 "covariance, and each takes a linear system of its own; name those you need."
             )
+        on = " on the coefficients of standardised columns" * self.standardized
         if self.ridge and self.covariance_kind != "none":
             told.append(
-                f"With the ridge {self.ridge:g} coefficients are drawn to 0, and this bias is not "
-                "in the standard errors"
+                f"With the ridge {self.ridge:g}{on} coefficients are drawn to 0, and this bias is "
+                "not in the standard errors"
                 + (
-                    ": they are the deviations of the posterior under a normal prior of variance "
-                    f"{self.scale / (self.total * self.ridge):.4g}; intervals and p-values "
-                    "are not those of the model without ridge."
+                    f": they are the deviations of the posterior under a normal prior{on} of "
+                    f"variance {self.scale / (self.total * self.ridge):.4g}; intervals and "
+                    "p-values are not those of the model without ridge."
                     if self.covariance_kind == "observed"
                     else "; intervals and p-values are those of the penalised coefficients."
                 )

@@ -1,7 +1,7 @@
 """A path of ridges with cross-validation, along which points and factors are reused."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,8 +29,8 @@ class RidgePath:
     objectives : (r,) array
     held_out : (folds, r) array
         The mean loss, without ridge, of each fold's rows at the minimum of all others.
-    iterations, sketches : int
-        CG iterations in all, and the fits that made a factor of their own.
+    iterations, sketches, steps : int
+        CG iterations in all, the fits that made a factor of their own, and Newton steps in all.
     problem : str
     penalized : int
         How many parameters have a ridge: the first ones.
@@ -47,6 +47,7 @@ class RidgePath:
     problem: str = ""
     penalized: int = 0
     weights: np.ndarray | None = field(repr=False, default=None)
+    steps: int = 0
 
     @property
     def losses(self) -> np.ndarray:
@@ -70,6 +71,13 @@ class RidgePath:
         """Which is the largest ridge whose loss is within a standard error of the lowest."""
         limit = self.losses[self.best] + self.errors[self.best]
         return int(np.flatnonzero(self.losses <= limit)[0])
+
+    def __str__(self) -> str:
+        lines = [f"{'ridge':>10} {'loss left out':>14} {'std. error':>11}"]
+        for i, told in enumerate(zip(self.ridges, self.losses, self.errors, strict=True)):
+            marks = ["lowest"] * (i == self.best) + ["within an error"] * (i == self.simplest)
+            lines.append("{:10.3g} {:14.8f} {:11.2e}  ".format(*told) + ", ".join(marks))
+        return "\n".join(line.rstrip() for line in lines)
 
 
 def ridge_path(
@@ -126,6 +134,30 @@ def ridge_path(
         raise InputError("the problem was made without a ridge; make it with any ridge above 0")
     place = (problem.shard.start, problem.shard.start + len(problem.shard.y))
     fold = (random.uniform(seed, random.FOLDS, place, (0, 1))[:, 0] * folds).astype(int)
+    return cross_validated(problem, lambda total: ridges, fold, folds, options)
+
+
+def held_out_loss(problem: GeneralizedLinearModel, x: np.ndarray) -> float:
+    """Return the mean loss of the rows that a problem counts, without ridge. Collective."""
+    return problem.objective(x) - problem.ridge_term(x)
+
+
+def fail(why: str) -> None:
+    raise NumericalError(why)
+
+
+def cross_validated(
+    problem: GeneralizedLinearModel, ridges_of: Callable[[float], np.ndarray], fold: np.ndarray,
+    folds: int, options: NewtonOptions, judge: Callable = held_out_loss,
+    on_failure: Callable[[str], None] = fail,
+) -> RidgePath:  # fmt: skip
+    """Return `ridge_path` for folds of any kind. Collective.
+
+    `ridges_of` gives the ridges, falling, of a fit of rows of a total weight: they vary with it
+    where a penalty goes with the sum of the losses, not their mean. `fold` is the fold of each row
+    here, and `judge` gives a number for `held_out` from a problem that counts the rows of a fold
+    alone, and the minimum of the others. `on_failure` is told why a fit did not converge.
+    """
     counts = None if problem.counts is None else problem.counts.numpy()
     weights = problem.world.sum(np.bincount(fold, counts, folds).astype(float))
     if not weights.all():
@@ -135,18 +167,19 @@ def ridge_path(
         )
     for i in range(folds):
         problem.leaving_out(fold == i).check_minimum()
-    steps = _Steps(options)
+    steps, ridges = _Steps(options, on_failure), ridges_of(problem.total)
     given: list[Factor | None] = [None] * len(ridges)
     whole = steps.along(problem, ridges, given)
     held_out = np.empty((folds, len(ridges)))
     for i in range(folds):
         others, own = problem.leaving_out(fold == i), problem.leaving_out(fold != i)
-        for j, (x, _) in enumerate(steps.along(others, ridges, given)):
-            held_out[i, j] = own.objective(x) - own.ridge_term(x)
+        for j, (x, _) in enumerate(steps.along(others, ridges_of(others.total), given)):
+            held_out[i, j] = judge(own, x)
     points, objectives = zip(*whole, strict=True)
     return RidgePath(
         ridges, np.array(points), np.array(objectives), held_out, steps.iterations, steps.sketches,
         problem.name, len(range(problem.n)[problem.penalized]), weights,
+        steps.steps,
     )  # fmt: skip
 
 
@@ -155,6 +188,8 @@ class _Steps:
     """The fits along paths, and what they cost."""
 
     options: NewtonOptions
+    on_failure: Callable[[str], None]
+    steps: int = 0
     iterations: int = 0
     sketches: int = 0
 
@@ -168,11 +203,12 @@ class _Steps:
             named = self.options if factor is None else replace(self.options, preconditioner=factor)
             fit = newton(made, x, named)
             if not fit.converged:
-                raise NumericalError(
+                self.on_failure(
                     f"the fit with the ridge {ridge:g} did not converge: {fit.reason}; raise "
                     "`tolerance` or `max_iterations`"
                 )
             self.iterations += sum(row.cg_iterations for row in fit.history)
+            self.steps += fit.iterations
             self.sketches += fit.factor is not None
             factor = given[j] = fit.factor or factor
             x = fit.x

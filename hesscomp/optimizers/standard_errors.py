@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 
 from hesscomp.compression import compress
 from hesscomp.curvature.gauss_newton import EmpiricalFisherOperator
@@ -46,7 +47,8 @@ def linear_model(
     Parameters
     ----------
     problem, dataset, result
-        What was fitted, and the fit.
+        What was fitted, and the fit. Where the data set was standardised, that is undone: all
+        numbers are those of the columns as they were.
     covariance : {"observed", "robust", "none"}
         The inverse of the observed information; the sandwich, without a correction for small
         samples; or nothing.
@@ -67,20 +69,22 @@ def linear_model(
     row with its weight as one observation.
     """
     check_statistics(problem, dataset, covariance, errors_of)
-    names = problem.coefficient_names(dataset)
-    found = Errors(np.full(problem.n, np.nan))
+    names, scaling = problem.coefficient_names(dataset), dataset.scaling
+    found, T = Errors(np.full(problem.n, np.nan)), scipy.sparse.eye_array(problem.n, format="csr")
+    if scaling is not None:
+        T = problem.unscaling(scaling)
     if covariance != NONE:
         exact = problem.exact()
         if problem.n <= DENSE:
-            found = _dense(exact, result.x, covariance == ROBUST, names)
+            found = _dense(exact, result.x, covariance == ROBUST, names, T)
         else:
             chosen = [names.index(name) for name in errors_of]
-            found = _by_solves(exact, result.x, covariance == ROBUST, names, chosen)
+            found = _by_solves(exact, result.x, covariance == ROBUST, names, chosen, T)
     if not problem.ridge:
         found = Errors(found.errors, found.covariance, float(problem.n), found.residual)
     return LinearModel(
         has_offsets=dataset.train.offsets is not None,
-        family=problem.family_name, coefficients=result.x, names=names,
+        family=problem.family_name, coefficients=T @ result.x, names=names,
         intercept=problem.intercept, reference=problem.reference,
         **_likelihood(problem, result.x, found, covariance),
         covariance_kind=covariance, residual=found.residual, rows=problem.rows,
@@ -88,7 +92,8 @@ def linear_model(
         converged=result.converged, gradient_norm=result.gradient_norm, classes=dataset.classes,
         label_name=dataset.label_name or "", encoding=dataset.encoding,
         index_base=dataset.index_base, dataset=dataset.name,
-        fingerprint=dataset.fingerprint,
+        fingerprint=dataset.fingerprint if scaling is None else scaling.fingerprint,
+        standardized=scaling is not None,
     )  # fmt: skip
 
 
@@ -130,15 +135,18 @@ def _likelihood(problem: GeneralizedLinearModel, x, found: Errors, covariance: s
     }  # fmt: skip
 
 
-def _dense(problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, ...]) -> Errors:
-    """Return the errors from the assembled matrices."""
+def _dense(
+    problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, ...], T
+) -> Errors:  # fmt: skip
+    """Return the errors of T x from the assembled matrices."""
     C = _checked_inverse(problem, x, names) / problem.total
     ridge = problem.total * problem.ridge_diagonal()
     effective = problem.n - float(ridge @ np.diag(C))
     if robust:
         meat = problem.total * EmpiricalFisherOperator(problem, x).to_dense()
         C = problem.world.on_root(lambda C, B: C @ B @ C, C, meat)
-        C = (C + C.T) / 2
+    C = T @ (T @ C).T
+    C = (C + C.T) / 2
     return Errors(np.sqrt(np.diag(C)), C, effective)
 
 
@@ -187,27 +195,28 @@ def _inverse(H: np.ndarray) -> np.ndarray:
 
 
 def _by_solves(
-    problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, ...], chosen: list[int]
-) -> Errors:
-    """Return the chosen errors, a linear system each."""
+    problem: GeneralizedLinearModel, x, robust: bool, names: tuple[str, ...], chosen: list[int],
+    T,
+) -> Errors:  # fmt: skip
+    """Return the chosen errors of T x, a linear system each."""
     errors, worst = np.full(problem.n, np.nan), 0.0
     if not chosen:
         return Errors(errors)
     H, fisher = HessianOperator(problem, x), EmpiricalFisherOperator(problem, x)
     M = compress(H, FACTOR_RANK, layout="replicated").preconditioner(problem.ridge)
     for i in chosen:
-        unit = np.zeros(problem.n)
-        unit[i] = 1.0
+        row = T[[i]].toarray()[0]
+        size = float(np.linalg.norm(row))
         solved = conjugate_gradients(
-            problem.regularized(H), unit, tolerance=RESIDUAL, preconditioner=M
+            problem.regularized(H), row, tolerance=RESIDUAL * size, preconditioner=M
         )
         if not solved.converged:
             raise NumericalError(
                 f"the standard error of {names[i]} was not found: conjugate gradients stopped "
-                f"at a relative residual of {solved.residual_norm:.1e}; take a ridge"
+                f"at a relative residual of {solved.residual_norm / size:.1e}; take a ridge"
             )
-        worst = max(worst, solved.residual_norm)
-        variance = solved.x[i]
+        worst = max(worst, solved.residual_norm / size)
+        variance = row @ solved.x
         if robust:
             variance = fisher.quadratic(solved.x[:, None])[0, 0]
         errors[i] = np.sqrt(variance / problem.total)

@@ -15,6 +15,7 @@ from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
+from hesscomp.datasets.scaling import Scaling
 from hesscomp.datasets.targets import CLASSES, SIGNS, VALUES
 from hesscomp.datasets.validation import check_columns
 from hesscomp.errors import InputError
@@ -169,6 +170,10 @@ class GeneralizedLinearModel(Problem):
         """Return a name for each parameter."""
         return (*self.column_names(dataset), *(("(intercept)",) if self.intercept else ()))
 
+    def unscaling(self, scaling: Scaling) -> scipy.sparse.csr_array:
+        """Return T with T x the parameters for columns as they were before a scaling."""
+        return scaling.matrix(self.intercept)
+
     def check_minimum(self) -> None:
         """Raise InputError where the rows leave the objective without a minimum. Collective."""
 
@@ -318,7 +323,10 @@ class GeneralizedLinearModel(Problem):
         sums = np.zeros((len(parts), self.n))
         for i, part in enumerate(parts):
             for rows in chunks(part, len(values), size):
-                sums[i, : self.features] += (X[rows] ** 2).T @ values[rows]
+                A = X[rows].astype(
+                    np.float64, copy=False
+                )  # squares of float32 lose half the digits
+                sums[i, : self.features] += (A**2).T @ values[rows]
             sums[i, self.features :] = values[part].sum()
         return self.sum_parts(sums, (self.n,)) / self.total
 

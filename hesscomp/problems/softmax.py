@@ -125,6 +125,14 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
         each = [f"{label}: {name}" for name in names for label in dataset.classes]
         return tuple(name for name, at in zip(each, self.pinned.flat, strict=True) if not at)
 
+    def unscaling(self, scaling):
+        K, free = self.outputs, np.flatnonzero(~self.pinned.reshape(-1))
+        whole = scipy.sparse.kron(scaling.matrix(self.intercept), np.eye(K), format="csr")
+        if self.intercept:  # whose first class stays at 0
+            ones = scipy.sparse.kron(np.ones((K, 1)), whole[-K : -K + 1])
+            whole = scipy.sparse.vstack([whole[:-K], whole[-K:] - ones], format="csr")
+        return scipy.sparse.csr_array(whole)[free][:, free]
+
     def _make_design(self, shard: Shard, dtype: str, blocks: RowBlocks | None) -> None:
         if shard.offsets is not None:
             raise InputError(

@@ -4,6 +4,7 @@ Needs scikit-learn (the extra `sklearn`). Parameters are named and mean what the
 `tol` is the norm of the gradient of the mean objective.
 """
 
+from hesscomp.sklearn.cross_validation import LogisticRegressionCV, TweedieRegressorCV
 from hesscomp.sklearn.estimators import (
     GammaRegressor,
     LinearRegression,
@@ -14,6 +15,6 @@ from hesscomp.sklearn.estimators import (
 )
 
 __all__ = [
-    "GammaRegressor", "LinearRegression", "LogisticRegression", "PoissonRegressor", "Ridge",
-    "TweedieRegressor",
+    "GammaRegressor", "LinearRegression", "LogisticRegression", "LogisticRegressionCV",
+    "PoissonRegressor", "Ridge", "TweedieRegressor", "TweedieRegressorCV",
 ]  # fmt: skip

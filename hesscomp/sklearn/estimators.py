@@ -3,10 +3,12 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import scipy.sparse.linalg
 import scipy.special
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.exceptions import ConvergenceWarning
@@ -19,7 +21,8 @@ from sklearn.utils.validation import (
 
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.datasets import from_arrays
-from hesscomp.errors import InputError
+from hesscomp.datasets.standardize import standardized
+from hesscomp.errors import InputError, NumericalError
 from hesscomp.linear.families import known_family
 from hesscomp.optimizers.newton import newton
 from hesscomp.optimizers.options import NewtonOptions
@@ -57,6 +60,8 @@ class _Linear(BaseEstimator):
     `score` are of the rows of all ranks, and predictions of the rank's own.
     """
 
+    standardize = False  # where it is no parameter
+
     def _rows(self, X, y, sample_weight, **options) -> tuple[Any, np.ndarray, np.ndarray | None]:
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, **options)
         if sample_weight is not None:
@@ -67,12 +72,20 @@ class _Linear(BaseEstimator):
 
     def _solve(self, X, y, weights, family: str, ridge: float, start) -> tuple[Any, np.ndarray]:
         """Fit a family; return the problem and its coefficients. `start` gives those to begin."""
-        problem = self._problem(X, y, weights, family, ridge)
-        solver = self.solver
-        if solver == "auto" and not ridge:  # which takes columns that depend on each other
-            solver = "pcg"
-        options = NewtonOptions(solver, self.tol, self.max_iter)
-        result = newton(problem, start(problem) if self.warm_start else None, options)
+        problem, T = self._problem(X, y, weights, family, ridge)
+        auto = self.solver == "auto"  # CG takes columns that depend on each other
+        options = NewtonOptions(
+            "pcg" if auto and not ridge else self.solver, self.tol, self.max_iter
+        )
+        begin = start(problem) if self.warm_start else None
+        if begin is not None and T is not None:
+            begin = scipy.sparse.linalg.spsolve(T.tocsc(), begin)
+        try:
+            result = newton(problem, begin, options)
+        except NumericalError:  # of a ridge that is within the rounding of the assembled Hessian
+            if not auto or not ridge:
+                raise
+            result = newton(problem, begin, replace(options, solver="pcg"))
         self.n_iter_, self.objective_ = result.iterations, result.objective
         if not result.converged:
             warnings.warn(
@@ -81,14 +94,18 @@ class _Linear(BaseEstimator):
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        return problem, result.x
+        return problem, result.x if T is None else T @ result.x
 
-    def _problem(self, X, y, weights, family: str, ridge: float) -> Any:
+    def _problem(self, X, y, weights, family: str, ridge: float) -> tuple[Any, Any]:
+        """Return the problem, and T with T x the coefficients, or None for the identity."""
         world = World.of_job()
         data = from_arrays(X, y, world, targets=known_family(family).targets, weights=weights)
-        return linear_problem(
+        if self.standardize:
+            data = standardized(data, world, centre=self.fit_intercept)
+        problem = linear_problem(
             data, world, family, ridge=ridge, dtype=self.dtype, intercept=self.fit_intercept
         )
+        return problem, None if data.scaling is None else problem.unscaling(data.scaling)
 
     def _predictor(self, X) -> np.ndarray:
         check_is_fitted(self)
@@ -121,6 +138,9 @@ class LogisticRegression(ClassifierMixin, _Linear):
         As of `hesscomp.newton`.
     dtype : {"float32", "float64"}
         Precision of curvature products; objective and gradient are float64.
+    standardize : bool
+        Fit columns of standard deviation 1 over the rows of all ranks, dense ones with an intercept
+        centred, and undo it in the coefficients: a StandardScaler before it, also under mpiexec.
 
     Attributes
     ----------
@@ -142,7 +162,7 @@ class LogisticRegression(ClassifierMixin, _Linear):
 
     def __init__(
         self, C=1.0, *, fit_intercept=True, class_weight=None, tol=1e-9, max_iter=100,
-        warm_start=False, solver="auto", dtype="float32",
+        warm_start=False, solver="auto", dtype="float32", standardize=False,
     ):  # fmt: skip
         self.C = C
         self.fit_intercept = fit_intercept
@@ -152,30 +172,41 @@ class LogisticRegression(ClassifierMixin, _Linear):
         self.warm_start = warm_start
         self.solver = solver
         self.dtype = dtype
+        self.standardize = standardize
 
     def fit(self, X, y, sample_weight=None):
         """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
-        with _agreed("checking rows"):
-            X, y, weights = self._rows(X, y, sample_weight)
-            check_classification_targets(y)
         if not self.C > 0:
             raise InputError(f"C must be above 0, not {self.C}")
+        X, targets, weights, _ = self._encoded(X, y, sample_weight)
+        total = total_weight(targets, weights)
+        ridge = 0.0 if np.isinf(self.C) else float(1 / (self.C * max(total, 1e-300)))
+        self._take(*self._solve(X, targets, weights, self._family(), ridge, self._start))
+        return self
+
+    def _family(self) -> str:
+        return "logistic" if len(self.classes_) == 2 else "softmax"
+
+    def _encoded(self, X, y, sample_weight) -> tuple[Any, np.ndarray, Any, Any]:
+        """Return rows, targets, weights with those of the classes, and without. Collective."""
+        with _agreed("checking rows"):
+            X, y, given = self._rows(X, y, sample_weight)
+            check_classification_targets(y)
         world = World.of_job()
         self.classes_ = np.unique(np.concatenate(world.gather(np.unique(y))))
         K, own = len(self.classes_), np.searchsorted(self.classes_, y)
         if K < 2:
             raise InputError(f"the labels have one class, {self.classes_[0]!r}; give two or more")
-        weights = self._weighted(own, weights, world)
-        total = world.sum(np.array([len(y) if weights is None else weights.sum()], float))[0]
-        ridge = 0.0 if np.isinf(self.C) else float(1 / (self.C * max(total, 1e-300)))
-        family, targets = ("logistic", 2.0 * own - 1) if K == 2 else ("softmax", own)
-        problem, x = self._solve(X, targets, weights, family, ridge, self._start)
-        table = problem.table(x) if K > 2 else _column(problem, x)
-        if K > 2:  # scores count by their differences: those of mean 0, as in scikit-learn
+        return X, 2.0 * own - 1 if K == 2 else own, self._weighted(own, given, world), given
+
+    def _take(self, problem, x: np.ndarray) -> None:
+        """Take the coefficients of a problem."""
+        table = x[:, None]
+        if self._family() == "softmax":  # scores count by differences: as in scikit-learn of mean 0
+            table = problem.table(x)
             table = table - table.mean(axis=1, keepdims=True)
         self.coef_ = table[: problem.features].T.copy()
         self.intercept_ = table[problem.features :].sum(axis=0)
-        return self
 
     def _weighted(self, own: np.ndarray, weights: np.ndarray | None, world: World):
         """Return the rows' weights times those of their classes."""
@@ -261,16 +292,17 @@ class _Regressor(RegressorMixin, _Linear):
         with _agreed("checking rows"):
             X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
         family = self._family()
-        total = len(y) if weights is None else weights.sum()
-        ridge = self._ridge(World.of_job().sum(np.array([total], float))[0])
+        ridge = self._ridge(total_weight(y, weights))
         if not ridge >= 0:
             raise InputError(f"alpha must be at least 0, not {self.alpha}")
         y = np.asarray(y, np.float64)
-        problem, x = self._solve(X, y, weights, family, float(ridge), self._start)
-        table = _column(problem, x)[:, 0]
-        self.coef_ = table[: problem.features].copy()
-        self.intercept_ = float(table[problem.features :].sum())
+        self._take(*self._solve(X, y, weights, family, float(ridge), self._start))
         return self
+
+    def _take(self, problem, x: np.ndarray) -> None:
+        """Take the coefficients of a problem."""
+        self.coef_ = x[: problem.features].copy()
+        self.intercept_ = float(x[problem.features :].sum())
 
     def _start(self, problem) -> np.ndarray | None:
         if not hasattr(self, "coef_") or len(self.coef_) != problem.features:
@@ -286,23 +318,37 @@ class _Regressor(RegressorMixin, _Linear):
 
         Of least squares it is R^2.
         """
-        family: Any = known_family(self._family())
         with _agreed("predicting rows"):
             t, y = self._predictor(X), np.asarray(y, np.float64)
             weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight)
-            sums = np.array([weights.sum(), weights @ y], float)
-        world = World.of_job()
-        total, mean = world.sum(sums)
-        constant = np.full(len(y), np.log(mean / total) if family.mean is np.exp else mean / total)
-        losses = (weights @ (family.loss(MATH, at, y) - family.least(y)) for at in (t, constant))
-        left, null = world.sum(np.array([*losses], float))
-        return float(1 - left / null)
+        return explained(known_family(self._family()), t, y, weights)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         family = known_family(self._family())
         tags.target_tags.positive_only = not family.allowed(np.array([-1.0]))[0]
         return tags
+
+
+def explained(family: Any, t: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
+    """Return the share of the deviance that predictors t explain, over all ranks. Collective.
+
+    Where the targets are all equal, so that there is none, 1 of a perfect fit and else 0.
+    """
+    world = World.of_job()
+    total, mean = world.sum(np.array([weights.sum(), weights @ y], float))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        constant = np.full(len(y), np.log(mean / total) if family.mean is np.exp else mean / total)
+        losses = [family.loss(MATH, at, y) - family.least(y) for at in (t, constant)]
+    left, null = world.sum(np.array([weights @ loss for loss in losses], float))
+    if not null > 0:  # NaN of targets that are all 0
+        return float(left <= 0)
+    return float(1 - left / null)
+
+
+def total_weight(y: np.ndarray, weights: np.ndarray | None) -> float:
+    """Return the weight of the rows of all ranks, their number where they have none. Collective."""
+    return float(World.of_job().sum(np.array([len(y) if weights is None else weights.sum()]))[0])
 
 
 def shortest_least_squares(problem) -> np.ndarray:
@@ -331,11 +377,6 @@ def shortest_least_squares(problem) -> np.ndarray:
     return problem.world.on_root(solved, H, b)
 
 
-def _column(problem, x: np.ndarray) -> np.ndarray:
-    """Return coefficients and intercept as a table of one column."""
-    return x[:, None]
-
-
 class PoissonRegressor(_Regressor):
     """Poisson regression with the logarithm as link; the intercept has no penalty.
 
@@ -343,7 +384,7 @@ class PoissonRegressor(_Regressor):
     ----------
     alpha : float
         Minimises the mean half deviance and alpha ||coef||^2 / 2.
-    fit_intercept, tol, max_iter, warm_start, solver, dtype
+    fit_intercept, tol, max_iter, warm_start, solver, dtype, standardize
         As of `LogisticRegression`.
 
     Attributes
@@ -365,7 +406,7 @@ class PoissonRegressor(_Regressor):
 
     def __init__(
         self, *, alpha=1.0, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False,
-        solver="auto", dtype="float32",
+        solver="auto", dtype="float32", standardize=False,
     ):  # fmt: skip
         self.alpha = alpha
         self.fit_intercept = fit_intercept
@@ -374,6 +415,7 @@ class PoissonRegressor(_Regressor):
         self.warm_start = warm_start
         self.solver = solver
         self.dtype = dtype
+        self.standardize = standardize
 
     def _family(self):
         return "poisson"
@@ -403,7 +445,7 @@ class TweedieRegressor(_Regressor):
     power : float
         0: normal, with the identity as link; 1: Poisson; between 1 and 2: compound Poisson; 2:
         gamma, with the logarithm as link.
-    alpha, fit_intercept, tol, max_iter, warm_start, solver, dtype
+    alpha, fit_intercept, tol, max_iter, warm_start, solver, dtype, standardize
         As of `PoissonRegressor`.
 
     Examples
@@ -417,7 +459,7 @@ class TweedieRegressor(_Regressor):
 
     def __init__(
         self, *, power=0.0, alpha=1.0, fit_intercept=True, tol=1e-9, max_iter=100,
-        warm_start=False, solver="auto", dtype="float32",
+        warm_start=False, solver="auto", dtype="float32", standardize=False,
     ):  # fmt: skip
         self.power = power
         self.alpha = alpha
@@ -427,6 +469,7 @@ class TweedieRegressor(_Regressor):
         self.warm_start = warm_start
         self.solver = solver
         self.dtype = dtype
+        self.standardize = standardize
 
     def _family(self):
         named = {0: "least-squares", 1: "poisson", 2: "gamma"}
@@ -444,7 +487,7 @@ class Ridge(_Regressor):
     ----------
     alpha : float
         Minimises ||y - X coef - intercept||^2 + alpha ||coef||^2.
-    fit_intercept, tol, max_iter, warm_start, solver, dtype
+    fit_intercept, tol, max_iter, warm_start, solver, dtype, standardize
         As of `LogisticRegression`.
 
     Examples
@@ -458,7 +501,7 @@ class Ridge(_Regressor):
 
     def __init__(
         self, alpha=1.0, *, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False,
-        solver="auto", dtype="float32",
+        solver="auto", dtype="float32", standardize=False,
     ):  # fmt: skip
         self.alpha = alpha
         self.fit_intercept = fit_intercept
@@ -467,6 +510,7 @@ class Ridge(_Regressor):
         self.warm_start = warm_start
         self.solver = solver
         self.dtype = dtype
+        self.standardize = standardize
 
     def _family(self):
         return "least-squares"
@@ -512,7 +556,7 @@ class LinearRegression(_Regressor):
         return 0.0
 
     def _solve(self, X, y, weights, family, ridge, start):
-        problem = self._problem(X, y, weights, family, ridge)
+        problem, _ = self._problem(X, y, weights, family, ridge)
         if problem.n > DENSE:
             return super()._solve(X, y, weights, family, ridge, start)
         x = shortest_least_squares(problem.exact())

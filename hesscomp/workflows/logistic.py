@@ -38,6 +38,7 @@ from hesscomp.workflows.subject import (
 
 if TYPE_CHECKING:  # what loads TensorFlow
     from hesscomp.optimizers.newton import NewtonResult
+    from hesscomp.optimizers.ridge_path import RidgePath
     from hesscomp.problems.evaluation import Evaluation
 
 
@@ -62,6 +63,19 @@ class NewtonRequest(
     family: str = option(
         "logistic", group="data", metavar="NAME",
         help=f"the model: {NAMES}; counts, gamma and tweedie with the logarithm as link",
+    )  # fmt: skip
+    ridges: tuple[float, ...] = option(
+        (), group="numbers", metavar="R",
+        help="choose the ridge among these by cross-validation, the one with the lowest loss of "
+        "rows left out; the model is then the fit of all rows with it",
+    )  # fmt: skip
+    folds: int | None = option(
+        None, low=2, group="numbers", metavar="K", help="folds for `ridges`; default: 5"
+    )
+    standardize: bool = option(
+        False, group="data",
+        help="fit columns of standard deviation 1, and undo it in the coefficients; dense columns "
+        "are centred too where there is an intercept, sparse ones stay sparse",
     )  # fmt: skip
     model_out: str | None = option(
         None, group="output", metavar="M.h5",
@@ -110,6 +124,17 @@ class NewtonRequest(
                 raise InputError(f"`{name}` goes with `model_out` or `covariance`")
         if self.statistics and self.features != "raw":
             raise InputError("`model_out` and `covariance` do not go with `features` fourier")
+        if self.folds is not None and not self.ridges:
+            raise InputError("`folds` goes with `ridges`, which are chosen among; give them")
+        if self.ridges and self.ridge != NewtonRequest.ridge:
+            raise InputError("`ridge` and `ridges`: give one of them")
+        if self.ridges and self.solver == "lowrank":
+            raise InputError("`ridges` goes with the solvers auto, pcg and direct")
+        if self.standardize and self.factor_out is not None:
+            raise InputError(
+                "`standardize` does not go with `factor_out`, whose Hessian would be that of "
+                "standardised columns; scale the data before, or leave one out"
+            )
         if self.plot is not None:
             check_picture_name(self.plot)
         for each in described(FactorOptions):
@@ -122,10 +147,11 @@ class NewtonRequest(
 class NewtonFit:
     """A fitted model."""
 
-    result: "NewtonResult"
+    result: "NewtonResult"  # of the standardised columns, where they were standardised
     train_accuracy: float  # NaN where the model is no classification
     test: "Evaluation | None"  # where there are test rows
     factor: Factor | None = None  # of the Hessian at the final point, where one was requested
+    path: "RidgePath | None" = None  # of ridges, where one was chosen
     model: LinearModel | None = None  # with its statistics, where they were requested
 
 
@@ -166,16 +192,25 @@ def newton(
         check_statistics(problem, dataset, kind, request.errors_of)
     constant = "with an intercept" if problem.intercept else "no intercept added"
     threads = f" of {count(world.threads, 'thread')}" if world.threads > 0 else ""
+    constant += ", standardised" * request.standardize
+    few = f"one of {len(request.ridges)} ridges" if request.ridges else f"ridge {problem.ridge:g}"
     progress(
-        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, {constant}, ridge "
-        f"{problem.ridge:g}; {count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
+        f"{dataset.name}: {dataset.rows} rows, {problem.n} coefficients, {constant}, "
+        f"{few}; {count(world.size, 'rank')}{threads}, {problem.dtype} curvature"
     )
     with world.ledger.timed("compile"):
         problem.compile()
     options = replace(request, ordering=read_ordering(request.ordering, world))
+    path, start = None, None
+    if request.ridges:
+        with world.ledger.timed("cross-validation"), named_columns(problem, dataset):
+            path = _path(request, problem, options)
+        problem.ridge, start = float(path.ridges[path.best]), path.coefficients[path.best]
+        progress(str(path))
     with world.ledger.timed("newton"), named_columns(problem, dataset):
         result = minimise(
             problem,
+            start,
             options=options,
             on_iteration=lambda row: progress(row.as_dict()),
             folder=request.run,
@@ -185,7 +220,7 @@ def newton(
     test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
     classifies = problem.can(CLASSIFICATION)
     accuracy = problem.accuracy(result.x, dataset.train) if classifies else math.nan
-    fit = NewtonFit(result, accuracy, test)
+    fit = NewtonFit(result, accuracy, test, path=path)
     progress(fit)
     if request.statistics:
         with world.ledger.timed("statistics"):
@@ -216,9 +251,26 @@ def newton(
     return fit
 
 
+def _path(request: NewtonRequest, problem, options: NewtonOptions) -> "RidgePath":
+    from hesscomp.optimizers.ridge_path import ridge_path
+
+    solver = "pcg" if options.solver == "auto" else options.solver  # whose factors serve all ridges
+    plain = NewtonOptions(**{**values(options, NewtonOptions), "solver": solver})
+    return ridge_path(
+        problem, request.ridges, folds=request.folds or 5, seed=request.seed, options=plain
+    )
+
+
 def count(number: int, noun: str) -> str:
     """Return a number with a noun, in the plural where that is right."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _path_numbers(path: "RidgePath | None") -> dict | None:
+    if path is None:
+        return None
+    chosen = {"best": float(path.ridges[path.best]), "simplest": float(path.ridges[path.simplest])}
+    return {"ridges": path.ridges, "losses": path.losses, "errors": path.errors, **chosen}
 
 
 def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
@@ -233,7 +285,9 @@ def _report(request: NewtonRequest, dataset, problem, fit: NewtonFit) -> dict:
         "coefficients": problem.n,
         "data_fingerprint": dataset.fingerprint,
         "ridge": problem.ridge,
+        "ridges": _path_numbers(fit.path),
         "intercept": problem.intercept,
+        "standardized": request.standardize,
         "dtype": problem.dtype,
         "seed": request.seed,
         "tolerance": request.tolerance,

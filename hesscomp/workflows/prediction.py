@@ -2,14 +2,17 @@
 
 import csv
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from hesscomp.datasets.files import load_rows
+from hesscomp.datasets.targets import SIGNS, number_or_text, with_targets
+from hesscomp.errors import InputError
 from hesscomp.linear import LinearModel, Predictions, load_model
 from hesscomp.options import Options, option, option_of
 from hesscomp.parallel.world import World
-from hesscomp.storage.files import atomic_path
+from hesscomp.storage.files import atomic_path, check_picture_name
 from hesscomp.workflows.progress import Progress, check_outputs, silent, write
 from hesscomp.workflows.subject import SourceRequest
 
@@ -22,7 +25,7 @@ class PredictRequest(Options):
     data: str = option(
         metavar="FILE",
         help="the rows: CSV with the columns of the training data in any order, or another format "
-        "with as many columns; labels are ignored",
+        "with as many columns; labels are ignored but for `figure`",
     )  # fmt: skip
     out: str = option(metavar="P.csv", help="write a line for each row to this file")
     offset: str | None = option_of(SourceRequest, "offset")
@@ -30,6 +33,16 @@ class PredictRequest(Options):
         0.95, above=0, below=1, group="output", former="--confidence", metavar="L",
         help="confidence level of the intervals",
     )  # fmt: skip
+    figure: str | None = option(
+        None, group="output", metavar="C.png",
+        help="draw calibration and ROC curve of a logistic model on these rows, which need their "
+        "labels: in CSV in the column of that name in the training data",
+    )  # fmt: skip
+
+    def _check(self) -> None:
+        super()._check()
+        if self.figure is not None:
+            check_picture_name(self.figure)
 
 
 @dataclass(frozen=True)
@@ -52,12 +65,25 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
         For a file that is no model, rows that lack a column, and values that the training data do
         not have: a text, or a missing value.
     """
-    check_outputs(world, request.out)
+    check_outputs(world, request.out, request.figure)
     with world.phase(f"reading {request.model}"):
         model = load_model(request.model)
+    drawn = request.figure is not None
+    if drawn and model.family != "logistic":
+        raise InputError(
+            f"`figure` goes with a model of logistic regression; {request.model} is {model.family}"
+        )
+    label = model.label_name if drawn and model.encoding is not None else None
     shard = load_rows(
-        request.data, world, model.encoding, model.features, request.offset, model.index_base
-    )
+        request.data, world, model.encoding, model.features, request.offset, model.index_base,
+        labelled=drawn, label=label or None,
+    )  # fmt: skip
+    if drawn:  # checked before anything is written
+        known = tuple(number_or_text(name) for name in model.classes)
+        y = with_targets(shard, SIGNS, world, request.data, known)[0].y
+        happened = np.concatenate(world.gather(y > 0))
+        if happened.all() or not happened.any():
+            raise InputError(f"{request.data}: has rows of one class alone; `figure` needs both")
     with world.phase("predicting"):
         here = model.predict(shard.X, shard.offsets, request.level)
     gathered = zip(*world.gather((here.mean, here.low, here.high)), strict=True)
@@ -79,6 +105,15 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
             _write(stream, model, predicted)
 
     write(world, progress, f"{len(found.mean)} predictions", request.out, save)
+
+    def draw(path) -> None:
+        from hesscomp.analysis.calibration import prediction_figure
+        from hesscomp.analysis.style import save_figure
+
+        title = f"{Path(request.data).name}: {len(happened):,} rows"
+        save_figure(prediction_figure(found.mean, happened, title, repr(model.classes[-1])), path)
+
+    write(world, progress, "calibration and ROC curve", request.figure, draw)
     return predicted
 
 

@@ -12,6 +12,7 @@ from hesscomp.datasets.load import NAMED
 from hesscomp.datasets.mnist import FOLDER
 from hesscomp.datasets.named_arrays import own_names, read_named
 from hesscomp.datasets.reading import MISSING
+from hesscomp.datasets.standardize import standardized
 from hesscomp.datasets.targets import TARGETS
 from hesscomp.errors import Incomplete, InputError
 from hesscomp.linear.families import known_family
@@ -307,6 +308,8 @@ def make_logistic(
         dataset = fourier_features(
             dataset, world, request.feature_count, request.bandwidth, seed=request.seed, dtype=dtype
         )
+    if getattr(request, "standardize", False):
+        dataset = standardized(dataset, world, centre=request.intercept)
     start_tensorflow(world)  # only now: errors in the data are reported without loading it
     from hesscomp.problems.logistic import linear_problem
 
