@@ -65,8 +65,9 @@ def train(
         Ctrl-C too, but with a `folder` it is left as it was, for the same call to go on. A
         problem's model is left as it is (`problem.set_weights`).
     optimizer : str, Optimizer or keras.optimizers.SGD, Adam or AdamW
-        "newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adamw",
-        "adabelief", "soap". The last five take a schedule as their learning rate, hesscomp's
+        "newton", "newton-cg", "hessian-free", "gauss-newton", "natural-gradient", "drsom", "sgd",
+        "adam", "adamw", "adabelief", "soap", "sketchy-sgd", "saddle-free". The last seven take a
+        schedule as their learning rate, hesscomp's
         (`hesscomp.optimizers.schedules.Schedule`, or its text, such as
         "cosine:0.01,steps=1000,warmup=100") or one of ``keras.optimizers.schedules``.
     loss, data
