@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from hesscomp.optimizers.newton import Newton as Newton
     from hesscomp.optimizers.newton_cg import NewtonCG as NewtonCG
     from hesscomp.optimizers.ridge_path import ridge_path as ridge_path
+    from hesscomp.optimizers.sketched import SaddleFree as SaddleFree
+    from hesscomp.optimizers.sketched import SketchySGD as SketchySGD
     from hesscomp.optimizers.soap import SOAP as SOAP
     from hesscomp.parallel.world import World as World
     from hesscomp.problems.equations import equation as equation
@@ -91,6 +93,7 @@ _PLACES = {
     "hesscomp.optimizers.newton": "Newton",
     "hesscomp.optimizers.newton_cg": "NewtonCG",
     "hesscomp.optimizers.ridge_path": "ridge_path",
+    "hesscomp.optimizers.sketched": "SaddleFree SketchySGD",
     "hesscomp.optimizers.soap": "SOAP",
     "hesscomp.parallel.world": "World",
     "hesscomp.problems.equations": "equation",

@@ -74,6 +74,14 @@ COMMANDS = {
         *("--gradient-batch", "500", "--max-steps", "100", "--evaluate-every", "50"),
         *("--save-every", "2", "--save-point", "result.npy"),
     ],
+    **{
+        name: [
+            *("train", *SMALL, "--ridge", "1e-3", "--optimizer", name, "--gradient-batch", "500"),
+            *("--curvature-batch", "1000", "--max-steps", "300", "--set", "every=20"),
+            *("--save-every", "2", "--save-point", "result.npy"),
+        ]
+        for name in ("sketchy-sgd", "saddle-free")
+    },
 }
 
 
@@ -345,10 +353,10 @@ class Faults:
         say(self.killed, self.kills, "; ".join([f"{told}, status {run.status}", *problems]))
 
     def table(self) -> str:
-        lines = [f"{'command':<10}" + "".join(f"{column:>12}" for column in COLUMNS) + "   slowest"]
+        lines = [f"{'command':<12}" + "".join(f"{column:>12}" for column in COLUMNS) + "   slowest"]
         for command, count in self.counts.items():
             numbers = "".join(f"{count[column]:12d}" for column in COLUMNS)
-            lines.append(f"{command:<10}{numbers}{count['slowest']:8.1f} s")
+            lines.append(f"{command:<12}{numbers}{count['slowest']:8.1f} s")
         return "\n".join(lines)
 
 

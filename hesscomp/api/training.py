@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -65,8 +65,9 @@ def train(
         Ctrl-C too, but with a `folder` it is left as it was, for the same call to go on. A
         problem's model is left as it is (`problem.set_weights`).
     optimizer : str, Optimizer or keras.optimizers.SGD, Adam or AdamW
-        "newton", "newton-cg", "hessian-free", "gauss-newton", "drsom", "sgd", "adam", "adamw",
-        "adabelief", "soap". The last five take a schedule as their learning rate, hesscomp's
+        "newton", "newton-cg", "hessian-free", "gauss-newton", "natural-gradient", "drsom", "sgd",
+        "adam", "adamw", "adabelief", "soap", "sketchy-sgd", "saddle-free". The last seven take a
+        schedule as their learning rate, hesscomp's
         (`hesscomp.optimizers.schedules.Schedule`, or its text, such as
         "cosine:0.01,steps=1000,warmup=100") or one of ``keras.optimizers.schedules``.
     loss, data
@@ -117,12 +118,12 @@ def train(
     >>> hc.train(problem, "newton-cg", max_steps=20, gradient_tolerance=1e-6).converged
     True
     """
-    callbacks, options = _without_early_stopping(callbacks, options)
+    callbacks, options = _without_early_stopping(_as_tuple(callbacks), options)
     parts = {kind: _taken(options, kind) for kind in PARTS}
     if options:
         known = [part.name for kind in PARTS for part in fields(kind)] + keras_options()
         refuse_unknown(options, known, "train", INSTEAD)
-    callbacks = _checked(callbacks)
+    _check_callbacks(callbacks)
     model = None if isinstance(problem, Problem) else problem
     problem = as_problem(problem, loss, data, options, "train")
     sampling, stopping = Sampling(**parts[Sampling]), Stopping(**parts[Stopping])
@@ -212,7 +213,12 @@ def _taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
     return {name: options.pop(name) for name in names}
 
 
-def _without_early_stopping(callbacks, options: dict) -> tuple[tuple, dict]:
+def _as_tuple(callbacks) -> tuple:
+    """Return callbacks as a tuple; one alone may stand for itself."""
+    return tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
+
+
+def _without_early_stopping(given: tuple, options: dict) -> tuple[tuple, dict]:
     """Return the other callbacks, and the options with the `patience` of Keras' EarlyStopping.
 
     Raises
@@ -220,7 +226,6 @@ def _without_early_stopping(callbacks, options: dict) -> tuple[tuple, dict]:
     InputError
         For what that can ask for and a run cannot do.
     """
-    given = (callbacks,) if not isinstance(callbacks, list | tuple) else tuple(callbacks)
     found = [each for each in given if type(each).__name__ == "EarlyStopping"]
     others = tuple(each for each in given if each not in found)
     if not found:
@@ -240,16 +245,13 @@ def _without_early_stopping(callbacks, options: dict) -> tuple[tuple, dict]:
     return others, {**options, "patience": max(int(stopping.patience), 1)}
 
 
-def _checked(callbacks) -> tuple:
-    """Return callbacks as a tuple; one alone may stand for itself."""
-    callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
+def _check_callbacks(callbacks: tuple) -> None:
     for each in callbacks:
         if not callable(each):
             raise InputError(
                 f"a callback is a function of (row, x), and {type(each).__name__} is none; of "
                 "Keras' only EarlyStopping can be taken, and for ModelCheckpoint there is `folder`"
             )
-    return callbacks
 
 
 class _Progress:

@@ -7,7 +7,7 @@ import numpy as np
 from hesscomp.compression import FORMATS
 from hesscomp.compression.formats import LOW_RANK
 from hesscomp.errors import InputError
-from hesscomp.factors import Factor
+from hesscomp.factors import Factor, LowRank
 from hesscomp.krylov.cg import conjugate_gradients, steihaug
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import adapt_radius, forcing_term, reduction_ratio
@@ -111,7 +111,8 @@ class NewtonCG(Earned):
     def _saddle_free(self, task: Task, state: State, base: Operator) -> Outcome:
         shift = task.ridge + state["damping"]
         factor = self.new_factor(base)
-        direction = -(factor.preconditioner(shift) @ task.gradient)
+        assert isinstance(factor, LowRank)  # as `_check` sees to
+        direction = -(factor.positive().preconditioner(shift) @ task.gradient)
         costs = {"cg_iterations": 0.0, "sketch_columns": float(factor.provenance.columns)}
         return self._moved(task, state, direction, costs)
 

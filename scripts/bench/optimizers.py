@@ -50,6 +50,7 @@ from hesscomp.optimizers.initial import sparse_initial
 from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.optimizer import Optimizer
+from hesscomp.optimizers.sketched import SaddleFree, SketchySGD
 from hesscomp.optimizers.soap import SOAP
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -104,10 +105,20 @@ def soap(*rates: float) -> dict:
     return {"soap": [(SOAP(rate), Sampling(gradient=100)) for rate in rates]}
 
 
+def sketched(batch: int, *dampings: float) -> dict:
+    """Stochastic Newton by sketches, at as many settings as a baseline has rates."""
+    sampling = Sampling(gradient=batch, curvature=5 * batch)
+    return {
+        "sketchy-sgd": [(SketchySGD(damping=damping), sampling) for damping in dampings],
+        "saddle-free": [(SaddleFree(0.1, damping=damping), sampling) for damping in dampings],
+    }
+
+
 ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.25)
 CONVEX = [0.1, 0.03, 0.01]
 RATES, SGD_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3]
 SOAP_RATES = [1e-2, 3e-3, 1e-3]
+DAMPINGS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4]
 DEEP = {
     "hessian-free": [(HessianFree(10.0), ALL)],
     "gauss-newton": [(GaussNewton(), TENTH)],
@@ -130,6 +141,7 @@ PLANS = {
         8, None,
         {
             **baselines(1000, [0.3, *CONVEX, 3e-3], [1.0, 0.3, *CONVEX], [30.0, 10.0, 3.0]),
+            **sketched(1000, *DAMPINGS),
             "newton-cg": [(NewtonCG(rank=100), TENTH)],
             "newton-cg, plain": [(NewtonCG(preconditioner="none"), ALL)],
             "gauss-newton": [(GaussNewton(1e-2), TENTH)],
@@ -139,7 +151,10 @@ PLANS = {
     ),
     "mnist-mlp": Plan(
         5, 5000,
-        {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
+        {
+            **baselines(100, RATES, RATES, SGD_RATES), **sketched(100, *DAMPINGS), **KRONECKER,
+            **DEEP,
+        },
     ),
     "mnist-autoencoder": Plan(
         8, 500, {**baselines(100, RATES, RATES, SGD_RATES), **KRONECKER, **DEEP},
@@ -147,7 +162,10 @@ PLANS = {
     ),
     "mnist-cnn4": Plan(
         15, 1000,
-        {**soap(*SOAP_RATES), **baselines(100, RATES, RATES, SGD_RATES), **CONVOLUTIONAL},
+        {
+            **soap(*SOAP_RATES), **baselines(100, RATES, RATES, SGD_RATES),
+            **sketched(100, *DAMPINGS), **CONVOLUTIONAL,
+        },
     ),
     "distorted-cnn4": Plan(
         20, 5000, {**soap(*SOAP_RATES), **baselines(100, RATES, RATES, SGD_RATES)}, distorted=True

@@ -375,10 +375,15 @@ def test_what_people_try_is_answered(call, words):
         call(model(), loss="sparse_categorical_crossentropy", data=(X, Y))
 
 
-def test_one_callback_stands_for_itself():
+def test_one_callback_stands_for_itself_and_a_generator_gives_several():
     problem, seen = hc.LogisticRegression(hc.load_data("adult")), []
-    hc.train(problem, "newton-cg", max_steps=1, callbacks=lambda row, x: seen.append(row["step"]))
-    assert seen == [0, 1]
+
+    def see(row, x):
+        seen.append(row["step"])
+
+    for callbacks in (see, (each for each in (see,))):
+        hc.train(problem, "newton-cg", max_steps=1, callbacks=callbacks)
+    assert seen == [0, 1, 0, 1]
 
 
 def test_ctrl_c_keeps_what_was_reached(tmp_path):
