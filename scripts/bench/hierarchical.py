@@ -598,7 +598,7 @@ def autoencoder(images: int = 10_000, layouts=("replicated", "rows")) -> dict[st
     network = build_network(named.network, "mnist-autoencoder", 0)
     problem = KerasProblem(network, named.loss, data, world, memory=2**29)
     rows = {}
-    for layout in ("replicated", "rows"):
+    for layout in layouts:
         H = GaussNewtonOperator(problem, problem.initial)
         H = H.in_rows() if layout == "rows" else H
         seconds = timed_products(H)
