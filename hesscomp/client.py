@@ -151,7 +151,7 @@ class Service:
         """Return a point of the service: an (n,) array, or the name zero or initial."""
         if isinstance(x, str):
             return Point(self, x)
-        x = np.ascontiguousarray(x, np.float64)
+        x = np.ascontiguousarray(_real(x))
         _, body = self._send_array("PUT", "/v1/points", x)
         return Point(self, json.loads(body)["id"], x)
 
@@ -396,11 +396,19 @@ class Point:
     def _asked(self, path: str, array: np.ndarray | None) -> tuple[Any, bytes]:
         if array is None:
             return self.service._request("POST", path)
-        return self.service._send_array("POST", path, np.asarray(array, np.float64))
+        return self.service._send_array("POST", path, _real(array))
+
+
+def _real(array: Any) -> np.ndarray:
+    """Return numbers as float64; InputError for complex ones, whose half NumPy would drop."""
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"an array of {array.dtype}: a service takes real numbers alone")
+    return array.astype(np.float64, copy=False)
 
 
 def point_id(x: np.ndarray) -> str:
-    """Return the id that a service gives a point."""
+    """Return the id that a service gives a point: the SHA-256 of its float64 numbers."""
     return hashlib.sha256(np.ascontiguousarray(x, "<f8").tobytes()).hexdigest()
 
 

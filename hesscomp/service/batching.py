@@ -17,8 +17,32 @@ from hesscomp.service.jobs import Full
 
 LINGER = 0.1  # of the last block's seconds
 MOST_WAITING = 1024
+MOST_BYTES = 2**30
 MOST_COLUMNS = 64
 BLOCKED = "product"  # the kind of requests that can share a block
+
+
+class Room:
+    """The bytes of arrays that come in or wait for answers: so many, or a larger array alone."""
+
+    def __init__(self, most: int = MOST_BYTES):
+        self.most, self.taken = most, 0
+
+    def take(self, count: int) -> None:
+        """Take room for so many bytes, until they are given back.
+
+        Raises
+        ------
+        Full
+            Where there is less.
+        """
+        if self.taken and self.taken + count > self.most:
+            raise Full(f"arrays of {self.taken} bytes wait already, of {self.most}; ask again")
+        self.taken += count
+
+    def give(self, count: int) -> None:
+        """Give bytes back."""
+        self.taken -= count
 
 
 @dataclass
@@ -83,6 +107,20 @@ class WorkQueue:
         waiting = self.clients.setdefault(work.client, deque())
         (waiting.appendleft if first else waiting.append)(work)
 
+    def remove(self, work: Work) -> bool:
+        """Take back a request; return whether it waited."""
+        waiting = self.clients.get(work.client, ())
+        found = any(each is work for each in waiting)
+        if found:
+            self._drop(work)
+        return found
+
+    def _drop(self, work: Work) -> None:
+        waiting = self.clients[work.client]
+        del waiting[next(i for i, each in enumerate(waiting) if each is work)]
+        if not waiting:
+            del self.clients[work.client]
+
     def ended(self, block: list[Work], seconds: float) -> None:
         """Note that a block took so long: how many requests the next one should wait for."""
         key = block[0].key
@@ -132,7 +170,5 @@ class WorkQueue:
         waiting = self.clients.get(client, ())
         found = next((work for work in waiting if work.key == key and work.columns <= room), None)
         if found is not None:
-            waiting.remove(found)  # type: ignore[union-attr]
-            if not waiting:
-                del self.clients[client]
+            self._drop(found)
         return found

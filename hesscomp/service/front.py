@@ -1,15 +1,18 @@
 """The front: the queue, the states and the points of a service, and what the ranks do next."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hesscomp.errors import HesscompError, InputError, one_line
-from hesscomp.service.batching import BLOCKED, Work, WorkQueue
+from hesscomp.errors import HesscompError, InputError, describe, one_line
+from hesscomp.service.batching import BLOCKED, Room, Work, WorkQueue
 from hesscomp.service.events import Events
 from hesscomp.service.jobs import (
     ATTEMPTS,
@@ -34,11 +37,17 @@ from hesscomp.service.requests import (
 from hesscomp.service.wire import Job, JobBody
 from hesscomp.storage.npy import save_npy
 
+log = logging.getLogger(__name__)
 STARTING, READY, DRAINING = "starting", "ready", "draining"
+ENDING = "the service is ending; ask again when it has started again"
 
 
 class Unavailable(HesscompError):
     """The service does not take this now; asked again later, it may."""
+
+
+class Gone(HesscompError):
+    """The client has gone away, and waits for no answer."""
 
 
 class Failed(HesscompError):
@@ -62,7 +71,7 @@ class Front:
 
     def __init__(self, served: ServedProblem, store: JobStore, points: Points, queue: WorkQueue):
         self.served, self.store, self.points, self.queue = served, store, points, queue
-        self.events = Events()
+        self.events, self.room = Events(), Room()
         self.ranks: Ranks | None = None
         self.about: dict[str, Any] = {"problem": "", "n": None, "rows": None, "ranks": []}
         self.state, self.restarts, self.last_failure = STARTING, 0, ""
@@ -74,6 +83,7 @@ class Front:
         self.last_product = 0.0
         self._sent: set[str] = set()  # points that the ranks have
         self._cancelled: set[str] = set()  # jobs that run and are to end
+        self._ending: dict[str, asyncio.Task] = {}  # by job: its end is being written
         self._timer: asyncio.TimerHandle | None = None
         self.drained = asyncio.Event()
 
@@ -87,8 +97,10 @@ class Front:
             "waiting": len(self.queue) + len(self.under_way),
             "running": None if self.running is None else self.running.id,
             "jobs": self.store.counts(),
+            "damaged": self.store.damaged,
             "points": len(self.points.held),
             "point_bytes": self.points.bytes,
+            "waiting_bytes": self.room.taken,
             "restarts": self.restarts,
             "last_failure": self.last_failure,
             "event": self.events.last,
@@ -115,27 +127,40 @@ class Front:
         array: np.ndarray | None = None,
         operator: str = "hessian",
         alone: bool = False,
+        leaving: list[Callable[[], None]] | None = None,
         **given,
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Return the ranks' answer to a short request.
 
+        What is to be called if the client goes away meanwhile is appended to `leaving`.
+
         Raises
         ------
-        InputError, Failed, Unavailable, Full, KeyError
+        InputError, Failed, Unavailable, Full, KeyError, Gone
         """
         self._check_open()
         curvature_request(self.served, operator)
         if point not in NAMED_POINTS:
             self.points[point]
         future = asyncio.get_running_loop().create_future()
-        self.queue.add(Work(kind, point, operator, client, future, array, given, alone))
+        work = Work(kind, point, operator, client, future, array, given, alone)
+        self.queue.add(work)
+        if leaving is not None:
+            leaving.append(partial(self._leave, work))
         self.counts[kind] += 1
         self._advance()
         return await future
 
+    def _leave(self, work: Work) -> None:
+        """Do no more for a request whose client has gone; the ranks end it at its next product."""
+        _fail(work, Gone())
+        waited = self.queue.remove(work)
+        if not waited and self.ranks is not None and all(map(_is_over, self.under_way)):
+            self.ranks.send({"do": "leave", "id": self.number})
+
     def _check_open(self) -> None:
         if self.state == DRAINING:
-            raise Unavailable("the service is ending; ask again when it has started again")
+            raise Unavailable(ENDING)
 
     async def add_job(self, body: JobBody, client: str) -> tuple[Job, bool]:
         """Queue a job; return it, and whether it is new: a known key gives the job that has it.
@@ -160,10 +185,10 @@ class Front:
             if x is not None:
                 await asyncio.to_thread(save_npy, self.store.place(job) / "point.npy", x)
             await asyncio.wrap_future(self.store.save(job))
-        except OSError:
+        except OSError as error:
             del self.store.jobs[job.id]
-            raise
-        finally:
+            raise Failed(f"the job cannot be kept: {describe(error)}", 507) from error
+        if job.id not in self._ending:
             self.store.unwritten.discard(job.id)
         self._told(job)
         self._advance()
@@ -181,8 +206,7 @@ class Front:
     async def cancel(self, job: Job) -> Job:
         """Cancel a job; one that runs ends after its present product."""
         if job.state == QUEUED:
-            self.store.finish(job, CANCELLED)
-            self._told(job)
+            await self._finish(job, CANCELLED)
         elif job is self.running and self.ranks is not None:
             self._cancelled.add(job.id)
             self.ranks.send({"do": "cancel", "job": job.id})
@@ -196,11 +220,55 @@ class Front:
         self._tell_ranks()
         for waiting in self.queue.clients.values():
             for work in waiting:
-                _fail(work, Unavailable("the service is ending; ask again when it is back"))
+                _fail(work, Unavailable(ENDING))
         self.queue.clients.clear()
-        if self.ranks is not None and self.ranks.ready and self.running is not None:
+        if self.ranks is not None and (self.running is not None or self.under_way):
             self.ranks.send({"do": "drain"})
         self._advance()
+
+    def _finish(self, job: Job, state: str, error: str = "") -> asyncio.Task:
+        """End a job. Nobody is told of a state before it is on disk, so a crash loses none."""
+        if job.id not in self._ending:
+            self.store.unwritten.add(job.id)
+            self._ending[job.id] = asyncio.create_task(self._finished(job, state, error))
+        return self._ending[job.id]
+
+    async def _finished(self, job: Job, state: str, error: str) -> None:
+        ended, failure = await asyncio.wrap_future(self.store.finish(job, state, error))
+        job.state, job.ended, job.error, job.files = ended.state, ended.ended, error, ended.files
+        self.store.unwritten.discard(job.id)
+        del self._ending[job.id]
+        if failure:
+            self._warn_unwritten(job, failure)
+        self.counts[f"jobs {state}"] += 1
+        self._told(job)
+        self._advance()
+
+    async def settled(self) -> None:
+        """Wait until the ends of jobs are on disk."""
+        while self._ending:
+            await asyncio.gather(*self._ending.values())
+
+    def _save(self, job: Job) -> None:
+        """Write a job's state; where that fails, say so."""
+        loop = asyncio.get_running_loop()
+
+        def written(future) -> None:
+            if future.exception() is not None:
+                text = describe(future.exception())
+                loop.call_soon_threadsafe(self._warn_unwritten, job, text)
+
+        self.store.save(job).add_done_callback(written)
+
+    def _warn_unwritten(self, job: Job, why: str) -> None:
+        log.error("job %s: its state %s is not on disk: %s", job.id, job.state, why)
+        self._warn(
+            job, f"the state {job.state} is not on disk, and a restart will not know it: {why}"
+        )
+        self._told(job)
+
+    def _warn(self, job: Job, text: str) -> None:
+        job.warnings = [*job.warnings, text][-WARNINGS:]
 
     @property
     def unfinished(self) -> bool:
@@ -217,7 +285,7 @@ class Front:
             self._timer = None
         ranks = self.ranks
         if self.state == DRAINING:
-            if self.running is None and not self.under_way:
+            if self.running is None and not self.under_way and not self._ending:
                 self.drained.set()
             return
         if ranks is None or not ranks.ready:
@@ -265,7 +333,7 @@ class Front:
         job.state, job.started, job.error = RUNNING, time.time(), ""
         job.done, job.total, job.history, job.warnings = 0, None, [], []
         self.running = job
-        self.store.save(job)
+        self._save(job)
         self._told(job)
         folder = self.store.place(job)
         known = {"id": job.id, "kind": job.kind, "options": job.options}
@@ -300,6 +368,9 @@ class Front:
         self.counts[f"{first.kind} blocks"] += 1
         self.counts[f"{first.kind} columns"] += sum(work.columns for work in block)
         self.queue.ended(block, seconds)
+        if "unfinished" in header:
+            self._wait_again(block)
+            return
         if "error" in header:
             for work in block:
                 _fail(work, Failed(header["error"], header["status"]))
@@ -317,6 +388,14 @@ class Front:
                 _answer(work, {}, [arrays[0][:, mine.start : mine.stop]])
             at += work.columns
 
+    def _wait_again(self, block: list[Work]) -> None:
+        """Put requests that were not answered back to the head of the queue."""
+        for work in reversed(block):
+            if self.state == DRAINING:
+                _fail(work, Unavailable(ENDING))
+            elif not _is_over(work):
+                self.queue.add(work, first=True)
+
     def _heard_event(self, header: dict[str, Any], arrays: list) -> None:
         job = self.running
         if job is None or header.pop("job") != job.id:
@@ -325,7 +404,7 @@ class Front:
             job.history = [*job.history[-HISTORY:], header["row"]]
             self.events.add("row", {"job": job.id, "row": header["row"]})
         elif "warning" in header:
-            job.warnings = [*job.warnings, header["warning"]][-WARNINGS:]
+            self._warn(job, header["warning"])
             self._told(job)
         elif "text" in header:
             self.events.add("line", {"job": job.id, "text": header["text"]})
@@ -343,11 +422,10 @@ class Front:
         self._cancelled.discard(job.id)
         if state == QUEUED:
             job.state = QUEUED
-            self.store.save(job)
+            self._save(job)
+            self._told(job)
         else:
-            self.store.finish(job, state, one_line(header["error"]))
-        self.counts[f"jobs {state}"] += 1
-        self._told(job)
+            self._finish(job, state, one_line(header["error"]))
         if header["state"] == QUEUED:  # by a signal that the ranks got: they end, and so does this
             self.drain()
 
@@ -360,29 +438,28 @@ class Front:
         if self.state == READY:
             self.state = STARTING
         block, self.under_way = self.under_way, []
-        for work in reversed(block):
+        for work in block:
             work.attempts += 1
-            if work.attempts < ATTEMPTS and self.state != DRAINING:
-                self.queue.add(work, first=True)
-            else:
+            if work.attempts == ATTEMPTS:
                 _fail(work, Failed(self.last_failure))
+        self._wait_again(block)
         job, self.running = self.running, None
         if job is not None:
             job.attempts += 1
             if job.id in self._cancelled:
                 self._cancelled.discard(job.id)
-                self.store.finish(job, CANCELLED)
+                self._finish(job, CANCELLED)
             elif job.attempts < ATTEMPTS or self.state == DRAINING:
                 job.state, job.error = QUEUED, self.last_failure
-                self.store.save(job)
+                self._save(job)
+                self._told(job)
             else:
-                self.store.finish(job, FAILED, self.last_failure)
-            self._told(job)
+                self._finish(job, FAILED, self.last_failure)
         self._tell_ranks()
         self._advance()
 
     def _told(self, job: Job) -> None:
-        self.events.add("job", job)
+        self.events.add("job", job.brief())
 
 
 def _overflow(bad: list[int], work: Work) -> str:
@@ -390,11 +467,15 @@ def _overflow(bad: list[int], work: Work) -> str:
     return f"{which} the product is not finite; check the scale of the array and the point".strip()
 
 
+def _is_over(work: Work) -> bool:
+    return work.future.done()
+
+
 def _answer(work: Work, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
-    if not work.future.done():
+    if not _is_over(work):
         work.future.set_result((header, arrays))
 
 
 def _fail(work: Work, error: Exception) -> None:
-    if not work.future.done():
+    if not _is_over(work):
         work.future.set_exception(error)

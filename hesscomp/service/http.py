@@ -15,8 +15,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from hesscomp.client import MOST_BODY
 from hesscomp.errors import HesscompError, InputError, one_line
-from hesscomp.service.front import Failed, Front, Unavailable
+from hesscomp.service.batching import Room
+from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
 from hesscomp.service.requests import NAMED_POINTS
@@ -25,13 +27,14 @@ from hesscomp.service.workspace import Workspace, checked_name
 from hesscomp.storage.npy import mapped_npy, save_npy
 
 MOST_ITERATIONS = 10_000  # of a solve
-MOST_BODY = 16 * 2**20  # bytes; larger arrays go by name
 MOST_JSON = 2**16
 NPY_HEADER = 2**12
 BODY_SECONDS = 60.0  # in which a whole body must have come
 CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 OPEN = ("/", "/page.js", "/page.css")  # nothing secret is in them
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "hesscomp")
+TAKEN = "taken"  # in a request's scope: bytes of the room for arrays
+LEAVING = "leaving"  # in a request's state: what is called when its client has gone
 NPY = "application/x-npy"
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css"}
 PAGES = Path(__file__).with_name("pages")
@@ -66,7 +69,7 @@ def refusal(status: int, text: str) -> Response:
     answer = reply({"error": one_line(text)}, status)
     if status == 503:
         answer.headers["retry-after"] = "2"
-    if status in (400, 408, 413):
+    if status in (400, 408, 413, 503):
         answer.headers["connection"] = "close"  # what follows of the body is not read
     return answer
 
@@ -142,8 +145,8 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-def answered(handler: Callable[..., Awaitable[Response]]):
-    """Return a handler whose errors become statuses with one line."""
+def answered(handler: Callable[..., Awaitable[Response]], room: Room):
+    """Return a handler whose errors become statuses with one line, and that gives room back."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -158,8 +161,10 @@ def answered(handler: Callable[..., Awaitable[Response]]):
             return refusal(404, f"{str(why.args[0])[:80]}: there is none here")
         except (msgspec.MsgspecError, UnicodeError) as why:
             return refusal(400, str(why))
-        except ClientDisconnect:
+        except (ClientDisconnect, Gone):
             return Response(status_code=400)
+        finally:
+            room.give(request.scope.pop(TAKEN, 0))
 
     return answer
 
@@ -205,7 +210,10 @@ class Doors:
             ("GET", "/v1/jobs/{job}/result/{name}", self.result_file),
             *(("GET", path, self.page) for path in OPEN),
         ]
-        return [Route(path, answered(handler), methods=[how]) for how, path, handler in listed]
+        return [
+            Route(path, answered(handler, self.front.room), methods=[how])
+            for how, path, handler in listed
+        ]
 
     async def status(self, request: Request) -> Response:
         return reply({"name": self.workspace.name, **self.front.status()})
@@ -302,19 +310,52 @@ class Doors:
         block = None if array is None else array.reshape(len(array), -1)
         operator = request.query_params.get("operator", "hessian")
         name = request.path_params["point"]
-        return await self.front.ask(kind, name, _client(request), block, operator, **given)
+        leaving = request.scope.setdefault("state", {}).setdefault(LEAVING, [])
+        return await self.front.ask(
+            kind, name, _client(request), block, operator, leaving=leaving, **given
+        )
 
     async def _array(self, request: Request, what: str) -> np.ndarray:
         """Return the array of a body, or of the file that it names."""
         n, name = self.front.n, request.headers.get("x-hesscomp-array")
         if name is None:
-            return array_of(await _body(request, MOST_BODY + NPY_HEADER), n, what)
+            return array_of(await self._body(request, MOST_BODY + NPY_HEADER), n, what)
         path = self.workspace.array(name)
         try:
             mapped = await asyncio.to_thread(mapped_npy, path)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{what} in arrays/{path.name}: cannot be read ({error})") from error
+        self._take(request, mapped.size * np.dtype(np.float64).itemsize)
         return await asyncio.to_thread(checked_array, mapped, n, what)
+
+    async def _body(self, request: Request, most: int) -> bytes:
+        """Return a request's body; one that is too long, or comes too slowly, is refused unread.
+
+        Its bytes count as waiting from their arrival to the answer.
+        """
+        declared = request.headers.get("content-length", "0")
+        if not declared.isdecimal() or int(declared) > most:
+            raise Refused(
+                413, f"the body is longer than {most} bytes; write a larger array to FOLDER/arrays "
+                "and name it by X-Hesscomp-Array"
+            )  # fmt: skip
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    self._take(request, len(part))
+                    parts.append(part)
+                    size += len(part)
+                    if size > most:
+                        raise Refused(413, f"the body is longer than {most} bytes")
+        except TimeoutError:
+            raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+        return b"".join(parts)
+
+    def _take(self, request: Request, count: int) -> None:
+        """Take room for bytes of a request, which `answered` gives back."""
+        self.front.room.take(count)
+        request.scope[TAKEN] = request.scope.get(TAKEN, 0) + count
 
     async def _send(self, array: np.ndarray, **headers: str) -> Response:
         """Return an array as a body, or the name of its file where it is large."""
@@ -330,10 +371,10 @@ class Doors:
         return self.store[request.path_params["job"]]
 
     async def jobs(self, request: Request) -> Response:
-        return reply(list(self.store.jobs.values()))
+        return reply([job.brief() for job in self.store.jobs.values()])
 
     async def add_job(self, request: Request) -> Response:
-        body = msgspec.json.decode(await _body(request, MOST_JSON), type=JobBody)
+        body = msgspec.json.decode(await self._body(request, MOST_JSON), type=JobBody)
         if body.key is not None:
             checked_name(body.key, "`key`")
         job, new = await self.front.add_job(body, _client(request))
@@ -378,26 +419,6 @@ def _number(request: Request, name: str, default: float) -> float:
     if not np.isfinite(number):
         raise InputError(f"`{name}` {str(text)[:40]!r}: is not a finite number")
     return number
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """Return a request's body; one that is too long, or comes too slowly, is refused unread."""
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > most:
-        raise Refused(
-            413, f"the body is longer than {most} bytes; write a larger array to FOLDER/arrays and "
-            "name it by X-Hesscomp-Array"
-        )  # fmt: skip
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                body += part
-                if len(body) > most:
-                    raise Refused(413, f"the body is longer than {most} bytes")
-    except TimeoutError:
-        raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
-    return bytes(body)
 
 
 def application(

@@ -3,12 +3,12 @@
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
-from hesscomp.errors import HesscompError, InputError
+from hesscomp.errors import HesscompError, InputError, describe
 from hesscomp.service.wire import Job, JobBody
 from hesscomp.storage.files import atomic_path
 
@@ -54,7 +54,7 @@ class JobStore:
             self.jobs[job.id] = job
         numbers = [int(path.name[1:]) for path in folder.glob("j[0-9]*") if path.name[1:].isdigit()]
         self._next = max(numbers, default=0) + 1
-        self.unwritten: set[str] = set()  # jobs whose files are not there yet
+        self.unwritten: set[str] = set()  # jobs whose files, or whose end, are not written yet
 
     def __getitem__(self, name: str) -> Job:
         """Return a job; KeyError where there is none of this name."""
@@ -99,19 +99,34 @@ class JobStore:
         self.jobs[job.id] = job
         return job
 
-    def save(self, job: Job):
+    def save(self, job: Job) -> Future[None]:
         """Write a job's state, after what was to be written before; return the future of that."""
-        brief = msgspec.structs.replace(job, history=job.history[-1:])
-        return self._writer.submit(_write, self.place(job) / "job.json", msgspec.json.encode(brief))
+        return self._writer.submit(self._write, job.brief())
 
-    def finish(self, job: Job, state: str, error: str = ""):
-        """End a job in a state; its journal is removed, its results are listed. As `save`."""
-        job.state, job.ended, job.error = state, time.time(), error
-        folder = self.place(job)
-        job.files = result_files(folder) if state == DONE else []
-        written = self.save(job)
-        self._writer.submit(shutil.rmtree, folder / "run", True)
-        return written
+    def finish(self, job: Job, state: str, error: str = "") -> Future[tuple[Job, str]]:
+        """Write how a job ended, then remove its journal; the job itself stays as it is.
+
+        Returns
+        -------
+        future of (Job, str)
+            The job as it ended, with its results, and why that is not on disk, if so: its journal
+            is then kept, so that the next start of the service goes on from it.
+        """
+        ended = msgspec.structs.replace(job.brief(), state=state, ended=time.time(), error=error)
+        return self._writer.submit(self._finish, ended)
+
+    def _finish(self, job: Job) -> tuple[Job, str]:
+        try:
+            job.files = result_files(self.place(job)) if job.state == DONE else []
+            self._write(job)
+        except OSError as error:
+            return job, describe(error)
+        shutil.rmtree(self.place(job) / "run", ignore_errors=True)
+        return job, ""
+
+    def _write(self, job: Job) -> None:
+        with atomic_path(self.place(job) / "job.json") as temporary:
+            temporary.write_bytes(msgspec.json.encode(job))
 
     def result(self, job: Job, name: str) -> Path:
         """Return the path of one of a job's results."""
@@ -129,8 +144,3 @@ def result_files(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_file()]
     return sorted(name for name in names if name not in INNER and not name.startswith("."))
-
-
-def _write(path: Path, data: bytes) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)

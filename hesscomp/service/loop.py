@@ -2,7 +2,8 @@
 
 Idle ranks wait by the doorbell. During a job they serve waiting short work between its products
 (`parallel.world.Visitors`); cancelling and draining end the job there, by the numbers of the
-signals that do so elsewhere.
+signals that do so elsewhere. Short work that takes many products (a solve) ends there too, when
+its client has gone, or the job that it visits or the service is to end.
 """
 
 import logging
@@ -61,6 +62,7 @@ class Mailbox:
         self.frames: deque[tuple[dict, list]] = deque()
         self.asked = 0  # SIGTERM where the service drains
         self.cancelled: set[str] = set()  # jobs
+        self.left = 0  # the number of the last work whose clients have gone
         self.stream: socket.socket | None = None
         if rank == 0:
             self.stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -79,6 +81,8 @@ class Mailbox:
             header, arrays = receive(self.stream)
             if header["do"] == "cancel":
                 self.cancelled.add(header["job"])
+            elif header["do"] == "leave":
+                self.left = header["id"]
             elif header["do"] == "drain":
                 self.asked = signal.SIGTERM
             else:
@@ -112,6 +116,7 @@ class RankLoop:
         self.points: dict[str, np.ndarray] = {}
         self.curvatures: OrderedDict[tuple[str, str], Curvature] = OrderedDict()
         self.job: JobUnderWay | None = None
+        self.work: int | None = None  # the number of the short work under way
         self.visiting = self.over = False
         self.subject: Subject
         world.stop_asked, world.visitors = self.stop_asked, self
@@ -121,19 +126,18 @@ class RankLoop:
         subject = make_problem(self.served, self.world)
         self.subject, problem = subject, subject.problem
         self._say_hello(problem)
-        while True:
+        while not self.over:
             header, arrays = self._next()
             what = header["do"]
             if what == "end":
-                return 0
+                break
             if what == "beat":
                 self.mail.say({"say": "beat", "ranks": self._describe_ranks()})
             elif what == "job":
                 self._do_job(header["job"], header["folder"], header["at"])
-                if self.over:
-                    return 0
             else:
                 self._do_work(header, arrays)
+        return 0
 
     def _say_hello(self, problem) -> None:
         self.mail.say(
@@ -174,19 +178,20 @@ class RankLoop:
             self.bell.wait()
         return self.world.broadcast(frame)
 
-    # What `World.check_interrupt` asks during a job
+    # What `World.check_interrupt` asks during a job and during short work
 
     def stop_asked(self) -> int:
-        """Return SIGINT where the job is cancelled, SIGTERM where the service drains, else 0."""
-        if self.visiting or self.job is None:
+        """Return SIGTERM where the service drains, SIGINT where nobody waits any more, else 0."""
+        if self.work is None and self.job is None:
             return 0
         if self.mail.stream is not None:
             try:
                 self.mail.look()
             except (EOFError, OSError):
                 self.mail.asked = signal.SIGTERM
-        cancelled = self.job.name in self.mail.cancelled
-        return self.signals() or self.mail.asked or (signal.SIGINT if cancelled else 0)
+        cancelled = self.job is not None and self.job.name in self.mail.cancelled
+        left = self.work is not None and self.work == self.mail.left
+        return self.signals() or self.mail.asked or (signal.SIGINT if cancelled or left else 0)
 
     def waiting(self) -> bool:
         """Return whether short work waits, and this is the time for it."""
@@ -238,11 +243,17 @@ class RankLoop:
 
     def _do_work(self, header: dict, arrays: list[np.ndarray]) -> None:
         start, answer, out = time.perf_counter(), {}, ()
+        self.work = header["id"]
         try:
             self._learn(header, arrays)
             answer, out = getattr(self, f"_{header['kind']}")(header, arrays)
+        except Interrupted as why:
+            answer = {"unfinished": True}
+            self.over = self.job is None and why.signal != signal.SIGINT
         except HesscompError as why:
             answer = {"error": str(why), "status": 422 if _of_request(why) else 500}
+        finally:
+            self.work = None
         seconds = time.perf_counter() - start
         self.mail.say({"say": "answer", "id": header["id"], "seconds": seconds, **answer}, *out)
 

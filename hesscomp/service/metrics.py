@@ -31,6 +31,7 @@ def metrics_text(front: Front) -> str:
     )  # fmt: skip
     waiting = len(queue) + len(front.under_way)
     tell("waiting", "gauge", "Short requests without an answer.", {"": waiting})
+    tell("waiting_bytes", "gauge", "Bytes of their arrays.", {"": front.room.taken})
     tell(
         "jobs", "gauge", "Jobs by state.",
         {f'{{state="{state}"}}': count for state, count in front.store.counts().items()},

@@ -1,17 +1,12 @@
 """The points that clients have sent, by their content, as long as memory allows."""
 
-import hashlib
 import time
 from collections import OrderedDict
 
 import numpy as np
 
+from hesscomp.client import point_id
 from hesscomp.errors import InputError
-
-
-def content_id(x: np.ndarray) -> str:
-    """Return the name of a point: the SHA-256 of its float64 numbers, little-endian."""
-    return hashlib.sha256(np.ascontiguousarray(x, "<f8").tobytes()).hexdigest()
 
 
 class Points:
@@ -27,7 +22,7 @@ class Points:
         """Hold a point; return its name."""
         if x.nbytes > self.most:
             raise InputError(f"the point takes {x.nbytes} bytes; the service holds {self.most:.0f}")
-        name = content_id(x)
+        name = point_id(x)
         if name not in self.held:
             self.bytes += x.nbytes
         self.held[name] = x

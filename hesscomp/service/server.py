@@ -18,7 +18,7 @@ from hesscomp.errors import HesscompError, InputError, describe
 from hesscomp.runs.slurm import REQUEUE
 from hesscomp.service.batching import WorkQueue
 from hesscomp.service.front import Front, Unavailable
-from hesscomp.service.http import application
+from hesscomp.service.http import LEAVING, application
 from hesscomp.service.jobs import Full, JobStore
 from hesscomp.service.options import LOOPBACK, ServiceOptions
 from hesscomp.service.points import Points
@@ -59,6 +59,9 @@ class Protocol(H11Protocol):
     def connection_lost(self, exc) -> None:
         self._unwatch()
         super().connection_lost(exc)
+        if self.cycle is not None and not self.cycle.response_complete:
+            for leave in self.cycle.scope["state"].get(LEAVING, ()):
+                leave()
 
     def _watch(self) -> None:
         """Limit the time for a head, from its first byte or from the start of the connection."""
@@ -172,6 +175,7 @@ class Service:
             for server, _ in servers:
                 server.should_exit = True
             await asyncio.gather(*serving, return_exceptions=True)
+            await self.front.settled()
             await asyncio.to_thread(self.front.store.close)
             self.workspace.withdraw()
             os.close(self._lock)

@@ -48,6 +48,10 @@ class Job(msgspec.Struct, kw_only=True):
     files: list[str] = []
     history: list[dict[str, Any]] = []
 
+    def brief(self) -> "Job":
+        """Return the job with the last row of its history alone: as it is written, listed, told."""
+        return msgspec.structs.replace(self, history=self.history[-1:])
+
 
 def pack(header: dict[str, Any], arrays: tuple[np.ndarray, ...] = ()) -> list[bytes | memoryview]:
     """Return a frame in pieces: lengths, header, and the bytes of the arrays."""

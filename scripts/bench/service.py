@@ -93,7 +93,7 @@ def cpu(pid: int) -> float:
 def idle(options) -> dict[str, dict]:
     """No-ops at once and after a second of idleness; what idle processes take of a core."""
     with service() as there:
-        ask = lambda: there._json("GET", "/v1/noop")  # noqa: E731
+        ask = lambda: there.request_json("GET", "/v1/noop")  # noqa: E731
         for _ in range(50):
             ask()
         soon = [elapsed(ask) for _ in range(300)]

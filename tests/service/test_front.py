@@ -22,6 +22,7 @@ from fakes import N, Running, running_front, until
 
 from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
+from hesscomp.service.batching import MOST_BYTES
 from hesscomp.service.requests import KINDS, settable
 
 H = np.diag(np.arange(1.0, N + 1))
@@ -89,6 +90,13 @@ def test_points_and_short_requests(running):
         point.of("jacobian") @ V
     with pytest.raises(ServiceError, match=r"has shape \(4, 3\); send \(5,\)"):
         point @ V[:4]
+
+
+def test_complex_arrays_are_refused_before_they_are_halved(running):
+    point, v = running.client.point("zero"), np.full(N, 1 + 1j)
+    for ask in (lambda: point @ v, lambda: point.solve(v), lambda: running.client.point(v)):
+        with pytest.raises(InputError, match="complex128: a service takes real numbers alone"):
+            ask()
 
 
 def test_what_waits_becomes_one_block_and_a_bad_column_fails_alone(running):
@@ -187,6 +195,24 @@ def test_events_are_resumed(running):
     assert {"job", "row"} == {name for _, name in seen}
     number, name, _ = next(service.events(10**9))
     assert name == "reset"
+
+
+def test_histories_are_told_by_rows_and_by_the_job_alone(running):
+    service = running.client
+    before = service.status()["event"]
+    job = service.compress("zero", rank=2)
+    assert job.result(10) and [row["step"] for row in job.known["history"]] == list(range(1, 11))
+    listed = {each["id"]: each for each in service.request_json("GET", "/v1/jobs")}
+    assert [row["step"] for row in listed[job.id]["history"]] == [10]
+    steps = []
+    for _, name, data in service.events(before):
+        if name == "row":
+            steps.append(data["row"]["step"])
+        elif name == "job":
+            assert len(data["history"]) <= 1
+            if data["state"] == "done":
+                break
+    assert steps == list(range(1, 11))
 
 
 def test_metrics(running):
@@ -382,6 +408,65 @@ def test_a_full_queue_says_when_to_come_again(tmp_path):
             assert status == 503 and float(headers["Retry-After"]) > 0
             running.rank.hold.set()
             assert (first.result(), second.result()) == (0.0, 0.0)
+
+
+def test_bytes_that_come_in_or_wait_are_bounded(running):
+    front = running.service.front
+    body = npy(np.ones(N))
+    assert front.room.taken == 0
+    front.room.most = 2 * len(body) - 1
+    try:
+        running.rank.hold.clear()
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(http, running, "POST", "/v1/points/zero/product", body)
+            until(lambda: front.under_way)
+            assert front.status()["waiting_bytes"] == len(body)
+            status, headers, answer = http(running, "PUT", "/v1/points", body)
+            assert status == 503 and float(headers["Retry-After"]) > 0
+            assert f"arrays of {len(body)} bytes wait already" in json.loads(answer)["error"]
+            running.rank.hold.set()
+            assert first.result()[0] == 200
+    finally:
+        running.rank.hold.set()
+        front.room.most = MOST_BYTES
+    until(lambda: front.room.taken == 0)
+
+
+def test_a_client_that_leaves_takes_its_requests_along(running):
+    front = running.service.front
+    running.rank.hold.clear()
+    try:
+        point = running.client.point("zero")
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(lambda: point.value)
+            until(lambda: front.under_way)
+            body, token = npy(np.ones(N)), running.service.token
+            with socket.socket(socket.AF_UNIX) as stream:
+                stream.connect(running.service.door.getsockname())
+                head = "POST /v1/points/zero/solve HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\n"
+                head += f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
+                stream.sendall(head.encode() + body)
+                until(lambda: len(front.queue) == 1)
+            until(lambda: len(front.queue) == 0)
+            running.rank.hold.set()
+            assert first.result() == 0.0
+    finally:
+        running.rank.hold.set()
+
+
+def test_a_state_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):
+    def no_room(path):
+        raise OSError(28, "No space left on device", str(path))
+
+    with running_front(tmp_path / "svc") as running:
+        job = running.client.compress("zero", rank=2)
+        monkeypatch.setattr("hesscomp.service.jobs.atomic_path", no_room)
+        assert job.wait(10) == "done" and job.files == ["factor.h5", "numbers.json"]
+        assert any("done is not on disk" in text for text in job.warnings)
+        assert "No space left on device" in caplog.text
+        status, _, answer = http(running, "POST", "/v1/jobs", b'{"kind":"compress"}')
+        assert status == 507 and "the job cannot be kept: " in json.loads(answer)["error"]
+        monkeypatch.undo()
 
 
 def test_points_leave_when_they_take_too_much(tmp_path):

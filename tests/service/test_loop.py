@@ -9,11 +9,11 @@ import time
 import numpy as np
 import pytest
 
+from hesscomp.client import point_id
 from hesscomp.parallel.doorbell import Doorbell
 from hesscomp.parallel.world import World
 from hesscomp.service import loop
 from hesscomp.service.loop import RankLoop
-from hesscomp.service.points import content_id
 from hesscomp.service.requests import ServedProblem
 from hesscomp.service.wire import pack, receive
 from hesscomp.workflows import CurvatureRequest, make_curvature
@@ -31,7 +31,7 @@ class FrontThread:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(self.address)
         self.listener.listen(1)
-        self.said, self.failure = [], None
+        self.said, self.failure, self.number, self.out = [], None, 0, b""
         self.thread = threading.Thread(target=self._run, args=[script], daemon=True)
         self.thread.start()
 
@@ -45,9 +45,12 @@ class FrontThread:
         finally:
             self.stream.close()  # at the latest now the ranks end
 
-    def send(self, header, *arrays):
-        for piece in pack(header, arrays):
-            self.stream.sendall(piece)
+    def send(self, header, *arrays, more=False):
+        """Send a frame; one with `more` goes together with the next."""
+        self.out += b"".join(pack(header, arrays))
+        if not more:
+            self.stream.sendall(self.out)
+            self.out = b""
 
     def hear(self, what):
         while True:
@@ -57,8 +60,12 @@ class FrontThread:
                 return header, arrays
 
     def work(self, kind, point="zero", *arrays, brings=False, **given):
+        self.number += 1
         known = {"kind": kind, "point": point, "operator": "hessian", "alone": True}
-        self.send({"do": "work", "id": 1, **known, "drop": [], "brings": brings, **given}, *arrays)
+        self.send(
+            {"do": "work", "id": self.number, **known, "drop": [], "brings": brings, **given},
+            *arrays,
+        )
 
     def ask(self, *words, **given):
         self.work(*words, **given)
@@ -107,7 +114,7 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         assert header["value"] == value
         np.testing.assert_array_equal(arrays[0], gradient)
         np.testing.assert_array_equal(front.ask("product", "zero", V)[1][0], expected[0])
-        header, arrays = front.ask("gradient", content_id(x), x, brings=True)
+        header, arrays = front.ask("gradient", point_id(x), x, brings=True)
         assert header["value"] == expected[1][0]
         header, arrays = front.ask("product", "zero", V * [1e300, 1])
         assert header["failed"] == [0]
@@ -147,6 +154,38 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         np.testing.assert_array_equal(factor.eigenvalues, expected[2])
         assert factor.provenance.columns == alone.factor.provenance.columns
         assert front.hello["n"] == n and len(front.hello["ranks"]) == world.size
+
+
+def test_a_long_solve_ends_when_nobody_waits_for_it(monkeypatch, tmp_path, data):
+    """Its client has left; the job that it visits is cancelled; the service drains."""
+    folder = World().broadcast(str(tmp_path))
+    begun = threading.Event()
+
+    def endless(A, B, **_):
+        while True:
+            A @ B
+            begun.set()
+
+    monkeypatch.setattr(loop, "solve_columns", endless)
+    given = {"shift": 1.0, "tolerance": 1e-4, "iterations": 100}
+
+    def script(front):
+        def solve_until(word):
+            begun.clear()
+            front.work("solve", "zero", np.ones((60, 1)), **given)
+            begun.wait()
+            front.send(word)
+            assert front.hear("answer")[0]["unfinished"]
+
+        solve_until({"do": "leave", "id": 1})
+        options = {**OPTIONS, "rank": 25}
+        job = {"id": "j1", "kind": "compress", "options": options}
+        front.send({"do": "job", "job": job, "folder": folder, "at": "zero"}, more=True)
+        solve_until({"do": "cancel", "job": "j1"})
+        assert front.hear("ended")[0]["state"] == "cancelled"
+        solve_until({"do": "drain"})
+
+    served(script, monkeypatch, data)
 
 
 def test_idle_ranks_wait_outside_of_collectives(monkeypatch, data):

@@ -16,6 +16,7 @@ const jobs = new Map(); // by id
 const lines = new Map(); // the last line that a job said
 const results = new Map(); // numbers and files of jobs that are done
 const rows = new Map(); // the table's rows of jobs
+const whole = new Map(); // by job, when it started: its history here has all of its rows
 let showAll = false;
 let events = null;
 let looking = 0;
@@ -75,6 +76,7 @@ async function load() {
     ["/v1/status", "/v1/jobs", "/v1/points"].map((path) => ask("GET", path)),
   );
   jobs.clear();
+  whole.clear();
   for (const job of every) jobs.set(job.id, job);
   showStatus(status);
   showPoints(points);
@@ -120,6 +122,7 @@ function listen() {
 
 function hearJob(job) {
   const before = jobs.get(job.id);
+  if (before && before.started === job.started) job.history = before.history; // it comes by rows
   jobs.set(job.id, job);
   if (before?.state !== job.state) put(at("news"), `Job ${job.id}, ${job.kind}, is ${job.state}.`);
   showJobs();
@@ -369,9 +372,28 @@ async function showJob(changed) {
   put(at("job-line"), lines.get(job.id) ?? "");
   const found = job.state === "done" ? await resultOf(job) : null;
   if (location.hash.slice(1) !== job.id) return; // another one was chosen meanwhile
+  if (!found?.numbers?.history?.length && job.history.length) await completeHistory(job);
+  if (location.hash.slice(1) !== job.id) return;
   const history = found?.numbers?.history?.length ? found.numbers.history : job.history;
   at("job-curves").replaceChildren(...curvesOf(history));
   showReport(job, found);
+}
+
+// Lists and events have the last row of a history alone; the job itself has all.
+async function completeHistory(job) {
+  if (whole.get(job.id) === job.started) return;
+  whole.set(job.id, job.started);
+  try {
+    const all = await ask("GET", `/v1/jobs/${job.id}`);
+    const now = jobs.get(job.id);
+    if (now.started !== all.started) return;
+    const last = all.history.at(-1)?.step ?? Infinity;
+    const newer = now.history.filter((row) => row.step > last); // they came meanwhile
+    job.history = now.history = [...all.history, ...newer];
+  } catch (why) {
+    whole.delete(job.id);
+    complain(why);
+  }
 }
 
 async function resultOf(job) {
