@@ -30,6 +30,7 @@ from hesscomp.service.requests import (
     NAMED_POINTS,
     TRAINED,
     ServedProblem,
+    check_memory,
     curvature_request,
     job_request,
     kind_of,
@@ -175,7 +176,10 @@ class Front:
             if (known.kind, known.options, known.point) != (body.kind, body.options, body.point):
                 raise InputError(f"`key` {body.key}: belongs to {known.id}, another job")
             return known, False
-        self._request(body, Path("jobs"))
+        request = self._request(body, Path("jobs"))
+        if self.about["ranks"]:
+            sizes = self.n, self.about["rows"], self.about["ranks"]
+            await asyncio.to_thread(check_memory, request, *sizes)
         x = None
         if body.point not in (None, TRAINED, *NAMED_POINTS):
             x = self.points[body.point]
@@ -194,9 +198,9 @@ class Front:
         self._advance()
         return job, True
 
-    def _request(self, body: JobBody | Job, folder: Path) -> None:
+    def _request(self, body: JobBody | Job, folder: Path) -> Any:
         kind_of(body.kind)
-        job_request(body.kind, body.options, self.served, folder, self._at(body, folder))
+        return job_request(body.kind, body.options, self.served, folder, self._at(body, folder))
 
     def _at(self, body: JobBody | Job, folder: Path) -> str | None:
         if body.point in (None, TRAINED, *NAMED_POINTS):

@@ -30,7 +30,7 @@ from hesscomp.errors import (
 from hesscomp.krylov.cg import solve_columns
 from hesscomp.parallel.doorbell import Doorbell
 from hesscomp.parallel.ledger import Ledger
-from hesscomp.parallel.resources import resident_bytes
+from hesscomp.parallel.resources import available_bytes, resident_bytes
 from hesscomp.parallel.watchdog.stop_signals import STOP_SIGNALS, StopListener
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import plain, write_json
@@ -158,6 +158,7 @@ class RankLoop:
                 "pid": os.getpid(),
                 "threads": self.world.threads,
                 "resident_bytes": resident_bytes(),
+                "free_bytes": available_bytes() // self.world.ranks_here(),
             }
         )
 

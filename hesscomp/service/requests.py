@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hesscomp.compression.counting import Machine
+from hesscomp.compression.formats import LOW_RANK
+from hesscomp.compression.options import SketchSizes
+from hesscomp.compression.plan import METHODS
 from hesscomp.errors import InputError
-from hesscomp.options import Options, described, refuse_unknown, values
+from hesscomp.options import Options, described, format_bytes, refuse_unknown, values
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.service.wire import Value
 from hesscomp.workflows.curvature import OPERATORS, CurvatureRequest
+from hesscomp.workflows.planning import PlanRequest, plan
 from hesscomp.workflows.subject import HeldOutRequest, ProblemRequest
 
 NAMED_POINTS = ("zero", "initial")
@@ -125,6 +130,39 @@ def job_request(
             raise InputError(f"a job {kind} starts at no point; leave `point` out")
         given["at"] = (at,) if known["at"].many else at
     return about.options(**given)
+
+
+def check_memory(request: Any, n: int, rows: int, ranks: list[dict[str, Any]]) -> None:
+    """Refuse a compression to a rank that takes more memory than its ranks have free, by the plan.
+
+    The rank with the least counts, as it was when the ranks last said it. Of other formats, and of
+    a tolerance, the columns are not known before.
+
+    Raises
+    ------
+    InputError
+        With both sizes.
+    """
+    low_rank = getattr(request, "factor_format", None) == LOW_RANK and request.rank is not None
+    free = min((rank["free_bytes"] for rank in ranks), default=None)
+    if not low_rank or free is None:
+        return
+    sizes = values(request, SketchSizes) | {"rank": int(request.rank)}
+    method = request.method if request.method in METHODS else "auto"
+    found = plan(
+        PlanRequest(
+            n=n, rows=rows, ranks=len(ranks), method=method, which=request.which,
+            dtype=request.dtype or PlanRequest.dtype, memory_limit=request.memory_limit,
+            memory=free + Machine.program, **sizes,
+        )
+    ).memory  # fmt: skip
+    needed = sum(found[part] for part in ("vectors", "sketch", "product"))
+    if needed > free:
+        raise InputError(
+            f"a compression to rank {request.rank} takes {format_bytes(needed)} on each rank by "
+            f"the plan, and {format_bytes(free)} are free; take a smaller `rank`, or a service of "
+            "more ranks with `layout` rows"
+        )
 
 
 def _is_linear(served: ServedProblem) -> bool:

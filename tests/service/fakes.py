@@ -17,7 +17,12 @@ from hesscomp.service.server import Service
 from hesscomp.service.wire import pack, receive
 
 N = 5
-RANKS = [{"rank": 0, "host": "here", "pid": 1, "threads": 1, "resident_bytes": 2**20}]
+RANKS = [
+    {
+        **{"rank": 0, "host": "here", "pid": 1, "threads": 1},
+        **{"resident_bytes": 2**20, "free_bytes": 2**30},
+    }
+]
 
 
 class FakeRank:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import random
 import re
 import socket
 import stat
@@ -13,19 +14,36 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http import client as http_client
 from pathlib import Path
 
 import fakes
 import numpy as np
 import pytest
 from fakes import N, Running, running_front, until
+from marks import slow_but
 
 from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
+from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.batching import MOST_BYTES
-from hesscomp.service.requests import KINDS, settable
+from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
 
 H = np.diag(np.arange(1.0, N + 1))
+TOKENS = (
+    b"nan",
+    b"null",
+    b"[",
+    b"{",
+    b'"',
+    b"\\u0000",
+    b"-1",
+    b"1e999",
+    b"'|O'",
+    b"(9" + b"9" * 20,
+    b"\xff",
+    b"../",
+)
 HEAD = b"GET /v1/status HTTP/1.1\r\nHost: hesscomp\r\n"
 
 
@@ -197,6 +215,19 @@ def test_events_are_resumed(running):
     assert name == "reset"
 
 
+def test_a_compression_that_the_ranks_have_no_memory_for_is_refused(running, monkeypatch):
+    ranks = running.service.front.about["ranks"]
+    monkeypatch.setitem(ranks[0], "free_bytes", 100)
+    with pytest.raises(ServiceError, match=r"to rank 3 takes .* on each rank.* and 100 B are"):
+        running.client.submit("compress", rank=3)
+    served = ServedProblem(problem="mnist-mlp")
+    request = job_request("compress", {"rank": 300}, served, Path("jobs"), None)
+    sizes = {"n": 10**7, "rows": 10**4}
+    check_memory(request, ranks=2 * [{"free_bytes": 200 * 2**30}], **sizes)
+    with pytest.raises(InputError, match="smaller `rank`"):
+        check_memory(request, ranks=2 * [{"free_bytes": 2**30}], **sizes)
+
+
 def test_histories_are_told_by_rows_and_by_the_job_alone(running):
     service = running.client
     before = service.status()["event"]
@@ -292,6 +323,58 @@ def test_bodies_that_are_no_points(running, body, status, message):
 def test_bodies_that_are_no_jobs(running, body):
     status, _, answer = http(running, "POST", "/v1/jobs", body)
     assert status == 400 and set(json.loads(answer)) == {"error"}
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Change, drop, double or cut a few bytes."""
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at, length = rng.randrange(len(out) + 1), rng.choice((1, 2, 8, 64))
+        how = rng.randrange(5)
+        if how == 0:
+            out[at : at + length] = rng.randbytes(length)
+        elif how == 1:
+            del out[at : at + length]
+        elif how == 2:
+            out[at:at] = out[at : at + length] * rng.choice((1, 2, 30))
+        elif how == 3:
+            out[at : at + length] = rng.choice(TOKENS)
+        elif rng.random() < 0.2:
+            del out[at:]
+    return bytes(out)
+
+
+@pytest.mark.parametrize("count", slow_but([60], [60, 10_000]))
+def test_damaged_bodies_are_answered_in_one_line(tmp_path, count):
+    """Each gets an answer, none an error of the server; the memory of the process stays."""
+    rng, V = random.Random(count), np.ones((N, 2))
+    jobs = [
+        {"kind": "compress", "options": {"rank": 3, "seed": 1}, "point": "zero", "key": "k"},
+        {"kind": "train", "options": {"optimizer": "adam", "steps": 3}},
+    ]
+    doors = [
+        ("PUT", "/v1/points", npy(np.ones(N))),
+        ("POST", "/v1/points/zero/product", npy(V)),
+        ("POST", "/v1/points/zero/solve?shift=1", npy(V.astype(np.float32))),
+        *(("POST", "/v1/jobs", json.dumps(job).encode()) for job in jobs),
+    ]
+    with running_front(tmp_path / "svc") as running:
+        given = {"Authorization": f"Bearer {running.service.token}", "X-Hesscomp": "1"}
+        host, port = running.url.removeprefix("http://").split(":")
+        line, statuses, begun = http_client.HTTPConnection(host, int(port), timeout=20), set(), 0
+        for i in range(count):
+            method, path, body = rng.choice(doors)
+            line.request(method, path, mutated(body, rng) or b" ", given)
+            answer = line.getresponse()
+            text = answer.read()
+            statuses.add(answer.status)
+            assert answer.status < 500 or answer.status == 503, (path, text)  # 503: jobs wait
+            if answer.status >= 400:
+                assert set(json.loads(text)) == {"error"} and b"\n" not in text
+            if i == count // 10:
+                begun = resident_bytes()
+        assert {200, 422, 400} <= statuses | {201, 202}
+        assert resident_bytes() - begun < 64 * 2**20
 
 
 def test_lengths_and_halves(running, monkeypatch):
