@@ -36,6 +36,7 @@ MOST_BODY = 16 * 2**20  # bytes; larger arrays go by name in the service's folde
 SOON = 0.05  # seconds between two looks at a job, at first
 LATER = 1.0
 ENDED = ("done", "failed", "cancelled")
+REFUSALS = http.client.HTTPException, ConnectionError, FileNotFoundError, ssl.SSLError
 TRIES = 20  # of a request that the service does not take now
 
 
@@ -73,7 +74,8 @@ def connect(
         The service's, with its token.
     url : str, optional
         Such as http://127.0.0.1:8000, where ``ssh -N -L 8000:/path/of/service.sock HOST`` or
-        another tunnel leads to the service. By default the socket that the folder names.
+        another tunnel leads to the service. By default the socket that the folder names, or on
+        another host the https address that it names; the certificates in the folder are trusted.
     timeout : float, optional
         Seconds that an answer may take; by default any.
 
@@ -87,6 +89,14 @@ def connect(
     service = Service(Path(folder), url, timeout)
     service.status()
     return service
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """Return what a service's folder tells of it; of a copy that has only the token nothing."""
+    try:
+        return json.loads((folder / "service.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def where(folder: Path) -> dict[str, Any]:
@@ -237,12 +247,18 @@ class Service:
         }
 
     def _new_connection(self) -> http.client.HTTPConnection:
-        if self.url is None:
-            return _UnixConnection(where(self.folder)["socket"], self.timeout)
-        parts = urlsplit(self.url)
+        known = where(self.folder) if self.url is None else _told(self.folder)
+        url, away = self.url, known.get("host") != platform.node()
+        if url is None and away and (known["url"] or "").startswith("https:"):
+            url = known["url"]
+        if url is None:
+            return _UnixConnection(known["socket"], self.timeout)
+        parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
             context = ssl.create_default_context()
+            if known.get("certificates"):
+                context.load_verify_locations(cadata="\n".join(known["certificates"]))
             return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
         return http.client.HTTPConnection(host, port, timeout=self.timeout)
 
@@ -259,7 +275,7 @@ class Service:
                 connection.request(method, path, body, {**self._headers(), **headers})
                 answer = connection.getresponse()
                 data = answer.read()
-            except (http.client.HTTPException, ConnectionError, FileNotFoundError) as error:
+            except REFUSALS as error:
                 connection.close()
                 self._local.connection = None
                 if fresh:  # else it was one that the service had closed

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import h11
 import msgspec
@@ -36,6 +38,7 @@ CONNECTIONS = 512
 POINT_BYTES = 2.0**30
 INBOX_SECONDS = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+CERTIFICATES = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 END_SECONDS = 20.0  # for which the ranks may take to end when they are told
 
 
@@ -157,7 +160,8 @@ class Service:
         serving = [asyncio.create_task(server.serve([door])) for server, door in servers]
         while not all(server.started for server, _ in servers):
             await asyncio.sleep(0.005)
-        self.workspace.announce(self.door.getsockname(), self.url)
+        certificates = certificates_of(self.options.certificate)
+        self.workspace.announce(self.door.getsockname(), self.url, certificates)
         self.say(f"service: {self.workspace.folder}" + (f", {self.url}" if self.url else ""))
         ranks = asyncio.create_task(self.ranks.run())
         inbox = asyncio.create_task(self._watch_inbox())
@@ -186,6 +190,9 @@ class Service:
     def _on_port(self, app) -> tuple[Server, socket.socket]:
         options = self.options
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        for path in filter(None, (options.certificate, options.key)):
+            if not os.access(path, os.R_OK):
+                raise InputError(f"{path}: cannot be read; TLS needs the certificate and its key")
         door = socket.socket(family, socket.SOCK_STREAM)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -222,6 +229,11 @@ class Service:
                     continue
                 path.unlink(missing_ok=True)
             await asyncio.sleep(INBOX_SECONDS)
+
+
+def certificates_of(path: str | None) -> list[str]:
+    """Return the certificates of a file, and nothing else that it may hold, such as a key."""
+    return CERTIFICATES.findall(Path(path).read_text()) if path is not None else []
 
 
 def serve(

@@ -112,8 +112,8 @@ class Workspace:
             raise InputError(f"{place}: others may enter it; remove it")
         return _listening(place / name)
 
-    def announce(self, path: str, url: str | None) -> None:
-        """Tell clients where the service listens."""
+    def announce(self, path: str, url: str | None, certificates: list[str]) -> None:
+        """Tell clients where the service listens, and which certificates they may trust there."""
         known = {
             "version": 1,
             "name": self.name,
@@ -122,6 +122,7 @@ class Workspace:
             "started": time.time(),
             "socket": path,
             "url": url,
+            "certificates": certificates,
         }
         with atomic_path(self.folder / "service.json") as temporary:
             temporary.write_text(json.dumps(known) + "\n")

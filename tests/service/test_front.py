@@ -377,6 +377,23 @@ def test_damaged_bodies_are_answered_in_one_line(tmp_path, count):
         assert resident_bytes() - begun < 64 * 2**20
 
 
+def test_another_host_comes_by_tls_and_trusts_the_certificate_of_the_folder(tmp_path, monkeypatch):
+    """`tls.pem` is a certificate of localhost with its key, both made for this test."""
+    file = str(Path(__file__).with_name("tls.pem"))
+    folder, given = tmp_path / "svc", {"host": "localhost", "certificate": file, "key": file}
+    with running_front(folder, **given) as running:
+        assert running.url.startswith("https://localhost:")
+        assert "PRIVATE KEY" not in (folder / "service.json").read_text()
+        monkeypatch.setattr("platform.node", lambda: "another host")
+        there = connect(folder, timeout=10)
+        np.testing.assert_allclose(there.point("zero") @ np.ones(N), np.diag(H))
+        bare = tmp_path / "copy"  # with the token alone: nothing says that the address is right
+        bare.mkdir()
+        (bare / "token").write_text((folder / "token").read_text())
+        with pytest.raises(NotRunning, match="certificate verify failed"):
+            connect(bare, running.url, timeout=10)
+
+
 def test_lengths_and_halves(running, monkeypatch):
     token = f"Authorization: Bearer {running.service.token}\r\nX-Hesscomp: 1\r\n".encode()
     head = b"PUT /v1/points HTTP/1.1\r\nHost: hesscomp\r\n" + token
