@@ -8,6 +8,8 @@ import random
 import re
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -280,6 +282,23 @@ def test_who_is_refused(running, given, status):
     assert found == status and set(json.loads(body)) == {"error"}
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_user_does_not_get_in(running):
+    path, token = running.service.door.getsockname(), running.folder / "token"
+    words = f"""
+import os, socket
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for enter in (lambda: socket.socket(socket.AF_UNIX).connect({path!r}), lambda: open({str(token)!r})):
+    try:
+        enter()
+    except PermissionError:
+        print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused", "refused"]
+    assert stat.S_IMODE(running.folder.stat().st_mode) == 0o700
 
 
 def test_changes_need_the_header_of_clients(running):
