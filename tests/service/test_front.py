@@ -290,7 +290,8 @@ def test_another_user_does_not_get_in(running):
     words = f"""
 import os, socket
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-for enter in (lambda: socket.socket(socket.AF_UNIX).connect({path!r}), lambda: open({str(token)!r})):
+door = socket.socket(socket.AF_UNIX)
+for enter in (lambda: door.connect({path!r}), lambda: open({str(token)!r})):
     try:
         enter()
     except PermissionError:
