@@ -24,7 +24,7 @@ from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.options import refuse_unknown
 from hesscomp.parallel.watchdog.stop_signals import StopListener
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import KNOWN_SOLUTION
+from hesscomp.problems.evaluation import rows_or_solution
 from hesscomp.problems.problem import Problem
 
 NOTICE = b"\nhesscomp: interrupted; training ends after this product\n"
@@ -135,7 +135,7 @@ def train(
             result = minimise(
                 problem, chosen, x0, sampling=sampling, stopping=stopping, saving=saving,
                 callbacks=(show, *callbacks), evaluate_every=evaluate_every,
-                test=_judged_by(problem, validation_data),
+                test=rows_or_solution(problem, validation_data),
             )  # fmt: skip
     except Interrupted as why:
         if model is not None and why.best is not None and saving.folder is None:
@@ -149,12 +149,6 @@ def train(
         problem.set_weights(result.best)
     show.summary(result)
     return result
-
-
-def _judged_by(problem: Problem, validation_data):
-    """Return validation data, or else the solution where it is known."""
-    known = validation_data is None and problem.can(KNOWN_SOLUTION)
-    return problem.solution if known else validation_data
 
 
 def as_optimizer(optimizer: Any, settings: dict[str, Any]) -> Optimizer:

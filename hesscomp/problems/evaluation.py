@@ -7,7 +7,7 @@ import numpy as np
 from hesscomp.datasets import Dataset
 from hesscomp.errors import InputError
 from hesscomp.parallel.ledger import Ledger
-from hesscomp.problems.capabilities import CLASSIFICATION
+from hesscomp.problems.capabilities import CLASSIFICATION, KNOWN_SOLUTION
 from hesscomp.problems.problem import Problem
 from hesscomp.problems.solution import Solution
 
@@ -37,6 +37,11 @@ class Evaluation:
     def __str__(self) -> str:
         accuracy = "" if self.accuracy is None else f", accuracy {self.accuracy:.5f}"
         return f"loss {self.loss:.10g}{accuracy}, over {self.rows} rows"
+
+
+def rows_or_solution(problem: Problem, test):
+    """Return test rows where they are given, else the known solution, or None without one."""
+    return problem.solution if test is None and problem.can(KNOWN_SOLUTION) else test
 
 
 def judge_of(problem: Problem, test) -> "HeldOut | Solution":

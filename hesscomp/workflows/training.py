@@ -10,7 +10,7 @@ from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.optimizers.schedules import EXAMPLE, USED
 from hesscomp.options import option, option_of, values
 from hesscomp.parallel.world import World
-from hesscomp.problems.capabilities import KERAS_MODEL, KNOWN_SOLUTION, PICTURE
+from hesscomp.problems.capabilities import KERAS_MODEL, PICTURE
 from hesscomp.runs.report import PICTURE_FILE, write_json
 from hesscomp.workflows.curvature import TRAINED, known_point, read_ordering
 from hesscomp.workflows.progress import (
@@ -119,7 +119,7 @@ def train(
     from hesscomp.optimizers.loop import DIVERGED
     from hesscomp.optimizers.loop import train as minimise
     from hesscomp.optimizers.preconditioners import Refreshed
-    from hesscomp.problems.evaluation import HeldOut
+    from hesscomp.problems.evaluation import HeldOut, rows_or_solution
 
     optimizer, saving = _parts(request)
     if isinstance(optimizer, Refreshed) and optimizer.ordering is not None:
@@ -138,11 +138,12 @@ def train(
     def tell(row: dict, x) -> None:
         progress(row)
 
+    test_rows = None if request.test is None else subject.data
     with world.ledger.timed("training"):
         result = minimise(
             subject.problem, optimizer, x0, sampling=sampling, stopping=request, saving=saving,
             callbacks=(tell,), evaluate_every=request.evaluate_every,
-            test=_judged_by(request, subject),
+            test=rows_or_solution(subject.problem, test_rows),
         )  # fmt: skip
     subject.problem.warn_without_minimum(result.best)
     test = result.test
@@ -161,14 +162,6 @@ def train(
         what, writer = "model", lambda path: subject.problem.save_model(path, result.best)
     write(world, progress, what, request.save_point, writer)
     return training
-
-
-def _judged_by(request: TrainRequest, subject: Subject):
-    """Return the test rows that were requested, a known solution, or None."""
-    if request.test is not None:
-        return subject.data
-    problem = subject.problem
-    return problem.solution if problem.can(KNOWN_SOLUTION) else None
 
 
 def _names_model(path: str | None) -> bool:
