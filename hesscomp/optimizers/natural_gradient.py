@@ -5,6 +5,7 @@ Müller and Zeinhofer, "Achieving high accuracy with PINNs via energy natural gr
 Journal of Computational Physics 516, 2024).
 """
 
+import logging
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -27,6 +28,7 @@ from hesscomp.parallel.gram import gram_matrix
 from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
 from hesscomp.problems.problem import Problem
 
+log = logging.getLogger(__name__)
 SQUARES, OTHERS = 1e-12, 1e-8  # least dampings, where none is given
 FIRST = 1e8  # times the least damping, that of the first step
 STEADY, RATE = 4, 4.0  # the damping grows by RATE^(k - STEADY) where a step's length is 2^-k
@@ -129,6 +131,8 @@ class NaturalGradient(Refreshed):
         else:
             matrix = batch.gauss_newton(task.x)
             direction, damping, state, costs = self._by_cg(task, system, matrix, state)
+        if self.preconditioner != LOW_RANK and not costs["cg_iterations"]:
+            self._say_unused(task)
         if not task.world.decide(bool(np.isfinite(bend).all())):
             bend = np.zeros_like(bend)
         length, k = self._search(task, direction, bend, int(state["halvings"]))
@@ -140,6 +144,13 @@ class NaturalGradient(Refreshed):
         }  # fmt: skip
         values = {"step_length": length, "damping": damping, **costs}
         return Outcome(task.x + step, following, values, stuck=length == 0)
+
+    def _say_unused(self, task: Task) -> None:
+        if task.world.rank == 0 and task.step == 0:
+            log.warning(
+                "natural-gradient: the preconditioner is not used, since systems of at most %d "
+                "unknowns are solved directly; a smaller `direct` lets CG solve them", self.direct,
+            )  # fmt: skip
 
     def _by_cg(self, task: Task, system: "_System", matrix: Operator, state: State):
         """Return the direction, lambda, the state with the factor, and what it cost."""

@@ -62,6 +62,16 @@ def test_a_direction_is_that_of_a_dense_solve(rows, reproducible, options):
     assert task.acceptance_batch.objective(outcome.x) < task.objective
 
 
+@pytest.mark.serial
+def test_a_preconditioner_that_is_not_used_is_told(caplog):
+    problem, optimizer = regression(World(), 7), NaturalGradient(preconditioner="hbs")
+    train(problem, optimizer, stopping=Stopping(max_steps=2))
+    assert [record.message for record in caplog.records if "directly" in record.message] == [
+        "natural-gradient: the preconditioner is not used, since systems of at most 10000 unknowns "
+        "are solved directly; a smaller `direct` lets CG solve them"
+    ]
+
+
 def line_network():
     keras.utils.set_random_seed(3)
     layers = [keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]
