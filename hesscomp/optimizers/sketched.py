@@ -106,7 +106,7 @@ class SketchySGD(Sketched):
     --------
     >>> import hesscomp as hc
     >>> problem = hc.LogisticRegression(hc.load_data("adult"))
-    >>> found = hc.train(problem, hc.SketchySGD(), gradient=0.01, curvature=0.01, max_steps=100)
+    >>> found = hc.train(problem, hc.SketchySGD(), gradient=0.01, curvature=0.01, max_steps=300)
     >>> found.best_objective < 0.34
     True
     """

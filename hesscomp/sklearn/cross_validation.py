@@ -18,7 +18,7 @@ from hesscomp.parallel.world import World
 from hesscomp.sklearn.estimators import (
     LogisticRegression,
     TweedieRegressor,
-    _agreed,
+    agreed,
     explained,
     total_weight,
 )
@@ -91,7 +91,7 @@ class _CrossValidated:
         world, cv = World.of_job(), self.cv  # type: ignore[attr-defined]
         every = world.gather(y)
         labels, start = np.concatenate(every), sum(map(len, every[: world.rank]))
-        with _agreed("drawing folds"):
+        with agreed("drawing folds"):
             splitter = check_cv(cv, labels, classifier=is_classifier(self))
             splits = list(splitter.split(np.zeros((len(labels), 1)), labels))
         tests = np.zeros(len(labels), int)
@@ -236,7 +236,7 @@ class TweedieRegressorCV(_CrossValidated, TweedieRegressor):
 
     def fit(self, X, y, sample_weight=None):
         """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
-        with _agreed("checking rows"):
+        with agreed("checking rows"):
             X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
         y, alphas = np.asarray(y, np.float64), np.asarray(self.alphas, np.float64)
         family: Any = known_family(self._family())

@@ -40,7 +40,7 @@ MATH = SimpleNamespace(
 
 
 @contextmanager
-def _agreed(name: str) -> Iterator[None]:
+def agreed(name: str) -> Iterator[None]:
     """Run local checks; where they fail on one of several ranks, all raise. Collective."""
     world = World.of_job()
     if world.size == 1:
@@ -189,7 +189,7 @@ class LogisticRegression(ClassifierMixin, _Linear):
 
     def _encoded(self, X, y, sample_weight) -> tuple[Any, np.ndarray, Any, Any]:
         """Return rows, targets, weights with those of the classes, and without. Collective."""
-        with _agreed("checking rows"):
+        with agreed("checking rows"):
             X, y, given = self._rows(X, y, sample_weight)
             check_classification_targets(y)
         world = World.of_job()
@@ -270,7 +270,7 @@ class LogisticRegression(ClassifierMixin, _Linear):
 
     def score(self, X, y, sample_weight=None):
         """Return the accuracy on the rows of all ranks."""
-        with _agreed("predicting rows"):
+        with agreed("predicting rows"):
             right = self.predict(X) == np.asarray(y)
             weights = np.ones(len(right)) if sample_weight is None else np.asarray(sample_weight)
             sums = np.array([weights @ right, weights.sum()], float)
@@ -289,7 +289,7 @@ class _Regressor(RegressorMixin, _Linear):
 
     def fit(self, X, y, sample_weight=None):
         """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
-        with _agreed("checking rows"):
+        with agreed("checking rows"):
             X, y, weights = self._rows(X, y, sample_weight, y_numeric=True)
         family = self._family()
         ridge = self._ridge(total_weight(y, weights))
@@ -318,7 +318,7 @@ class _Regressor(RegressorMixin, _Linear):
 
         Of least squares it is R^2.
         """
-        with _agreed("predicting rows"):
+        with agreed("predicting rows"):
             t, y = self._predictor(X), np.asarray(y, np.float64)
             weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight)
         return explained(known_family(self._family()), t, y, weights)

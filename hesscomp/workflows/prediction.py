@@ -25,7 +25,7 @@ class PredictRequest(Options):
     data: str = option(
         metavar="FILE",
         help="the rows: CSV with the columns of the training data in any order, or another format "
-        "with as many columns; labels are ignored but for `figure`",
+        "with as many columns; labels are ignored but for `plot`",
     )  # fmt: skip
     out: str = option(metavar="P.csv", help="write a line for each row to this file")
     offset: str | None = option_of(SourceRequest, "offset")
@@ -33,7 +33,7 @@ class PredictRequest(Options):
         0.95, above=0, below=1, group="output", former="--confidence", metavar="L",
         help="confidence level of the intervals",
     )  # fmt: skip
-    figure: str | None = option(
+    plot: str | None = option(
         None, group="output", metavar="C.png",
         help="draw calibration and ROC curve of a logistic model on these rows, which need their "
         "labels: in CSV in the column of that name in the training data",
@@ -41,8 +41,8 @@ class PredictRequest(Options):
 
     def _check(self) -> None:
         super()._check()
-        if self.figure is not None:
-            check_picture_name(self.figure)
+        if self.plot is not None:
+            check_picture_name(self.plot)
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
         For a file that is no model, rows that lack a column, and values that the training data do
         not have: a text, or a missing value.
     """
-    check_outputs(world, request.out, request.figure)
+    check_outputs(world, request.out, request.plot)
     with world.phase(f"reading {request.model}"):
         model = load_model(request.model)
-    drawn = request.figure is not None
+    drawn = request.plot is not None
     if drawn and model.family != "logistic":
         raise InputError(
-            f"`figure` goes with a model of logistic regression; {request.model} is {model.family}"
+            f"`plot` goes with a model of logistic regression; {request.model} is {model.family}"
         )
     label = model.label_name if drawn and model.encoding is not None else None
     shard = load_rows(
@@ -83,7 +83,7 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
         y = with_targets(shard, SIGNS, world, request.data, known)[0].y
         happened = np.concatenate(world.gather(y > 0))
         if happened.all() or not happened.any():
-            raise InputError(f"{request.data}: has rows of one class alone; `figure` needs both")
+            raise InputError(f"{request.data}: has rows of one class alone; `plot` needs both")
     with world.phase("predicting"):
         here = model.predict(shard.X, shard.offsets, request.level)
     gathered = zip(*world.gather((here.mean, here.low, here.high)), strict=True)
@@ -113,7 +113,7 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
         title = f"{Path(request.data).name}: {len(happened):,} rows"
         save_figure(prediction_figure(found.mean, happened, title, repr(model.classes[-1])), path)
 
-    write(world, progress, "calibration and ROC curve", request.figure, draw)
+    write(world, progress, "calibration and ROC curve", request.plot, draw)
     return predicted
 
 

@@ -341,7 +341,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--out": Case("--out other.csv"),
             "--level": Case("--level 0.5"),
             "--offset": Case("--offset f0"),
-            "--figure": Case("--figure c.png"),
+            "--plot": Case("--plot c.png"),
             **rank_options("--threads", "--comm-timeout"),
         },
     ),

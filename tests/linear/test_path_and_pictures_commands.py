@@ -61,17 +61,17 @@ def test_the_picture_of_predictions_needs_labels(table, capsys, tmp_path):
     model = hc.fit_linear("a.csv", label="bought")
     hc.save(model, "m.h5")
     ask = ["predict", "m.h5", "--out", "p.csv", "--data"]
-    assert main([*ask, "a.csv", "--figure", "c.png"]) == 0
+    assert main([*ask, "a.csv", "--plot", "c.png"]) == 0
     assert (tmp_path / "c.png").stat().st_size > 1000
     with open("new.csv", "w") as stream:
         stream.write("age,height,bought\n0.5,1,yes\n0.1,2,maybe\n")
-    assert main([*ask, "new.csv", "--figure", "d.png"]) == 2
+    assert main([*ask, "new.csv", "--plot", "d.png"]) == 2
     assert "has the label 'maybe'; the training data have no and yes" in capsys.readouterr().err
     with open("new.csv", "w") as stream:
         stream.write("age,height\n0.5,1\n")
-    assert main([*ask, "new.csv", "--figure", "d.png"]) == 2
+    assert main([*ask, "new.csv", "--plot", "d.png"]) == 2
     assert "no column is named 'bought'" in capsys.readouterr().err
     assert not (tmp_path / "d.png").exists()
     hc.save(hc.fit_linear("a.csv", "least-squares", label="age", ignore="bought"), "v.h5")
-    assert main(["predict", "v.h5", "--out", "p.csv", "--data", "a.csv", "--figure", "d.png"]) == 2
+    assert main(["predict", "v.h5", "--out", "p.csv", "--data", "a.csv", "--plot", "d.png"]) == 2
     assert "is least-squares" in capsys.readouterr().err
