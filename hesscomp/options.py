@@ -35,6 +35,7 @@ class Option:
     choices: tuple[str, ...] | None = None  # the values allowed
     metavar: str | None = None  # stands for the value in usage messages
     flag: str = ""  # by default `--name`; without dashes it is a positional argument
+    also: str = ""  # a second flag for the same
     former: str = ""  # the flag in the last version, still accepted with a warning
     group: str | None = None  # the title under which help lists it; by default its class'
     about: str | None = None  # the text below that title

@@ -59,7 +59,7 @@ class TrainRequest(
     )  # fmt: skip
     tensorboard: bool = option_of(Saving, "tensorboard")
     save_point: str | None = option(
-        None, group="output", metavar="P.npy|M.keras",
+        None, also="--out", group="output", metavar="P.npy|M.keras",
         help="write the best point to this file; a name that ends in .keras: the model with it",
     )  # fmt: skip
 

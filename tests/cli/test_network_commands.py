@@ -288,7 +288,7 @@ def test_training_writes_the_model(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
     command = ["train", *MODEL, "--optimizer", "hessian-free", "--max-steps", 3, "--save-point"]
-    assert run(*command, "trained.keras") == 0 and run(*command, "x.npy") == 0
+    assert run(*command[:-1], "--out", "trained.keras") == 0 and run(*command, "x.npy") == 0
     assert "wrote model: trained.keras" in capsys.readouterr().out
     trained, (X, y) = keras.models.load_model("trained.keras"), rows()
     values = np.concatenate([np.ravel(weight) for weight in trained.get_weights()])

@@ -192,3 +192,17 @@ def test_bad_weights_offsets_and_targets(world):
         hc.GeneralizedLinearModel(values, world, family="binomial")
     with pytest.raises(InputError, match="go with data; a problem has its own"):
         hc.newton(hc.LogisticRegression(from_arrays(X, y, world), world), intercept=True)
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_diagonals_of_float32_data_are_formed_in_float64(world, storage):
+    """Squares of columns of size 1e4 in float32 would be wrong by up to 6e-8 of themselves."""
+    X, mine = (1e4 * whole()[0]).astype(np.float32), own_rows(world, ROWS, "uneven")
+    A = scipy.sparse.csr_array(X[mine]) if storage == "sparse" else X[mine]
+    data = from_arrays(A, whole()[1][mine], world, targets="signs")
+    made = hc.GeneralizedLinearModel(
+        data, world, family="logistic", dtype="float32", intercept=True
+    )
+    rows = np.column_stack([X.astype(np.float64), np.ones(ROWS)])
+    expected = np.mean(rows**2, axis=0) / 4  # at zero
+    np.testing.assert_allclose(made.hessian_diagonal(np.zeros(made.n)), expected, rtol=1e-12)
