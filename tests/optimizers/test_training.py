@@ -19,6 +19,7 @@ from hesscomp.optimizers.first_order import SGD, AdaBelief, Adam
 from hesscomp.optimizers.gauss_newton import GaussNewton
 from hesscomp.optimizers.hessian_free import HessianFree
 from hesscomp.optimizers.loop import Saving, Stopping, train
+from hesscomp.optimizers.natural_gradient import NaturalGradient
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.soap import SOAP
 from hesscomp.parallel.rows import row_range
@@ -33,6 +34,8 @@ EVERY = {
     **SECOND_ORDER, **FIRST_ORDER, "random": DRSOM("random", count=3),
     "approximated": DRSOM("random", count=3, curvature="low-rank", every=3, rank=4),
     "by adam": DRSOM(curvature="adam", accept=True, same_batch=True, averaging=0.5),
+    # Damped, since undamped it ends at the rounding level, where to meet a point twice costs less.
+    "natural-gradient": NaturalGradient(damping=1.0),
 }  # fmt: skip
 ONE_OF_EACH = (
     "newton-cg", "trust-region", "saddle-free", "gauss-newton", "hessian-free", "drsom", "adam",
