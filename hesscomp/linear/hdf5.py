@@ -15,11 +15,8 @@ from hesscomp.storage.files import atomic_path
 from hesscomp.storage.hdf5 import LINEAR_MODEL, CheckedFile, finite
 
 VERSION = 1
-OPTIONAL = (
-    "has_offsets",
-    "reference",
-    "standardized",
-)  # truths that files of before do not hold: False
+# Truths that files of before do not hold: False.
+OPTIONAL = ("has_offsets", "reference", "standardized")
 TEXT = h5py.string_dtype("utf-8")
 ATTRIBUTES = {  # of the root, by the field's type
     str: ("family", "covariance_kind", "label_name", "dataset", "fingerprint"),

@@ -323,9 +323,7 @@ class GeneralizedLinearModel(Problem):
         sums = np.zeros((len(parts), self.n))
         for i, part in enumerate(parts):
             for rows in chunks(part, len(values), size):
-                A = X[rows].astype(
-                    np.float64, copy=False
-                )  # squares of float32 lose half the digits
+                A = X[rows].astype(np.float64, copy=False)  # squares of float32 lose digits
                 sums[i, : self.features] += (A**2).T @ values[rows]
             sums[i, self.features :] = values[part].sum()
         return self.sum_parts(sums, (self.n,)) / self.total
