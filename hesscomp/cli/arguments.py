@@ -26,7 +26,7 @@ def add_arguments(parser: Parser, request: type) -> dict[str, str]:
         if word is not None and word not in choices:
             choices[word] = group.add_mutually_exclusive_group()
         group = choices.get(word, group)
-        group.add_argument(*filter(None, (each.also, each.flag)), **_how(each, titles))
+        group.add_argument(*filter(None, (each.flag, each.also)), **_how(each, titles))
         if each.advanced:
             parser.advanced.add(each.name)
     return titles

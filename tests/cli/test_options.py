@@ -498,7 +498,8 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
 def options_of(command: str) -> set[str]:
     """The options of a command's own parser."""
     actions = _parser(command)[1][command]._actions
-    names = {action.option_strings[-1] for action in actions if action.option_strings}
+    flags = [[word for word in each.option_strings if word[:2] == "--"] for each in actions]
+    names = {words[0] for words in flags if words}
     return names - {"--help", "--help-all"}
 
 
