@@ -14,6 +14,8 @@ from hesscomp.factors.hbs import Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, InLeaves
 from hesscomp.factors.tree import Tree
 
+TALL = 1024  # rows of a matrix that is orthonormalised in one piece
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Hodlr(InLeaves):
@@ -74,7 +76,7 @@ class Hodlr(InLeaves):
     def of_form(cls, tree: Tree, ranks: np.ndarray, form: Form, **about) -> Hodlr:
         """Return the factor of a `Form`; `about` are fields of every `Factor`."""
         leaf, sides = _masks(tree, ranks)
-        return cls(
+        made = cls(
             permutation=tree.permutation,
             bounds=tree.bounds,
             block_ranks=np.asarray(ranks, np.int64),
@@ -84,6 +86,9 @@ class Hodlr(InLeaves):
             ),
             **about,
         )
+        if leaf.all() and all(mask.all() for mask in sides):  # nothing in it is padding
+            made.__dict__["form"] = form
+        return made
 
     @classmethod
     def most(cls, n: int) -> int:
@@ -173,7 +178,7 @@ class Hodlr(InLeaves):
                 np.concatenate([form.side(level), more], axis=2).reshape(2 ** (level + 1), rows, -1)
                 for more in (weighted, added)
             )
-            Q, R = np.linalg.qr(first[0::2])
+            Q, R = tall_qr(first[0::2])
             cut = cut_of_block(tolerance * norm, level, tree.levels)
             Z = second[1::2] @ np.swapaxes(R, 1, 2)
             W = truncated(Q, Z, Q.shape[2], cut, noise)
@@ -312,13 +317,12 @@ def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
     -------
     (leaves, K, j) array
     """
-    leaves, _, j = Z.shape
-    seen, first = np.swapaxes(W, 1, 2) @ Z, 0
-    given = np.empty_like(seen)
+    (leaves, _, j), first = Z.shape, 0
+    given = np.swapaxes(W, 1, 2) @ Z
     for level, k in enumerate(widths):
         columns, children = slice(first, first + k), 2 ** (level + 1)
         group, first = leaves // children, first + k
-        by_child = seen[:, columns].reshape(children, group, k, j).sum(axis=1)
+        by_child = given[:, columns].reshape(children, group, k, j).sum(axis=1)
         moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
         given[:, columns] = np.repeat(moved.reshape(children, k, j), group, axis=0)
     return given
@@ -374,6 +378,27 @@ def cut_of_block(error: float, level: int, levels: int) -> float:
     return error / float(np.sqrt(2 * 2**level * max(levels, 1)))
 
 
+def tall_qr(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Q and R of a stack of tall matrices: of pieces that the caches hold, then of their R.
+
+    Demmel, Grigori, Hoemmen and Langou 2012, algorithm 1, with one level of pieces.
+
+    Parameters
+    ----------
+    Y : (nodes, rows, k) array
+        Rows are cut in halves while both halves are whole and longer than TALL.
+    """
+    nodes, rows, k = Y.shape
+    pieces = 1
+    while rows % (2 * pieces) == 0 and rows // (2 * pieces) >= max(TALL, k):
+        pieces *= 2
+    if pieces == 1 or k == 0:
+        return np.linalg.qr(Y)
+    inner, R = np.linalg.qr(Y.reshape(nodes * pieces, rows // pieces, k))
+    outer, R = np.linalg.qr(R.reshape(nodes, pieces * k, k))
+    return (inner @ outer.reshape(nodes * pieces, k, k)).reshape(Y.shape), R
+
+
 def truncated(Q: np.ndarray, Z: np.ndarray, rank: int, cut: float, noise: float) -> np.ndarray:
     """Return the sides of the blocks Q Z^T, cut to their leading singular values.
 
@@ -385,7 +410,7 @@ def truncated(Q: np.ndarray, Z: np.ndarray, rank: int, cut: float, noise: float)
     (2 nodes, rows, columns) array
         First child, second child; columns beyond the rank are zero.
     """
-    P, R = np.linalg.qr(Z)
+    P, R = tall_qr(Z)
     U, s, Vt = np.linalg.svd(np.swapaxes(R, 1, 2))  # Q Z^T = Q R^T P^T
     rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
     keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < rank)
