@@ -127,7 +127,7 @@ class Peeling:
             self._add(W)
             self.ranks.append(ranks)
         ranks = np.concatenate([np.empty(0, np.int64), *self.ranks])
-        form = Form(np.concatenate([self._leaves(), self.sides], axis=2), self.widths)
+        form = Form(self._leaves(), np.ascontiguousarray(self.sides), self.widths)
         factor = Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN, layout=self.layout)
         return replace(
             factor,

@@ -12,6 +12,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hbs import Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, InLeaves
+from hesscomp.factors.telescope import times
 from hesscomp.factors.tree import Tree
 
 TALL = 1024  # rows of a matrix that is orthonormalised in one piece
@@ -119,8 +120,8 @@ class Hodlr(InLeaves):
         tree, ranks = self.tree, self.block_ranks
         leaf, sides = _masks(tree, ranks)
         m, widths = leaf.shape[1], [mask.shape[2] for mask in sides]
-        stack = np.zeros((tree.leaves, m, m + sum(widths)))
-        form = Form(stack, widths)
+        rows = tree.leaves, m
+        form = Form(np.zeros((*rows, m)), np.zeros((*rows, sum(widths))), widths)
         form.leaves[leaf] = self.leaf_blocks
         first = 0
         for i, mask in enumerate(sides):
@@ -188,7 +189,7 @@ class Hodlr(InLeaves):
         made = Hodlr.of_form(
             tree,
             np.concatenate([np.empty(0, np.int64), *ranks]),
-            Form(np.concatenate([D, *sides], axis=2), [side.shape[2] for side in sides]),
+            Form(D, np.concatenate([D[:, :, :0], *sides], axis=2), [W.shape[2] for W in sides]),
             certificate=self.certificate,
         )
         found, known = made.frobenius(), self.certificate
@@ -271,22 +272,21 @@ class Form:
 
     Attributes
     ----------
-    stack : (leaves, m, m + K) array
-        Of each leaf its rows of D, and of the sides W of all levels side by side, root's first.
+    leaves : (leaves, m, m) array
+        Of each leaf its rows of D.
+    sides : (leaves, m, K) array
+        And of the sides W of all levels side by side, root's first.
     widths : list of int
         The columns of each level in W; they add up to K.
     """
 
-    stack: np.ndarray
+    leaves: np.ndarray
+    sides: np.ndarray
     widths: list[int]
 
     @property
     def m(self) -> int:
-        return self.stack.shape[1]
-
-    @property
-    def leaves(self) -> np.ndarray:
-        return self.stack[:, :, : self.m]
+        return self.leaves.shape[1]
 
     def columns(self, level: int) -> slice:
         """Return which columns of W are a level's."""
@@ -295,13 +295,13 @@ class Form:
 
     def side(self, level: int) -> np.ndarray:
         """Return the (leaves, m, k) sides of a level; a view."""
-        columns = self.columns(level)
-        return self.stack[:, :, self.m + columns.start : self.m + columns.stop]
+        return self.sides[:, :, self.columns(level)]
 
     def product(self, Z: np.ndarray) -> np.ndarray:
         """Return the product with a (leaves, m, j) array."""
-        given = exchanged(self.stack[:, :, self.m :], self.widths, Z)
-        return self.stack @ np.concatenate([Z, given], axis=1)
+        Y = times(self.leaves, Z)
+        Y += times(self.sides, exchanged(self.sides, self.widths, Z))
+        return Y
 
 
 def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
@@ -318,7 +318,7 @@ def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
     (leaves, K, j) array
     """
     (leaves, _, j), first = Z.shape, 0
-    given = np.swapaxes(W, 1, 2) @ Z
+    given = times(np.swapaxes(W, 1, 2), Z)
     for level, k in enumerate(widths):
         columns, children = slice(first, first + k), 2 ** (level + 1)
         group, first = leaves // children, first + k
@@ -343,8 +343,7 @@ def nested(form: Form, tree: Tree) -> Stacks:
     A node's basis spans its rows of the sides of all levels above it; what rounding is in the
     matrix is left out, so that sides that are alike on several levels count once.
     """
-    leaves, m, _ = form.stack.shape
-    T = form.stack[:, :, m:]
+    leaves, T = len(form.leaves), form.sides
     sizes = np.empty((leaves, T.shape[2]))  # singular values of the blocks of these columns
     for level in range(len(form.widths)):
         children = 2 ** (level + 1)
