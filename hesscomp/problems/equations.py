@@ -278,7 +278,7 @@ def _committor() -> Posed:
     return Posed(committor, window=window)
 
 
-POSED = {
+POSED: dict[str, Callable[..., Posed]] = {
     "poisson-1d": _poisson_1d,
     "poisson-2d": _poisson_2d,
     "poisson-2d-deep": _poisson_2d,

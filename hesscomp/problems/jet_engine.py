@@ -96,5 +96,5 @@ def smoothness_of(
 
 def _name(function: Callable) -> str:
     """Return the name of an activation; of a layer that is one, its own."""
-    layer = getattr(function, "__self__", None)
-    return getattr(layer, "name", None) or getattr(function, "__name__", "of a layer")
+    named = (getattr(function, "__self__", None), "name"), (function, "__name__")
+    return next((str(getattr(each, name)) for each, name in named if hasattr(each, name)), "")
