@@ -22,11 +22,14 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import (
     ANY,
     EQUATIONS,
+    LEAST_VISCOSITY,
+    MOST_VISCOSITY,
     NAMED_PROBLEMS,
     RIDGE,
     SIGMOID_LOSS,
     SOFTMAX_LOSS,
     Recipe,
+    check_viscosity,
 )
 from hesscomp.workflows.progress import Progress, silent
 
@@ -174,6 +177,10 @@ class ProblemRequest(
     model: str | None = option(
         None, metavar="M.keras", one_of="problem", help="a saved model of Keras' own layers"
     )
+    viscosity: float | None = option(
+        None, low=LEAST_VISCOSITY, high=MOST_VISCOSITY, metavar="NU", advanced=True,
+        help="viscosity of `problem` burgers; default: 0.1 / pi",
+    )  # fmt: skip
     loss: str | None = option(
         None, metavar="L",
         help=f"the loss of `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or one that "
@@ -209,6 +216,7 @@ class ProblemRequest(
             raise Incomplete("`model` needs `data`; give it too")
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
+        check_viscosity(self.problem, self.viscosity)
         own = self.problem is not None and ":" in self.problem
         if self.intercept and (network or own):
             raise InputError("`intercept` goes with logistic regression; leave it out")
@@ -354,9 +362,9 @@ def _equation(request: ProblemRequest, world: World) -> Subject:
     from hesscomp.problems.equations import equation
 
     problem = equation(
-        request.problem or "", world, seed=request.seed, ridge=request.ridge or 0.0,
-        dtype=request.dtype or "float64", memory=request.memory_limit or PRODUCT_BYTES,
-        engine=request.engine or "auto",
+        request.problem or "", world, viscosity=request.viscosity, seed=request.seed,
+        ridge=request.ridge or 0.0, dtype=request.dtype or "float64",
+        memory=request.memory_limit or PRODUCT_BYTES, engine=request.engine or "auto",
     )  # fmt: skip
     return Subject(problem, ANY)
 

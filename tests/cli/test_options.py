@@ -106,6 +106,7 @@ def subject_options(start: str, end: str) -> dict[str, Case]:
     model, squared = f"{start} {MODEL} {end}", f"{start} {SQUARED} {end}"
     return {
         "--problem": Case("--problem adult-mlp", refused=True),
+        "--viscosity": Case("--viscosity 0.01", refused=True),
         "--model": Case("--model m.keras --loss squared-error"),
         "--loss": Case("--loss squared-error", model),
         "--targets": Case("--targets signs", squared, idle="figure" in start),
