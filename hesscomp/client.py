@@ -85,6 +85,8 @@ def connect(
         Where the folder is no service's.
     NotRunning
         Where none answers.
+    ServiceError
+        Where an answer takes longer than `timeout`, here and for what the service is asked later.
     """
     service = Service(Path(folder), url, timeout)
     service.status()
@@ -275,6 +277,13 @@ class Service:
                 connection.request(method, path, body, {**self._headers(), **headers})
                 answer = connection.getresponse()
                 data = answer.read()
+            except TimeoutError:
+                connection.close()  # the service does no more for it
+                self._local.connection = None
+                raise ServiceError(
+                    f"{self.folder}: no answer within {self.timeout:g} s; connect with a longer "
+                    "`timeout`, or ask for less at a time"
+                ) from None
             except REFUSALS as error:
                 connection.close()
                 self._local.connection = None

@@ -563,7 +563,9 @@ def test_a_client_that_leaves_takes_its_requests_along(running):
             body, token = npy(np.ones(N)), running.service.token
             with socket.socket(socket.AF_UNIX) as stream:
                 stream.connect(running.service.door.getsockname())
-                head = "POST /v1/points/zero/solve HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\n"
+                head = (
+                    "POST /v1/points/zero/product HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\n"
+                )
                 head += f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
                 stream.sendall(head.encode() + body)
                 until(lambda: len(front.queue) == 1)
@@ -572,6 +574,27 @@ def test_a_client_that_leaves_takes_its_requests_along(running):
             assert first.result() == 0.0
     finally:
         running.rank.hold.set()
+
+
+def test_a_solve_lets_others_pass_and_ends_when_its_client_leaves(running):
+    front, rank, point = running.service.front, running.rank, running.client.point("zero")
+    rank.keep = True
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            solves = [pool.submit(point.solve, np.ones(N), 1.0) for _ in range(2)]
+            until(lambda: rank.kept and len(front.solves) == 1)
+            np.testing.assert_array_equal(point @ np.ones(N), np.arange(1.0, N + 1))
+            assert front.status()["waiting"] == 2 and not any(each.done() for each in solves)
+            rank.release()
+            for each in solves:
+                np.testing.assert_allclose(each.result(), 1 / np.arange(2.0, N + 2))
+        rank.keep = True
+        with pytest.raises(ServiceError, match="no answer within"):
+            connect(running.folder, timeout=0.2).point("zero").solve(np.ones(N))
+        until(lambda: rank.left)
+        assert rank.left == [rank.kept[0][0]["id"]]
+    finally:
+        rank.release()
 
 
 def test_a_state_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):
