@@ -27,6 +27,7 @@ DECIDED = (
     *("out", "json", "plot", "run", "save_every", "save_point", "model_out", "factor_out", "at"),
     *("factor", "tensorboard", "test"),
 )
+COPIES = 8  # of a large array that a rank holds while it works with it
 FILES = re.compile(r"^[/~.]|\.\.|\.(npy|npz|h5|hdf5|keras|csv|json)$")
 
 
@@ -162,6 +163,25 @@ def check_memory(request: Any, n: int, rows: int, ranks: list[dict[str, Any]]) -
             f"a compression to rank {request.rank} takes {format_bytes(needed)} on each rank by "
             f"the plan, and {format_bytes(free)} are free; take a smaller `rank`, or a service of "
             "more ranks with `layout` rows"
+        )
+
+
+def check_array_memory(size: int, ranks: list[dict[str, Any]]) -> None:
+    """Refuse an array of `size` bytes that takes more memory than a rank has free.
+
+    On a rank are the array, what brought it, the product and its copies; a solve holds seven
+    arrays of this size.
+
+    Raises
+    ------
+    InputError
+        With both sizes.
+    """
+    free = min((rank["free_bytes"] for rank in ranks), default=None)
+    if free is not None and COPIES * size > free:
+        raise InputError(
+            f"an array of {format_bytes(size)} takes about {format_bytes(COPIES * size)} on each "
+            f"rank, and {format_bytes(free)} are free; send fewer columns at a time"
         )
 
 

@@ -230,6 +230,14 @@ def test_a_compression_that_the_ranks_have_no_memory_for_is_refused(running, mon
         check_memory(request, ranks=2 * [{"free_bytes": 2**30}], **sizes)
 
 
+def test_an_array_that_the_ranks_have_no_memory_for_is_refused(running, monkeypatch):
+    np.save(running.folder / "arrays" / "wide.npy", np.ones((N, 3)))
+    monkeypatch.setitem(running.service.front.about["ranks"][0], "free_bytes", 100)
+    named = {"X_Hesscomp_Array": "wide"}
+    status, _, body = http(running, "POST", "/v1/points/zero/product", **named)
+    assert status == 422 and "takes about 960 B on each rank" in json.loads(body)["error"]
+
+
 def test_histories_are_told_by_rows_and_by_the_job_alone(running):
     service = running.client
     before = service.status()["event"]
@@ -300,6 +308,14 @@ for enter in (lambda: door.connect({path!r}), lambda: open({str(token)!r})):
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["refused", "refused"]
     assert stat.S_IMODE(running.folder.stat().st_mode) == 0o700
+
+
+def test_a_damaged_token_opens_nothing(tmp_path):
+    folder = tmp_path / "svc"
+    folder.mkdir(mode=0o700)
+    (folder / "token").touch(mode=0o600)
+    with pytest.raises(InputError, match="token: holds no token of a service; remove it"):
+        Running(folder)
 
 
 def test_changes_need_the_header_of_clients(running):
@@ -435,6 +451,17 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
         stream.sendall(HEAD)
         assert stream.recv(1) == b""
     assert running.client.status()["state"] == "ready"
+
+
+def test_a_refused_body_is_not_waited_for(running):
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(10)
+        stream.connect(running.service.door.getsockname())
+        stream.sendall(HEAD + b"Content-Length: 9\r\n\r\n")
+        answer = b""
+        while part := stream.recv(2**16):
+            answer += part
+    assert b" 401 " in answer
 
 
 @pytest.mark.parametrize(
