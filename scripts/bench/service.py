@@ -36,12 +36,12 @@ RANK, COLUMNS = 20, 300  # of the compression that others disturb
 
 
 @contextmanager
-def service(*words: str):
+def service(*words: str, ranks: tuple[str, ...] = ()):
     """Yield a client of a service on two ranks, which ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
-        serve = [sys.executable, "-m", "hesscomp", "serve", folder, "--ranks", "2", "--", *PROBLEM]
+        serve = [sys.executable, "-m", "hesscomp", "serve", folder, "--ranks", "2", *words]
         with open(Path(folder) / "said", "w") as said:
-            front = subprocess.Popen([*serve, *words], stdout=said, stderr=said)
+            front = subprocess.Popen([*serve, "--", *PROBLEM, *ranks], stdout=said, stderr=said)
         try:
             yield until(lambda: _connected(folder), 120)
         finally:
@@ -267,7 +267,7 @@ def kills(options) -> dict[str, dict]:
         while not over.wait(0.02):
             waits.append(elapsed(mine.status))
 
-    with service("--comm-timeout", str(TIMEOUT)) as there:
+    with service(ranks=("--comm-timeout", str(TIMEOUT))) as there:
         start = time.monotonic()
         compression(there).result()
         right = compression(there)
@@ -316,8 +316,11 @@ def handles(pid: int) -> int:
 
 
 def drift(options) -> dict[str, dict]:
-    """Memory and file descriptors under 16 clients, from the first fifth to the end."""
-    with service() as there:
+    """Memory and file descriptors under 16 clients, from the second fifth of the time to the last.
+
+    The service may hold few points, so that it soon holds as many as it will.
+    """
+    with service("--point-memory", "20M") as there:
         n, pids = there.status()["n"], processes(there)
         end = time.monotonic() + 60 * options.minutes
         held: dict[str, list[int]] = {name: [] for name in pids}
