@@ -31,7 +31,7 @@ from hesscomp.service.requests import (
     TRAINED,
     ServedProblem,
     check_memory,
-    curvature_request,
+    check_operator,
     job_request,
     kind_of,
 )
@@ -147,7 +147,7 @@ class Front:
         InputError, Failed, Unavailable, Full, KeyError, Gone
         """
         self._check_open()
-        curvature_request(self.served, operator)
+        check_operator(operator)
         if point not in NAMED_POINTS:
             self.points[point]
         future = asyncio.get_running_loop().create_future()

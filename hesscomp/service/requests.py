@@ -195,10 +195,15 @@ def _unset(option, value) -> bool:
     return value is None and not option.may_be_none
 
 
+def check_operator(name: str) -> None:
+    """Refuse the name of no operator by an InputError."""
+    if name not in OPERATORS:
+        raise InputError(
+            f"operator {name[:60]!r}: there is none; take one of {', '.join(OPERATORS)}"
+        )
+
+
 def curvature_request(served: ServedProblem, operator: str) -> CurvatureRequest:
     """Return the request of an operator of the served problem."""
-    if operator not in OPERATORS:
-        raise InputError(
-            f"operator {operator[:60]!r}: there is none; take one of {', '.join(OPERATORS)}"
-        )
+    check_operator(operator)
     return CurvatureRequest(**values(served, ProblemRequest), operator=operator)
