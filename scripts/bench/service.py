@@ -1,6 +1,6 @@
 """What a resident service shows: latency, batching, visits to a running job, kills, and drift.
 
-    python scripts/bench/service.py idle batching visits          # five minutes
+    python scripts/bench/service.py idle batching visits orphans  # six minutes
     python scripts/bench/service.py kills --kills 100             # an hour
     python scripts/bench/service.py drift --minutes 60
     python scripts/bench/service.py --kills 3 --minutes 1 --seconds 2 --trial    # all, shortly
@@ -39,14 +39,19 @@ RANK, COLUMNS = 20, 300  # of the compression that others disturb
 def service(*words: str, ranks: tuple[str, ...] = ()):
     """Yield a client of a service on two ranks, which ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
-        serve = [sys.executable, "-m", "hesscomp", "serve", folder, "--ranks", "2", *words]
-        with open(Path(folder) / "said", "w") as said:
-            front = subprocess.Popen([*serve, "--", *PROBLEM, *ranks], stdout=said, stderr=said)
+        front = started(folder, *words, ranks=ranks)
         try:
             yield until(lambda: _connected(folder), 120)
         finally:
             front.terminate()
             front.wait(60)
+
+
+def started(folder: str, *words: str, ranks: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Start a service on two ranks; return the process of its front."""
+    serve = [sys.executable, "-m", "hesscomp", "serve", folder, "--ranks", "2", *words]
+    with open(Path(folder) / "said", "a") as said:
+        return subprocess.Popen([*serve, "--", *PROBLEM, *ranks], stdout=said, stderr=said)
 
 
 def _connected(folder: str) -> Service | None:
@@ -261,6 +266,7 @@ def kills(options) -> dict[str, dict]:
     waits: list[float] = []
     over = threading.Event()
     counts = dict.fromkeys(("done", "tried again", "named its rank", "failed", "wrong"), 0)
+    restarts = [0]
 
     def watch(folder) -> None:
         mine = Service(folder, None, None)
@@ -290,19 +296,61 @@ def kills(options) -> dict[str, dict]:
             counts["failed"] += state == "failed"
             counts["tried again"] += known["attempts"] > 0
             counts["wrong"] += state == "done" and arrays_of(job) != bits
-            counts["named its rank"] += "rank" in there.status()["last_failure"]
             there.ready(300)
+            restarts.append(there.status()["restarts"])
+            named = "rank" in there.status()["last_failure"]
+            counts["named its rank"] += restarts[-1] > restarts[-2] and named
             what = "launcher" if victim == launcher else "rank"
             said = f"{state}, {known['attempts']} attempts lost; {there.status()['last_failure']}"
             print(f"{number + 1}: {how.name} of a {what}: {said}", flush=True)
         over.set()
         watcher.join()
-        restarts = there.status()["restarts"]
         spent = time.monotonic() - start
     return {
         f"{options.kills} kills and stops": {
-            **counts, "restarts": restarts, "status p99, ms": 1000 * percentile(waits, 0.99),
+            **counts, "restarts": restarts[-1], "status p99, ms": 1000 * percentile(waits, 0.99),
             "status largest, ms": 1000 * max(waits), "minutes": spent / 60,
+        }
+    }  # fmt: skip
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def orphans(options) -> dict[str, dict]:
+    """SIGKILL of the front during a job: how long the ranks live on, and what a restart knows."""
+    with tempfile.TemporaryDirectory() as folder:
+        front = started(folder)
+        there = until(lambda: _connected(folder), 120)
+        right = compression(there)
+        right.result()
+        bits = arrays_of(right)
+        running, waiting = compression(there), compression(there)
+        until_running(running)
+        pids = list(processes(there).values())
+        start = time.monotonic()
+        front.kill()
+        front.wait()
+        until(lambda: not any(map(lives, pids)), 60)
+        spent = time.monotonic() - start
+        front = started(folder)
+        try:
+            there = until(lambda: _connected(folder), 120)
+            listed = [job.id for job in there.jobs()] == [right.id, running.id, waiting.id]
+            again = [there.job(job.id) for job in (running, waiting)]
+            same = all(job.wait(300) == "done" and arrays_of(job) == bits for job in again)
+        finally:
+            front.terminate()
+            front.wait(60)
+    return {
+        "the front is killed": {
+            "last rank gone, s": spent, "a restart lists every job": "yes" if listed else "NO",
+            "jobs done with the right bits": "yes" if same else "NO",
         }
     }  # fmt: skip
 
@@ -361,7 +409,10 @@ def drift(options) -> dict[str, dict]:
     return found
 
 
-PARTS = {"idle": idle, "batching": batching, "visits": visits, "kills": kills, "drift": drift}
+PARTS = {
+    **{"idle": idle, "batching": batching, "visits": visits, "orphans": orphans},
+    **{"kills": kills, "drift": drift},
+}
 
 
 def main() -> None:
