@@ -288,9 +288,7 @@ class Service:
                 connection.close()
                 self._local.connection = None
                 if fresh:  # else it was one that the service had closed
-                    raise NotRunning(
-                        f"{self.folder}: the service does not answer ({error})"
-                    ) from error
+                    raise NotRunning(self._unreached(error)) from error
                 continue
             if answer.will_close:
                 self._local.connection = None
@@ -300,6 +298,15 @@ class Service:
             _check(answer.status, data)
             return answer.headers, data
         raise NotRunning(f"{self.folder}: the service does not answer")
+
+    def _unreached(self, error: Exception) -> str:
+        known, text = _told(self.folder), f"{self.folder}: the service does not answer ({error})"
+        if self.url is not None or known.get("host", platform.node()) == platform.node():
+            return text
+        return (
+            f"{text}; it runs on {known['host']}: ask it there, or go through ssh -N -L "
+            f"8000:{known['socket']} {known['host']} and connect with url='http://127.0.0.1:8000'"
+        )
 
     def request_json(self, method: str, path: str, body: bytes = b"") -> Any:
         return json.loads(self._request(method, path, body)[1])

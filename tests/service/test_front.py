@@ -531,6 +531,10 @@ def test_a_stale_service_is_told(tmp_path):
     (folder / "service.json").write_text(json.dumps(known))
     with pytest.raises(NotRunning, match=r"its service \(process 4194303\) has ended"):
         connect(folder)
+    known = {**known, "host": "n7", "url": None}
+    (folder / "service.json").write_text(json.dumps(known))
+    with pytest.raises(NotRunning, match=r"it runs on n7: .* ssh -N -L 8000:nowhere n7 and"):
+        connect(folder)
 
 
 def test_a_long_path_has_its_socket_elsewhere(tmp_path, monkeypatch):
