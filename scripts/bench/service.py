@@ -154,10 +154,11 @@ def batching(options) -> dict[str, dict]:
         for clients in (1, 2, 32):
             for batch in (True, False):
                 rate(there, clients, 1.0, batch)  # what is compiled once is not counted
-            pairs = [
-                [rate(there, clients, options.seconds, batch) for batch in (True, False)]
-                for _ in range(options.repeats)
-            ]
+            pairs = []
+            for i in range(options.repeats):  # each comes first as often as second
+                order = (True, False) if i % 2 else (False, True)
+                rates = {batch: rate(there, clients, options.seconds, batch) for batch in order}
+                pairs.append((rates[True], rates[False]))
             together, alone = (statistics.median(each) for each in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
             found[f"{clients} client{'s' * (clients > 1)}"] = {
@@ -418,7 +419,7 @@ PARTS = {
 def main() -> None:
     parser = parts_parser(__doc__, PARTS)
     parser.add_argument("--seconds", type=float, default=10, help="of each rate")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--idle", type=float, default=60, help="seconds of idleness")
     parser.add_argument("--wakes", type=int, default=20, help="no-ops after a second of idleness")
     parser.add_argument("--pause", type=float, default=3, help="block products between visits")
