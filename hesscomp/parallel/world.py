@@ -167,6 +167,12 @@ class World:
         self._wait(self.comm.Ibcast(data, root), "broadcast")
         return pickle.loads(data.data)
 
+    def broadcast_array(self, array: np.ndarray, root: int) -> np.ndarray:
+        """Return `root`'s array on every rank; the others give one of its shape and type."""
+        array = np.ascontiguousarray(array)
+        self._wait(self.comm.Ibcast(array, root), "broadcast")
+        return array
+
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
         """Return rank 0's ``work(*arguments)``, a float64 array, on every rank.
 
@@ -182,10 +188,7 @@ class World:
         shape, failure = self.broadcast((None if out is None else out.shape, failure))
         if failure is not None:
             raise np.linalg.LinAlgError(failure)
-        if out is None:
-            out = np.empty(shape)
-        self._wait(self.comm.Ibcast(out, root=0), "broadcast")
-        return out
+        return self.broadcast_array(np.empty(shape) if out is None else out, 0)
 
     def through_root(self, work: Callable[[list], list], value):
         """Return this rank's part of ``work(values of all ranks)``, which runs on rank 0."""
@@ -237,6 +240,21 @@ class World:
         send = [np.concatenate(data), sizes]
         self._wait(self.comm.Ialltoallv(send, [received, coming]), "exchange")
         return _unpacked(received, coming)
+
+    def exchange_columns(self, parts: list[np.ndarray], counts: list[int]) -> np.ndarray:
+        """Send parts[r], this rank's rows of some columns, to rank r; return what came.
+
+        That is all ranks' rows, `counts` of them, one rank's below the other's. Each rank sends as
+        many columns to a rank as the others do.
+        """
+        width, sizes = parts[self.rank].shape[1], [part.size for part in parts]
+        send, ends = np.empty(sum(sizes), parts[0].dtype), np.cumsum(sizes)
+        for part, end in zip(parts, ends, strict=True):
+            send[end - part.size : end].reshape(part.shape)[...] = part
+        received = np.empty((sum(counts), width), send.dtype)
+        coming = [received, [count * width for count in counts]]
+        self._wait(self.comm.Ialltoallv([send, sizes], coming), "exchange")
+        return received
 
     def ranks_here(self) -> int:
         """Return how many ranks run on this node."""
