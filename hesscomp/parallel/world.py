@@ -170,7 +170,7 @@ class World:
         return pickle.loads(data.data)
 
     def broadcast_array(self, array: np.ndarray, root: int) -> np.ndarray:
-        """Return `root`'s array on every rank; the others give one of its shape and type."""
+        """Return `root`'s array on every rank; the others give one like it, which is filled."""
         array = np.ascontiguousarray(array)
         self._wait(self.comm.Ibcast(array, root), "broadcast", array.nbytes)
         return array
