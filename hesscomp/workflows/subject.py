@@ -42,7 +42,7 @@ ROWS_BY = ("label", "weights", "offset", "missing")
 COLUMNS_BY = ("categories", "ignore")
 READ_BY = ("format", *ROWS_BY)
 NAMES = (*NAMED_PROBLEMS, *EQUATIONS)  # of problems
-DATA = ("data", "test", *READ_BY, *COLUMNS_BY)
+DATA = ("data", "test", *READ_BY, *COLUMNS_BY, "memory_map")
 OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
@@ -99,6 +99,11 @@ class SourceRequest(Options, group="data"):
     ignore: tuple[str, ...] = option(
         (), metavar="NAME", help="columns of a CSV file that are no features, such as identifiers"
     )
+    memory_map: bool = option(
+        False, advanced=True,
+        help="leave the rows of an HDF5, NPZ or NPY file there, and read those that a step takes: "
+        "for data larger than memory",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +298,7 @@ def read_data(
         named, world, **{name: value for name, value in asked.items() if value is not None},
         test=getattr(request, "test", None), targets=targets, categories=request.categories,
         ignore=request.ignore, reference=getattr(request, "intercept", False),
+        memory_map=request.memory_map,
     )  # fmt: skip
     if dataset.label_name is not None:
         names = [name or "(no name)" for name in dataset.feature_names or ()]
@@ -405,7 +411,7 @@ def _labelled(request: ProblemRequest, world: World, progress: Progress, loss) -
 def _named(request: ProblemRequest, names: list[str], model, world: World) -> tuple:
     """Return a model's inputs and targets, which a file holds by their names."""
     given = "a file that has an array for each input and output"
-    refuse(request, (*ROWS_BY, *COLUMNS_BY, "test", "targets"), given)
+    refuse(request, (*ROWS_BY, *COLUMNS_BY, "memory_map", "test", "targets"), given)
     from hesscomp.problems.several import by_names
 
     path = request.data or ""

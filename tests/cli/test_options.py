@@ -90,6 +90,7 @@ def table_options(start: str, end: str, refused: bool = False) -> dict[str, Case
         "--missing": Case("--missing level", gaps, refused, idle=True),
         "--categories": Case("--categories f1", refused=refused),
         "--ignore": Case("--ignore f1", refused=refused),
+        "--memory-map": Case("--memory-map", refused=True),  # of a CSV file
     }
 
 
