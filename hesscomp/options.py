@@ -283,5 +283,6 @@ def refuse_unknown(
 def refuse(options, names: tuple[str, ...], what: str) -> None:
     """Refuse options that are given although they would change nothing."""
     for name in names:
-        if getattr(options, name, None) not in (None, ()):
+        value = getattr(options, name, None)
+        if value is not False and value not in (None, ()):
             raise InputError(f"`{name}` does not go with {what}")

@@ -545,7 +545,8 @@ def file_figure(path: str | os.PathLike, **options) -> Figure:
     history = path / "history.json" if path.is_dir() else path
     if history.name == "history.json":
         report = read_json(history, RUN, RUN_MAY_HAVE)
-        options.setdefault("title", f"{report.get('problem')}: {report.get('optimizer')}")
+        method = str(report.get("optimizer")).partition(" (")[0]  # its options fill two lines
+        options.setdefault("title", f"{report.get('problem')}: {method}")
         solved = history.with_name(PICTURE_FILE)
         if solved.exists():
             options["picture"] = read_arrays(solved, NAMES)

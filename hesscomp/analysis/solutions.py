@@ -28,7 +28,7 @@ def solution_panels(picture: dict, title: str = "") -> tuple[Figure, Axes]:
         of_points.set_yticks([])
     else:
         of_points.plot(*points.T, ".", color=BLUE, ms=2)
-        of_points.set_aspect("equal", "datalim")
+        of_points.set_aspect("equal")
     set_title(of_points, "Points of training")
     return figure, last
 
@@ -53,5 +53,5 @@ def _draw(figure: Figure, panel: Axes, axes: list[np.ndarray], values, colors: s
     image = panel.pcolormesh(*axes, values.T, cmap=colors, shading="nearest")
     if signed:
         image.set_clim(-most, most)
-    panel.set_aspect("equal", "datalim")
+    panel.set_aspect("equal")
     figure.colorbar(image, ax=panel, shrink=0.8)

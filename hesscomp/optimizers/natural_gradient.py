@@ -24,6 +24,7 @@ from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import Outcome, State
 from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
 from hesscomp.options import option
+from hesscomp.parallel.cholesky import cholesky
 from hesscomp.parallel.gram import gram_matrix
 from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
 from hesscomp.problems.problem import Problem
@@ -44,13 +45,14 @@ class NaturalGradient(Refreshed):
 
     For least squares G = R^T R, with R the Jacobian of the m residuals r. Where m < n this is
     solved by the Gram matrix (kernel form): d = -R^T (R R^T + lambda I)^-1 r. Else G is made whole
-    (parameter form). Both go by Cholesky's factorization on rank 0. Where m and n are above
-    `direct`, by CG, preconditioned by a factor of G, and G is never made.
+    (parameter form). Both go by Cholesky's factorization. Where m and n are above `direct`, by CG,
+    preconditioned by a factor of G, and G is never made.
 
     The step of least squares follows a curve: x + t d + t^2 / 2 a, with a the solution for the
     residuals' second derivative along d in the place of r. This "geodesic acceleration" (Transtrum
-    and Sethna, arXiv:1201.5885) costs the rows once more and a solve; measured, with a tiny damping
-    it lets steps be long to the end. CG goes without.
+    and Sethna, arXiv:1201.5885) costs the residuals once more and a solve; measured, with a tiny
+    damping it lets steps be long to the end, and pays where points are redrawn too. CG goes
+    without.
 
     lambda is at least `damping` times the mean eigenvalue of G that is not zero by its shape, and
     10^8 times this at first. It is multiplied by 4^(k - 4) after a step of length 2^-k: it falls
@@ -60,8 +62,8 @@ class NaturalGradient(Refreshed):
 
     Notes
     -----
-    A step costs the gradient, the rows' gradients twice, m n min(m, n) operations that the ranks
-    share, min(m, n)^3 / 3 of rank 0, and about four objectives. Memory: m n / P numbers and
+    A step costs the gradient, the rows' gradients, m n min(m, n) + min(m, n)^3 / 3 operations that
+    the ranks share, and about four objectives. Memory: m n / P numbers and
     min(m, n)^2. Reduced: min(m, n)^2 words. Any problem with a Gauss-Newton matrix serves; the
     kernel form needs one of least squares without regularisers, and all rows in each batch.
     InputError from a problem that has no Gauss-Newton matrix.
@@ -239,27 +241,24 @@ class _System:
         return self.solve(self.right_side(damping)), damping
 
     def _factored(self, K: np.ndarray, ridge: float | np.ndarray):
-        """Return lambda, and the solver with K + lambda I and a ridge on the diagonal."""
+        """Return lambda, and the solver with K + lambda I and a ridge, for which K is changed."""
         mean = float(np.trace(K)) / max(min(len(K), self.rows), 1)
         if not np.isfinite(mean):
             raise NumericalError("the Gauss-Newton matrix holds numbers that are not finite")
-        damping = self.share * mean if mean > 0 else self.share
+        damping, places = self.share * mean if mean > 0 else self.share, np.diag_indices_from(K)
+        diagonal = K[places] + ridge
         for _ in range(TRIES):
+            K[places] = diagonal + damping
             try:
-                factor = self.world.on_root(_cholesky, K, ridge + damping)
+                factor = cholesky(K, self.world)
             except np.linalg.LinAlgError:
                 damping *= JITTER
             else:
-                return damping, partial(scipy.linalg.cho_solve, (factor, True))
+                # Of its transpose, whose columns lie in memory as LAPACK wants them.
+                return damping, partial(scipy.linalg.cho_solve, (factor.T, False))
         raise NumericalError(
             f"the Gauss-Newton matrix has no Cholesky factor with a damping of {damping:g}"
         )
-
-
-def _cholesky(K: np.ndarray, shift: float | np.ndarray) -> np.ndarray:
-    shifted = K.copy()
-    shifted[np.diag_indices_from(K)] += shift
-    return np.linalg.cholesky(shifted)
 
 
 class _Rows:
@@ -306,7 +305,7 @@ class _Rows:
         """Return the residuals' second derivatives along d by part, by a difference."""
         problem, moved = self.problem, self.x + AHEAD * d
         with self.world.phase("computing residuals ahead"):
-            ahead = [problem.gauss_newton_rows(moved, part)[1] for part in problem.parts_here]
+            ahead = [problem.residuals(moved, part) for part in problem.parts_here]
         problem.world.ledger.passes += 1
         return [
             2 / AHEAD * ((there - r) / AHEAD - slope)

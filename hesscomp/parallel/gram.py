@@ -28,14 +28,14 @@ def gram_matrix(rows: np.ndarray, world: World) -> np.ndarray:
     count = SLABS if world.reproducible else world_size
     edges = [n * slab // count for slab in range(count + 1)]
     owned = [_share(count, rank, world_size) for rank in range(world_size)]
-    m = int(world.sum(np.array([len(rows)]))[0])
-    addends = []
+    counts = world.gather(len(rows))
+    m, addends = sum(counts), []
     for turn in range(max(len(own) for own in owned)):
         parts = [
             rows[:, edges[own[turn]] : edges[own[turn] + 1]] if turn < len(own) else rows[:, :0]
             for own in owned
         ]
-        slab = _exchanged(parts, world)
+        slab = _exchanged(parts, counts, world)
         if turn < len(owned[world.rank]):
             addends.append(slab @ slab.T)
     if world.reproducible:
@@ -48,18 +48,13 @@ def _share(count: int, rank: int, size: int) -> range:
     return range(*row_range(count, rank, size))
 
 
-def _exchanged(parts: list[np.ndarray], world: World) -> np.ndarray:
+def _exchanged(parts: list[np.ndarray], counts: list[int], world: World) -> np.ndarray:
     """Send parts[r] to rank r; return what came, one rank's rows below the other's."""
-    widest = max(part.shape[1] for part in parts)
-    most = int(world.max(np.array([max(len(parts[0]), 1) * max(widest, 1)]))[0])
-    turns = -(-most * world.size // WORDS)
+    widths = [part.shape[1] for part in parts]
+    turns = max(-(-max(counts) * sum(widths) // WORDS), -(-sum(counts) * max(widths) // WORDS), 1)
     found = []
     for turn in range(turns):
-        cut = [
-            np.ascontiguousarray(
-                part[:, part.shape[1] * turn // turns : part.shape[1] * (turn + 1) // turns]
-            )
-            for part in parts
-        ]
-        found.append(np.concatenate(world.exchange(cut)))
+        ends = [(w * turn // turns, w * (turn + 1) // turns) for w in widths]
+        cut = [part[:, start:stop] for part, (start, stop) in zip(parts, ends, strict=True)]
+        found.append(world.exchange_columns(cut, counts))
     return found[0] if turns == 1 else np.hstack(found)

@@ -23,6 +23,7 @@ from hesscomp.parallel.watchdog.phase import named_phase
 log = logging.getLogger(__name__)
 
 CHUNK = 2**30  # elements in one MPI call: counts stay below 2^31 whatever the MPI
+LARGE = 2**18  # bytes of a collective from which on ranks wait for each other first
 LAST_WORDS = 0.3  # seconds in which a launcher reads what was said: with the job it drops the rest
 
 
@@ -126,7 +127,7 @@ class World:
         for start in range(0, max(send.size, 1), CHUNK):
             part = slice(start, start + CHUNK)
             request = self.comm.Iallreduce(flat_send[part], flat_receive[part], op=operation)
-            self._wait(request, "reduction")
+            self._wait(request, "reduction", flat_send[part].nbytes)
         self.ledger.reduced(send.size)
         return receive
 
@@ -139,7 +140,7 @@ class World:
             alone = width == whole.shape[1]
             received = whole if alone else np.empty((len(whole), width), whole.dtype)
             parts = [received, [count * width for count in counts]]
-            self._wait(self.comm.Iallgatherv(part, parts), "gather")
+            self._wait(self.comm.Iallgatherv(part, parts), "gather", received.nbytes)
             if not alone:
                 whole[:, columns] = received
         self.ledger.words_gathered += whole.size
@@ -153,7 +154,8 @@ class World:
             width = send.shape[1]
             parts.append(np.empty((counts[self.rank], width), array.dtype))
             shares = [count * width for count in counts]
-            self._wait(self.comm.Ireduce_scatter(send, parts[-1], shares), "reduction")
+            request = self.comm.Ireduce_scatter(send, parts[-1], shares)
+            self._wait(request, "reduction", send.nbytes)
         self.ledger.reduced(array.size)
         return parts[0] if len(parts) == 1 else np.hstack(parts)
 
@@ -164,8 +166,14 @@ class World:
         self._wait(self.comm.Iallreduce(np.array([data.size]), size, op=MPI.MAX), "broadcast")
         if self.rank != root:
             data = np.empty(size[0], np.uint8)
-        self._wait(self.comm.Ibcast(data, root), "broadcast")
+        self._wait(self.comm.Ibcast(data, root), "broadcast", data.nbytes)
         return pickle.loads(data.data)
+
+    def broadcast_array(self, array: np.ndarray, root: int) -> np.ndarray:
+        """Return `root`'s array on every rank; the others give one like it, which is filled."""
+        array = np.ascontiguousarray(array)
+        self._wait(self.comm.Ibcast(array, root), "broadcast", array.nbytes)
+        return array
 
     def on_root(self, work: Callable[..., np.ndarray], *arguments) -> np.ndarray:
         """Return rank 0's ``work(*arguments)``, a float64 array, on every rank.
@@ -182,10 +190,7 @@ class World:
         shape, failure = self.broadcast((None if out is None else out.shape, failure))
         if failure is not None:
             raise np.linalg.LinAlgError(failure)
-        if out is None:
-            out = np.empty(shape)
-        self._wait(self.comm.Ibcast(out, root=0), "broadcast")
-        return out
+        return self.broadcast_array(np.empty(shape) if out is None else out, 0)
 
     def through_root(self, work: Callable[[list], list], value):
         """Return this rank's part of ``work(values of all ranks)``, which runs on rank 0."""
@@ -225,7 +230,7 @@ class World:
         sizes = np.empty(self.size, np.int64)
         self._wait(self.comm.Iallgather(np.array([data.size]), sizes), "gather")
         received = np.empty(sizes.sum(), np.uint8)
-        self._wait(self.comm.Iallgatherv(data, [received, sizes]), "gather")
+        self._wait(self.comm.Iallgatherv(data, [received, sizes]), "gather", received.nbytes)
         return _unpacked(received, sizes)
 
     def exchange(self, values: list) -> list:
@@ -233,10 +238,29 @@ class World:
         data = [_packed(value) for value in values]
         sizes, coming = np.array([part.size for part in data]), np.empty(self.size, np.int64)
         self._wait(self.comm.Ialltoall(sizes, coming), "exchange")
+        most = np.empty(1, np.int64)  # bytes that a rank sends; all ranks learn it
+        self._wait(self.comm.Iallreduce(sizes.sum(keepdims=True), most, op=MPI.MAX), "exchange")
         received = np.empty(coming.sum(), np.uint8)
         send = [np.concatenate(data), sizes]
-        self._wait(self.comm.Ialltoallv(send, [received, coming]), "exchange")
+        self._wait(self.comm.Ialltoallv(send, [received, coming]), "exchange", int(most[0]))
         return _unpacked(received, coming)
+
+    def exchange_columns(self, parts: list[np.ndarray], counts: list[int]) -> np.ndarray:
+        """Send parts[r], this rank's rows of some columns, to rank r; return what came.
+
+        That is all ranks' rows, `counts` of them, one rank's below the other's. Each rank sends as
+        many columns to a rank as the others do.
+        """
+        width, sizes = parts[self.rank].shape[1], [part.size for part in parts]
+        send, ends = np.empty(sum(sizes), parts[0].dtype), np.cumsum(sizes)
+        for part, end in zip(parts, ends, strict=True):
+            send[end - part.size : end].reshape(part.shape)[...] = part
+        received = np.empty((sum(counts), width), send.dtype)
+        coming = [received, [count * width for count in counts]]
+        # All ranks decide alike whether it is large: by what each of them knows.
+        size = received.itemsize * sum(counts) * max(part.shape[1] for part in parts)
+        self._wait(self.comm.Ialltoallv([send, sizes], coming), "exchange", size)
+        return received
 
     def ranks_here(self) -> int:
         """Return how many ranks run on this node."""
@@ -257,10 +281,15 @@ class World:
         hosts = self._deadline.hosts
         return [rank for rank, host in enumerate(hosts) if host == hosts[self.rank]]
 
-    def _wait(self, request: MPI.Request, what: str) -> None:
-        """Wait for a collective of this world; if some ranks do not come, end all."""
+    def _wait(self, request: MPI.Request, what: str, size: int = 0) -> None:
+        """Wait for a collective of this world, of `size` bytes; if some ranks do not come, end all.
+
+        Of a large one first for all ranks to be there, with sleep between polls, and then without.
+        """
         try:
-            self._deadline.wait(request, what)
+            if size >= LARGE:
+                self._deadline.wait(self.comm.Ibarrier(), what)
+            self._deadline.wait(request, what, size if size >= LARGE else 0)
         except RanksMissing as error:
             if error.reports:
                 log.error("error: %s; all ranks end", error)

@@ -44,7 +44,7 @@ class Posed:
     free_scale : bool
         Whether any multiple of it is a solution.
     window : Window, optional
-        What pictures show, if not all.
+        What pictures show, if not the domain.
     """
 
     make: Callable[..., PointProblem]
@@ -104,6 +104,8 @@ def equation(
         X = posed.domain.random(CHECKS, CHECK_SEED).rows(0, CHECKS)[0]
         problem.take_solution(Solution(problem, posed.exact, X, posed.free_scale))
     problem.window = posed.window
+    if posed.window is None and isinstance(posed.domain, Box):
+        problem.window = Window.around(np.stack([posed.domain.low, posed.domain.high]))
     return problem
 
 

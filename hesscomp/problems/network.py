@@ -126,10 +126,7 @@ class NetworkProblem(DifferentiableProblem):
         return tuple(made.structured_outputs.shape[1:])
 
     def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:
-        theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
-        C, kernel = self.outputs, self.compiled("output_terms", "float64", (X, y))
-        few = max(SQUARED_NUMBERS // (self.n * C), 1)
-        parts = [kernel(theta, X[part], y[part]) for part in chunks(rows, len(X), few)]
+        C, parts = self.outputs, self._of_rows("output_terms", x, rows)
         shapes = (C, self.n), (C,), (C, C)
         terms = [
             np.concatenate([np.empty((0, *shape)), *(part[i].numpy() for part in parts)])
@@ -153,13 +150,21 @@ class NetworkProblem(DifferentiableProblem):
         return self.loss.squares
 
     def gauss_newton_rows(self, x, rows=slice(None)):
-        theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
-        kernel = self.compiled("gauss_newton_rows", "float64", (X, y))
-        few = max(SQUARED_NUMBERS // (self.n * self.outputs), 1)
-        found = [kernel(theta, X[part], y[part]) for part in chunks(rows, len(X), few)]
+        found = self._of_rows("gauss_newton_rows", x, rows)
         R = [view(part) for part, _ in found]
         residuals = np.concatenate([np.empty(0), *(part.numpy() for _, part in found)])
         return R[0] if len(R) == 1 else np.concatenate([np.empty((0, self.n)), *R]), residuals
+
+    def residuals(self, x, rows=slice(None)):
+        found = self._of_rows("residuals", x, rows)
+        return np.concatenate([np.empty(0), *(part.numpy() for part in found)])
+
+    def _of_rows(self, kind: str, x: np.ndarray, rows: slice) -> list:
+        """Return what an engine's method gives of some rows here, in chunks of them."""
+        theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
+        kernel = self.compiled(kind, "float64", (X, y))
+        few = max(SQUARED_NUMBERS // (self.n * self.outputs), 1)
+        return [kernel(theta, X[part], y[part]) for part in chunks(rows, len(X), few)]
 
     def fisher(self, x: np.ndarray) -> RowSum:
         if not self.loss.natural:

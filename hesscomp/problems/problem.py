@@ -364,6 +364,10 @@ class Problem(ABC):
         """
         raise self.lacks(ability.GAUSS_NEWTON_ROWS)
 
+    def residuals(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """Return the residuals of `gauss_newton_rows` alone, (r,); of `least_squares`. Local."""
+        return self.gauss_newton_rows(x, rows)[1]
+
     @property
     def least_squares(self) -> bool:
         """Whether the loss of a row is half the sum of squares of its residuals."""

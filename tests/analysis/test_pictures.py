@@ -170,7 +170,7 @@ def test_files_and_folders_are_drawn_as_results_are(tmp_path):
     hc.save(linear_model(), tmp_path / "m.h5")
     assert titles(hc.plot(tmp_path / "m.h5")) == RESULTS["model"][1]
     history = [row | {"full_objective": None} for row in rows()]  # of a version without test rows
-    run = {"problem": "p", "optimizer": "sgd", "history": history}
+    run = {"problem": "p", "optimizer": "sgd (learning_rate 0.1)", "history": history}
     (tmp_path / "history.json").write_text(json.dumps(run))
     figure = file_figure(tmp_path, by="seconds")
     assert titles(figure) == ["Objective", "Gradient norm"]

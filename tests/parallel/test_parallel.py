@@ -83,6 +83,18 @@ def test_root_work_and_its_failure_reach_all_ranks(world):
     assert world.everyone_is_here()
 
 
+def test_large_arrays_arrive_whole(world):
+    rows = np.full((2, 40_000), world.rank + 1.0)
+    found = world.exchange_columns(np.array_split(rows, world.size, axis=1), [2] * world.size)
+    ranks = np.arange(1.0, world.size + 1)
+    assert (found == np.repeat(ranks, 2)[:, None]).all()
+    assert (world.sum(rows) == ranks.sum()).all()
+    assert (world.broadcast_array(rows.copy(), world.size - 1) == world.size).all()
+    assert (world.gather_rows(rows, [2] * world.size)[::2, 0] == ranks).all()
+    sent = world.exchange([rows] * world.size)
+    assert [part[0, 0] for part in sent] == list(ranks)
+
+
 def test_exchange_and_gather(world):
     assert world.gather(world.rank) == list(range(world.size))
     received = world.exchange([f"{world.rank} to {r}" for r in range(world.size)])

@@ -205,6 +205,10 @@ class NetworkEngine(Engine):
         residuals = tf.reshape(self.loss.gradient(output, y), [-1])
         return tf.reshape(J, [-1, theta.shape[0]]), residuals
 
+    def residuals(self, theta, X, y) -> tf.Tensor:
+        """Return those of `gauss_newton_rows` alone, in its order."""
+        return tf.reshape(self.loss.gradient(self.output(theta, X), y), [-1])
+
     def data_loss(self, theta, X, y) -> tf.Tensor:
         return tf.reduce_sum(self.loss.values(self.output(theta, X), y))
 

@@ -242,6 +242,9 @@ class Grouped(NetworkEngine):
             self._joined(X, self._filled(self._filled(curvatures, 1), 2)),
         )
 
+    def residuals(self, theta, X, y):
+        return tf.concat(self._each(lambda engine, X: engine.residuals(theta, X, X), X), 0)
+
     def gauss_newton_rows(self, theta, X, y):
         parts = self._each(lambda engine, X: engine.gauss_newton_rows(theta, X, X), X)
         return tuple(tf.concat(part, 0) for part in zip(*parts, strict=True))

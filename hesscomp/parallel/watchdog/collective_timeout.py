@@ -13,6 +13,7 @@ from hesscomp.parallel.watchdog.phase import current_phase, in_words
 
 SPIN = 0.01  # seconds of polling at full speed; most waits are shorter
 CROWDED_SPIN = 1e-5  # where ranks share cores: a poll takes time from who is waited for
+SLOWEST = 1e8  # bytes a second of a transfer between ranks that are there
 CORES = os.cpu_count() or 1  # asked once: asking costs as much as a small collective
 LONGEST_SLEEP = 1e-3  # between two polls, once a wait has lasted a second
 ANSWERS = 3.0  # seconds in which ranks that are here answer a roll call
@@ -56,10 +57,11 @@ class CollectiveTimeout:
         self._lost = False  # whether a rank says that ranks are lost
         self._sent: list[MPI.Request] = []  # never waited for
 
-    def wait(self, request: MPI.Request, what: str) -> None:
+    def wait(self, request: MPI.Request, what: str, size: int = 0) -> None:
         """Return once the request, of a collective called `what`, is complete.
 
-        It polls, which costs what blocking does.
+        It polls, which costs what blocking does. Where all ranks are there and `size` bytes move,
+        it does so at full speed for as long as that may take: MPI moves data in polls.
 
         Raises
         ------
@@ -69,7 +71,7 @@ class CollectiveTimeout:
         """
         try:
             end = time.monotonic() + self.seconds
-            while not self._poll(request, end):
+            while not self._poll(request, end, size):
                 if not self._call_roll(request.Test, self._unanswered()):
                     why = f"within {self.seconds:g} s (--comm-timeout)"
                     break
@@ -87,9 +89,9 @@ class CollectiveTimeout:
             f"{missing} did not come to the {what}{in_words(current_phase())} {why}", reports
         )
 
-    def _poll(self, request: MPI.Request, end: float) -> bool:
+    def _poll(self, request: MPI.Request, end: float, size: int) -> bool:
         """Whether the request is complete; False once the time is over or another rank calls."""
-        start, spin = time.monotonic(), self._spin()
+        start, spin = time.monotonic(), self._spin(size)
         while not request.Test():
             waited = time.monotonic() - start
             if waited > spin:
@@ -99,9 +101,9 @@ class CollectiveTimeout:
                 time.sleep(min(waited / 1000, LONGEST_SLEEP))
         return True
 
-    def _spin(self) -> float:
+    def _spin(self, size: int) -> float:
         here = self.hosts.count(self.hosts[self.comm.rank]) if self.hosts else 1
-        return SPIN if here <= CORES else CROWDED_SPIN
+        return SPIN + size / SLOWEST if here <= CORES else CROWDED_SPIN
 
     def _called(self) -> list[int]:
         """Return the ranks that hear this one's roll call."""

@@ -1,0 +1,57 @@
+"""Cholesky's factorization of a matrix that every rank holds, its work shared by the ranks."""
+
+import numpy as np
+import scipy.linalg
+
+from hesscomp.parallel.world import World
+
+WIDTH = 128  # of a block column
+
+
+def cholesky(K: np.ndarray, world: World) -> np.ndarray:
+    """Return the lower L with L L^T = K on every rank, K (m, m) being the same on all. Collective.
+
+    Right-looking, by block columns that the ranks own in turn (ScaLAPACK's pdpotrf, on one row of
+    ranks): the owner factors a block column, all ranks get it and subtract its products from those
+    of their own that are still to come. The operations on a block column are the same whoever owns
+    it, so that the bits do not depend on the number of ranks.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        On all ranks, if K is not positive definite.
+
+    Notes
+    -----
+    m^3 / (3 P) operations, and m^2 W / 2 that are not shared, with W the block's width of 128.
+    m^2 / 2 words are broadcast.
+    """
+    m = len(K)
+    L = np.zeros((m, m))
+    own = {
+        start: K[start:, start : start + WIDTH].copy()
+        for place, start in enumerate(range(0, m, WIDTH))
+        if place % world.size == world.rank
+    }
+    for place, start in enumerate(range(0, m, WIDTH)):
+        here = L[start:, start : start + WIDTH]
+        owner = place % world.size
+        made = _factored(own.pop(start)) if owner == world.rank else np.empty(here.shape)
+        here[:] = world.broadcast_array(made, owner)
+        if not np.isfinite(here[-1]).all():
+            raise np.linalg.LinAlgError("the matrix is not positive definite")
+        for later, column in own.items():
+            below = here[later - start :]
+            column -= below @ below[: column.shape[1]].T
+    return L
+
+
+def _factored(column: np.ndarray) -> np.ndarray:
+    """Return L's part of a block column, the square on the diagonal at its top; NaN for none."""
+    width = column.shape[1]
+    try:
+        top = np.linalg.cholesky(column[:width])
+    except np.linalg.LinAlgError:
+        return np.full_like(column, np.nan)
+    rest = scipy.linalg.solve_triangular(top, column[width:].T, lower=True, check_finite=False)
+    return np.concatenate([top, rest.T])
