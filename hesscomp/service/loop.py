@@ -52,8 +52,7 @@ from hesscomp.workflows.subject import Subject, make_problem
 BEAT = 10.0  # seconds of idleness after which the ranks meet: a stopped one is noticed
 CURVATURES = 4  # operators that ranks keep, each with up to an eighth of a product's memory
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of blocks: TensorFlow may compile for each width
-SHARE = 0.1  # of a job's time that visitors may take at each product; beyond it, at each third
-EVERY = 3
+SHARE = 0.1  # of a job's time that visitors may take; beyond it they wait for a product more
 TOLD = 0.1  # seconds between two tellings of a job's columns
 
 
@@ -202,10 +201,9 @@ class RankLoop:
 
     def waiting(self) -> bool:
         """Return whether short work waits, and this is the time for it."""
-        if self.host is None:
+        if self.host is None or self.mail.visitor is None:
             return False
-        self.host.products += 1
-        return self.mail.visitor is not None and self.host.has_time()
+        return self.host.receives()
 
     def receive(self) -> None:
         """Serve one piece of short work; the costs of what it visits do not count it."""
@@ -344,16 +342,16 @@ class ManyProducts:
 
     def __init__(self):
         self.start, self.lent = time.monotonic(), 0.0
-        self.products = self.last = 0  # products so far, and when visitors were last received
+        self.asked = False  # whether a visitor waited at the last product
 
-    def has_time(self) -> bool:
-        """Return whether visitors are received now: they are few, or have waited long."""
-        spent = time.monotonic() - self.start
-        return self.lent <= SHARE * spent or self.products - self.last >= EVERY
+    def receives(self) -> bool:
+        """Return whether a visitor who waits is received now: they took little, or it waited."""
+        waited, self.asked = self.asked, True
+        return waited or self.lent <= SHARE * (time.monotonic() - self.start)
 
     def visited(self, seconds: float) -> None:
         self.lent += seconds
-        self.last = self.products
+        self.asked = False
 
 
 class JobUnderWay(ManyProducts):

@@ -12,6 +12,7 @@ is told in block products of that job, whose time is the job's by its ledger.
 
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -206,6 +207,13 @@ def seconds_of(job) -> float:
     return known["ended"] - known["started"]
 
 
+def busy_seconds(there: Service) -> float:
+    """Seconds that the ranks have spent on products."""
+    text = there._request("GET", "/v1/metrics")[1].decode()
+    found = re.search(r'^hesscomp_busy_seconds_total{kind="product"} (\S+)$', text, re.MULTILINE)
+    return float(found[1])
+
+
 def visits(options) -> dict[str, dict]:
     """Products during a compression, what they cost it, and how soon it is cancelled."""
     with service() as there:
@@ -213,11 +221,12 @@ def visits(options) -> dict[str, dict]:
         point, v = there.point("initial"), np.random.default_rng(0).standard_normal(n)
         right = point.product(v, batch=False)
         compression(there).result()
-        slowdowns, latencies, same = [], [], True
+        slowdowns, shares, latencies, same = [], [], [], True
         for _ in range(options.repeats):
             alone = compression(there)
             numbers = alone.result()
             block = numbers["seconds"]["solve"] / numbers["ledger"]["passes"]
+            before = busy_seconds(there)
             busy = compression(there)
             until_running(busy)
             while busy.state == "running":
@@ -225,6 +234,7 @@ def visits(options) -> dict[str, dict]:
                 time.sleep(options.pause * block)
             busy.result()
             slowdowns.append(seconds_of(busy) / seconds_of(alone))
+            shares.append((busy_seconds(there) - before) / seconds_of(alone))
             same &= arrays_of(alone) == arrays_of(busy)
         cancels, after = [], True
         for seed in range(options.cancels):
@@ -244,7 +254,9 @@ def visits(options) -> dict[str, dict]:
             "largest, block products": max(latencies),
         },
         "the compression": {
-            "time, of alone": statistics.median(slowdowns), "same bits": "yes" if same else "NO",
+            "time, of alone": statistics.median(slowdowns),
+            "visitors' time, of alone": statistics.median(shares),
+            "same bits": "yes" if same else "NO",
         },
         "cancel": {
             "largest, s": max(cancels), "largest, block products": max(cancels) / block,
