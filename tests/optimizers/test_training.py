@@ -170,7 +170,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
 def test_rounding_is_all_that_ranks_change(world, small, name):
     alone = synthetic(World.serial())
     for sampling in (Sampling(), BATCHES):
-        settings = {"sampling": sampling, "stopping": Stopping(max_steps=20)}
+        settings = {"sampling": sampling, "stopping": Stopping(max_steps=10)}
         runs = [
             train(small, EVERY[name], **settings),
             by_rank_0(world, train, alone, EVERY[name], **settings),
