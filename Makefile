@@ -127,7 +127,7 @@ notebooks: $(RUN)  ## make examples/*.ipynb from their pages in docs/examples/
 	$(BIN)/python scripts/pages.py
 
 bench: $(BENCH)  ## run the benchmarks one after another (hours), then make the tables of the pages
-	@set -e; for script in $(filter-out %/record.py %/tables.py,$(wildcard scripts/bench/*.py)); do \
+	@set -e; for script in $(filter-out %/record.py %/tables.py %/finite_elements.py,$(wildcard scripts/bench/*.py)); do \
 		case $$script in */engine.py | */mnist_factor.py) peer="$(addprefix --peer ,$(PEER))";; *) peer=;; esac; \
 		echo "== $$script $$peer"; PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python "$$script" $$peer; \
 	done

@@ -85,6 +85,8 @@ def connect(
         Where the folder is no service's.
     NotRunning
         Where none answers.
+    ServiceError
+        Where an answer takes longer than `timeout`, here and for what the service is asked later.
     """
     service = Service(Path(folder), url, timeout)
     service.status()
@@ -275,13 +277,18 @@ class Service:
                 connection.request(method, path, body, {**self._headers(), **headers})
                 answer = connection.getresponse()
                 data = answer.read()
+            except TimeoutError:
+                connection.close()  # the service does no more for it
+                self._local.connection = None
+                raise ServiceError(
+                    f"{self.folder}: no answer within {self.timeout:g} s; connect with a longer "
+                    "`timeout`, or ask for less at a time"
+                ) from None
             except REFUSALS as error:
                 connection.close()
                 self._local.connection = None
                 if fresh:  # else it was one that the service had closed
-                    raise NotRunning(
-                        f"{self.folder}: the service does not answer ({error})"
-                    ) from error
+                    raise NotRunning(self._unreached(error)) from error
                 continue
             if answer.will_close:
                 self._local.connection = None
@@ -291,6 +298,15 @@ class Service:
             _check(answer.status, data)
             return answer.headers, data
         raise NotRunning(f"{self.folder}: the service does not answer")
+
+    def _unreached(self, error: Exception) -> str:
+        known, text = _told(self.folder), f"{self.folder}: the service does not answer ({error})"
+        if self.url is not None or known.get("host", platform.node()) == platform.node():
+            return text
+        return (
+            f"{text}; it runs on {known['host']}: ask it there, or go through ssh -N -L "
+            f"8000:{known['socket']} {known['host']} and connect with url='http://127.0.0.1:8000'"
+        )
 
     def request_json(self, method: str, path: str, body: bytes = b"") -> Any:
         return json.loads(self._request(method, path, body)[1])

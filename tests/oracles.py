@@ -84,9 +84,8 @@ def random_hodlr(n: int, leaf_size: int, rank: int, rng, ragged: bool = True, sh
     ranks = rng.integers(0, rank + 1, nodes) if ragged else np.full(nodes, rank)
     by_level = [ranks[2**level - 1 : 2 ** (level + 1) - 1] for level in range(levels)]
     widths = [int(of.max()) for of in by_level]
-    stack = rng.standard_normal((tree.leaves, m, m + sum(widths)))
-    form = Form(stack, widths)
-    form.leaves[...] = form.leaves + np.swapaxes(form.leaves, 1, 2) + shift * np.eye(m)
+    D, sides = np.split(rng.standard_normal((tree.leaves, m, m + sum(widths))), [m], axis=2)
+    form = Form(D + np.swapaxes(D, 1, 2) + shift * np.eye(m), sides, widths)
     return Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN)
 
 

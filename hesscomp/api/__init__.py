@@ -58,7 +58,8 @@ def load_data(source: str | os.PathLike, world: World | None = None, **options) 
         All ranks of the job by default.
     **options
         `format`, `label`, `test`, `targets`, `dtype`, and of tables `weights`, `offset`, `missing`,
-        `categories`, `ignore`, `reference`: see `hesscomp.datasets.load_dataset`.
+        `categories`, `ignore`, `reference`; `memory_map` for data larger than memory: see
+        `hesscomp.datasets.load_dataset`.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.errors import InputError
 from hesscomp.factors.certificate import UNKNOWN, Certificate
 from hesscomp.factors.factor import Factor
-from hesscomp.factors.hodlr import Form, Hodlr, cut_of_block, exchanged, truncated
+from hesscomp.factors.hodlr import Form, Hodlr, cut_of_block, exchanged, tall_qr, truncated
 from hesscomp.factors.provenance import NAN, Provenance, metered
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
@@ -116,7 +116,7 @@ class Peeling:
         self.m, self.drawn, self.full = int(sizes.max()), 0, bool(self.inside.all())
         self.probes = Probes.draw(operator, 0, asked.probe_count, asked.seed)
         self.norm = self.layout.norm(self.probes.images) / np.sqrt(asked.probe_count)
-        self.sides = np.empty((*self.inside.shape, 0))  # of the levels that are known
+        self.room = np.empty((*self.inside.shape, 0))  # holds `sides`, and columns to come
         self.widths: list[int] = []
         self.ranks: list[np.ndarray] = []
 
@@ -124,11 +124,10 @@ class Peeling:
         asked, tree = self.asked, self.tree
         for level in range(tree.levels):
             W, ranks = self._level(level)
-            self.sides = np.concatenate([self.sides, W], axis=2)
-            self.widths.append(W.shape[2])
+            self._add(W)
             self.ranks.append(ranks)
         ranks = np.concatenate([np.empty(0, np.int64), *self.ranks])
-        form = Form(np.concatenate([self._leaves(), self.sides], axis=2), self.widths)
+        form = Form(self._leaves(), np.ascontiguousarray(self.sides), self.widths)
         factor = Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN, layout=self.layout)
         return replace(
             factor,
@@ -143,6 +142,21 @@ class Peeling:
                 seed=asked.seed,
             ),
         )
+
+    @property
+    def sides(self) -> np.ndarray:
+        """The (leaves, m, K) sides of the levels that are known."""
+        return self.room[:, :, : sum(self.widths)]
+
+    def _add(self, W: np.ndarray) -> None:
+        """Take the sides of a level; the room doubles where it ends, so that few are copied."""
+        known, width = self.sides, W.shape[2]
+        first = known.shape[2]
+        if first + width > self.room.shape[2]:
+            self.room = np.empty((*self.inside.shape, 2 * first + width))
+            self.room[:, :, :first] = known
+        self.room[:, :, first : first + width] = W
+        self.widths.append(width)
 
     def _level(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the (leaves, m, k) sides of a level, and the ranks of its nodes."""
@@ -216,7 +230,7 @@ class Sketch:
         random = [peeling.random(level, 1, columns)]
         if peeling.asked.passes == 1:
             random.append(peeling.random(level, 0, WIDER * columns))
-        Y = peeling.unexplained(np.concatenate(random, axis=2))
+        Y = peeling.unexplained(random[0] if len(random) == 1 else np.concatenate(random, axis=2))
         found: list[np.ndarray] = [
             self._of_children(Y[:, :, :columns], 0),
             self._of_children(Y[:, :, columns:], 1),
@@ -261,7 +275,7 @@ class Sketch:
 
 
 def _orthonormal(Y: np.ndarray) -> np.ndarray:
-    return np.linalg.qr(Y)[0] if Y.shape[2] else Y
+    return tall_qr(Y)[0] if Y.shape[2] else Y
 
 
 def certified(factor: Factor, probes: Probes, tolerance: float | None, size: float) -> Certificate:

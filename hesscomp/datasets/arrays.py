@@ -7,6 +7,7 @@ import math
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+import h5py
 import numpy as np
 import scipy.sparse
 
@@ -16,6 +17,8 @@ from hesscomp.datasets.reading import Reading
 from hesscomp.datasets.targets import SIGNS, check_label_type
 from hesscomp.datasets.validation import check_finite, extents
 from hesscomp.errors import InputError, reason
+from hesscomp.storage.hdf5 import mapped_dataset
+from hesscomp.storage.npy import is_mapped
 
 MAX_WIDTH = 2**31 - 1
 CHUNK_BYTES = 2**24  # copied at a time
@@ -54,7 +57,7 @@ class ArraySource:
 
     def read(self, start: int, stop: int, counts: list[int]):
         with self._undamaged(), self.stored() as rows:
-            X, labels = rows[start:stop]
+            X, labels = rows.part(start, stop, self.reading.memory_map)
             self.extras = {name: np.asarray(row[start:stop]) for name, row in rows.beside.items()}
         check_finite(X, start, str(self.path))
         return X, labels
@@ -144,10 +147,28 @@ class StoredRows:
     def __exit__(self, *error) -> None:
         self.file.__exit__(*error)
 
-    def __getitem__(self, rows: slice):
-        labels = np.asarray(self.y[rows])
+    def part(self, start: int, stop: int, memory_map: bool = False):
+        """Return rows and labels from `start` on; rows are left in the file where it is mapped."""
+        labels = np.asarray(self.y[start:stop])
         check_label_type(labels, str(self.path))
-        return (self._csr if self.sparse else self._dense)(rows.start, rows.stop), labels
+        taken = self._mapped if memory_map else self._csr if self.sparse else self._dense
+        return taken(start, stop), labels
+
+    def _mapped(self, start: int, stop: int) -> np.ndarray:
+        X, kind = self.X, "" if self.sparse else self.X.dtype
+        if kind not in (np.float32, np.float64):
+            found = f"X has type {kind}" if kind else "X is sparse"
+            raise InputError(
+                f"{self.path}: `memory_map` takes rows as they are stored, and {found}; store a "
+                "dense array of float32 or float64 in the machine's byte order"
+            )
+        if isinstance(X, h5py.Dataset):
+            X = mapped_dataset(self.path, X)
+        if not is_mapped(X) and X.size:
+            raise InputError(
+                f"{self.path}: `memory_map` takes arrays that are not compressed; store X plainly"
+            )
+        return X[start:stop]
 
     def _dense(self, start: int, stop: int) -> np.ndarray:
         kind = self.X.dtype if self.X.dtype in (np.float32, np.float64) else np.float64

@@ -127,6 +127,10 @@ def _read(
         of_tables = reading.missing != "refuse" or reading.categories or reading.ignore
         if of_tables and not kind.is_table:
             raise InputError(f"{path}: `missing`, `categories` and `ignore` go with CSV files")
+        if reading.memory_map and not issubclass(kind, ArraySource):
+            raise InputError(f"{path}: `memory_map` goes with HDF5, NPZ and NPY files")
+        if reading.memory_map and dtype is not None:
+            raise InputError(f"{path}: give `dtype` or `memory_map`; mapped rows stay as they are")
         if like is not None and not kind.is_table:
             raise InputError(f"{path}: the model's columns have names; give a CSV file with them")
         like = like if train is None else train.encoding

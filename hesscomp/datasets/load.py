@@ -27,7 +27,7 @@ def load_dataset(
     label: str | None = None, test: str | os.PathLike | None = None, targets: str | None = None,
     dtype: str | None = None, weights: str | None = None, offset: str | None = None,
     missing: str = "refuse", categories: str | Sequence[str] = (), reference: bool = False,
-    ignore: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (), memory_map: bool = False,
 ) -> Dataset:  # fmt: skip
     """Load a data set by name or from a file. Collective; each rank keeps its own rows only.
 
@@ -66,6 +66,10 @@ def load_dataset(
         wants it.
     ignore : str or sequence of str
         Columns of a CSV file that are no features, such as identifiers.
+    memory_map : bool
+        Leave the rows of an HDF5, NPZ or NPY file where they are, and read those that a step takes
+        when it takes them: for data larger than memory. X must be dense, float32 or float64, and
+        neither compressed nor in chunks. Labels are held in memory.
 
     Raises
     ------
@@ -90,7 +94,9 @@ def load_dataset(
     codes, ignored = (
         (names,) if isinstance(names, str) else tuple(names) for names in (categories, ignore)
     )
-    reading = Reading(label, weights, offset, missing, codes, reference, ignored)
+    reading = Reading(
+        label, weights, offset, missing, codes, reference, ignored, memory_map=memory_map
+    )
     if name not in NAMED:
         return load_file(
             source, world, format=format, reading=reading, test=test, targets=targets, dtype=dtype
@@ -98,6 +104,6 @@ def load_dataset(
     if format or test or reading != Reading(reference=reference):
         raise InputError(
             f"the {name} data take no format, label or test file, and no weights, offset, missing, "
-            "categories or ignore"
+            "categories, ignore or memory_map"
         )
     return NAMED[name](world, targets, dtype)

@@ -29,6 +29,7 @@ class Reading:
     usual_label: str | None = None
     width: int | None = None
     index_base: int | None = None
+    memory_map: bool = False
 
     def __post_init__(self):
         if self.missing not in MISSING:

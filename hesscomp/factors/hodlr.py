@@ -12,7 +12,10 @@ from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hbs import Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, InLeaves
+from hesscomp.factors.telescope import times
 from hesscomp.factors.tree import Tree
+
+TALL = 1024  # rows of a matrix that is orthonormalised in one piece
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +77,7 @@ class Hodlr(InLeaves):
     def of_form(cls, tree: Tree, ranks: np.ndarray, form: Form, **about) -> Hodlr:
         """Return the factor of a `Form`; `about` are fields of every `Factor`."""
         leaf, sides = _masks(tree, ranks)
-        return cls(
+        made = cls(
             permutation=tree.permutation,
             bounds=tree.bounds,
             block_ranks=np.asarray(ranks, np.int64),
@@ -84,6 +87,9 @@ class Hodlr(InLeaves):
             ),
             **about,
         )
+        if leaf.all() and all(mask.all() for mask in sides):  # nothing in it is padding
+            made.__dict__["form"] = form
+        return made
 
     @classmethod
     def most(cls, n: int) -> int:
@@ -114,8 +120,8 @@ class Hodlr(InLeaves):
         tree, ranks = self.tree, self.block_ranks
         leaf, sides = _masks(tree, ranks)
         m, widths = leaf.shape[1], [mask.shape[2] for mask in sides]
-        stack = np.zeros((tree.leaves, m, m + sum(widths)))
-        form = Form(stack, widths)
+        rows = tree.leaves, m
+        form = Form(np.zeros((*rows, m)), np.zeros((*rows, sum(widths))), widths)
         form.leaves[leaf] = self.leaf_blocks
         first = 0
         for i, mask in enumerate(sides):
@@ -173,7 +179,7 @@ class Hodlr(InLeaves):
                 np.concatenate([form.side(level), more], axis=2).reshape(2 ** (level + 1), rows, -1)
                 for more in (weighted, added)
             )
-            Q, R = np.linalg.qr(first[0::2])
+            Q, R = tall_qr(first[0::2])
             cut = cut_of_block(tolerance * norm, level, tree.levels)
             Z = second[1::2] @ np.swapaxes(R, 1, 2)
             W = truncated(Q, Z, Q.shape[2], cut, noise)
@@ -183,7 +189,7 @@ class Hodlr(InLeaves):
         made = Hodlr.of_form(
             tree,
             np.concatenate([np.empty(0, np.int64), *ranks]),
-            Form(np.concatenate([D, *sides], axis=2), [side.shape[2] for side in sides]),
+            Form(D, np.concatenate([D[:, :, :0], *sides], axis=2), [W.shape[2] for W in sides]),
             certificate=self.certificate,
         )
         found, known = made.frobenius(), self.certificate
@@ -266,22 +272,21 @@ class Form:
 
     Attributes
     ----------
-    stack : (leaves, m, m + K) array
-        Of each leaf its rows of D, and of the sides W of all levels side by side, root's first.
+    leaves : (leaves, m, m) array
+        Of each leaf its rows of D.
+    sides : (leaves, m, K) array
+        And of the sides W of all levels side by side, root's first.
     widths : list of int
         The columns of each level in W; they add up to K.
     """
 
-    stack: np.ndarray
+    leaves: np.ndarray
+    sides: np.ndarray
     widths: list[int]
 
     @property
     def m(self) -> int:
-        return self.stack.shape[1]
-
-    @property
-    def leaves(self) -> np.ndarray:
-        return self.stack[:, :, : self.m]
+        return self.leaves.shape[1]
 
     def columns(self, level: int) -> slice:
         """Return which columns of W are a level's."""
@@ -290,13 +295,13 @@ class Form:
 
     def side(self, level: int) -> np.ndarray:
         """Return the (leaves, m, k) sides of a level; a view."""
-        columns = self.columns(level)
-        return self.stack[:, :, self.m + columns.start : self.m + columns.stop]
+        return self.sides[:, :, self.columns(level)]
 
     def product(self, Z: np.ndarray) -> np.ndarray:
         """Return the product with a (leaves, m, j) array."""
-        given = exchanged(self.stack[:, :, self.m :], self.widths, Z)
-        return self.stack @ np.concatenate([Z, given], axis=1)
+        Y = times(self.leaves, Z)
+        Y += times(self.sides, exchanged(self.sides, self.widths, Z))
+        return Y
 
 
 def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
@@ -312,13 +317,12 @@ def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
     -------
     (leaves, K, j) array
     """
-    leaves, _, j = Z.shape
-    seen, first = np.swapaxes(W, 1, 2) @ Z, 0
-    given = np.empty_like(seen)
+    (leaves, _, j), first = Z.shape, 0
+    given = times(np.swapaxes(W, 1, 2), Z)
     for level, k in enumerate(widths):
         columns, children = slice(first, first + k), 2 ** (level + 1)
         group, first = leaves // children, first + k
-        by_child = seen[:, columns].reshape(children, group, k, j).sum(axis=1)
+        by_child = given[:, columns].reshape(children, group, k, j).sum(axis=1)
         moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
         given[:, columns] = np.repeat(moved.reshape(children, k, j), group, axis=0)
     return given
@@ -339,8 +343,7 @@ def nested(form: Form, tree: Tree) -> Stacks:
     A node's basis spans its rows of the sides of all levels above it; what rounding is in the
     matrix is left out, so that sides that are alike on several levels count once.
     """
-    leaves, m, _ = form.stack.shape
-    T = form.stack[:, :, m:]
+    leaves, T = len(form.leaves), form.sides
     sizes = np.empty((leaves, T.shape[2]))  # singular values of the blocks of these columns
     for level in range(len(form.widths)):
         children = 2 ** (level + 1)
@@ -374,6 +377,27 @@ def cut_of_block(error: float, level: int, levels: int) -> float:
     return error / float(np.sqrt(2 * 2**level * max(levels, 1)))
 
 
+def tall_qr(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Q and R of a stack of tall matrices: of pieces that the caches hold, then of their R.
+
+    Demmel, Grigori, Hoemmen and Langou 2012, algorithm 1, with one level of pieces.
+
+    Parameters
+    ----------
+    Y : (nodes, rows, k) array
+        Rows are cut in halves while both halves are whole and longer than TALL.
+    """
+    nodes, rows, k = Y.shape
+    pieces = 1
+    while rows % (2 * pieces) == 0 and rows // (2 * pieces) >= max(TALL, k):
+        pieces *= 2
+    if pieces == 1 or k == 0:
+        return np.linalg.qr(Y)
+    inner, R = np.linalg.qr(Y.reshape(nodes * pieces, rows // pieces, k))
+    outer, R = np.linalg.qr(R.reshape(nodes, pieces * k, k))
+    return (inner @ outer.reshape(nodes * pieces, k, k)).reshape(Y.shape), R
+
+
 def truncated(Q: np.ndarray, Z: np.ndarray, rank: int, cut: float, noise: float) -> np.ndarray:
     """Return the sides of the blocks Q Z^T, cut to their leading singular values.
 
@@ -385,7 +409,7 @@ def truncated(Q: np.ndarray, Z: np.ndarray, rank: int, cut: float, noise: float)
     (2 nodes, rows, columns) array
         First child, second child; columns beyond the rank are zero.
     """
-    P, R = np.linalg.qr(Z)
+    P, R = tall_qr(Z)
     U, s, Vt = np.linalg.svd(np.swapaxes(R, 1, 2))  # Q Z^T = Q R^T P^T
     rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
     keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < rank)

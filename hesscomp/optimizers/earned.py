@@ -21,7 +21,7 @@ TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, tha
 MIX = 0.1  # share of the diagonal in the mixed one
 LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
 FIRST_CG = 10  # iterations of a first solve, besides those that cost as much as two sketches
-# Iterations a digit of the first plain solve, of the first with the mixed diagonal, and of the last
+# Iterations a digit of the last plain solve, of the last with the mixed diagonal, and of the last
 # without a factor; the plain one's leading Ritz value; the rate at which a factor was refused
 BARE = {
     "plain_rate": 0.0, "mixed_rate": 0.0, "bare_rate": 0.0, "leading": np.nan, "refused_rate": 0.0
@@ -61,17 +61,18 @@ class Earned(Refreshed):
     which are those of sparse data. On dense data a first factor nearly always pays, and where a
     format or a factor is named it is wanted: it serves from the first step on, as `Refreshed` says.
 
-    The first solve is plain CG, and gives the leading Ritz value. Where the iterations that are
-    then expected cost more than two sketches, a factor is tried. It is refused where even its rank
-    times that value is less than a tenth of the trace, which a diagonal gives exactly; and else 8
-    columns probe a semidefinite operator: refused where they hold less than a tenth of the trace,
-    or miss the leading value by more than a factor of 3, or where the predicted saving,
-    1 - sqrt((w_8 + shift) / leading) of the iterations, is below the sketch. It is tried again when
-    the iterations a digit have doubled. A first factor that serves worse than none goes.
+    The first solve is plain CG, and gives the leading Ritz value. The second one takes the diagonal
+    (1 - a) shift + a (diag + shift) where it is known (Hsia, Chiang and Lin 2018; a = 0.1), and
+    later ones without a factor what took fewer iterations a digit when it was last used.
 
-    Without a factor, the second solve takes the diagonal (1 - a) shift + a (diag + shift) where it
-    is known (Hsia, Chiang and Lin 2018; a = 0.1), and later ones what took fewer iterations a
-    digit.
+    Where the iterations that are then expected, of the better of both, cost more than two sketches,
+    a factor is tried. It is refused where even its rank times the leading value is less than a
+    tenth of the trace, which a diagonal gives exactly; and else 8 columns probe a semidefinite
+    operator: refused where they hold less than a tenth of the trace, or miss the leading value by
+    more than a factor of 3, or where the predicted saving, 1 - sqrt((w_8 + shift) / (w_2 + shift))
+    of the iterations, is below the sketch. (A lone large w_1, as of one dense column, costs CG an
+    iteration.) It is tried again when the iterations a digit have doubled. A first factor that
+    serves worse than none goes.
     """
 
     def first_factor(self, n: int) -> State:
@@ -103,16 +104,17 @@ class Earned(Refreshed):
         limit = FIRST_CG + int(2 * columns / operator.lone_cost)
         if operator.world.decide(rate == 0):
             return Choice(limit=limit)
-        bare = _later_rate(state, shift, operator.n)
-        expected = bare * max(horizon, 0.0) * operator.lone_cost  # in columns of a wide block
-        wanted = expected > 2 * columns and rate > 2 * state["refused_rate"]
         untried = diagonal is not None and state["mixed_rate"] == 0
         mixed = untried or 0 < state["mixed_rate"] < state["plain_rate"]
+        bare = min(_later_rate(state, shift, operator.n), state["mixed_rate"] or np.inf)
+        left = max(horizon, 0.0) * operator.lone_cost  # digits, in columns of a wide block
+        expected = bare * left
+        wanted = not untried and expected > 2 * columns and rate > 2 * state["refused_rate"]
         wanted, mixed = (operator.world.decide(bool(each)) for each in (wanted, mixed))
         known = diagonal() if diagonal is not None and (wanted or mixed) else None
         asked = Choice()
         if wanted:
-            asked = self._probed(operator, state, expected, shift, known)
+            asked = self._probed(operator, state, bare, left, shift, known)
             if not asked.refused:
                 factor = self.new_factor(operator)
                 sketched = asked.sketched + factor.provenance.columns
@@ -125,16 +127,19 @@ class Earned(Refreshed):
         return replace(asked, M=M, mixed=True, limit=limit if untried else None)
 
     def _probed(
-        self, operator: Operator, state: State, expected: float, shift: float,
+        self, operator: Operator, state: State, bare: float, digits: float, shift: float,
         diagonal: np.ndarray | None,
     ) -> Choice:  # fmt: skip
-        """Return what is known of a factor before it is made: whether it is refused, and why."""
+        """Return what is known of a factor before it is made: whether it is refused, and why.
+
+        `bare` iterations are expected for each of the `digits`.
+        """
         if not operator.psd:
             return Choice()
         columns, size = min(self.rank + self.oversample, operator.n), min(PROBE, operator.n)
         trace = np.nan if diagonal is None else float(diagonal.sum())
         leading = state["leading"]
-        hopeless = self.rank * leading < TRACE * trace or size > PROBE_SHARE * expected
+        hopeless = self.rank * leading < TRACE * trace or size > PROBE_SHARE * bare * digits
         if operator.world.decide(bool(hopeless)):
             return Choice(refused=True)
         with operator.world.ledger.timed("compress"):
@@ -142,9 +147,11 @@ class Earned(Refreshed):
                 operator, size, oversample=0, power=0, seed=self.seed, layout="replicated"
             )
         w, captured = probe.eigenvalues, float(probe.eigenvalues.sum() / trace)
-        left = np.sqrt(min((w[-1] + shift) / leading, 1.0))  # of the iterations, NaN where unknown
+        second = float(w[min(1, size - 1)]) + shift  # CG is done with a lone one in an iteration
+        bare = min(bare, _later_rate({**state, "leading": second}, shift, operator.n))
+        left = np.sqrt(min((w[-1] + shift) / second, 1.0))  # of the iterations
         poor = captured < TRACE or w[0] + shift < LEADING * leading
-        refused = poor or expected * (1 - left) < columns
+        refused = poor or bare * digits * (1 - left) < columns
         refused = operator.world.decide(bool(refused))
         return Choice(sketched=probe.provenance.columns, captured=captured, refused=refused)
 
@@ -154,10 +161,10 @@ class Earned(Refreshed):
         if choice.factor is None:
             kind, rate = "mixed_rate" if choice.mixed else "plain_rate", digit_rate(*solve)
             if choice.refused:
-                state["refused_rate"] = state["bare_rate"]
+                state["refused_rate"] = max(state["bare_rate"], state["mixed_rate"])
             if not choice.mixed:
                 state["leading"] = result.leading
-            return {**state, kind: state[kind] or rate, "bare_rate": rate}
+            return {**state, kind: rate, "bare_rate": rate}
         state |= self.served(state, choice.factor, choice.sketched, solve)
         if choice.bare_rate <= state["rate"]:
             blank = KINDS[self.factor_format].blank(choice.factor.n).contents()

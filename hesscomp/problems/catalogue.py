@@ -1,6 +1,10 @@
 """The named problems: their data, networks, losses and training recipes; and the equations."""
 
+import math
 from dataclasses import dataclass
+from numbers import Real
+
+from hesscomp.errors import InputError
 
 COVARIANCES = ("observed", "robust")
 RIDGE = 1e-3  # of logistic regression; networks have none unless requested
@@ -138,6 +142,8 @@ class NamedEquation:
     frozen: bool = False
 
 
+BURGERS, VISCOSITY = "burgers", 0.1 / math.pi
+LEAST_VISCOSITY, MOST_VISCOSITY = 1e-6, 1.0
 RESIDUAL, ENERGY, QUOTIENT = "residuals", "energy", "Rayleigh quotient"
 
 EQUATIONS = {
@@ -163,8 +169,8 @@ EQUATIONS = {
         "lap u + u = f on (-1, 1)^2, u = sin pi x sin 4 pi y", RESIDUAL,
         Network((2,), (32, 32, 1), "tanh"),
     ),
-    "burgers": NamedEquation(
-        "u_t + u u_x = nu u_xx, nu = 0.1 / pi, u = -sin pi x at t = 0", RESIDUAL,
+    BURGERS: NamedEquation(
+        "u_t + u u_x = viscosity u_xx (0.1 / pi), u = -sin pi x at t = 0", RESIDUAL,
         Network((2,), (24, 24, 24, 1), "tanh"),
     ),
     "eigen-laplace": NamedEquation(
@@ -178,3 +184,17 @@ EQUATIONS = {
         Network((10,), (200, 1), "tanh"), frozen=True,
     ),
 }  # fmt: skip
+
+
+def check_viscosity(problem: str | None, viscosity: float | None) -> None:
+    """Refuse a viscosity that is out of range, or is given for another problem than `burgers`."""
+    if viscosity is None:
+        return
+    if problem != BURGERS:
+        raise InputError(f"`viscosity` goes with `problem` {BURGERS}; leave it out")
+    number = isinstance(viscosity, Real) and not isinstance(viscosity, bool)
+    if not (number and LEAST_VISCOSITY <= viscosity <= MOST_VISCOSITY):
+        raise InputError(
+            f"`viscosity` must be a number from {LEAST_VISCOSITY:g} to {MOST_VISCOSITY:g}, not "
+            f"{viscosity!r}"
+        )

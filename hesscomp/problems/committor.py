@@ -36,7 +36,9 @@ def surface(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def partition(kT: float) -> float:
     """Return the integral of exp(-V / kT) over the plane."""
-    axes = [np.linspace(low, high, 801) for low, high in zip(LOW, HIGH, strict=True)]
+    axes = [
+        np.linspace(low, high, 800, endpoint=False) for low, high in zip(LOW, HIGH, strict=True)
+    ]
     V = surface(np.stack(np.meshgrid(*axes), -1))[0]
     return float(np.exp(-V / kT).mean() * np.prod(HIGH - LOW))
 

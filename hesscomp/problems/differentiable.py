@@ -14,6 +14,7 @@ from hesscomp.curvature.digest import captured_digest, computation_digest
 from hesscomp.curvature.networks.engine import Engine, Piece
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.tensorflow import fusing, keep_freed_memory, share, tf
+from hesscomp.datasets.validation import row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
@@ -21,6 +22,7 @@ from hesscomp.problems.contract import wrong_slope
 from hesscomp.problems.problem import ParameterBlock, Problem, check_numbers, chunks
 from hesscomp.problems.row_terms import DataSlopes
 from hesscomp.problems.rows import RowSet
+from hesscomp.storage.npy import is_mapped
 
 FUSED = 3 * 10**7  # numbers of a product from which element-wise arithmetic is worth compiling
 COLUMNS = 16  # of that product, whatever its own: so each kind is traced once
@@ -125,10 +127,15 @@ class DifferentiableProblem(Problem):
         }
 
     def tensors(self, dtype: str) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return this shard's inputs and targets; real numbers in `dtype`, made once."""
+        """Return this shard's inputs and targets; real numbers in `dtype`, made once.
+
+        Rows that are mapped into memory stay in their file: see `Mapped`.
+        """
         if dtype not in self._tensors:
             self._tensors[dtype] = tuple(
-                share(np.ascontiguousarray(part, _kind(part, dtype)))
+                Mapped(part, _kind(part, dtype))
+                if is_mapped(part)
+                else share(np.ascontiguousarray(part, _kind(part, dtype)))
                 for part in (self.data.X, self.data.y)
             )
         return self._tensors[dtype]
@@ -180,6 +187,7 @@ class DifferentiableProblem(Problem):
             row = tf.TensorSpec([1, *X.shape[1:]], _kind(X, dtype))
             specs = tf.TensorSpec([self.n], dtype), row
             values, copies = self._row_values(*specs), self.engine.copies
+            values += row_size(X) if is_mapped(X) else 0  # read for the product, and let go again
             tangents = copies * self.engine.row_tangents(*specs, values)
             self._kernels["row"] = values, copies, tangents
         return Budget(self.memory, self.n, *self._kernels["row"])
@@ -308,7 +316,7 @@ class DifferentiableProblem(Problem):
         kernel = self.compiled("row_gradients", dtype, (X, y))
         theta = tf.constant(self.check_point(x), dtype)
         for part in chunks(slice(None), len(rows), self._rows_at_once(dtype)):
-            found = kernel(theta, tf.gather(X, rows[part]), tf.gather(y, rows[part]))
+            found = kernel(theta, *(_taken(values, rows[part]) for values in (X, y)))
             yield rows[part], found.numpy().astype(np.float64, copy=False)
 
     def row_squares(self, x):
@@ -409,6 +417,27 @@ def _sum_of_squares(engine: Engine):
         return tf.reduce_sum(tf.square(engine.row_gradients(theta, X, y)), axis=0)
 
     return tf.function(squares, autograph=False, reduce_retracing=True)
+
+
+class Mapped:
+    """Rows that stay in their file until they are sliced, which makes a tensor of those."""
+
+    def __init__(self, rows: np.ndarray, dtype):
+        self.rows, self.kind = rows, np.dtype(dtype)
+        self.dtype, self.shape = tf.as_dtype(self.kind), tf.TensorShape(rows.shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> tf.Tensor:
+        return share(np.ascontiguousarray(self.rows[rows], self.kind))
+
+    def __tf_tensor__(self, dtype=None, name=None) -> tf.Tensor:
+        return self[:]
+
+
+def _taken(values: tf.Tensor | Mapped, rows: np.ndarray) -> tf.Tensor:
+    return values[rows] if isinstance(values, Mapped) else tf.gather(values, rows)
 
 
 def _kind(part: np.ndarray, dtype: str):

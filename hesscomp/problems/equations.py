@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.world import World
-from hesscomp.problems.catalogue import EQUATIONS
+from hesscomp.problems.catalogue import EQUATIONS, VISCOSITY, check_viscosity
 from hesscomp.problems.committor import DIMENSION, committor, rotation
 from hesscomp.problems.models import build_network
 from hesscomp.problems.points import Box, Triangles
@@ -24,7 +25,8 @@ from hesscomp.problems.residuals import (
 from hesscomp.problems.solution import Solution, Window
 
 CHECKS, CHECK_SEED = 9000, 2**31  # points of the errors, which no training draws
-NU = 0.1 / math.pi  # the viscosity of Burgers' equation
+STEP, TAIL = 1 / 8, 7.0  # of the rule for Burgers' solution: between its nodes, beyond the bulk
+AT_ONCE = 2**20  # numbers of that rule's integrands
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,9 @@ class Posed:
 
 
 def equation(
-    name: str, world: World | None = None, *, seed: int = 0, ridge: float = 0.0,
-    dtype: str = "float64", memory: float = PRODUCT_BYTES, engine: str = "auto",
+    name: str, world: World | None = None, *, viscosity: float | None = None, seed: int = 0,
+    ridge: float = 0.0, dtype: str = "float64", memory: float = PRODUCT_BYTES,
+    engine: str = "auto",
 ) -> PointProblem:  # fmt: skip
     """Return the problem of a named differential equation.
 
@@ -64,6 +67,9 @@ def equation(
         One of those that `hesscomp problems` lists.
     world : World, optional
         All ranks of the job by default.
+    viscosity : float, optional
+        That of `burgers`, from 1e-6 to 1; 0.1 / pi by default. The smaller it is the steeper the
+        solution becomes at x = 0.
     seed : int
         Of the network's initial weights.
     ridge, dtype, memory, engine
@@ -72,7 +78,7 @@ def equation(
     Raises
     ------
     InputError
-        For an unknown name.
+        For an unknown name, and for a viscosity that is out of range or of another equation.
 
     Examples
     --------
@@ -84,8 +90,10 @@ def equation(
     """
     if name not in EQUATIONS:
         raise InputError(f"no equation is named {name}; take one of {', '.join(EQUATIONS)}")
+    check_viscosity(name, viscosity)
     world = World.of_job() if world is None else world
-    named, posed = EQUATIONS[name], POSED[name]()
+    named = EQUATIONS[name]
+    posed = POSED[name]() if viscosity is None else POSED[name](viscosity)
     model = build_network(named.network, name, seed)
     if named.frozen:
         for layer in model.layers[:-1]:
@@ -203,12 +211,12 @@ def _helmholtz() -> Posed:
     return Posed(make, square, exact)
 
 
-def _burgers() -> Posed:
+def _burgers(viscosity: float = VISCOSITY) -> Posed:
     """Coordinates (t, x), after Raissi, Perdikaris and Karniadakis (2019)."""
     strip = Box([0, -1], [1, 1])
 
     def residual(u, du, d2u):
-        return du[:, 0] + u * du[:, 1] - NU * d2u[:, 1, 1]
+        return du[:, 0] + u * du[:, 1] - viscosity * d2u[:, 1, 1]
 
     def make(model, world, **options):
         # Half of the points where the solution is steep at last: near x = 0.
@@ -224,21 +232,28 @@ def _burgers() -> Posed:
         ]
         return ResidualProblem(model, groups, world, **options)
 
-    return Posed(make, strip, burgers_solution)
+    return Posed(make, strip, partial(burgers_solution, viscosity=viscosity))
 
 
-def burgers_solution(x) -> np.ndarray:
-    """Return u by the formula of Cole and Hopf, with Gauss and Hermite's rule: (B,).
+def burgers_solution(x, viscosity: float = VISCOSITY) -> np.ndarray:
+    """Return u by the formula of Cole and Hopf at points (t, x), 0 <= t <= 1: (B,).
 
     u = - int sin(pi y) q dz / int q dz with y = x - sqrt(4 nu t) z, of q = exp(-cos(pi y) / (2 pi
-    nu) - z^2) (Basdevant and others, Computers and Fluids 14, 1986).
+    nu) - z^2) (Basdevant and others, Computers and Fluids 14, 1986). By the trapezoidal rule, whose
+    error falls exponentially: no peak of q in z is narrower than exp(-(1 + pi) z^2), and beyond
+    |z| = sqrt(1 / (4 nu)) + s, which is |x - y| = 1 at t = 1, q is below exp(-s^2) of its peak.
     """
     X = np.asarray(x)
-    z, weights = np.polynomial.hermite.hermgauss(100)
-    y = X[:, 1:] - np.sqrt(4 * NU * X[:, :1]) * z
-    power = -np.cos(np.pi * y) / (2 * np.pi * NU)
-    q = weights * np.exp(power - power.max(axis=1, keepdims=True))
-    return -(q * np.sin(np.pi * y)).sum(axis=1) / q.sum(axis=1)
+    most = math.sqrt(1 / (4 * viscosity)) + TAIL
+    z = np.linspace(-most, most, 2 * math.ceil(most / STEP) + 1)
+    u, few = np.empty(len(X)), max(AT_ONCE // len(z), 1)
+    for first in range(0, len(X), few):
+        t, place = np.split(X[first : first + few], 2, axis=1)
+        y = np.pi * (place - np.sqrt(4 * viscosity * t) * z)
+        power = -np.cos(y) / (2 * np.pi * viscosity) - z**2
+        q = np.exp(power - power.max(axis=1, keepdims=True))
+        u[first : first + few] = -(q * np.sin(y)).sum(axis=1) / q.sum(axis=1)
+    return u
 
 
 def _eigen() -> Posed:
@@ -263,7 +278,7 @@ def _committor() -> Posed:
     return Posed(committor, window=window)
 
 
-POSED = {
+POSED: dict[str, Callable[..., Posed]] = {
     "poisson-1d": _poisson_1d,
     "poisson-2d": _poisson_2d,
     "poisson-2d-deep": _poisson_2d,

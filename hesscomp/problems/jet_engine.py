@@ -1,6 +1,11 @@
 """The engine of a Keras model's jets: its values and their derivatives by its inputs."""
 
+from collections.abc import Callable
+
+import numpy as np
+
 from hesscomp.curvature.losses import Loss
+from hesscomp.curvature.networks.elementwise import Elementwise
 from hesscomp.curvature.networks.engine import NetworkEngine, Piece
 from hesscomp.curvature.networks.generic import GenericEngine
 from hesscomp.curvature.networks.graph import read_graph
@@ -8,9 +13,13 @@ from hesscomp.curvature.networks.jet_operations import of_jets
 from hesscomp.curvature.networks.jets import Level, jet_function
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.networks.operation import Unsupported
+from hesscomp.curvature.networks.smoothness import MOST, smoothness
+from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 from hesscomp.problems.keras import ENGINES
 from hesscomp.problems.stateless import network_of
+
+WHAT = "value", "slope", "second derivative"
 
 
 def jet_engine(
@@ -56,3 +65,36 @@ def jet_engine(
     network = network_of(model, pieces)
     function = network if level == Level.U else jet_function(network, level)
     return GenericEngine(function, loss, reason)
+
+
+def smoothness_of(
+    model, pieces: list[Piece], theta: np.ndarray, points: np.ndarray
+) -> tuple[int, str]:
+    """Return how many derivatives by its inputs a model has that are continuous, and what is not.
+
+    That of the least smooth activation; of a model that is no graph of known layers, what it gives
+    along a line through a point.
+    """
+    network, point = network_of(model, pieces), tf.constant(points[0], tf.float64)
+    along = 1 / tf.range(1.0, 1 + point.shape[0], dtype=tf.float64)
+
+    def on_line(t):
+        return tf.reduce_sum(network(tf.constant(theta), point + t[:, None] * along), 1)
+
+    try:
+        operations = [node.operation for node in read_graph(model)]
+    except Unsupported:
+        whose = {on_line: "the network"}
+    else:
+        functions = [each.function for each in operations if isinstance(each, Elementwise)]
+        whose = {each: f"the activation {_name(each)}" for each in functions}
+    found = {function: smoothness(function) for function in whose}
+    least = min(found, key=found.__getitem__, default=on_line)
+    smooth = found.get(least, MOST)
+    return smooth, f"the {WHAT[smooth + 1]} of {whose[least]} jumps" if smooth < MOST else ""
+
+
+def _name(function: Callable) -> str:
+    """Return the name of an activation; of a layer that is one, its own."""
+    named = (getattr(function, "__self__", None), "name"), (function, "__name__")
+    return next((str(getattr(each, name)) for each, name in named if hasattr(each, name)), "")

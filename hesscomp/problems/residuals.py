@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -20,7 +21,7 @@ from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
-from hesscomp.problems.jet_engine import jet_engine
+from hesscomp.problems.jet_engine import jet_engine, smoothness_of
 from hesscomp.problems.keras import KerasProblem, check_model, parameter_names
 from hesscomp.problems.named_jets import Jets
 from hesscomp.problems.network import NetworkProblem
@@ -29,6 +30,7 @@ from hesscomp.problems.rows import RowSet
 from hesscomp.problems.solution import Solution, Window
 from hesscomp.problems.stateless import Traced, network_of
 
+log = logging.getLogger(__name__)
 SHOWN = 1000  # points of a picture
 WORDS = ("u", "du", "laplacian", "d2u", "x")  # what residuals and densities are functions of
 
@@ -126,6 +128,7 @@ class PointProblem(NetworkProblem):
         with self.world.phase("tracing the model"):
             traced = Traced(model, self.pieces, some, initial, dtype)
             traced.check_rows(some)
+        self._check_smooth(some, initial)
         if len(traced.shape) != 1:
             raise InputError(f"{model.name} gives rows of shape {traced.shape}; flatten them")
         components = traced.shape[0]
@@ -164,6 +167,25 @@ class PointProblem(NetworkProblem):
         if any(variable.regularizer is not None for variable in model.trainable_variables):
             raise InputError(f"{model.name} has regularisers; take them out, and give a `ridge`")
         return shape[1]
+
+    def _check_smooth(self, some: np.ndarray, initial: np.ndarray) -> None:
+        """Refuse derivatives at points that say nothing of the model's kinks; warn of gradients."""
+        taken = {name for group in self.groups for name in group.taken}
+        order = 2 if taken & {"laplacian", "d2u"} else int("du" in taken)
+        if not order:
+            return
+        with self.world.phase("looking for kinks of the model"):
+            smooth, what = smoothness_of(self.model, self.pieces, initial, some)
+            if smooth < order - 1:
+                raise InputError(
+                    f"{self.name}: {what}, and second derivatives at points miss that; take a "
+                    "smooth activation, such as tanh"
+                )
+        if smooth < order and self.world.rank == 0:
+            log.warning(
+                "%s: %s; gradients by the parameters leave out that this moves, so that training "
+                "may stall; take a smooth activation, such as tanh", self.name, what,
+            )  # fmt: skip
 
     def _rows(self, step: int) -> RowSet:
         """Return this rank's rows with the points of a step. Collective."""
@@ -287,7 +309,9 @@ class ResidualProblem(PointProblem):
     Raises
     ------
     InputError
-        For models, points and functions that do not fit.
+        For models, points and functions that do not fit, and for second derivatives of networks
+        whose slope jumps (ReLU): at points they are zero. Where the highest derivative jumps, a
+        warning says that gradients by the parameters leave out what moves with the jumps.
 
     Notes
     -----

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.sparse
 from hesscomp.datasets import Dataset, Shard
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.tables import plain
+from hesscomp.datasets.validation import CHUNK, row_size
 from hesscomp.errors import InputError
 from hesscomp.parallel import random
 from hesscomp.parallel.world import World
@@ -125,6 +127,11 @@ class RowSet(Shard):
         )  # fmt: skip
 
 
+def _pieces(values: np.ndarray) -> Iterator[slice]:
+    rows = max(CHUNK // max(row_size(values), 1), 1)
+    return (slice(first, first + rows) for first in range(0, len(values), rows))
+
+
 def _checked(values, name: str) -> np.ndarray:
     if isinstance(values, dict):
         raise InputError(f"arrays: {name} is a dict, which goes with a model of several of them")
@@ -133,7 +140,7 @@ def _checked(values, name: str) -> np.ndarray:
         raise InputError(f"arrays: {name} has type {values.dtype}; pass real numbers")
     if values.ndim == 0:
         raise InputError(f"arrays: {name} is a single number; pass a row for each example")
-    if not np.isfinite(values).all():
+    if not all(np.isfinite(values[part]).all() for part in _pieces(values)):
         raise InputError(f"arrays: {name} holds numbers that are not finite; clean the data")
     return values
 

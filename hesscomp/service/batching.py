@@ -115,6 +115,12 @@ class WorkQueue:
             self._drop(work)
         return found
 
+    def cleared(self) -> list[Work]:
+        """Take back all requests, and return them."""
+        found = [work for waiting in self.clients.values() for work in waiting]
+        self.clients.clear()
+        return found
+
     def _drop(self, work: Work) -> None:
         waiting = self.clients[work.client]
         del waiting[next(i for i, each in enumerate(waiting) if each is work)]

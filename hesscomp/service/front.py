@@ -31,7 +31,7 @@ from hesscomp.service.requests import (
     TRAINED,
     ServedProblem,
     check_memory,
-    curvature_request,
+    check_operator,
     job_request,
     kind_of,
 )
@@ -40,6 +40,7 @@ from hesscomp.storage.npy import save_npy
 
 log = logging.getLogger(__name__)
 STARTING, READY, DRAINING = "starting", "ready", "draining"
+SOLVE = "solve"  # the kind of requests that take many products
 ENDING = "the service is ending; ask again when it has started again"
 
 
@@ -77,7 +78,8 @@ class Front:
         self.about: dict[str, Any] = {"problem": "", "n": None, "rows": None, "ranks": []}
         self.state, self.restarts, self.last_failure = STARTING, 0, ""
         self.running: Job | None = None
-        self.under_way: list[Work] = []
+        self.solves = WorkQueue(batching=False, most=queue.most)  # long, so others visit them
+        self.under_way: dict[int, list[Work]] = {}  # blocks by number: one of each queue at most
         self.number = 0
         self.counts: Counter[str] = Counter()
         self.seconds: Counter[str] = Counter()
@@ -95,7 +97,7 @@ class Front:
         return {
             "state": self.state,
             **self.about,
-            "waiting": len(self.queue) + len(self.under_way),
+            "waiting": self.waiting,
             "running": None if self.running is None else self.running.id,
             "jobs": self.store.counts(),
             "damaged": self.store.damaged,
@@ -106,6 +108,11 @@ class Front:
             "last_failure": self.last_failure,
             "event": self.events.last,
         }
+
+    @property
+    def waiting(self) -> int:
+        """How many short requests have no answer yet."""
+        return len(self.queue) + len(self.solves) + sum(map(len, self.under_way.values()))
 
     @property
     def n(self) -> int:
@@ -140,12 +147,12 @@ class Front:
         InputError, Failed, Unavailable, Full, KeyError, Gone
         """
         self._check_open()
-        curvature_request(self.served, operator)
+        check_operator(operator)
         if point not in NAMED_POINTS:
             self.points[point]
         future = asyncio.get_running_loop().create_future()
         work = Work(kind, point, operator, client, future, array, given, alone)
-        self.queue.add(work)
+        self._queue_of(work).add(work)
         if leaving is not None:
             leaving.append(partial(self._leave, work))
         self.counts[kind] += 1
@@ -153,11 +160,16 @@ class Front:
         return await future
 
     def _leave(self, work: Work) -> None:
-        """Do no more for a request whose client has gone; the ranks end it at its next product."""
+        """Do no more for a request whose client has gone; a solve ends at its next product."""
         _fail(work, Gone())
-        waited = self.queue.remove(work)
-        if not waited and self.ranks is not None and all(map(_is_over, self.under_way)):
-            self.ranks.send({"do": "leave", "id": self.number})
+        if self._queue_of(work).remove(work) or work.kind != SOLVE or self.ranks is None:
+            return
+        for number, block in self.under_way.items():
+            if block[0] is work:
+                self.ranks.send({"do": "leave", "id": number})
+
+    def _queue_of(self, work: Work) -> WorkQueue:
+        return self.solves if work.kind == SOLVE else self.queue
 
     def _check_open(self) -> None:
         if self.state == DRAINING:
@@ -222,10 +234,9 @@ class Front:
             return
         self.state = DRAINING
         self._tell_ranks()
-        for waiting in self.queue.clients.values():
-            for work in waiting:
+        for queue in (self.queue, self.solves):
+            for work in queue.cleared():
                 _fail(work, Unavailable(ENDING))
-        self.queue.clients.clear()
         if self.ranks is not None and (self.running is not None or self.under_way):
             self.ranks.send({"do": "drain"})
         self._advance()
@@ -294,12 +305,15 @@ class Front:
             return
         if ranks is None or not ranks.ready:
             return
-        if not self.under_way and len(self.queue):
-            wait = self.queue.linger()
+        for queue in (self.queue, self.solves):
+            under_way = (self._queue_of(block[0]) for block in self.under_way.values())
+            if not len(queue) or any(other is queue for other in under_way):
+                continue
+            wait = queue.linger()
             if wait > 0:
                 self._timer = asyncio.get_running_loop().call_later(wait, self._advance)
             else:
-                self._send_work(self.queue.take())
+                self._send_work(queue.take())
         if self.running is None and (job := self.store.next()) is not None:
             self._start(job)
 
@@ -321,7 +335,7 @@ class Front:
         columns = [work.array for work in block if work.array is not None]
         if columns:
             arrays.append(columns[0] if len(columns) == 1 else np.hstack(columns))
-        self.under_way = block
+        self.under_way[self.number] = block
         assert self.ranks is not None
         self.ranks.send(
             {
@@ -364,14 +378,14 @@ class Front:
         self.events.add("ranks", {"state": self.state, "ranks": self.about["ranks"]})
 
     def _heard_answer(self, header: dict[str, Any], arrays: list[np.ndarray]) -> None:
-        block, self.under_way = self.under_way, []
-        if header.pop("id") != self.number or not block:
+        block = self.under_way.pop(header.pop("id"), None)
+        if block is None:
             return
         first, seconds = block[0], header["seconds"]
         self.seconds[first.kind] += seconds
         self.counts[f"{first.kind} blocks"] += 1
         self.counts[f"{first.kind} columns"] += sum(work.columns for work in block)
-        self.queue.ended(block, seconds)
+        self._queue_of(first).ended(block, seconds)
         if "unfinished" in header:
             self._wait_again(block)
             return
@@ -398,7 +412,7 @@ class Front:
             if self.state == DRAINING:
                 _fail(work, Unavailable(ENDING))
             elif not _is_over(work):
-                self.queue.add(work, first=True)
+                self._queue_of(work).add(work, first=True)
 
     def _heard_event(self, header: dict[str, Any], arrays: list) -> None:
         job = self.running
@@ -441,12 +455,13 @@ class Front:
         self.about["ranks"] = []
         if self.state == READY:
             self.state = STARTING
-        block, self.under_way = self.under_way, []
-        for work in block:
-            work.attempts += 1
-            if work.attempts == ATTEMPTS:
-                _fail(work, Failed(self.last_failure))
-        self._wait_again(block)
+        blocks, self.under_way = self.under_way, {}
+        for block in blocks.values():
+            for work in block:
+                work.attempts += 1
+                if work.attempts == ATTEMPTS:
+                    _fail(work, Failed(self.last_failure))
+            self._wait_again(block)
         job, self.running = self.running, None
         if job is not None:
             job.attempts += 1

@@ -21,7 +21,7 @@ from hesscomp.service.batching import Room
 from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
-from hesscomp.service.requests import NAMED_POINTS
+from hesscomp.service.requests import NAMED_POINTS, check_array_memory
 from hesscomp.service.wire import Job, JobBody, array_of, checked_array, npy_of
 from hesscomp.service.workspace import Workspace, checked_name
 from hesscomp.storage.npy import mapped_npy, save_npy
@@ -69,7 +69,7 @@ def refusal(status: int, text: str) -> Response:
     answer = reply({"error": one_line(text)}, status)
     if status == 503:
         answer.headers["retry-after"] = "2"
-    if status in (400, 408, 413, 503):
+    if status in (400, 401, 403, 408, 413, 503):
         answer.headers["connection"] = "close"  # what follows of the body is not read
     return answer
 
@@ -325,7 +325,9 @@ class Doors:
             mapped = await asyncio.to_thread(mapped_npy, path)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{what} in arrays/{path.name}: cannot be read ({error})") from error
-        self._take(request, mapped.size * np.dtype(np.float64).itemsize)
+        size = mapped.size * np.dtype(np.float64).itemsize
+        check_array_memory(size, self.front.about["ranks"])
+        self._take(request, size)
         return await asyncio.to_thread(checked_array, mapped, n, what)
 
     async def _body(self, request: Request, most: int) -> bytes:

@@ -2,8 +2,9 @@
 
 Idle ranks wait by the doorbell. During a job they serve waiting short work between its products
 (`parallel.world.Visitors`); cancelling and draining end the job there, by the numbers of the
-signals that do so elsewhere. Short work that takes many products (a solve) ends there too, when
-its client has gone, or the job that it visits or the service is to end.
+signals that do so elsewhere. A solve takes many products too: it visits a job, is itself visited
+by other short work, and ends between its products when its client has gone, or the job that it
+visits or the service is to end.
 """
 
 import logging
@@ -38,6 +39,7 @@ from hesscomp.service.jobs import CANCELLED, DONE, FAILED, QUEUED
 from hesscomp.service.requests import (
     NAMED_POINTS,
     ServedProblem,
+    check_memory,
     curvature_request,
     job_request,
     kind_of,
@@ -62,7 +64,7 @@ class Mailbox:
         self.frames: deque[tuple[dict, list]] = deque()
         self.asked = 0  # SIGTERM where the service drains
         self.cancelled: set[str] = set()  # jobs
-        self.left = 0  # the number of the last work whose clients have gone
+        self.left = 0  # the number of the last solve whose client has gone
         self.stream: socket.socket | None = None
         if rank == 0:
             self.stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -87,6 +89,11 @@ class Mailbox:
                 self.asked = signal.SIGTERM
             else:
                 self.frames.append((header, arrays))
+
+    @property
+    def visitor(self) -> tuple[dict, list] | None:
+        """The first short work that waits; jobs, and the end, visit nobody."""
+        return next((frame for frame in self.frames if frame[0]["do"] == "work"), None)
 
     def say(self, header: dict[str, Any], *arrays: np.ndarray) -> None:
         """Tell the front, from rank 0; one that has ended is noticed by the next `look`."""
@@ -117,7 +124,8 @@ class RankLoop:
         self.curvatures: OrderedDict[tuple[str, str], Curvature] = OrderedDict()
         self.job: JobUnderWay | None = None
         self.work: int | None = None  # the number of the short work under way
-        self.visiting = self.over = False
+        self.host: ManyProducts | None = None  # what visitors may interrupt: a job or a solve
+        self.over = False
         self.subject: Subject
         world.stop_asked, world.visitors = self.stop_asked, self
 
@@ -174,10 +182,8 @@ class RankLoop:
                     frame = ({"do": "end"}, [])
             except (EOFError, OSError):
                 frame = ({"do": "end"}, [])
-            self.bell.ring()
-        else:
-            self.bell.wait()
-        return self.world.broadcast(frame)
+            return self.bell.ring(frame)
+        return self.bell.wait()
 
     # What `World.check_interrupt` asks during a job and during short work
 
@@ -196,34 +202,37 @@ class RankLoop:
 
     def waiting(self) -> bool:
         """Return whether short work waits, and this is the time for it."""
-        if self.visiting or self.job is None:
+        if self.host is None:
             return False
-        self.job.products += 1
-        return bool(self.mail.frames) and self.job.has_time()
+        self.host.products += 1
+        return self.mail.visitor is not None and self.host.has_time()
 
     def receive(self) -> None:
-        """Serve one piece of short work; the job's costs do not count it."""
-        job, ledger, start = self.job, self.world.ledger, time.monotonic()
-        assert job is not None
-        self.visiting, self.world.ledger = True, Ledger()
+        """Serve one piece of short work; the costs of what it visits do not count it."""
+        host, ledger, start = self.host, self.world.ledger, time.monotonic()
+        assert host is not None
+        self.host, self.world.ledger = None, Ledger()
         try:
-            frame = self.mail.frames.popleft() if self.world.rank == 0 else None
-            self._do_work(*self.world.broadcast(frame))
+            visitor = self.mail.visitor
+            self.mail.frames = deque(frame for frame in self.mail.frames if frame is not visitor)
+            self._do_work(*self.world.broadcast(visitor))
         finally:
-            self.visiting, self.world.ledger = False, ledger
-        job.visited(time.monotonic() - start)
+            self.host, self.world.ledger = host, ledger
+        host.visited(time.monotonic() - start)
 
     # Jobs
 
     def _do_job(self, job: dict, folder: str, at: str | None) -> None:
         self.world.ledger = Ledger()
-        self.job = JobUnderWay(self.mail, job["id"])
+        self.host = self.job = JobUnderWay(self.mail, job["id"])
         place = Path(folder)
         state, error = DONE, ""
         root, heard = logging.getLogger(), Warnings(self.job)
         root.addHandler(heard)
         try:
             request = job_request(job["kind"], job["options"], self.served, place, at)
+            problem = self.subject.problem  # when the job came in, it was perhaps not known yet
+            check_memory(request, problem.n, problem.rows, self._describe_ranks())
             result = kind_of(job["kind"]).run(request, self.world, self.job.tell, self.subject)
             if "json" not in kind_of(job["kind"]).files:
                 with self.world.phase("writing the numbers"):
@@ -236,7 +245,7 @@ class RankLoop:
             state, error = FAILED, describe(why)
         finally:
             root.removeHandler(heard)
-            self.job = None
+            self.host = self.job = None
         self.mail.cancelled.discard(job["id"])
         self.mail.say({"say": "ended", "job": job["id"], "state": state, "error": error})
 
@@ -244,7 +253,7 @@ class RankLoop:
 
     def _do_work(self, header: dict, arrays: list[np.ndarray]) -> None:
         start, answer, out = time.perf_counter(), {}, ()
-        self.work = header["id"]
+        visited, self.work = self.work, header["id"]
         try:
             self._learn(header, arrays)
             answer, out = getattr(self, f"_{header['kind']}")(header, arrays)
@@ -254,7 +263,7 @@ class RankLoop:
         except HesscompError as why:
             answer = {"error": str(why), "status": 422 if _of_request(why) else 500}
         finally:
-            self.work = None
+            self.work = visited
         seconds = time.perf_counter() - start
         self.mail.say({"say": "answer", "id": header["id"], "seconds": seconds, **answer}, *out)
 
@@ -285,6 +294,7 @@ class RankLoop:
         return self.curvatures[key].operator
 
     def _noop(self, header: dict, arrays: list) -> tuple[dict, tuple]:
+        self.world.max(np.zeros(1))  # it has gone to all ranks
         return {}, ()
 
     def _point_itself(self, header: dict, arrays: list) -> tuple[dict, tuple]:
@@ -311,12 +321,16 @@ class RankLoop:
 
     def _solve(self, header: dict, arrays: list) -> tuple[dict, tuple]:
         operator, (B,) = self._operator(header), arrays
-        found = solve_columns(
-            operator.shifted(header["shift"]),
-            B,
-            tolerance=header["tolerance"],
-            max_iterations=header["iterations"],
-        )
+        visited, self.host = self.host, ManyProducts()
+        try:
+            found = solve_columns(
+                operator.shifted(header["shift"]),
+                B,
+                tolerance=header["tolerance"],
+                max_iterations=header["iterations"],
+            )
+        finally:
+            self.host = visited
         told = ("iterations", "residuals", "converged", "negative_curvature")
         return {name: getattr(found, name).tolist() for name in told}, (found.X,)
 
@@ -325,14 +339,12 @@ def _of_request(error: HesscompError) -> bool:
     return isinstance(error, InputError | NumericalError | ValueError)
 
 
-class JobUnderWay:
-    """A job that the ranks do: its progress for the front, and the time of its visitors."""
+class ManyProducts:
+    """Work of many products, between which the ranks receive visitors: the time that they take."""
 
-    def __init__(self, mail: Mailbox, name: str):
-        self.mail, self.name = mail, name
-        self.start = time.monotonic()
+    def __init__(self):
+        self.start, self.lent = time.monotonic(), 0.0
         self.products = self.last = 0  # products so far, and when visitors were last received
-        self.lent = self.told = 0.0
 
     def has_time(self) -> bool:
         """Return whether visitors are received now: they are few, or have waited long."""
@@ -342,6 +354,14 @@ class JobUnderWay:
     def visited(self, seconds: float) -> None:
         self.lent += seconds
         self.last = self.products
+
+
+class JobUnderWay(ManyProducts):
+    """A job that the ranks do, and its progress for the front."""
+
+    def __init__(self, mail: Mailbox, name: str):
+        super().__init__()
+        self.mail, self.name, self.told = mail, name, 0.0
 
     def warn(self, text: str) -> None:
         """Tell the front of a warning."""

@@ -11,7 +11,7 @@ def metrics_text(front: Front) -> str:
         lines.extend([f"# HELP hesscomp_{name} {what}", f"# TYPE hesscomp_{name} {kind}"])
         lines.extend(f"hesscomp_{name}{labels} {value:g}" for labels, value in values.items())
 
-    counts, queue = front.counts, front.queue
+    counts = front.counts
     kinds = sorted({name for name in counts if " " not in name})
     tell(
         "requests_total", "counter", "Short requests to the ranks.",
@@ -29,8 +29,7 @@ def metrics_text(front: Front) -> str:
         "busy_seconds_total", "counter", "Seconds that the ranks spent on them.",
         {f'{{kind="{kind}"}}': front.seconds[kind] for kind in kinds},
     )  # fmt: skip
-    waiting = len(queue) + len(front.under_way)
-    tell("waiting", "gauge", "Short requests without an answer.", {"": waiting})
+    tell("waiting", "gauge", "Short requests without an answer.", {"": front.waiting})
     tell("waiting_bytes", "gauge", "Bytes of their arrays.", {"": front.room.taken})
     tell(
         "jobs", "gauge", "Jobs by state.",

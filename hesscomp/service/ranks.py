@@ -20,6 +20,7 @@ from hesscomp.errors import InputError
 from hesscomp.service.wire import HEAD, lengths, pack, unpack
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
+READ = 2**24  # bytes that are read ahead of an answer, in place of 64 KB: blocks are megabytes
 STARTS = 3  # that may fail in a row before the service gives up
 PAUSES = (0.0, 1.0, 5.0)  # seconds before each of them
 LOOKS = 2.0  # seconds between two looks at whether rank 0 is stopped
@@ -89,7 +90,7 @@ class Ranks:
         InputError
             Where they do not start, `STARTS` times in a row; it says what they said.
         """
-        server = await asyncio.start_unix_server(self._arrived, sock=self.listener)
+        server = await asyncio.start_unix_server(self._arrived, sock=self.listener, limit=READ)
         failures = 0
         try:
             while not self.ending:

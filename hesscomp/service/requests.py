@@ -27,6 +27,7 @@ DECIDED = (
     *("out", "json", "plot", "run", "save_every", "save_point", "model_out", "factor_out", "at"),
     *("factor", "tensorboard", "test"),
 )
+COPIES = 8  # of a large array that a rank holds while it works with it
 FILES = re.compile(r"^[/~.]|\.\.|\.(npy|npz|h5|hdf5|keras|csv|json)$")
 
 
@@ -165,6 +166,25 @@ def check_memory(request: Any, n: int, rows: int, ranks: list[dict[str, Any]]) -
         )
 
 
+def check_array_memory(size: int, ranks: list[dict[str, Any]]) -> None:
+    """Refuse an array of `size` bytes that takes more memory than a rank has free.
+
+    On a rank are the array, what brought it, the product and its copies; a solve holds seven
+    arrays of this size.
+
+    Raises
+    ------
+    InputError
+        With both sizes.
+    """
+    free = min((rank["free_bytes"] for rank in ranks), default=None)
+    if free is not None and COPIES * size > free:
+        raise InputError(
+            f"an array of {format_bytes(size)} takes about {format_bytes(COPIES * size)} on each "
+            f"rank, and {format_bytes(free)} are free; send fewer columns at a time"
+        )
+
+
 def _is_linear(served: ServedProblem) -> bool:
     named = NAMED_PROBLEMS.get(served.problem or "")
     of_name = served.problem is None or (named is not None and named.network is None)
@@ -175,10 +195,15 @@ def _unset(option, value) -> bool:
     return value is None and not option.may_be_none
 
 
+def check_operator(name: str) -> None:
+    """Refuse the name of no operator by an InputError."""
+    if name not in OPERATORS:
+        raise InputError(
+            f"operator {name[:60]!r}: there is none; take one of {', '.join(OPERATORS)}"
+        )
+
+
 def curvature_request(served: ServedProblem, operator: str) -> CurvatureRequest:
     """Return the request of an operator of the served problem."""
-    if operator not in OPERATORS:
-        raise InputError(
-            f"operator {operator[:60]!r}: there is none; take one of {', '.join(OPERATORS)}"
-        )
+    check_operator(operator)
     return CurvatureRequest(**values(served, ProblemRequest), operator=operator)

@@ -8,6 +8,7 @@ import platform
 import re
 import secrets
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hesscomp.errors import InputError
 from hesscomp.storage.files import atomic_path
 
 LONGEST = 107  # bytes of a Unix socket's path: 108 with the zero at its end
+TOKEN = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 PARTS = "jobs", "inbox", "arrays"
 
@@ -95,7 +97,10 @@ class Workspace:
                     stream.write(secrets.token_hex(32))
         if path.stat().st_mode & 0o077:
             raise InputError(f"{path}: others may read it; remove it, a new one is made")
-        return path.read_text().strip()
+        token = path.read_text().strip()
+        if not TOKEN.fullmatch(token):
+            raise InputError(f"{path}: holds no token of a service; remove it, a new one is made")
+        return token
 
     def bound(self, name: str) -> socket.socket:
         """Return a listening Unix socket of mode 0600 in the folder.
@@ -108,7 +113,9 @@ class Workspace:
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         place = Path(runtime or tempfile.gettempdir()) / f"hesscomp-{os.getuid()}-{self.name}"
         place.mkdir(mode=0o700, exist_ok=True)
-        if place.stat().st_uid != os.getuid() or place.stat().st_mode & 0o077:
+        status = place.lstat()
+        mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+        if not mine or status.st_mode & 0o077:
             raise InputError(f"{place}: others may enter it; remove it")
         return _listening(place / name)
 

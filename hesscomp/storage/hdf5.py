@@ -283,6 +283,26 @@ def write_header(group: h5py.Group, form: str, version: int, **more: str) -> Non
     group.attrs.update(more)
 
 
+def mapped_dataset(path: str | os.PathLike, found: h5py.Dataset) -> np.ndarray:
+    """Return a data set of a file as an array that is mapped into memory, read-only.
+
+    Raises
+    ------
+    InputError
+        Where its rows do not stand one after the other in the file: in chunks, so where it is
+        compressed or may grow.
+    """
+    offset = found.id.get_offset()
+    if found.size == 0:
+        return np.empty(found.shape, found.dtype)
+    if found.chunks is not None or offset is None:
+        raise InputError(
+            f"{path}: {found.name} is stored in chunks, which cannot be mapped into memory; "
+            "store it plainly (create_dataset without chunks and compression, or h5repack -l CONTI)"
+        )
+    return np.memmap(path, found.dtype, "r", offset, found.shape)
+
+
 def is_linear_model(path: str | os.PathLike) -> bool:
     """Return whether a file is one of a fitted linear model; InputError if it is not HDF5."""
     return format_of(path) == LINEAR_MODEL

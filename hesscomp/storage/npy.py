@@ -94,6 +94,15 @@ def _mapped(path: Path, dtype, offset: int, shape, fortran: bool) -> np.ndarray:
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
+def is_mapped(array: np.ndarray | None) -> bool:
+    """Return whether an array is a file's that is mapped into memory, or a view of one."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False
+
+
 def save_npy(path: str | os.PathLike, array: np.ndarray) -> None:
     """Write an array to a .npy file, which is whole or absent."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:

@@ -22,11 +22,14 @@ from hesscomp.parallel.world import World
 from hesscomp.problems.catalogue import (
     ANY,
     EQUATIONS,
+    LEAST_VISCOSITY,
+    MOST_VISCOSITY,
     NAMED_PROBLEMS,
     RIDGE,
     SIGMOID_LOSS,
     SOFTMAX_LOSS,
     Recipe,
+    check_viscosity,
 )
 from hesscomp.workflows.progress import Progress, silent
 
@@ -39,7 +42,7 @@ ROWS_BY = ("label", "weights", "offset", "missing")
 COLUMNS_BY = ("categories", "ignore")
 READ_BY = ("format", *ROWS_BY)
 NAMES = (*NAMED_PROBLEMS, *EQUATIONS)  # of problems
-DATA = ("data", "test", *READ_BY, *COLUMNS_BY)
+DATA = ("data", "test", *READ_BY, *COLUMNS_BY, "memory_map")
 OF_NETWORKS = ("loss", "targets", "engine", "check", "memory_limit")
 TARGETS_OF = {  # those of other losses are values
     SOFTMAX_LOSS: "classes",
@@ -96,6 +99,11 @@ class SourceRequest(Options, group="data"):
     ignore: tuple[str, ...] = option(
         (), metavar="NAME", help="columns of a CSV file that are no features, such as identifiers"
     )
+    memory_map: bool = option(
+        False, advanced=True,
+        help="leave the rows of an HDF5, NPZ or NPY file there, and read those that a step takes: "
+        "for data larger than memory",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +182,10 @@ class ProblemRequest(
     model: str | None = option(
         None, metavar="M.keras", one_of="problem", help="a saved model of Keras' own layers"
     )
+    viscosity: float | None = option(
+        None, low=LEAST_VISCOSITY, high=MOST_VISCOSITY, metavar="NU", advanced=True,
+        help="viscosity of `problem` burgers; default: 0.1 / pi",
+    )  # fmt: skip
     loss: str | None = option(
         None, metavar="L",
         help=f"the loss of `model`: {SOFTMAX_LOSS}, {SIGMOID_LOSS}, squared-error, or one that "
@@ -209,6 +221,7 @@ class ProblemRequest(
             raise Incomplete("`model` needs `data`; give it too")
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
+        check_viscosity(self.problem, self.viscosity)
         own = self.problem is not None and ":" in self.problem
         if self.intercept and (network or own):
             raise InputError("`intercept` goes with logistic regression; leave it out")
@@ -285,6 +298,7 @@ def read_data(
         named, world, **{name: value for name, value in asked.items() if value is not None},
         test=getattr(request, "test", None), targets=targets, categories=request.categories,
         ignore=request.ignore, reference=getattr(request, "intercept", False),
+        memory_map=request.memory_map,
     )  # fmt: skip
     if dataset.label_name is not None:
         names = [name or "(no name)" for name in dataset.feature_names or ()]
@@ -354,9 +368,9 @@ def _equation(request: ProblemRequest, world: World) -> Subject:
     from hesscomp.problems.equations import equation
 
     problem = equation(
-        request.problem or "", world, seed=request.seed, ridge=request.ridge or 0.0,
-        dtype=request.dtype or "float64", memory=request.memory_limit or PRODUCT_BYTES,
-        engine=request.engine or "auto",
+        request.problem or "", world, viscosity=request.viscosity, seed=request.seed,
+        ridge=request.ridge or 0.0, dtype=request.dtype or "float64",
+        memory=request.memory_limit or PRODUCT_BYTES, engine=request.engine or "auto",
     )  # fmt: skip
     return Subject(problem, ANY)
 
@@ -397,7 +411,7 @@ def _labelled(request: ProblemRequest, world: World, progress: Progress, loss) -
 def _named(request: ProblemRequest, names: list[str], model, world: World) -> tuple:
     """Return a model's inputs and targets, which a file holds by their names."""
     given = "a file that has an array for each input and output"
-    refuse(request, (*ROWS_BY, *COLUMNS_BY, "test", "targets"), given)
+    refuse(request, (*ROWS_BY, *COLUMNS_BY, "memory_map", "test", "targets"), given)
     from hesscomp.problems.several import by_names
 
     path = request.data or ""

@@ -5,8 +5,10 @@
 
 Seconds are the processor's, on one thread, from before the problem is made: TensorFlow's tracing is
 in them, and named beside them; the measuring of errors is not. Errors are relative, in L2, on 9,000
-points that no training saw, of values that NumPy computes from the weights. `ranks` and `committor`
-start themselves on several ranks, and take wall time of the whole runs.
+points that no training saw, of values that NumPy computes from the weights; those of `energies` and
+`ritz` are in the energy norm. Finite elements (scikit-fem) stand beside the networks with as many
+unknowns, and with as many seconds: their number is doubled until they take as long. `ranks` and
+`committor` start themselves on several ranks, and take wall time of the whole runs.
 """
 
 import argparse
@@ -16,26 +18,25 @@ import os
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import finite_elements as fem
 import keras
 import numpy as np
 import record
 import scipy.linalg
-import skfem
 import tables
 import tensorflow as tf
-from skfem.models.poisson import laplace, mass
 from threadpoolctl import threadpool_limits
 
 import hesscomp as hc
 
-CODE = (*record.ENGINE, *record.OPTIMIZERS)
+CODE = (*record.ENGINE, *record.OPTIMIZERS, "scripts/bench/finite_elements.py")
 CHECKS, SEEDS = 9000, 5
+CUT = 1e-9  # of singular values, where rounding of the right side takes over
 
 
 def main() -> None:
@@ -78,20 +79,21 @@ class Watch:
 
     def __init__(self, error, targets: tuple[float, ...], most: float, every: int = 2):
         self.error, self.targets, self.most, self.every = error, targets, most, every
-        self.begun, self.first = time.process_time(), 0.0
+        self.begun, self.first, self.seconds = time.process_time(), 0.0, 0.0
         self.hits: dict[float, float] = {}
         self.last = np.nan
 
     def __call__(self, row, x) -> bool:
         now = time.process_time()
+        self.seconds = now - self.begun
         if row["step"] == 1:
-            self.first = now - self.begun
+            self.first = self.seconds
         if row["step"] % self.every == 0:
             self.last = self.error(x)
         for target in self.targets:
             if self.last < target:
-                self.hits.setdefault(target, now - self.begun)
-        over = now - self.begun > self.most or len(self.hits) == len(self.targets)
+                self.hits.setdefault(target, self.seconds)
+        over = self.seconds > self.most or len(self.hits) == len(self.targets)
         self.begun += time.process_time() - now
         return over
 
@@ -102,7 +104,8 @@ def rows_of(watches: list[Watch], n: int) -> dict:
     for target in watches[0].targets:
         found = [watch.hits.get(target, math.inf) for watch in watches]
         row[f"{target:g}"] = f"{median(found):.3g} s, worst {max(found):.3g} s"
-    row["last errors"] = ", ".join(f"{watch.last:.1e}" for watch in watches)
+    row["seconds"] = median(watch.seconds for watch in watches)
+    row["error"] = ", ".join(f"{watch.last:.1e}" for watch in watches)
     return row
 
 
@@ -130,6 +133,9 @@ def poisson(dimension: int, load, exact, inner, outer):
     return make
 
 
+UNIT = hc.Box([0, 0], [1, 1])
+
+
 def sine_on(square, cells):
     def exact(x):
         return tf.sin(math.pi * x[:, 0]) * tf.sin(math.pi * x[:, 1])
@@ -144,32 +150,44 @@ def sine_exact(X):
     return np.sin(np.pi * X[:, 0]) * np.sin(np.pi * X[:, 1])
 
 
+def sine_load(X):
+    return 2 * np.pi**2 * sine_exact(X)
+
+
 def sine(seeds: int) -> dict[str, dict]:
-    make = sine_on(hc.Box([0, 0], [1, 1]), 30)
+    make = sine_on(UNIT, 30)
     row = trained(make, sine_exact, (64, 1), (1e-5, 1e-6), 20, seeds)
-    return {
-        "2-64-1, 900 + 120 points": row, "257 frozen tanh features": frozen(2, 256, *SQUARE),
-        "P1, as many unknowns": elements(1, 18), "P2, as many unknowns": elements(2, 9),
-        "P1, as many seconds": elements(1, 400), "P2, as many seconds": elements(2, 200),
-    }  # fmt: skip
+    return {"2-64-1, 900 + 120 points": row, **beside(row, 18, 9)}
 
 
 def deep(seeds: int) -> dict[str, dict]:
-    make = sine_on(hc.Box([0, 0], [1, 1]), 30)
+    make = sine_on(UNIT, 30)
     row = trained(make, sine_exact, (64, 64, 48, 48, 1), (1e-4, 1e-5, 1e-6), 30, seeds)
-    return {
-        "2-64-64-48-48-1, 900 + 120 points": row,
-        "257 frozen tanh features": frozen(2, 256, *SQUARE),
-        "P1, as many unknowns": elements(1, 101), "P2, as many unknowns": elements(2, 51),
-        "P1, as many seconds": elements(1, 600), "P2, as many seconds": elements(2, 300),
-    }  # fmt: skip
+    return {"2-64-64-48-48-1, 900 + 120 points": row, **beside(row, 101, 51)}
+
+
+def beside(row: dict, *cells: int) -> dict[str, dict]:
+    """Return the rows of features, and of elements with as many unknowns and as many seconds."""
+    rows = {"257 frozen tanh features": frozen(2, 256, *SQUARE)}
+    for order, number in enumerate(cells, 1):
+        rows[f"P{order}, as many unknowns"] = elements(order, number)
+        rows[f"P{order}, as many seconds"] = as_long(elements, order, number, row["seconds"])
+    return rows
+
+
+def as_long(elements, order: int, cells: int, seconds: float) -> dict:
+    """Double the number of elements until they take so many seconds; return their row."""
+    row = elements(order, cells)
+    while row["seconds"] < seconds:
+        cells = math.ceil(cells * math.sqrt(2))
+        row = elements(order, cells)
+    return row
 
 
 def frozen(dimension: int, features: int, exact, laplacian, inner, outer) -> dict:
     """Random features, and one least-squares solve for the output weights."""
-    begun, rng = time.process_time(), np.random.default_rng(0)
-    W = rng.uniform(-4, 4, (dimension, features)) / np.sqrt(dimension / 2)
-    b = rng.uniform(-4, 4, features)
+    begun = time.process_time()
+    W, b = random_units(dimension, features)
     z = np.tanh(inner @ W + b)
     A = np.vstack([-2 * z * (1 - z**2) * (W**2).sum(0), 100 * np.tanh(outer @ W + b)])
     A = np.column_stack([A, np.r_[np.zeros(len(inner)), np.full(len(outer), 100.0)]])
@@ -178,44 +196,31 @@ def frozen(dimension: int, features: int, exact, laplacian, inner, outer) -> dic
     seconds = time.process_time() - begun
     T = np.random.default_rng(99).uniform(size=(CHECKS, dimension))
     u = np.tanh(T @ W + b) @ c[:-1] + c[-1]
-    return {
-        "n": features + 1,
-        "last errors": f"{relative(u, exact(T)):.1e} in {seconds:.2g} s",
-    }
+    return {"n": features + 1, "seconds": seconds, "error": f"{relative(u, exact(T)):.1e}"}
+
+
+def random_units(dimension: int, features: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    W = rng.uniform(-4, 4, (dimension, features)) / np.sqrt(dimension / 2)
+    return W, rng.uniform(-4, 4, features)
 
 
 def points_of(points) -> np.ndarray:
     return points.rows(0, None)[0]
 
 
-UNIT = hc.Box([0, 0], [1, 1])
 SQUARE = (
-    sine_exact, lambda X: -2 * np.pi**2 * sine_exact(X),
+    sine_exact, lambda X: -sine_load(X),
     points_of(UNIT.grid(30)), points_of(UNIT.boundary_grid(30)),
 )  # fmt: skip
 
 
 def elements(order: int, cells: int) -> dict:
-    """-lap u = f with u = sin pi x sin pi y, by elements on `cells`^2 squares cut in two."""
-    begun = time.process_time()
-    u, basis, unknowns = solved(order, cells, lambda x: 2 * np.pi**2 * sine_exact(x))
-    seconds = time.process_time() - begun
+    """-lap u = f with u = sin pi x sin pi y."""
+    u, basis, unknowns, seconds = fem.poisson(order, cells, sine_load)
     T = np.random.default_rng(99).uniform(size=(CHECKS, 2))
-    found = basis.interpolator(u)(T.T)
-    error = relative(found, sine_exact(T))
-    return {"n": unknowns, "last errors": f"{error:.1e} in {seconds:.2g} s"}
-
-
-def solved(order: int, cells: int, load):
-    """Return a finite-element solution on the unit square, zero on its edge."""
-    axis = np.linspace(0, 1, cells + 1)
-    mesh = skfem.MeshTri.init_tensor(axis, axis)
-    basis = skfem.Basis(mesh, (skfem.ElementTriP1, skfem.ElementTriP2)[order - 1]())
-    right = skfem.LinearForm(lambda v, w: load(np.moveaxis(w.x, 0, -1).reshape(-1, 2)).reshape(
-        w.x.shape[1:]) * v)  # fmt: skip
-    edge = basis.get_dofs().flatten()
-    system = skfem.condense(laplace.assemble(basis), right.assemble(basis), D=edge)
-    return skfem.solve(*system), basis, basis.N - len(edge)
+    error = relative(fem.values(u, basis, T), sine_exact(T))
+    return {"n": unknowns, "seconds": seconds, "error": f"{error:.1e}"}
 
 
 def cosines(seeds: int) -> dict[str, dict]:
@@ -226,20 +231,16 @@ def cosines(seeds: int) -> dict[str, dict]:
     inner = cube.random(900, seed=1, redrawn=True)
     outer = cube.boundary_random(300, seed=2, redrawn=True)
     make = poisson(5, lambda x: math.pi**2 * exact(x), exact, inner, outer)
-    widths = 64, 64, 48, 48, 1
-    row = trained(
-        make, lambda X: np.cos(np.pi * X).sum(1), widths, (1e-3, 1e-4), 60, seeds,
-        hc.NaturalGradient(damping=1e-8, momentum=0.9),
-    )  # fmt: skip
 
     def sum_of_cosines(X):
         return np.cos(np.pi * X).sum(1)
 
-    fixed = points_of(cube.random(6000, seed=3)), points_of(cube.boundary_random(3000, seed=4))
-    laplacian = partial(np.multiply, -(np.pi**2))
-    baseline = frozen(
-        5, 2000, sum_of_cosines, lambda X: laplacian(sum_of_cosines(X)), *fixed
+    row = trained(
+        make, sum_of_cosines, (64, 64, 48, 48, 1), (1e-3, 1e-4), 60, seeds,
+        hc.NaturalGradient(damping=1e-8, momentum=0.9),
     )  # fmt: skip
+    fixed = points_of(cube.random(6000, seed=3)), points_of(cube.boundary_random(3000, seed=4))
+    baseline = frozen(5, 2000, sum_of_cosines, lambda X: -(np.pi**2) * sum_of_cosines(X), *fixed)
     return {
         "5-64-64-48-48-1, 900 + 300 fresh points a step": row,
         "2001 frozen tanh features, 6000 + 3000 points": baseline,
@@ -255,25 +256,38 @@ def ritz(seeds: int) -> dict[str, dict]:
     def load(x):
         return 2 / 9 * x ** (-4 / 3)
 
-    def error(energy):
-        return float(np.sqrt(1 + 6 * energy))
+    def error(mesh, step=-1):
+        return math.sqrt(1 + 6 * mesh.energies[step])
 
-    rows = {}
-    for elements in (16, 64, 256):
+    # Points that are graded to the singular end, x = t^3: of the features alone.
+    t, w = hc.Box([0], [1]).gauss(400, 4).rows(0, None)
+    graded = t**3, 3 * t[:, 0] ** 2 * w
+    rows, sizes = {}, (16, 32, 64, 128, 256)
+    for elements in sizes:
         times = []
         for _ in range(max(seeds, 3)):
             begun = time.process_time()
             mesh = hc.moving_mesh(load, elements)
             times.append(time.process_time() - begun)
-        graded = min(
-            error(hc.moving_mesh(load, elements, start=grading, max_steps=0).energy)
+        powers = [
+            error(hc.moving_mesh(load, elements, start=start, max_steps=0))
             for power in np.linspace(2, 14, 121)
-            for grading in [(np.arange(elements + 1) / elements) ** power]
-        )
+            for start in [(np.arange(elements + 1) / elements) ** power]
+        ]
+        features = frozen_energy(
+            1, elements - 2, graded, graded, lambda X: load(X[:, 0]),
+            lambda X: 2 / 3 * X.T ** (-1 / 3) - 1,
+        )  # fmt: skip
         rows[f"{elements} elements"] = {
-            "uniform": error(mesh.energies[0]), "best power grading": graded,
-            "moved": error(mesh.energy), "steps": len(mesh.energies) - 1, "seconds": median(times),
+            "uniform": error(mesh, 0), "best power grading": min(powers), "moved": error(mesh),
+            "steps": len(mesh.energies) - 1, "seconds": median(times),
+            "frozen tanh features, as many unknowns": features["energy error"],
         }  # fmt: skip
+    last = list(rows.values())[2:]
+    rows["slope from 64 on"] = {
+        head: np.polyfit(np.log(sizes[2:]), np.log([row[head] for row in last]), 1)[0]
+        for head in last[0] if head not in ("steps", "seconds")
+    }  # fmt: skip
     return rows
 
 
@@ -312,40 +326,24 @@ def fosls(seeds: int) -> dict[str, dict]:
         problem = make(network(1, 24, 2, seed=seed))
         hc.train(problem, "natural-gradient", max_steps=10**6, callbacks=watch)
         watches.append(watch)
+    row = rows_of(watches, problem.n)
     return {
-        "1-24-2, 192 points": rows_of(watches, problem.n),
+        "1-24-2, 192 points": row,
         "25 frozen tanh features": frozen(1, 24, *LINE),
         "P1 x P1, 256 elements": least_squares_elements(256, T, exact(T)),
-    }
+        "P1 x P1, as many unknowns": least_squares_elements(problem.n // 2, T, exact(T)),
+        "P1 x P1, as many seconds": as_long(
+            lambda _, cells: least_squares_elements(cells, T, exact(T)), 1, 256, row["seconds"]
+        ),
+    }  # fmt: skip
 
 
 def least_squares_elements(elements: int, T: np.ndarray, exact: np.ndarray) -> dict:
-    """Minimise |u' - q|^2 + |q' + f|^2 over piecewise linear u and q, by scikit-fem."""
-    begun = time.process_time()
-    mesh = skfem.MeshLine(np.linspace(0, 1, elements + 1))
-    basis = skfem.Basis(mesh, skfem.ElementLineP1(), intorder=6)
-
-    @skfem.BilinearForm
-    def stiffness(u, v, w):
-        return u.grad[0] * v.grad[0]
-
-    @skfem.BilinearForm
-    def mixed(u, v, w):  # -(u', v)
-        return -u.grad[0] * v
-
-    @skfem.LinearForm
-    def load(v, w):
-        return -9 * np.pi**2 * np.sin(3 * np.pi * w.x[0]) * v.grad[0]
-
-    K, M, C = stiffness.assemble(basis), mass.assemble(basis), mixed.assemble(basis)
-    A = skfem.bmat([[K, C.T], [C, K + M]], "csr")
-    right = np.concatenate([np.zeros(basis.N), load.assemble(basis)])
-    ends = basis.get_dofs().flatten()
-    solution = skfem.solve(*skfem.condense(A, right, D=ends))
-    seconds = time.process_time() - begun
-    u = basis.interpolator(solution[: basis.N])(T.T)
-    unknowns = 2 * basis.N - len(ends)
-    return {"n": unknowns, "last errors": f"{relative(u, exact):.2e} in {seconds:.2g} s"}
+    u, basis, unknowns, seconds = fem.least_squares(
+        elements, lambda x: 9 * np.pi**2 * np.sin(3 * np.pi * x)
+    )
+    error = relative(fem.values(u, basis, T), exact)
+    return {"n": unknowns, "seconds": seconds, "error": f"{error:.2e}"}
 
 
 # Energies
@@ -353,39 +351,95 @@ def least_squares_elements(elements: int, T: np.ndarray, exact: np.ndarray) -> d
 
 def energies(seeds: int) -> dict[str, dict]:
     """The Dirichlet energy of sin pi x sin pi y: errors in the energy norm, relative."""
-    least, finer = -(math.pi**2) / 4, UNIT.gauss(40, 4)
+    finer = UNIT.gauss(40, 4).rows(0, None)
 
-    def posed(model, points):
-        return hc.EnergyProblem(
-            model, lambda u, du, x: tf.reduce_sum(du**2, 1) / 2
-            - 2 * math.pi**2 * tf.sin(math.pi * x[:, 0]) * tf.sin(math.pi * x[:, 1]) * u,
-            points, convex=True, distance=lambda x: tf.reduce_prod(4 * x * (1 - x), 1),
-        )  # fmt: skip
-
-    def error(energy: float) -> float:
-        return math.sqrt(max(energy / -least + 1, 0))
+    def density(u, du, x):
+        load = 2 * math.pi**2 * tf.sin(math.pi * x[:, 0]) * tf.sin(math.pi * x[:, 1])
+        return tf.reduce_sum(du**2, 1) / 2 - load * u
 
     rows = {}
-    for activation, points in ("tanh", UNIT.gauss(10, 4)), ("relu", UNIT.gauss(24, 3)):
+    for units, activation, cells, order in (
+        (64, "tanh", 10, 4), (16, "relu", 24, 3), (64, "relu", 24, 3),
+    ):  # fmt: skip
         found, times = [], []
         for seed in range(seeds):
-            begun, model = time.process_time(), network(2, 64, 1, seed=seed, activation=activation)
-            best = hc.train(posed(model, points), "natural-gradient", max_steps=100).best
+            begun = time.process_time()
+            problem = hc.EnergyProblem(
+                network(2, units, 1, seed=seed, activation=activation), density,
+                UNIT.gauss(cells, order), convex=True,
+                distance=lambda x: tf.reduce_prod(4 * x * (1 - x), 1),
+            )  # fmt: skip
+            x = hc.train(problem, "natural-gradient", max_steps=100).best
             times.append(time.process_time() - begun)
-            found.append(error(posed(model, finer).objective(best)))
-        rows[f"2-64-1 {activation}, by its Gauss-Newton matrix, 100 steps"] = {
-            "n": len(best), "energy error": f"{median(found):.1e}, worst {max(found):.1e}",
-            "seconds": median(times),
+            W, b, c = x[: 2 * units].reshape(2, units), x[2 * units : 3 * units], x[3 * units :]
+            found.append(energy_error(W, b, c, activation, finer, sine_slopes))
+        rows[f"2-{units}-1 {activation}, {problem.rows} points, 100 steps"] = {
+            "n": len(x), "seconds": median(times),
+            "energy error": f"{median(found):.1e}, worst {max(found):.1e}",
         }  # fmt: skip
-    for order, cells in (1, 17), (2, 9), (1, 200), (2, 100):
-        begun = time.process_time()
-        u, basis, unknowns = solved(order, cells, lambda x: 2 * np.pi**2 * sine_exact(x))
-        seconds = time.process_time() - begun
-        energy = -u @ (laplace.assemble(basis) @ u) / 2
-        rows[f"P{order}, {cells}^2 squares"] = {
-            "n": unknowns, "energy error": f"{error(energy):.1e}", "seconds": seconds
-        }  # fmt: skip
+    tanh = next(iter(rows.values()))
+    points = UNIT.gauss(10, 4).rows(0, None)
+    rows["257 frozen tanh features"] = frozen_energy(
+        2, 256, points, finer, sine_load, sine_slopes
+    )  # fmt: skip
+    for order, cells in (1, 9), (1, 17), (2, 9):
+        rows[f"P{order}, {cells}^2 squares"] = energy_of_elements(order, cells)
+    for order in 1, 2:
+        rows[f"P{order}, as many seconds as 2-64-1 tanh"] = as_long(
+            energy_of_elements, order, 17, tanh["seconds"]
+        )
     return rows
+
+
+def sine_slopes(X: np.ndarray) -> np.ndarray:
+    x, y = np.pi * X.T
+    return np.pi * np.stack([np.cos(x) * np.sin(y), np.sin(x) * np.cos(y)])
+
+
+def energy_of_elements(order: int, cells: int) -> dict:
+    u, basis, unknowns, seconds = fem.poisson(order, cells, sine_load)
+    error = math.sqrt(max(1 - fem.energy(u, basis) / (-(np.pi**2) / 4), 0))
+    return {"n": unknowns, "seconds": seconds, "energy error": error}
+
+
+# u = D N of one hidden layer, D = product of 4 x (1 - x), by NumPy
+
+
+def bump_features(W, b, X, activation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return D times hidden units and 1, (m, k + 1), and its derivatives, (d, m, k + 1)."""
+    Z = X @ W + b
+    Z, S = (np.tanh(Z), 1 - np.tanh(Z) ** 2) if activation == "tanh" else (np.maximum(Z, 0), Z > 0)
+    Z, S = np.insert(Z, Z.shape[1], 1, axis=1), np.insert(S, S.shape[1], 0, axis=1)
+    W, sides = np.insert(W, W.shape[1], 0, axis=1), 4 * X * (1 - X)
+    D = sides.prod(1)[:, None]
+    slopes = [
+        D * S * W[i] + ((4 - 8 * X[:, i]) * np.delete(sides, i, 1).prod(1))[:, None] * Z
+        for i in range(len(W))
+    ]
+    return D * Z, np.stack(slopes)
+
+
+def energy_error(W, b, c, activation, points, exact) -> float:
+    """Return the root of the energy of u - exact over that of exact, of the derivatives `exact`."""
+    X, w = points
+    slopes = exact(X)
+    missed = bump_features(W, b, X, activation)[1] @ c - slopes
+    return math.sqrt((w * missed**2).sum() / (w * slopes**2).sum())
+
+
+def frozen_energy(dimension: int, features: int, points, finer, load, exact) -> dict:
+    """Random features, and the least 1/2 |grad u|^2 - f u by a singular value decomposition."""
+    begun = time.process_time()
+    W, b = random_units(dimension, features)
+    X, w = points
+    F, slopes = bump_features(W, b, X, "tanh")
+    A = (np.sqrt(w)[:, None] * slopes).reshape(-1, features + 1)
+    _, s, V = np.linalg.svd(A, full_matrices=False)
+    V, s = V[s > CUT * s[0]], s[s > CUT * s[0]]
+    c = V.T @ (V @ (F.T @ (w * load(X))) / s**2)
+    seconds = time.process_time() - begun
+    error = energy_error(W, b, c, "tanh", finer, exact)
+    return {"n": features + 1, "seconds": seconds, "energy error": error}
 
 
 # Several ranks
@@ -435,7 +489,7 @@ def committor(seeds: int) -> dict[str, dict]:
     rows = {}
     for h in (0.02, 0.01):
         begun = time.process_time()
-        rate, unknowns = rate_by_elements(h)
+        rate, unknowns = fem.committor_rate(h)
         rows[f"P1 elements in the plane, h = {h}"] = {
             "n": unknowns, "rate": rate, "seconds": time.process_time() - begun
         }  # fmt: skip
@@ -456,37 +510,6 @@ def newton() -> None:
         last = found.history.rows[-1]
         costs = {name: last[name] for name in ("columns", "words")}
         print(json.dumps({"n": problem.n, "rate": rate, "seconds": seconds, **costs}))
-
-
-def rate_by_elements(h: float) -> tuple[float, int]:
-    """Return kT times the least mean of |grad q|^2, by P1 on triangles fitted to both disks."""
-    from hesscomp.problems import committor as surface
-
-    axes = [np.arange(low, high, h) for low, high in ((-1.7, 1.3), (-0.5, 2.2))]
-    mesh = skfem.MeshTri.init_tensor(*axes)
-    p = mesh.p.T.copy()
-    for end in surface.ENDS:
-        radius = np.linalg.norm(p - end, axis=1)
-        near = abs(radius - surface.RADIUS) < h / 2
-        p[near] = end + (p[near] - end) * (surface.RADIUS / radius[near])[:, None]
-    V = surface.surface(p)[0]
-    mesh = skfem.MeshTri(np.ascontiguousarray(p.T), mesh.t)
-    basis = skfem.Basis(mesh.restrict(np.flatnonzero(V[mesh.t].min(0) < 80)), skfem.ElementTriP1())
-
-    def weighted(u, v, w):
-        density = np.exp(-surface.surface(np.moveaxis(w.x, 0, -1))[0] / surface.KT)
-        return density * (u.grad[0] * v.grad[0] + u.grad[1] * v.grad[1])
-
-    K, X = skfem.BilinearForm(weighted).assemble(basis), basis.doflocs.T
-    inner = [
-        np.flatnonzero(np.linalg.norm(X - end, axis=1) < surface.RADIUS * (1 + 1e-9))
-        for end in surface.ENDS
-    ]
-    q = np.zeros(basis.N)
-    q[inner[1]] = 1
-    fixed = np.concatenate(inner)
-    q = skfem.solve(*skfem.condense(K, np.zeros(basis.N), x=q, D=fixed))
-    return surface.KT * (q @ K @ q) / surface.partition(surface.KT), basis.N - len(fixed)
 
 
 STARTED = {"steps": steps, "newton": newton}

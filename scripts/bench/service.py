@@ -1,6 +1,6 @@
 """What a resident service shows: latency, batching, visits to a running job, kills, and drift.
 
-    python scripts/bench/service.py idle batching visits          # five minutes
+    python scripts/bench/service.py idle batching visits orphans  # six minutes
     python scripts/bench/service.py kills --kills 100             # an hour
     python scripts/bench/service.py drift --minutes 60
     python scripts/bench/service.py --kills 3 --minutes 1 --seconds 2 --trial    # all, shortly
@@ -36,17 +36,22 @@ RANK, COLUMNS = 20, 300  # of the compression that others disturb
 
 
 @contextmanager
-def service(*words: str):
+def service(*words: str, ranks: tuple[str, ...] = ()):
     """Yield a client of a service on two ranks, which ends with the block."""
     with tempfile.TemporaryDirectory() as folder:
-        serve = [sys.executable, "-m", "hesscomp", "serve", folder, "--ranks", "2", "--", *PROBLEM]
-        with open(Path(folder) / "said", "w") as said:
-            front = subprocess.Popen([*serve, *words], stdout=said, stderr=said)
+        front = started(folder, *words, ranks=ranks)
         try:
             yield until(lambda: _connected(folder), 120)
         finally:
             front.terminate()
             front.wait(60)
+
+
+def started(folder: str, *words: str, ranks: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Start a service on two ranks; return the process of its front."""
+    serve = [sys.executable, "-m", "hesscomp", "serve", folder, "--ranks", "2", *words]
+    with open(Path(folder) / "said", "a") as said:
+        return subprocess.Popen([*serve, "--", *PROBLEM, *ranks], stdout=said, stderr=said)
 
 
 def _connected(folder: str) -> Service | None:
@@ -149,10 +154,11 @@ def batching(options) -> dict[str, dict]:
         for clients in (1, 2, 32):
             for batch in (True, False):
                 rate(there, clients, 1.0, batch)  # what is compiled once is not counted
-            pairs = [
-                [rate(there, clients, options.seconds, batch) for batch in (True, False)]
-                for _ in range(options.repeats)
-            ]
+            pairs = []
+            for i in range(options.repeats):  # each comes first as often as second
+                order = (True, False) if i % 2 else (False, True)
+                rates = {batch: rate(there, clients, options.seconds, batch) for batch in order}
+                pairs.append((rates[True], rates[False]))
             together, alone = (statistics.median(each) for each in zip(*pairs, strict=True))
             ratio = statistics.median(a / b for a, b in pairs)
             found[f"{clients} client{'s' * (clients > 1)}"] = {
@@ -261,13 +267,14 @@ def kills(options) -> dict[str, dict]:
     waits: list[float] = []
     over = threading.Event()
     counts = dict.fromkeys(("done", "tried again", "named its rank", "failed", "wrong"), 0)
+    restarts = [0]
 
     def watch(folder) -> None:
         mine = Service(folder, None, None)
         while not over.wait(0.02):
             waits.append(elapsed(mine.status))
 
-    with service("--comm-timeout", str(TIMEOUT)) as there:
+    with service(ranks=("--comm-timeout", str(TIMEOUT))) as there:
         start = time.monotonic()
         compression(there).result()
         right = compression(there)
@@ -290,19 +297,61 @@ def kills(options) -> dict[str, dict]:
             counts["failed"] += state == "failed"
             counts["tried again"] += known["attempts"] > 0
             counts["wrong"] += state == "done" and arrays_of(job) != bits
-            counts["named its rank"] += "rank" in there.status()["last_failure"]
             there.ready(300)
+            restarts.append(there.status()["restarts"])
+            named = "rank" in there.status()["last_failure"]
+            counts["named its rank"] += restarts[-1] > restarts[-2] and named
             what = "launcher" if victim == launcher else "rank"
             said = f"{state}, {known['attempts']} attempts lost; {there.status()['last_failure']}"
             print(f"{number + 1}: {how.name} of a {what}: {said}", flush=True)
         over.set()
         watcher.join()
-        restarts = there.status()["restarts"]
         spent = time.monotonic() - start
     return {
         f"{options.kills} kills and stops": {
-            **counts, "restarts": restarts, "status p99, ms": 1000 * percentile(waits, 0.99),
+            **counts, "restarts": restarts[-1], "status p99, ms": 1000 * percentile(waits, 0.99),
             "status largest, ms": 1000 * max(waits), "minutes": spent / 60,
+        }
+    }  # fmt: skip
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def orphans(options) -> dict[str, dict]:
+    """SIGKILL of the front during a job: how long the ranks live on, and what a restart knows."""
+    with tempfile.TemporaryDirectory() as folder:
+        front = started(folder)
+        there = until(lambda: _connected(folder), 120)
+        right = compression(there)
+        right.result()
+        bits = arrays_of(right)
+        running, waiting = compression(there), compression(there)
+        until_running(running)
+        pids = list(processes(there).values())
+        start = time.monotonic()
+        front.kill()
+        front.wait()
+        until(lambda: not any(map(lives, pids)), 60)
+        spent = time.monotonic() - start
+        front = started(folder)
+        try:
+            there = until(lambda: _connected(folder), 120)
+            listed = [job.id for job in there.jobs()] == [right.id, running.id, waiting.id]
+            again = [there.job(job.id) for job in (running, waiting)]
+            same = all(job.wait(300) == "done" and arrays_of(job) == bits for job in again)
+        finally:
+            front.terminate()
+            front.wait(60)
+    return {
+        "the front is killed": {
+            "last rank gone, s": spent, "a restart lists every job": "yes" if listed else "NO",
+            "jobs done with the right bits": "yes" if same else "NO",
         }
     }  # fmt: skip
 
@@ -316,8 +365,11 @@ def handles(pid: int) -> int:
 
 
 def drift(options) -> dict[str, dict]:
-    """Memory and file descriptors under 16 clients, from the first fifth to the end."""
-    with service() as there:
+    """Memory and file descriptors under 16 clients, from the second fifth of the time to the last.
+
+    The service may hold few points, so that it soon holds as many as it will.
+    """
+    with service("--point-memory", "20M") as there:
         n, pids = there.status()["n"], processes(there)
         end = time.monotonic() + 60 * options.minutes
         held: dict[str, list[int]] = {name: [] for name in pids}
@@ -358,13 +410,16 @@ def drift(options) -> dict[str, dict]:
     return found
 
 
-PARTS = {"idle": idle, "batching": batching, "visits": visits, "kills": kills, "drift": drift}
+PARTS = {
+    **{"idle": idle, "batching": batching, "visits": visits, "orphans": orphans},
+    **{"kills": kills, "drift": drift},
+}
 
 
 def main() -> None:
     parser = parts_parser(__doc__, PARTS)
     parser.add_argument("--seconds", type=float, default=10, help="of each rate")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--idle", type=float, default=60, help="seconds of idleness")
     parser.add_argument("--wakes", type=int, default=20, help="no-ops after a second of idleness")
     parser.add_argument("--pause", type=float, default=3, help="block products between visits")

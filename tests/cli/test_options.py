@@ -90,6 +90,7 @@ def table_options(start: str, end: str, refused: bool = False) -> dict[str, Case
         "--missing": Case("--missing level", gaps, refused, idle=True),
         "--categories": Case("--categories f1", refused=refused),
         "--ignore": Case("--ignore f1", refused=refused),
+        "--memory-map": Case("--memory-map", refused=True),  # of a CSV file
     }
 
 
@@ -106,6 +107,7 @@ def subject_options(start: str, end: str) -> dict[str, Case]:
     model, squared = f"{start} {MODEL} {end}", f"{start} {SQUARED} {end}"
     return {
         "--problem": Case("--problem adult-mlp", refused=True),
+        "--viscosity": Case("--viscosity 0.01", refused=True),
         "--model": Case("--model m.keras --loss squared-error"),
         "--loss": Case("--loss squared-error", model),
         "--targets": Case("--targets signs", squared, idle="figure" in start),

@@ -33,7 +33,7 @@ def of_matrix(A: np.ndarray, leaf_size: int) -> Hodlr:
         ranks += k
     leaves = np.array([A[i : i + m, i : i + m] for i in range(0, n, m)])
     widths = [side.shape[2] for side in sides]
-    form = Form(np.concatenate([leaves, *sides], axis=2), widths)
+    form = Form(leaves, np.concatenate([leaves[:, :, :0], *sides], axis=2), widths)
     return Hodlr.of_form(tree, np.array(ranks), form, certificate=UNKNOWN)
 
 

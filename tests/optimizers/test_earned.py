@@ -10,15 +10,18 @@ from hesscomp.datasets import from_arrays
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.matrix import MatrixOperator
 
-ROWS, N = 1200, 400
+ROWS, N, TOPICS = 1200, 400, 30
 
 
 def problem(world, decays: bool):
     rng = np.random.default_rng(0)
     X = scipy.sparse.random_array((ROWS, N), density=0.02, rng=rng, format="csr")
     X.data -= 0.5
-    if decays:
-        X = scipy.sparse.csr_array(X * np.maximum(100 * 0.7 ** np.arange(N), 0.05))
+    if decays:  # by topics that share columns, so that the diagonal tells little
+        topics = scipy.sparse.random_array((TOPICS, N), density=0.1, rng=rng, format="csr")
+        sizes = 30 * 0.8 ** np.arange(TOPICS)
+        chosen = rng.integers(0, TOPICS, ROWS)
+        X = 0.05 * X + topics[chosen] * (sizes[chosen] * rng.choice([-1, 1], ROWS))[:, None]
     y = np.where(rng.random(ROWS) < 0.5, 1.0, -1.0)
     mine = own_rows(world, ROWS, "uneven")
     data = from_arrays(scipy.sparse.csr_array(X[mine]), y[mine], world)

@@ -1,7 +1,11 @@
 """The named differential equations: their solutions, samples, runs and pictures."""
 
+import re
+
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.optimize
 from marks import slow_but
 
 import hesscomp as hc
@@ -28,17 +32,70 @@ def test_each_equation_of_the_catalogue_is_posed():
         hc.equation("poisson")
 
 
-def test_the_solutions_of_burgers_and_on_the_l():
-    rng = np.random.default_rng(0)
-    X = rng.uniform([0.1, -0.9], [1, 0.9], (50, 2))
-    u = equations.burgers_solution(X)
-    u_t, (u_x, u_xx) = (
-        slopes(equations.burgers_solution, X, 0)[0],
-        slopes(equations.burgers_solution, X, 1),
+def cole_hopf(t, x, nu):
+    """Burgers' solution by adaptive quadrature, scaled by the least potential."""
+
+    def potential(y):
+        return (np.cos(np.pi * y) - 1) / (2 * np.pi * nu) + (x - y) ** 2 / (4 * nu * t)
+
+    found = scipy.optimize.minimize_scalar(
+        potential, bounds=(x - t, x + t), method="bounded", options={"xatol": 1e-12}
     )
-    np.testing.assert_allclose(u_t + u * u_x, equations.NU * u_xx, atol=1e-4)
-    start = equations.burgers_solution(np.column_stack([np.zeros(50), X[:, 1]]))
-    np.testing.assert_allclose(start, -np.sin(np.pi * X[:, 1]), atol=1e-12)
+    least, peaks = found.fun, sorted([-found.x, found.x])
+
+    far = t + 12 * np.sqrt(nu * t)
+
+    def integral(factor):
+        return scipy.integrate.quad(
+            lambda y: factor(y) * np.exp(least - potential(y)), x - far, x + far, points=peaks,
+            epsabs=1e-14, epsrel=1e-11, limit=500,
+        )[0]  # fmt: skip
+
+    return integral(lambda y: (x - y) / t) / integral(lambda y: 1)
+
+
+@pytest.mark.parametrize("nu", [1e-3, 0.01 / np.pi, 0.1 / np.pi])
+def test_the_solution_of_burgers_is_that_by_quadrature(nu):
+    X = np.array([[0.2, -0.7], [0.4, 0.03], [0.7, 0.001], [1, -0.02], [1, 0.6]])
+    expected = [cole_hopf(*point, nu) for point in X]
+    found = equations.burgers_solution(X, nu)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_the_solution_of_burgers_begins_and_steepens_as_it_should():
+    x = np.linspace(-1, 1, 51)
+    start = equations.burgers_solution(np.column_stack([0 * x, x]))
+    np.testing.assert_allclose(start, -np.sin(np.pi * x), atol=1e-12)
+    # The largest slope at 0.01 / pi, and when, as Basdevant and others (1986) give them.
+    h, nu = 1e-6, 0.01 / np.pi
+    ends = equations.burgers_solution([[1.6037 / np.pi, -h], [1.6037 / np.pi, h]], nu)
+    assert (ends[0] - ends[1]) / (2 * h) == pytest.approx(152.00516, abs=1e-3)
+
+
+def test_a_viscosity_is_of_burgers_alone_and_in_range():
+    for name, viscosity, message in (
+        ("poisson-1d", 0.1, "`viscosity` goes with `problem` burgers; leave it out"),
+        ("burgers", 0.0, "`viscosity` must be a number from 1e-06 to 1, not 0.0"),
+        ("burgers", float("nan"), "not nan"),
+        ("burgers", "thick", "not 'thick'"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            hc.equation(name, viscosity=viscosity)
+        with pytest.raises(InputError, match="`viscosity`"):
+            TrainRequest(problem=name, optimizer="adam", viscosity=viscosity)
+
+
+@pytest.mark.slow
+def test_a_viscosity_is_that_of_the_equation_and_of_its_solution():
+    thick, thin = (hc.equation("burgers", viscosity=nu) for nu in (0.5, 0.25))
+    x = thick.initial
+    assert thick.objective(x) > 1.0001 * thin.objective(x)
+    X = thick.solution.X
+    np.testing.assert_allclose(thick.solution.u, equations.burgers_solution(X, 0.5), rtol=1e-12)
+    assert thick.run_identity(x)["model"] != thin.run_identity(x)["model"]
+
+
+def test_the_solution_on_the_l():
     posed = equations.POSED["l-shape"]()
     X = posed.domain.random(50, 1).rows(0, 50)[0]
     X = X[(X**2).sum(1) > 0.01]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import hesscomp as hc
+from hesscomp.curvature.networks.smoothness import smoothness
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
@@ -143,3 +144,39 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(InputError, match=words):
             make()
+
+
+@pytest.mark.serial
+def test_derivatives_that_miss_the_kinks_of_a_network_are_refused_or_told(caplog):
+    class Own(keras.layers.Layer):  # of which no rule is known
+        def call(self, x):
+            return tf.abs(x)
+
+    relu, elu = keras.layers.ReLU(name="kinked"), keras.layers.ELU(name="elu")
+    dense = keras.layers.Dense
+    laplacian = hc.Group(INSIDE, lambda laplacian: laplacian)
+    for layers, whose in (
+        ([dense(HIDDEN, "leaky_relu")], "activation leaky_relu"),
+        ([dense(HIDDEN), relu], "activation kinked"),
+        ([dense(HIDDEN), Own()], "network"),
+    ):
+        model = keras.Sequential([keras.Input((2,)), *layers, dense(1)], name="bent")
+        with pytest.raises(InputError, match=f"bent: the slope of the {whose} jumps, and second"):
+            hc.ResidualProblem(model, [laplacian])
+    for layer, group, jumps in (
+        (relu, hc.Group(INSIDE, lambda du: du), "the slope of the activation kinked jumps"),
+        (elu, laplacian, "the second derivative of the activation elu jumps"),
+    ):
+        model = keras.Sequential([keras.Input((2,)), dense(2), layer, dense(1)])
+        hc.ResidualProblem(model, [group])
+        assert jumps in caplog.records.pop().getMessage()
+    assert not caplog.records
+
+
+@pytest.mark.serial
+def test_the_smoothness_of_activations():
+    known = {"relu": 0, "selu": 0, "hard_silu": 0, "elu": 1, "softsign": 1, "gelu": 2, "tanh": 2}
+    found = {name: smoothness(keras.activations.get(name)) for name in known}
+    assert found == known
+    powers = [smoothness(lambda x, p=p: tf.nn.relu(x) ** p) for p in (2, 3)]
+    assert powers == [1, 2] and smoothness(tf.sign) == -1

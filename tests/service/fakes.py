@@ -32,7 +32,8 @@ class FakeRank:
         self.address, self.step, self.blocks = address, step, []
         self.hold = threading.Event()  # work is answered while it is set
         self.hold.set()
-        self.asked = ""
+        self.asked, self.left = "", []
+        self.keep, self.kept = False, []  # whether solves take until `release`
         self.start()
 
     def start(self) -> None:
@@ -68,6 +69,8 @@ class FakeRank:
                     self.job, self.done, self.at = header, 0, header["at"]
                 elif header["do"] in ("cancel", "drain"):
                     self.asked = {"cancel": "cancelled", "drain": "queued"}[header["do"]]
+                elif header["do"] == "leave":
+                    self.left.append(header["id"])
                 else:
                     self.hold.wait()
                     self._work(header, arrays)
@@ -95,7 +98,16 @@ class FakeRank:
         self.job, self.asked = None, ""
         self.say({"say": "ended", "job": name, "state": state, "error": error})
 
+    def release(self) -> None:
+        """Answer the solves that were kept."""
+        self.keep, kept, self.kept = False, self.kept, []
+        for frame in kept:
+            self._work(*frame)
+
     def _work(self, header, arrays) -> None:
+        if self.keep and header["kind"] == "solve":
+            self.kept.append((header, arrays))
+            return
         if header["brings"]:
             self.points[header["point"]] = arrays.pop(0)
         x = self.points.get(header["point"], np.zeros(N))

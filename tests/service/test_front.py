@@ -230,6 +230,14 @@ def test_a_compression_that_the_ranks_have_no_memory_for_is_refused(running, mon
         check_memory(request, ranks=2 * [{"free_bytes": 2**30}], **sizes)
 
 
+def test_an_array_that_the_ranks_have_no_memory_for_is_refused(running, monkeypatch):
+    np.save(running.folder / "arrays" / "wide.npy", np.ones((N, 3)))
+    monkeypatch.setitem(running.service.front.about["ranks"][0], "free_bytes", 100)
+    named = {"X_Hesscomp_Array": "wide"}
+    status, _, body = http(running, "POST", "/v1/points/zero/product", **named)
+    assert status == 422 and "takes about 960 B on each rank" in json.loads(body)["error"]
+
+
 def test_histories_are_told_by_rows_and_by_the_job_alone(running):
     service = running.client
     before = service.status()["event"]
@@ -300,6 +308,14 @@ for enter in (lambda: door.connect({path!r}), lambda: open({str(token)!r})):
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["refused", "refused"]
     assert stat.S_IMODE(running.folder.stat().st_mode) == 0o700
+
+
+def test_a_damaged_token_opens_nothing(tmp_path):
+    folder = tmp_path / "svc"
+    folder.mkdir(mode=0o700)
+    (folder / "token").touch(mode=0o600)
+    with pytest.raises(InputError, match="token: holds no token of a service; remove it"):
+        Running(folder)
 
 
 def test_changes_need_the_header_of_clients(running):
@@ -437,6 +453,17 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
     assert running.client.status()["state"] == "ready"
 
 
+def test_a_refused_body_is_not_waited_for(running):
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(10)
+        stream.connect(running.service.door.getsockname())
+        stream.sendall(HEAD + b"Content-Length: 9\r\n\r\n")
+        answer = b""
+        while part := stream.recv(2**16):
+            answer += part
+    assert b" 401 " in answer
+
+
 @pytest.mark.parametrize(
     "path", ["/../token", "/v1/jobs/..%2f..%2ftoken/result/x", "/v1/points/..%2ftoken", "/token"]
 )
@@ -504,6 +531,10 @@ def test_a_stale_service_is_told(tmp_path):
     (folder / "service.json").write_text(json.dumps(known))
     with pytest.raises(NotRunning, match=r"its service \(process 4194303\) has ended"):
         connect(folder)
+    known = {**known, "host": "n7", "url": None}
+    (folder / "service.json").write_text(json.dumps(known))
+    with pytest.raises(NotRunning, match=r"it runs on n7: .* ssh -N -L 8000:nowhere n7 and"):
+        connect(folder)
 
 
 def test_a_long_path_has_its_socket_elsewhere(tmp_path, monkeypatch):
@@ -563,7 +594,9 @@ def test_a_client_that_leaves_takes_its_requests_along(running):
             body, token = npy(np.ones(N)), running.service.token
             with socket.socket(socket.AF_UNIX) as stream:
                 stream.connect(running.service.door.getsockname())
-                head = "POST /v1/points/zero/solve HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\n"
+                head = (
+                    "POST /v1/points/zero/product HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\n"
+                )
                 head += f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
                 stream.sendall(head.encode() + body)
                 until(lambda: len(front.queue) == 1)
@@ -572,6 +605,27 @@ def test_a_client_that_leaves_takes_its_requests_along(running):
             assert first.result() == 0.0
     finally:
         running.rank.hold.set()
+
+
+def test_a_solve_lets_others_pass_and_ends_when_its_client_leaves(running):
+    front, rank, point = running.service.front, running.rank, running.client.point("zero")
+    rank.keep = True
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            solves = [pool.submit(point.solve, np.ones(N), 1.0) for _ in range(2)]
+            until(lambda: rank.kept and len(front.solves) == 1)
+            np.testing.assert_array_equal(point @ np.ones(N), np.arange(1.0, N + 1))
+            assert front.status()["waiting"] == 2 and not any(each.done() for each in solves)
+            rank.release()
+            for each in solves:
+                np.testing.assert_allclose(each.result(), 1 / np.arange(2.0, N + 2))
+        rank.keep = True
+        with pytest.raises(ServiceError, match="no answer within"):
+            connect(running.folder, timeout=0.2).point("zero").solve(np.ones(N))
+        until(lambda: rank.left)
+        assert rank.left == [rank.kept[0][0]["id"]]
+    finally:
+        rank.release()
 
 
 def test_a_state_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):

@@ -59,12 +59,13 @@ class FrontThread:
             if header["say"] == what:
                 return header, arrays
 
-    def work(self, kind, point="zero", *arrays, brings=False, **given):
+    def work(self, kind, point="zero", *arrays, brings=False, more=False, **given):
         self.number += 1
         known = {"kind": kind, "point": point, "operator": "hessian", "alone": True}
         self.send(
             {"do": "work", "id": self.number, **known, "drop": [], "brings": brings, **given},
             *arrays,
+            more=more,
         )
 
     def ask(self, *words, **given):
@@ -123,6 +124,17 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         header, arrays = front.ask("solve", "zero", V, **given)
         assert header["converged"] == [True, True]
         assert "error" in front.ask("product", "zero", V[:-1])[0]
+
+        given["tolerance"] = 1e-10  # it takes many products, and others are done between them
+        told, (X,) = front.ask("solve", "zero", V, **given)
+        front.work("solve", "zero", V, more=True, **given)
+        front.work("noop", more=True)
+        front.work("product", "zero", V)
+        assert front.hear("answer")[0]["id"] == front.number - 1
+        np.testing.assert_array_equal(front.hear("answer")[1][0], expected[0])
+        header, (visited,) = front.hear("answer")
+        assert header["id"] == front.number - 2 and header["iterations"] == told["iterations"]
+        np.testing.assert_array_equal(visited, X)
 
         job = {"id": "j1", "kind": "compress", "options": OPTIONS}
         front.send({"do": "job", "job": job, "folder": folder, "at": "zero"})
@@ -196,6 +208,13 @@ def test_idle_ranks_wait_outside_of_collectives(monkeypatch, data):
         front.hear("beat")
 
     served(script, monkeypatch, data)
+
+
+@pytest.mark.parametrize("what", [None, "short", 10**5 * b"long"])
+def test_all_hear_what_is_rung(what):
+    world = World()
+    bell = Doorbell(world)
+    assert (bell.ring(what) if world.rank == 0 else bell.wait()) == what
 
 
 def test_a_stranger_at_the_bell_changes_nothing():

@@ -1,11 +1,14 @@
 """One service on 2 ranks, started once: what only real ranks show."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +107,16 @@ def test_cancelling_at_a_product(service):
     job.cancel()
     assert job.wait(20) == "cancelled"
     assert service.compress("zero", **RANK).wait(60) == "done"
+
+
+@pytest.mark.timeout(400)
+def test_two_minutes_of_sixteen_clients(monkeypatch):
+    """No memory and no file descriptor is left behind; an hour is in scripts/bench/service.py."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts" / "bench"))
+    drift = importlib.import_module("service").drift
+    for name, found in drift(SimpleNamespace(minutes=2)).items():
+        before, after = found["file descriptors"].split(" to ")
+        assert before == after and found["memory's drift, %"] < 5, (name, found)
 
 
 def test_a_killed_rank_is_named_and_the_job_goes_on(service):
