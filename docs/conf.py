@@ -63,11 +63,9 @@ html_theme_options = {
     "pygments_light_style": "default",
 }
 
-RUN = re.compile(r"start|examples/(?!index).*")  # pages that show what their code prints and draws
-
 
 def show_outputs(app, name: str, source: list[str]) -> None:
-    if RUN.fullmatch(name):
+    if pages.SHOWN.fullmatch(name):
         source[0] = pages.with_outputs(source[0], name, HERE / "made")
     elif name == "examples/index":
         source[0] = pages.with_thumbnails(source[0], HERE / "examples", HERE / "made")

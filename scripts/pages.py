@@ -28,6 +28,7 @@ NOTEBOOKS = ("cnn", "logistic", "operator", "pde")  # pages of docs/examples/
 CODE = re.compile(r"^```python\n(.*?)^```$|^<!-- setup\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
 CARD = re.compile(r"^:::\{grid-item-card\} \[(.*)\]\((.*)\)\n", re.MULTILINE)
 PICTURE = re.compile(r"^!\[.*\]\((.*)\)$", re.MULTILINE)
+SHOWN = re.compile(r"start|examples/(?!index).*")  # pages whose outputs the documentation shows
 FENCE = re.compile(r"^```(?:sh)?\n(.*?)^```$|^```\w[^\n]*\n.*?^```$", re.DOTALL | re.MULTILINE)
 
 

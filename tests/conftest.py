@@ -7,7 +7,7 @@ Run serially (``python -m pytest``), this file only provides fixtures. Under
   failed on any rank has failed on all, and rank 0 shows that rank's report;
 - only rank 0 writes to the terminal;
 - only tests marked `door` compare their models with Keras first: that takes a quarter of the time,
-  and serially every model is compared;
+  and serially a model of every kind is compared (`Door`);
 - nothing waits for ever. A rank that fails alone, while the others sit in a reduction, shows its
   failure within seconds and ends the run if they do not come; a rank that hangs is ended by a
   watchdog that shows where it was. The limit is 120 seconds a phase (HESSCOMP_TEST_LIMIT), 600 for
@@ -192,6 +192,7 @@ def _mpiexec() -> str:
 
 
 def pytest_configure(config):
+    config.pluginmanager.register(Door(), "hesscomp-door")
     if SIZE > 1:
         config.pluginmanager.register(Lockstep(config), "hesscomp-lockstep")
     if RANK > 0:
@@ -207,6 +208,57 @@ def pytest_ignore_collect(collection_path):
     return None
 
 
+class Door:
+    """The pytest plugin that says which models are compared with Keras before they are used.
+
+    All those of tests marked `door`; serially also the first of the others with the same layers,
+    loss and engine.
+    """
+
+    def __init__(self):
+        self.marked, self.compared = False, set()
+
+    def pytest_collection_finish(self):
+        keras = sys.modules.get("hesscomp.problems.keras")
+        if keras is None:  # no test has models
+            return
+        compare = keras.KerasProblem._check_at_the_door
+
+        def compare_where_it_tells(problem, given, ending, check, wanted):
+            kind = _kind(problem, given, check)
+            if self.marked or (SIZE == 1 and kind not in self.compared):
+                compare(problem, given, ending, check, wanted)
+                self.compared |= {kind} - {None}
+
+        keras.KerasProblem._check_at_the_door = compare_where_it_tells
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        self.marked = item.get_closest_marker("door") is not None
+        return (yield)
+
+
+def _kind(problem, given, check: str) -> tuple | None:
+    """What a comparison with Keras depends on but for numbers; None where that is not known."""
+    from hesscomp.curvature.tensorflow import keras
+
+    if isinstance(given, keras.losses.Loss) and _is_of_keras(given):
+        given = type(given).__name__, str(given.get_config())
+    elif not isinstance(given, str):
+        return None
+    if not all(map(_is_of_keras, problem.model._flatten_layers())):
+        return None
+    try:
+        layers = problem.model.to_json()
+    except (NotImplementedError, TypeError):  # a regulariser of a test's own
+        return None
+    return re.sub(r"_\d+", "", layers), given, problem.engine.name, check
+
+
+def _is_of_keras(thing) -> bool:
+    return type(thing).__module__.startswith("keras.")
+
+
 class Lockstep:
     """The pytest plugin of a run on several ranks; see the top of this file."""
 
@@ -216,7 +268,6 @@ class Lockstep:
         self.limit = float(os.environ.get("HESSCOMP_TEST_LIMIT", "120"))
         self.collection_errors = []
         self.watchdog = None
-        self.door = False
         capture = config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():  # the real standard error
             self.stderr = open(os.dup(2), "w")  # noqa: SIM115 (open to the end of the process)
@@ -246,7 +297,6 @@ class Lockstep:
 
     def pytest_collection_finish(self, session):
         self._disarm()
-        self._keep_the_door()
         tests = [item.nodeid for item in session.items]
         everyone = self._meet("collecting the tests", self.limit, (tests, self.collection_errors))
         if any(other != everyone[0] for other in everyone):
@@ -256,21 +306,8 @@ class Lockstep:
                 lines += [f"rank {rank}: {len(tests)} tests", *odd, *errors]
             pytest.exit("\n".join([*lines, ""]), returncode=pytest.ExitCode.INTERRUPTED)
 
-    def _keep_the_door(self) -> None:
-        """Let only the models of tests marked `door` be compared with Keras."""
-        from hesscomp.problems.keras import KerasProblem
-
-        compare = KerasProblem._check_at_the_door
-
-        def compare_where_marked(*arguments):
-            if self.door:
-                compare(*arguments)
-
-        KerasProblem._check_at_the_door = compare_where_marked
-
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item):
-        self.door = item.get_closest_marker("door") is not None
         self._arm(item.nodeid, self._limit(item))
         try:
             return (yield)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import pytest
+from mpi4py import MPI
 
 
 def _marked_but(chosen: Iterable, cases: Iterable, mark) -> list:
@@ -28,3 +29,8 @@ def serial_but(on_ranks: Iterable, cases: Iterable) -> list:
 def two_ranks_but(on_more: Iterable, cases: Iterable) -> list:
     """The cases of a test: on more than two ranks those of `on_more`; the others add little."""
     return _marked_but(on_more, cases, pytest.mark.ranks(most=2))
+
+
+def several_but(alone: Iterable, cases: Iterable) -> list:
+    """The cases of a test: those of `alone` serially, where all compare a run with itself."""
+    return list(cases if MPI.COMM_WORLD.size > 1 else alone)

@@ -34,7 +34,7 @@ from hesscomp.factors import (
     trajectory_writer,
 )
 from hesscomp.factors.point import is_keras_file, load_point
-from hesscomp.optimizers.catalogue import OPTIMIZERS
+from hesscomp.optimizers.catalogue import OPTIMIZERS, make_optimizer
 from hesscomp.options import parse_bytes
 from hesscomp.parallel.world import World
 from hesscomp.runs.checkpoint import NAME, Checkpoint, load_checkpoint, save_checkpoint
@@ -433,17 +433,23 @@ def test_sizes_are_finite_or_refused(text):
         assert "is not a number of bytes" in str(error) and str(error).isprintable()
 
 
-SETTINGS = ["", "=", "=1", "absent=1", "NAME", "NAME=", "NAME==1", "NAME=many", "NAME=nan",
-            "NAME=inf", "NAME=-1", "NAME=1e400", "NAME=" + "9" * 400, "NAME=\n"]  # fmt: skip
+NO_OPTION = ["", "=", "=1", "absent=1"]
+NO_VALUE = ["NAME", "NAME=", "NAME==1", "NAME=many", "NAME=nan", "NAME=inf", "NAME=-1",
+            "NAME=1e400", "NAME=" + "9" * 400, "NAME=\n"]  # fmt: skip
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_settings_of_optimizers(optimizer, capsys):
     """None of these is right for any option."""
     command = ["train", "--data", "none.csv", "--optimizer", optimizer]
-    for name in (part.name for part in fields(OPTIMIZERS[optimizer])):
-        for setting in SETTINGS:
-            assert one_line(capsys, [*command, "--set", setting.replace("NAME", name)])
+    names = [part.name for part in fields(OPTIMIZERS[optimizer])]
+    bad = [wrong.replace("NAME", name) for name in names for wrong in NO_VALUE] + NO_OPTION
+    for setting in bad:
+        with pytest.raises(InputError) as refusal:
+            make_optimizer(optimizer, [setting])
+        assert str(refusal.value).isprintable() and len(str(refusal.value).splitlines()) == 1
+    for setting in (*NO_OPTION, *(wrong.replace("NAME", names[0]) for wrong in NO_VALUE)):
+        assert one_line(capsys, [*command, "--set", setting])
     assert "--set" in one_line(capsys, [*command, "--set"])
 
 

@@ -548,8 +548,14 @@ def inputs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def known() -> dict:
+    """The outcomes of the commands that have run."""
+    return {}
+
+
 @pytest.fixture
-def outcome(inputs, monkeypatch, capsys):
+def outcome(inputs, known, monkeypatch, capsys):
     """``outcome(words)``: the status, what a command says and writes, and what was handed on."""
     from hesscomp.problems.keras import KerasProblem
 
@@ -587,7 +593,6 @@ def outcome(inputs, monkeypatch, capsys):
     monkeypatch.setattr(KerasProblem, "__init__", make_problem)
     monkeypatch.setattr(Journal, "remove", keep)
     there = set(inputs.rglob("*"))
-    known = {}
 
     def run(words: str):
         if words in known:

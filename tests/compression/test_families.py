@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 from families import FAMILIES, family, tail
+from marks import slow_but
 from oracles import Sharded, error, matrix, spectrum
 
 from hesscomp.compression import METHODS, SketchOptions, compress
@@ -71,7 +72,7 @@ def nuclear_bound(k, p, w):
     return (1 + k / (p - 1)) * np.sum(w[k:])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(SOME, FAMILIES))
 def test_range_finders_keep_the_bounds_of_halko_martinsson_and_tropp(name):
     H = family(name)
     floor = 1e-14 * np.linalg.norm(H.w)
@@ -89,7 +90,7 @@ def norm_2(A: np.ndarray) -> float:
     return scipy.sparse.linalg.svds(A, 1, tol=1e-3, v0=start, return_singular_vectors=False)[0]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(SOME, FAMILIES))
 def test_nystrom_keeps_the_bound_of_tropp_and_others(name):
     H = family(name)
     floor = 1e-13 * np.sum(H.w)

@@ -98,8 +98,9 @@ MATRICES = ("on_kernel", "on_embeddings", "in_a_nested_model", "in_a_shared_laye
 
 def quick_places(kind):
     """Where a kind is tested in every run; the others are slow tests."""
-    everywhere = (on_kernel, on_embeddings, in_a_nested_model, in_a_shared_layer)
-    return everywhere if kind == "custom" else (on_kernel,)
+    if kind == "custom":
+        return (on_embeddings, in_a_nested_model, in_a_shared_layer)
+    return (on_kernel,) if kind in ("l2", "l1l2", "orthogonal") else ()
 
 
 def data_of(model):

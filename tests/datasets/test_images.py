@@ -15,6 +15,7 @@ from shards import block_rows
 from test_datasets import on_root, one_line_error
 
 import hesscomp.datasets
+from hesscomp.cli.main import main
 from hesscomp.datasets import load_dataset
 from hesscomp.datasets.curves import draw
 from hesscomp.datasets.summary import summarize
@@ -393,14 +394,14 @@ def test_curves_are_many_and_inside():
 # The command line
 
 
-def test_data_command(run_ranks):
+def test_data_command(capsys):
     for name, words in {
         "mnist-sample": ("5000 training, 1000 test", "0: 479 (9.6%)", "float32", "classes"),
         "curves": ("20000 training, 10000 test", "targets      input", "balance      -"),
     }.items():
-        done = run_ranks(2, ["data", name])
-        assert done.returncode == 0, done.stderr
-        assert f"data         {name}" in done.stdout and all(word in done.stdout for word in words)
+        assert main(["data", name]) == 0
+        said = capsys.readouterr().out
+        assert f"data         {name}" in said and all(word in said for word in words)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +415,8 @@ def test_data_command(run_ranks):
         (["data", "curves", "--targets", "classes"], "targets must be input"),
     ],
 )
-def test_command_errors_are_one_line(run_ranks, arguments, words):
-    done = run_ranks(2, arguments, env={"HESSCOMP_DATA": ""})
-    assert done.returncode == 2
-    assert words in done.stderr and len(done.stderr.splitlines()) == 1
+def test_command_errors_are_one_line(monkeypatch, capsys, arguments, words):
+    monkeypatch.setenv("HESSCOMP_DATA", "")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from marks import serial_but
 from test_soap import network
-from test_training import check_kills
+from test_training import SHORT, check_kills
 
 from hesscomp.compression import compress
 from hesscomp.curvature.hessian import HessianOperator
@@ -59,4 +59,5 @@ def test_approximations_are_the_matrices_that_they_name(small):
 
 @pytest.mark.serial
 def test_a_run_with_a_kronecker_factor_goes_on(small, shared_tmp):
-    check_kills(small, shared_tmp, DRSOM(curvature="kronecker", every=3, **MINI), 5, BATCHES)
+    optimizer = DRSOM(curvature="kronecker", every=3, **MINI)
+    check_kills(small, shared_tmp, optimizer, 5, BATCHES, **SHORT)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse.linalg
+from marks import two_ranks_but
 
 from hesscomp.compression import compress
 from hesscomp.curvature.hessian import HessianOperator
@@ -29,8 +30,8 @@ def adult(world):
 
 
 @pytest.mark.parametrize("solver", ["pcg", "direct"])
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("ridge, objective, steps", REFERENCE)
+@pytest.mark.parametrize("dtype", two_ranks_but(["float64"], ["float64", "float32"]))
+@pytest.mark.parametrize("ridge, objective, steps", two_ranks_but(REFERENCE[:1], REFERENCE))
 def test_adult_reaches_the_reference(world, adult, solver, dtype, ridge, objective, steps):
     problem = LogisticRegression(adult, world, ridge=ridge, dtype=dtype)
     result = newton(problem, options=NewtonOptions(solver=solver, tolerance=1e-9))

@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 import scipy.sparse.linalg
 from functions import Factorisation, Function, Rosenbrock, Saddle, SparseRegression
-from marks import serial_but
+from marks import serial_but, slow_but, two_ranks_but
 
 from hesscomp.compression import FORMATS, compress, compress_beside
 from hesscomp.curvature.hessian import HessianOperator
@@ -105,7 +105,16 @@ def small_optimum():
     return float(np.logaddexp(0, -y * (X @ x)).mean() + RIDGE / 2 * x @ x)
 
 
-@pytest.mark.parametrize("name", SECOND_ORDER)
+@pytest.mark.parametrize(
+    "name",
+    two_ranks_but(
+        [
+            "newton-cg", "trust-region", "saddle-free", "gauss-newton", "hessian-free",
+            "newton hbs", "natural-gradient", "drsom",
+        ],
+        SECOND_ORDER,
+    ),
+)  # fmt: skip
 def test_second_order_methods_reach_scikit_learns_optimum(small, small_optimum, name):
     stopping = Stopping(max_steps=150, gradient_tolerance=1e-8)
     result = train(small, SECOND_ORDER[name], stopping=stopping)
@@ -210,7 +219,9 @@ ON_ADULT = {
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("name", ON_ADULT)
+@pytest.mark.parametrize(
+    "name", slow_but(["newton-cg", "trust-region", "gauss-newton", "drsom", "nesterov"], ON_ADULT)
+)
 def test_adult(adult, name):
     optimizer, gap = ON_ADULT[name]
     result = train(adult, optimizer, stopping=Stopping(max_steps=400, target=ADULT + gap))

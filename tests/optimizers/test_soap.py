@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from oracles import by_rank_0
-from test_training import check_kills, equal
+from test_training import SHORT, check_kills, equal
 
 from hesscomp.curvature.tensorflow import keras
 from hesscomp.optimizers.batches import Batches, Sampling
@@ -112,5 +112,5 @@ def test_reproducible_runs_go_on_with_another_number_of_ranks(world, pair, share
 
 
 @pytest.mark.ranks(most=2)
-def test_a_run_killed_at_20_steps_goes_on_as_if_nothing_had_been(small, shared_tmp):
-    check_kills(small, shared_tmp, SMALL, 3, BATCHES)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(small, shared_tmp):
+    check_kills(small, shared_tmp, SMALL, 3, BATCHES, **SHORT)

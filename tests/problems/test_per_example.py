@@ -107,6 +107,7 @@ def test_norms_of_convolutions_without_gradients(world, name, at_once, monkeypat
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
+@pytest.mark.ranks(most=2)
 def test_frozen_and_shared_layers(world):
     keras.utils.set_random_seed(1)
     shared, frozen = keras.layers.Dense(16, "tanh"), keras.layers.Dense(4, trainable=False)

@@ -1,5 +1,7 @@
 """The pages of docs/ and README.md: their code runs, their commands exist, their names are real."""
 
+import ast
+import importlib
 import json
 import re
 
@@ -11,14 +13,21 @@ from hesscomp.cli.main import COMMANDS, parse
 
 ROOT = pages.ROOT
 ELSEWHERE = {"problems.md", "workflows.md"}  # run by tests/problems and tests/workflows
-SLOW = "examples/service.md"  # starts ranks; the docs build runs it too
 EVERY = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def is_shown(page) -> bool:
+    """Whether the documentation's build runs it, to show what it prints and draws."""
+    docs = ROOT / "docs"
+    return page.is_relative_to(docs) and bool(
+        pages.SHOWN.fullmatch(page.relative_to(docs).with_suffix("").as_posix())
+    )
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * page.match(SLOW))
+        pytest.param(page, id=page.stem, marks=[pytest.mark.slow] * is_shown(page))
         for page in pages.pages()
         if page.name not in ELSEWHERE
     ],
@@ -27,6 +36,18 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = pages.run(page.read_text(), page.name)
     assert any(block.seen for block in done)
+
+
+@pytest.mark.parametrize("page", pages.pages(), ids=lambda page: page.stem)
+def test_the_code_of_a_page_names_what_there_is(page):
+    """What is imported of hesscomp, and what is taken from `hc`."""
+    for block in pages.blocks(page.read_text()):
+        for node in ast.walk(ast.parse(block.code, page.name)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "hesscomp":
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "hc":
+                assert hasattr(hesscomp, node.attr), ast.unparse(node)
 
 
 def test_every_command_of_the_pages_is_one(capsys):

@@ -426,7 +426,7 @@ def hessian(X, x) -> np.ndarray:
     return (X.T * (p * (1 - p))) @ X / len(X)
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2])
 def worked(request, run_command, mpiexec, tmp_path_factory):
     """The folder in which all commands have run, what they wrote, and the dense Hessians."""
     folder = tmp_path_factory.mktemp(f"ranks{request.param}")
@@ -557,6 +557,7 @@ def test_sampled_spectrum_within_its_errors(worked):
     assert (upper > lower).any()
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_ranks(worked):
     folder, *_ = worked
     serial = next(folder.parent.glob("ranks1*"))

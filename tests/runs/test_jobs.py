@@ -1,7 +1,6 @@
 """The job scripts that people copy: they parse, they run, they ask SLURM for the right thing."""
 
 import ast
-import json
 import os
 import re
 import shlex
@@ -11,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import pytest
 
 from hesscomp.cli.main import main
@@ -379,23 +377,6 @@ def test_submits(tmp_path, monkeypatch, capfd):
     fake.unlink()
     assert main(alone) == 2
     assert "sbatch: not on this machine" in capfd.readouterr().err
-
-
-def test_adult_newton_runs(run_command, tmp_path):
-    if not (Path(sys.prefix) / "bin" / "hesscomp").exists():
-        pytest.skip("hesscomp is not installed in this environment (make install)")
-    environment = {"HESSCOMP_VENV": sys.prefix, "OUT": str(tmp_path / "results")}
-    script = JOBS / "adult_newton.sh"
-    done = run_command([script, 2, "--ridge", "1e-3"], env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-    report = json.loads((tmp_path / "results" / "adult-report.json").read_text())
-    assert report["converged"]
-    assert report["ranks"] == 2
-    assert report["objective"] == pytest.approx(0.326523399290756, abs=1e-12)
-    with h5py.File(tmp_path / "results" / "adult-factor.h5") as file:
-        assert file["eigenvectors"].shape == (109, 40)
-    assert (tmp_path / "results" / "adult-convergence.png").stat().st_size > 0
 
 
 def test_adult_newton_names_a_wrong_number_of_ranks(run_command, tmp_path):
