@@ -69,8 +69,9 @@ class Option:
                 raise InputError(f"{name} must be {words}, not {each!r}")
         if self.choices is not None and isinstance(value, str) and value not in self.choices:
             raise InputError(f"{name} must be one of {', '.join(self.choices)}, not {value}")
-        if isinstance(value, Real):
-            self._check_number(name, value)
+        for each in value if self.many else (value,):
+            if isinstance(each, Real):
+                self._check_number(name, each)
 
     def _check_number(self, name: str, value) -> None:
         given = [

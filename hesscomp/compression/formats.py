@@ -460,6 +460,10 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
     if by_rows and layout.name == "replicated" and layout.world is not None:
         layout = RowLayout(operator.n, operator.world)  # each rank works on its own part
     sketch = GaussianSketch(operator, asked.seed, asked.probe_count, layout)
+    if tree is not None and (ordering is not None or asked.leaf_size is not None):
+        raise InputError(
+            "`tree` says the ordering and the leaves; leave `ordering`, `leaf_size` out"
+        )
     if start is not None and tree is None and ordering is None:
         tree = start.tree
     leaf = asked.leaf_size or default_leaf(operator.n)

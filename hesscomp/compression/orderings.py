@@ -33,6 +33,11 @@ def make_tree(sketch: GaussianSketch, ordering: Ordering, leaf_size: int) -> Tre
             raise InputError(f"a tree over n = {ordering.n} does not fit an operator of n = {n}")
         return ordering
     values = np.asarray(ordering)
+    if values.dtype.kind not in "fiub" or values.ndim == 0:
+        raise InputError(
+            f"an ordering is one of {', '.join(NAMES)}, a permutation or coordinates, not an array "
+            f"of shape {values.shape} and type {values.dtype}"
+        )
     if np.issubdtype(values.dtype, np.integer):
         return Tree.halves(n, leaf_size, values)
     if len(values) != n:

@@ -344,6 +344,7 @@ def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:
     leaf = shapes.leaf
     A = stacks.leaves + shift * np.eye(leaf.padded[0])
     scale = max(float(np.abs(part).max(initial=0.0)) for part in (A, *stacks.couplings)) or 1.0
+    scale = max(scale, abs(shift))  # where the shift cancels the diagonal, its rounding is left
     inside, work = leaf.row_mask, _Pivots(scale, 4 * EPS * leaf.padded[0] * scale)
     inverses, reductions = [], []
     for level, U in enumerate(stacks.bases):
@@ -409,7 +410,7 @@ class _Pivots:
         kept : (nodes, kept) bool array
             What of these is no padding.
         """
-        G, found, step = np.empty(A.shape), [], max(PIECE // A.shape[1] ** 2, 1)
+        G, found, step = np.empty(A.shape), [], max(PIECE // max(A.shape[1] ** 2, 1), 1)
         for first in range(0, len(A), step):
             here = slice(first, first + step)
             G[here], *rest = self._piece(A[here], U[here], ranks[here], inside[here])

@@ -135,7 +135,9 @@ class Tree:
 def check_permutation(order: np.ndarray, n: int) -> None:
     """Raise InputError where an ordering is not one of n parameters."""
     if np.shape(order) != (n,):
-        raise InputError(f"an ordering of n = {n} parameters has as many numbers, not {len(order)}")
+        raise InputError(
+            f"an ordering of n = {n} parameters has the shape ({n},), not {np.shape(order)}"
+        )
     if not np.array_equal(np.sort(order), np.arange(n)):
         raise InputError(f"the ordering does not name each of the parameters 0 to {n - 1} once")
 

@@ -77,9 +77,9 @@ def sensitivity(
             f"{limit:g}: the point is no minimum; train on, or take a larger limit"
         )
     goals = _targets(problem, x, test, target, asked.test_rows)
-    if not goals.names and not asked.leverage:
+    if not (goals.names or asked.leverage or asked.laplace):
         raise InputError(
-            "nothing to rank the rows by; give test rows or a target, or take `leverage`"
+            "nothing to compute; give test rows or a target, or take `leverage` or `laplace`"
         )
     if asked.by_data and not goals.names:
         raise InputError("`by_data` goes with a target; give test rows or a target")
@@ -105,7 +105,9 @@ def sensitivity(
     if inverse is not None and (asked.leverage or scaled):
         statistics = row_statistics(problem, x, inverse, S, asked.dispersion)
 
-    rank_by = np.abs(influence[:, 0]) if k or statistics is None else statistics.cook
+    rank_by = np.abs(influence[:, 0]) if k else np.zeros(0)  # none is chosen
+    if statistics is not None and not k:
+        rank_by = statistics.cook
     chosen = np.argsort(-rank_by, kind="stable")[: asked.leading]
     gradients = per_example_gradients(problem, x, chosen).T
     singly = solver.solve(gradients)

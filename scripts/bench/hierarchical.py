@@ -243,7 +243,8 @@ def seconds_of(work: Callable, *arguments, repeats: int = 9) -> tuple[float, flo
     for cold in (False, True):
         seconds = []
         for _ in range(repeats):
-            other += cold
+            if cold:
+                other += 1
             began = time.process_time()
             work(*arguments)
             seconds.append(time.process_time() - began)

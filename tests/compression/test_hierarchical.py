@@ -297,7 +297,7 @@ def test_reproducible_bits(world, rows, kind):
         ({"format": "hbs", "tolerance": 2.0}, "`tolerance` must be above 0 and below 1"),
         ({"format": "hbs", "ordering": "best"}, "one of natural, unit, neuron, clusters, a perm"),
         ({"format": "hbs", "ordering": "neuron"}, "names of parameter blocks, and there are none"),
-        ({"format": "hbs", "ordering": np.arange(5)}, "n = 30 parameters has as many numbers"),
+        ({"format": "hbs", "ordering": np.arange(5)}, "n = 30 parameters has the shape"),
         ({"format": "hbs", "ordering": np.zeros(5)}, "30 parameters have as many coordinates"),
         ({"format": "hbs", "tree": Tree.halves(8, 2)}, "n = 8 does not fit an operator of n = 30"),
         ({"format": "hbs", "rank": 2, "sketch_columns": 2}, "2 `sketch_columns` are too few"),

@@ -9,6 +9,7 @@ import pytest
 import scipy.linalg
 from oracles import check_factor, random_hbs
 
+import hesscomp as hc
 from hesscomp.errors import InputError
 from hesscomp.factors import UNKNOWN, Hbs, Tree, load_factor, save_factor
 from hesscomp.factors.hbs import Stacks
@@ -172,3 +173,11 @@ def test_what_a_factor_says_of_itself():
     assert told["leaves"] == "8 of 8 to 8 parameters"
     assert told["ranks from the leaves up"].startswith("3 to 3 of 8 nodes, 3 to 3 of 4")
     assert factor.in_layout(Replicated(64)).tree == factor.tree
+
+
+@pytest.mark.parametrize("format", ["hbs", "hodlr"])
+def test_a_shift_that_cancels_the_diagonal_is_singular(format):
+    factor = hc.compress(np.eye(64), rank=2, format=format, leaf_size=8)
+    assert factor.inertia(-1.0).zero == 64
+    with pytest.raises(InputError, match="with shift -1 is singular: 64 of its pivots are 0"):
+        factor.solve(np.ones(64), -1.0)

@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 from oracles import random_hodlr
 
+import hesscomp as hc
 from hesscomp.errors import InputError
 from hesscomp.factors import UNKNOWN, Certificate, Hodlr, Tree, save_factor
 from hesscomp.factors.hodlr import Form
@@ -165,3 +166,12 @@ def test_updates_are_cut_again(tolerance):
         factor.update(B, c[:1])
     with pytest.raises(InputError, match="tolerance must be"):
         factor.update(B, c, 1.0)
+
+
+@pytest.mark.parametrize(
+    "diagonal", [np.arange(1.0, 65.0), np.zeros(64)], ids=["diagonal", "zeros"]
+)
+def test_blocks_of_no_rank_on_a_whole_level(diagonal):
+    factor = hc.compress(np.diag(diagonal), rank=2, format="hodlr", leaf_size=8)
+    check_elimination(factor, np.diag(diagonal), 1.0)
+    assert factor.preconditioner(1.0).shift == 1.0

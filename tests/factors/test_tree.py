@@ -46,7 +46,7 @@ def test_what_is_no_tree_is_refused(permutation, bounds, message):
 
 
 def test_bad_requests_are_refused():
-    with pytest.raises(InputError, match="n = 4 parameters has as many numbers, not 3"):
+    with pytest.raises(InputError, match=r"n = 4 parameters has the shape \(4,\), not \(3,\)"):
         Tree.halves(4, 2, permutation=[0, 1, 2])
     with pytest.raises(InputError, match="leaves of at least 2"):
         Tree.halves(4, 1)

@@ -393,7 +393,8 @@ def test_influence_against_rows_of_adult_left_out(size, count):
 
 
 BAD = {
-    "no target": ({}, "nothing to rank"),
+    "no target": ({}, "nothing to compute"),
+    "test row": ({"test_rows": (-1,)}, "`test_rows` must be at least 0, not -1"),
     "data": ({"by_data": True, "leverage": True}, "by_data"),
     "test rows": ({"test_rows": (0,), "leverage": True}, "test_rows"),
     "target": ({"target": np.zeros(3)}, "finite array of 4"),
