@@ -12,7 +12,7 @@ import numpy as np
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hierarchical import Elimination, InLeaves
-from hesscomp.factors.telescope import Telescope
+from hesscomp.factors.telescope import ALL, Telescope
 from hesscomp.factors.tree import Tree
 
 DELAY = 1e-3  # a pivot below this part of its coupling is left to the parent
@@ -159,9 +159,9 @@ class Hbs(InLeaves):
         blocks = [stacks.leaves, *(_hollow(B) for B in stacks.couplings)]
         return Telescope(blocks, [_transposed(U) for U in stacks.bases]).joined()
 
-    def _product(self, X: np.ndarray) -> np.ndarray:
+    def _product(self, X: np.ndarray, here: slice = ALL) -> np.ndarray:
         leaves = self._shapes.leaf
-        return leaves.gather(self.telescope.product(leaves.spread(X)))
+        return leaves.gather(self.telescope.product(leaves.spread(X), here), here)
 
     def _eliminate(self, shift: float) -> Elimination:
         return eliminate(self.stacks, self._shapes, shift)
@@ -253,9 +253,9 @@ class Ragged:
         stack[self.row_mask] = X
         return stack
 
-    def gather(self, stack: np.ndarray) -> np.ndarray:
-        """Return the (n, j) array that such a stack holds."""
-        return stack[self.row_mask] if self._padded else stack.reshape(-1, stack.shape[2])
+    def gather(self, stack: np.ndarray, here: slice = ALL) -> np.ndarray:
+        """Return the (n, j) array that such a stack holds; of the nodes `here` their rows."""
+        return stack[self.row_mask[here]] if self._padded else stack.reshape(-1, stack.shape[2])
 
 
 @dataclass(frozen=True)
@@ -327,8 +327,8 @@ class UlvSolver:
     leaf: Ragged
     inverse: Telescope
 
-    def solve(self, B: np.ndarray) -> np.ndarray:
-        return self.leaf.gather(self.inverse.product(self.leaf.spread(B)))
+    def solve(self, B: np.ndarray, here: slice = ALL) -> np.ndarray:
+        return self.leaf.gather(self.inverse.product(self.leaf.spread(B), here), here)
 
 
 def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:

@@ -59,6 +59,9 @@ class Elimination:
 class Hierarchical(Factor):
     """A factor over a `tree`. Every rank holds all of it, in either layout.
 
+    In the row layout a rank's products and solves take all n rows of a block, and end in the leaves
+    that hold rows of its own.
+
     Attributes
     ----------
     tree : Tree
@@ -240,6 +243,30 @@ class InLeaves(Hierarchical):
     @cached_property
     def tree(self) -> Tree:  # type: ignore[override]  # it is remembered
         return Tree(self.permutation, self.bounds)
+
+    def _in_order(self, work, B: np.ndarray) -> np.ndarray:
+        """Where ranks have rows of their own, each does only the leaves that hold some of its."""
+        if self.layout.rows == self.n:
+            return super()._in_order(work, B)
+        order, (leaves, places) = self.tree.permutation, self._own_rows
+
+        def part(V):
+            return work(np.ascontiguousarray(V) if self._natural else V[order], leaves)[places]
+
+        block = B if B.ndim > 1 else B[:, None]
+        return self.layout.product_rows(block, part).reshape(B.shape)
+
+    @cached_property
+    def _own_rows(self) -> tuple[slice, np.ndarray]:
+        """The leaves between which this rank's rows stand, and their places in these."""
+        places = np.empty(self.n, np.int64)
+        places[self.tree.permutation] = np.arange(self.n)
+        places, bounds = self.layout.local(places), self.tree.bounds
+        if not len(places):
+            return slice(0, 0), places
+        first = int(np.searchsorted(bounds, places.min(), side="right")) - 1
+        last = int(np.searchsorted(bounds, places.max(), side="right"))
+        return slice(first, last), places - bounds[first]
 
     @property
     def numbers(self) -> int:

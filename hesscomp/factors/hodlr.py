@@ -12,7 +12,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hbs import Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, InLeaves
-from hesscomp.factors.telescope import times
+from hesscomp.factors.telescope import ALL, times
 from hesscomp.factors.tree import Tree
 
 TALL = 1024  # rows of a matrix that is orthonormalised in one piece
@@ -236,8 +236,8 @@ class Hodlr(InLeaves):
     def _tree_diagonal(self) -> np.ndarray:
         return np.diagonal(self.form.leaves, axis1=1, axis2=2)[self._inside]
 
-    def _product(self, X: np.ndarray) -> np.ndarray:
-        return applied(self.form, self._inside, X)
+    def _product(self, X: np.ndarray, here: slice = ALL) -> np.ndarray:
+        return applied(self.form, self._inside, X, here)
 
     def _eliminate(self, shift: float) -> Elimination:
         stacks = self._nested
@@ -297,10 +297,11 @@ class Form:
         """Return the (leaves, m, k) sides of a level; a view."""
         return self.sides[:, :, self.columns(level)]
 
-    def product(self, Z: np.ndarray) -> np.ndarray:
-        """Return the product with a (leaves, m, j) array."""
-        Y = times(self.leaves, Z)
-        Y += times(self.sides, exchanged(self.sides, self.widths, Z))
+    def product(self, Z: np.ndarray, here: slice = ALL) -> np.ndarray:
+        """Return the product with a (leaves, m, j) array, of the leaves `here`."""
+        given = exchanged(self.sides, self.widths, Z)
+        Y = times(self.leaves[here], Z[here])
+        Y += times(self.sides[here], given[here])
         return Y
 
 
@@ -328,13 +329,13 @@ def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
     return given
 
 
-def applied(form: Form, inside: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """Return the product with an (n, j) array: the rows of all leaves, without padding."""
+def applied(form: Form, inside: np.ndarray, X: np.ndarray, here: slice = ALL) -> np.ndarray:
+    """Return the product with an (n, j) array: the rows of the leaves `here`, without padding."""
     if inside.all():
-        return form.product(X.reshape(*inside.shape, -1)).reshape(X.shape)
+        return form.product(X.reshape(*inside.shape, -1), here).reshape(-1, X.shape[1])
     Z = np.zeros((*inside.shape, X.shape[1]))
     Z[inside] = X
-    return form.product(Z)[inside]
+    return form.product(Z, here)[inside[here]]
 
 
 def nested(form: Form, tree: Tree) -> Stacks:

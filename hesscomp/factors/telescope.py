@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WIDE = 16  # rows up to which levels are joined: with smaller matrices the overhead dominates
+ALL = slice(None)
 LONE = 256  # numbers of a matrix from which on its product with one vector is not BLAS's
 PIECE = 2**17  # entries of D that are multiplied at once, within the cache
 
@@ -49,26 +50,34 @@ class Telescope:
             D, R = D1, R1
         return Telescope(blocks if D is None else [*blocks, D], upward)
 
-    def product(self, X: np.ndarray) -> np.ndarray:
-        """Return the product with a (leaves, rows, j) array."""
+    def product(self, X: np.ndarray, here: slice = ALL) -> np.ndarray:
+        """Return the product with a (leaves, rows, j) array, of the leaves `here`."""
         blocks, upward, below = self.blocks, self.upward, [X]
         for R, D in zip(upward, blocks[1:], strict=True):
             seen = times(R, below[-1])
             below.append(seen.reshape(len(D), D.shape[1], seen.shape[2]))
         Y = times(blocks[-1], below.pop())
-        for D, R in zip(blocks[-2::-1], reversed(upward), strict=True):
-            given = Y.reshape(*R.shape[:2], Y.shape[2])
-            Y = _of_nodes(D, R, below.pop(), given)
-        return Y
+        if not upward:
+            return Y[here]
+        for D, R in zip(blocks[-2:0:-1], upward[:0:-1], strict=True):
+            Y = _of_nodes(D, R, below.pop(), Y)
+        return _of_nodes(blocks[0], upward[0], below.pop(), Y, here)
 
 
-def _of_nodes(D: np.ndarray, R: np.ndarray, X: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """Return D X + R^T given, for so many nodes at once as a cache holds."""
+def _of_nodes(
+    D: np.ndarray, R: np.ndarray, X: np.ndarray, Y: np.ndarray, here: slice = ALL
+) -> np.ndarray:
+    """Return D X + R^T Y of the nodes `here`, for so many at once as a cache holds.
+
+    Y is the product at their parents, two of which stand one below the other in it.
+    """
+    given = Y.reshape(*R.shape[:2], Y.shape[2])
+    D, R, X, given = D[here], R[here], X[here], given[here]
     Y, nodes = np.empty_like(X), max(PIECE // (D.shape[1] * D.shape[2]), 1)
     for first in range(0, len(D), nodes):
-        here = slice(first, first + nodes)
-        times(D[here], X[here], out=Y[here])
-        Y[here] += times(np.swapaxes(R[here], 1, 2), given[here])
+        some = slice(first, first + nodes)
+        times(D[some], X[some], out=Y[some])
+        Y[some] += times(np.swapaxes(R[some], 1, 2), given[some])
     return Y
 
 

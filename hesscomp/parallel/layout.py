@@ -144,7 +144,11 @@ class Layout(ABC):
 
     def product(self, V: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return ``whole(V)``, a product that every rank can do for all n rows, in this layout."""
-        pieces = [self.local(whole(self.whole(piece))) for piece in self._pieces(V)]
+        return self.product_rows(V, lambda V: self.local(whole(V)))
+
+    def product_rows(self, V: np.ndarray, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return ``part(V)``, this rank's rows of a product with all n rows of V."""
+        pieces = [part(self.whole(piece)) for piece in self._pieces(V)]
         return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
 
     def pieces(self, columns: int, most: int | None = None) -> int:

@@ -508,3 +508,19 @@ def test_shards_that_cut_blocks_are_refused(world, exact_world):
 def test_scipy_agrees_on_the_oracle():
     A = matrix("polynomial", True)
     np.testing.assert_allclose(scipy.linalg.norm(A), np.linalg.norm(1.0 / np.arange(1, N + 1)))
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("format", ["hbs", "hodlr"])
+def test_products_of_hierarchical_factors_by_rows(world, format):
+    rng = np.random.default_rng(0)
+    n, x = 301, rng.random(301)
+    A = np.exp(-np.abs(x[:, None] - x) / 0.1)
+    factor = compress(
+        MatrixOperator(A, world), 10, format=format, ordering=x, leaf_size=16, layout="rows"
+    )
+    layout, F, V = factor.layout, factor.to_dense(), rng.standard_normal((n, 3))
+    assert layout.rows < n or world.size == 1
+    np.testing.assert_allclose(factor @ layout.local(V), layout.local(F @ V), atol=1e-12)
+    X = np.linalg.solve(F + np.eye(n), V)
+    np.testing.assert_allclose(factor.solve(layout.local(V), 1.0), layout.local(X), atol=1e-11)
