@@ -185,7 +185,9 @@ class Peeling:
         """Return the (leaves, m, m) diagonal blocks."""
         units = np.eye(self.m) * self.inside[:, :, None]
         D = self.unexplained(units)
-        return (D + np.swapaxes(D, 1, 2)) / 2
+        D = D + np.swapaxes(D, 1, 2)
+        D /= 2
+        return D
 
     def random(self, level: int, child: int, columns: int) -> np.ndarray:
         """Return fresh normal columns that are zero but on each node's first or second child."""

@@ -157,7 +157,8 @@ class Hbs(InLeaves):
         """The matrix as products take it; its levels above the leaves are further numbers."""
         stacks = self.stacks
         blocks = [stacks.leaves, *(_hollow(B) for B in stacks.couplings)]
-        return Telescope(blocks, [_transposed(U) for U in stacks.bases]).joined()
+        upward = [np.ascontiguousarray(_transposed(U)) for U in stacks.bases]
+        return Telescope(blocks, upward).joined()
 
     def _product(self, X: np.ndarray, here: slice = ALL) -> np.ndarray:
         leaves = self._shapes.leaf

@@ -76,18 +76,20 @@ class Hodlr(InLeaves):
     @classmethod
     def of_form(cls, tree: Tree, ranks: np.ndarray, form: Form, **about) -> Hodlr:
         """Return the factor of a `Form`; `about` are fields of every `Factor`."""
-        leaf, sides = _masks(tree, ranks)
+        if full := _is_full(tree, ranks):
+            parts = [form.leaves, *(form.side(level) for level in range(tree.levels))]
+        else:
+            leaf, sides = _masks(tree, ranks)
+            parts = [form.leaves[leaf], *(form.side(i)[mask] for i, mask in enumerate(sides))]
         made = cls(
             permutation=tree.permutation,
             bounds=tree.bounds,
             block_ranks=np.asarray(ranks, np.int64),
-            leaf_blocks=form.leaves[leaf],
-            sides=np.concatenate(
-                [np.empty(0), *(form.side(i)[mask] for i, mask in enumerate(sides))]
-            ),
+            leaf_blocks=parts[0].reshape(-1),
+            sides=np.concatenate([np.empty(0), *(part.reshape(-1) for part in parts[1:])]),
             **about,
         )
-        if leaf.all() and all(mask.all() for mask in sides):  # nothing in it is padding
+        if full:
             made.__dict__["form"] = form
         return made
 
@@ -252,6 +254,12 @@ def _place(node: int) -> tuple[int, int]:
     """Return the level of an inner node, and its place in it."""
     level = (node + 1).bit_length() - 1
     return level, node + 1 - 2**level
+
+
+def _is_full(tree: Tree, ranks: np.ndarray) -> bool:
+    """Return whether nothing in the stacks of a `Form` is padding."""
+    of_levels = [ranks[2**level - 1 : 2 ** (level + 1) - 1] for level in range(tree.levels)]
+    return all(len(np.unique(sizes)) == 1 for sizes in (tree.leaf_sizes, *of_levels))
 
 
 def _masks(tree: Tree, ranks: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

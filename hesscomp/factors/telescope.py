@@ -8,7 +8,8 @@ import numpy as np
 
 WIDE = 16  # rows up to which levels are joined: with smaller matrices the overhead dominates
 ALL = slice(None)
-LONE = 256  # numbers of a matrix from which on its product with one vector is not BLAS's
+# Of a matrix whose product with one vector is left to BLAS: least rows or columns, most numbers
+NARROW, LONE = 8, 256
 PIECE = 2**17  # entries of D that are multiplied at once, within the cache
 
 
@@ -84,10 +85,11 @@ def _of_nodes(
 def times(A: np.ndarray, X: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Return A @ X of stacks of matrices.
 
-    A single column goes by `einsum`, which reads matrices of some dozen rows at twice the rate of
-    BLAS' matrix-vector product.
+    A single column goes by `einsum`, which reads matrices of some dozen rows, and of less than
+    eight, at twice the rate of BLAS' matrix-vector product.
     """
-    if X.shape[2] != 1 or A.shape[1] * A.shape[2] <= LONE:
+    rows, columns = A.shape[1:]
+    if X.shape[2] != 1 or (min(rows, columns) >= NARROW and rows * columns <= LONE):
         return np.matmul(A, X, out=out)
     column = None if out is None else out[:, :, 0]
     return np.einsum("aij,aj->ai", A, X[:, :, 0], out=column)[:, :, None]
