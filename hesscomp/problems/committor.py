@@ -108,18 +108,11 @@ class Committor(EnergyProblem):
         return self.gauss_newton(x)
 
 
-def committor(model, world: World, **options) -> Committor:
-    """Return the problem of a model whose last layer alone is trained; its features are set."""
-    plane = rotation()[:, :2]
-    features, samples = model.layers[0], Trajectories(FEATURES)
-    X = samples.rows(0, FEW * SAMPLES)[0]
-    rng = np.random.default_rng(FEATURES)
-    # Normal weights with the samples' covariance: steep where these are spread.
-    centred = (X - X.mean(axis=0)) / np.sqrt(len(X))
-    W = STEEP / (centred**2).sum() * centred.T @ rng.standard_normal((len(X), features.units))
-    centres = X[rng.integers(len(X), size=features.units)]
-    features.set_weights([W, -np.einsum("ij,ji->i", centres, W)])
-    model.layers[-1].set_weights([np.zeros((features.units, 1)), np.zeros(1)])
+def conditions(plane: np.ndarray):
+    """Return the functions of points that build in 0 on A and 1 on B: boundary values, distance.
+
+    `plane` is the (dimension, 2) array whose columns span the surface's plane.
+    """
 
     def squares(x):
         """Return how far points are from A and B, zero on them."""
@@ -136,6 +129,25 @@ def committor(model, world: World, **options) -> Committor:
         a, b = squares(x)
         return a * b / tf.square(a + b)
 
+    return boundary_values, distance
+
+
+def set_features(model, X: np.ndarray) -> None:
+    """Set the random features of a model with one hidden layer by samples X; its output is zero."""
+    features, rng = model.layers[0], np.random.default_rng(FEATURES)
+    # Normal weights with the samples' covariance: steep where these are spread.
+    centred = (X - X.mean(axis=0)) / np.sqrt(len(X))
+    W = STEEP / (centred**2).sum() * centred.T @ rng.standard_normal((len(X), features.units))
+    centres = X[rng.integers(len(X), size=features.units)]
+    features.set_weights([W, -np.einsum("ij,ji->i", centres, W)])
+    model.layers[-1].set_weights([np.zeros((features.units, 1)), np.zeros(1)])
+
+
+def committor(model, world: World, **options) -> Committor:
+    """Return the problem of a model whose last layer alone is trained; its features are set."""
+    plane = rotation()[:, :2]
+    set_features(model, Trajectories(FEATURES).rows(0, FEW * SAMPLES)[0])
+    boundary_values, distance = conditions(plane)
     return Committor(
         model, lambda du: KT * tf.reduce_sum(tf.square(du), 1), Trajectories(), (), world,
         convex=True, distance=distance, boundary_values=boundary_values, **options,

@@ -580,27 +580,8 @@ def committor_problem(dimension: int, points, units: int):
     plane = np.eye(2) if dimension == 2 else surface.rotation()[:, :2]
     hidden = keras.layers.Dense(units, "tanh", trainable=False)
     model = keras.Sequential([keras.Input((dimension,)), hidden, keras.layers.Dense(1)])
-    X, rng = features_from(dimension), np.random.default_rng(surface.FEATURES)
-    centred = (X - X.mean(axis=0)) / np.sqrt(len(X))
-    W = surface.STEEP / (centred**2).sum() * centred.T @ rng.standard_normal((len(X), units))
-    centres = X[rng.integers(len(X), size=units)]
-    hidden.set_weights([W, -np.einsum("ij,ji->i", centres, W)])
-    model.layers[-1].set_weights([np.zeros((units, 1)), np.zeros(1)])
-
-    def squares(x):
-        y = tf.matmul(x, tf.constant(plane, x.dtype))
-        for end in surface.ENDS:
-            distance = tf.reduce_sum(tf.square(y - tf.constant(end, x.dtype)), 1)
-            yield tf.nn.relu(distance / surface.RADIUS**2 - 1)
-
-    def boundary_values(x):
-        a, b = squares(x)
-        return a / (a + b)
-
-    def distance(x):
-        a, b = squares(x)
-        return a * b / tf.square(a + b)
-
+    surface.set_features(model, features_from(dimension))
+    boundary_values, distance = surface.conditions(plane)
     return surface.Committor(
         model, lambda du: surface.KT * tf.reduce_sum(tf.square(du), 1), points, (), None,
         convex=True, distance=distance, boundary_values=boundary_values, ridge=RIDGE,
