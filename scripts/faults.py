@@ -54,11 +54,11 @@ COMMANDS = {
         *("--layout", "rows", "--residual-tolerance", "1e-12", "--out", "result.h5"),
     ],
     "hbs": [
-        *("compress", *SMALL, "--factor-format", "hbs", "--tolerance", "0.05", "--leaf-size", "8"),
+        *("compress", *SMALL, "--format", "hbs", "--tolerance", "0.05", "--leaf-size", "8"),
         *("--sketch-columns", "12", "--layout", "rows", "--out", "result.h5"),
     ],
     "hodlr": [
-        *("compress", *SMALL, "--factor-format", "hodlr", "--rank", "2", "--leaf-size", "4"),
+        *("compress", *SMALL, "--format", "hodlr", "--rank", "2", "--leaf-size", "4"),
         *("--out", "result.h5"),
     ],
     "newton": [

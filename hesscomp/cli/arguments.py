@@ -1,8 +1,10 @@
 """Make parsers from classes of options, and requests from what they have parsed."""
 
 import argparse
+import itertools
 import logging
 import re
+from collections.abc import Container, Mapping
 from typing import TypeVar
 
 from hesscomp.cli.parser import Parser
@@ -80,12 +82,29 @@ def request_from(options: argparse.Namespace, request: type[Request]) -> Request
         raise type(error)(as_written(str(error), flags(request))) from error
 
 
-def with_new_names(words: list[str], former: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Return the words with options under their new names, and a warning for each old name."""
-    found = [word.partition("=") for word in words]
-    old = [name for name, _, _ in found if name in former]
-    words = [former.get(name, name) + sign + value for name, sign, value in found]
-    return words, [f"{name} is now {former[name]}; the next version refuses {name}" for name in old]
+def with_new_names(
+    words: list[str], former: dict[str, str], choices: Mapping[str, Container[str]]
+) -> tuple[list[str], list[str]]:
+    """Return the words with options under their new names, and a warning for each old name.
+
+    Parameters
+    ----------
+    words : list of str
+    former : dict
+        The new names by the old ones.
+    choices : dict
+        The values that options may have, where they are listed. An old name that another option has
+        now counts as old with values of the option that had it.
+    """
+    new, old = [], []
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        name, sign, value = word.partition("=")
+        now = former.get(name)
+        if now and (name not in choices or (value if sign else following) in choices[now]):
+            old.append(name)
+            word = now + sign + value
+        new.append(word)
+    return new, [f"{name} is now {former[name]}; the next version refuses {name}" for name in old]
 
 
 def warn_of_old_names(options: argparse.Namespace) -> None:

@@ -64,7 +64,7 @@ PURPOSES = {
                 "The smallest rank whose error is at most 1% of the norm": "hesscomp compress "
                 "--data adult --tolerance 1e-2 --out f.h5",
                 "Whichever format is smaller, low-rank or hierarchical": "mpiexec -n 2 hesscomp "
-                f"compress --model m.keras {OWN} --tolerance 0.05 --factor-format auto --out f.h5",
+                f"compress --model m.keras {OWN} --tolerance 0.05 --format auto --out f.h5",
             },
             parallel=True,
             module="curvature",

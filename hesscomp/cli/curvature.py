@@ -32,7 +32,7 @@ def run_compress(request: factors.CompressRequest, session: Session) -> int:
     if request.factor_format == LOW_RANK or request.max_rank is not None:
         what = "the largest allowed; take a larger --max-rank"
     else:
-        what = "the most that its sketch allows; take another --ordering, or --factor-format auto"
+        what = "the most that its sketch allows; take another --ordering, or --format auto"
     session.say(f"{request_reached(result.factor)}, {what}")
     return 3
 

@@ -108,7 +108,9 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         end = arguments.index("--")
         own, words = arguments[:end], arguments[end + 1 :]
     parser, commands, written = _parser(name)
-    own, renamed = with_new_names(own, commands[name].former if name in commands else {})
+    renamed: list[str] = []
+    if name in commands:
+        own, renamed = with_new_names(own, commands[name].former, commands[name].choices())
     _refuse_unknown(name, own, parser, commands)
     required = _let_go(commands[name]) if name in commands and not whole else []
     options, unknown = parser.parse_known_args(own)

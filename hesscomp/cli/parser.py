@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Container
 
 from hesscomp.cli.commands import example_lines
 from hesscomp.errors import one_line
@@ -50,6 +51,11 @@ class Parser(argparse.ArgumentParser):
     def names(self) -> list[str]:
         """Return the long names of all options."""
         return [name for name in self._option_string_actions if name.startswith("--")]
+
+    def choices(self) -> dict[str, Container[str]]:
+        """Return what each option's value may be, of those that list it."""
+        actions = self._option_string_actions.items()
+        return {name: tuple(action.choices) for name, action in actions if action.choices}
 
     def lacks(self, word: str) -> bool:
         """Return whether a word names an option that there is not."""

@@ -274,7 +274,7 @@ class FormatOptions(CompressionOptions):
     """The options of `compress`: the format of the factor, and of hierarchical ones the tree."""
 
     factor_format: str = option(
-        LOW_RANK, choices=(AUTO, *FORMATS),
+        LOW_RANK, choices=(AUTO, *FORMATS), flag="--format", former="--factor-format",
         help="what the factor holds: eigenpairs (low-rank), or over a tree of the parameters "
         "off-diagonal blocks of low rank, with nested bases (hbs) or each with its own (hodlr), "
         "where `rank` is that of each node; auto tries all on one sketch and takes the smallest "

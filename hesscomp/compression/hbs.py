@@ -18,7 +18,8 @@ from hesscomp.factors.basis import EPS
 from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.factors.hbs import Hbs, Stacks
 from hesscomp.factors.tree import Tree
-from hesscomp.parallel.layout import Layout
+from hesscomp.parallel.layout import Layout, RowLayout
+from hesscomp.parallel.regrouping import Regrouping
 from hesscomp.parallel.rows import row_range
 
 if TYPE_CHECKING:
@@ -105,27 +106,19 @@ class Shares:
         `nodes` are those of all ranks.
         """
         bounds = self.tree.bounds[:: self.tree.leaves >> level]
-        wanted = [self.tree.permutation[bounds[of.start] : bounds[of.stop]] for of in nodes]
-        if self.world is None or self.world.size == 1 or layout.name == "replicated":
-            rank = 0 if self.world is None else self.world.rank
-            # Strides may decide on last bits.
-            return np.ascontiguousarray(block[wanted[rank]], np.float64)
-        here = [(rows >= layout.start) & (rows < layout.stop) for rows in wanted]
-        sent = [block[rows[held] - layout.start] for rows, held in zip(wanted, here, strict=True)]
-        received = self.world.exchange(sent)
-        mine = wanted[self.world.rank]
-        out, starts = np.empty((len(mine), block.shape[1])), _starts(layout)
-        for start, stop, rows in zip(starts, starts[1:], received, strict=False):
-            out[(mine >= start) & (mine < stop)] = rows
-        return out
+        parts = [(int(bounds[of.start]), int(bounds[of.stop])) for of in nodes]
+        if isinstance(layout, RowLayout) and layout.world.size > 1:
+            return Regrouping(layout, self.tree.permutation, parts).there(block)
+        mine = slice(*parts[0 if self.world is None else self.world.rank])
+        # Strides may decide on last bits.
+        return np.ascontiguousarray(block[self.tree.permutation[mine]], np.float64)
 
     def gathered(self, stack: np.ndarray, level: int) -> np.ndarray:
         """Return all nodes of a level at or below `top`, from each rank's own."""
         if self.world is None or self.world.size == 1:
             return stack
         counts = [(last - first) << (level - self.top) for first, last in self.ranges]
-        flat = stack.reshape(len(stack), int(np.prod(stack.shape[1:])))
-        return self.world.gather_rows(flat, counts).reshape(sum(counts), *stack.shape[1:])
+        return self.world.gather_rows(stack, counts)
 
     def largest(self, values: np.ndarray) -> np.ndarray:
         """Return the largest of the ranks' numbers, one for each place.
@@ -134,12 +127,6 @@ class Shares:
         """
         values = values.astype(np.int64)
         return values if self.world is None else np.max(self.world.gather(values), axis=0)
-
-
-def _starts(layout: Layout) -> list[int]:
-    """Return the first rows of all ranks, and n."""
-    ranges = [row_range(layout.n, rank, layout.world.size) for rank in range(layout.world.size)]  # type: ignore[union-attr]
-    return [start for start, _ in ranges] + [layout.n]
 
 
 @dataclass

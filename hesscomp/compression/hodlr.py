@@ -11,7 +11,15 @@ from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.errors import InputError
 from hesscomp.factors.certificate import UNKNOWN, Certificate
 from hesscomp.factors.factor import Factor
-from hesscomp.factors.hodlr import Form, Hodlr, cut_of_block, exchanged, tall_qr, truncated
+from hesscomp.factors.hodlr import (
+    Form,
+    Hodlr,
+    coordinates,
+    cut_of_block,
+    exchanged,
+    tall_qr,
+    truncated,
+)
 from hesscomp.factors.provenance import NAN, Provenance, metered
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
@@ -212,7 +220,7 @@ class Peeling:
         V[self.tree.permutation] = stack.reshape(V.shape) if self.full else stack[self.inside]
         out = self._in_leaves(self.layout.whole(self.operator @ self.layout.local(V)))
         if self.widths:
-            given = exchanged(self.sides, self.widths, stack)
+            given = exchanged(coordinates(self.sides, stack), self.widths)
             step = max(PIECE // (self.m * stack.shape[2]), 1)
             for first in range(0, len(out), step):
                 here = slice(first, first + step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -12,10 +13,11 @@ import numpy as np
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hierarchical import Elimination, InLeaves
-from hesscomp.factors.telescope import ALL, Telescope
+from hesscomp.factors.telescope import WHOLE, Share, Telescope
 from hesscomp.factors.tree import Tree
 
 DELAY = 1e-3  # a pivot below this part of its coupling is left to the parent
+Work = Callable[[np.ndarray, Share], np.ndarray]
 PIECE = 2**15  # numbers of the blocks that are eliminated at once: so many stay in a cache
 
 
@@ -160,9 +162,8 @@ class Hbs(InLeaves):
         upward = [np.ascontiguousarray(_transposed(U)) for U in stacks.bases]
         return Telescope(blocks, upward).joined()
 
-    def _product(self, X: np.ndarray, here: slice = ALL) -> np.ndarray:
-        leaves = self._shapes.leaf
-        return leaves.gather(self.telescope.product(leaves.spread(X), here), here)
+    def _product(self, X: np.ndarray, share: Share = WHOLE) -> np.ndarray:
+        return self._shapes.leaf.worked(X, share, self.telescope.product)
 
     def _eliminate(self, shift: float) -> Elimination:
         return eliminate(self.stacks, self._shapes, shift)
@@ -207,6 +208,12 @@ class Ragged:
     padded: tuple[int, int]
     children: np.ndarray | None = None
 
+    @classmethod
+    def of_leaves(cls, tree: Tree) -> Ragged:
+        """Return the diagonal blocks of a tree's leaves."""
+        sizes = tree.leaf_sizes
+        return cls(sizes, sizes, (int(sizes.max()),) * 2)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         return len(self.rows), *self.padded
@@ -245,18 +252,18 @@ class Ragged:
     def _padded(self) -> bool:
         return int(self.rows.sum()) != len(self.rows) * self.shape[1]
 
-    def spread(self, X: np.ndarray) -> np.ndarray:
-        """Return an (n, j) array as a stack of the nodes' rows, padded with zeros."""
-        nodes, rows, _ = self.shape
-        if not self._padded:
-            return X.reshape(nodes, rows, X.shape[1])
-        stack = np.zeros((nodes, rows, X.shape[1]))
-        stack[self.row_mask] = X
-        return stack
+    def worked(self, X: np.ndarray, share: Share, work: Work) -> np.ndarray:
+        """Return ``work(X, share)`` for the (rows, j) array of a share, which it gets as a stack.
 
-    def gather(self, stack: np.ndarray, here: slice = ALL) -> np.ndarray:
-        """Return the (n, j) array that such a stack holds; of the nodes `here` their rows."""
-        return stack[self.row_mask[here]] if self._padded else stack.reshape(-1, stack.shape[2])
+        The rows of a node are padded with zeros.
+        """
+        if not self._padded:
+            Y = work(X.reshape(-1, self.shape[1], X.shape[1]), share)
+            return Y.reshape(-1, X.shape[1])
+        inside = self.row_mask[share.leaves]
+        stack = np.zeros((*inside.shape, X.shape[1]))
+        stack[inside] = X
+        return work(stack, share)[inside]
 
 
 @dataclass(frozen=True)
@@ -278,7 +285,7 @@ class Shapes:
             bases.append(Ragged(rows, k, (most, wide), below))
             most, below = 2 * wide, k.reshape(-1, 2)
             couplings.append(Ragged(below[:, 0], below[:, 1], (wide, wide)))
-        return cls(Ragged(sizes, sizes, (int(sizes.max()),) * 2), bases, couplings)
+        return cls(Ragged.of_leaves(tree), bases, couplings)
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -328,8 +335,8 @@ class UlvSolver:
     leaf: Ragged
     inverse: Telescope
 
-    def solve(self, B: np.ndarray, here: slice = ALL) -> np.ndarray:
-        return self.leaf.gather(self.inverse.product(self.leaf.spread(B), here), here)
+    def solve(self, B: np.ndarray, share: Share = WHOLE) -> np.ndarray:
+        return self.leaf.worked(B, share, self.inverse.product)
 
 
 def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.sparse.linalg
@@ -18,8 +18,12 @@ import scipy.sparse.linalg
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.factor import Factor, Inertia, LogDet, finite_shift
+from hesscomp.factors.telescope import Share
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
+from hesscomp.parallel.layout import RowLayout
+from hesscomp.parallel.regrouping import Regrouping
+from hesscomp.parallel.rows import row_range
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +63,8 @@ class Elimination:
 class Hierarchical(Factor):
     """A factor over a `tree`. Every rank holds all of it, in either layout.
 
-    In the row layout a rank's products and solves take all n rows of a block, and end in the leaves
-    that hold rows of its own.
+    In the row layout each rank multiplies and solves in its share of a tree's leaves, whatever the
+    ordering; what is above the leaves all of them do.
 
     Attributes
     ----------
@@ -245,28 +249,25 @@ class InLeaves(Hierarchical):
         return Tree(self.permutation, self.bounds)
 
     def _in_order(self, work, B: np.ndarray) -> np.ndarray:
-        """Where ranks have rows of their own, each does only the leaves that hold some of its."""
-        if self.layout.rows == self.n:
+        """Where ranks have rows of their own, each works on its share of the leaves."""
+        if not isinstance(self.layout, RowLayout) or self.layout.world.size == 1:
             return super()._in_order(work, B)
-        order, (leaves, places) = self.tree.permutation, self._own_rows
-
-        def part(V):
-            return work(np.ascontiguousarray(V) if self._natural else V[order], leaves)[places]
-
+        share, rows = self._share
         block = B if B.ndim > 1 else B[:, None]
-        return self.layout.product_rows(block, part).reshape(B.shape)
+        return self.layout.by_pieces(
+            block, lambda piece: rows.back(work(rows.there(piece), share))
+        ).reshape(B.shape)
 
     @cached_property
-    def _own_rows(self) -> tuple[slice, np.ndarray]:
-        """The leaves between which this rank's rows stand, and their places in these."""
-        places = np.empty(self.n, np.int64)
-        places[self.tree.permutation] = np.arange(self.n)
-        places, bounds = self.layout.local(places), self.tree.bounds
-        if not len(places):
-            return slice(0, 0), places
-        first = int(np.searchsorted(bounds, places.min(), side="right")) - 1
-        last = int(np.searchsorted(bounds, places.max(), side="right"))
-        return slice(first, last), places - bounds[first]
+    def _share(self) -> tuple[Share, Regrouping]:
+        """The leaves that this rank works on, and how their rows come and go."""
+        tree, layout = self.tree, cast(RowLayout, self.layout)
+        world = layout.world
+        ends = [row_range(tree.leaves, rank, world.size) for rank in range(world.size)]
+        counts = [last - first for first, last in ends]
+        share = Share(slice(*ends[world.rank]), lambda stack: world.gather_rows(stack, counts))
+        parts = [(int(tree.bounds[first]), int(tree.bounds[last])) for first, last in ends]
+        return share, Regrouping(layout, tree.permutation, parts)
 
     @property
     def numbers(self) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
-from hesscomp.factors.hbs import Shapes, Stacks, eliminate
+from hesscomp.factors.hbs import Ragged, Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, InLeaves
-from hesscomp.factors.telescope import ALL, times
+from hesscomp.factors.telescope import WHOLE, Share, times
 from hesscomp.factors.tree import Tree
 
 TALL = 1024  # rows of a matrix that is orthonormalised in one piece
@@ -133,10 +133,8 @@ class Hodlr(InLeaves):
         return form
 
     @cached_property
-    def _inside(self) -> np.ndarray:
-        """The (leaves, m) booleans of rows that are no padding."""
-        sizes = self.tree.leaf_sizes
-        return np.arange(sizes.max()) < sizes[:, None]
+    def _leaf(self) -> Ragged:
+        return Ragged.of_leaves(self.tree)
 
     def update(self, B: np.ndarray, c: np.ndarray, tolerance: float = 0.0) -> Hodlr:
         """Return F + B diag(c) B^T, with the ranks cut again.
@@ -165,8 +163,9 @@ class Hodlr(InLeaves):
         if not 0 <= tolerance < 1:
             raise InputError(f"tolerance must be at least 0 and below 1, not {tolerance}")
         form, tree = self.form, self.tree
-        added = np.zeros((*self._inside.shape, len(c)))
-        added[self._inside] = B[tree.permutation]
+        inside = self._leaf.row_mask
+        added = np.zeros((*inside.shape, len(c)))
+        added[inside] = B[tree.permutation]
         weighted = added * c
         core, before = c[:, None] * (B.T @ B), self.frobenius()
         change = float(np.sum(core * core.T))
@@ -236,10 +235,10 @@ class Hodlr(InLeaves):
     # In the order of the tree
 
     def _tree_diagonal(self) -> np.ndarray:
-        return np.diagonal(self.form.leaves, axis1=1, axis2=2)[self._inside]
+        return np.diagonal(self.form.leaves, axis1=1, axis2=2)[self._leaf.row_mask]
 
-    def _product(self, X: np.ndarray, here: slice = ALL) -> np.ndarray:
-        return applied(self.form, self._inside, X, here)
+    def _product(self, X: np.ndarray, share: Share = WHOLE) -> np.ndarray:
+        return self._leaf.worked(X, share, self.form.product)
 
     def _eliminate(self, shift: float) -> Elimination:
         stacks = self._nested
@@ -305,29 +304,36 @@ class Form:
         """Return the (leaves, m, k) sides of a level; a view."""
         return self.sides[:, :, self.columns(level)]
 
-    def product(self, Z: np.ndarray, here: slice = ALL) -> np.ndarray:
-        """Return the product with a (leaves, m, j) array, of the leaves `here`."""
-        given = exchanged(self.sides, self.widths, Z)
-        Y = times(self.leaves[here], Z[here])
-        Y += times(self.sides[here], given[here])
+    def product(self, Z: np.ndarray, share: Share = WHOLE) -> np.ndarray:
+        """Return the product with a (leaves, m, j) array; both are of the leaves of a share."""
+        here = share.leaves
+        W = self.sides[here]
+        given = exchanged(share.gathered(coordinates(W, Z)), self.widths)
+        Y = times(self.leaves[here], Z)
+        Y += times(W, given[here])
         return Y
 
 
-def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
+def coordinates(W: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """Return W^T Z, (leaves, K, j), for (leaves, m, K) sides and a (leaves, m, j) array."""
+    return times(np.swapaxes(W, 1, 2), Z)
+
+
+def exchanged(given: np.ndarray, widths: list[int]) -> np.ndarray:
     """Return what siblings see of each other: the sides W times it are the product without leaves.
 
     Parameters
     ----------
-    W : (leaves, m, K) array
-        The sides of all levels, which have `widths` columns, root's first.
-    Z : (leaves, m, j) array
+    given : (leaves, K, j) array
+        The `coordinates` of Z; overwritten.
+    widths : list of int
+        The columns of each level in W, root's first.
 
     Returns
     -------
     (leaves, K, j) array
     """
-    (leaves, _, j), first = Z.shape, 0
-    given = times(np.swapaxes(W, 1, 2), Z)
+    (leaves, _, j), first = given.shape, 0
     for level, k in enumerate(widths):
         columns, children = slice(first, first + k), 2 ** (level + 1)
         group, first = leaves // children, first + k
@@ -335,15 +341,6 @@ def exchanged(W: np.ndarray, widths: list[int], Z: np.ndarray) -> np.ndarray:
         moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
         given[:, columns] = np.repeat(moved.reshape(children, k, j), group, axis=0)
     return given
-
-
-def applied(form: Form, inside: np.ndarray, X: np.ndarray, here: slice = ALL) -> np.ndarray:
-    """Return the product with an (n, j) array: the rows of the leaves `here`, without padding."""
-    if inside.all():
-        return form.product(X.reshape(*inside.shape, -1), here).reshape(-1, X.shape[1])
-    Z = np.zeros((*inside.shape, X.shape[1]))
-    Z[inside] = X
-    return form.product(Z, here)[inside[here]]
 
 
 def nested(form: Form, tree: Tree) -> Stacks:

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 WIDE = 16  # rows up to which levels are joined: with smaller matrices the overhead dominates
-ALL = slice(None)
 # Of a matrix whose product with one vector is left to BLAS: least rows or columns, most numbers
 NARROW, LONE = 8, 256
 PIECE = 2**17  # entries of D that are multiplied at once, within the cache
+
+
+@dataclass(frozen=True)
+class Share:
+    """The leaves that a rank works on.
+
+    Attributes
+    ----------
+    leaves : slice
+    gathered : callable
+        Returns what all ranks found for the leaves, from what each found for its own: stacks.
+    """
+
+    leaves: slice
+    gathered: Callable[[np.ndarray], np.ndarray]
+
+
+WHOLE = Share(slice(None), lambda stack: stack)
 
 
 @dataclass(frozen=True)
@@ -51,29 +69,30 @@ class Telescope:
             D, R = D1, R1
         return Telescope(blocks if D is None else [*blocks, D], upward)
 
-    def product(self, X: np.ndarray, here: slice = ALL) -> np.ndarray:
-        """Return the product with a (leaves, rows, j) array, of the leaves `here`."""
-        blocks, upward, below = self.blocks, self.upward, [X]
-        for R, D in zip(upward, blocks[1:], strict=True):
-            seen = times(R, below[-1])
-            below.append(seen.reshape(len(D), D.shape[1], seen.shape[2]))
-        Y = times(blocks[-1], below.pop())
+    def product(self, X: np.ndarray, share: Share = WHOLE) -> np.ndarray:
+        """Return the product with a (leaves, rows, j) array; both are of the leaves of a share."""
+        here, blocks, upward = share.leaves, self.blocks, self.upward
         if not upward:
-            return Y[here]
+            return times(blocks[0][here], X)
+        below, seen = [X], share.gathered(times(upward[0][here], X))
+        for R, D in zip([*upward[1:], None], blocks[1:], strict=True):
+            below.append(seen.reshape(len(D), D.shape[1], seen.shape[2]))
+            seen = below[-1] if R is None else times(R, below[-1])
+        Y = times(blocks[-1], below.pop())
         for D, R in zip(blocks[-2:0:-1], upward[:0:-1], strict=True):
             Y = _of_nodes(D, R, below.pop(), Y)
         return _of_nodes(blocks[0], upward[0], below.pop(), Y, here)
 
 
 def _of_nodes(
-    D: np.ndarray, R: np.ndarray, X: np.ndarray, Y: np.ndarray, here: slice = ALL
+    D: np.ndarray, R: np.ndarray, X: np.ndarray, Y: np.ndarray, here: slice = slice(None)
 ) -> np.ndarray:
-    """Return D X + R^T Y of the nodes `here`, for so many at once as a cache holds.
+    """Return D X + R^T Y of the nodes `here`, whose X is given, for as many as a cache holds.
 
-    Y is the product at their parents, two of which stand one below the other in it.
+    Y is the product at the parents of all nodes, two of which stand one below the other in it.
     """
     given = Y.reshape(*R.shape[:2], Y.shape[2])
-    D, R, X, given = D[here], R[here], X[here], given[here]
+    D, R, given = D[here], R[here], given[here]
     Y, nodes = np.empty_like(X), max(PIECE // (D.shape[1] * D.shape[2]), 1)
     for first in range(0, len(D), nodes):
         some = slice(first, first + nodes)

@@ -144,12 +144,12 @@ class Layout(ABC):
 
     def product(self, V: np.ndarray, whole: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Return ``whole(V)``, a product that every rank can do for all n rows, in this layout."""
-        return self.product_rows(V, lambda V: self.local(whole(V)))
+        return self.by_pieces(V, lambda piece: self.local(whole(self.whole(piece))))
 
-    def product_rows(self, V: np.ndarray, part: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """Return ``part(V)``, this rank's rows of a product with all n rows of V."""
-        pieces = [part(self.whole(piece)) for piece in self._pieces(V)]
-        return pieces[0] if len(pieces) == 1 else np.hstack(pieces)
+    def by_pieces(self, V: np.ndarray, work: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return ``work(V)`` for a block in this layout, done for so many columns as it gathers."""
+        found = [work(piece) for piece in self._pieces(V)]
+        return found[0] if len(found) == 1 else np.hstack(found)
 
     def pieces(self, columns: int, most: int | None = None) -> int:
         """Return in how many pieces, of at most `most` columns, a product is done."""

@@ -132,7 +132,10 @@ class World:
         return receive
 
     def gather_rows(self, slab: np.ndarray, counts: list[int]) -> np.ndarray:
-        """Return all ranks' slabs, one below the other: a (sum(counts), k) array on every rank."""
+        """Return all ranks' slabs, one below the other: a (sum(counts), ...) array on each rank."""
+        if slab.ndim != 2:
+            flat = slab.reshape(len(slab), int(np.prod(slab.shape[1:])))
+            return self.gather_rows(flat, counts).reshape(-1, *slab.shape[1:])
         whole = np.empty((sum(counts), slab.shape[1]), slab.dtype)
         for columns in _countable(whole):
             part = np.ascontiguousarray(slab[:, columns])
@@ -244,6 +247,20 @@ class World:
         send = [np.concatenate(data), sizes]
         self._wait(self.comm.Ialltoallv(send, [received, coming]), "exchange", int(most[0]))
         return _unpacked(received, coming)
+
+    def exchange_rows(
+        self, block: np.ndarray, counts: np.ndarray, coming: np.ndarray, most: int
+    ) -> np.ndarray:
+        """Send counts[r] rows of a (rows, k) block to rank r, one rank's below the other's.
+
+        Return the rows that come, coming[r] from rank r; `most` is the most rows that a rank sends
+        or gets, which all ranks know.
+        """
+        block, k = np.ascontiguousarray(block), block.shape[1]
+        received = np.empty((int(coming.sum()), k), block.dtype)
+        parts = [block, counts * k], [received, coming * k]
+        self._wait(self.comm.Ialltoallv(*parts), "exchange", most * k * block.itemsize)
+        return received
 
     def exchange_columns(self, parts: list[np.ndarray], counts: list[int]) -> np.ndarray:
         """Send parts[r], this rank's rows of some columns, to rank r; return what came.

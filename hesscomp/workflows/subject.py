@@ -69,8 +69,9 @@ class SourceRequest(Options, group="data"):
 
     data: str | None = option(None, metavar="NAME|FILE", help=NAMED_DATA)
     format: str | None = option(
-        None, choices=tuple(SOURCES), advanced=True, help="default: by the file's name"
-    )
+        None, choices=tuple(SOURCES), flag="--data-format", former="--format", advanced=True,
+        help="default: by the file's name",
+    )  # fmt: skip
     label: str | None = option(
         None, metavar="NAME",
         help="the labels: a column (default: the last one), a data set of an HDF5 or NPZ file "

@@ -297,7 +297,7 @@ def test_a_killed_rank_loses_no_product(run_command, mpiexec, in_tmp, form):
         "    return inner(*a, **k)\n"
         "Journaled.block_product = dies\n"
         "a = ['compress', '--data', 'adult', '--tolerance', '0.05', '--leaf-size', '8',\n"
-        "     '--factor-format', sys.argv[1], '--out', sys.argv[2], '--run', sys.argv[3]]\n"
+        "     '--format', sys.argv[1], '--out', sys.argv[2], '--run', sys.argv[3]]\n"
         "sys.exit(m.main(a))\n"
     )
     (in_tmp / "run.py").write_text(script)
@@ -347,3 +347,16 @@ def test_names_of_the_last_version_are_accepted_with_a_warning(caplog):
         "--report is now --json; the next version refuses --report",
     ]
     assert not parse(["newton", "--data", "adult", "--max-steps", "2"]).renamed
+
+
+def test_format_is_the_factors_and_was_the_datas(capsys):
+    words = ["compress", "--data", "d.csv", "--out", "f.h5", "--format"]
+    options = parse([*words, "csv"])
+    assert (options.format, options.factor_format, len(options.renamed)) == ("csv", "low-rank", 1)
+    options = parse([*words, "hbs"])
+    assert (options.format, options.factor_format, options.renamed) == (None, "hbs", [])
+    options = parse([*words[:-1], "--factor-format=hodlr", "--format=npz"])
+    assert (options.format, options.factor_format, len(options.renamed)) == ("npz", "hodlr", 2)
+    with pytest.raises(SystemExit):
+        parse([*words, "hss"])
+    assert "argument --format: invalid choice: 'hss'" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def data_options(start: str, end: str) -> dict[str, Case]:
     """Those of `add_data_arguments` in a command that starts and ends so."""
     return {
         "--data": Case("--data e.csv"),
-        "--format": Case("--format hdf5", refused=True),
+        "--data-format": Case("--data-format hdf5", refused=True),
         "--label": Case("--label f0"),
         **table_options(start, end),
         "--intercept": Case("--intercept"),
@@ -150,7 +150,7 @@ def operator_options(start: str, end: str) -> dict[str, Case]:
 
 
 COMPRESS = "compress --rank 3 --oversample 1", "--out f.h5 --json r.json"
-HBS = "compress --rank 1 --factor-format hbs --data d.csv --out f.h5 --json r.json"
+HBS = "compress --rank 1 --format hbs --data d.csv --out f.h5 --json r.json"
 UPDATE = "update f0.h5 --rank 2 --oversample 1", "--out f.h5 --json r.json"
 UPDATE_MODEL = "update m0.h5 --rank 2", "--out f.h5 --json r.json"
 DIAGONAL = "diagonal --columns 8", "--out f.h5 --json r.json"
@@ -174,7 +174,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             ),
             "--max-rank": Case("--max-rank 2", "compress --tolerance 0.1 --data d.csv --out f.h5"),
             "--which": Case("--which SA"),
-            "--factor-format": Case("--factor-format hbs"),
+            "--format": Case("--format hbs"),
             "--ordering": Case("--ordering clusters", HBS),
             "--leaf-size": Case("--leaf-size 5", HBS),
             "--sketch-columns": Case("--sketch-columns 7", HBS),
@@ -396,7 +396,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
         "data d.csv",
         {
             "data": Case("data e.csv"),
-            "--format": Case("--format hdf5", refused=True),
+            "--data-format": Case("--data-format hdf5", refused=True),
             "--label": Case("--label f0"),
             "--test": Case("--test t.csv"),
             "--targets": Case("--targets values"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel import world as world_module
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated, RowLayout
+from hesscomp.parallel.regrouping import Regrouping
 from hesscomp.parallel.resources import available_bytes
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
@@ -521,6 +523,25 @@ def test_products_of_hierarchical_factors_by_rows(world, format):
     )
     layout, F, V = factor.layout, factor.to_dense(), rng.standard_normal((n, 3))
     assert layout.rows < n or world.size == 1
-    np.testing.assert_allclose(factor @ layout.local(V), layout.local(F @ V), atol=1e-12)
+    found = factor @ layout.local(V)
+    np.testing.assert_allclose(found, layout.local(F @ V), atol=1e-12)
+    alike = replace(factor, layout=Replicated(n, world)) @ V
+    np.testing.assert_array_equal(found, layout.local(alike))
     X = np.linalg.solve(F + np.eye(n), V)
     np.testing.assert_allclose(factor.solve(layout.local(V), 1.0), layout.local(X), atol=1e-11)
+
+
+@pytest.mark.ranks
+def test_rows_go_to_the_parts_of_an_ordering_and_back(world):
+    n, rng = 137, np.random.default_rng(1)
+    layout, order, V = RowLayout(n, world), rng.permutation(n), rng.standard_normal((n, 2))
+    cuts = np.linspace(5, n, world.size + 1).astype(int)
+    parts = [(int(cuts[rank]), int(cuts[rank + 1])) for rank in range(world.size)]
+    parts[0] = (5, 5)  # none, and some rows belong to no part
+    rows, mine = Regrouping(layout, order, parts), order[slice(*parts[world.rank])]
+    there = rows.there(layout.local(V))
+    np.testing.assert_array_equal(there, V[mine])
+    whole = Regrouping(
+        layout, order, [row_range(n, rank, world.size) for rank in range(world.size)]
+    )
+    np.testing.assert_array_equal(whole.back(whole.there(layout.local(V))), layout.local(V))
