@@ -242,7 +242,7 @@ class HodlrFormat(Format):
 
     def compress(self, sketch, asked, tree, start):
         return compress_hodlr(
-            sketch.operator, tree, asked.rank or asked.max_rank, asked.tolerance,
+            sketch.known, tree, asked.rank or asked.max_rank, asked.tolerance,
             oversample=asked.oversample, seed=asked.seed, probe_count=asked.probe_count,
         )  # fmt: skip
 
@@ -250,7 +250,7 @@ class HodlrFormat(Format):
         """The blocks of siblings as the HBS factor of the sketch has them; no factor."""
         near = others[Hbs.kind]
         assert isinstance(near.factor, Hbs)  # as that format makes
-        columns, numbers = tree.leaf_sizes.max(), np.sum(tree.leaf_sizes**2)
+        columns, numbers = int(tree.leaf_sizes.max()), np.sum(tree.leaf_sizes**2)
         for level, B in enumerate(reversed(near.factor.stacks.couplings)):
             sizes = np.diff(tree.bounds[:: tree.leaves >> level])
             cut = cut_of_block(asked.tolerance * sketch.norm / 2, level, tree.levels)
@@ -259,9 +259,8 @@ class HodlrFormat(Format):
             ranks = np.sum(rest > cut, axis=1)
             columns += 2 * min(int(ranks.max()) + asked.oversample, int(sizes.max() + 1) // 2)
             numbers += np.sum(ranks * sizes)
-        return Candidate(
-            self.name, near.columns + int(columns), float(numbers) / tree.n, near.error
-        )
+        columns = near.columns + (0 if sketch.exact else int(columns))
+        return Candidate(self.name, columns, float(numbers) / tree.n, near.error)
 
 
 FORMATS: dict[str, Format] = {
@@ -491,6 +490,7 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
 def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice) -> Factor:
     """Return the factor of the format that is the smallest of those that meet the tolerance."""
     assert asked.tolerance is not None  # by its check
+    operator = sketch.operator
     tolerance, needed = MARGIN * asked.tolerance, first_columns(asked, tree) - sketch.size
     if needed > 0:
         sketch.grow(needed)
@@ -500,9 +500,14 @@ def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice)
             by_name[name] = each.candidate(sketch, asked, tree, by_name)
         found = list(by_name.values())
         met = [each for each in found if each.error <= tolerance]
-        if met or not grow(sketch, tree, 0):
+        if met:
+            best = min(met, key=lambda each: each.numbers)
+            if sketch.exact or best.columns < operator.n:
+                break
+            sketch.grow(operator.n)  # the matrix itself takes fewer columns
+        elif not grow(sketch, tree, 0):
+            best = min(found, key=lambda each: each.error)
             break
-    best = min(met, key=lambda each: each.numbers) if met else min(found, key=lambda e: e.error)
     chosen = Selection(tuple(found), best.format, asked.tolerance)
     log.info("%s", chosen)
     if on_choice is not None:

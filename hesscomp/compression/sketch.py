@@ -5,8 +5,10 @@ import numpy as np
 from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import Factor
+from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.sketching.test_matrices import gaussian, probes
 
 LEAST = 16  # columns that are multiplied at once
@@ -44,6 +46,16 @@ class GaussianSketch:
     def exact(self) -> bool:
         """Whether the matrix is assembled."""
         return self.matrix is not None
+
+    @property
+    def known(self) -> Operator:
+        """The operator; where its matrix is assembled, products with that, which are not counted."""
+        if self.matrix is None:
+            return self.operator
+        world = self.operator.world.with_ledger(Ledger())
+        known = MatrixOperator(self.matrix, world, psd=self.operator.psd)
+        known.layout = self.operator.layout
+        return known
 
     @property
     def Y(self) -> np.ndarray:

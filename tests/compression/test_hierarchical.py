@@ -175,6 +175,18 @@ def test_auto_takes_low_rank_where_it_wins(signs):
     assert factor.certificate.converged and relative(factor, H) < 1.1e-2
 
 
+def test_auto_takes_no_more_columns_than_the_matrix_has():
+    """Where each format would need more, the matrix is assembled, and its formats are compared."""
+    n, rng, tables = 150, np.random.default_rng(0), []
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    H = (Q * (-0.97) ** np.arange(n)) @ Q.T
+    factor = hc.compress(H, tolerance=0.05, format="auto", on_choice=tables.append, leaf_size=16)
+    (table,) = tables
+    sketched = table.candidates[0].columns - n
+    assert factor.provenance.columns == n + sketched < 2 * n
+    assert factor.certificate.converged and relative(factor, H) < 0.055
+
+
 def test_a_nearby_matrix_takes_over_tree_and_ranks():
     points = grid(24)
     H, later = exponential(points, 0.3), exponential(points, 0.33)
