@@ -135,7 +135,7 @@ class World:
         """Return all ranks' slabs, one below the other: a (sum(counts), ...) array on each rank."""
         if slab.ndim != 2:
             flat = slab.reshape(len(slab), int(np.prod(slab.shape[1:])))
-            return self.gather_rows(flat, counts).reshape(-1, *slab.shape[1:])
+            return self.gather_rows(flat, counts).reshape(sum(counts), *slab.shape[1:])
         whole = np.empty((sum(counts), slab.shape[1]), slab.dtype)
         for columns in _countable(whole):
             part = np.ascontiguousarray(slab[:, columns])
