@@ -49,7 +49,7 @@ class GaussianSketch:
 
     @property
     def known(self) -> Operator:
-        """The operator; where its matrix is assembled, products with that, which are not counted."""
+        """The operator; where its matrix is assembled, one with products that are not counted."""
         if self.matrix is None:
             return self.operator
         world = self.operator.world.with_ledger(Ledger())
