@@ -25,6 +25,7 @@ from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
 from hesscomp.options import Seeded, option
 from hesscomp.parallel.layout import Replicated
+from hesscomp.parallel.share import Share
 from hesscomp.sketching.test_matrices import gaussian
 
 FIRST = 8  # rank of a level that a tolerance begins with; it then grows by half
@@ -102,7 +103,8 @@ def compress_hodlr(
     With leaves of m parameters and L levels, 2 (rank + oversample) L + m product columns, or
     3 (rank + oversample) L + m in one pass, in 2 L + 1 or L + 1 block products, and the probes in
     one more. A level takes no more columns than its blocks have. About 6 (rank + oversample)^2
-    operations a parameter and level, on one rank, which hands the others n rank numbers a level.
+    operations a parameter and level, which the ranks share from the level on that has a node for
+    each; every rank gets the n rank numbers of a level.
     Memory: the factor, and five (n, rank + oversample) arrays, on every rank.
     """
     asked = HodlrOptions(rank=rank, tolerance=tolerance, **options)
@@ -184,7 +186,12 @@ class Peeling:
             sketch = sketch.wider(min(sketch.columns // 2, most - sketch.columns))
         noise = ROUNDING * np.finfo(self.operator.dtype).eps * self.norm
         kept = asked.rank or sketch.columns
-        W = self.layout.on_root(truncated, sketch.Q, sketch.across(), kept, cut, noise)
+
+        def sides(Q, Z):
+            W = truncated(Q, Z, kept, cut, noise)
+            return W.reshape(len(Q), 2, *W.shape[1:])
+
+        W = self.by_nodes(sides, sketch.Q, sketch.across()).reshape(2 * nodes, *sketch.Q.shape[1:])
         ranks = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
         width = int(ranks.max())
         return W[:, :, :width].reshape(self.tree.leaves, self.m, width), ranks
@@ -219,13 +226,25 @@ class Peeling:
         V = np.empty((self.tree.n, stack.shape[2]))
         V[self.tree.permutation] = stack.reshape(V.shape) if self.full else stack[self.inside]
         out = self._in_leaves(self.layout.whole(self.operator @ self.layout.local(V)))
-        if self.widths:
-            given = exchanged(coordinates(self.sides, stack), self.widths)
-            step = max(PIECE // (self.m * stack.shape[2]), 1)
-            for first in range(0, len(out), step):
-                here = slice(first, first + step)
-                out[here] -= self.sides[here] @ given[here]
-        return out
+        if not self.widths:
+            return out
+        share = Share.of(len(out), self.layout.world)
+        sides, own = self.sides[share.own], out[share.own]
+        given = exchanged(share.gathered(coordinates(sides, stack[share.own])), self.widths)
+        given = given[share.own]
+        step = max(PIECE // (self.m * stack.shape[2]), 1)
+        for first in range(0, len(own), step):
+            here = slice(first, first + step)
+            own[here] -= sides[here] @ given[here]
+        return share.gathered(own)
+
+    def by_nodes(self, work: Callable, *stacks: np.ndarray) -> np.ndarray:
+        """Return ``work(*stacks)``, a stack made node by node, in which the ranks share the nodes.
+
+        All ranks get the same bits.
+        """
+        share = Share.of(len(stacks[0]), self.layout.world)
+        return share.gathered(work(*(stack[share.own] for stack in stacks)))
 
 
 class Sketch:
@@ -249,7 +268,7 @@ class Sketch:
         if before is not None:
             found = [np.concatenate(pair, axis=2) for pair in zip(before.found, found, strict=True)]
         self.found: list[np.ndarray] = found
-        self.Q: np.ndarray = peeling.layout.on_root(_orthonormal, found[0])
+        self.Q: np.ndarray = peeling.by_nodes(_orthonormal, found[0])
 
     @property
     def columns(self) -> int:

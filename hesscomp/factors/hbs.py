@@ -13,8 +13,9 @@ import numpy as np
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hierarchical import Elimination, InLeaves
-from hesscomp.factors.telescope import WHOLE, Share, Telescope
+from hesscomp.factors.telescope import Telescope
 from hesscomp.factors.tree import Tree
+from hesscomp.parallel.share import WHOLE, Share
 
 DELAY = 1e-3  # a pivot below this part of its coupling is left to the parent
 Work = Callable[[np.ndarray, Share], np.ndarray]
@@ -260,7 +261,7 @@ class Ragged:
         if not self._padded:
             Y = work(X.reshape(-1, self.shape[1], X.shape[1]), share)
             return Y.reshape(-1, X.shape[1])
-        inside = self.row_mask[share.leaves]
+        inside = self.row_mask[share.own]
         stack = np.zeros((*inside.shape, X.shape[1]))
         stack[inside] = X
         return work(stack, share)[inside]

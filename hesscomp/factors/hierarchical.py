@@ -18,12 +18,12 @@ import scipy.sparse.linalg
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.factor import Factor, Inertia, LogDet, finite_shift
-from hesscomp.factors.telescope import Share
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import RowLayout
 from hesscomp.parallel.regrouping import Regrouping
 from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -262,11 +262,10 @@ class InLeaves(Hierarchical):
     def _share(self) -> tuple[Share, Regrouping]:
         """The leaves that this rank works on, and how their rows come and go."""
         tree, layout = self.tree, cast(RowLayout, self.layout)
-        world = layout.world
-        ends = [row_range(tree.leaves, rank, world.size) for rank in range(world.size)]
-        counts = [last - first for first, last in ends]
-        share = Share(slice(*ends[world.rank]), lambda stack: world.gather_rows(stack, counts))
+        size = layout.world.size
+        ends = [row_range(tree.leaves, rank, size) for rank in range(size)]
         parts = [(int(tree.bounds[first]), int(tree.bounds[last])) for first, last in ends]
+        share = Share.of(tree.leaves, layout.world)
         return share, Regrouping(layout, tree.permutation, parts)
 
     @property

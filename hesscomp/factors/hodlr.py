@@ -12,8 +12,9 @@ from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hbs import Ragged, Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, InLeaves
-from hesscomp.factors.telescope import WHOLE, Share, times
+from hesscomp.factors.telescope import times
 from hesscomp.factors.tree import Tree
+from hesscomp.parallel.share import WHOLE, Share
 
 TALL = 1024  # rows of a matrix that is orthonormalised in one piece
 
@@ -306,7 +307,7 @@ class Form:
 
     def product(self, Z: np.ndarray, share: Share = WHOLE) -> np.ndarray:
         """Return the product with a (leaves, m, j) array; both are of the leaves of a share."""
-        here = share.leaves
+        here = share.own
         W = self.sides[here]
         given = exchanged(share.gathered(coordinates(W, Z)), self.widths)
         Y = times(self.leaves[here], Z)

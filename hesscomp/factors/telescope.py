@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from hesscomp.parallel.share import WHOLE, Share
 
 WIDE = 16  # rows up to which levels are joined: with smaller matrices the overhead dominates
 # Of a matrix whose product with one vector is left to BLAS: least rows or columns, most numbers
 NARROW, LONE = 8, 256
 PIECE = 2**17  # entries of D that are multiplied at once, within the cache
-
-
-@dataclass(frozen=True)
-class Share:
-    """The leaves that a rank works on.
-
-    Attributes
-    ----------
-    leaves : slice
-    gathered : callable
-        Returns what all ranks found for the leaves, from what each found for its own: stacks.
-    """
-
-    leaves: slice
-    gathered: Callable[[np.ndarray], np.ndarray]
-
-
-WHOLE = Share(slice(None), lambda stack: stack)
 
 
 @dataclass(frozen=True)
@@ -71,7 +54,7 @@ class Telescope:
 
     def product(self, X: np.ndarray, share: Share = WHOLE) -> np.ndarray:
         """Return the product with a (leaves, rows, j) array; both are of the leaves of a share."""
-        here, blocks, upward = share.leaves, self.blocks, self.upward
+        here, blocks, upward = share.own, self.blocks, self.upward
         if not upward:
             return times(blocks[0][here], X)
         below, seen = [X], share.gathered(times(upward[0][here], X))
