@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hesscomp.service.events import Events
 from hesscomp.service.jobs import (
     ATTEMPTS,
     CANCELLED,
+    ENDED,
     FAILED,
     HISTORY,
     QUEUED,
@@ -226,6 +228,14 @@ class Front:
         elif job is self.running and self.ranks is not None:
             self._cancelled.add(job.id)
             self.ranks.send({"do": "cancel", "job": job.id})
+        return job
+
+    async def ended(self, job: Job, seconds: float) -> Job:
+        """Wait until a job has ended, at most so long and while this service runs; return it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while job.state not in ENDED and self.events.open:
+                    await self.events.next()
         return job
 
     def drain(self) -> None:

@@ -202,6 +202,17 @@ def test_cancelling(running):
         job.result()
 
 
+def test_waiting_for_a_job(running):
+    """One request waits for the end; where that comes too late, its state is told."""
+    running.rank.step = 0.3
+    job = running.client.compress("zero", rank=2)
+    until(lambda: job.state == "running")
+    with pytest.raises(ServiceError, match=f"{job.id} is running after 0.1 s"):
+        job.wait(0.1)
+    running.rank.step = 0.01
+    assert running.client.request_json("GET", f"/v1/jobs/{job.id}?wait=9")["state"] == "done"
+
+
 def test_events_are_resumed(running):
     service = running.client
     before = service.status()["event"]
