@@ -203,7 +203,7 @@ class RankLoop:
         return self.mail.visitor is not None and self.host.receives()
 
     def _look(self) -> None:
-        """Take what the front has sent meanwhile, on rank 0; where it has ended, so do the ranks."""
+        """Take what the front has sent, on rank 0; where it has ended, so do the ranks."""
         if self.mail.stream is not None:
             try:
                 self.mail.look()
