@@ -464,6 +464,15 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
     assert running.client.status()["state"] == "ready"
 
 
+def test_one_connection_too_many_is_told_to_come_again(running, monkeypatch):
+    assert running.client.status()["state"] == "ready"  # its connection stays open
+    monkeypatch.setattr("hesscomp.service.server.CONNECTIONS", 0)
+    status, headers, body = http(running, "GET", "/v1/status")
+    assert status == 503 and headers["retry-after"] == "2" and headers["connection"] == "close"
+    assert json.loads(body)["error"].startswith("0 connections are open already")
+    assert running.client.status()["state"] == "ready"
+
+
 def test_a_refused_body_is_not_waited_for(running):
     with socket.socket(socket.AF_UNIX) as stream:
         stream.settimeout(10)
