@@ -35,7 +35,6 @@ from hesscomp.service.requests import (
     check_memory,
     check_operator,
     job_request,
-    kind_of,
 )
 from hesscomp.service.wire import Job, JobBody
 from hesscomp.storage.npy import save_npy
@@ -185,15 +184,13 @@ class Front:
         InputError, Unavailable, Full, KeyError
         """
         self._check_open()
-        known = self.store.with_key(body.key)
+        if self.store.with_key(body.key) is None:
+            await asyncio.to_thread(self._check_job, body)  # of a training it loads TensorFlow
+        known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
         if known is not None:
             if (known.kind, known.options, known.point) != (body.kind, body.options, body.point):
                 raise InputError(f"`key` {body.key}: belongs to {known.id}, another job")
             return known, False
-        request = self._request(body, Path("jobs"))
-        if self.about["ranks"]:
-            sizes = self.n, self.about["rows"], self.about["ranks"]
-            await asyncio.to_thread(check_memory, request, *sizes)
         x = None
         if body.point not in (None, TRAINED, *NAMED_POINTS):
             x = self.points[body.point]
@@ -212,9 +209,12 @@ class Front:
         self._advance()
         return job, True
 
-    def _request(self, body: JobBody | Job, folder: Path) -> Any:
-        kind_of(body.kind)
-        return job_request(body.kind, body.options, self.served, folder, self._at(body, folder))
+    def _check_job(self, body: JobBody) -> None:
+        folder = Path("jobs")
+        request = job_request(body.kind, body.options, self.served, folder, self._at(body, folder))
+        if self.about["ranks"]:
+            sizes = self.n, self.about["rows"], self.about["ranks"]
+            check_memory(body.kind, request, *sizes)
 
     def _at(self, body: JobBody | Job, folder: Path) -> str | None:
         if body.point in (None, TRAINED, *NAMED_POINTS):

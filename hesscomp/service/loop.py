@@ -235,7 +235,7 @@ class RankLoop:
         try:
             request = job_request(job["kind"], job["options"], self.served, place, at)
             problem = self.subject.problem  # when the job came in, it was perhaps not known yet
-            check_memory(request, problem.n, problem.rows, self._describe_ranks())
+            check_memory(job["kind"], request, problem.n, problem.rows, self._describe_ranks())
             result = kind_of(job["kind"]).run(request, self.world, self.job.tell, self.subject)
             if "json" not in kind_of(job["kind"]).files:
                 with self.world.phase("writing the numbers"):
