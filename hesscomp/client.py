@@ -14,6 +14,7 @@ import hashlib
 import http.client
 import io
 import json
+import math
 import os
 import platform
 import secrets
@@ -33,8 +34,8 @@ import numpy as np
 from hesscomp.errors import HesscompError, InputError
 
 MOST_BODY = 16 * 2**20  # bytes; larger arrays go by name in the service's folder
-SOON = 0.05  # seconds between two looks at a job, at first
-LATER = 1.0
+SOON = 0.05  # seconds between two looks at whether the ranks are there
+LONG = 30.0  # for which one request waits for the end of a job
 ENDED = ("done", "failed", "cancelled")
 REFUSALS = http.client.HTTPException, ConnectionError, FileNotFoundError, ssl.SSLError
 TRIES = 20  # of a request that the service does not take now
@@ -479,13 +480,15 @@ class Job:
         ServiceError
             Where it has not ended within `seconds`.
         """
-        end, pause = None if seconds is None else time.monotonic() + seconds, SOON
-        while (state := self.state) not in ENDED:
-            if end is not None and time.monotonic() > end:
+        end = math.inf if seconds is None else time.monotonic() + seconds
+        longest = min(LONG, (self.service.timeout or math.inf) / 2)
+        while True:
+            wait = max(min(end - time.monotonic(), longest), 0.0)
+            state = self.service.request_json("GET", f"{self._path}?wait={wait:.3f}")["state"]
+            if state in ENDED:
+                return state
+            if time.monotonic() >= end:
                 raise ServiceError(f"job {self.id} is {state} after {seconds:g} s")
-            time.sleep(pause)
-            pause = min(pause * 1.5, LATER)
-        return state
 
     def result(self, seconds: float | None = None) -> dict[str, Any]:
         """Wait for the end; return the numbers that the command's `--json` writes.

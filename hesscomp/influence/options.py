@@ -5,6 +5,13 @@ from dataclasses import dataclass
 from hesscomp.factors.lowrank import tail_number
 from hesscomp.options import Seeded, option
 
+WHOLE, SOME = 256, 100  # n up to which a factor that is made here is whole, and its rank beyond
+
+
+def factor_rank(n: int) -> int:
+    """Return the rank of the factor that a sensitivity makes where none is given."""
+    return n if n <= WHOLE else SOME
+
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityOptions(Seeded, group="sensitivity"):

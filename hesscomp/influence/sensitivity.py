@@ -12,7 +12,7 @@ from hesscomp.datasets import Dataset
 from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 from hesscomp.influence.by_factor import Inverse, laplace, row_statistics
-from hesscomp.influence.options import SensitivityOptions
+from hesscomp.influence.options import SensitivityOptions, factor_rank
 from hesscomp.influence.result import Sensitivity
 from hesscomp.influence.rows import gather_rows
 from hesscomp.krylov.cg import ColumnsResult, solve_columns
@@ -24,7 +24,6 @@ from hesscomp.problems.problem import Problem
 
 log = logging.getLogger(__name__)
 
-WHOLE, SOME = 256, 100  # n up to which a factor that is made here is whole, and its rank beyond
 TOLERANCES = {"float64": 1e-8, "float32": 1e-4}  # of residuals, by the type of the products
 
 
@@ -204,7 +203,7 @@ def _factor(operator: CurvatureOperator, factor: Factor | None, seed: int) -> Fa
     """Return the factor that was given, on every rank, or one that is made here."""
     n = operator.n
     if factor is None:
-        return compress(operator, n if n <= WHOLE else SOME, seed=seed, layout="replicated")
+        return compress(operator, factor_rank(n), seed=seed, layout="replicated")
     if factor.n != n:
         raise InputError(f"the factor has n = {factor.n}, but the problem has {n} parameters")
     return factor.in_layout(Replicated(n, factor.world))

@@ -33,6 +33,11 @@ class Events:
         self.open = False
         self._wake()
 
+    async def next(self) -> None:
+        """Wait until an event is added, or there will be none any more."""
+        if self.open:
+            await self._news.wait()
+
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()
         news.set()

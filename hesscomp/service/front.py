@@ -5,6 +5,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hesscomp.service.events import Events
 from hesscomp.service.jobs import (
     ATTEMPTS,
     CANCELLED,
+    ENDED,
     FAILED,
     HISTORY,
     QUEUED,
@@ -33,7 +35,6 @@ from hesscomp.service.requests import (
     check_memory,
     check_operator,
     job_request,
-    kind_of,
 )
 from hesscomp.service.wire import Job, JobBody
 from hesscomp.storage.npy import save_npy
@@ -183,15 +184,13 @@ class Front:
         InputError, Unavailable, Full, KeyError
         """
         self._check_open()
-        known = self.store.with_key(body.key)
+        if self.store.with_key(body.key) is None:
+            await asyncio.to_thread(self._check_job, body)  # of a training it loads TensorFlow
+        known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
         if known is not None:
             if (known.kind, known.options, known.point) != (body.kind, body.options, body.point):
                 raise InputError(f"`key` {body.key}: belongs to {known.id}, another job")
             return known, False
-        request = self._request(body, Path("jobs"))
-        if self.about["ranks"]:
-            sizes = self.n, self.about["rows"], self.about["ranks"]
-            await asyncio.to_thread(check_memory, request, *sizes)
         x = None
         if body.point not in (None, TRAINED, *NAMED_POINTS):
             x = self.points[body.point]
@@ -210,9 +209,12 @@ class Front:
         self._advance()
         return job, True
 
-    def _request(self, body: JobBody | Job, folder: Path) -> Any:
-        kind_of(body.kind)
-        return job_request(body.kind, body.options, self.served, folder, self._at(body, folder))
+    def _check_job(self, body: JobBody) -> None:
+        folder = Path("jobs")
+        request = job_request(body.kind, body.options, self.served, folder, self._at(body, folder))
+        if self.about["ranks"]:
+            sizes = self.n, self.about["rows"], self.about["ranks"]
+            check_memory(body.kind, request, *sizes)
 
     def _at(self, body: JobBody | Job, folder: Path) -> str | None:
         if body.point in (None, TRAINED, *NAMED_POINTS):
@@ -226,6 +228,14 @@ class Front:
         elif job is self.running and self.ranks is not None:
             self._cancelled.add(job.id)
             self.ranks.send({"do": "cancel", "job": job.id})
+        return job
+
+    async def ended(self, job: Job, seconds: float) -> Job:
+        """Wait until a job has ended, at most so long and while this service runs; return it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while job.state not in ENDED and self.events.open:
+                    await self.events.next()
         return job
 
     def drain(self) -> None:

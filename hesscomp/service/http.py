@@ -29,6 +29,7 @@ from hesscomp.storage.npy import mapped_npy, save_npy
 MOST_ITERATIONS = 10_000  # of a solve
 MOST_JSON = 2**16
 NPY_HEADER = 2**12
+MOST_WAIT = 60.0  # seconds for which a request waits for a job's end
 BODY_SECONDS = 60.0  # in which a whole body must have come
 CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 OPEN = ("/", "/page.js", "/page.css")  # nothing secret is in them
@@ -383,7 +384,9 @@ class Doors:
         return reply(job, 201 if new else 200)
 
     async def job(self, request: Request) -> Response:
-        return reply(self._job(request))
+        """Answer at once, or with `wait` when the job has ended, at the latest after so long."""
+        seconds = min(_number(request, "wait", 0.0), MOST_WAIT)
+        return reply(await self.front.ended(self._job(request), seconds))
 
     async def cancel(self, request: Request) -> Response:
         return reply(await self.front.cancel(self._job(request)))

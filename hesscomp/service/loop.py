@@ -190,20 +190,25 @@ class RankLoop:
         """Return SIGTERM where the service drains, SIGINT where nobody waits any more, else 0."""
         if self.work is None and self.job is None:
             return 0
-        if self.mail.stream is not None:
-            try:
-                self.mail.look()
-            except (EOFError, OSError):
-                self.mail.asked = signal.SIGTERM
+        self._look()
         cancelled = self.job is not None and self.job.name in self.mail.cancelled
         left = self.work is not None and self.work == self.mail.left
         return self.signals() or self.mail.asked or (signal.SIGINT if cancelled or left else 0)
 
     def waiting(self) -> bool:
         """Return whether short work waits, and this is the time for it."""
-        if self.host is None or self.mail.visitor is None:
+        if self.host is None:
             return False
-        return self.host.receives()
+        self._look()  # else what came during this product would wait for the next one too
+        return self.mail.visitor is not None and self.host.receives()
+
+    def _look(self) -> None:
+        """Take what the front has sent, on rank 0; where it has ended, so do the ranks."""
+        if self.mail.stream is not None:
+            try:
+                self.mail.look()
+            except (EOFError, OSError):
+                self.mail.asked = signal.SIGTERM
 
     def receive(self) -> None:
         """Serve one piece of short work; the costs of what it visits do not count it."""
@@ -230,7 +235,7 @@ class RankLoop:
         try:
             request = job_request(job["kind"], job["options"], self.served, place, at)
             problem = self.subject.problem  # when the job came in, it was perhaps not known yet
-            check_memory(request, problem.n, problem.rows, self._describe_ranks())
+            check_memory(job["kind"], request, problem.n, problem.rows, self._describe_ranks())
             result = kind_of(job["kind"]).run(request, self.world, self.job.tell, self.subject)
             if "json" not in kind_of(job["kind"]).files:
                 with self.world.phase("writing the numbers"):

@@ -10,8 +10,9 @@ from typing import Any
 from hesscomp.compression.counting import Machine
 from hesscomp.compression.formats import LOW_RANK
 from hesscomp.compression.options import SketchSizes
-from hesscomp.compression.plan import METHODS
+from hesscomp.compression.plan import METHODS, NUMBER
 from hesscomp.errors import InputError
+from hesscomp.influence.options import factor_rank
 from hesscomp.options import Options, described, format_bytes, refuse_unknown, values
 from hesscomp.problems.catalogue import NAMED_PROBLEMS
 from hesscomp.service.wire import Value
@@ -27,6 +28,11 @@ DECIDED = (
     *("out", "json", "plot", "run", "save_every", "save_point", "model_out", "factor_out", "at"),
     *("factor", "tensorboard", "test"),
 )
+MORE = "take ranks with more memory"
+REMEDIES = {
+    "compress": "take a smaller `rank`, or a service of more ranks with `layout` rows",
+    "spectrum": "take fewer `probes` or `steps`",
+}
 COPIES = 8  # of a large array that a rank holds while it works with it
 FILES = re.compile(r"^[/~.]|\.\.|\.(npy|npz|h5|hdf5|keras|csv|json)$")
 
@@ -133,37 +139,55 @@ def job_request(
     return about.options(**given)
 
 
-def check_memory(request: Any, n: int, rows: int, ranks: list[dict[str, Any]]) -> None:
-    """Refuse a compression to a rank that takes more memory than its ranks have free, by the plan.
+def check_memory(kind: str, request: Any, n: int, rows: int, ranks: list[dict[str, Any]]) -> None:
+    """Refuse a job that takes more memory than its ranks have free, by the plan.
 
-    The rank with the least counts, as it was when the ranks last said it. Of other formats, and of
-    a tolerance, the columns are not known before.
+    The rank with the least counts, as it was when the ranks last said it. What is not known before,
+    such as the columns that a tolerance takes, counts as the least that it can be.
 
     Raises
     ------
     InputError
         With both sizes.
     """
-    low_rank = getattr(request, "factor_format", None) == LOW_RANK and request.rank is not None
     free = min((rank["free_bytes"] for rank in ranks), default=None)
-    if not low_rank or free is None:
+    if free is None:
         return
-    sizes = values(request, SketchSizes) | {"rank": int(request.rank)}
-    method = request.method if request.method in METHODS else "auto"
+    sketch, basis = _least(kind, request, n)
     found = plan(
         PlanRequest(
-            n=n, rows=rows, ranks=len(ranks), method=method, which=request.which,
-            dtype=request.dtype or PlanRequest.dtype, memory_limit=request.memory_limit,
-            memory=free + Machine.program, **sizes,
+            n=n, rows=rows, ranks=len(ranks), dtype=request.dtype or PlanRequest.dtype,
+            memory_limit=getattr(request, "memory_limit", None), memory=free + Machine.program,
+            **sketch,
         )
     ).memory  # fmt: skip
-    needed = sum(found[part] for part in ("vectors", "sketch", "product"))
+    parts = ("vectors", "product") if basis is not None else ("vectors", "sketch", "product")
+    needed = sum(found[part] for part in parts) + (basis or 0.0)
     if needed > free:
         raise InputError(
-            f"a compression to rank {request.rank} takes {format_bytes(needed)} on each rank by "
-            f"the plan, and {format_bytes(free)} are free; take a smaller `rank`, or a service of "
-            "more ranks with `layout` rows"
+            f"a job {kind} takes at least {format_bytes(needed)} on each rank by the plan, and "
+            f"{format_bytes(free)} are free; {REMEDIES.get(kind, MORE)}"
         )
+
+
+def _least(kind: str, request: Any, n: int) -> tuple[dict[str, Any], float | None]:
+    """Return the options of the least sketch of a job; or of its products, and all it holds else.
+
+    A tolerance may need a sketch of one rank more than the samples beyond it, and a format made of
+    a tree sketches with more columns than the ranks of its nodes. A sensitivity makes a factor,
+    and a spectrum keeps the bases of its Krylov spaces on every rank.
+    """
+    if kind == "spectrum":
+        columns = min(request.probes * request.steps, n)
+        return {"rank": min(request.probes, n), "oversample": 0}, float(NUMBER * n * columns)
+    if kind == "train":
+        return {"rank": 1, "oversample": 0}, 0.0
+    if kind == "sensitivity":
+        return {"rank": factor_rank(n), "layout": "replicated"}, None
+    low_rank = getattr(request, "factor_format", LOW_RANK) == LOW_RANK
+    method = request.method if request.method in METHODS and low_rank else "auto"
+    sizes = values(request, SketchSizes) | {"rank": int(request.rank or 1)}
+    return {**sizes, "which": request.which, "method": method}, None
 
 
 def check_array_memory(size: int, ranks: list[dict[str, Any]]) -> None:

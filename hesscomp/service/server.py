@@ -20,7 +20,7 @@ from hesscomp.errors import HesscompError, InputError, describe
 from hesscomp.runs.slurm import REQUEUE
 from hesscomp.service.batching import WorkQueue
 from hesscomp.service.front import Front, Unavailable
-from hesscomp.service.http import LEAVING, application
+from hesscomp.service.http import LEAVING, application, refusal
 from hesscomp.service.jobs import Full, JobStore
 from hesscomp.service.options import LOOPBACK, ServiceOptions
 from hesscomp.service.points import Points
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 HEAD_SECONDS = 10.0  # in which the head of a request must have come
 KEPT_ALIVE = 120  # seconds for which a connection without requests stays open
 MOST_HEAD = 2**14  # bytes of a head
-CONNECTIONS = 512
+CONNECTIONS = 512  # of one door; those that are open go on, and one more is refused
 POINT_BYTES = 2.0**30
 INBOX_SECONDS = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -53,6 +53,8 @@ class Protocol(H11Protocol):
         if peer.family == socket.AF_UNIX and _user_of(peer) not in (os.getuid(), 0):
             transport.abort()
             return
+        if len(self.connections) > CONNECTIONS:  # uvicorn would refuse all requests, without help
+            self.app = crowded
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -81,6 +83,12 @@ class Protocol(H11Protocol):
             self.deadline = None
 
 
+async def crowded(scope, receive, send) -> None:
+    """Answer requests of a connection that is one too many."""
+    text = f"{CONNECTIONS} connections are open already; close some, or ask again"
+    await refusal(503, text)(scope, receive, send)
+
+
 def _user_of(peer: socket.socket) -> int:
     """Return the user id of the process at the other end of a Unix socket."""
     size = struct.calcsize("3i")
@@ -101,7 +109,7 @@ def made_server(app, **options) -> Server:
             app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
             log_level="critical", server_header=False, date_header=False, proxy_headers=False,
             timeout_keep_alive=KEPT_ALIVE, timeout_graceful_shutdown=2,
-            h11_max_incomplete_event_size=MOST_HEAD, limit_concurrency=CONNECTIONS, **options,
+            h11_max_incomplete_event_size=MOST_HEAD, **options,
         )
     )  # fmt: skip
 

@@ -155,6 +155,9 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
     assert job.warnings == ["take care"]
     assert job.fetch("factor.h5", tmp_path / "f.h5").read_bytes() == b"a factor"
     assert running.rank.at.endswith(f"{job.id}/point.npy")
+    with ThreadPoolExecutor(4) as pool:
+        made = pool.map(lambda _: service.compress("zero", rank=2, key="once"), range(4))
+    assert len({each.id for each in made}) == 1
     with pytest.raises(ServiceError, match="has no file 'job"):
         job.fetch("job.json", tmp_path / "g")
     with pytest.raises(ServiceError, match="failed: it had to"):
@@ -202,6 +205,17 @@ def test_cancelling(running):
         job.result()
 
 
+def test_waiting_for_a_job(running):
+    """One request waits for the end; where that comes too late, its state is told."""
+    running.rank.step = 0.3
+    job = running.client.compress("zero", rank=2)
+    until(lambda: job.state == "running")
+    with pytest.raises(ServiceError, match=f"{job.id} is running after 0.1 s"):
+        job.wait(0.1)
+    running.rank.step = 0.01
+    assert running.client.request_json("GET", f"/v1/jobs/{job.id}?wait=9")["state"] == "done"
+
+
 def test_events_are_resumed(running):
     service = running.client
     before = service.status()["event"]
@@ -217,17 +231,38 @@ def test_events_are_resumed(running):
     assert name == "reset"
 
 
-def test_a_compression_that_the_ranks_have_no_memory_for_is_refused(running, monkeypatch):
+def test_a_job_that_the_ranks_have_no_memory_for_is_refused(running, monkeypatch):
     ranks = running.service.front.about["ranks"]
     monkeypatch.setitem(ranks[0], "free_bytes", 100)
-    with pytest.raises(ServiceError, match=r"to rank 3 takes .* on each rank.* and 100 B are"):
+    with pytest.raises(ServiceError, match=r"compress takes .* on each rank.* and 100 B are free"):
         running.client.submit("compress", rank=3)
-    served = ServedProblem(problem="mnist-mlp")
-    request = job_request("compress", {"rank": 300}, served, Path("jobs"), None)
-    sizes = {"n": 10**7, "rows": 10**4}
-    check_memory(request, ranks=2 * [{"free_bytes": 200 * 2**30}], **sizes)
-    with pytest.raises(InputError, match="smaller `rank`"):
-        check_memory(request, ranks=2 * [{"free_bytes": 2**30}], **sizes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "least", "most"),
+    [
+        ("compress", {"rank": 300}, 70, 90),
+        ("compress", {"tolerance": 1e-3}, 4, 8),
+        ("compress", {"factor_format": "hbs"}, 4, 8),
+        ("spectrum", {}, 64, 70),  # 10 x 80 vectors of 80 MB
+        ("spectrum", {"probes": 2, "steps": 20}, 3, 5),
+        ("sensitivity", {}, 50, 65),
+        pytest.param("train", {"optimizer": "adam"}, 0.4, 1, marks=pytest.mark.slow),
+        ("newton", {"rank": 20}, 9, 15),
+    ],
+)
+def test_memory_of_jobs_by_the_plan(kind, options, least, most):
+    """What jobs hold at least, in GB on each of two ranks, for 10^7 parameters."""
+    which = {"data": "x.npz"} if kind == "newton" else {"problem": "mnist-mlp"}
+    served, n = ServedProblem(**which), 10**7
+
+    def check(gigabytes):
+        request = job_request(kind, options, served, Path("jobs"), None)
+        check_memory(kind, request, n, 10**4, 2 * [{"free_bytes": gigabytes * 1e9}])
+
+    check(most)
+    with pytest.raises(InputError, match=f"a job {kind} takes at least .* are free; take"):
+        check(least)
 
 
 def test_an_array_that_the_ranks_have_no_memory_for_is_refused(running, monkeypatch):
@@ -450,6 +485,15 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
         stream.connect(running.service.door.getsockname())
         stream.sendall(HEAD)
         assert stream.recv(1) == b""
+    assert running.client.status()["state"] == "ready"
+
+
+def test_one_connection_too_many_is_told_to_come_again(running, monkeypatch):
+    assert running.client.status()["state"] == "ready"  # its connection stays open
+    monkeypatch.setattr("hesscomp.service.server.CONNECTIONS", 0)
+    status, headers, body = http(running, "GET", "/v1/status")
+    assert status == 503 and headers["retry-after"] == "2" and headers["connection"] == "close"
+    assert json.loads(body)["error"].startswith("0 connections are open already")
     assert running.client.status()["state"] == "ready"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hesscomp.client import point_id
+from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.parallel.doorbell import Doorbell
 from hesscomp.parallel.world import World
 from hesscomp.service import loop
@@ -166,6 +167,34 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         np.testing.assert_array_equal(factor.eigenvalues, expected[2])
         assert factor.provenance.columns == alone.factor.provenance.columns
         assert front.hello["n"] == n and len(front.hello["ranks"]) == world.size
+
+
+def test_what_comes_during_a_product_is_done_before_the_next(monkeypatch, tmp_path, data):
+    folder = World().broadcast(str(tmp_path))
+    products, seen = [], []
+    multiply = HessianOperator.block_product
+
+    def product(operator, V):
+        if len(products) == 2 and operator.world.rank == 0:
+            fronts[0].work("noop")
+        products.append(V.shape[1])
+        return multiply(operator, V)
+
+    def noop(ranks, header, arrays):
+        seen.append(len(products))
+        return {}, ()
+
+    def script(front):
+        fronts.append(front)
+        job = {"id": "j1", "kind": "compress", "options": OPTIONS}
+        front.send({"do": "job", "job": job, "folder": folder, "at": "zero"})
+        assert front.hear("ended")[0]["state"] == "done"
+
+    fronts = []
+    monkeypatch.setattr(HessianOperator, "block_product", product)
+    monkeypatch.setattr(RankLoop, "_noop", noop)
+    served(script, monkeypatch, data)
+    assert seen == [3] and len(products) > 5
 
 
 def test_a_long_solve_ends_when_nobody_waits_for_it(monkeypatch, tmp_path, data):
