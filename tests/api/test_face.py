@@ -381,7 +381,7 @@ def test_early_stopping_of_keras_is_patience():
     (lambda net, **data: hc.SoftmaxRegression("mnist"), "of a data set, not of str; take"),
     (lambda net, **data: hc.ridge_path("adult", [1.0]), "a linear model, not str; make one"),
     (lambda net, **data: hc.sensitivity(net, X[0]), "a problem, not Sequential; make one"),
-    (lambda net, **data: hc.sensitivity(small(), ZERO, "f.h5"), "a factor, not str; hesscomp.load r"),
+    (lambda net, **data: hc.sensitivity(small(), ZERO, "f.h5"), "a factor, not str; hessc"),
     (lambda net, **data: hc.sensitivity(small(), ZERO, test="a.npz"), "data set or a pair .* str;"),
 ])  # fmt: skip
 def test_what_people_try_is_answered(call, words):
