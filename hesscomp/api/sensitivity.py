@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hesscomp.api import as_point
+from hesscomp.errors import InputError
 from hesscomp.factors import Factor
 
 if TYPE_CHECKING:
@@ -66,5 +67,11 @@ def sensitivity(
     ((32561, 1), True, True)
     """
     from hesscomp.influence.sensitivity import sensitivity as find
+    from hesscomp.problems.problem import Problem
 
+    if not isinstance(problem, Problem):
+        raise InputError(
+            f"sensitivity takes a problem, not {type(problem).__name__}; make one of the model or "
+            "the data, such as KerasProblem(model, loss, (X, y)) or LogisticRegression(dataset)"
+        )
     return find(problem, as_point(problem, x), factor, test=test, target=target, **options)

@@ -65,6 +65,10 @@ def sensitivity(
     Memory on each rank: a few (n, k) arrays for k solves, the factor whole, and m k numbers.
     """
     asked = SensitivityOptions(**options)
+    if factor is not None and not isinstance(factor, Factor):
+        raise InputError(
+            f"`factor` must be a factor, not {type(factor).__name__}; hesscomp.load reads a file's"
+        )
     problem.require(ability.ROW_GRADIENTS)
     x, world = problem.check_point(x), problem.world
     objective, gradient = problem.objective_and_gradient(x)
@@ -164,6 +168,13 @@ def _targets(problem: Problem, x: np.ndarray, test, target, test_rows) -> _Targe
     held_out = None
     if test is not None:
         problem.require(ability.TEST_ROWS)
+        if not isinstance(test, Dataset) and not (
+            isinstance(test, tuple | list) and len(test) == 2
+        ):
+            raise InputError(
+                f"`test` must be a data set or a pair (X, y) of rows and targets, not "
+                f"{type(test).__name__}; hesscomp.load_data reads files"
+            )
         if isinstance(test, Dataset) and test.test is None:
             raise InputError(f"{test.name}: has no test rows; name their file")
         held_out = problem.over(test)

@@ -121,6 +121,8 @@ class Task:
     batches : Batches
     known : tuple, optional
         Objective and gradient at x, if they need not be computed.
+    goal : float
+        The gradient norm at which the run ends; 0 if nothing says it.
     objective, gradient : float, (n,) array
         Those of the gradient batch at x, ridge included.
     full : float
@@ -131,6 +133,7 @@ class Task:
     x: np.ndarray
     batches: "Batches" = field(repr=False)
     known: tuple | None = field(default=None, repr=False)
+    goal: float = 0.0
 
     def __post_init__(self):
         if self.known is not None:

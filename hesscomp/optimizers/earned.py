@@ -21,6 +21,7 @@ TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, tha
 MIX = 0.1  # share of the diagonal in the mixed one
 LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
 FIRST_CG = 10  # iterations of a first solve, besides those that cost as much as two sketches
+TRIAL = 5  # of plain CG, which tell its rate and its leading Ritz value
 # Iterations a digit of the last plain solve, of the last with the mixed diagonal, and of the last
 # without a factor; the plain one's leading Ritz value; the rate at which a factor was refused
 BARE = {
@@ -61,13 +62,15 @@ class Earned(Refreshed):
     which are those of sparse data. On dense data a first factor nearly always pays, and where a
     format or a factor is named it is wanted: it serves from the first step on, as `Refreshed` says.
 
-    The first solve is plain CG, and gives the leading Ritz value. The second one takes the diagonal
-    (1 - a) shift + a (diag + shift) where it is known (Hsia, Chiang and Lin 2018; a = 0.1), and
-    later ones without a factor what took fewer iterations a digit when it was last used.
+    Where the diagonal is known, the first solve takes (1 - a) shift + a (diag + shift), a = 0.1
+    (Hsia, Chiang and Lin 2018); else it is plain CG. Where the iterations that are then expected
+    cost more than two sketches, a step of few iterations tries plain CG, for its rate and its
+    leading Ritz value; later solves without a factor take that of the two which is expected to be
+    faster.
 
-    Where the iterations that are then expected, of the better of both, cost more than two sketches,
-    a factor is tried. It is refused where even its rank times the leading value is less than a
-    tenth of the trace, which a diagonal gives exactly; and else 8 columns probe a semidefinite
+    Where that still costs more than two sketches, a factor is tried. It is refused where even its
+    rank times the leading value is less than a tenth of the trace, which a diagonal gives exactly;
+    and else 8 columns probe a semidefinite
     operator: refused where they hold less than a tenth of the trace, or miss the leading value by
     more than a factor of 3, or where the predicted saving, 1 - sqrt((w_8 + shift) / (w_2 + shift))
     of the iterations, is below the sketch. (A lone large w_1, as of one dense column, costs CG an
@@ -101,19 +104,21 @@ class Earned(Refreshed):
             factor, sketched = self.current_factor(operator, state, horizon)
             return Choice(factor.preconditioner(shift), factor, sketched=sketched)
         columns, rate = min(self.rank + self.oversample, operator.n), state["bare_rate"]
-        limit = FIRST_CG + int(2 * columns / operator.lone_cost)
-        if operator.world.decide(rate == 0):
-            return Choice(limit=limit)
-        untried = diagonal is not None and state["mixed_rate"] == 0
-        mixed = untried or 0 < state["mixed_rate"] < state["plain_rate"]
-        bare = min(_later_rate(state, shift, operator.n), state["mixed_rate"] or np.inf)
+        first = operator.world.decide(rate == 0)
+        limit = FIRST_CG + int(2 * columns / operator.lone_cost) if first else None
+        plain = _later_rate({**state, "bare_rate": state["plain_rate"]}, shift, operator.n)
+        tried = state["plain_rate"] > 0
+        bare = min(plain if tried else np.inf, state["mixed_rate"] or np.inf)
         left = max(horizon, 0.0) * operator.lone_cost  # digits, in columns of a wide block
-        expected = bare * left
-        wanted = not untried and expected > 2 * columns and rate > 2 * state["refused_rate"]
-        wanted, mixed = (operator.world.decide(bool(each)) for each in (wanted, mixed))
-        known = diagonal() if diagonal is not None and (wanted or mixed) else None
+        dear = not first and bare * left > 2 * columns and rate > 2 * state["refused_rate"]
+        dear, tried = operator.world.decide(bool(dear)), operator.world.decide(bool(tried))
+        if dear and not tried:
+            return Choice(limit=TRIAL)
+        slower = tried and plain <= state["mixed_rate"]
+        mixed = operator.world.decide(diagonal is not None and not slower)
+        known = diagonal() if diagonal is not None and (dear or mixed) else None
         asked = Choice()
-        if wanted:
+        if dear:
             asked = self._probed(operator, state, bare, left, shift, known)
             if not asked.refused:
                 factor = self.new_factor(operator)
@@ -121,10 +126,10 @@ class Earned(Refreshed):
                 M = factor.preconditioner(shift)
                 return Choice(M, factor, sketched=sketched, captured=asked.captured, bare_rate=bare)
         if known is None or not mixed:
-            return asked
+            return replace(asked, limit=limit)
         M = 1 / (shift + MIX * np.maximum(known, LEAST * known.mean()))
         M = Diagonal(M, certificate=UNKNOWN)
-        return replace(asked, M=M, mixed=True, limit=limit if untried else None)
+        return replace(asked, M=M, mixed=True, limit=limit)
 
     def _probed(
         self, operator: Operator, state: State, bare: float, digits: float, shift: float,

@@ -301,7 +301,9 @@ class _Run:
     def _evaluate(self) -> Task | None:
         """Return the task at the first point back from here that is finite; None at the limit."""
         while True:
-            task = Task(self.step, self.x, self.batches, self.resumed)
+            task = Task(
+                self.step, self.x, self.batches, self.resumed, self.stopping.gradient_tolerance
+            )
             finite = np.isfinite(task.objective) and np.isfinite(task.gradient_norm)
             if self.world.decide(finite):
                 self._last = task

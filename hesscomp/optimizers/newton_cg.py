@@ -26,7 +26,8 @@ class NewtonCG(Earned):
     """Newton's method with steps by conjugate gradients or by a low-rank factor.
 
     With a batch for the curvature and a semidefinite Hessian, the low-rank preconditioner makes it
-    sub-sampled Newton with a Nystrom preconditioner. Systems are solved to `forcing_term`.
+    sub-sampled Newton with a Nystrom preconditioner. Systems are solved to `forcing_term`, and
+    no further than to half the gradient norm at which the run ends.
 
     Notes
     -----
@@ -143,8 +144,9 @@ class NewtonCG(Earned):
     def _solve(self, task, state, base, forcing, solver):
         """The state with the factor that served, the solution by a form of CG, what it cost."""
         shift, choice, batch = task.ridge + state["damping"], Choice(), task.curvature_batch
+        norm, goal = task.gradient_norm, task.goal if task.whole else 0.0
         if self.by_factor:
-            horizon = -HORIZON * np.log10(forcing)
+            horizon = np.log10(norm / goal) if goal else -HORIZON * np.log10(forcing)
             choice = self.choose(base, state, horizon, shift, batch.diagonal_of(task.x))
         elif self.preconditioner == "diagonal":
             choice = Choice(squared_gradients(batch, task.x, shift))
@@ -152,10 +154,10 @@ class NewtonCG(Earned):
         result = solver(
             task.regularized(base, state["damping"]),
             -task.gradient,
-            tolerance=forcing * task.gradient_norm,
+            tolerance=max(forcing * norm, 0.5 * goal),
             preconditioner=choice.M,
             max_iterations=limit,
         )
         if self.by_factor:
-            state = self.solved(state, choice, result, task.gradient_norm)
+            state = self.solved(state, choice, result, norm)
         return state, result, {"cg_iterations": float(result.iterations), **choice.values}

@@ -125,6 +125,11 @@ def ridge_path(
     >>> path.best, path.coefficients.round(2)[:, 0].tolist()
     (0, [0.28, 0.59])
     """
+    if not isinstance(problem, GeneralizedLinearModel):
+        raise InputError(
+            f"ridge_path takes a linear model, not {type(problem).__name__}; make one, such as "
+            "hesscomp.LogisticRegression(hesscomp.load_data(...))"
+        )
     ridges = np.sort(np.asarray(ridges, np.float64))[::-1]
     if ridges.ndim != 1 or not len(ridges) or not np.all((ridges > 0) & np.isfinite(ridges)):
         raise InputError("`ridges` must be one or more finite numbers above 0")

@@ -47,6 +47,15 @@ MATH = SimpleNamespace(
 )  # fmt: skip
 
 
+def check_dataset(dataset) -> None:
+    """Raise InputError for what is no data set."""
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            f"a linear model is made of a data set, not of {type(dataset).__name__}; take what "
+            "hesscomp.load_data reads, or hesscomp.datasets.from_arrays(X, y, world) of arrays"
+        )
+
+
 class GeneralizedLinearModel(Problem):
     """E(x) = (1/W) sum_i w_i l(a_i.x + o_i, b_i) + (ridge/2) ||x||^2, l the loss of a `Family`.
 
@@ -123,6 +132,7 @@ class GeneralizedLinearModel(Problem):
     ):
         world = World.of_job() if world is None else world
         check_numbers(ridge, dtype)
+        check_dataset(dataset)
         self.family: Any = known_family(family)
         self.family_name = family
         self.free_scale = self.family.dispersed

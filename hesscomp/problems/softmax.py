@@ -14,7 +14,7 @@ from hesscomp.parallel.rows import RowBlocks
 from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.catalogue import RIDGE
-from hesscomp.problems.linear import Classifier, GeneralizedLinearModel
+from hesscomp.problems.linear import Classifier, GeneralizedLinearModel, check_dataset
 from hesscomp.problems.problem import ParameterBlock
 from hesscomp.problems.row_terms import OutputTerms
 
@@ -87,6 +87,7 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
         dtype: str = "float32",
         intercept: bool = False,
     ):
+        check_dataset(dataset)
         self.outputs = self.row_margins = len(dataset.classes)
         self.reference = not ridge
         if self.outputs < 2 and dataset.targets == "classes":

@@ -29,6 +29,14 @@ def model():
     return keras.Sequential([keras.Input((4,)), *stack])
 
 
+ZERO = np.zeros(4)
+
+
+def small():
+    signs = np.where(Y == 0, 1.0, -1.0)
+    return hc.LogisticRegression(from_arrays(X, signs, hc.World()), dtype="float64")
+
+
 def matrix(n=40):
     A = np.random.default_rng(1).standard_normal((n, n))
     return (A + A.T) / 2
@@ -369,6 +377,12 @@ def test_early_stopping_of_keras_is_patience():
     (lambda net, **data: hc.norm(np.eye(3), sed=9), "norm of order fro has no .* mean `seed`"),
     (lambda net, **data: hc.norm(np.eye(3), 2, maxsteps=9), "order 2 has no .* mean `max_steps`"),
     (lambda net, **data: hc.density(np.eye(3), step=9), "density has no .* mean `steps`"),
+    (lambda net, **data: hc.LogisticRegression(data["data"]), "of a data set, not of tuple; take"),
+    (lambda net, **data: hc.SoftmaxRegression("mnist"), "of a data set, not of str; take"),
+    (lambda net, **data: hc.ridge_path("adult", [1.0]), "a linear model, not str; make one"),
+    (lambda net, **data: hc.sensitivity(net, X[0]), "a problem, not Sequential; make one"),
+    (lambda net, **data: hc.sensitivity(small(), ZERO, "f.h5"), "a factor, not str; hessc"),
+    (lambda net, **data: hc.sensitivity(small(), ZERO, test="a.npz"), "data set or a pair .* str;"),
 ])  # fmt: skip
 def test_what_people_try_is_answered(call, words):
     with pytest.raises(InputError, match=words):
