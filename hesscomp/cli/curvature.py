@@ -58,7 +58,10 @@ def run_update(request: factors.UpdateRequest, session: Session) -> int:
         f"{Path(request.file).name}: {_cost(before)} and {before.certificate.relative_error:.2e} "
         "of its own"
     )
-    return 0
+    if result.converged:
+        return 0
+    session.say(request_reached(factor))
+    return 3
 
 
 def _cost(factor: Factor) -> str:

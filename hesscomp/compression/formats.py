@@ -14,7 +14,7 @@ from hesscomp.compression.approximation import Approximation
 from hesscomp.compression.compress import FROBENIUS, CompressionOptions, in_layout
 from hesscomp.compression.compress import compress as compress_low_rank
 from hesscomp.compression.hbs import HbsFit, TooNarrow, usual_columns
-from hesscomp.compression.hodlr import compress_hodlr
+from hesscomp.compression.hodlr import HodlrOptions, compress_hodlr
 from hesscomp.compression.nystrom import Nystrom
 from hesscomp.compression.one_pass import from_sketch
 from hesscomp.compression.options import SketchOptions
@@ -30,7 +30,7 @@ from hesscomp.factors.lowrank import LowRank
 from hesscomp.factors.provenance import NAN, metered
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
-from hesscomp.options import option, refuse, values
+from hesscomp.options import option, option_of, refuse, values
 from hesscomp.parallel.layout import RowLayout
 
 log = logging.getLogger(__name__)
@@ -244,6 +244,7 @@ class HodlrFormat(Format):
         return compress_hodlr(
             sketch.known, tree, asked.rank or asked.max_rank, asked.tolerance,
             oversample=asked.oversample, seed=asked.seed, probe_count=asked.probe_count,
+            passes=asked.passes or 2,
         )  # fmt: skip
 
     def candidate(self, sketch, asked, tree, others):
@@ -293,9 +294,12 @@ class FormatOptions(CompressionOptions):
         help="columns of a hierarchical format's first sketch; default: twice a leaf's and the "
         "rank",
     )  # fmt: skip
+    passes: int | None = option_of(HodlrOptions, "passes", default=None, advanced=True)
 
     def _check(self) -> None:
         super()._check()
+        if self.factor_format != Hodlr.kind:
+            refuse(self, ("passes",), f"the format {self.factor_format}; take {Hodlr.kind}")
         if self.factor_format == LOW_RANK:
             names = "ordering", "leaf_size", "sketch_columns"
             refuse(self, names, f"the format {LOW_RANK}; take hbs or auto")
@@ -448,7 +452,7 @@ def compress(
     )
 
 
-OWN = ("ordering", "leaf_size", "sketch_columns")
+OWN = ("ordering", "leaf_size", "sketch_columns", "passes")
 
 
 def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptions) -> Factor:

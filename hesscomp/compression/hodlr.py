@@ -47,7 +47,8 @@ class HodlrOptions(Seeded, group="compression"):
     oversample: int = option(10, low=0, help="columns of a level's sketch beyond the rank")
     passes: int = option(
         2, low=1, high=2,
-        help="2: the other side by products with the first one's basis; 1: generalised Nystrom",
+        help="hodlr: 2, the default: the other side of a level by products with the first one's "
+        "basis; 1: generalised Nystrom, half as many block products",
     )  # fmt: skip
     probe_count: int = option(8, low=1, help="random vectors that measure the error")
 

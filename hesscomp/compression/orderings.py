@@ -28,6 +28,17 @@ def make_tree(sketch: GaussianSketch, ordering: Ordering, leaf_size: int) -> Tre
     operator, n = sketch.operator, sketch.operator.n
     if isinstance(ordering, str) or ordering is None:
         return Tree.halves(n, leaf_size, _by_name(sketch, ordering or _usual(operator), leaf_size))
+    return given_tree(ordering, n, leaf_size)
+
+
+def given_tree(ordering: Tree | np.ndarray, n: int, leaf_size: int) -> Tree:
+    """Return the tree of n parameters that is given, or whose order or coordinates are.
+
+    Raises
+    ------
+    InputError
+        For what is none of these, or of another n.
+    """
     if isinstance(ordering, Tree):
         if ordering.n != n:
             raise InputError(f"a tree over n = {ordering.n} does not fit an operator of n = {n}")

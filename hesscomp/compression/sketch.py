@@ -5,7 +5,6 @@ import numpy as np
 from hesscomp.compression.approximation import Probes, certificate_by_probes
 from hesscomp.factors.certificate import Certificate
 from hesscomp.factors.factor import Factor
-from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Layout
 from hesscomp.parallel.ledger import Ledger
@@ -52,6 +51,8 @@ class GaussianSketch:
         """The operator; where its matrix is assembled, one with products that are not counted."""
         if self.matrix is None:
             return self.operator
+        from hesscomp.operators.matrix import MatrixOperator  # here: it loads MPI
+
         world = self.operator.world.with_ledger(Ledger())
         known = MatrixOperator(self.matrix, world, psd=self.operator.psd)
         known.layout = self.operator.layout

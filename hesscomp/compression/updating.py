@@ -19,6 +19,7 @@ def update_factor(
     operator: Operator,
     known: Factor,
     rank: int | None = None,
+    tolerance: float | None = None,
     *,
     by: str = "auto",
     max_rank: int | None = None,
@@ -35,6 +36,8 @@ def update_factor(
     rank : int, optional
         Of the difference: the eigenpairs of H - F that are added (10). In a refit: the largest
         rank, at each node of a hierarchical factor; by default the ranks that F has.
+    tolerance : float, optional
+        Of a refit: as `compress`, instead of a rank.
     by : {"auto", "refit", "difference"}
         refit: compress H in the format of F, over its tree and with its ranks (hbs, hodlr), or from
         its range (low-rank). difference: compress H - F at a small rank, and add that: to the
@@ -84,9 +87,11 @@ def update_factor(
         if max_rank is not None:
             raise InputError("`max_rank` goes with `by` difference; in a refit give `rank`")
         before = known.in_layout(operator.layout)
-        if rank is None and known.has_eigenpairs:
+        if rank is None and tolerance is None and known.has_eigenpairs:
             rank = max(known.rank, 1)
-        return compress(operator, rank, format=known.kind, start=before, **options)
+        return compress(operator, rank, tolerance, format=known.kind, start=before, **options)
+    if tolerance is not None:
+        raise InputError(f"`tolerance` goes with `by` {REFIT}; a difference takes a `rank`")
     rank = RANK if rank is None else rank
     if known.has_eigenpairs:
         factor = correct(operator, known, rank, **options)

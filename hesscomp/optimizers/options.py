@@ -15,7 +15,6 @@ from hesscomp.options import Options, described, option, option_of, refuse, refu
 
 AUTO = "auto"  # a low-rank factor where it pays, of `optimizers.earned`
 GRADIENT, CURVATURE, ACCEPTANCE = range(3)  # which batch, for its seed
-SMALLEST = 16  # rows of a batch, in expectation: it is then empty once in 10^7 times
 
 
 def _batch(purpose: str, advanced: bool = True):
@@ -29,8 +28,8 @@ def _batch(purpose: str, advanced: bool = True):
 class Sampling(Options, group="batches"):
     """How much of the data a step uses for each of its purposes: at most 1 is a share of all rows.
 
-    Each row is drawn independently, so that a batch's size varies by its square root. The batches
-    depend on the seed, the purpose and the step, and on nothing else.
+    Each batch has exactly so many rows, of each rank its share; each row is as likely as any other.
+    The batches depend on the seed, the purpose and the step, and on nothing else.
     """
 
     gradient: float = _batch("gradient", advanced=False)
@@ -39,14 +38,11 @@ class Sampling(Options, group="batches"):
     seed: int = option_of(SketchOptions, "seed")
 
     def share(self, purpose: int, rows: int) -> float:
-        """Return the share of all rows that a batch takes; InputError if it might be empty."""
+        """Return the share of all rows that a batch takes; InputError if it is empty."""
         size = (self.gradient, self.curvature, self.acceptance)[purpose]
         share = float(size) if size <= 1 else min(size / rows, 1.0)
-        if share < 1 and share * rows < SMALLEST:
-            raise InputError(
-                f"a batch of {share * rows:g} of {rows} rows is drawn empty now and then; take at "
-                f"least {SMALLEST}"
-            )
+        if not round(share * rows):
+            raise InputError(f"a batch of {share * rows:g} of {rows} rows is empty; take more")
         return share
 
 

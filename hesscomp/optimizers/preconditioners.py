@@ -10,7 +10,7 @@ import scipy.linalg
 
 from hesscomp.compression import FORMATS, compress
 from hesscomp.compression.formats import LOW_RANK
-from hesscomp.compression.orderings import Ordering
+from hesscomp.compression.orderings import Ordering, default_leaf, given_tree
 from hesscomp.errors import InputError
 from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
 from hesscomp.operators.operator import Operator
@@ -119,10 +119,15 @@ class Refreshed(Optimizer):
         return format_of(self.preconditioner)
 
     def first_factor(self, n: int) -> State:
-        """Return the state before a factor is made; InputError where the one given does not fit."""
+        """Return the state before a factor is made.
+
+        InputError where the factor or the ordering that is given does not fit, used or not.
+        """
         given = self.given_factor
         if given is not None and given.n != n:
             raise InputError(f"a factor of n = {given.n} does not precondition n = {n} parameters")
+        if self.ordering is not None and not isinstance(self.ordering, str):
+            given_tree(self.ordering, n, default_leaf(n))
         return {**KINDS[self.factor_format].blank(n).contents(), "rate": 0.0, "fresh_rate": 0.0}
 
     def made_factor(self, state: State) -> Factor | None:

@@ -182,7 +182,7 @@ class Layer:
             order = np.argsort(-np.sum(Q * powers, axis=0), kind="stable")
             v[:] = np.take(v, order, axis)
             new = np.linalg.qr(powers[:, order])[0]
-            m[:] = rotated(m, [(axis, S, Q.T @ new)])
+            m[:] = rotated(rotated(m, [(axis, S, Q)], back=True), [(axis, S, new)])
             Q[:] = new
 
 

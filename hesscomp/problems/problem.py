@@ -207,8 +207,8 @@ class Problem(ABC):
     def sampled(self, fraction: float, seed: int = 0) -> "Problem":
         """Return this problem over a random sample of its rows. Collective.
 
-        Each row is taken with probability `fraction`, independently; m is the number of rows taken.
-        They are the same rows on any number of ranks.
+        m is `fraction` of the rows, rounded. Each row is as likely as any other, every rank has its
+        share up to two rows, and they are the same rows on any number of ranks.
         """
         raise self.lacks(ability.SAMPLING)
 

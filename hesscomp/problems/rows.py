@@ -104,13 +104,28 @@ class RowSet(Shard):
     def picked(self, fraction: float, seed: int) -> np.ndarray:
         """Return which rows here a sample takes: (rows,) booleans.
 
-        Row i is taken, with probability `fraction`, where the i-th of a sequence of uniform
-        numbers is below `fraction`: the same rows on any number of ranks.
+        All rows are a ring, which is cut at a random place into as many arcs as rows are taken, of
+        lengths that differ by one at most; of each arc one row is taken. So each row is as likely
+        as any other, every rank has its share up to two rows, and the rows are the same on any
+        number of ranks.
         """
         if not 0 < fraction <= 1:
             raise InputError(f"a sample must be a fraction above 0 and at most 1, not {fraction}")
-        place = (self.start, self.start + len(self.X))
-        return random.uniform(seed, random.ROW_SAMPLE, place, (0, 1))[:, 0] < fraction
+        kept, total, count = np.zeros(len(self.X), bool), self.total, round(fraction * self.total)
+        if not count:
+            return kept
+        cut = int(total * random.uniform(seed, random.ROW_SAMPLE, (0, 1), (1, 2))[0, 0])
+        first, last = self.start - cut, self.start + len(self.X) - cut  # after the cut
+        for start, stop in ((first + total, min(last, 0) + total), (max(first, 0), last)):
+            if start >= stop:
+                continue
+            arcs = start * count // total, min(stop * count // total + 1, count)
+            ends = np.arange(arcs[0], arcs[1] + 1) * total // count
+            places = random.uniform(seed, random.ROW_SAMPLE, arcs, (0, 1))[:, 0]
+            taken = ends[:-1] + (places * np.diff(ends)).astype(int)
+            taken = taken[(start <= taken) & (taken < stop)]
+            kept[(taken + cut) % total - self.start] = True
+        return kept
 
     def only(self, kept: np.ndarray, name: str, world: World) -> "RowSet":
         """Return the rows that are `kept` here and on the other ranks. Collective."""

@@ -19,7 +19,7 @@ from hesscomp.compression.updating import WAYS
 from hesscomp.errors import InputError
 from hesscomp.estimators import DiagonalOptions, diagonal_factor
 from hesscomp.factors import Factor, trajectory_writer
-from hesscomp.options import option, values
+from hesscomp.options import option, option_of, values
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import write_json
@@ -121,6 +121,10 @@ class UpdateRequest(CurvatureRequest, FactorOptions, FactorOutput, group="correc
         None, low=1, metavar="K",
         help="number of eigenpairs of H - F to add, 10 by default; of a refit the largest rank of "
         "a node, by default those of F",
+    )  # fmt: skip
+    tolerance: float | None = option_of(
+        CompressionOptions, "tolerance", one_of=None,
+        help="of a refit: take the smallest ranks with ||H - F|| <= T ||H||",
     )  # fmt: skip
     max_rank: int | None = option(
         None, low=1, metavar="K",
@@ -278,7 +282,9 @@ def update(request: UpdateRequest, world: World, progress: Progress = silent) ->
     curvature = make_curvature(request, world, progress, request.at or request.file)
     curvature.check_fit(before, request.file)
     # F is accurate on the test vectors that made it; the same vectors would not see its error.
-    asked = values(request, FactorOptions) | {"by": request.by, "max_rank": request.max_rank}
+    asked = values(request, FactorOptions) | {
+        name: getattr(request, name) for name in ("tolerance", "by", "max_rank")
+    }
     asked["seed"] = max(request.seed, before.provenance.seed) + 1
     from hesscomp.curvature.digest import array_digest
 

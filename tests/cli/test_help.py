@@ -86,7 +86,7 @@ def test_overview_has_a_line_for_each_command(words, capsys):
         ("compress --tolerence 1e-2", "compress: error: no option --tolerence; did you mean "
          "--tolerance? ('hesscomp compress --help-all' lists all options)"),
         ("newton --tolerance=1", "newton: error: no option --tolerance; did you mean --tol? "
-         "hesscomp compress and sensitivity have --tolerance ("),
+         "hesscomp compress, update and sensitivity have --tolerance ("),
         ("compress --data d --solver pcg", "no option --solver; hesscomp newton has it ("),
         ("inspect f.h5 --shift -1", "no option --shift; hesscomp spectrum and solve have it ("),
         ("inspect --threads 2", "; hesscomp newton, predict, train and 7 more have it ("),

@@ -178,6 +178,7 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--ordering": Case("--ordering clusters", HBS),
             "--leaf-size": Case("--leaf-size 5", HBS),
             "--sketch-columns": Case("--sketch-columns 7", HBS),
+            "--passes": Case("--passes 1", HBS.replace("hbs", "hodlr")),
             **operator_options(*COMPRESS),
             **sketch_options(f"{COMPRESS[0]} {LOGISTIC}", COMPRESS[1]),
             **problem_options(),
@@ -200,6 +201,9 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--bandwidth": Case("--bandwidth 3", refused=True),
             "--by": Case("--by refit"),
             "--rank": Case("--rank 4"),
+            "--tolerance": Case(
+                "--tolerance 0.3", f"update f0.h5 --by refit {LOGISTIC} --out f.h5 --json r.json"
+            ),
             "--max-rank": Case("--max-rank 2"),
             **operator_options(*UPDATE_MODEL),
             "--blocks": Case("--blocks hidden", refused=True),

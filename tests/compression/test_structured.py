@@ -83,6 +83,12 @@ def test_updates_by_kind(world):
         assert updated.kind == kind and np.linalg.norm(updated.to_dense() - A) < before
     refit = update_factor(operator, known, by="refit")
     assert refit.rank == 3
+    fine = update_factor(operator, known, tolerance=1e-3, by="refit")
+    assert fine.certificate.converged and np.linalg.norm(
+        fine.to_dense() - A
+    ) < 1e-3 * np.linalg.norm(A)
+    with pytest.raises(InputError, match="`tolerance` goes with `by` refit"):
+        update_factor(operator, known, tolerance=1e-3)
     with pytest.raises(InputError, match="no compression makes a diagonal factor again"):
         update_factor(operator, Diagonal(np.ones(N), certificate=UNKNOWN), by="refit")
     with pytest.raises(InputError, match="`by` must be one of"):

@@ -181,6 +181,10 @@ def test_orderings_and_options_of_the_factor_that_preconditions(small):
     assert make_optimizer("newton-cg", ["preconditioner=hbs", "ordering=natural"])
     with pytest.raises(InputError, match="an ordering is one of"):
         Newton("pcg", preconditioner="hbs", ordering="sideways").new_factor(H)
+    twice = Newton(preconditioner="hbs", ordering=np.zeros(20, int))
+    assert twice.solver_for(small)[0] == "direct"
+    with pytest.raises(InputError, match="does not name each"):  # also where no factor is made
+        train(small, twice)
 
 
 @pytest.mark.serial

@@ -187,7 +187,7 @@ def test_batches_are_drawn_apart_and_counted(small):
     batches = Batches(small, BATCHES)
     drawn = [batches.view(purpose, step).problem for purpose in range(3) for step in range(2)]
     assert len({(p.rows, p.labels.numpy().tobytes()) for p in drawn}) == 6 or small.world.size > 1
-    assert abs(drawn[0].rows - 300) < 75 and abs(drawn[2].rows - 180) < 60
+    assert (drawn[0].rows, drawn[2].rows) == (300, 180)
     again = Batches(small, BATCHES).view(0, 1).problem
     assert np.array_equal(again.labels.numpy(), drawn[1].labels.numpy())
     assert batches.view(0, 5).share == 0.5
@@ -434,12 +434,12 @@ def test_bad_settings_are_refused(small):
     ):  # fmt: skip
         with pytest.raises(InputError):
             part(**bad)
-    for settings in ({"sampling": Sampling(curvature=5)}, {"evaluate_every": 0}):
+    for settings in ({"sampling": Sampling(curvature=1e-4)}, {"evaluate_every": 0}):
         with pytest.raises(InputError):
             train(small, SGD(), **settings)
     with pytest.raises(InputError, match="20 parameters"):
         train(small, SGD(), np.zeros(3))
-    with pytest.raises(InputError, match="16"):
+    with pytest.raises(InputError, match="empty"):
         train(Rosenbrock(small.world, 2), SGD(), sampling=Sampling(gradient=0.5))
     with pytest.raises(InputError, match="sampled"):
         Rosenbrock(small.world, 2).sampled(0.5)

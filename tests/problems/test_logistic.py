@@ -12,6 +12,7 @@ from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.logistic import LogisticRegression
+from hesscomp.problems.rows import RowSet
 
 pytestmark = pytest.mark.ranks
 ROWS, N = 301, 17
@@ -127,6 +128,22 @@ def test_bad_arguments(world):
         problem.check_point(np.full(N, np.inf))
 
 
+def test_a_sample_has_its_share_on_every_rank_and_no_row_is_favoured(world):
+    X, y, _ = whole()
+    rows, taken, draws = block_rows(world, ROWS), np.zeros(ROWS), 500
+    data = RowSet.of((X[rows], y[rows]), world)
+    for seed in range(draws):
+        kept = data.picked(0.1, seed)
+        assert abs(np.count_nonzero(kept) - 0.1 * len(data.X)) <= 2
+        taken[rows] += kept
+    taken = world.sum(taken)
+    assert taken.sum() == 30 * draws
+    p = 30 / ROWS
+    assert np.abs(taken / draws - p).max() < 5 * np.sqrt(p * (1 - p) / draws)
+    everywhere = RowSet.of((X, y), World.serial()).picked(0.3, 7)
+    np.testing.assert_array_equal(data.picked(0.3, 7), everywhere[rows])
+
+
 def test_a_sample_of_a_sample(world):
     """In reproducible mode, where rows are counted instead of copied, the same rows."""
     X, y, x = whole()
@@ -137,7 +154,7 @@ def test_a_sample_of_a_sample(world):
         problem = LogisticRegression(from_arrays(X[rows], y[rows], theirs), theirs)
         outer = problem.sampled(0.6, 1)
         inner = outer.sampled(0.5, 1)
-        assert 0.2 * ROWS < inner.rows < 0.4 * ROWS
+        assert inner.rows == round(0.5 * round(0.6 * ROWS))
         assert inner.run_identity(x)["sample"] == "0.6, seed 1; 0.5, seed 1"
         found.append((inner.rows, *inner.objective_and_gradient(x)))
         right = world.sum(np.array(inner.right_predictions(x), dtype=np.int64)).tolist()
