@@ -274,27 +274,37 @@ def ancestors(pid: int) -> list[int]:
     return found
 
 
-def kills(options) -> dict[str, dict]:
-    """SIGKILL and SIGSTOP of ranks and launcher at random moments during jobs."""
-    chance = random.Random(options.seed)
+@contextmanager
+def watched(there: Service):
+    """Yield the times of answers to `status`, which is asked all the while."""
     waits: list[float] = []
     over = threading.Event()
-    counts = dict.fromkeys(("done", "tried again", "named its rank", "failed", "wrong"), 0)
-    restarts = [0]
 
-    def watch(folder) -> None:
-        mine = Service(folder, None, None)
+    def watch() -> None:
+        mine = Service(there.folder, None, None)
         while not over.wait(0.02):
             waits.append(elapsed(mine.status))
 
-    with service(ranks=("--comm-timeout", str(TIMEOUT))) as there:
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield waits
+    finally:
+        over.set()
+        watcher.join()
+
+
+def kills(options) -> dict[str, dict]:
+    """SIGKILL and SIGSTOP of ranks and launcher at random moments during jobs."""
+    chance = random.Random(options.seed)
+    counts = dict.fromkeys(("done", "tried again", "named its rank", "failed", "wrong"), 0)
+    restarts = [0]
+    with service(ranks=("--comm-timeout", str(TIMEOUT))) as there, watched(there) as waits:
         start = time.monotonic()
         compression(there).result()
         right = compression(there)
         right.result()
         usual, bits = seconds_of(right), arrays_of(right)
-        watcher = threading.Thread(target=watch, args=[there.folder])
-        watcher.start()
         for number in range(options.kills):
             job = compression(there)
             time.sleep(chance.random() * usual)
@@ -306,6 +316,9 @@ def kills(options) -> dict[str, dict]:
             os.kill(victim, how)
             state = job.wait(300)
             known = job.known
+            harmless = victim == launcher and how == signal.SIGSTOP  # until it has to do something
+            if not harmless:  # a rank that was idle is missed later
+                until(lambda: there.status()["restarts"] > restarts[-1], 120)
             counts["done"] += state == "done"
             counts["failed"] += state == "failed"
             counts["tried again"] += known["attempts"] > 0
@@ -317,8 +330,6 @@ def kills(options) -> dict[str, dict]:
             what = "launcher" if victim == launcher else "rank"
             said = f"{state}, {known['attempts']} attempts lost; {there.status()['last_failure']}"
             print(f"{number + 1}: {how.name} of a {what}: {said}", flush=True)
-        over.set()
-        watcher.join()
         spent = time.monotonic() - start
     return {
         f"{options.kills} kills and stops, seed {options.seed}": {
