@@ -31,7 +31,7 @@ from hesscomp.problems.solution import Solution, Window
 from hesscomp.problems.stateless import Traced, network_of
 
 log = logging.getLogger(__name__)
-SHOWN = 1000  # points of a picture
+SHOWN = 3000  # points of a picture
 WORDS = ("u", "du", "laplacian", "d2u", "x")  # what residuals and densities are functions of
 
 
@@ -231,7 +231,9 @@ class PointProblem(NetworkProblem):
         window = Window.around(shown) if self.window is None else self.window
         t, X, inside = window.grid()
         u = self.output(x, X)[:, 0]
-        found = {"axes": t, "points": window.seen(shown)}
+        found: dict[str, Any] = {
+            "axes": t, "names": list(window.names), "points": window.seen(shown)
+        }  # fmt: skip
         if self.can(ability.KNOWN_SOLUTION):
             exact = self.solution.exact(X)
             u = self.solution.scaled(u, exact)
