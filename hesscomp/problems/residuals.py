@@ -15,7 +15,7 @@ from hesscomp.curvature.combined import Combined
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import cut
 from hesscomp.curvature.networks.pointwise import Composed, Density, Grouped, SquaredResidual
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.rows import row_range
@@ -339,6 +339,17 @@ class ResidualProblem(PointProblem):
     >>> bool(abs(problem.output(found.best, [[0.5]])[0, 0] - 1) < 1e-3)
     True
     """
+
+    def objective(self, x):
+        x = self.check_point(x)
+        self.world.ledger.passes += 1
+        chunks = [self.chunks(part, "float64") for part in self.parts_here]
+        # By the kernel of `residuals`, so that one is traced and not two.
+        sums = [
+            np.sum([r @ r for r in map(view, self._of_rows("residuals", x, part))], keepdims=True)
+            for part in chunks
+        ]
+        return float(self.sum_parts(sums, (1,))[0] / self.rows + self.ridge * (x @ x)) / 2
 
 
 class EnergyProblem(PointProblem):
