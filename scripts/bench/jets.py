@@ -116,7 +116,7 @@ def engine(options) -> None:
             values["layer-wise / products alone"] = np.median(quick / floor)
         print(title, {head: round(value, 2) for head, value in values.items()})
         if not options.trial:
-            record.save("jet engines", title, values, CODE)
+            record.save("pde-engines", title, values, CODE)
 
 
 def main() -> None:
