@@ -96,6 +96,7 @@ def ridge_path(
         At least 2. Each row is in one, drawn by the seed and its place: the same on any number of
         ranks.
     options : NewtonOptions
+        The solver auto is pcg here, whose factors serve along the path.
 
     Returns
     -------
@@ -172,6 +173,8 @@ def cross_validated(
         )
     for i in range(folds):
         problem.leaving_out(fold == i).check_minimum()
+    if options.solver == "auto":
+        options = replace(options, solver="pcg")
     steps, ridges = _Steps(options, on_failure), ridges_of(problem.total)
     given: list[Factor | None] = [None] * len(ridges)
     whole = steps.along(problem, ridges, given)

@@ -56,6 +56,14 @@ def check_dataset(dataset) -> None:
         )
 
 
+def _squared(A):
+    """Return the squares of entries in float64, as those of float32 would lose digits."""
+    if scipy.sparse.issparse(A) and A.has_canonical_format:  # as A**2, whose indices are copies
+        squares = A.data.astype(np.float64) ** 2
+        return scipy.sparse.csr_array((squares, A.indices, A.indptr), shape=A.shape)
+    return A.astype(np.float64, copy=False) ** 2
+
+
 class GeneralizedLinearModel(Problem):
     """E(x) = (1/W) sum_i w_i l(a_i.x + o_i, b_i) + (ridge/2) ||x||^2, l the loss of a `Family`.
 
@@ -333,8 +341,8 @@ class GeneralizedLinearModel(Problem):
         sums = np.zeros((len(parts), self.n))
         for i, part in enumerate(parts):
             for rows in chunks(part, len(values), size):
-                A = X[rows].astype(np.float64, copy=False)  # squares of float32 lose digits
-                sums[i, : self.features] += (A**2).T @ values[rows]
+                A = X if rows == slice(0, len(values)) else X[rows]
+                sums[i, : self.features] += _squared(A).T @ values[rows]
             sums[i, self.features :] = values[part].sum()
         return self.sum_parts(sums, (self.n,)) / self.total
 

@@ -16,10 +16,11 @@ from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.optimizers.ridge_path import cross_validated
 from hesscomp.parallel.world import World
 from hesscomp.sklearn.estimators import (
-    LogisticRegression,
-    TweedieRegressor,
+    Classifier,
+    Tweedie,
     agreed,
     explained,
+    parameters,
     total_weight,
 )
 
@@ -61,11 +62,11 @@ class _CrossValidated:
             kept = ~own.left_out
             return score(own.output(x, own.shard.X[kept]), y[kept], counts[kept])
 
+        how: Any = self
         failed: list[str] = []
         path = cross_validated(
             problem, lambda total: ridges(penalties[order], total), fold, folds,
-            self._options(), judge,
-            failed.append,
+            NewtonOptions(how.solver, how.tol, how.max_iter), judge, failed.append,
         )  # fmt: skip
         if failed:
             warnings.warn(failed[0], ConvergenceWarning, stacklevel=3)
@@ -77,11 +78,6 @@ class _CrossValidated:
         x = path.coefficients[at]
         self._take(problem, x if T is None else T @ x)  # type: ignore[attr-defined]
         return best
-
-    def _options(self) -> NewtonOptions:
-        how: Any = self
-        solver = "pcg" if how.solver == "auto" else how.solver  # whose factors serve along the path
-        return NewtonOptions(solver, how.tol, how.max_iter)
 
     def _folds(self, y: np.ndarray) -> tuple[np.ndarray, int]:
         """Return the fold of each row here, and how many there are. Collective.
@@ -109,7 +105,8 @@ class _CrossValidated:
         return fold[start : start + len(y)], len(splits)
 
 
-class LogisticRegressionCV(_CrossValidated, LogisticRegression):
+@parameters
+class LogisticRegressionCV(_CrossValidated, Classifier):
     """Logistic or softmax regression whose penalty is chosen by cross-validation.
 
     The fits of a fold go from the largest penalty to the smallest, each from the minimum before it,
@@ -151,20 +148,9 @@ class LogisticRegressionCV(_CrossValidated, LogisticRegression):
     1.0
     """
 
-    def __init__(
-        self, *, Cs=10, cv=5, scoring="accuracy", fit_intercept=True, class_weight=None, tol=1e-9,
-        max_iter=100, solver="auto", dtype="float32", standardize=False,
-    ):  # fmt: skip
-        self.Cs = Cs
-        self.cv = cv
-        self.scoring = scoring
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
-        self.solver = solver
-        self.dtype = dtype
-        self.standardize = standardize
+    Cs: Any = 10
+    cv: Any = 5
+    scoring: str = "accuracy"
 
     def fit(self, X, y, sample_weight=None):
         """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
@@ -187,7 +173,8 @@ class LogisticRegressionCV(_CrossValidated, LogisticRegression):
         return self
 
 
-class TweedieRegressorCV(_CrossValidated, TweedieRegressor):
+@parameters
+class TweedieRegressorCV(_CrossValidated, Tweedie):
     """Least squares, Poisson, Tweedie or gamma regression with a penalty by cross-validation.
 
     Parameters
@@ -220,19 +207,8 @@ class TweedieRegressorCV(_CrossValidated, TweedieRegressor):
     0.001
     """
 
-    def __init__(
-        self, *, power=0.0, alphas=(0.01, 0.1, 1.0), cv=5, fit_intercept=True, tol=1e-9,
-        max_iter=100, solver="auto", dtype="float32", standardize=False,
-    ):  # fmt: skip
-        self.power = power
-        self.alphas = alphas
-        self.cv = cv
-        self.fit_intercept = fit_intercept
-        self.tol = tol
-        self.max_iter = max_iter
-        self.solver = solver
-        self.dtype = dtype
-        self.standardize = standardize
+    alphas: Any = (0.01, 0.1, 1.0)
+    cv: Any = 5
 
     def fit(self, X, y, sample_weight=None):
         """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +39,11 @@ MATH = SimpleNamespace(
 )  # fmt: skip
 
 
+# Makes __init__ from a class' annotated parameters and those of its bases, as scikit-learn has it:
+# each becomes the attribute of its name, as it is given.
+parameters = dataclass(eq=False, repr=False, kw_only=True)
+
+
 @contextmanager
 def agreed(name: str) -> Iterator[None]:
     """Run local checks; where they fail on one of several ranks, all raise. Collective."""
@@ -53,6 +58,7 @@ def agreed(name: str) -> Iterator[None]:
             raise InputError(str(error)) from error
 
 
+@parameters
 class _Linear(BaseEstimator):
     """What all share: rows and weights as scikit-learn checks them, and the fit.
 
@@ -60,7 +66,12 @@ class _Linear(BaseEstimator):
     `score` are of the rows of all ranks, and predictions of the rank's own.
     """
 
-    standardize = False  # where it is no parameter
+    fit_intercept: bool = True
+    tol: float = 1e-9
+    max_iter: int = 100
+    solver: str = "auto"
+    dtype: str = "float32"
+    standardize = warm_start = False  # where they are no parameters
 
     def _rows(self, X, y, sample_weight, **options) -> tuple[Any, np.ndarray, np.ndarray | None]:
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=FLOATS, **options)
@@ -118,71 +129,12 @@ class _Linear(BaseEstimator):
         return tags
 
 
-class LogisticRegression(ClassifierMixin, _Linear):
-    """Logistic regression, of several classes softmax regression; the intercept has no penalty.
+@parameters
+class Classifier(ClassifierMixin, _Linear):
+    """Models of two and of several classes."""
 
-    Parameters
-    ----------
-    C : float
-        Minimises C sum_i w_i l_i + ||coef||^2 / 2; `numpy.inf` for no penalty.
-    fit_intercept : bool
-    class_weight : dict, "balanced" or None
-        Factors of the weights of classes; "balanced" makes all classes weigh the same.
-    tol : float
-        ||gradient||_2 of the objective over C sum_i w_i at which the fit ends.
-    max_iter : int
-        Newton steps.
-    warm_start : bool
-        Begin where the last fit ended.
-    solver : {"auto", "pcg", "direct"}
-        As of `hesscomp.newton`.
-    dtype : {"float32", "float64"}
-        Precision of curvature products; objective and gradient are float64.
-    standardize : bool
-        Fit columns of standard deviation 1 over the rows of all ranks, dense ones with an intercept
-        centred, and undo it in the coefficients: a StandardScaler before it, also under mpiexec.
-
-    Attributes
-    ----------
-    classes_ : (K,) array
-    coef_ : (1, features) or (K, features) array
-    intercept_ : (1,) or (K,) array
-    n_iter_ : int
-    objective_ : float
-        The mean loss with its penalty.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from hesscomp.sklearn import LogisticRegression
-    >>> X, y = load_iris(return_X_y=True)
-    >>> LogisticRegression(C=10).fit(X, y).predict_proba(X[:1]).round(3)
-    array([[0.997, 0.003, 0.   ]])
-    """
-
-    def __init__(
-        self, C=1.0, *, fit_intercept=True, class_weight=None, tol=1e-9, max_iter=100,
-        warm_start=False, solver="auto", dtype="float32", standardize=False,
-    ):  # fmt: skip
-        self.C = C
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.solver = solver
-        self.dtype = dtype
-        self.standardize = standardize
-
-    def fit(self, X, y, sample_weight=None):
-        """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
-        if not self.C > 0:
-            raise InputError(f"C must be above 0, not {self.C}")
-        X, targets, weights, _ = self._encoded(X, y, sample_weight)
-        total = total_weight(targets, weights)
-        ridge = 0.0 if np.isinf(self.C) else float(1 / (self.C * max(total, 1e-300)))
-        self._take(*self._solve(X, targets, weights, self._family(), ridge, self._start))
-        return self
+    class_weight: Any = None
+    standardize: bool = False
 
     def _family(self) -> str:
         return "logistic" if len(self.classes_) == 2 else "softmax"
@@ -278,8 +230,68 @@ class LogisticRegression(ClassifierMixin, _Linear):
         return float(hits / total)
 
 
+@parameters
+class LogisticRegression(Classifier):
+    """Logistic regression, of several classes softmax regression; the intercept has no penalty.
+
+    Parameters
+    ----------
+    C : float
+        Minimises C sum_i w_i l_i + ||coef||^2 / 2; `numpy.inf` for no penalty.
+    fit_intercept : bool
+    class_weight : dict, "balanced" or None
+        Factors of the weights of classes; "balanced" makes all classes weigh the same.
+    tol : float
+        ||gradient||_2 of the objective over C sum_i w_i at which the fit ends.
+    max_iter : int
+        Newton steps.
+    warm_start : bool
+        Begin where the last fit ended.
+    solver : {"auto", "pcg", "direct"}
+        As of `hesscomp.newton`.
+    dtype : {"float32", "float64"}
+        Precision of curvature products; objective and gradient are float64.
+    standardize : bool
+        Fit columns of standard deviation 1 over the rows of all ranks, dense ones with an intercept
+        centred, and undo it in the coefficients: a StandardScaler before it, also under mpiexec.
+
+    Attributes
+    ----------
+    classes_ : (K,) array
+    coef_ : (1, features) or (K, features) array
+    intercept_ : (1,) or (K,) array
+    n_iter_ : int
+    objective_ : float
+        The mean loss with its penalty.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from hesscomp.sklearn import LogisticRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> LogisticRegression(C=10).fit(X, y).predict_proba(X[:1]).round(3)
+    array([[0.997, 0.003, 0.   ]])
+    """
+
+    C: float = field(default=1.0, kw_only=False)
+    warm_start: bool = False
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit rows, the rank's own under mpiexec; `sample_weight` says how much each counts."""
+        if not self.C > 0:
+            raise InputError(f"C must be above 0, not {self.C}")
+        X, targets, weights, _ = self._encoded(X, y, sample_weight)
+        total = total_weight(targets, weights)
+        ridge = 0.0 if np.isinf(self.C) else float(1 / (self.C * max(total, 1e-300)))
+        self._take(*self._solve(X, targets, weights, self._family(), ridge, self._start))
+        return self
+
+
+@parameters
 class _Regressor(RegressorMixin, _Linear):
     """Models of numbers: the family and its ridge are the subclass' own."""
+
+    alpha = 0.0  # where it is no parameter
 
     def _family(self) -> str:
         raise NotImplementedError
@@ -377,6 +389,7 @@ def shortest_least_squares(problem) -> np.ndarray:
     return problem.world.on_root(solved, H, b)
 
 
+@parameters
 class PoissonRegressor(_Regressor):
     """Poisson regression with the logarithm as link; the intercept has no penalty.
 
@@ -404,18 +417,9 @@ class PoissonRegressor(_Regressor):
     array([8.])
     """
 
-    def __init__(
-        self, *, alpha=1.0, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False,
-        solver="auto", dtype="float32", standardize=False,
-    ):  # fmt: skip
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.solver = solver
-        self.dtype = dtype
-        self.standardize = standardize
+    alpha: float = 1.0
+    warm_start: bool = False
+    standardize: bool = False
 
     def _family(self):
         return "poisson"
@@ -437,7 +441,24 @@ class GammaRegressor(PoissonRegressor):
         return "gamma"
 
 
-class TweedieRegressor(_Regressor):
+@parameters
+class Tweedie(_Regressor):
+    """Models whose variance is the mean to a power."""
+
+    power: float = 0.0
+    standardize: bool = False
+
+    def _family(self):
+        named = {0: "least-squares", 1: "poisson", 2: "gamma"}
+        if self.power in named:
+            return named[self.power]
+        if not 1 < self.power < 2:
+            raise InputError(f"power must be 0, or from 1 to 2, not {self.power}")
+        return f"tweedie:{self.power!r}"
+
+
+@parameters
+class TweedieRegressor(Tweedie):
     """A model whose variance is the mean to a power; the intercept has no penalty.
 
     Parameters
@@ -457,29 +478,11 @@ class TweedieRegressor(_Regressor):
     array([8.])
     """
 
-    def __init__(
-        self, *, power=0.0, alpha=1.0, fit_intercept=True, tol=1e-9, max_iter=100,
-        warm_start=False, solver="auto", dtype="float32", standardize=False,
-    ):  # fmt: skip
-        self.power = power
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.solver = solver
-        self.dtype = dtype
-        self.standardize = standardize
-
-    def _family(self):
-        named = {0: "least-squares", 1: "poisson", 2: "gamma"}
-        if self.power in named:
-            return named[self.power]
-        if not 1 < self.power < 2:
-            raise InputError(f"power must be 0, or from 1 to 2, not {self.power}")
-        return f"tweedie:{self.power!r}"
+    alpha: float = 1.0
+    warm_start: bool = False
 
 
+@parameters
 class Ridge(_Regressor):
     """Least squares with a penalty; the intercept has none.
 
@@ -499,18 +502,9 @@ class Ridge(_Regressor):
     array([0.5])
     """
 
-    def __init__(
-        self, alpha=1.0, *, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False,
-        solver="auto", dtype="float32", standardize=False,
-    ):  # fmt: skip
-        self.alpha = alpha
-        self.fit_intercept = fit_intercept
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.solver = solver
-        self.dtype = dtype
-        self.standardize = standardize
+    alpha: float = field(default=1.0, kw_only=False)
+    warm_start: bool = False
+    standardize: bool = False
 
     def _family(self):
         return "least-squares"
@@ -519,6 +513,7 @@ class Ridge(_Regressor):
         return self.alpha / max(total, 1e-300)
 
 
+@parameters
 class LinearRegression(_Regressor):
     """Least squares; parameters as of `Ridge`, without a penalty.
 
@@ -538,22 +533,10 @@ class LinearRegression(_Regressor):
     array([2.])
     """
 
-    def __init__(
-        self, *, fit_intercept=True, tol=1e-9, max_iter=100, warm_start=False, solver="auto",
-        dtype="float32",
-    ):  # fmt: skip
-        self.fit_intercept = fit_intercept
-        self.tol = tol
-        self.max_iter = max_iter
-        self.warm_start = warm_start
-        self.solver = solver
-        self.dtype = dtype
+    warm_start: bool = False
 
     def _family(self):
         return "least-squares"
-
-    def _ridge(self, total):
-        return 0.0
 
     def _solve(self, X, y, weights, family, ridge, start):
         problem, _ = self._problem(X, y, weights, family, ridge)

@@ -6,16 +6,21 @@
     mpiexec -n 2 python scripts/bench/linear.py text # two ranks beside one, by wall time
 
 `text`: logistic regression beside scikit-learn's newton-cg and LIBLINEAR, by processor time on one
-thread. The set is made here: documents of words that are drawn by Zipf's law, weighted by tf-idf,
+thread. One set is made here: documents of words that are drawn by Zipf's law, weighted by tf-idf,
 rows of length 1; by default 334,009 rows, 172,110 columns and about 4.6 million nonzeros, whose
-spectrum is flat. LIBLINEAR has no tolerance of the gradient: its 1e-4 is used.
+spectrum is flat. The others are the LIBSVM files (.svm, .libsvm, .svmlight) of two classes in the
+folder HESSCOMP_DATA. LIBLINEAR has no tolerance of the gradient: its 1e-4 is used.
 
 `sets`: `newton-cg` with the preconditioner auto beside each fixed one, on six sets. `classes`:
 softmax regression of the 5,000 packaged MNIST images beside scikit-learn, all to objectives within
-1e-10 of each other. Each solver runs to its own end in turns, --repeats times; tables have medians.
+1e-10 of each other; of all 60,000, in one turn, where HESSCOMP_DATA has them. Else each solver runs
+to its own end in turns, --repeats times; tables have medians.
 """
 
+import itertools
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import record
@@ -56,8 +61,8 @@ def median_times(runs: dict, repeats: int, clock=time.process_time) -> tuple[dic
     return {name: float(np.median(values)) for name, values in seconds.items()}, found
 
 
-def tell(options, row: str, medians: dict, norms: dict, told: str) -> None:
-    """Print a row, the first run being ours, and keep it."""
+def tell(options, part: str, row: str, medians: dict, norms: dict, told: str) -> None:
+    """Print a row of a part's table, the first run being ours, and keep it."""
     own, *others = medians
     print(f"{row}; {told}")
     values = {"seconds": medians[own]}
@@ -66,7 +71,7 @@ def tell(options, row: str, medians: dict, norms: dict, told: str) -> None:
         print(f"    {name:10s} {median:6.2f} s, ||g|| {norms[name]:.0e}, over ours {ratio:.2f}")
     values |= {f"{name} over ours": medians[name] / medians[own] for name in others}
     if not options.trial:
-        record.save("linear", row, values, (*record.ENGINE, *record.OPTIMIZERS))
+        record.save(f"linear-{part}", row, values, (*record.ENGINE, *record.OPTIMIZERS))
 
 
 def norm_at(problem, x) -> float:
@@ -81,17 +86,15 @@ def text(options) -> None:
     from hesscomp.datasets import from_arrays
 
     world = hc.World()
-    X, y = text_like(ROWS // options.scale, COLUMNS // options.scale)
-    size = f"{X.shape[0]:,} x {X.shape[1]:,}"
     if world.size > 1:
-        ranks(options, world, X, y, size)
+        ranks(options, world, *text_like(ROWS // options.scale, COLUMNS // options.scale))
         return
-    data = from_arrays(X, y, world)
-    for ridge in RIDGES:
+    for (name, X, y), ridge in itertools.product(texts(options.scale), RIDGES):
+        data = from_arrays(X, y, world)
         problem = hc.LogisticRegression(data, world, ridge=ridge, dtype="float64")
         hc.newton(problem, solver="pcg", max_iterations=1)  # what is loaded once is not counted
 
-        def peer(solver, tolerance, ridge=ridge):
+        def peer(solver, tolerance, X=X, y=y, ridge=ridge):
             model = LogisticRegression(
                 C=1 / (ridge * len(y)), fit_intercept=False, solver=solver, tol=tolerance,
                 max_iter=1000,
@@ -108,10 +111,26 @@ def text(options) -> None:
         medians, found = median_times(runs, options.repeats)
         told, found["hesscomp"] = found["hesscomp"].preconditioning, found["hesscomp"].x
         norms = {name: norm_at(problem, x) for name, x in found.items()}
-        tell(options, f"{size}, ridge {ridge:g}", medians, norms, told)
+        tell(options, "text", f"{name}{size_of(X)}, ridge {ridge:g}", medians, norms, told)
 
 
-def ranks(options, world, X, y, size: str) -> None:
+def texts(scale: int):
+    """Yield a name, rows and labels of the set that is made, and of files."""
+    yield "", *text_like(ROWS // scale, COLUMNS // scale)
+    import hesscomp as hc
+
+    folder = os.environ.get("HESSCOMP_DATA")
+    files = sorted(Path(folder).iterdir()) if folder else []
+    for path in (path for path in files if path.suffix in (".svm", ".libsvm", ".svmlight")):
+        train = hc.load_data(path, dtype="float64").train
+        yield f"{path.name}, ", train.X, train.y
+
+
+def size_of(X) -> str:
+    return f"{X.shape[0]:,} x {X.shape[1]:,}"
+
+
+def ranks(options, world, X, y) -> None:
     """All ranks beside rank 0 alone, by wall time; one thread each."""
     import hesscomp as hc
     from hesscomp.datasets import from_arrays
@@ -140,7 +159,8 @@ def ranks(options, world, X, y, size: str) -> None:
         if world.rank == 0:
             medians = {name: float(np.median(values)) for name, values in seconds.items()}
             norms = dict.fromkeys(medians, fit.gradient_norm)
-            tell(options, f"{size}, ridge {ridge:g}, {world.size} ranks", medians, norms, "wall")
+            row = f"{size_of(X)}, ridge {ridge:g}, {world.size} ranks"
+            tell(options, "text", row, medians, norms, "wall")
 
 
 def further_sets(scale: int, world):
@@ -188,18 +208,24 @@ def sets(options) -> None:
         medians, found = median_times(runs, options.repeats)
         norms = {kind: result.gradient_norm for kind, result in found.items()}
         row = f"{name}, {problem.rows:,} x {problem.n:,}, ridge {ridge:g}"
-        tell(options, row, medians, norms, found["auto"].remark)
+        tell(options, "sets", row, medians, norms, found["auto"].remark)
 
 
 def classes(options) -> None:
     """Softmax regression of MNIST, beside scikit-learn."""
+    softmax(options, "mnist-sample", (1e-3, 1e-4), options.repeats)
+    if (Path(os.environ.get("HESSCOMP_DATA", "")) / "mnist").is_dir():
+        softmax(options, "mnist", (1e-3,), 1)
+
+
+def softmax(options, name: str, ridges: tuple, repeats: int) -> None:
     from sklearn.linear_model import LogisticRegression
 
     import hesscomp as hc
 
-    data = hc.load_data("mnist-sample")
+    data = hc.load_data(name)
     X, y = np.asarray(data.train.X, np.float64), data.train.y
-    for ridge in (1e-3, 1e-4):
+    for ridge in ridges:
         problem = hc.SoftmaxRegression(data, ridge=ridge, intercept=True)
         hc.newton(problem, solver="pcg", max_iterations=1)
 
@@ -214,12 +240,13 @@ def classes(options) -> None:
             "newton-cg": lambda peer=peer: peer("newton-cg", 1e-7),
             "lbfgs": lambda peer=peer: peer("lbfgs", 1e-7),
         }
-        medians, found = median_times(runs, options.repeats)
+        medians, found = median_times(runs, repeats)
         norms = {name: norm_at(problem, x) for name, x in found.items()}
         least = min(problem.objective(x) for x in found.values())
         gaps = (f"{name} {problem.objective(x) - least:.0e}" for name, x in found.items())
-        row = f"MNIST sample, 10 classes, {problem.rows:,} x {problem.n:,}, ridge {ridge:g}"
-        tell(options, row, medians, norms, f"objectives above the least: {', '.join(gaps)}")
+        row = f"{name}, 10 classes, {problem.rows:,} x {problem.n:,}, ridge {ridge:g}"
+        told = f"objectives above the least: {', '.join(gaps)}"
+        tell(options, "classes", row, medians, norms, told)
 
 
 FIXED = ("auto", "low-rank", "none", "diagonal")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from marks import serial_but
+from regressions import ROWS, whole
 from shards import own_rows
 from sklearn import linear_model as peers
 from sklearn.model_selection import GridSearchCV, KFold, ShuffleSplit
@@ -13,7 +14,6 @@ from sklearn.utils.estimator_checks import check_estimator
 import hesscomp.sklearn as ours
 from hesscomp.errors import InputError
 
-ROWS, N = 120, 4
 PENALTIES = [10.0, 0.01, 0.3]
 EXACT = {"tol": 1e-11, "dtype": "float64"}
 CHECKED = {
@@ -32,19 +32,6 @@ def test_scikit_learns_own_checks(name):
     }
 
 
-def whole(kind):
-    rng = np.random.default_rng(6)
-    X = rng.standard_normal((ROWS, N))
-    t = X @ rng.standard_normal((N, 3)) / 2 + [0.5, 0, -0.2]
-    y = {
-        "two": (rng.random(ROWS) < 1 / (1 + np.exp(-t[:, 0]))).astype(int),
-        "three": np.array(["c", "a", "b"])[np.argmax(t + rng.gumbel(size=t.shape), axis=1)],
-        "count": rng.poisson(np.exp(t[:, 0])).astype(float),
-        "value": t[:, 0] + rng.standard_normal(ROWS),
-    }[kind]
-    return X, y, rng.integers(1, 3, ROWS).astype(float)
-
-
 CASES = [("two", "accuracy"), ("two", "neg_log_loss"), ("three", "neg_log_loss")]
 
 
@@ -52,7 +39,7 @@ CASES = [("two", "accuracy"), ("two", "neg_log_loss"), ("three", "neg_log_loss")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("kind, scoring", serial_but(CASES[-1:], CASES))
 def test_choices_and_scores_are_those_of_scikit_learn(world, kind, scoring):
-    X, y, weights = whole(kind)
+    X, y, weights = whole(kind, 1)
     rows = own_rows(world, ROWS, "uneven")
     same = {"Cs": PENALTIES, "cv": 3, "scoring": scoring, "class_weight": "balanced"}
     mine = ours.LogisticRegressionCV(**same, **EXACT).fit(X[rows], y[rows], weights[rows])
@@ -69,7 +56,7 @@ def test_choices_and_scores_are_those_of_scikit_learn(world, kind, scoring):
 @pytest.mark.ranks
 @pytest.mark.parametrize("kind, power", serial_but([("count", 1)], [("count", 1), ("value", 0)]))
 def test_regressors_choose_as_a_search_does(world, kind, power):
-    X, y, _ = whole(kind)
+    X, y, _ = whole(kind, 1)
     rows, cv = own_rows(world, ROWS, "uneven"), KFold(4, shuffle=True, random_state=1)
     mine = ours.TweedieRegressorCV(power=power, alphas=PENALTIES, cv=cv, **EXACT)
     mine.fit(X[rows], y[rows])
@@ -84,8 +71,8 @@ def test_regressors_choose_as_a_search_does(world, kind, power):
 
 
 def test_deviations_of_all_rows_stand_for_a_scaler_before_the_search(world):
-    X, y, _ = whole("two")
-    X = X * [1.0, 1e3, 1e-3, 5.0] + 7
+    X, y, _ = whole("two", 1)
+    X = X * [1.0, 1e3, 1e-3, 5.0, 1.0] + 7
     mine = ours.LogisticRegressionCV(Cs=PENALTIES, cv=3, standardize=True, **EXACT).fit(X, y)
     peer = peers.LogisticRegression(C=mine.C_, tol=1e-12, solver="newton-cholesky")
     pipe = make_pipeline(StandardScaler(), peer).fit(X, y)
@@ -101,6 +88,6 @@ def test_deviations_of_all_rows_stand_for_a_scaler_before_the_search(world):
     ],
 )  # fmt: skip
 def test_what_is_refused(world, how, said):
-    X, y, _ = whole("two")
+    X, y, _ = whole("two", 1)
     with pytest.raises(InputError, match=said):
         ours.LogisticRegressionCV(**how).fit(X, y)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from marks import slow_but
+from regressions import ROWS, whole
 from shards import own_rows
 from sklearn import linear_model as peers
 from sklearn.exceptions import ConvergenceWarning
@@ -15,7 +16,6 @@ from sklearn.utils.estimator_checks import check_estimator
 import hesscomp.sklearn as ours
 from hesscomp.errors import InputError
 
-ROWS, N = 130, 5
 ESTIMATORS = {
     "poisson": ours.PoissonRegressor(), "logistic": ours.LogisticRegression(),
     "gamma": ours.GammaRegressor(), "tweedie": ours.TweedieRegressor(power=1.5, alpha=0.1),
@@ -31,20 +31,6 @@ def test_scikit_learns_own_checks(name):
     assert {each["check_name"] for each in found if each["status"] != "passed"} <= {
         "check_array_api_input"  # which needs an environment variable of SciPy
     }
-
-
-def whole(kind):
-    rng = np.random.default_rng(6)
-    X = rng.standard_normal((ROWS, N))
-    t = X @ rng.standard_normal((N, 3)) / 2 + [0.5, 0, -0.2]
-    y = {
-        "two": (rng.random(ROWS) < 1 / (1 + np.exp(-t[:, 0]))).astype(int),
-        "three": np.array(["c", "a", "b"])[np.argmax(t + rng.gumbel(size=t.shape), axis=1)],
-        "count": rng.poisson(np.exp(t[:, 0])).astype(float),
-        "positive": rng.gamma(2, np.exp(t[:, 0]) / 2),
-        "value": t[:, 0] + rng.standard_normal(ROWS),
-    }[kind]
-    return X, y, rng.integers(0, 3, ROWS).astype(float)
 
 
 EXACT = {"tol": 1e-11, "dtype": "float64"}
