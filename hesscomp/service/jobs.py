@@ -104,7 +104,7 @@ class JobStore:
         return self._writer.submit(self._write, job.brief())
 
     def finish(self, job: Job, state: str, error: str = "") -> Future[tuple[Job, str]]:
-        """Write how a job ended, then remove its journal; the job itself stays as it is.
+        """Write how a job ended, and later remove its journal; the job itself stays as it is.
 
         Returns
         -------
@@ -121,7 +121,7 @@ class JobStore:
             self._write(job)
         except OSError as error:
             return job, describe(error)
-        shutil.rmtree(self.place(job) / "run", ignore_errors=True)
+        self._writer.submit(shutil.rmtree, self.place(job) / "run", ignore_errors=True)
         return job, ""
 
     def _write(self, job: Job) -> None:

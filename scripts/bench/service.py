@@ -1,7 +1,8 @@
 """What a resident service shows: latency, batching, visits to a running job, kills, and drift.
 
     python scripts/bench/service.py idle batching visits orphans  # six minutes
-    python scripts/bench/service.py kills --kills 100             # an hour
+    python scripts/bench/service.py kills --kills 100             # an hour; or in pieces,
+    python scripts/bench/service.py kills --kills 25 --seed 1     # each of them a row of its own
     python scripts/bench/service.py drift --minutes 60
     python scripts/bench/service.py --kills 3 --minutes 1 --seconds 2 --trial    # all, shortly
 
@@ -320,7 +321,7 @@ def kills(options) -> dict[str, dict]:
         watcher.join()
         spent = time.monotonic() - start
     return {
-        f"{options.kills} kills and stops": {
+        f"{options.kills} kills and stops, seed {options.seed}": {
             **counts, "restarts": restarts[-1], "status p99, ms": 1000 * percentile(waits, 0.99),
             "status largest, ms": 1000 * max(waits), "minutes": spent / 60,
         }
@@ -415,8 +416,8 @@ def drift(options) -> dict[str, dict]:
             statistics.median(part) for part in (values[fifth : 2 * fifth], values[-fifth:])
         )
         files = open_now[name]
-        found[f"{name}, {options.minutes:g} minutes, {done} requests"] = {
-            "MB": last / 1e6, "memory's drift, %": 100 * (last / early - 1),
+        found[f"{name}, {options.minutes:g} minutes"] = {
+            "requests": done, "MB": last / 1e6, "memory's drift, %": 100 * (last / early - 1),
             "file descriptors": f"{statistics.median(files[fifth:2 * fifth]):g} to {files[-1]}",
         }  # fmt: skip
     return found

@@ -197,9 +197,27 @@ def compress_summary(entries: list[dict]) -> str:
     )
 
 
+def service_kills(entries: list[dict]) -> str:
+    """The pieces, and in words what they are together."""
+    rows = rows_of(entries, "service-kills")
+    if not rows:
+        return ""
+
+    def total(head: str) -> int:
+        return sum(row["values"][head] for row in rows)
+
+    number = sum(int(row["row"].split()[0]) for row in rows)
+    return (
+        f"{table(rows)}\nTogether {number} kills and stops: {total('done')} jobs done, "
+        f"{total('wrong')} of them with wrong bits, {total('failed')} failed; the ranks began anew "
+        f"{total('restarts')} times, {total('named its rank')} times with the rank named.\n"
+    )
+
+
 SUMMARIES: dict[str, Callable[[list[dict]], str]] = {
     "overview": overview,
     "compress-summary": compress_summary,
+    "service-kills": service_kills,
 }
 
 
