@@ -74,6 +74,12 @@ COMMANDS = {
         *("--gradient-batch", "500", "--max-steps", "100", "--evaluate-every", "50"),
         *("--save-every", "2", "--save-point", "result.npy"),
     ],
+    "drsom": [
+        *("train", "--problem", "adult-mlp", "--reproducible", "--optimizer", "drsom"),
+        *("--set", "curvature=kronecker", "averaging=0.9", "same_batch=yes"),
+        *("--gradient-batch", "500", "--max-steps", "100", "--evaluate-every", "50"),
+        *("--save-every", "2", "--save-point", "result.npy"),
+    ],
     **{
         name: [
             *("train", *SMALL, "--ridge", "1e-3", "--optimizer", name, "--gradient-batch", "500"),

@@ -39,6 +39,23 @@ INSTEAD = {  # what people know from Keras
     "learning_rate": "it is the optimizer's: pass hc.Adam(0.01), or name it in `settings`",
     "metrics": "with `validation_data` the history has its loss, and accuracy for a classifier",
     "validation_split": "divide the rows, and give one part as `validation_data`",
+    "shuffle": "each step draws its batch of all rows, by the `seed`",
+    "steps_per_epoch": "give `max_steps`",
+    "initial_epoch": "give a `folder`, and the same call goes on",
+    "class_weight": "repeat the rows that count more, or let the loss look up a weight by y",
+    "sample_weight": "repeat the rows that count more, or let the loss look up a weight by y",
+}
+SCHEDULED = "make the optimizer with a schedule as its learning rate"
+IN_PLACE_OF = {  # of Keras' callbacks
+    "ModelCheckpoint": "give a `folder`; with `patience` the model gets its weights of the lowest "
+    "validation loss",
+    "BackupAndRestore": "give a `folder`, and the same call goes on",
+    "CSVLogger": "give a `folder`, which then holds history.csv",
+    "TensorBoard": "give a `folder` and `tensorboard=True`",
+    "LearningRateScheduler": SCHEDULED,
+    "ReduceLROnPlateau": SCHEDULED,
+    "TerminateOnNaN": "leave it out: such steps are taken back",
+    "ProgbarLogger": "give `verbose`",
 }
 
 
@@ -242,10 +259,9 @@ def _without_early_stopping(given: tuple, options: dict) -> tuple[tuple, dict]:
 def _check_callbacks(callbacks: tuple) -> None:
     for each in callbacks:
         if not callable(each):
-            raise InputError(
-                f"a callback is a function of (row, x), and {type(each).__name__} is none; of "
-                "Keras' only EarlyStopping can be taken, and for ModelCheckpoint there is `folder`"
-            )
+            kind = type(each).__name__
+            remedy = IN_PLACE_OF.get(kind, "of Keras' only EarlyStopping can be taken")
+            raise InputError(f"a callback is a function of (row, x), and {kind} is none; {remedy}")
 
 
 class _Progress:

@@ -1,6 +1,7 @@
 """Optimizers against each other: lowest training objective at equal seconds and equal passes.
 
     HESSCOMP_DATA=/data python scripts/bench/optimizers.py   # three quarters of an hour
+    mpiexec -n 2 python scripts/bench/optimizers.py --only adult mnist-mlp mnist-cnn4 distorted-cnn4
     python scripts/bench/optimizers.py --only curves-autoencoder --seconds 1 --seeds 1 --rows 200
     python scripts/bench/optimizers.py --draw                # tables and figures of what is there
     mpiexec -n 2 python scripts/bench/optimizers.py --only mnist-cnn4 --speed 100   # a step's time
@@ -10,14 +11,16 @@ at each, and with the other seeds at the best one. Adult is lifted to 4,000 rand
 ridge 1e-6, and starts from zero: its seeds are those of the batches. Networks have no ridge;
 autoencoders start from Martens' sparse weights, others from Glorot's, one start a seed. The
 distorted images are those of MNIST, training and test, each turned, stretched, slanted and moved at
-random (`distorted`). Data come
+random (`distorted`); there the rates of all methods fall along a cosine after a warm-up of 20
+steps, to zero at the end of the seconds, as many steps as the method's first twenty say. Data come
 from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000 images; titles say on how many rows
 everything ran.
 
-The clock is the processor time of a rank, which on an idle machine is wall time: every rank has one
-thread, and waits for others by asking. It runs while an optimizer works, compilation done, so that
-neighbours on a shared machine cost nobody (much). Objectives over all training rows are
-computed afterwards, at the points that a run was at in some thirty moments of it, and count for
+The clock is the processor time of the rank that took most, which on an idle machine is wall time:
+every rank has one thread, and waits for others by asking. It runs while an optimizer works,
+compilation done, so that neighbours on a shared machine cost nobody (much). Objectives over all
+training rows are
+computed afterwards, at the points that a run was at in some eight moments of it, and count for
 nobody; what counts is the lowest so far. Passes weigh batches by their share of the rows and count
 each product column as one. Each run leaves a file in --out and is not run again; tables go to the
 terminal, figures to docs/figures/.
@@ -50,6 +53,7 @@ from hesscomp.optimizers.initial import sparse_initial
 from hesscomp.optimizers.loop import Stopping, train
 from hesscomp.optimizers.newton_cg import NewtonCG
 from hesscomp.optimizers.optimizer import Optimizer
+from hesscomp.optimizers.schedules import Schedule
 from hesscomp.optimizers.sketched import SaddleFree, SketchySGD
 from hesscomp.optimizers.soap import SOAP
 from hesscomp.parallel.rows import row_range
@@ -62,7 +66,8 @@ from hesscomp.problems.models import build_network
 from hesscomp.runs.report import write_json
 
 ROOT = Path(__file__).parents[2]
-MOMENTS = 30  # of a run, at which its objective is computed afterwards
+MOMENTS = 8  # of a run, at which its objective is computed afterwards
+WARMUP, TIMED = 20, 20  # steps of a schedule's warm-up, and those that say how many there will be
 BASELINES = ("sgd", "adam", "adabelief")
 Setting = tuple[Optimizer, Sampling]
 
@@ -83,6 +88,8 @@ class Plan:
         Of an autoencoder that is smaller than the named problem's, from input to code.
     distorted : bool
         Whether the images are distorted.
+    cosine : bool
+        Whether rates fall along a cosine to 0 at the end of the seconds, after a warm-up.
     """
 
     seconds: float
@@ -90,6 +97,7 @@ class Plan:
     methods: dict[str, list[Setting]]
     widths: tuple[int, ...] = ()
     distorted: bool = False
+    cosine: bool = False
 
 
 def baselines(batch: int, adam: list[float], adabelief: list[float], sgd: list[float]) -> dict:
@@ -118,16 +126,19 @@ ALL, TENTH, QUARTER = Sampling(), Sampling(curvature=0.1), Sampling(curvature=0.
 CONVEX = [0.1, 0.03, 0.01]
 RATES, SGD_RATES = [3e-2, 1e-2, 3e-3, 1e-3, 3e-4], [3e-2, 1e-2, 3e-3]
 SOAP_RATES = [1e-2, 3e-3, 1e-3]
-DAMPINGS = [1.0, 1e-1, 1e-2, 1e-3, 1e-4]
 DEEP = {
     "hessian-free": [(HessianFree(10.0), ALL)],
     "gauss-newton": [(GaussNewton(), TENTH)],
     "newton-cg": [(NewtonCG("trust-region", curvature="gauss-newton"), QUARTER)],
     "drsom": [(DRSOM(), ALL)],
 }
-CONVOLUTIONAL = {
-    "hessian-free": [(HessianFree(1.0, preconditioner="none"), QUARTER)],
-    **{name: DEEP[name] for name in ("gauss-newton", "newton-cg", "drsom")},
+IN_BATCHES = {
+    "drsom, kronecker": [
+        (
+            DRSOM(curvature="kronecker", same_batch=True, averaging=0.9),
+            Sampling(gradient=100, curvature=100),
+        )
+    ]
 }
 KRONECKER = {
     "hessian-free, kronecker": [(HessianFree(0.3, max_cg=20, preconditioner="kronecker"), ALL)]
@@ -140,20 +151,18 @@ PLANS = {
     "adult": Plan(
         8, None,
         {
-            **baselines(1000, [0.3, *CONVEX, 3e-3], [1.0, 0.3, *CONVEX], [30.0, 10.0, 3.0]),
-            **sketched(1000, *DAMPINGS),
+            **baselines(1000, [0.3, *CONVEX, 3e-3], [1.0, 0.3, *CONVEX], [10.0]),
+            **sketched(1000, 1e-3, 1e-4),
             "newton-cg": [(NewtonCG(rank=100), TENTH)],
-            "newton-cg, plain": [(NewtonCG(preconditioner="none"), ALL)],
             "gauss-newton": [(GaussNewton(1e-2), TENTH)],
             "hessian-free": [(HessianFree(1e-2), TENTH)],
-            "drsom": [(DRSOM(), ALL)],
         },
     ),
     "mnist-mlp": Plan(
         5, 5000,
         {
-            **baselines(100, RATES, RATES, SGD_RATES), **sketched(100, *DAMPINGS), **KRONECKER,
-            **DEEP,
+            **baselines(100, RATES, RATES, [3e-2]), **sketched(100, 1e-2, 1e-3), **KRONECKER,
+            **DEEP, **IN_BATCHES,
         },
     ),
     "mnist-autoencoder": Plan(
@@ -163,12 +172,12 @@ PLANS = {
     "mnist-cnn4": Plan(
         15, 1000,
         {
-            **soap(*SOAP_RATES), **baselines(100, RATES, RATES, SGD_RATES),
-            **sketched(100, *DAMPINGS), **CONVOLUTIONAL,
+            **soap(*SOAP_RATES), **baselines(100, RATES, RATES, [3e-2]), **IN_BATCHES,
         },
     ),
     "distorted-cnn4": Plan(
-        20, 5000, {**soap(*SOAP_RATES), **baselines(100, RATES, RATES, SGD_RATES)}, distorted=True
+        20, 5000, {**soap(*SOAP_RATES), **baselines(100, SOAP_RATES, SOAP_RATES, [3e-2])},
+        distorted=True, cosine=True,
     ),
 }  # fmt: skip
 
@@ -177,7 +186,7 @@ class Contest:
     """A problem with its starts, one for each seed."""
 
     def __init__(self, name: str, world: World, plan: Plan):
-        self.name, self.reconstructs = name, name.endswith("autoencoder")
+        self.name, self.plan, self.reconstructs = name, plan, name.endswith("autoencoder")
         if name == "adult":
             data = load_dataset("adult", world)
             self.data = fourier_features(data, world, 4000, 6.0, seed=0, dtype="float32")
@@ -228,7 +237,9 @@ class Contest:
         x0 = self.start(seed)
         options = {"sampling": sampling, "evaluate_every": 10**9}
         train(self.problem, optimizer, x0, stopping=Stopping(3), **options)  # compiles
-        moments = Moments(seconds)
+        if self.plan.cosine:
+            optimizer = self.scheduled(optimizer, seconds, x0, options)
+        moments = Moments(seconds, self.problem.world)
         result = train(
             self.problem, optimizer, x0, callbacks=(moments,),
             stopping=Stopping(max_steps=10**9), **options,
@@ -245,17 +256,38 @@ class Contest:
             **(self.squared_errors(best) if self.reconstructs else self.accuracy(best)),
         }  # fmt: skip
 
+    def scheduled(self, optimizer, seconds: float, x0, options: dict) -> Optimizer:
+        """The same with a cosine of as many steps as the seconds hold, as the first ones say."""
+        _, pace = self.pace(optimizer, x0, TIMED, options)
+        rate = optimizer.learning_rate
+        rate = Schedule("cosine", rate, max(round(seconds / pace) - WARMUP, 1), warmup=WARMUP)
+        return replace(optimizer, learning_rate=rate)
+
+    def pace(self, optimizer, x0, steps: int, options: dict) -> tuple[float, float]:
+        """The mean time of a step after the first: on the clock, and of the processor.
+
+        The latter is that of the rank which took most; it waits for others by asking. The first
+        step makes what later ones renew.
+        """
+        seen: list[tuple[float, float]] = []
+
+        def note(row, x):
+            seen.append((row["seconds"], time.process_time()))
+
+        train(self.problem, optimizer, x0, stopping=Stopping(steps), callbacks=(note,), **options)
+        wall, processor = self.problem.world.max(np.subtract(seen[-1], seen[1]) / (steps - 1))
+        return float(wall), float(processor)
+
     def accuracy(self, x: np.ndarray) -> dict[str, float]:
         """The share of test rows that are classified rightly, at the best point of a run."""
         return {"test_accuracy": HeldOut(self.problem, self.data)(x).accuracy}
 
     def speed(self, setting: Setting, steps: int) -> dict[str, float]:
-        """The wall time of a step, of so many after the compilation."""
-        run = {"sampling": setting[1], "evaluate_every": 10**9}
-        train(self.problem, setting[0], self.start(0), stopping=Stopping(3), **run)
-        result = train(self.problem, setting[0], self.start(0), stopping=Stopping(steps), **run)
-        seconds = result.history.column("seconds")
-        return {"seconds a step": float(np.median(np.diff(seconds)))}
+        """The times of a step (`pace`)."""
+        options, x0 = {"sampling": setting[1], "evaluate_every": 10**9}, self.start(0)
+        train(self.problem, setting[0], x0, stopping=Stopping(3), **options)  # compiles
+        wall, processor = self.pace(setting[0], x0, steps, options)
+        return {"seconds a step": wall, "processor": processor}
 
     def squared_errors(self, x: np.ndarray) -> dict[str, float]:
         """Of an autoencoder's images, a row's sum, as the papers have it: training and test."""
@@ -301,15 +333,16 @@ class Moments:
     points, seconds, passes : list
     """
 
-    def __init__(self, seconds: float):
-        self.limit, self.every, self.due = seconds, seconds / MOMENTS, 0.0
+    def __init__(self, seconds: float, world: World):
+        self.world, self.limit = world, seconds
+        self.every, self.due = seconds / MOMENTS, 0.0
         self.points: list[np.ndarray] = []
         self.seconds: list[float] = []
         self.passes: list[float] = []
         self.passing, self.begun = False, time.process_time()
 
     def __call__(self, row: dict[str, float], x: np.ndarray) -> bool:
-        now = time.process_time() - self.begun
+        now = float(self.world.max(np.array([time.process_time() - self.begun]))[0])
         if now > self.limit and self.points:
             return True
         kept = (self.points, self.seconds, self.passes)

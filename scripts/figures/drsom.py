@@ -28,7 +28,7 @@ from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.models import build_network
 
 OUT = Path(__file__).resolve().parents[2] / "docs" / "figures"
-ROWS, BATCH, PASSES, MOMENTS = 1000, 100, 25, 12
+ROWS, BATCH, PASSES, MOMENTS = 1000, 100, 12, 12
 COMMON = {"same_batch": True, "averaging": 0.9}
 METHODS = {
     "SGD": SGD(3e-2, nesterov=True),
