@@ -257,7 +257,8 @@ class _System:
                 damping *= JITTER
             else:
                 # Of its transpose, whose columns lie in memory as LAPACK wants them.
-                return damping, partial(scipy.linalg.cho_solve, (factor.T, False))
+                whole = factor.T, False
+                return damping, partial(scipy.linalg.cho_solve, whole, check_finite=False)
         raise NumericalError(
             f"the Gauss-Newton matrix has no Cholesky factor with a damping of {damping:g}"
         )
