@@ -16,12 +16,14 @@ def solution_panels(picture: dict, title: str = "") -> tuple[Figure, Axes]:
     `picture` is what `Problem.picture` gives.
     """
     axes, u, points = _checked(picture)
+    names = dict(zip(("xlabel", "ylabel"), picture.get("names", ())[: len(axes)], strict=False))
     maps = [("Solution", u, "viridis")]
     if "error" in picture:
         maps.append(("Error", picture["error"], "RdBu_r"))
     figure, (*drawn, of_points, last) = make_figure(len(maps) + 2, 4.0, title=title)
     for panel, (name, values, colors) in zip(drawn, maps, strict=True):
         _draw(figure, panel, axes, values, colors)
+        panel.set(**names)
         set_title(panel, name)
     if len(axes) == 1:
         of_points.plot(points[:, 0], np.zeros(len(points)), "|", color=GREY)
@@ -29,6 +31,7 @@ def solution_panels(picture: dict, title: str = "") -> tuple[Figure, Axes]:
     else:
         of_points.plot(*points.T, ".", color=BLUE, ms=2)
         of_points.set_aspect("equal")
+    of_points.set(**names)
     set_title(of_points, "Points of training")
     return figure, last
 

@@ -224,7 +224,9 @@ class _System:
 
         # Half |R d + r|^2 / m + ridge |x + d|^2 + damping |d - p|^2, d = centre + R^T z.
         centre = (damping * self.kept - self.ridge * self.task.x) / shift
-        along = [r + moved for r, moved in zip(rows.residuals, rows.along(centre), strict=True)]
+        along = rows.residuals
+        if centre.any():
+            along = [r + moved for r, moved in zip(along, rows.along(centre), strict=True)]
         direction = centre - pulled(along)
         return direction, -pulled(rows.bends(direction)), damping
 
@@ -255,7 +257,8 @@ class _System:
                 damping *= JITTER
             else:
                 # Of its transpose, whose columns lie in memory as LAPACK wants them.
-                return damping, partial(scipy.linalg.cho_solve, (factor.T, False))
+                whole = factor.T, False
+                return damping, partial(scipy.linalg.cho_solve, whole, check_finite=False)
         raise NumericalError(
             f"the Gauss-Newton matrix has no Cholesky factor with a damping of {damping:g}"
         )

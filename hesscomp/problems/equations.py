@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -45,6 +45,8 @@ class Posed:
         Whether any multiple of it is a solution.
     window : Window, optional
         What pictures show, if not the domain.
+    axes : tuple of str
+        Names of the coordinates that pictures show.
     """
 
     make: Callable[..., PointProblem]
@@ -52,6 +54,7 @@ class Posed:
     exact: Callable | None = None
     free_scale: bool = False
     window: Window | None = None
+    axes: tuple[str, ...] = ("x", "y")
 
 
 def equation(
@@ -103,9 +106,10 @@ def equation(
     if posed.exact is not None and posed.domain is not None:
         X = posed.domain.random(CHECKS, CHECK_SEED).rows(0, CHECKS)[0]
         problem.take_solution(Solution(problem, posed.exact, X, posed.free_scale))
-    problem.window = posed.window
-    if posed.window is None and isinstance(posed.domain, Box):
-        problem.window = Window.around(np.stack([posed.domain.low, posed.domain.high]))
+    window = posed.window
+    if window is None and isinstance(posed.domain, Box):
+        window = Window.around(np.stack([posed.domain.low, posed.domain.high]))
+    problem.window = None if window is None else replace(window, names=posed.axes)
     return problem
 
 
@@ -134,7 +138,7 @@ def _poisson_1d() -> Posed:
             distance=lambda x: x[:, 0] * (1 - x[:, 0]), **options,
         )  # fmt: skip
 
-    return Posed(make, line, exact)
+    return Posed(make, line, exact, axes=("x",))
 
 
 def _poisson_2d() -> Posed:
@@ -161,7 +165,7 @@ def _poisson_5d() -> Posed:
         lambda laplacian, x: laplacian + math.pi**2 * exact(x),
         cube.boundary_random(300, seed=2, redrawn=True), exact, 1 / 10,
     )  # fmt: skip
-    return Posed(make, cube, exact)
+    return Posed(make, cube, exact, axes=("x1", "x2"))
 
 
 L_CORNERS = np.array(
@@ -234,7 +238,8 @@ def _burgers(viscosity: float = VISCOSITY) -> Posed:
         ]
         return ResidualProblem(model, groups, world, **options)
 
-    return Posed(make, strip, partial(burgers_solution, viscosity=viscosity))
+    exact = partial(burgers_solution, viscosity=viscosity)
+    return Posed(make, strip, exact, axes=("t", "x"))
 
 
 def burgers_solution(x, viscosity: float = VISCOSITY) -> np.ndarray:

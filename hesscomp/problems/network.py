@@ -1,6 +1,6 @@
 """Problems with a loss of a model's output: Gauss-Newton and Fisher matrices, K-FAC."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -126,7 +126,7 @@ class NetworkProblem(DifferentiableProblem):
         return tuple(made.structured_outputs.shape[1:])
 
     def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:
-        C, parts = self.outputs, self._of_rows("output_terms", x, rows)
+        C, parts = self.outputs, self._of_rows("output_terms", x, self._few_rows(rows))
         shapes = (C, self.n), (C,), (C, C)
         terms = [
             np.concatenate([np.empty((0, *shape)), *(part[i].numpy() for part in parts)])
@@ -150,21 +150,24 @@ class NetworkProblem(DifferentiableProblem):
         return self.loss.squares
 
     def gauss_newton_rows(self, x, rows=slice(None)):
-        found = self._of_rows("gauss_newton_rows", x, rows)
+        found = self._of_rows("gauss_newton_rows", x, self._few_rows(rows))
         R = [view(part) for part, _ in found]
         residuals = np.concatenate([np.empty(0), *(part.numpy() for _, part in found)])
         return R[0] if len(R) == 1 else np.concatenate([np.empty((0, self.n)), *R]), residuals
 
     def residuals(self, x, rows=slice(None)):
-        found = self._of_rows("residuals", x, rows)
+        found = self._of_rows("residuals", x, self._few_rows(rows))  # in the order of the rows' R
         return np.concatenate([np.empty(0), *(part.numpy() for part in found)])
 
-    def _of_rows(self, kind: str, x: np.ndarray, rows: slice) -> list:
-        """Return what an engine's method gives of some rows here, in chunks of them."""
+    def _few_rows(self, rows: slice) -> Iterator[slice]:
+        """Return chunks of some rows, of as many as their Jacobians have memory for."""
+        return chunks(rows, self.rows_here, max(SQUARED_NUMBERS // (self.n * self.outputs), 1))
+
+    def _of_rows(self, kind: str, x: np.ndarray, parts: Iterable[slice]) -> list:
+        """Return what an engine's method gives of some parts of the rows here."""
         theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
         kernel = self.compiled(kind, "float64", (X, y))
-        few = max(SQUARED_NUMBERS // (self.n * self.outputs), 1)
-        return [kernel(theta, X[part], y[part]) for part in chunks(rows, len(X), few)]
+        return [kernel(theta, X[part], y[part]) for part in parts]
 
     def fisher(self, x: np.ndarray) -> RowSum:
         if not self.loss.natural:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -406,11 +406,12 @@ class Problem(ABC):
         """Return the model's output for rows X at the parameters x, in float64; local."""
         raise self.lacks(ability.PREDICTION)
 
-    def picture(self, x: np.ndarray) -> dict[str, np.ndarray]:
+    def picture(self, x: np.ndarray) -> dict[str, Any]:
         """Return what a picture of the solution at x shows. Collective.
 
-        `axes`, one or two arrays of coordinates; `u` on their grid, (a,) or (a, b), NaN outside;
-        `error` there, of a known solution; `points`, (m, 1 or 2), of training.
+        `axes`, one or two arrays of coordinates, and their `names`, if any; `u` on their grid, (a,)
+        or (a, b), NaN outside; `error` there, of a known solution; `points`, (m, 1 or 2), of
+        training.
         """
         raise self.lacks(ability.PICTURE)
 

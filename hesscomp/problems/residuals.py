@@ -15,7 +15,7 @@ from hesscomp.curvature.combined import Combined
 from hesscomp.curvature.losses import Loss
 from hesscomp.curvature.networks.engine import cut
 from hesscomp.curvature.networks.pointwise import Composed, Density, Grouped, SquaredResidual
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import PRODUCT_BYTES
 from hesscomp.parallel.rows import row_range
@@ -31,7 +31,7 @@ from hesscomp.problems.solution import Solution, Window
 from hesscomp.problems.stateless import Traced, network_of
 
 log = logging.getLogger(__name__)
-SHOWN = 1000  # points of a picture
+SHOWN = 3000  # points of a picture
 WORDS = ("u", "du", "laplacian", "d2u", "x")  # what residuals and densities are functions of
 
 
@@ -231,7 +231,9 @@ class PointProblem(NetworkProblem):
         window = Window.around(shown) if self.window is None else self.window
         t, X, inside = window.grid()
         u = self.output(x, X)[:, 0]
-        found = {"axes": t, "points": window.seen(shown)}
+        found: dict[str, Any] = {
+            "axes": t, "names": list(window.names), "points": window.seen(shown)
+        }  # fmt: skip
         if self.can(ability.KNOWN_SOLUTION):
             exact = self.solution.exact(X)
             u = self.solution.scaled(u, exact)
@@ -337,6 +339,17 @@ class ResidualProblem(PointProblem):
     >>> bool(abs(problem.output(found.best, [[0.5]])[0, 0] - 1) < 1e-3)
     True
     """
+
+    def objective(self, x):
+        x = self.check_point(x)
+        self.world.ledger.passes += 1
+        chunks = [self.chunks(part, "float64") for part in self.parts_here]
+        # By the kernel of `residuals`, so that one is traced and not two.
+        sums = [
+            np.sum([r @ r for r in map(view, self._of_rows("residuals", x, part))], keepdims=True)
+            for part in chunks
+        ]
+        return float(self.sum_parts(sums, (1,))[0] / self.rows + self.ridge * (x @ x)) / 2
 
 
 class EnergyProblem(PointProblem):

@@ -98,6 +98,8 @@ class Window:
     origin : (d,) array
     inside : callable, optional
         Which points (B, d) belong to the domain: (B,) of bool; all by default.
+    names : tuple of str
+        Of the axes; none by default.
     """
 
     low: np.ndarray
@@ -105,6 +107,7 @@ class Window:
     directions: np.ndarray
     origin: np.ndarray
     inside: Callable | None = None
+    names: tuple[str, ...] = ()
 
     @classmethod
     def around(cls, points: np.ndarray, inside: Callable | None = None) -> "Window":

@@ -72,6 +72,24 @@ def read_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.n
         raise InputError(f"{path}: cannot be read as arrays in JSON ({reason(error)})") from error
 
 
+def read_words(path: str | os.PathLike, name: str) -> list[str]:
+    """Read from a JSON file a list of words of letters and digits; an empty one if it has none.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or holds something else there.
+    """
+    try:
+        with open(path, encoding="utf-8") as stream:
+            found = json.load(stream).get(name, [])
+        if not all(word.isidentifier() for word in found):
+            raise ValueError(f"{name} must be words")
+        return list(found)
+    except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as words in JSON ({reason(error)})") from error
+
+
 def _number(value) -> float:
     number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else math.nan

@@ -72,6 +72,15 @@ def test_a_preconditioner_that_is_not_used_is_told(caplog):
     ]
 
 
+@pytest.mark.serial
+def test_a_step_may_lead_where_residuals_are_not_finite():
+    layer = keras.layers.Dense(1, kernel_initializer="zeros")
+    model = keras.Sequential([keras.Input((1,)), layer])
+    problem = hc.ResidualProblem(model, [hc.Group([[1.0]], lambda u: tf.sqrt(1 - u) + 5)])
+    found = train(problem, NaturalGradient(), stopping=Stopping(max_steps=2))
+    assert found.objective < 16 and np.isfinite(found.x).all()  # of 18; 12.5 where u = 1
+
+
 def line_network():
     keras.utils.set_random_seed(3)
     layers = [keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]

@@ -144,10 +144,14 @@ def test_a_run_tells_its_error_and_draws_it(tmp_path):
     figure = file_figure(tmp_path / "r")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert titles[:3] == ["Solution", "Error", "Points of training"]
+    assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["x"] * 3
     (axis,) = json.loads((tmp_path / "r" / "solution.json").read_text())["axes"]
     assert axis[0] == 0.5 / len(axis) and axis[-1] == 1 - axis[0]  # the whole domain
     (tmp_path / "r" / "solution.json").write_text('{"axes": [[1, 2]], "u": [3], "points": [[1]]}')
     with pytest.raises(InputError, match="do not fit"):
+        file_figure(tmp_path / "r")
+    (tmp_path / "r" / "solution.json").write_text('{"axes": [[1]], "names": ["$x"]}')
+    with pytest.raises(InputError, match="words"):
         file_figure(tmp_path / "r")
 
 

@@ -259,4 +259,7 @@ def _check_once(x: tf.Tensor) -> None:
 
 def _rows_like(flat: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Return the rows of a matrix as (..., features), with the leading axes of another array."""
+    places = like.shape[1:-1]
+    if places.is_fully_defined() and flat.shape[-1] is not None:  # much less to trace
+        return tf.reshape(flat, [-1, *places, flat.shape[-1]])
     return tf.reshape(flat, tf.concat([tf.shape(like)[:-1], tf.shape(flat)[-1:]], 0))

@@ -191,8 +191,9 @@ class NetworkEngine(Engine):
 
     def row_jacobians(self, theta, X) -> tf.Tensor:
         """Return the derivative of each row's C output numbers: (B, C, n)."""
-        units = tf.repeat(_units(self.output(theta, X))[None], tf.shape(X)[0], axis=0)
-        return self.pull_by_row(theta, X, units)
+        return self.pull_by_row(
+            theta, X, lambda f: tf.repeat(_units(f)[None], tf.shape(f)[0], axis=0)
+        )
 
     def gauss_newton_rows(self, theta, X, y) -> tuple[tf.Tensor, tf.Tensor]:
         """Return R with R^T R = J^T B J, (r, n), and where the loss is of squares the r residuals.
@@ -233,7 +234,11 @@ class NetworkEngine(Engine):
         """Return (df/dtheta)^T U: (B, ..., k, C) to (n, k)."""
 
     def pull_by_row(self, theta, X, U) -> tf.Tensor:
-        """Return (df/dtheta)^T U of each row: (B, ..., k, C) to (B, k, n)."""
+        """Return (df/dtheta)^T U of each row: (B, ..., k, C) to (B, k, n).
+
+        U may be a function, of the output f, that gives it.
+        """
+        U = U(self.output(theta, X)) if callable(U) else U
 
         def of_row(row):
             return tf.transpose(self.jacobian_transposed(theta, row[0][None], row[1][None]))
@@ -336,7 +341,7 @@ class Piece:
 
     def of(self, flat: tf.Tensor) -> tf.Tensor:
         """Return the parameter in a flat vector (n,)."""
-        return tf.reshape(flat[self.offset : self.offset + self.size], self.shape)
+        return tf.reshape(tf.slice(flat, [self.offset], [self.size]), self.shape)
 
 
 def split(flat: tf.Tensor, pieces: list[Piece]) -> list[tf.Tensor]:

@@ -109,14 +109,14 @@ class LayerwiseEngine(NetworkEngine):
     def pull_by_row(self, theta, X, U):
         if not self._all_outer:
             return super().pull_by_row(theta, X, U)
-        factors = self._factors(self._values(theta, X), U)
+        sites = self._values(theta, X)
+        factors = self._factors(sites, U(sites[-1].output) if callable(U) else U)
         return tf.concat([_layer_rows(a, d) for a, d in factors], 2)
 
     def row_gradients(self, theta, X, y):
         if not self._all_outer:
             return super().row_gradients(theta, X, y)
-        slopes = self.loss.gradient(self.output(theta, X), y)
-        return self.pull_by_row(theta, X, slopes[..., None, :])[:, 0]
+        return self.pull_by_row(theta, X, lambda f: self.loss.gradient(f, y)[..., None, :])[:, 0]
 
     def squared_roots(self, theta, X, y, loss, chosen):
         places = self._places(chosen)

@@ -193,7 +193,8 @@ def _swap(value: tf.Tensor) -> tf.Tensor:
 
 def flatten_rows(value: tf.Tensor) -> tf.Tensor:
     """Return (..., C) as a matrix with C columns."""
-    return value if value.shape.rank == 2 else tf.reshape(value, [-1, tf.shape(value)[-1]])
+    width = value.shape[-1] or tf.shape(value)[-1]  # known as a rule, and then less to trace
+    return value if value.shape.rank == 2 else tf.reshape(value, [-1, width])
 
 
 def leading_sum(value: tf.Tensor, kept: int) -> tf.Tensor:

@@ -95,13 +95,14 @@ class Composed(NetworkEngine):
         return self.inner.jacobian_transposed(theta, self._points(X), tf.matmul(U, slopes))
 
     def pull_by_row(self, theta, X, U):
-        _, slopes = slopes_of(self.function, self._jets(theta, X), X)
-        return self.inner.pull_by_row(theta, self._points(X), tf.matmul(U, slopes))
+        def of_jets(F):
+            made, slopes = slopes_of(self.function, F, X)
+            return tf.matmul(U(made) if callable(U) else U, slopes)
+
+        return self.inner.pull_by_row(theta, self._points(X), of_jets)
 
     def row_gradients(self, theta, X, y):
-        made, slopes = slopes_of(self.function, self._jets(theta, X), X)
-        U = tf.matmul(self.loss.gradient(made, X)[:, None], slopes)
-        return self.inner.pull_by_row(theta, self._points(X), U)[:, 0]
+        return self.pull_by_row(theta, X, lambda made: self.loss.gradient(made, X)[:, None])[:, 0]
 
     def row_jacobians(self, theta, X):
         return self._row_jacobians(theta, X)[1]
@@ -115,8 +116,15 @@ class Composed(NetworkEngine):
 
     def _row_jacobians(self, theta, X) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the output too."""
-        made, slopes = slopes_of(self.function, self._jets(theta, X), X)
-        return made, self.inner.pull_by_row(theta, self._points(X), slopes)
+        kept = []
+
+        def of_jets(F):
+            made, slopes = slopes_of(self.function, F, X)
+            kept.append(made)
+            return slopes
+
+        J = self.inner.pull_by_row(theta, self._points(X), of_jets)
+        return kept[0], J
 
     def _points(self, X) -> tf.Tensor:
         return X[:, : self.inputs]
