@@ -112,7 +112,8 @@ def bound_reached(factor: Factor) -> str:
             f"none of use: {bound:.3g} is above the largest eigenvalue, {factor.norm():.4g}, "
             "so it allows an error as large as H"
         )
-    return f"||H - F||_2 <= {bound:.3e}, except with probability {failure(factor)}"
+    shown = f"||H - F||_2 <= {bound:.3e}, except with probability {failure(factor)}"
+    return f"{shown}; loose" if known.estimator == "probes" else shown
 
 
 def bound_is_empty(factor: Factor) -> bool:

@@ -215,7 +215,8 @@ class _System:
     def by_kernel(self, rows: "_Rows") -> tuple[np.ndarray, np.ndarray, float]:
         """Solve for least squares in the space of the residuals; return d, its bend, and lambda."""
         with self.world.ledger.timed("gram"):
-            K = gram_matrix(rows.whole(), self.world) / rows.problem.rows
+            K = gram_matrix(rows.whole(), self.world)
+            K /= rows.problem.rows
         damping, solve = self._factored(K, self.ridge)
         shift = self.ridge + damping
 

@@ -268,12 +268,16 @@ class World:
         That is all ranks' rows, `counts` of them, one rank's below the other's. Each rank sends as
         many columns to a rank as the others do.
         """
-        width, sizes = parts[self.rank].shape[1], [part.size for part in parts]
-        send, ends = np.empty(sum(sizes), parts[0].dtype), np.cumsum(sizes)
-        for part, end in zip(parts, ends, strict=True):
-            send[end - part.size : end].reshape(part.shape)[...] = part
-        received = np.empty((sum(counts), width), send.dtype)
-        coming = [received, [count * width for count in counts]]
+        here, width = parts[self.rank], parts[self.rank].shape[1]
+        received, ends = np.empty((sum(counts), width), here.dtype), np.cumsum([0, *counts])
+        received[ends[self.rank] : ends[self.rank + 1]] = here  # which need no packing
+        sizes = [0 if rank == self.rank else part.size for rank, part in enumerate(parts)]
+        send, stops = np.empty(sum(sizes), here.dtype), np.cumsum(sizes)
+        for part, size, stop in zip(parts, sizes, stops, strict=True):
+            if size:
+                send[stop - size : stop].reshape(part.shape)[...] = part
+        words = [0 if r == self.rank else count * width for r, count in enumerate(counts)]
+        coming = [received, (words, ends[:-1] * width)]
         # All ranks decide alike whether it is large: by what each of them knows.
         size = received.itemsize * sum(counts) * max(part.shape[1] for part in parts)
         self._wait(self.comm.Ialltoallv([send, sizes], coming), "exchange", size)

@@ -17,6 +17,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -203,6 +204,12 @@ def growth() -> dict[str, dict]:
                 "solve over its floor": solve / floors[1],
                 "solve, cold, over it": colder_solve / floors[1],
             }
+        scattered = replace(factor, permutation=kd_order(grid(2 ** (power // 2)), 16))
+        scattered.eliminated(1.0)
+        rows[f"{name}, n = 2^{power}, in the order of a kd-tree of a square"] = {
+            "product over the floor": seconds_of(scattered.__matmul__, v)[0] / floors[0],
+            "solve over its floor": seconds_of(scattered.solve, v, 1.0)[0] / floors[1],
+        }
     heads = ("operations of a product", "of a solve", "numbers held", *TIMED)
     for name, found in counted.items():
         n, *values = np.array(found).T
@@ -299,6 +306,14 @@ def networks() -> dict[str, dict]:
                     "error asked": most if bound else None,
                     "low rank, 300 columns": low_rank_error(held) if bound else None,
                 }
+            tree = Tree.halves(H.n, 32, permutation)
+            chosen = compress(held, tolerance=tolerance, format="auto", tree=tree)
+            rows[f"{name}, auto, tolerance {tolerance:g}"] = {
+                "taken": chosen.kind,
+                "columns": chosen.provenance.columns,
+                "numbers a parameter": numbers_of(chosen) / H.n,
+                "relative error": relative_error(chosen, held),
+            }
 
     keras.utils.set_random_seed(0)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
