@@ -120,14 +120,19 @@ class World:
         """Return the element-wise maximum over the ranks. One reduction."""
         return self._reduce(array, MPI.MAX)
 
-    def _reduce(self, array, operation) -> np.ndarray:
+    def sum_in_place(self, array: np.ndarray) -> np.ndarray:
+        """Return a contiguous array that now holds its sum over the ranks. One reduction."""
+        return self._reduce(array, MPI.SUM, out=array)
+
+    def _reduce(self, array, operation, out: np.ndarray | None = None) -> np.ndarray:
         send = np.ascontiguousarray(array)
-        receive = np.empty_like(send)
+        receive = np.empty_like(send) if out is None else out
         flat_send, flat_receive = send.reshape(-1), receive.reshape(-1)
         for start in range(0, max(send.size, 1), CHUNK):
             part = slice(start, start + CHUNK)
-            request = self.comm.Iallreduce(flat_send[part], flat_receive[part], op=operation)
-            self._wait(request, "reduction", flat_send[part].nbytes)
+            given = MPI.IN_PLACE if receive is send else flat_send[part]
+            request = self.comm.Iallreduce(given, flat_receive[part], op=operation)
+            self._wait(request, "reduction", flat_receive[part].nbytes)
         self.ledger.reduced(send.size)
         return receive
 
