@@ -244,7 +244,7 @@ def bandwidth() -> float:
     return x.nbytes / seconds_of(x.dot, x)[0]
 
 
-def seconds_of(work: Callable, *arguments, repeats: int = 9) -> tuple[float, float]:
+def seconds_of(work: Callable, *arguments, repeats: int = 41) -> tuple[float, float]:
     """Return medians of processor seconds: right after another run, and after other reading."""
     found, other = [], np.zeros(2**24)
     for cold in (False, True):
