@@ -43,7 +43,7 @@ from hesscomp.factors import (
     load_trajectory,
 )
 from hesscomp.options import refuse_unknown
-from hesscomp.runs.report import PICTURE_FILE, read_arrays, read_json, read_words
+from hesscomp.runs.report import PICTURE_FILE, read_json, read_picture
 from hesscomp.storage.hdf5 import is_linear_model
 
 if TYPE_CHECKING:  # which load MPI, pictures need not
@@ -549,8 +549,7 @@ def file_figure(path: str | os.PathLike, **options) -> Figure:
         options.setdefault("title", f"{report.get('problem')}: {method}")
         solved = history.with_name(PICTURE_FILE)
         if solved.exists():
-            words = read_words(solved, "names")
-            options["picture"] = {**read_arrays(solved, NAMES), "names": words}
+            options["picture"] = read_picture(solved, NAMES, "names")
             return drawn(solution_figure, report["history"], options)
         return drawn(run_figure, report["history"], options)
     if path.suffix == ".json":

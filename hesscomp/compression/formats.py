@@ -244,7 +244,7 @@ class HodlrFormat(Format):
         return compress_hodlr(
             sketch.known, tree, asked.rank or asked.max_rank, asked.tolerance,
             oversample=asked.oversample, seed=asked.seed, probe_count=asked.probe_count,
-            passes=asked.passes or 2,
+            passes=asked.passes or HodlrOptions.passes,
         )  # fmt: skip
 
     def candidate(self, sketch, asked, tree, others):

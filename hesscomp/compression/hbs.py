@@ -20,7 +20,7 @@ from hesscomp.factors.hbs import Hbs, Stacks
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Layout, RowLayout
 from hesscomp.parallel.regrouping import Regrouping
-from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.rows import row_ranges
 
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
@@ -75,7 +75,7 @@ class Shares:
         self.tree, self.world = tree, world
         size, rank = (1, 0) if world is None else (world.size, world.rank)
         self.top = 0 if size == 1 else min(tree.levels, (size - 1).bit_length() + SPARE)
-        self.ranges = [row_range(2**self.top, r, size) for r in range(size)]
+        self.ranges = row_ranges(2**self.top, size)
         self.first, self.last = self.ranges[rank]
 
     def joint(self, size: int) -> int:

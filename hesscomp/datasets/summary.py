@@ -8,7 +8,7 @@ import scipy.sparse
 from hesscomp.datasets.dataset import Dataset
 from hesscomp.datasets.targets import SIGNS
 from hesscomp.errors import InputError
-from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.rows import row_ranges
 from hesscomp.parallel.world import World
 
 
@@ -54,7 +54,7 @@ def summarize(dataset: Dataset, world: World, ranks: int | None = None) -> Datas
     local = np.array([nonzeros, shard.nbytes, *counts], dtype=np.int64)
     nonzeros, nbytes, *counts = world.sum(local).tolist()
     planned = ranks or world.size
-    ranges = (row_range(dataset.rows, rank, planned) for rank in range(planned))
+    ranges = row_ranges(dataset.rows, planned)
     rows = tuple(stop - start for start, stop in ranges)
     return DatasetSummary(
         name=dataset.name,

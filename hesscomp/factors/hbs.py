@@ -18,8 +18,9 @@ from hesscomp.factors.tree import Tree
 from hesscomp.parallel.share import WHOLE, Share
 
 DELAY = 1e-3  # a pivot below this part of its coupling is left to the parent
-Work = Callable[[np.ndarray, Share], np.ndarray]
 PIECE = 2**15  # numbers of the blocks that are eliminated at once: so many stay in a cache
+
+Work = Callable[[np.ndarray, Share], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

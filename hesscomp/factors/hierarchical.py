@@ -22,7 +22,7 @@ from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import RowLayout
 from hesscomp.parallel.regrouping import Regrouping
-from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.rows import row_ranges
 from hesscomp.parallel.share import Share
 
 log = logging.getLogger(__name__)
@@ -63,9 +63,6 @@ class Elimination:
 class Hierarchical(Factor):
     """A factor over a `tree`. Every rank holds all of it, in either layout.
 
-    In the row layout each rank multiplies and solves in its share of a tree's leaves, whatever the
-    ordering; what is above the leaves all of them do.
-
     Attributes
     ----------
     tree : Tree
@@ -102,15 +99,16 @@ class Hierarchical(Factor):
         return self._in_order(self._product, V)
 
     def _in_order(self, work, B: np.ndarray) -> np.ndarray:
-        """Return the block that `work` makes of one in the order of the tree."""
+        """Return what `work` makes of a vector or block in the order of the tree."""
+        return self._block_in_order(work, B if B.ndim > 1 else B[:, None]).reshape(B.shape)
 
+    def _block_in_order(self, work, B: np.ndarray) -> np.ndarray:
         def whole(V):
             if self._natural:
                 return work(np.ascontiguousarray(V))
             return _rows(work(_rows(V, self.tree.permutation)), self._places)
 
-        block = B if B.ndim > 1 else B[:, None]
-        return self.layout.product(block, whole).reshape(B.shape)
+        return self.layout.product(B, whole)
 
     @cached_property
     def _places(self) -> np.ndarray:
@@ -245,7 +243,11 @@ def _rows(block: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class InLeaves(Hierarchical):
-    """A factor that stores its tree, and the diagonal blocks of the tree's leaves."""
+    """A factor that stores its tree, and the diagonal blocks of the tree's leaves.
+
+    In the row layout each rank multiplies and solves in its share of the leaves, whatever the
+    ordering; what is above the leaves all of them do.
+    """
 
     permutation: np.ndarray
     bounds: np.ndarray
@@ -259,25 +261,21 @@ class InLeaves(Hierarchical):
     def tree(self) -> Tree:  # type: ignore[override]  # it is remembered
         return Tree(self.permutation, self.bounds)
 
-    def _in_order(self, work, B: np.ndarray) -> np.ndarray:
+    def _block_in_order(self, work, B: np.ndarray) -> np.ndarray:
         """Where ranks have rows of their own, each works on its share of the leaves."""
         if not isinstance(self.layout, RowLayout) or self.layout.world.size == 1:
-            return super()._in_order(work, B)
+            return super()._block_in_order(work, B)
         share, rows = self._share
-        block = B if B.ndim > 1 else B[:, None]
-        return self.layout.by_pieces(
-            block, lambda piece: rows.back(work(rows.there(piece), share))
-        ).reshape(B.shape)
+        return self.layout.by_pieces(B, lambda piece: rows.back(work(rows.there(piece), share)))
 
     @cached_property
     def _share(self) -> tuple[Share, Regrouping]:
         """The leaves that this rank works on, and how their rows come and go."""
         tree, layout = self.tree, cast(RowLayout, self.layout)
-        size = layout.world.size
-        ends = [row_range(tree.leaves, rank, size) for rank in range(size)]
+        ends = row_ranges(tree.leaves, layout.world.size)
         parts = [(int(tree.bounds[first]), int(tree.bounds[last])) for first, last in ends]
-        share = Share.of(tree.leaves, layout.world)
-        return share, Regrouping(layout, tree.permutation, parts)
+        rows = Regrouping(layout, tree.permutation, parts)
+        return Share.of(tree.leaves, layout.world), rows
 
     @property
     def numbers(self) -> int:

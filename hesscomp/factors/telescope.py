@@ -58,9 +58,10 @@ class Telescope:
         if not upward:
             return times(blocks[0][here], X)
         below, seen = [X], share.gathered(times(upward[0][here], X))
-        for R, D in zip([*upward[1:], None], blocks[1:], strict=True):
+        for level, D in enumerate(blocks[1:], 1):
             below.append(seen.reshape(len(D), D.shape[1], seen.shape[2]))
-            seen = below[-1] if R is None else times(R, below[-1])
+            if level < len(upward):
+                seen = times(upward[level], below[-1])
         Y = times(blocks[-1], below.pop())
         for D, R in zip(blocks[-2:0:-1], upward[:0:-1], strict=True):
             Y = _of_nodes(D, R, below.pop(), Y)

@@ -168,15 +168,14 @@ def _targets(problem: Problem, x: np.ndarray, test, target, test_rows) -> _Targe
     held_out = None
     if test is not None:
         problem.require(ability.TEST_ROWS)
-        if not isinstance(test, Dataset) and not (
-            isinstance(test, tuple | list) and len(test) == 2
-        ):
+        if isinstance(test, Dataset):
+            if test.test is None:
+                raise InputError(f"{test.name}: has no test rows; name their file")
+        elif not (isinstance(test, tuple | list) and len(test) == 2):
             raise InputError(
                 f"`test` must be a data set or a pair (X, y) of rows and targets, not "
                 f"{type(test).__name__}; hesscomp.load_data reads files"
             )
-        if isinstance(test, Dataset) and test.test is None:
-            raise InputError(f"{test.name}: has no test rows; name their file")
         held_out = problem.over(test)
         value, gradient = held_out.objective_and_gradient(x)
         if test_rows and max(test_rows) >= held_out.rows:

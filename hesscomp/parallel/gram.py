@@ -3,7 +3,7 @@
 import numpy as np
 
 from hesscomp.parallel.exact import sum_blocks
-from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.rows import row_ranges
 from hesscomp.parallel.world import World
 
 SLABS = 8  # of columns, in reproducible mode, whatever the number of ranks
@@ -27,7 +27,7 @@ def gram_matrix(rows: np.ndarray, world: World) -> np.ndarray:
         return rows @ rows.T
     count = SLABS if world.reproducible else world_size
     edges = [n * slab // count for slab in range(count + 1)]
-    owned = [_share(count, rank, world_size) for rank in range(world_size)]
+    owned = [range(*ends) for ends in row_ranges(count, world_size)]  # slabs that ranks multiply
     counts = world.gather(len(rows))
     m, addends = sum(counts), []
     for turn in range(max(len(own) for own in owned)):
@@ -41,11 +41,6 @@ def gram_matrix(rows: np.ndarray, world: World) -> np.ndarray:
     if world.reproducible:
         return sum_blocks(np.reshape(addends, (-1, m, m)), count, world)
     return world.sum_in_place(addends[0])
-
-
-def _share(count: int, rank: int, size: int) -> range:
-    """Return the slabs that a rank multiplies."""
-    return range(*row_range(count, rank, size))
 
 
 def _exchanged(parts: list[np.ndarray], counts: list[int], world: World) -> np.ndarray:

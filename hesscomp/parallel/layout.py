@@ -15,7 +15,7 @@ import numpy as np
 
 from hesscomp.dense import LM, sorted_eigh
 from hesscomp.parallel.exact import sum_blocks
-from hesscomp.parallel.rows import RowBlocks, row_range
+from hesscomp.parallel.rows import RowBlocks, row_ranges
 
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
@@ -222,9 +222,9 @@ class RowLayout(Layout):
     world: World
 
     def __init__(self, n: int, world: World, panel: int = PANEL):
-        super().__init__(n, world, *row_range(n, world.rank, world.size))
+        self.ranges = row_ranges(n, world.size)
+        super().__init__(n, world, *self.ranges[world.rank])
         self.panel = panel
-        self.ranges = [row_range(n, rank, world.size) for rank in range(world.size)]
         self.counts = [stop - start for start, stop in self.ranges]
 
     @cached_property

@@ -29,6 +29,11 @@ def row_range(rows: int, rank: int, size: int) -> tuple[int, int]:
     return min(blocks * rank // size * block, rows), min(blocks * (rank + 1) // size * block, rows)
 
 
+def row_ranges(rows: int, size: int) -> list[tuple[int, int]]:
+    """Return the `row_range` of every rank."""
+    return [row_range(rows, rank, size) for rank in range(size)]
+
+
 @dataclass(frozen=True)
 class RowBlocks:
     """The fixed blocks of a data set's rows, and which of them a shard holds."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hesscomp.parallel.rows import row_range
+from hesscomp.parallel.rows import row_ranges
 
 if TYPE_CHECKING:
     from hesscomp.parallel.world import World
@@ -33,7 +33,7 @@ class Share:
         """Return this rank's share of `count` entries: a run of them, perhaps an empty one."""
         if world is None or world.size == 1:
             return WHOLE
-        ends = [row_range(count, rank, world.size) for rank in range(world.size)]
+        ends = row_ranges(count, world.size)
         counts = [last - first for first, last in ends]
         return cls(slice(*ends[world.rank]), lambda stack: world.gather_rows(stack, counts))
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -56,24 +57,16 @@ def read_json(path: str | os.PathLike, names: Iterable[str], optional: Iterable[
     return report
 
 
-def read_arrays(path: str | os.PathLike, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Read from a JSON file what it has of arrays of these names, nested lists; null is NaN.
+def read_picture(path: str | os.PathLike, arrays: Iterable[str], words: str) -> dict[str, Any]:
+    """Read a picture's numbers and names from a JSON file.
 
-    Raises
-    ------
-    InputError
-        If the file is missing or has no such arrays.
-    """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            found = json.load(stream)
-        return {name: np.array(found[name], np.float64) for name in names if name in found}
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as arrays in JSON ({reason(error)})") from error
-
-
-def read_words(path: str | os.PathLike, name: str) -> list[str]:
-    """Read from a JSON file a list of words of letters and digits; an empty one if it has none.
+    Parameters
+    ----------
+    path : path
+    arrays : iterable of str
+        Of these, what the file has: nested lists of numbers; null is NaN.
+    words : str
+        A list of words of letters and digits; an empty one if the file has none.
 
     Raises
     ------
@@ -82,12 +75,14 @@ def read_words(path: str | os.PathLike, name: str) -> list[str]:
     """
     try:
         with open(path, encoding="utf-8") as stream:
-            found = json.load(stream).get(name, [])
-        if not all(word.isidentifier() for word in found):
-            raise ValueError(f"{name} must be words")
-        return list(found)
+            found = json.load(stream)
+        names = found.get(words, [])
+        if not all(word.isidentifier() for word in names):
+            raise ValueError(f"{words} must be words")
+        numbers = {name: np.array(found[name], np.float64) for name in arrays if name in found}
+        return {**numbers, words: list(names)}
     except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as words in JSON ({reason(error)})") from error
+        raise InputError(f"{path}: cannot be read as a JSON picture ({reason(error)})") from error
 
 
 def _number(value) -> float:
