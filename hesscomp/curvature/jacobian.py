@@ -81,7 +81,8 @@ class Jacobian:
         """
         with self.problem.world.phase("computing the rows of the Jacobian"):
             rows = self.rows()
-        return gram_matrix(rows.reshape(-1, self.problem.n), self.problem.world)
+        lower = np.tril(gram_matrix(rows.reshape(-1, self.problem.n), self.problem.world))
+        return lower + np.tril(lower, -1).T
 
     def _panels(self, k: int) -> Iterator[slice]:
         """Yield slices of k columns, each as wide as memory allows."""

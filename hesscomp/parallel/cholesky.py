@@ -1,7 +1,7 @@
 """Cholesky's factorization of a matrix that every rank holds, its work shared by the ranks."""
 
 import numpy as np
-import scipy.linalg
+from scipy.linalg.blas import dgemm, dtrsm
 
 from hesscomp.parallel.world import World
 
@@ -34,24 +34,27 @@ def cholesky(K: np.ndarray, world: World) -> np.ndarray:
         if place % world.size == world.rank
     }
     for place, start in enumerate(range(0, m, WIDTH)):
-        here = L[start:, start : start + WIDTH]
-        owner = place % world.size
+        here, owner = L[start:, start : start + WIDTH], place % world.size
         made = _factored(own.pop(start)) if owner == world.rank else np.empty(here.shape)
-        here[:] = world.broadcast_array(made, owner)
-        if not np.isfinite(here[-1]).all():
+        made = world.broadcast_array(made, owner)
+        if not np.isfinite(made[-1]).all():
             raise np.linalg.LinAlgError("the matrix is not positive definite")
+        here[:] = made
         for later, column in own.items():
-            below = here[later - start :]
-            column -= below @ below[: column.shape[1]].T
+            below = made[later - start :]
+            square = below[: column.shape[1]]
+            dgemm(-1.0, square.T, below.T, 1.0, column.T, trans_a=1, overwrite_c=1)
     return L
 
 
 def _factored(column: np.ndarray) -> np.ndarray:
-    """Return L's part of a block column, the square on the diagonal at its top; NaN for none."""
+    """Return a block column, its square on the diagonal at its top, made L's; or NaN for none."""
     width = column.shape[1]
     try:
         top = np.linalg.cholesky(column[:width])
     except np.linalg.LinAlgError:
         return np.full_like(column, np.nan)
-    rest = scipy.linalg.solve_triangular(top, column[width:].T, lower=True, check_finite=False)
-    return np.concatenate([top, rest.T])
+    column[:width] = top
+    if len(column) > width:
+        dtrsm(1.0, top.T, column[width:].T, trans_a=1, overwrite_b=1)
+    return column

@@ -20,7 +20,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors import Kronecker
 from hesscomp.parallel import random
 from hesscomp.problems import capabilities as ability
-from hesscomp.problems.differentiable import SQUARED_NUMBERS, DifferentiableProblem
+from hesscomp.problems.differentiable import DifferentiableProblem
 from hesscomp.problems.kronecker import kronecker_factor, kronecker_matrices
 from hesscomp.problems.problem import KroneckerMatrices, chunks
 from hesscomp.problems.row_terms import OutputTerms
@@ -160,8 +160,9 @@ class NetworkProblem(DifferentiableProblem):
         return np.concatenate([np.empty(0), *(part.numpy() for part in found)])
 
     def _few_rows(self, rows: slice) -> Iterator[slice]:
-        """Return chunks of some rows, of as many as their Jacobians have memory for."""
-        return chunks(rows, self.rows_here, max(SQUARED_NUMBERS // (self.n * self.outputs), 1))
+        """Return chunks of some rows, of as many as three times their Jacobians have memory for."""
+        size = 3 * np.dtype(float).itemsize * self.n * self.outputs
+        return chunks(rows, self.rows_here, max(int(self.memory // size), 1))
 
     def _of_rows(self, kind: str, x: np.ndarray, parts: Iterable[slice]) -> list:
         """Return what an engine's method gives of some parts of the rows here."""

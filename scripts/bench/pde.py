@@ -50,11 +50,11 @@ def main() -> None:
     parser.add_argument("--started", help=argparse.SUPPRESS)  # by this script, on several ranks
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"runs of each; default: {SEEDS}")
     options = parser.parse_args()
-    if options.started:
-        return STARTED[options.started]()
     with threadpool_limits(1):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+        if options.started:
+            return STARTED[options.started]()
         tables.run_parts(options, PARTS, "pde", CODE, options.seeds)
 
 

@@ -62,6 +62,32 @@ def test_a_direction_is_that_of_a_dense_solve(rows, reproducible, options):
     assert task.acceptance_batch.objective(outcome.x) < task.objective
 
 
+def test_the_damping_grows_by_tens_where_a_matrix_has_no_cholesky_factor():
+    keras.utils.set_random_seed(2)
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(40, "tanh"), keras.layers.Dense(1)]
+    )
+    world = World()
+    part = block_rows(world, 24)
+    X = np.repeat(np.random.default_rng(6).standard_normal((2, 3)), 12, axis=0)  # rank 2 of 24
+    problem = hc.KerasProblem(
+        model, "squared-error", (X[part], X[part].sum(1)), world, dtype="float64", check="off"
+    )
+    optimizer, x = NaturalGradient(damping=1e-20), problem.initial
+    task = Task(0, x, Batches(problem, Sampling()))
+    outcome = optimizer.step(task, {**optimizer.start(x), "caution": 1.0})
+    G, (value, g) = hc.ggn(problem).to_dense(), problem.objective_and_gradient(x)
+    damping = outcome.values["damping"]
+    tens = np.log10(damping / (1e-20 * np.trace(G) / 24))
+    assert tens >= 1
+    assert tens == pytest.approx(round(tens), abs=1e-6)
+    assert problem.objective(outcome.x) < 1e-4 * value
+    # Of all solutions, g being in the range of G, the one near the pseudoinverse's.
+    exact = -np.linalg.lstsq(G, g, rcond=1e-12)[0]
+    t = outcome.values["step_length"]
+    assert np.linalg.norm(outcome.x - x - t * exact) < 0.5 * np.linalg.norm(t * exact)
+
+
 @pytest.mark.serial
 def test_a_preconditioner_that_is_not_used_is_told(caplog):
     problem, optimizer = regression(World(), 7), NaturalGradient(preconditioner="hbs")
