@@ -14,6 +14,7 @@ import numpy as np
 
 from hesscomp.datasets.dataset import ALIGNMENT
 from hesscomp.errors import InputError
+from hesscomp.parallel import threads_of_environment
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 2**31 - 1  # bytes: what an int of mallopt holds
@@ -47,6 +48,22 @@ with _quiet_stderr():
 ZERO = tf.UnconnectedGradients.ZERO
 
 
+def _limit_threads(threads: int) -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def _heed_environment() -> None:
+    """Take the threads of OMP_NUM_THREADS where the user has set none, and none runs yet."""
+    threads = threads_of_environment()
+    if threads and not tf.config.threading.get_intra_op_parallelism_threads():
+        with suppress(RuntimeError):  # where it runs already
+            _limit_threads(threads)
+
+
+_heed_environment()
+
+
 def _softsign_bend(operation, delta):
     """Return the gradient of SoftsignGrad, slope / (1 + |x|)^2, which TensorFlow 2.21 lacks."""
     slope, x = operation.inputs
@@ -75,8 +92,7 @@ def set_threads(threads: int) -> None:
     use all the threads. Raises InputError if TensorFlow runs already, with another number.
     """
     with _before_running(f"set its threads ({threads})"):
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        _limit_threads(threads)
     with _quiet_stderr():
         tf.constant(0.0)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hesscomp.parallel import threads_of_environment
+
 if TYPE_CHECKING:  # which loads MPI: plans do not
     from hesscomp.parallel.world import World
 
@@ -91,10 +93,7 @@ def threads_per_rank(world: World, requested: int | None = None) -> int:
     share = sum(1 / sharers for sharers in world.node_shares(cores))
     if requested is not None:
         return requested
-    fixed = os.environ.get("OMP_NUM_THREADS", "")
-    if fixed.isdigit() and int(fixed) > 0:
-        return int(fixed)
-    return max(1, math.floor(share + 1e-9))
+    return threads_of_environment() or max(1, math.floor(share + 1e-9))
 
 
 def network_speed(world: World, words: int) -> tuple[float, float] | tuple[None, None]:

@@ -74,3 +74,15 @@ def test_a_rank_sees_its_own_gpu(monkeypatch):
         tensorflow.use_own_gpu(1)
     gpus.clear()
     assert tensorflow.use_own_gpu(0) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "expected"), [("3", 0, [3]), ("3", 2, []), ("", 0, []), ("all", 0, [])]
+)
+def test_tensorflow_takes_the_threads_of_the_environment(text, own, expected, monkeypatch):
+    found, threading = [], SimpleNamespace(get_intra_op_parallelism_threads=lambda: own)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    monkeypatch.setattr(tensorflow.tf.config, "threading", threading)
+    monkeypatch.setattr(tensorflow, "_limit_threads", found.append)
+    tensorflow._heed_environment()
+    assert found == expected
