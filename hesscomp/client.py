@@ -522,7 +522,7 @@ class Job:
         return place
 
     def cancel(self) -> None:
-        """Cancel it; one that runs ends after its present product."""
+        """Cancel it; one that runs ends within its present product, or after it."""
         self.service.request_json("DELETE", self._path)
 
 

@@ -11,7 +11,7 @@ USAGE = "hesscomp serve FOLDER [options of the service] -- [options of the probl
 EPILOG = (
     "The problem's options are those of compress, such as --problem mnist-mlp or --data train.csv, "
     "with --threads, --reproducible and --comm-timeout for the ranks. SIGTERM, SIGUSR1 and "
-    "hesscomp drain end the service after the present product; jobs that wait or ran are taken up "
+    "hesscomp drain end the service at the present product; jobs that wait or ran are taken up "
     "by its next start (exit status 75)."
 )
 

@@ -126,6 +126,9 @@ class CountingWorld:
         now = sum(self.seconds.values())
         self.longest, self._looked = max(self.longest, now - self._looked), now
 
+    def pause(self) -> None:
+        """Nobody visits a plan."""
+
     def _communicate(self, size: float, times: int) -> None:
         """Gather, reduce-scatter, or both (which are a reduction) of `size` bytes.
 

@@ -1,6 +1,6 @@
 """Sums over a shard's rows, a chunk at a time, so that memory stays within a budget."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.resources import COLUMN_COPIES
 
+PAUSES = 3  # within a product: on all ranks as many, however many rows each has
 PAYS = 8  # times n: a chunk's tangents beside which what is done once a chunk is a few percent
 
 
@@ -90,17 +91,24 @@ class RowSum(ShardCurvature):
     kept: Kept
     blocks: tuple[slice, ...] = ()  # the fixed blocks of rows of the reproducible mode
     narrow: Callable | None = None  # makes `narrowed`, where that costs less than the whole
+    pause: Callable[[], None] = lambda: None  # called between chunks, by all ranks together
     assembles = True
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
-        return self._panels(V, lambda V: self._sum(V, slice(0, self.X.shape[0])))
+        whole = slice(0, self.X.shape[0])
+
+        def summed(kernel, V):
+            return self._sum(kernel, V, self._with_pauses(self._chunks(whole, V)))
+
+        return self._panels(V, summed)
 
     def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
-        if not self.blocks:
-            return tf.zeros([0, *V.shape], V.dtype)
-        return tf.stack(
-            [self._panels(V, lambda V, rows=rows: self._sum(V, rows)) for rows in self.blocks]
-        )
+        def stacked(kernel, V):
+            blocks = self._with_pauses(self.blocks)
+            parts = [self._sum(kernel, V, self._chunks(rows, V)) for rows in blocks]
+            return tf.stack(parts) if parts else tf.zeros([0, *V.shape], V.dtype)
+
+        return self._panels(V, stacked)
 
     def dense(self) -> tf.Tensor:
         return self.product(tf.eye(self.n, dtype=self.dtype))
@@ -117,19 +125,34 @@ class RowSum(ShardCurvature):
     def _panels(self, V, product):
         k = V.shape[1]
         width = self.budget.columns(k, V.dtype.size)
-        parts = [product(V[:, first : first + width]) for first in range(0, k, width)]
-        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
+        panels = (V[:, first : first + width] for first in range(0, k, width))
+        parts = [product(self.kernel(panel), panel) for panel in panels]
+        return parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
 
-    def _sum(self, V, rows: slice):
-        held, k = rows.stop - rows.start, V.shape[1]
+    def _chunks(self, rows: slice, V) -> list[slice]:
+        """Return the chunks of some rows that go together in a product with V."""
+        held = rows.stop - rows.start
+        step = self.budget.rows(held, V.shape[1], V.dtype.size) if held else 1
+        starts = range(rows.start, rows.stop, step)
+        return [slice(first, min(first + step, rows.stop)) for first in starts]
+
+    def _with_pauses(self, parts: Sequence[slice]) -> Iterator[slice]:
+        """Yield the parts, with `PAUSES` pauses as evenly between them as they come."""
+        paused = 0
+        for done, part in enumerate(parts, 1):
+            yield part
+            for _ in range(paused, min(done * (PAUSES + 1) // len(parts), PAUSES)):
+                self.pause()
+                paused += 1
+        for _ in range(paused, PAUSES):
+            self.pause()
+
+    def _sum(self, kernel, V, chunks: Iterable[slice]):
         total = None
-        if held:
-            kernel, step = self.kernel(V), self.budget.rows(held, k, V.dtype.size)
-            for first in range(rows.start, rows.stop, step):
-                chunk = slice(first, min(first + step, rows.stop))
-                X, y = self.X[chunk], self.y[chunk]
-                part = kernel(X, y, self.kept.of(chunk, X, y))
-                total = part if total is None else total + part
+        for chunk in chunks:
+            X, y = self.X[chunk], self.y[chunk]
+            part = kernel(X, y, self.kept.of(chunk, X, y))
+            total = part if total is None else total + part
         return tf.zeros_like(V) if total is None else total
 
 

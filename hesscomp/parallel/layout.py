@@ -138,6 +138,8 @@ class Layout(ABC):
             return summed(V).astype(np.float64, copy=False)
         out, first = np.empty(V.shape), 0
         for piece in self._pieces(V, most):
+            if first and self.world is not None:
+                self.world.pause()
             out[:, first : first + piece.shape[1]] = summed(piece)
             first += piece.shape[1]
         return out

@@ -28,7 +28,7 @@ LAST_WORDS = 0.3  # seconds in which a launcher reads what was said: with the jo
 
 
 class Visitors(Protocol):
-    """Short work for ranks that are busy with a long run, done between two of its products."""
+    """Short work for ranks that are busy with a long run, done while one of its products rests."""
 
     def waiting(self) -> bool:
         """Return whether such work waits at this rank."""
@@ -231,6 +231,14 @@ class World:
             raise Interrupted("ended by a signal", int(by_any[0]))
         if by_any[1] and self.visitors is not None:
             self.visitors.receive()
+
+    def pause(self) -> None:
+        """Do as `check_interrupt` within a product, where visitors may come at all. Collective.
+
+        A run without them ends after a product, which it then has.
+        """
+        if self.visitors is not None:
+            self.check_interrupt()
 
     def gather(self, value) -> list:
         """Return every rank's small Python object, as a list in rank order, on every rank."""

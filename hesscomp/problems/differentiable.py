@@ -229,7 +229,8 @@ class DifferentiableProblem(Problem):
 
         def kernel(V):
             compiled = self.compiled(kind, self.dtype, (X, y, shape), V, options)
-            return lambda X, y, values: compiled(theta, X, y, values, V)
+            traced = compiled.get_concrete_function()  # found once, not for each chunk
+            return lambda X, y, values: traced(theta, X, y, values, V)
 
         def narrowed(chosen):
             return self.products(kind, x, targets, *extra, chosen=chosen, kept=kept)
@@ -237,7 +238,7 @@ class DifferentiableProblem(Problem):
         blocks = self.blocks_here if self.world.reproducible else ()
         return RowSum(
             kernel, X, y, budget.n, theta.dtype, budget, kept, blocks,
-            narrowed if self.engine.narrows else None,
+            narrowed if self.engine.narrows else None, self.world.pause,
         )  # fmt: skip
 
     def sums(

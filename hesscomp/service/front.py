@@ -161,7 +161,7 @@ class Front:
         return await future
 
     def _leave(self, work: Work) -> None:
-        """Do no more for a request whose client has gone; a solve ends at its next product."""
+        """Do no more for a request whose client has gone; a solve ends at its next pause."""
         _fail(work, Gone())
         if self._queue_of(work).remove(work) or work.kind != SOLVE or self.ranks is None:
             return
@@ -222,7 +222,7 @@ class Front:
         return str(folder / "point.npy")
 
     async def cancel(self, job: Job) -> Job:
-        """Cancel a job; one that runs ends after its present product."""
+        """Cancel a job; one that runs ends at its next pause."""
         if job.state == QUEUED:
             await self._finish(job, CANCELLED)
         elif job is self.running and self.ranks is not None:

@@ -1,9 +1,9 @@
 """The ranks' side: rank 0 takes work from the front, all ranks do it together.
 
 Idle ranks wait by the doorbell. During a job they serve waiting short work between its products
-(`parallel.world.Visitors`); cancelling and draining end the job there, by the numbers of the
-signals that do so elsewhere. A solve takes many products too: it visits a job, is itself visited
-by other short work, and ends between its products when its client has gone, or the job that it
+and in pauses within them (`parallel.world.Visitors`); cancelling and draining end the job there, by
+the numbers of the signals that do so elsewhere. A solve takes many products too: it visits a job,
+is itself visited by other short work, and ends there when its client has gone, or the job that it
 visits or the service is to end.
 """
 
@@ -52,7 +52,8 @@ from hesscomp.workflows.subject import Subject, make_problem
 BEAT = 10.0  # seconds of idleness after which the ranks meet: a stopped one is noticed
 CURVATURES = 4  # operators that ranks keep, each with up to an eighth of a product's memory
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of blocks: TensorFlow may compile for each width
-SHARE = 0.1  # of a job's time that visitors may take; beyond it they wait for a product more
+SHARE = 0.1  # of a job's time that visitors may take; beyond it they wait
+PATIENCE = 1.5  # of a job's products, the longest that one waits for that
 TOLD = 0.1  # seconds between two tellings of a job's columns
 
 
@@ -199,7 +200,8 @@ class RankLoop:
         """Return whether short work waits, and this is the time for it."""
         if self.host is None:
             return False
-        self._look()  # else what came during this product would wait for the next one too
+        self._look()  # else what came meanwhile would wait for the next pause too
+        self.host.look()
         return self.mail.visitor is not None and self.host.receives()
 
     def _look(self) -> None:
@@ -227,7 +229,7 @@ class RankLoop:
 
     def _do_job(self, job: dict, folder: str, at: str | None) -> None:
         self.world.ledger = Ledger()
-        self.host = self.job = JobUnderWay(self.mail, job["id"])
+        self.host = self.job = JobUnderWay(self.mail, job["id"], self.world.ledger)
         place = Path(folder)
         state, error = DONE, ""
         root, heard = logging.getLogger(), Warnings(self.job)
@@ -324,7 +326,7 @@ class RankLoop:
 
     def _solve(self, header: dict, arrays: list) -> tuple[dict, tuple]:
         operator, (B,) = self._operator(header), arrays
-        visited, self.host = self.host, ManyProducts()
+        visited, self.host = self.host, ManyProducts(self.world.ledger)
         try:
             found = solve_columns(
                 operator.shifted(header["shift"]),
@@ -343,27 +345,47 @@ def _of_request(error: HesscompError) -> bool:
 
 
 class ManyProducts:
-    """Work of many products, between which the ranks receive visitors: the time that they take."""
+    """Work of many products, in whose pauses the ranks receive visitors: the time that they take.
 
-    def __init__(self):
+    Its products count in `ledger`.
+    """
+
+    def __init__(self, ledger: Ledger):
+        self.ledger, self.passes = ledger, ledger.passes
         self.start, self.lent = time.monotonic(), 0.0
-        self.asked = False  # whether a visitor waited at the last product
+        self.asked: float | None = None  # since when a visitor waits
+        # When the first product and the last were done, visits left out, and how many were then.
+        self.first = self.last = (0.0, 0)
+
+    def look(self) -> None:
+        """Note which products are done. The first takes longer than those that follow."""
+        if self.ledger.passes > self.passes:
+            self.passes = self.ledger.passes
+            self.last = time.monotonic() - self.lent, self.passes
+            self.first = self.first if self.first[1] else self.last
 
     def receives(self) -> bool:
         """Return whether a visitor who waits is received now: they took little, or it waited."""
-        waited, self.asked = self.asked, True
-        return waited or self.lent <= SHARE * (time.monotonic() - self.start)
+        now = time.monotonic()
+        self.asked = self.asked or now
+        little = self.lent <= SHARE * (now - self.start)
+        return little or now - self.asked >= PATIENCE * self._product()
+
+    def _product(self) -> float:
+        """Return the seconds that one of its products takes; 0 before that is known."""
+        (start, before), (end, after) = self.first, self.last
+        return (end - start) / max(after - before, 1)
 
     def visited(self, seconds: float) -> None:
         self.lent += seconds
-        self.asked = False
+        self.asked = None
 
 
 class JobUnderWay(ManyProducts):
     """A job that the ranks do, and its progress for the front."""
 
-    def __init__(self, mail: Mailbox, name: str):
-        super().__init__()
+    def __init__(self, mail: Mailbox, name: str, ledger: Ledger):
+        super().__init__(ledger)
         self.mail, self.name, self.told = mail, name, 0.0
 
     def warn(self, text: str) -> None:

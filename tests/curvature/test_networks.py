@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import scipy.special
 from keras_oracle import in_float64
-from marks import serial_but, two_ranks_but
+from marks import serial_but, slow_but, two_ranks_but
 from oracles import by_rank_0, check_operator, dense
-from shards import mine
+from shards import mine, own_rows
 
 from hesscomp.compression import compress
-from hesscomp.curvature.chunks import Budget
+from hesscomp.curvature.chunks import PAUSES, Budget
 from hesscomp.curvature.finite_difference import FiniteDifferenceHessian
 from hesscomp.curvature.gauss_newton import (
     EmpiricalFisherOperator,
@@ -26,7 +26,7 @@ from hesscomp.curvature.networks.layers import ELEMENTWISE, RULES
 from hesscomp.curvature.restriction import BlockDiagonal, Restricted
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import load_dataset
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, Interrupted
 from hesscomp.estimators import diagonal_factor
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
@@ -694,6 +694,51 @@ def test_reproducible_on_any_number_of_ranks():
         np.testing.assert_array_equal(left, right)
     sampled = [HessianOperator(p.sampled(0.6, seed=2), x) @ V for p in (problem, alone)]
     np.testing.assert_array_equal(*sampled)
+
+
+class Guests:
+    """Who come in the second pause of a product, to the last rank; they ask for a product too."""
+
+    def __init__(self, world, ask):
+        self.world, self.ask, self.pauses, self.answers = world, ask, 0, []
+        self.inside = False
+
+    def waiting(self):
+        self.pauses += not self.inside
+        last = self.world.rank == self.world.size - 1
+        return last and self.pauses == 2 and not self.inside
+
+    def receive(self):
+        self.inside = True
+        self.answers.append(self.ask())
+        self.inside = False
+
+
+@pytest.mark.parametrize("reproducible, panels", slow_but([(False, 2)], [(False, 2), (True, 1)]))
+def test_guests_come_within_a_product_and_change_no_bit(reproducible, panels):
+    world = World(reproducible=reproducible)
+    model = in_float64(lambda: sequential((4,)))
+    X, y = rows(model)
+    here = own_rows(world, ROWS, "even" if reproducible else "first empty")
+    problem = KerasProblem(model, "softmax-cross-entropy", (X[here], y[here]), world)
+    V = np.random.default_rng(0).standard_normal((problem.n, 2))
+    one, other = (HessianOperator(problem, x) for x in (problem.initial, V[:, 0]))
+    with patch.object(Budget, "columns", lambda budget, k, itemsize: -(-k // panels)):
+        alone, answer = one @ V, other @ V
+        try:
+            world.visitors = guests = Guests(world, lambda: other @ V)
+            world.stop_asked = lambda: 0
+            np.testing.assert_array_equal(one @ V, alone)
+            np.testing.assert_array_equal(guests.answers, [answer])
+            within = panels * PAUSES + panels - 1  # and one after it
+            assert world.gather(guests.pauses) == [within + 1] * world.size
+            world.stop_asked = lambda: 15 * (world.rank == 0 and guests.pauses == within)
+            guests.pauses = 2
+            with pytest.raises(Interrupted):
+                one @ V
+            assert guests.pauses == within
+        finally:
+            world.visitors = world.stop_asked = None
 
 
 # Layouts and costs

@@ -12,9 +12,10 @@ import pytest
 from hesscomp.client import point_id
 from hesscomp.curvature.hessian import HessianOperator
 from hesscomp.parallel.doorbell import Doorbell
+from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.service import loop
-from hesscomp.service.loop import RankLoop
+from hesscomp.service.loop import ManyProducts, RankLoop
 from hesscomp.service.requests import ServedProblem
 from hesscomp.service.wire import pack, receive
 from hesscomp.workflows import CurvatureRequest, make_curvature
@@ -195,6 +196,27 @@ def test_what_comes_during_a_product_is_done_before_the_next(monkeypatch, tmp_pa
     monkeypatch.setattr(RankLoop, "_noop", noop)
     served(script, monkeypatch, data)
     assert seen == [3] and len(products) > 5
+
+
+@pytest.mark.serial
+def test_visitors_take_a_tenth_of_the_time_or_wait_for_one_and_a_half_products(monkeypatch):
+    now, ledger = 0.0, Ledger()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    host = ManyProducts(ledger)
+    for seconds in (5.0, 1.0, 1.0):  # the first product, with all that it compiles, tells nothing
+        now += seconds
+        ledger.product(8)
+        host.look()
+        assert host.receives()
+        host.visited(0.3)
+        now += 0.3
+    assert host._product() == pytest.approx(1.0)
+    host.visited(1.0)  # with which they took much
+    received = []
+    for later in (9.0, 10.0, 10.4, 10.6):
+        now = later
+        received.append(host.receives())
+    assert received == [False, False, False, True]
 
 
 def test_a_long_solve_ends_when_nobody_waits_for_it(monkeypatch, tmp_path, data):
