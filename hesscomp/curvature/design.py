@@ -159,7 +159,7 @@ class SparseDesign:
         return _Csr(X), _Csr(X.T.tocsr())
 
     def curvature(self, weights: tf.Tensor) -> "GramCurvature":
-        return GramCurvature(self, weights)
+        return SparseGramCurvature(self, weights)
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
         return tf.constant(self._matrix @ np.asarray(v))  # each row alone, whatever the blocks
@@ -168,11 +168,19 @@ class SparseDesign:
         return tf.constant(self._matrix.T @ np.asarray(r))
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
-        if V.shape[1] < WIDE[self.dtype.name]:
-            given = np.asarray(weights), np.asarray(V)
-            return tf.constant(sparse.gram_product(self._matrix, self._chunks, *given), self.dtype)
+        if self.is_narrow(V):
+            return tf.constant(self.narrow_gram_product(weights, np.asarray(V)))
         A, transposed = self._pair
         return transposed @ (tf.cast(weights, self.dtype)[:, None] * (A @ V))
+
+    def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
+        """Return whether a product with this block is SciPy's."""
+        return V.shape[1] < WIDE[self.dtype.name]
+
+    def narrow_gram_product(self, weights: tf.Tensor, V: np.ndarray) -> np.ndarray:
+        """Return `gram_product` of a narrow array, as an array in `dtype`."""
+        out = sparse.gram_product(self._matrix, self._chunks, np.asarray(weights), V)
+        return out.astype(self.dtype.as_numpy_dtype, copy=False)
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
         """Return A^T diag(weights) A, by block products with the unit vectors."""
@@ -222,6 +230,17 @@ class GramCurvature(ShardCurvature):
 
     def dense_by_row_block(self) -> tf.Tensor:
         return self.design.gram_by_row_block(self.weights)
+
+
+class SparseGramCurvature(GramCurvature):
+    """A^T diag(weights) A of a sparse shard, whose narrow products need no tensors."""
+
+    design: SparseDesign
+
+    def product_of_array(self, V: np.ndarray) -> np.ndarray:
+        if self.design.is_narrow(V):
+            return self.design.narrow_gram_product(self.weights, V)
+        return super().product_of_array(V)
 
 
 class _Csr:

@@ -36,9 +36,10 @@ def gram_product(
     """
     n, k = V.shape
     V, out = np.ascontiguousarray(V, np.float64), np.zeros((n, k))
-    of_rows, of_columns, width = _sparsetools.csr_matvec, _sparsetools.csc_matvec, ()
-    if k > 1:
-        of_rows, of_columns, width = _sparsetools.csr_matvecs, _sparsetools.csc_matvecs, (k,)
+    many = "s" if k > 1 else ""
+    width = (k,) if k > 1 else ()
+    of_rows = getattr(_sparsetools, f"csr_matvec{many}")
+    of_columns = getattr(_sparsetools, f"csc_matvec{many}")
     for first, last in pairwise(chunks):
         rows, nonzeros = last - first, (A.indptr[first : last + 1], A.indices, A.data)
         part = np.zeros((rows, k))
