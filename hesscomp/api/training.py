@@ -100,8 +100,9 @@ def train(
         and in a notebook.
     callbacks : callable or tuple of callables
         ``callback(row, x)`` after each step, with the history's row and the point; training stops
-        where one returns True. ``keras.callbacks.EarlyStopping(patience=N,
-        restore_best_weights=True)`` is one of them: it stands for `patience`.
+        where one returns True. ``keras.callbacks.EarlyStopping(patience=N)`` may be one of them:
+        it stands for `patience`, and leaves the last weights in the model unless it has
+        ``restore_best_weights=True``.
     evaluate_every : int, optional
         With batches: steps between evaluations over all rows.
     settings : dict, optional
@@ -135,7 +136,7 @@ def train(
     >>> hc.train(problem, "newton-cg", max_steps=20, gradient_tolerance=1e-6).converged
     True
     """
-    callbacks, options = _without_early_stopping(_as_tuple(callbacks), options)
+    callbacks, options, keeps_last = _without_early_stopping(_as_tuple(callbacks), options)
     parts = {kind: _taken(options, kind) for kind in PARTS}
     if options:
         known = [part.name for kind in PARTS for part in fields(kind)] + keras_options()
@@ -163,7 +164,7 @@ def train(
         show.close()
     problem.warn_without_minimum(result.best)
     if model is not None:
-        problem.set_weights(result.best)
+        problem.set_weights(result.x if keeps_last else result.best)
     show.summary(result)
     return result
 
@@ -229,8 +230,9 @@ def _as_tuple(callbacks) -> tuple:
     return tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
 
 
-def _without_early_stopping(given: tuple, options: dict) -> tuple[tuple, dict]:
-    """Return the other callbacks, and the options with the `patience` of Keras' EarlyStopping.
+def _without_early_stopping(given: tuple, options: dict) -> tuple[tuple, dict, bool]:
+    """Return the other callbacks, the options with the `patience` of Keras' EarlyStopping, and
+    whether it leaves the last weights in the model and not the best.
 
     Raises
     ------
@@ -240,20 +242,20 @@ def _without_early_stopping(given: tuple, options: dict) -> tuple[tuple, dict]:
     found = [each for each in given if type(each).__name__ == "EarlyStopping"]
     others = tuple(each for each in given if each not in found)
     if not found:
-        return others, options
+        return others, options, False
     if len(found) > 1 or options.get("patience") is not None:
         raise InputError("early stopping is asked for twice; give one EarlyStopping or `patience`")
     (stopping,) = found
     for name, value in (
         ("monitor", "val_loss"), ("min_delta", 0), ("baseline", None), ("start_from_epoch", 0),
-        ("restore_best_weights", True),
     ):  # fmt: skip
         if getattr(stopping, name) != value:
             raise InputError(
                 f"EarlyStopping has {name}={getattr(stopping, name)!r}, and a run here can only "
                 f"have {value!r}; change it, or pass a function of (row, x) as a callback"
             )
-    return others, {**options, "patience": max(int(stopping.patience), 1)}
+    patience = max(int(stopping.patience), 1)
+    return others, {**options, "patience": patience}, not stopping.restore_best_weights
 
 
 def _check_callbacks(callbacks: tuple) -> None:

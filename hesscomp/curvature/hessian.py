@@ -55,7 +55,7 @@ class CurvatureOperator(ProblemOperator):
         return self._shard.columns_at_once(super()._columns(columns), self.dtype.itemsize)
 
     def _local(self, V):
-        return self._shard.product(tf.convert_to_tensor(V)).numpy()
+        return self._shard.product_of_array(V)
 
     def _local_blocks(self, V):
         return view(self._shard.product_by_row_block(tf.convert_to_tensor(V)))

@@ -133,6 +133,12 @@ class ShardCurvature(ABC):
     def product(self, V: tf.Tensor) -> tf.Tensor:
         """Return the matrix times an (n, k) block, in the block's type; local."""
 
+    def product_of_array(self, V: np.ndarray) -> np.ndarray:
+        """Return `product` for an array, as a new array; local."""
+        from hesscomp.curvature.tensorflow import tf  # not loaded where all products are SciPy's
+
+        return self.product(tf.convert_to_tensor(V)).numpy()
+
     def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
         """Return `product` for each of the shard's fixed row blocks alone, (blocks, n, k)."""
         raise InputError(

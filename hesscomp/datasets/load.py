@@ -20,6 +20,7 @@ NAMED = {
     "mnist-sample": load_mnist_sample,
     "curves": load_curves,
 }
+OF_FILES = ("label", "weights", "offset", "missing", "categories", "ignore", "memory_map")
 
 
 def load_dataset(
@@ -101,9 +102,11 @@ def load_dataset(
         return load_file(
             source, world, format=format, reading=reading, test=test, targets=targets, dtype=dtype
         )
-    if format or test or reading != Reading(reference=reference):
-        raise InputError(
-            f"the {name} data take no format, label or test file, and no weights, offset, missing, "
-            "categories, ignore or memory_map"
-        )
+    usual = Reading()
+    asked = {"format": format, "test": test} | {
+        each: getattr(reading, each) != getattr(usual, each) for each in OF_FILES
+    }
+    if any(asked.values()):
+        given = ", ".join(f"`{each}`" for each, value in asked.items() if value)
+        raise InputError(f"the {name} data take no {given}; leave it out, or name a file")
     return NAMED[name](world, targets, dtype)

@@ -189,7 +189,14 @@ def _targets(problem: Problem, x: np.ndarray, test, target, test_rows) -> _Targe
     elif test_rows:
         raise InputError("`test_rows` goes with test rows; give them")
     if target is not None:
-        target = np.asarray(target, np.float64)
+        given = target
+        try:
+            target = np.asarray(given).astype(np.float64, casting="same_kind")
+        except (TypeError, ValueError):  # texts, complex numbers, rows of unlike lengths
+            raise InputError(
+                f"`target` is an array of derivatives by the {problem.n} parameters, real "
+                f"numbers, not {type(given).__name__}; for the loss on test rows give `test`"
+            ) from None
         target = target[:, None] if target.ndim == 1 else target
         if target.ndim != 2 or len(target) != problem.n or not np.isfinite(target).all():
             raise InputError(

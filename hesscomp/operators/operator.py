@@ -298,7 +298,9 @@ class Shifted(Operator):
         self.base, self.shift, self.passes = base, shift, base.passes
 
     def block_product(self, V):
-        return self.base.block_product(V) + self.shift * V
+        out = self.shift * V
+        out += self.base.block_product(V)
+        return out
 
     def _project(self, Q, V):
         return self.base._project(Q, V) + self.shift * self.layout.inner(Q, V)

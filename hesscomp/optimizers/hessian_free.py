@@ -140,7 +140,7 @@ def truncated_cg(A: Operator, b: np.ndarray, start: np.ndarray, M, limit: int) -
     """
     cg = Recurrence(A, b, M, start if np.any(start) else None)
     first_norm, values, kept, due = cg.norm, [_phi(cg, b)], [], 0
-    iteration = 0
+    iteration = kept_at = 0
     while cg.products < limit and A.world.decide(cg.norm > 0):
         if A.world.decide(not cg.probe() > 0):
             break
@@ -154,12 +154,13 @@ def truncated_cg(A: Operator, b: np.ndarray, start: np.ndarray, M, limit: int) -
             and (values[-1] - values[-1 - k]) / values[-1] < k * PROGRESS
         )
         if iteration == math.ceil(SPACING**due):
-            kept.append((cg.x, float(cg.x @ (b - cg.r))))
+            kept.append((cg.x.copy(), float(cg.x @ (b - cg.r))))
+            kept_at = iteration
             while math.ceil(SPACING**due) <= iteration:
                 due += 1
         if A.world.decide(done):
             break
-    if not kept or kept[-1][0] is not cg.x:
+    if not kept or kept_at < iteration:
         kept.append((cg.x, float(cg.x @ (b - cg.r))))
     return Truncated(kept, cg.products, first_norm, cg.norm)
 

@@ -59,7 +59,7 @@ def check_dataset(dataset) -> None:
 def _squared(A):
     """Return the squares of entries in float64, as those of float32 would lose digits."""
     if scipy.sparse.issparse(A) and A.has_canonical_format:  # as A**2, whose indices are copies
-        squares = A.data.astype(np.float64) ** 2
+        squares = np.square(A.data, dtype=np.float64)
         return scipy.sparse.csr_array((squares, A.indices, A.indptr), shape=A.shape)
     return A.astype(np.float64, copy=False) ** 2
 

@@ -338,19 +338,29 @@ def test_optimizers_without_a_counterpart(optimizer, words):
 
 
 def test_early_stopping_of_keras_is_patience():
+    def weights(net):
+        return np.concatenate([w.reshape(-1) for w in net.get_weights()])
+
     here, options = (X[::2], Y[::2]), {"max_steps": 30, "verbose": False}
-    found = [
-        hc.train(
-            model(), hc.SGD(0.5), loss, here, validation_data=(X[1::2], Y[1::2]), **options, **how
-        ).history.column("test_loss")
-        for loss in ["sparse_categorical_crossentropy"]
-        for how in (
-            {"patience": 2},
-            {"callbacks": keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)},
-        )
-    ]
-    np.testing.assert_array_equal(*found)
+    stop, found, left = keras.callbacks.EarlyStopping, [], []
+    for how in (
+        {"patience": 2},
+        {"callbacks": stop(patience=2, restore_best_weights=True)},
+        {"callbacks": stop(patience=2)},
+    ):
+        net = model()
+        result = hc.train(
+            net, hc.SGD(0.5), "sparse_categorical_crossentropy", here,
+            validation_data=(X[1::2], Y[1::2]), **options, **how,
+        )  # fmt: skip
+        found.append(result.history.column("test_loss"))
+        left.append(weights(net))
+    for same in found[1:]:
+        np.testing.assert_array_equal(same, found[0])
     assert len(found[0]) < 31
+    np.testing.assert_array_equal(left[0], left[1])
+    np.testing.assert_allclose(left[2], result.x, rtol=1e-6)
+    assert np.abs(left[2] - result.best).max() > 1e-3
 
 
 @pytest.mark.parametrize("call, words", [
@@ -358,8 +368,9 @@ def test_early_stopping_of_keras_is_patience():
     (lambda net, **data: hc.train(net, "adam", batch_size=3, **data), "give `gradient`"),
     (lambda net, **data: hc.train(net, "adam", nonsense=3, **data), "it has gradient, .* ridge"),
     (lambda net, **data: hc.train(net, "adam", settings={"lr": 1}, **data), "`lr`; it has"),
-    (lambda net, **data: hc.train(net, callbacks=[keras.callbacks.EarlyStopping()], **data),
-     "EarlyStopping has restore_best_weights=False, .* can only have True"),
+    (lambda net, **data: hc.train(
+        net, callbacks=[keras.callbacks.EarlyStopping(min_delta=1)], **data
+    ), "EarlyStopping has min_delta=.*1, .* can only have 0"),
     (lambda net, **data: hc.train(net, callbacks=keras.callbacks.BackupAndRestore("a"), **data),
      "BackupAndRestore is none; .* `folder`"),
     (lambda net, **data: hc.train(net, callbacks=keras.callbacks.ReduceLROnPlateau(), **data),

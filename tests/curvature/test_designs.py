@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from hesscomp.curvature import sparse
 from hesscomp.curvature.design import SparseDesign
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.rows import RowBlocks
@@ -39,3 +40,19 @@ def test_narrow_and_wide_products(given, dtype, tolerance, blocks):
     found = design.exact().gram_product(tf.constant(d), tf.constant(v[:, None]))
     np.testing.assert_allclose(found[:, 0], A.T @ (d * (A @ v)), rtol=1e-12)
     np.testing.assert_array_equal(X.indices, kept.indices)
+
+
+@pytest.mark.parametrize("columns", [1, 5])
+def test_one_sweep_has_the_bits_of_two(monkeypatch, columns):
+    """Chunks that end in a row, rows that are longer than a chunk, and rows without an entry."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((ROWS, N)) * (rng.random((ROWS, N)) < 0.4)
+    A[[0, 30, 31, -1]], A[5] = 0, 1
+    A, d, V = scipy.sparse.csr_array(A), rng.random(ROWS), rng.standard_normal((N, columns))
+    two = A.T @ (d[:, None] * (A @ V))
+    for nonzeros in (1, 7, 100, 10_000):
+        monkeypatch.setattr(sparse, "CHUNK", nonzeros)
+        found = sparse.gram_product(A, sparse.row_chunks(A), d, V)
+        np.testing.assert_array_equal(found, two)
+    none = A[:0]
+    assert not sparse.gram_product(none, sparse.row_chunks(none), d[:0], V).any()

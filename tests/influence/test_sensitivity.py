@@ -398,6 +398,8 @@ BAD = {
     "data": ({"by_data": True, "leverage": True}, "by_data"),
     "test rows": ({"test_rows": (0,), "leverage": True}, "test_rows"),
     "target": ({"target": np.zeros(3)}, "finite array of 4"),
+    "no numbers": ({"target": "a"}, "`target` is an array of derivatives .*, not str; for the"),
+    "complex": ({"target": 1j * np.ones(N)}, "real numbers, not ndarray"),
     "limit": ({"target": np.eye(N)[0], "gradient_limit": 1e-3}, "gradient_limit"),
     "factor": ({"target": np.eye(N)[0], "factor": hc.compress(np.eye(3), 3)}, "n = 3"),
     "operator": ({"target": np.eye(N)[0], "operator": "ggn"}, "lacks the capability"),

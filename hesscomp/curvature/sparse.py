@@ -1,0 +1,49 @@
+"""A^T D A V for a sparse matrix in one sweep over its nonzeros.
+
+Products with A and then with A^T read them from memory twice, which ranks that share the memory
+also wait for. Here each chunk of rows is multiplied both ways while it is in cache.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import scipy.sparse
+
+# The kernels under ``@``, which add to an array that they are given, as ``@`` does not.
+from scipy.sparse import _sparsetools
+
+CHUNK = 100_000  # nonzeros of a chunk, 12 bytes each
+
+
+def row_chunks(A: scipy.sparse.csr_array) -> np.ndarray:
+    """Return the first rows of chunks of about `CHUNK` nonzeros, and the number of rows."""
+    cuts = np.searchsorted(A.indptr, np.arange(CHUNK, A.nnz, CHUNK))
+    return np.unique([0, *cuts, A.shape[0]])
+
+
+def gram_product(
+    A: scipy.sparse.csr_array, chunks: np.ndarray, weights: np.ndarray, V: np.ndarray
+) -> np.ndarray:
+    """Return A^T diag(weights) A V in float64, the same bits whatever the chunks.
+
+    Parameters
+    ----------
+    A : (rows, n) CSR array of float64
+    chunks : array of int
+        Of `row_chunks`.
+    weights : (rows,) array of float64
+    V : (n, k) array
+    """
+    n, k = V.shape
+    V, out = np.ascontiguousarray(V, np.float64), np.zeros((n, k))
+    many = "s" if k > 1 else ""
+    width = (k,) if k > 1 else ()
+    of_rows = getattr(_sparsetools, f"csr_matvec{many}")
+    of_columns = getattr(_sparsetools, f"csc_matvec{many}")
+    for first, last in pairwise(chunks):
+        rows, nonzeros = last - first, (A.indptr[first : last + 1], A.indices, A.data)
+        part = np.zeros((rows, k))
+        of_rows(rows, n, *width, *nonzeros, V.ravel(), part.ravel())
+        part *= weights[first:last, None]
+        of_columns(n, rows, *width, *nonzeros, part.ravel(), out.ravel())
+    return out
