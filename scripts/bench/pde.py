@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
@@ -490,22 +490,20 @@ def start(name: str, ranks: int) -> dict:
 
 def ranks(seeds: int) -> dict[str, dict]:
     """Steps of the deep network on ranks of one thread each: wall time without tracing."""
-    found = {count: [start("steps", count) for _ in range(min(seeds, 3))] for count in (1, 2)}
-    times = {count: median(run["seconds"] for run in runs) for count, runs in found.items()}
-    return {
-        f"{name}, {DENSE}^2 + {4 * DENSE} points": {
-            "1 rank": times[1], "2 ranks": times[2], "ratio": times[1] / times[2]
-        }
-        for name in ("10 steps, 2-64-64-48-48-1",)
-    }  # fmt: skip
+    rows = {}
+    for name, cells in GRIDS.items():
+        runs = [[start(name, count)["seconds"] for count in (1, 2)] for _ in range(seeds)]
+        one, two = (median(seconds) for seconds in zip(*runs, strict=True))
+        row = {"1 rank": one, "2 ranks": two, "ratio": one / two, "runs of each": seeds}
+        rows[f"10 steps, 2-64-64-48-48-1, {cells}^2 + {4 * cells} points"] = row
+    return rows
 
 
-DENSE = 44
+GRIDS = {"published": 30, "dense": 44}  # points along an edge
 
 
-def steps() -> None:
-    make = sine_on(UNIT, DENSE)
-    problem, times = make(network(2, 64, 64, 48, 48, 1, seed=0)), []
+def steps(cells: int) -> None:
+    problem, times = sine_on(UNIT, cells)(network(2, 64, 64, 48, 48, 1, seed=0)), []
     hc.train(
         problem, "natural-gradient", max_steps=12, verbose=False,
         callbacks=lambda row, x: times.append(row["seconds"]) and None,
@@ -624,7 +622,7 @@ def newton() -> None:
         print(json.dumps({"n": problem.n, "by its own points": rate, "seconds": seconds, **costs}))
 
 
-STARTED = {"steps": steps, "newton": newton}
+STARTED = {"newton": newton} | {name: partial(steps, cells) for name, cells in GRIDS.items()}
 PARTS = {
     "ritz": ritz, "fosls": fosls, "sine": sine, "deep": deep, "cosines": cosines,
     "energies": energies, "ranks": ranks, "committor": committor,

@@ -172,3 +172,14 @@ def test_points_that_are_redrawn_serve_one_step(shared_tmp):
     assert np.array_equal(rest.x, whole.x)
     with pytest.raises(InputError, match="no batches"):
         train(problem, optimizer, sampling=Sampling(gradient=0.97))
+
+
+def test_cg_by_a_hierarchical_factor_goes_on_with_the_factor_that_it_had(shared_tmp):
+    problem, saving = redrawn(), Saving(str(shared_tmp), every=1)
+    optimizer, steps = NaturalGradient(direct=1, preconditioner="hbs"), Stopping(max_steps=4)
+    whole = train(problem, optimizer, stopping=steps)
+    train(problem, optimizer, stopping=Stopping(max_steps=2), saving=saving)
+    rest = train(problem, optimizer, stopping=steps, saving=saving)
+    assert np.array_equal(rest.x, whole.x)
+    assert whole.history.column("cg_iterations")[1:].min() > 0
+    assert whole.best_objective < problem.objective(problem.initial) / 2
