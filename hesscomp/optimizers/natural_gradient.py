@@ -214,14 +214,15 @@ class _System:
 
     def by_kernel(self, rows: "_Rows") -> tuple[np.ndarray, np.ndarray, float]:
         """Solve for least squares in the space of the residuals; return d, its bend, and lambda."""
+        m = rows.problem.rows
         with self.world.ledger.timed("gram"):
-            K = gram_matrix(rows.whole(), self.world)
-            K /= rows.problem.rows
-        damping, solve = self._factored(K, self.ridge)
+            K = gram_matrix(rows.whole(), self.world)  # m times the kernel
+        damping, solve = self._factored(K, m * self.ridge)
+        damping /= m
         shift = self.ridge + damping
 
         def pulled(residuals: list[np.ndarray]) -> np.ndarray:
-            return rows.transposed(rows.split(solve(rows.gathered(residuals))))
+            return rows.transposed(rows.split(solve(m * rows.gathered(residuals))))
 
         # Half |R d + r|^2 / m + ridge |x + d|^2 + damping |d - p|^2, d = centre + R^T z.
         centre = (damping * self.kept - self.ridge * self.task.x) / shift
