@@ -30,14 +30,19 @@ class DrainRequest(FolderRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneJob(FolderRequest):
-    """Which job of which service."""
+class OneJob(Options):
+    """Which job of a service."""
 
     job: str = option(flag="job", metavar="JOB", help="the job, such as j000001")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaitRequest(OneJob):
+class CancelRequest(FolderRequest, OneJob):
+    """Which job to cancel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitRequest(FolderRequest, OneJob):
     """Which job to wait for."""
 
     seconds: float | None = option(
@@ -46,7 +51,7 @@ class WaitRequest(OneJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchRequest(OneJob):
+class FetchRequest(FolderRequest, OneJob):
     """Which file of which job to fetch."""
 
     file: str | None = option(
@@ -140,7 +145,7 @@ def run_wait(request: WaitRequest) -> int:
     return 0 if state == "done" else 1
 
 
-def run_cancel(request: OneJob) -> int:
+def run_cancel(request: CancelRequest) -> int:
     job = connect(request.folder).job(request.job)
     job.cancel()
     print(_line(job.known))

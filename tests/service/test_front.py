@@ -25,6 +25,7 @@ import pytest
 from fakes import N, Running, running_front, until
 from marks import slow_but
 
+from hesscomp.cli.main import main
 from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
@@ -203,6 +204,27 @@ def test_cancelling(running):
     assert job.wait(10) == "cancelled" and waiting.wait(10) == "cancelled"
     with pytest.raises(ServiceError, match="cancelled: by request"):
         job.result()
+
+
+def test_the_commands_of_a_shell(tmp_path, capsys):
+    """FOLDER stands before JOB in all of them, as their usage says."""
+    folder, out = str(tmp_path / "svc"), tmp_path / "f.h5"
+
+    def said(*words: str) -> str:
+        assert main(list(words)) == 0
+        return capsys.readouterr().out
+
+    with running_front(folder) as running:
+        assert said("submit", folder, "--", "compress", "--rank", "2") == "j000001\n"
+        assert " done " in said("wait", folder, "j000001", "--seconds", "10")
+        assert said("jobs", folder).startswith("j000001  compress    done ")
+        assert said("fetch", folder, "j000001") == "factor.h5\nnumbers.json\n"
+        fetch = "fetch", folder, "j000001", "--file", "factor.h5", "--out", str(out)
+        assert said(*fetch) == f"{out}\n" and out.read_bytes() == b"a factor"
+        assert " done " in said("cancel", folder, "j000001")  # it has ended already
+        said("drain", folder)
+        running.thread.join(20)
+        assert running.status == 0
 
 
 def test_waiting_for_a_job(running):
