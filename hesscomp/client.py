@@ -317,6 +317,12 @@ class Service:
             stream = io.BytesIO()
             np.save(stream, array, allow_pickle=False)
             return self._request(method, path, stream.getvalue())
+        if not self._sees_arrays:
+            raise InputError(
+                f"an array of {array.nbytes} bytes: above {MOST_BODY} it goes by a file in the "
+                f"service's folder, and {self.folder} is a copy of that; send fewer columns at a "
+                "time, or ask on a host that sees the folder itself"
+            )
         name = secrets.token_hex(16)
         place = self.folder / "arrays" / f"{name}.npy"
         try:
@@ -329,9 +335,28 @@ class Service:
         if headers["Content-Type"].startswith("application/x-npy"):
             return np.load(io.BytesIO(body), allow_pickle=False)
         place = self.folder / "arrays" / f"{json.loads(body)['array']}.npy"
-        array = np.load(place, allow_pickle=False)
+        try:
+            array = np.load(place, allow_pickle=False)
+        except FileNotFoundError:
+            raise ServiceError(
+                f"the answer has more than {MOST_BODY} bytes, so it is in the service's folder as "
+                f"arrays/{place.name}, and {self.folder} is a copy of that; ask on a host that "
+                "sees the folder itself"
+            ) from None
         place.unlink()
         return array
+
+    @property
+    def _sees_arrays(self) -> bool:
+        """Whether the folder is the service's own, and no copy with the token on another host."""
+        return (self.folder / "arrays").is_dir()
+
+    def _parts(self, V: np.ndarray) -> list[np.ndarray]:
+        """Return an array, or where it cannot go by a file, parts of its columns that need none."""
+        if V.ndim != 2 or V.nbytes <= MOST_BODY or self._sees_arrays:
+            return [V]
+        width = max(MOST_BODY * V.shape[1] // V.nbytes, 1)
+        return [V[:, at : at + width] for at in range(0, V.shape[1], width)]
 
 
 def _check(status: int, body: bytes) -> None:
@@ -387,8 +412,10 @@ class Point:
 
     def product(self, V: np.ndarray, batch: bool = True) -> np.ndarray:
         """Return the matrix times an array; without `batch`, with the bits of a lone product."""
-        how = {"batch": str(batch).lower()}
-        return self.service._array_of(*self._ask("product", V, **how))
+        V, how = _real(V), {"batch": str(batch).lower()}
+        parts = self.service._parts(V) if batch else [V]
+        found = [self.service._array_of(*self._ask("product", part, **how)) for part in parts]
+        return found[0] if len(found) == 1 else np.hstack(found)
 
     def solve(
         self, B: np.ndarray, shift: float = 0.0, tolerance: float = 1e-5, iterations: int = 1000

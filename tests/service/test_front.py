@@ -548,6 +548,27 @@ def test_large_arrays_by_name(running):
         assert status == 422, name
 
 
+def test_large_arrays_of_a_host_that_does_not_see_the_folder(running, tmp_path, monkeypatch):
+    """Products go in parts of their columns; what has no parts is refused in one line."""
+    monkeypatch.setattr("hesscomp.client.MOST_BODY", 80)  # two columns
+    (tmp_path / "token").write_text(running.service.token)
+    point = connect(tmp_path, running.url, timeout=10).point("zero")
+    V = np.random.default_rng(0).standard_normal((N, 5))
+    running.rank.blocks.clear()
+    np.testing.assert_array_equal(point @ V, H @ V)
+    assert running.rank.blocks == [2, 2, 1]
+    for ask in (
+        lambda: point.solve(V),
+        lambda: point.product(V, batch=False),
+        lambda: point.service.point(np.ones(11)),
+    ):
+        with pytest.raises(InputError, match="is a copy of that; send fewer columns at a time"):
+            ask()
+    monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
+    with pytest.raises(ServiceError, match=r"it is in the service's folder as arrays/\w+.npy"):
+        _ = point.gradient
+
+
 def test_the_token_is_in_no_file_but_its_own(running):
     token = running.service.token
     others = [path for path in running.folder.rglob("*") if path.is_file() and path.name != "token"]
