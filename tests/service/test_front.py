@@ -1,5 +1,6 @@
 """The front with a fake rank 0: requests, batches, jobs, security; without TensorFlow."""
 
+import errno
 import io
 import json
 import os
@@ -31,6 +32,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.batching import MOST_BYTES
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
+from hesscomp.service.workspace import Workspace
 
 H = np.diag(np.arange(1.0, N + 1))
 TOKENS = (
@@ -622,6 +624,40 @@ def test_a_stale_service_is_told(tmp_path):
     (folder / "service.json").write_text(json.dumps(known))
     with pytest.raises(NotRunning, match=r"it runs on n7: .* ssh -N -L 8000:nowhere n7 and"):
         connect(folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+    ],
+)
+def test_without_a_route_to_its_host_jobs_are_left_in_the_folder(
+    tmp_path, monkeypatch, capsys, error
+):
+    def refuse(*_, **__):
+        raise error
+
+    Workspace.made(str(tmp_path)).token()
+    known = {"pid": 1, "host": "n7", "socket": "s", "url": "https://n7:8443", "certificates": []}
+    (tmp_path / "service.json").write_text(json.dumps(known))
+    monkeypatch.setattr("socket.create_connection", refuse)
+    assert main(["submit", str(tmp_path), "--", "compress", "--rank", "2"]) == 0
+    said = capsys.readouterr().out
+    assert error.strerror in said and "left in the inbox for its next start" in said
+    (left,) = (tmp_path / "inbox").glob("*.json")
+    assert json.loads(left.read_text())["options"] == {"rank": 2}
+
+
+def test_a_connection_that_dies_before_its_answer_is_told(running, monkeypatch):
+    def die(_):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr("http.client.HTTPConnection.getresponse", die)
+    with pytest.raises(NotRunning, match=r"does not answer .*Connection timed out"):
+        connect(running.folder)
 
 
 def test_a_long_path_has_its_socket_elsewhere(tmp_path, monkeypatch):
