@@ -508,7 +508,11 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
         stream.settimeout(10)
         stream.connect(running.service.door.getsockname())
         stream.sendall(HEAD)
-        assert stream.recv(1) == b""
+        with stream.makefile("rb") as answer:
+            assert answer.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
+            head, _, body = answer.read().partition(b"\r\n\r\n")  # to the connection's end
+    assert b"connection: close" in head and f"content-length: {len(body)}".encode() in head
+    assert json.loads(body) == {"error": "the head of a request did not come within 0.1 s"}
     assert running.client.status()["state"] == "ready"
 
 
