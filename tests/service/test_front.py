@@ -1,5 +1,6 @@
 """The front with a fake rank 0: requests, batches, jobs, security; without TensorFlow."""
 
+import asyncio
 import errno
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import pickle
 import random
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -31,7 +33,9 @@ from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.batching import MOST_BYTES
+from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
+from hesscomp.service.wire import pack
 from hesscomp.service.workspace import Workspace
 
 H = np.diag(np.arange(1.0, N + 1))
@@ -614,6 +618,54 @@ def test_a_lost_rank_and_a_restart(tmp_path):
         assert running.client.job(later.id).result(10)
         assert running.client.job(job.id).state == "failed"
         assert running.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("blow", "said"),
+    [
+        (signal.SIGKILL, "rank 1 has ended"),
+        (signal.SIGSTOP, "rank 1 was stopped, rank 0 has ended"),
+    ],
+)
+def test_a_rank_is_named_where_the_launcher_says_nothing(tmp_path, monkeypatch, blow, said):
+    """One that is stopped itself, for which `sleep` stands: rank 1 is hit, then rank 0 gives up."""
+    monkeypatch.setattr("hesscomp.service.ranks.LOOKS", 0.02)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        words, heard, told = ["sleep", "60"], [], []
+        ranks = Ranks(
+            listener, words, tmp_path / "log", lambda *frame: heard.append(frame), told.append
+        )
+
+        async def run() -> None:
+            running = asyncio.create_task(ranks.run())
+            both = [await asyncio.create_subprocess_exec(*words) for _ in range(2)]
+            while ranks.process is None:
+                await asyncio.sleep(0.01)
+            _, line = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            known = [
+                {"rank": rank, "host": os.uname().nodename, "pid": process.pid}
+                for rank, process in enumerate(both)
+            ]
+            line.writelines(pack({"say": "hello", "ranks": known}, ()))
+            while not heard:
+                await asyncio.sleep(0.01)
+            both[1].send_signal(blow)
+            await asyncio.sleep(0.1)  # several looks
+            line.close()
+            both[0].kill()
+            while not told:
+                await asyncio.sleep(0.01)
+            ranks.ending = True
+            ranks.kill()
+            await running
+            if blow == signal.SIGSTOP:
+                both[1].kill()
+            for process in both:
+                await process.wait()
+
+        asyncio.run(asyncio.wait_for(run(), 10))
+    assert told == [said]
 
 
 def test_a_stale_service_is_told(tmp_path):
