@@ -1,5 +1,7 @@
 """The commands that ask a service: submit, jobs, wait, cancel, fetch, drain."""
 
+import os
+import platform
 import sys
 import time
 from dataclasses import dataclass
@@ -88,6 +90,7 @@ def run_submit(request: SubmitRequest) -> int:
         key = leave(request.folder, kind, options, point)
         print(f"{why}; left in the inbox for its next start: {key}")
         return 0
+    service.name = f"{os.getppid()} {platform.node()}"  # all that one shell submits is one client's
     if point is not None and point.endswith(".npy"):
         from hesscomp.factors.point import load_vector
 

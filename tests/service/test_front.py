@@ -33,9 +33,10 @@ from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.batching import MOST_BYTES
+from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
-from hesscomp.service.wire import pack
+from hesscomp.service.wire import JobBody, pack
 from hesscomp.service.workspace import Workspace
 
 H = np.diag(np.arange(1.0, N + 1))
@@ -231,6 +232,22 @@ def test_the_commands_of_a_shell(tmp_path, capsys):
         said("drain", folder)
         running.thread.join(20)
         assert running.status == 0
+
+
+def test_clients_take_turns_with_jobs(tmp_path):
+    """Ours are 0, 1 and 2, and another's 3; the front writes and starts them as it does here."""
+    store, begun = JobStore(tmp_path, most=6), []
+    for i, client in enumerate(["me", "me", "me", "you"]):
+        store.add(JobBody("compress"), client).created = i
+    with pytest.raises(Full, match="3 jobs of this client wait already"):
+        store.add(JobBody("compress"), "me")
+    while (job := store.next()) is not None:
+        begun.append(job.created)
+        job.state, job.started = DONE, 10.0 + len(begun)
+        if begun == [0, 3, 1]:
+            job.state = QUEUED  # it was interrupted, and goes on first
+    assert begun == [0, 3, 1, 1, 2]
+    store.close()
 
 
 def test_waiting_for_a_job(running):
