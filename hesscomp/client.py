@@ -37,7 +37,7 @@ MOST_BODY = 16 * 2**20  # bytes; larger arrays go by name in the service's folde
 SOON = 0.05  # seconds between two looks at whether the ranks are there
 LONG = 30.0  # for which one request waits for the end of a job
 ENDED = ("done", "failed", "cancelled")
-REFUSALS = http.client.HTTPException, ConnectionError, FileNotFoundError, ssl.SSLError
+CONNECTING = 20.0  # seconds that a connection to another host may take
 TRIES = 20  # of a request that the service does not take now
 
 
@@ -220,7 +220,7 @@ class Service:
     def events(self, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
         """Yield number, name and data of each event as it comes; those after `since`, if given."""
         headers = {} if since is None else {"Last-Event-ID": str(since)}
-        connection = self._new_connection()
+        connection = self._connected()
         try:
             connection.request("GET", "/v1/events", headers={**self._headers(), **headers})
             answer = connection.getresponse()
@@ -249,6 +249,16 @@ class Service:
             "X-Hesscomp-Client": self.name,
         }
 
+    def _connected(self) -> http.client.HTTPConnection:
+        connection = self._new_connection()
+        try:
+            connection.connect()
+        except OSError as error:  # no such host, no route to it, no socket, no trust, ...
+            connection.close()
+            raise NotRunning(self._unreached(error)) from error
+        connection.sock.settimeout(self.timeout)
+        return connection
+
     def _new_connection(self) -> http.client.HTTPConnection:
         known = where(self.folder) if self.url is None else _told(self.folder)
         url, away = self.url, known.get("host") != platform.node()
@@ -256,14 +266,14 @@ class Service:
             url = known["url"]
         if url is None:
             return _UnixConnection(known["socket"], self.timeout)
-        parts = urlsplit(url)
+        parts, timeout = urlsplit(url), self.timeout or CONNECTING
         host, port = parts.hostname or "", parts.port
         if parts.scheme == "https":
             context = ssl.create_default_context()
             if known.get("certificates"):
                 context.load_verify_locations(cadata="\n".join(known["certificates"]))
-            return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
-        return http.client.HTTPConnection(host, port, timeout=self.timeout)
+            return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+        return http.client.HTTPConnection(host, port, timeout=timeout)
 
     def _request(
         self, method: str, path: str, body: bytes = b"", **headers: str
@@ -272,22 +282,20 @@ class Service:
         for tries in range(TRIES):
             fresh = getattr(self._local, "connection", None) is None
             if fresh:
-                self._local.connection = self._new_connection()
+                self._local.connection = self._connected()
             connection = self._local.connection
             try:
                 connection.request(method, path, body, {**self._headers(), **headers})
                 answer = connection.getresponse()
                 data = answer.read()
-            except TimeoutError:
+            except (http.client.HTTPException, OSError) as error:
                 connection.close()  # the service does no more for it
                 self._local.connection = None
-                raise ServiceError(
-                    f"{self.folder}: no answer within {self.timeout:g} s; connect with a longer "
-                    "`timeout`, or ask for less at a time"
-                ) from None
-            except REFUSALS as error:
-                connection.close()
-                self._local.connection = None
+                if isinstance(error, TimeoutError) and self.timeout is not None:
+                    raise ServiceError(
+                        f"{self.folder}: no answer within {self.timeout:g} s; connect with a "
+                        "longer `timeout`, or ask for less at a time"
+                    ) from None
                 if fresh:  # else it was one that the service had closed
                     raise NotRunning(self._unreached(error)) from error
                 continue
@@ -317,6 +325,12 @@ class Service:
             stream = io.BytesIO()
             np.save(stream, array, allow_pickle=False)
             return self._request(method, path, stream.getvalue())
+        if not self._sees_arrays:
+            raise InputError(
+                f"an array of {array.nbytes} bytes: above {MOST_BODY} it goes by a file in the "
+                f"service's folder, and {self.folder} is a copy of that; send fewer columns at a "
+                "time, or ask on a host that sees the folder itself"
+            )
         name = secrets.token_hex(16)
         place = self.folder / "arrays" / f"{name}.npy"
         try:
@@ -329,9 +343,28 @@ class Service:
         if headers["Content-Type"].startswith("application/x-npy"):
             return np.load(io.BytesIO(body), allow_pickle=False)
         place = self.folder / "arrays" / f"{json.loads(body)['array']}.npy"
-        array = np.load(place, allow_pickle=False)
+        try:
+            array = np.load(place, allow_pickle=False)
+        except FileNotFoundError:
+            raise ServiceError(
+                f"the answer has more than {MOST_BODY} bytes, so it is in the service's folder as "
+                f"arrays/{place.name}, and {self.folder} is a copy of that; ask on a host that "
+                "sees the folder itself"
+            ) from None
         place.unlink()
         return array
+
+    @property
+    def _sees_arrays(self) -> bool:
+        """Whether the folder is the service's own, and no copy with the token on another host."""
+        return (self.folder / "arrays").is_dir()
+
+    def _parts(self, V: np.ndarray) -> list[np.ndarray]:
+        """Return an array, or where it cannot go by a file, parts of its columns that need none."""
+        if V.ndim != 2 or V.nbytes <= MOST_BODY or self._sees_arrays:
+            return [V]
+        width = max(MOST_BODY * V.shape[1] // V.nbytes, 1)
+        return [V[:, at : at + width] for at in range(0, V.shape[1], width)]
 
 
 def _check(status: int, body: bytes) -> None:
@@ -387,8 +420,10 @@ class Point:
 
     def product(self, V: np.ndarray, batch: bool = True) -> np.ndarray:
         """Return the matrix times an array; without `batch`, with the bits of a lone product."""
-        how = {"batch": str(batch).lower()}
-        return self.service._array_of(*self._ask("product", V, **how))
+        V, how = _real(V), {"batch": str(batch).lower()}
+        parts = self.service._parts(V) if batch else [V]
+        found = [self.service._array_of(*self._ask("product", part, **how)) for part in parts]
+        return found[0] if len(found) == 1 else np.hstack(found)
 
     def solve(
         self, B: np.ndarray, shift: float = 0.0, tolerance: float = 1e-5, iterations: int = 1000

@@ -1,4 +1,4 @@
-"""Run the Python of the pages, show what it prints and draws, and make notebooks of four pages.
+"""Run the Python of the pages, show what it prints and draws, and make notebooks of five pages.
 
     python scripts/pages.py    # rewrites examples/*.ipynb from their pages in docs/examples/
 
@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ("cnn", "logistic", "operator", "pde")  # pages of docs/examples/
+NOTEBOOKS = ("cnn", "logistic", "operator", "pde", "service")  # pages of docs/examples/
 CODE = re.compile(r"^```python\n(.*?)^```$|^<!-- setup\n(.*?)^-->$", re.DOTALL | re.MULTILINE)
+SETUP = re.compile(r"^<!-- setup\n.*?^-->$", re.DOTALL | re.MULTILINE)
 CARD = re.compile(r"^:::\{grid-item-card\} \[(.*)\]\((.*)\)\n", re.MULTILINE)
 PICTURE = re.compile(r"^!\[.*\]\((.*)\)$", re.MULTILINE)
 SHOWN = re.compile(r"start|examples/(?!index).*")  # pages whose outputs the documentation shows
@@ -141,7 +142,7 @@ def commands(text: str) -> list[list[str]]:
 
 def cells(text: str) -> list[tuple[str, str]]:
     """A page as a notebook's cells: kind and source."""
-    found, at = [], 0
+    text, found, at = SETUP.sub("", text), [], 0
     for block in blocks(text):
         begin = text.rindex("```python\n", 0, block.end)
         found += [("markdown", text[at:begin].strip()), ("code", block.code.strip())]
@@ -153,7 +154,7 @@ def notebook(page: Path) -> dict:
     """A page as a notebook with its outputs."""
     text = page.read_text()
     with empty_folder():
-        outputs = iter(run(text, page.stem))
+        outputs = iter([block for block in run(text, page.stem) if block.seen])
     made = []
     for number, (kind, source) in enumerate(cells(text)):
         cell: dict = {"cell_type": kind, "id": f"cell-{number}", "metadata": {}}

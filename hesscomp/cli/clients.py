@@ -1,5 +1,7 @@
 """The commands that ask a service: submit, jobs, wait, cancel, fetch, drain."""
 
+import os
+import platform
 import sys
 import time
 from dataclasses import dataclass
@@ -30,14 +32,19 @@ class DrainRequest(FolderRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneJob(FolderRequest):
-    """Which job of which service."""
+class OneJob(Options):
+    """Which job of a service."""
 
     job: str = option(flag="job", metavar="JOB", help="the job, such as j000001")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WaitRequest(OneJob):
+class CancelRequest(FolderRequest, OneJob):
+    """Which job to cancel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitRequest(FolderRequest, OneJob):
     """Which job to wait for."""
 
     seconds: float | None = option(
@@ -46,7 +53,7 @@ class WaitRequest(OneJob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchRequest(OneJob):
+class FetchRequest(FolderRequest, OneJob):
     """Which file of which job to fetch."""
 
     file: str | None = option(
@@ -83,6 +90,7 @@ def run_submit(request: SubmitRequest) -> int:
         key = leave(request.folder, kind, options, point)
         print(f"{why}; left in the inbox for its next start: {key}")
         return 0
+    service.name = f"{os.getppid()} {platform.node()}"  # all that one shell submits is one client's
     if point is not None and point.endswith(".npy"):
         from hesscomp.factors.point import load_vector
 
@@ -140,7 +148,7 @@ def run_wait(request: WaitRequest) -> int:
     return 0 if state == "done" else 1
 
 
-def run_cancel(request: OneJob) -> int:
+def run_cancel(request: CancelRequest) -> int:
     job = connect(request.folder).job(request.job)
     job.cancel()
     print(_line(job.known))

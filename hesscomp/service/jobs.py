@@ -35,7 +35,7 @@ class JobStore:
     ----------
     folder : path
     most : int
-        Jobs that may wait.
+        Jobs that may wait; of one client half of them.
     """
 
     def __init__(self, folder: Path, most: int = 1000):
@@ -65,9 +65,19 @@ class JobStore:
         return next((job for job in self.jobs.values() if key and job.key == key), None)
 
     def next(self) -> Job | None:
-        """Return the job that has waited longest."""
+        """Return what to do next: a job that was interrupted, else the next by turns of clients.
+
+        A client waits since its last job began, or since it asked for the first that waits.
+        """
+        began: dict[str, float] = {}  # by client, the last one
+        for job in self.jobs.values():
+            began[job.client] = max(began.get(job.client, 0.0), job.started or 0.0)
         waiting = (job for job in self.jobs.values() if job.state == QUEUED)
-        return next((job for job in waiting if job.id not in self.unwritten), None)
+        return min(
+            (job for job in waiting if job.id not in self.unwritten),
+            key=lambda job: (job.started is None, max(job.created, began[job.client])),
+            default=None,
+        )
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
@@ -90,6 +100,9 @@ class JobStore:
         """
         if self.counts()[QUEUED] >= self.most:
             raise Full(f"{self.most} jobs wait already; ask again later")
+        states = [each.state for each in self.jobs.values() if each.client == client]
+        if 2 * states.count(QUEUED) >= max(self.most, 2):
+            raise Full(f"{states.count(QUEUED)} jobs of this client wait already; ask again later")
         job = Job(
             id=f"j{self._next:06d}", kind=body.kind, options=body.options, point=body.point,
             key=body.key, client=client, created=time.time(),

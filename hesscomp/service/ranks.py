@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import platform
 import re
 import shlex
 import signal
@@ -23,7 +24,8 @@ DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 READ = 2**24  # bytes that are read ahead of an answer, in place of 64 KB: blocks are megabytes
 STARTS = 3  # that may fail in a row before the service gives up
 PAUSES = (0.0, 1.0, 5.0)  # seconds before each of them
-LOOKS = 2.0  # seconds between two looks at whether rank 0 is stopped
+LOOKS = 2.0  # seconds between two looks at the ranks' processes
+ENDED = ("", "Z", "X")  # states of processes: gone, or not waited for
 STOPPED = 10.0  # seconds for which rank 0 may be stopped
 TAIL = 2**14  # bytes of the log in which a death is looked for
 SAID = re.compile(r"^.*hesscomp: error: (.*)$", re.MULTILINE)
@@ -69,7 +71,7 @@ class Ranks:
         self._hear, self._lost = hear, lost
         self.writer: asyncio.StreamWriter | None = None
         self.process: asyncio.subprocess.Process | None = None
-        self.pid: int | None = None  # of rank 0
+        self.known: list[dict[str, Any]] = []  # rank, host, pid, ... of each, as rank 0 said
         self.ending = False
 
     @property
@@ -107,7 +109,7 @@ class Ranks:
 
     async def _run_once(self) -> bool:
         """Start the ranks, and return when they have ended; whether rank 0 had come."""
-        self._met, self._gone = False, asyncio.Event()
+        self._met, self._gone, self.known = False, asyncio.Event(), []
         if self.words is None:
             await self._gone.wait()
             return self._met
@@ -138,19 +140,34 @@ class Ranks:
 
     async def _watch(self) -> None:
         """End the ranks where the connection is lost while they run, or rank 0 stays stopped."""
-        stopped = 0.0
+        stopped, ended = 0.0, []  # the latter: the ranks that had ended when first any had
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), LOOKS)
+            states = self._states()
+            ended = ended or [rank for rank, state in states.items() if state in ENDED]
+            if self._gone.is_set():
+                faults = [f"rank {rank} was stopped" for rank in states if states[rank] == "T"]
+                faults += [f"rank {rank} has ended" for rank in ended or [0]]
                 await asyncio.sleep(LOOKS)  # the launcher may end by itself, and say more
-                self.kill()
+                self._give_up(", ".join(faults))
                 return
-            stopped = stopped + LOOKS if _is_stopped(self.pid) else 0.0
+            stopped = stopped + LOOKS if states.get(0) == "T" else 0.0
             if stopped > STOPPED:
-                with open(self.log, "a") as log:
-                    log.write(f"hesscomp: error: rank 0 was stopped for {stopped:.0f} s\n")
-                self.kill()
+                self._give_up(f"rank 0 was stopped for {stopped:.0f} s")
                 return
+
+    def _states(self) -> dict[int, str]:
+        """Return the states of the processes of this host's ranks."""
+        here = [each for each in self.known if each["host"] == platform.node()]
+        return {each["rank"]: _state(each["pid"]) for each in here}
+
+    def _give_up(self, why: str) -> None:
+        """End all processes at once, and let the log say why."""
+        if not self.ending:
+            with open(self.log, "a") as log:
+                log.write(f"hesscomp: error: {why}\n")
+        self.kill()
 
     async def _arrived(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Hear rank 0 until it ends."""
@@ -161,14 +178,14 @@ class Ranks:
                 known, arrays = unpack(header, payload)
                 if known["say"] == "hello":
                     self.writer, self._met = writer, True
-                    self.pid = known["ranks"][0]["pid"]
+                    self.known = known["ranks"]
                 self._hear(known, arrays)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
             if self.writer is writer:
-                self.writer, self.pid = None, None
+                self.writer = None
             self._gone.set()
 
     def end(self) -> None:
@@ -200,12 +217,10 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
 
 
-def _is_stopped(pid: int | None) -> bool:
-    """Return whether a process of this host is stopped by a signal."""
-    if pid is None:
-        return False
+def _state(pid: int) -> str:
+    """Return the letter for what a process of this host does; none where it has gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] == "T"
+        return ""
+    return text.rpartition(")")[2].split()[0]

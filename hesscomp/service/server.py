@@ -75,7 +75,15 @@ class Protocol(H11Protocol):
         if not (idle and begun):
             self._unwatch()
         elif self.deadline is None:
-            self.deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+            self.deadline = self.loop.call_later(HEAD_SECONDS, self._refuse)
+
+    def _refuse(self) -> None:
+        """Say that the head comes too late, and close."""
+        answer = refusal(408, f"the head of a request did not come within {HEAD_SECONDS:g} s")
+        headers = [b": ".join(header) for header in answer.raw_headers]
+        parts = [b"HTTP/1.1 408 Request Timeout", *headers, b"", bytes(answer.body)]
+        self.transport.write(b"\r\n".join(parts))
+        self.transport.close()
 
     def _unwatch(self) -> None:
         if self.deadline is not None:

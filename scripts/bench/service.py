@@ -325,7 +325,7 @@ def kills(options) -> dict[str, dict]:
             counts["wrong"] += state == "done" and arrays_of(job) != bits
             there.ready(300)
             restarts.append(there.status()["restarts"])
-            named = "rank" in there.status()["last_failure"]
+            named = re.search(r"rank \d", there.status()["last_failure"]) is not None
             counts["named its rank"] += restarts[-1] > restarts[-2] and named
             what = "launcher" if victim == launcher else "rank"
             said = f"{state}, {known['attempts']} attempts lost; {there.status()['last_failure']}"

@@ -210,8 +210,7 @@ def service_kills(entries: list[dict]) -> str:
     return (
         f"{table(rows)}\nTogether {number} kills and stops: {total('done')} jobs done, "
         f"{total('wrong')} of them with wrong bits, {total('failed')} failed; the ranks began anew "
-        f"{total('restarts')} times, {total('named its rank')} times with the rank or the launcher "
-        "named.\n"
+        f"{total('restarts')} times, {total('named its rank')} times with a rank named.\n"
     )
 
 

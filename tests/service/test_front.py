@@ -1,11 +1,14 @@
 """The front with a fake rank 0: requests, batches, jobs, security; without TensorFlow."""
 
+import asyncio
+import errno
 import io
 import json
 import os
 import pickle
 import random
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -25,11 +28,16 @@ import pytest
 from fakes import N, Running, running_front, until
 from marks import slow_but
 
+from hesscomp.cli.main import main
 from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.batching import MOST_BYTES
+from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
+from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
+from hesscomp.service.wire import JobBody, pack
+from hesscomp.service.workspace import Workspace
 
 H = np.diag(np.arange(1.0, N + 1))
 TOKENS = (
@@ -203,6 +211,43 @@ def test_cancelling(running):
     assert job.wait(10) == "cancelled" and waiting.wait(10) == "cancelled"
     with pytest.raises(ServiceError, match="cancelled: by request"):
         job.result()
+
+
+def test_the_commands_of_a_shell(tmp_path, capsys):
+    """FOLDER stands before JOB in all of them, as their usage says."""
+    folder, out = str(tmp_path / "svc"), tmp_path / "f.h5"
+
+    def said(*words: str) -> str:
+        assert main(list(words)) == 0
+        return capsys.readouterr().out
+
+    with running_front(folder) as running:
+        assert said("submit", folder, "--", "compress", "--rank", "2") == "j000001\n"
+        assert " done " in said("wait", folder, "j000001", "--seconds", "10")
+        assert said("jobs", folder).startswith("j000001  compress    done ")
+        assert said("fetch", folder, "j000001") == "factor.h5\nnumbers.json\n"
+        fetch = "fetch", folder, "j000001", "--file", "factor.h5", "--out", str(out)
+        assert said(*fetch) == f"{out}\n" and out.read_bytes() == b"a factor"
+        assert " done " in said("cancel", folder, "j000001")  # it has ended already
+        said("drain", folder)
+        running.thread.join(20)
+        assert running.status == 0
+
+
+def test_clients_take_turns_with_jobs(tmp_path):
+    """Ours are 0, 1 and 2, and another's 3; the front writes and starts them as it does here."""
+    store, begun = JobStore(tmp_path, most=6), []
+    for i, client in enumerate(["me", "me", "me", "you"]):
+        store.add(JobBody("compress"), client).created = i
+    with pytest.raises(Full, match="3 jobs of this client wait already"):
+        store.add(JobBody("compress"), "me")
+    while (job := store.next()) is not None:
+        begun.append(job.created)
+        job.state, job.started = DONE, 10.0 + len(begun)
+        if begun == [0, 3, 1]:
+            job.state = QUEUED  # it was interrupted, and goes on first
+    assert begun == [0, 3, 1, 1, 2]
+    store.close()
 
 
 def test_waiting_for_a_job(running):
@@ -484,7 +529,11 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
         stream.settimeout(10)
         stream.connect(running.service.door.getsockname())
         stream.sendall(HEAD)
-        assert stream.recv(1) == b""
+        with stream.makefile("rb") as answer:
+            assert answer.readline() == b"HTTP/1.1 408 Request Timeout\r\n"
+            head, _, body = answer.read().partition(b"\r\n\r\n")  # to the connection's end
+    assert b"connection: close" in head and f"content-length: {len(body)}".encode() in head
+    assert json.loads(body) == {"error": "the head of a request did not come within 0.1 s"}
     assert running.client.status()["state"] == "ready"
 
 
@@ -524,6 +573,27 @@ def test_large_arrays_by_name(running):
     for name in ("../token", "missing", ".."):
         status, _, body = http(running, "PUT", "/v1/points", X_Hesscomp_Array=name)
         assert status == 422, name
+
+
+def test_large_arrays_of_a_host_that_does_not_see_the_folder(running, tmp_path, monkeypatch):
+    """Products go in parts of their columns; what has no parts is refused in one line."""
+    monkeypatch.setattr("hesscomp.client.MOST_BODY", 80)  # two columns
+    (tmp_path / "token").write_text(running.service.token)
+    point = connect(tmp_path, running.url, timeout=10).point("zero")
+    V = np.random.default_rng(0).standard_normal((N, 5))
+    running.rank.blocks.clear()
+    np.testing.assert_array_equal(point @ V, H @ V)
+    assert running.rank.blocks == [2, 2, 1]
+    for ask in (
+        lambda: point.solve(V),
+        lambda: point.product(V, batch=False),
+        lambda: point.service.point(np.ones(11)),
+    ):
+        with pytest.raises(InputError, match="is a copy of that; send fewer columns at a time"):
+            ask()
+    monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
+    with pytest.raises(ServiceError, match=r"it is in the service's folder as arrays/\w+.npy"):
+        _ = point.gradient
 
 
 def test_the_token_is_in_no_file_but_its_own(running):
@@ -567,6 +637,54 @@ def test_a_lost_rank_and_a_restart(tmp_path):
         assert running.end() == 0
 
 
+@pytest.mark.parametrize(
+    ("blow", "said"),
+    [
+        (signal.SIGKILL, "rank 1 has ended"),
+        (signal.SIGSTOP, "rank 1 was stopped, rank 0 has ended"),
+    ],
+)
+def test_a_rank_is_named_where_the_launcher_says_nothing(tmp_path, monkeypatch, blow, said):
+    """One that is stopped itself, for which `sleep` stands: rank 1 is hit, then rank 0 gives up."""
+    monkeypatch.setattr("hesscomp.service.ranks.LOOKS", 0.02)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        words, heard, told = ["sleep", "60"], [], []
+        ranks = Ranks(
+            listener, words, tmp_path / "log", lambda *frame: heard.append(frame), told.append
+        )
+
+        async def run() -> None:
+            running = asyncio.create_task(ranks.run())
+            both = [await asyncio.create_subprocess_exec(*words) for _ in range(2)]
+            while ranks.process is None:
+                await asyncio.sleep(0.01)
+            _, line = await asyncio.open_unix_connection(str(tmp_path / "s"))
+            known = [
+                {"rank": rank, "host": os.uname().nodename, "pid": process.pid}
+                for rank, process in enumerate(both)
+            ]
+            line.writelines(pack({"say": "hello", "ranks": known}, ()))
+            while not heard:
+                await asyncio.sleep(0.01)
+            both[1].send_signal(blow)
+            await asyncio.sleep(0.1)  # several looks
+            line.close()
+            both[0].kill()
+            while not told:
+                await asyncio.sleep(0.01)
+            ranks.ending = True
+            ranks.kill()
+            await running
+            if blow == signal.SIGSTOP:
+                both[1].kill()
+            for process in both:
+                await process.wait()
+
+        asyncio.run(asyncio.wait_for(run(), 10))
+    assert told == [said]
+
+
 def test_a_stale_service_is_told(tmp_path):
     folder = tmp_path / "svc"
     folder.mkdir()
@@ -579,6 +697,40 @@ def test_a_stale_service_is_told(tmp_path):
     (folder / "service.json").write_text(json.dumps(known))
     with pytest.raises(NotRunning, match=r"it runs on n7: .* ssh -N -L 8000:nowhere n7 and"):
         connect(folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+        OSError(errno.EHOSTUNREACH, "No route to host"),
+        TimeoutError(errno.ETIMEDOUT, "Connection timed out"),
+    ],
+)
+def test_without_a_route_to_its_host_jobs_are_left_in_the_folder(
+    tmp_path, monkeypatch, capsys, error
+):
+    def refuse(*_, **__):
+        raise error
+
+    Workspace.made(str(tmp_path)).token()
+    known = {"pid": 1, "host": "n7", "socket": "s", "url": "https://n7:8443", "certificates": []}
+    (tmp_path / "service.json").write_text(json.dumps(known))
+    monkeypatch.setattr("socket.create_connection", refuse)
+    assert main(["submit", str(tmp_path), "--", "compress", "--rank", "2"]) == 0
+    said = capsys.readouterr().out
+    assert error.strerror in said and "left in the inbox for its next start" in said
+    (left,) = (tmp_path / "inbox").glob("*.json")
+    assert json.loads(left.read_text())["options"] == {"rank": 2}
+
+
+def test_a_connection_that_dies_before_its_answer_is_told(running, monkeypatch):
+    def die(_):
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    monkeypatch.setattr("http.client.HTTPConnection.getresponse", die)
+    with pytest.raises(NotRunning, match=r"does not answer .*Connection timed out"):
+        connect(running.folder)
 
 
 def test_a_long_path_has_its_socket_elsewhere(tmp_path, monkeypatch):
