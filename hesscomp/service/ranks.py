@@ -140,7 +140,8 @@ class Ranks:
 
     async def _watch(self) -> None:
         """End the ranks where the connection is lost while they run, or rank 0 stays stopped."""
-        stopped, ended = 0.0, []  # the latter: the ranks that had ended when first any had
+        stopped = 0.0
+        ended: list[int] = []  # the ranks that had ended when first any had
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._gone.wait(), LOOKS)
