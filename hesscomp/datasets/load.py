@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 
 from hesscomp.datasets.adult import load_adult
 from hesscomp.datasets.curves import load_curves
@@ -20,7 +21,6 @@ NAMED = {
     "mnist-sample": load_mnist_sample,
     "curves": load_curves,
 }
-OF_FILES = ("label", "weights", "offset", "missing", "categories", "ignore", "memory_map")
 
 
 def load_dataset(
@@ -102,11 +102,11 @@ def load_dataset(
         return load_file(
             source, world, format=format, reading=reading, test=test, targets=targets, dtype=dtype
         )
-    usual = Reading()
     asked = {"format": format, "test": test} | {
-        each: getattr(reading, each) != getattr(usual, each) for each in OF_FILES
+        field.name: getattr(reading, field.name) != field.default
+        for field in fields(Reading)
+        if field.name != "reference"  # which is the problem's
     }
-    if any(asked.values()):
-        given = ", ".join(f"`{each}`" for each, value in asked.items() if value)
+    if given := ", ".join(f"`{each}`" for each, value in asked.items() if value):
         raise InputError(f"the {name} data take no {given}; leave it out, or name a file")
     return NAMED[name](world, targets, dtype)

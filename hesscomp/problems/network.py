@@ -160,7 +160,7 @@ class NetworkProblem(DifferentiableProblem):
         return np.concatenate([np.empty(0), *(part.numpy() for part in found)])
 
     def _few_rows(self, rows: slice) -> Iterator[slice]:
-        """Return chunks of some rows, of as many as three times their Jacobians have memory for."""
+        """Return chunks of some rows, of so many that memory holds three times their Jacobians."""
         size = 3 * np.dtype(float).itemsize * self.n * self.outputs
         return chunks(rows, self.rows_here, max(int(self.memory // size), 1))
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hesscomp.errors import InputError
+from hesscomp.parallel import threads_of_environment
 from hesscomp.service.wire import HEAD, lengths, pack, unpack
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -36,7 +37,7 @@ def launch_words(launcher: str, ranks: int, address: str, words: tuple[str, ...]
     rank = [sys.executable, "-m", "hesscomp.cli.rank", address, *words]
     if launcher == "srun":
         how = os.environ.get("HESSCOMP_SRUN_MPI", "pmi2")
-        threads = os.environ.get("OMP_NUM_THREADS", "1")
+        threads = threads_of_environment() or 1
         return ["srun", f"--mpi={how}", f"--cpus-per-task={threads}", "--wait=10", *rank]
     beside = Path(sys.executable).with_name(launcher)
     program = str(beside) if beside.exists() else launcher

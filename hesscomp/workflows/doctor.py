@@ -22,7 +22,7 @@ from pathlib import Path
 import hesscomp
 from hesscomp.errors import reason
 from hesscomp.options import Options, option
-from hesscomp.parallel import INSTALL_MPI
+from hesscomp.parallel import INSTALL_MPI, threads_of_environment
 from hesscomp.workflows.probes import MARK
 
 OK, NOTE, PROBLEM = "ok", "note", "problem"
@@ -242,9 +242,10 @@ def _cores() -> Finding:
         )
     text += f"; OMP_NUM_THREADS={fixed}"
     remedy = f"set OMP_NUM_THREADS to the cores of a rank, here at most {cores}, or unset it"
-    if not (fixed.isdigit() and int(fixed) > 0):
+    threads = threads_of_environment()
+    if threads is None:
         return Finding("cores", PROBLEM, f"{text} is no number of threads", remedy)
-    if int(fixed) > cores:
+    if threads > cores:
         return Finding("cores", PROBLEM, f"{text} is more threads than cores", remedy)
     return Finding("cores", OK, f"{text} thread{'s' * (fixed != '1')} for each rank")
 
