@@ -7,8 +7,8 @@ Seconds are the processor's, on one thread, from before the problem is made: Ten
 in them, and named beside them; the measuring of errors is not. Errors are relative, in L2, on 9,000
 points that no training saw, of values that NumPy computes from the weights; those of `energies` and
 `ritz` are in the energy norm. Finite elements (scikit-fem) stand beside the networks with as many
-unknowns, and with about as many as end in the same time. `ranks` and `committor` start themselves
-on several ranks, and take wall time of the whole runs.
+unknowns, and with about as many as end in the same time. This script starts itself again on
+several ranks, and takes wall time there.
 """
 
 import argparse
@@ -31,9 +31,12 @@ import record
 import scipy.linalg
 import tables
 import tensorflow as tf
+from hierarchical import numbers_of
 from threadpoolctl import threadpool_limits
 
 import hesscomp as hc
+from hesscomp.krylov.cg import conjugate_gradients
+from hesscomp.parallel.world import World
 from hesscomp.problems import committor as surface
 
 CODE = (*record.ENGINE, *record.OPTIMIZERS, "scripts/bench/finite_elements.py")
@@ -42,6 +45,8 @@ HIGHEST = 80.0  # of Mueller and Brown's surface where its weights count; the sa
 RIDGE = 1e-12  # of the committor's features: their matrix has no Cholesky factor without
 CUT = 1e-9  # of singular values, where rounding of the right side takes over
 SPREAD = 1.5  # of random weights in two dimensions: measured, 4 costs a factor of 100 on `sine`
+LONGEST = 300.0  # seconds of a run of `cg`
+MOST_CG = 1000
 CORNER = 0.05  # half the width over which a rounded ReLU's corner lies
 
 
@@ -54,7 +59,8 @@ def main() -> None:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         if options.started:
-            return STARTED[options.started]()
+            print_first(STARTED[options.started](options.seeds))
+            return
         tables.run_parts(options, PARTS, "pde", CODE, options.seeds)
 
 
@@ -81,16 +87,20 @@ def relative(u: np.ndarray, exact: np.ndarray) -> float:
 
 
 class Watch:
-    """Seconds at which the error on points that no training saw falls below some targets."""
+    """Seconds at which the error on points that no training saw falls below some targets.
+
+    They are the processor's of one rank, and those that pass on several.
+    """
 
     def __init__(self, error, targets: tuple[float, ...], most: float, every: int = 2):
         self.error, self.targets, self.most, self.every = error, targets, most, every
-        self.begun, self.first, self.seconds = time.process_time(), 0.0, 0.0
+        self.clock = time.process_time if World.of_job().size == 1 else time.perf_counter
+        self.begun, self.first, self.seconds = self.clock(), 0.0, 0.0
         self.hits: dict[float, float] = {}
         self.last = np.nan
 
     def __call__(self, row, x) -> bool:
-        now = time.process_time()
+        now = self.clock()
         self.seconds = now - self.begun
         if row["step"] == 1:
             self.first = self.seconds
@@ -100,7 +110,7 @@ class Watch:
             if self.last < target:
                 self.hits.setdefault(target, self.seconds)
         over = self.seconds > self.most or len(self.hits) == len(self.targets)
-        self.begun += time.process_time() - now
+        self.begun += self.clock() - now
         return over
 
 
@@ -115,12 +125,24 @@ def rows_of(watches: list[Watch], n: int) -> dict:
     return row
 
 
-def trained(make, exact, widths, targets, most, seeds, optimizer="natural-gradient") -> dict:
-    T = np.random.default_rng(99).uniform(size=(CHECKS, make.dimension))
-    U, watches = exact(T), []
+def on_ranks(name: str, seeds: int) -> dict:
+    """Return a set-up's row, with the seconds that pass on two ranks of one thread each."""
+    row = SET_UPS[name](seeds)
+    error = row.pop("error")
+    two = start(name, 2, seeds)["seconds"]
+    return {**row, "seconds that pass on 2 ranks": two, "error": error}
+
+
+def trained(
+    dimension: int, make, exact, widths, targets, most, seeds,
+    optimizer="natural-gradient", distance=lambda X: 1.0,
+) -> dict:  # fmt: skip
+    """Return the row of a set-up; the first output times the distance is to be exact."""
+    T = np.random.default_rng(99).uniform(size=(CHECKS, dimension))
+    U, D, watches = exact(T), distance(T), []
     for seed in range(seeds):
-        watch = Watch(lambda x: relative(values(x, T, widths)[:, 0], U), targets, most)
-        problem = make(network(make.dimension, *widths, seed=seed))
+        watch = Watch(lambda x: relative((D * values(x, T, widths))[:, 0], U), targets, most)
+        problem = make(network(dimension, *widths, seed=seed))
         hc.train(problem, optimizer, max_steps=10**6, callbacks=watch, evaluate_every=10**6)
         watches.append(watch)
     return rows_of(watches, problem.n)
@@ -135,7 +157,6 @@ def poisson(dimension: int, load, exact, inner, outer):
         edges = hc.Group(outer, lambda u, x: u - exact(x), weight=1 / (2 * dimension))
         return hc.ResidualProblem(model, [inside, edges])
 
-    make.dimension = dimension
     return make
 
 
@@ -160,19 +181,29 @@ def sine_load(X):
     return 2 * np.pi**2 * sine_exact(X)
 
 
+def sine_network(seeds: int) -> dict:
+    return trained(2, sine_on(UNIT, 30), sine_exact, (64, 1), (1e-5, 1e-6), 20, seeds)
+
+
 def sine(seeds: int) -> dict[str, dict]:
-    make = sine_on(UNIT, 30)
-    row = trained(make, sine_exact, (64, 1), (1e-5, 1e-6), 20, seeds)
+    row = on_ranks("sine", seeds)
     return {"2-64-1, 900 + 120 points": row, **beside(row, 18, 9)}
+
+
+DEEP = 64, 64, 48, 48, 1
+
+
+def deep_network(cells: int, targets: tuple[float, ...], seeds: int) -> dict:
+    return trained(2, sine_on(UNIT, cells), sine_exact, DEEP, targets, 30, seeds)
 
 
 def deep(seeds: int) -> dict[str, dict]:
     """With the published points, and with fewer: the Gram matrix then costs a fifth."""
-    rows = {}
-    for cells, targets in (30, (1e-4, 1e-5, 1e-6)), (20, (1e-4, 1e-5)):
-        row = trained(sine_on(UNIT, cells), sine_exact, (64, 64, 48, 48, 1), targets, 30, seeds)
-        rows[f"2-64-64-48-48-1, {cells**2} + {4 * cells} points"] = row
-    return {**rows, **beside(row, 101, 51)}
+    row = on_ranks("deep-few", seeds)
+    return {
+        "2-64-64-48-48-1, 900 + 120 points": on_ranks("deep", seeds),
+        "2-64-64-48-48-1, 400 + 80 points": row, **beside(row, 101, 51),
+    }  # fmt: skip
 
 
 def beside(row: dict, *cells: int) -> dict[str, dict]:
@@ -233,26 +264,32 @@ def elements(order: int, cells: int) -> dict:
     return {"n": unknowns, "seconds": seconds, "error": f"{error:.1e}"}
 
 
-def cosines(seeds: int) -> dict[str, dict]:
+CUBE = hc.Box([0] * 5, [1] * 5)
+
+
+def sum_of_cosines(X):
+    return np.cos(np.pi * X).sum(1)
+
+
+def cosines_network(seeds: int) -> dict:
     def exact(x):
         return tf.reduce_sum(tf.cos(math.pi * x), 1)
 
-    cube = hc.Box([0] * 5, [1] * 5)
-    inner = cube.random(900, seed=1, redrawn=True)
-    outer = cube.boundary_random(300, seed=2, redrawn=True)
-    make = poisson(5, lambda x: math.pi**2 * exact(x), exact, inner, outer)
-
-    def sum_of_cosines(X):
-        return np.cos(np.pi * X).sum(1)
-
-    row = trained(
-        make, sum_of_cosines, (64, 64, 48, 48, 1), (1e-3, 1e-4), 60, seeds,
+    make = poisson(
+        5, lambda x: math.pi**2 * exact(x), exact, CUBE.random(900, seed=1, redrawn=True),
+        CUBE.boundary_random(300, seed=2, redrawn=True),
+    )  # fmt: skip
+    return trained(
+        5, make, sum_of_cosines, DEEP, (1e-3, 1e-4), 60, seeds,
         hc.NaturalGradient(damping=1e-8, momentum=0.9),
     )  # fmt: skip
-    fixed = points_of(cube.random(6000, seed=3)), points_of(cube.boundary_random(3000, seed=4))
+
+
+def cosines(seeds: int) -> dict[str, dict]:
+    fixed = points_of(CUBE.random(6000, seed=3)), points_of(CUBE.boundary_random(3000, seed=4))
     baseline = frozen(5, 2000, sum_of_cosines, lambda X: -(np.pi**2) * sum_of_cosines(X), *fixed)
     return {
-        "5-64-64-48-48-1, 900 + 300 fresh points a step": row,
+        "5-64-64-48-48-1, 900 + 300 fresh points a step": on_ranks("cosines", seeds),
         "2001 frozen tanh features, 6000 + 3000 points": baseline,
     }
 
@@ -284,21 +321,28 @@ def ritz(seeds: int) -> dict[str, dict]:
             for power in np.linspace(2, 14, 121)
             for start in [(np.arange(elements + 1) / elements) ** power]
         ]
+        long = as_long(uniform_elements, 1, elements, median(times))
         features = frozen_energy(
             1, elements - 2, graded, graded, lambda X: load(X[:, 0]),
             lambda X: 2 / 3 * X.T ** (-1 / 3) - 1,
         )  # fmt: skip
         rows[f"{elements} elements"] = {
-            "uniform": error(mesh, 0), "best power grading": min(powers), "moved": error(mesh),
+            "uniform": error(mesh, 0), "uniform, as many seconds": long["error"],
+            "their number": long["n"] + 1, "best power grading": min(powers), "moved": error(mesh),
             "steps": len(mesh.energies) - 1, "seconds": median(times),
             "frozen tanh features, as many unknowns": features["energy error"],
         }  # fmt: skip
     last = list(rows.values())[2:]
     rows["slope from 64 on"] = {
         head: np.polyfit(np.log(sizes[2:]), np.log([row[head] for row in last]), 1)[0]
-        for head in last[0] if head not in ("steps", "seconds")
+        for head in ("uniform", "best power grading", "moved")
     }  # fmt: skip
     return rows
+
+
+def uniform_elements(_: int, elements: int) -> dict:
+    energy, unknowns, seconds = fem.least_energy(elements, lambda x: x ** (2 / 3))
+    return {"n": unknowns, "seconds": seconds, "error": math.sqrt(1 + 6 * energy)}
 
 
 LINE = (
@@ -307,11 +351,15 @@ LINE = (
 )  # fmt: skip
 
 
-def fosls(seeds: int) -> dict[str, dict]:
-    """-u'' = f as u' = q, q' = -f by least squares: P1 x P1 elements, and a network beside them."""
+def waves(X: np.ndarray) -> np.ndarray:
+    return np.sin(3 * np.pi * X[:, 0])
 
-    def exact(X):
-        return np.sin(3 * np.pi * X[:, 0])
+
+TESTS = np.random.default_rng(99).uniform(size=(CHECKS, 1))
+
+
+def fosls_network(seeds: int) -> dict:
+    """-u'' = f as u' = q, q' = -f by least squares."""
 
     def residual(u, du, x):
         load = 9 * math.pi**2 * tf.sin(3 * math.pi * x[:, 0])
@@ -326,33 +374,28 @@ def fosls(seeds: int) -> dict[str, dict]:
             distance=lambda x: tf.concat([x * (1 - x), tf.ones_like(x)], 1),
         )  # fmt: skip
 
-    make.dimension = 1
-    T, watches = np.random.default_rng(99).uniform(size=(CHECKS, 1)), []
-    for seed in range(seeds):
-        watch = Watch(
-            lambda x: relative((T * (1 - T) * values(x, T, (24, 2)))[:, 0], exact(T)),
-            (2.3e-4, 1e-5), 15,
-        )  # fmt: skip
-        problem = make(network(1, 24, 2, seed=seed))
-        hc.train(problem, "natural-gradient", max_steps=10**6, callbacks=watch)
-        watches.append(watch)
-    row = rows_of(watches, problem.n)
+    return trained(
+        1, make, waves, (24, 2), (2.3e-4, 1e-5), 15, seeds, distance=lambda X: X * (1 - X)
+    )
+
+
+def fosls(seeds: int) -> dict[str, dict]:
+    """P1 x P1 elements, and a network beside them."""
+    row = on_ranks("fosls", seeds)
     return {
         "1-24-2, 192 points": row,
         "25 frozen tanh features": frozen(1, 24, *LINE),
-        "P1 x P1, 256 elements": least_squares_elements(256, T, exact(T)),
-        "P1 x P1, as many unknowns": least_squares_elements(problem.n // 2, T, exact(T)),
-        "P1 x P1, as many seconds": as_long(
-            lambda _, cells: least_squares_elements(cells, T, exact(T)), 1, 256, row["seconds"]
-        ),
-    }  # fmt: skip
+        "P1 x P1, 256 elements": least_squares_elements(1, 256),
+        "P1 x P1, as many unknowns": least_squares_elements(1, row["n"] // 2),
+        "P1 x P1, as many seconds": as_long(least_squares_elements, 1, 256, row["seconds"]),
+    }
 
 
-def least_squares_elements(elements: int, T: np.ndarray, exact: np.ndarray) -> dict:
+def least_squares_elements(_: int, elements: int) -> dict:
     u, basis, unknowns, seconds = fem.least_squares(
         elements, lambda x: 9 * np.pi**2 * np.sin(3 * np.pi * x)
     )
-    error = relative(fem.values(u, basis, T), exact)
+    error = relative(fem.values(u, basis, TESTS), waves(TESTS))
     return {"n": unknowns, "seconds": seconds, "error": f"{error:.2e}"}
 
 
@@ -472,20 +515,104 @@ def frozen_energy(dimension: int, features: int, points, finer, load, exact) -> 
     return {"n": features + 1, "seconds": seconds, "energy error": error}
 
 
+# Systems by conjugate gradients
+
+
+def cg(seeds: int) -> dict[str, dict]:
+    """More than 10^4 parameters and residuals: no matrix of either order is made."""
+    make, widths = sine_on(UNIT, 102), (100, 100, 1)
+    T = np.random.default_rng(99).uniform(size=(CHECKS, 2))
+    rows = {}
+    for name, optimizer in {
+        "Cholesky, no CG": hc.NaturalGradient(direct=20_000),
+        "CG, low-rank": hc.NaturalGradient(),
+        "CG, HBS": hc.NaturalGradient(preconditioner="hbs"),
+    }.items():
+        watch = Watch(
+            lambda x: relative(values(x, T, widths)[:, 0], sine_exact(T)), (), LONGEST, every=1
+        )
+        problem = make(network(2, *widths, seed=0))
+        found = hc.train(problem, optimizer, max_steps=10**6, callbacks=watch, evaluate_every=10**6)
+        rows[name] = {
+            "n": problem.n, "residuals": problem.rows, "seconds": watch.seconds,
+            "steps": found.steps, "error": f"{watch.last:.1e}",
+        }  # fmt: skip
+        if "CG" in name[:2]:
+            for head in ("cg_iterations", "sketch_columns"):
+                count = sum(row[head] or 0 for row in found.history.rows[1:])
+                rows[name][head.replace("_", " ")] = count
+    return rows
+
+
+def factors(seeds: int) -> dict[str, dict]:
+    """CG iterations for (G + damping) x = b by formats of the factor, G a Gauss-Newton matrix.
+
+    The damping is 1e-8 of the largest eigenvalue, b normal, the relative residual 1e-6. Of trained
+    networks, and of a shallow ReLU network in one dimension, whose units are ordered.
+    """
+    problems = {name: hc.equation(name) for name in ("poisson-1d", "poisson-2d", "l-shape")}
+    points = {
+        name: hc.train(problem, "natural-gradient", max_steps=20).best
+        for name, problem in problems.items()
+    }
+    problems["1-256-1 relu"] = shallow = shallow_relu(256)
+    points["1-256-1 relu"] = shallow.initial
+    formats = {
+        "low-rank": {"rank": 50}, "HBS": {"rank": 8, "format": "hbs", "leaf_size": 32},
+        "HODLR": {"rank": 8, "format": "hodlr", "leaf_size": 32}, "none": None,
+    }  # fmt: skip
+    rows = {}
+    for name, problem in problems.items():
+        G = hc.ggn(problem, at=points[name])
+        damping = 1e-8 * float(hc.compress(G, 1).eigenvalues[0])
+        right = np.random.default_rng(1).standard_normal(G.n)
+        unit = {"ordering": "unit"} if problem is shallow else {}
+        row = rows[name] = {"n": G.n}
+        for title, given in formats.items():
+            M = None
+            if given is not None:
+                F = hc.compress(G, **given, **(unit if "format" in given else {}))
+                M = F.preconditioner(damping)
+                row[f"{title}, numbers a parameter"] = numbers_of(F) / G.n
+            solved = conjugate_gradients(
+                G.shifted(damping), right, tolerance=1e-6 * np.linalg.norm(right),
+                preconditioner=M, max_iterations=MOST_CG,
+            )  # fmt: skip
+            count = solved.iterations
+            row[f"{title}, iterations"] = count if count < MOST_CG else f"over {MOST_CG:,}"
+    return rows
+
+
+def shallow_relu(units: int) -> hc.ResidualProblem:
+    """A front in one dimension by values, at sorted breakpoints."""
+    rng, model = np.random.default_rng(0), network(1, units, 1, seed=0, activation="relu")
+    at, slopes = np.sort(rng.uniform(size=units)), rng.standard_normal(units)
+    model.set_weights([np.ones((1, units)), -at, slopes[:, None], np.zeros(1)])
+    front = hc.Group(hc.Box([0], [1]).gauss(2000, 3), lambda u, x: u - tf.tanh(20 * x[:, 0] - 10))
+    return hc.ResidualProblem(model, [front])
+
+
 # Several ranks
 
 
-def start(name: str, ranks: int) -> dict:
+def start(name: str, ranks: int, seeds: int = 1) -> dict:
     """Return what this script prints for `--started NAME` on so many ranks."""
     beside = Path(sys.executable).with_name("mpiexec")
     command = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks), sys.executable]
     environment = dict(os.environ, OMP_NUM_THREADS="1")
     done = subprocess.run(
-        [*command, __file__, "--started", name], env=environment, capture_output=True, text=True
-    )
+        [*command, __file__, "--started", name, "--seeds", str(seeds)],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_first(row: dict) -> None:
+    """Print what `start` returns."""
+    if World.of_job().rank == 0:
+        print(json.dumps(row))
 
 
 def ranks(seeds: int) -> dict[str, dict]:
@@ -502,14 +629,13 @@ def ranks(seeds: int) -> dict[str, dict]:
 GRIDS = {"published": 30, "dense": 44}  # points along an edge
 
 
-def steps(cells: int) -> None:
+def steps(cells: int, seeds: int) -> dict:
     problem, times = sine_on(UNIT, cells)(network(2, 64, 64, 48, 48, 1, seed=0)), []
     hc.train(
         problem, "natural-gradient", max_steps=12, verbose=False,
         callbacks=lambda row, x: times.append(row["seconds"]) and None,
     )  # fmt: skip
-    if problem.world.rank == 0:
-        print(json.dumps({"seconds": times[-1] - times[2]}))
+    return {"seconds": times[-1] - times[2]}
 
 
 def committor(seeds: int) -> dict[str, dict]:
@@ -520,13 +646,14 @@ def committor(seeds: int) -> dict[str, dict]:
     is never below the least one but for the rule.
     """
     rows, found = {}, []
-    for h in (0.02, 0.01):
+    for h in (0.2, 0.02, 0.01, 0.005):
         begun = time.process_time()
         rate, unknowns = fem.committor_rate(h)
         found.append(rate)
         rows[f"P1 elements, h = {h}"] = {
             "n": unknowns, "rate": rate, "seconds": time.process_time() - begun
         }  # fmt: skip
+    found = found[-2:]
     exact = (4 * found[1] - found[0]) / 3
     rows["P1 elements, extrapolated"] = {"rate": exact}
     for dimension, walkers, units in (
@@ -609,23 +736,28 @@ def committor_problem(dimension: int, points, units: int):
     )  # fmt: skip
 
 
-def newton() -> None:
+def newton(seeds: int) -> dict:
     problem = committor_problem(10, Samples(200, 10), 200)
     begun = time.perf_counter()
     # The first step's system is solved to a tenth only, the second's to the end.
     found = hc.train(problem, hc.Newton(solver="pcg", rank=100), max_steps=2, verbose=False)
     seconds = time.perf_counter() - begun
     rate = without_ridge(problem, found.best)
-    if problem.world.rank == 0:
-        last = found.history.rows[-1]
-        costs = {name: last[name] for name in ("columns", "words")}
-        print(json.dumps({"n": problem.n, "by its own points": rate, "seconds": seconds, **costs}))
+    costs = {name: found.history.rows[-1][name] for name in ("columns", "words")}
+    return {"n": problem.n, "by its own points": rate, "seconds": seconds, **costs}
 
 
-STARTED = {"newton": newton} | {name: partial(steps, cells) for name, cells in GRIDS.items()}
+SET_UPS = {
+    "sine": sine_network, "deep": partial(deep_network, 30, (1e-4, 1e-5, 1e-6)),
+    "deep-few": partial(deep_network, 20, (1e-4, 1e-5)), "cosines": cosines_network,
+    "fosls": fosls_network,
+}  # fmt: skip
+STARTED = {"newton": newton, **SET_UPS} | {
+    name: partial(steps, cells) for name, cells in GRIDS.items()
+}  # fmt: skip
 PARTS = {
     "ritz": ritz, "fosls": fosls, "sine": sine, "deep": deep, "cosines": cosines,
-    "energies": energies, "ranks": ranks, "committor": committor,
+    "energies": energies, "factors": factors, "cg": cg, "ranks": ranks, "committor": committor,
 }  # fmt: skip
 
 if __name__ == "__main__":
