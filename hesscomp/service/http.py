@@ -18,6 +18,7 @@ from starlette.routing import Route
 from hesscomp.client import MOST_BODY
 from hesscomp.errors import HesscompError, InputError, one_line
 from hesscomp.service.batching import Room
+from hesscomp.service.drawings import PICTURE, REPORT, Drawings
 from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
@@ -42,6 +43,11 @@ PAGES = Path(__file__).with_name("pages")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+# A report is opened by itself: it has its own style, and may do nothing else.
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
+    "frame-ancestors 'none'; base-uri 'none'; sandbox"
 )
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
@@ -182,6 +188,7 @@ class Doors:
 
     def __init__(self, front: Front, workspace: Workspace, token: str):
         self.front, self.workspace, self.token = front, workspace, token
+        self.drawings = Drawings(front.store)
 
     @property
     def store(self) -> JobStore:
@@ -209,6 +216,8 @@ class Doors:
             ("DELETE", "/v1/jobs/{job}", self.cancel),
             ("GET", "/v1/jobs/{job}/result", self.result),
             ("GET", "/v1/jobs/{job}/result/{name}", self.result_file),
+            ("GET", "/v1/jobs/{job}/picture", self.picture),
+            ("GET", "/v1/jobs/{job}/report", self.report),
             *(("GET", path, self.page) for path in OPEN),
         ]
         return [
@@ -401,6 +410,13 @@ class Doors:
 
     async def result_file(self, request: Request) -> Response:
         return FileResponse(self.store.result(self._job(request), request.path_params["name"]))
+
+    async def picture(self, request: Request) -> Response:
+        return FileResponse(await self.drawings.find(self._job(request), PICTURE))
+
+    async def report(self, request: Request) -> Response:
+        path = await self.drawings.find(self._job(request), REPORT)
+        return FileResponse(path, headers={"content-security-policy": REPORT_POLICY})
 
     async def page(self, request: Request) -> Response:
         name = request.url.path.lstrip("/") or "index.html"

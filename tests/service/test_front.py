@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,74 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
     left = leave(running.folder, "compress", {"rank": 2}, "zero")
     found = until(lambda: [job for job in service.jobs() if job.known["key"] == left])
     assert found[0].result(10)
+
+
+def test_picture_and_report_of_a_factor(running, tmp_path):
+    """Made once, when they are first asked for; a factor that cannot be read is told in one line."""
+    service, rank = running.client, running.rank
+    bad = service.compress("zero", rank=2)
+    bad.result(10)
+    status, _, body = http(running, "GET", f"/v1/jobs/{bad.id}/picture")
+    error = json.loads(body)["error"]
+    assert status == 500 and "hesscomp plot: " in error and "factor.h5" in error
+    try:
+        rank.factor = fakes.factor_bytes(tmp_path)
+        job = service.compress("zero", rank=2)
+        job.result(10)
+    finally:
+        rank.factor = b"a factor"
+    place = running.service.front.store.place(running.service.front.store[job.id])
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(
+            lambda _: http(running, "GET", f"/v1/jobs/{job.id}/picture"), range(2)
+        )
+    assert first[0] == 200 and first[1]["content-type"] == "image/png"
+    assert first[2].startswith(b"\x89PNG") and first[2] == second[2]
+    status, headers, page = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 200 and headers["content-type"].startswith("text/html")
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    assert "script-src" not in policy and policy.endswith("sandbox")
+    assert b"a &lt;script&gt;fake" in page and b"Certificate" in page
+    made = {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
+    assert {"factor.png", "factor.html"} <= set(made) and not [n for n in made if ".tmp" in n]
+    assert http(running, "GET", f"/v1/jobs/{job.id}/report")[2] == page
+    assert {path.name: path.stat().st_mtime_ns for path in place.iterdir()} == made
+    assert job.files == ["factor.h5", "numbers.json"]  # the job's own
+    assert http(running, "GET", f"/v1/jobs/{job.id}/picture", Authorization=None)[0] == 401
+
+
+def test_what_has_no_picture(running):
+    service, rank = running.client, running.rank
+    rank.step = 0.2
+    job = service.compress("zero", rank=2)
+    status, _, body = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 422 and "it has no report" in json.loads(body)["error"]
+    rank.step = 0.01
+    job.result(10)
+    assert http(running, "GET", "/v1/jobs/j999999/picture")[0] == 404
+
+
+def test_a_drawing_has_a_deadline_and_delays_nobody(running, monkeypatch):
+    """The status is answered while a picture is made, by another process."""
+    job = running.client.compress("zero", rank=2)
+    job.result(10)
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(http, running, "GET", f"/v1/jobs/{job.id}/picture")
+        answers = 0
+        while not drawn.done():
+            running.client.status()
+            answers += 1
+            time.sleep(0.01)
+        assert answers > 10 and drawn.result()[0] == 500  # "a factor" is none
+    monkeypatch.setattr("hesscomp.service.drawings.SECONDS", 0.01)
+    status, _, body = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 500 and "report took longer than 0.01 s" in json.loads(body)["error"]
+
+
+def test_the_front_loads_no_drawing_library():
+    words = "import sys, hesscomp.service.server; assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 @pytest.mark.parametrize(
