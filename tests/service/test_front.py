@@ -430,6 +430,11 @@ def test_the_folder_is_its_owners_alone(running):
         ({"Authorization": None}, 401),
         ({"Authorization": "Bearer " + "0" * 64}, 401),
         ({"Host": "evil.example"}, 403),
+        ({"Host": "hesscomp:80@evil"}, 403),
+        ({"Host": "hesscomp:80@evil.example:80"}, 403),
+        ({"Host": "[::1]evil.example"}, 403),
+        ({"Host": "localhost:"}, 403),
+        ({"Host": "localhost:80:80"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Cookie": "hesscomp=x; \x01", "Authorization": None}, 401),
     ],
@@ -661,8 +666,34 @@ def test_large_arrays_of_a_host_that_does_not_see_the_folder(running, tmp_path, 
         with pytest.raises(InputError, match="is a copy of that; send fewer columns at a time"):
             ask()
     monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
-    with pytest.raises(ServiceError, match=r"it is in the service's folder as arrays/\w+.npy"):
-        _ = point.gradient
+    for part in (None, "arrays"):  # a copy of the token alone, and of the whole folder
+        if part is not None:
+            (tmp_path / part).mkdir()
+        with pytest.raises(ServiceError, match="it came as a file of the service's folder"):
+            _ = point.gradient
+        assert not list((running.folder / "arrays").glob("answer-*"))
+
+
+def test_large_answers_do_not_wait_for_ever(tmp_path, monkeypatch):
+    """The client takes its file, or the service removes it, in time or at its next start."""
+    monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
+    folder = tmp_path / "svc"
+    arrays = folder / "arrays"
+    with running_front(folder) as running:
+        np.testing.assert_array_equal(running.client.point("zero").gradient, np.zeros(N))
+        assert not list(arrays.iterdir())
+        status, _, body = http(running, "POST", "/v1/points/zero/gradient")
+        kept = arrays / f"{json.loads(body)['array']}.npy"
+        assert status == 200 and kept.name.startswith("answer-") and kept.exists()
+        (arrays / "mine.npy").touch()
+        assert http(running, "DELETE", "/v1/arrays/mine")[0] == 404
+        assert http(running, "DELETE", "/v1/arrays/answer-..%2f..%2ftoken")[0] in (404, 422)
+        monkeypatch.setattr("hesscomp.service.http.ANSWER_SECONDS", 0.05)
+        body = http(running, "POST", "/v1/points/zero/gradient")[2]
+        until(lambda: not (arrays / f"{json.loads(body)['array']}.npy").exists())
+        assert kept.exists()
+    with running_front(folder):
+        assert [path.name for path in arrays.iterdir()] == ["mine.npy"]
 
 
 def test_the_token_is_in_no_file_but_its_own(running):
