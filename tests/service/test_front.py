@@ -177,7 +177,7 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
 
 
 def test_picture_and_report_of_a_factor(running, tmp_path):
-    """Made once, when they are first asked for; a factor that cannot be read is told in one line."""
+    """Made once, when they are first asked for; what cannot be read is told in one line."""
     service, rank = running.client, running.rank
     bad = service.compress("zero", rank=2)
     bad.result(10)
@@ -239,8 +239,22 @@ def test_a_drawing_has_a_deadline_and_delays_nobody(running, monkeypatch):
     assert status == 500 and "report took longer than 0.01 s" in json.loads(body)["error"]
 
 
-def test_the_front_loads_no_drawing_library():
-    words = "import sys, hesscomp.service.server; assert 'matplotlib' not in sys.modules"
+def test_the_front_loads_neither_tensorflow_nor_a_drawing_library():
+    """Whatever job comes in: its request is read and its memory is planned."""
+    words = """
+import sys
+from pathlib import Path
+import hesscomp.service.server
+from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request
+
+for kind in KINDS:
+    served = ServedProblem(data="adult") if kind == "newton" else ServedProblem(problem="mnist-mlp")
+    options = {"optimizer": "newton-cg"} if kind == "train" else {}
+    request = job_request(kind, options, served, Path("jobs"), None)
+    check_memory(kind, request, 1000, 500, [{"free_bytes": 2**30}])
+    loaded = {"tensorflow", "keras", "matplotlib"} & set(sys.modules)
+    assert not loaded, (kind, loaded)
+"""
     subprocess.run([sys.executable, "-c", words], check=True)
 
 
