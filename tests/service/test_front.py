@@ -625,6 +625,30 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
     assert running.client.status()["state"] == "ready"
 
 
+def test_half_a_body_is_not_waited_for(running, monkeypatch):
+    """Its deadline is of the whole body: bytes that come one by one do not move it."""
+    monkeypatch.setattr("hesscomp.service.http.BODY_SECONDS", 0.3)
+    head = "PUT /v1/points HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\nContent-Length: 168\r\n"
+    head += f"Authorization: Bearer {running.service.token}\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(10)
+        stream.connect(running.service.door.getsockname())
+        stream.sendall(head.encode() + npy(np.ones(N))[:100])
+        stream.settimeout(0.05)
+        answer = b""
+        with suppress(ConnectionError):  # it closes before it has read all that was sent
+            for _ in range(60):
+                with suppress(TimeoutError):
+                    if not (part := stream.recv(2**16)):
+                        break
+                    answer += part
+                stream.sendall(b"x")
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer
+    assert b"the body did not come within" in answer
+    until(lambda: running.service.front.room.taken == 0)
+    assert running.client.status()["state"] == "ready"
+
+
 def test_one_connection_too_many_is_told_to_come_again(running, monkeypatch):
     assert running.client.status()["state"] == "ready"  # its connection stays open
     monkeypatch.setattr("hesscomp.service.server.CONNECTIONS", 0)
