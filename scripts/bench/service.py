@@ -102,9 +102,7 @@ def launchers(there: Service) -> dict[str, int]:
         for other in others[: others.index(front)]:
             found[other] = Path(f"/proc/{other}/comm").read_text().strip()
     names = list(found.values())
-    return {
-        name if names.count(name) == 1 else f"{name} {pid}": pid for pid, name in found.items()
-    }
+    return {name if names.count(name) == 1 else f"{name} {pid}": pid for pid, name in found.items()}
 
 
 def cpu(pid: int) -> float:

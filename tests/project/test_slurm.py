@@ -57,6 +57,23 @@ for hole in holes:
 sys.exit(main())
 """
 
+# What a notebook does with a cell: it shows the last expression. IPython may be missing here.
+NOTEBOOK = """
+import ast, sys, types
+from pathlib import Path
+
+try:
+    import IPython.display
+except ImportError:
+    display = types.ModuleType("IPython.display")
+    display.Image = lambda filename: types.SimpleNamespace(data=Path(filename).read_bytes())
+    sys.modules |= {"IPython": types.ModuleType("IPython"), "IPython.display": display}
+cell, names = ast.parse(sys.argv[1]), {}
+last = ast.Expression(cell.body.pop().value)
+exec(compile(cell, "cell", "exec"), names)
+print(eval(compile(last, "cell", "eval"), names).data[1:4].decode())
+"""
+
 
 class Slurm:
     """Submits jobs from a folder and waits for them."""
@@ -365,6 +382,26 @@ def test_a_preempted_service_goes_on_with_its_job(slurm):
     slurm.run("scancel", "--batch", "--signal=TERM", job)
     state, log = slurm.wait(job)
     assert state == "COMPLETED" and log.count("service: ") == 2, log
+
+
+@pytest.mark.slow
+def test_from_sbatch_to_a_spectrum_in_a_notebook(slurm):
+    """As a new user who has docs/service.md alone: its command, its five lines."""
+    page = (ROOT / "docs" / "service.md").read_text().partition("\n## Under SLURM\n")[2]
+    script = re.search(r"^sbatch (\S+)$", page, re.MULTILINE)[1]
+    cell = re.search(r"^```{code-block} python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
+    assert len([line for line in cell.splitlines() if line.strip()]) == 5
+    (slurm.folder / "jobs").symlink_to(JOBS)
+    job = slurm.submit(*SMALL, script)
+    while "service: " not in slurm.log(job):
+        assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+        time.sleep(0.2)
+    done = slurm.run_command([sys.executable, "-c", NOTEBOOK, cell], cwd=slurm.folder)
+    assert done.returncode == 0, done.stderr
+    value, kind = done.stdout.split()
+    assert float(value) > 0 and kind == "PNG"
+    slurm.run("scancel", "--batch", "--signal=TERM", job)
+    assert slurm.wait(job)[0] == "COMPLETED"
 
 
 @pytest.mark.slow
