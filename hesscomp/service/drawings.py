@@ -11,12 +11,12 @@ from pathlib import Path
 
 from hesscomp.errors import InputError, one_line
 from hesscomp.service.front import Failed
-from hesscomp.service.jobs import DONE, JobStore
+from hesscomp.service.jobs import DONE, DRAWN, JobStore
 from hesscomp.service.requests import FACTOR
 from hesscomp.service.wire import Job
 
 PICTURE, REPORT = "picture", "report"
-COMMANDS = {PICTURE: ("plot", "factor.png"), REPORT: ("report", "factor.html")}
+COMMANDS = {PICTURE: ("plot", DRAWN[0]), REPORT: ("report", DRAWN[1])}
 SECONDS = 120.0  # for which one drawing may take
 PATIENCE = 5  # of its priority (nice): ranks and answers come first
 
