@@ -19,6 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS, SANDBOX = ROOT / "jobs", ROOT / "scripts" / "slurm-sandbox"
 FEATURES, CLASSES, ROWS = 8, 3, 200
 STEPS = 9, 10  # of the checkpoints, in an order that their names are not in
+UNENDED = (
+    "PENDING",
+    "CONFIGURING",
+    "RUNNING",
+    "COMPLETING",
+)  # a job that is requeued is completing
 SMALL = ("--cpus-per-task=1", "--ntasks-per-node=1")
 
 pytestmark = pytest.mark.slurm
@@ -93,7 +99,7 @@ class Slurm:
     def wait(self, job: str, seconds: float = 300) -> tuple[str, str]:
         """The job's final state and its log."""
         deadline = time.monotonic() + seconds
-        while (state := self.state(job)) in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
+        while (state := self.state(job)) in UNENDED:
             assert time.monotonic() < deadline, f"job {job} is still {state}\n{self.log(job)}"
             time.sleep(0.3)
         return state, self.log(job)
@@ -354,7 +360,7 @@ def test_a_preempted_service_goes_on_with_its_job(slurm):
     def service(starts: int):
         """The service after so many starts, with its ranks."""
         while slurm.log(job).count("service: ") < starts:
-            assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+            assert slurm.state(job) in UNENDED, slurm.log(job)
             time.sleep(0.2)
         while True:
             try:
@@ -394,7 +400,7 @@ def test_from_sbatch_to_a_spectrum_in_a_notebook(slurm):
     (slurm.folder / "jobs").symlink_to(JOBS)
     job = slurm.submit(*SMALL, script)
     while "service: " not in slurm.log(job):
-        assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+        assert slurm.state(job) in UNENDED, slurm.log(job)
         time.sleep(0.2)
     done = slurm.run_command([sys.executable, "-c", NOTEBOOK, cell], cwd=slurm.folder)
     assert done.returncode == 0, done.stderr
