@@ -19,12 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS, SANDBOX = ROOT / "jobs", ROOT / "scripts" / "slurm-sandbox"
 FEATURES, CLASSES, ROWS = 8, 3, 200
 STEPS = 9, 10  # of the checkpoints, in an order that their names are not in
-UNENDED = (
-    "PENDING",
-    "CONFIGURING",
-    "RUNNING",
-    "COMPLETING",
-)  # a job that is requeued is completing
+UNENDED = "PENDING", "CONFIGURING", "RUNNING", "COMPLETING"  # the last of a requeued job too
 SMALL = ("--cpus-per-task=1", "--ntasks-per-node=1")
 
 pytestmark = pytest.mark.slurm
