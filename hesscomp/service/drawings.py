@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from hesscomp.errors import InputError, one_line
+from hesscomp.options import format_bytes
+from hesscomp.parallel.resources import available_bytes
 from hesscomp.service.front import Failed
 from hesscomp.service.jobs import DONE, DRAWN, JobStore
 from hesscomp.service.requests import FACTOR
@@ -18,6 +20,7 @@ from hesscomp.service.wire import Job
 PICTURE, REPORT = "picture", "report"
 COMMANDS = {PICTURE: ("plot", DRAWN[0]), REPORT: ("report", DRAWN[1])}
 SECONDS = 120.0  # for which one drawing may take
+COPIES = 3  # of a factor that is read whole, where it is drawn
 PATIENCE = 5  # of its priority (nice): ranks and answers come first
 
 
@@ -42,7 +45,8 @@ class Drawings:
         Raises
         ------
         InputError
-            Where the job is not done, or has nothing of the kind.
+            Where the job is not done, or has nothing of the kind; for a factor that this host has
+            no memory for.
         Failed
             Where the command fails, or takes longer than `SECONDS`.
         """
@@ -51,12 +55,26 @@ class Drawings:
             command, name = COMMANDS[what]
             async with self._turn:
                 if not await asyncio.to_thread((folder / name).exists):
+                    await asyncio.to_thread(_check_memory, folder, job)
                     await _run(command, str(folder / FACTOR), "--out", str(folder / name))
             return folder / name
         own = [name for name in job.files if name.endswith(".png")]
         if what == PICTURE and own:
             return folder / own[0]
         raise InputError(f"job {job.id}, {job.kind}, is {job.state}: it has no {what}")
+
+
+def _check_memory(folder: Path, job: Job) -> None:
+    """Refuse a factor, of one file or in slabs, whose drawing takes memory from the ranks here."""
+    stem = Path(FACTOR).stem
+    size = sum((folder / name).stat().st_size for name in job.files if name.startswith(stem))
+    free = available_bytes()
+    if COPIES * size > free:
+        raise InputError(
+            f"job {job.id}: a factor of {format_bytes(size)} takes about "
+            f"{format_bytes(COPIES * size)} to draw, and {format_bytes(free)} are free here; fetch "
+            "it, and draw it elsewhere by hesscomp plot and hesscomp report"
+        )
 
 
 async def _run(*words: str) -> None:

@@ -234,6 +234,10 @@ def test_a_drawing_has_a_deadline_and_delays_nobody(running, monkeypatch):
             answers += 1
             time.sleep(0.01)
         assert answers > 10 and drawn.result()[0] == 500  # "a factor" is none
+    monkeypatch.setattr("hesscomp.service.drawings.available_bytes", lambda: 23)
+    status, _, body = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 422 and "a factor of 8 B takes about 24 B" in json.loads(body)["error"]
+    monkeypatch.undo()
     monkeypatch.setattr("hesscomp.service.drawings.SECONDS", 0.01)
     status, _, body = http(running, "GET", f"/v1/jobs/{job.id}/report")
     assert status == 500 and "report took longer than 0.01 s" in json.loads(body)["error"]

@@ -278,6 +278,18 @@ def test_a_job_by_the_keyboard_alone(browser, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_picture_that_cannot_be_drawn_says_why(browser):
+    browser.running.rank.step, browser.running.rank.factor = 0.01, b"no factor"
+    job = browser.running.client.compress("zero", rank=2)
+    job.result(10)
+    browser.enter()
+    browser.driver.execute_script(f"location.hash = '{job.id}'")
+    caption = "document.querySelector('#job-report figcaption')?.textContent"
+    browser.until(f"{caption}?.startsWith('It could not be drawn: hesscomp plot: ')")
+    assert "factor.h5" in browser.ask(caption)
+
+
+@pytest.mark.slow
 def test_light_dark_and_narrow(browser):
     browser.enter()
     grounds = []

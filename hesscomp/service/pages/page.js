@@ -453,7 +453,13 @@ function showReport(job, found) {
 function pictureOf(path, words, caption) {
   const line = element("figcaption", {}, caption);
   const image = element("img", { src: path, alt: words });
-  image.addEventListener("error", () => put(line, `${caption}: it could not be drawn.`));
+  image.addEventListener("error", async () => {
+    try {
+      await ask("GET", path); // an image does not tell what the service said
+    } catch (why) {
+      put(line, `It could not be drawn${why.status ? `: ${why.message}` : "."}`);
+    }
+  });
   return element("figure", {}, image, line);
 }
 
