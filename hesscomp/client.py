@@ -346,10 +346,11 @@ class Service:
         try:
             array = np.load(place, allow_pickle=False)
         except FileNotFoundError:
+            self._request("DELETE", f"/v1/arrays/{place.stem}")
             raise ServiceError(
-                f"the answer has more than {MOST_BODY} bytes, so it is in the service's folder as "
-                f"arrays/{place.name}, and {self.folder} is a copy of that; ask on a host that "
-                "sees the folder itself"
+                f"the answer has more than {MOST_BODY} bytes, so it came as a file of the "
+                f"service's folder, and {self.folder} is a copy of that; ask on a host that sees "
+                "the folder itself"
             ) from None
         place.unlink()
         return array

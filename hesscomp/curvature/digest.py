@@ -1,11 +1,15 @@
 """Hashes of what TensorFlow has traced: whether two processes compute the same."""
 
+from __future__ import annotations
+
 import hashlib
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hesscomp.curvature.tensorflow import tf
+if TYPE_CHECKING:
+    from hesscomp.curvature.tensorflow import tf
 
 PROCESS = ("config_proto", "executor_type")  # attributes that say how, not what
 
@@ -60,6 +64,8 @@ def captured_digest(graph: tf.Graph) -> str:
     has an order of its own in each process. Whole numbers in variables are left out: they are the
     states of random layers.
     """
+    from hesscomp.curvature.tensorflow import tf  # here: digests of arrays need none
+
     variables = {id(variable.handle): variable for variable in graph.variables}
     outside = [given for given, _ in graph.captures if given.dtype != tf.resource]
     captured = [variables[id(given)] for given, _ in graph.captures if id(given) in variables]

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 
 from hesscomp.curvature.sharded import ProblemOperator, ShardCurvature
-from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.parallel.exact import sum_blocks
 from hesscomp.parallel.layout import Replicated
 
@@ -58,6 +57,8 @@ class CurvatureOperator(ProblemOperator):
         return self._shard.product_of_array(V)
 
     def _local_blocks(self, V):
+        from hesscomp.curvature.tensorflow import tf, view  # options of optimizers need none
+
         return view(self._shard.product_by_row_block(tf.convert_to_tensor(V)))
 
     @property
@@ -69,6 +70,8 @@ class CurvatureOperator(ProblemOperator):
 
     def _assembled(self) -> np.ndarray:
         """Return the matrix, assembled on each shard; takes one reduction of n^2 words."""
+        from hesscomp.curvature.tensorflow import view
+
         if self.world.reproducible:
             dense = sum_blocks(view(self._shard.dense_by_row_block()), self.blocks, self.world)
         else:

@@ -1,15 +1,16 @@
 """The optimizers by name, and their options from text.
 
-All modules of the package are searched: an optimizer is added by adding its file.
+All modules of the package are searched: an optimizer is added by adding its file. Those that have
+no optimizer stay unloaded, since some need TensorFlow, and options are read where it is not.
 """
 
-import pkgutil
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
 from hesscomp import optimizers
 from hesscomp.errors import InputError
+from hesscomp.optimizers import names_by_module
 from hesscomp.optimizers.optimizer import Optimizer
 from hesscomp.options import described
 
@@ -22,9 +23,8 @@ def _all(kind: Any) -> Iterator[type[Optimizer]]:
         yield from _all(subclass)
 
 
-for _module in pkgutil.iter_modules(optimizers.__path__):
-    if _module.name != "catalogue":
-        import_module(f"{optimizers.__name__}.{_module.name}")
+for _module in names_by_module():
+    import_module(f"{optimizers.__name__}.{_module}")
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.name: kind for kind in _all(Optimizer)}
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

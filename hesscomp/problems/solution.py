@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from hesscomp.curvature.digest import array_digest
-from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError
 
 LINE, PLANE = 200, 60  # points of a picture along each axis
@@ -78,6 +77,8 @@ class Solution:
 
     def exact(self, X: np.ndarray) -> np.ndarray:
         """Return the solution at points: (B,)."""
+        from hesscomp.curvature.tensorflow import tf  # here: trainings without a solution need none
+
         return np.asarray(self._exact(tf.constant(X)))
 
     def scaled(self, u: np.ndarray, exact: np.ndarray) -> np.ndarray:

@@ -185,7 +185,7 @@ class Front:
         """
         self._check_open()
         if self.store.with_key(body.key) is None:
-            await asyncio.to_thread(self._check_job, body)  # of a training it loads TensorFlow
+            await asyncio.to_thread(self._check_job, body)  # the first of a kind loads modules
         known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
         if known is not None:
             if (known.kind, known.options, known.point) != (body.kind, body.options, body.point):

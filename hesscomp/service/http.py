@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-import secrets
+import re
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
@@ -18,21 +18,25 @@ from starlette.routing import Route
 from hesscomp.client import MOST_BODY
 from hesscomp.errors import HesscompError, InputError, one_line
 from hesscomp.service.batching import Room
+from hesscomp.service.drawings import PICTURE, REPORT, Drawings
 from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
 from hesscomp.service.requests import NAMED_POINTS, check_array_memory
 from hesscomp.service.wire import Job, JobBody, array_of, checked_array, npy_of
-from hesscomp.service.workspace import Workspace, checked_name
+from hesscomp.service.workspace import ANSWER, Workspace, checked_name
+from hesscomp.storage.files import remove_files
 from hesscomp.storage.npy import mapped_npy, save_npy
 
 MOST_ITERATIONS = 10_000  # of a solve
 MOST_JSON = 2**16
 NPY_HEADER = 2**12
 MOST_WAIT = 60.0  # seconds for which a request waits for a job's end
+ANSWER_SECONDS = 600.0  # for which the file of a large answer waits for its client
 BODY_SECONDS = 60.0  # in which a whole body must have come
 CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 OPEN = ("/", "/page.js", "/page.css")  # nothing secret is in them
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]@:/]+)(?::[0-9]{1,5})?")
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "hesscomp")
 TAKEN = "taken"  # in a request's scope: bytes of the room for arrays
 LEAVING = "leaving"  # in a request's state: what is called when its client has gone
@@ -42,6 +46,11 @@ PAGES = Path(__file__).with_name("pages")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+# A report is opened by itself: it has its own style, and may do nothing else.
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; "
+    "frame-ancestors 'none'; base-uri 'none'; sandbox"
 )
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
@@ -141,9 +150,9 @@ class Guard:
 
 
 def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    """Return the name or address of a Host header, empty where it is no such header."""
+    found = HOST.fullmatch(host)
+    return "" if found is None else found[1]
 
 
 def answered(handler: Callable[..., Awaitable[Response]], room: Room):
@@ -182,6 +191,7 @@ class Doors:
 
     def __init__(self, front: Front, workspace: Workspace, token: str):
         self.front, self.workspace, self.token = front, workspace, token
+        self.drawings = Drawings(front.store)
 
     @property
     def store(self) -> JobStore:
@@ -203,12 +213,15 @@ class Doors:
             ("POST", "/v1/points/{point}/gradient", self.gradient),
             ("POST", "/v1/points/{point}/product", self.product),
             ("POST", "/v1/points/{point}/solve", self.solve),
+            ("DELETE", "/v1/arrays/{name}", self.remove_answer),
             ("GET", "/v1/jobs", self.jobs),
             ("POST", "/v1/jobs", self.add_job),
             ("GET", "/v1/jobs/{job}", self.job),
             ("DELETE", "/v1/jobs/{job}", self.cancel),
             ("GET", "/v1/jobs/{job}/result", self.result),
             ("GET", "/v1/jobs/{job}/result/{name}", self.result_file),
+            ("GET", "/v1/jobs/{job}/picture", self.picture),
+            ("GET", "/v1/jobs/{job}/report", self.report),
             *(("GET", path, self.page) for path in OPEN),
         ]
         return [
@@ -364,9 +377,19 @@ class Doors:
         """Return an array as a body, or the name of its file where it is large."""
         if array.nbytes <= MOST_BODY:
             return Response(npy_of(array), 200, headers, NPY)
-        name = secrets.token_hex(16)
-        await asyncio.to_thread(save_npy, self.workspace.array(name), array)
+        name = self.workspace.answer()
+        path = self.workspace.array(name)
+        await asyncio.to_thread(save_npy, path, array)
+        asyncio.get_running_loop().call_later(ANSWER_SECONDS, remove_files, [path])
         return reply({"array": name}, 200, **headers)
+
+    async def remove_answer(self, request: Request) -> Response:
+        """Remove a large answer, for a client that does not see the folder."""
+        name = request.path_params["name"]
+        if not name.startswith(ANSWER):
+            raise KeyError(name)
+        remove_files([self.workspace.array(name)])
+        return Response(status_code=204)
 
     # Jobs
 
@@ -401,6 +424,13 @@ class Doors:
 
     async def result_file(self, request: Request) -> Response:
         return FileResponse(self.store.result(self._job(request), request.path_params["name"]))
+
+    async def picture(self, request: Request) -> Response:
+        return FileResponse(await self.drawings.find(self._job(request), PICTURE))
+
+    async def report(self, request: Request) -> Response:
+        path = await self.drawings.find(self._job(request), REPORT)
+        return FileResponse(path, headers={"content-security-policy": REPORT_POLICY})
 
     async def page(self, request: Request) -> Response:
         name = request.url.path.lstrip("/") or "index.html"

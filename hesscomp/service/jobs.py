@@ -19,7 +19,8 @@ ENDED = (DONE, FAILED, CANCELLED)
 ATTEMPTS = 2  # a job during which ranks died is tried once more
 HISTORY = 500  # rows that a job keeps in memory
 WARNINGS = 20  # that it keeps
-INNER = ("job.json", "point.npy")  # files of a job that are no results
+DRAWN = ("factor.png", "factor.html")  # made of a job's factor when they are asked for
+INNER = ("job.json", "point.npy", *DRAWN)  # files of a job that are no results
 
 
 class Full(HesscompError):

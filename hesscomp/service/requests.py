@@ -34,6 +34,7 @@ REMEDIES = {
     "spectrum": "take fewer `probes` or `steps`",
 }
 COPIES = 8  # of a large array that a rank holds while it works with it
+FACTOR = "factor.h5"  # of the jobs that make one
 FILES = re.compile(r"^[/~.]|\.\.|\.(npy|npz|h5|hdf5|keras|csv|json)$")
 
 
@@ -69,7 +70,7 @@ class Kind:
 NUMBERS = {"json": "numbers.json"}
 KINDS = {
     "compress": Kind(
-        "factors", "CompressRequest", "compress", {"out": "factor.h5", **NUMBERS}, resumes=True
+        "factors", "CompressRequest", "compress", {"out": FACTOR, **NUMBERS}, resumes=True
     ),
     "spectrum": Kind(
         "pictures", "SpectrumRequest", "spectrum", {"out": "spectrum.png", **NUMBERS}
@@ -81,7 +82,7 @@ KINDS = {
     "train": Kind("training", "TrainRequest", "train", {"save_point": "best.npy"}, resumes=True),
     "newton": Kind(
         "logistic", "NewtonRequest", "newton",
-        {"factor_out": "factor.h5", "plot": "convergence.png", **NUMBERS}, resumes=True,
+        {"factor_out": FACTOR, "plot": "convergence.png", **NUMBERS}, resumes=True,
     ),
 }  # fmt: skip
 

@@ -148,6 +148,7 @@ class Service:
         self.options, self.say = options, say
         self.workspace = Workspace.made(options.folder)
         self._lock = self.workspace.lock()
+        self.workspace.remove_answers()
         self.token = self.workspace.token()
         self.front = Front(
             served,

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hesscomp.errors import InputError
-from hesscomp.storage.files import atomic_path
+from hesscomp.storage.files import atomic_path, remove_files
 
 LONGEST = 107  # bytes of a Unix socket's path: 108 with the zero at its end
 TOKEN = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+ANSWER = "answer-"  # how the names of arrays begin that the service writes for clients
 PARTS = "jobs", "inbox", "arrays"
 
 
@@ -142,6 +143,14 @@ class Workspace:
         """Yield the jobs that clients without a connection left, the oldest first."""
         paths = [path for path in (self.folder / "inbox").glob("*.json") if path.is_file()]
         yield from sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+
+    def remove_answers(self) -> None:
+        """Remove answers that clients of an earlier service have not taken."""
+        remove_files(list((self.folder / "arrays").glob(f"{ANSWER}*.npy")))
+
+    def answer(self) -> str:
+        """Return a new name of a large array that answers a request."""
+        return ANSWER + secrets.token_hex(16)
 
     def array(self, name: str) -> Path:
         """Return the path of a large array that a request names."""

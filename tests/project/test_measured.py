@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts" / "bench"))
 import record
+import service
 import tables
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,3 +88,11 @@ def test_a_change_of_the_sources_shows(tmp_path, monkeypatch):
     assert record.code_hash(("package",)) == before
     source.write_text("x = 2\n")
     assert record.code_hash(("package",)) != before
+
+
+def test_rates_of_the_service_are_those_of_their_ratio():
+    """One of three turns, or the mean of the middle two of four; not medians of several turns."""
+    pairs = [(8.0, 9.0), (12.0, 12.0), (5.0, 4.0)]
+    assert service.middle(pairs) == pytest.approx((12.0, 12.0))
+    first, second = service.middle([*pairs, (6.0, 6.0)])
+    assert first / second == pytest.approx(1.0) and first == pytest.approx(72**0.5)

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 JOBS, SANDBOX = ROOT / "jobs", ROOT / "scripts" / "slurm-sandbox"
 FEATURES, CLASSES, ROWS = 8, 3, 200
 STEPS = 9, 10  # of the checkpoints, in an order that their names are not in
+UNENDED = "PENDING", "CONFIGURING", "RUNNING", "COMPLETING"  # the last of a requeued job too
 SMALL = ("--cpus-per-task=1", "--ntasks-per-node=1")
 
 pytestmark = pytest.mark.slurm
@@ -57,6 +58,23 @@ for hole in holes:
 sys.exit(main())
 """
 
+# What a notebook does with a cell: it shows the last expression. IPython may be missing here.
+NOTEBOOK = """
+import ast, sys, types
+from pathlib import Path
+
+try:
+    import IPython.display
+except ImportError:
+    display = types.ModuleType("IPython.display")
+    display.Image = lambda filename: types.SimpleNamespace(data=Path(filename).read_bytes())
+    sys.modules |= {"IPython": types.ModuleType("IPython"), "IPython.display": display}
+cell, names = ast.parse(sys.argv[1]), {}
+last = ast.Expression(cell.body.pop().value)
+exec(compile(cell, "cell", "exec"), names)
+print(eval(compile(last, "cell", "eval"), names).data[1:4].decode())
+"""
+
 
 class Slurm:
     """Submits jobs from a folder and waits for them."""
@@ -76,7 +94,7 @@ class Slurm:
     def wait(self, job: str, seconds: float = 300) -> tuple[str, str]:
         """The job's final state and its log."""
         deadline = time.monotonic() + seconds
-        while (state := self.state(job)) in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
+        while (state := self.state(job)) in UNENDED:
             assert time.monotonic() < deadline, f"job {job} is still {state}\n{self.log(job)}"
             time.sleep(0.3)
         return state, self.log(job)
@@ -337,7 +355,7 @@ def test_a_preempted_service_goes_on_with_its_job(slurm):
     def service(starts: int):
         """The service after so many starts, with its ranks."""
         while slurm.log(job).count("service: ") < starts:
-            assert slurm.state(job) in ("PENDING", "CONFIGURING", "RUNNING"), slurm.log(job)
+            assert slurm.state(job) in UNENDED, slurm.log(job)
             time.sleep(0.2)
         while True:
             try:
@@ -365,6 +383,26 @@ def test_a_preempted_service_goes_on_with_its_job(slurm):
     slurm.run("scancel", "--batch", "--signal=TERM", job)
     state, log = slurm.wait(job)
     assert state == "COMPLETED" and log.count("service: ") == 2, log
+
+
+@pytest.mark.slow
+def test_from_sbatch_to_a_spectrum_in_a_notebook(slurm):
+    """As a new user who has docs/service.md alone: its command, its five lines."""
+    page = (ROOT / "docs" / "service.md").read_text().partition("\n## Under SLURM\n")[2]
+    script = re.search(r"^sbatch (\S+)$", page, re.MULTILINE)[1]
+    cell = re.search(r"^```{code-block} python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
+    assert len([line for line in cell.splitlines() if line.strip()]) == 5
+    (slurm.folder / "jobs").symlink_to(JOBS)
+    job = slurm.submit(*SMALL, script)
+    while "service: " not in slurm.log(job):
+        assert slurm.state(job) in UNENDED, slurm.log(job)
+        time.sleep(0.2)
+    done = slurm.run_command([sys.executable, "-c", NOTEBOOK, cell], cwd=slurm.folder)
+    assert done.returncode == 0, done.stderr
+    value, kind = done.stdout.split()
+    assert float(value) > 0 and kind == "PNG"
+    slurm.run("scancel", "--batch", "--signal=TERM", job)
+    assert slurm.wait(job)[0] == "COMPLETED"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hesscomp.client import connect
+from hesscomp.factors import Certificate, LowRank, Provenance, save_factor
 from hesscomp.service.options import ServiceOptions
 from hesscomp.service.requests import ServedProblem
 from hesscomp.service.server import Service
@@ -33,6 +34,7 @@ class FakeRank:
         self.hold = threading.Event()  # work is answered while it is set
         self.hold.set()
         self.asked, self.left = "", []
+        self.factor = b"a factor"  # the bytes of the file that jobs make
         self.keep, self.kept = False, []  # whether solves take until `release`
         self.start()
 
@@ -94,7 +96,7 @@ class FakeRank:
         if state == "done":
             path = Path(self.job["folder"])
             (path / "numbers.json").write_text(json.dumps({"eigenvalues": [2.0, 1.0]}))
-            (path / "factor.h5").write_bytes(b"a factor")
+            (path / "factor.h5").write_bytes(self.factor)
         self.job, self.asked = None, ""
         self.say({"say": "ended", "job": name, "state": state, "error": error})
 
@@ -156,6 +158,16 @@ class Running:
             self.client.drain()
             self.thread.join(20)
         return self.status
+
+
+def factor_bytes(folder: Path) -> bytes:
+    """The bytes of a factor's file, which is made in `folder`."""
+    factor = LowRank(
+        np.array([2.0, 1.0]), np.eye(N)[:, :2], certificate=Certificate(0.1, 2.0),
+        provenance=Provenance(problem="a <script>fake"),
+    )  # fmt: skip
+    save_factor(factor, folder / "made.h5")
+    return (folder / "made.h5").read_bytes()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,92 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
     left = leave(running.folder, "compress", {"rank": 2}, "zero")
     found = until(lambda: [job for job in service.jobs() if job.known["key"] == left])
     assert found[0].result(10)
+
+
+def test_picture_and_report_of_a_factor(running, tmp_path):
+    """Made once, when they are first asked for; what cannot be read is told in one line."""
+    service, rank = running.client, running.rank
+    bad = service.compress("zero", rank=2)
+    bad.result(10)
+    status, _, body = http(running, "GET", f"/v1/jobs/{bad.id}/picture")
+    error = json.loads(body)["error"]
+    assert status == 500 and "hesscomp plot: " in error and "factor.h5" in error
+    try:
+        rank.factor = fakes.factor_bytes(tmp_path)
+        job = service.compress("zero", rank=2)
+        job.result(10)
+    finally:
+        rank.factor = b"a factor"
+    place = running.service.front.store.place(running.service.front.store[job.id])
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(
+            lambda _: http(running, "GET", f"/v1/jobs/{job.id}/picture"), range(2)
+        )
+    assert first[0] == 200 and first[1]["content-type"] == "image/png"
+    assert first[2].startswith(b"\x89PNG") and first[2] == second[2]
+    status, headers, page = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 200 and headers["content-type"].startswith("text/html")
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:;")
+    assert "script-src" not in policy and policy.endswith("sandbox")
+    assert b"a &lt;script&gt;fake" in page and b"Certificate" in page
+    made = {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
+    assert {"factor.png", "factor.html"} <= set(made) and not [n for n in made if ".tmp" in n]
+    assert http(running, "GET", f"/v1/jobs/{job.id}/report")[2] == page
+    assert {path.name: path.stat().st_mtime_ns for path in place.iterdir()} == made
+    assert job.files == ["factor.h5", "numbers.json"]  # the job's own
+    assert http(running, "GET", f"/v1/jobs/{job.id}/picture", Authorization=None)[0] == 401
+
+
+def test_what_has_no_picture(running):
+    service, rank = running.client, running.rank
+    rank.step = 0.2
+    job = service.compress("zero", rank=2)
+    status, _, body = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 422 and "it has no report" in json.loads(body)["error"]
+    rank.step = 0.01
+    job.result(10)
+    assert http(running, "GET", "/v1/jobs/j999999/picture")[0] == 404
+
+
+def test_a_drawing_has_a_deadline_and_delays_nobody(running, monkeypatch):
+    """The status is answered while a picture is made, by another process."""
+    job = running.client.compress("zero", rank=2)
+    job.result(10)
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(http, running, "GET", f"/v1/jobs/{job.id}/picture")
+        answers = 0
+        while not drawn.done():
+            running.client.status()
+            answers += 1
+            time.sleep(0.01)
+        assert answers > 10 and drawn.result()[0] == 500  # "a factor" is none
+    monkeypatch.setattr("hesscomp.service.drawings.available_bytes", lambda: 23)
+    status, _, body = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 422 and "a factor of 8 B takes about 24 B" in json.loads(body)["error"]
+    monkeypatch.undo()
+    monkeypatch.setattr("hesscomp.service.drawings.SECONDS", 0.01)
+    status, _, body = http(running, "GET", f"/v1/jobs/{job.id}/report")
+    assert status == 500 and "report took longer than 0.01 s" in json.loads(body)["error"]
+
+
+def test_the_front_loads_neither_tensorflow_nor_a_drawing_library():
+    """Whatever job comes in: its request is read and its memory is planned."""
+    words = """
+import sys
+from pathlib import Path
+import hesscomp.service.server
+from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request
+
+for kind in KINDS:
+    served = ServedProblem(data="adult") if kind == "newton" else ServedProblem(problem="mnist-mlp")
+    options = {"optimizer": "newton-cg"} if kind == "train" else {}
+    request = job_request(kind, options, served, Path("jobs"), None)
+    check_memory(kind, request, 1000, 500, [{"free_bytes": 2**30}])
+    loaded = {"tensorflow", "keras", "matplotlib"} & set(sys.modules)
+    assert not loaded, (kind, loaded)
+"""
+    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 @pytest.mark.parametrize(
@@ -361,6 +448,11 @@ def test_the_folder_is_its_owners_alone(running):
         ({"Authorization": None}, 401),
         ({"Authorization": "Bearer " + "0" * 64}, 401),
         ({"Host": "evil.example"}, 403),
+        ({"Host": "hesscomp:80@evil"}, 403),
+        ({"Host": "hesscomp:80@evil.example:80"}, 403),
+        ({"Host": "[::1]evil.example"}, 403),
+        ({"Host": "localhost:"}, 403),
+        ({"Host": "localhost:80:80"}, 403),
         ({"Origin": "http://evil.example"}, 403),
         ({"Cookie": "hesscomp=x; \x01", "Authorization": None}, 401),
     ],
@@ -537,6 +629,30 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
     assert running.client.status()["state"] == "ready"
 
 
+def test_half_a_body_is_not_waited_for(running, monkeypatch):
+    """Its deadline is of the whole body: bytes that come one by one do not move it."""
+    monkeypatch.setattr("hesscomp.service.http.BODY_SECONDS", 0.3)
+    head = "PUT /v1/points HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\nContent-Length: 168\r\n"
+    head += f"Authorization: Bearer {running.service.token}\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.settimeout(10)
+        stream.connect(running.service.door.getsockname())
+        stream.sendall(head.encode() + npy(np.ones(N))[:100])
+        stream.settimeout(0.05)
+        answer = b""
+        with suppress(ConnectionError):  # it closes before it has read all that was sent
+            for _ in range(60):
+                with suppress(TimeoutError):
+                    if not (part := stream.recv(2**16)):
+                        break
+                    answer += part
+                stream.sendall(b"x")
+    assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer
+    assert b"the body did not come within" in answer
+    until(lambda: running.service.front.room.taken == 0)
+    assert running.client.status()["state"] == "ready"
+
+
 def test_one_connection_too_many_is_told_to_come_again(running, monkeypatch):
     assert running.client.status()["state"] == "ready"  # its connection stays open
     monkeypatch.setattr("hesscomp.service.server.CONNECTIONS", 0)
@@ -592,8 +708,34 @@ def test_large_arrays_of_a_host_that_does_not_see_the_folder(running, tmp_path, 
         with pytest.raises(InputError, match="is a copy of that; send fewer columns at a time"):
             ask()
     monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
-    with pytest.raises(ServiceError, match=r"it is in the service's folder as arrays/\w+.npy"):
-        _ = point.gradient
+    for part in (None, "arrays"):  # a copy of the token alone, and of the whole folder
+        if part is not None:
+            (tmp_path / part).mkdir()
+        with pytest.raises(ServiceError, match="it came as a file of the service's folder"):
+            _ = point.gradient
+        assert not list((running.folder / "arrays").glob("answer-*"))
+
+
+def test_large_answers_do_not_wait_for_ever(tmp_path, monkeypatch):
+    """The client takes its file, or the service removes it, in time or at its next start."""
+    monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
+    folder = tmp_path / "svc"
+    arrays = folder / "arrays"
+    with running_front(folder) as running:
+        np.testing.assert_array_equal(running.client.point("zero").gradient, np.zeros(N))
+        assert not list(arrays.iterdir())
+        status, _, body = http(running, "POST", "/v1/points/zero/gradient")
+        kept = arrays / f"{json.loads(body)['array']}.npy"
+        assert status == 200 and kept.name.startswith("answer-") and kept.exists()
+        (arrays / "mine.npy").touch()
+        assert http(running, "DELETE", "/v1/arrays/mine")[0] == 404
+        assert http(running, "DELETE", "/v1/arrays/answer-..%2f..%2ftoken")[0] in (404, 422)
+        monkeypatch.setattr("hesscomp.service.http.ANSWER_SECONDS", 0.05)
+        body = http(running, "POST", "/v1/points/zero/gradient")[2]
+        until(lambda: not (arrays / f"{json.loads(body)['array']}.npy").exists())
+        assert kept.exists()
+    with running_front(folder):
+        assert [path.name for path in arrays.iterdir()] == ["mine.npy"]
 
 
 def test_the_token_is_in_no_file_but_its_own(running):

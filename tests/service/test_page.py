@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fakes import running_front
+from fakes import factor_bytes, running_front, until
 
 import hesscomp
 from hesscomp.cli.main import main
@@ -173,6 +173,11 @@ class Browser:
         wait = WebDriverWait(self.driver, seconds, 0.05, [JavascriptException])
         return wait.until(lambda _: self.ask(script), f"never: {script}")
 
+    def until_tabs(self, count: int) -> None:
+        """Wait for so many tabs, and go on in the last."""
+        until(lambda: len(self.driver.window_handles) == count)
+        self.driver.switch_to.window(self.driver.window_handles[-1])
+
     def press(self, *keys: str) -> None:
         from selenium.webdriver.common.action_chains import ActionChains
 
@@ -213,10 +218,10 @@ ENTER = "\ue007"
 
 
 @pytest.mark.slow
-def test_a_job_by_the_keyboard_alone(browser):
+def test_a_job_by_the_keyboard_alone(browser, tmp_path):
     """Queued, seen to go on, cancelled, queued again, and looked at when it is done."""
     running = browser.running
-    running.rank.step = 0.3
+    running.rank.step, running.rank.factor = 0.3, factor_bytes(tmp_path)
     browser.enter()
     assert "token" not in browser.driver.current_url
     (cookie,) = browser.driver.get_cookies()
@@ -254,14 +259,34 @@ def test_a_job_by_the_keyboard_alone(browser):
     browser.driver.execute_script("document.getElementById('jobs-heading').focus()")
     browser.tab_to("tr[data-job=j000002] a")
     browser.press(ENTER)
-    browser.until("document.querySelectorAll('#job-report circle').length === 2")
+    browser.until("document.querySelector('#job-report img')?.naturalWidth > 500")
+    alt = browser.ask("document.querySelector('#job-report img').alt")
+    assert alt == "Spectrum of the factor of job j000002: 2 eigenvalues from 1 to 2"
     assert browser.ask("document.activeElement.id") == "job-heading"
     said = browser.ask("document.getElementById('job-warnings').textContent")
     assert said == "take care"
     names = browser.ask("[...document.querySelectorAll('#job-files a')].map((a) => a.textContent)")
     assert names == ["factor.h5", "numbers.json"]
+    browser.tab_to("#job-report a")
+    browser.press(ENTER)
+    browser.until_tabs(2)
+    browser.until("document.querySelector('h1')?.textContent.includes('a <script>fake')")
+    assert browser.ask("document.querySelectorAll('svg').length") >= 2
+    assert browser.ask("getComputedStyle(document.querySelector('.facts')).display") == "grid"
     severe = [each for each in browser.driver.get_log("browser") if each["level"] == "SEVERE"]
     assert all(" 422 " in each["message"] for each in severe), severe  # nothing was refused
+
+
+@pytest.mark.slow
+def test_a_picture_that_cannot_be_drawn_says_why(browser):
+    browser.running.rank.step, browser.running.rank.factor = 0.01, b"no factor"
+    job = browser.running.client.compress("zero", rank=2)
+    job.result(10)
+    browser.enter()
+    browser.driver.execute_script(f"location.hash = '{job.id}'")
+    caption = "document.querySelector('#job-report figcaption')?.textContent"
+    browser.until(f"{caption}?.startsWith('It could not be drawn: hesscomp plot: ')")
+    assert "factor.h5" in browser.ask(caption)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@
 const SHOWN = 50; // jobs that are listed at first
 const LOOK = 3000; // milliseconds between two looks at the status
 const ROWS = 500; // of a history, as many as the service keeps
+const FACTOR = "factor.h5"; // the file of a job that has one
 const ENDED = ["done", "failed", "cancelled"];
 const CURVES = [
   ["objective", "Objective", false],
@@ -421,14 +422,24 @@ function showReport(job, found) {
   const { numbers, files } = found;
   const path = (name) => `/v1/jobs/${job.id}/result/${encodeURIComponent(name)}`;
   const parts = [];
-  if (numbers?.eigenvalues?.length) {
-    parts.push(element("h3", {}, "Spectrum"), element("div", { class: "charts" }, spectrum(numbers.eigenvalues)));
+  if (files.includes(FACTOR)) {
+    parts.push(
+      element("h3", {}, "Spectrum"),
+      pictureOf(`/v1/jobs/${job.id}/picture`, spectrumInWords(job, numbers), "What hesscomp plot draws of the factor"),
+      element(
+        "p",
+        {},
+        element(
+          "a",
+          { href: `/v1/jobs/${job.id}/report`, target: "_blank", rel: "noopener" },
+          "Report of the factor (opens in a new tab)",
+        ),
+      ),
+    );
   }
-  for (const name of files.filter((each) => /\.(png|svg)$/.test(each))) {
-    const image = element("img", { src: path(name), alt: `${name} of job ${job.id}, ${job.kind}` });
-    parts.push(element("figure", {}, image, element("figcaption", {}, name)));
+  for (const name of files.filter((each) => each.endsWith(".png"))) {
+    parts.push(pictureOf(path(name), `${name} of job ${job.id}, ${job.kind}`, name));
   }
-  if (numbers?.certificate) parts.push(element("h3", {}, "Certificate"), tableOf(numbers.certificate));
   const flat = Object.entries(numbers ?? {}).filter(([, value]) => typeof value !== "object");
   if (flat.length) {
     const text = element("details", {}, element("summary", {}, "Numbers"), tableOf(Object.fromEntries(flat)));
@@ -437,6 +448,27 @@ function showReport(job, found) {
   place.replaceChildren(...parts);
   const links = files.map((name) => element("li", {}, element("a", { href: path(name), download: name }, name)));
   at("job-files").replaceChildren(element("h3", {}, "Files"), element("ul", {}, ...links));
+}
+
+function pictureOf(path, words, caption) {
+  const line = element("figcaption", {}, caption);
+  const image = element("img", { src: path, alt: words });
+  image.addEventListener("error", async () => {
+    try {
+      await ask("GET", path); // an image does not tell what the service said
+    } catch (why) {
+      put(line, `It could not be drawn${why.status ? `: ${why.message}` : "."}`);
+    }
+  });
+  return element("figure", {}, image, line);
+}
+
+function spectrumInWords(job, numbers) {
+  const values = numbers?.eigenvalues ?? [];
+  const words = `Spectrum of the factor of job ${job.id}`;
+  if (!values.length) return words;
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return `${words}: ${number(values.length)} eigenvalues from ${number(low)} to ${number(high)}`;
 }
 
 function tableOf(facts) {
@@ -492,8 +524,8 @@ function bounds(values, log) {
   return [low - room, high + room];
 }
 
-// A chart of pairs (x, y): a curve, or marks whose negative values are shown by magnitude in red.
-function chart(pairs, { title, across, log, curve }) {
+// A chart of a curve through pairs (x, y).
+function chart(pairs, { title, across, log }) {
   const height = (y) => (log ? Math.log10(Math.abs(y)) : y);
   const kept = pairs.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y) && Number.isFinite(height(y)));
   if (!kept.length) return null;
@@ -517,28 +549,20 @@ function chart(pairs, { title, across, log, curve }) {
   picture.append(
     svg("text", { x: (EDGE.left + WIDTH - EDGE.right) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, across),
   );
-  if (curve) {
-    const way = kept.map(([x, y]) => `${X(x).toFixed(1)},${Y(height(y)).toFixed(1)}`).join(" ");
-    picture.append(svg("polyline", { class: "curve", points: way }));
-  }
-  for (const [x, y] of curve ? [last] : kept) {
-    picture.append(svg("circle", { class: y < 0 && log ? "negative" : "mark", cx: X(x), cy: Y(height(y)), r: 3 }));
-  }
+  const way = kept.map(([x, y]) => `${X(x).toFixed(1)},${Y(height(y)).toFixed(1)}`).join(" ");
+  picture.append(
+    svg("polyline", { class: "curve", points: way }),
+    svg("circle", { class: "mark", cx: X(last[0]), cy: Y(height(last[1])), r: 3 }),
+  );
   return element("figure", {}, picture, element("figcaption", {}, title));
 }
 
 function curvesOf(history) {
   const made = CURVES.map(([name, title, log]) => {
     const pairs = history.map((row, i) => [row.step ?? i, row[name]]).filter(([, y]) => typeof y === "number");
-    return pairs.length ? chart(pairs, { title: `${title}, ${number(pairs.at(-1)[1])} now`, across: "step", log, curve: true }) : null;
+    return pairs.length ? chart(pairs, { title: `${title}, ${number(pairs.at(-1)[1])} now`, across: "step", log }) : null;
   });
   return made.filter(Boolean);
-}
-
-function spectrum(values) {
-  const negative = values.some((value) => value < 0);
-  const title = negative ? "Eigenvalues by magnitude; those below zero are red" : "Eigenvalues";
-  return chart(values.map((value, i) => [i + 1, value]), { title, across: "index", log: true, curve: false }) ?? "";
 }
 
 // What the user does
