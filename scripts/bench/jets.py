@@ -103,13 +103,13 @@ def engine(options) -> None:
             ("Gauss-Newton", problem.gauss_newton(x)), ("Hessian", problem.linearize(x))
         ):  # fmt: skip
             candidates[f"{name} {title}"] = lambda shard=shard, V=V: shard.product(V)
-        candidates[f"{name} gradient"] = lambda p=problem, x=x: p.loss_and_gradient(x)
+        candidates[f"{name} loss and gradient"] = lambda p=problem, x=x: p.loss_and_gradient(x)
         candidates[f"{name} loss"] = lambda p=problem, x=x: p.objective(x)
     seconds = timed(candidates, options.rounds)
     for name, found in seconds.items():
         print(f"{name:24s} {1e3 * np.median(found):9.1f} ms")
     floor = seconds["products alone"]
-    for title in ("Gauss-Newton", "Hessian", "gradient", "loss"):
+    for title in ("Gauss-Newton", "Hessian", "loss and gradient", "loss"):
         quick, slow = seconds[f"layer-wise {title}"], seconds[f"generic {title}"]
         values = {"generic / layer-wise": np.median(slow / quick)}
         if title == "Gauss-Newton":
