@@ -24,6 +24,7 @@ from hesscomp.operators.matrix import as_operator, check_symmetric
 from hesscomp.operators.operator import Operator
 from hesscomp.options import described, refuse_unknown
 from hesscomp.parallel.world import World
+from hesscomp.problems.capabilities import KRONECKER_FACTORS
 from hesscomp.storage.hdf5 import is_linear_model
 
 if TYPE_CHECKING:
@@ -277,6 +278,7 @@ def kfac(
     True
     """
     problem = as_problem(problem, loss, data, options)
+    problem.require(KRONECKER_FACTORS)
     return problem.kronecker(
         as_point(problem, at), statistic, samples=samples, seed=seed, corrected=corrected
     )
@@ -672,7 +674,8 @@ def as_problem(problem, loss, data, options: dict[str, Any], name: str = "hessia
     if isinstance(problem, Problem):
         if loss is not None or data is not None or options:
             raise InputError(
-                "a problem has its own loss, data and options; pass them where it is made"
+                "a problem has its own loss, data and options; pass them where it is made, and a "
+                "point as at=x"
             )
         return problem
     from hesscomp.problems.keras import KerasProblem

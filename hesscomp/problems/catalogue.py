@@ -174,7 +174,7 @@ EQUATIONS = {
         Network((2,), (24, 24, 24, 1), "tanh"),
     ),
     "eigen-laplace": NamedEquation(
-        "-lap u = lambda u on a square, u = 0 on its edge; the first", QUOTIENT,
+        "-lap u = lambda u on a square, u = 0 on its edge: the first u", QUOTIENT,
         Network((2,), (32, 1), "tanh"),
     ),
     # The rugged surface of Mueller and Brown (1979), as Li, Lin and Ren (J. Chem. Phys. 151, 2019)

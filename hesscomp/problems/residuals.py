@@ -285,8 +285,9 @@ class ResidualProblem(PointProblem):
     Least squares for differential equations: collocation ("physics-informed" networks), first-order
     systems (a network of several outputs: values and fluxes), data. Weights that make an integral
     make the objective half the squared norms of the residuals in L2. The residuals, times the roots
-    of their weights, are the problem's outputs: `hesscomp.jacobian` is theirs, the Gauss-Newton
-    matrix is J^T J, and it is always positive semidefinite.
+    of their weights, are the problem's outputs: `hesscomp.jacobian` is theirs. J^T J, divided by the
+    number of points, is the Gauss-Newton matrix, which is always positive semidefinite; it is the
+    Fisher matrix too, of unit Gaussian errors of the residuals.
 
     Parameters
     ----------
@@ -339,6 +340,11 @@ class ResidualProblem(PointProblem):
     >>> bool(abs(problem.output(found.best, [[0.5]])[0, 0] - 1) < 1e-3)
     True
     """
+
+    capabilities = PointProblem.capabilities | {ability.FISHER}
+
+    def fisher(self, x):
+        return self.products("gauss_newton", x, None, self.loss)
 
     def objective(self, x):
         x = self.check_point(x)

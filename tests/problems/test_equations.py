@@ -131,6 +131,35 @@ def test_the_weights_of_all_walkers_sum_to_one():
     assert committor.Trajectories().rows(0, None)[1].sum() == pytest.approx(1, abs=0.06)
 
 
+RATE = 0.0049143  # kT times the least mean of |grad q|^2, by linear finite elements, extrapolated
+
+
+@pytest.mark.slow
+def test_the_least_energy_of_the_committor_is_the_rate():
+    problem = hc.equation("committor", ridge=1e-12)
+    direct = hc.train(problem, hc.Newton(solver="direct"), max_steps=1)
+    assert direct.best_objective == pytest.approx(RATE, rel=0.1)
+    g = problem.objective_and_gradient(direct.best)[1]
+    H = hc.hessian(problem, at=direct.best).to_dense()
+    assert abs(np.linalg.solve(H, g)).max() < 1e-6 * abs(direct.best).max()
+    by_cg = hc.train(problem, hc.Newton(solver="pcg", rank=100), max_steps=3)
+    assert by_cg.best_objective == pytest.approx(direct.best_objective, rel=1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "steps", "error"),
+    [
+        ("poisson-1d", 30, 1e-4), ("poisson-2d", 60, 1e-5), ("poisson-2d-deep", 20, 1e-4),
+        ("poisson-5d", 20, 1e-1), ("l-shape", 60, 1e-2), ("helmholtz-2d", 60, 1e-2),
+        ("burgers", 60, 1e-1), ("eigen-laplace", 40, 1e-3),
+    ],
+)  # fmt: skip
+def test_the_default_optimizer_solves_each_equation(name, steps, error):
+    found = hc.train(hc.equation(name), "natural-gradient", max_steps=steps, verbose=False)
+    assert hc.equation(name).solution(found.best).relative_error < error
+
+
 def test_a_run_tells_its_error_and_draws_it(tmp_path):
     said = []
     request = TrainRequest(
@@ -153,6 +182,21 @@ def test_a_run_tells_its_error_and_draws_it(tmp_path):
     (tmp_path / "r" / "solution.json").write_text('{"axes": [[1]], "names": ["$x"]}')
     with pytest.raises(InputError, match="words"):
         file_figure(tmp_path / "r")
+
+
+def test_the_fisher_matrix_of_residuals_is_their_gauss_newton_matrix():
+    problem = hc.ResidualProblem(
+        keras.Sequential([keras.Input((1,)), keras.layers.Dense(4, "tanh"), keras.layers.Dense(1)]),
+        [hc.Group(hc.Box([0], [1]).grid(7), lambda laplacian: laplacian + 1)],
+    )
+    J, G = hc.jacobian(problem) @ np.eye(problem.n), hc.ggn(problem).to_dense()
+    J = J.reshape(-1, problem.n)
+    np.testing.assert_allclose(J.T @ J / problem.rows, G, atol=1e-12 * abs(G).max())
+    np.testing.assert_allclose(hc.fisher(problem).to_dense(), G, atol=1e-12 * abs(G).max())
+    with pytest.raises(InputError, match="lacks the capability 'Kronecker factors'"):
+        hc.kfac(problem)
+    with pytest.raises(InputError, match="at=x"):
+        hc.jacobian(problem, problem.initial)
 
 
 def test_a_compression_takes_the_gauss_newton_matrix():
