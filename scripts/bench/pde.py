@@ -46,7 +46,7 @@ HIGHEST = 80.0  # of Mueller and Brown's surface where its weights count; the sa
 RIDGE = 1e-12  # of the committor's features: their matrix has no Cholesky factor without
 CUT = 1e-9  # of singular values, where rounding of the right side takes over
 SPREAD = 1.5  # of random weights in two dimensions: measured, 4 costs a factor of 100 on `sine`
-LONGEST = 300.0  # seconds of a run of `cg`
+LONGEST = 150.0  # seconds of a run of `cg`
 MOST_CG = 1000
 CORNER = 0.05  # half the width over which a rounded ReLU's corner lies
 
