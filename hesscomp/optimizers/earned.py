@@ -1,6 +1,7 @@
 """When CG with cheap lone products gets a factor: not before it has shown that a sketch pays."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,7 @@ from hesscomp.optimizers.preconditioners import Refreshed, digit_rate
 from hesscomp.runs.checkpoint import Checkpoint
 
 PROBE = 8  # columns of the sketch that a factor is judged by before it is made
+SKETCH_SHARE = 0.5  # of the products already spent, at most, goes into sketching
 PROBE_SHARE = 0.1  # of what CG is still expected to cost, at most, goes into a probe
 TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, that a probe must find
 MIX = 0.1  # share of the diagonal in the mixed one
@@ -24,9 +26,11 @@ LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
 FIRST_CG = 10  # iterations of a first solve, besides those that cost as much as two sketches
 TRIAL = 5  # of plain CG, which tell its rate and its leading Ritz value
 # Iterations a digit of the last plain solve, of the last with the mixed diagonal, and of the last
-# without a factor; the plain one's leading Ritz value; the rate at which a factor was refused
+# without a factor; the plain one's leading Ritz value; the rate at which a factor was refused; and
+# what all steps have spent: iterations of CG, and columns of sketches
 BARE = {
-    "plain_rate": 0.0, "mixed_rate": 0.0, "bare_rate": 0.0, "leading": np.nan, "refused_rate": 0.0
+    "plain_rate": 0.0, "mixed_rate": 0.0, "bare_rate": 0.0, "leading": np.nan, "refused_rate": 0.0,
+    "spent_cg": 0.0, "spent_columns": 0.0,
 }  # fmt: skip
 VALUES = ("sketch_columns", "mixed", "captured")  # of each step, in the history
 
@@ -104,6 +108,11 @@ class Earned(Refreshed):
     of the iterations, is below the sketch. (A lone large w_1, as of one dense column, costs CG an
     iteration.) It is tried again when the iterations a digit have doubled. A first factor that
     serves worse than none goes.
+
+    No sketch is made, neither a first one nor one again, that would bring all sketches above half
+    of the products already spent: the columns of CG, at the operator's `lone_cost`, and of earlier
+    sketches. Where that alone stands against a first factor, the solve before it is bounded by the
+    iterations that are missing.
     """
 
     def first_factor(self, n: int) -> State:
@@ -129,7 +138,8 @@ class Earned(Refreshed):
         `horizon` is the number of digits that are still to be solved for, here and later.
         """
         state = {**BARE, **state}
-        if not self._is_to_be_earned(operator, state):
+        kept = not from_contents(state, UNKNOWN).is_blank
+        if operator.world.decide(kept or not self._is_earned(operator)):
             return self._keep(operator, state, horizon, shift)
         diagonal = None if diagonal is None else functools.cache(diagonal)  # half a product, once
         ahead = self._forecast(operator, state, horizon, shift)
@@ -139,16 +149,27 @@ class Earned(Refreshed):
             return self._without(operator, ahead, shift, diagonal)
         if operator.world.decide(np.isinf(ahead.plain)):
             return Choice(limit=TRIAL)
+        if self._is_hopeless(operator, state, ahead, diagonal):
+            return replace(self._without(operator, ahead, shift, diagonal), refused=True)
+        probing = min(PROBE, operator.n) if operator.psd else 0
+        missing = self._missing(operator, state, probing + ahead.columns)
+        if operator.world.decide(missing > 0):
+            return replace(self._without(operator, ahead, shift, diagonal), limit=missing)
         probed = self._probe(operator, state, ahead, shift, diagonal)
         if probed.refused:
             bare = self._without(operator, ahead, shift, diagonal)
             return replace(probed, M=bare.M, mixed=bare.mixed)
         return self._widen(operator, probed, ahead, shift)
 
-    def _is_to_be_earned(self, operator: Operator, state: State) -> bool:
-        """Return whether there is no factor yet, and one has to show first that it pays."""
-        sought = self.preconditioner == AUTO and operator.lone_cost < Operator.lone_cost
-        return sought and operator.world.decide(from_contents(state, UNKNOWN).is_blank)
+    def _is_earned(self, operator: Operator) -> bool:
+        """Return whether factors have to show that they pay."""
+        return self.preconditioner == AUTO and operator.lone_cost < Operator.lone_cost
+
+    def _missing(self, operator: Operator, state: State, columns: int) -> int:
+        """Return the CG iterations that are missing before these columns may be sketched."""
+        spent = state["spent_cg"] * operator.lone_cost + state["spent_columns"]
+        above = (state["spent_columns"] + columns) / SKETCH_SHARE - spent
+        return math.ceil(max(above, 0.0) / operator.lone_cost)
 
     def _forecast(self, operator: Operator, state: State, horizon: float, shift: float) -> Forecast:
         """Return what solves without a factor are expected to take."""
@@ -175,6 +196,14 @@ class Earned(Refreshed):
         M = 1 / (shift + MIX * np.maximum(known, LEAST * known.mean()))
         return Choice(Diagonal(M, certificate=UNKNOWN), mixed=True)
 
+    def _is_hopeless(self, operator: Operator, state: State, ahead: Forecast, diagonal) -> bool:
+        """Return whether a factor of a semidefinite operator is refused without a probe."""
+        if not operator.psd:
+            return False
+        dear = min(PROBE, operator.n) > PROBE_SHARE * ahead.bare
+        poor = self.rank * state["leading"] < TRACE * _trace(diagonal)
+        return operator.world.decide(bool(poor or dear))
+
     def _probe(
         self, operator: Operator, state: State, ahead: Forecast, shift: float, diagonal
     ) -> Choice:
@@ -184,17 +213,12 @@ class Earned(Refreshed):
         """
         if not operator.psd:
             return Choice()
-        size = min(PROBE, operator.n)
-        trace = np.nan if diagonal is None else float(diagonal().sum())
-        leading = state["leading"]
-        hopeless = self.rank * leading < TRACE * trace or size > PROBE_SHARE * ahead.bare
-        if operator.world.decide(bool(hopeless)):
-            return Choice(refused=True)
+        size, leading = min(PROBE, operator.n), state["leading"]
         with operator.world.ledger.timed("compress"):
             probe = compress(
                 operator, size, oversample=0, power=0, seed=self.seed, layout="replicated"
             )
-        w, captured = probe.eigenvalues, float(probe.eigenvalues.sum() / trace)
+        w, captured = probe.eigenvalues, float(probe.eigenvalues.sum() / _trace(diagonal))
         second = float(w[min(1, size - 1)]) + shift  # CG is done with a lone one in an iteration
         later = _later_rate(state["bare_rate"], second, shift, operator.n)
         left = np.sqrt(min((w[-1] + shift) / second, 1.0))  # of the iterations
@@ -213,12 +237,16 @@ class Earned(Refreshed):
 
     def _keep(self, operator: Operator, state: State, horizon: float, shift: float) -> Choice:
         """Return the factor that there is, or that is wanted; sketched again where that pays."""
-        factor, sketched = self.current_factor(operator, state, horizon)
+        columns = min(self.rank + self.oversample, operator.n)
+        early = self._is_earned(operator) and self._missing(operator, state, columns) > 0
+        factor, sketched = self.current_factor(operator, state, horizon, again=not early)
         return Choice(factor.preconditioner(shift), factor, sketched=sketched)
 
     def solved(self, state: State, choice: Choice, result, before: float) -> State:
         """Return the state after a solve, from a residual norm of `before`."""
         state, solve = {**BARE, **state}, (result.iterations, before, result.residual_norm)
+        state["spent_cg"] += float(result.iterations)
+        state["spent_columns"] += float(choice.sketched)
         if choice.factor is None:
             kind, rate = "mixed_rate" if choice.mixed else "plain_rate", digit_rate(*solve)
             if choice.refused:
@@ -231,6 +259,11 @@ class Earned(Refreshed):
             blank = KINDS[self.factor_format].blank(choice.factor.n).contents()
             state |= {**blank, "refused_rate": state["bare_rate"]}
         return state
+
+
+def _trace(diagonal: Callable[[], np.ndarray] | None) -> float:
+    """Return the trace by the diagonal; NaN where that is not known."""
+    return np.nan if diagonal is None else float(diagonal().sum())
 
 
 def _later_rate(last: float, leading: float, shift: float, n: int) -> float:
