@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 
 from hesscomp.datasets.dataset import aligned_empty
-from hesscomp.datasets.encoding import Column, Encoding
+from hesscomp.datasets.encoding import GAP, UNSEEN, Column, Encoding
 from hesscomp.datasets.reading import Reading
 from hesscomp.datasets.text import TextSource, shown
 from hesscomp.errors import InputError, some
@@ -318,17 +318,20 @@ class CsvSource(TextSource):
         return self.like is None and bool(self.names[i]) and not misspelt
 
     def _places(self, i: int, cells, row: int) -> np.ndarray:
-        """Return the places of a column's texts among its levels; -1 for missing ones."""
+        """Return the places of a column's texts among its levels, or `GAP` or `UNSEEN`."""
         levels, first_rows, name = self.levels[i], self.first_rows[i], self._called(i)
         places = np.fromiter(map(levels.get, cells, repeat(-2)), np.int32, len(cells))
         for j in np.flatnonzero(places == -2).tolist():
             cell = cells[j]
             if cell in NO_VALUE:
                 self._check_gap(i, cell, row + j)
-                places[j] = -1
+                places[j] = GAP
                 continue
             place = levels.get(cell)
             if place is None:
+                if self.like is not None and self.reading.blank:
+                    places[j] = UNSEEN
+                    continue
                 if self.like is not None:
                     self.refuse(
                         row + j,
@@ -353,7 +356,7 @@ class CsvSource(TextSource):
         if self.like is None:
             if self.reading.missing != "level":
                 self._refuse_cell(row, i, cell)
-        elif not self.like.columns[self.used.index(i)].missing:
+        elif not self.like.columns[self.used.index(i)].missing and not self.reading.blank:
             self.refuse(
                 row,
                 f", column {self._called(i)} holds {shown(cell)}, a missing value, and the "

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.sparse
 
 NO_VALUE = "(missing)"  # what the level of missing values is called
+GAP, UNSEEN = -1, -3  # in place of a level: a missing value, and a text that is none of them
 SHOWN = 8  # columns that are described one by one
 
 
@@ -42,17 +43,24 @@ class Column:
     def entries(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the rows, features and values of what is not zero.
 
-        `values` are numbers with NaN for a missing one, or places in `levels` with -1.
+        `values` are numbers with NaN for a missing one, or places in `levels`, `GAP` or `UNSEEN`.
+        Rows of `unknown` have none.
         """
-        last = len(self.features) - 1
+        last, known = len(self.features) - 1, ~self.unknown(values)
         if self.levels is None:
-            rows, gaps = np.flatnonzero(values), np.isnan(values)
+            rows, gaps = np.flatnonzero((values != 0) & known), np.isnan(values)
             features = np.where(gaps[rows], last, 0)
             return rows, features, np.where(gaps[rows], 1.0, values[rows])
         dropped = self.levels.index(self.reference) if self.reference is not None else -2
-        places = np.where(values == -1, last, values - ((values > dropped) & (dropped >= 0)))
-        rows = np.flatnonzero(values != dropped)
+        places = np.where(values == GAP, last, values - ((values > dropped) & (dropped >= 0)))
+        rows = np.flatnonzero((values != dropped) & known)
         return rows, places[rows], np.ones(len(rows))
+
+    def unknown(self, values: np.ndarray) -> np.ndarray:
+        """Return which values the training data do not have: other texts, and missing ones."""
+        gaps = np.isnan(values) if self.levels is None else values == GAP
+        unseen = np.zeros(len(values), bool) if self.levels is None else values == UNSEEN
+        return unseen if self.missing else gaps | unseen
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,27 @@ class Encoding:
         return all(column.levels is None and not column.missing for column in self.columns)
 
     def encode(self, values: Sequence[np.ndarray], rows: int) -> scipy.sparse.csr_array:
-        """Return the features of rows; `values` holds an array for each column (`entries`)."""
-        parts, width = [], 0
+        """Return the features of rows; `values` holds an array for each column (`entries`).
+
+        Rows with a value that the training data do not have get NaN, as the first feature.
+        """
+        parts, width, unknown = [], 0, np.zeros(rows, bool)
         for column, here in zip(self.columns, values, strict=True):
             at, features, numbers = column.entries(here)
             parts.append((at, features + width, numbers))
             width += len(column.features)
+            unknown |= column.unknown(here)
+        strange = np.flatnonzero(unknown)
+        parts.append((strange, np.zeros(len(strange), int), np.full(len(strange), np.nan)))
         at, features, numbers = (np.concatenate(each) for each in zip(*parts, strict=True))
         return scipy.sparse.csr_array((numbers, (at, features)), shape=(rows, width))
+
+    @property
+    def references(self) -> dict[str, str]:
+        """The level without a feature of each column that leaves one out."""
+        return {
+            column.name: column.reference for column in self.columns if column.reference is not None
+        }
 
     def describe(self) -> str:
         """Return what became of columns that are not plain numbers, in words; empty for none."""

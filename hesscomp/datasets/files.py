@@ -79,7 +79,7 @@ def load_file(
 def load_rows(
     source: str | os.PathLike, world: World, encoding: Encoding | None, n: int,
     offset: str | None = None, index_base: int | None = None, *, labelled: bool = False,
-    label: str | None = None,
+    label: str | None = None, blank: bool = False,
 ) -> Shard:  # fmt: skip
     """Load rows without labels, encoded as other rows were or of n numbers. Collective.
 
@@ -87,8 +87,11 @@ def load_rows(
     encoding does not name, and those of other formats too. `offset` names the column of offsets,
     and `index_base` is the index of the first feature in LIBSVM files, where it is known. With
     `labelled` the rows keep their labels as they come, in CSV files those of the column `label`.
+    With `blank`, rows of values that the encoding does not have hold NaN; else they are refused.
     """
-    reading = Reading(label=label, labelled=labelled, offset=offset, width=n, index_base=index_base)
+    reading = Reading(
+        label=label, labelled=labelled, offset=offset, width=n, index_base=index_base, blank=blank
+    )
     shard, _ = _read(source, world, None, reading, None, like=encoding)
     if row_size(shard.X) != n:
         raise InputError(f"{source}: has {row_size(shard.X)} columns, the model {n}")

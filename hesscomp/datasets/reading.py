@@ -15,7 +15,8 @@ class Reading:
     column gets no feature. `usual_label` is the column of the labels where no `label` is asked for
     and a table has it; else that is the last one. `width` is the number of features that rows must
     have and `index_base` that of the first one, where a model knows them; of LIBSVM files the one
-    is else that of the last index that occurs, and the other that of the first, at most 1.
+    is else that of the last index that occurs, and the other that of the first, at most 1. With
+    `blank`, a value that a model's training data do not have makes NaN of its row, and no error.
     """
 
     label: str | None = None
@@ -30,6 +31,7 @@ class Reading:
     width: int | None = None
     index_base: int | None = None
     memory_map: bool = False
+    blank: bool = False
 
     def __post_init__(self):
         if self.missing not in MISSING:

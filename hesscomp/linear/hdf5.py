@@ -122,6 +122,7 @@ def _write_encoding(group: h5py.Group, encoding: Encoding) -> None:
         -1 if c.reference is None else (c.levels or ()).index(c.reference) for c in columns
     ]
     group["reference"] = np.array(references, dtype=np.int64)
+    _write_texts(group, "reference_level", [c.reference or "" for c in columns])  # to be read
     group["level_column"] = np.array([i for i, _ in levels], dtype=np.int64)
     _write_texts(group, "levels", [level for _, level in levels])
 

@@ -8,13 +8,17 @@ import scipy.special
 from markupsafe import escape
 
 from hesscomp.datasets.dataset import as_matrix
-from hesscomp.datasets.encoding import Encoding
+from hesscomp.datasets.encoding import NO_VALUE, Encoding
+from hesscomp.datasets.tables import encoded, is_table
 from hesscomp.datasets.targets import CLASSES
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, some
 from hesscomp.linear.families import known_family
 
 CHUNK_BYTES = 2**26  # of rows that are multiplied with the covariance at a time
 SHOWN = 60  # coefficients in a printed table
+# A level's coefficient that is this large, with a standard error that is so many times as large,
+# is on its way to infinity.
+ENDLESS, UNCERTAIN = 10.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,8 @@ class LinearModel:
         Parameters
         ----------
         X : (rows, features) array, DataFrame or SciPy sparse matrix
-            Encoded as the training rows were.
+            Encoded as the training rows were. Where those came from a CSV file, a DataFrame with
+            its columns, in any order and beside others, is encoded here.
         offsets : (rows,) array, optional
             Needed where the training rows had offsets.
         level : float
@@ -193,9 +198,10 @@ class LinearModel:
         Raises
         ------
         InputError
-            For rows that do not fit, and where offsets are missing.
+            For rows that do not fit, for values that the training rows do not have, and where
+            offsets are missing.
         """
-        X = as_matrix(X, "the rows")
+        X = self._features_of(X)
         if self.has_offsets and offsets is None:
             raise InputError(
                 "the training rows had offsets; give those of these rows too (zeros predict the "
@@ -213,10 +219,19 @@ class LinearModel:
         reach = quantile(level) * self._errors(X)
         return Predictions(*map(known_family(self.family).mean, (t, t - reach, t + reach)))
 
+    def _features_of(self, X):
+        """Return rows as a matrix of the model's features."""
+        if is_table(X) and X.ndim == 2 and self.encoding is not None:
+            titles = list(map(str, X.columns))
+            if titles != list(self.encoding.names):
+                return encoded(X, self.encoding, "the rows")
+        return as_matrix(X, "the rows")
+
     def likeliest(self, mean: np.ndarray) -> np.ndarray:
-        """Return the class of each row, by its predicted mean: (rows,) texts."""
+        """Return the class of each row, by its predicted mean: (rows,) texts, empty for NaN."""
         at = mean.argmax(axis=1) if self.several else (mean > 0.5).astype(int)
-        return np.array(self.classes)[at]
+        known = ~np.isnan(mean.reshape(len(mean), -1)).any(axis=1)
+        return np.where(known, np.array(self.classes)[at], "")
 
     def _errors(self, X) -> np.ndarray:
         """Return the standard errors of the rows' linear predictors."""
@@ -305,9 +320,14 @@ class LinearModel:
             )
         elif self.classes:
             told.append(f"The coefficients are of the log odds of {self.classes[-1]!r}.")
+        told += self._levels_left_out()
+        weighs = self.total != self.rows
         kinds = {
-            "observed": "Standard errors are from the observed information",
-            "robust": "Standard errors are robust (the sandwich HC0, rows independent)",
+            "observed": "Standard errors are from the observed information"
+            + ", where a row of weight w counts as w rows" * weighs,
+            "robust": "Standard errors are robust (the sandwich HC0, rows independent"
+            + ", each one observation whatever its weight" * weighs
+            + ")",
             "none": "Standard errors were not computed",
         }
         exact = f", to a relative residual of {self.residual:.1e}" if self.residual else ""
@@ -331,9 +351,42 @@ class LinearModel:
                     else "; intervals and p-values are those of the penalised coefficients."
                 )
             )
+        if endless := self._endless():
+            told.append(
+                f"{some(endless)}: probably without a finite estimate, as where all rows of a "
+                "level have the same target; set a ridge, or join levels."
+            )
         if not self.converged:
             told.append("The fit did not converge; none of these numbers is final.")
         return told
+
+    def _levels_left_out(self) -> list[str]:
+        """Say which levels are references, and what a missing number counts as."""
+        columns = () if self.encoding is None else self.encoding.columns
+        left = {} if self.encoding is None else self.encoding.references
+        told = []
+        if left:
+            listed = ", ".join(f"{name}: {level}" for name, level in left.items())
+            told.append(
+                f"Reference levels, without a coefficient of their own: {listed}. Other levels are "
+                "compared with them."
+            )
+        if gaps := [c.name for c in columns if c.missing and c.levels is None]:
+            told.append(
+                f"A missing number counts as 0, beside its coefficient NAME={NO_VALUE}: "
+                f"{', '.join(gaps)}."
+            )
+        return told
+
+    def _endless(self) -> list[str]:
+        """Return the names of levels whose coefficients probably have no finite estimate."""
+        if self.encoding is None or self.ridge or self.scale != 1:
+            return []
+        levels = {f for c in self.encoding.columns for f in c.features if f != c.name}
+        b, errors = np.abs(self.coefficients), self.standard_errors
+        far = np.flatnonzero((b > ENDLESS) & (errors > UNCERTAIN * b))
+        names = [self.names[i] for i in far]
+        return [n for n in names if n in levels or n.partition(": ")[2] in levels]
 
 
 def pinned_entries(features: int, classes: int, intercept: bool, reference: bool) -> np.ndarray:

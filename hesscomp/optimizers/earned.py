@@ -1,5 +1,7 @@
 """When CG with cheap lone products gets a factor: not before it has shown that a sketch pays."""
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +18,7 @@ from hesscomp.optimizers.preconditioners import Refreshed, digit_rate
 from hesscomp.runs.checkpoint import Checkpoint
 
 PROBE = 8  # columns of the sketch that a factor is judged by before it is made
+SKETCH_SHARE = 0.5  # of the products already spent, at most, goes into sketching
 PROBE_SHARE = 0.1  # of what CG is still expected to cost, at most, goes into a probe
 TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, that a probe must find
 MIX = 0.1  # share of the diagonal in the mixed one
@@ -23,9 +26,11 @@ LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
 FIRST_CG = 10  # iterations of a first solve, besides those that cost as much as two sketches
 TRIAL = 5  # of plain CG, which tell its rate and its leading Ritz value
 # Iterations a digit of the last plain solve, of the last with the mixed diagonal, and of the last
-# without a factor; the plain one's leading Ritz value; the rate at which a factor was refused
+# without a factor; the plain one's leading Ritz value; the rate at which a factor was refused; and
+# what all steps have spent: iterations of CG, and columns of sketches
 BARE = {
-    "plain_rate": 0.0, "mixed_rate": 0.0, "bare_rate": 0.0, "leading": np.nan, "refused_rate": 0.0
+    "plain_rate": 0.0, "mixed_rate": 0.0, "bare_rate": 0.0, "leading": np.nan, "refused_rate": 0.0,
+    "spent_cg": 0.0, "spent_columns": 0.0,
 }  # fmt: skip
 VALUES = ("sketch_columns", "mixed", "captured")  # of each step, in the history
 
@@ -55,6 +60,33 @@ class Choice:
         return dict(zip(VALUES, (float(self.sketched), mixed, self.captured), strict=True))
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What solves without a factor are expected to take until the end of the run.
+
+    `columns` are those of a factor's sketch, and `digits` those of the residual that are to be
+    solved for, times the columns of a wide block that a lone product costs. `plain` and `mixed` are
+    the iterations a digit of plain CG and of CG with the mixed diagonal, infinite where they were
+    not tried; `refused` says that a factor was refused where CG did about as well.
+    """
+
+    columns: int
+    digits: float
+    plain: float
+    mixed: float
+    refused: bool
+
+    @property
+    def bare_rate(self) -> float:
+        """Iterations a digit of the faster one."""
+        return min(self.plain, self.mixed)
+
+    @property
+    def bare(self) -> float:
+        """What that costs, in columns of a wide block."""
+        return self.bare_rate * self.digits
+
+
 class Earned(Refreshed):
     """An optimizer that starts without a factor, and sketches one where CG's own rate says so.
 
@@ -76,6 +108,11 @@ class Earned(Refreshed):
     of the iterations, is below the sketch. (A lone large w_1, as of one dense column, costs CG an
     iteration.) It is tried again when the iterations a digit have doubled. A first factor that
     serves worse than none goes.
+
+    No sketch is made, neither a first one nor one again, that would bring all sketches above half
+    of the products already spent: the columns of CG, at the operator's `lone_cost`, and of earlier
+    sketches. Where that alone stands against a first factor, the solve before it is bounded by the
+    iterations that are missing.
     """
 
     def first_factor(self, n: int) -> State:
@@ -96,73 +133,120 @@ class Earned(Refreshed):
         self, operator: Operator, state: State, horizon: float, shift: float,
         diagonal: Callable[[], np.ndarray] | None,
     ) -> Choice:  # fmt: skip
-        """Return what preconditions the next solve; `diagonal` gives the operator's. Collective."""
+        """Return what preconditions the next solve; `diagonal` gives the operator's. Collective.
+
+        `horizon` is the number of digits that are still to be solved for, here and later.
+        """
         state = {**BARE, **state}
-        kept = from_contents(state, UNKNOWN)
-        sought = self.preconditioner == AUTO and operator.lone_cost < Operator.lone_cost
-        if not sought or not operator.world.decide(kept.is_blank):
-            factor, sketched = self.current_factor(operator, state, horizon)
-            return Choice(factor.preconditioner(shift), factor, sketched=sketched)
-        columns, rate = min(self.rank + self.oversample, operator.n), state["bare_rate"]
-        first = operator.world.decide(rate == 0)
-        limit = FIRST_CG + int(2 * columns / operator.lone_cost) if first else None
-        plain = _later_rate({**state, "bare_rate": state["plain_rate"]}, shift, operator.n)
-        tried = state["plain_rate"] > 0
-        bare = min(plain if tried else np.inf, state["mixed_rate"] or np.inf)
-        left = max(horizon, 0.0) * operator.lone_cost  # digits, in columns of a wide block
-        dear = not first and bare * left > 2 * columns and rate > 2 * state["refused_rate"]
-        dear, tried = operator.world.decide(bool(dear)), operator.world.decide(bool(tried))
-        if dear and not tried:
+        kept = not from_contents(state, UNKNOWN).is_blank
+        if operator.world.decide(kept or not self._is_earned(operator)):
+            return self._keep(operator, state, horizon, shift)
+        diagonal = None if diagonal is None else functools.cache(diagonal)  # half a product, once
+        ahead = self._forecast(operator, state, horizon, shift)
+        if operator.world.decide(state["bare_rate"] == 0):
+            return self._start(operator, ahead, shift, diagonal)
+        if not operator.world.decide(ahead.bare > 2 * ahead.columns and not ahead.refused):
+            return self._without(operator, ahead, shift, diagonal)
+        if operator.world.decide(np.isinf(ahead.plain)):
             return Choice(limit=TRIAL)
-        slower = tried and plain <= state["mixed_rate"]
-        mixed = operator.world.decide(diagonal is not None and not slower)
-        known = diagonal() if diagonal is not None and (dear or mixed) else None
-        asked = Choice()
-        if dear:
-            asked = self._probed(operator, state, bare, left, shift, known)
-            if not asked.refused:
-                factor = self.new_factor(operator)
-                sketched = asked.sketched + factor.provenance.columns
-                M = factor.preconditioner(shift)
-                return Choice(M, factor, sketched=sketched, captured=asked.captured, bare_rate=bare)
-        if known is None or not mixed:
-            return replace(asked, limit=limit)
+        if self._is_hopeless(operator, state, ahead, diagonal):
+            return replace(self._without(operator, ahead, shift, diagonal), refused=True)
+        probing = min(PROBE, operator.n) if operator.psd else 0
+        missing = self._missing(operator, state, probing + ahead.columns)
+        if operator.world.decide(missing > 0):
+            return replace(self._without(operator, ahead, shift, diagonal), limit=missing)
+        probed = self._probe(operator, state, ahead, shift, diagonal)
+        if probed.refused:
+            bare = self._without(operator, ahead, shift, diagonal)
+            return replace(probed, M=bare.M, mixed=bare.mixed)
+        return self._widen(operator, probed, ahead, shift)
+
+    def _is_earned(self, operator: Operator) -> bool:
+        """Return whether factors have to show that they pay."""
+        return self.preconditioner == AUTO and operator.lone_cost < Operator.lone_cost
+
+    def _missing(self, operator: Operator, state: State, columns: int) -> int:
+        """Return the CG iterations that are missing before these columns may be sketched."""
+        spent = state["spent_cg"] * operator.lone_cost + state["spent_columns"]
+        above = (state["spent_columns"] + columns) / SKETCH_SHARE - spent
+        return math.ceil(max(above, 0.0) / operator.lone_cost)
+
+    def _forecast(self, operator: Operator, state: State, horizon: float, shift: float) -> Forecast:
+        """Return what solves without a factor are expected to take."""
+        plain, mixed = state["plain_rate"], state["mixed_rate"]
+        return Forecast(
+            columns=min(self.rank + self.oversample, operator.n),
+            digits=max(horizon, 0.0) * operator.lone_cost,
+            plain=_later_rate(plain, state["leading"], shift, operator.n) if plain else np.inf,
+            mixed=mixed or np.inf,
+            refused=state["bare_rate"] <= 2 * state["refused_rate"],
+        )
+
+    def _start(self, operator: Operator, ahead: Forecast, shift: float, diagonal) -> Choice:
+        """Return the first solve's: no factor, and few iterations, for their rate."""
+        limit = FIRST_CG + int(2 * ahead.columns / operator.lone_cost)
+        return replace(self._without(operator, ahead, shift, diagonal), limit=limit)
+
+    def _without(self, operator: Operator, ahead: Forecast, shift: float, diagonal) -> Choice:
+        """Return the mixed diagonal, or nothing where there is none or plain CG is faster."""
+        faster = np.isfinite(ahead.plain) and ahead.plain <= ahead.mixed
+        if operator.world.decide(diagonal is None or bool(faster and np.isfinite(ahead.mixed))):
+            return Choice()
+        known = diagonal()
         M = 1 / (shift + MIX * np.maximum(known, LEAST * known.mean()))
-        M = Diagonal(M, certificate=UNKNOWN)
-        return replace(asked, M=M, mixed=True, limit=limit)
+        return Choice(Diagonal(M, certificate=UNKNOWN), mixed=True)
 
-    def _probed(
-        self, operator: Operator, state: State, bare: float, digits: float, shift: float,
-        diagonal: np.ndarray | None,
-    ) -> Choice:  # fmt: skip
-        """Return what is known of a factor before it is made: whether it is refused, and why.
+    def _is_hopeless(self, operator: Operator, state: State, ahead: Forecast, diagonal) -> bool:
+        """Return whether a factor of a semidefinite operator is refused without a probe."""
+        if not operator.psd:
+            return False
+        dear = min(PROBE, operator.n) > PROBE_SHARE * ahead.bare
+        poor = self.rank * state["leading"] < TRACE * _trace(diagonal)
+        return operator.world.decide(bool(poor or dear))
 
-        `bare` iterations are expected for each of the `digits`.
+    def _probe(
+        self, operator: Operator, state: State, ahead: Forecast, shift: float, diagonal
+    ) -> Choice:
+        """Return what 8 columns tell of a factor before it is made: whether it is refused.
+
+        An indefinite operator is not probed, and its factor is made.
         """
         if not operator.psd:
             return Choice()
-        columns, size = min(self.rank + self.oversample, operator.n), min(PROBE, operator.n)
-        trace = np.nan if diagonal is None else float(diagonal.sum())
-        leading = state["leading"]
-        hopeless = self.rank * leading < TRACE * trace or size > PROBE_SHARE * bare * digits
-        if operator.world.decide(bool(hopeless)):
-            return Choice(refused=True)
+        size, leading = min(PROBE, operator.n), state["leading"]
         with operator.world.ledger.timed("compress"):
             probe = compress(
                 operator, size, oversample=0, power=0, seed=self.seed, layout="replicated"
             )
-        w, captured = probe.eigenvalues, float(probe.eigenvalues.sum() / trace)
+        w, captured = probe.eigenvalues, float(probe.eigenvalues.sum() / _trace(diagonal))
         second = float(w[min(1, size - 1)]) + shift  # CG is done with a lone one in an iteration
-        bare = min(bare, _later_rate({**state, "leading": second}, shift, operator.n))
+        later = _later_rate(state["bare_rate"], second, shift, operator.n)
         left = np.sqrt(min((w[-1] + shift) / second, 1.0))  # of the iterations
+        saved = min(ahead.bare, later * ahead.digits) * (1 - left)
         poor = captured < TRACE or w[0] + shift < LEADING * leading
-        refused = poor or bare * digits * (1 - left) < columns
-        refused = operator.world.decide(bool(refused))
+        refused = operator.world.decide(bool(poor or saved < ahead.columns))
         return Choice(sketched=probe.provenance.columns, captured=captured, refused=refused)
+
+    def _widen(self, operator: Operator, probed: Choice, ahead: Forecast, shift: float) -> Choice:
+        """Return a factor of all its columns, after a probe that found that it pays."""
+        factor = self.new_factor(operator)
+        return replace(
+            probed, M=factor.preconditioner(shift), factor=factor,
+            sketched=probed.sketched + factor.provenance.columns, bare_rate=ahead.bare_rate,
+        )  # fmt: skip
+
+    def _keep(self, operator: Operator, state: State, horizon: float, shift: float) -> Choice:
+        """Return the factor that there is, or that is wanted; sketched again where that pays."""
+        columns = min(self.rank + self.oversample, operator.n)
+        early = self._is_earned(operator) and self._missing(operator, state, columns) > 0
+        factor, sketched = self.current_factor(operator, state, horizon, again=not early)
+        return Choice(factor.preconditioner(shift), factor, sketched=sketched)
 
     def solved(self, state: State, choice: Choice, result, before: float) -> State:
         """Return the state after a solve, from a residual norm of `before`."""
         state, solve = {**BARE, **state}, (result.iterations, before, result.residual_norm)
+        state["spent_cg"] += float(result.iterations)
+        state["spent_columns"] += float(choice.sketched)
         if choice.factor is None:
             kind, rate = "mixed_rate" if choice.mixed else "plain_rate", digit_rate(*solve)
             if choice.refused:
@@ -177,13 +261,17 @@ class Earned(Refreshed):
         return state
 
 
-def _later_rate(state: State, shift: float, n: int) -> float:
+def _trace(diagonal: Callable[[], np.ndarray] | None) -> float:
+    """Return the trace by the diagonal; NaN where that is not known."""
+    return np.nan if diagonal is None else float(diagonal().sum())
+
+
+def _later_rate(last: float, leading: float, shift: float, n: int) -> float:
     """Return iterations a digit as they may be expected of later systems, which are solved further.
 
     The geometric mean of the last solve's and of what the condition number bounds them by. On flat
     spectra the two are close; on fast decaying ones CG meets the small eigenvalues only later.
     """
-    last, leading = state["bare_rate"], state["leading"]
     if np.isnan(leading):
         return last
     bound = min(np.log(10) / 2 * np.sqrt(leading / max(shift, LEAST * leading)), float(n))

@@ -33,6 +33,12 @@ class PredictRequest(Options):
         0.95, above=0, below=1, group="output", former="--confidence", metavar="L",
         help="confidence level of the intervals",
     )  # fmt: skip
+    unknown: str = option(
+        "refuse", choices=("refuse", "blank"),
+        help="what becomes of CSV rows with a text that the training data do not have, or with a "
+        "missing value where these have none: refuse the file, naming the first one; or leave the "
+        "predictions of these rows blank, and say how many they are",
+    )  # fmt: skip
     plot: str | None = option(
         None, group="output", metavar="C.png",
         help="draw calibration and ROC curve of a logistic model on these rows, which need their "
@@ -43,11 +49,17 @@ class PredictRequest(Options):
         super()._check()
         if self.plot is not None:
             check_picture_name(self.plot)
+        if self.plot is not None and self.unknown == "blank":
+            raise InputError("`plot` goes with `unknown` refuse: it is of all rows")
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """All rows' predictions, in the file's order, and where they are of classes the likeliest."""
+    """All rows' predictions, in the file's order, and where they are of classes the likeliest.
+
+    Of rows with values that the training data do not have, where they are left blank, the
+    predictions are NaN and the class is empty.
+    """
 
     predictions: Predictions
     classes: np.ndarray | None = None
@@ -73,10 +85,15 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
         raise InputError(
             f"`plot` goes with a model of logistic regression; {request.model} is {model.family}"
         )
+    blank = request.unknown == "blank"
+    if blank and model.encoding is None:
+        raise InputError(
+            f"`unknown` goes with models of CSV files; {request.model} has no names of columns"
+        )
     label = model.label_name if drawn and model.encoding is not None else None
     shard = load_rows(
         request.data, world, model.encoding, model.features, request.offset, model.index_base,
-        labelled=drawn, label=label or None,
+        labelled=drawn, label=label or None, blank=blank,
     )  # fmt: skip
     if drawn:  # checked before anything is written
         known = tuple(number_or_text(name) for name in model.classes)
@@ -91,6 +108,12 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
     classes = None
     if model.classes:
         classes = model.likeliest(found.mean)
+    strange = np.isnan(found.mean.reshape(len(found.mean), -1)).any(axis=1)
+    if strange.any():
+        progress(
+            f"{strange.sum()} of {len(strange)} rows have values that the training data "
+            "do not have; their predictions are blank"
+        )
     predicted = Predicted(found, classes)
     if model.several:
         progress("predictions of several classes have no intervals")
@@ -128,7 +151,7 @@ def _write(stream, model: LinearModel, predicted: Predicted) -> None:
         *found.mean.reshape(len(found.mean), -1).T,
         *([found.low, found.high] if ends else []),
     ]
-    texts = [[f"{value:.17g}" for value in column] for column in columns]
+    texts = [["" if np.isnan(value) else f"{value:.17g}" for value in column] for column in columns]
     if predicted.classes is not None:
         texts.insert(0, list(predicted.classes))
     lines.writerows(zip(*texts, strict=True))

@@ -9,6 +9,7 @@ import hesscomp as hc
 from hesscomp.datasets import from_arrays
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.matrix import MatrixOperator
+from hesscomp.optimizers import earned
 
 ROWS, N, TOPICS = 1200, 400, 30
 
@@ -61,6 +62,36 @@ def test_a_decaying_spectrum_gets_a_factor_after_a_probe(world, call):
     assert fit.converged and ranks[:2] == [0, 0] and 20 in ranks
     assert "a factor from step" in fit.preconditioning
     assert "a probe of 8 columns held" in fit.preconditioning
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("share", [0.5, 0.05])
+def test_sketches_take_at_most_a_share_of_the_products_already_spent(world, share, monkeypatch):
+    monkeypatch.setattr(earned, "SKETCH_SHARE", share)
+    made = problem(world, True)
+    lone = hc.hessian(made, at=np.zeros(N)).lone_cost
+    found = hc.train(made, hc.NewtonCG(rank=10), max_steps=30, gradient_tolerance=1e-9)
+    cg, sketched = (
+        np.array(found.history.column(name)[1:]) for name in ("cg_iterations", "sketch_columns")
+    )
+    sketches = np.cumsum(sketched)
+    before = np.append(0, (np.cumsum(lone * cg) + sketches)[:-1])
+    assert found.converged and sketches[-1] > 0
+    assert np.all((sketched == 0) | (sketches <= share * before))
+
+
+def test_a_sketch_that_would_come_too_early_bounds_the_solve_before_it(world):
+    made, optimizer = problem(world, True), hc.NewtonCG(rank=10)
+    H = hc.hessian(made, at=np.zeros(N))
+    state = {
+        **optimizer.start(np.zeros(N)), "plain_rate": 50.0, "mixed_rate": 60.0, "bare_rate": 50.0,
+        "leading": 1.0, "spent_cg": 20.0,
+    }  # fmt: skip
+    early = optimizer.choose(H, state, 5.0, 1e-5, None)
+    assert early.factor is None and early.sketched == 0 and not early.refused
+    assert early.limit == np.ceil((2 * (8 + 20) - 20 * H.lone_cost) / H.lone_cost)
+    later = optimizer.choose(H, {**state, "spent_cg": 20.0 + early.limit}, 5.0, 1e-5, None)
+    assert later.sketched == 28 and later.factor is not None
 
 
 def test_a_format_that_is_named_serves_from_the_first_step(world):
