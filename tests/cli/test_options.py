@@ -349,8 +349,10 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--offset": Case("--offset f0"),
             "--plot": Case("--plot c.png"),
             "--unknown": Case(
-                "--unknown refuse", "predict p0.h5 --data gaps.csv --out p.csv --unknown blank",
-                idle=True, refused=True,
+                "--unknown refuse",
+                "predict p0.h5 --data gaps.csv --out p.csv --unknown blank",
+                idle=True,
+                refused=True,
             ),
             **rank_options("--threads", "--comm-timeout"),
         },
