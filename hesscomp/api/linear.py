@@ -32,8 +32,9 @@ def fit_linear(
     ----------
     data : str, path, Dataset or (X, y)
         A file or a named data set, or each rank's own rows.
-    family : {"logistic", "least-squares", "poisson", "gamma", "tweedie", "tweedie:POWER"}
-        The last four have the logarithm as link.
+    family : {"logistic", "softmax", "least-squares", "poisson", "gamma", "tweedie"} or str
+        "softmax" is multinomial logistic regression. Poisson, gamma and Tweedie regression have the
+        logarithm as link; "tweedie:1.7" is of power 1.7, "tweedie" of 1.5.
     intercept : bool
         Fit a constant, the last coefficient; the first level of each text column of a file is then
         the reference.
@@ -41,7 +42,8 @@ def fit_linear(
         (ridge/2) ||x||^2 is added to the mean loss, without the intercept.
     weights, offsets : (rows,) array or str, optional
         How much each row counts, and what is added to its linear predictor; with a file the names
-        of columns.
+        of columns. For standard errors of the observed information a row of weight w counts as w
+        equal rows; the sandwich takes each row as one observation, whatever its weight.
     covariance : {"observed", "robust", "none"}
         What standard errors come from: the observed information, the sandwich HC0, or nothing.
     errors_of : tuple of str

@@ -348,6 +348,12 @@ TABLE: dict[str, tuple[str, dict[str, Case]]] = {
             "--level": Case("--level 0.5"),
             "--offset": Case("--offset f0"),
             "--plot": Case("--plot c.png"),
+            "--unknown": Case(
+                "--unknown refuse",
+                "predict p0.h5 --data gaps.csv --out p.csv --unknown blank",
+                idle=True,
+                refused=True,
+            ),
             **rank_options("--threads", "--comm-timeout"),
         },
     ),

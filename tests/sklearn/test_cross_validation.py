@@ -18,7 +18,8 @@ PENALTIES = [10.0, 0.01, 0.3]
 EXACT = {"tol": 1e-11, "dtype": "float64"}
 CHECKED = {
     "logistic": ours.LogisticRegressionCV(Cs=[0.1, 1.0], cv=2),
-    "poisson": ours.TweedieRegressorCV(power=1, cv=2), "linear": ours.TweedieRegressorCV(cv=2),
+    "poisson": ours.TweedieRegressorCV(power=1, alphas=[0.1, 1.0], cv=2),
+    "linear": ours.TweedieRegressorCV(alphas=[0.1, 1.0], cv=2, solver="direct"),
 }  # fmt: skip
 
 
