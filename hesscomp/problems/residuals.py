@@ -285,9 +285,9 @@ class ResidualProblem(PointProblem):
     Least squares for differential equations: collocation ("physics-informed" networks), first-order
     systems (a network of several outputs: values and fluxes), data. Weights that make an integral
     make the objective half the squared norms of the residuals in L2. The residuals, times the roots
-    of their weights, are the problem's outputs: `hesscomp.jacobian` is theirs. J^T J, divided by the
-    number of points, is the Gauss-Newton matrix, which is always positive semidefinite; it is the
-    Fisher matrix too, of unit Gaussian errors of the residuals.
+    of their weights, are the problem's outputs: `hesscomp.jacobian` is theirs. J^T J, divided by
+    the number of points, is the Gauss-Newton matrix, which is always positive semidefinite; it is
+    the Fisher matrix too, of unit Gaussian errors of the residuals.
 
     Parameters
     ----------
