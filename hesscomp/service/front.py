@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hesscomp.errors import HesscompError, InputError, describe, one_line
-from hesscomp.service.batching import BLOCKED, Room, Work, WorkQueue
+from hesscomp.service.batching import BLOCKED, MOST_COLUMNS, WIDTHS, Room, Work, WorkQueue
 from hesscomp.service.events import Events
 from hesscomp.service.jobs import (
     ATTEMPTS,
@@ -32,9 +32,11 @@ from hesscomp.service.requests import (
     NAMED_POINTS,
     TRAINED,
     ServedProblem,
+    check_array_memory,
     check_memory,
     check_operator,
     job_request,
+    most_array_bytes,
 )
 from hesscomp.service.wire import Job, JobBody
 from hesscomp.storage.npy import save_npy
@@ -153,6 +155,8 @@ class Front:
             self.points[point]
         future = asyncio.get_running_loop().create_future()
         work = Work(kind, point, operator, client, future, array, given, alone)
+        if array is not None:
+            check_array_memory(work.width * array[:, 0].nbytes, self.about["ranks"])
         self._queue_of(work).add(work)
         if leaving is not None:
             leaving.append(partial(self._leave, work))
@@ -323,9 +327,15 @@ class Front:
             if wait > 0:
                 self._timer = asyncio.get_running_loop().call_later(wait, self._advance)
             else:
-                self._send_work(queue.take())
+                self._send_work(queue.take(self._most_columns()))
         if self.running is None and (job := self.store.next()) is not None:
             self._start(job)
+
+    def _most_columns(self) -> int:
+        """Return how wide a block of several requests may be, by the memory of the ranks."""
+        column = self.n * np.dtype(np.float64).itemsize
+        most = most_array_bytes(self.about["ranks"]) // column
+        return max((width for width in (*WIDTHS, MOST_COLUMNS) if width <= most), default=1)
 
     def _send_work(self, block: list[Work]) -> None:
         first, arrays = block[0], []

@@ -108,11 +108,7 @@ def array_of(body: bytes, rows: int, what: str) -> np.ndarray:
     InputError
         For bytes that are no such file, and for another shape, type or number that is not finite.
     """
-    return checked_array(read_npy(body, what), rows, what)
-
-
-def checked_array(array: np.ndarray, rows: int, what: str) -> np.ndarray:
-    """Return numbers as float64, (rows,) or (rows, k); InputError for others, as `array_of`."""
+    array = read_npy(body, what)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{what}: holds {array.dtype}, not real numbers")
     if array.ndim not in (1, 2) or array.shape[0] != rows or 0 in array.shape:

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import io
 import json
 import os
 import pickle
@@ -16,8 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import client as http_client
@@ -26,7 +23,7 @@ from pathlib import Path
 import fakes
 import numpy as np
 import pytest
-from fakes import N, Running, running_front, until
+from fakes import N, Running, http, npy, running_front, until
 from marks import slow_but
 
 from hesscomp.cli.main import main
@@ -77,26 +74,6 @@ def raw(running, data: bytes) -> bytes:
             while part := stream.recv(2**16):
                 answer += part
         return answer
-
-
-def http(running, method, path, body=b"", **headers):
-    """Ask over TCP; return status, headers and body."""
-    token = running.service.token
-    given = {"Authorization": f"Bearer {token}", "X-Hesscomp": "1"}
-    given |= {name.replace("_", "-"): value for name, value in headers.items()}
-    given = {name: value for name, value in given.items() if value is not None}
-    request = urllib.request.Request(running.url + path, body or None, given, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.headers, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, error.read()
-
-
-def npy(array, **how) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, **how)
-    return stream.getvalue()
 
 
 def test_points_and_short_requests(running):
