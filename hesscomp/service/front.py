@@ -198,15 +198,18 @@ class Front:
         x = None
         if body.point not in (None, TRAINED, *NAMED_POINTS):
             x = self.points[body.point]
-        job = self.store.add(body, client)
+        try:
+            job = self.store.add(body, client)
+        except OSError as error:
+            raise _not_kept(error) from error
         self.store.unwritten.add(job.id)
         try:
             if x is not None:
                 await asyncio.to_thread(save_npy, self.store.place(job) / "point.npy", x)
             await asyncio.wrap_future(self.store.save(job))
         except OSError as error:
-            del self.store.jobs[job.id]
-            raise Failed(f"the job cannot be kept: {describe(error)}", 507) from error
+            self.store.drop(job)
+            raise _not_kept(error) from error
         if job.id not in self._ending:
             self.store.unwritten.discard(job.id)
         self._told(job)
@@ -504,6 +507,10 @@ class Front:
 def _overflow(bad: list[int], work: Work) -> str:
     which = f"columns {', '.join(map(str, bad[:10]))} of" if work.columns > 1 else ""
     return f"{which} the product is not finite; check the scale of the array and the point".strip()
+
+
+def _not_kept(error: OSError) -> Failed:
+    return Failed(f"the job cannot be kept: {describe(error)}", 507)
 
 
 def _is_over(work: Work) -> bool:
