@@ -219,9 +219,18 @@ class Service:
         """Return the job with this id."""
         return Job(self, self.request_json("GET", f"/v1/jobs/{quote(name, safe='')}")["id"])
 
-    def events(self, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
-        """Yield number, name and data of each event as it comes; those after `since`, if given."""
-        headers = {} if since is None else {"Last-Event-ID": str(since)}
+    def events(self, since: str | None = None) -> Iterator[tuple[str, str, Any]]:
+        """Yield id, name and data of each event as it comes; those after the id `since`, if given.
+
+        The event `reset` says that some are missed, as after a restart of the service: ask for
+        its status and jobs again. What follows has come after it.
+
+        Parameters
+        ----------
+        since : str, optional
+            The id of an event, or what the status calls `event`.
+        """
+        headers = {} if since is None else {"Last-Event-ID": since}
         connection = self._connected()
         try:
             connection.request("GET", "/v1/events", headers={**self._headers(), **headers})
@@ -233,7 +242,7 @@ class Service:
                 if colon and name:
                     event[name] = value
                 elif not line.strip() and "data" in event:
-                    yield int(event["id"]), event["event"], json.loads(event["data"])
+                    yield event["id"], event["event"], json.loads(event["data"])
                     event = {}
         finally:
             connection.close()

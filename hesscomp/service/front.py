@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from hesscomp.errors import HesscompError, InputError, describe, one_line
@@ -38,7 +39,7 @@ from hesscomp.service.requests import (
     job_request,
     most_array_bytes,
 )
-from hesscomp.service.wire import Job, JobBody
+from hesscomp.service.wire import Job, JobBody, array_of
 from hesscomp.storage.npy import save_npy
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Front:
             "waiting_bytes": self.room.taken,
             "restarts": self.restarts,
             "last_failure": self.last_failure,
-            "event": self.events.last,
+            "event": self.events.id,
         }
 
     @property
@@ -188,6 +189,8 @@ class Front:
         InputError, Unavailable, Full, KeyError
         """
         self._check_open()
+        if body.point_of is not None:
+            body = self._with_point(body)
         if self.store.with_key(body.key) is None:
             await asyncio.to_thread(self._check_job, body)  # the first of a kind loads modules
         known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
@@ -197,7 +200,7 @@ class Front:
             return known, False
         x = None
         if body.point not in (None, TRAINED, *NAMED_POINTS):
-            x = self.points[body.point]
+            x = await self._point_of(body)
         try:
             job = self.store.add(body, client)
         except OSError as error:
@@ -215,6 +218,24 @@ class Front:
         self._told(job)
         self._advance()
         return job, True
+
+    def _with_point(self, body: JobBody) -> JobBody:
+        """Return what is asked with the name of the point of the job that it refers to."""
+        known = self.store[body.point_of or ""]
+        if body.point not in (None, known.point):
+            raise InputError(f"`point` and `point_of` {known.id} differ; give one of them")
+        return msgspec.structs.replace(body, point=known.point)
+
+    async def _point_of(self, body: JobBody) -> np.ndarray:
+        """Return the point of a job: one that is held, or that an earlier job has kept."""
+        name = body.point or ""
+        if body.point_of is None or name in self.points:
+            return self.points[name]
+        path = self.store.place(self.store[body.point_of]) / "point.npy"
+        try:
+            return array_of(await asyncio.to_thread(path.read_bytes), self.n, f"{path}")
+        except OSError as error:
+            raise InputError(f"the point of {body.point_of}: {describe(error)}") from error
 
     def _check_job(self, body: JobBody) -> None:
         folder = Path("jobs")

@@ -239,9 +239,8 @@ class Doors:
 
     async def events(self, request: Request) -> Response:
         given = request.headers.get("last-event-id")
-        number = int(given) if given is not None and given.isdecimal() and len(given) < 16 else None
         return StreamingResponse(
-            self.front.events.since(number), media_type="text/event-stream; charset=utf-8"
+            self.front.events.since(given), media_type="text/event-stream; charset=utf-8"
         )
 
     async def metrics(self, request: Request) -> Response:

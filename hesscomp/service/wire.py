@@ -19,12 +19,13 @@ Value = None | bool | int | float | str | list[int | float | str]
 
 
 class JobBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What a client says of a job."""
+    """What a client says of a job; its point may be that of an earlier job, by `point_of`."""
 
     kind: str
     options: dict[str, Value] = {}
     point: str | None = None
     key: str | None = None
+    point_of: str | None = None
 
 
 class Job(msgspec.Struct, kw_only=True):
