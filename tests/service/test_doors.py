@@ -1,6 +1,7 @@
 """Who gets in, by which sockets; and what is left when the service has ended."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,7 +18,9 @@ from fakes import N, http, npy, running_front, until
 from hesscomp.client import NotRunning, connect
 from hesscomp.errors import InputError
 from hesscomp.service import workspace
+from hesscomp.service.http import Doors
 from hesscomp.service.options import ServiceOptions
+from hesscomp.service.ranks import launch_words
 from hesscomp.service.workspace import Workspace
 
 TLS = str(Path(__file__).with_name("tls.pem"))  # of localhost
@@ -148,9 +151,37 @@ def test_where_the_file_system_takes_no_sockets_they_are_elsewhere(tmp_path, mon
             Workspace(tmp_path / "svc").bound("service.sock")
 
 
+def test_every_route_is_documented(running):
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    told = {
+        (method, path)
+        for method, paths in re.findall(r"^\| ([A-Z]+) \| (`.*?`) \|", text, re.MULTILINE)
+        for path in re.findall("`(.*?)`", paths)
+    }
+    service = running.service
+    routes = Doors(service.front, service.workspace, service.token).routes()
+    assert told == {(how, route.path) for route in routes for how in route.methods - {"HEAD"}}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "ranks", "words"),
+    [
+        ("srun", None, []),
+        ("srun", 4, ["--ntasks=4"]),
+        ("mpiexec", None, ["-n", "1"]),
+        ("mpiexec", 4, ["-n", "4"]),
+    ],
+)
+def test_the_number_of_ranks_reaches_the_launcher(launcher, ranks, words):
+    options = ServiceOptions(folder="svc", launcher=launcher, ranks=ranks)
+    found = launch_words(options.launcher, options.ranks, "address", ())
+    assert [word for word in found if word in ("-n", "1", "4", "--ntasks=4")] == words
+
+
 FRONT = """
 import sys
 from hesscomp.service import server
+from hesscomp.service.http import Doors
 from hesscomp.service.options import ServiceOptions
 from hesscomp.service.requests import ServedProblem
 
