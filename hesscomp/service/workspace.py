@@ -141,8 +141,12 @@ class Workspace:
 
     def inbox(self) -> Iterator[Path]:
         """Yield the jobs that clients without a connection left, the oldest first."""
-        paths = [path for path in (self.folder / "inbox").glob("*.json") if path.is_file()]
-        yield from sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+        found: list[tuple[int, Path]] = []
+        for path in (self.folder / "inbox").glob("*.json"):
+            with suppress(OSError):  # its client may take it back meanwhile
+                if path.is_file():
+                    found.append((path.stat().st_mtime_ns, path))
+        yield from (path for _, path in sorted(found))
 
     def refuse(self, path: Path, why: str) -> None:
         """Set a job of the inbox aside, with the reason beside it, for `hesscomp jobs`."""

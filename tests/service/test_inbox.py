@@ -98,4 +98,5 @@ def test_a_job_that_finds_no_room_on_the_disk_stays_in_the_inbox(tmp_path, monke
     assert json.loads((folder / "inbox" / f"{key}.json").read_text())["options"] == {"rank": 2}
     with running_front(folder) as running:
         job = until(lambda: running.client.jobs())[0]
-        assert job.id == "j000001" and job.result(10)
+        assert job.known["key"] == key and job.result(10)
+    assert len(list((folder / "jobs").iterdir())) <= 2  # the end may have come within a try
