@@ -113,6 +113,8 @@ def where(folder: Path) -> dict[str, Any]:
         Where none runs.
     """
     if not (folder / "token").is_file():
+        if (folder / "inbox").is_dir():
+            raise NotRunning(f"{folder}: no service has started here; start it by hesscomp serve")
         raise InputError(f"{folder}: is no service's folder; `hesscomp serve` makes one")
     try:
         known = json.loads((folder / "service.json").read_text())
@@ -217,9 +219,18 @@ class Service:
         """Return the job with this id."""
         return Job(self, self.request_json("GET", f"/v1/jobs/{quote(name, safe='')}")["id"])
 
-    def events(self, since: int | None = None) -> Iterator[tuple[int, str, Any]]:
-        """Yield number, name and data of each event as it comes; those after `since`, if given."""
-        headers = {} if since is None else {"Last-Event-ID": str(since)}
+    def events(self, since: str | None = None) -> Iterator[tuple[str, str, Any]]:
+        """Yield id, name and data of each event as it comes; those after the id `since`, if given.
+
+        The event `reset` says that some are missed, as after a restart of the service: ask for
+        its status and jobs again. What follows has come after it.
+
+        Parameters
+        ----------
+        since : str, optional
+            The id of an event, or what the status calls `event`.
+        """
+        headers = {} if since is None else {"Last-Event-ID": since}
         connection = self._connected()
         try:
             connection.request("GET", "/v1/events", headers={**self._headers(), **headers})
@@ -231,7 +242,7 @@ class Service:
                 if colon and name:
                     event[name] = value
                 elif not line.strip() and "data" in event:
-                    yield int(event["id"]), event["event"], json.loads(event["data"])
+                    yield event["id"], event["event"], json.loads(event["data"])
                     event = {}
         finally:
             connection.close()
@@ -563,13 +574,41 @@ class Job:
 
 
 def leave(folder: str | os.PathLike, kind: str, options: dict[str, Any], point: str | None) -> str:
-    """Leave a job in the inbox of a service that this host has no connection to; return its key."""
+    """Leave a job in the inbox of a service that this host has no connection to; return its key.
+
+    A folder that is absent or empty is made one of a service that has not started yet.
+
+    Raises
+    ------
+    InputError
+        For a folder of something else.
+    """
     key = secrets.token_hex(16)
-    inbox = Path(folder) / "inbox"
+    place = Path(folder)
+    inbox = place / "inbox"
     if not inbox.is_dir():
-        raise InputError(f"{folder}: is no service's folder; `hesscomp serve` makes one")
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise InputError(f"{folder}: is no service's folder; name a new or an empty one")
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.chmod(0o700)
+        inbox.mkdir(mode=0o700, exist_ok=True)
     body = {"kind": kind, "options": options, "point": point, "key": key}
     temporary = inbox / f".{key}.tmp"
     temporary.write_text(json.dumps(body))
     temporary.rename(inbox / f"{key}.json")
     return key
+
+
+def left(folder: str | os.PathLike) -> list[tuple[str, str]]:
+    """Return the files of a service's inbox by name, each with "waiting", or why it is refused."""
+    found = []
+    for path in sorted((Path(folder) / "inbox").glob("*")):
+        if path.suffix == ".json":
+            found.append((path.name, "waiting"))
+        elif path.suffix == ".refused":
+            try:
+                why = path.with_suffix(".reason").read_text().strip()
+            except OSError:
+                why = "the log of the service says why"
+            found.append((path.name, f"refused: {why}"))
+    return found

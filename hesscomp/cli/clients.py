@@ -7,10 +7,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hesscomp.cli.main import parse, request_of
-from hesscomp.client import NotRunning, connect, leave
+from hesscomp.cli.main import parse
+from hesscomp.client import NotRunning, connect, leave, left
 from hesscomp.errors import InputError
-from hesscomp.options import Options, described, option
+from hesscomp.options import Options, option
 from hesscomp.parallel import import_mpi_unstarted
 
 
@@ -83,6 +83,11 @@ def run_submit(request: SubmitRequest) -> int:
         _check_left(point)
         print(f"left in the inbox: {leave(request.folder, kind, options, point)}")
         return 0
+    if not Path(request.folder).exists():
+        raise InputError(
+            f"{request.folder}: no service has started here; start it by hesscomp serve, or let "
+            "the job wait for that by --inbox"
+        )
     try:
         service = connect(request.folder)
     except NotRunning as why:
@@ -102,7 +107,10 @@ def run_submit(request: SubmitRequest) -> int:
 
 
 def _job_of(words: tuple[str, ...]) -> tuple[str, dict, str | None]:
-    """Return kind, options and point of a job from a command's words; what is usual is left out."""
+    """Return kind, options and point of a job from a command's words: of what they name alone.
+
+    What they leave out is the service's, whose problem may have another seed than the command's.
+    """
     import_mpi_unstarted()
     from hesscomp.service.requests import KINDS, settable
 
@@ -112,25 +120,33 @@ def _job_of(words: tuple[str, ...]) -> tuple[str, dict, str | None]:
     given = parse(list(words), whole=False)
     allowed = settable(kind)
     options, point = {}, None
-    for each in described(request_of(kind)):
-        value = getattr(given, each.name)
-        if value is None or value == each.default:
-            continue
-        if each.name == "at":
-            point = value[0] if isinstance(value, list) else value
-        elif each.name in allowed:
-            options[each.name] = value
+    for name in given.given:
+        value = getattr(given, name)
+        if name == "at":
+            points = value if isinstance(value, list) else [value]
+            if len(points) != 1:
+                raise InputError(
+                    f"--at {' '.join(points)}: a job of a service takes one point; submit a job "
+                    "for each"
+                )
+            point = points[0]
+        elif name in allowed:
+            options[name] = value
         else:
             raise InputError(
-                f"{each.flag}: a service decides it; leave it out, and fetch the job's files"
+                f"{given.written[name]}: a service decides it; leave it out, and fetch the job's "
+                "files"
             )
     return kind, options, point
 
 
 def run_jobs(request: JobsRequest) -> int:
-    service = connect(request.folder)
-    for known in service.request_json("GET", "/v1/jobs"):
-        print(_line(known))
+    try:
+        for known in connect(request.folder).request_json("GET", "/v1/jobs"):
+            print(_line(known))
+    finally:  # the folder tells of the inbox where no service answers too
+        for name, state in left(request.folder):
+            print(f"inbox/{name}  {state}")
     return 0
 
 

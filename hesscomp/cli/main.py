@@ -100,7 +100,8 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
     """Return the options of a command line; where they are bad, print one line and exit with 2.
 
     For a command that wraps another one, `words` holds the words after the first `--`. Where more
-    words may follow later (not `whole`), `absent` names the required options that are absent.
+    words may follow later (not `whole`), `absent` names the required options that are absent, and
+    `given` those that are there, whether or not they have their defaults.
     """
     name = next((word for word in arguments if not word.startswith("-")), None)
     own, words = arguments, []
@@ -125,7 +126,17 @@ def parse(arguments: list[str], whole: bool = True) -> argparse.Namespace:
         for action in required
         if getattr(options, action.dest) is None
     ]
+    if name in commands and not whole:
+        options.given = _given(parser, commands[name], own)
     return options
+
+
+def _given(parser: Parser, command: Parser, words: list[str]) -> list[str]:
+    """Return the names of a command's options that are among words which were parsed already."""
+    for action in command._actions:
+        action.default = argparse.SUPPRESS
+    found = vars(parser.parse_known_args(words)[0])
+    return [action.dest for action in command._actions if action.dest in found]
 
 
 def _refuse_unknown(name: str | None, words: list[str], parser: Parser, commands: dict) -> None:

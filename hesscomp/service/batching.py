@@ -7,28 +7,43 @@ block ended. Clients take turns: one that asks much does not keep others out.
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hesscomp.service.jobs import Full
+from hesscomp.service.jobs import Full, check_share
 
 LINGER = 0.1  # of the last block's seconds
 MOST_WAITING = 1024
 MOST_BYTES = 2**30
 MOST_COLUMNS = 64
 BLOCKED = "product"  # the kind of requests that can share a block
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of blocks: TensorFlow may compile for each width
+
+
+def block_width(columns: int) -> int:
+    """Return the width of the block in which so many columns are multiplied."""
+    return next((width for width in WIDTHS if width >= columns), columns)
 
 
 class Room:
-    """The bytes of arrays that come in or wait for answers: so many, or a larger array alone."""
+    """The bytes of arrays that come in or wait for answers: so many, or a larger array alone.
+
+    One client may have half of them, or one array.
+    """
 
     def __init__(self, most: int = MOST_BYTES):
-        self.most, self.taken = most, 0
+        self.most = most
+        self.by_client: Counter[str] = Counter()
 
-    def take(self, count: int) -> None:
+    @property
+    def taken(self) -> int:
+        """The bytes of all clients."""
+        return self.by_client.total()
+
+    def take(self, count: int, client: str) -> None:
         """Take room for so many bytes, until they are given back.
 
         Raises
@@ -36,13 +51,18 @@ class Room:
         Full
             Where there is less.
         """
+        if not count:  # such as the end of a body
+            return
         if self.taken and self.taken + count > self.most:
             raise Full(f"arrays of {self.taken} bytes wait already, of {self.most}; ask again")
-        self.taken += count
+        check_share(self.by_client[client], count, self.most, "bytes of arrays")
+        self.by_client[client] += count
 
-    def give(self, count: int) -> None:
+    def give(self, count: int, client: str) -> None:
         """Give bytes back."""
-        self.taken -= count
+        self.by_client[client] -= count
+        if not self.by_client[client]:
+            del self.by_client[client]
 
 
 @dataclass
@@ -64,6 +84,11 @@ class Work:
         return 0 if self.array is None else self.array.shape[1]
 
     @property
+    def width(self) -> int:
+        """The columns that the ranks multiply for it, where no other request shares its block."""
+        return self.columns if self.key is None else block_width(self.columns)
+
+    @property
     def key(self):
         """What requests of one block have in common; None for one that shares none."""
         shares = self.kind == BLOCKED and not self.alone
@@ -78,7 +103,7 @@ class WorkQueue:
     batching : bool
         Whether products share blocks.
     most : int
-        Requests that may wait.
+        Requests that may wait; of one client half of them.
     columns : int
         Most columns of a block; a request of more goes alone.
     """
@@ -104,6 +129,8 @@ class WorkQueue:
         """
         if len(self) >= self.most and not first:
             raise Full(f"{self.most} requests wait already; ask again")
+        if not first:
+            check_share(len(self.clients.get(work.client, ())), 1, self.most, "requests")
         waiting = self.clients.setdefault(work.client, deque())
         (waiting.appendleft if first else waiting.append)(work)
 
@@ -148,21 +175,25 @@ class WorkQueue:
             return 0
         return sum(work.key == key for waiting in self.clients.values() for work in waiting)
 
-    def take(self) -> list[Work]:
-        """Return the next requests that go together, at least one; the clients take turns."""
+    def take(self, columns: int = MOST_COLUMNS) -> list[Work]:
+        """Return the next requests that go together, at least one; the clients take turns.
+
+        A block of several has at most so many columns, where memory allows fewer than usual.
+        """
+        most = min(self.columns, columns)
         first = self._pop(next(iter(self.clients)))
-        block, columns = [first], first.columns
+        block, taken = [first], first.columns
         if first.key is None or not self.batching:
             return block
         turns = list(self.clients)
         while turns:
             for client in list(turns):
-                found = self._matching(client, first.key, self.columns - columns)
+                found = self._matching(client, first.key, most - taken)
                 if found is None:
                     turns.remove(client)
                     continue
                 block.append(found)
-                columns += found.columns
+                taken += found.columns
         return block
 
     def _pop(self, client: str) -> Work:

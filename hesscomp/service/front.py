@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from hesscomp.errors import HesscompError, InputError, describe, one_line
-from hesscomp.service.batching import BLOCKED, Room, Work, WorkQueue
+from hesscomp.service.batching import BLOCKED, MOST_COLUMNS, WIDTHS, Room, Work, WorkQueue
 from hesscomp.service.events import Events
 from hesscomp.service.jobs import (
     ATTEMPTS,
@@ -32,11 +33,13 @@ from hesscomp.service.requests import (
     NAMED_POINTS,
     TRAINED,
     ServedProblem,
+    check_array_memory,
     check_memory,
     check_operator,
     job_request,
+    most_array_bytes,
 )
-from hesscomp.service.wire import Job, JobBody
+from hesscomp.service.wire import Job, JobBody, array_of
 from hesscomp.storage.npy import save_npy
 
 log = logging.getLogger(__name__)
@@ -107,7 +110,7 @@ class Front:
             "waiting_bytes": self.room.taken,
             "restarts": self.restarts,
             "last_failure": self.last_failure,
-            "event": self.events.last,
+            "event": self.events.id,
         }
 
     @property
@@ -153,6 +156,8 @@ class Front:
             self.points[point]
         future = asyncio.get_running_loop().create_future()
         work = Work(kind, point, operator, client, future, array, given, alone)
+        if array is not None:
+            check_array_memory(work.width * array[:, 0].nbytes, self.about["ranks"])
         self._queue_of(work).add(work)
         if leaving is not None:
             leaving.append(partial(self._leave, work))
@@ -184,6 +189,8 @@ class Front:
         InputError, Unavailable, Full, KeyError
         """
         self._check_open()
+        if body.point_of is not None:
+            body = self._with_point(body)
         if self.store.with_key(body.key) is None:
             await asyncio.to_thread(self._check_job, body)  # the first of a kind loads modules
         known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
@@ -193,21 +200,42 @@ class Front:
             return known, False
         x = None
         if body.point not in (None, TRAINED, *NAMED_POINTS):
-            x = self.points[body.point]
-        job = self.store.add(body, client)
+            x = await self._point_of(body)
+        try:
+            job = self.store.add(body, client)
+        except OSError as error:
+            raise _not_kept(error) from error
         self.store.unwritten.add(job.id)
         try:
             if x is not None:
                 await asyncio.to_thread(save_npy, self.store.place(job) / "point.npy", x)
             await asyncio.wrap_future(self.store.save(job))
         except OSError as error:
-            del self.store.jobs[job.id]
-            raise Failed(f"the job cannot be kept: {describe(error)}", 507) from error
+            self.store.drop(job)
+            raise _not_kept(error) from error
         if job.id not in self._ending:
             self.store.unwritten.discard(job.id)
         self._told(job)
         self._advance()
         return job, True
+
+    def _with_point(self, body: JobBody) -> JobBody:
+        """Return what is asked with the name of the point of the job that it refers to."""
+        known = self.store[body.point_of or ""]
+        if body.point not in (None, known.point):
+            raise InputError(f"`point` and `point_of` {known.id} differ; give one of them")
+        return msgspec.structs.replace(body, point=known.point)
+
+    async def _point_of(self, body: JobBody) -> np.ndarray:
+        """Return the point of a job: one that is held, or that an earlier job has kept."""
+        name = body.point or ""
+        if body.point_of is None or name in self.points:
+            return self.points[name]
+        path = self.store.place(self.store[body.point_of]) / "point.npy"
+        try:
+            return array_of(await asyncio.to_thread(path.read_bytes), self.n, f"{path}")
+        except OSError as error:
+            raise InputError(f"the point of {body.point_of}: {describe(error)}") from error
 
     def _check_job(self, body: JobBody) -> None:
         folder = Path("jobs")
@@ -323,9 +351,15 @@ class Front:
             if wait > 0:
                 self._timer = asyncio.get_running_loop().call_later(wait, self._advance)
             else:
-                self._send_work(queue.take())
+                self._send_work(queue.take(self._most_columns()))
         if self.running is None and (job := self.store.next()) is not None:
             self._start(job)
+
+    def _most_columns(self) -> int:
+        """Return how wide a block of several requests may be, by the memory of the ranks."""
+        column = self.n * np.dtype(np.float64).itemsize
+        most = most_array_bytes(self.about["ranks"]) // column
+        return max((width for width in (*WIDTHS, MOST_COLUMNS) if width <= most), default=1)
 
     def _send_work(self, block: list[Work]) -> None:
         first, arrays = block[0], []
@@ -494,6 +528,10 @@ class Front:
 def _overflow(bad: list[int], work: Work) -> str:
     which = f"columns {', '.join(map(str, bad[:10]))} of" if work.columns > 1 else ""
     return f"{which} the product is not finite; check the scale of the array and the point".strip()
+
+
+def _not_kept(error: OSError) -> Failed:
+    return Failed(f"the job cannot be kept: {describe(error)}", 507)
 
 
 def _is_over(work: Work) -> bool:

@@ -23,7 +23,7 @@ from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
 from hesscomp.service.requests import NAMED_POINTS, check_array_memory
-from hesscomp.service.wire import Job, JobBody, array_of, checked_array, npy_of
+from hesscomp.service.wire import Job, JobBody, array_of, npy_of
 from hesscomp.service.workspace import ANSWER, Workspace, checked_name
 from hesscomp.storage.files import remove_files
 from hesscomp.storage.npy import mapped_npy, save_npy
@@ -174,7 +174,7 @@ def answered(handler: Callable[..., Awaitable[Response]], room: Room):
         except (ClientDisconnect, Gone):
             return Response(status_code=400)
         finally:
-            room.give(request.scope.pop(TAKEN, 0))
+            room.give(request.scope.pop(TAKEN, 0), _client(request))
 
     return answer
 
@@ -239,9 +239,8 @@ class Doors:
 
     async def events(self, request: Request) -> Response:
         given = request.headers.get("last-event-id")
-        number = int(given) if given is not None and given.isdecimal() and len(given) < 16 else None
         return StreamingResponse(
-            self.front.events.since(number), media_type="text/event-stream; charset=utf-8"
+            self.front.events.since(given), media_type="text/event-stream; charset=utf-8"
         )
 
     async def metrics(self, request: Request) -> Response:
@@ -340,9 +339,11 @@ class Doors:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{what} in arrays/{path.name}: cannot be read ({error})") from error
         size = mapped.size * np.dtype(np.float64).itemsize
+        size = max(size, path.stat().st_size - NPY_HEADER)
         check_array_memory(size, self.front.about["ranks"])
         self._take(request, size)
-        return await asyncio.to_thread(checked_array, mapped, n, what)
+        # It is read, not kept mapped: the file is the client's, who may change or shorten it.
+        return array_of(await asyncio.to_thread(path.read_bytes), n, what)
 
     async def _body(self, request: Request, most: int) -> bytes:
         """Return a request's body; one that is too long, or comes too slowly, is refused unread.
@@ -370,7 +371,7 @@ class Doors:
 
     def _take(self, request: Request, count: int) -> None:
         """Take room for bytes of a request, which `answered` gives back."""
-        self.front.room.take(count)
+        self.front.room.take(count, _client(request))
         request.scope[TAKEN] = request.scope.get(TAKEN, 0) + count
 
     async def _send(self, array: np.ndarray, **headers: str) -> Response:

@@ -27,6 +27,16 @@ class Full(HesscompError):
     """The queue is full; asked again later, the service may take the request."""
 
 
+def check_share(held: int, more: int, most: int, what: str) -> None:
+    """Refuse by `Full` what would give a client more than half of what all may have, unless it
+    has nothing yet."""
+    if held and 2 * (held + more) > most:
+        raise Full(
+            f"{held} {what} of this client wait already, and half of {most} are one client's; ask "
+            "again later"
+        )
+
+
 class JobStore:
     """All jobs of a service, in the folder of its workspace. A restart finds them there.
 
@@ -102,16 +112,23 @@ class JobStore:
         if self.counts()[QUEUED] >= self.most:
             raise Full(f"{self.most} jobs wait already; ask again later")
         states = [each.state for each in self.jobs.values() if each.client == client]
-        if 2 * states.count(QUEUED) >= max(self.most, 2):
-            raise Full(f"{states.count(QUEUED)} jobs of this client wait already; ask again later")
+        check_share(states.count(QUEUED), 1, self.most, "jobs")
         job = Job(
-            id=f"j{self._next:06d}", kind=body.kind, options=body.options, point=body.point,
+            id=_name(self._next), kind=body.kind, options=body.options, point=body.point,
             key=body.key, client=client, created=time.time(),
         )  # fmt: skip
         self._next += 1
         self.place(job).mkdir(mode=0o700)
         self.jobs[job.id] = job
         return job
+
+    def drop(self, job: Job) -> None:
+        """Take back a job that was just added and cannot be written."""
+        del self.jobs[job.id]
+        self.unwritten.discard(job.id)
+        shutil.rmtree(self.place(job), ignore_errors=True)
+        if job.id == _name(self._next - 1):
+            self._next -= 1
 
     def save(self, job: Job) -> Future[None]:
         """Write a job's state, after what was to be written before; return the future of that."""
@@ -151,6 +168,10 @@ class JobStore:
     def close(self) -> None:
         """Wait until everything is written."""
         self._writer.shutdown()
+
+
+def _name(number: int) -> str:
+    return f"j{number:06d}"
 
 
 def result_files(folder: Path) -> list[str]:

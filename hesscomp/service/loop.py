@@ -35,6 +35,7 @@ from hesscomp.parallel.resources import available_bytes, resident_bytes
 from hesscomp.parallel.watchdog.stop_signals import STOP_SIGNALS, StopListener
 from hesscomp.parallel.world import World
 from hesscomp.runs.report import plain, write_json
+from hesscomp.service.batching import block_width
 from hesscomp.service.jobs import CANCELLED, DONE, FAILED, QUEUED
 from hesscomp.service.requests import (
     NAMED_POINTS,
@@ -51,7 +52,6 @@ from hesscomp.workflows.subject import Subject, make_problem
 
 BEAT = 10.0  # seconds of idleness after which the ranks meet: a stopped one is noticed
 CURVATURES = 4  # operators that ranks keep, each with up to an eighth of a product's memory
-WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)  # of blocks: TensorFlow may compile for each width
 SHARE = 0.1  # of a job's time that visitors may take; beyond it they wait
 PATIENCE = 1.5  # of a job's products, the longest that one waits for that
 TOLD = 0.1  # seconds between two tellings of a job's columns
@@ -315,7 +315,7 @@ class RankLoop:
         """Multiply a block; a column that leaves the finite numbers is named, the others stand."""
         operator, (V,) = self._operator(header), arrays
         columns = V.shape[1]
-        width = next((width for width in WIDTHS if width >= columns), columns)
+        width = block_width(columns)
         if not header["alone"] and width > columns:
             V = np.hstack([V, np.zeros((len(V), width - columns))])
         with np.errstate(over="ignore", invalid="ignore"):  # it is looked for below

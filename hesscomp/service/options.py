@@ -15,9 +15,10 @@ class ServiceOptions(Options, group="service"):
 
     folder: str = option(flag="folder", metavar="FOLDER", help="the service's folder; made")
     launcher: str = option("mpiexec", choices=LAUNCHERS, help="program that starts the ranks")
-    ranks: int = option(
-        1, low=1, metavar="P", help="number of MPI ranks; srun takes those of its allocation"
-    )
+    ranks: int | None = option(
+        None, low=1, metavar="P",
+        help="number of MPI ranks; default: 1, with srun all tasks of its allocation",
+    )  # fmt: skip
     port: int | None = option(
         None, low=0, high=65535, metavar="PORT",
         help="answer TCP too, on this host alone; 0 takes a free port. `hesscomp page` needs it",

@@ -32,16 +32,19 @@ TAIL = 2**14  # bytes of the log in which a death is looked for
 SAID = re.compile(r"^.*hesscomp: error: (.*)$", re.MULTILINE)
 
 
-def launch_words(launcher: str, ranks: int, address: str, words: tuple[str, ...]) -> list[str]:
-    """Return the command line that starts the ranks."""
+def launch_words(
+    launcher: str, ranks: int | None, address: str, words: tuple[str, ...]
+) -> list[str]:
+    """Return the command line that starts the ranks; without their number 1, or srun's own."""
     rank = [sys.executable, "-m", "hesscomp.cli.rank", address, *words]
     if launcher == "srun":
         how = os.environ.get("HESSCOMP_SRUN_MPI", "pmi2")
         threads = threads_of_environment() or 1
-        return ["srun", f"--mpi={how}", f"--cpus-per-task={threads}", "--wait=10", *rank]
+        number = [] if ranks is None else [f"--ntasks={ranks}"]
+        return ["srun", f"--mpi={how}", *number, f"--cpus-per-task={threads}", "--wait=10", *rank]
     beside = Path(sys.executable).with_name(launcher)
     program = str(beside) if beside.exists() else launcher
-    return [program, "-n", str(ranks), *rank]
+    return [program, "-n", str(ranks or 1), *rank]
 
 
 class Ranks:

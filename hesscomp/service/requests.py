@@ -1,6 +1,7 @@
 """Jobs as requests of workflows: what a client may set, and what the service sets itself."""
 
 import importlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,20 +195,26 @@ def _least(kind: str, request: Any, n: int) -> tuple[dict[str, Any], float | Non
 def check_array_memory(size: int, ranks: list[dict[str, Any]]) -> None:
     """Refuse an array of `size` bytes that takes more memory than a rank has free.
 
-    On a rank are the array, what brought it, the product and its copies; a solve holds seven
-    arrays of this size.
-
     Raises
     ------
     InputError
         With both sizes.
     """
-    free = min((rank["free_bytes"] for rank in ranks), default=None)
-    if free is not None and COPIES * size > free:
+    most = most_array_bytes(ranks)
+    if size > most:
         raise InputError(
             f"an array of {format_bytes(size)} takes about {format_bytes(COPIES * size)} on each "
-            f"rank, and {format_bytes(free)} are free; send fewer columns at a time"
+            f"rank, and {format_bytes(COPIES * most)} are free; send fewer columns at a time"
         )
+
+
+def most_array_bytes(ranks: list[dict[str, Any]]) -> float:
+    """Return the size of the largest array that the ranks have memory to work with.
+
+    On a rank are the array, what brought it, the product and its copies; a solve holds seven
+    arrays of this size. While no rank has told its memory, any size will do.
+    """
+    return min((rank["free_bytes"] for rank in ranks), default=math.inf) / COPIES
 
 
 def _is_linear(served: ServedProblem) -> bool:

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from hesscomp.errors import HesscompError, InputError, describe
 from hesscomp.runs.slurm import REQUEUE
 from hesscomp.service.batching import WorkQueue
-from hesscomp.service.front import Front, Unavailable
+from hesscomp.service.front import Failed, Front, Unavailable
 from hesscomp.service.http import LEAVING, application, refusal
 from hesscomp.service.jobs import Full, JobStore
 from hesscomp.service.options import LOOPBACK, ServiceOptions
@@ -202,7 +202,8 @@ class Service:
             os.close(self._lock)
         if ranks.done() and ranks.exception() is not None:
             raise ranks.exception()  # type: ignore[misc]
-        return REQUEUE if self.front.unfinished else 0
+        waits = self.front.unfinished or any(self.workspace.inbox())
+        return REQUEUE if waits else 0
 
     def _on_port(self, app) -> tuple[Server, socket.socket]:
         options = self.options
@@ -226,12 +227,16 @@ class Service:
 
     async def _watch_inbox(self) -> None:
         """Take in jobs that clients without a connection have left."""
+        told = ""
         while True:
             for path in list(self.workspace.inbox()):
                 try:
                     body = msgspec.json.decode(path.read_bytes(), type=JobBody)
                     await self.front.add_job(body, "inbox")
-                except (Unavailable, Full):  # it stays for later
+                except (Unavailable, Full, Failed) as why:  # it stays for later
+                    if isinstance(why, Failed) and told != str(why):
+                        told = str(why)
+                        log.warning("inbox: %s waits: %s", path.name, told)
                     break
                 except (
                     HesscompError,
@@ -240,12 +245,20 @@ class Service:
                     KeyError,
                     OSError,
                 ) as why:
-                    log.warning("inbox: %s is refused: %s", path.name, describe(why))
+                    text = _reason(why)
+                    log.warning("inbox: %s is refused: %s", path.name, text)
                     with suppress(OSError):
-                        path.rename(path.with_suffix(".refused"))
+                        self.workspace.refuse(path, text)
                     continue
                 path.unlink(missing_ok=True)
             await asyncio.sleep(INBOX_SECONDS)
+
+
+def _reason(why: Exception) -> str:
+    """Return why a job of the inbox is refused."""
+    if isinstance(why, KeyError):
+        return f"{why.args[0]}: the service holds no such point"
+    return describe(why) if isinstance(why, HesscompError | OSError) else str(why)
 
 
 def certificates_of(path: str | None) -> list[str]:

@@ -19,12 +19,13 @@ Value = None | bool | int | float | str | list[int | float | str]
 
 
 class JobBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What a client says of a job."""
+    """What a client says of a job; its point may be that of an earlier job, by `point_of`."""
 
     kind: str
     options: dict[str, Value] = {}
     point: str | None = None
     key: str | None = None
+    point_of: str | None = None
 
 
 class Job(msgspec.Struct, kw_only=True):
@@ -108,11 +109,7 @@ def array_of(body: bytes, rows: int, what: str) -> np.ndarray:
     InputError
         For bytes that are no such file, and for another shape, type or number that is not finite.
     """
-    return checked_array(read_npy(body, what), rows, what)
-
-
-def checked_array(array: np.ndarray, rows: int, what: str) -> np.ndarray:
-    """Return numbers as float64, (rows,) or (rows, k); InputError for others, as `array_of`."""
+    array = read_npy(body, what)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{what}: holds {array.dtype}, not real numbers")
     if array.ndim not in (1, 2) or array.shape[0] != rows or 0 in array.shape:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, one_line
 from hesscomp.storage.files import atomic_path, remove_files
 
 LONGEST = 107  # bytes of a Unix socket's path: 108 with the zero at its end
@@ -141,8 +141,18 @@ class Workspace:
 
     def inbox(self) -> Iterator[Path]:
         """Yield the jobs that clients without a connection left, the oldest first."""
-        paths = [path for path in (self.folder / "inbox").glob("*.json") if path.is_file()]
-        yield from sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+        found: list[tuple[int, Path]] = []
+        for path in (self.folder / "inbox").glob("*.json"):
+            with suppress(OSError):  # its client may take it back meanwhile
+                if path.is_file():
+                    found.append((path.stat().st_mtime_ns, path))
+        yield from (path for _, path in sorted(found))
+
+    def refuse(self, path: Path, why: str) -> None:
+        """Set a job of the inbox aside, with the reason beside it, for `hesscomp jobs`."""
+        path.rename(path.with_suffix(".refused"))
+        with atomic_path(path.with_suffix(".reason")) as temporary:
+            temporary.write_text(one_line(why) + "\n")
 
     def remove_answers(self) -> None:
         """Remove answers that clients of an earlier service have not taken."""

@@ -1,10 +1,13 @@
 """A front in this process with ranks that only pretend: H = diag(1, ..., n), f = x H x / 2."""
 
 import asyncio
+import io
 import json
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -188,3 +191,23 @@ def until(what, seconds: float = 10.0):
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.002)
     return found
+
+
+def http(running, method, path, body=b"", **headers):
+    """Ask over TCP; return status, headers and body."""
+    token = running.service.token
+    given = {"Authorization": f"Bearer {token}", "X-Hesscomp": "1"}
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    request = urllib.request.Request(running.url + path, body or None, given, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def npy(array, **how) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, **how)
+    return stream.getvalue()

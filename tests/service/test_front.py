@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import io
 import json
 import os
 import pickle
@@ -16,8 +15,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import client as http_client
@@ -26,7 +23,7 @@ from pathlib import Path
 import fakes
 import numpy as np
 import pytest
-from fakes import N, Running, running_front, until
+from fakes import N, Running, http, npy, running_front, until
 from marks import slow_but
 
 from hesscomp.cli.main import main
@@ -77,26 +74,6 @@ def raw(running, data: bytes) -> bytes:
             while part := stream.recv(2**16):
                 answer += part
         return answer
-
-
-def http(running, method, path, body=b"", **headers):
-    """Ask over TCP; return status, headers and body."""
-    token = running.service.token
-    given = {"Authorization": f"Bearer {token}", "X-Hesscomp": "1"}
-    given |= {name.replace("_", "-"): value for name, value in headers.items()}
-    given = {name: value for name, value in given.items() if value is not None}
-    request = urllib.request.Request(running.url + path, body or None, given, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return answer.status, answer.headers, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.headers, error.read()
-
-
-def npy(array, **how) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, **how)
-    return stream.getvalue()
 
 
 def test_points_and_short_requests(running):
@@ -174,6 +151,36 @@ def test_a_job_from_submission_to_its_file(running, tmp_path):
     left = leave(running.folder, "compress", {"rank": 2}, "zero")
     found = until(lambda: [job for job in service.jobs() if job.known["key"] == left])
     assert found[0].result(10)
+
+
+def test_a_job_is_submitted_again_after_its_point_has_left(tmp_path):
+    """The new job has the point of the old one, from its folder, as the page asks for it."""
+    x = np.arange(N) + 0.25
+    with running_front(tmp_path / "svc") as running:
+        first = running.client.compress(x, rank=2)
+        named = running.client.compress("zero", rank=2)
+        assert first.result(10) and named.result(10)
+    with running_front(tmp_path / "svc") as running:
+        service = running.client
+        assert service.status()["points"] == 0
+
+        def again(**body) -> tuple[int, dict]:
+            text = json.dumps({"kind": "compress", "options": {"rank": 2}, **body})
+            status, _, answer = http(running, "POST", "/v1/jobs", text.encode())
+            return status, json.loads(answer)
+
+        assert again(point=point_id(x))[0] == 404
+        status, known = again(point_of=first.id, key="again")
+        assert status == 201 and known["point"] == point_id(x)
+        assert service.job(known["id"]).result(10)
+        kept = running.service.front.store.place(running.service.front.store[known["id"]])
+        np.testing.assert_array_equal(np.load(kept / "point.npy"), x)
+        assert again(point_of=first.id, key="again") == (200, service.job(known["id"]).known)
+        assert again(point_of=named.id)[1]["point"] == "zero"
+        assert again(point_of="j999999")[0] == 404
+        assert again(point_of=first.id, point="zero")[0] == 422
+        (running.folder / "jobs" / first.id / "point.npy").write_bytes(b"damaged")
+        assert again(point_of=first.id)[0] == 422
 
 
 def test_picture_and_report_of_a_factor(running, tmp_path):
@@ -353,14 +360,33 @@ def test_events_are_resumed(running):
     before = service.status()["event"]
     service.compress("zero", rank=2).result(10)
     seen = []
-    for number, name, data in service.events(before):
-        seen.append((number, name))
+    for known, name, data in service.events(before):
+        seen.append((known, name))
         if name == "job" and data["state"] == "done":
             break
-    assert [number for number, _ in seen] == list(range(before + 1, before + 1 + len(seen)))
+    start, _, number = before.partition("-")
+    assert [known for known, _ in seen] == [
+        f"{start}-{int(number) + 1 + i}" for i in range(len(seen))
+    ]
     assert {"job", "row"} == {name for _, name in seen}
-    number, name, _ = next(service.events(10**9))
-    assert name == "reset"
+
+
+def test_who_missed_events_is_told_to_ask_for_everything_again(tmp_path):
+    """After a restart too, whose numbers begin again: an old one may be below the new ones."""
+    with running_front(tmp_path / "svc") as running:
+        before = running.client.status()["event"]
+    with running_front(tmp_path / "svc") as running:
+        service = running.client
+        service.compress("zero", rank=2).result(10)
+        now = service.status()["event"]
+        start, _, number = now.partition("-")
+        assert int(before.partition("-")[2]) < int(number)
+        for known in (before, number, f"{start}-{10**9}", f"{start}-²", f"{start}--1", "x" * 99):
+            assert next(service.events(known.encode().decode("latin-1"))) == (now, "reset", {})
+        told = service.events(before)
+        assert next(told)[1] == "reset"
+        service.compress("zero", rank=2)
+        assert next(told)[1] == "job"  # and so on, as for others
 
 
 def test_a_job_that_the_ranks_have_no_memory_for_is_refused(running, monkeypatch):

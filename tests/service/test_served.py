@@ -35,8 +35,10 @@ def service(tmp_path_factory):
     service.ready(200)
     service.process = process
     yield service
+    pids = [each["pid"] for each in service.status()["ranks"]]
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert not (folder / "service.json").exists()
 
 

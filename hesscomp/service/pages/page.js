@@ -338,8 +338,8 @@ async function cancel(id) {
 }
 
 async function again(id) {
-  const { kind, options, point } = jobs.get(id);
-  await queue({ kind, options, point });
+  const { kind, options } = jobs.get(id);
+  await queue({ kind, options, point_of: id }); // its point, though it may have left the memory
 }
 
 async function queue(body) {

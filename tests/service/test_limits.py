@@ -1,0 +1,131 @@
+"""What a service takes in: arrays by their files, memory, and each client's share."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from fakes import N, http, npy, running_front, until
+
+from hesscomp.client import connect, point_id
+from hesscomp.service.batching import MOST_BYTES, Room, Work, WorkQueue
+from hesscomp.service.jobs import Full
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with running_front(tmp_path_factory.mktemp("svc") / "svc") as running:
+        yield running
+
+
+def test_a_point_stays_when_the_file_that_brought_it_changes(running):
+    x, path = np.arange(N) + 2.5, running.folder / "arrays" / "changing.npy"
+    np.save(path, x)
+    status, _, body = http(running, "PUT", "/v1/points", X_Hesscomp_Array="changing")
+    name = json.loads(body)["id"]
+    assert status == 201 and name == point_id(x)
+    with open(path, "r+b") as stream:
+        stream.seek(-8 * N, 2)
+        stream.write(np.zeros(N).tobytes())
+    np.testing.assert_array_equal(running.service.front.points[name], x)
+    with open(path, "r+b") as stream:
+        stream.truncate(0)
+    np.testing.assert_array_equal(running.service.front.points[name], x)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.array([{}] * N, object), "holds Python objects"),
+        (np.full(N, np.nan), "numbers that are not finite"),
+        (np.full(N, 1j), "holds complex128, not real numbers"),
+        (np.ones(N + 1), "has shape"),
+    ],
+)
+def test_files_that_are_no_points(running, array, message):
+    np.save(running.folder / "arrays" / "bad.npy", array, allow_pickle=True)
+    status, _, body = http(running, "PUT", "/v1/points", X_Hesscomp_Array="bad")
+    assert status == 422 and message in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("what", ["product", "product?batch=false", "solve?shift=1"])
+def test_arrays_in_bodies_are_checked_against_the_memory_too(running, monkeypatch, what):
+    monkeypatch.setitem(running.service.front.about["ranks"][0], "free_bytes", 8 * 8 * N * 2)
+    for columns, expected in ((2, 200), (3, 422)):
+        body = npy(np.ones((N, columns)))
+        status, _, answer = http(running, "POST", f"/v1/points/zero/{what}", body)
+        assert status == expected
+    assert "send fewer columns at a time" in json.loads(answer)["error"]
+
+
+def test_no_more_columns_are_joined_than_the_memory_takes(running, monkeypatch):
+    """Of seven products that wait, three at most fit; a block of five would be six wide."""
+    front, rank = running.service.front, running.rank
+    monkeypatch.setitem(front.about["ranks"][0], "free_bytes", 8 * 8 * N * 3 + 100)
+    rank.hold.clear()
+    rank.blocks.clear()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            point = running.client.point("zero")
+            asked = [pool.submit(lambda: point.value)]
+            until(lambda: front.under_way)
+            asked += [
+                pool.submit(lambda: connect(running.folder).point("zero") @ np.ones(N))
+                for _ in range(7)
+            ]
+            until(lambda: len(front.queue) == 7)
+            rank.hold.set()
+            for each in asked[1:]:
+                np.testing.assert_array_equal(each.result(), np.arange(1.0, N + 1))
+    finally:
+        rank.hold.set()
+    assert sorted(rank.blocks) == [1, 3, 3]
+
+
+def test_one_client_has_half_of_the_room_and_of_the_queue():
+    room = Room(most=100)
+    room.take(30, "a")
+    with pytest.raises(Full, match="30 bytes of arrays of this client wait already, and half of"):
+        room.take(21, "a")
+    room.take(50, "b")
+    room.take(20, "a")
+    with pytest.raises(Full, match="arrays of 100 bytes wait already, of 100"):
+        room.take(1, "c")
+    room.give(30, "a")
+    room.give(50, "b")
+    room.give(20, "a")
+    assert room.taken == 0 and not room.by_client
+    room.take(500, "a")  # a larger array alone
+
+    queue = WorkQueue(most=4)
+    works = [Work("gradient", "zero", "hessian", client, None) for client in "aaabbc"]
+    for work in works[:2]:
+        queue.add(work)
+    with pytest.raises(Full, match="2 requests of this client wait already"):
+        queue.add(works[2])
+    for work in works[3:5]:
+        queue.add(work)
+    with pytest.raises(Full, match="4 requests wait already"):
+        queue.add(works[5])
+    queue.add(queue.take()[0], first=True)  # what was not answered comes back in any case
+
+
+def test_a_client_with_its_share_is_told_to_come_again_and_others_are_served(running):
+    front, body = running.service.front, npy(np.ones(N))
+    front.room.most = 3 * len(body)
+    running.rank.hold.clear()
+    mine = {"X_Hesscomp_Client": "mine"}
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(http, running, "POST", "/v1/points/zero/product", body, **mine)
+            until(lambda: front.under_way)
+            status, headers, answer = http(running, "PUT", "/v1/points", body, **mine)
+            assert status == 503 and float(headers["Retry-After"]) > 0
+            assert "of this client wait already" in json.loads(answer)["error"]
+            assert http(running, "PUT", "/v1/points", body, X_Hesscomp_Client="other")[0] == 201
+            running.rank.hold.set()
+            assert first.result()[0] == 200
+    finally:
+        running.rank.hold.set()
+        front.room.most = MOST_BYTES
+    until(lambda: front.room.taken == 0)
