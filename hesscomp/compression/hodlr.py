@@ -188,11 +188,12 @@ class Peeling:
         noise = ROUNDING * np.finfo(self.operator.dtype).eps * self.norm
         kept = asked.rank or sketch.columns
 
-        def sides(Q, Z):
-            W = truncated(Q, Z, kept, cut, noise)
+        def sides(Q, Z, *inside):
+            W = truncated(Q, Z, inside, kept, cut, noise)
             return W.reshape(len(Q), 2, *W.shape[1:])
 
-        W = self.by_nodes(sides, sketch.Q, sketch.across()).reshape(2 * nodes, *sketch.Q.shape[1:])
+        W = self.by_nodes(sides, sketch.Q, sketch.across(), *sketch.inside)
+        W = W.reshape(2 * nodes, *sketch.Q.shape[1:])
         ranks = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
         width = int(ranks.max())
         return W[:, :, :width].reshape(self.tree.leaves, self.m, width), ranks
@@ -257,6 +258,8 @@ class Sketch:
 
     def __init__(self, peeling: Peeling, level: int, columns: int, before: Sketch | None = None):
         self.peeling, self.level, self.nodes = peeling, level, 2**level
+        inside = peeling.inside.reshape(self.nodes, 2, -1)
+        self.inside = inside[:, 0], inside[:, 1]
         random = [peeling.random(level, 1, columns)]
         if peeling.asked.passes == 1:
             random.append(peeling.random(level, 0, WIDER * columns))
@@ -269,7 +272,7 @@ class Sketch:
         if before is not None:
             found = [np.concatenate(pair, axis=2) for pair in zip(before.found, found, strict=True)]
         self.found: list[np.ndarray] = found
-        self.Q: np.ndarray = peeling.by_nodes(_orthonormal, found[0])
+        self.Q: np.ndarray = peeling.by_nodes(_orthonormal, found[0], self.inside[0])
 
     @property
     def columns(self) -> int:
@@ -292,7 +295,8 @@ class Sketch:
         """Return A^T Q, a (nodes, rows, s) array."""
         if self.peeling.asked.passes == 1:
             _, Z, Psi = self.found
-            return Z @ np.swapaxes(np.linalg.pinv(np.swapaxes(Psi, 1, 2) @ self.Q), 1, 2)
+            across = Z @ np.swapaxes(np.linalg.pinv(np.swapaxes(Psi, 1, 2) @ self.Q), 1, 2)
+            return across * self.Q.any(axis=1)[:, None, :]
         stack = np.zeros((self.nodes, 2, *self.Q.shape[1:]))
         stack[:, 0] = self.Q
         leaves = stack.reshape(*self.peeling.inside.shape, -1)
@@ -304,8 +308,8 @@ class Sketch:
         return stack.reshape(self.nodes, 2, rows, stack.shape[2])[:, child]
 
 
-def _orthonormal(Y: np.ndarray) -> np.ndarray:
-    return tall_qr(Y)[0] if Y.shape[2] else Y
+def _orthonormal(Y: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return tall_qr(Y, inside)[0] if Y.shape[2] else Y
 
 
 def certified(factor: Factor, probes: Probes, tolerance: float | None, size: float) -> Certificate:

@@ -181,10 +181,12 @@ class Hodlr(InLeaves):
                 np.concatenate([form.side(level), more], axis=2).reshape(2 ** (level + 1), rows, -1)
                 for more in (weighted, added)
             )
-            Q, R = tall_qr(first[0::2])
+            of_children = inside.reshape(2 ** (level + 1), rows)
+            held = of_children[0::2], of_children[1::2]
+            Q, R = tall_qr(first[0::2], held[0])
             cut = cut_of_block(tolerance * norm, level, tree.levels)
             Z = second[1::2] @ np.swapaxes(R, 1, 2)
-            W = truncated(Q, Z, Q.shape[2], cut, noise)
+            W = truncated(Q, Z, held, Q.shape[2], cut, noise)
             of = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
             sides.append(W[:, :, : of.max()].reshape(len(D), form.m, of.max()))
             ranks.append(of)
@@ -360,12 +362,15 @@ def nested(form: Form, tree: Tree) -> Stacks:
     size = max(np.abs(form.leaves).max(initial=0.0), sizes.max(initial=0.0))
     ranks: list[np.ndarray] = []
     bases, couplings = [], []
+    inside = Ragged.of_leaves(tree).row_mask
     for level in reversed(range(len(form.widths))):
         columns = form.columns(level)
-        U, s, _ = np.linalg.svd(T * np.sqrt(sizes)[:, None, :], full_matrices=False)
-        kept = s > EPS * size
+        weighted = _padding_last(T * np.sqrt(sizes)[:, None, :], inside)
+        U, s, _ = np.linalg.svd(weighted, full_matrices=False)
+        kept = (s > EPS * size) & (np.arange(s.shape[1]) < inside.sum(axis=1)[:, None])
         k = kept.sum(axis=1)
-        U = (U * kept[:, None, :])[:, :, : k.max()]
+        U = _put_back((U * kept[:, None, :])[:, :, : k.max()], inside)
+        inside = kept[:, : k.max()].reshape(len(kept) // 2, -1)
         T = np.swapaxes(U, 1, 2) @ T
         B = T[0::2, :, columns] @ np.swapaxes(T[1::2, :, columns], 1, 2)
         T = T[:, :, : columns.start].reshape(len(T) // 2, 2 * T.shape[1], columns.start)
@@ -384,7 +389,7 @@ def cut_of_block(error: float, level: int, levels: int) -> float:
     return error / float(np.sqrt(2 * 2**level * max(levels, 1)))
 
 
-def tall_qr(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def tall_qr(Y: np.ndarray, inside: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return Q and R of a stack of tall matrices: of pieces that the caches hold, then of their R.
 
     Demmel, Grigori, Hoemmen and Langou 2012, algorithm 1, with one level of pieces.
@@ -393,7 +398,35 @@ def tall_qr(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ----------
     Y : (nodes, rows, k) array
         Rows are cut in halves while both halves are whole and longer than TALL.
+    inside : (nodes, rows) bool array, optional
+        Which rows are no padding, all by default. Padding must be zero in Y, and is in Q. A matrix
+        with fewer rows than columns has columns of zeros in Q from the number of its rows on.
     """
+    if inside is None or inside.all():
+        return _tall_qr(Y)
+    Q, R = _tall_qr(_padding_last(Y, inside))
+    return _put_back(Q, inside), R
+
+
+def _padding_last(Y: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Return the rows of a stack with those of padding last, and no more of these than needed.
+
+    A Householder vector whose pivot is a row of padding leaves rounding there, and orthonormal
+    columns that a matrix of low rank does not determine may lie there altogether. Where padding
+    comes last, all is zero that is below a pivot in it.
+    """
+    most = max(int(inside.sum(axis=1).max()), min(Y.shape[1:]))
+    order = np.argsort(~inside, axis=1, kind="stable")[:, :most, None]
+    return np.take_along_axis(Y, order, 1)
+
+
+def _put_back(Q: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Undo `_padding_last`; padding is zero, whatever it was."""
+    places = np.maximum(np.cumsum(inside, axis=1) - 1, 0)[:, :, None]
+    return np.where(inside[:, :, None], np.take_along_axis(Q, places, 1), 0.0)
+
+
+def _tall_qr(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     nodes, rows, k = Y.shape
     pieces = 1
     while rows % (2 * pieces) == 0 and rows // (2 * pieces) >= max(TALL, k):
@@ -405,21 +438,36 @@ def tall_qr(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (inner @ outer.reshape(nodes * pieces, k, k)).reshape(Y.shape), R
 
 
-def truncated(Q: np.ndarray, Z: np.ndarray, rank: int, cut: float, noise: float) -> np.ndarray:
+def truncated(
+    Q: np.ndarray,
+    Z: np.ndarray,
+    inside: tuple[np.ndarray, np.ndarray],
+    rank: int,
+    cut: float,
+    noise: float,
+) -> np.ndarray:
     """Return the sides of the blocks Q Z^T, cut to their leading singular values.
 
-    At most `rank` of those above `noise`, and the fewest that leave no more than `cut` in the
-    Frobenius norm.
+    At most `rank` of those above `noise`, no more than a block has rows or columns, and the fewest
+    that leave no more than `cut` in the Frobenius norm.
+
+    Parameters
+    ----------
+    Q, Z : (nodes, rows, k) arrays
+        Padding is zero; Q has orthonormal columns, or columns of zeros.
+    inside : pair of (nodes, rows) bool arrays
+        Which rows of Q, and of Z, are no padding.
 
     Returns
     -------
     (2 nodes, rows, columns) array
-        First child, second child; columns beyond the rank are zero.
+        First child, second child; columns beyond the rank are zero, and so is padding.
     """
-    P, R = tall_qr(Z)
+    P, R = tall_qr(Z, inside[1])
     U, s, Vt = np.linalg.svd(np.swapaxes(R, 1, 2))  # Q Z^T = Q R^T P^T
     rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
-    keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < rank)
+    most = np.minimum(rank, np.minimum(*(of.sum(axis=1) for of in inside)))
+    keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < most[:, None])
     root = np.sqrt(s * keep)[:, None, :]
     W = np.empty((2 * len(Q), *Q.shape[1:]))
     np.multiply(Q @ U, root, out=W[0::2])

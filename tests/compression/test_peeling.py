@@ -5,8 +5,9 @@ import pytest
 from oracles import Sharded, random_hodlr, same_arrays
 
 import hesscomp as hc
-from hesscomp.compression.hodlr import compress_hodlr
+from hesscomp.compression.hodlr import HodlrOptions, Peeling, compress_hodlr
 from hesscomp.errors import InputError
+from hesscomp.factors.provenance import metered
 from hesscomp.factors.tree import Tree, kd_order
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.world import World
@@ -94,6 +95,42 @@ def test_the_same_bits_on_any_number_of_ranks(world):
     alone = compress_hodlr(MatrixOperator(H), tree, rank=4)
     together = compress_hodlr(MatrixOperator(H, world), tree, rank=4)
     same_arrays(alone, together)
+
+
+def uneven(leaves: int, rng) -> np.ndarray:
+    """Bounds of leaves of 1 to 64 rows."""
+    return np.cumsum([0, 1, 64, *rng.integers(1, 65, leaves - 2)])
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("asked", [{"tolerance": 1e-3}, {"rank": 40}, {"rank": 12, "passes": 1}])
+def test_leaves_of_many_sizes(asked):
+    """Rounding stays rounding, no padding holds anything, and no rank exceeds its block."""
+    rng = np.random.default_rng(0)
+    bounds = uneven(32, rng)
+    points = rng.random((int(bounds[-1]), 2))
+    H, tree = exponential(points, 0.2), Tree(kd_order(points, 2), bounds)
+    noise = rng.standard_normal(H.shape)
+    factors, options = [], HodlrOptions(**asked)
+    for matrix in (H, H + 1e-15 * (noise + noise.T)):
+        operator = MatrixOperator(matrix)
+        peeling = Peeling(operator, tree, options)
+        factor = peeling.factor(metered(operator))
+        assert not peeling.sides[~peeling.inside].any()
+        assert not factor.form.leaves[~peeling.inside].any()
+        factors.append(factor)
+    one, other = (factor.to_dense() for factor in factors)
+    assert np.linalg.norm(one - other) <= 1e-6 * np.linalg.norm(H)
+    for level in range(tree.levels):
+        sizes = np.diff(bounds[:: tree.leaves >> (level + 1)]).reshape(-1, 2).min(axis=1)
+        assert (factor.block_ranks[2**level - 1 : 2 ** (level + 1) - 1] <= sizes).all()
+    b = rng.standard_normal(tree.n)
+    x = factor.solve(b, 3.0)
+    np.testing.assert_allclose(factor @ x + 3.0 * x, b, atol=1e-9)
+    signs, logs = np.linalg.slogdet(other + 3.0 * np.eye(tree.n))
+    np.testing.assert_allclose(factor.logdet(3.0), (signs, logs), rtol=1e-9)
+    counts = factor.inertia(3.0)
+    assert counts.negative == np.sum(np.linalg.eigvalsh(other) < -3.0)
 
 
 @pytest.mark.serial
