@@ -11,7 +11,7 @@ import scipy.sparse.linalg
 
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.factors.basis import EPS
-from hesscomp.factors.hbs import Ragged, Shapes, Stacks, eliminate
+from hesscomp.factors.hbs import Shapes, Stacks, eliminate
 from hesscomp.factors.hierarchical import Elimination, InLeaves, spectral_norm
 from hesscomp.factors.shares import Shares
 from hesscomp.factors.tall import TallQr, padding_last, put_back
@@ -324,12 +324,11 @@ class Hodlr(InLeaves):
 
     def _eliminate(self, shift: float) -> Elimination:
         stacks = self._nested
-        return eliminate(stacks, Shapes.of(self.tree, stacks.ranks), shift)
+        return eliminate(stacks, Shapes.of(self.tree, stacks.ranks), shift, self.shares)
 
     @cached_property
     def _nested(self) -> Stacks:
-        whole = self.in_layout(Replicated(self.n, self.world))
-        return nested(whole.form, self.tree)
+        return nested(self.form, self.shares)
 
 
 def _is_full(tree: Tree, ranks: np.ndarray) -> bool:
@@ -447,40 +446,49 @@ def exchanged(given: np.ndarray, widths: list[int], shares: Shares) -> np.ndarra
     return down if len(widths) == shares.tree.levels else shares.of_leaves(down, len(widths))
 
 
-def nested(form: Form, tree: Tree) -> Stacks:
-    """Return the same matrix with nested bases, as `Hbs` has: exact to rounding.
+def nested(form: Form, shares: Shares) -> Stacks:
+    """Return the same matrix with nested bases, as `Hbs` has: exact to rounding. Collective.
 
     A node's basis spans its rows of the sides of all levels above it; what rounding is in the
     matrix is left out, so that sides that are alike on several levels count once.
     """
-    leaves, T = len(form.leaves), form.sides
-    sizes = np.empty((leaves, T.shape[2]))  # singular values of the blocks of these columns
-    for level in range(len(form.widths)):
-        children = 2 ** (level + 1)
-        group, squares = leaves // children, np.sum(form.side(level) ** 2, axis=1)
-        squares = squares.reshape(children, group, form.widths[level])
-        sizes[:, form.columns(level)] = np.repeat(squares.sum(axis=1), group, axis=0)
+    T, levels = form.sides, shares.tree.levels
+    sizes = np.empty((len(T), T.shape[2]))  # singular values of the blocks of these columns
+    for level in range(levels):
+        columns = form.columns(level)
+        squares = shares.raised(np.sum(form.side(level) ** 2, axis=1), levels, level + 1)
+        sizes[:, columns] = shares.of_leaves(squares, level + 1)
     size = max(np.abs(form.leaves).max(initial=0.0), sizes.max(initial=0.0))
+    size = float(shares.largest(np.array([size]))[0])
     ranks: list[np.ndarray] = []
     bases, couplings = [], []
-    inside = Ragged.of_leaves(tree).row_mask
-    for level in reversed(range(len(form.widths))):
+    inside = shares.mask
+    for level in reversed(range(levels)):
         columns = form.columns(level)
-        weighted = T * np.sqrt(sizes)[:, None, :]
-        weighted = padding_last(weighted, inside, int(inside.sum(axis=1).max()))
-        U, s, _ = np.linalg.svd(weighted, full_matrices=False)
-        kept = (s > EPS * size) & (np.arange(s.shape[1]) < inside.sum(axis=1)[:, None])
+        U, kept = _range(T * np.sqrt(sizes)[:, None, :], inside, EPS * size)
         k = kept.sum(axis=1)
-        U = put_back((U * kept[:, None, :])[:, :, : k.max()], inside)
-        inside = kept[:, : k.max()].reshape(len(kept) // 2, -1)
-        T = np.swapaxes(U, 1, 2) @ T
+        width = int(k.max(initial=0))
+        if level >= shares.top - 1:
+            width = int(shares.largest(np.array([width]))[0])
+        U = put_back((U * kept[:, None, :])[:, :, :width], inside)
+        T, kept = np.swapaxes(U, 1, 2) @ T, kept[:, :width]
+        ranks.insert(0, shares.gathered(k, level + 1))
+        if level == shares.top - 1:
+            T, kept, sizes = (shares.gathered(each, level + 1) for each in (T, kept, sizes))
+        inside = kept.reshape(len(kept) // 2, 2 * width)
         B = T[0::2, :, columns] @ np.swapaxes(T[1::2, :, columns], 1, 2)
-        T = T[:, :, : columns.start].reshape(len(T) // 2, 2 * T.shape[1], columns.start)
+        T = T[:, :, : columns.start].reshape(len(T) // 2, 2 * width, columns.start)
         sizes = sizes[0::2, : columns.start]
-        ranks.insert(0, k)
         bases.append(U)
         couplings.append(B)
     return Stacks(np.concatenate([np.zeros(1, np.int64), *ranks]), form.leaves, bases, couplings)
+
+
+def _range(T: np.ndarray, inside: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the left singular vectors of a stack, padding last, and which are above `least`."""
+    most = inside.sum(axis=1)
+    U, s, _ = np.linalg.svd(padding_last(T, inside, inside.shape[1]), full_matrices=False)
+    return U, (s > least) & (np.arange(s.shape[1]) < most[:, None])
 
 
 def cut_of_block(error: float, level: int, levels: int) -> float:

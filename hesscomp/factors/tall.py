@@ -128,6 +128,8 @@ def padding_last(Y: np.ndarray, inside: np.ndarray, longest: int) -> np.ndarray:
     comes last, all is zero that is below a pivot in it. `longest` is the most rows that are no
     padding.
     """
+    if inside.all():
+        return Y
     most = max(longest, min(Y.shape[1:]))
     order = np.argsort(~inside, axis=1, kind="stable")[:, :most, None]
     return np.take_along_axis(Y, order, 1)
@@ -135,5 +137,7 @@ def padding_last(Y: np.ndarray, inside: np.ndarray, longest: int) -> np.ndarray:
 
 def put_back(Q: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Undo `padding_last`; padding is zero, whatever it was."""
+    if inside.all():
+        return Q
     places = np.maximum(np.cumsum(inside, axis=1) - 1, 0)[:, :, None]
     return np.where(inside[:, :, None], np.take_along_axis(Q, places, 1), 0.0)
