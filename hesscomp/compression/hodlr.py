@@ -263,7 +263,7 @@ class Sketch:
             found += [Y[:, :, columns:], stack[:, :, columns:]]
         if before is not None:
             found = [np.concatenate(pair, axis=2) for pair in zip(before.found, found, strict=True)]
-        self.found = found
+        self.found: list[np.ndarray] = found
         self.Q = TallQr(self.first, found[0])
 
     @property

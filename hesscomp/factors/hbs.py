@@ -376,10 +376,11 @@ def eliminate(stacks: Stacks, shapes: Shapes, shift: float, shares: Shares) -> E
             S, kept = shares.gathered(S, level), shares.gathered(kept, level)
         A, inside = _coupled(S, stacks.couplings[i]), kept.reshape(len(kept) // 2, 2 * S.shape[1])
     inverses.append(work.root(A, inside))
-    *counts, logabsdet = work.found()
+    negative, zero, positive, logabsdet = work.found()
     meet = 0 if shares.alone else levels - shares.top + 1
     inverse = Telescope(inverses, reductions, shares, meet, shares.top).joined()
-    return Elimination(*map(int, counts), logabsdet, UlvSolver(leaf, inverse))
+    counts = int(negative), int(zero), int(positive)
+    return Elimination(*counts, float(logabsdet), UlvSolver(leaf, inverse))
 
 
 def _placed(U: np.ndarray, rank: int, kept: int) -> np.ndarray:
@@ -529,7 +530,7 @@ class _Pivots:
         self.totals += self.shares.gathered(counted, level).sum(axis=0)
         self.parts = []
 
-    def found(self) -> tuple[float, ...]:
+    def found(self) -> np.ndarray:
         """Return the negative, zero and positive pivots, and the sum of their logarithms.
 
         Rank 0's: above the subtrees all ranks find them, perhaps rounded apart.
@@ -537,4 +538,4 @@ class _Pivots:
         totals = self.totals
         if self.shares.world is not None and not self.shares.alone:
             totals = self.shares.world.broadcast(totals)
-        return tuple(float(total) for total in totals)
+        return totals

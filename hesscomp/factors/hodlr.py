@@ -289,19 +289,19 @@ class Hodlr(InLeaves):
     def _tree_diagonal(self) -> np.ndarray:
         shares = self.shares
         own = np.diagonal(self.form.leaves, axis1=1, axis2=2)[shares.mask]
-        return own if shares.alone else shares.gathered_numbers(own, self.tree.leaf_sizes)
+        return shares.together(own[:, None])[:, 0]
 
     @cached_property
     def _norm(self) -> float:
         """Rank 0 asks for products, and the others do their part of them."""
         if self.shares.alone:
             return super()._norm
-        layout, world = self.layout, self.shares.world
+        shares, world = self.shares, self.shares.world
         assert world is not None  # several ranks
 
         def product(V: np.ndarray | None) -> np.ndarray | None:
             V = world.broadcast(V)
-            return None if V is None else layout.whole(self.block_product(layout.local(V)))
+            return None if V is None else shares.together(self._product(V[shares.positions]))
 
         found: float | str = ""
         if world.rank == 0:

@@ -110,6 +110,12 @@ class Shares:
         counts = [int(by_leaf[first << down : last << down].sum()) for first, last in self.ranges]
         return self._gathered(numbers[:, None], counts)[:, 0]
 
+    def together(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows of all positions of the ordering, from each rank's own."""
+        if self.alone:
+            return rows
+        return self._gathered(rows, [stop - start for start, stop in self.parts()])
+
     def largest(self, values: np.ndarray) -> np.ndarray:
         """Return the largest of the ranks' numbers, one for each place.
 
@@ -290,10 +296,7 @@ class TreeRows:
         """Return the layout's rows of a block, of which each rank gives its positions."""
         if self.moving is not None:
             return self.moving.back(rows)
-        if not self.shares.alone:
-            counts = [stop - start for start, stop in self.shares.parts()]
-            rows = self.shares._gathered(rows, counts)
-        return rows.take(self.places, axis=0)
+        return self.shares.together(rows).take(self.places, axis=0)
 
     def leaf_numbers(self) -> np.ndarray:
         """Return the leaf of each of the layout's rows."""
