@@ -58,7 +58,7 @@ class Elimination:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Hierarchical(Factor):
-    """A factor over a `tree`. Every rank holds all of it, in either layout.
+    """A factor over a `tree`. Every rank holds all of it in either layout, unless a kind shares it.
 
     Attributes
     ----------

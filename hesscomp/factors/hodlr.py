@@ -35,6 +35,10 @@ class Hodlr(InLeaves):
     in common with all others, at most k times its level, in about 10 (m^2 + r^2) operations a
     parameter.
 
+    In the row layout each rank holds the leaves of its own subtrees (`Shares`) and their rows of
+    the sides, and eliminates these; memory and work fall with the number of ranks. All methods are
+    then collective.
+
     Attributes
     ----------
     permutation : (n,) int64 array
@@ -44,9 +48,11 @@ class Hodlr(InLeaves):
         Of each inner node, that of the block between its two children: the root's, then level by
         level. Node i has the children 2 i + 1 and 2 i + 2.
     leaf_blocks : (leaf_numbers,) float64 array
-        The leaves' diagonal blocks, row by row, one after the other.
+        The leaves' diagonal blocks, row by row, one after the other. In the row layout those of
+        this rank's leaves.
     sides : (side_numbers,) float64 array
         The matrices W, row by row: of the root's two children, then of one level after the other.
+        In the row layout the rows of this rank's leaves.
 
     Examples
     --------
