@@ -478,17 +478,29 @@ class _Pivots:
         kept = basis[:, :width]
         K = np.zeros((nodes, rows, width))
         K[:, :width] = _transposed(np.linalg.inv(triangle)) * kept[:, None, :]
-        if delayed.any():
-            order = np.argsort(~delayed, axis=1, kind="stable")[:, : delayed.sum(axis=1).max()]
-            more = np.take_along_axis(delayed, order, 1)
-            chosen = np.take_along_axis(V, order[:, None, :], 2) * more[:, None, :]
-            K, kept = np.concatenate([K, chosen], axis=2), np.hstack([kept, more])
         E = Q @ V
         G = (E * inverse[:, None, :]) @ _transposed(E)
-        C = _transposed(K) @ C  # what is kept, by eigenvectors; delayed ones meet no others
-        R = _transposed(Q @ K) - (C * inverse[:, None, :]) @ _transposed(E)
-        S = _transposed(K) @ T @ K - (C * inverse[:, None, :]) @ _transposed(C)
-        return G, R, (S + _transposed(S)) / 2, kept
+
+        def reduced(nodes, K: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, ...]:
+            D = _transposed(K) @ C[nodes]  # what is kept, by eigenvectors; delayed meet no others
+            weighted = D * inverse[nodes, None, :]
+            R = _transposed(Q[nodes] @ K) - weighted @ _transposed(E[nodes])
+            S = _transposed(K) @ T[nodes] @ K - weighted @ _transposed(D)
+            return R, (S + _transposed(S)) / 2, kept
+
+        late = delayed.any(axis=1)
+        if not late.any():
+            return G, *reduced(slice(None), K, kept)
+        # Each by itself, so that its bits do not depend on what other nodes delay.
+        order = np.concatenate([np.flatnonzero(~late), np.flatnonzero(late)])
+        usual = order[: len(late) - int(late.sum())]
+        found = [reduced(usual, K[usual], kept[usual])]
+        for node in order[len(usual) :, None]:
+            chosen = V[node][:, :, delayed[node[0]]]
+            wide = np.hstack([kept[node], np.ones((1, chosen.shape[2]), bool)])
+            found.append(reduced(node, np.concatenate([K[node], chosen], axis=2), wide))
+        back = np.argsort(order)
+        return G, *(_joined(parts)[back] for parts in zip(*found, strict=True))
 
     def root(self, A: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Eliminate all that is left; return its pseudo-inverse."""

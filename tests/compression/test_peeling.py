@@ -10,7 +10,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors.provenance import metered
 from hesscomp.factors.tree import Tree, kd_order
 from hesscomp.operators.matrix import MatrixOperator
-from hesscomp.parallel.layout import Replicated
+from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.world import World
 
 pytestmark = pytest.mark.ranks
@@ -174,6 +174,24 @@ def test_each_rank_holds_its_own_leaves(world, asked, leaves, most):
         np.testing.assert_allclose(factor.norm(), np.abs(w).max(), rtol=1e-9)
     for together, alone in zip(*everything, strict=True):
         np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.ranks(most=4)
+def test_pivots_that_are_left_to_the_parent(world):
+    """Near an eigenvalue of a leaf; what others leave does not change a node's bits."""
+    rng = np.random.default_rng(2)
+    alone = random_hodlr(650, 20, 4, rng)
+    dense, B = alone.to_dense(), rng.standard_normal((650, 2))
+    together = alone.in_layout(RowLayout(650, world))
+    rows = together.layout
+    for leaf in (0, 5, 17):
+        order = alone.tree.permutation[alone.tree.node(alone.tree.levels, leaf)]
+        shift = -float(np.linalg.eigvalsh(dense[np.ix_(order, order)])[3])
+        X = alone.solve(B, shift)
+        np.testing.assert_array_equal(rows.whole(together.solve(rows.local(B), shift)), X)
+        assert together.logdet(shift) == alone.logdet(shift)
+        assert together.inertia(shift) == alone.inertia(shift)
+        np.testing.assert_allclose(dense @ X + shift * X, B, atol=1e-6)
 
 
 @pytest.mark.serial
