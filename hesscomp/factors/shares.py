@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hesscomp.parallel.world import World
 
 SPARE = 2  # log2 of the subtrees that a rank has for its own, at least
-PIECES, PIECE_ROWS = 64, 1024  # of the rows of large nodes: at least so many, of at most so many
+PIECES, PIECE_ROWS = 16, 1024  # of the rows of large nodes: at least so many, of at most so many
 
 
 class Shares:

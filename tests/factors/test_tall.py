@@ -56,7 +56,7 @@ def test_a_tree_is_shared_by_subtrees():
         held = [Shares(tree, Ranks(size, rank)).leaves for rank in range(size)]
         assert [leaf for of in held for leaf in range(of.start, of.stop)] == list(range(128))
         most = max(of.stop - of.start for of in held)
-        assert most <= max(1.5 * 128 / size, 128 / 64)
+        assert most <= max(1.5 * 128 / size, 128 / 16)
     alone = Shares(tree)
     values = np.arange(128.0)[:, None]
     np.testing.assert_array_equal(alone.raised(values, 7, 5)[:2, 0], [6.0, 22.0])
