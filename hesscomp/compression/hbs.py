@@ -17,17 +17,16 @@ from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.factors.hbs import Hbs, Stacks
+from hesscomp.factors.shares import Shares
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Layout, RowLayout
 from hesscomp.parallel.regrouping import Regrouping
-from hesscomp.parallel.rows import row_ranges
 
 if TYPE_CHECKING:
-    from hesscomp.parallel.world import World
+    pass
 
 TRIES = 10  # of a threshold for a tolerance
 AIM, LOOSE = 0.8, 1.5  # of it, and how much better an error is good enough
-SPARE = 2  # log2 of the subtrees that a rank has for its own, at least
 PIECE = 2**20  # numbers of the sketch of a subtree that is climbed at once
 QUANTUM = 4  # of rows and columns
 
@@ -65,18 +64,8 @@ class TooNarrow(InputError):
         self.columns = columns
 
 
-class Shares:
-    """The subtrees whose lower levels each rank works on, so that no rank holds all of a sketch.
-
-    Above level `top` all ranks do the same little work.
-    """
-
-    def __init__(self, tree: Tree, world: World | None):
-        self.tree, self.world = tree, world
-        size, rank = (1, 0) if world is None else (world.size, world.rank)
-        self.top = 0 if size == 1 else min(tree.levels, (size - 1).bit_length() + SPARE)
-        self.ranges = row_ranges(2**self.top, size)
-        self.first, self.last = self.ranges[rank]
+class Subtrees(Shares):
+    """The subtrees whose lower levels each rank climbs, so that no rank holds all of a sketch."""
 
     def joint(self, size: int) -> int:
         """Return the level below which subtrees are climbed one by one, for `size` columns."""
@@ -92,12 +81,6 @@ class Shares:
             for i in range(steps)
         ]
 
-    def own(self, level: int) -> slice:
-        """Return the nodes of a level that this rank works on."""
-        if level < self.top:
-            return slice(0, 2**level)
-        return slice(self.first << (level - self.top), self.last << (level - self.top))
-
     def collected(
         self, layout: Layout, block: np.ndarray, level: int, nodes: list[slice]
     ) -> np.ndarray:
@@ -112,21 +95,6 @@ class Shares:
         mine = slice(*parts[0 if self.world is None else self.world.rank])
         # Strides may decide on last bits.
         return np.ascontiguousarray(block[self.tree.permutation[mine]], np.float64)
-
-    def gathered(self, stack: np.ndarray, level: int) -> np.ndarray:
-        """Return all nodes of a level at or below `top`, from each rank's own."""
-        if self.world is None or self.world.size == 1:
-            return stack
-        counts = [(last - first) << (level - self.top) for first, last in self.ranges]
-        return self.world.gather_rows(stack, counts)
-
-    def largest(self, values: np.ndarray) -> np.ndarray:
-        """Return the largest of the ranks' numbers, one for each place.
-
-        How often the ranks agree depends on their number, so that it counts no words.
-        """
-        values = values.astype(np.int64)
-        return values if self.world is None else np.max(self.world.gather(values), axis=0)
 
 
 @dataclass
@@ -145,12 +113,12 @@ Pair = tuple[np.ndarray, np.ndarray]
 Fetch = Callable[[int, list[slice]], Pair]
 
 
-def climb(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> list[_Level]:
+def climb(shares: Subtrees, fetch: Fetch, size: int, cut: Cut) -> list[_Level]:
     """Return the levels of an HBS approximation of H from Y = H Omega, root last. Collective.
 
     Parameters
     ----------
-    shares : Shares
+    shares : Subtrees
     fetch : callable
         Returns the (rows, s) arrays Omega and Y below this rank's nodes, in the order of the tree,
         for a level and all ranks' nodes. Collective.
@@ -223,7 +191,7 @@ def climb(shares: Shares, fetch: Fetch, size: int, cut: Cut) -> list[_Level]:
     return [*levels, root]
 
 
-def _check(shares: Shares, needed: np.ndarray, size: int) -> None:
+def _check(shares: Subtrees, needed: np.ndarray, size: int) -> None:
     """Raise TooNarrow, on all ranks, where the lowest level that needs more columns has too few."""
     needed = shares.largest(needed)
     if (narrow := np.flatnonzero(needed > size)).size:
@@ -251,7 +219,7 @@ def _parents(ranks: np.ndarray, stacks: Pair) -> tuple[_Level, Pair]:
     return level, (_compact(stacks[0], level, most), _compact(stacks[1], level, most))
 
 
-def _whole(shares: Shares, parts: list[_Level]) -> _Level:
+def _whole(shares: Subtrees, parts: list[_Level]) -> _Level:
     """Return one level of all its parts, padded alike on all ranks."""
     rows, ranks = (
         np.concatenate([np.empty(0, np.int64), *(getattr(part, name) for part in parts)])
@@ -399,7 +367,7 @@ def _rounded(sizes: np.ndarray) -> np.ndarray:
     return -(-sizes // QUANTUM) * QUANTUM
 
 
-def push_down(shares: Shares, levels: list[_Level]) -> Stacks:
+def push_down(shares: Subtrees, levels: list[_Level]) -> Stacks:
     """Return the matrices, with all diagonal blocks put down to the leaves. Collective.
 
     Empties the list of levels. The ranks gather what each has of its subtrees.
@@ -447,7 +415,7 @@ class HbsFit:
 
     def __init__(self, sketch: GaussianSketch, tree: Tree, oversample: int):
         self.sketch, self.tree, self.oversample = sketch, tree, oversample
-        self.shares = Shares(tree, sketch.layout.world)
+        self.shares = Subtrees(tree, sketch.layout.world)
 
     @property
     def rounding(self) -> float:

@@ -17,15 +17,14 @@ from hesscomp.factors.hodlr import (
     coordinates,
     cut_of_block,
     exchanged,
-    tall_qr,
     truncated,
 )
 from hesscomp.factors.provenance import NAN, Provenance, metered
+from hesscomp.factors.shares import Shares, TreeRows
+from hesscomp.factors.tall import TallQr
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
 from hesscomp.options import Seeded, option
-from hesscomp.parallel.layout import Replicated
-from hesscomp.parallel.share import Share
 from hesscomp.sketching.test_matrices import gaussian
 
 FIRST = 8  # rank of a level that a tolerance begins with; it then grows by half
@@ -104,9 +103,12 @@ def compress_hodlr(
     With leaves of m parameters and L levels, 2 (rank + oversample) L + m product columns, or
     3 (rank + oversample) L + m in one pass, in 2 L + 1 or L + 1 block products, and the probes in
     one more. A level takes no more columns than its blocks have. About 6 (rank + oversample)^2
-    operations a parameter and level, which the ranks share from the level on that has a node for
-    each; every rank gets the n rank numbers of a level.
-    Memory: the factor, and five (n, rank + oversample) arrays, on every rank.
+    operations a parameter and level, which the ranks share: each works on its own subtrees
+    (`Shares`), whatever the layout. Of each level above these, the ranks gather (rank +
+    oversample)^2 numbers for each subtree, and rank 0 finishes its blocks.
+    Memory: the factor, and five (n, rank + oversample) arrays; in the row layout a rank holds its
+    own rows of all of these. The bits depend on the number of ranks only by the operator's, and not
+    at all in reproducible mode.
     """
     asked = HodlrOptions(rank=rank, tolerance=tolerance, **options)
     if tree.n != operator.n:
@@ -117,17 +119,21 @@ def compress_hodlr(
 
 
 class Peeling:
-    """The levels of a HODLR factor, from the root down."""
+    """The levels of a HODLR factor, from the root down; each rank has the rows of its own leaves.
+
+    Whatever the layout of the operator is, the ranks share the tree (`Shares`).
+    """
 
     def __init__(self, operator: Operator, tree: Tree, asked: HodlrOptions):
         self.operator, self.tree, self.asked = operator, tree, asked
         self.layout = operator.layout
-        sizes = tree.leaf_sizes
-        self.inside = np.arange(sizes.max()) < sizes[:, None]
-        self.m, self.drawn, self.full = int(sizes.max()), 0, bool(self.inside.all())
+        self.shares = Shares(tree, self.layout.world)
+        self.rows = TreeRows(self.shares, self.layout)
+        self.m, self.drawn = int(tree.leaf_sizes.max()), 0
+        self.leaf_of_row = self.rows.leaf_numbers()
         self.probes = Probes.draw(operator, 0, asked.probe_count, asked.seed)
         self.norm = self.layout.norm(self.probes.images) / np.sqrt(asked.probe_count)
-        self.room = np.empty((*self.inside.shape, 0))  # holds `sides`, and columns to come
+        self.room = self.empty(0)  # holds `sides`, and columns to come
         self.widths: list[int] = []
         self.ranks: list[np.ndarray] = []
 
@@ -139,7 +145,9 @@ class Peeling:
             self.ranks.append(ranks)
         ranks = np.concatenate([np.empty(0, np.int64), *self.ranks])
         form = Form(self._leaves(), np.ascontiguousarray(self.sides), self.widths)
-        factor = Hodlr.of_form(tree, ranks, form, certificate=UNKNOWN, layout=self.layout)
+        factor = Hodlr.of_form(
+            tree, ranks, form, self.shares, certificate=UNKNOWN, layout=self.layout
+        )
         return replace(
             factor,
             certificate=certified(factor, self.probes, asked.tolerance, factor.frobenius()),
@@ -155,9 +163,17 @@ class Peeling:
         )
 
     @property
+    def inside(self) -> np.ndarray:
+        """Which of the padded rows of this rank's leaves hold something."""
+        return self.shares.mask
+
+    @property
     def sides(self) -> np.ndarray:
         """The (leaves, m, K) sides of the levels that are known."""
         return self.room[:, :, : sum(self.widths)]
+
+    def empty(self, columns: int) -> np.ndarray:
+        return np.zeros((*self.inside.shape, columns))
 
     def _add(self, W: np.ndarray) -> None:
         """Take the sides of a level; the room doubles where it ends, so that few are copied."""
@@ -171,9 +187,8 @@ class Peeling:
 
     def _level(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the (leaves, m, k) sides of a level, and the ranks of its nodes."""
-        asked, nodes = self.asked, 2**level
-        sizes = np.diff(self.tree.bounds[:: self.tree.leaves // (2 * nodes)])
-        most = int(sizes.max())
+        asked, layout = self.asked, self.layout
+        most = int(np.diff(self.tree.bounds[:: self.tree.leaves >> (level + 1)]).max())
         # A share for what is cut, one for what the bases miss; and both come back in the leaves,
         # whose identity columns see all of the coarser levels' error.
         error = (asked.tolerance or 0.0) * self.norm / 2
@@ -182,97 +197,77 @@ class Peeling:
         sketch = Sketch(self, level, columns)
         while asked.rank is None and sketch.columns < most:
             spare = max(asked.oversample, 1)
-            if self.layout.decide(sketch.missed(spare) <= cut):
+            if layout.decide(sketch.missed(spare) <= cut):
                 break
             sketch = sketch.wider(min(sketch.columns // 2, most - sketch.columns))
         noise = ROUNDING * np.finfo(self.operator.dtype).eps * self.norm
         kept = asked.rank or sketch.columns
-
-        def sides(Q, Z, *inside):
-            W = truncated(Q, Z, inside, kept, cut, noise)
-            return W.reshape(len(Q), 2, *W.shape[1:])
-
-        W = self.by_nodes(sides, sketch.Q, sketch.across(), *sketch.inside)
-        W = W.reshape(2 * nodes, *sketch.Q.shape[1:])
-        ranks = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
-        width = int(ranks.max())
-        return W[:, :, :width].reshape(self.tree.leaves, self.m, width), ranks
+        return truncated(sketch.Q, sketch.across(), kept, cut, noise)
 
     def _leaves(self) -> np.ndarray:
-        """Return the (leaves, m, m) diagonal blocks."""
-        units = np.eye(self.m) * self.inside[:, :, None]
-        D = self.unexplained(units)
+        """Return the (leaves, m, m) diagonal blocks of this rank's leaves."""
+        D = self.unexplained(np.eye(self.m) * self.inside[:, :, None])
         D = D + np.swapaxes(D, 1, 2)
         D /= 2
         return D
 
     def random(self, level: int, child: int, columns: int) -> np.ndarray:
-        """Return fresh normal columns that are zero but on each node's first or second child."""
+        """Return fresh normal columns that are zero but on each node's first or second child.
+
+        In the layout.
+        """
         first, self.drawn = self.drawn, self.drawn + columns
-        omega = gaussian(Replicated(self.tree.n), first, self.drawn, self.asked.seed)
-        stack = self._in_leaves(omega)
-        stack.reshape(2 ** (level + 1), -1)[1 - child :: 2] = 0.0
-        return stack
+        omega = gaussian(self.layout, first, self.drawn, self.asked.seed)
+        omega[(self.leaf_of_row >> (self.tree.levels - level - 1)) & 1 != child] = 0.0
+        return omega
 
-    def _in_leaves(self, block: np.ndarray) -> np.ndarray:
-        """Return an (n, j) array as a (leaves, m, j) one, a copy."""
-        rows = block[self.tree.permutation]
-        if self.full:
-            return rows.reshape(*self.inside.shape, -1)
-        stack = np.zeros((*self.inside.shape, block.shape[1]))
-        stack[self.inside] = rows
-        return stack
+    def in_leaves(self, block: np.ndarray) -> np.ndarray:
+        """Return the rows of this rank's leaves of a block in the layout, as a stack."""
+        return self.shares.stacked(self.rows.there(block))
 
-    def unexplained(self, stack: np.ndarray) -> np.ndarray:
-        """Return the product of H, less what is known of it, with a (leaves, m, j) array."""
-        V = np.empty((self.tree.n, stack.shape[2]))
-        V[self.tree.permutation] = stack.reshape(V.shape) if self.full else stack[self.inside]
-        out = self._in_leaves(self.layout.whole(self.operator @ self.layout.local(V)))
+    def unexplained(self, stack: np.ndarray, block: np.ndarray | None = None) -> np.ndarray:
+        """Return the product of H, less what is known of it, with a (leaves, m, j) array.
+
+        `block` is the same in the layout, where that is known.
+        """
+        if block is None:
+            block = self.rows.back(self.shares.flat(stack))
+        out = self.in_leaves(self.operator @ block)
         if not self.widths:
             return out
-        share = Share.of(len(out), self.layout.world)
-        sides, own = self.sides[share.own], out[share.own]
-        given = exchanged(share.gathered(coordinates(sides, stack[share.own])), self.widths)
-        given = given[share.own]
-        step = max(PIECE // (self.m * stack.shape[2]), 1)
-        for first in range(0, len(own), step):
+        sides = self.sides
+        given = exchanged(coordinates(sides, stack), self.widths, self.shares)
+        step = max(PIECE // (self.m * max(stack.shape[2], 1)), 1)
+        for first in range(0, len(out), step):
             here = slice(first, first + step)
-            own[here] -= sides[here] @ given[here]
-        return share.gathered(own)
-
-    def by_nodes(self, work: Callable, *stacks: np.ndarray) -> np.ndarray:
-        """Return ``work(*stacks)``, a stack made node by node, in which the ranks share the nodes.
-
-        All ranks get the same bits.
-        """
-        share = Share.of(len(stacks[0]), self.layout.world)
-        return share.gathered(work(*(stack[share.own] for stack in stacks)))
+            out[here] -= sides[here] @ given[here]
+        return out
 
 
 class Sketch:
-    """Bases Q (nodes, rows, s) of a level's blocks A between first and second children.
+    """Bases Q of a level's blocks A between first and second children.
 
     Two passes: A ~ Q (A^T Q)^T. In one pass A^T Q is the least-squares solution of
     (A^T Q) (Q^T Psi) = A^T Psi, for random Psi of twice as many columns.
     """
 
     def __init__(self, peeling: Peeling, level: int, columns: int, before: Sketch | None = None):
-        self.peeling, self.level, self.nodes = peeling, level, 2**level
-        inside = peeling.inside.reshape(self.nodes, 2, -1)
-        self.inside = inside[:, 0], inside[:, 1]
+        self.peeling, self.level = peeling, level
+        self.first, self.second = (peeling.shares.children(level, child) for child in (0, 1))
         random = [peeling.random(level, 1, columns)]
         if peeling.asked.passes == 1:
             random.append(peeling.random(level, 0, WIDER * columns))
-        Y = peeling.unexplained(random[0] if len(random) == 1 else np.concatenate(random, axis=2))
-        found: list[np.ndarray] = [
-            self._of_children(Y[:, :, :columns], 0),
-            self._of_children(Y[:, :, columns:], 1),
-            *(self._of_children(block, 0) for block in random[1:]),
-        ]
+        block = random[0] if len(random) == 1 else np.concatenate(random, axis=1)
+        stack = peeling.in_leaves(block)
+        Y = peeling.unexplained(stack, block)
+        # Y, Z and Psi: what H makes of either block, and the block on the first children.
+        found = [Y[:, :, :columns]]
+        if peeling.asked.passes == 1:
+            found += [Y[:, :, columns:], stack[:, :, columns:]]
         if before is not None:
             found = [np.concatenate(pair, axis=2) for pair in zip(before.found, found, strict=True)]
         self.found: list[np.ndarray] = found
-        self.Q: np.ndarray = peeling.by_nodes(_orthonormal, found[0], self.inside[0])
+        self.Q = TallQr(self.first, found[0])
 
     @property
     def columns(self) -> int:
@@ -288,28 +283,28 @@ class Sketch:
         section 4.4); all columns together miss less.
         """
         kept = max(self.columns - spare, 0)
-        rest = np.swapaxes(self.Q[:, :, kept:], 1, 2) @ self.found[0][:, :, kept:]
-        return float(np.sqrt(np.sum(rest**2, axis=(1, 2)) / (self.columns - kept)).max())
+        rest = self.Q.R[:, kept:, kept:]
+        most = np.sqrt(np.sum(rest**2, axis=(1, 2)) / (self.columns - kept)).max(initial=0.0)
+        return float(self.peeling.shares.largest(np.array([most]))[0])
 
     def across(self) -> np.ndarray:
-        """Return A^T Q, a (nodes, rows, s) array."""
-        if self.peeling.asked.passes == 1:
-            _, Z, Psi = self.found
-            across = Z @ np.swapaxes(np.linalg.pinv(np.swapaxes(Psi, 1, 2) @ self.Q), 1, 2)
-            return across * self.Q.any(axis=1)[:, None, :]
-        stack = np.zeros((self.nodes, 2, *self.Q.shape[1:]))
-        stack[:, 0] = self.Q
-        leaves = stack.reshape(*self.peeling.inside.shape, -1)
-        return self._of_children(self.peeling.unexplained(leaves), 1)
+        """Return A^T Q, in the rows of the second children of a (leaves, m, s) array."""
+        peeling, shape = self.peeling, self.found[0].shape
+        Q = self.Q.basis(np.zeros(shape))
+        if peeling.asked.passes == 2:
+            return peeling.unexplained(Q)
+        _, Z, Psi = self.found
+        seen = np.swapaxes(self.first.pieces(Psi), 1, 2) @ self.first.pieces(Q)
+        # A child with fewer rows than there are columns has columns of zeros in Q.
+        held = np.arange(shape[2]) < self.first.sizes[:, None]
 
-    def _of_children(self, stack: np.ndarray, child: int) -> np.ndarray:
-        """Return the rows of all first or second children."""
-        rows = stack.shape[0] * stack.shape[1] // (2 * self.nodes)
-        return stack.reshape(self.nodes, 2, rows, stack.shape[2])[:, child]
+        def inverse(seen, held):
+            return np.swapaxes(np.linalg.pinv(seen), 1, 2) * held[:, None, :]
 
-
-def _orthonormal(Y: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return tall_qr(Y, inside)[0] if Y.shape[2] else Y
+        solved = self.second.at_nodes(inverse, self.first.summed(seen), held)
+        out = np.zeros(shape)
+        self.second.put(out, self.second.pieces(Z) @ solved[self.second.node])
+        return out
 
 
 def certified(factor: Factor, probes: Probes, tolerance: float | None, size: float) -> Certificate:

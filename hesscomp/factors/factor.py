@@ -86,7 +86,8 @@ class Factor(Operator):
         unless the kind is not `in_slabs`.
     in_slabs : bool
         Whether ranks share one array by rows in the row layout. Of other kinds every rank holds
-        all arrays in either layout, and takes and gives its own rows of blocks.
+        all arrays in either layout, or shares them in a way of its own (`Hodlr`); it takes and
+        gives its own rows of blocks.
     integers : set of str
         Those of the arrays that hold whole numbers, as int64.
     has_eigenpairs : bool

@@ -13,6 +13,7 @@ import numpy as np
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.hierarchical import Elimination, InLeaves
+from hesscomp.factors.shares import Shares
 from hesscomp.factors.telescope import Telescope
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.share import WHOLE, Share
@@ -168,7 +169,7 @@ class Hbs(InLeaves):
         return self._shapes.leaf.worked(X, share, self.telescope.product)
 
     def _eliminate(self, shift: float) -> Elimination:
-        return eliminate(self.stacks, self._shapes, shift)
+        return eliminate(self.stacks, self._shapes, shift, Shares(self.tree))
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,9 @@ class Stacks:
         the columns of the level below: first child, second child.
     couplings : list of (nodes, k, k) arrays
         From the lowest level above the leaves to the root.
+
+    Where ranks share a factor, the nodes are those that `Shares.own` says, with the widths that the
+    levels have on all ranks together; the ranks are of all nodes.
     """
 
     ranks: np.ndarray
@@ -260,8 +264,8 @@ class Ragged:
         The rows of a node are padded with zeros.
         """
         if not self._padded:
-            Y = work(X.reshape(-1, self.shape[1], X.shape[1]), share)
-            return Y.reshape(-1, X.shape[1])
+            Y = work(X.reshape(len(X) // self.shape[1], self.shape[1], X.shape[1]), share)
+            return Y.reshape(X.shape)
         inside = self.row_mask[share.own]
         stack = np.zeros((*inside.shape, X.shape[1]))
         stack[inside] = X
@@ -341,7 +345,7 @@ class UlvSolver:
         return self.leaf.worked(B, share, self.inverse.product)
 
 
-def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:
+def eliminate(stacks: Stacks, shapes: Shapes, shift: float, shares: Shares) -> Elimination:
     """Eliminate F + shift I by a symmetric ULV factorisation, from the leaves to the root.
 
     A node's block A is rotated to its basis U and the complement, which meets nothing outside the
@@ -349,26 +353,34 @@ def eliminate(stacks: Stacks, shapes: Shapes, shift: float) -> Elimination:
     is below `DELAY` times their coupling: these join U in what the parent gets, so that pivots are
     never small. The signs of the pivots are those of the eigenvalues (Sylvester).
 
-    About 10 rows^3 operations for a node of so many rows.
+    About 10 rows^3 operations for a node of so many rows. Collective where ranks share the tree:
+    each eliminates its own subtrees, and all of them what these leave.
     """
-    leaf = shapes.leaf
+    leaf, levels = shapes.leaf, shares.tree.levels
     A = stacks.leaves + shift * np.eye(leaf.padded[0])
-    scale = max(float(np.abs(part).max(initial=0.0)) for part in (A, *stacks.couplings)) or 1.0
+    largest = max(float(np.abs(part).max(initial=0.0)) for part in (A, *stacks.couplings))
+    scale = float(shares.largest(np.array([largest]))[0]) or 1.0
     scale = max(scale, abs(shift))  # where the shift cancels the diagonal, its rounding is left
-    inside, work = leaf.row_mask, _Pivots(scale, 4 * EPS * leaf.padded[0] * scale)
+    inside = leaf.row_mask[shares.own(levels)]
+    work = _Pivots(scale, 4 * EPS * leaf.padded[0] * scale, shares)
     inverses, reductions = [], []
-    for level, U in enumerate(stacks.bases):
-        if level:
-            U = _placed(U, shapes.bases[level].padded[0] // 2, A.shape[1] // 2)
-        G, R, S, kept = work.nodes(A, U, shapes.bases[level].columns, inside)
+    for i, U in enumerate(stacks.bases):
+        level = levels - i
+        if i:
+            U = _placed(U, shapes.bases[i].padded[0] // 2, A.shape[1] // 2)
+        columns = shapes.bases[i].columns[shares.own(level)]
+        G, R, S, kept = work.nodes(A, U, columns, inside, level)
         inverses.append(G)
         reductions.append(R)
-        A, inside = _coupled(S, stacks.couplings[level]), kept.reshape(len(kept) // 2, -1)
+        if level == shares.top:
+            S, kept = shares.gathered(S, level), shares.gathered(kept, level)
+        A, inside = _coupled(S, stacks.couplings[i]), kept.reshape(len(kept) // 2, 2 * S.shape[1])
     inverses.append(work.root(A, inside))
-    counts = work.negative, work.zero, work.positive
-    return Elimination(
-        *counts, work.logabsdet, UlvSolver(leaf, Telescope(inverses, reductions).joined())
-    )
+    negative, zero, positive, logabsdet = work.found()
+    meet = 0 if shares.alone else levels - shares.top + 1
+    inverse = Telescope(inverses, reductions, shares, meet, shares.top).joined()
+    counts = int(negative), int(zero), int(positive)
+    return Elimination(*counts, float(logabsdet), UlvSolver(leaf, inverse))
 
 
 def _placed(U: np.ndarray, rank: int, kept: int) -> np.ndarray:
@@ -404,13 +416,16 @@ def _joined(parts: tuple[np.ndarray, ...]) -> np.ndarray:
 class _Pivots:
     """The pivots found so far, and the elimination of one level's nodes."""
 
-    def __init__(self, scale: float, level: float):
+    def __init__(self, scale: float, level: float, shares: Shares):
         self.scale, self.level = scale, level  # of the numbers, and of their rounding
-        self.negative = self.zero = self.positive = 0
-        self.logabsdet = 0.0
+        self.shares = shares
+        self.totals = np.zeros(4)
+        self.parts: list[np.ndarray] = []
 
-    def nodes(self, A: np.ndarray, U: np.ndarray, ranks: np.ndarray, inside: np.ndarray):
-        """Eliminate what is outside the bases U of nodes with blocks A.
+    def nodes(
+        self, A: np.ndarray, U: np.ndarray, ranks: np.ndarray, inside: np.ndarray, level: int
+    ):
+        """Eliminate what is outside the bases U of nodes with blocks A, on a level of the tree.
 
         Returns
         -------
@@ -420,11 +435,18 @@ class _Pivots:
         kept : (nodes, kept) bool array
             What of these is no padding.
         """
-        G, found, step = np.empty(A.shape), [], max(PIECE // max(A.shape[1] ** 2, 1), 1)
+        rows, width = A.shape[1], U.shape[2]
+        G, found, step = np.empty(A.shape), [], max(PIECE // max(rows**2, 1), 1)
         for first in range(0, len(A), step):
             here = slice(first, first + step)
             G[here], *rest = self._piece(A[here], U[here], ranks[here], inside[here])
             found.append(rest)
+        if level >= self.shares.top and not self.shares.alone:  # with as many kept on all ranks
+            most = max((part[1].shape[1] for part in found), default=width)
+            width = int(self.shares.largest(np.array([most]))[0])
+            nothing = (0, width, rows), (0, width, width), (0, width)
+            found.append([np.zeros(nothing[0]), np.zeros(nothing[1]), np.zeros(nothing[2], bool)])
+        self._add(level)
         return G, *(_joined(parts) for parts in zip(*found, strict=True))
 
     def _piece(self, A: np.ndarray, U: np.ndarray, ranks: np.ndarray, inside: np.ndarray):
@@ -435,7 +457,7 @@ class _Pivots:
         triangle = triangle[:, :width]
         index = np.arange(rows)
         triangle[:, index[:width], index[:width]] += index[:width] >= ranks[:, None]
-        self.logabsdet += 2 * float(np.sum(np.log(np.abs(_diagonals(triangle)))))
+        logs = 2 * np.sum(np.log(np.abs(_diagonals(triangle))), axis=1)
         T = _transposed(Q) @ A @ Q
         basis = index < ranks[:, None]  # of these columns of Q
         outer = ~basis
@@ -452,27 +474,40 @@ class _Pivots:
         delayed = own & ~nothing & (np.abs(w) < DELAY * coupling)
         pivots = own & ~nothing & ~delayed
         inverse = np.divide(1.0, w, out=np.zeros_like(w), where=pivots)
-        self._count(w, pivots, nothing, int(np.sum(~inside)))
+        self._count(w, pivots, nothing, inside, logs)
         kept = basis[:, :width]
         K = np.zeros((nodes, rows, width))
         K[:, :width] = _transposed(np.linalg.inv(triangle)) * kept[:, None, :]
-        if delayed.any():
-            order = np.argsort(~delayed, axis=1, kind="stable")[:, : delayed.sum(axis=1).max()]
-            more = np.take_along_axis(delayed, order, 1)
-            chosen = np.take_along_axis(V, order[:, None, :], 2) * more[:, None, :]
-            K, kept = np.concatenate([K, chosen], axis=2), np.hstack([kept, more])
         E = Q @ V
         G = (E * inverse[:, None, :]) @ _transposed(E)
-        C = _transposed(K) @ C  # what is kept, by eigenvectors; delayed ones meet no others
-        R = _transposed(Q @ K) - (C * inverse[:, None, :]) @ _transposed(E)
-        S = _transposed(K) @ T @ K - (C * inverse[:, None, :]) @ _transposed(C)
-        return G, R, (S + _transposed(S)) / 2, kept
+
+        def reduced(nodes, K: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, ...]:
+            D = _transposed(K) @ C[nodes]  # what is kept, by eigenvectors; delayed meet no others
+            weighted = D * inverse[nodes, None, :]
+            R = _transposed(Q[nodes] @ K) - weighted @ _transposed(E[nodes])
+            S = _transposed(K) @ T[nodes] @ K - weighted @ _transposed(D)
+            return R, (S + _transposed(S)) / 2, kept
+
+        late = delayed.any(axis=1)
+        if not late.any():
+            return G, *reduced(slice(None), K, kept)
+        # Each by itself, so that its bits do not depend on what other nodes delay.
+        order = np.concatenate([np.flatnonzero(~late), np.flatnonzero(late)])
+        usual = order[: len(late) - int(late.sum())]
+        found = [reduced(usual, K[usual], kept[usual])]
+        for node in order[len(usual) :, None]:
+            chosen = V[node][:, :, delayed[node[0]]]
+            wide = np.hstack([kept[node], np.ones((1, chosen.shape[2]), bool)])
+            found.append(reduced(node, np.concatenate([K[node], chosen], axis=2), wide))
+        back = np.argsort(order)
+        return G, *(_joined(parts)[back] for parts in zip(*found, strict=True))
 
     def root(self, A: np.ndarray, inside: np.ndarray) -> np.ndarray:
         """Eliminate all that is left; return its pseudo-inverse."""
         w, V = np.linalg.eigh(self._padded(A, inside))
         nothing = np.abs(w) <= self.level
-        self._count(w, ~nothing, nothing, int(np.sum(~inside)))
+        self._count(w, ~nothing, nothing, inside, 0.0)
+        self._add(0)
         inverse = np.divide(1.0, w, out=np.zeros_like(w), where=~nothing)
         return (V * inverse[:, None, :]) @ _transposed(V)
 
@@ -485,9 +520,34 @@ class _Pivots:
         A[:, index, index] += self.scale * ~inside
         return A
 
-    def _count(self, w, pivots, nothing, padding: int) -> None:
-        """Add pivots, without those of `padding`, which are the scale."""
-        self.negative += int(np.sum(pivots & (w < 0)))
-        self.positive += int(np.sum(pivots & (w > 0))) - padding
-        self.zero += int(np.sum(nothing))
-        self.logabsdet += float(np.sum(np.log(np.abs(w[pivots])))) - padding * np.log(self.scale)
+    def _count(self, w, pivots, nothing, inside, logs) -> None:
+        """Count the pivots of nodes, without those of padding, which are the scale."""
+        padding = np.sum(~inside, axis=1)
+        sizes = np.log(np.abs(np.where(pivots, w, 1.0)))
+        self.parts.append(
+            np.stack(
+                [
+                    np.sum(pivots & (w < 0), axis=1),
+                    np.sum(nothing, axis=1),
+                    np.sum(pivots & (w > 0), axis=1) - padding,
+                    logs + np.sum(sizes, axis=1) - padding * np.log(self.scale),
+                ],
+                axis=1,
+            )
+        )
+
+    def _add(self, level: int) -> None:
+        """Add up what was counted of a level's nodes."""
+        counted = np.concatenate([np.empty((0, 4)), *self.parts])
+        self.totals += self.shares.gathered(counted, level).sum(axis=0)
+        self.parts = []
+
+    def found(self) -> np.ndarray:
+        """Return the negative, zero and positive pivots, and the sum of their logarithms.
+
+        Rank 0's: above the subtrees all ranks find them, perhaps rounded apart.
+        """
+        totals = self.totals
+        if self.shares.world is not None and not self.shares.alone:
+            totals = self.shares.world.broadcast(totals)
+        return totals

@@ -235,7 +235,7 @@ def read_group(file: CheckedFile, world=None) -> Factor:
     for name, size in sizes.items():
         if size > kind.most(n):
             file.refuse(f"{name} {size} is more than n = {n} allows")
-    layout = Replicated(n) if world is None else RowLayout(n, world)
+    layout: Layout = Replicated(n) if world is None else RowLayout(n, world)
     arrays = {
         name: _rows(file, name, shape, layout)
         if name == kind.row_array() and kind.in_slabs
@@ -255,13 +255,13 @@ def read_group(file: CheckedFile, world=None) -> Factor:
         provenance=Provenance(**_record(file, "provenance", Provenance)),
         parameters=parameters,
         blocks=_blocks(file, n),
-        layout=layout,
+        layout=layout if kind.in_slabs else Replicated(n),
     )
     try:
         factor.check()
     except InputError as error:
         file.refuse(str(error))
-    return factor
+    return factor if kind.in_slabs else factor.in_layout(layout)
 
 
 def _rows(file: CheckedFile, name: str, shape: tuple[int, ...], layout: Layout) -> np.ndarray:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg
@@ -18,12 +18,9 @@ import scipy.sparse.linalg
 from hesscomp.errors import InputError
 from hesscomp.factors.basis import EPS
 from hesscomp.factors.factor import Factor, Inertia, LogDet, finite_shift
+from hesscomp.factors.shares import Shares, TreeRows
 from hesscomp.factors.tree import Tree
 from hesscomp.operators.operator import Operator
-from hesscomp.parallel.layout import RowLayout
-from hesscomp.parallel.regrouping import Regrouping
-from hesscomp.parallel.rows import row_ranges
-from hesscomp.parallel.share import Share
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +58,7 @@ class Elimination:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Hierarchical(Factor):
-    """A factor over a `tree`. Every rank holds all of it, in either layout.
+    """A factor over a `tree`. Every rank holds all of it in either layout, unless a kind shares it.
 
     Attributes
     ----------
@@ -190,18 +187,7 @@ class Hierarchical(Factor):
 
     @cached_property
     def _norm(self) -> float:
-        if self.n <= SMALL:
-            return float(np.linalg.norm(self._product(np.eye(self.n)), 2))
-        start = np.random.default_rng(0).standard_normal(self.n)
-        view = scipy.sparse.linalg.LinearOperator(
-            self.shape, matvec=lambda v: self._product(v.reshape(-1, 1))[:, 0], dtype=np.float64
-        )
-        if not np.any(view @ start):
-            return 0.0
-        found = scipy.sparse.linalg.eigsh(
-            view, 1, which="LM", v0=start, tol=1e-9, return_eigenvectors=False
-        )
-        return float(abs(found[0]))
+        return spectral_norm(self.n, self._product)
 
     def quadratic_form(self, V: np.ndarray) -> np.ndarray | float:
         V = self.checked(V)
@@ -234,6 +220,22 @@ class Hierarchical(Factor):
         return f"{self.numbers / self.n:.3g} numbers a parameter"
 
 
+def spectral_norm(n: int, product: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Return the norm of a symmetric matrix of order n from its product with (n, j) arrays."""
+    if n <= SMALL:
+        return float(np.linalg.norm(product(np.eye(n)), 2))
+    start = np.random.default_rng(0).standard_normal(n)
+    view = scipy.sparse.linalg.LinearOperator(
+        (n, n), matvec=lambda v: product(v.reshape(-1, 1))[:, 0], dtype=np.float64
+    )
+    if not np.any(view @ start):
+        return 0.0
+    found = scipy.sparse.linalg.eigsh(
+        view, 1, which="LM", v0=start, tol=1e-9, return_eigenvectors=False
+    )
+    return float(abs(found[0]))
+
+
 def _rows(block: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Return ``block[places]``; `take` without a check of the places is the fastest way."""
     if block.shape[1] == 1:
@@ -245,8 +247,8 @@ def _rows(block: np.ndarray, places: np.ndarray) -> np.ndarray:
 class InLeaves(Hierarchical):
     """A factor that stores its tree, and the diagonal blocks of the tree's leaves.
 
-    In the row layout each rank multiplies and solves in its share of the leaves, whatever the
-    ordering; what is above the leaves all of them do.
+    In the row layout each rank multiplies and solves in its own leaves (`Shares`), whatever the
+    ordering; what is above its subtrees all of them do.
     """
 
     permutation: np.ndarray
@@ -263,19 +265,20 @@ class InLeaves(Hierarchical):
 
     def _block_in_order(self, work, B: np.ndarray) -> np.ndarray:
         """Where ranks have rows of their own, each works on its share of the leaves."""
-        if not isinstance(self.layout, RowLayout) or self.layout.world.size == 1:
+        if self.shares.alone:
             return super()._block_in_order(work, B)
-        share, rows = self._share
+        rows, share = self.rows, self.shares.leaf_share
         return self.layout.by_pieces(B, lambda piece: rows.back(work(rows.there(piece), share)))
 
     @cached_property
-    def _share(self) -> tuple[Share, Regrouping]:
-        """The leaves that this rank works on, and how their rows come and go."""
-        tree, layout = self.tree, cast(RowLayout, self.layout)
-        ends = row_ranges(tree.leaves, layout.world.size)
-        parts = [(int(tree.bounds[first]), int(tree.bounds[last])) for first, last in ends]
-        rows = Regrouping(layout, tree.permutation, parts)
-        return Share.of(tree.leaves, layout.world), rows
+    def shares(self) -> Shares:
+        """The leaves that each rank works on: in rows its own, else all of them."""
+        return Shares.of(self.tree, self.layout)
+
+    @cached_property
+    def rows(self) -> TreeRows:
+        """How rows come and go between the layout and the ranks' leaves."""
+        return TreeRows(self.shares, self.layout)
 
     @property
     def numbers(self) -> int:

@@ -7,16 +7,18 @@ from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
+import scipy.sparse.linalg
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, NumericalError
 from hesscomp.factors.basis import EPS
-from hesscomp.factors.hbs import Ragged, Shapes, Stacks, eliminate
-from hesscomp.factors.hierarchical import Elimination, InLeaves
+from hesscomp.factors.hbs import Shapes, Stacks, eliminate
+from hesscomp.factors.hierarchical import Elimination, InLeaves, spectral_norm
+from hesscomp.factors.shares import Shares
+from hesscomp.factors.tall import TallQr, padding_last, put_back
 from hesscomp.factors.telescope import times
 from hesscomp.factors.tree import Tree
+from hesscomp.parallel.layout import Layout, Replicated
 from hesscomp.parallel.share import WHOLE, Share
-
-TALL = 1024  # rows of a matrix that is orthonormalised in one piece
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,6 +35,10 @@ class Hodlr(InLeaves):
     in common with all others, at most k times its level, in about 10 (m^2 + r^2) operations a
     parameter.
 
+    In the row layout each rank holds the leaves of its own subtrees (`Shares`) and their rows of
+    the sides, and eliminates these; memory and work fall with the number of ranks. All methods are
+    then collective.
+
     Attributes
     ----------
     permutation : (n,) int64 array
@@ -42,9 +48,11 @@ class Hodlr(InLeaves):
         Of each inner node, that of the block between its two children: the root's, then level by
         level. Node i has the children 2 i + 1 and 2 i + 2.
     leaf_blocks : (leaf_numbers,) float64 array
-        The leaves' diagonal blocks, row by row, one after the other.
+        The leaves' diagonal blocks, row by row, one after the other. In the row layout those of
+        this rank's leaves.
     sides : (side_numbers,) float64 array
         The matrices W, row by row: of the root's two children, then of one level after the other.
+        In the row layout the rows of this rank's leaves.
 
     Examples
     --------
@@ -75,24 +83,72 @@ class Hodlr(InLeaves):
     integers = frozenset({"permutation", "bounds", "block_ranks"})
 
     @classmethod
-    def of_form(cls, tree: Tree, ranks: np.ndarray, form: Form, **about) -> Hodlr:
-        """Return the factor of a `Form`; `about` are fields of every `Factor`."""
+    def of_form(
+        cls, tree: Tree, ranks: np.ndarray, form: Form, shares: Shares | None = None, **about
+    ) -> Hodlr:
+        """Return the factor of a `Form`. Collective where ranks share it.
+
+        Parameters
+        ----------
+        tree, ranks
+        form : Form
+            Of this rank's leaves.
+        shares : Shares, optional
+            Which leaves these are; by default all.
+        **about
+            Fields of every `Factor`. The layout may be another than that of the shares.
+        """
+        shares = shares or Shares(tree)
+        layout = about.get("layout") or Replicated(tree.n)
         if full := _is_full(tree, ranks):
             parts = [form.leaves, *(form.side(level) for level in range(tree.levels))]
         else:
-            leaf, sides = _masks(tree, ranks)
+            leaf, sides = _masks(shares, ranks)
             parts = [form.leaves[leaf], *(form.side(i)[mask] for i, mask in enumerate(sides))]
+        flat = [part.reshape(part.size) for part in parts]
+        held = Shares.of(tree, layout)
+        if held.alone and not shares.alone:
+            flat = [
+                shares.gathered_numbers(part, of)
+                for part, of in zip(flat, _numbers(tree, ranks), strict=True)
+            ]
         made = cls(
             permutation=tree.permutation,
             bounds=tree.bounds,
             block_ranks=np.asarray(ranks, np.int64),
-            leaf_blocks=parts[0].reshape(-1),
-            sides=np.concatenate([np.empty(0), *(part.reshape(-1) for part in parts[1:])]),
+            leaf_blocks=flat[0],
+            sides=np.concatenate([np.empty(0), *flat[1:]]),
             **about,
         )
-        if full:
+        if full and held.alone == shares.alone:
             made.__dict__["form"] = form
         return made
+
+    def in_layout(self, layout: Layout) -> Hodlr:
+        """Return this factor in another layout. Collective where this one is in rows."""
+        if layout.name == "rows" and self.layout.name == "rows":
+            return self
+        if not len(self.bounds):  # blank
+            return replace(self, layout=layout)
+        shares = Shares.of(self.tree, layout)
+        if self.shares.alone and shares.alone:
+            return replace(self, layout=layout)
+        by_leaf = _numbers(self.tree, self.block_ranks)
+        flat, at = [], 0
+        for held, of in zip([self.leaf_blocks, *self._levels()], by_leaf, strict=True):
+            if shares.alone:
+                flat.append(self.shares.gathered_numbers(held, of))
+            else:
+                at = int(of[: shares.leaves.start].sum())
+                flat.append(held[at : at + int(of[shares.leaves].sum())].copy())
+        sides = np.concatenate([np.empty(0), *flat[1:]])
+        return replace(self, leaf_blocks=flat[0], sides=sides, layout=layout)
+
+    def _levels(self) -> list[np.ndarray]:
+        """Return the sides of each level, those that are held here."""
+        by_leaf = _numbers(self.tree, self.block_ranks)[1:]
+        ends = np.cumsum([int(of[self.shares.leaves].sum()) for of in by_leaf])
+        return np.split(self.sides, ends[:-1]) if len(ends) else []
 
     @classmethod
     def most(cls, n: int) -> int:
@@ -112,30 +168,31 @@ class Hodlr(InLeaves):
             )
         if ranks.min(initial=0) < 0 or ranks.max(initial=0) > self.n:
             raise InputError(f"the ranks of blocks must lie between 0 and n = {self.n}")
-        rows = [tree.node(*_place(node)) for node in range(len(ranks))]
-        lengths = np.array([part.stop - part.start for part in rows], np.int64)
-        leaf_numbers, side_numbers = np.sum(tree.leaf_sizes**2), np.sum(lengths * ranks)
-        self.check_lengths({"leaf_blocks": int(leaf_numbers), "sides": int(side_numbers)})
+        leaves, *sides = (int(of[self.shares.leaves].sum()) for of in _numbers(tree, ranks))
+        self.check_lengths({"leaf_blocks": leaves, "sides": sum(sides)})
+
+    @property
+    def numbers(self) -> int:
+        return sum(int(of.sum()) for of in _numbers(self.tree, self.block_ranks))
+
+    @property
+    def is_blank(self) -> bool:
+        """Collective in the row layout."""
+        if not len(self.bounds):
+            return True
+        return not self.layout.any(self.leaf_blocks.any() or self.sides.any())
 
     @cached_property
     def form(self) -> Form:
-        """The arrays as stacks of equal matrices, padded with zeros."""
-        tree, ranks = self.tree, self.block_ranks
-        leaf, sides = _masks(tree, ranks)
+        """The arrays as stacks of equal matrices, padded with zeros, of the leaves held here."""
+        leaf, sides = _masks(self.shares, self.block_ranks)
         m, widths = leaf.shape[1], [mask.shape[2] for mask in sides]
-        rows = tree.leaves, m
+        rows = len(leaf), m
         form = Form(np.zeros((*rows, m)), np.zeros((*rows, sum(widths))), widths)
         form.leaves[leaf] = self.leaf_blocks
-        first = 0
-        for i, mask in enumerate(sides):
-            numbers = int(np.count_nonzero(mask))
-            form.side(i)[mask] = self.sides[first : first + numbers]
-            first += numbers
+        for i, (mask, numbers) in enumerate(zip(sides, self._levels(), strict=True)):
+            form.side(i)[mask] = numbers
         return form
-
-    @cached_property
-    def _leaf(self) -> Ragged:
-        return Ragged.of_leaves(self.tree)
 
     def update(self, B: np.ndarray, c: np.ndarray, tolerance: float = 0.0) -> Hodlr:
         """Return F + B diag(c) B^T, with the ranks cut again.
@@ -155,7 +212,7 @@ class Hodlr(InLeaves):
         -----
         About 6 (k + j)^2 operations a parameter and level.
         """
-        B, c = self.layout.whole(self.checked(B)), np.asarray(c, dtype=np.float64)
+        B, c = self.checked(B), np.asarray(c, dtype=np.float64)
         if B.ndim != 2 or c.shape != (B.shape[1],) or not np.isfinite(c).all():
             raise InputError(
                 f"an update takes an (n, j) array and j finite weights, not shapes {B.shape} and "
@@ -163,38 +220,37 @@ class Hodlr(InLeaves):
             )
         if not 0 <= tolerance < 1:
             raise InputError(f"tolerance must be at least 0 and below 1, not {tolerance}")
-        form, tree = self.form, self.tree
-        inside = self._leaf.row_mask
-        added = np.zeros((*inside.shape, len(c)))
-        added[inside] = B[tree.permutation]
+        form, tree, shares = self.form, self.tree, self.shares
+        added = shares.stacked(self.rows.there(B))
         weighted = added * c
-        core, before = c[:, None] * (B.T @ B), self.frobenius()
+        core, before = c[:, None] * self.layout.inner(B, B), self.frobenius()
         change = float(np.sum(core * core.T))
-        squares = before**2 + 2 * np.sum(weighted * form.product(added)) + change
+        seen = np.sum(weighted * form.product(added, shares), axis=(1, 2))
+        squares = before**2 + 2 * shares.total(seen, tree.levels) + change
         norm = float(np.sqrt(max(squares, 0.0)))
         noise = 8 * EPS * (before + np.sqrt(max(change, 0.0)))
         D = form.leaves + weighted @ np.swapaxes(added, 1, 2)
         sides, ranks = [], []
         for level in range(tree.levels):
-            rows = len(D) * form.m >> (level + 1)
+            children = shares.children(level, 0), shares.children(level, 1)
             first, second = (
-                np.concatenate([form.side(level), more], axis=2).reshape(2 ** (level + 1), rows, -1)
-                for more in (weighted, added)
+                np.concatenate([form.side(level), more], axis=2) for more in (weighted, added)
             )
-            of_children = inside.reshape(2 ** (level + 1), rows)
-            held = of_children[0::2], of_children[1::2]
-            Q, R = tall_qr(first[0::2], held[0])
+            Q = TallQr(children[0], first)
+            Z = np.zeros((*second.shape[:2], Q.R.shape[1]))
+            R = np.swapaxes(Q.R, 1, 2)[children[1].node]
+            children[1].put(Z, children[1].pieces(second) @ R)
             cut = cut_of_block(tolerance * norm, level, tree.levels)
-            Z = second[1::2] @ np.swapaxes(R, 1, 2)
-            W = truncated(Q, Z, held, Q.shape[2], cut, noise)
-            of = np.count_nonzero(W.any(axis=1), axis=1)[1::2]
-            sides.append(W[:, :, : of.max()].reshape(len(D), form.m, of.max()))
+            W, of = truncated(Q, Z, Z.shape[2], cut, noise)
+            sides.append(W)
             ranks.append(of)
         made = Hodlr.of_form(
             tree,
             np.concatenate([np.empty(0, np.int64), *ranks]),
             Form(D, np.concatenate([D[:, :, :0], *sides], axis=2), [W.shape[2] for W in sides]),
+            shares,
             certificate=self.certificate,
+            layout=self.layout,
         )
         found, known = made.frobenius(), self.certificate
         error = known.frobenius_error_estimate + tolerance * norm
@@ -209,19 +265,18 @@ class Hodlr(InLeaves):
             provenance=self.provenance.derived("update"),
             parameters=self.parameters,
             blocks=self.blocks,
-            layout=self.layout,
         )
 
     def frobenius(self) -> float:
         """Return ||F||_F: of the leaves' blocks and, twice, of the blocks of siblings."""
-        squares = float(np.sum(self.leaf_blocks**2))
-        for level in range(self.tree.levels):
+        shares, levels = self.shares, self.tree.levels
+        squares = shares.total(np.sum(self.form.leaves**2, axis=(1, 2)), levels)
+        for level in range(levels):
             W = self.form.side(level)
-            gram = np.swapaxes(W, 1, 2) @ W
-            gram = (
-                gram.reshape(2 ** (level + 1), -1, *gram.shape[1:]).sum(axis=1) if W.size else gram
-            )
-            squares += 2 * float(np.sum(gram[0::2] * gram[1::2]))
+            grams = shares.raised(np.swapaxes(W, 1, 2) @ W, levels, level + 1)
+            if level + 1 == shares.top:
+                grams = shares.gathered(grams, level + 1)
+            squares += 2 * shares.total(np.sum(grams[0::2] * grams[1::2], axis=(1, 2)), level)
         return float(np.sqrt(squares))
 
     def details(self, leading: int = 10) -> dict[str, str]:
@@ -238,24 +293,48 @@ class Hodlr(InLeaves):
     # In the order of the tree
 
     def _tree_diagonal(self) -> np.ndarray:
-        return np.diagonal(self.form.leaves, axis1=1, axis2=2)[self._leaf.row_mask]
+        shares = self.shares
+        own = np.diagonal(self.form.leaves, axis1=1, axis2=2)[shares.mask]
+        return shares.together(own[:, None])[:, 0]
+
+    @cached_property
+    def _norm(self) -> float:
+        """Rank 0 asks for products, and the others do their part of them."""
+        if self.shares.alone:
+            return super()._norm
+        shares, world = self.shares, self.shares.world
+        assert world is not None  # several ranks
+
+        def product(V: np.ndarray | None) -> np.ndarray | None:
+            V = world.broadcast(V)
+            return None if V is None else shares.together(self._product(V[shares.positions]))
+
+        found: float | str = ""
+        if world.rank == 0:
+            try:
+                found = spectral_norm(self.n, product)  # type: ignore[arg-type]  # arrays are given
+            except scipy.sparse.linalg.ArpackError as error:
+                found = str(error)
+            product(None)
+        else:
+            while product(None) is not None:
+                pass
+        found = world.broadcast(found)
+        if isinstance(found, str):
+            raise NumericalError(f"the norm of the {self.name} was not found: {found}")
+        return found
 
     def _product(self, X: np.ndarray, share: Share = WHOLE) -> np.ndarray:
-        return self._leaf.worked(X, share, self.form.product)
+        shares = self.shares
+        return shares.flat(self.form.product(shares.stacked(X), shares))
 
     def _eliminate(self, shift: float) -> Elimination:
         stacks = self._nested
-        return eliminate(stacks, Shapes.of(self.tree, stacks.ranks), shift)
+        return eliminate(stacks, Shapes.of(self.tree, stacks.ranks), shift, self.shares)
 
     @cached_property
     def _nested(self) -> Stacks:
-        return nested(self.form, self.tree)
-
-
-def _place(node: int) -> tuple[int, int]:
-    """Return the level of an inner node, and its place in it."""
-    level = (node + 1).bit_length() - 1
-    return level, node + 1 - 2**level
+        return nested(self.form, self.shares)
 
 
 def _is_full(tree: Tree, ranks: np.ndarray) -> bool:
@@ -264,16 +343,28 @@ def _is_full(tree: Tree, ranks: np.ndarray) -> bool:
     return all(len(np.unique(sizes)) == 1 for sizes in (tree.leaf_sizes, *of_levels))
 
 
-def _masks(tree: Tree, ranks: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return what of the padded leaf blocks, and of each level's sides, is stored."""
-    sizes = tree.leaf_sizes
-    inside = np.arange(sizes.max()) < sizes[:, None]
-    sides = []
-    for level in range(tree.levels):
-        of = np.repeat(ranks[2**level - 1 : 2 ** (level + 1) - 1], tree.leaves >> level)
-        columns = np.arange(of.max()) < of[:, None]
+def _masks(shares: Shares, ranks: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return what of the padded leaf blocks, and of each level's sides, is stored.
+
+    Of this rank's leaves.
+    """
+    inside, sides = shares.mask, []
+    for level in range(shares.tree.levels):
+        of = ranks[2**level - 1 : 2 ** (level + 1) - 1]
+        here = shares.of_leaves(of[shares.own(level)], level)
+        columns = np.arange(of.max()) < here[:, None]
         sides.append(inside[:, :, None] & columns[:, None, :])
     return inside[:, :, None] & inside[:, None, :], sides
+
+
+def _numbers(tree: Tree, ranks: np.ndarray) -> list[np.ndarray]:
+    """Return the numbers of each leaf: of its block, and of its rows of each level's sides."""
+    sizes = tree.leaf_sizes
+    by_level = [ranks[2**level - 1 : 2 ** (level + 1) - 1] for level in range(tree.levels)]
+    return [
+        sizes**2,
+        *(sizes * np.repeat(of, tree.leaves >> level) for level, of in enumerate(by_level)),
+    ]
 
 
 @dataclass(frozen=True)
@@ -307,13 +398,11 @@ class Form:
         """Return the (leaves, m, k) sides of a level; a view."""
         return self.sides[:, :, self.columns(level)]
 
-    def product(self, Z: np.ndarray, share: Share = WHOLE) -> np.ndarray:
-        """Return the product with a (leaves, m, j) array; both are of the leaves of a share."""
-        here = share.own
-        W = self.sides[here]
-        given = exchanged(share.gathered(coordinates(W, Z)), self.widths)
-        Y = times(self.leaves[here], Z)
-        Y += times(W, given[here])
+    def product(self, Z: np.ndarray, shares: Shares) -> np.ndarray:
+        """Return the product with a (leaves, m, j) array; both are of the leaves of a rank."""
+        given = exchanged(coordinates(self.sides, Z), self.widths, shares)
+        Y = times(self.leaves, Z)
+        Y += times(self.sides, given)
         return Y
 
 
@@ -322,63 +411,90 @@ def coordinates(W: np.ndarray, Z: np.ndarray) -> np.ndarray:
     return times(np.swapaxes(W, 1, 2), Z)
 
 
-def exchanged(given: np.ndarray, widths: list[int]) -> np.ndarray:
+def exchanged(given: np.ndarray, widths: list[int], shares: Shares) -> np.ndarray:
     """Return what siblings see of each other: the sides W times it are the product without leaves.
+
+    Coordinates add up on the way to the root; what siblings have of each other's comes down again.
+    Collective: ranks exchange what their subtrees add up to.
 
     Parameters
     ----------
     given : (leaves, K, j) array
-        The `coordinates` of Z; overwritten.
+        The `coordinates` of Z.
     widths : list of int
-        The columns of each level in W, root's first.
+        The columns of each level in W, root's first; perhaps not of the lowest levels.
+    shares : Shares
+        Whose leaves these are.
 
     Returns
     -------
     (leaves, K, j) array
     """
-    (leaves, _, j), first = given.shape, 0
-    for level, k in enumerate(widths):
-        columns, children = slice(first, first + k), 2 ** (level + 1)
-        group, first = leaves // children, first + k
-        by_child = given[:, columns].reshape(children, group, k, j).sum(axis=1)
-        moved = by_child.reshape(children // 2, 2, k, j)[:, ::-1]
-        given[:, columns] = np.repeat(moved.reshape(children, k, j), group, axis=0)
-    return given
+    crossed: list[np.ndarray] = []
+    given = shares.raised(given, shares.tree.levels, len(widths))
+    for level in range(len(widths) - 1, -1, -1):
+        if level + 1 == shares.top:
+            given = shares.gathered(given, level + 1)
+        first = sum(widths[:level])
+        crossed.append(given[:, first:].reshape(len(given) // 2, 2, *given[:, first:].shape[1:]))
+        given = given[0::2, :first] + given[1::2, :first]
+    down = given  # no columns, of the root
+    for level in range(len(widths)):
+        of_children = crossed.pop()
+        nodes, _, k, j = of_children.shape
+        first = down.shape[1]
+        out = np.empty((nodes, 2, first + k, j))
+        out[:, :, :first] = down[:, None]
+        out[:, :, first:] = of_children[:, ::-1]
+        down = out.reshape(2 * nodes, first + k, j)
+        if level + 1 == shares.top:
+            down = down[shares.own(level + 1)]
+    return down if len(widths) == shares.tree.levels else shares.of_leaves(down, len(widths))
 
 
-def nested(form: Form, tree: Tree) -> Stacks:
-    """Return the same matrix with nested bases, as `Hbs` has: exact to rounding.
+def nested(form: Form, shares: Shares) -> Stacks:
+    """Return the same matrix with nested bases, as `Hbs` has: exact to rounding. Collective.
 
     A node's basis spans its rows of the sides of all levels above it; what rounding is in the
     matrix is left out, so that sides that are alike on several levels count once.
     """
-    leaves, T = len(form.leaves), form.sides
-    sizes = np.empty((leaves, T.shape[2]))  # singular values of the blocks of these columns
-    for level in range(len(form.widths)):
-        children = 2 ** (level + 1)
-        group, squares = leaves // children, np.sum(form.side(level) ** 2, axis=1)
-        squares = squares.reshape(children, group, form.widths[level])
-        sizes[:, form.columns(level)] = np.repeat(squares.sum(axis=1), group, axis=0)
+    T, levels = form.sides, shares.tree.levels
+    sizes = np.empty((len(T), T.shape[2]))  # singular values of the blocks of these columns
+    for level in range(levels):
+        columns = form.columns(level)
+        squares = shares.raised(np.sum(form.side(level) ** 2, axis=1), levels, level + 1)
+        sizes[:, columns] = shares.of_leaves(squares, level + 1)
     size = max(np.abs(form.leaves).max(initial=0.0), sizes.max(initial=0.0))
+    size = float(shares.largest(np.array([size]))[0])
     ranks: list[np.ndarray] = []
     bases, couplings = [], []
-    inside = Ragged.of_leaves(tree).row_mask
-    for level in reversed(range(len(form.widths))):
+    inside = shares.mask
+    for level in reversed(range(levels)):
         columns = form.columns(level)
-        weighted = _padding_last(T * np.sqrt(sizes)[:, None, :], inside)
-        U, s, _ = np.linalg.svd(weighted, full_matrices=False)
-        kept = (s > EPS * size) & (np.arange(s.shape[1]) < inside.sum(axis=1)[:, None])
+        U, kept = _range(T * np.sqrt(sizes)[:, None, :], inside, EPS * size)
         k = kept.sum(axis=1)
-        U = _put_back((U * kept[:, None, :])[:, :, : k.max()], inside)
-        inside = kept[:, : k.max()].reshape(len(kept) // 2, -1)
-        T = np.swapaxes(U, 1, 2) @ T
+        width = int(k.max(initial=0))
+        if level >= shares.top - 1:
+            width = int(shares.largest(np.array([width]))[0])
+        U = put_back((U * kept[:, None, :])[:, :, :width], inside)
+        T, kept = np.swapaxes(U, 1, 2) @ T, kept[:, :width]
+        ranks.insert(0, shares.gathered(k, level + 1))
+        if level == shares.top - 1:
+            T, kept, sizes = (shares.gathered(each, level + 1) for each in (T, kept, sizes))
+        inside = kept.reshape(len(kept) // 2, 2 * width)
         B = T[0::2, :, columns] @ np.swapaxes(T[1::2, :, columns], 1, 2)
-        T = T[:, :, : columns.start].reshape(len(T) // 2, 2 * T.shape[1], columns.start)
+        T = T[:, :, : columns.start].reshape(len(T) // 2, 2 * width, columns.start)
         sizes = sizes[0::2, : columns.start]
-        ranks.insert(0, k)
         bases.append(U)
         couplings.append(B)
     return Stacks(np.concatenate([np.zeros(1, np.int64), *ranks]), form.leaves, bases, couplings)
+
+
+def _range(T: np.ndarray, inside: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the left singular vectors of a stack, padding last, and which are above `least`."""
+    most = inside.sum(axis=1)
+    U, s, _ = np.linalg.svd(padding_last(T, inside, inside.shape[1]), full_matrices=False)
+    return U, (s > least) & (np.arange(s.shape[1]) < most[:, None])
 
 
 def cut_of_block(error: float, level: int, levels: int) -> float:
@@ -389,87 +505,44 @@ def cut_of_block(error: float, level: int, levels: int) -> float:
     return error / float(np.sqrt(2 * 2**level * max(levels, 1)))
 
 
-def tall_qr(Y: np.ndarray, inside: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return Q and R of a stack of tall matrices: of pieces that the caches hold, then of their R.
-
-    Demmel, Grigori, Hoemmen and Langou 2012, algorithm 1, with one level of pieces.
-
-    Parameters
-    ----------
-    Y : (nodes, rows, k) array
-        Rows are cut in halves while both halves are whole and longer than TALL.
-    inside : (nodes, rows) bool array, optional
-        Which rows are no padding, all by default. Padding must be zero in Y, and is in Q. A matrix
-        with fewer rows than columns has columns of zeros in Q from the number of its rows on.
-    """
-    if inside is None or inside.all():
-        return _tall_qr(Y)
-    Q, R = _tall_qr(_padding_last(Y, inside))
-    return _put_back(Q, inside), R
-
-
-def _padding_last(Y: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Return the rows of a stack with those of padding last, and no more of these than needed.
-
-    A Householder vector whose pivot is a row of padding leaves rounding there, and orthonormal
-    columns that a matrix of low rank does not determine may lie there altogether. Where padding
-    comes last, all is zero that is below a pivot in it.
-    """
-    most = max(int(inside.sum(axis=1).max()), min(Y.shape[1:]))
-    order = np.argsort(~inside, axis=1, kind="stable")[:, :most, None]
-    return np.take_along_axis(Y, order, 1)
-
-
-def _put_back(Q: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Undo `_padding_last`; padding is zero, whatever it was."""
-    places = np.maximum(np.cumsum(inside, axis=1) - 1, 0)[:, :, None]
-    return np.where(inside[:, :, None], np.take_along_axis(Q, places, 1), 0.0)
-
-
-def _tall_qr(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    nodes, rows, k = Y.shape
-    pieces = 1
-    while rows % (2 * pieces) == 0 and rows // (2 * pieces) >= max(TALL, k):
-        pieces *= 2
-    if pieces == 1 or k == 0:
-        return np.linalg.qr(Y)
-    inner, R = np.linalg.qr(Y.reshape(nodes * pieces, rows // pieces, k))
-    outer, R = np.linalg.qr(R.reshape(nodes, pieces * k, k))
-    return (inner @ outer.reshape(nodes * pieces, k, k)).reshape(Y.shape), R
-
-
 def truncated(
-    Q: np.ndarray,
-    Z: np.ndarray,
-    inside: tuple[np.ndarray, np.ndarray],
-    rank: int,
-    cut: float,
-    noise: float,
-) -> np.ndarray:
-    """Return the sides of the blocks Q Z^T, cut to their leading singular values.
+    Q: TallQr, Z: np.ndarray, rank: int, cut: float, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sides of the blocks Q Z^T, cut to their leading singular values. Collective.
 
     At most `rank` of those above `noise`, no more than a block has rows or columns, and the fewest
     that leave no more than `cut` in the Frobenius norm.
 
     Parameters
     ----------
-    Q, Z : (nodes, rows, k) arrays
-        Padding is zero; Q has orthonormal columns, or columns of zeros.
-    inside : pair of (nodes, rows) bool arrays
-        Which rows of Q, and of Z, are no padding.
+    Q : TallQr
+        Of the rows of a level's first children.
+    Z : (leaves, m, k) array
+        Of which the rows of second children are read; padding is zero.
 
     Returns
     -------
-    (2 nodes, rows, columns) array
-        First child, second child; columns beyond the rank are zero, and so is padding.
+    (leaves, m, columns) array
+        Of this rank's leaves; columns beyond the rank are zero, and so is padding.
+    (nodes,) int array
+        The ranks of all nodes of the level.
     """
-    P, R = tall_qr(Z, inside[1])
-    U, s, Vt = np.linalg.svd(np.swapaxes(R, 1, 2))  # Q Z^T = Q R^T P^T
-    rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
-    most = np.minimum(rank, np.minimum(*(of.sum(axis=1) for of in inside)))
-    keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < most[:, None])
-    root = np.sqrt(s * keep)[:, None, :]
-    W = np.empty((2 * len(Q), *Q.shape[1:]))
-    np.multiply(Q @ U, root, out=W[0::2])
-    np.multiply(P @ np.swapaxes(Vt, 1, 2), root, out=W[1::2])
-    return W
+    first, shares = Q.children, Q.children.shares
+    second = shares.children(first.nodes_level, 1)
+    P = TallQr(second, Z)
+    most = np.minimum(rank, np.minimum(first.sizes, second.sizes))
+
+    def cores(R: np.ndarray) -> np.ndarray:
+        U, s, Vt = np.linalg.svd(np.swapaxes(R, 1, 2))  # Q Z^T = Q R^T P^T
+        rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
+        keep = (rest > cut) & (s > noise) & (np.arange(s.shape[1]) < most[:, None])
+        root = np.sqrt(s * keep)[:, None, :]
+        return np.stack([U * root, np.swapaxes(Vt, 1, 2) * root])
+
+    U, V = second.at_nodes(cores, P.R)
+    ranks = shares.gathered(np.count_nonzero(U.any(axis=1), axis=1), first.nodes_level)
+    width = int(ranks.max())
+    W = np.zeros((*Z.shape[:2], width))
+    Q.apply(np.ascontiguousarray(U[:, :, :width]), W)
+    P.apply(np.ascontiguousarray(V[:, :, :width]), W)
+    return W, ranks

@@ -129,7 +129,8 @@ def write_factor(progress: Progress, path, factor: Factor) -> None:
     if path is None:
         return
     save_factor(factor, path)
-    beside = " and the ranks' rows beside it" if factor.layout.name == "rows" else ""
+    in_slabs = factor.layout.name == "rows" and factor.in_slabs
+    beside = " and the ranks' rows beside it" if in_slabs else ""
     progress(f"wrote factor: {path}{beside}")
 
 

@@ -47,7 +47,7 @@ RIDGE = 1e-12  # of the committor's features: their matrix has no Cholesky facto
 CUT = 1e-9  # of singular values, where rounding of the right side takes over
 SPREAD = 1.5  # of random weights in two dimensions: measured, 4 costs a factor of 100 on `sine`
 LONGEST = 150.0  # seconds of a run of `cg`
-MOST_CG = 1000
+MOST_CG = 500
 CORNER = 0.05  # half the width over which a rounded ReLU's corner lies
 
 

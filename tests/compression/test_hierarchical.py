@@ -293,8 +293,8 @@ def test_reproducible_bits(world, rows, kind):
     together = made(World(world.comm, reproducible=True))
     alone = made(World(World.serial().comm, reproducible=True))
     assert together.kind == kind
-    for name in together.arrays:
-        np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+    for name, array in together.contents().items():
+        np.testing.assert_array_equal(array, getattr(alone, name))
     assert together.provenance.reproducible and together.certificate == alone.certificate
     assert together.provenance.words_reduced == alone.provenance.words_reduced
 

@@ -10,6 +10,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors.provenance import metered
 from hesscomp.factors.tree import Tree, kd_order
 from hesscomp.operators.matrix import MatrixOperator
+from hesscomp.parallel.layout import Replicated, RowLayout
 from hesscomp.parallel.world import World
 
 pytestmark = pytest.mark.ranks
@@ -131,6 +132,66 @@ def test_leaves_of_many_sizes(asked):
     np.testing.assert_allclose(factor.logdet(3.0), (signs, logs), rtol=1e-9)
     counts = factor.inertia(3.0)
     assert counts.negative == np.sum(np.linalg.eigvalsh(other) < -3.0)
+
+
+@pytest.mark.ranks(most=4)
+@pytest.mark.parametrize("asked", [{"rank": 9}, {"tolerance": 1e-6}, {"rank": 5, "passes": 1}])
+@pytest.mark.parametrize(("leaves", "most"), [(8, 64), (128, 8)])
+def test_each_rank_holds_its_own_leaves(world, asked, leaves, most):
+    """In the row layout, and all that a factor does has the same bits as on one rank."""
+    rng = np.random.default_rng(4)
+    bounds = np.cumsum([0, *rng.integers(1, most + 1, leaves)])
+    n = int(bounds[-1])
+    points, B, c = rng.random((n, 2)), rng.standard_normal((n, 2)), np.array([2.0, -1.0])
+    H, tree = exponential(points, 0.3), Tree(kd_order(points, 2), bounds)
+    everything = []
+    for comm in (world.comm, World.serial().comm):
+        operator = MatrixOperator(H, World(comm, reproducible=True)).in_rows()
+        factor = compress_hodlr(operator, tree, **asked)
+        updated = factor.update(operator.layout.local(B), c, 1e-3)
+        everything.append(found := [])
+        for each in (factor, updated, updated.update(operator.layout.local(B), -c)):
+            rows, whole = each.layout, each.in_layout(Replicated(n, each.world))
+            held = each.leaf_blocks.size + each.sides.size
+            assert rows.world.sum(np.array([held]))[0] == each.numbers == whole.numbers
+            if each.world.size > 1 and leaves > 8:
+                assert held <= 0.7 * each.numbers
+            blocks = each @ rows.local(B), each.solve(rows.local(B), 3.0), each.diagonal()[:, None]
+            counts = each.inertia(0.5)
+            found += [
+                *each.contents().values(),
+                *(rows.whole(block) for block in blocks),
+                np.array([each.trace(), each.norm(), each.frobenius(), *each.logdet(3.0)]),
+                np.array([counts.negative, counts.zero, counts.positive]),
+                whole @ B, whole.solve(B, 3.0),
+            ]  # fmt: skip
+            np.testing.assert_array_equal(found[-2], rows.whole(blocks[0]))
+            np.testing.assert_array_equal(found[-1], rows.whole(blocks[1]))
+        dense = factor.to_dense()
+        np.testing.assert_allclose(updated.to_dense(), dense + (B * c) @ B.T, atol=3e-3 * n)
+        w = np.linalg.eigvalsh(dense)
+        assert factor.inertia(0.5).negative == np.sum(w < -0.5)
+        np.testing.assert_allclose(factor.norm(), np.abs(w).max(), rtol=1e-9)
+    for together, alone in zip(*everything, strict=True):
+        np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.ranks(most=4)
+def test_pivots_that_are_left_to_the_parent(world):
+    """Near an eigenvalue of a leaf; what others leave does not change a node's bits."""
+    rng = np.random.default_rng(2)
+    alone = random_hodlr(650, 20, 4, rng)
+    dense, B = alone.to_dense(), rng.standard_normal((650, 2))
+    together = alone.in_layout(RowLayout(650, world))
+    rows = together.layout
+    for leaf in (0, 5, 17):
+        order = alone.tree.permutation[alone.tree.node(alone.tree.levels, leaf)]
+        shift = -float(np.linalg.eigvalsh(dense[np.ix_(order, order)])[3])
+        X = alone.solve(B, shift)
+        np.testing.assert_array_equal(rows.whole(together.solve(rows.local(B), shift)), X)
+        assert together.logdet(shift) == alone.logdet(shift)
+        assert together.inertia(shift) == alone.inertia(shift)
+        np.testing.assert_allclose(dense @ X + shift * X, B, atol=1e-6)
 
 
 @pytest.mark.serial

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -525,7 +524,7 @@ def test_products_of_hierarchical_factors_by_rows(world, format):
     assert layout.rows < n or world.size == 1
     found = factor @ layout.local(V)
     np.testing.assert_allclose(found, layout.local(F @ V), atol=1e-12)
-    alike = replace(factor, layout=Replicated(n, world)) @ V
+    alike = factor.in_layout(Replicated(n, world)) @ V
     np.testing.assert_array_equal(found, layout.local(alike))
     X = np.linalg.solve(F + np.eye(n), V)
     np.testing.assert_allclose(factor.solve(layout.local(V), 1.0), layout.local(X), atol=1e-11)
