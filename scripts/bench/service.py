@@ -322,7 +322,8 @@ def watched(there: Service):
 def kills(options) -> dict[str, dict]:
     """SIGKILL and SIGSTOP of ranks and launcher at random moments during jobs."""
     chance = random.Random(options.seed)
-    counts = dict.fromkeys(("done", "tried again", "named its rank", "failed", "wrong"), 0)
+    names = "done", "queued behind it, done", "tried again", "named its rank", "failed", "wrong"
+    counts = dict.fromkeys(names, 0)
     restarts = [0]
     with service(ranks=("--comm-timeout", str(TIMEOUT))) as there, watched(there) as waits:
         start = time.monotonic()
@@ -331,7 +332,7 @@ def kills(options) -> dict[str, dict]:
         right.result()
         usual, bits = seconds_of(right), arrays_of(right)
         for number in range(options.kills):
-            job = compression(there)
+            job, behind = compression(there), compression(there)
             time.sleep(chance.random() * usual)
             pids = processes(there)
             line = ancestors(pids["rank 0"])
@@ -339,7 +340,7 @@ def kills(options) -> dict[str, dict]:
             victim = chance.choice([*pids.values(), launcher])
             how = chance.choice([signal.SIGKILL, signal.SIGSTOP])
             os.kill(victim, how)
-            state = job.wait(300)
+            state, later = job.wait(300), behind.wait(300)
             known = job.known
             harmless = victim == launcher and how == signal.SIGSTOP  # until it has to do something
             if not harmless:  # a rank that was idle is missed later
@@ -347,7 +348,9 @@ def kills(options) -> dict[str, dict]:
             counts["done"] += state == "done"
             counts["failed"] += state == "failed"
             counts["tried again"] += known["attempts"] > 0
+            counts["queued behind it, done"] += later == "done"
             counts["wrong"] += state == "done" and arrays_of(job) != bits
+            counts["wrong"] += later == "done" and arrays_of(behind) != bits
             there.ready(300)
             restarts.append(there.status()["restarts"])
             named = re.search(r"rank \d", there.status()["last_failure"]) is not None
