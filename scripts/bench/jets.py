@@ -3,8 +3,9 @@
     python scripts/bench/jets.py engine          # a minute: what the derivatives' engines cost
 
 `engine` compares the layer-wise engine of jets with nested automatic differentiation (the generic
-engine) and with the network's matrix products alone, at the machine's own rate for them. All take
-turns, in processor time of one thread; a ratio is the median over the rounds.
+engine) and with the network's matrix products alone, at the machine's own rate for them. For
+each of what is asked for, the engines take turns, in processor time of one thread; a ratio is the
+median over the rounds.
 """
 
 import argparse
@@ -94,26 +95,27 @@ def engine(options) -> None:
     from hesscomp.curvature.tensorflow import set_threads, tf
 
     set_threads(1)
-    candidates = {"products alone": matrix_products(COLUMNS)}
+    candidates = {"Gauss-Newton": {"products alone": matrix_products(COLUMNS)}}
     for name in ("layer-wise", "generic"):
         problem = poisson(name)
         x = problem.initial
         V = tf.constant(np.random.default_rng(1).standard_normal((problem.n, COLUMNS)))
-        for title, shard in (
-            ("Gauss-Newton", problem.gauss_newton(x)), ("Hessian", problem.linearize(x))
-        ):  # fmt: skip
-            candidates[f"{name} {title}"] = lambda shard=shard, V=V: shard.product(V)
-        candidates[f"{name} loss and gradient"] = lambda p=problem, x=x: p.loss_and_gradient(x)
-        candidates[f"{name} loss"] = lambda p=problem, x=x: p.objective(x)
-    seconds = timed(candidates, options.rounds)
-    for name, found in seconds.items():
-        print(f"{name:24s} {1e3 * np.median(found):9.1f} ms")
-    floor = seconds["products alone"]
-    for title in ("Gauss-Newton", "Hessian", "loss and gradient", "loss"):
-        quick, slow = seconds[f"layer-wise {title}"], seconds[f"generic {title}"]
+        G, H = problem.gauss_newton(x), problem.linearize(x)
+        for title, call in {
+            "Gauss-Newton": lambda G=G, V=V: G.product(V),
+            "Hessian": lambda H=H, V=V: H.product(V),
+            "loss and gradient": lambda p=problem, x=x: p.loss_and_gradient(x),
+            "loss": lambda p=problem, x=x: p.objective(x),
+        }.items():
+            candidates.setdefault(title, {})[name] = call
+    for title, calls in candidates.items():
+        seconds = timed(calls, options.rounds)
+        for name, found in seconds.items():
+            print(f"{title:18s} {name:16s} {1e3 * np.median(found):9.1f} ms")
+        quick, slow = seconds["layer-wise"], seconds["generic"]
         values = {"generic / layer-wise": np.median(slow / quick)}
         if title == "Gauss-Newton":
-            values["layer-wise / products alone"] = np.median(quick / floor)
+            values["layer-wise / products alone"] = np.median(quick / seconds["products alone"])
         print(title, {head: round(value, 2) for head, value in values.items()})
         if not options.trial:
             record.save("pde-engines", title, values, CODE)
