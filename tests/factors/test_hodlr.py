@@ -13,7 +13,7 @@ from oracles import random_hodlr
 import hesscomp as hc
 from hesscomp.errors import InputError
 from hesscomp.factors import UNKNOWN, Certificate, Hodlr, Tree, save_factor
-from hesscomp.factors.hodlr import Form, tall_qr
+from hesscomp.factors.hodlr import Form
 
 
 def of_matrix(A: np.ndarray, leaf_size: int) -> Hodlr:
@@ -143,23 +143,6 @@ def test_arrays_that_contradict_each_other():
     ):
         with pytest.raises(InputError, match=message):
             replace(factor, **changed).check()
-
-
-@pytest.mark.parametrize("k", [3, 9])
-def test_padding_is_zero_in_bases(k):
-    """Between the rows too, for matrices of less rows or a lower rank than they have columns."""
-    rng = np.random.default_rng(0)
-    inside = rng.random((6, 24)) < 0.4
-    inside[0], inside[1] = False, np.arange(24) == 5
-    Y = rng.standard_normal((6, 24, 2)) @ rng.standard_normal((6, 2, k))
-    Y[2:4] = rng.standard_normal((2, 24, k))
-    Y *= inside[:, :, None]
-    Q, R = tall_qr(Y, inside)
-    assert not Q[~inside].any()
-    np.testing.assert_allclose(Q @ R, Y, atol=1e-13)
-    most = np.minimum(inside.sum(axis=1), k)
-    eyes = np.eye(k) * (np.arange(k) < most[:, None])[:, None, :]
-    np.testing.assert_allclose(np.swapaxes(Q, 1, 2) @ Q, eyes, atol=1e-13)
 
 
 @pytest.mark.parametrize("tolerance", [0.0, 0.05])
