@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from hesscomp.factors.shares import Shares
 from hesscomp.factors.tree import Tree
 from hesscomp.parallel.layout import Layout, RowLayout
 from hesscomp.parallel.regrouping import Regrouping
-
-if TYPE_CHECKING:
-    pass
 
 TRIES = 10  # of a threshold for a tolerance
 AIM, LOOSE = 0.8, 1.5  # of it, and how much better an error is good enough

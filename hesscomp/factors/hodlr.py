@@ -134,7 +134,7 @@ class Hodlr(InLeaves):
         if self.shares.alone and shares.alone:
             return replace(self, layout=layout)
         by_leaf = _numbers(self.tree, self.block_ranks)
-        flat, at = [], 0
+        flat = []
         for held, of in zip([self.leaf_blocks, *self._levels()], by_leaf, strict=True):
             if shares.alone:
                 flat.append(self.shares.gathered_numbers(held, of))

@@ -38,8 +38,8 @@ class Shares:
     Attributes
     ----------
     piece : int
-        The level of nodes that are worked on in one piece, which depends on the tree alone: `top`
-        is not below it.
+        The level of nodes that are worked on in one piece, which depends on the tree alone. `top`
+        is this level, or one nearer to the root.
     top : int
         The level of the subtrees.
     ranges : list of (int, int)
@@ -95,9 +95,10 @@ class Shares:
         if self.alone or level < self.top:
             return stack
         down = level - self.top
-        return self._gathered(stack, [(last - first) << down for first, last in self.ranges])
+        return self.gathered_by(stack, [(last - first) << down for first, last in self.ranges])
 
-    def _gathered(self, stack: np.ndarray, counts: list[int]) -> np.ndarray:
+    def gathered_by(self, stack: np.ndarray, counts: list[int]) -> np.ndarray:
+        """Return all ranks' entries, from so many of each. Collective."""
         assert self.world is not None  # more than one rank
         return self.world.gather_rows(stack, counts)
 
@@ -108,13 +109,13 @@ class Shares:
         """
         down = self.tree.levels - self.top
         counts = [int(by_leaf[first << down : last << down].sum()) for first, last in self.ranges]
-        return self._gathered(numbers[:, None], counts)[:, 0]
+        return self.gathered_by(numbers[:, None], counts)[:, 0]
 
     def together(self, rows: np.ndarray) -> np.ndarray:
         """Return the rows of all positions of the ordering, from each rank's own."""
         if self.alone:
             return rows
-        return self._gathered(rows, [stop - start for start, stop in self.parts()])
+        return self.gathered_by(rows, [stop - start for start, stop in self.parts()])
 
     def largest(self, values: np.ndarray) -> np.ndarray:
         """Return the largest of the ranks' numbers, one for each place.
@@ -151,13 +152,9 @@ class Shares:
         here = np.arange(self.leaves.start, self.leaves.stop) >> (self.tree.levels - level)
         return nodes[here - self.own(level).start]
 
-    @property
+    @cached_property
     def mask(self) -> np.ndarray:
         """Which of the padded rows of this rank's leaves hold something: (leaves, m) booleans."""
-        return self._mask
-
-    @cached_property
-    def _mask(self) -> np.ndarray:
         sizes = self.tree.leaf_sizes
         return np.arange(sizes.max()) < sizes[self.leaves, None]
 
@@ -248,7 +245,7 @@ class Children:
             int(np.sum((np.arange(first, last) >> (top - level)) & 1 == self.child))
             for first, last in self.shares.ranges
         ]
-        return self.shares._gathered(stack, counts)
+        return self.shares.gathered_by(stack, counts)
 
     def summed(self, stack: np.ndarray) -> np.ndarray:
         """Return what pieces add up to, for each node."""

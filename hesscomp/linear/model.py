@@ -32,6 +32,15 @@ class Predictions:
     low: np.ndarray
     high: np.ndarray
 
+    @property
+    def blank(self) -> np.ndarray:
+        """Which rows have no prediction: (rows,) booleans."""
+        return _blank(self.mean)
+
+
+def _blank(mean: np.ndarray) -> np.ndarray:
+    return np.isnan(mean.reshape(len(mean), -1)).any(axis=1)
+
 
 @dataclass(frozen=True, eq=False)
 class LinearModel:
@@ -230,8 +239,7 @@ class LinearModel:
     def likeliest(self, mean: np.ndarray) -> np.ndarray:
         """Return the class of each row, by its predicted mean: (rows,) texts, empty for NaN."""
         at = mean.argmax(axis=1) if self.several else (mean > 0.5).astype(int)
-        known = ~np.isnan(mean.reshape(len(mean), -1)).any(axis=1)
-        return np.where(known, np.array(self.classes)[at], "")
+        return np.where(_blank(mean), "", np.array(self.classes)[at])
 
     def _errors(self, X) -> np.ndarray:
         """Return the standard errors of the rows' linear predictors."""

@@ -28,8 +28,10 @@ class Full(HesscompError):
 
 
 def check_share(held: int, more: int, most: int, what: str) -> None:
-    """Refuse by `Full` what would give a client more than half of what all may have, unless it
-    has nothing yet."""
+    """Refuse by `Full` what would give a client more than half of what all may have.
+
+    A client that has nothing yet gets it in any case.
+    """
     if held and 2 * (held + more) > most:
         raise Full(
             f"{held} {what} of this client wait already, and half of {most} are one client's; ask "

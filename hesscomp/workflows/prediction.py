@@ -108,10 +108,9 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
     classes = None
     if model.classes:
         classes = model.likeliest(found.mean)
-    strange = np.isnan(found.mean.reshape(len(found.mean), -1)).any(axis=1)
-    if strange.any():
+    if found.blank.any():
         progress(
-            f"{strange.sum()} of {len(strange)} rows have values that the training data "
+            f"{found.blank.sum()} of {len(found.blank)} rows have values that the training data "
             "do not have; their predictions are blank"
         )
     predicted = Predicted(found, classes)

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from hesscomp.client import connect
 from hesscomp.factors import Certificate, LowRank, Provenance, save_factor
+from hesscomp.service.batching import MOST_BYTES
 from hesscomp.service.options import ServiceOptions
 from hesscomp.service.requests import ServedProblem
 from hesscomp.service.server import Service
@@ -211,3 +213,29 @@ def npy(array, **how) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, **how)
     return stream.getvalue()
+
+
+@contextmanager
+def a_product_waiting(running, most: int, **headers):
+    """Let a product wait at a rank, in a front with room for so many bytes, until the block ends.
+
+    It must then be answered, and the room empty.
+    """
+    front = running.service.front
+    assert front.room.taken == 0
+    front.room.most = most
+    running.rank.hold.clear()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            path, body = "/v1/points/zero/product", npy(np.ones(N))
+            first = pool.submit(http, running, "POST", path, body, **headers)
+            try:
+                until(lambda: front.under_way)
+                yield
+            finally:
+                running.rank.hold.set()
+            assert first.result()[0] == 200
+    finally:
+        running.rank.hold.set()
+        front.room.most = MOST_BYTES
+    until(lambda: front.room.taken == 0)

@@ -23,14 +23,13 @@ from pathlib import Path
 import fakes
 import numpy as np
 import pytest
-from fakes import N, Running, http, npy, running_front, until
+from fakes import N, Running, a_product_waiting, http, npy, running_front, until
 from marks import slow_but
 
 from hesscomp.cli.main import main
 from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
-from hesscomp.service.batching import MOST_BYTES
 from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
@@ -926,25 +925,12 @@ def test_a_full_queue_says_when_to_come_again(tmp_path):
 
 
 def test_bytes_that_come_in_or_wait_are_bounded(running):
-    front = running.service.front
     body = npy(np.ones(N))
-    assert front.room.taken == 0
-    front.room.most = 2 * len(body) - 1
-    try:
-        running.rank.hold.clear()
-        with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(http, running, "POST", "/v1/points/zero/product", body)
-            until(lambda: front.under_way)
-            assert front.status()["waiting_bytes"] == len(body)
-            status, headers, answer = http(running, "PUT", "/v1/points", body)
-            assert status == 503 and float(headers["Retry-After"]) > 0
-            assert f"arrays of {len(body)} bytes wait already" in json.loads(answer)["error"]
-            running.rank.hold.set()
-            assert first.result()[0] == 200
-    finally:
-        running.rank.hold.set()
-        front.room.most = MOST_BYTES
-    until(lambda: front.room.taken == 0)
+    with a_product_waiting(running, 2 * len(body) - 1):
+        assert running.service.front.status()["waiting_bytes"] == len(body)
+        status, headers, answer = http(running, "PUT", "/v1/points", body)
+        assert status == 503 and float(headers["Retry-After"]) > 0
+        assert f"arrays of {len(body)} bytes wait already" in json.loads(answer)["error"]
 
 
 def test_a_client_that_leaves_takes_its_requests_along(running):

@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fakes import N, http, npy, running_front, until
+from fakes import N, a_product_waiting, http, npy, running_front, until
 
 from hesscomp.client import connect, point_id
-from hesscomp.service.batching import MOST_BYTES, Room, Work, WorkQueue
+from hesscomp.service.batching import Room, Work, WorkQueue
 from hesscomp.service.jobs import Full
 
 
@@ -111,21 +111,9 @@ def test_one_client_has_half_of_the_room_and_of_the_queue():
 
 
 def test_a_client_with_its_share_is_told_to_come_again_and_others_are_served(running):
-    front, body = running.service.front, npy(np.ones(N))
-    front.room.most = 3 * len(body)
-    running.rank.hold.clear()
-    mine = {"X_Hesscomp_Client": "mine"}
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(http, running, "POST", "/v1/points/zero/product", body, **mine)
-            until(lambda: front.under_way)
-            status, headers, answer = http(running, "PUT", "/v1/points", body, **mine)
-            assert status == 503 and float(headers["Retry-After"]) > 0
-            assert "of this client wait already" in json.loads(answer)["error"]
-            assert http(running, "PUT", "/v1/points", body, X_Hesscomp_Client="other")[0] == 201
-            running.rank.hold.set()
-            assert first.result()[0] == 200
-    finally:
-        running.rank.hold.set()
-        front.room.most = MOST_BYTES
-    until(lambda: front.room.taken == 0)
+    body, mine = npy(np.ones(N)), {"X_Hesscomp_Client": "mine"}
+    with a_product_waiting(running, 3 * len(body), **mine):
+        status, headers, answer = http(running, "PUT", "/v1/points", body, **mine)
+        assert status == 503 and float(headers["Retry-After"]) > 0
+        assert "of this client wait already" in json.loads(answer)["error"]
+        assert http(running, "PUT", "/v1/points", body, X_Hesscomp_Client="other")[0] == 201
