@@ -47,7 +47,7 @@ RIDGE = 1e-12  # of the committor's features: their matrix has no Cholesky facto
 CUT = 1e-9  # of singular values, where rounding of the right side takes over
 SPREAD = 1.5  # of random weights in two dimensions: measured, 4 costs a factor of 100 on `sine`
 LONGEST = 150.0  # seconds of a run of `cg`
-MOST_CG = 500
+MOST_CG = 200
 CORNER = 0.05  # half the width over which a rounded ReLU's corner lies
 
 
@@ -212,16 +212,18 @@ def beside(row: dict, *cells: int) -> dict[str, dict]:
     rows = {"257 frozen tanh features": frozen(2, 256, *SQUARE)}
     for order, number in enumerate(cells, 1):
         rows[f"P{order}, as many unknowns"] = elements(order, number)
-        rows[f"P{order}, as many seconds"] = as_long(elements, order, number, row["seconds"])
+        rows[f"P{order}, as many seconds"] = as_long(
+            partial(elements, order), number, row["seconds"]
+        )
     return rows
 
 
-def as_long(elements, order: int, cells: int, seconds: float, dimension: int = 2) -> dict:
+def as_long(elements, cells: int, seconds: float, dimension: int = 2) -> dict:
     """Return the row of the first mesh, of unknowns that double, that takes 0.7 of the time."""
-    row = elements(order, cells)
+    row = elements(cells)
     while row["seconds"] * math.sqrt(2) < seconds:
         cells = round(cells * 2 ** (1 / dimension))
-        row = elements(order, cells)
+        row = elements(cells)
     return row
 
 
@@ -321,7 +323,7 @@ def ritz(seeds: int) -> dict[str, dict]:
             for power in np.linspace(2, 14, 121)
             for start in [(np.arange(elements + 1) / elements) ** power]
         ]
-        long = as_long(uniform_elements, 1, elements, median(times), 1)
+        long = as_long(uniform_elements, elements, median(times), 1)
         features = frozen_energy(
             1, elements - 2, graded, graded, lambda X: load(X[:, 0]),
             lambda X: 2 / 3 * X.T ** (-1 / 3) - 1,
@@ -340,7 +342,7 @@ def ritz(seeds: int) -> dict[str, dict]:
     return rows
 
 
-def uniform_elements(_: int, elements: int) -> dict:
+def uniform_elements(elements: int) -> dict:
     energy, unknowns, seconds = fem.least_energy(elements, lambda x: x ** (2 / 3))
     return {"n": unknowns, "seconds": seconds, "error": math.sqrt(1 + 6 * energy)}
 
@@ -379,9 +381,9 @@ def fosls(seeds: int) -> dict[str, dict]:
     return {
         "1-24-2, 192 points": row,
         "2 x 25 frozen tanh features": frozen_system(24),
-        "P1 x P1, 256 elements": least_squares_elements(1, 256),
-        "P1 x P1, as many unknowns": least_squares_elements(1, row["n"] // 2),
-        "P1 x P1, as many seconds": as_long(least_squares_elements, 1, 256, row["seconds"], 1),
+        "P1 x P1, 256 elements": least_squares_elements(256),
+        "P1 x P1, as many unknowns": least_squares_elements(row["n"] // 2),
+        "P1 x P1, as many seconds": as_long(least_squares_elements, 256, row["seconds"], 1),
     }
 
 
@@ -404,7 +406,7 @@ def frozen_system(features: int) -> dict:
     return {"n": len(c), "seconds": seconds, "error": f"{error:.1e}"}
 
 
-def least_squares_elements(_: int, elements: int) -> dict:
+def least_squares_elements(elements: int) -> dict:
     u, basis, unknowns, seconds = fem.least_squares(
         elements, lambda x: 9 * np.pi**2 * np.sin(3 * np.pi * x)
     )
@@ -447,14 +449,15 @@ def energies(seeds: int) -> dict[str, dict]:
         }  # fmt: skip
     tanh = next(iter(rows.values()))
     points = UNIT.gauss(10, 4).rows(0, None)
-    rows["257 frozen tanh features"] = frozen_energy(
-        2, 256, points, finer, sine_load, sine_slopes
-    )  # fmt: skip
+    rows["257 frozen tanh features"] = frozen_energy(2, 256, points, finer, sine_load, sine_slopes)
+    rows["distance alone, times its best constant"] = frozen_energy(
+        2, 0, points, finer, sine_load, sine_slopes
+    )
     for order, cells in (1, 9), (1, 17), (2, 9):
         rows[f"P{order}, {cells}^2 squares"] = energy_of_elements(order, cells)
     for order in 1, 2:
         rows[f"P{order}, as many seconds as 2-64-1 tanh"] = as_long(
-            energy_of_elements, order, 17, tanh["seconds"]
+            partial(energy_of_elements, order), 17, tanh["seconds"]
         )
     return rows
 
@@ -528,6 +531,44 @@ def frozen_energy(dimension: int, features: int, points, finer, load, exact) -> 
     return {"n": features + 1, "seconds": seconds, "energy error": error}
 
 
+# Kinks in the plane
+
+
+def front_exact(X: np.ndarray) -> np.ndarray:
+    return np.tanh(20 * (X[:, 0] - X[:, 1]))
+
+
+def front(seeds: int) -> dict[str, dict]:
+    """Fit a front along the diagonal by a shallow ReLU network, whose kinks are lines that move."""
+    T = np.random.default_rng(99).uniform(size=(CHECKS, 2))
+    group = hc.Group(UNIT.gauss(24, 3), lambda u, x: u - tf.tanh(20 * (x[:, 0] - x[:, 1])))
+    found, times = [], []
+    for seed in range(seeds):
+        begun = time.process_time()
+        problem = hc.ResidualProblem(network(2, 32, 1, seed=seed, activation="relu"), [group])
+        x = hc.train(problem, "natural-gradient", max_steps=60, verbose=False).best
+        times.append(time.process_time() - begun)
+        W, b, c = x[:64].reshape(2, 32), x[64:96], x[96:]
+        u = np.maximum(T @ W + b, 0) @ c[:-1] + c[-1]
+        found.append(relative(u, front_exact(T)))
+    return {
+        "2-32-1 relu, 5184 points, 60 steps": {
+            "n": problem.n, "seconds": median(times),
+            "error": f"{median(found):.1e}, worst {max(found):.1e}",
+        },
+        "P1, as many unknowns": projected(10),
+        "P1, as many seconds": as_long(projected, 10, median(times)),
+    }  # fmt: skip
+
+
+def projected(cells: int) -> dict:
+    """The best linear elements on a uniform mesh, in L2."""
+    u, basis, unknowns, seconds = fem.projection(1, cells, front_exact)
+    T = np.random.default_rng(99).uniform(size=(CHECKS, 2))
+    error = relative(fem.values(u, basis, T), front_exact(T))
+    return {"n": unknowns, "seconds": seconds, "error": f"{error:.1e}"}
+
+
 # Systems by conjugate gradients
 
 
@@ -554,7 +595,7 @@ def cg(seeds: int) -> dict[str, dict]:
             for head in ("cg_iterations", "sketch_columns"):
                 count = sum(row[head] or 0 for row in found.history.rows[1:])
                 rows[name][head.replace("_", " ")] = count
-    return rows
+    return rows | {"257 frozen tanh features": frozen(2, 256, *SQUARE)}
 
 
 def factors(seeds: int) -> dict[str, dict]:
@@ -774,7 +815,8 @@ STARTED = {"newton": newton, **SET_UPS} | {
 }  # fmt: skip
 PARTS = {
     "ritz": ritz, "fosls": fosls, "sine": sine, "deep": deep, "cosines": cosines,
-    "energies": energies, "factors": factors, "cg": cg, "ranks": ranks, "committor": committor,
+    "energies": energies, "front": front, "factors": factors, "cg": cg, "ranks": ranks,
+    "committor": committor,
 }  # fmt: skip
 
 if __name__ == "__main__":
