@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -176,7 +177,12 @@ class Service:
             servers.append(self._on_port(app))
         serving = [asyncio.create_task(server.serve([door])) for server, door in servers]
         while not all(server.started for server, _ in servers):
-            await asyncio.sleep(0.005)
+            failed, _ = await asyncio.wait(serving, timeout=0.005)
+            for each in failed:
+                if isinstance(why := each.exception(), ssl.SSLError):
+                    files = f"{self.options.certificate}, {self.options.key}"
+                    raise InputError(f"{files}: no certificate and its key ({why})") from why
+                each.result()
         certificates = certificates_of(self.options.certificate)
         self.workspace.announce(self.door.getsockname(), self.url, certificates)
         self.say(f"service: {self.workspace.folder}" + (f", {self.url}" if self.url else ""))
