@@ -221,6 +221,23 @@ def test_visitors_take_a_tenth_of_the_time_or_wait_for_one_and_a_half_products(m
     assert received == [False, False, False, True]
 
 
+@pytest.mark.serial
+@pytest.mark.parametrize("visit", [0.2, 1.0, 3.0])
+def test_visitors_without_pauses_take_what_the_page_says(monkeypatch, visit):
+    now, ledger = 0.0, Ledger()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    host = ManyProducts(ledger)
+    for pause in range(1, 401):  # four to a product
+        now += 0.25
+        if pause % 4 == 0:
+            ledger.product(8)
+        host.look()
+        if pause > 8 and host.receives():
+            now += visit
+            host.visited(visit)
+    assert host.lent <= max(0.1 * 100 + visit, 100 * visit / 1.5)
+
+
 def test_a_long_solve_ends_when_nobody_waits_for_it(monkeypatch, tmp_path, data):
     """Its client has left; the job that it visits is cancelled; the service drains."""
     folder = World().broadcast(str(tmp_path))
