@@ -10,10 +10,9 @@ short, which saves a broadcast.
 
 import os
 import pickle
+import secrets
 import select
-import shutil
 import socket
-import tempfile
 import time
 from contextlib import suppress
 from typing import Any
@@ -49,24 +48,18 @@ class Doorbell:
     def __init__(self, world):
         self.world, self.comm = world, world.comm.Dup()
         hosts = world.gather(MPI.Get_processor_name())
-        near, folder = hosts[world.rank] == hosts[0], None
-        self.socket = socket.socket(
-            socket.AF_UNIX if near else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
-        )
-        if near:
-            folder = tempfile.mkdtemp(prefix="hesscomp-")
-            self.socket.bind(os.path.join(folder, "bell"))
-            address = self.socket.getsockname()
-        else:
-            self.socket.bind((_own_address(hosts[0]), 0))
-            address = self.socket.getsockname()
-        addresses = world.gather(address)
+        near = hosts[world.rank] == hosts[0]
+        self.socket = _bell(near)
+        # A Unix socket's name begins with a zero: it is in no folder, and ends with the socket.
+        name = f"\0hesscomp-{secrets.token_hex(16)}"
+        self.socket.bind(name if near else (_own_address(hosts[0]), 0))
+        addresses = world.gather(self.socket.getsockname())
         self._bells, self._words = [], []
         if world.rank == 0:
-            self._bells = [_connected(address) for address in addresses[1:]]
-        world.gather(None)  # rank 0 is connected
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            for address in addresses[1:]:
+                bell = _bell(near=isinstance(address, bytes))
+                bell.connect(address)
+                self._bells.append(bell)
 
     def ring(self, value: Any = None) -> Any:
         """Wake all other ranks, whose `wait` returns this Python object; on rank 0.
@@ -106,11 +99,9 @@ class Doorbell:
                 now = time.monotonic()
 
 
-def _connected(address) -> socket.socket:
-    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
-    bell = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    bell.connect(address)
-    return bell
+def _bell(near: bool) -> socket.socket:
+    family = socket.AF_UNIX if near else socket.AF_INET
+    return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
 
 def _own_address(host: str) -> str:

@@ -52,8 +52,8 @@ from hesscomp.workflows.subject import Subject, make_problem
 
 BEAT = 10.0  # seconds of idleness after which the ranks meet: a stopped one is noticed
 CURVATURES = 4  # operators that ranks keep, each with up to an eighth of a product's memory
-SHARE = 0.1  # of a job's time that visitors may take; beyond it they wait
-PATIENCE = 1.5  # of a job's products, the longest that one waits for that
+SHARE = 0.1  # of a job's time that visitors may take without waiting
+PATIENCE = 1.5  # of a job's products, for which each waits beyond that: the job gets on meanwhile
 TOLD = 0.1  # seconds between two tellings of a job's columns
 
 

@@ -199,10 +199,17 @@ class Ranks:
         self.send({"do": "end"})
 
     def kill(self) -> None:
-        """End all processes of the launcher's session at once."""
-        if self.process is not None:
+        """End the launcher and its ranks at once.
+
+        Those of mpiexec are in its session. Those of srun are not: a child of srun, which outlives
+        it here, ends its step; else their CPUs stay taken, and the next srun waits for them.
+        """
+        if self.process is not None and self.words is not None:
             with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+                if self.words[0] == "srun":
+                    self.process.kill()
+                else:
+                    os.killpg(self.process.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
         """Return what the ranks said last of why they ended."""

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -16,11 +17,11 @@ import msgspec
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hesscomp.errors import HesscompError, InputError, describe
+from hesscomp.errors import InputError, describe
 from hesscomp.runs.slurm import REQUEUE
 from hesscomp.service.batching import WorkQueue
 from hesscomp.service.front import Failed, Front, Unavailable
-from hesscomp.service.http import LEAVING, application, refusal
+from hesscomp.service.http import LEAVING, MOST_JSON, application, refusal
 from hesscomp.service.jobs import Full, JobStore
 from hesscomp.service.options import LOOPBACK, ServiceOptions
 from hesscomp.service.points import Points
@@ -176,7 +177,12 @@ class Service:
             servers.append(self._on_port(app))
         serving = [asyncio.create_task(server.serve([door])) for server, door in servers]
         while not all(server.started for server, _ in servers):
-            await asyncio.sleep(0.005)
+            failed, _ = await asyncio.wait(serving, timeout=0.005)
+            for each in failed:
+                if isinstance(why := each.exception(), ssl.SSLError):
+                    files = f"{self.options.certificate}, {self.options.key}"
+                    raise InputError(f"{files}: no certificate and its key ({why})") from why
+                each.result()
         certificates = certificates_of(self.options.certificate)
         self.workspace.announce(self.door.getsockname(), self.url, certificates)
         self.say(f"service: {self.workspace.folder}" + (f", {self.url}" if self.url else ""))
@@ -229,36 +235,47 @@ class Service:
         """Take in jobs that clients without a connection have left."""
         told = ""
         while True:
-            for path in list(self.workspace.inbox()):
-                try:
-                    body = msgspec.json.decode(path.read_bytes(), type=JobBody)
-                    await self.front.add_job(body, "inbox")
-                except (Unavailable, Full, Failed) as why:  # it stays for later
-                    if isinstance(why, Failed) and told != str(why):
-                        told = str(why)
-                        log.warning("inbox: %s waits: %s", path.name, told)
-                    break
-                except (
-                    HesscompError,
-                    msgspec.MsgspecError,
-                    UnicodeError,
-                    KeyError,
-                    OSError,
-                ) as why:
-                    text = _reason(why)
-                    log.warning("inbox: %s is refused: %s", path.name, text)
-                    with suppress(OSError):
-                        self.workspace.refuse(path, text)
-                    continue
-                path.unlink(missing_ok=True)
+            try:
+                for path in await asyncio.to_thread(lambda: list(self.workspace.inbox())):
+                    await self._take_in(path)
+            except (Unavailable, Full):  # what is left stays for later
+                pass
+            except Exception as why:  # a full disk, a folder that has gone: so it does then
+                if told != str(why):
+                    told = str(why)
+                    log.warning("inbox: jobs wait: %s", told)
             await asyncio.sleep(INBOX_SECONDS)
+
+    async def _take_in(self, path: Path) -> None:
+        """Queue a job of the inbox; set one aside that no later look could queue."""
+        try:
+            body = await asyncio.to_thread(_left_in, path)
+            await self.front.add_job(body, "inbox")
+        except (Unavailable, Full, Failed):
+            raise
+        except Exception as why:
+            text = _reason(why)
+            log.warning("inbox: %s is refused: %s", path.name, text)
+            with suppress(FileNotFoundError):  # its client has taken it back
+                self.workspace.refuse(path, text)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _left_in(path: Path) -> JobBody:
+    """Return the job that a file of the inbox holds."""
+    with open(path, "rb") as file:
+        text = file.read(MOST_JSON + 1)
+    if len(text) > MOST_JSON:
+        raise InputError(f"a job has at most {MOST_JSON} bytes")
+    return msgspec.json.decode(text, type=JobBody)
 
 
 def _reason(why: Exception) -> str:
     """Return why a job of the inbox is refused."""
     if isinstance(why, KeyError):
         return f"{why.args[0]}: the service holds no such point"
-    return describe(why) if isinstance(why, HesscompError | OSError) else str(why)
+    return str(why) if isinstance(why, msgspec.MsgspecError | UnicodeError) else describe(why)
 
 
 def certificates_of(path: str | None) -> list[str]:

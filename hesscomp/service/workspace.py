@@ -82,10 +82,10 @@ class Workspace:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
-            raise InputError(
-                f"{self.folder}: another service is using it; `hesscomp drain` ends that, or name "
-                "another folder"
-            ) from error
+            why = f"cannot be locked ({error.strerror}); name a folder where `flock` works"
+            if isinstance(error, BlockingIOError):
+                why = "another service is using it; `hesscomp drain` ends that, or name another"
+            raise InputError(f"{self.folder}: {why}") from error
         return handle
 
     def token(self) -> str:
@@ -107,18 +107,24 @@ class Workspace:
         """Return a listening Unix socket of mode 0600 in the folder.
 
         Where the folder's file system or the length of its path does not allow it, the socket is
-        in a folder of mode 0700 in $XDG_RUNTIME_DIR, or in a new one among the temporary files.
+        in a folder of mode 0700 in the first of $XDG_RUNTIME_DIR, the folder of temporary files and
+        /tmp that takes it: a variable may be another host's.
         """
         with suppress(OSError):
             return _listening(self.folder / name)
-        runtime = os.environ.get("XDG_RUNTIME_DIR")
-        place = Path(runtime or tempfile.gettempdir()) / f"hesscomp-{os.getuid()}-{self.name}"
-        place.mkdir(mode=0o700, exist_ok=True)
-        status = place.lstat()
-        mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-        if not mine or status.st_mode & 0o077:
-            raise InputError(f"{place}: others may enter it; remove it")
-        return _listening(place / name)
+        elsewhere = os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"
+        for folder in filter(None, elsewhere):
+            place = Path(folder) / f"hesscomp-{os.getuid()}-{self.name}"
+            with suppress(OSError):
+                place.mkdir(mode=0o700, exist_ok=True)
+                status = place.lstat()
+                mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+                if not mine or status.st_mode & 0o077:
+                    raise InputError(f"{place}: others may enter it; remove it")
+                return _listening(place / name)
+        raise InputError(
+            f"{self.folder}: takes no sockets, nor does $XDG_RUNTIME_DIR, $TMPDIR or /tmp"
+        )
 
     def announce(self, path: str, url: str | None, certificates: list[str]) -> None:
         """Tell clients where the service listens, and which certificates they may trust there."""

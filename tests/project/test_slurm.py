@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -348,7 +349,7 @@ def test_a_preempted_compression_gives_the_uninterrupted_factor(slurm):
 
 @pytest.mark.slow
 def test_a_preempted_service_goes_on_with_its_job(slurm):
-    """USR1 saves its job and requeues it; TERM ends it when it has none."""
+    """USR1 saves its job and requeues it; a killed rank's step ends; TERM ends it without jobs."""
     from hesscomp.client import NotRunning, connect
     from hesscomp.errors import InputError
 
@@ -376,10 +377,16 @@ def test_a_preempted_service_goes_on_with_its_job(slurm):
     first, second = there.job(first.id), there.train("gauss-newton", max_steps=20)
     points = []
     for each in (first, second):
-        assert each.result(120)["steps"] == 20
+        assert each.result(300)["steps"] == 20
         points.append(each.fetch("best.npy", slurm.folder / f"{each.id}.npy").read_bytes())
     assert points[0] == points[1]
     assert first.known["attempts"] == 0
+    ranks = {each["rank"]: each["pid"] for each in there.status()["ranks"]}
+    os.kill(ranks[1], signal.SIGSTOP)  # only its step's end can end it
+    os.kill(ranks[0], signal.SIGKILL)
+    third = there.train("gauss-newton", max_steps=1)
+    assert third.result(300)["steps"] == 1
+    assert not {each["pid"] for each in there.status()["ranks"]} & set(ranks.values())
     slurm.run("scancel", "--batch", "--signal=TERM", job)
     state, log = slurm.wait(job)
     assert state == "COMPLETED" and log.count("service: ") == 2, log

@@ -1,5 +1,6 @@
 """Who gets in, by which sockets; and what is left when the service has ended."""
 
+import errno
 import os
 import re
 import signal
@@ -124,9 +125,9 @@ def test_every_change_needs_the_header_of_clients(running, method, path):
     assert running.client.status()["points"] == 0
 
 
-@pytest.mark.parametrize("runtime", [True, False])
+@pytest.mark.parametrize("runtime", ["", "here", "absent"])
 def test_where_the_file_system_takes_no_sockets_they_are_elsewhere(tmp_path, monkeypatch, runtime):
-    """In $XDG_RUNTIME_DIR, or where there is none in a folder of mode 0700 of temporary files."""
+    """In $XDG_RUNTIME_DIR, or where that is not here, in a folder of mode 0700 elsewhere."""
     listening = workspace._listening
 
     def refused(path):
@@ -138,8 +139,8 @@ def test_where_the_file_system_takes_no_sockets_they_are_elsewhere(tmp_path, mon
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with tempfile.TemporaryDirectory(prefix="h") as place:
         if runtime:
-            monkeypatch.setenv("XDG_RUNTIME_DIR", place)
-        monkeypatch.setattr(tempfile, "tempdir", "/nowhere" if runtime else place)
+            monkeypatch.setenv("XDG_RUNTIME_DIR", place if runtime == "here" else "/nowhere")
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere" if runtime == "here" else place)
         with running_front(tmp_path / "svc") as running:
             socket_file = Path(running.service.door.getsockname())
             assert socket_file.parent.parent == Path(place)
@@ -149,6 +150,15 @@ def test_where_the_file_system_takes_no_sockets_they_are_elsewhere(tmp_path, mon
         socket_file.parent.chmod(0o755)
         with pytest.raises(InputError, match="others may enter it; remove it"):
             Workspace(tmp_path / "svc").bound("service.sock")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(handle, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(InputError, match=r"svc: cannot be locked \(No locks available\)"):
+        Workspace.made(tmp_path / "svc").lock()
 
 
 def test_every_route_is_documented(running):

@@ -31,8 +31,10 @@ from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
+from hesscomp.service.options import ServiceOptions
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
+from hesscomp.service.server import Service
 from hesscomp.service.wire import JobBody, pack
 from hesscomp.service.workspace import Workspace
 
@@ -625,6 +627,16 @@ def test_another_host_comes_by_tls_and_trusts_the_certificate_of_the_folder(tmp_
         (bare / "token").write_text((folder / "token").read_text())
         with pytest.raises(NotRunning, match="certificate verify failed"):
             connect(bare, running.url, timeout=10)
+
+
+def test_a_certificate_without_its_key_is_refused(tmp_path):
+    certificate, key = Path(__file__).with_name("tls.pem"), tmp_path / "key.pem"
+    key.write_text("no key")
+    files = {"certificate": str(certificate), "key": str(key)}
+    options = ServiceOptions(folder=str(tmp_path / "svc"), port=0, host="localhost", **files)
+    service = Service(options, ServedProblem(problem="mnist-mlp"), (), print, own_ranks=False)
+    with pytest.raises(InputError, match=r"tls\.pem, .*key\.pem: no certificate and its key"):
+        asyncio.run(asyncio.wait_for(service.run(), 10))
 
 
 def test_lengths_and_halves(running, monkeypatch):

@@ -65,16 +65,24 @@ def test_submitting_before_the_first_start(tmp_path, capsys):
         leave(other, "compress", {}, None)
 
 
-def test_a_refused_job_is_listed_with_its_reason(tmp_path, capsys):
+def test_a_refused_job_is_listed_with_its_reason(tmp_path, capsys, monkeypatch):
     with running_front(tmp_path / "svc") as running:
         key = leave(running.folder, "compress", {"rank": 0}, None)
         lost = leave(running.folder, "compress", {}, "0" * 64)
         (running.folder / "inbox" / "half.json").write_text("{")
-        until(lambda: [state for _, state in left(running.folder) if "refused: " in state][2:])
+        (running.folder / "inbox" / "long.json").write_text("{" + " " * 2**16 + "}")
+        until(lambda: [state for _, state in left(running.folder) if "refused: " in state][3:])
         text = said(capsys, "jobs", str(running.folder))
         assert f"inbox/{key}.refused  refused: `rank` must be at least 1, not 0\n" in text
         assert f"inbox/{lost}.refused  refused: {'0' * 64}: the service holds no such point" in text
         assert "inbox/half.refused  refused: Input data was truncated" in text
+        assert "inbox/long.refused  refused: a job has at most 65536 bytes" in text
+        with monkeypatch.context() as patched:  # a fault of the service's own
+            patched.setattr(running.service.front, "_check_job", lambda body: 1 / 0)
+            key = leave(running.folder, "compress", {}, None)
+            until(lambda: dict(left(running.folder)).get(f"{key}.refused", "").find("ZeroDiv") > 0)
+        leave(running.folder, "compress", {}, None)
+        assert until(lambda: running.client.jobs())[0].result(10)
     assert running.status == 0  # nothing waits for the next start
 
 

@@ -1,6 +1,7 @@
 """The ranks' side of a service, with a front that is a thread of rank 0."""
 
 import os
+import select
 import socket
 import tempfile
 import threading
@@ -8,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from hesscomp.client import point_id
 from hesscomp.curvature.hessian import HessianOperator
@@ -219,6 +221,23 @@ def test_visitors_take_a_tenth_of_the_time_or_wait_for_one_and_a_half_products(m
     assert received == [False, False, False, True]
 
 
+@pytest.mark.serial
+@pytest.mark.parametrize("visit", [0.2, 1.0, 3.0])
+def test_visitors_without_pauses_take_what_the_page_says(monkeypatch, visit):
+    now, ledger = 0.0, Ledger()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now)
+    host = ManyProducts(ledger)
+    for pause in range(1, 401):  # four to a product
+        now += 0.25
+        if pause % 4 == 0:
+            ledger.product(8)
+        host.look()
+        if pause > 8 and host.receives():
+            now += visit
+            host.visited(visit)
+    assert host.lent <= max(0.1 * 100 + visit, 100 * visit / 1.5)
+
+
 def test_a_long_solve_ends_when_nobody_waits_for_it(monkeypatch, tmp_path, data):
     """Its client has left; the job that it visits is cancelled; the service drains."""
     folder = World().broadcast(str(tmp_path))
@@ -261,20 +280,33 @@ def test_idle_ranks_wait_outside_of_collectives(monkeypatch, data):
     served(script, monkeypatch, data)
 
 
+@pytest.fixture(params=["one host", "several"])
+def bell(request, monkeypatch):
+    """A bell whose ranks are on one host, or behave as on several: then they hear UDP."""
+    world = World()
+    if request.param == "several":
+        name = "127.0.0.1" if world.rank else "localhost"
+        monkeypatch.setattr(MPI, "Get_processor_name", lambda: name)
+    bell = Doorbell(world)
+    far = world.rank and request.param == "several"
+    assert bell.socket.family == (socket.AF_INET if far else socket.AF_UNIX)
+    return bell
+
+
 @pytest.mark.parametrize("what", [None, "short", 10**5 * b"long"])
-def test_all_hear_what_is_rung(what):
-    world = World()
-    bell = Doorbell(world)
-    assert (bell.ring(what) if world.rank == 0 else bell.wait()) == what
+def test_all_hear_what_is_rung(bell, what):
+    assert (bell.ring(what) if bell.world.rank == 0 else bell.wait()) == what
 
 
-def test_a_stranger_at_the_bell_changes_nothing():
-    world = World()
-    bell = Doorbell(world)
+def test_a_stranger_at_the_bell_changes_nothing(bell):
+    world = bell.world
     if world.rank == 0:
-        for _ in range(3):
-            for each in bell._bells:
-                each.send(b"")
+        for each in bell._bells:
+            each.send(b"")
+    else:
+        assert select.select([bell.socket], [], [], 10)[0]  # the datagram comes
+    world.gather(None)
+    if world.rank == 0:
         time.sleep(0.2)
         rung = time.monotonic()
         bell.ring()
