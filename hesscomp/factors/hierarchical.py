@@ -305,7 +305,7 @@ class Inverse(Operator):
         The one used.
     """
 
-    passes = 0
+    passes, parts = 0, ("factor",)
 
     def __init__(self, factor: Factor, shift: float):
         super().__init__(factor.n, factor.world, psd=True)  # type: ignore[arg-type]  # may be None

@@ -1,12 +1,16 @@
 """Conjugate gradients: one recurrence, and the solvers that stop it by different rules."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg
 from scipy.linalg.blas import daxpy
 
 from hesscomp.operators.operator import Operator
+from hesscomp.parallel.layout import RowLayout
+
+SHARED = 2**15  # elements of a vector from which ranks share work with it: else it is in the cache
 
 
 class Recurrence:
@@ -18,8 +22,9 @@ class Recurrence:
     ----------
     A : Operator
     b : (n,) array
+        Of which each rank holds the rows that A's layout gives it, as of all vectors here.
     preconditioner : object with ``@``, optional
-        A positive definite approximation of the inverse of A.
+        A positive definite approximation of the inverse of A, in the same layout.
     x : (n,) array, optional
         The start, zero by default; another one costs a product.
 
@@ -42,14 +47,14 @@ class Recurrence:
 
     def _precondition(self) -> None:
         self.z = self.r if self.M is None else self.M @ self.r
-        self.rz = float(self.r @ self.z)
-        self.norm = float(np.linalg.norm(self.r))
+        self.rz, square = map(float, self.A.layout.dots((self.r, self.z), (self.r, self.r)))
+        self.norm = math.sqrt(square)
 
     def probe(self) -> float:
         """Return p^T A p, the curvature along the direction; one product."""
         self.q = self.A @ self.p
         self.products += 1
-        self.curvature = float(self.p @ self.q)
+        self.curvature = float(self.A.layout.dots((self.p, self.q))[0])
         return self.curvature
 
     @property
@@ -111,6 +116,7 @@ def conjugate_gradients(
     tolerance: float,
     preconditioner=None,
     max_iterations: int | None = None,
+    shared: bool = False,
 ) -> CGResult:
     """Solve A x = b for a positive definite operator, from x = 0.
 
@@ -124,6 +130,10 @@ def conjugate_gradients(
         A positive definite approximation of the inverse of A.
     max_iterations : int, optional
         Default 2 n.
+    shared : bool
+        Whether several ranks may share the work with long vectors, for which operator and
+        preconditioner must have a row layout. Sums then depend on the number of ranks by rounding,
+        so that it has no effect in reproducible mode.
 
     Notes
     -----
@@ -131,6 +141,17 @@ def conjugate_gradients(
     0 decides for all ranks when to stop.
     """
     limit = 2 * A.n if max_iterations is None else max_iterations
+    if shared and A.n >= SHARED and A.world.size > 1 and not A.world.reproducible:
+        layout, M = RowLayout(A.n, A.world), preconditioner
+        M = None if M is None else M.in_layout(layout)
+        found = _solved(A.in_layout(layout), layout.local(b), tolerance, M, limit)
+        x, residual = layout.whole(np.column_stack([found.x, found.residual])).T
+        return replace(found, x=x, residual=residual)
+    return _solved(A, b, tolerance, preconditioner, limit)
+
+
+def _solved(A: Operator, b: np.ndarray, tolerance: float, preconditioner, limit: int) -> CGResult:
+    """Return `conjugate_gradients`, in the layout of A."""
     decide, cg = A.world.decide, Recurrence(A, b, preconditioner)
     while cg.products < limit:
         if decide(cg.norm <= tolerance):

@@ -131,6 +131,7 @@ class Newton(Earned):
             tolerance=max(forcing * norm, 0.5 * self.tolerance),
             preconditioner=choice.M,
             max_iterations=choice.limit,
+            shared=True,
         )
         factor, error = choice.factor, state["factor_error"]
         if factor is not None and choice.sketched:

@@ -80,6 +80,10 @@ class Layout(ABC):
         """Return A^T B, on every rank, for blocks of any number of columns."""
         return self._summed_rows(lambda rows: A[rows].T @ B[rows])
 
+    def dots(self, *pairs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Return u^T v of each pair of vectors, on every rank; one reduction in the row layout."""
+        return self._summed_rows(lambda rows: np.array([u[rows] @ v[rows] for u, v in pairs]))
+
     def squares(self, A: np.ndarray) -> np.ndarray:
         """Return the columns' sums of squares, on every rank."""
         return self._summed_rows(lambda rows: np.einsum("ij,ij->j", A[rows], A[rows]))
