@@ -588,6 +588,13 @@ class Problem(ABC):
             self.initial if self.can(ability.INITIAL_POINT) else np.zeros(self.n)
         )
 
+    def nonfinite_place(self, x: np.ndarray) -> str:
+        """Say, after a colon, where objective or gradient at x are not finite. Collective.
+
+        Empty where that is not known.
+        """
+        return ""
+
     def check_point(self, x) -> np.ndarray:
         """Return x as a finite float64 (n,) array; InputError if it is none."""
         x = np.asarray(x, dtype=np.float64)

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from hesscomp.curvature.chunks import row_values
 from hesscomp.curvature.combined import Combined
 from hesscomp.curvature.losses import Loss
-from hesscomp.curvature.networks.engine import cut
+from hesscomp.curvature.networks.engine import NetworkEngine, cut
 from hesscomp.curvature.networks.pointwise import Composed, Density, Grouped, SquaredResidual
 from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.errors import InputError
@@ -32,6 +32,7 @@ from hesscomp.problems.stateless import Traced, network_of
 
 log = logging.getLogger(__name__)
 SHOWN = 3000  # points of a picture
+COUNT = 10_007  # points for which functions are traced first; no axis of anything else is so long
 WORDS = ("u", "du", "laplacian", "d2u", "x")  # what residuals and densities are functions of
 
 
@@ -86,6 +87,12 @@ def _taken(function: Callable) -> tuple[str, ...]:
     return taken
 
 
+def _listed(groups: Sequence[Group]) -> tuple[Group, ...]:
+    if isinstance(groups, Group):
+        raise InputError("groups must be a list: put the one group into brackets, [group]")
+    return tuple(groups)
+
+
 class PointProblem(NetworkProblem):
     """f(x) = sum over groups and their points of weight * a function of the network there.
 
@@ -117,7 +124,7 @@ class PointProblem(NetworkProblem):
     ):  # fmt: skip
         check_model(model)
         self.world = World.of_job() if world is None else world
-        self.groups, self.model, self.name = tuple(groups), model, model.name
+        self.groups, self.model, self.name = _listed(groups), model, model.name
         with self.world.phase("reading the groups of points"):
             self.dimension = dimension = self._check(model)
         super().__init__(self._rows(0), self.world, ridge, dtype, memory)
@@ -136,10 +143,8 @@ class PointProblem(NetworkProblem):
         for kind, group in enumerate(self.groups):
             jets = Jets(dimension, components, group.taken, distance, boundary_values)
             function, loss = self._function(kind, jets)
-            with self.world.phase(f"tracing the function of group {kind}"):
-                specs = [tf.TensorSpec([None, n], dtype) for n in (jets.width, dimension + 2)]
-                traced = tf.function(function, autograph=False).get_concrete_function(*specs)
-                widths.append(traced.structured_outputs.shape[1])
+            with self.world.phase(f"tracing the function of {self._group_name(kind)}"):
+                widths.append(self._width(kind, function, loss, (jets.width, dimension + 2), dtype))
             inner = jet_engine(model, self.pieces, loss, jets.level, engine)
             engines.append(Composed(inner, dimension, function, loss))
         loss = engines[0].loss
@@ -151,6 +156,29 @@ class PointProblem(NetworkProblem):
             self.capabilities = self.capabilities - {ability.REDRAWING}
         self._narrow = Jets(dimension, components, ("u",), distance, boundary_values)
 
+    def _group_name(self, kind: int) -> str:
+        """Return what messages call a group."""
+        return f"group {kind}"
+
+    def _width(self, kind: int, function: Callable, loss: Loss, sizes, dtype: str) -> int:
+        """Return how many numbers a group's function gives for a point; trace it for that.
+
+        InputError where it takes points together. It is traced for a known number of points too,
+        where TensorFlow compares shapes that it else lets pass.
+        """
+
+        def traced(F, X):
+            made = function(F, X)
+            return made, loss.values(made, X)
+
+        for count in (COUNT, None):
+            specs = [tf.TensorSpec([count, size], dtype) for size in sizes]
+            try:
+                graph = tf.function(traced, autograph=False).get_concrete_function(*specs)
+            except InputError as error:
+                raise InputError(f"{self._group_name(kind)}: {error}") from error
+        return graph.structured_outputs[0].shape[1]
+
     def _check(self, model) -> int:
         """Return the dimension of the points; InputError where the groups do not fit the model."""
         if not self.groups or not all(isinstance(group, Group) for group in self.groups):
@@ -161,8 +189,8 @@ class PointProblem(NetworkProblem):
         for kind, group in enumerate(self.groups):
             if group.points.dimension != shape[1]:
                 raise InputError(
-                    f"the points of group {kind} have {group.points.dimension} coordinates, and "
-                    f"{model.name} takes {shape[1]}"
+                    f"the points of {self._group_name(kind)} have {group.points.dimension} "
+                    f"coordinates, and {model.name} takes {shape[1]}"
                 )
         if any(variable.regularizer is not None for variable in model.trainable_variables):
             raise InputError(f"{model.name} has regularisers; take them out, and give a `ridge`")
@@ -256,14 +284,44 @@ class PointProblem(NetworkProblem):
     def outputs(self) -> int:
         return max(self.widths)
 
+    @property
+    def _engines(self) -> Sequence[NetworkEngine]:
+        """The engine of each group."""
+        return self.engine.engines if isinstance(self.engine, Grouped) else [self.engine]
+
     def _row_values(self, theta, X) -> int:
-        engines = self.engine.engines if isinstance(self.engine, Grouped) else [self.engine]
-        return max(row_values(engine.output, theta, X) for engine in engines)
+        return max(row_values(engine.output, theta, X) for engine in self._engines)
+
+    def nonfinite_place(self, x):
+        """Return `Problem.nonfinite_place`: the group and the point of the first such row."""
+        first = None
+        with self.world.phase("looking for points that are not finite"):
+            X, theta = self.data.X, tf.constant(x, "float64")
+            for part in self.chunks(slice(None), "float64"):
+                for kind, engine in enumerate(self._engines):
+                    rows = X[part][X[part][:, -1] == kind]
+                    fine = cast(Composed, engine).finite_rows(theta, tf.constant(rows)).numpy()
+                    if first is None and not fine.all():
+                        first = kind, rows[np.argmin(fine), : self.dimension].tolist()
+        found = next(filter(None, self.world.gather(first)), None)
+        if found is None:
+            return ""
+        kind, point = found
+        place = ", ".join(f"{coordinate:.6g}" for coordinate in point)
+        return f": the function of {self._group_name(kind)} or its derivative at ({place})"
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """Return u at points X (B, d), with the conditions that are built in: (B, c); local."""
+        """Return u at points X (B, d), with the conditions that are built in: (B, c); local.
+
+        InputError for points of another dimension.
+        """
         X = np.asarray(X, np.float64)
         X = X[:, None] if X.ndim == 1 else X
+        if X.ndim != 2 or X.shape[1] != self.dimension:
+            raise InputError(
+                f"{self.name} gives values at points (B, {self.dimension}); these have shape "
+                f"{X.shape}"
+            )
         key = "values of u"
         if key not in self._kernels:
             network = network_of(self.model, self.pieces)
@@ -402,7 +460,10 @@ class EnergyProblem(PointProblem):
         world: World | None = None, *, convex: bool = False, **options,
     ):  # fmt: skip
         self.convex = convex
-        super().__init__(model, [Group(points, density), *groups], world, **options)
+        super().__init__(model, [Group(points, density), *_listed(groups)], world, **options)
+
+    def _group_name(self, kind):
+        return "the energy" if kind == 0 else super()._group_name(kind - 1)
 
     def _function(self, kind, jets):
         if kind > 0:
