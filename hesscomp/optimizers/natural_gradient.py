@@ -116,7 +116,7 @@ class NaturalGradient(Refreshed):
         batch, caution = task.curvature_batch, state["caution"]
         problem = batch.problem
         by_rows = problem.can(GAUSS_NEWTON_ROWS)
-        rows = problem.rows * problem.outputs if by_rows else problem.rows
+        rows = problem.gauss_newton_count if by_rows else problem.rows
         squares = by_rows and problem.least_squares
         fixed = batch is task.batches.full  # which points that are redrawn never are
         least = self.damping or (SQUARES if squares and fixed else OTHERS)

@@ -364,6 +364,11 @@ class Problem(ABC):
         """
         raise self.lacks(ability.GAUSS_NEWTON_ROWS)
 
+    @property
+    def gauss_newton_count(self) -> int:
+        """How many rows `gauss_newton_rows` gives on all ranks together. Collective."""
+        return self.rows * self.outputs
+
     def residuals(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """Return the residuals of `gauss_newton_rows` alone, (r,); of `least_squares`. Local."""
         return self.gauss_newton_rows(x, rows)[1]

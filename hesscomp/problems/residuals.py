@@ -26,6 +26,7 @@ from hesscomp.problems.keras import KerasProblem, check_model, parameter_names
 from hesscomp.problems.named_jets import Jets
 from hesscomp.problems.network import NetworkProblem
 from hesscomp.problems.points import as_points
+from hesscomp.problems.row_terms import RowPlaces
 from hesscomp.problems.rows import RowSet
 from hesscomp.problems.solution import Solution, Window
 from hesscomp.problems.stateless import Traced, network_of
@@ -102,8 +103,9 @@ class PointProblem(NetworkProblem):
     Attributes
     ----------
     model : keras.Model
-    points_at : int
-        The step whose points these are.
+    groups : tuple of Group
+    widths : tuple of int
+        How many numbers the output of a row has that is of a group, by group.
     """
 
     capabilities = (
@@ -215,17 +217,47 @@ class PointProblem(NetworkProblem):
                 "may stall; take a smooth activation, such as tanh", self.name, what,
             )  # fmt: skip
 
-    def _rows(self, step: int) -> RowSet:
-        """Return this rank's rows with the points of a step. Collective."""
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the group of each row of all ranks, and its point among the group's."""
         counts = [group.points.count for group in self.groups]
-        total = sum(counts)
         place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
         order = np.argsort(place, kind="stable")
+        kinds = np.repeat(np.arange(len(counts)), counts)[order]
+        return kinds, order - np.array([0, *accumulate(counts)])[kinds]
+
+    def row_places(self) -> RowPlaces:
+        """Return the group and the point of each of this rank's rows, in their order; local.
+
+        It is the order of the first axis of what `hesscomp.jacobian` gives, of `output_terms` and
+        `row_gradients`. Groups are mixed evenly. InputError from a sample of the points.
+        """
+        if self.rows != self._count:
+            raise InputError("the rows of a sample are not known by their points; take all points")
+        here = slice(self.data.start, self.data.start + self.rows_here)
+        group, point = (found[here] for found in self._order())
+        return RowPlaces(group, point, np.array(self.widths)[group])
+
+    @property
+    def _count(self) -> int:
+        """How many points the groups have."""
+        return sum(group.points.count for group in self.groups)
+
+    @property
+    def gauss_newton_count(self) -> int:
+        counts = [group.points.count for group in self.groups]
+        if self.rows != self._count:  # a sample
+            kinds = self.data.X[:, -1].astype(int)
+            counts = self.world.sum(np.bincount(kinds, minlength=len(counts)).astype(float))
+        return int(np.dot(counts, self.widths))
+
+    def _rows(self, step: int) -> RowSet:
+        """Return this rank's rows with the points of a step. Collective."""
+        kinds, X = self._order()[0], None
+        total = len(kinds)
         start, stop = row_range(total, self.world.rank, self.world.size)
-        begins, X = [0, *accumulate(counts)], None
         with self.world.phase("making points"):
             for kind, group in enumerate(self.groups):
-                own = (order >= begins[kind]) & (order < begins[kind + 1])
+                own = kinds == kind
                 first = int(np.count_nonzero(own[:start]))
                 here = np.flatnonzero(own[start:stop])
                 points, weights = group.points.rows(first, first + len(here), step)
@@ -271,7 +303,8 @@ class PointProblem(NetworkProblem):
     def _function(self, kind: int, jets: Jets) -> tuple[Callable, Loss]:
         """Return the function of a group's jets and rows, and the loss of what it gives.
 
-        By default the group's residual times the roots of the weights, and half its squares.
+        By default the group's residual times the roots of the weights, each of which is multiplied
+        by the number of points, and half its squares.
         """
 
         def scaled(F, X):
@@ -342,10 +375,14 @@ class ResidualProblem(PointProblem):
 
     Least squares for differential equations: collocation ("physics-informed" networks), first-order
     systems (a network of several outputs: values and fluxes), data. Weights that make an integral
-    make the objective half the squared norms of the residuals in L2. The residuals, times the roots
-    of their weights, are the problem's outputs: `hesscomp.jacobian` is theirs. J^T J, divided by
-    the number of points, is the Gauss-Newton matrix, which is always positive semidefinite; it is
-    the Fisher matrix too, of unit Gaussian errors of the residuals.
+    make the objective half the squared norms of the residuals in L2.
+
+    The problem's outputs are the residuals times sqrt(weight * m), with m the number of points of
+    all groups, so that the objective is the mean over the points of half their squares.
+    `hesscomp.jacobian` is theirs: a row for each point, the groups mixed evenly, as `row_places`
+    tells, and as many numbers in each as the widest group has, zeros after those of a narrower one.
+    J^T J / m is the Gauss-Newton matrix, which is always positive semidefinite; it is the Fisher
+    matrix too, of unit Gaussian errors of the residuals.
 
     Parameters
     ----------

@@ -89,6 +89,20 @@ def test_the_damping_grows_by_tens_where_a_matrix_has_no_cholesky_factor():
 
 
 @pytest.mark.serial
+def test_fillings_of_narrow_groups_do_not_keep_from_the_kernel_form():
+    def many(u, du):
+        return tf.stack([u, du[:, 0], u * u], 1)
+
+    groups = [hc.Group(np.linspace(0, 1, 9), lambda u: u), hc.Group([0.5], many)]
+    problem = hc.ResidualProblem(line_network(), groups)  # n = 19, 12 residuals, 30 numbers
+    optimizer, x = NaturalGradient(damping=SHARE), problem.initial
+    task = Task(0, x, Batches(problem, Sampling()))
+    outcome = optimizer.step(task, {**optimizer.start(x), "caution": 1.0})
+    mean = np.trace(hc.ggn(problem).to_dense()) / 12
+    assert outcome.values["damping"] == pytest.approx(SHARE * mean, rel=1e-9)
+
+
+@pytest.mark.serial
 def test_a_preconditioner_that_is_not_used_is_told(caplog):
     problem, optimizer = regression(World(), 7), NaturalGradient(preconditioner="hbs")
     train(problem, optimizer, stopping=Stopping(max_steps=2))

@@ -81,6 +81,25 @@ def test_the_rows_and_the_gram_matrix_of_the_jacobian():
     )
 
 
+def test_rows_are_named_by_group_and_point_and_fillings_do_not_count():
+    problem = poisson()
+    x, places = problem.initial + 0.1, problem.row_places()
+    J, grid = hc.jacobian(problem, at=x) @ np.eye(problem.n), len(INSIDE.X)
+    assert J.shape == (problem.rows_here, 2, problem.n)
+    here = np.arange(2) < places.residuals[:, None]
+    assert not J[~here].any() and here.any()
+    on = places.group == 1
+    first = np.where(on, grid + places.point, places.point)  # of `by_hand`
+    expected = by_hand(x)[1] * np.sqrt(problem.rows)
+    np.testing.assert_allclose(J[:, 0], expected[first], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(J[on, 1], expected[first[on] + len(EDGES.X)], rtol=1e-9, atol=1e-11)
+    for part in (problem, problem.sampled(0.5, 1)):
+        made = len(part.gauss_newton_rows(x)[1])
+        assert part.gauss_newton_count == sum(part.world.gather(made))
+    with pytest.raises(InputError, match="take all points"):
+        part.row_places()
+
+
 @pytest.mark.slow
 def test_problems_keep_the_contract():
     check_problem(poisson())
