@@ -499,6 +499,12 @@ class EnergyProblem(PointProblem):
         self.convex = convex
         super().__init__(model, [Group(points, density), *_listed(groups)], world, **options)
 
+    def fisher(self, x):
+        raise InputError(
+            "an energy has no Fisher matrix, since it is no likelihood of data; take the "
+            "Gauss-Newton matrix (ggn)"
+        )
+
     def _group_name(self, kind):
         return "the energy" if kind == 0 else super()._group_name(kind - 1)
 

@@ -162,6 +162,10 @@ def test_what_does_not_fit_is_refused():
         (lambda: hc.ResidualProblem(network(), [hc.Group(INSIDE, lambda u: u[0])]), "0 axes"),
         (lambda: hc.ResidualProblem(network(), good), "put the one group into brackets"),
         (lambda: hc.EnergyProblem(network(), lambda u: u, INSIDE, good), "brackets"),
+        (
+            lambda: hc.fisher(hc.EnergyProblem(network(), lambda u: u * u, INSIDE)),
+            "an energy has no Fisher matrix",
+        ),
         (lambda: hc.Group(load, INSIDE), "function load is given as points; are two"),
         (lambda: hc.Group(([[0.0]], [1.0], [2.0]), load), "not of 3 parts"),
         (lambda: hc.Group("many", lambda u: u), "points must be an array of numbers"),
