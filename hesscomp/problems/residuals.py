@@ -244,11 +244,11 @@ class PointProblem(NetworkProblem):
 
     @property
     def gauss_newton_count(self) -> int:
-        counts = [group.points.count for group in self.groups]
+        counts = np.array([group.points.count for group in self.groups])
         if self.rows != self._count:  # a sample
             kinds = self.data.X[:, -1].astype(int)
             counts = self.world.sum(np.bincount(kinds, minlength=len(counts)).astype(float))
-        return int(np.dot(counts, self.widths))
+        return int(counts @ self.widths)
 
     def _rows(self, step: int) -> RowSet:
         """Return this rank's rows with the points of a step. Collective."""
