@@ -1,6 +1,7 @@
 """Newton-type optimizers."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 NAME = re.compile(r'^    name = "([a-z-]+)"$', re.MULTILINE)
@@ -11,6 +12,7 @@ def optimizer_names() -> tuple[str, ...]:
     return tuple(name for names in names_by_module().values() for name in names)
 
 
+@cache
 def names_by_module() -> dict[str, list[str]]:
     """Return the names of the optimizers in each module of the package that has any."""
     files = sorted(Path(__file__).parent.glob("*.py"))

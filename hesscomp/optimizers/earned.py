@@ -175,7 +175,7 @@ class Earned(Refreshed):
         """Return what solves without a factor are expected to take."""
         plain, mixed = state["plain_rate"], state["mixed_rate"]
         return Forecast(
-            columns=min(self.rank + self.oversample, operator.n),
+            columns=self.sketch_columns(operator.n),
             digits=max(horizon, 0.0) * operator.lone_cost,
             plain=_later_rate(plain, state["leading"], shift, operator.n) if plain else np.inf,
             mixed=mixed or np.inf,
@@ -237,7 +237,7 @@ class Earned(Refreshed):
 
     def _keep(self, operator: Operator, state: State, horizon: float, shift: float) -> Choice:
         """Return the factor that there is, or that is wanted; sketched again where that pays."""
-        columns = min(self.rank + self.oversample, operator.n)
+        columns = self.sketch_columns(operator.n)
         early = self._is_earned(operator) and self._missing(operator, state, columns) > 0
         factor, sketched = self.current_factor(operator, state, horizon, again=not early)
         return Choice(factor.preconditioner(shift), factor, sketched=sketched)

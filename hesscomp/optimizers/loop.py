@@ -312,7 +312,8 @@ class _Run:
                 return task
             what = f"objective {task.objective}, gradient norm {task.gradient_norm}"
             if self.good is None:
-                raise NumericalError(f"{what} at the start are not finite; start elsewhere")
+                place = task.gradient_batch.problem.nonfinite_place(self.x)
+                raise NumericalError(f"{what} at the start are not finite{place}; start elsewhere")
             if not self._take_back(what, " are not finite; take smaller steps or a line search"):
                 return None
 

@@ -27,7 +27,7 @@ from hesscomp.options import option
 from hesscomp.parallel.cholesky import cholesky
 from hesscomp.parallel.gram import gram_matrix
 from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
-from hesscomp.problems.problem import Problem
+from hesscomp.problems.problem import Problem, chunks
 
 log = logging.getLogger(__name__)
 SQUARES, OTHERS = 1e-12, 1e-8  # least dampings, where none is given
@@ -116,7 +116,7 @@ class NaturalGradient(Refreshed):
         batch, caution = task.curvature_batch, state["caution"]
         problem = batch.problem
         by_rows = problem.can(GAUSS_NEWTON_ROWS)
-        rows = problem.rows * problem.outputs if by_rows else problem.rows
+        rows = problem.gauss_newton_count if by_rows else problem.rows
         squares = by_rows and problem.least_squares
         fixed = batch is task.batches.full  # which points that are redrawn never are
         least = self.damping or (SQUARES if squares and fixed else OTHERS)
@@ -127,7 +127,10 @@ class NaturalGradient(Refreshed):
         if squares and few and batch is task.gradient_batch:
             direction, bend, damping = system.by_kernel(_Rows(problem, task.x))
         elif problem.n <= self.direct and by_rows:
-            direction, bend, damping = system.by_rows(_Rows(problem, task.x))
+            held = np.dtype(float).itemsize * rows * problem.n / task.world.size
+            streams = held > problem.memory and not task.world.reproducible
+            kind = _StreamedRows if streams else _Rows
+            direction, bend, damping = system.by_rows(kind(problem, task.x))
         elif problem.n <= self.direct:
             direction, damping = system.by_matrix(batch.gauss_newton(task.x).to_dense())
         else:
@@ -232,12 +235,12 @@ class _System:
         direction = centre - pulled(along)
         return direction, -pulled(rows.bends(direction)), damping
 
-    def by_rows(self, rows: "_Rows") -> tuple[np.ndarray, np.ndarray, float]:
+    def by_rows(self, rows: "_Rows | _StreamedRows") -> tuple[np.ndarray, np.ndarray, float]:
         """Solve in the space of the parameters, G made of its rows; return as `by_kernel`."""
         direction, damping = self.by_matrix(rows.matrix())
         if not rows.problem.least_squares:
             return direction, np.zeros_like(direction), damping
-        return direction, -self.solve(rows.transposed(rows.bends(direction))), damping
+        return direction, -self.solve(rows.pulled_bends(direction)), damping
 
     def by_matrix(self, G: np.ndarray) -> tuple[np.ndarray, float]:
         """Solve in the space of the parameters."""
@@ -312,10 +315,12 @@ class _Rows:
         with self.world.phase("computing residuals ahead"):
             ahead = [problem.residuals(moved, part) for part in problem.parts_here]
         problem.world.ledger.passes += 1
-        return [
-            2 / AHEAD * ((there - r) / AHEAD - slope)
-            for there, r, slope in zip(ahead, self.residuals, self.along(d), strict=True)
-        ]
+        ends = zip(ahead, self.residuals, self.along(d), strict=True)
+        return [_bend(*parts) for parts in ends]
+
+    def pulled_bends(self, d: np.ndarray) -> np.ndarray:
+        """Return R^T b / m, b being `bends`. Collective."""
+        return self.transposed(self.bends(d))
 
     def matrix(self) -> np.ndarray:
         """Return G. Collective."""
@@ -329,3 +334,43 @@ class _Rows:
             addends = [R.T @ R[:, columns] for R in self.parts]
             G[:, columns] = problem.sum_parts(addends, (n, columns.stop - first))
         return (G + G.T) / 2 / problem.rows
+
+
+class _StreamedRows:
+    """What `_Rows` gives for the parameter form, by rows that are made anew for each sum.
+
+    As many at once as the problem's memory takes three times; not in reproducible mode, where each
+    panel of G would make all of them.
+    """
+
+    def __init__(self, problem: Problem, x: np.ndarray):
+        self.problem, self.world, self.x = problem, problem.world, x
+        size = 3 * np.dtype(float).itemsize * problem.n * problem.outputs
+        self.parts = list(
+            chunks(slice(None), problem.rows_here, max(int(problem.memory // size), 1))
+        )
+
+    def matrix(self) -> np.ndarray:
+        """Return G. Collective."""
+        problem, G = self.problem, np.zeros((self.problem.n, self.problem.n))
+        with self.world.phase("summing rows of the Gauss-Newton matrix"):
+            for part in self.parts:
+                R, _ = problem.gauss_newton_rows(self.x, part)
+                G += R.T @ R
+        self.world.ledger.passes += 1
+        return self.world.sum(G) / problem.rows
+
+    def pulled_bends(self, d: np.ndarray) -> np.ndarray:
+        """Return `_Rows.pulled_bends`. Collective."""
+        problem, moved, total = self.problem, self.x + AHEAD * d, np.zeros(self.problem.n)
+        with self.world.phase("computing residuals ahead"):
+            for part in self.parts:
+                R, residuals = problem.gauss_newton_rows(self.x, part)
+                total += _bend(problem.residuals(moved, part), residuals, R @ d) @ R
+        self.world.ledger.passes += 2
+        return self.world.sum(total) / problem.rows
+
+
+def _bend(ahead: np.ndarray, here: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Return residuals' second derivative from those ahead and here, and their first one."""
+    return 2 / AHEAD * ((ahead - here) / AHEAD - slope)

@@ -118,6 +118,10 @@ class Refreshed(Optimizer):
         """The format of the factors that are made."""
         return format_of(self.preconditioner)
 
+    def sketch_columns(self, n: int) -> int:
+        """Return the product columns that a new factor for n parameters is expected to take."""
+        return FORMATS[self.factor_format].columns(n, self.rank, self.oversample)
+
     def first_factor(self, n: int) -> State:
         """Return the state before a factor is made.
 
@@ -144,8 +148,7 @@ class Refreshed(Optimizer):
         digits that are still to be solved for, in this solve and in later ones. A factor that there
         is stays where it may not be sketched `again`.
         """
-        of = FORMATS[self.factor_format]
-        columns = of.columns(operator.n, self.rank, self.oversample)
+        columns = self.sketch_columns(operator.n)
         saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
         kept = from_contents(state, UNKNOWN)
         if kept.is_blank and self.given_factor is not None:

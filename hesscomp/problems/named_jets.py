@@ -1,11 +1,12 @@
 """A network's value and derivatives at points by name, as residuals and energies take them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hesscomp.curvature.networks.jets import Level, pairs
 from hesscomp.curvature.tensorflow import ZERO, one_precision, tf
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 
 LEVELS = ("u", "du", "laplacian", "d2u")  # the names of what each `Level` adds
 
@@ -50,12 +51,22 @@ class Jets:
     def call(self, function: Callable, F: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """Return ``function``'s numbers for (B, width) jets at points x: (B, r)."""
         named = self.named(F, x)
-        with one_precision(f"the function {getattr(function, '__name__', '')}"):
+        with _computed(f"the function {getattr(function, '__name__', '')}"):
             made = tf.convert_to_tensor(function(**{name: named[name] for name in self.taken}))
         if made.dtype != F.dtype or made.shape.rank not in (1, 2):
             raise InputError(
                 f"a function of jets gives {made.shape.rank} axes of {made.dtype.name}; it must "
                 "give one number for each point, or a row of some numbers"
+            )
+        if _mixes_points(made, F):
+            raise InputError(
+                f"a function of jets gives the shape {made.shape} for {_number(F)} points; its "
+                "first axis must be that of the points, so reduce over other axes alone"
+            )
+        if made.shape.rank == 2 and made.shape[1] is None:
+            raise InputError(
+                "a function of jets gives rows of unknown length, as u - x does, which is (B, B) "
+                "for u (B,) and x (B, 1); take a column, u - x[:, 0]"
             )
         return made[:, None] if made.shape.rank == 1 else made
 
@@ -102,16 +113,43 @@ class Jets:
         return [one + other for one, other in zip(found, g, strict=True)]
 
 
+@contextmanager
+def _computed(what: str) -> Iterator[None]:
+    """Raise InputError in place of whatever a user's function of tensors raises."""
+    try:
+        with one_precision(what):
+            yield
+    except InputError:
+        raise
+    except Exception as error:  # a user's function raises anything
+        what_happened = reason(str(error).partition(" for '{{node")[0]).removesuffix(".")
+        raise InputError(
+            f"{what} cannot be computed: {what_happened}; it is given tensors, u (B,) and x (B, d) "
+            "of B points among them, so that u - x[:, 0] fits and u - x does not, and takes "
+            "TensorFlow's functions, tf.sin and not np.sin"
+        ) from error
+
+
+def _mixes_points(made: tf.Tensor, given: tf.Tensor) -> bool:
+    """Return whether the first axis of what a function made is known, and not that of the rows."""
+    return made.shape[0] is not None and made.shape[0] != given.shape[0]
+
+
+def _number(rows: tf.Tensor) -> str:
+    return "any number of" if rows.shape[0] is None else str(rows.shape[0])
+
+
 def _derivatives(function: Callable, x: tf.Tensor, level: int, components: int) -> list[tf.Tensor]:
     """Return a function of points and its derivatives, shaped as a network's parts."""
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(x)
         with tf.GradientTape(persistent=True) as inner:
             inner.watch(x)
-            with one_precision("a function of the points"):
+            with _computed("a function of the points"):
                 value = tf.convert_to_tensor(function(x), x.dtype)
+            mixed = value.shape.rank in (1, 2) and _mixes_points(value, x)
             value = value[:, None] if value.shape.rank == 1 else value
-            if value.shape.rank != 2 or value.shape[1] not in (1, components):
+            if mixed or value.shape.rank != 2 or value.shape[1] not in (1, components):
                 raise InputError(
                     f"a function of the points gives shape {value.shape}; it must give one number "
                     "for each point, or one for each output of the network"

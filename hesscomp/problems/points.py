@@ -12,7 +12,7 @@ from itertools import product
 
 import numpy as np
 
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, reason
 from hesscomp.parallel import random
 
 STEPS = 2**32  # a step's draws have the key seed + step * STEPS
@@ -59,13 +59,13 @@ class Given(Points):
     """
 
     def __init__(self, points, weights=None):
-        X = np.asarray(points, np.float64)
+        X = _numbers(points, "points")
         self.X = X[:, None] if X.ndim == 1 else X
         if self.X.ndim != 2 or not self.X.size:
             raise InputError(f"points have shape {X.shape}; give an array (points, coordinates)")
         self.count, self.dimension = self.X.shape
         w = np.full(self.count, 1 / self.count) if weights is None else weights
-        self.w = np.asarray(w, np.float64)
+        self.w = _numbers(w, "weights")
         if self.w.shape != (self.count,):
             raise InputError(f"there are {self.count} points and weights of shape {self.w.shape}")
         if not (np.isfinite(self.X).all() and np.isfinite(self.w).all() and (self.w >= 0).all()):
@@ -309,4 +309,19 @@ def as_points(points) -> Points:
     if isinstance(points, Box | Triangles):
         kind = type(points).__name__
         raise InputError(f"a {kind} is a domain; take points of it, as {kind}(...).random(1000)")
-    return Given(*points) if isinstance(points, tuple) else Given(points)
+    if not isinstance(points, tuple):
+        return Given(points)
+    if len(points) != 2:
+        raise InputError(f"a tuple of points is (array, weights), not of {len(points)} parts")
+    return Given(*points)
+
+
+def _numbers(values, name: str) -> np.ndarray:
+    """Return an array of float64; InputError, which says so of a function, where it is none."""
+    if callable(values):
+        what = getattr(values, "__name__", type(values).__name__)
+        raise InputError(f"the function {what} is given as {name}; are two arguments swapped?")
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be an array of numbers: {reason(error)}") from error

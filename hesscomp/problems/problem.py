@@ -364,6 +364,11 @@ class Problem(ABC):
         """
         raise self.lacks(ability.GAUSS_NEWTON_ROWS)
 
+    @property
+    def gauss_newton_count(self) -> int:
+        """How many rows `gauss_newton_rows` gives on all ranks together. Collective."""
+        return self.rows * self.outputs
+
     def residuals(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         """Return the residuals of `gauss_newton_rows` alone, (r,); of `least_squares`. Local."""
         return self.gauss_newton_rows(x, rows)[1]
@@ -587,6 +592,13 @@ class Problem(ABC):
         return self.check_point(
             self.initial if self.can(ability.INITIAL_POINT) else np.zeros(self.n)
         )
+
+    def nonfinite_place(self, x: np.ndarray) -> str:
+        """Say, after a colon, where objective or gradient at x are not finite. Collective.
+
+        Empty where that is not known.
+        """
+        return ""
 
     def check_point(self, x) -> np.ndarray:
         """Return x as a finite float64 (n,) array; InputError if it is none."""

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from hesscomp.curvature.chunks import row_values
 from hesscomp.curvature.combined import Combined
 from hesscomp.curvature.losses import Loss
-from hesscomp.curvature.networks.engine import cut
+from hesscomp.curvature.networks.engine import NetworkEngine, cut
 from hesscomp.curvature.networks.pointwise import Composed, Density, Grouped, SquaredResidual
 from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.errors import InputError
@@ -26,12 +26,14 @@ from hesscomp.problems.keras import KerasProblem, check_model, parameter_names
 from hesscomp.problems.named_jets import Jets
 from hesscomp.problems.network import NetworkProblem
 from hesscomp.problems.points import as_points
+from hesscomp.problems.row_terms import RowPlaces
 from hesscomp.problems.rows import RowSet
 from hesscomp.problems.solution import Solution, Window
 from hesscomp.problems.stateless import Traced, network_of
 
 log = logging.getLogger(__name__)
 SHOWN = 3000  # points of a picture
+COUNT = 10_007  # points for which functions are traced first; no axis of anything else is so long
 WORDS = ("u", "du", "laplacian", "d2u", "x")  # what residuals and densities are functions of
 
 
@@ -86,6 +88,12 @@ def _taken(function: Callable) -> tuple[str, ...]:
     return taken
 
 
+def _listed(groups: Sequence[Group]) -> tuple[Group, ...]:
+    if isinstance(groups, Group):
+        raise InputError("groups must be a list: put the one group into brackets, [group]")
+    return tuple(groups)
+
+
 class PointProblem(NetworkProblem):
     """f(x) = sum over groups and their points of weight * a function of the network there.
 
@@ -95,8 +103,9 @@ class PointProblem(NetworkProblem):
     Attributes
     ----------
     model : keras.Model
-    points_at : int
-        The step whose points these are.
+    groups : tuple of Group
+    widths : tuple of int
+        How many numbers the output of a row has that is of a group, by group.
     """
 
     capabilities = (
@@ -117,7 +126,7 @@ class PointProblem(NetworkProblem):
     ):  # fmt: skip
         check_model(model)
         self.world = World.of_job() if world is None else world
-        self.groups, self.model, self.name = tuple(groups), model, model.name
+        self.groups, self.model, self.name = _listed(groups), model, model.name
         with self.world.phase("reading the groups of points"):
             self.dimension = dimension = self._check(model)
         super().__init__(self._rows(0), self.world, ridge, dtype, memory)
@@ -136,10 +145,8 @@ class PointProblem(NetworkProblem):
         for kind, group in enumerate(self.groups):
             jets = Jets(dimension, components, group.taken, distance, boundary_values)
             function, loss = self._function(kind, jets)
-            with self.world.phase(f"tracing the function of group {kind}"):
-                specs = [tf.TensorSpec([None, n], dtype) for n in (jets.width, dimension + 2)]
-                traced = tf.function(function, autograph=False).get_concrete_function(*specs)
-                widths.append(traced.structured_outputs.shape[1])
+            with self.world.phase(f"tracing the function of {self._group_name(kind)}"):
+                widths.append(self._width(kind, function, loss, (jets.width, dimension + 2), dtype))
             inner = jet_engine(model, self.pieces, loss, jets.level, engine)
             engines.append(Composed(inner, dimension, function, loss))
         loss = engines[0].loss
@@ -151,6 +158,29 @@ class PointProblem(NetworkProblem):
             self.capabilities = self.capabilities - {ability.REDRAWING}
         self._narrow = Jets(dimension, components, ("u",), distance, boundary_values)
 
+    def _group_name(self, kind: int) -> str:
+        """Return what messages call a group."""
+        return f"group {kind}"
+
+    def _width(self, kind: int, function: Callable, loss: Loss, sizes, dtype: str) -> int:
+        """Return how many numbers a group's function gives for a point; trace it for that.
+
+        InputError where it takes points together. It is traced for a known number of points too,
+        where TensorFlow compares shapes that it else lets pass.
+        """
+
+        def traced(F, X):
+            made = function(F, X)
+            return made, loss.values(made, X)
+
+        for count in (COUNT, None):
+            specs = [tf.TensorSpec([count, size], dtype) for size in sizes]
+            try:
+                graph = tf.function(traced, autograph=False).get_concrete_function(*specs)
+            except InputError as error:
+                raise InputError(f"{self._group_name(kind)}: {error}") from error
+        return graph.structured_outputs[0].shape[1]
+
     def _check(self, model) -> int:
         """Return the dimension of the points; InputError where the groups do not fit the model."""
         if not self.groups or not all(isinstance(group, Group) for group in self.groups):
@@ -161,8 +191,8 @@ class PointProblem(NetworkProblem):
         for kind, group in enumerate(self.groups):
             if group.points.dimension != shape[1]:
                 raise InputError(
-                    f"the points of group {kind} have {group.points.dimension} coordinates, and "
-                    f"{model.name} takes {shape[1]}"
+                    f"the points of {self._group_name(kind)} have {group.points.dimension} "
+                    f"coordinates, and {model.name} takes {shape[1]}"
                 )
         if any(variable.regularizer is not None for variable in model.trainable_variables):
             raise InputError(f"{model.name} has regularisers; take them out, and give a `ridge`")
@@ -187,17 +217,47 @@ class PointProblem(NetworkProblem):
                 "may stall; take a smooth activation, such as tanh", self.name, what,
             )  # fmt: skip
 
-    def _rows(self, step: int) -> RowSet:
-        """Return this rank's rows with the points of a step. Collective."""
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the group of each row of all ranks, and its point among the group's."""
         counts = [group.points.count for group in self.groups]
-        total = sum(counts)
         place = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
         order = np.argsort(place, kind="stable")
+        kinds = np.repeat(np.arange(len(counts)), counts)[order]
+        return kinds, order - np.array([0, *accumulate(counts)])[kinds]
+
+    def row_places(self) -> RowPlaces:
+        """Return the group and the point of each of this rank's rows, in their order; local.
+
+        It is the order of the first axis of what `hesscomp.jacobian` gives, of `output_terms` and
+        `row_gradients`. Groups are mixed evenly. InputError from a sample of the points.
+        """
+        if self.rows != self._count:
+            raise InputError("the rows of a sample are not known by their points; take all points")
+        here = slice(self.data.start, self.data.start + self.rows_here)
+        group, point = (found[here] for found in self._order())
+        return RowPlaces(group, point, np.array(self.widths)[group])
+
+    @property
+    def _count(self) -> int:
+        """How many points the groups have."""
+        return sum(group.points.count for group in self.groups)
+
+    @property
+    def gauss_newton_count(self) -> int:
+        counts = np.array([group.points.count for group in self.groups])
+        if self.rows != self._count:  # a sample
+            kinds = self.data.X[:, -1].astype(int)
+            counts = self.world.sum(np.bincount(kinds, minlength=len(counts)).astype(float))
+        return int(counts @ self.widths)
+
+    def _rows(self, step: int) -> RowSet:
+        """Return this rank's rows with the points of a step. Collective."""
+        kinds, X = self._order()[0], None
+        total = len(kinds)
         start, stop = row_range(total, self.world.rank, self.world.size)
-        begins, X = [0, *accumulate(counts)], None
         with self.world.phase("making points"):
             for kind, group in enumerate(self.groups):
-                own = (order >= begins[kind]) & (order < begins[kind + 1])
+                own = kinds == kind
                 first = int(np.count_nonzero(own[:start]))
                 here = np.flatnonzero(own[start:stop])
                 points, weights = group.points.rows(first, first + len(here), step)
@@ -243,7 +303,8 @@ class PointProblem(NetworkProblem):
     def _function(self, kind: int, jets: Jets) -> tuple[Callable, Loss]:
         """Return the function of a group's jets and rows, and the loss of what it gives.
 
-        By default the group's residual times the roots of the weights, and half its squares.
+        By default the group's residual times the roots of the weights, each of which is multiplied
+        by the number of points, and half its squares.
         """
 
         def scaled(F, X):
@@ -256,14 +317,44 @@ class PointProblem(NetworkProblem):
     def outputs(self) -> int:
         return max(self.widths)
 
+    @property
+    def _engines(self) -> Sequence[NetworkEngine]:
+        """The engine of each group."""
+        return self.engine.engines if isinstance(self.engine, Grouped) else [self.engine]
+
     def _row_values(self, theta, X) -> int:
-        engines = self.engine.engines if isinstance(self.engine, Grouped) else [self.engine]
-        return max(row_values(engine.output, theta, X) for engine in engines)
+        return max(row_values(engine.output, theta, X) for engine in self._engines)
+
+    def nonfinite_place(self, x):
+        """Return `Problem.nonfinite_place`: the group and the point of the first such row."""
+        first = None
+        with self.world.phase("looking for points that are not finite"):
+            X, theta = self.data.X, tf.constant(x, "float64")
+            for part in self.chunks(slice(None), "float64"):
+                for kind, engine in enumerate(self._engines):
+                    rows = X[part][X[part][:, -1] == kind]
+                    fine = cast(Composed, engine).finite_rows(theta, tf.constant(rows)).numpy()
+                    if first is None and not fine.all():
+                        first = kind, rows[np.argmin(fine), : self.dimension].tolist()
+        found = next(filter(None, self.world.gather(first)), None)
+        if found is None:
+            return ""
+        kind, point = found
+        place = ", ".join(f"{coordinate:.6g}" for coordinate in point)
+        return f": the function of {self._group_name(kind)} or its derivative at ({place})"
 
     def output(self, x: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """Return u at points X (B, d), with the conditions that are built in: (B, c); local."""
+        """Return u at points X (B, d), with the conditions that are built in: (B, c); local.
+
+        InputError for points of another dimension.
+        """
         X = np.asarray(X, np.float64)
         X = X[:, None] if X.ndim == 1 else X
+        if X.ndim != 2 or X.shape[1] != self.dimension:
+            raise InputError(
+                f"{self.name} gives values at points (B, {self.dimension}); these have shape "
+                f"{X.shape}"
+            )
         key = "values of u"
         if key not in self._kernels:
             network = network_of(self.model, self.pieces)
@@ -284,10 +375,14 @@ class ResidualProblem(PointProblem):
 
     Least squares for differential equations: collocation ("physics-informed" networks), first-order
     systems (a network of several outputs: values and fluxes), data. Weights that make an integral
-    make the objective half the squared norms of the residuals in L2. The residuals, times the roots
-    of their weights, are the problem's outputs: `hesscomp.jacobian` is theirs. J^T J, divided by
-    the number of points, is the Gauss-Newton matrix, which is always positive semidefinite; it is
-    the Fisher matrix too, of unit Gaussian errors of the residuals.
+    make the objective half the squared norms of the residuals in L2.
+
+    The problem's outputs are the residuals times sqrt(weight * m), with m the number of points of
+    all groups, so that the objective is the mean over the points of half their squares.
+    `hesscomp.jacobian` is theirs: a row for each point, the groups mixed evenly, as `row_places`
+    tells, and as many numbers in each as the widest group has, zeros after those of a narrower one.
+    J^T J / m is the Gauss-Newton matrix, which is always positive semidefinite; it is the Fisher
+    matrix too, of unit Gaussian errors of the residuals.
 
     Parameters
     ----------
@@ -402,7 +497,16 @@ class EnergyProblem(PointProblem):
         world: World | None = None, *, convex: bool = False, **options,
     ):  # fmt: skip
         self.convex = convex
-        super().__init__(model, [Group(points, density), *groups], world, **options)
+        super().__init__(model, [Group(points, density), *_listed(groups)], world, **options)
+
+    def fisher(self, x):
+        raise InputError(
+            "an energy has no Fisher matrix, since it is no likelihood of data; take the "
+            "Gauss-Newton matrix (ggn)"
+        )
+
+    def _group_name(self, kind):
+        return "the energy" if kind == 0 else super()._group_name(kind - 1)
 
     def _function(self, kind, jets):
         if kind > 0:

@@ -47,3 +47,22 @@ class DataSlopes:
     labels: np.ndarray | None
     shifts: np.ndarray | None
     scales: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class RowPlaces:
+    """Which point each row of a problem with groups of points is of; r rows of this rank.
+
+    Attributes
+    ----------
+    group : (r,) array of int
+        The row's group, by its place in the problem's `groups`.
+    point : (r,) array of int
+        The row's point, by its place among those of its group.
+    residuals : (r,) array of int
+        How many numbers of the row's output are its group's; those after them are zero.
+    """
+
+    group: np.ndarray
+    point: np.ndarray
+    residuals: np.ndarray

@@ -62,6 +62,24 @@ def test_a_direction_is_that_of_a_dense_solve(rows, reproducible, options):
     assert task.acceptance_batch.objective(outcome.x) < task.objective
 
 
+def test_rows_beyond_the_memory_are_made_anew_a_few_at_once():
+    problem, steps, made = regression(World(), 30), [], []
+    optimizer, x, rows = NaturalGradient(damping=SHARE), problem.initial, problem.gauss_newton_rows
+
+    def counted(x, part):
+        R, residuals = rows(x, part)
+        made.append(len(R))
+        return R, residuals
+
+    problem.gauss_newton_rows = counted
+    for memory in (problem.memory, 2500):  # two rows of 26 x 2 numbers, three times
+        problem.memory = memory
+        task = Task(0, x, Batches(problem, Sampling()))
+        steps.append(optimizer.step(task, {**optimizer.start(x), "caution": 1.0}).x - x)
+    assert made[0] == 2 * problem.rows_here and max(made[1:]) <= 4
+    np.testing.assert_allclose(steps[1], steps[0], rtol=1e-6, atol=1e-9)
+
+
 def test_the_damping_grows_by_tens_where_a_matrix_has_no_cholesky_factor():
     keras.utils.set_random_seed(2)
     model = keras.Sequential(
@@ -86,6 +104,20 @@ def test_the_damping_grows_by_tens_where_a_matrix_has_no_cholesky_factor():
     exact = -np.linalg.lstsq(G, g, rcond=1e-12)[0]
     t = outcome.values["step_length"]
     assert np.linalg.norm(outcome.x - x - t * exact) < 0.5 * np.linalg.norm(t * exact)
+
+
+@pytest.mark.serial
+def test_fillings_of_narrow_groups_do_not_keep_from_the_kernel_form():
+    def many(u, du):
+        return tf.stack([u, du[:, 0], u * u], 1)
+
+    groups = [hc.Group(np.linspace(0, 1, 9), lambda u: u), hc.Group([0.5], many)]
+    problem = hc.ResidualProblem(line_network(), groups)  # n = 19, 12 residuals, 30 numbers
+    optimizer, x = NaturalGradient(damping=SHARE), problem.initial
+    task = Task(0, x, Batches(problem, Sampling()))
+    outcome = optimizer.step(task, {**optimizer.start(x), "caution": 1.0})
+    mean = np.trace(hc.ggn(problem).to_dense()) / 12
+    assert outcome.values["damping"] == pytest.approx(SHARE * mean, rel=1e-9)
 
 
 @pytest.mark.serial

@@ -8,7 +8,7 @@ import pytest
 import hesscomp as hc
 from hesscomp.curvature.networks.smoothness import smoothness
 from hesscomp.curvature.tensorflow import keras, tf
-from hesscomp.errors import InputError
+from hesscomp.errors import InputError, NumericalError
 from hesscomp.parallel.world import World
 from hesscomp.problems.contract import check_problem
 
@@ -81,6 +81,25 @@ def test_the_rows_and_the_gram_matrix_of_the_jacobian():
     )
 
 
+def test_rows_are_named_by_group_and_point_and_fillings_do_not_count():
+    problem = poisson()
+    x, places = problem.initial + 0.1, problem.row_places()
+    J, grid = hc.jacobian(problem, at=x) @ np.eye(problem.n), len(INSIDE.X)
+    assert J.shape == (problem.rows_here, 2, problem.n)
+    here = np.arange(2) < places.residuals[:, None]
+    assert not J[~here].any() and here.any()
+    on = places.group == 1
+    first = np.where(on, grid + places.point, places.point)  # of `by_hand`
+    expected = by_hand(x)[1] * np.sqrt(problem.rows)
+    np.testing.assert_allclose(J[:, 0], expected[first], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(J[on, 1], expected[first[on] + len(EDGES.X)], rtol=1e-9, atol=1e-11)
+    for part in (problem, problem.sampled(0.5, 1)):
+        made = len(part.gauss_newton_rows(x)[1])
+        assert part.gauss_newton_count == sum(part.world.gather(made))
+    with pytest.raises(InputError, match="take all points"):
+        part.row_places()
+
+
 @pytest.mark.slow
 def test_problems_keep_the_contract():
     check_problem(poisson())
@@ -141,6 +160,43 @@ def test_what_does_not_fit_is_refused():
         (lambda: hc.ResidualProblem(network(), [hc.Group([0.0], lambda u: u)]), "1 coordinates"),
         (lambda: hc.ResidualProblem(network(), [good], boundary_values=load), "distance"),
         (lambda: hc.ResidualProblem(network(), [hc.Group(INSIDE, lambda u: u[0])]), "0 axes"),
+        (lambda: hc.ResidualProblem(network(), good), "put the one group into brackets"),
+        (lambda: hc.EnergyProblem(network(), lambda u: u, INSIDE, good), "brackets"),
+        (
+            lambda: hc.fisher(hc.EnergyProblem(network(), lambda u: u * u, INSIDE)),
+            "an energy has no Fisher matrix",
+        ),
+        (lambda: hc.Group(load, INSIDE), "function load is given as points; are two"),
+        (lambda: hc.Group(([[0.0]], [1.0], [2.0]), load), "not of 3 parts"),
+        (lambda: hc.Group("many", lambda u: u), "points must be an array of numbers"),
+        (lambda: poisson().output(poisson().initial, np.zeros((4, 3))), r"at points \(B, 2\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make()
+
+
+@pytest.mark.serial
+def test_functions_that_take_points_together_or_no_tensors_are_refused():
+    keras.utils.set_random_seed(1)
+    line = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    ends, good = [0.0, 1.0], hc.Group(INSIDE, lambda u: u)
+    for model, points, function, words in (
+        (line, ends, lambda u, x: u - x, r"group 1: .*take a column, u - x\[:, 0\]"),
+        (line, ends, lambda du: tf.reduce_mean(du, 0), "first axis must be that of the points"),
+        (network(), INSIDE, lambda u, x: u - x, r"must be equal.*so that u - x\[:, 0\] fits"),
+        (network(), INSIDE, lambda u, x: u - np.sin(x[:, 0]), "tf.sin and not np.sin"),
+        (network(), INSIDE, lambda u: u.values, "no attribute 'values'"),
+    ):
+        groups = [hc.Group(points, lambda u: u), hc.Group(points, function)]
+        with pytest.raises(InputError, match=words):
+            hc.ResidualProblem(model, groups)
+    for make, words in (
+        (
+            lambda: hc.EnergyProblem(network(), lambda du: du[0], INSIDE),
+            "the energy: .* first axis",
+        ),
+        (lambda: hc.ResidualProblem(network(), [good], distance=lambda x: x[0] - 1), "each point"),
+        (lambda: hc.ResidualProblem(network(), [good], distance=np.linalg.norm), "tf.sin"),
     ):
         with pytest.raises(InputError, match=words):
             make()
@@ -180,3 +236,17 @@ def test_the_smoothness_of_activations():
     assert found == known
     powers = [smoothness(lambda x, p=p: tf.nn.relu(x) ** p) for p in (2, 3)]
     assert powers == [1, 2] and smoothness(tf.sign) == -1
+
+
+@pytest.mark.parametrize("steep", [False, True])
+def test_a_start_that_is_not_finite_names_the_group_and_the_point(steep):
+    """By a value or, where it is steep, by a derivative at the last point of the second group."""
+
+    def broken(u, x):
+        at = tf.where(x[:, 1] > 0.9, 0 * u, u**2 + 1)
+        return 1 + tf.sqrt(at) if steep else 1 / at
+
+    groups = [hc.Group(INSIDE, lambda u: u), hc.Group([[0.5, 0.25], [0.25, 1.0]], broken)]
+    problem = hc.ResidualProblem(network(), groups, World())
+    with pytest.raises(NumericalError, match=r"function of group 1 or .* at \(0.25, 1\); start"):
+        hc.train(problem, "natural-gradient", max_steps=1)

@@ -114,6 +114,15 @@ class Composed(NetworkEngine):
         residuals = tf.reshape(self.loss.gradient(made, X), [-1])
         return tf.reshape(J, [-1, theta.shape[0]]), residuals
 
+    def finite_rows(self, theta, X) -> tf.Tensor:
+        """Return of each row whether its loss and its derivative by the jet are finite: (B,)."""
+        F = self._jets(theta, X)
+        with tf.GradientTape() as tape:
+            tape.watch(F)
+            values = self.loss.values(self.function(F, X), X)
+        slopes = tape.gradient(values, F, unconnected_gradients=ZERO)
+        return tf.math.is_finite(values) & tf.reduce_all(tf.math.is_finite(slopes), 1)
+
     def _row_jacobians(self, theta, X) -> tuple[tf.Tensor, tf.Tensor]:
         """Return the output too."""
         kept = []
