@@ -32,8 +32,7 @@ MOST_ITERATIONS = 10_000  # of a solve
 MOST_JSON = 2**16
 NPY_HEADER = 2**12
 MOST_WAIT = 60.0  # seconds for which a request waits for a job's end
-ANSWER_SECONDS = 600.0  # for which the file of a large answer waits for its client
-BODY_SECONDS = 60.0  # in which a whole body must have come
+ANSWER_SECONDS = 600.0  # for which an answer, or its file, waits for its client
 CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 OPEN = ("/", "/page.js", "/page.css")  # nothing secret is in them
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]@:/]+)(?::[0-9]{1,5})?")
@@ -346,7 +345,7 @@ class Doors:
         return array_of(await asyncio.to_thread(path.read_bytes), n, what)
 
     async def _body(self, request: Request, most: int) -> bytes:
-        """Return a request's body; one that is too long, or comes too slowly, is refused unread.
+        """Return a request's body; one that is too long is refused unread.
 
         Its bytes count as waiting from their arrival to the answer.
         """
@@ -357,16 +356,12 @@ class Doors:
                 "and name it by X-Hesscomp-Array"
             )  # fmt: skip
         parts, size = [], 0
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in request.stream():
-                    self._take(request, len(part))
-                    parts.append(part)
-                    size += len(part)
-                    if size > most:
-                        raise Refused(413, f"the body is longer than {most} bytes")
-        except TimeoutError:
-            raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+        async for part in request.stream():
+            self._take(request, len(part))
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise Refused(413, f"the body is longer than {most} bytes")
         return b"".join(parts)
 
     def _take(self, request: Request, count: int) -> None:

@@ -20,7 +20,7 @@ from hesscomp.errors import HesscompError, InputError, describe
 from hesscomp.runs.slurm import REQUEUE
 from hesscomp.service.batching import WorkQueue
 from hesscomp.service.front import Failed, Front, Unavailable
-from hesscomp.service.http import LEAVING, application, refusal
+from hesscomp.service.http import ANSWER_SECONDS, LEAVING, application, refusal
 from hesscomp.service.jobs import Full, JobStore
 from hesscomp.service.options import LOOPBACK, ServiceOptions
 from hesscomp.service.points import Points
@@ -32,6 +32,7 @@ from hesscomp.service.workspace import Workspace
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0  # in which the head of a request must have come
+BODY_SECONDS = 60.0  # in which a whole body must have come
 KEPT_ALIVE = 120  # seconds for which a connection without requests stays open
 MOST_HEAD = 2**14  # bytes of a head
 CONNECTIONS = 512  # of one door; those that are open go on, and one more is refused
@@ -43,9 +44,11 @@ END_SECONDS = 20.0  # for which the ranks may take to end when they are told
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 of clients of this user alone, who send the head of a request in time."""
+    """HTTP/1.1 of clients of this user alone, who send requests and take answers in time."""
 
-    deadline: asyncio.TimerHandle | None = None
+    awaited = ""  # what of a request has begun to come
+    deadline: asyncio.TimerHandle | None = None  # of that
+    taking: asyncio.TimerHandle | None = None  # the deadline of an answer that is not all taken
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
@@ -55,34 +58,58 @@ class Protocol(H11Protocol):
             return
         if len(self.connections) > CONNECTIONS:  # uvicorn would refuse all requests, without help
             self.app = crowded
+        transport.set_write_buffer_limits(high=1)  # so that `pause_writing` tells of each answer
         self._watch()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def handle_events(self) -> None:
+        super().handle_events()
         self._watch()
+
+    def on_response_complete(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:  # nobody reads what is to come
+            self.transport.close()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.taking = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.taking is not None:
+            self.taking.cancel()
 
     def connection_lost(self, exc) -> None:
         self._unwatch()
         super().connection_lost(exc)
+        if self.taking is not None:
+            self.taking.cancel()
         if self.cycle is not None and not self.cycle.response_complete:
             for leave in self.cycle.scope["state"].get(LEAVING, ()):
                 leave()
 
     def _watch(self) -> None:
-        """Limit the time for a head, from its first byte or from the start of the connection."""
-        idle = self.conn.their_state is h11.IDLE
-        begun = self.cycle is None or bool(self.conn.trailing_data[0])
-        if not (idle and begun):
+        """Limit the time for a head, from its first byte or the connection's start, and a body."""
+        state, awaited = self.conn.their_state, ""
+        if state is h11.SEND_BODY:
+            awaited = "body"
+        elif state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
+            awaited = "head"
+        if awaited != self.awaited:
             self._unwatch()
-        elif self.deadline is None:
-            self.deadline = self.loop.call_later(HEAD_SECONDS, self._refuse)
+            self.awaited = awaited
+            if awaited:
+                seconds = HEAD_SECONDS if awaited == "head" else BODY_SECONDS
+                self.deadline = self.loop.call_later(seconds, self._refuse, seconds)
 
-    def _refuse(self) -> None:
-        """Say that the head comes too late, and close."""
-        answer = refusal(408, f"the head of a request did not come within {HEAD_SECONDS:g} s")
-        headers = [b": ".join(header) for header in answer.raw_headers]
-        parts = [b"HTTP/1.1 408 Request Timeout", *headers, b"", bytes(answer.body)]
-        self.transport.write(b"\r\n".join(parts))
+    def _refuse(self, seconds: float) -> None:
+        """Say that a head or a body comes too late, where no answer has begun, and close."""
+        text = f"the {self.awaited} of a request did not come within {seconds:g} s"
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            answer = refusal(408, text)
+            headers = [b": ".join(header) for header in answer.raw_headers]
+            parts = [b"HTTP/1.1 408 Request Timeout", *headers, b"", bytes(answer.body)]
+            self.transport.write(b"\r\n".join(parts))
         self.transport.close()
 
     def _unwatch(self) -> None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import select
 import signal
 import socket
 import stat
@@ -656,7 +657,7 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
 
 def test_half_a_body_is_not_waited_for(running, monkeypatch):
     """Its deadline is of the whole body: bytes that come one by one do not move it."""
-    monkeypatch.setattr("hesscomp.service.http.BODY_SECONDS", 0.3)
+    monkeypatch.setattr("hesscomp.service.server.BODY_SECONDS", 0.3)
     head = "PUT /v1/points HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\nContent-Length: 168\r\n"
     head += f"Authorization: Bearer {running.service.token}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as stream:
@@ -673,7 +674,7 @@ def test_half_a_body_is_not_waited_for(running, monkeypatch):
                     answer += part
                 stream.sendall(b"x")
     assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer
-    assert b"the body did not come within" in answer
+    assert b"the body of a request did not come within" in answer
     until(lambda: running.service.front.room.taken == 0)
     assert running.client.status()["state"] == "ready"
 
@@ -687,15 +688,52 @@ def test_one_connection_too_many_is_told_to_come_again(running, monkeypatch):
     assert running.client.status()["state"] == "ready"
 
 
-def test_a_refused_body_is_not_waited_for(running):
+def test_a_body_that_nobody_reads_is_not_waited_for(running):
+    """One byte of it comes after the answer, if it can: that buys no time."""
+    token = f"Authorization: Bearer {running.service.token}\r\nX-Hesscomp: 1\r\n".encode()
+    for first, mine, status in (
+        (b"GET /v1/status", b"", b" 401 "),
+        (b"GET /", b"", b" 200 "),
+        (b"POST /v1/points/zero/value", token, b" 200 "),
+        (b"DELETE /v1/jobs/j999999", token, b" 404 "),
+    ):
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(10)
+            stream.connect(running.service.door.getsockname())
+            head = first + b" HTTP/1.1\r\nHost: hesscomp\r\n" + mine
+            stream.sendall(head + b"Content-Length: 1000000000000\r\n\r\n")
+            answer = stream.recv(2**16)
+            with suppress(ConnectionError):
+                stream.sendall(b"x")
+                while part := stream.recv(2**16):  # to the connection's end
+                    answer += part
+        assert status in answer
+
+
+def test_a_body_that_does_not_come_does_not_wait_for_the_ranks_either(running, monkeypatch):
+    monkeypatch.setattr("hesscomp.service.server.BODY_SECONDS", 0.1)
+    head = "POST /v1/points/zero/value HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\n"
+    head += f"Authorization: Bearer {running.service.token}\r\nContent-Length: 1\r\n\r\n"
+    running.rank.hold.clear()
+    try:
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(10)
+            stream.connect(running.service.door.getsockname())
+            stream.sendall(head.encode())
+            assert stream.recv(2**16).startswith(b"HTTP/1.1 408 ")
+    finally:
+        running.rank.hold.set()
+
+
+def test_an_answer_that_is_not_taken_ends_its_connection(running, monkeypatch):
+    monkeypatch.setattr("hesscomp.service.server.ANSWER_SECONDS", 0.1)
     with socket.socket(socket.AF_UNIX) as stream:
-        stream.settimeout(10)
         stream.connect(running.service.door.getsockname())
-        stream.sendall(HEAD + b"Content-Length: 9\r\n\r\n")
-        answer = b""
-        while part := stream.recv(2**16):
-            answer += part
-    assert b" 401 " in answer
+        stream.sendall(b"GET /page.js HTTP/1.1\r\nHost: hesscomp\r\n\r\n" * 50)
+        ended = select.poll()
+        ended.register(stream, 0)
+        assert ended.poll(10_000) == [(stream.fileno(), select.POLLHUP)]
+    assert running.client.status()["state"] == "ready"
 
 
 @pytest.mark.parametrize(
