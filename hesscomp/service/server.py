@@ -4,12 +4,14 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import h11
 import msgspec
@@ -36,6 +38,9 @@ BODY_SECONDS = 60.0  # in which a whole body must have come
 KEPT_ALIVE = 120  # seconds for which a connection without requests stays open
 MOST_HEAD = 2**14  # bytes of a head
 CONNECTIONS = 512  # of one door; those that are open go on, and one more is refused
+TOLD = 16  # connections beyond them that are told so; more are closed at once
+DESCRIPTORS = 4096  # that the process may open, where its hard limit allows it
+SPARE = 128  # of them that connections leave for files, ranks and drawings
 POINT_BYTES = 2.0**30
 INBOX_SECONDS = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -130,6 +135,21 @@ def _user_of(peer: socket.socket) -> int:
     return struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
 
 
+class Door(socket.socket):
+    """A listening socket that closes connections far beyond the limit, before TLS or HTTP."""
+
+    accepted: tuple[socket.socket, ...] = ()  # those that are open, and what closed lately
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        peer, address = super().accept()
+        self.accepted = *(each for each in self.accepted if each.fileno() >= 0), peer
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if len(self.accepted) > CONNECTIONS + TOLD or peer.fileno() >= descriptors - SPARE:
+            peer.close()
+            raise ConnectionAbortedError
+        return peer, address
+
+
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: it would raise the signals again after the end."""
 
@@ -183,7 +203,7 @@ class Service:
             Points(options.point_memory or POINT_BYTES),
             WorkQueue(not options.no_batching),
         )
-        self.door = self.workspace.bound("service.sock")
+        self.door = Door(fileno=self.workspace.bound("service.sock").detach())
         listener = self.workspace.bound("ranks.sock")
         self.address = listener.getsockname()
         launch = launch_words(options.launcher, options.ranks, self.address, words)
@@ -238,7 +258,7 @@ class Service:
         for path in filter(None, (options.certificate, options.key)):
             if not os.access(path, os.R_OK):
                 raise InputError(f"{path}: cannot be read; TLS needs the certificate and its key")
-        door = socket.socket(family, socket.SOCK_STREAM)
+        door = Door(family, socket.SOCK_STREAM)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind((options.host, options.port))
@@ -293,6 +313,12 @@ def certificates_of(path: str | None) -> list[str]:
     return CERTIFICATES.findall(Path(path).read_text()) if path is not None else []
 
 
+def raise_descriptors() -> None:
+    """Let the process open as many files and sockets as it may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+
+
 def serve(
     options: ServiceOptions,
     served: ServedProblem,
@@ -306,6 +332,7 @@ def serve(
     InputError
         For a folder, a port or ranks that cannot be used.
     """
+    raise_descriptors()
     service = Service(options, served, words, say)
 
     async def run() -> int:

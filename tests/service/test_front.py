@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import select
 import signal
 import socket
@@ -34,6 +35,7 @@ from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
+from hesscomp.service.server import raise_descriptors
 from hesscomp.service.wire import JobBody, pack
 from hesscomp.service.workspace import Workspace
 
@@ -686,6 +688,28 @@ def test_one_connection_too_many_is_told_to_come_again(running, monkeypatch):
     assert status == 503 and headers["retry-after"] == "2" and headers["connection"] == "close"
     assert json.loads(body)["error"].startswith("0 connections are open already")
     assert running.client.status()["state"] == "ready"
+
+
+@pytest.mark.parametrize("limit", [{"CONNECTIONS": 0, "TOLD": 0}, {"SPARE": 2**40}])
+def test_connections_far_beyond_the_limit_are_closed_unheard(running, monkeypatch, limit):
+    """Or where they would take the descriptors that files and ranks need."""
+    assert running.client.status()["state"] == "ready"  # its connection stays open
+    for name, value in limit.items():
+        monkeypatch.setattr(f"hesscomp.service.server.{name}", value)
+    assert raw(running, HEAD) == b""
+    assert running.client.status()["state"] == "ready"
+    monkeypatch.undo()
+    assert connect(running.folder).status()["state"] == "ready"
+
+
+def test_the_limit_of_descriptors_is_raised():
+    soft, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+        raise_descriptors()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 4096), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_body_that_nobody_reads_is_not_waited_for(running):
