@@ -39,8 +39,8 @@ from hesscomp.service.requests import (
     job_request,
     most_array_bytes,
 )
-from hesscomp.service.wire import Job, JobBody, array_of
-from hesscomp.storage.npy import save_npy
+from hesscomp.service.wire import Job, JobBody, numbers_of
+from hesscomp.storage.npy import read_npy, save_npy
 
 log = logging.getLogger(__name__)
 STARTING, READY, DRAINING = "starting", "ready", "draining"
@@ -233,7 +233,8 @@ class Front:
             return self.points[name]
         path = self.store.place(self.store[body.point_of]) / "point.npy"
         try:
-            return array_of(await asyncio.to_thread(path.read_bytes), self.n, f"{path}")
+            kept = read_npy(await asyncio.to_thread(path.read_bytes), f"{path}")
+            return numbers_of(kept, self.n, f"{path}")
         except OSError as error:
             raise InputError(f"the point of {body.point_of}: {describe(error)}") from error
 

@@ -1,36 +1,42 @@
 """The service's HTTP: routes, who may ask, limits, events and metrics."""
 
 import asyncio
+import errno
 import hmac
+import logging
 import re
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from hesscomp.client import MOST_BODY
-from hesscomp.errors import HesscompError, InputError, one_line
+from hesscomp.errors import HesscompError, InputError, describe, one_line
 from hesscomp.service.batching import Room
 from hesscomp.service.drawings import PICTURE, REPORT, Drawings
 from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
 from hesscomp.service.requests import NAMED_POINTS, check_array_memory
-from hesscomp.service.wire import Job, JobBody, array_of, npy_of
+from hesscomp.service.wire import Job, JobBody, npy_of, numbers_of
 from hesscomp.service.workspace import ANSWER, Workspace, checked_name
 from hesscomp.storage.files import remove_files
-from hesscomp.storage.npy import mapped_npy, save_npy
+from hesscomp.storage.npy import mapped_npy, read_npy, save_npy
+
+log = logging.getLogger(__name__)
 
 MOST_ITERATIONS = 10_000  # of a solve
 MOST_JSON = 2**16
 NPY_HEADER = 2**12
+NUMBER = np.dtype(np.float64).itemsize
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 MOST_WAIT = 60.0  # seconds for which a request waits for a job's end
 ANSWER_SECONDS = 600.0  # for which an answer, or its file, waits for its client
 CHANGES = ("POST", "PUT", "DELETE", "PATCH")
@@ -154,12 +160,40 @@ def _without_port(host: str) -> str:
     return "" if found is None else found[1]
 
 
-def answered(handler: Callable[..., Awaitable[Response]], room: Room):
-    """Return a handler whose errors become statuses with one line, and that gives room back."""
+class Answered:
+    """A handler as an ASGI application: its errors become statuses with one line.
 
-    async def answer(request: Request) -> Response:
+    What a request takes of the room for arrays is given back when its client has taken the answer.
+    A large answer takes room too, as far as the request did not take it already.
+
+    Parameters
+    ----------
+    handler : coroutine function of a Request that returns a Response
+    room : Room
+    """
+
+    def __init__(self, handler: Callable[[Request], Awaitable[Response]], room: Room):
+        self.handler, self.room = handler, room
+
+    async def __call__(self, scope, receive, send) -> None:
+        request = Request(scope, receive)
         try:
-            return await handler(request)
+            response = await self._answer(request)
+            size = len(getattr(response, "body", b""))
+            if size <= NPY_HEADER:
+                await response(scope, receive, send)
+            else:
+                await response(scope, receive, partial(_send_all, send))
+        finally:
+            self.room.give(scope.pop(TAKEN, 0), _client(request))
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            response = await self.handler(request)
+            more = len(getattr(response, "body", b"")) - request.scope.get(TAKEN, 0)
+            if more > NPY_HEADER:
+                take(self.room, request, more)
+            return response
         except (Refused, Failed) as why:
             return refusal(why.status, str(why))
         except (Unavailable, Full) as why:
@@ -172,10 +206,24 @@ def answered(handler: Callable[..., Awaitable[Response]], room: Room):
             return refusal(400, str(why))
         except (ClientDisconnect, Gone):
             return Response(status_code=400)
-        finally:
-            room.give(request.scope.pop(TAKEN, 0), _client(request))
+        except Exception as why:
+            full = isinstance(why, OSError) and why.errno in NO_SPACE
+            log.error("%s %s: %s", request.method, request.url.path, describe(why))
+            return refusal(507 if full else 500, describe(why))
 
-    return answer
+
+async def _send_all(send, message) -> None:
+    """Send a message of ASGI; after a body's bytes wait until its client has taken them."""
+    if message.get("body") and not message.get("more_body"):
+        await send({**message, "more_body": True})
+        message = {"type": message["type"]}
+    await send(message)
+
+
+def take(room: Room, request: Request, count: int) -> None:
+    """Take room for bytes of a request, which `Answered` gives back."""
+    room.take(count, _client(request))
+    request.scope[TAKEN] = request.scope.get(TAKEN, 0) + count
 
 
 class Doors:
@@ -224,7 +272,7 @@ class Doors:
             *(("GET", path, self.page) for path in OPEN),
         ]
         return [
-            Route(path, answered(handler, self.front.room), methods=[how])
+            Route(path, Answered(handler, self.front.room), methods=[how])
             for how, path, handler in listed
         ]
 
@@ -277,6 +325,7 @@ class Doors:
 
     async def point(self, request: Request) -> Response:
         name = request.path_params["point"]
+        self._take(request, self.front.n * NUMBER)
         if name in NAMED_POINTS:
             _, (x,) = await self.front.ask("point_itself", name, _client(request))
         else:
@@ -288,6 +337,7 @@ class Doors:
         return reply({"value": header["value"]})
 
     async def gradient(self, request: Request) -> Response:
+        self._take(request, self.front.n * NUMBER)  # that of the answer, before it is made
         header, (gradient,) = await self._ask(request, "gradient")
         return await self._send(gradient, **{"x-value": repr(header["value"])})
 
@@ -331,23 +381,25 @@ class Doors:
         """Return the array of a body, or of the file that it names."""
         n, name = self.front.n, request.headers.get("x-hesscomp-array")
         if name is None:
-            return array_of(await self._body(request, MOST_BODY + NPY_HEADER), n, what)
+            array = read_npy(await self._body(request, MOST_BODY + NPY_HEADER), what)
+            wider = array.size * NUMBER - array.nbytes  # of a type that is narrower than float64
+            self._take(request, max(wider, 0))
+            return numbers_of(array, n, what)
         path = self.workspace.array(name)
         try:
             mapped = await asyncio.to_thread(mapped_npy, path)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{what} in arrays/{path.name}: cannot be read ({error})") from error
-        size = mapped.size * np.dtype(np.float64).itemsize
-        size = max(size, path.stat().st_size - NPY_HEADER)
+        size = max(mapped.size * NUMBER, path.stat().st_size - NPY_HEADER)
         check_array_memory(size, self.front.about["ranks"])
         self._take(request, size)
         # It is read, not kept mapped: the file is the client's, who may change or shorten it.
-        return array_of(await asyncio.to_thread(path.read_bytes), n, what)
+        return numbers_of(read_npy(await asyncio.to_thread(path.read_bytes), what), n, what)
 
     async def _body(self, request: Request, most: int) -> bytes:
         """Return a request's body; one that is too long is refused unread.
 
-        Its bytes count as waiting from their arrival to the answer.
+        Its bytes count as waiting from their arrival until the answer is taken.
         """
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > most:
@@ -365,9 +417,7 @@ class Doors:
         return b"".join(parts)
 
     def _take(self, request: Request, count: int) -> None:
-        """Take room for bytes of a request, which `answered` gives back."""
-        self.front.room.take(count, _client(request))
-        request.scope[TAKEN] = request.scope.get(TAKEN, 0) + count
+        take(self.front.room, request, count)
 
     async def _send(self, array: np.ndarray, **headers: str) -> Response:
         """Return an array as a body, or the name of its file where it is large."""
@@ -457,5 +507,4 @@ def application(
 ) -> Guard:
     """Return the ASGI application of a service."""
     doors = Doors(front, workspace, token)
-    app = Starlette(routes=doors.routes())
-    return Guard(app, token, f"hesscomp-{workspace.name}", hosts)
+    return Guard(Router(doors.routes()), token, f"hesscomp-{workspace.name}", hosts)

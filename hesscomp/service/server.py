@@ -252,7 +252,7 @@ class Service:
         waits = self.front.unfinished or any(self.workspace.inbox())
         return REQUEUE if waits else 0
 
-    def _on_port(self, app) -> tuple[Server, socket.socket]:
+    def _on_port(self, app) -> tuple[Server, Door]:
         options = self.options
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         for path in filter(None, (options.certificate, options.key)):

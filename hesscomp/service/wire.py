@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.storage.npy import read_npy
 
 HEAD = struct.Struct(">IQ")  # bytes of a frame's header, of its arrays
 MOST_HEADER = 2**22
@@ -101,15 +100,14 @@ def _exactly(stream: socket.socket, size: int) -> bytearray:
     return data
 
 
-def array_of(body: bytes, rows: int, what: str) -> np.ndarray:
-    """Return the numbers in the bytes of a .npy file, as float64: (rows,) or (rows, k).
+def numbers_of(array: np.ndarray, rows: int, what: str) -> np.ndarray:
+    """Return the numbers of an array, as float64: (rows,) or (rows, k).
 
     Raises
     ------
     InputError
-        For bytes that are no such file, and for another shape, type or number that is not finite.
+        For another shape, type or number that is not finite.
     """
-    array = read_npy(body, what)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{what}: holds {array.dtype}, not real numbers")
     if array.ndim not in (1, 2) or array.shape[0] != rows or 0 in array.shape:

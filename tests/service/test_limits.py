@@ -1,6 +1,9 @@
 """What a service takes in: arrays by their files, memory, and each client's share."""
 
+import errno
 import json
+import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -117,3 +120,39 @@ def test_a_client_with_its_share_is_told_to_come_again_and_others_are_served(run
         assert status == 503 and float(headers["Retry-After"]) > 0
         assert "of this client wait already" in json.loads(answer)["error"]
         assert http(running, "PUT", "/v1/points", body, X_Hesscomp_Client="other")[0] == 201
+
+
+def test_bytes_count_as_the_numbers_that_they_become(running):
+    body = npy(np.ones((N, 3), np.int8))  # 15 bytes and a header become 120
+    with a_product_waiting(running, len(npy(np.ones(N))) + len(body) + 100):
+        status, _, answer = http(running, "POST", "/v1/points/zero/product", body)
+        assert status == 503 and "wait already" in json.loads(answer)["error"]
+
+
+def test_an_answer_counts_until_its_client_has_taken_it(running, monkeypatch):
+    front, rows = running.service.front, 2**16
+    monkeypatch.setattr(front, "about", {**front.about, "n": rows})
+    name = front.add_point(np.ones(rows))
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stream.connect(running.service.door.getsockname())
+        head = f"GET /v1/points/{name} HTTP/1.1\r\nHost: hesscomp\r\nConnection: close\r\n"
+        head += f"Authorization: Bearer {running.service.token}\r\n\r\n"
+        stream.sendall(head.encode())
+        answer = stream.recv(1)
+        assert front.room.taken == 8 * rows
+        while part := stream.recv(2**16):
+            answer += part
+    assert answer.endswith(np.ones(rows).tobytes())
+    until(lambda: front.room.taken == 0)
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EIO, 500)])
+def test_a_large_answer_for_which_the_disk_has_no_room(running, monkeypatch, number, status):
+    def save_npy(path, array):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
+    monkeypatch.setattr("hesscomp.service.http.save_npy", save_npy)
+    found, _, body = http(running, "POST", "/v1/points/zero/gradient")
+    assert found == status and json.loads(body)["error"].endswith(os.strerror(number))
