@@ -156,14 +156,17 @@ class Front:
             self.points[point]
         future = asyncio.get_running_loop().create_future()
         work = Work(kind, point, operator, client, future, array, given, alone)
-        if array is not None:
-            check_array_memory(work.width * array[:, 0].nbytes, self.about["ranks"])
+        self._check_memory(work)
         self._queue_of(work).add(work)
         if leaving is not None:
             leaving.append(partial(self._leave, work))
         self.counts[kind] += 1
         self._advance()
         return await future
+
+    def _check_memory(self, work: Work) -> None:
+        if work.array is not None:
+            check_array_memory(work.width * work.array[:, 0].nbytes, self.about["ranks"])
 
     def _leave(self, work: Work) -> None:
         """Do no more for a request whose client has gone; a solve ends at its next pause."""
@@ -191,16 +194,15 @@ class Front:
         self._check_open()
         if body.point_of is not None:
             body = self._with_point(body)
-        if self.store.with_key(body.key) is None:
+        x, known = None, self.store.with_key(body.key)
+        if known is None:
             await asyncio.to_thread(self._check_job, body)  # the first of a kind loads modules
-        known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
+            x = await self._point_of(body)
+            known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
         if known is not None:
             if (known.kind, known.options, known.point) != (body.kind, body.options, body.point):
                 raise InputError(f"`key` {body.key}: belongs to {known.id}, another job")
             return known, False
-        x = None
-        if body.point not in (None, TRAINED, *NAMED_POINTS):
-            x = await self._point_of(body)
         try:
             job = self.store.add(body, client)
         except OSError as error:
@@ -226,9 +228,11 @@ class Front:
             raise InputError(f"`point` and `point_of` {known.id} differ; give one of them")
         return msgspec.structs.replace(body, point=known.point)
 
-    async def _point_of(self, body: JobBody) -> np.ndarray:
-        """Return the point of a job: one that is held, or that an earlier job has kept."""
-        name = body.point or ""
+    async def _point_of(self, body: JobBody) -> np.ndarray | None:
+        """Return the point of a job that its folder is to keep: a held one, or an earlier job's."""
+        name = body.point
+        if name is None or name in (TRAINED, *NAMED_POINTS):
+            return None
         if body.point_of is None or name in self.points:
             return self.points[name]
         path = self.store.place(self.store[body.point_of]) / "point.npy"
@@ -366,14 +370,17 @@ class Front:
         first, arrays = block[0], []
         self.number += 1
         brings = first.point not in NAMED_POINTS and first.point not in self._sent
-        if brings:
-            if first.point not in self.points:  # it left while the request waited
-                for work in block:
-                    _fail(work, KeyError(first.point))
-                asyncio.get_running_loop().call_soon(self._advance)
-                return
-            arrays.append(self.points[first.point])
-            self._sent.add(first.point)
+        try:
+            if len(block) == 1:  # one of several is as wide as the memory allows
+                self._check_memory(first)  # of other ranks perhaps than when it came
+            if brings:
+                arrays.append(self.points[first.point])
+                self._sent.add(first.point)
+        except (InputError, KeyError) as why:  # the point has left while the request waited
+            for work in block:
+                _fail(work, why)
+            asyncio.get_running_loop().call_soon(self._advance)
+            return
         drop = [name for name in self.points.left if name in self._sent and name != first.point]
         self.points.left = [name for name in self.points.left if name == first.point]
         self._sent.difference_update(drop)

@@ -178,6 +178,10 @@ def test_a_job_is_submitted_again_after_its_point_has_left(tmp_path):
         kept = running.service.front.store.place(running.service.front.store[known["id"]])
         np.testing.assert_array_equal(np.load(kept / "point.npy"), x)
         assert again(point_of=first.id, key="again") == (200, service.job(known["id"]).known)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: again(point_of=first.id, key="at-once"), range(4)))
+        assert sorted(status for status, _ in found) == [200, 200, 200, 201]
+        assert len({known["id"] for _, known in found}) == 1
         assert again(point_of=named.id)[1]["point"] == "zero"
         assert again(point_of="j999999")[0] == 404
         assert again(point_of=first.id, point="zero")[0] == 422

@@ -61,6 +61,30 @@ def test_arrays_in_bodies_are_checked_against_the_memory_too(running, monkeypatc
     assert "send fewer columns at a time" in json.loads(answer)["error"]
 
 
+def test_arrays_that_came_while_ranks_started_are_checked_against_the_new_ones(
+    running, monkeypatch
+):
+    front, ranks, body = running.service.front, running.service.front.about["ranks"], npy(np.eye(N))
+    monkeypatch.setattr(front, "about", {**front.about, "ranks": []})
+    running.rank.hold.clear()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            point = running.client.point("zero")
+            first = pool.submit(lambda: point.value)
+            until(lambda: front.under_way)
+            second = pool.submit(http, running, "POST", "/v1/points/zero/product", body)
+            until(lambda: len(front.queue) == 1)
+            front.about["ranks"] = [{**ranks[0], "free_bytes": 100}]
+            running.rank.hold.set()
+            status, _, answer = second.result()
+            assert first.result() == 0.0
+            assert status == 422 and "send fewer columns" in json.loads(answer)["error"]
+    finally:
+        running.rank.hold.set()
+    monkeypatch.undo()
+    assert http(running, "POST", "/v1/points/zero/product", body)[0] == 200
+
+
 def test_no_more_columns_are_joined_than_the_memory_takes(running, monkeypatch):
     """Of seven products that wait, three at most fit; a block of five would be six wide."""
     front, rank = running.service.front, running.rank
