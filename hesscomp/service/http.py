@@ -5,6 +5,7 @@ import errno
 import hmac
 import logging
 import re
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
@@ -96,13 +97,14 @@ class Guard:
     ----------
     app : ASGI application
     token : str
-    cookie : str
-        Name of the cookie in which a browser keeps the token.
+    cookie : tuple of str
+        Name and value of the cookie with which a browser comes in: a secret of this start alone,
+        for browsers send cookies to other ports of this host too.
     hosts : tuple of str
         Names under which the service may be asked, besides those of this host alone.
     """
 
-    def __init__(self, app, token: str, cookie: str, hosts: tuple[str, ...] = ()):
+    def __init__(self, app, token: str, cookie: tuple[str, str], hosts: tuple[str, ...] = ()):
         self.app, self.token, self.cookie = app, token.encode(), cookie
         self.hosts = (*LOCAL, *hosts)
 
@@ -140,18 +142,21 @@ class Guard:
             raise Refused(403, "the header X-Hesscomp: 1 is missing, which only clients send")
         if scope["path"] in OPEN and scope["method"] in ("GET", "HEAD"):
             return
-        if not hmac.compare_digest(self._token_of(headers), self.token):
+        if headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
+            raise Refused(403, "Sec-Fetch-Site: other sites may not ask this service")
+        if not self._may_enter(headers):
             raise Refused(401, "the token is missing or wrong; it is in the file FOLDER/token")
 
-    def _token_of(self, headers: dict[bytes, bytes]) -> bytes:
+    def _may_enter(self, headers: dict[bytes, bytes]) -> bool:
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer":
-            return given.strip()
+            return hmac.compare_digest(given.strip(), self.token)
+        name, secret = self.cookie
         try:
-            found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(self.cookie)
+            found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(name)
         except CookieError:
-            return b""
-        return b"" if found is None else found.value.encode()
+            return False
+        return found is not None and hmac.compare_digest(found.value.encode(), secret.encode())
 
 
 def _without_port(host: str) -> str:
@@ -233,11 +238,11 @@ class Doors:
     ----------
     front : Front
     workspace : Workspace
-    token : str
     """
 
-    def __init__(self, front: Front, workspace: Workspace, token: str):
-        self.front, self.workspace, self.token = front, workspace, token
+    def __init__(self, front: Front, workspace: Workspace):
+        self.front, self.workspace = front, workspace
+        self.cookie = f"hesscomp-{workspace.name}", secrets.token_hex(32)
         self.drawings = Drawings(front.store)
 
     @property
@@ -294,9 +299,9 @@ class Doors:
         return Response(metrics_text(self.front), media_type="text/plain; version=0.0.4")
 
     async def session(self, request: Request) -> Response:
-        """Let a browser keep the token where no script reads it."""
+        """Let a browser come in by a secret that no script reads."""
         secure = "; Secure" if request.url.scheme == "https" else ""
-        cookie = f"hesscomp-{self.workspace.name}={self.token}"
+        cookie = "=".join(self.cookie)
         return Response(
             status_code=204,
             headers={"set-cookie": f"{cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"},
@@ -506,5 +511,5 @@ def application(
     front: Front, workspace: Workspace, token: str, hosts: tuple[str, ...] = ()
 ) -> Guard:
     """Return the ASGI application of a service."""
-    doors = Doors(front, workspace, token)
-    return Guard(Router(doors.routes()), token, f"hesscomp-{workspace.name}", hosts)
+    doors = Doors(front, workspace)
+    return Guard(Router(doors.routes()), token, doors.cookie, hosts)

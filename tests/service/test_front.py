@@ -486,6 +486,8 @@ def test_the_folder_is_its_owners_alone(running):
         ({"Host": "localhost:"}, 403),
         ({"Host": "localhost:80:80"}, 403),
         ({"Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),  # such as another port of this host
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Cookie": "hesscomp=x; \x01", "Authorization": None}, 401),
     ],
 )
@@ -534,7 +536,8 @@ def test_the_cookie_opens_the_page(running):
     pair = cookie.partition(";")[0]
     origin = running.url
     given = {"Authorization": None, "Cookie": pair, "Origin": origin}
-    assert http(running, "GET", "/v1/status", **given)[0] == 200
+    for site in ("same-origin", "none"):
+        assert http(running, "GET", "/v1/status", Sec_Fetch_Site=site, **given)[0] == 200
 
 
 @pytest.mark.parametrize(
