@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hesscomp.client import point_id
 from hesscomp.errors import HesscompError, InputError, describe, one_line
 from hesscomp.service.batching import BLOCKED, MOST_COLUMNS, WIDTHS, Room, Work, WorkQueue
 from hesscomp.service.events import Events
@@ -39,7 +40,7 @@ from hesscomp.service.requests import (
     job_request,
     most_array_bytes,
 )
-from hesscomp.service.wire import Job, JobBody, numbers_of
+from hesscomp.service.wire import Job, JobBody, numbers_of, off_loop
 from hesscomp.storage.npy import read_npy, save_npy
 
 log = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Front:
         self.seconds: Counter[str] = Counter()
         self.last_product = 0.0
         self._sent: set[str] = set()  # points that the ranks have
+        self._left: set[str] = set()  # of these, those that have left since the ranks were told
         self._cancelled: set[str] = set()  # jobs that run and are to end
         self._ending: dict[str, asyncio.Task] = {}  # by job: its end is being written
         self._timer: asyncio.TimerHandle | None = None
@@ -125,9 +127,10 @@ class Front:
             raise Unavailable("the ranks are starting; ask again")
         return self.about["n"]
 
-    def add_point(self, x: np.ndarray) -> str:
+    async def add_point(self, x: np.ndarray) -> str:
         """Hold a point; return its name."""
-        name = self.points.add(x)
+        name = await off_loop(x.nbytes, point_id, x)
+        self._left.update(gone for gone in self.points.add(name, x) if gone in self._sent)
         self.events.add("point", {"id": name, "bytes": x.nbytes})
         return name
 
@@ -238,7 +241,7 @@ class Front:
         path = self.store.place(self.store[body.point_of]) / "point.npy"
         try:
             kept = read_npy(await asyncio.to_thread(path.read_bytes), f"{path}")
-            return numbers_of(kept, self.n, f"{path}")
+            return await off_loop(kept.nbytes, numbers_of, kept, self.n, f"{path}")
         except OSError as error:
             raise InputError(f"the point of {body.point_of}: {describe(error)}") from error
 
@@ -381,8 +384,8 @@ class Front:
                 _fail(work, why)
             asyncio.get_running_loop().call_soon(self._advance)
             return
-        drop = [name for name in self.points.left if name in self._sent and name != first.point]
-        self.points.left = [name for name in self.points.left if name == first.point]
+        drop = [name for name in self._left - {first.point} if name not in self.points]
+        self._left &= {first.point}
         self._sent.difference_update(drop)
         columns = [work.array for work in block if work.array is not None]
         if columns:
@@ -418,6 +421,7 @@ class Front:
     def _heard_hello(self, header: dict[str, Any], arrays: list) -> None:
         self.about.update(header)
         self._sent.clear()
+        self._left.clear()
         if self.state == STARTING:
             self.state = READY
         self._tell_ranks()
@@ -504,6 +508,7 @@ class Front:
         self.restarts += 1
         self.last_failure = one_line(why)
         self._sent.clear()
+        self._left.clear()
         self.about["ranks"] = []
         if self.state == READY:
             self.state = STARTING

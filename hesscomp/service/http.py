@@ -26,7 +26,7 @@ from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
 from hesscomp.service.requests import NAMED_POINTS, check_array_memory
-from hesscomp.service.wire import Job, JobBody, npy_of, numbers_of
+from hesscomp.service.wire import Job, JobBody, npy_of, numbers_of, off_loop
 from hesscomp.service.workspace import ANSWER, Workspace, checked_name
 from hesscomp.storage.files import remove_files
 from hesscomp.storage.npy import mapped_npy, read_npy, save_npy
@@ -326,7 +326,7 @@ class Doors:
         x = await self._array(request, "the point")
         if x.ndim != 1:
             raise InputError(f"the point: has shape {x.shape}; send ({self.front.n},)")
-        return reply({"id": self.front.add_point(x), "n": self.front.n}, 201)
+        return reply({"id": await self.front.add_point(x), "n": self.front.n}, 201)
 
     async def point(self, request: Request) -> Response:
         name = request.path_params["point"]
@@ -389,7 +389,7 @@ class Doors:
             array = read_npy(await self._body(request, MOST_BODY + NPY_HEADER), what)
             wider = array.size * NUMBER - array.nbytes  # of a type that is narrower than float64
             self._take(request, max(wider, 0))
-            return numbers_of(array, n, what)
+            return await off_loop(array.size * NUMBER, numbers_of, array, n, what)
         path = self.workspace.array(name)
         try:
             mapped = await asyncio.to_thread(mapped_npy, path)
@@ -399,7 +399,8 @@ class Doors:
         check_array_memory(size, self.front.about["ranks"])
         self._take(request, size)
         # It is read, not kept mapped: the file is the client's, who may change or shorten it.
-        return numbers_of(read_npy(await asyncio.to_thread(path.read_bytes), what), n, what)
+        array = read_npy(await asyncio.to_thread(path.read_bytes), what)
+        return await off_loop(array.size * NUMBER, numbers_of, array, n, what)
 
     async def _body(self, request: Request, most: int) -> bytes:
         """Return a request's body; one that is too long is refused unread.
@@ -427,7 +428,7 @@ class Doors:
     async def _send(self, array: np.ndarray, **headers: str) -> Response:
         """Return an array as a body, or the name of its file where it is large."""
         if array.nbytes <= MOST_BODY:
-            return Response(npy_of(array), 200, headers, NPY)
+            return Response(await off_loop(array.nbytes, npy_of, array), 200, headers, NPY)
         name = self.workspace.answer()
         path = self.workspace.array(name)
         await asyncio.to_thread(save_npy, path, array)

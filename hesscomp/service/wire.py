@@ -1,9 +1,11 @@
 """What goes over the wires: frames between the front and rank 0, bodies of HTTP, arrays."""
 
+import asyncio
 import io
 import socket
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -13,6 +15,9 @@ from hesscomp.errors import InputError
 HEAD = struct.Struct(">IQ")  # bytes of a frame's header, of its arrays
 MOST_HEADER = 2**22
 MOST_PAYLOAD = 2**36
+LARGE = 2**20  # bytes of an array, with which a thread is worth while
+
+Result = TypeVar("Result")
 
 Value = None | bool | int | float | str | list[int | float | str]
 
@@ -116,6 +121,14 @@ def numbers_of(array: np.ndarray, rows: int, what: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise InputError(f"{what}: holds numbers that are not finite")
     return array
+
+
+async def off_loop(size: int, function: Callable[..., Result], *given) -> Result:
+    """Call a function of an array of `size` bytes: in a thread where it is large.
+
+    A large one would keep others waiting, and a small one is done sooner than a thread begins.
+    """
+    return function(*given) if size <= LARGE else await asyncio.to_thread(function, *given)
 
 
 def npy_of(array: np.ndarray) -> bytes:

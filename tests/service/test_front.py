@@ -33,6 +33,7 @@ from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
+from hesscomp.service.points import OVERHEAD
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
 from hesscomp.service.server import raise_descriptors
@@ -1063,7 +1064,7 @@ def test_a_state_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):
 
 
 def test_points_leave_when_they_take_too_much(tmp_path):
-    with running_front(tmp_path / "svc", point_memory=100.0) as running:
+    with running_front(tmp_path / "svc", point_memory=2.5 * OVERHEAD) as running:
         service = running.client
         points = [service.point(np.full(N, float(i))) for i in range(3)]
         assert service.status()["points"] == 2

@@ -1,9 +1,12 @@
 """What a service takes in: arrays by their files, memory, and each client's share."""
 
+import asyncio
 import errno
+import importlib
 import json
 import os
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +16,7 @@ from fakes import N, a_product_waiting, http, npy, running_front, until
 from hesscomp.client import connect, point_id
 from hesscomp.service.batching import Room, Work, WorkQueue
 from hesscomp.service.jobs import Full
+from hesscomp.service.points import OVERHEAD, Points
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +160,7 @@ def test_bytes_count_as_the_numbers_that_they_become(running):
 def test_an_answer_counts_until_its_client_has_taken_it(running, monkeypatch):
     front, rows = running.service.front, 2**16
     monkeypatch.setattr(front, "about", {**front.about, "n": rows})
-    name = front.add_point(np.ones(rows))
+    name = asyncio.run(front.add_point(np.ones(rows)))
     with socket.socket(socket.AF_UNIX) as stream:
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stream.connect(running.service.door.getsockname())
@@ -180,3 +184,28 @@ def test_a_large_answer_for_which_the_disk_has_no_room(running, monkeypatch, num
     monkeypatch.setattr("hesscomp.service.http.save_npy", save_npy)
     found, _, body = http(running, "POST", "/v1/points/zero/gradient")
     assert found == status and json.loads(body)["error"].endswith(os.strerror(number))
+
+
+def test_tiny_points_take_memory_too():
+    points = Points(3.5 * OVERHEAD)
+    left = [points.add(str(i), np.zeros(1)) for i in range(5)]
+    assert left == [[], [], [], ["0"], ["1"]] and points.bytes == 3 * (8 + OVERHEAD)
+    assert not points.add("4", np.zeros(1)) and len(points.used) == 3
+
+
+def test_large_arrays_are_read_and_named_off_the_event_loop(running, monkeypatch):
+    threads = []
+    for place, name in (("http", "numbers_of"), ("front", "point_id"), ("http", "npy_of")):
+        function = getattr(importlib.import_module(f"hesscomp.service.{place}"), name)
+
+        def noted(*given, function=function):
+            threads.append(threading.current_thread())
+            return function(*given)
+
+        monkeypatch.setattr(f"hesscomp.service.{place}.{name}", noted)
+    service = running.client
+    for most, on_loop in ((2**20, True), (8, False)):
+        monkeypatch.setattr("hesscomp.service.wire.LARGE", most)
+        np.testing.assert_array_equal(service.point(np.ones(N)).gradient, np.arange(1.0, N + 1))
+        assert [thread is running.thread for thread in threads] == [on_loop] * 3
+        threads.clear()
