@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -296,7 +295,8 @@ class Front:
 
     async def _finished(self, job: Job, state: str, error: str) -> None:
         ended, failure = await asyncio.wrap_future(self.store.finish(job, state, error))
-        job.state, job.ended, job.error, job.files = ended.state, ended.ended, error, ended.files
+        job.ended, job.error, job.files = ended.ended, error, ended.files
+        self.store.move(job, state)
         self.store.unwritten.discard(job.id)
         del self._ending[job.id]
         if failure:
@@ -403,8 +403,8 @@ class Front:
 
     def _start(self, job: Job) -> None:
         assert self.ranks is not None
-        job.state, job.started, job.error = RUNNING, time.time(), ""
-        job.done, job.total, job.history, job.warnings = 0, None, [], []
+        self.store.move(job, RUNNING)
+        job.error, job.done, job.total, job.history, job.warnings = "", 0, None, [], []
         self.running = job
         self._save(job)
         self._told(job)
@@ -495,7 +495,7 @@ class Front:
             state = CANCELLED
         self._cancelled.discard(job.id)
         if state == QUEUED:
-            job.state = QUEUED
+            self.store.move(job, QUEUED)
             self._save(job)
             self._told(job)
         else:
@@ -526,7 +526,8 @@ class Front:
                 self._cancelled.discard(job.id)
                 self._finish(job, CANCELLED)
             elif job.attempts < ATTEMPTS or self.state == DRAINING:
-                job.state, job.error = QUEUED, self.last_failure
+                self.store.move(job, QUEUED)
+                job.error = self.last_failure
                 self._save(job)
                 self._told(job)
             else:

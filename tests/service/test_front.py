@@ -32,7 +32,7 @@ from hesscomp.cli.main import main
 from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
-from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
+from hesscomp.service.jobs import DONE, QUEUED, RUNNING, STATES, Full, JobStore
 from hesscomp.service.points import OVERHEAD
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
@@ -344,10 +344,27 @@ def test_clients_take_turns_with_jobs(tmp_path):
         store.add(JobBody("compress"), "me")
     while (job := store.next()) is not None:
         begun.append(job.created)
-        job.state, job.started = DONE, 10.0 + len(begun)
-        if begun == [0, 3, 1]:
-            job.state = QUEUED  # it was interrupted, and goes on first
+        store.move(job, RUNNING)
+        # The third is interrupted, and goes on first.
+        store.move(job, QUEUED if begun == [0, 3, 1] else DONE)
     assert begun == [0, 3, 1, 1, 2]
+    assert store.counts() == dict.fromkeys(STATES, 0) | {DONE: 4}
+    store.close()
+
+
+def test_old_jobs_keep_the_last_row_of_their_histories(tmp_path, monkeypatch):
+    monkeypatch.setattr("hesscomp.service.jobs.WHOLE", 1)
+    store = JobStore(tmp_path)
+    for i in range(3):
+        job = store.add(JobBody("compress", key=f"k{i}"), "me")
+        job.history = [{"step": 1}, {"step": 2}]
+        store.move(job, RUNNING)
+        store.move(job, DONE)
+    assert [len(job.history) for job in store.jobs.values()] == [1, 1, 2]
+    gone = store.add(JobBody("compress", key="k3"), "me")
+    store.drop(gone)
+    assert [store.with_key(key) for key in ("k3", None)] == [None, None] and store.next() is None
+    assert store.with_key("k1") is store["j000002"] and store.counts()[QUEUED] == 0
     store.close()
 
 
