@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hesscomp.client import point_id
 from hesscomp.errors import HesscompError, InputError, describe, one_line
 from hesscomp.service.batching import BLOCKED, MOST_COLUMNS, WIDTHS, Room, Work, WorkQueue
 from hesscomp.service.events import Events
@@ -39,8 +39,8 @@ from hesscomp.service.requests import (
     job_request,
     most_array_bytes,
 )
-from hesscomp.service.wire import Job, JobBody, array_of
-from hesscomp.storage.npy import save_npy
+from hesscomp.service.wire import Job, JobBody, numbers_of, off_loop
+from hesscomp.storage.npy import read_npy, save_npy
 
 log = logging.getLogger(__name__)
 STARTING, READY, DRAINING = "starting", "ready", "draining"
@@ -89,6 +89,7 @@ class Front:
         self.seconds: Counter[str] = Counter()
         self.last_product = 0.0
         self._sent: set[str] = set()  # points that the ranks have
+        self._left: set[str] = set()  # of these, those that have left since the ranks were told
         self._cancelled: set[str] = set()  # jobs that run and are to end
         self._ending: dict[str, asyncio.Task] = {}  # by job: its end is being written
         self._timer: asyncio.TimerHandle | None = None
@@ -125,9 +126,10 @@ class Front:
             raise Unavailable("the ranks are starting; ask again")
         return self.about["n"]
 
-    def add_point(self, x: np.ndarray) -> str:
+    async def add_point(self, x: np.ndarray) -> str:
         """Hold a point; return its name."""
-        name = self.points.add(x)
+        name = await off_loop(x.nbytes, point_id, x)
+        self._left.update(gone for gone in self.points.add(name, x) if gone in self._sent)
         self.events.add("point", {"id": name, "bytes": x.nbytes})
         return name
 
@@ -156,14 +158,17 @@ class Front:
             self.points[point]
         future = asyncio.get_running_loop().create_future()
         work = Work(kind, point, operator, client, future, array, given, alone)
-        if array is not None:
-            check_array_memory(work.width * array[:, 0].nbytes, self.about["ranks"])
+        self._check_memory(work)
         self._queue_of(work).add(work)
         if leaving is not None:
             leaving.append(partial(self._leave, work))
         self.counts[kind] += 1
         self._advance()
         return await future
+
+    def _check_memory(self, work: Work) -> None:
+        if work.array is not None:
+            check_array_memory(work.width * work.array[:, 0].nbytes, self.about["ranks"])
 
     def _leave(self, work: Work) -> None:
         """Do no more for a request whose client has gone; a solve ends at its next pause."""
@@ -191,16 +196,15 @@ class Front:
         self._check_open()
         if body.point_of is not None:
             body = self._with_point(body)
-        if self.store.with_key(body.key) is None:
+        x, known = None, self.store.with_key(body.key)
+        if known is None:
             await asyncio.to_thread(self._check_job, body)  # the first of a kind loads modules
-        known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
+            x = await self._point_of(body)
+            known = self.store.with_key(body.key)  # perhaps it came twice meanwhile
         if known is not None:
             if (known.kind, known.options, known.point) != (body.kind, body.options, body.point):
                 raise InputError(f"`key` {body.key}: belongs to {known.id}, another job")
             return known, False
-        x = None
-        if body.point not in (None, TRAINED, *NAMED_POINTS):
-            x = await self._point_of(body)
         try:
             job = self.store.add(body, client)
         except OSError as error:
@@ -226,14 +230,17 @@ class Front:
             raise InputError(f"`point` and `point_of` {known.id} differ; give one of them")
         return msgspec.structs.replace(body, point=known.point)
 
-    async def _point_of(self, body: JobBody) -> np.ndarray:
-        """Return the point of a job: one that is held, or that an earlier job has kept."""
-        name = body.point or ""
+    async def _point_of(self, body: JobBody) -> np.ndarray | None:
+        """Return the point of a job that its folder is to keep: a held one, or an earlier job's."""
+        name = body.point
+        if name is None or name in (TRAINED, *NAMED_POINTS):
+            return None
         if body.point_of is None or name in self.points:
             return self.points[name]
         path = self.store.place(self.store[body.point_of]) / "point.npy"
         try:
-            return array_of(await asyncio.to_thread(path.read_bytes), self.n, f"{path}")
+            kept = read_npy(await asyncio.to_thread(path.read_bytes), f"{path}")
+            return await off_loop(kept.nbytes, numbers_of, kept, self.n, f"{path}")
         except OSError as error:
             raise InputError(f"the point of {body.point_of}: {describe(error)}") from error
 
@@ -288,7 +295,8 @@ class Front:
 
     async def _finished(self, job: Job, state: str, error: str) -> None:
         ended, failure = await asyncio.wrap_future(self.store.finish(job, state, error))
-        job.state, job.ended, job.error, job.files = ended.state, ended.ended, error, ended.files
+        job.ended, job.error, job.files = ended.ended, error, ended.files
+        self.store.move(job, state)
         self.store.unwritten.discard(job.id)
         del self._ending[job.id]
         if failure:
@@ -365,16 +373,19 @@ class Front:
         first, arrays = block[0], []
         self.number += 1
         brings = first.point not in NAMED_POINTS and first.point not in self._sent
-        if brings:
-            if first.point not in self.points:  # it left while the request waited
-                for work in block:
-                    _fail(work, KeyError(first.point))
-                asyncio.get_running_loop().call_soon(self._advance)
-                return
-            arrays.append(self.points[first.point])
-            self._sent.add(first.point)
-        drop = [name for name in self.points.left if name in self._sent and name != first.point]
-        self.points.left = [name for name in self.points.left if name == first.point]
+        try:
+            if len(block) == 1:  # one of several is as wide as the memory allows
+                self._check_memory(first)  # of other ranks perhaps than when it came
+            if brings:
+                arrays.append(self.points[first.point])
+                self._sent.add(first.point)
+        except (InputError, KeyError) as why:  # the point has left while the request waited
+            for work in block:
+                _fail(work, why)
+            asyncio.get_running_loop().call_soon(self._advance)
+            return
+        drop = [name for name in self._left - {first.point} if name not in self.points]
+        self._left &= {first.point}
         self._sent.difference_update(drop)
         columns = [work.array for work in block if work.array is not None]
         if columns:
@@ -392,8 +403,8 @@ class Front:
 
     def _start(self, job: Job) -> None:
         assert self.ranks is not None
-        job.state, job.started, job.error = RUNNING, time.time(), ""
-        job.done, job.total, job.history, job.warnings = 0, None, [], []
+        self.store.move(job, RUNNING)
+        job.error, job.done, job.total, job.history, job.warnings = "", 0, None, [], []
         self.running = job
         self._save(job)
         self._told(job)
@@ -410,6 +421,7 @@ class Front:
     def _heard_hello(self, header: dict[str, Any], arrays: list) -> None:
         self.about.update(header)
         self._sent.clear()
+        self._left.clear()
         if self.state == STARTING:
             self.state = READY
         self._tell_ranks()
@@ -483,7 +495,7 @@ class Front:
             state = CANCELLED
         self._cancelled.discard(job.id)
         if state == QUEUED:
-            job.state = QUEUED
+            self.store.move(job, QUEUED)
             self._save(job)
             self._told(job)
         else:
@@ -496,6 +508,7 @@ class Front:
         self.restarts += 1
         self.last_failure = one_line(why)
         self._sent.clear()
+        self._left.clear()
         self.about["ranks"] = []
         if self.state == READY:
             self.state = STARTING
@@ -513,7 +526,8 @@ class Front:
                 self._cancelled.discard(job.id)
                 self._finish(job, CANCELLED)
             elif job.attempts < ATTEMPTS or self.state == DRAINING:
-                job.state, job.error = QUEUED, self.last_failure
+                self.store.move(job, QUEUED)
+                job.error = self.last_failure
                 self._save(job)
                 self._told(job)
             else:

@@ -1,39 +1,45 @@
 """The service's HTTP: routes, who may ask, limits, events and metrics."""
 
 import asyncio
+import errno
 import hmac
+import logging
 import re
+import secrets
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from hesscomp.client import MOST_BODY
-from hesscomp.errors import HesscompError, InputError, one_line
+from hesscomp.errors import HesscompError, InputError, describe, one_line
 from hesscomp.service.batching import Room
 from hesscomp.service.drawings import PICTURE, REPORT, Drawings
 from hesscomp.service.front import Failed, Front, Gone, Unavailable
 from hesscomp.service.jobs import DONE, Full, JobStore
 from hesscomp.service.metrics import metrics_text
 from hesscomp.service.requests import NAMED_POINTS, check_array_memory
-from hesscomp.service.wire import Job, JobBody, array_of, npy_of
+from hesscomp.service.wire import Job, JobBody, npy_of, numbers_of, off_loop
 from hesscomp.service.workspace import ANSWER, Workspace, checked_name
 from hesscomp.storage.files import remove_files
-from hesscomp.storage.npy import mapped_npy, save_npy
+from hesscomp.storage.npy import mapped_npy, read_npy, save_npy
+
+log = logging.getLogger(__name__)
 
 MOST_ITERATIONS = 10_000  # of a solve
 MOST_JSON = 2**16
 NPY_HEADER = 2**12
+NUMBER = np.dtype(np.float64).itemsize
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 MOST_WAIT = 60.0  # seconds for which a request waits for a job's end
-ANSWER_SECONDS = 600.0  # for which the file of a large answer waits for its client
-BODY_SECONDS = 60.0  # in which a whole body must have come
+ANSWER_SECONDS = 600.0  # for which an answer, or its file, waits for its client
 CHANGES = ("POST", "PUT", "DELETE", "PATCH")
 OPEN = ("/", "/page.js", "/page.css")  # nothing secret is in them
 HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]@:/]+)(?::[0-9]{1,5})?")
@@ -91,13 +97,14 @@ class Guard:
     ----------
     app : ASGI application
     token : str
-    cookie : str
-        Name of the cookie in which a browser keeps the token.
+    cookie : tuple of str
+        Name and value of the cookie with which a browser comes in: a secret of this start alone,
+        for browsers send cookies to other ports of this host too.
     hosts : tuple of str
         Names under which the service may be asked, besides those of this host alone.
     """
 
-    def __init__(self, app, token: str, cookie: str, hosts: tuple[str, ...] = ()):
+    def __init__(self, app, token: str, cookie: tuple[str, str], hosts: tuple[str, ...] = ()):
         self.app, self.token, self.cookie = app, token.encode(), cookie
         self.hosts = (*LOCAL, *hosts)
 
@@ -135,18 +142,21 @@ class Guard:
             raise Refused(403, "the header X-Hesscomp: 1 is missing, which only clients send")
         if scope["path"] in OPEN and scope["method"] in ("GET", "HEAD"):
             return
-        if not hmac.compare_digest(self._token_of(headers), self.token):
+        if headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
+            raise Refused(403, "Sec-Fetch-Site: other sites may not ask this service")
+        if not self._may_enter(headers):
             raise Refused(401, "the token is missing or wrong; it is in the file FOLDER/token")
 
-    def _token_of(self, headers: dict[bytes, bytes]) -> bytes:
+    def _may_enter(self, headers: dict[bytes, bytes]) -> bool:
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         if kind.lower() == b"bearer":
-            return given.strip()
+            return hmac.compare_digest(given.strip(), self.token)
+        name, secret = self.cookie
         try:
-            found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(self.cookie)
+            found = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1")).get(name)
         except CookieError:
-            return b""
-        return b"" if found is None else found.value.encode()
+            return False
+        return found is not None and hmac.compare_digest(found.value.encode(), secret.encode())
 
 
 def _without_port(host: str) -> str:
@@ -155,12 +165,40 @@ def _without_port(host: str) -> str:
     return "" if found is None else found[1]
 
 
-def answered(handler: Callable[..., Awaitable[Response]], room: Room):
-    """Return a handler whose errors become statuses with one line, and that gives room back."""
+class Answered:
+    """A handler as an ASGI application: its errors become statuses with one line.
 
-    async def answer(request: Request) -> Response:
+    What a request takes of the room for arrays is given back when its client has taken the answer.
+    A large answer takes room too, as far as the request did not take it already.
+
+    Parameters
+    ----------
+    handler : coroutine function of a Request that returns a Response
+    room : Room
+    """
+
+    def __init__(self, handler: Callable[[Request], Awaitable[Response]], room: Room):
+        self.handler, self.room = handler, room
+
+    async def __call__(self, scope, receive, send) -> None:
+        request = Request(scope, receive)
         try:
-            return await handler(request)
+            response = await self._answer(request)
+            size = len(getattr(response, "body", b""))
+            if size <= NPY_HEADER:
+                await response(scope, receive, send)
+            else:
+                await response(scope, receive, partial(_send_all, send))
+        finally:
+            self.room.give(scope.pop(TAKEN, 0), _client(request))
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            response = await self.handler(request)
+            more = len(getattr(response, "body", b"")) - request.scope.get(TAKEN, 0)
+            if more > NPY_HEADER:
+                take(self.room, request, more)
+            return response
         except (Refused, Failed) as why:
             return refusal(why.status, str(why))
         except (Unavailable, Full) as why:
@@ -173,10 +211,24 @@ def answered(handler: Callable[..., Awaitable[Response]], room: Room):
             return refusal(400, str(why))
         except (ClientDisconnect, Gone):
             return Response(status_code=400)
-        finally:
-            room.give(request.scope.pop(TAKEN, 0), _client(request))
+        except Exception as why:
+            full = isinstance(why, OSError) and why.errno in NO_SPACE
+            log.error("%s %s: %s", request.method, request.url.path, describe(why))
+            return refusal(507 if full else 500, describe(why))
 
-    return answer
+
+async def _send_all(send, message) -> None:
+    """Send a message of ASGI; after a body's bytes wait until its client has taken them."""
+    if message.get("body") and not message.get("more_body"):
+        await send({**message, "more_body": True})
+        message = {"type": message["type"]}
+    await send(message)
+
+
+def take(room: Room, request: Request, count: int) -> None:
+    """Take room for bytes of a request, which `Answered` gives back."""
+    room.take(count, _client(request))
+    request.scope[TAKEN] = request.scope.get(TAKEN, 0) + count
 
 
 class Doors:
@@ -186,11 +238,11 @@ class Doors:
     ----------
     front : Front
     workspace : Workspace
-    token : str
     """
 
-    def __init__(self, front: Front, workspace: Workspace, token: str):
-        self.front, self.workspace, self.token = front, workspace, token
+    def __init__(self, front: Front, workspace: Workspace):
+        self.front, self.workspace = front, workspace
+        self.cookie = f"hesscomp-{workspace.name}", secrets.token_hex(32)
         self.drawings = Drawings(front.store)
 
     @property
@@ -225,7 +277,7 @@ class Doors:
             *(("GET", path, self.page) for path in OPEN),
         ]
         return [
-            Route(path, answered(handler, self.front.room), methods=[how])
+            Route(path, Answered(handler, self.front.room), methods=[how])
             for how, path, handler in listed
         ]
 
@@ -247,9 +299,9 @@ class Doors:
         return Response(metrics_text(self.front), media_type="text/plain; version=0.0.4")
 
     async def session(self, request: Request) -> Response:
-        """Let a browser keep the token where no script reads it."""
+        """Let a browser come in by a secret that no script reads."""
         secure = "; Secure" if request.url.scheme == "https" else ""
-        cookie = f"hesscomp-{self.workspace.name}={self.token}"
+        cookie = "=".join(self.cookie)
         return Response(
             status_code=204,
             headers={"set-cookie": f"{cookie}; HttpOnly; SameSite=Strict; Path=/{secure}"},
@@ -274,10 +326,11 @@ class Doors:
         x = await self._array(request, "the point")
         if x.ndim != 1:
             raise InputError(f"the point: has shape {x.shape}; send ({self.front.n},)")
-        return reply({"id": self.front.add_point(x), "n": self.front.n}, 201)
+        return reply({"id": await self.front.add_point(x), "n": self.front.n}, 201)
 
     async def point(self, request: Request) -> Response:
         name = request.path_params["point"]
+        self._take(request, self.front.n * NUMBER)
         if name in NAMED_POINTS:
             _, (x,) = await self.front.ask("point_itself", name, _client(request))
         else:
@@ -289,6 +342,7 @@ class Doors:
         return reply({"value": header["value"]})
 
     async def gradient(self, request: Request) -> Response:
+        self._take(request, self.front.n * NUMBER)  # that of the answer, before it is made
         header, (gradient,) = await self._ask(request, "gradient")
         return await self._send(gradient, **{"x-value": repr(header["value"])})
 
@@ -332,23 +386,26 @@ class Doors:
         """Return the array of a body, or of the file that it names."""
         n, name = self.front.n, request.headers.get("x-hesscomp-array")
         if name is None:
-            return array_of(await self._body(request, MOST_BODY + NPY_HEADER), n, what)
+            array = read_npy(await self._body(request, MOST_BODY + NPY_HEADER), what)
+            wider = array.size * NUMBER - array.nbytes  # of a type that is narrower than float64
+            self._take(request, max(wider, 0))
+            return await off_loop(array.size * NUMBER, numbers_of, array, n, what)
         path = self.workspace.array(name)
         try:
             mapped = await asyncio.to_thread(mapped_npy, path)
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{what} in arrays/{path.name}: cannot be read ({error})") from error
-        size = mapped.size * np.dtype(np.float64).itemsize
-        size = max(size, path.stat().st_size - NPY_HEADER)
+        size = max(mapped.size * NUMBER, path.stat().st_size - NPY_HEADER)
         check_array_memory(size, self.front.about["ranks"])
         self._take(request, size)
         # It is read, not kept mapped: the file is the client's, who may change or shorten it.
-        return array_of(await asyncio.to_thread(path.read_bytes), n, what)
+        array = read_npy(await asyncio.to_thread(path.read_bytes), what)
+        return await off_loop(array.size * NUMBER, numbers_of, array, n, what)
 
     async def _body(self, request: Request, most: int) -> bytes:
-        """Return a request's body; one that is too long, or comes too slowly, is refused unread.
+        """Return a request's body; one that is too long is refused unread.
 
-        Its bytes count as waiting from their arrival to the answer.
+        Its bytes count as waiting from their arrival until the answer is taken.
         """
         declared = request.headers.get("content-length", "0")
         if not declared.isdecimal() or int(declared) > most:
@@ -357,27 +414,21 @@ class Doors:
                 "and name it by X-Hesscomp-Array"
             )  # fmt: skip
         parts, size = [], 0
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in request.stream():
-                    self._take(request, len(part))
-                    parts.append(part)
-                    size += len(part)
-                    if size > most:
-                        raise Refused(413, f"the body is longer than {most} bytes")
-        except TimeoutError:
-            raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+        async for part in request.stream():
+            self._take(request, len(part))
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise Refused(413, f"the body is longer than {most} bytes")
         return b"".join(parts)
 
     def _take(self, request: Request, count: int) -> None:
-        """Take room for bytes of a request, which `answered` gives back."""
-        self.front.room.take(count, _client(request))
-        request.scope[TAKEN] = request.scope.get(TAKEN, 0) + count
+        take(self.front.room, request, count)
 
     async def _send(self, array: np.ndarray, **headers: str) -> Response:
         """Return an array as a body, or the name of its file where it is large."""
         if array.nbytes <= MOST_BODY:
-            return Response(npy_of(array), 200, headers, NPY)
+            return Response(await off_loop(array.nbytes, npy_of, array), 200, headers, NPY)
         name = self.workspace.answer()
         path = self.workspace.array(name)
         await asyncio.to_thread(save_npy, path, array)
@@ -461,6 +512,5 @@ def application(
     front: Front, workspace: Workspace, token: str, hosts: tuple[str, ...] = ()
 ) -> Guard:
     """Return the ASGI application of a service."""
-    doors = Doors(front, workspace, token)
-    app = Starlette(routes=doors.routes())
-    return Guard(app, token, f"hesscomp-{workspace.name}", hosts)
+    doors = Doors(front, workspace)
+    return Guard(Router(doors.routes()), token, doors.cookie, hosts)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,7 @@ QUEUED, RUNNING, DONE, FAILED, CANCELLED = STATES = (
 ENDED = (DONE, FAILED, CANCELLED)
 ATTEMPTS = 2  # a job during which ranks died is tried once more
 HISTORY = 500  # rows that a job keeps in memory
+WHOLE = 50  # jobs that have ended and keep them
 WARNINGS = 20  # that it keeps
 DRAWN = ("factor.png", "factor.html")  # made of a job's factor when they are asked for
 INNER = ("job.json", "point.npy", *DRAWN)  # files of a job that are no results
@@ -54,6 +56,11 @@ class JobStore:
     def __init__(self, folder: Path, most: int = 1000):
         self.folder, self.most = folder, most
         self.jobs: dict[str, Job] = {}
+        self.queued: dict[str, Job] = {}
+        self.keys: dict[str, Job] = {}
+        self.began: dict[str, float] = {}  # by client: when its last job began
+        self._counts = dict.fromkeys(STATES, 0)
+        self._whole: deque[Job] = deque()  # those with whole histories that ended last
         self.damaged: list[str] = []
         self._writer = ThreadPoolExecutor(1, "job-writer")  # in order, and off the event loop
         for path in sorted(folder.glob("j*/job.json")):
@@ -64,7 +71,7 @@ class JobStore:
                 continue
             if job.state == RUNNING:
                 job.state = QUEUED
-            self.jobs[job.id] = job
+            self._hold(job)
         numbers = [int(path.name[1:]) for path in folder.glob("j[0-9]*") if path.name[1:].isdigit()]
         self._next = max(numbers, default=0) + 1
         self.unwritten: set[str] = set()  # jobs whose files, or whose end, are not written yet
@@ -73,31 +80,52 @@ class JobStore:
         """Return a job; KeyError where there is none of this name."""
         return self.jobs[name]
 
+    def _hold(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        if job.key:
+            self.keys.setdefault(job.key, job)
+        self.began[job.client] = max(self.began.get(job.client, 0.0), job.started or 0.0)
+        self._counts[job.state] += 1
+        if job.state == QUEUED:
+            self.queued[job.id] = job
+
+    def move(self, job: Job, state: str) -> None:
+        """Let a job be in another state, which is not written; one that has ended never leaves it.
+
+        Of the jobs that ended some time ago, the last row of their histories is kept.
+        """
+        self._counts[job.state] -= 1
+        self._counts[state] += 1
+        job.state = state
+        self.queued.pop(job.id, None)
+        if state == QUEUED:
+            self.queued[job.id] = job
+        elif state == RUNNING:
+            job.started = self.began[job.client] = time.time()
+        else:
+            self._whole.append(job)
+            if len(self._whole) > WHOLE:
+                old = self._whole.popleft()
+                old.history = old.history[-1:]
+
     def with_key(self, key: str | None) -> Job | None:
         """Return the job that was made with an idempotency key."""
-        return next((job for job in self.jobs.values() if key and job.key == key), None)
+        return self.keys.get(key or "")
 
     def next(self) -> Job | None:
         """Return what to do next: a job that was interrupted, else the next by turns of clients.
 
         A client waits since its last job began, or since it asked for the first that waits.
         """
-        began: dict[str, float] = {}  # by client, the last one
-        for job in self.jobs.values():
-            began[job.client] = max(began.get(job.client, 0.0), job.started or 0.0)
-        waiting = (job for job in self.jobs.values() if job.state == QUEUED)
         return min(
-            (job for job in waiting if job.id not in self.unwritten),
-            key=lambda job: (job.started is None, max(job.created, began[job.client])),
+            (job for job in self.queued.values() if job.id not in self.unwritten),
+            key=lambda job: (job.started is None, max(job.created, self.began[job.client])),
             default=None,
         )
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
-        found = dict.fromkeys(STATES, 0)
-        for job in self.jobs.values():
-            found[job.state] += 1
-        return found
+        return dict(self._counts)
 
     def place(self, job: Job) -> Path:
         """Return the folder of a job."""
@@ -111,22 +139,26 @@ class JobStore:
         Full
             Where too many wait.
         """
-        if self.counts()[QUEUED] >= self.most:
+        if len(self.queued) >= self.most:
             raise Full(f"{self.most} jobs wait already; ask again later")
-        states = [each.state for each in self.jobs.values() if each.client == client]
-        check_share(states.count(QUEUED), 1, self.most, "jobs")
+        mine = sum(each.client == client for each in self.queued.values())
+        check_share(mine, 1, self.most, "jobs")
         job = Job(
             id=_name(self._next), kind=body.kind, options=body.options, point=body.point,
             key=body.key, client=client, created=time.time(),
         )  # fmt: skip
         self._next += 1
         self.place(job).mkdir(mode=0o700)
-        self.jobs[job.id] = job
+        self._hold(job)
         return job
 
     def drop(self, job: Job) -> None:
         """Take back a job that was just added and cannot be written."""
         del self.jobs[job.id]
+        if self.keys.get(job.key or "") is job:
+            del self.keys[job.key or ""]
+        self._counts[job.state] -= 1
+        self.queued.pop(job.id, None)
         self.unwritten.discard(job.id)
         shutil.rmtree(self.place(job), ignore_errors=True)
         if job.id == _name(self._next - 1):

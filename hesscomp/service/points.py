@@ -5,8 +5,9 @@ from collections import OrderedDict
 
 import numpy as np
 
-from hesscomp.client import point_id
 from hesscomp.errors import InputError
+
+OVERHEAD = 1024  # bytes that a point takes besides its numbers
 
 
 class Points:
@@ -16,23 +17,23 @@ class Points:
         self.most, self.bytes = most, 0
         self.held: OrderedDict[str, np.ndarray] = OrderedDict()
         self.used: dict[str, float] = {}
-        self.left: list[str] = []  # those that have gone since the ranks were told
 
-    def add(self, x: np.ndarray) -> str:
-        """Hold a point; return its name."""
-        if x.nbytes > self.most:
-            raise InputError(f"the point takes {x.nbytes} bytes; the service holds {self.most:.0f}")
-        name = point_id(x)
+    def add(self, name: str, x: np.ndarray) -> list[str]:
+        """Hold a point; return the names of those that leave for it."""
+        size = x.nbytes + OVERHEAD
+        if size > self.most:
+            raise InputError(f"the point takes {size} bytes; the service holds {self.most:.0f}")
         if name not in self.held:
-            self.bytes += x.nbytes
+            self.bytes += size
         self.held[name] = x
         self[name]
+        left = []
         while self.bytes > self.most:
             gone, array = self.held.popitem(last=False)
-            self.bytes -= array.nbytes
+            self.bytes -= array.nbytes + OVERHEAD
             del self.used[gone]
-            self.left.append(gone)
-        return name
+            left.append(gone)
+        return left
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Return a point, which counts as used; KeyError where it is not held."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import ssl
@@ -11,6 +12,7 @@ import struct
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import h11
 import msgspec
@@ -21,7 +23,7 @@ from hesscomp.errors import InputError, describe
 from hesscomp.runs.slurm import REQUEUE
 from hesscomp.service.batching import WorkQueue
 from hesscomp.service.front import Failed, Front, Unavailable
-from hesscomp.service.http import LEAVING, MOST_JSON, application, refusal
+from hesscomp.service.http import ANSWER_SECONDS, LEAVING, MOST_JSON, application, refusal
 from hesscomp.service.jobs import Full, JobStore
 from hesscomp.service.options import LOOPBACK, ServiceOptions
 from hesscomp.service.points import Points
@@ -33,9 +35,13 @@ from hesscomp.service.workspace import Workspace
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0  # in which the head of a request must have come
+BODY_SECONDS = 60.0  # in which a whole body must have come
 KEPT_ALIVE = 120  # seconds for which a connection without requests stays open
 MOST_HEAD = 2**14  # bytes of a head
 CONNECTIONS = 512  # of one door; those that are open go on, and one more is refused
+TOLD = 16  # connections beyond them that are told so; more are closed at once
+DESCRIPTORS = 4096  # that the process may open, where its hard limit allows it
+SPARE = 128  # of them that connections leave for files, ranks and drawings
 POINT_BYTES = 2.0**30
 INBOX_SECONDS = 1.0
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -44,9 +50,11 @@ END_SECONDS = 20.0  # for which the ranks may take to end when they are told
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 of clients of this user alone, who send the head of a request in time."""
+    """HTTP/1.1 of clients of this user alone, who send requests and take answers in time."""
 
-    deadline: asyncio.TimerHandle | None = None
+    awaited = ""  # what of a request has begun to come
+    deadline: asyncio.TimerHandle | None = None  # of that
+    taking: asyncio.TimerHandle | None = None  # the deadline of an answer that is not all taken
 
     def connection_made(self, transport) -> None:
         super().connection_made(transport)
@@ -56,34 +64,58 @@ class Protocol(H11Protocol):
             return
         if len(self.connections) > CONNECTIONS:  # uvicorn would refuse all requests, without help
             self.app = crowded
+        transport.set_write_buffer_limits(high=1)  # so that `pause_writing` tells of each answer
         self._watch()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+    def handle_events(self) -> None:
+        super().handle_events()
         self._watch()
+
+    def on_response_complete(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:  # nobody reads what is to come
+            self.transport.close()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.taking = self.loop.call_later(ANSWER_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.taking is not None:
+            self.taking.cancel()
 
     def connection_lost(self, exc) -> None:
         self._unwatch()
         super().connection_lost(exc)
+        if self.taking is not None:
+            self.taking.cancel()
         if self.cycle is not None and not self.cycle.response_complete:
             for leave in self.cycle.scope["state"].get(LEAVING, ()):
                 leave()
 
     def _watch(self) -> None:
-        """Limit the time for a head, from its first byte or from the start of the connection."""
-        idle = self.conn.their_state is h11.IDLE
-        begun = self.cycle is None or bool(self.conn.trailing_data[0])
-        if not (idle and begun):
+        """Limit the time for a head, from its first byte or the connection's start, and a body."""
+        state, awaited = self.conn.their_state, ""
+        if state is h11.SEND_BODY:
+            awaited = "body"
+        elif state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
+            awaited = "head"
+        if awaited != self.awaited:
             self._unwatch()
-        elif self.deadline is None:
-            self.deadline = self.loop.call_later(HEAD_SECONDS, self._refuse)
+            self.awaited = awaited
+            if awaited:
+                seconds = HEAD_SECONDS if awaited == "head" else BODY_SECONDS
+                self.deadline = self.loop.call_later(seconds, self._refuse, seconds)
 
-    def _refuse(self) -> None:
-        """Say that the head comes too late, and close."""
-        answer = refusal(408, f"the head of a request did not come within {HEAD_SECONDS:g} s")
-        headers = [b": ".join(header) for header in answer.raw_headers]
-        parts = [b"HTTP/1.1 408 Request Timeout", *headers, b"", bytes(answer.body)]
-        self.transport.write(b"\r\n".join(parts))
+    def _refuse(self, seconds: float) -> None:
+        """Say that a head or a body comes too late, where no answer has begun, and close."""
+        text = f"the {self.awaited} of a request did not come within {seconds:g} s"
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            answer = refusal(408, text)
+            headers = [b": ".join(header) for header in answer.raw_headers]
+            parts = [b"HTTP/1.1 408 Request Timeout", *headers, b"", bytes(answer.body)]
+            self.transport.write(b"\r\n".join(parts))
         self.transport.close()
 
     def _unwatch(self) -> None:
@@ -102,6 +134,21 @@ def _user_of(peer: socket.socket) -> int:
     """Return the user id of the process at the other end of a Unix socket."""
     size = struct.calcsize("3i")
     return struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
+
+
+class Door(socket.socket):
+    """A listening socket that closes connections far beyond the limit, before TLS or HTTP."""
+
+    accepted: tuple[socket.socket, ...] = ()  # those that are open, and what closed lately
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        peer, address = super().accept()
+        self.accepted = *(each for each in self.accepted if each.fileno() >= 0), peer
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if len(self.accepted) > CONNECTIONS + TOLD or peer.fileno() >= descriptors - SPARE:
+            peer.close()
+            raise ConnectionAbortedError
+        return peer, address
 
 
 class Server(uvicorn.Server):
@@ -157,7 +204,7 @@ class Service:
             Points(options.point_memory or POINT_BYTES),
             WorkQueue(not options.no_batching),
         )
-        self.door = self.workspace.bound("service.sock")
+        self.door = Door(fileno=self.workspace.bound("service.sock").detach())
         listener = self.workspace.bound("ranks.sock")
         self.address = listener.getsockname()
         launch = launch_words(options.launcher, options.ranks, self.address, words)
@@ -211,13 +258,13 @@ class Service:
         waits = self.front.unfinished or any(self.workspace.inbox())
         return REQUEUE if waits else 0
 
-    def _on_port(self, app) -> tuple[Server, socket.socket]:
+    def _on_port(self, app) -> tuple[Server, Door]:
         options = self.options
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         for path in filter(None, (options.certificate, options.key)):
             if not os.access(path, os.R_OK):
                 raise InputError(f"{path}: cannot be read; TLS needs the certificate and its key")
-        door = socket.socket(family, socket.SOCK_STREAM)
+        door = Door(family, socket.SOCK_STREAM)
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             door.bind((options.host, options.port))
@@ -283,6 +330,12 @@ def certificates_of(path: str | None) -> list[str]:
     return CERTIFICATES.findall(Path(path).read_text()) if path is not None else []
 
 
+def raise_descriptors() -> None:
+    """Let the process open as many files and sockets as it may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
+
+
 def serve(
     options: ServiceOptions,
     served: ServedProblem,
@@ -296,6 +349,7 @@ def serve(
     InputError
         For a folder, a port or ranks that cannot be used.
     """
+    raise_descriptors()
     service = Service(options, served, words, say)
 
     async def run() -> int:

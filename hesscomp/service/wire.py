@@ -1,19 +1,23 @@
 """What goes over the wires: frames between the front and rank 0, bodies of HTTP, arrays."""
 
+import asyncio
 import io
 import socket
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from hesscomp.errors import InputError
-from hesscomp.storage.npy import read_npy
 
 HEAD = struct.Struct(">IQ")  # bytes of a frame's header, of its arrays
 MOST_HEADER = 2**22
 MOST_PAYLOAD = 2**36
+LARGE = 2**20  # bytes of an array, with which a thread is worth while
+
+Result = TypeVar("Result")
 
 Value = None | bool | int | float | str | list[int | float | str]
 
@@ -101,15 +105,14 @@ def _exactly(stream: socket.socket, size: int) -> bytearray:
     return data
 
 
-def array_of(body: bytes, rows: int, what: str) -> np.ndarray:
-    """Return the numbers in the bytes of a .npy file, as float64: (rows,) or (rows, k).
+def numbers_of(array: np.ndarray, rows: int, what: str) -> np.ndarray:
+    """Return the numbers of an array, as float64: (rows,) or (rows, k).
 
     Raises
     ------
     InputError
-        For bytes that are no such file, and for another shape, type or number that is not finite.
+        For another shape, type or number that is not finite.
     """
-    array = read_npy(body, what)
     if array.dtype.kind not in "fiu":
         raise InputError(f"{what}: holds {array.dtype}, not real numbers")
     if array.ndim not in (1, 2) or array.shape[0] != rows or 0 in array.shape:
@@ -118,6 +121,14 @@ def array_of(body: bytes, rows: int, what: str) -> np.ndarray:
     if not np.isfinite(array).all():
         raise InputError(f"{what}: holds numbers that are not finite")
     return array
+
+
+async def off_loop(size: int, function: Callable[..., Result], *given) -> Result:
+    """Call a function of an array of `size` bytes: in a thread where it is large.
+
+    A large one would keep others waiting, and a small one is done sooner than a thread begins.
+    """
+    return function(*given) if size <= LARGE else await asyncio.to_thread(function, *given)
 
 
 def npy_of(array: np.ndarray) -> bytes:

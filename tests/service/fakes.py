@@ -203,7 +203,7 @@ def http(running, method, path, body=b"", **headers):
     given = {name: value for name, value in given.items() if value is not None}
     request = urllib.request.Request(running.url + path, body or None, given, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.headers, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers, error.read()

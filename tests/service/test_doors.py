@@ -98,7 +98,8 @@ def test_the_cookie_is_the_services_and_no_scripts(running, tmp_path):
     """And on TLS it goes nowhere without it. It is of one host: it names no domain."""
     _, headers, _ = http(running, "POST", "/v1/session")
     cookie = cookie_of(headers["Set-Cookie"], running.service.workspace.name)
-    assert cookie.value == running.service.token
+    assert re.fullmatch("[0-9a-f]{64}", cookie.value) and cookie.value != running.service.token
+    assert http(running, "GET", "/v1/status", Authorization=f"Bearer {cookie.value}")[0] == 401
     assert (cookie["httponly"], cookie["samesite"], cookie["path"]) == (True, "Strict", "/")
     assert not (cookie["secure"] or cookie["domain"] or cookie["expires"] or cookie["max-age"])
     given = {"host": "localhost", "certificate": TLS, "key": TLS}
@@ -106,6 +107,7 @@ def test_the_cookie_is_the_services_and_no_scripts(running, tmp_path):
         headers, _ = connect(other.folder, other.url)._request("POST", "/v1/session")
         name = other.service.workspace.name
         assert cookie_of(headers["Set-Cookie"], name)["secure"] is True
+        assert cookie_of(headers["Set-Cookie"], name).value != cookie.value  # of this start alone
         assert name != running.service.workspace.name
 
 
@@ -169,7 +171,7 @@ def test_every_route_is_documented(running):
         for path in re.findall("`(.*?)`", paths)
     }
     service = running.service
-    routes = Doors(service.front, service.workspace, service.token).routes()
+    routes = Doors(service.front, service.workspace).routes()
     assert told == {(how, route.path) for route in routes for how in route.methods - {"HEAD"}}
 
 

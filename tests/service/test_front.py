@@ -7,6 +7,8 @@ import os
 import pickle
 import random
 import re
+import resource
+import select
 import signal
 import socket
 import stat
@@ -30,11 +32,12 @@ from hesscomp.cli.main import main
 from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
-from hesscomp.service.jobs import DONE, QUEUED, Full, JobStore
+from hesscomp.service.jobs import DONE, QUEUED, RUNNING, STATES, Full, JobStore
 from hesscomp.service.options import ServiceOptions
+from hesscomp.service.points import OVERHEAD
 from hesscomp.service.ranks import Ranks
 from hesscomp.service.requests import KINDS, ServedProblem, check_memory, job_request, settable
-from hesscomp.service.server import Service
+from hesscomp.service.server import Service, raise_descriptors
 from hesscomp.service.wire import JobBody, pack
 from hesscomp.service.workspace import Workspace
 
@@ -177,6 +180,10 @@ def test_a_job_is_submitted_again_after_its_point_has_left(tmp_path):
         kept = running.service.front.store.place(running.service.front.store[known["id"]])
         np.testing.assert_array_equal(np.load(kept / "point.npy"), x)
         assert again(point_of=first.id, key="again") == (200, service.job(known["id"]).known)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: again(point_of=first.id, key="at-once"), range(4)))
+        assert sorted(status for status, _ in found) == [200, 200, 200, 201]
+        assert len({known["id"] for _, known in found}) == 1
         assert again(point_of=named.id)[1]["point"] == "zero"
         assert again(point_of="j999999")[0] == 404
         assert again(point_of=first.id, point="zero")[0] == 422
@@ -338,10 +345,27 @@ def test_clients_take_turns_with_jobs(tmp_path):
         store.add(JobBody("compress"), "me")
     while (job := store.next()) is not None:
         begun.append(job.created)
-        job.state, job.started = DONE, 10.0 + len(begun)
-        if begun == [0, 3, 1]:
-            job.state = QUEUED  # it was interrupted, and goes on first
+        store.move(job, RUNNING)
+        # The third is interrupted, and goes on first.
+        store.move(job, QUEUED if begun == [0, 3, 1] else DONE)
     assert begun == [0, 3, 1, 1, 2]
+    assert store.counts() == dict.fromkeys(STATES, 0) | {DONE: 4}
+    store.close()
+
+
+def test_old_jobs_keep_the_last_row_of_their_histories(tmp_path, monkeypatch):
+    monkeypatch.setattr("hesscomp.service.jobs.WHOLE", 1)
+    store = JobStore(tmp_path)
+    for i in range(3):
+        job = store.add(JobBody("compress", key=f"k{i}"), "me")
+        job.history = [{"step": 1}, {"step": 2}]
+        store.move(job, RUNNING)
+        store.move(job, DONE)
+    assert [len(job.history) for job in store.jobs.values()] == [1, 1, 2]
+    gone = store.add(JobBody("compress", key="k3"), "me")
+    store.drop(gone)
+    assert [store.with_key(key) for key in ("k3", None)] == [None, None] and store.next() is None
+    assert store.with_key("k1") is store["j000002"] and store.counts()[QUEUED] == 0
     store.close()
 
 
@@ -481,6 +505,8 @@ def test_the_folder_is_its_owners_alone(running):
         ({"Host": "localhost:"}, 403),
         ({"Host": "localhost:80:80"}, 403),
         ({"Origin": "http://evil.example"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),  # such as another port of this host
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Cookie": "hesscomp=x; \x01", "Authorization": None}, 401),
     ],
 )
@@ -529,7 +555,8 @@ def test_the_cookie_opens_the_page(running):
     pair = cookie.partition(";")[0]
     origin = running.url
     given = {"Authorization": None, "Cookie": pair, "Origin": origin}
-    assert http(running, "GET", "/v1/status", **given)[0] == 200
+    for site in ("same-origin", "none"):
+        assert http(running, "GET", "/v1/status", Sec_Fetch_Site=site, **given)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -668,7 +695,7 @@ def test_half_a_head_is_not_waited_for(running, monkeypatch):
 
 def test_half_a_body_is_not_waited_for(running, monkeypatch):
     """Its deadline is of the whole body: bytes that come one by one do not move it."""
-    monkeypatch.setattr("hesscomp.service.http.BODY_SECONDS", 0.3)
+    monkeypatch.setattr("hesscomp.service.server.BODY_SECONDS", 0.3)
     head = "PUT /v1/points HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\nContent-Length: 168\r\n"
     head += f"Authorization: Bearer {running.service.token}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as stream:
@@ -685,7 +712,7 @@ def test_half_a_body_is_not_waited_for(running, monkeypatch):
                     answer += part
                 stream.sendall(b"x")
     assert answer.startswith(b"HTTP/1.1 408 ") and b"connection: close" in answer
-    assert b"the body did not come within" in answer
+    assert b"the body of a request did not come within" in answer
     until(lambda: running.service.front.room.taken == 0)
     assert running.client.status()["state"] == "ready"
 
@@ -699,15 +726,74 @@ def test_one_connection_too_many_is_told_to_come_again(running, monkeypatch):
     assert running.client.status()["state"] == "ready"
 
 
-def test_a_refused_body_is_not_waited_for(running):
+@pytest.mark.parametrize("limit", [{"CONNECTIONS": 0, "TOLD": 0}, {"SPARE": 2**40}])
+def test_connections_far_beyond_the_limit_are_closed_unheard(running, monkeypatch, limit):
+    """Or where they would take the descriptors that files and ranks need."""
+    assert running.client.status()["state"] == "ready"  # its connection stays open
+    for name, value in limit.items():
+        monkeypatch.setattr(f"hesscomp.service.server.{name}", value)
+    assert raw(running, HEAD) == b""
+    assert running.client.status()["state"] == "ready"
+    monkeypatch.undo()
+    assert connect(running.folder).status()["state"] == "ready"
+
+
+def test_the_limit_of_descriptors_is_raised():
+    soft, hard = limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+        raise_descriptors()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 4096), hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_body_that_nobody_reads_is_not_waited_for(running):
+    """One byte of it comes after the answer, if it can: that buys no time."""
+    token = f"Authorization: Bearer {running.service.token}\r\nX-Hesscomp: 1\r\n".encode()
+    for first, mine, status in (
+        (b"GET /v1/status", b"", b" 401 "),
+        (b"GET /", b"", b" 200 "),
+        (b"POST /v1/points/zero/value", token, b" 200 "),
+        (b"DELETE /v1/jobs/j999999", token, b" 404 "),
+    ):
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(10)
+            stream.connect(running.service.door.getsockname())
+            head = first + b" HTTP/1.1\r\nHost: hesscomp\r\n" + mine
+            stream.sendall(head + b"Content-Length: 1000000000000\r\n\r\n")
+            answer = stream.recv(2**16)
+            with suppress(ConnectionError):
+                stream.sendall(b"x")
+                while part := stream.recv(2**16):  # to the connection's end
+                    answer += part
+        assert status in answer
+
+
+def test_a_body_that_does_not_come_does_not_wait_for_the_ranks_either(running, monkeypatch):
+    monkeypatch.setattr("hesscomp.service.server.BODY_SECONDS", 0.1)
+    head = "POST /v1/points/zero/value HTTP/1.1\r\nHost: hesscomp\r\nX-Hesscomp: 1\r\n"
+    head += f"Authorization: Bearer {running.service.token}\r\nContent-Length: 1\r\n\r\n"
+    running.rank.hold.clear()
+    try:
+        with socket.socket(socket.AF_UNIX) as stream:
+            stream.settimeout(10)
+            stream.connect(running.service.door.getsockname())
+            stream.sendall(head.encode())
+            assert stream.recv(2**16).startswith(b"HTTP/1.1 408 ")
+    finally:
+        running.rank.hold.set()
+
+
+def test_an_answer_that_is_not_taken_ends_its_connection(running, monkeypatch):
+    monkeypatch.setattr("hesscomp.service.server.ANSWER_SECONDS", 0.1)
     with socket.socket(socket.AF_UNIX) as stream:
-        stream.settimeout(10)
         stream.connect(running.service.door.getsockname())
-        stream.sendall(HEAD + b"Content-Length: 9\r\n\r\n")
-        answer = b""
-        while part := stream.recv(2**16):
-            answer += part
-    assert b" 401 " in answer
+        stream.sendall(b"GET /page.js HTTP/1.1\r\nHost: hesscomp\r\n\r\n" * 50)
+        ended = select.poll()
+        ended.register(stream, 0)
+        assert ended.poll(10_000) == [(stream.fileno(), select.POLLHUP)]
+    assert running.client.status()["state"] == "ready"
 
 
 @pytest.mark.parametrize(
@@ -1006,7 +1092,7 @@ def test_a_state_that_cannot_be_written_is_told(tmp_path, monkeypatch, caplog):
 
 
 def test_points_leave_when_they_take_too_much(tmp_path):
-    with running_front(tmp_path / "svc", point_memory=100.0) as running:
+    with running_front(tmp_path / "svc", point_memory=2.5 * OVERHEAD) as running:
         service = running.client
         points = [service.point(np.full(N, float(i))) for i in range(3)]
         assert service.status()["points"] == 2

@@ -1,6 +1,12 @@
 """What a service takes in: arrays by their files, memory, and each client's share."""
 
+import asyncio
+import errno
+import importlib
 import json
+import os
+import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,6 +16,7 @@ from fakes import N, a_product_waiting, http, npy, running_front, until
 from hesscomp.client import connect, point_id
 from hesscomp.service.batching import Room, Work, WorkQueue
 from hesscomp.service.jobs import Full
+from hesscomp.service.points import OVERHEAD, Points
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,30 @@ def test_arrays_in_bodies_are_checked_against_the_memory_too(running, monkeypatc
         status, _, answer = http(running, "POST", f"/v1/points/zero/{what}", body)
         assert status == expected
     assert "send fewer columns at a time" in json.loads(answer)["error"]
+
+
+def test_arrays_that_came_while_ranks_started_are_checked_against_the_new_ones(
+    running, monkeypatch
+):
+    front, ranks, body = running.service.front, running.service.front.about["ranks"], npy(np.eye(N))
+    monkeypatch.setattr(front, "about", {**front.about, "ranks": []})
+    running.rank.hold.clear()
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            point = running.client.point("zero")
+            first = pool.submit(lambda: point.value)
+            until(lambda: front.under_way)
+            second = pool.submit(http, running, "POST", "/v1/points/zero/product", body)
+            until(lambda: len(front.queue) == 1)
+            front.about["ranks"] = [{**ranks[0], "free_bytes": 100}]
+            running.rank.hold.set()
+            status, _, answer = second.result()
+            assert first.result() == 0.0
+            assert status == 422 and "send fewer columns" in json.loads(answer)["error"]
+    finally:
+        running.rank.hold.set()
+    monkeypatch.undo()
+    assert http(running, "POST", "/v1/points/zero/product", body)[0] == 200
 
 
 def test_no_more_columns_are_joined_than_the_memory_takes(running, monkeypatch):
@@ -117,3 +148,64 @@ def test_a_client_with_its_share_is_told_to_come_again_and_others_are_served(run
         assert status == 503 and float(headers["Retry-After"]) > 0
         assert "of this client wait already" in json.loads(answer)["error"]
         assert http(running, "PUT", "/v1/points", body, X_Hesscomp_Client="other")[0] == 201
+
+
+def test_bytes_count_as_the_numbers_that_they_become(running):
+    body = npy(np.ones((N, 3), np.int8))  # 15 bytes and a header become 120
+    with a_product_waiting(running, len(npy(np.ones(N))) + len(body) + 100):
+        status, _, answer = http(running, "POST", "/v1/points/zero/product", body)
+        assert status == 503 and "wait already" in json.loads(answer)["error"]
+
+
+def test_an_answer_counts_until_its_client_has_taken_it(running, monkeypatch):
+    front, rows = running.service.front, 2**16
+    monkeypatch.setattr(front, "about", {**front.about, "n": rows})
+    name = asyncio.run(front.add_point(np.ones(rows)))
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stream.connect(running.service.door.getsockname())
+        head = f"GET /v1/points/{name} HTTP/1.1\r\nHost: hesscomp\r\nConnection: close\r\n"
+        head += f"Authorization: Bearer {running.service.token}\r\n\r\n"
+        stream.sendall(head.encode())
+        answer = stream.recv(1)
+        assert front.room.taken == 8 * rows
+        while part := stream.recv(2**16):
+            answer += part
+    assert answer.endswith(np.ones(rows).tobytes())
+    until(lambda: front.room.taken == 0)
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.EIO, 500)])
+def test_a_large_answer_for_which_the_disk_has_no_room(running, monkeypatch, number, status):
+    def save_npy(path, array):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("hesscomp.service.http.MOST_BODY", 8)
+    monkeypatch.setattr("hesscomp.service.http.save_npy", save_npy)
+    found, _, body = http(running, "POST", "/v1/points/zero/gradient")
+    assert found == status and json.loads(body)["error"].endswith(os.strerror(number))
+
+
+def test_tiny_points_take_memory_too():
+    points = Points(3.5 * OVERHEAD)
+    left = [points.add(str(i), np.zeros(1)) for i in range(5)]
+    assert left == [[], [], [], ["0"], ["1"]] and points.bytes == 3 * (8 + OVERHEAD)
+    assert not points.add("4", np.zeros(1)) and len(points.used) == 3
+
+
+def test_large_arrays_are_read_and_named_off_the_event_loop(running, monkeypatch):
+    threads = []
+    for place, name in (("http", "numbers_of"), ("front", "point_id"), ("http", "npy_of")):
+        function = getattr(importlib.import_module(f"hesscomp.service.{place}"), name)
+
+        def noted(*given, function=function):
+            threads.append(threading.current_thread())
+            return function(*given)
+
+        monkeypatch.setattr(f"hesscomp.service.{place}.{name}", noted)
+    service = running.client
+    for most, on_loop in ((2**20, True), (8, False)):
+        monkeypatch.setattr("hesscomp.service.wire.LARGE", most)
+        np.testing.assert_array_equal(service.point(np.ones(N)).gradient, np.arange(1.0, N + 1))
+        assert [thread is running.thread for thread in threads] == [on_loop] * 3
+        threads.clear()
