@@ -275,10 +275,11 @@ class CsvSource(TextSource):
             return np.zeros(count)
         for i, label in enumerate(columns[self.at]):
             if label in NO_LABEL:
+                dropped = "(`missing` drop does) " if label in NO_VALUE else ""
                 self.refuse(
                     row + i,
                     f" has no label: {self.label_name} holds {shown(label)}, a missing value; "
-                    "remove the row (or give a class of that name another one)",
+                    f"remove the row {dropped}or give a class of that name another one",
                 )
             if len(label) > MAX_LABEL:
                 self.refuse(row + i, f" has a label of over {MAX_LABEL} characters; shorten it")
