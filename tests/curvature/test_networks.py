@@ -275,7 +275,7 @@ def check_norms(found, expected, tolerance):
 
 
 @pytest.mark.serial
-def test_layer_normalization_against_differences(world, eager):
+def test_layer_normalization_against_differences(world):
     """TensorFlow's own second derivatives of it are wrong: its moments hold back a gradient."""
     model = in_float64(
         lambda: sequential((4,), layers.Dense(5, **SMOOTH), layers.LayerNormalization())
@@ -525,7 +525,7 @@ def built(**options):
 
 
 @pytest.mark.serial
-def test_subclassed_models(world, eager):
+def test_subclassed_models(world):
     model = in_float64(built)
     X, y = rows_of_four()
     problem = KerasProblem(
