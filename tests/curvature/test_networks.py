@@ -392,6 +392,7 @@ def test_fisher_matrices(world, problem, alone):
     assert 0.3 * error < np.linalg.norm(sampled - G) < 2 * error
 
 
+@pytest.mark.ranks(most=2)
 @on_networks
 def test_differences_and_jacobian(world, problem):
     x, (X, y) = problem.initial, rows(problem.model)
@@ -446,6 +447,7 @@ def test_samples_do_not_depend_on_the_ranks(world, problem, alone):
     assert problem.rows == ROWS
 
 
+@pytest.mark.ranks(most=2)
 def test_closed_forms(world):
     """Linear least squares and softmax regression: Gauss-Newton is the Hessian, and known."""
     model = in_float64(lambda: sequential((4,), outputs=3))
@@ -463,6 +465,7 @@ def test_closed_forms(world):
         check_operator(GaussNewtonOperator(problem, problem.initial), dense, 1e-12)
 
 
+@pytest.mark.ranks(most=2)
 def test_functions(world):
     model = in_float64(mlp)
     X, y = rows(model)
@@ -565,6 +568,7 @@ def test_models_that_cannot_be_used(world):
             KerasProblem(mlp(), loss, data, world, **bad)
 
 
+@pytest.mark.serial
 def test_weights_in_float32_serve_both_precisions(world):
     keras.utils.set_random_seed(1)
     model = mlp()
@@ -584,6 +588,7 @@ def test_weights_in_float32_serve_both_precisions(world):
     )
 
 
+@pytest.mark.ranks(most=2)
 def test_chunks_and_traces(world, monkeypatch):
     """Any memory gives the same product; nothing is traced after the first product."""
     problem = problem_of(world)
