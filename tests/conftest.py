@@ -67,16 +67,37 @@ def _threads():
 
 
 @pytest.fixture
-def eager():
+def eager(monkeypatch):
     """Functions run as they are written, so that hundreds of tiny problems need no compilation.
 
     What is traced to find a model's ending is traced as ever.
     """
     from hesscomp.curvature.tensorflow import tf
+    from hesscomp.problems.differentiable import DifferentiableProblem
 
+    compiled = DifferentiableProblem.compiled
+    monkeypatch.setattr(
+        DifferentiableProblem, "compiled", lambda *given, **more: Written(compiled(*given, **more))
+    )
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+class Written:
+    """A function that is its own concrete one, which is traced only for what it would return."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *arguments):
+        return self.function(*arguments)
+
+    def get_concrete_function(self):
+        return self
+
+    def __getattr__(self, name):
+        return getattr(self.function.get_concrete_function(), name)
 
 
 @pytest.fixture

@@ -118,6 +118,7 @@ def test_every_name_is_there_and_documented():
 
 
 @pytest.mark.ranks
+@pytest.mark.usefixtures("eager")
 def test_matrices_of_a_model_and_of_a_problem_are_the_same(world):
     here = mine(world, X, Y)
     net, loss = model(), "sparse_categorical_crossentropy"

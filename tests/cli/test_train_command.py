@@ -114,7 +114,7 @@ def test_batches_and_ranks_and_weights_written_back(world, problem):
     assert float(value) == pytest.approx(results[0].best_objective, rel=1e-5)
 
 
-@pytest.mark.ranks(most=3)
+@pytest.mark.ranks(most=2)
 def test_squared_gradients_of_a_network(world, problem):
     """Against the gradient of each row alone."""
     one = network(World.serial())
@@ -127,7 +127,7 @@ def test_squared_gradients_of_a_network(world, problem):
     assert np.linalg.norm(found) > 3 * np.linalg.norm(squared_mean)
 
 
-@pytest.mark.ranks(most=3)
+@pytest.mark.ranks(most=2)
 def test_the_kronecker_preconditioner(world, problem):
     """The damping is split between A and G of each layer; the same on one rank alone."""
     M = kronecker(View(problem), problem.initial, 0.1, 5)

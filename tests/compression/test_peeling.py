@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import two_ranks_but
 from oracles import Sharded, random_hodlr, same_arrays
 
 import hesscomp as hc
@@ -16,6 +17,11 @@ from hesscomp.parallel.world import World
 pytestmark = pytest.mark.ranks
 
 PROBES = 8
+ASKED = {
+    "rank": {"rank": 9},
+    "tolerance": {"tolerance": 1e-6},
+    "one pass": {"rank": 5, "passes": 1},
+}
 
 
 def exponential(points: np.ndarray, length: float) -> np.ndarray:
@@ -135,9 +141,14 @@ def test_leaves_of_many_sizes(asked):
 
 
 @pytest.mark.ranks(most=4)
-@pytest.mark.parametrize("asked", [{"rank": 9}, {"tolerance": 1e-6}, {"rank": 5, "passes": 1}])
-@pytest.mark.parametrize(("leaves", "most"), [(8, 64), (128, 8)])
-def test_each_rank_holds_its_own_leaves(world, asked, leaves, most):
+@pytest.mark.parametrize(
+    ("leaves", "most", "asked"),
+    two_ranks_but(
+        [(8, 64, "tolerance"), (128, 8, "one pass")],
+        [(*sizes, asked) for sizes in [(8, 64), (128, 8)] for asked in ASKED],
+    ),
+)
+def test_each_rank_holds_its_own_leaves(world, leaves, most, asked):
     """In the row layout, and all that a factor does has the same bits as on one rank."""
     rng = np.random.default_rng(4)
     bounds = np.cumsum([0, *rng.integers(1, most + 1, leaves)])
@@ -147,7 +158,7 @@ def test_each_rank_holds_its_own_leaves(world, asked, leaves, most):
     everything = []
     for comm in (world.comm, World.serial().comm):
         operator = MatrixOperator(H, World(comm, reproducible=True)).in_rows()
-        factor = compress_hodlr(operator, tree, **asked)
+        factor = compress_hodlr(operator, tree, **ASKED[asked])
         updated = factor.update(operator.layout.local(B), c, 1e-3)
         everything.append(found := [])
         for each in (factor, updated, updated.update(operator.layout.local(B), -c)):

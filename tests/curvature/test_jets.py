@@ -126,6 +126,7 @@ def close(found, expected):
     assert np.linalg.norm(found - expected) <= 1e-12 * np.linalg.norm(expected)
 
 
+@pytest.mark.ranks(most=2)
 @pytest.mark.parametrize(
     "d,c,level", slow_but([(2, 2, Level.D2U)], [(2, 2, Level.D2U), (1, 1, Level.DU)])
 )

@@ -100,7 +100,7 @@ def quick_places(kind):
     """Where a kind is tested in every run; the others are slow tests."""
     if kind == "custom":
         return (on_embeddings, in_a_nested_model, in_a_shared_layer)
-    return (on_kernel,) if kind in ("l2", "l1l2", "orthogonal") else ()
+    return (on_kernel,) if kind in ("l2", "orthogonal") else ()
 
 
 def data_of(model):
@@ -151,7 +151,7 @@ def test_every_regulariser_at_every_place(eager, kind, place):
 
 @pytest.mark.ranks(most=2)
 @pytest.mark.parametrize("kind", slow_but(["custom"], ["l1l2", "orthogonal", "custom"]))
-def test_ranks_layouts_and_blocks(world, kind):
+def test_ranks_layouts_and_blocks(world, eager, kind):
     """On any number of ranks, in both layouts, of some parameters alone."""
     model = in_float64(lambda: in_a_nested_model(KINDS[kind]()))
     oracle = Oracle(model, LOSS(), X, Y)
@@ -176,7 +176,7 @@ def test_ranks_layouts_and_blocks(world, kind):
         np.testing.assert_allclose(product, matrix @ V, atol=1e-11 * np.linalg.norm(matrix))
 
 
-def test_reproducible_on_any_number_of_ranks():
+def test_reproducible_on_any_number_of_ranks(eager):
     world = World(reproducible=True)
     model = in_float64(lambda: in_a_nested_model(R.L1L2(0.02, 0.03)))
     here = own_rows(world, ROWS)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.sparse.linalg
-from marks import serial_but
+from marks import slow_but, two_ranks_but
 from shards import block_rows, mine
 
 import hesscomp as hc
@@ -94,7 +94,9 @@ def made(problem, statistic, **options):
     return hc.kfac(problem, statistic=statistic, samples=2, seed=3, **options)
 
 
-@pytest.mark.parametrize("name, statistic", serial_but([CASES[0], CASES[2]], CASES))
+@pytest.mark.parametrize(
+    "name, statistic", [*two_ranks_but([], CASES[:1]), *slow_but(CASES[2:], CASES[1:])]
+)
 def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, name, statistic):
     """So it is the best one in that basis; and other layers have the diagonal itself."""
     spread, alone = problems[name]
@@ -117,13 +119,20 @@ def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, name, 
         np.testing.assert_allclose(factor.to_dense(), there, rtol=1e-10, atol=1e-12)
 
 
-def test_reproducible_sums_and_little_memory(world, problems):
-    """The same bits on any ranks, and the same numbers a row at a time."""
+@pytest.mark.serial
+def test_little_memory(problems):
+    """The same numbers a row at a time."""
     make, data = MODELS["sequences"]
     alone = made(problems["sequences"][1], "type-2", corrected=True)
     few = KerasProblem(make(), LOSS, data, World.serial(), dtype="float64", memory=2e4)
     few = made(few, "type-2", corrected=True)
     np.testing.assert_allclose(few.to_dense(), alone.to_dense(), rtol=1e-10, atol=1e-13)
+
+
+def test_reproducible_sums(world, problems):
+    """The same bits on any ranks."""
+    make, data = MODELS["sequences"]
+    alone = made(problems["sequences"][1], "type-2", corrected=True)
     fixed = [
         KerasProblem(make(), LOSS, part, World(comm, reproducible=True), dtype="float64")
         for comm, part in (

@@ -207,6 +207,7 @@ def test_a_compression_takes_the_gauss_newton_matrix():
 
 
 @pytest.mark.ranks(most=3)
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("reproducible", slow_but([False], [False, True]))
 def test_a_rayleigh_quotient_and_its_matrices(reproducible):
     keras.utils.set_random_seed(5)

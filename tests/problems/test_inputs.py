@@ -22,7 +22,7 @@ from hesscomp.problems.function import FunctionProblem
 from hesscomp.problems.keras import KerasProblem
 from hesscomp.problems.models import load_model
 
-pytestmark = pytest.mark.ranks(most=2)
+pytestmark = [pytest.mark.ranks(most=2), pytest.mark.usefixtures("eager")]
 layers = keras.layers
 rng = np.random.default_rng(0)
 ROWS = 9
