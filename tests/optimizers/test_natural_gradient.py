@@ -161,6 +161,7 @@ def ritz(world):
     )  # fmt: skip
 
 
+@pytest.mark.ranks(most=4)
 @pytest.mark.parametrize("posed", slow_but([collocation], [collocation, ritz]))
 def test_runs_have_equal_bits_on_any_number_of_ranks(posed, shared_tmp):
     optimizer, steps = NaturalGradient(momentum=0.5), Stopping(max_steps=4)
