@@ -13,6 +13,7 @@ from hesscomp.errors import InputError
 from hesscomp.operators.operator import Operator
 from hesscomp.optimizers.acceptance import Search, backtrack
 from hesscomp.optimizers.options import ACCEPTANCE, CURVATURE, GRADIENT, Sampling
+from hesscomp.optimizers.rows import GaussNewtonRows
 from hesscomp.parallel.ledger import Ledger
 from hesscomp.parallel.world import World
 from hesscomp.problems.capabilities import HESSIAN_DIAGONAL, MARGINS, REDRAWING
@@ -26,15 +27,21 @@ class View:
 
     It counts in its `ledger` what is computed, lists the objectives in `tried`, and keeps the last
     values; where it `keeps_margins`, also those at the last point, so that lines can move them.
+    Where it `keeps_rows`, values at a point are made of the rows of its Gauss-Newton matrix there.
     """
 
-    def __init__(self, problem: Problem, share: float = 1.0, keeps_margins: bool = False):
-        self.ledger, self.share, self.keeps_margins = Ledger(), share, keeps_margins
+    def __init__(
+        self, problem: Problem, share: float = 1.0, keeps_margins: bool = False,
+        keeps_rows: bool = False,
+    ):  # fmt: skip
+        self.ledger, self.share = Ledger(), share
+        self.keeps_margins, self.keeps_rows = keeps_margins, keeps_rows
         self.tried: list[float] = []
         self.problem = copy.copy(problem)
         self.problem.world = problem.world.with_ledger(self.ledger)
         self._known: list[tuple[np.ndarray, tuple[float, np.ndarray]]] = []
         self._margins: tuple[np.ndarray, object] | None = None
+        self._rows: GaussNewtonRows | None = None
 
     def know(self, x: np.ndarray, objective: float, gradient: np.ndarray) -> None:
         """Keep the values at x, and those at the point before it."""
@@ -49,6 +56,8 @@ class View:
         if values is None:
             if self.keeps_margins:
                 values = self.problem.evaluate(x, self.margins(x))
+            elif self.keeps_rows:
+                values = self.rows_at(x).objective_and_gradient()
             else:
                 values = self.problem.objective_and_gradient(x)
             self.tried.append(values[0])
@@ -62,6 +71,13 @@ class View:
             return values[0]
         self.tried.append(self.problem.objective(x))
         return self.tried[-1]
+
+    def rows_at(self, x: np.ndarray) -> GaussNewtonRows:
+        """Return the rows of the Gauss-Newton matrix at x; free at the last such point."""
+        if self._rows is None or not np.array_equal(self._rows.x, x):
+            self._rows = None  # before there are others
+            self._rows = GaussNewtonRows(self.problem, x)
+        return self._rows
 
     @property
     def rows_here(self) -> tuple[int, int]:
@@ -260,8 +276,11 @@ class Batches:
         Reduced so far.
     """
 
-    def __init__(self, problem: Problem, sampling: Sampling, keeps_margins: bool = False):
-        gradient, _, acceptance = (
+    def __init__(
+        self, problem: Problem, sampling: Sampling, keeps_margins: bool = False,
+        keeps_rows: bool = False,
+    ):  # fmt: skip
+        gradient, curvature, acceptance = (
             sampling.share(purpose, problem.rows) for purpose in (GRADIENT, CURVATURE, ACCEPTANCE)
         )
         self.problem, self.sampling = problem, sampling
@@ -272,7 +291,10 @@ class Batches:
             )
         self.whole = gradient == acceptance == 1 and not self.redraws
         keeps_margins = keeps_margins and self.whole and problem.can(MARGINS)
-        self.full = View(problem, keeps_margins=keeps_margins)
+        self.keeps_rows = keeps_rows and gradient == curvature == 1
+        self.full = View(
+            problem, keeps_margins=keeps_margins, keeps_rows=self.keeps_rows and not self.redraws
+        )
         self.passes = self.columns = self.work = self.words = 0.0
         self._open = [self.full]
         self._drawn: tuple[int, View] | None = None  # the last step's, of points that are redrawn
@@ -285,7 +307,7 @@ class Batches:
         """
         if self.redraws:
             if self._drawn is None or self._drawn[0] != step:
-                self._drawn = step, View(self.problem.redrawn(step))
+                self._drawn = step, View(self.problem.redrawn(step), keeps_rows=self.keeps_rows)
                 self._open.append(self._drawn[1])
             return self._drawn[1]
         share = self.sampling.share(purpose, self.problem.rows)

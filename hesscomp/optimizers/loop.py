@@ -178,7 +178,9 @@ class _Run:
         self.problem, self.optimizer = problem, optimizer
         self.world = problem.world.with_ledger(Ledger())  # keeping the run is no part of its cost
         self.stopping, self.saving, self.callbacks = stopping, saving, callbacks
-        self.batches = Batches(problem, sampling, optimizer.keeps_margins)
+        self.batches = Batches(
+            problem, sampling, optimizer.keeps_margins, optimizer.keeps_rows(problem)
+        )
         share = sampling.share(0, problem.rows)
         self.every = round(1 / share) if evaluate_every is None else evaluate_every
         if self.every < 1:

@@ -7,8 +7,7 @@ Journal of Computational Physics 516, 2024).
 
 import logging
 from dataclasses import KW_ONLY, dataclass
-from functools import cached_property, partial
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 import scipy.linalg
@@ -23,20 +22,20 @@ from hesscomp.optimizers.acceptance import ROUNDING
 from hesscomp.optimizers.batches import Task
 from hesscomp.optimizers.optimizer import Outcome, State
 from hesscomp.optimizers.preconditioners import HORIZON, Refreshed
+from hesscomp.optimizers.rows import GaussNewtonRows, StreamedRows
 from hesscomp.options import option
 from hesscomp.parallel.cholesky import cholesky
 from hesscomp.parallel.gram import gram_matrix
 from hesscomp.problems.capabilities import GAUSS_NEWTON_ROWS
-from hesscomp.problems.problem import Problem, chunks
+from hesscomp.problems.problem import Problem
 
 log = logging.getLogger(__name__)
 SQUARES, OTHERS = 1e-12, 1e-8  # least dampings, where none is given
 FIRST = 1e8  # times the least damping, that of the first step
 STEADY, RATE = 4, 4.0  # the damping grows by RATE^(k - STEADY) where a step's length is 2^-k
+KERNEL, ROWS, STREAMED, MATRIX, CG = "kernel", "rows", "streamed rows", "matrix", "cg"
 JITTER = 10.0  # by which the damping grows where a matrix has no Cholesky factor
 TRIES = 12
-AHEAD = 0.1  # of a direction, at which the residuals' second derivative along it is taken
-PANEL = 2.0**28  # bytes of one panel's addends in reproducible mode
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ class NaturalGradient(Refreshed):
 
     Notes
     -----
-    A step costs the gradient, the rows' gradients, m n min(m, n) + min(m, n)^3 / 3 operations that
-    the ranks share, and about four objectives. Memory: m n / P numbers and
-    min(m, n)^2. Reduced: min(m, n)^2 words. Any problem with a Gauss-Newton matrix serves; the
+    A step costs the rows' gradients, of which that of least squares is made, m n min(m, n) +
+    min(m, n)^3 / 3 operations that the ranks share, and about four objectives. Memory: m n / P
+    numbers and min(m, n)^2. Reduced: min(m, n)^2 words. Any problem with a Gauss-Newton matrix serves; the
     kernel form needs one of least squares without regularisers, and all rows in each batch.
     InputError from a problem that has no Gauss-Newton matrix.
 
@@ -112,26 +111,41 @@ class NaturalGradient(Refreshed):
         caution = min(100 * state["caution"], 1e9 / (self.damping or SQUARES))
         return {**state, "caution": caution, "previous": np.zeros_like(state["previous"])}
 
+    def keeps_rows(self, problem):
+        return _is_least_squares(problem) and self._form(problem) in (KERNEL, ROWS)
+
+    def _form(self, problem: Problem, whole: bool = True) -> str:
+        """Return by what systems are solved; `whole` says that the gradient is of the same rows."""
+        n, count = problem.n, _count(problem)
+        few = count < n and count <= self.direct and problem.penalized == slice(None)
+        if whole and few and _is_least_squares(problem):
+            return KERNEL
+        if n > self.direct:
+            return CG
+        if not problem.can(GAUSS_NEWTON_ROWS):
+            return MATRIX
+        held = np.dtype(float).itemsize * count * n / problem.world.size
+        return STREAMED if held > problem.memory and not problem.world.reproducible else ROWS
+
     def step(self, task: Task, state: State) -> Outcome:
         batch, caution = task.curvature_batch, state["caution"]
         problem = batch.problem
-        by_rows = problem.can(GAUSS_NEWTON_ROWS)
-        rows = problem.gauss_newton_count if by_rows else problem.rows
-        squares = by_rows and problem.least_squares
+        squares, form = (
+            _is_least_squares(problem),
+            self._form(problem, batch is task.gradient_batch),
+        )
         fixed = batch is task.batches.full  # which points that are redrawn never are
         least = self.damping or (SQUARES if squares and fixed else OTHERS)
         kept = self.momentum * state["previous"]
-        system = _System(task, least * caution, kept, rows)
+        system = _System(task, least * caution, kept, _count(problem))
         bend, costs = np.zeros_like(task.x), {"cg_iterations": 0.0, "sketch_columns": 0.0}
-        few = rows < problem.n and rows <= self.direct and problem.penalized == slice(None)
-        if squares and few and batch is task.gradient_batch:
-            direction, bend, damping = system.by_kernel(_Rows(problem, task.x))
-        elif problem.n <= self.direct and by_rows:
-            held = np.dtype(float).itemsize * rows * problem.n / task.world.size
-            streams = held > problem.memory and not task.world.reproducible
-            kind = _StreamedRows if streams else _Rows
-            direction, bend, damping = system.by_rows(kind(problem, task.x))
-        elif problem.n <= self.direct:
+        if form == KERNEL:
+            direction, bend, damping = system.by_kernel(batch.rows_at(task.x))
+        elif form == ROWS:
+            direction, bend, damping = system.by_rows(batch.rows_at(task.x))
+        elif form == STREAMED:
+            direction, bend, damping = system.by_rows(StreamedRows(problem, task.x))
+        elif form == MATRIX:
             direction, damping = system.by_matrix(batch.gauss_newton(task.x).to_dense())
         else:
             matrix = batch.gauss_newton(task.x)
@@ -202,6 +216,15 @@ class NaturalGradient(Refreshed):
         return 2.0**-k, k
 
 
+def _is_least_squares(problem: Problem) -> bool:
+    return problem.can(GAUSS_NEWTON_ROWS) and problem.least_squares
+
+
+def _count(problem: Problem) -> int:
+    """Return a bound of the rank of the Gauss-Newton matrix, by its rows. Collective."""
+    return problem.gauss_newton_count if problem.can(GAUSS_NEWTON_ROWS) else problem.rows
+
+
 class _System:
     """(G + (ridge + lambda) I) d = -g + lambda p, with p what d is damped from.
 
@@ -215,7 +238,7 @@ class _System:
     def right_side(self, damping: float) -> np.ndarray:
         return damping * self.kept - self.task.gradient
 
-    def by_kernel(self, rows: "_Rows") -> tuple[np.ndarray, np.ndarray, float]:
+    def by_kernel(self, rows: GaussNewtonRows) -> tuple[np.ndarray, np.ndarray, float]:
         """Solve for least squares in the space of the residuals; return d, its bend, and lambda."""
         m = rows.problem.rows
         with self.world.ledger.timed("gram"):
@@ -235,7 +258,7 @@ class _System:
         direction = centre - pulled(along)
         return direction, -pulled(rows.bends(direction)), damping
 
-    def by_rows(self, rows: "_Rows | _StreamedRows") -> tuple[np.ndarray, np.ndarray, float]:
+    def by_rows(self, rows: GaussNewtonRows | StreamedRows) -> tuple[np.ndarray, np.ndarray, float]:
         """Solve in the space of the parameters, G made of its rows; return as `by_kernel`."""
         direction, damping = self.by_matrix(rows.matrix())
         if not rows.problem.least_squares:
@@ -267,110 +290,3 @@ class _System:
         raise NumericalError(
             f"the Gauss-Newton matrix has no Cholesky factor with a damping of {damping:g}"
         )
-
-
-class _Rows:
-    """R with R^T R / m = G at x, by parts of the rows here; of least squares the residuals too."""
-
-    def __init__(self, problem: Problem, x: np.ndarray):
-        self.problem, self.world, self.x = problem, problem.world, x
-        with self.world.phase("computing the rows of the Gauss-Newton matrix"):
-            found = [problem.gauss_newton_rows(x, part) for part in problem.parts_here]
-        problem.world.ledger.passes += 1
-        self.parts, self.residuals = [R for R, _ in found], [r for _, r in found]
-
-    def whole(self) -> np.ndarray:
-        """Return this rank's rows in one array."""
-        if len(self.parts) == 1:
-            return self.parts[0]
-        return np.concatenate([np.empty((0, self.problem.n)), *self.parts])
-
-    @cached_property
-    def counts(self) -> list[int]:
-        """How many rows each rank has."""
-        return self.world.gather(sum(map(len, self.parts)))
-
-    def gathered(self, values: list[np.ndarray]) -> np.ndarray:
-        """Return a number for each row of all ranks, from those by part."""
-        here = np.concatenate([np.empty(0), *values])
-        return self.world.gather_rows(here[:, None], self.counts)[:, 0]
-
-    def split(self, values: np.ndarray) -> list[np.ndarray]:
-        """Return those of the numbers for all rows that are for the rows here, by part."""
-        ends = np.cumsum([sum(self.counts[: self.world.rank]), *map(len, self.parts)])
-        return [values[start:stop] for start, stop in pairwise(ends)]
-
-    def along(self, d: np.ndarray) -> list[np.ndarray]:
-        """Return R d by part."""
-        return [R @ d for R in self.parts]
-
-    def transposed(self, values: list[np.ndarray]) -> np.ndarray:
-        """Return R^T v / m. Collective."""
-        addends = [v @ R for v, R in zip(values, self.parts, strict=True)]
-        return self.problem.sum_parts(addends, (self.problem.n,)) / self.problem.rows
-
-    def bends(self, d: np.ndarray) -> list[np.ndarray]:
-        """Return the residuals' second derivatives along d by part, by a difference."""
-        problem, moved = self.problem, self.x + AHEAD * d
-        with self.world.phase("computing residuals ahead"):
-            ahead = [problem.residuals(moved, part) for part in problem.parts_here]
-        problem.world.ledger.passes += 1
-        ends = zip(ahead, self.residuals, self.along(d), strict=True)
-        return [_bend(*parts) for parts in ends]
-
-    def pulled_bends(self, d: np.ndarray) -> np.ndarray:
-        """Return R^T b / m, b being `bends`. Collective."""
-        return self.transposed(self.bends(d))
-
-    def matrix(self) -> np.ndarray:
-        """Return G. Collective."""
-        n, problem = self.problem.n, self.problem
-        if not self.world.reproducible:
-            return self.world.sum(self.parts[0].T @ self.parts[0]) / problem.rows
-        G = np.empty((n, n))
-        width = max(int(PANEL // (8 * n * problem.row_blocks)), 1)
-        for first in range(0, n, width):
-            columns = slice(first, min(first + width, n))
-            addends = [R.T @ R[:, columns] for R in self.parts]
-            G[:, columns] = problem.sum_parts(addends, (n, columns.stop - first))
-        return (G + G.T) / 2 / problem.rows
-
-
-class _StreamedRows:
-    """What `_Rows` gives for the parameter form, by rows that are made anew for each sum.
-
-    As many at once as the problem's memory takes three times; not in reproducible mode, where each
-    panel of G would make all of them.
-    """
-
-    def __init__(self, problem: Problem, x: np.ndarray):
-        self.problem, self.world, self.x = problem, problem.world, x
-        size = 3 * np.dtype(float).itemsize * problem.n * problem.outputs
-        self.parts = list(
-            chunks(slice(None), problem.rows_here, max(int(problem.memory // size), 1))
-        )
-
-    def matrix(self) -> np.ndarray:
-        """Return G. Collective."""
-        problem, G = self.problem, np.zeros((self.problem.n, self.problem.n))
-        with self.world.phase("summing rows of the Gauss-Newton matrix"):
-            for part in self.parts:
-                R, _ = problem.gauss_newton_rows(self.x, part)
-                G += R.T @ R
-        self.world.ledger.passes += 1
-        return self.world.sum(G) / problem.rows
-
-    def pulled_bends(self, d: np.ndarray) -> np.ndarray:
-        """Return `_Rows.pulled_bends`. Collective."""
-        problem, moved, total = self.problem, self.x + AHEAD * d, np.zeros(self.problem.n)
-        with self.world.phase("computing residuals ahead"):
-            for part in self.parts:
-                R, residuals = problem.gauss_newton_rows(self.x, part)
-                total += _bend(problem.residuals(moved, part), residuals, R @ d) @ R
-        self.world.ledger.passes += 2
-        return self.world.sum(total) / problem.rows
-
-
-def _bend(ahead: np.ndarray, here: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """Return residuals' second derivative from those ahead and here, and their first one."""
-    return 2 / AHEAD * ((ahead - here) / AHEAD - slope)

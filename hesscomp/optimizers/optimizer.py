@@ -12,6 +12,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors import Factor, Tree
 from hesscomp.optimizers.batches import Batches, Task
 from hesscomp.options import Options
+from hesscomp.problems.problem import Problem
 from hesscomp.runs.checkpoint import Checkpoint
 
 State = dict[str, Any]  # arrays and numbers; each optimizer knows its own
@@ -66,6 +67,13 @@ class Optimizer(Options, ABC):
     @abstractmethod
     def step(self, task: Task, state: State) -> Outcome:
         """Take a step from ``task.x``. Collective; rank 0 decides where numbers decide."""
+
+    def keeps_rows(self, problem: Problem) -> bool:
+        """Return whether a step takes the rows of the Gauss-Newton matrix of least squares.
+
+        Objective and gradient are then made of them. Constant in a run.
+        """
+        return False
 
     def part_here(self, batches: Batches) -> tuple[int, int]:
         """Return the first of this rank's numbers of a spread state, and one past the last.

@@ -20,7 +20,7 @@ from hesscomp.errors import InputError
 from hesscomp.factors import Kronecker
 from hesscomp.parallel import random
 from hesscomp.problems import capabilities as ability
-from hesscomp.problems.differentiable import DifferentiableProblem
+from hesscomp.problems.differentiable import DifferentiableProblem, some_rows
 from hesscomp.problems.kronecker import kronecker_factor, kronecker_matrices
 from hesscomp.problems.problem import KroneckerMatrices, chunks
 from hesscomp.problems.row_terms import OutputTerms
@@ -168,7 +168,7 @@ class NetworkProblem(DifferentiableProblem):
         """Return what an engine's method gives of some parts of the rows here."""
         theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
         kernel = self.compiled(kind, "float64", (X, y))
-        return [kernel(theta, X[part], y[part]) for part in parts]
+        return [kernel(theta, some_rows(X, part), some_rows(y, part)) for part in parts]
 
     def fisher(self, x: np.ndarray) -> RowSum:
         if not self.loss.natural:

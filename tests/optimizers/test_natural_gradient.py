@@ -62,6 +62,22 @@ def test_a_direction_is_that_of_a_dense_solve(rows, reproducible, options):
     assert task.acceptance_batch.objective(outcome.x) < task.objective
 
 
+@pytest.mark.parametrize("reproducible", serial_but([False], [False, True]))
+def test_values_are_made_of_the_rows(reproducible, monkeypatch):
+    """Objective and gradient of least squares; the step takes the same rows."""
+    problem = regression(World(reproducible=reproducible), 30)
+    optimizer, x = NaturalGradient(), problem.initial + 0.1
+    f, g = problem.objective_and_gradient(x)
+    view = Batches(problem, Sampling(), keeps_rows=optimizer.keeps_rows(problem)).full
+    monkeypatch.setattr(type(problem), "loss_and_gradient", None)
+    found, gradient = view.objective_and_gradient(x)
+    assert found == pytest.approx(f, rel=1e-12)
+    np.testing.assert_allclose(gradient, g, rtol=0, atol=1e-12 * np.linalg.norm(g))
+    assert view.rows_at(x) is view.rows_at(x.copy())
+    few = Batches(problem, Sampling(curvature=0.5), keeps_rows=True).full
+    assert not few.keeps_rows and not NaturalGradient(direct=1).keeps_rows(problem)
+
+
 def test_rows_beyond_the_memory_are_made_anew_a_few_at_once():
     problem, steps, made = regression(World(), 30), [], []
     optimizer, x, rows = NaturalGradient(damping=SHARE), problem.initial, problem.gauss_newton_rows
