@@ -61,10 +61,11 @@ class NaturalGradient(Refreshed):
 
     Notes
     -----
-    A step costs the rows' gradients, of which that of least squares is made, m n min(m, n) +
-    min(m, n)^3 / 3 operations that the ranks share, and about four objectives. Memory: m n / P
-    numbers and min(m, n)^2. Reduced: min(m, n)^2 words. Any problem with a Gauss-Newton matrix serves; the
-    kernel form needs one of least squares without regularisers, and all rows in each batch.
+    A step costs the rows' gradients, of which that of least squares is made,
+    m n min(m, n) + min(m, n)^3 / 3 operations that the ranks share, and about four objectives.
+    Memory: m n / P numbers and min(m, n)^2. Reduced: min(m, n)^2 words. Any problem with a
+    Gauss-Newton matrix serves; the kernel form needs one of least squares without regularisers, and
+    all rows in each batch.
     InputError from a problem that has no Gauss-Newton matrix.
 
     Examples
