@@ -110,7 +110,7 @@ class Watch:
         for target in self.targets:
             if self.last < target:
                 self.hits.setdefault(target, self.seconds)
-        over = self.seconds > self.most or len(self.hits) == len(self.targets)
+        over = self.seconds > self.most or 0 < len(self.targets) == len(self.hits)
         self.begun += self.clock() - now
         return over
 
