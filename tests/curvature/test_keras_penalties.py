@@ -151,7 +151,7 @@ def test_every_regulariser_at_every_place(eager, kind, place):
 
 @pytest.mark.ranks(most=2)
 @pytest.mark.parametrize("kind", slow_but(["custom"], ["l1l2", "orthogonal", "custom"]))
-def test_ranks_layouts_and_blocks(world, eager, kind):
+def test_ranks_layouts_and_blocks(world, kind):
     """On any number of ranks, in both layouts, of some parameters alone."""
     model = in_float64(lambda: in_a_nested_model(KINDS[kind]()))
     oracle = Oracle(model, LOSS(), X, Y)
