@@ -47,8 +47,9 @@ class Recurrence:
 
     def _precondition(self) -> None:
         self.z = self.r if self.M is None else self.M @ self.r
-        self.rz, square = map(float, self.A.layout.dots((self.r, self.z), (self.r, self.r)))
-        self.norm = math.sqrt(square)
+        others = [self.r] if self.M is None else [self.r, self.z]
+        dots = self.A.layout.dots(*((self.r, other) for other in others))
+        self.norm, self.rz = math.sqrt(dots[0]), float(dots[-1])
 
     def probe(self) -> float:
         """Return p^T A p, the curvature along the direction; one product."""

@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 SQUARES, OTHERS = 1e-12, 1e-8  # least dampings, where none is given
 FIRST = 1e8  # times the least damping, that of the first step
 STEADY, RATE = 4, 4.0  # the damping grows by RATE^(k - STEADY) where a step's length is 2^-k
-KERNEL, ROWS, STREAMED, MATRIX, CG = "kernel", "rows", "streamed rows", "matrix", "cg"
 JITTER = 10.0  # by which the damping grows where a matrix has no Cholesky factor
 TRIES = 12
+KERNEL, ROWS, STREAMED, MATRIX, CG = "kernel", "rows", "streamed rows", "matrix", "cg"
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,12 @@ class NaturalGradient(Refreshed):
         return {**state, "caution": caution, "previous": np.zeros_like(state["previous"])}
 
     def keeps_rows(self, problem):
-        return _is_least_squares(problem) and self._form(problem) in (KERNEL, ROWS)
+        form = self._form(problem, _count(problem), True)
+        return _is_least_squares(problem) and form in (KERNEL, ROWS)
 
-    def _form(self, problem: Problem, whole: bool = True) -> str:
+    def _form(self, problem: Problem, count: int, whole: bool) -> str:
         """Return by what systems are solved; `whole` says that the gradient is of the same rows."""
-        n, count = problem.n, _count(problem)
+        n = problem.n
         few = count < n and count <= self.direct and problem.penalized == slice(None)
         if whole and few and _is_least_squares(problem):
             return KERNEL
@@ -131,14 +132,12 @@ class NaturalGradient(Refreshed):
     def step(self, task: Task, state: State) -> Outcome:
         batch, caution = task.curvature_batch, state["caution"]
         problem = batch.problem
-        squares, form = (
-            _is_least_squares(problem),
-            self._form(problem, batch is task.gradient_batch),
-        )
+        squares, count = _is_least_squares(problem), _count(problem)
+        form = self._form(problem, count, batch is task.gradient_batch)
         fixed = batch is task.batches.full  # which points that are redrawn never are
         least = self.damping or (SQUARES if squares and fixed else OTHERS)
         kept = self.momentum * state["previous"]
-        system = _System(task, least * caution, kept, _count(problem))
+        system = _System(task, least * caution, kept, count)
         bend, costs = np.zeros_like(task.x), {"cg_iterations": 0.0, "sketch_columns": 0.0}
         if form == KERNEL:
             direction, bend, damping = system.by_kernel(batch.rows_at(task.x))

@@ -26,14 +26,10 @@ class GaussNewtonRows:
 
         They cost no further pass.
         """
-        problem, x = self.problem, self.x
         addends = [
             np.append(r @ R, r @ r / 2) for r, R in zip(self.residuals, self.parts, strict=True)
         ]
-        total = problem.sum_parts(addends, (problem.n + 1,)) / problem.rows
-        gradient = total[:-1]
-        gradient[problem.penalized] += problem.ridge * x[problem.penalized]
-        return float(total[-1] + problem.ridge_term(x)), gradient
+        return self.problem.values_of_sums(addends, self.x)
 
     def whole(self) -> np.ndarray:
         """Return this rank's rows in one array."""

@@ -322,10 +322,7 @@ class GeneralizedLinearModel(Problem):
         else:
             gradients = self.design.adjoint(slopes)[None]
         addends = np.hstack([gradients, self._part_sums(losses[None])])
-        total = self.sum_parts(addends, (self.n + 1,)) / self.total
-        gradient = total[:-1]
-        gradient[self.penalized] += self.ridge * x[self.penalized]
-        return float(total[-1] + self.ridge_term(x)), gradient
+        return self.values_of_sums(addends, x)
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         return self._squared_columns(self._slopes(self.margins(x)).numpy() ** 2)

@@ -177,7 +177,13 @@ class Problem(ABC):
         """
         x = self.check_point(x)
         self.world.ledger.passes += 1
-        addends = [self.loss_and_gradient(x, rows) for rows in self.parts_here]
+        return self.values_of_sums([self.loss_and_gradient(x, rows) for rows in self.parts_here], x)
+
+    def values_of_sums(self, addends, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return f(x) and its gradient from (n + 1,) sums over each part's rows, the loss last.
+
+        With the ridge. Collective: one reduction.
+        """
         total = self.sum_parts(addends, (self.n + 1,)) / self.total
         gradient = total[:-1]
         gradient[self.penalized] += self.ridge * x[self.penalized]

@@ -184,18 +184,15 @@ class Answered:
         request = Request(scope, receive)
         try:
             response = await self._answer(request)
-            size = len(getattr(response, "body", b""))
-            if size <= NPY_HEADER:
-                await response(scope, receive, send)
-            else:
-                await response(scope, receive, partial(_send_all, send))
+            large = _size(response) > NPY_HEADER
+            await response(scope, receive, partial(_send_all, send) if large else send)
         finally:
             self.room.give(scope.pop(TAKEN, 0), _client(request))
 
     async def _answer(self, request: Request) -> Response:
         try:
             response = await self.handler(request)
-            more = len(getattr(response, "body", b"")) - request.scope.get(TAKEN, 0)
+            more = _size(response) - request.scope.get(TAKEN, 0)
             if more > NPY_HEADER:
                 take(self.room, request, more)
             return response
@@ -215,6 +212,11 @@ class Answered:
             full = isinstance(why, OSError) and why.errno in NO_SPACE
             log.error("%s %s: %s", request.method, request.url.path, describe(why))
             return refusal(507 if full else 500, describe(why))
+
+
+def _size(response: Response) -> int:
+    """Return the bytes of a body that is at hand; 0 of a file and of a stream."""
+    return len(getattr(response, "body", b""))
 
 
 async def _send_all(send, message) -> None:
