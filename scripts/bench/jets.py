@@ -1,16 +1,23 @@
 """Networks that solve partial differential equations.
 
     python scripts/bench/jets.py engine          # a minute: what the derivatives' engines cost
+    python scripts/bench/jets.py ranks           # a minute: the layer-wise engine on two ranks
 
 `engine` compares the layer-wise engine of jets with nested automatic differentiation (the generic
 engine) and with the network's matrix products alone, at the machine's own rate for them. For
 each of what is asked for, the engines take turns, in processor time of one thread; a ratio is the
-median over the rounds.
+median over the rounds. `ranks` starts this script again on one and on two ranks, in turns, and
+takes wall time.
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import record
@@ -18,9 +25,10 @@ import record
 WIDTHS = 2, 64, 64, 1
 ROWS, COLUMNS = 3_000, 16  # interior points, columns of a block product
 CODE = (*record.ENGINE,)
+TURNS = 5  # starts on each number of ranks
 
 
-def poisson(engine: str, residuals: int = 1):
+def poisson(engine: str, residuals: int = 1, *, everyone: bool = False):
     """The residual of Poisson's equation, Laplacian u = f, in a network without conditions.
 
     Of three residuals a point, two are the slopes of u. Gauss-Newton products then go through all
@@ -34,6 +42,7 @@ def poisson(engine: str, residuals: int = 1):
     from hesscomp.problems.network import NetworkProblem
     from hesscomp.problems.rows import RowSet
 
+    world = World.of_job() if everyone else World.serial()
     layers, (d, *hidden, last) = keras.layers, WIDTHS
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -59,7 +68,8 @@ def poisson(engine: str, residuals: int = 1):
         name = "poisson"
 
         def __init__(self):
-            super().__init__(RowSet.of((X, y), World.serial()), World.serial(), 0, "float64", 2**30)
+            rows = [np.array_split(part, world.size)[world.rank] for part in (X, y)]
+            super().__init__(RowSet.of(tuple(rows), world), world, 0, "float64", 2**30)
             variables = model.trainable_variables
             pieces = cut(variable.shape for variable in variables)
             self._take_loss(loss, None)
@@ -132,13 +142,67 @@ def engine(options) -> None:
             record.save("pde-engines", title, values, CODE)
 
 
+def ranks(options) -> None:
+    """Measure a product and a gradient, each with its reduction, on one and on two ranks."""
+    runs = [[started(count, options.rounds) for count in (1, 2)] for _ in range(TURNS)]
+    for title in runs[0][0]:
+        one, two = np.median([[run[title] for run in pair] for pair in runs], axis=0)
+        values = {"1 rank, ms": 1e3 * one, "2 ranks, ms": 1e3 * two, "ratio": one / two}
+        print(title, {head: round(value, 2) for head, value in values.items()})
+        if not options.trial:
+            record.save("pde-engines-ranks", title, values, CODE)
+
+
+def started(count: int, rounds: int) -> dict[str, float]:
+    """Return what `alone` prints on so many ranks."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else "mpiexec"
+    done = subprocess.run(
+        [launcher, "-n", str(count), sys.executable, __file__, "alone", "--rounds", str(rounds)],
+        env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def alone(options) -> None:
+    """Print the seconds of each call on these ranks: medians, of which all ranks wait for all."""
+    from hesscomp.curvature.gauss_newton import GaussNewtonOperator
+    from hesscomp.curvature.tensorflow import set_threads
+
+    set_threads(1)
+    problem = poisson("layer-wise", everyone=True)
+    x, V = problem.initial, np.random.default_rng(1).standard_normal((problem.n, COLUMNS))
+    G, seconds = GaussNewtonOperator(problem, x), {}
+    for title, call in {
+        f"Gauss-Newton, {COLUMNS} columns": lambda: G @ V,
+        "loss and gradient": lambda: problem.objective_and_gradient(x),
+    }.items():
+        call()
+        times = []
+        for _ in range(options.rounds):
+            problem.world.sum(np.zeros(1))
+            start = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - start)
+        seconds[title] = float(np.median(times))
+    if problem.world.rank == 0:
+        print(json.dumps(seconds))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    one = commands.add_parser("engine", help="what the engines of jets cost")
-    one.add_argument("--rounds", type=int, default=7, help="of which the median is taken")
-    record.add_option(one)
-    one.set_defaults(run=engine)
+    for name, run, words in (
+        ("engine", engine, "what the engines of jets cost"),
+        ("ranks", ranks, "what two ranks gain"),
+        ("alone", alone, "what `ranks` starts"),
+    ):
+        command = commands.add_parser(name, help=words)
+        command.add_argument("--rounds", type=int, default=7, help="of which the median is taken")
+        record.add_option(command)
+        command.set_defaults(run=run)
     options = parser.parse_args()
     options.run(options)
 
