@@ -47,7 +47,12 @@ def test_imports_keep_the_walls(run_command):
 
 
 KERAS = {"_kernel", "_keras_logits"}  # private names of Keras that are ours too by chance
-TREES = {path: ast.parse(path.read_text()) for path in (ROOT / "hesscomp").rglob("*.py")}
+
+
+@pytest.fixture(scope="module")
+def trees():
+    """The syntax tree of each module."""
+    return {path: ast.parse(path.read_text()) for path in (ROOT / "hesscomp").rglob("*.py")}
 
 
 def private_names(tree: ast.AST) -> set[str]:
@@ -64,11 +69,11 @@ def private_names(tree: ast.AST) -> set[str]:
     return {name for name in found if name.startswith("_") and not name.startswith("__")}
 
 
-def test_no_module_uses_private_names_of_another():
+def test_no_module_uses_private_names_of_another(trees):
     """But for those that a class inherits: self._name."""
-    own = {path: private_names(tree) for path, tree in TREES.items()}
+    own = {path: private_names(tree) for path, tree in trees.items()}
     ours = set().union(*own.values()) - KERAS
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr in ours - own[path]:
                 of = ast.unparse(node.value)
@@ -78,9 +83,9 @@ def test_no_module_uses_private_names_of_another():
                 assert not private, f"{path}:{node.lineno}: imports {private}"
 
 
-def test_problems_are_asked_and_not_probed():
+def test_problems_are_asked_and_not_probed(trees):
     """No hasattr or getattr of a problem, no functions that choose by its class."""
-    for path, tree in TREES.items():
+    for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom | ast.Import):
                 names = [name.name for name in node.names]
