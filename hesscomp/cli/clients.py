@@ -112,7 +112,7 @@ def _job_of(words: tuple[str, ...]) -> tuple[str, dict, str | None]:
     What they leave out is the service's, whose problem may have another seed than the command's.
     """
     import_mpi_unstarted()
-    from hesscomp.service.requests import KINDS, settable
+    from hesscomp.service.requests import KINDS, UNSERVED, settable
 
     if not words or words[0] not in KINDS:
         raise InputError(f"no job after --; write hesscomp submit FOLDER -- {'|'.join(KINDS)} ...")
@@ -133,10 +133,9 @@ def _job_of(words: tuple[str, ...]) -> tuple[str, dict, str | None]:
         elif name in allowed:
             options[name] = value
         else:
-            raise InputError(
-                f"{given.written[name]}: a service decides it; leave it out, and fetch the job's "
-                "files"
-            )
+            decided = "a service decides it; leave it out, and fetch the job's files"
+            why = UNSERVED.get(kind, {}).get(name, decided)
+            raise InputError(f"{given.written[name]}: {why}")
     return kind, options, point
 
 

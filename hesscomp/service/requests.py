@@ -29,6 +29,14 @@ DECIDED = (
     *("out", "json", "plot", "run", "save_every", "save_point", "model_out", "factor_out", "at"),
     *("factor", "tensorboard", "test"),
 )
+# What would make another problem than the service's, and what to do instead.
+UNSERVED = {
+    "newton": {
+        "family": "the service fits logistic regression; run `hesscomp newton` for another family",
+        "standardize": "the service's columns stay as they are; serve data that you have scaled, "
+        "or run `hesscomp newton`",
+    }
+}
 MORE = "take ranks with more memory"
 REMEDIES = {
     "compress": "take a smaller `rank`, or a service of more ranks with `layout` rows",
@@ -99,7 +107,8 @@ def settable(name: str) -> list[str]:
     """Return the options that a client may set."""
     fixed = {each.name for each in described(ServedProblem)} - set(OWN)
     names = [each.name for each in described(kind_of(name).options)]  # type: ignore[arg-type]  # mypy: classes have no hash
-    return [each for each in names if each not in fixed and each not in DECIDED]
+    fixed |= {*DECIDED, *UNSERVED.get(name, ())}
+    return [each for each in names if each not in fixed]
 
 
 def job_request(
@@ -115,7 +124,7 @@ def job_request(
     about = kind_of(kind)
     if kind == "newton" and not _is_linear(served):
         raise InputError("a job newton fits linear models, which this service's problem is not")
-    refuse_unknown(options, settable(kind), f"a job {kind}")
+    refuse_unknown(options, settable(kind), f"a job {kind}", UNSERVED.get(kind))
     known = {each.name: each for each in described(about.options)}  # type: ignore[arg-type]
     given: dict[str, Any] = {}
     for name, value in options.items():
@@ -126,6 +135,8 @@ def job_request(
                 raise InputError(f"`{name}`: the number is too large")
         given[name] = tuple(value) if isinstance(value, list) else value
     problem = values(served, ServedProblem)
+    if options.get("ridges"):  # which take the place of the problem's ridge
+        problem.pop("ridge")
     given = {name: problem[name] for name in known if name in problem} | given
     if given.get("data", "") is None:  # of a named problem, where the workflow has no `problem`
         named = NAMED_PROBLEMS.get(served.problem or "")

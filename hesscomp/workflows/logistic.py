@@ -1,5 +1,6 @@
 """Fit a generalised linear model by a distributed Newton method."""
 
+import copy
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ from hesscomp.workflows.subject import (
     LogisticRequest,
     Subject,
     make_logistic,
+    with_dtype,
 )
 
 if TYPE_CHECKING:  # what loads TensorFlow
@@ -164,7 +166,8 @@ def newton(
     """Fit a linear model by Newton's method; write a factor, a report, a plot. Collective.
 
     `progress` gets each row of the history (a dict) at once, and the fit at the end. `subject` is
-    the problem, where the caller has it already.
+    the problem, where the caller has it already, and stays as it is; the request's `family` and
+    `standardize` then do not count.
 
     Raises
     ------
@@ -176,6 +179,7 @@ def newton(
         if subject is None or subject.data is None:
             dataset, problem = make_logistic(request, world, progress)
         else:
+            subject = with_dtype(subject, request.dtype or request.usual_dtype)
             dataset, problem = subject.data, subject.problem
         from hesscomp.curvature.hessian import HessianOperator
         from hesscomp.optimizers.newton import newton as minimise
@@ -205,6 +209,7 @@ def newton(
     if request.ridges:
         with world.ledger.timed("cross-validation"), named_columns(problem, dataset):
             path = _path(request, problem, options)
+        problem = copy.copy(problem)  # the caller's keeps its ridge
         problem.ridge, start = float(path.ridges[path.best]), path.coefficients[path.best]
         progress(str(path))
     with world.ledger.timed("newton"), named_columns(problem, dataset):

@@ -20,7 +20,7 @@ from hesscomp.workflows.curvature import (
     sampled,
 )
 from hesscomp.workflows.progress import Progress, check_outputs, costs, counted, silent, write
-from hesscomp.workflows.subject import HeldOutRequest, Subject, make_problem
+from hesscomp.workflows.subject import HeldOutRequest, Subject, make_problem, with_dtype
 
 if TYPE_CHECKING:
     from hesscomp.problems.problem import Problem
@@ -84,7 +84,7 @@ def find_sensitivity(
     """Find how a minimum, and its loss on test rows, depend on the data. Collective.
 
     The target is the loss on the test rows, where the data have some. `subject` is the problem,
-    where the caller has it already.
+    where the caller has it already; its products then run in the request's precision too.
 
     Raises
     ------
@@ -94,7 +94,10 @@ def find_sensitivity(
     check_outputs(world, request.out, request.json, request.plot, request.save_point)
     factor = None if request.factor is None else read_factor(request.factor, world)
     with world.ledger.timed("startup"):
-        subject = subject or make_problem(request, world, progress)
+        if subject is None:
+            subject = make_problem(request, world, progress)
+        else:
+            subject = with_dtype(subject, request.dtype)
         own = request.model is not None or subject.data is None  # weights that were trained
         at = TRAINED if request.at is None and not own else request.at
         x = make_point(request, subject, progress, at)

@@ -1,9 +1,10 @@
 """Make the problem of a request: named, a Keras model's, from Python, or logistic."""
 
+import copy
 import importlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hesscomp.datasets import Dataset, fourier_features, load_dataset
@@ -254,6 +255,27 @@ class Subject:
     problem: "Problem"
     recipe: Recipe | None  # None for Newton's method
     data: Dataset | None = None  # None where the user's own function makes the problem
+
+
+def with_dtype(subject: Subject, dtype: str) -> Subject:
+    """Return a subject whose products run in `dtype`, where that is float64 and its own is float32.
+
+    The given subject stays as it is, and shares its data and what it has compiled; a linear model
+    takes one more copy of float32 data. Problems of other classes decide their own precision.
+    """
+    from hesscomp.problems.differentiable import DifferentiableProblem
+    from hesscomp.problems.linear import GeneralizedLinearModel
+
+    problem = subject.problem
+    if dtype != "float64" or problem.dtype == "float64":
+        return subject
+    if isinstance(problem, GeneralizedLinearModel):
+        return replace(subject, problem=problem.exact())
+    if isinstance(problem, DifferentiableProblem):
+        other = copy.copy(problem)
+        other.dtype = dtype
+        return replace(subject, problem=other)
+    return subject
 
 
 def make_problem(request: ProblemRequest, world: World, progress: Progress = silent) -> Subject:

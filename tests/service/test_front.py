@@ -297,6 +297,27 @@ def test_jobs_that_are_refused(running, kind, options, message):
     assert why.value.status == 422 and "\n" not in str(why.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("family", "poisson", "fits logistic regression; run `hesscomp newton`"),
+        ("standardize", True, "serve data that you have scaled, or run `hesscomp newton`"),
+    ],
+)
+def test_a_fit_of_another_problem_is_refused(option, value, message):
+    served = ServedProblem(data="adult")
+    with pytest.raises(InputError, match=f"newton has no option `{option}`; .*{message}") as why:
+        job_request("newton", {option: value}, served, Path("jobs"), None)
+    assert "\n" not in str(why.value)
+
+
+def test_ridges_take_the_place_of_the_ridge_of_the_service():
+    served = ServedProblem(data="adult", ridge=0.01)
+    options = {"ridges": [0.1, 0.2]}
+    request = job_request("newton", options, served, Path("jobs"), None)
+    assert request.ridges == (0.1, 0.2)
+
+
 def test_every_kind_has_options_of_its_own():
     for kind in KINDS:
         assert "problem" not in settable(kind) and "out" not in settable(kind)

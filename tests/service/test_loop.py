@@ -1,5 +1,6 @@
 """The ranks' side of a service, with a front that is a thread of rank 0."""
 
+import json
 import os
 import select
 import socket
@@ -22,6 +23,7 @@ from hesscomp.service.requests import ServedProblem
 from hesscomp.service.wire import pack, receive
 from hesscomp.workflows import CurvatureRequest, make_curvature
 from hesscomp.workflows.factors import CompressRequest, compress
+from hesscomp.workflows.sensitivity import SensitivityRequest, find_sensitivity
 
 pytestmark = pytest.mark.ranks
 OPTIONS = {"rank": 8, "method": "krylov", "block": 1}
@@ -88,13 +90,13 @@ def data(tmp_path_factory):
     return path
 
 
-def served(script, monkeypatch, data):
+def served(script, monkeypatch, data, **problem):
     """Run the ranks of a service until the script of the front is through; return the front."""
     monkeypatch.setattr(loop, "STOP_SIGNALS", ())
     world = World(reproducible=True)
     front = FrontThread(script) if world.rank == 0 else None
     address = world.broadcast(None if front is None else front.address)
-    assert RankLoop(address, ServedProblem(data=data), world).run() == 0
+    assert RankLoop(address, ServedProblem(data=data, **problem), world).run() == 0
     if front is not None:
         front.thread.join(10)
     failure = world.broadcast(None if front is None else repr(front.failure))
@@ -170,6 +172,41 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         np.testing.assert_array_equal(factor.eigenvalues, expected[2])
         assert factor.provenance.columns == alone.factor.provenance.columns
         assert front.hello["n"] == n and len(front.hello["ranks"]) == world.size
+
+
+def test_a_job_leaves_the_problem_as_it_is_and_computes_as_its_command(monkeypatch, tmp_path, data):
+    """The ridges of a fit, and the precision of a sensitivity, are those of the job alone."""
+    world = World(reproducible=True)
+    folder = world.broadcast(str(tmp_path))
+    alone = find_sensitivity(SensitivityRequest(data=data, test=data), world)
+    V = np.ones((60, 1))
+
+    def script(front):
+        def known():
+            header, (gradient,) = front.ask("gradient", "here", x, brings=True)
+            return header["value"], gradient, front.ask("product", "here", V)[1][0]
+
+        def done(name, kind, options):
+            (tmp_path / name).mkdir()
+            job = {"id": name, "kind": kind, "options": options}
+            front.send({"do": "job", "job": job, "folder": f"{folder}/{name}", "at": None})
+            ended = front.hear("ended")[0]
+            assert ended["state"] == "done", ended["error"]
+            return json.loads((tmp_path / name / "numbers.json").read_text())
+
+        x = np.full(60, 0.1)
+        before = known()
+        told = done("j1", "newton", {"ridges": [0.1, 1.0], "folds": 2, "rank": 8})
+        assert told["ridge"] in (0.1, 1.0) and told["dtype"] == "float32"
+        assert done("j2", "newton", {"covariance": "observed", "rank": 8})["dtype"] == "float64"
+        told = done("j3", "sensitivity", {})
+        assert told["tolerance"] == 1e-8 == alone.tolerance
+        np.testing.assert_array_equal(told["values"], alone.values)
+        np.testing.assert_array_equal(told["influence"], alone.influence[alone.chosen])
+        for value, now in zip(before, known(), strict=True):
+            np.testing.assert_array_equal(now, value)
+
+    served(script, monkeypatch, data, test=data)
 
 
 def test_what_comes_during_a_product_is_done_before_the_next(monkeypatch, tmp_path, data):

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from hesscomp import workflows
+from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.curvature.tensorflow import tf
 from hesscomp.errors import InputError, Interrupted
 from hesscomp.factors import load_factor, load_trajectory
 from hesscomp.options import described, schema
 from hesscomp.parallel.layout import Replicated
 from hesscomp.parallel.world import World
+from hesscomp.problems.function import FunctionProblem
 from hesscomp.workflows import (
     Columns,
     CompressRequest,
@@ -26,6 +29,7 @@ from hesscomp.workflows import (
     TrainRequest,
     UpdateRequest,
 )
+from hesscomp.workflows.subject import Subject, with_dtype
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "workflows.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -354,3 +358,25 @@ def test_a_job_is_a_script_and_how_to_submit_it(tmp_path):
     assert workflows.job(replace(request, array=(), out=None)).submission is None
     with pytest.raises(InputError, match="leave out `nodes`"):
         replace(request, parallel=False)
+
+
+def test_a_subject_in_float64_has_the_bits_of_one_made_so(alone):
+    """And the given one stays in float32."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((30, 4)), rng.standard_normal(30)
+
+    def loss_sum(x, X, y):
+        return tf.reduce_sum(tf.sin(tf.linalg.matvec(X, x) - y) ** 2)
+
+    def made(dtype):
+        return FunctionProblem(loss_sum, np.ones(4) / 3, rows, world=alone, dtype=dtype)
+
+    def product(problem):
+        return HessianOperator(problem, problem.initial) @ np.ones(4)
+
+    given = Subject(made("float32"), None)
+    before, wanted = product(given.problem), product(made("float64"))
+    np.testing.assert_array_equal(product(with_dtype(given, "float64").problem), wanted)
+    np.testing.assert_array_equal(product(given.problem), before)
+    assert given.problem.dtype == "float32" and not np.array_equal(before, wanted)
+    assert with_dtype(given, "float32") is given
