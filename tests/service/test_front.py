@@ -479,7 +479,7 @@ def test_histories_are_told_by_rows_and_by_the_job_alone(running):
 def test_metrics(running):
     status, headers, body = http(running, "GET", "/v1/metrics")
     assert status == 200 and headers["Content-Type"].startswith("text/plain")
-    assert b'hesscomp_rank_resident_bytes{rank="0"} 1.04858e+06' in body
+    assert b'hesscomp_rank_resident_bytes{rank="0"} 1048576' in body
 
 
 # Security
