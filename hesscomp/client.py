@@ -23,8 +23,9 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -197,7 +198,8 @@ class Service:
             "point": point.id if isinstance(point, Point) else point,
             "key": key or secrets.token_hex(16),  # so that a lost answer may be asked for again
         }
-        return Job(self, self.request_json("POST", "/v1/jobs", json.dumps(body).encode())["id"])
+        ask = partial(self.request_json, "POST", "/v1/jobs", json.dumps(body).encode())
+        return Job(self, (point.held(ask) if isinstance(point, Point) else ask())["id"])
 
     def compress(self, point: "Point | np.ndarray | str | None" = None, **options) -> "Job":
         """Queue a compression; see `submit`."""
@@ -465,13 +467,17 @@ class Point:
 
     def _ask(self, what: str, array: np.ndarray | None = None, **how) -> tuple[Any, bytes]:
         path = f"/v1/points/{self.id}/{what}?{urlencode({'operator': self.operator, **how})}"
+        return self.held(lambda: self._asked(path, array))
+
+    def held(self, ask: Callable[[], Any]) -> Any:
+        """Return what is asked at the point, which goes to the service again where it has left."""
         try:
-            return self._asked(path, array)
+            return ask()
         except ServiceError as why:
             if why.status != 404 or self.known is None:
                 raise
         self.service.point(self.known)  # it had to leave, or the service is another one
-        return self._asked(path, array)
+        return ask()
 
     def _asked(self, path: str, array: np.ndarray | None) -> tuple[Any, bytes]:
         if array is None:

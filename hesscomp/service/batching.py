@@ -1,8 +1,8 @@
 """The queue of short requests: what waits at one point together becomes one block product.
 
-Clients that ask again and again do so a moment after their answers. So a block waits a little, at
-most `LINGER` of the last one's time, as long as fewer requests wait than were about when the last
-block ended. Clients take turns: one that asks much does not keep others out.
+Clients that ask again and again do so a moment after their answers. So a request waits a little
+for others, at most `LINGER` of the last block's time, as long as fewer wait than were about when
+that ended. Clients take turns: one that asks much does not keep others out.
 """
 
 import asyncio
@@ -114,6 +114,7 @@ class WorkQueue:
         self.batching, self.most, self.columns = batching, most, columns
         self.clients: OrderedDict[str, deque[Work]] = OrderedDict()
         self._expected, self._until = 1, 0.0
+        self._last_end, self._last_seconds = 0.0, 0.0
         self._last_key: Any = None
 
     def __len__(self) -> int:
@@ -131,6 +132,9 @@ class WorkQueue:
             raise Full(f"{self.most} requests wait already; ask again")
         if not first:
             check_share(len(self.clients.get(work.client, ())), 1, self.most, "requests")
+        now = time.monotonic()
+        if not self.clients and now < self._last_end + self._last_seconds:
+            self._until = now + LINGER * self._last_seconds
         waiting = self.clients.setdefault(work.client, deque())
         (waiting.appendleft if first else waiting.append)(work)
 
@@ -159,7 +163,8 @@ class WorkQueue:
         key = block[0].key
         self._last_key = key
         self._expected = len(block) + self._count(key)
-        self._until = time.monotonic() + LINGER * seconds
+        self._last_end, self._last_seconds = time.monotonic(), seconds
+        self._until = self._last_end + LINGER * seconds
 
     def linger(self) -> float:
         """Return the seconds for which the next block should wait for others."""

@@ -9,7 +9,7 @@ def metrics_text(front: Front) -> str:
 
     def tell(name: str, kind: str, what: str, values: dict[str, float]) -> None:
         lines.extend([f"# HELP hesscomp_{name} {what}", f"# TYPE hesscomp_{name} {kind}"])
-        lines.extend(f"hesscomp_{name}{labels} {value:g}" for labels, value in values.items())
+        lines.extend(f"hesscomp_{name}{labels} {value}" for labels, value in values.items())
 
     counts = front.counts
     kinds = sorted({name for name in counts if " " not in name})

@@ -101,6 +101,8 @@ class Ranks:
         try:
             while not self.ending:
                 await asyncio.sleep(PAUSES[min(failures, len(PAUSES) - 1)])
+                if self.ending:
+                    break
                 met = await self._run_once()
                 failures = 0 if met else failures + 1
                 if not self.ending:
@@ -194,9 +196,12 @@ class Ranks:
             self._gone.set()
 
     def end(self) -> None:
-        """Let the ranks end after what is under way."""
+        """Let the ranks end after what is under way; at once where rank 0 is not connected."""
         self.ending = True
-        self.send({"do": "end"})
+        if self.ready:
+            self.send({"do": "end"})
+        else:
+            self.kill()
 
     def kill(self) -> None:
         """End the launcher and its ranks at once.

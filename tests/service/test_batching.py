@@ -72,6 +72,20 @@ def test_a_block_waits_for_those_of_the_last_round_a_tenth_of_its_time(work, clo
     assert queue.linger() == 0.0  # now a round is of one
 
 
+def test_the_first_to_come_back_waits_for_the_others(work, clock):
+    queue = filled(*(work(name) for name in "ab"))
+    queue.ended(queue.take(), seconds=2.0)
+    clock.now += 1.0  # its answer and its next request took longer than a tenth
+    queue.add(work("a"))
+    assert queue.linger() == pytest.approx(0.2)
+    queue.add(work("b"))
+    assert queue.linger() == 0.0
+    queue.ended(queue.take(), seconds=2.0)
+    clock.now += 2.5  # the round is over
+    queue.add(work("a"))
+    assert queue.linger() == 0.0
+
+
 def test_a_block_does_not_wait_where_others_do_or_where_nothing_is_shared(work, clock):
     for batch, other in ((True, work("d", point="initial")), (True, work("d", kind="gradient"))):
         queue = filled(work("a"), work("b"), batching=batch)

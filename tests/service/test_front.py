@@ -29,7 +29,7 @@ from fakes import N, Running, a_product_waiting, http, npy, running_front, until
 from marks import slow_but
 
 from hesscomp.cli.main import main
-from hesscomp.client import NotRunning, ServiceError, connect, leave, point_id
+from hesscomp.client import NotRunning, Point, ServiceError, connect, leave, point_id
 from hesscomp.errors import InputError
 from hesscomp.parallel.resources import resident_bytes
 from hesscomp.service.jobs import DONE, QUEUED, RUNNING, STATES, Full, JobStore
@@ -189,6 +189,8 @@ def test_a_job_is_submitted_again_after_its_point_has_left(tmp_path):
         assert again(point_of=first.id, point="zero")[0] == 422
         (running.folder / "jobs" / first.id / "point.npy").write_bytes(b"damaged")
         assert again(point_of=first.id)[0] == 422
+        other = Point(service, point_id(-x), -x)  # as one that the service has dropped
+        assert service.compress(other, rank=2).result(10)
 
 
 def test_picture_and_report_of_a_factor(running, tmp_path):
@@ -498,7 +500,7 @@ def test_histories_are_told_by_rows_and_by_the_job_alone(running):
 def test_metrics(running):
     status, headers, body = http(running, "GET", "/v1/metrics")
     assert status == 200 and headers["Content-Type"].startswith("text/plain")
-    assert b'hesscomp_rank_resident_bytes{rank="0"} 1.04858e+06' in body
+    assert b'hesscomp_rank_resident_bytes{rank="0"} 1048576' in body
 
 
 # Security
@@ -969,6 +971,25 @@ def test_a_rank_is_named_where_the_launcher_says_nothing(tmp_path, monkeypatch, 
 
         asyncio.run(asyncio.wait_for(run(), 10))
     assert told == [said]
+
+
+@pytest.mark.parametrize("pause", [0, 0.2])
+def test_ranks_that_have_not_come_end_at_once(tmp_path, monkeypatch, pause):
+    """While they start, and before they do so."""
+    monkeypatch.setattr("hesscomp.service.ranks.PAUSES", [pause])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        ranks = Ranks(listener, ["sleep", "60"], tmp_path / "log", print, print)
+
+        async def run() -> None:
+            running = asyncio.create_task(ranks.run())
+            while ranks.process is None and not pause:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
+            ranks.end()
+            await running
+
+        asyncio.run(asyncio.wait_for(run(), 5))
 
 
 def test_a_stale_service_is_told(tmp_path):
