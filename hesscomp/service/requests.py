@@ -136,7 +136,7 @@ def job_request(
         given[name] = tuple(value) if isinstance(value, list) else value
     problem = values(served, ServedProblem)
     if options.get("ridges"):  # which take the place of the problem's ridge
-        problem.pop("ridge")
+        problem.pop("ridge", None)
     given = {name: problem[name] for name in known if name in problem} | given
     if given.get("data", "") is None:  # of a named problem, where the workflow has no `problem`
         named = NAMED_PROBLEMS.get(served.problem or "")
