@@ -34,8 +34,8 @@ class Hbs(InLeaves):
     symmetric ULV factorisation; Chandrasekaran, Gu and Pals 2006).
 
     `compression.compress` makes one with ``format="hbs"``. Leaves of m parameters and ranks k take
-    about m + k + 3 k^2 / m numbers a parameter. A product takes up to 2.5 operations a number for each
-    column, an elimination about 10 m^2 a parameter; both are linear in n.
+    about m + k + 3 k^2 / m numbers a parameter. A product takes up to 2.5 operations a number for
+    each column, an elimination about 10 m^2 a parameter; both are linear in n.
 
     Attributes
     ----------
