@@ -31,8 +31,8 @@ class Hodlr(InLeaves):
 
     `compression.hodlr.compress_hodlr` makes one. Leaves of m parameters and ranks k on L levels
     take m + k L numbers a parameter. A product takes up to 2.4 operations a number for each column.
-    It is eliminated as the `Hbs` factor that it is to rounding: with r for the rank of what a node has
-    in common with all others, at most k times its level, in about 10 (m^2 + r^2) operations a
+    It is eliminated as the `Hbs` factor that it is to rounding: with r for the rank of what a node
+    has in common with all others, at most k times its level, in about 10 (m^2 + r^2) operations a
     parameter.
 
     In the row layout each rank holds the leaves of its own subtrees (`Shares`) and their rows of
