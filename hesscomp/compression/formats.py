@@ -71,7 +71,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """The formats side by side, and the one chosen; `note` says why it is not the smallest."""
+    """The formats side by side, and the one chosen; `note` says what happened to a former one."""
 
     candidates: tuple[Candidate, ...]
     chosen: str
@@ -554,8 +554,8 @@ def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice)
     factor = made(best)
     if best.factor is not None or factor.certificate.converged:
         return factor
-    measured = replace(best, error=factor.certificate.relative_error)
-    rows = tuple(measured if each is best else each for each in found)
+    missed = replace(best, error=factor.certificate.relative_error)
+    rows = tuple(missed if each is best else each for each in found)
     note = f"{best.format} was made and misses the tolerance of {asked.tolerance:g}"
     for other in met[1:]:
         instead = made(other)
