@@ -210,7 +210,8 @@ class Peeling:
         # whose identity columns see all of the coarser levels' error.
         error = (asked.tolerance or 0.0) * self.norm / 2
         cut = cut_of_block(error, level, self.tree.levels)
-        rank, kept = asked.rank or FIRST, asked.rank
+        rank = asked.rank or FIRST
+        kept: int | np.ndarray | None = asked.rank
         if self.limits is not None:
             of_level = self.limits[2**level - 1 : 2 ** (level + 1) - 1]
             rank, kept = int(of_level.max()), of_level[self.shares.own(level)]
