@@ -55,8 +55,9 @@ class Candidate:
         Product columns that it takes, probes included.
     numbers : float
         Stored for each parameter.
-    error : float
-        Estimated relative error, in the Frobenius norm.
+    error : float or None
+        Estimated relative error, in the Frobenius norm; None, a dash in the table, of hodlr, whose
+        error is not known before its own products are made.
     factor : Factor or None
         Where the sketch gives it: without a certificate yet.
     """
@@ -64,25 +65,29 @@ class Candidate:
     format: str
     columns: int
     numbers: float
-    error: float
+    error: float | None
     factor: Factor | None = None
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The formats side by side, and the one chosen."""
+    """The formats side by side, and the one chosen; `note` says what happened to a former one."""
 
     candidates: tuple[Candidate, ...]
     chosen: str
     tolerance: float
+    note: str = ""
 
     def __str__(self) -> str:
         lines = [f"{'format':<10} {'columns':>8} {'numbers a parameter':>20} {'error':>9}"]
         for each in self.candidates:
             mark = "  taken" if each.format == self.chosen else ""
+            error = "-" if each.error is None else f"{each.error:.2e}"
             lines.append(
-                f"{each.format:<10} {each.columns:8d} {each.numbers:20.1f} {each.error:9.2e}{mark}"
+                f"{each.format:<10} {each.columns:8d} {each.numbers:20.1f} {error:>9}{mark}"
             )
+        if self.note:
+            lines.append(self.note)
         return "\n".join(lines)
 
 
@@ -241,8 +246,11 @@ class HodlrFormat(Format):
         return min(2 * (rank + oversample) * levels + leaf + PROBES, n)
 
     def compress(self, sketch, asked, tree, start):
+        rank = asked.rank or asked.max_rank
+        if isinstance(start, Hodlr) and start.tree == tree:
+            rank = start.block_ranks
         return compress_hodlr(
-            sketch.known, tree, asked.rank or asked.max_rank, asked.tolerance,
+            sketch.known, tree, rank, asked.tolerance,
             oversample=asked.oversample, seed=asked.seed, probe_count=asked.probe_count,
             passes=asked.passes or HodlrOptions.passes,
         )  # fmt: skip
@@ -261,7 +269,7 @@ class HodlrFormat(Format):
             columns += 2 * min(int(ranks.max()) + asked.oversample, int(sizes.max() + 1) // 2)
             numbers += np.sum(ranks * sizes)
         columns = near.columns + (0 if sketch.exact else int(columns))
-        return Candidate(self.name, columns, float(numbers) / tree.n, near.error)
+        return Candidate(self.name, columns, float(numbers) / tree.n, None)
 
 
 FORMATS: dict[str, Format] = {
@@ -385,7 +393,7 @@ def compress(
     start : Factor, optional
         Of a nearby operator. low-rank: its range saves products. hbs: its tree and ranks are taken,
         which makes the sketch as narrow as can be; with a tolerance they are tried first. hodlr:
-        its tree is taken, and its largest rank where neither rank nor tolerance is given.
+        its tree is taken, and its ranks where neither rank nor tolerance is given.
     tree : Tree, optional
         Of a hierarchical format; by default halves of the `ordering`, with leaves of at most
         `leaf_size` (64) parameters.
@@ -395,7 +403,9 @@ def compress(
         default "unit" for the indefinite matrix of two dense layers, "neuron" for others of dense
         layers, else "natural".
     on_choice : callable, optional
-        With auto: gets the `Selection`, whose text is the table of the formats.
+        With auto: gets the `Selection`, whose text is the table of the formats. It gets a second
+        one where hodlr was chosen, misses the tolerance once it is made, and another format meets
+        it.
     **options
         Of `FormatOptions`.
 
@@ -437,7 +447,8 @@ def compress(
             f"the format {format} starts from a hierarchical factor, not from one of kind "
             f"{start.kind}"
         )
-    if rank is None and tolerance is None:
+    same_ranks = rank is None and tolerance is None
+    if same_ranks:
         if isinstance(start, InLeaves):
             rank = max(start.largest_rank, 1)
         else:
@@ -449,13 +460,16 @@ def compress(
         ordering,
         on_choice,
         FormatOptions(rank=rank, tolerance=tolerance, factor_format=format, **options),
+        same_ranks,
     )
 
 
 OWN = ("ordering", "leaf_size", "sketch_columns", "passes")
 
 
-def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptions) -> Factor:
+def _hierarchical(
+    operator, start, tree, ordering, on_choice, asked: FormatOptions, same_ranks: bool
+) -> Factor:
     operator = in_layout(operator, asked)
     made = metered(operator)
     layout = operator.layout
@@ -476,6 +490,8 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
     if asked.factor_format == AUTO:
         factor = _chosen(sketch, asked, tree, on_choice)
     else:
+        if asked.factor_format == Hodlr.kind and not same_ranks:
+            start = None  # a rank or a tolerance that was asked for holds for each block
         factor = FORMATS[asked.factor_format].compress(sketch, asked, tree, start)
     method = factor.provenance.method or ("dense" if sketch.exact else factor.kind)
     provenance = made(
@@ -492,7 +508,11 @@ def _hierarchical(operator, start, tree, ordering, on_choice, asked: FormatOptio
 
 
 def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice) -> Factor:
-    """Return the factor of the format that is the smallest of those that meet the tolerance."""
+    """Return the factor of the format that is the smallest of those that meet the tolerance.
+
+    Whether HODLR meets it is known once it is made. If it does not, the next smallest that does is
+    returned.
+    """
     assert asked.tolerance is not None  # by its check
     operator = sketch.operator
     tolerance, needed = MARGIN * asked.tolerance, first_columns(asked, tree) - sketch.size
@@ -503,25 +523,46 @@ def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice)
         for name, each in FORMATS.items():
             by_name[name] = each.candidate(sketch, asked, tree, by_name)
         found = list(by_name.values())
-        met = [each for each in found if each.error <= tolerance]
+        known = {each.format: each.error for each in found if each.error is not None}
+        # HODLR's numbers are read from the HBS factor: they hold where that meets the tolerance.
+        met = [each for each in found if known.get(each.format, known[Hbs.kind]) <= tolerance]
         if met:
-            best = min(met, key=lambda each: each.numbers)
+            met.sort(key=lambda each: each.numbers)
+            best = met[0]
             if sketch.exact or best.columns < operator.n:
                 break
             sketch.grow(operator.n)  # the matrix itself takes fewer columns
         elif not grow(sketch, tree, 0):
-            best = min(found, key=lambda each: each.error)
+            best = min(found, key=lambda each: known.get(each.format, np.inf))
             break
     chosen = Selection(tuple(found), best.format, asked.tolerance)
-    log.info("%s", chosen)
-    if on_choice is not None:
-        on_choice(chosen)
-    if best.factor is not None:
-        measured = sketch.fresh() if met else sketch.probes
-        factor = _certified(sketch, best.factor, measured, asked)
-        if factor.certificate.converged or not met:
-            return factor
-    return FORMATS[best.format].compress(sketch, asked, tree, None)
+
+    def tell(selection: Selection) -> None:
+        log.info("%s", selection)
+        if on_choice is not None:
+            on_choice(selection)
+
+    def made(candidate: Candidate) -> Factor:
+        if candidate.factor is not None:
+            measured = sketch.fresh() if met else sketch.probes
+            factor = _certified(sketch, candidate.factor, measured, asked)
+            if factor.certificate.converged or not met:
+                return factor
+        return FORMATS[candidate.format].compress(sketch, asked, tree, None)
+
+    tell(chosen)
+    factor = made(best)
+    if best.factor is not None or factor.certificate.converged:
+        return factor
+    missed = replace(best, error=factor.certificate.relative_error)
+    rows = tuple(missed if each is best else each for each in found)
+    note = f"{best.format} was made and misses the tolerance of {asked.tolerance:g}"
+    for other in met[1:]:
+        instead = made(other)
+        if instead.certificate.converged:
+            tell(replace(chosen, candidates=rows, chosen=other.format, note=note))
+            return instead
+    return factor
 
 
 def _certified(sketch: GaussianSketch, factor: Factor, measured, asked: FormatOptions) -> Factor:

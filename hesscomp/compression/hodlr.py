@@ -60,7 +60,7 @@ class HodlrOptions(Seeded, group="compression"):
 def compress_hodlr(
     operator: Operator,
     tree: Tree,
-    rank: int | None = None,
+    rank: int | np.ndarray | None = None,
     tolerance: float | None = None,
     **options,
 ) -> Hodlr:
@@ -76,8 +76,9 @@ def compress_hodlr(
     operator : Operator
     tree : Tree
         Whose nodes are the blocks.
-    rank : int, optional
-        The largest rank of a block.
+    rank : int or (leaves - 1,) array of integers, optional
+        The largest rank of a block; or one for each block, in the order of `Hodlr.block_ranks`. A
+        level's sketch is then as wide as the largest of that level needs.
     tolerance : float, optional
         Of each block as much is cut as keeps ||H - F|| below tolerance ||H|| in all (Frobenius
         norms, the latter estimated). Without a `rank` a level's sketch grows until its columns
@@ -96,7 +97,7 @@ def compress_hodlr(
     Raises
     ------
     InputError
-        For arguments out of range, or a tree of another n.
+        For arguments out of range, a tree of another n, or ranks that are not one for each block.
 
     Notes
     -----
@@ -110,22 +111,38 @@ def compress_hodlr(
     own rows of all of these. The bits depend on the number of ranks only by the operator's, and not
     at all in reproducible mode.
     """
+    limits = None
+    if isinstance(rank, np.ndarray):
+        limits = rank
+        if (
+            limits.shape != (tree.leaves - 1,)
+            or limits.dtype.kind not in "iu"
+            or limits.min(initial=0) < 0
+        ):
+            raise InputError(
+                f"`rank` must be a number, or {tree.leaves - 1} integers of at least 0 for a tree "
+                f"of {tree.leaves} leaves"
+            )
+        rank = int(limits.max(initial=1))
     asked = HodlrOptions(rank=rank, tolerance=tolerance, **options)
     if tree.n != operator.n:
         raise InputError(f"a tree over n = {tree.n} does not fit an operator of n = {operator.n}")
     made = metered(operator)
-    factor = Peeling(operator, tree, asked).factor(made)
+    factor = Peeling(operator, tree, asked, limits).factor(made)
     return operator.describe(factor)
 
 
 class Peeling:
     """The levels of a HODLR factor, from the root down; each rank has the rows of its own leaves.
 
-    Whatever the layout of the operator is, the ranks share the tree (`Shares`).
+    Whatever the layout of the operator is, the ranks share the tree (`Shares`). `limits` are the
+    largest ranks of the blocks, where these are not the same for all.
     """
 
-    def __init__(self, operator: Operator, tree: Tree, asked: HodlrOptions):
-        self.operator, self.tree, self.asked = operator, tree, asked
+    def __init__(
+        self, operator: Operator, tree: Tree, asked: HodlrOptions, limits: np.ndarray | None = None
+    ):
+        self.operator, self.tree, self.asked, self.limits = operator, tree, asked, limits
         self.layout = operator.layout
         self.shares = Shares(tree, self.layout.world)
         self.rows = TreeRows(self.shares, self.layout)
@@ -193,7 +210,12 @@ class Peeling:
         # whose identity columns see all of the coarser levels' error.
         error = (asked.tolerance or 0.0) * self.norm / 2
         cut = cut_of_block(error, level, self.tree.levels)
-        columns = min((asked.rank or FIRST) + asked.oversample, most)
+        rank = asked.rank or FIRST
+        kept: int | np.ndarray | None = asked.rank
+        if self.limits is not None:
+            of_level = self.limits[2**level - 1 : 2 ** (level + 1) - 1]
+            rank, kept = int(of_level.max()), of_level[self.shares.own(level)]
+        columns = min(max(rank + asked.oversample, 1), most)
         sketch = Sketch(self, level, columns)
         while asked.rank is None and sketch.columns < most:
             spare = max(asked.oversample, 1)
@@ -201,7 +223,7 @@ class Peeling:
                 break
             sketch = sketch.wider(min(sketch.columns // 2, most - sketch.columns))
         noise = ROUNDING * np.finfo(self.operator.dtype).eps * self.norm
-        kept = asked.rank or sketch.columns
+        kept = sketch.columns if kept is None else kept
         return truncated(sketch.Q, sketch.across(), kept, cut, noise)
 
     def _leaves(self) -> np.ndarray:

@@ -39,14 +39,14 @@ def update_factor(
     tolerance : float, optional
         Of a refit: as `compress`, instead of a rank.
     by : {"auto", "refit", "difference"}
-        refit: compress H in the format of F, over its tree (hbs with the rank of each node, hodlr
-        with its largest), or from its range (low-rank). difference: compress H - F at a small rank,
-        and add that: to the eigenpairs of F, or as low rank beside F (`Structured`). auto: a refit
-        of hbs and hodlr, the difference of others. Measured, a refit of hbs takes 42 columns where
-        the difference takes 120 for 40 times its error (deconvolution after a Newton step), and 170
-        for an error of 0.08 where the difference has 0.27 with 120 (a classifier after an epoch):
-        what a Hessian gains on its way has no lower rank than it has itself. The difference pays
-        where few directions change, and where nothing but its `rank` may be spent.
+        refit: compress H in the format of F, over its tree with the ranks of its nodes (hbs,
+        hodlr), or from its range (low-rank). difference: compress H - F at a small rank, and add
+        that: to the eigenpairs of F, or as low rank beside F (`Structured`). auto: a refit of hbs
+        and hodlr, the difference of others. Measured, a refit of hbs takes 42 columns where the
+        difference takes 120 for 40 times its error (deconvolution after a Newton step), and 170 for
+        an error of 0.08 where the difference has 0.27 with 120 (a classifier after an epoch): what
+        a Hessian gains on its way has no lower rank than it has itself. The difference pays where
+        few directions change, and where nothing but its `rank` may be spent.
     max_rank : int, optional
         The most that is kept of the low rank as a whole, after a difference.
     **options

@@ -506,7 +506,7 @@ def cut_of_block(error: float, level: int, levels: int) -> float:
 
 
 def truncated(
-    Q: TallQr, Z: np.ndarray, rank: int, cut: float, noise: float
+    Q: TallQr, Z: np.ndarray, rank: int | np.ndarray, cut: float, noise: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the sides of the blocks Q Z^T, cut to their leading singular values. Collective.
 
@@ -519,6 +519,9 @@ def truncated(
         Of the rows of a level's first children.
     Z : (leaves, m, k) array
         Of which the rows of second children are read; padding is zero.
+    rank : int or (nodes,) array
+        The same for all blocks, or one for each node of the level that `Shares.own` says.
+    cut, noise : float
 
     Returns
     -------

@@ -6,6 +6,7 @@ from marks import two_ranks_but
 from oracles import Sharded, random_hodlr, same_arrays
 
 import hesscomp as hc
+from hesscomp.compression import formats, update_factor
 from hesscomp.compression.hodlr import HodlrOptions, Peeling, compress_hodlr
 from hesscomp.errors import InputError
 from hesscomp.factors.provenance import metered
@@ -220,7 +221,7 @@ def test_an_operator_of_zeros_and_one_leaf():
 
 @pytest.mark.serial
 def test_a_format_of_compress():
-    """By its name, and as the table of auto estimates it: columns, numbers and error."""
+    """By its name, and as the table of auto estimates it: columns and numbers, and no error."""
     points, tables = grid(24), []
     H, options = exponential(points, 0.2), {"ordering": points, "leaf_size": 36}
     factor = hc.compress(H, rank=12, format="hodlr", **options)
@@ -232,9 +233,60 @@ def test_a_format_of_compress():
     (table,) = tables
     (estimate,) = [each for each in table.candidates if each.format == "hodlr"]
     np.testing.assert_allclose(estimate.numbers, factor.numbers / 576, rtol=0.2)
-    assert estimate.error <= 1e-2 and estimate.columns > factor.provenance.columns / 2
+    assert estimate.error is None and estimate.columns > factor.provenance.columns / 2
     with pytest.raises(InputError, match="`sketch_columns` does not go with the format hodlr"):
         hc.compress(H, tolerance=1e-2, format="hodlr", sketch_columns=90)
+
+
+@pytest.mark.serial
+def test_auto_returns_another_format_where_hodlr_misses(monkeypatch):
+    exact, tables = random_hodlr(128, 16, 3, np.random.default_rng(7)), []
+    asked = {"tolerance": 1e-3, "format": "auto", "tree": exact.tree, "on_choice": tables.append}
+    factor = hc.compress(exact.to_dense(), **asked)
+    (table,) = tables
+    assert factor.kind == table.chosen == "hodlr" and factor.certificate.converged
+    assert str(table).splitlines()[-1].split()[-2:] == ["-", "taken"]
+
+    def too_small(operator, tree, rank, tolerance, **options):
+        return compress_hodlr(operator, tree, 1, tolerance, **options)
+
+    monkeypatch.setattr(formats, "compress_hodlr", too_small)
+    factor = hc.compress(exact.to_dense(), **asked)
+    _, first, second = tables
+    assert factor.kind == second.chosen == "hbs" and factor.certificate.converged
+    assert first.chosen == "hodlr" and second.candidates[-1].error > 1e-3
+    assert str(second).endswith("hodlr was made and misses the tolerance of 0.001")
+
+
+@pytest.mark.parametrize("layout", ["replicated", "rows"])
+@pytest.mark.parametrize("passes", [2, 1])
+def test_a_refit_keeps_the_rank_of_each_block(world, layout, passes):
+    points = np.random.default_rng(0).random((230, 2))
+    H, later = exponential(points, 0.3), exponential(points, 0.33)
+    tree = Tree.halves(230, 16, kd_order(points, 16))
+    operator = Sharded(H, world, True), Sharded(later, world, True)
+    if layout == "rows":
+        operator = tuple(each.in_rows() for each in operator)
+    known = compress_hodlr(operator[0], tree, tolerance=1e-3)
+    refit = update_factor(operator[1], known, passes=passes)
+    np.testing.assert_array_equal(refit.block_ranks, known.block_ranks)
+    assert refit.numbers == known.numbers and len(np.unique(known.block_ranks)) > 2
+    assert relative_error(refit, later) < 2e-3
+    alone = compress_hodlr(MatrixOperator(later), tree, known.block_ranks, passes=passes)
+    np.testing.assert_allclose(refit.to_dense(), alone.to_dense(), atol=1e-9)
+    asked = update_factor(operator[1], known, known.largest_rank, passes=passes)
+    assert asked.numbers > refit.numbers and asked.provenance.columns > refit.provenance.columns
+
+
+@pytest.mark.serial
+def test_ranks_of_blocks_may_be_zero():
+    exact = random_hodlr(64, 16, 3, np.random.default_rng(1))
+    for oversample in (0, 4):
+        ranks = np.array([0, 3, 2])
+        factor = compress_hodlr(
+            MatrixOperator(exact.to_dense()), exact.tree, ranks, oversample=oversample
+        )
+        np.testing.assert_array_equal(factor.block_ranks, ranks)
 
 
 @pytest.mark.serial
@@ -247,3 +299,6 @@ def test_bad_input():
     for wrong in ({"rank": 0}, {"tolerance": 1.0}, {"rank": 2, "passes": 3}):
         with pytest.raises(InputError, match=f"`{[*wrong][-1]}`"):
             compress_hodlr(operator, tree, **wrong)
+    for ranks in ([1, 2], [1, 2, -1], [1.0, 2.0, 1.0]):
+        with pytest.raises(InputError, match="`rank` must be a number, or 3 integers"):
+            compress_hodlr(operator, tree, np.array(ranks))
