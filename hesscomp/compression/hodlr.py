@@ -30,6 +30,7 @@ from hesscomp.sketching.test_matrices import gaussian
 FIRST = 8  # rank of a level that a tolerance begins with; it then grows by half
 WIDER = 2  # times the columns of one side that generalised Nystrom takes of the other
 PIECE = 2**16  # numbers of the rows of leaves that are worked on at once
+NEAR, SAFE = 4.0, 0.8  # times the tolerance: what a second attempt is worth, and what it aims at
 ROUNDING = 8.0  # singular values below this many times the rounding of the products are none
 
 
@@ -82,8 +83,9 @@ def compress_hodlr(
     tolerance : float, optional
         Of each block as much is cut as keeps ||H - F|| below tolerance ||H|| in all (Frobenius
         norms, the latter estimated). Without a `rank` a level's sketch grows until its columns
-        beyond `oversample` miss no more. ``certificate.converged`` says whether the probes find the
-        tolerance met.
+        beyond `oversample` miss no more. A factor that the probes find above the tolerance, by not
+        more than 4 times, is made once more with a smaller share of it, for as many products again.
+        ``certificate.converged`` says whether fresh probes find the tolerance met.
     **options
         The other fields of `HodlrOptions`: `oversample` (10), `passes` (2), `seed`, `probe_count`.
         One pass is the generalised Nystrom method with twice as many columns on the second side
@@ -129,6 +131,10 @@ def compress_hodlr(
         raise InputError(f"a tree over n = {tree.n} does not fit an operator of n = {operator.n}")
     made = metered(operator)
     factor = Peeling(operator, tree, asked, limits).factor(made)
+    if tolerance is not None and rank is None and not factor.certificate.converged:
+        missed = factor.certificate.relative_error / tolerance
+        if operator.layout.decide(missed <= NEAR):
+            factor = Peeling(operator, tree, asked, share=SAFE / missed).factor(made)
     return operator.describe(factor)
 
 
@@ -136,19 +142,27 @@ class Peeling:
     """The levels of a HODLR factor, from the root down; each rank has the rows of its own leaves.
 
     Whatever the layout of the operator is, the ranks share the tree (`Shares`). `limits` are the
-    largest ranks of the blocks, where these are not the same for all.
+    largest ranks of the blocks, where these are not the same for all. A second attempt takes a
+    `share` of the tolerance, below 1, and probes of its own.
     """
 
     def __init__(
-        self, operator: Operator, tree: Tree, asked: HodlrOptions, limits: np.ndarray | None = None
+        self,
+        operator: Operator,
+        tree: Tree,
+        asked: HodlrOptions,
+        limits: np.ndarray | None = None,
+        share: float = 1.0,
     ):
         self.operator, self.tree, self.asked, self.limits = operator, tree, asked, limits
+        self.share = share
         self.layout = operator.layout
         self.shares = Shares(tree, self.layout.world)
         self.rows = TreeRows(self.shares, self.layout)
         self.m, self.drawn = int(tree.leaf_sizes.max()), 0
         self.leaf_of_row = self.rows.leaf_numbers()
-        self.probes = Probes.draw(operator, 0, asked.probe_count, asked.seed)
+        first = 0 if share == 1 else asked.probe_count
+        self.probes = Probes.draw(operator, first, first + asked.probe_count, asked.seed)
         self.norm = self.layout.norm(self.probes.images) / np.sqrt(asked.probe_count)
         self.room = self.empty(0)  # holds `sides`, and columns to come
         self.widths: list[int] = []
@@ -208,7 +222,7 @@ class Peeling:
         most = int(np.diff(self.tree.bounds[:: self.tree.leaves >> (level + 1)]).max())
         # A share for what is cut, one for what the bases miss; and both come back in the leaves,
         # whose identity columns see all of the coarser levels' error.
-        error = (asked.tolerance or 0.0) * self.norm / 2
+        error = self.share * (asked.tolerance or 0.0) * self.norm / 2
         cut = cut_of_block(error, level, self.tree.levels)
         rank = asked.rank or FIRST
         kept: int | np.ndarray | None = asked.rank

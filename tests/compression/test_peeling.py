@@ -6,7 +6,7 @@ from marks import two_ranks_but
 from oracles import Sharded, random_hodlr, same_arrays
 
 import hesscomp as hc
-from hesscomp.compression import formats, update_factor
+from hesscomp.compression import formats, hodlr, update_factor
 from hesscomp.compression.hodlr import HodlrOptions, Peeling, compress_hodlr
 from hesscomp.errors import InputError
 from hesscomp.factors.provenance import metered
@@ -95,6 +95,26 @@ def test_a_tolerance_chooses_the_ranks(world, tolerance):
     assert relative_error(factor, H) >= tolerance / 20
     capped = compress_hodlr(Sharded(H, world, True), tree, tolerance=tolerance, rank=2)
     assert capped.block_ranks.max() == 2 and not capped.certificate.converged
+
+
+@pytest.mark.parametrize("passes", [2, 1])
+def test_a_tolerance_that_is_missed_is_tried_again(world, monkeypatch, passes):
+    """Once, with a smaller share, and judged by other probes."""
+    points, tolerance = grid(16), 1e-3
+    H, tree = exponential(points, 0.2), Tree.halves(256, 16, kd_order(points, 16))
+
+    def more(error, *where, usual=hodlr.cut_of_block):
+        return 4 * usual(error, *where)  # as much as errors of a matrix may add up
+
+    monkeypatch.setattr(hodlr, "cut_of_block", more)
+    operator = Sharded(H, world, True)
+    with monkeypatch.context() as once:
+        once.setattr(hodlr, "NEAR", 0)
+        missed = compress_hodlr(operator, tree, tolerance=tolerance, passes=passes)
+    factor = compress_hodlr(operator, tree, tolerance=tolerance, passes=passes)
+    assert not missed.certificate.converged and relative_error(missed, H) > tolerance
+    assert factor.certificate.converged and relative_error(factor, H) <= tolerance
+    assert factor.provenance.columns > 2 * missed.provenance.columns
 
 
 def test_the_same_bits_on_any_number_of_ranks(world):

@@ -143,9 +143,9 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         np.testing.assert_array_equal(visited, X)
 
         job = {"id": "j1", "kind": "compress", "options": OPTIONS}
-        front.send({"do": "job", "job": job, "folder": folder, "at": "zero"})
-        for _ in range(3):
-            front.work("product", "zero", V)
+        front.send({"do": "job", "job": job, "folder": folder, "at": "zero"}, more=True)
+        for more in (True, True, False):  # all are there when the job begins
+            front.work("product", "zero", V, more=more)
         for _ in range(3):  # served before the job ends
             np.testing.assert_array_equal(front.hear("answer")[1][0], expected[0])
             assert front.said[-1]["say"] == "answer"
