@@ -6,7 +6,9 @@ from keras_oracle import in_float64
 from shards import mine
 from test_networks import ROWS, dense_matrices, mlp, rows, softmax_loss
 
+import hesscomp as hc
 from hesscomp.curvature.jacobian import Jacobian
+from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
@@ -59,3 +61,33 @@ def test_reproducible_on_any_number_of_ranks(model):
     alone = KerasProblem(model, LOSS, (X, y), World(World.serial().comm, reproducible=True))
     U, x = np.random.default_rng(1).standard_normal((ROWS, 3, 4)), problem.initial
     np.testing.assert_array_equal(Jacobian(problem, x).T @ U[here], Jacobian(alone, x).T @ U)
+
+
+def collocation(world, dtype, memory):
+    """Residuals at 190 points, in blocks of 3 with a rest: two groups, of one and of two numbers."""
+    keras.utils.set_random_seed(1)
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((2,)), dense(16, "tanh"), dense(9, "tanh"), dense(1)])
+    square = hc.Box([0, 0], [1, 1])
+    groups = [
+        hc.Group(square.random(131, seed=3), lambda laplacian, x: laplacian + 3 * x[:, 0]),
+        hc.Group(square.boundary_random(59, seed=4), lambda u: tf.stack([u, u * u], 1), weight=3),
+    ]
+    return hc.ResidualProblem(model, groups, world, dtype=dtype, memory=memory)
+
+
+@pytest.mark.ranks(most=4)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("memory", [2**30, 60_000], ids=["whole", "panels"])
+def test_rows_products_and_gram_matrix_have_the_same_bits_on_any_number_of_ranks(dtype, memory):
+    spread = collocation(World(reproducible=True), dtype, memory)
+    alone = collocation(World(World.serial().comm, reproducible=True), dtype, memory)
+    here = slice(spread.data.start, spread.data.start + spread.rows_here)
+    J, whole = hc.jacobian(spread), hc.jacobian(alone)
+    rng = np.random.default_rng(2)
+    V, U = rng.standard_normal((spread.n, 7)), rng.standard_normal((spread.rows, 2, 7))
+    np.testing.assert_array_equal(J.rows(), whole.rows()[here])
+    np.testing.assert_array_equal(J @ V, (whole @ V)[here])
+    np.testing.assert_array_equal(J @ V[:, 0], (whole @ V[:, 0])[here])
+    np.testing.assert_array_equal(J.T @ U[here], whole.T @ U)
+    np.testing.assert_array_equal(J.gram(), whole.gram())
