@@ -203,7 +203,7 @@ class DifferentiableProblem(Problem):
         return chunks(part, len(self.data.X), size)
 
     def chunks_here(self, dtype: str, k: int = 1) -> Iterator[slice]:
-        """Yield the `chunks` of each of `parts_here`: in reproducible mode none depends on ranks."""
+        """Yield the `chunks` of each of `parts_here`, which reproducible results are made of."""
         for part in self.parts_here:
             yield from self.chunks(part, dtype, k)
 

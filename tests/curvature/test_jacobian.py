@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from keras_oracle import in_float64
+from marks import several_but
 from shards import mine
 from test_networks import ROWS, dense_matrices, mlp, rows, softmax_loss
 
@@ -15,6 +16,7 @@ from hesscomp.problems.keras import KerasProblem
 
 pytestmark = pytest.mark.ranks
 LOSS = "softmax-cross-entropy"
+MEMORIES = [("float64", 2**30), ("float32", 200_000)]  # of panels whole, and of some columns
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_reproducible_on_any_number_of_ranks(model):
 
 
 def collocation(world, dtype, memory):
-    """Residuals at 190 points, in blocks of 3 with a rest: two groups, of one and of two numbers."""
+    """Pose residuals of one and of two numbers at 190 points: blocks of 3 and a rest."""
     keras.utils.set_random_seed(1)
     dense = keras.layers.Dense
     model = keras.Sequential([keras.Input((2,)), dense(16, "tanh"), dense(9, "tanh"), dense(1)])
@@ -77,17 +79,15 @@ def collocation(world, dtype, memory):
 
 
 @pytest.mark.ranks(most=4)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("memory", [2**30, 60_000], ids=["whole", "panels"])
+@pytest.mark.parametrize(("dtype", "memory"), several_but(MEMORIES[:1], MEMORIES))
 def test_rows_products_and_gram_matrix_have_the_same_bits_on_any_number_of_ranks(dtype, memory):
     spread = collocation(World(reproducible=True), dtype, memory)
     alone = collocation(World(World.serial().comm, reproducible=True), dtype, memory)
     here = slice(spread.data.start, spread.data.start + spread.rows_here)
     J, whole = hc.jacobian(spread), hc.jacobian(alone)
     rng = np.random.default_rng(2)
-    V, U = rng.standard_normal((spread.n, 7)), rng.standard_normal((spread.rows, 2, 7))
+    V, U = rng.standard_normal((spread.n, 3)), rng.standard_normal((spread.rows, 2, 3))
     np.testing.assert_array_equal(J.rows(), whole.rows()[here])
     np.testing.assert_array_equal(J @ V, (whole @ V)[here])
-    np.testing.assert_array_equal(J @ V[:, 0], (whole @ V[:, 0])[here])
     np.testing.assert_array_equal(J.T @ U[here], whole.T @ U)
     np.testing.assert_array_equal(J.gram(), whole.gram())
