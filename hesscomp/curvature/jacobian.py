@@ -13,9 +13,9 @@ class Jacobian:
     """J = df/dx for all rows of all ranks: each rank holds the rows of its shard.
 
     ``J @ V`` takes (n, k) to this rank's (rows, ..., C, k) and reduces nothing; ``J.T @ U`` takes
-    this rank's (rows, ..., C, k) to the (n, k) sum over all ranks, by a reduction of n k words, in
-    reproducible mode with the same bits on any number of ranks. Without the axis of columns both
-    take one vector to another.
+    this rank's (rows, ..., C, k) to the (n, k) sum over all ranks, by a reduction of n k words.
+    Without the axis of columns both take one vector to another. In reproducible mode these
+    products, `rows` and `gram` have the same bits on any number of ranks.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Jacobian:
         for columns in self._panels(V.shape[1]):
             panel = tf.constant(V[:, columns])
             kernel = problem.compiled("jacobian", problem.dtype, (self.X,), panel)
-            for rows in problem.chunks(slice(None), problem.dtype, panel.shape[1]):
+            for rows in problem.chunks_here(problem.dtype, panel.shape[1]):
                 out[rows, ..., columns] = _columns_last(kernel(self.theta, self.X[rows], panel))
         problem.world.ledger.product(V.shape[1])
         return out
@@ -69,7 +69,7 @@ class Jacobian:
         """
         problem = self.problem
         x, out = self.theta.numpy(), []
-        for rows in problem.chunks(slice(None), "float64", problem.outputs):
+        for rows in problem.chunks_here("float64", problem.outputs):
             out.append(problem.output_terms(x, rows).jacobian)
         return np.concatenate([np.empty((0, problem.outputs, problem.n)), *out])
 

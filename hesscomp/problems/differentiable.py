@@ -202,6 +202,11 @@ class DifferentiableProblem(Problem):
         size = self.budget(dtype).rows(max(stop - start, 1), k, np.dtype(dtype).itemsize)
         return chunks(part, len(self.data.X), size)
 
+    def chunks_here(self, dtype: str, k: int = 1) -> Iterator[slice]:
+        """Yield the `chunks` of each of `parts_here`, which reproducible results are made of."""
+        for part in self.parts_here:
+            yield from self.chunks(part, dtype, k)
+
     def linearize(self, x: np.ndarray) -> RowSum:
         return self.products("hessian", x)
 

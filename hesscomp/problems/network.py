@@ -90,7 +90,7 @@ class NetworkProblem(DifferentiableProblem):
 
     def right_predictions(self, x: np.ndarray) -> tuple[int, int]:
         right = total = 0
-        for rows in self._chunks_here():
+        for rows in self.chunks_here("float64"):
             output, y = self.output(x, self.data.X[rows]), self.data.y[rows]
             if isinstance(self.loss.bare, SigmoidCrossEntropy):
                 hits = (output > 0) == (y.reshape(output.shape) > 0.5)
@@ -195,13 +195,8 @@ class NetworkProblem(DifferentiableProblem):
             return tf.cast(drawn, self.dtype) if drawn.dtype.is_floating else drawn
 
         with self.world.phase("sampling targets"):
-            chunks = list(self._chunks_here(samples)) or [slice(0, 0)]
+            chunks = list(self.chunks_here("float64", samples)) or [slice(0, 0)]
             return tf.concat([of(rows) for rows in chunks], 0)
-
-    def _chunks_here(self, samples: int = 1) -> Iterator[slice]:
-        """Return the rows here, as many at once as the memory of a float64 product takes."""
-        for part in self.parts_here:
-            yield from self.chunks(part, "float64", samples)
 
     def kronecker(
         self,

@@ -3,16 +3,20 @@
 import numpy as np
 import pytest
 from keras_oracle import in_float64
+from marks import several_but
 from shards import mine
 from test_networks import ROWS, dense_matrices, mlp, rows, softmax_loss
 
+import hesscomp as hc
 from hesscomp.curvature.jacobian import Jacobian
+from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
 
 pytestmark = pytest.mark.ranks
 LOSS = "softmax-cross-entropy"
+MEMORIES = [("float64", 2**30), ("float32", 200_000)]  # of panels whole, and of some columns
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +63,31 @@ def test_reproducible_on_any_number_of_ranks(model):
     alone = KerasProblem(model, LOSS, (X, y), World(World.serial().comm, reproducible=True))
     U, x = np.random.default_rng(1).standard_normal((ROWS, 3, 4)), problem.initial
     np.testing.assert_array_equal(Jacobian(problem, x).T @ U[here], Jacobian(alone, x).T @ U)
+
+
+def collocation(world, dtype, memory):
+    """Pose residuals of one and of two numbers at 190 points: blocks of 3 and a rest."""
+    keras.utils.set_random_seed(1)
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((2,)), dense(16, "tanh"), dense(9, "tanh"), dense(1)])
+    square = hc.Box([0, 0], [1, 1])
+    groups = [
+        hc.Group(square.random(131, seed=3), lambda laplacian, x: laplacian + 3 * x[:, 0]),
+        hc.Group(square.boundary_random(59, seed=4), lambda u: tf.stack([u, u * u], 1), weight=3),
+    ]
+    return hc.ResidualProblem(model, groups, world, dtype=dtype, memory=memory)
+
+
+@pytest.mark.ranks(most=4)
+@pytest.mark.parametrize(("dtype", "memory"), several_but(MEMORIES[:1], MEMORIES))
+def test_rows_products_and_gram_matrix_have_the_same_bits_on_any_number_of_ranks(dtype, memory):
+    spread = collocation(World(reproducible=True), dtype, memory)
+    alone = collocation(World(World.serial().comm, reproducible=True), dtype, memory)
+    here = slice(spread.data.start, spread.data.start + spread.rows_here)
+    J, whole = hc.jacobian(spread), hc.jacobian(alone)
+    rng = np.random.default_rng(2)
+    V, U = rng.standard_normal((spread.n, 3)), rng.standard_normal((spread.rows, 2, 3))
+    np.testing.assert_array_equal(J.rows(), whole.rows()[here])
+    np.testing.assert_array_equal(J @ V, (whole @ V)[here])
+    np.testing.assert_array_equal(J.T @ U[here], whole.T @ U)
+    np.testing.assert_array_equal(J.gram(), whole.gram())
