@@ -130,11 +130,14 @@ def compress_hodlr(
     if tree.n != operator.n:
         raise InputError(f"a tree over n = {tree.n} does not fit an operator of n = {operator.n}")
     made = metered(operator)
-    factor = Peeling(operator, tree, asked, limits).factor(made)
+    peeling = Peeling(operator, tree, asked, limits)
+    factor = peeling.factor(made)
     if tolerance is not None and rank is None and not factor.certificate.converged:
         missed = factor.certificate.relative_error / tolerance
         if operator.layout.decide(missed <= NEAR):
-            factor = Peeling(operator, tree, asked, share=SAFE / missed).factor(made)
+            factor = Peeling(operator, tree, asked, error=SAFE * peeling.error / missed).factor(
+                made
+            )
     return operator.describe(factor)
 
 
@@ -142,8 +145,8 @@ class Peeling:
     """The levels of a HODLR factor, from the root down; each rank has the rows of its own leaves.
 
     Whatever the layout of the operator is, the ranks share the tree (`Shares`). `limits` are the
-    largest ranks of the blocks, where these are not the same for all. A second attempt takes a
-    `share` of the tolerance, below 1, and probes of its own.
+    largest ranks of the blocks, where these are not the same for all. A second attempt is given the
+    `error` to aim at, in the Frobenius norm, and has probes of its own.
     """
 
     def __init__(
@@ -152,18 +155,18 @@ class Peeling:
         tree: Tree,
         asked: HodlrOptions,
         limits: np.ndarray | None = None,
-        share: float = 1.0,
+        error: float | None = None,
     ):
         self.operator, self.tree, self.asked, self.limits = operator, tree, asked, limits
-        self.share = share
         self.layout = operator.layout
         self.shares = Shares(tree, self.layout.world)
         self.rows = TreeRows(self.shares, self.layout)
         self.m, self.drawn = int(tree.leaf_sizes.max()), 0
         self.leaf_of_row = self.rows.leaf_numbers()
-        first = 0 if share == 1 else asked.probe_count
+        first = 0 if error is None else asked.probe_count
         self.probes = Probes.draw(operator, first, first + asked.probe_count, asked.seed)
         self.norm = self.layout.norm(self.probes.images) / np.sqrt(asked.probe_count)
+        self.error = (asked.tolerance or 0.0) * self.norm if error is None else error
         self.room = self.empty(0)  # holds `sides`, and columns to come
         self.widths: list[int] = []
         self.ranks: list[np.ndarray] = []
@@ -222,7 +225,7 @@ class Peeling:
         most = int(np.diff(self.tree.bounds[:: self.tree.leaves >> (level + 1)]).max())
         # A share for what is cut, one for what the bases miss; and both come back in the leaves,
         # whose identity columns see all of the coarser levels' error.
-        error = self.share * (asked.tolerance or 0.0) * self.norm / 2
+        error = self.error / 2
         cut = cut_of_block(error, level, self.tree.levels)
         rank = asked.rank or FIRST
         kept: int | np.ndarray | None = asked.rank
