@@ -135,9 +135,8 @@ def compress_hodlr(
     if tolerance is not None and rank is None and not factor.certificate.converged:
         missed = factor.certificate.relative_error / tolerance
         if operator.layout.decide(missed <= NEAR):
-            factor = Peeling(operator, tree, asked, error=SAFE * peeling.error / missed).factor(
-                made
-            )
+            error = SAFE * peeling.error / missed
+            factor = Peeling(operator, tree, asked, error=error).factor(made)
     return operator.describe(factor)
 
 
