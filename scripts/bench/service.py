@@ -323,7 +323,7 @@ def kills(options) -> dict[str, dict]:
     """SIGKILL and SIGSTOP of ranks and launcher at random moments during jobs."""
     chance = random.Random(options.seed)
     names = "done", "queued behind it, done", "tried again", "failed", "wrong"
-    names += "hit a rank", "named it"
+    names += "hit a rank", "named its rank"
     counts = dict.fromkeys(names, 0)
     restarts = [0]
     with service(ranks=("--comm-timeout", str(TIMEOUT))) as there, watched(there) as waits:
@@ -357,7 +357,7 @@ def kills(options) -> dict[str, dict]:
             named = re.search(r"rank \d", there.status()["last_failure"]) is not None
             what = "launcher" if victim == launcher else "rank"
             counts["hit a rank"] += what == "rank"
-            counts["named it"] += what == "rank" and restarts[-1] > restarts[-2] and named
+            counts["named its rank"] += what == "rank" and restarts[-1] > restarts[-2] and named
             said = f"{state}, {known['attempts']} attempts lost; {there.status()['last_failure']}"
             print(f"{number + 1}: {how.name} of a {what}: {said}", flush=True)
         spent = time.monotonic() - start
