@@ -12,12 +12,8 @@ takes wall time.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import record
@@ -144,26 +140,14 @@ def engine(options) -> None:
 
 def ranks(options) -> None:
     """Measure a product and a gradient, each with its reduction, on one and on two ranks."""
-    runs = [[started(count, options.rounds) for count in (1, 2)] for _ in range(TURNS)]
+    words = "alone", "--rounds", options.rounds
+    runs = [[record.answer_of(count, *words) for count in (1, 2)] for _ in range(TURNS)]
     for title in runs[0][0]:
         one, two = np.median([[run[title] for run in pair] for pair in runs], axis=0)
         values = {"1 rank, ms": 1e3 * one, "2 ranks, ms": 1e3 * two, "ratio": one / two}
         print(title, {head: round(value, 2) for head, value in values.items()})
         if not options.trial:
             record.save("pde-engines-ranks", title, values, CODE)
-
-
-def started(count: int, rounds: int) -> dict[str, float]:
-    """Return what `alone` prints on so many ranks."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else "mpiexec"
-    done = subprocess.run(
-        [launcher, "-n", str(count), sys.executable, __file__, "alone", "--rounds", str(rounds)],
-        env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def alone(options) -> None:

@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import record
@@ -112,10 +111,8 @@ def reproducible(options) -> None:
 
 
 def both(options) -> None:
-    beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else "mpiexec"
     trial = ["--trial"] if options.trial else []
-    subprocess.run([mpiexec, "-n", "4", sys.executable, __file__, *trial, "memory"], check=True)
+    subprocess.run([*record.on_ranks(4), __file__, *trial, "memory"], check=True)
     subprocess.run([sys.executable, __file__, *trial, "reproducible"], check=True)
 
 

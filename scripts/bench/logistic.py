@@ -14,7 +14,6 @@ import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import record
@@ -155,13 +154,11 @@ def peer(name: str, solver: str, ridge: float, threads: int) -> None:
 
 
 def run(arguments: list[str], ranks: int | None = None) -> object:
-    command = [sys.executable, __file__, *arguments]
+    python = record.on_ranks(ranks) if ranks else [sys.executable]
     environment = dict(os.environ, OMP_NUM_THREADS="1") if ranks else dict(os.environ)
-    if ranks:
-        beside = Path(sys.executable).with_name("mpiexec")
-        command = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks), *command]
-    else:
+    if not ranks:
         environment.pop("OMP_NUM_THREADS", None)
+    command = [*python, __file__, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)

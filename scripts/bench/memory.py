@@ -11,9 +11,7 @@ method holds and the limit of a product.
 
 import argparse
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import record
 from threadpoolctl import threadpool_limits
@@ -89,11 +87,9 @@ def measure(options) -> None:
 
 
 def all_of_them(trial: bool) -> None:
-    beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else "mpiexec"
     for ranks, layout in ((1, "replicated"), (4, "rows")):
         for method in METHODS:
-            command = [mpiexec, "-n", str(ranks), sys.executable, __file__]
+            command = [*record.on_ranks(ranks), __file__]
             command += ["--trial"] if trial else []
             subprocess.run([*command, "--layout", layout, "--method", method], check=True)
 

@@ -313,9 +313,7 @@ def compare_factor(handover: str, title: str, options) -> None:
 
 
 def compare_ranks(handover: str, options) -> None:
-    beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else "mpiexec"
-    command = [mpiexec, "-n", "2", sys.executable, *arguments_of(options, handover)]
+    command = [*record.on_ranks(2), *arguments_of(options, handover)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     trial = ["--trial"] if options.trial else []
     subprocess.run([*command, *trial, "--serve", "ranks"], check=True, env=environment)

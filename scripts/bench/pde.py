@@ -15,11 +15,8 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
 import time
 from functools import cache, partial
-from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -651,16 +648,7 @@ def shallow_relu(units: int) -> hc.ResidualProblem:
 
 def start(name: str, ranks: int, seeds: int = 1) -> dict:
     """Return what this script prints for `--started NAME` on so many ranks."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    command = [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks), sys.executable]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")
-    done = subprocess.run(
-        [*command, __file__, "--started", name, "--seeds", str(seeds)],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    return record.answer_of(ranks, "--started", name, "--seeds", seeds)
 
 
 def print_first(row: dict) -> None:

@@ -66,6 +66,23 @@ def save(table: str, row: str, values: dict, code: tuple[str, ...], ranks: int =
     write([*(e for e in read() if (e["table"], e["row"]) != (table, row)), entry])
 
 
+def on_ranks(ranks: int) -> list[str]:
+    """Return the words that start this Python on so many ranks: by its own launcher, if any."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    return [str(beside) if beside.exists() else "mpiexec", "-n", str(ranks), sys.executable]
+
+
+def answer_of(ranks: int, *words) -> dict:
+    """Start this script again on so many ranks of one thread; return what it prints last."""
+    done = subprocess.run(
+        [*on_ranks(ranks), sys.argv[0], *map(str, words)],
+        env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def read() -> list[dict]:
     return json.loads(MEASURED.read_text()) if MEASURED.exists() else []
 
