@@ -97,6 +97,11 @@ def set_threads(threads: int) -> None:
         tf.constant(0.0)
 
 
+def threads_here() -> int:
+    """Return how many threads an operation of TensorFlow runs on in this process."""
+    return tf.config.threading.get_intra_op_parallelism_threads() or len(os.sched_getaffinity(0))
+
+
 def own_device(devices: list, place: int):
     """Return the device of the rank that is number `place` on its node; None where there is none.
 

@@ -202,6 +202,12 @@ class DifferentiableProblem(Problem):
         size = self.budget(dtype).rows(max(stop - start, 1), k, np.dtype(dtype).itemsize)
         return chunks(part, len(self.data.X), size)
 
+    def _chunks_of_sums(self, part: slice, dtype: str) -> Iterator[slice]:
+        """`chunks` of a loss or a gradient: few of an engine that holds no more than a block's."""
+        if self.engine.block is None or is_mapped(self.data.X):
+            return self.chunks(part, dtype)
+        return chunks(part, len(self.data.X), max(len(self.data.X), 1))
+
     def chunks_here(self, dtype: str, k: int = 1) -> Iterator[slice]:
         """Yield the `chunks` of each of `parts_here`, which reproducible results are made of."""
         for part in self.parts_here:
@@ -266,7 +272,9 @@ class DifferentiableProblem(Problem):
     def loss_and_gradient(self, x: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
         dtype = self.gradient_dtype
         kernel = self.compiled("gradient", dtype, self.tensors(dtype))
-        loss, gradient = self.sums(kernel, x, dtype, self.chunks(rows, dtype), [(), (self.n,)])
+        loss, gradient = self.sums(
+            kernel, x, dtype, self._chunks_of_sums(rows, dtype), [(), (self.n,)]
+        )
         return np.append(gradient, loss)
 
     def objective(self, x: np.ndarray) -> float:
@@ -281,7 +289,7 @@ class DifferentiableProblem(Problem):
 
             self._kernels["losses"] = tf.function(loss_sum, autograph=False, reduce_retracing=True)
         kernel = self._kernels["losses"]
-        parts = [self.chunks(part, kind) for part in self.parts_here]
+        parts = [self._chunks_of_sums(part, kind) for part in self.parts_here]
         sums = [self.sums(kernel, x, kind, part, [(1,)])[0] for part in parts]
         return float(self.sum_parts(sums, (1,))[0] / self.rows + self.ridge / 2 * (x @ x))
 

@@ -14,11 +14,12 @@ from hesscomp.curvature.networks.jets import Level, jet_function
 from hesscomp.curvature.networks.layerwise import LayerwiseEngine
 from hesscomp.curvature.networks.operation import Unsupported
 from hesscomp.curvature.networks.smoothness import MOST, smoothness
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import tf, threads_here
 from hesscomp.errors import InputError
 from hesscomp.problems.keras import ENGINES
 from hesscomp.problems.stateless import network_of
 
+IN_CACHES = 2**18  # numbers of the layers' outputs; twice and half of that are as good
 WHAT = "value", "slope", "second derivative"
 
 
@@ -56,8 +57,11 @@ def jet_engine(
     if engine != "generic":
         try:
             nodes = read_graph(model)
-            nodes = nodes if level == Level.U else of_jets(nodes, shape[1], level)
-            return LayerwiseEngine(nodes, model.trainable_variables, pieces, loss)
+            if level == Level.U:
+                return LayerwiseEngine(nodes, model.trainable_variables, pieces, loss)
+            nodes = of_jets(nodes, shape[1], level)
+            block = _rows_in_caches(pieces, level.channels(shape[1]))
+            return LayerwiseEngine(nodes, model.trainable_variables, pieces, loss, block)
         except Unsupported as why:
             if engine == "layer-wise":
                 raise InputError(f"no layer-wise engine for {model.name}: {why}") from why
@@ -65,6 +69,17 @@ def jet_engine(
     network = network_of(model, pieces)
     function = network if level == Level.U else jet_function(network, level)
     return GenericEngine(function, loss, reason)
+
+
+def _rows_in_caches(pieces: list[Piece], channels: int) -> int | None:
+    """Return how many rows' jets pass through the caches together; None for all rows at once.
+
+    That pays on one thread. Several share little in so few rows, and a GPU less.
+    """
+    if threads_here() > 1 or tf.config.get_visible_devices("GPU"):
+        return None
+    outputs = sum(piece.shape[-1] for piece in pieces if len(piece.shape) > 1)
+    return max(IN_CACHES // (channels * max(outputs, 1)), 1)
 
 
 def smoothness_of(

@@ -132,13 +132,17 @@ def close(found, expected):
 )
 def test_layerwise_operators_against_closed_forms(world, monkeypatch, d, c, level):
     monkeypatch.setattr(Budget, "rows", lambda *_: 2)  # so that the last chunk is ragged
+    monkeypatch.setattr("hesscomp.problems.jet_engine.IN_CACHES", 100)  # so that blocks are small
     model, (X, y) = in_float64(lambda: shallow(d, c)), points(d)
     problem = JetProblem(model, level, mine(world, X, y), world, "layer-wise")
     width, theta = level.channels(d) * c, problem.initial
     gradient, H, G, J = dense_matrices(
         lambda theta, X: by_closed_form(theta, X, d, c)[:, :width], theta, X, y
     )
-    close(problem.objective_and_gradient(theta)[1], gradient / ROWS)
+    assert problem.engine.block in range(2, 7)
+    value, found = problem.objective_and_gradient(theta)
+    close(found, gradient / ROWS)
+    assert problem.objective(theta) == pytest.approx(value, rel=1e-13)
     check_operator(HessianOperator(problem, theta), H / ROWS, 1e-12)
     check_operator(GaussNewtonOperator(problem, theta), G / ROWS, 1e-12)
     V = np.random.default_rng(2).standard_normal((problem.n, 3))

@@ -30,6 +30,7 @@ class Engine(ABC):
     name: str
     reason: str  # why this engine was taken
     copies: int  # about how many arrays of a row's values, for each column, a product holds at once
+    block: int | None = None  # rows that a loss or a gradient takes at a time, all if None
     narrows = False
     affine = False  # whether a network's output is known to be affine in the parameters
 

@@ -21,7 +21,7 @@ class LayerwiseEngine(NetworkEngine):
     """For a graph of operations with rules; the last one's output is the network's.
 
     `variables` are the flat vector's parameters in order, and `pieces` say where they lie; all
-    other variables are constants.
+    other variables are constants. Losses and gradients take `block` rows at a time, all if None.
     """
 
     name = "layer-wise"
@@ -29,8 +29,11 @@ class LayerwiseEngine(NetworkEngine):
     copies = 4
     reason = "every layer has a rule"
 
-    def __init__(self, nodes: list[Node], variables: list, pieces: list[Piece], loss: Loss):
-        self.nodes, self.pieces, self.loss = nodes, pieces, loss
+    def __init__(
+        self, nodes: list[Node], variables: list, pieces: list[Piece], loss: Loss,
+        block: int | None = None,
+    ):  # fmt: skip
+        self.nodes, self.pieces, self.loss, self.block = nodes, pieces, loss, block
         self.index = {id(variable): i for i, variable in enumerate(variables)}
 
     @property
@@ -57,12 +60,37 @@ class LayerwiseEngine(NetworkEngine):
 
         return sum(out.shape.num_elements() for out in outputs.get_concrete_function().outputs)
 
+    def data_loss(self, theta, X, y):
+        def of_block(X, y):
+            return [super(LayerwiseEngine, self).data_loss(theta, X, y)]
+
+        return self._in_blocks(of_block, X, y, [tf.zeros([], theta.dtype)])[0]
+
     def data_gradient(self, theta, X, y):
-        sites = self._values(theta, X)
-        output = sites[-1].output
-        loss, slopes = tf.reduce_sum(self.loss.values(output, y)), {}
-        self._deltas(sites, self.loss.gradient(output, y), slopes)
-        return loss, self._flat(slopes, theta)
+        def of_block(X, y):
+            sites = self._values(theta, X)
+            output = sites[-1].output
+            loss, slopes = tf.reduce_sum(self.loss.values(output, y)), {}
+            self._deltas(sites, self.loss.gradient(output, y), slopes)
+            return loss, self._flat(slopes, theta)
+
+        return self._in_blocks(of_block, X, y, [tf.zeros([], theta.dtype), tf.zeros_like(theta)])
+
+    def _in_blocks(self, sums, X, y, zeros):
+        """Return ``sums(X, y)``, sums over the rows, a block of rows at a time: in the caches."""
+        if self.block is None:
+            return sums(X, y)
+        rows = tf.shape(X)[0]
+        blocks = tf.maximum((rows + self.block - 1) // self.block, 1)
+        step = (rows + blocks - 1) // blocks
+
+        def more(first, totals):
+            here = slice(first, first + step)
+            parts = sums(X[here], y[here])
+            return first + step, [a + b for a, b in zip(totals, parts, strict=True)]
+
+        start = tf.constant(0), zeros
+        return tf.while_loop(lambda first, _: first < rows, more, start, parallel_iterations=1)[1]
 
     def squared_gradients(self, theta, X, y):
         self._check_unshared()

@@ -64,6 +64,7 @@ class Composed(NetworkEngine):
     def __init__(self, inner: NetworkEngine, inputs: int, function: Map, loss: Loss):
         self.inner, self.inputs, self.function, self.loss = inner, inputs, function, loss
         self.name, self.reason, self.copies = inner.name, inner.reason, inner.copies
+        self.block = inner.block
         whole = FunctionLoss(lambda X, F: loss.values(function(F, X), X), loss.name)
         self._whole = inner.with_loss(whole)
 
@@ -72,6 +73,9 @@ class Composed(NetworkEngine):
 
     def output(self, theta, X):
         return opaque(self.function(self._jets(theta, X), X))
+
+    def data_loss(self, theta, X, y):
+        return self._whole.data_loss(theta, self._points(X), X)
 
     def data_gradient(self, theta, X, y):
         return self._whole.data_gradient(theta, self._points(X), X)
@@ -186,6 +190,8 @@ class Grouped(NetworkEngine):
         self.engines, self.widths, self.loss = engines, widths, loss
         self.name, self.reason = engines[0].name, engines[0].reason
         self.copies = max(engine.copies for engine in engines)
+        blocks = [engine.block for engine in engines if engine.block is not None]
+        self.block = max(blocks) if len(blocks) == len(engines) else None
 
     def row_tangents(self, theta, X, row_values):
         return max(engine.row_tangents(theta, X, row_values) for engine in self.engines)
