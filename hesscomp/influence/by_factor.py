@@ -1,6 +1,7 @@
 """What a factor gives without CG: statistics of all rows, and Laplace variances."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
@@ -60,7 +61,8 @@ def output_blocks(
 ) -> Iterator[tuple[OutputTerms, np.ndarray]]:
     """Yield the terms of a few rows here at a time, with K = J (F + shift I)^-1 J^T / m; local."""
     few = max(NUMBERS // (problem.n * problem.outputs), 1)
-    for part in chunks(slice(None), problem.rows_here, few):
+    parts = (chunks(part, problem.rows_here, few) for part in problem.parts_here)
+    for part in chain.from_iterable(parts):
         terms = problem.output_terms(x, part)
         J = terms.jacobian
         flat = J.reshape(-1, J.shape[2])

@@ -111,7 +111,7 @@ class NetworkProblem(DifferentiableProblem):
         theta, (X, y) = tf.constant(x, "float64"), self.tensors("float64")
         panel, found = tf.constant(V, "float64"), [np.empty((0, V.shape[1]))]
         kernel = self.compiled("row_slopes", "float64", (X, y), panel)
-        for rows in self.chunks(slice(None), "float64", V.shape[1]):
+        for rows in self.chunks_here("float64", V.shape[1]):
             found.append(kernel(theta, X[rows], y[rows], panel).numpy())
         return np.concatenate(found)
 

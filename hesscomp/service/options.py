@@ -21,7 +21,7 @@ class ServiceOptions(Options, group="service"):
     )  # fmt: skip
     port: int | None = option(
         None, low=0, high=65535, metavar="PORT",
-        help="answer TCP too, on this host alone; 0 takes a free port. A browser on this host needs it",
+        help="answer TCP too, on this host alone; 0 takes a free port. Browsers here need it",
     )  # fmt: skip
     host: str = option(
         LOOPBACK, metavar="NAME", advanced=True,

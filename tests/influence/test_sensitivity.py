@@ -261,7 +261,7 @@ def small_network(world, cut="first empty", **options):
          keras.layers.Dense(3)]
     )  # fmt: skip
     model.set_weights([rng.standard_normal(w.shape) for w in model.get_weights()])
-    here = own_rows(world, 30, cut)
+    here = block_rows(world, 30) if cut == "blocks" else own_rows(world, 30, cut)
     return KerasProblem(
         model, "softmax-cross-entropy", (X[here], y[here]), world, ridge=0.1, dtype="float64",
         check="off", **options,
@@ -358,6 +358,19 @@ def test_reproducible_bits_do_not_depend_on_the_ranks(world):
         found.append(hc.sensitivity(problem, x, test=data, leverage=True, by_data=True))
     for name in ("influence", "by_ridge", "labels", "shifts", "scales", "parameters", "residuals"):
         np.testing.assert_array_equal(*(getattr(each, name) for each in found))
+
+
+@pytest.mark.ranks
+def test_reproducible_bits_of_a_network_do_not_depend_on_the_ranks(world):
+    found = []
+    for each in (World(world.comm, reproducible=True), World(MPI.COMM_SELF, reproducible=True)):
+        problem = small_network(each, "blocks")
+        asked = {"target": np.eye(problem.n)[0], "leverage": True, "by_data": True, "leading": 4}
+        result = hc.sensitivity(problem, problem.initial, operator="ggn", **asked)
+        rows = result.statistics
+        found.append([result.influence, result.shifts, rows.leverage, rows.left_out, rows.cook])
+    for alone, together in zip(*found, strict=True):
+        np.testing.assert_array_equal(alone, together)
 
 
 def adult_problem(X, b, ridge, world):

@@ -179,7 +179,8 @@ def ritz(world):
 
 @pytest.mark.ranks(most=4)
 @pytest.mark.parametrize("posed", slow_but([collocation], [collocation, ritz]))
-def test_runs_have_equal_bits_on_any_number_of_ranks(posed, shared_tmp):
+def test_runs_have_equal_bits_on_any_number_of_ranks(posed, shared_tmp, monkeypatch):
+    monkeypatch.setattr("hesscomp.problems.jet_engine.IN_CACHES", 60)  # blocks of a few rows
     optimizer, steps = NaturalGradient(momentum=0.5), Stopping(max_steps=4)
     alone = train(posed(World(World.serial().comm, reproducible=True)), optimizer, stopping=steps)
     problem, saving = posed(World(reproducible=True)), Saving(str(shared_tmp), every=1)

@@ -16,7 +16,7 @@ from hesscomp.errors import InputError
 from hesscomp.parallel.world import World
 from hesscomp.problems import committor, equations
 from hesscomp.problems.catalogue import EQUATIONS
-from hesscomp.workflows import CompressRequest, TrainRequest, compress
+from hesscomp.workflows import CompressRequest, SpectrumRequest, TrainRequest, compress, spectrum
 from hesscomp.workflows.training import train
 
 
@@ -182,6 +182,23 @@ def test_a_run_tells_its_error_and_draws_it(tmp_path):
     (tmp_path / "r" / "solution.json").write_text('{"axes": [[1]], "names": ["$x"]}')
     with pytest.raises(InputError, match="words"):
         file_figure(tmp_path / "r")
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_equation_in_two_dimensions_has_its_pictures(tmp_path):
+    train(
+        TrainRequest(
+            problem="poisson-2d", optimizer="natural-gradient", max_steps=1, run=str(tmp_path / "r")
+        ),
+        World.serial(),
+    )
+    titled = {axes.get_title(loc="left"): axes for axes in file_figure(tmp_path / "r").axes}
+    for title in ("Solution", "Error", "Points of training"):
+        assert titled[title].get_xlabel() == "x" and titled[title].get_ylabel() == "y"
+    drawn = tmp_path / "spectrum.png"
+    request = SpectrumRequest(problem="poisson-2d", probes=2, steps=3, out=str(drawn))
+    lowest, largest = spectrum(request, World.serial()).extremes
+    assert -1e-9 * largest < lowest < largest and drawn.stat().st_size > 1000
 
 
 def test_the_fisher_matrix_of_residuals_is_their_gauss_newton_matrix():
