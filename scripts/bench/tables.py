@@ -210,7 +210,8 @@ def service_kills(entries: list[dict]) -> str:
     return (
         f"{table(rows)}\nTogether {number} kills and stops: {total('done')} jobs done, "
         f"{total('wrong')} of them with wrong bits, {total('failed')} failed; the ranks began anew "
-        f"{total('restarts')} times, {total('named its rank')} times with a rank named.\n"
+        f"{total('restarts')} times; of {total('hit a rank')} blows at ranks "
+        f"{total('named its rank')} were told with the rank's number.\n"
     )
 
 
