@@ -104,7 +104,7 @@ def test_a_tolerance_that_is_missed_is_tried_again(world, monkeypatch, passes):
     H, tree = exponential(points, 0.2), Tree.halves(256, 16, kd_order(points, 16))
 
     def more(error, *where, usual=hodlr.cut_of_block):
-        return 3 * usual(error, *where)  # as much as errors of a matrix may add up
+        return 4 * usual(error, *where)  # as much as errors of a matrix may add up
 
     monkeypatch.setattr(hodlr, "cut_of_block", more)
     operator = Sharded(H, world, True)
@@ -114,7 +114,8 @@ def test_a_tolerance_that_is_missed_is_tried_again(world, monkeypatch, passes):
     factor = compress_hodlr(operator, tree, tolerance=tolerance, passes=passes)
     assert not missed.certificate.converged and relative_error(missed, H) > tolerance
     assert factor.certificate.converged and relative_error(factor, H) <= tolerance
-    assert factor.provenance.columns >= 2 * missed.provenance.columns
+    assert factor.provenance.columns >= 2 * missed.provenance.columns  # both attempts count
+    assert factor.numbers > missed.numbers
 
 
 def test_the_same_bits_on_any_number_of_ranks(world):

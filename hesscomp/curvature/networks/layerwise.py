@@ -84,13 +84,7 @@ class LayerwiseEngine(NetworkEngine):
         blocks = tf.maximum((rows + self.block - 1) // self.block, 1)
         step = (rows + blocks - 1) // blocks
 
-        def more(first, totals):
-            here = slice(first, first + step)
-            parts = sums(X[here], y[here])
-            return first + step, [a + b for a, b in zip(totals, parts, strict=True)]
-
-        start = tf.constant(0), zeros
-        return tf.while_loop(lambda first, _: first < rows, more, start, parallel_iterations=1)[1]
+        return _summed(lambda here: sums(X[here], y[here]), rows, step, zeros)
 
     def squared_gradients(self, theta, X, y):
         self._check_unshared()
@@ -367,13 +361,21 @@ def _gram_product(factors: list[tuple[tf.Tensor, tf.Tensor]], V: tf.Tensor) -> t
     step = max(AT_ONCE // (factors[0][1].shape[2] * sum(sizes)), 1)
     parts, rows = tf.split(V, sizes), tf.shape(factors[0][0])[0]
 
-    def more(first, totals):
-        here = slice(first, first + step)
+    def of_rows(here):
         each = [_layer_rows(a[here], d[here]) for a, d in factors]
         each = [tf.reshape(G, [-1, size]) for G, size in zip(each, sizes, strict=True)]
         T = tf.add_n([tf.matmul(G, part) for G, part in zip(each, parts, strict=True)])
-        terms = [tf.matmul(G, T, transpose_a=True) for G in each]
+        return [tf.matmul(G, T, transpose_a=True) for G in each]
+
+    return tf.concat(_summed(of_rows, rows, step, [tf.zeros_like(part) for part in parts]), 0)
+
+
+def _summed(sums, rows: tf.Tensor, step, zeros: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Return the sums of ``sums(slice)``, as many tensors as zeros, over slices of `step` rows."""
+
+    def more(first, totals):
+        terms = sums(slice(first, first + step))
         return first + step, [total + term for total, term in zip(totals, terms, strict=True)]
 
-    start = tf.constant(0), [tf.zeros_like(part) for part in parts]
-    return tf.concat(tf.while_loop(lambda first, _: first < rows, more, start)[1], 0)
+    start = tf.constant(0), zeros
+    return tf.while_loop(lambda first, _: first < rows, more, start, parallel_iterations=1)[1]
