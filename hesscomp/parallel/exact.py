@@ -50,18 +50,19 @@ def sum_blocks(
     blocks = blocks.reshape(len(blocks), -1, k) if blocks.size else np.zeros((1, 0, k))
     # Axis by axis, and without an array of magnitudes: many times as fast.
     largest = np.maximum(blocks.max(axis=0), -blocks.min(axis=0))
-    largest = largest.max(axis=0, initial=0.0).astype(np.float64)
+    largest = np.ascontiguousarray(largest.T).max(axis=1, initial=0.0).astype(np.float64)
     largest = world.max(np.where(np.isfinite(largest), largest, np.inf))
     finite = np.isfinite(largest)
     exponent = np.maximum(np.frexp(np.where(finite, largest, 1.0))[1], SMALLEST)
     scale = np.exp2(62.0 - int(count).bit_length() - exponent)
     total = np.zeros((int(np.prod(shape[:-1])), k), np.int64)
     step = max(CACHED // max(k, 1), 1)
+    scales = np.tile(scale, (step, 1))  # else NumPy goes row by row, which are short
     scaled = np.empty((step, k))
     with np.errstate(invalid="ignore"):
         for first in range(0, blocks.shape[1], step):
             part = total[first : first + step]
-            room = scaled[: len(part)]
+            factor, room = scales[: len(part)], scaled[: len(part)]
             for block in blocks:
-                part += np.multiply(block[first : first + step], scale, out=room).astype(np.int64)
+                part += np.multiply(block[first : first + step], factor, out=room).astype(np.int64)
     return (reduce or world.sum)(total.reshape(shape)) * np.where(finite, 1 / scale, np.nan)
