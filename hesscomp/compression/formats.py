@@ -55,18 +55,21 @@ class Candidate:
         Product columns that it takes, probes included.
     numbers : float
         Stored for each parameter.
-    error : float or None
-        Estimated relative error, in the Frobenius norm; None, a dash in the table, of hodlr, whose
-        error is not known before its own products are made.
+    error : float
+        Estimated relative error, in the Frobenius norm.
     factor : Factor or None
         Where the sketch gives it: without a certificate yet.
+    rough : bool
+        Whether the error is that of another format's factor, and of what this one would cut of it,
+        marked by ~ in the table: of hodlr, before its own products are made.
     """
 
     format: str
     columns: int
     numbers: float
-    error: float | None
+    error: float
     factor: Factor | None = None
+    rough: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Selection:
         lines = [f"{'format':<10} {'columns':>8} {'numbers a parameter':>20} {'error':>9}"]
         for each in self.candidates:
             mark = "  taken" if each.format == self.chosen else ""
-            error = "-" if each.error is None else f"{each.error:.2e}"
+            error = f"{'~' if each.rough else ''}{each.error:.2e}"
             lines.append(
                 f"{each.format:<10} {each.columns:8d} {each.numbers:20.1f} {error:>9}{mark}"
             )
@@ -260,16 +263,19 @@ class HodlrFormat(Format):
         near = others[Hbs.kind]
         assert isinstance(near.factor, Hbs)  # as that format makes
         columns, numbers = int(tree.leaf_sizes.max()), np.sum(tree.leaf_sizes**2)
+        squares = 0.0  # of what is cut
         for level, B in enumerate(reversed(near.factor.stacks.couplings)):
             sizes = np.diff(tree.bounds[:: tree.leaves >> level])
             cut = cut_of_block(asked.tolerance * sketch.norm / 2, level, tree.levels)
             s = np.linalg.svd(B, compute_uv=False)
             rest = np.sqrt(np.cumsum(s[:, ::-1] ** 2, axis=1)[:, ::-1])
             ranks = np.sum(rest > cut, axis=1)
+            squares += 2 * float(np.sum(np.where(rest > cut, 0.0, s) ** 2))
             columns += 2 * min(int(ranks.max()) + asked.oversample, int(sizes.max() + 1) // 2)
             numbers += np.sum(ranks * sizes)
         columns = near.columns + (0 if sketch.exact else int(columns))
-        return Candidate(self.name, columns, float(numbers) / tree.n, None)
+        error = float(np.hypot(near.error, np.sqrt(squares) / (sketch.norm or 1.0)))
+        return Candidate(self.name, columns, float(numbers) / tree.n, error, rough=True)
 
 
 FORMATS: dict[str, Format] = {
@@ -523,7 +529,7 @@ def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice)
         for name, each in FORMATS.items():
             by_name[name] = each.candidate(sketch, asked, tree, by_name)
         found = list(by_name.values())
-        known = {each.format: each.error for each in found if each.error is not None}
+        known = {each.format: each.error for each in found if not each.rough}
         # HODLR's numbers are read from the HBS factor: they hold where that meets the tolerance.
         met = [each for each in found if known.get(each.format, known[Hbs.kind]) <= tolerance]
         if met:
@@ -554,7 +560,7 @@ def _chosen(sketch: GaussianSketch, asked: FormatOptions, tree: Tree, on_choice)
     factor = made(best)
     if best.factor is not None or factor.certificate.converged:
         return factor
-    missed = replace(best, error=factor.certificate.relative_error)
+    missed = replace(best, error=factor.certificate.relative_error, rough=False)
     rows = tuple(missed if each is best else each for each in found)
     note = f"{best.format} was made and misses the tolerance of {asked.tolerance:g}"
     for other in met[1:]:

@@ -106,9 +106,10 @@ def compress_hodlr(
     With leaves of m parameters and L levels, 2 (rank + oversample) L + m product columns, or
     3 (rank + oversample) L + m in one pass, in 2 L + 1 or L + 1 block products, and the probes in
     one more. A level takes no more columns than its blocks have. About 6 (rank + oversample)^2
-    operations a parameter and level, which the ranks share: each works on its own subtrees
-    (`Shares`), whatever the layout. Of each level above these, the ranks gather (rank +
-    oversample)^2 numbers for each subtree, and rank 0 finishes its blocks.
+    operations a parameter and level, and 8 rank (rank + oversample) for each coarser level, which
+    the ranks share: each works on its own subtrees (`Shares`), whatever the layout. Of each level
+    above these, the ranks gather (rank + oversample)^2 numbers for each subtree, and rank 0
+    finishes its blocks.
     Memory: the factor, and five (n, rank + oversample) arrays; in the row layout a rank holds its
     own rows of all of these. The bits depend on the number of ranks only by the operator's, and not
     at all in reproducible mode.

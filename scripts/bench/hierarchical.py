@@ -1,6 +1,6 @@
-"""Hierarchical factors: known answers, growth, networks, a Newton-Krylov solve, a shallow network.
+"""Hierarchical factors: known answers, growth, updates, networks, Newton-Krylov solves.
 
-    python scripts/bench/hierarchical.py                     # all, ten minutes
+    python scripts/bench/hierarchical.py                     # all, a quarter of an hour
     python scripts/bench/hierarchical.py answers shallow
     mpiexec -n 2 python scripts/bench/hierarchical.py autoencoder    # half an hour, 12 GiB
 
@@ -18,6 +18,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -31,8 +32,9 @@ import tables
 from scipy.sparse.linalg import LinearOperator
 from threadpoolctl import threadpool_limits
 
-from hesscomp.compression import compress
-from hesscomp.compression.hodlr import compress_hodlr
+from hesscomp.compression import compress, update_factor
+from hesscomp.compression.hodlr import HodlrOptions, compress_hodlr
+from hesscomp.compression.recompression import update_hierarchical
 from hesscomp.curvature.whitened import Whitened
 from hesscomp.factors import Factor, Hodlr, Tree
 from hesscomp.factors.hierarchical import Hierarchical, Inverse
@@ -46,6 +48,7 @@ from hesscomp.optimizers.preconditioners import HORIZON
 CODE = ("hesscomp/factors", *record.COMPRESSION)
 DENSE = 4096  # order up to which errors are those of the dense matrix
 BUILDS = 3  # of which the median counts
+PROBES = 8  # columns of a certificate, which are no part of a sketch
 CHECKS = 16  # random vectors that measure an error beyond
 
 
@@ -113,9 +116,8 @@ def answers() -> dict[str, dict]:
     rows = {}
 
     def row(name: str, H: Operator, factor: Hierarchical, columns: int, error: float) -> None:
-        probes = 8
         rows[name] = {
-            "columns but for probes": factor.provenance.columns - probes,
+            "columns but for probes": factor.provenance.columns - PROBES,
             "asked": columns,
             "relative error": relative_error(factor, H),
             "at most": error,
@@ -154,6 +156,10 @@ def answers() -> dict[str, dict]:
 
 # 2. Growth
 
+COUNTED = (
+    *("operations of a product", "of a solve", "of a build", "of an elimination"),
+    "numbers held",
+)
 TIMED = ("to build", "to eliminate", "product", "solve", "product, cold", "solve, cold")
 
 
@@ -162,8 +168,8 @@ def growth() -> dict[str, dict]:
 
     Seconds are the processor's, on one thread, which other work on the machine disturbs less:
     medians of repeated builds, products and solves, with the factor in the caches as far as it
-    fits, and cold, after other memory was read. Operations are those of a product, or of a solve,
-    as counted.
+    fits, and cold, after other memory was read. Operations are counted from the sizes of the
+    matrices.
     """
     rate, rows, counted = bandwidth(), {}, {}
     for name in ("HBS", "HODLR"):
@@ -189,15 +195,13 @@ def growth() -> dict[str, dict]:
             held = factor.numbers + inverse.numbers
             floors = 8 * factor.numbers / rate, 8 * inverse.numbers / rate
             seconds = built, eliminated, product, solve, colder, colder_solve
-            operations = product_operations(factor), telescoping(inverse)
+            operations = product_operations(factor), telescoping(inverse), *made_operations(factor)
             counted.setdefault(name, []).append((H.n, *operations, held, *seconds))
             rows[f"{name}, n = 2^{power}"] = {
                 "columns": factor.provenance.columns,
                 "relative error": relative_error(factor, H),
                 "numbers a parameter": factor.numbers / H.n,
-                "operations of a product": operations[0],
-                "of a solve": operations[1],
-                "numbers held": held,
+                **dict(zip(COUNTED, (*operations, held), strict=True)),
                 **dict(zip(TIMED, seconds, strict=True)),
                 "product over the floor": product / floors[0],
                 "cold": colder / floors[0],
@@ -210,21 +214,24 @@ def growth() -> dict[str, dict]:
             "product over the floor": seconds_of(scattered.__matmul__, v)[0] / floors[0],
             "solve over its floor": seconds_of(scattered.solve, v, 1.0)[0] / floors[1],
         }
-    heads = ("operations of a product", "of a solve", "numbers held", *TIMED)
+    heads = (*COUNTED, *TIMED)
     for name, found in counted.items():
-        n, *values = np.array(found).T
-        late = n >= 2**14
-        slopes = [
-            float(np.polyfit(np.log(n[of]), np.log(each[of]), 1)[0])
-            for each, of in zip(values, [n > 0] * 3 + [late] * len(TIMED), strict=True)
-        ]
-        rows[f"{name}, slope"] = dict(zip(heads, slopes, strict=True))
+        n, *values = np.array(found, float).T
+        of = {head: n >= (2**14 if head in TIMED else 0) for head in heads}
+        rows[f"{name}, slope"] = {
+            head: slope(n[of[head]], each[of[head]])
+            for head, each in zip(heads, values, strict=True)
+        }
     rows["asked of slopes and floors, at most"] = (
-        dict.fromkeys(heads[:3], 1.1)
+        dict.fromkeys(COUNTED, 1.1)
         | dict.fromkeys(TIMED, 1.2)
         | {"product over the floor": 3, "solve over its floor": 3}
     )
     return rows
+
+
+def slope(n: np.ndarray, values: np.ndarray) -> float:
+    return float(np.polyfit(np.log(n), np.log(values), 1)[0])
 
 
 def product_operations(factor: Hierarchical) -> int:
@@ -236,6 +243,62 @@ def product_operations(factor: Hierarchical) -> int:
 def telescoping(matrix: Telescope) -> int:
     """Operations of a product: a node's block is used once, what goes up also comes down."""
     return 2 * (matrix.numbers + sum(R.size for R in matrix.upward))
+
+
+def made_operations(factor: Hierarchical) -> tuple[int, int]:
+    """Operations of a build but for the products of H, and of an elimination.
+
+    Counted from the sizes of the matrices that `compression.hbs`, `compression.hodlr` and
+    `factors.hbs` work on: 2 a b c of a product, and factorisations as in Golub and Van Loan (2013).
+    """
+    if isinstance(factor, Hodlr):
+        return peeling(factor), nesting(factor) + eliminating(factor.tree, factor._nested.ranks)
+    size, (r, k) = factor.provenance.columns - PROBES, sizes_of(factor.tree, factor.ranks)
+    # Least squares by normal equations, refined once where the sketch is narrow.
+    fit = 6 * size * r**2 + 4 * r**3 + (4 * r > size) * (4 * size * r**2 + 2 * r**3)
+    triangle, svd = 2 * size * r**2 - 2 * r**3 / 3, 22 * r**3
+    rest = 12 * k * r**2 + 6 * size * k * r  # the remainder, and what goes up
+    down = 2 * r * k**2 + 2 * r**2 * k
+    return int(np.sum(fit + (k > 0) * (triangle + svd + rest + down))), eliminating(
+        factor.tree, factor.ranks
+    )
+
+
+def sizes_of(tree: Tree, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of each node's matrices, and the columns of its basis."""
+    k = ranks.astype(float)
+    return np.append(k[1:].reshape(-1, 2).sum(axis=1), tree.leaf_sizes), k
+
+
+def eliminating(tree: Tree, ranks: np.ndarray) -> int:
+    r, k = sizes_of(tree, ranks)
+    rotation = 4 * r**2 * k - 2 * r * k**2 + 2 * k**3 / 3  # the QR factorisation with all of Q
+    blocks = 10 * r**3 + 2 * k**3 + 8 * k * r**2 + 4 * k**2 * r
+    return int(np.sum(9 * r**3 + np.where(k > 0, rotation + blocks, 2 * r**3)))
+
+
+def peeling(factor: Hodlr) -> int:
+    """Operations of peeling in two passes: what coarser levels explain grows with the level."""
+    n, widths, leaf = factor.n, factor.form.widths, int(factor.tree.leaf_sizes.max())
+    count = 4 * n * sum(widths) * leaf
+    for level, k in enumerate(widths):
+        s = k + HodlrOptions.oversample
+        explained, bases = 8 * n * sum(widths[:level]) * s, 4 * n * s**2 * (1 + s / leaf)
+        count += explained + bases + 2 * n * s * k
+    return int(count)
+
+
+def nesting(factor: Hodlr) -> int:
+    """Operations of the nested bases of the sides, which are eliminated."""
+    widths, levels, ranks = factor.form.widths, factor.tree.levels, factor._nested.ranks
+    rows, count = float(factor.tree.leaf_sizes.max()), 0.0
+    for level in reversed(range(levels)):
+        columns, nodes = sum(widths[: level + 1]), 2 ** (level + 1)
+        kept = float(ranks[nodes - 1 : 2 * nodes - 1].mean())
+        long, short = max(rows, columns), min(rows, columns)
+        count += nodes * (14 * long * short**2 + 8 * short**3 + 2 * rows * kept * columns)
+        rows = 2 * kept
+    return int(count)
 
 
 def bandwidth() -> float:
@@ -273,7 +336,139 @@ def timed_products(H: Operator) -> list[tuple[float, float]]:
     return seconds
 
 
-# 3. Networks
+# 3. Updates
+
+REFIT = "HBS by its ranks"
+
+
+def updates() -> dict[str, dict]:
+    """Factors brought to a new point: made anew, by their ranks again, or by the difference.
+
+    By columns and by error; and how what an update takes beside the products of H grows, on one
+    thread: of HBS by its ranks, from exp(-d / 0.1) to exp(-d / 0.11) on a line, and of HBS and
+    HODLR by ten columns that are added, and cut again to 1e-8.
+    """
+    rows: dict[str, dict] = {}
+
+    def case(name: str, before: Operator, now: Operator, **options) -> None:
+        known = compress(before, format="hbs", **options)
+        ways = {
+            "anew": lambda: compress(now, format="hbs", **options),
+            "by its ranks": lambda: update_factor(now, known, seed=1),
+            "by a difference of rank 50": lambda: update_factor(
+                now, known, 50, by="difference", seed=1
+            ),
+        }
+        found = {"as it was": known} | {way: make() for way, make in ways.items()}
+        for way, factor in found.items():
+            rows[f"{name}, {way}"] = {
+                "columns": 0 if factor is known else factor.provenance.columns,
+                "relative error": relative_error(factor, now),
+                "numbers a parameter": numbers_of(factor) / now.n,
+            }
+
+    problem = Deconvolution(4096)
+    start = np.zeros(problem.n)
+    first, downhill = problem.hessian(start), -problem.gradient(start)
+    step = conjugate_gradients(first, downhill, tolerance=1e-6, max_iterations=5000).x
+    case("deconvolution, after a Newton step", first, problem.hessian(step), rank=8, leaf_size=16)
+    first, later, tree = classifier_and_later()
+    case("classifier 196-15-10, after an epoch", first, later, tolerance=6.5e-2, tree=tree)
+
+    grown: dict[str, list[tuple[float, ...]]] = {}
+    for power in range(12, 19):
+        H, later = Kernel(2**power, 1, 0.1), Kernel(2**power, 1, 0.11)
+        nested = compress(H, 8, format="hbs", leaf_size=16)
+        peeled = compress_hodlr(H, Tree.halves(H.n, 64), rank=8)
+        x = np.linspace(0, 1, H.n)[:, None]
+        B = np.cos(np.pi * x * np.arange(1, 11)) / np.sqrt(H.n)
+        c = np.linspace(-1, 1, 10)
+        changed = Sum(H, B, c)
+        for name, target, update in (
+            (REFIT, later, partial(update_factor, later, nested, seed=1)),
+            (
+                "HBS and ten columns",
+                changed,
+                partial(update_hierarchical, nested, B, c, tolerance=1e-8),
+            ),
+            ("HODLR and ten columns", changed, partial(peeled.update, B, c, 1e-8)),
+        ):
+            factor, seconds = updated(update, later)
+            refit = name == REFIT
+            operations = made_operations(factor)[0] if refit else None
+            rows[f"{name}, n = 2^{power}"] = {
+                "columns": factor.provenance.columns if refit else 0,
+                "relative error": relative_error(factor, target),
+                "numbers a parameter": numbers_of(factor) / H.n,
+                "operations": operations,
+                "seconds": seconds,
+            }
+            grown.setdefault(name, []).append((H.n, operations or np.nan, seconds))
+    for name, found in grown.items():
+        n, operations, seconds = np.array(found).T
+        late = n >= 2**14
+        rows[f"{name}, slope"] = {
+            "operations": None if np.isnan(operations).any() else slope(n, operations),
+            "seconds": slope(n[late], seconds[late]),
+        }
+    rows["asked of slopes, at most"] = {"operations": 1.1, "seconds": 1.2}
+    return rows
+
+
+def updated(update: Callable[[], Factor], H: Operator) -> tuple[Factor, float]:
+    """Return the factor, and the median of its processor seconds but for products of H."""
+    products, took = timed_products(H), []
+    for _ in range(BUILDS):
+        products.clear()
+        began = time.process_time()
+        factor = update()
+        took.append(time.process_time() - began - sum(of for _, of in products))
+    return factor, float(np.median(took))
+
+
+class Sum(MatrixOperator):
+    """H + B diag(c) B^T."""
+
+    def __init__(self, H: Operator, B: np.ndarray, c: np.ndarray):
+        def product(V):
+            return H @ V + B @ (c * (B.T @ V).T).T
+
+        super().__init__(LinearOperator((H.n, H.n), matvec=product, matmat=product, dtype=float))
+
+
+def classifier_and_later() -> tuple[Operator, Operator, Tree]:
+    """The Hessians of the classifier of `networks` at initialisation and after an epoch of Adam.
+
+    And the tree of its units.
+    """
+    import keras
+
+    import hesscomp as hc
+
+    pooled, labels = pooled_images()
+    loss = "sparse_categorical_crossentropy"
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense
+    model = keras.Sequential([keras.Input((196,)), dense(15, "sigmoid"), dense(10, "softmax")])
+    first = hc.hessian(model, loss, (pooled, labels), dtype="float64").replicated()
+    order = unit_order(first.describe(compress(first, 1)).blocks, first.n)
+    held = MatrixOperator(first.to_dense())
+    model.compile(keras.optimizers.Adam(0.01), loss)
+    model.fit(pooled, labels, epochs=1, batch_size=32, verbose=0)
+    later = hc.hessian(model, loss, (pooled, labels), dtype="float64").replicated()
+    return held, MatrixOperator(later.to_dense()), Tree.halves(first.n, 16, order)
+
+
+# 4. Networks
+
+
+def pooled_images() -> tuple[np.ndarray, np.ndarray]:
+    """The first 300 images of the MNIST sample, pooled to 14 x 14, and their labels."""
+    import hesscomp as hc
+
+    train = hc.load_data("mnist-sample").train
+    images = np.asarray(train.X).reshape(-1, 14, 2, 14, 2)[:300]
+    return images.mean(axis=(2, 4)).reshape(-1, 196), np.asarray(train.y)[:300]
 
 
 def networks() -> dict[str, dict]:
@@ -282,9 +477,7 @@ def networks() -> dict[str, dict]:
 
     import hesscomp as hc
 
-    train = hc.load_data("mnist-sample").train
-    images, labels = np.asarray(train.X).reshape(-1, 28, 28), np.asarray(train.y)[:300]
-    pooled = images.reshape(-1, 14, 2, 14, 2).mean(axis=(2, 4)).reshape(-1, 196)[:300]
+    pooled, labels = pooled_images()
     dense, rows = keras.layers.Dense, {}
 
     def case(name: str, H: Operator, order: Callable, targets: list[tuple]) -> None:
@@ -339,7 +532,7 @@ def networks() -> dict[str, dict]:
     H = physics_informed()
     name = f"PINN 1-32-32-1 of a Poisson equation, trained, Hessian, n = {H.n:,}"
     case(name, H, neuron_order, [(1e-1, None, None, None), (1e-2, None, None, None)])
-    H = random_features(images)
+    H = random_features(np.asarray(hc.load_data("mnist-sample").train.X))
     free = [(1e-1, None, None, None), (1e-2, None, None, None)]
     case("random Fourier features of MNIST, n = 1,024", H, lambda _, n: np.arange(n), free)
     return rows
@@ -387,7 +580,7 @@ def physics_informed() -> Operator:
 def random_features(images: np.ndarray) -> Operator:
     """The Gauss-Newton matrix of a linear model of cosines, of the kernel exp(-d^2 / 2 s^2)."""
     rng = np.random.default_rng(0)
-    X = images.reshape(len(images), -1).astype(np.float64)
+    X = images.astype(np.float64)
     W = rng.standard_normal((X.shape[1], 1024)) / 10
     Z = np.cos(X @ W + rng.uniform(0, 2 * np.pi, 1024))
     return MatrixOperator(Z.T @ Z / len(Z), psd=True)
@@ -414,7 +607,7 @@ def low_rank_error(H: Operator) -> float:
     return float(np.linalg.norm(w[:-150]) / np.linalg.norm(w))
 
 
-# 4. Newton-Krylov
+# 5. Newton-Krylov
 
 
 class Deconvolution:
@@ -544,7 +737,7 @@ def prior_and_low_rank(problem: Deconvolution, whitened: Whitened, power: int) -
     return build
 
 
-# 5. A shallow network
+# 6. A shallow network
 
 
 def shallow() -> dict[str, dict]:
@@ -590,7 +783,7 @@ def shallow() -> dict[str, dict]:
     return rows
 
 
-# 6. A large network
+# 7. A large network
 
 
 def autoencoder(images: int = 10_000, layouts=("replicated", "rows")) -> dict[str, dict]:
@@ -652,6 +845,7 @@ def autoencoder(images: int = 10_000, layouts=("replicated", "rows")) -> dict[st
 PARTS: dict[str, Callable[..., dict[str, dict]]] = {
     "answers": answers,
     "growth": growth,
+    "updates": updates,
     "networks": networks,
     "deconvolution": deconvolution,
     "shallow": shallow,
