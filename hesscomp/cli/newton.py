@@ -3,11 +3,12 @@
 import math
 
 from hesscomp.cli.session import Session
+from hesscomp.cli.tables import OBJECTIVE_WIDTH, objective_text
 from hesscomp.workflows.logistic import NewtonFit, NewtonRequest, count, newton
 
 HEADER = (
-    f"{'iter':>4} {'objective':>14} {'||gradient||':>15} {'step':>9} {'CG':>4} {'rank':>5} "
-    f"{'error':>10} {'passes':>8} {'words':>12} {'seconds':>8}"
+    f"{'iter':>4} {'objective':>{OBJECTIVE_WIDTH}} {'||gradient||':>15} {'step':>9} {'CG':>4} "
+    f"{'rank':>5} {'error':>10} {'passes':>8} {'words':>12} {'seconds':>8}"
 )
 
 
@@ -39,7 +40,7 @@ def _line(row: dict) -> str:
     if row["factor_rank"]:
         factor = f"{row['factor_rank']:5d} {row['factor_error']:10.1e}"
     return (
-        f"{row['iteration']:4d} {row['objective']:14.10f} {row['gradient_norm']:15.6e} "
-        f"{row['step']:9.3g} {row['cg_iterations']:4d} {factor} {row['passes']:8d} "
-        f"{row['words_reduced']:12d} {row['seconds']:8.2f}"
+        f"{row['iteration']:4d} {objective_text(row['objective'])} "
+        f"{row['gradient_norm']:15.6e} {row['step']:9.3g} {row['cg_iterations']:4d} "
+        f"{factor} {row['passes']:8d} {row['words_reduced']:12d} {row['seconds']:8.2f}"
     )

@@ -9,6 +9,18 @@ from hesscomp.analysis.reached import bound_reached, pairs_reached, request_reac
 from hesscomp.factors import Comparison, Factor, Trajectory
 from hesscomp.influence.result import Sensitivity
 
+OBJECTIVE_WIDTH = 17  # of -1.2345678901e-05
+
+
+def objective_text(objective: float) -> str:
+    """Return an objective as a column of a run's log, `OBJECTIVE_WIDTH` characters wide.
+
+    It has ten decimals; below 1e-4 and from 1e5 on in absolute value it has an exponent, so that a
+    small objective keeps its digits and a large one its column.
+    """
+    fixed = objective == 0 or 1e-4 <= abs(objective) < 1e5
+    return f"{objective:{OBJECTIVE_WIDTH}.10{'f' if fixed else 'e'}}"
+
 
 def factor_table(factor: Factor, leading: int = 10) -> str:
     """Return what a factor is, how good it is and where it comes from."""

@@ -4,9 +4,13 @@ import math
 import time
 
 from hesscomp.cli.session import Session
+from hesscomp.cli.tables import OBJECTIVE_WIDTH, objective_text
 from hesscomp.workflows.training import HELP, Training, TrainRequest, train
 
-HEADER = f"{'step':>6} {'objective':>16} {'||gradient||':>13} {'passes':>10} {'seconds':>8}"
+HEADER = (
+    f"{'step':>6} {'objective':>{OBJECTIVE_WIDTH}} {'||gradient||':>13} {'passes':>10} "
+    f"{'seconds':>8}"
+)
 INTERVAL = 0.5  # seconds between two rows that are shown
 COMMON = ("step", "objective", "gradient_norm", "passes", "seconds", "columns", "work", "words")
 
@@ -53,8 +57,8 @@ def _line(row: dict) -> str:
     measured = {name: value for name, value in row.items() if not math.isnan(value)}
     more = {name: value for name, value in measured.items() if name not in COMMON}
     return (
-        f"{row['step']:6.0f} {row['objective']:16.10f} {row['gradient_norm']:13.5e} "
-        f"{row['passes']:10.1f} {row['seconds']:8.1f}  "
+        f"{row['step']:6.0f} {objective_text(row['objective'])} "
+        f"{row['gradient_norm']:13.5e} {row['passes']:10.1f} {row['seconds']:8.1f}  "
         + " ".join(f"{name} {value:.3g}" for name, value in more.items())
     )
 

@@ -60,9 +60,10 @@ class SensitivityRequest(
         None, metavar=POINTS, group="operator",
         help="the parameter values, as for compress; default: trained, or a model's own weights",
     )  # fmt: skip
-    dtype: str = option(
-        "float64", choices=("float32", "float64"), group="numbers", help="precision of products"
-    )
+    dtype: str | None = option(
+        None, choices=("float32", "float64"), group="numbers",
+        help="precision of products; default: float64",
+    )  # fmt: skip
     factor: str | None = option(
         None, metavar="F.h5",
         help="the preconditioner, and the inverse in what the factor alone gives; default: one is "
@@ -73,6 +74,8 @@ class SensitivityRequest(
         if self.blocks is not None:
             raise InputError("`blocks` does not go with a sensitivity; leave it out")
         super()._check()
+        if self.dtype is None and not self.from_python:
+            object.__setattr__(self, "dtype", "float64")
 
 
 def find_sensitivity(
@@ -84,7 +87,8 @@ def find_sensitivity(
     """Find how a minimum, and its loss on test rows, depend on the data. Collective.
 
     The target is the loss on the test rows, where the data have some. `subject` is the problem,
-    where the caller has it already; its products then run in the request's precision too.
+    where the caller has it already; its products then run in the request's precision too, unless
+    a Python function made it, which decides that.
 
     Raises
     ------
@@ -96,7 +100,7 @@ def find_sensitivity(
     with world.ledger.timed("startup"):
         if subject is None:
             subject = make_problem(request, world, progress)
-        else:
+        elif request.dtype is not None:
             subject = with_dtype(subject, request.dtype)
         own = request.model is not None or subject.data is None  # weights that were trained
         at = TRAINED if request.at is None and not own else request.at

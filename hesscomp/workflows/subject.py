@@ -213,6 +213,11 @@ class ProblemRequest(
         f"{format_bytes(PRODUCT_BYTES)}",
     )  # fmt: skip
 
+    @property
+    def from_python(self) -> bool:
+        """Whether the user's own Python function makes the problem."""
+        return self.problem is not None and ":" in self.problem
+
     def _check(self) -> None:
         named = NAMED_PROBLEMS.get(self.problem or "")
         network = self.model is not None or (named is not None and named.network is not None)
@@ -224,8 +229,7 @@ class ProblemRequest(
         if self.data is None and self.problem is None and self.model is None:
             raise Incomplete("no data and no problem; name one with `data`, `problem` or `model`")
         check_viscosity(self.problem, self.viscosity)
-        own = self.problem is not None and ":" in self.problem
-        if self.intercept and (network or own):
+        if self.intercept and (network or self.from_python):
             raise InputError("`intercept` goes with logistic regression; leave it out")
         if self.model is not None:
             return
@@ -236,7 +240,7 @@ class ProblemRequest(
             refuse(self, (*DATA, "loss", "targets", "check"), f"{given}, a differential equation")
         elif self.problem is None or named is not None:
             refuse(self, OF_NETWORKS, "logistic regression")
-        elif ":" in self.problem:
+        elif self.from_python:
             refuse(self, (*DATA, *OF_NETWORKS, "ridge", "dtype"), f"{given}, which decides it")
             module, _, name = self.problem.partition(":")
             if not all(part.isidentifier() for part in (name, *module.split("."))):

@@ -11,6 +11,8 @@ from marks import slow_but
 from oracles import by_rank_0
 from test_training import check_kills, equal
 
+from hesscomp.cli import newton as newton_command
+from hesscomp.cli import train as train_command
 from hesscomp.cli.main import main
 from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.errors import InputError
@@ -272,6 +274,30 @@ def test_train_command_says_what_is_wrong(capsys):
     assert "learning_rate" in capsys.readouterr().err
     assert main([*words, "learning_rate=1e300"]) == 3
     assert "20 times" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("objective", "shown"),
+    [
+        (0.3265233992907, "0.3265233993"),
+        (3.456789012345e-11, "3.4567890123e-11"),
+        (-1e-5, "-1.0000000000e-05"),
+        (1234567.89, "1.2345678900e+06"),
+        (0.0, "0.0000000000"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_a_log_shows_the_digits_of_an_objective_in_a_column(objective, shown):
+    row = {"objective": objective, "gradient_norm": 1e-12, "passes": 3, "seconds": 0.5}
+    newton = {"iteration": 2, "step": 1.0, "cg_iterations": 4, "factor_rank": 0}
+    for command, more in (
+        (train_command, {"step": 2.0}),
+        (newton_command, newton | {"words_reduced": 9}),
+    ):
+        end = command.HEADER.index("objective") + len("objective")
+        line = command._line(row | more)
+        assert line.split()[1] == shown and line[:end].endswith(shown) and line[end] == " "
 
 
 def started(command, line: str) -> subprocess.Popen:

@@ -1,6 +1,9 @@
 """Sensitivities against differences of refitted minima, hat matrices and dense inverses."""
 
+import importlib
 import logging
+import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -15,11 +18,14 @@ from hesscomp.curvature.tensorflow import keras, tf
 from hesscomp.datasets import from_arrays
 from hesscomp.errors import InputError
 from hesscomp.estimators import diagonal_factor
+from hesscomp.influence.sensitivity import TOLERANCES
 from hesscomp.krylov.cg import solve_columns
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.parallel.layout import RowLayout
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
+from hesscomp.workflows import SensitivityRequest, find_sensitivity
+from hesscomp.workflows.subject import Subject
 
 M, TEST, N, RIDGE = 60, 25, 4, 0.05
 UNITS = np.eye(M)
@@ -495,8 +501,6 @@ def test_columns_that_share_products_against_dense_solves():
 
 @pytest.mark.ranks
 def test_the_workflow_writes_what_others_read(world, shared_tmp):
-    from hesscomp.workflows import SensitivityRequest, find_sensitivity
-
     X, b = rows_of_logistic_regression()
     train, test = str(shared_tmp / "d.npz"), str(shared_tmp / "t.npz")
     if world.rank == 0:
@@ -521,3 +525,59 @@ def test_the_workflow_writes_what_others_read(world, shared_tmp):
     assert '"command": "sensitivity"' in (shared_tmp / "s.json").read_text()
     titles = [axes.get_title(loc="left") for axes in hc.plot(found).axes]
     assert titles[0] == "Most influential rows: test loss" and len(titles) == 3
+
+
+OWN = """
+import numpy as np
+import hesscomp as hc
+from hesscomp.datasets import from_arrays
+from hesscomp.parallel.rows import row_range
+
+def made(world, dtype):
+    rng = np.random.default_rng(0)
+    X, b = rng.standard_normal((40, 3)), np.where(rng.random(40) < 0.5, 1, -1)
+    here = slice(*row_range(40, world.rank, world.size))
+    data = from_arrays(X[here], b[here], world)
+    return hc.LogisticRegression(data, world, ridge=0.1, dtype=dtype)
+
+def double(world):
+    return made(world, "float64")
+
+def single(world):
+    return made(world, "float32")
+"""
+
+
+@pytest.mark.ranks(most=2)
+@pytest.mark.parametrize(("name", "dtype"), [("double", "float64"), ("single", "float32")])
+def test_a_problem_of_a_python_function_decides_its_precision(
+    world, shared_tmp, monkeypatch, name, dtype
+):
+    """Nothing was given that it refuses; made beforehand, as in a service, it is the same."""
+    if world.rank == 0:
+        (shared_tmp / "own_problem.py").write_text(OWN)
+    world.gather(0)
+    monkeypatch.chdir(shared_tmp)
+    monkeypatch.syspath_prepend(str(shared_tmp))
+    monkeypatch.setattr("hesscomp.curvature.tensorflow.set_threads", lambda threads: None)
+    importlib.invalidate_caches()
+    sys.modules.pop("own_problem", None)  # of another folder
+    request = SensitivityRequest(problem=f"own_problem:{name}", leverage=True, damping=0.5)
+    assert request.dtype is None
+    found = find_sensitivity(request, world)
+    problem = getattr(importlib.import_module("own_problem"), name)(world)
+    assert problem.dtype == dtype and found.tolerance == TOLERANCES[dtype]
+    again = find_sensitivity(request, world, subject=Subject(problem, None))
+    expected = hc.sensitivity(problem, np.zeros(3), leverage=True, damping=0.5)
+    for each in (again, expected):
+        np.testing.assert_allclose(
+            found.statistics.leverage, each.statistics.leverage, rtol=TOLERANCES[dtype]
+        )
+    for given in ("float32", "float64"):
+        with pytest.raises(InputError, match=r"`dtype` does not go with .*, which"):
+            replace(request, dtype=given)
+
+
+def test_other_sensitivities_are_in_float64_by_default():
+    assert SensitivityRequest(data="adult").dtype == "float64"
+    assert SensitivityRequest(data="adult", dtype="float32").dtype == "float32"

@@ -36,12 +36,34 @@ def test_what_is_written_is_sent_though_it_is_the_default():
         (("compress", "--at", "zero", "--at", "initial"), "takes one point; submit a job for each"),
         (("compress", "--out", "f.h5"), "--out: a service decides it"),
         (("compress", "--threads", "2"), "--threads: a service decides it"),
+        (("newton", "--standardize"), "--standardize: the service's columns stay as they are; "),
         (("dance",), "no job after --"),
     ],
 )
 def test_what_a_service_does_not_take_is_refused(words, message):
     with pytest.raises(InputError, match=message):
         _job_of(words)
+
+
+@pytest.mark.parametrize("family", ["poisson", "logistic", "gausian"])
+@pytest.mark.parametrize("inbox", [[], ["--inbox"]])
+def test_submitting_a_fit_of_a_family_says_what_to_do_instead(tmp_path, capsys, family, inbox):
+    """Of any family, also one that does not exist: the service's problem has one already."""
+    folder = tmp_path / "svc"
+    words = "submit", str(folder), *inbox, "--", "newton", "--family", family
+    assert said(capsys, *words, status=2) == (
+        "hesscomp: error: --family: the service fits logistic regression; run `hesscomp newton` "
+        "for another family\n"
+    )
+    assert not folder.exists()
+
+
+def test_submitting_an_option_that_the_job_lacks_names_who_has_it(tmp_path, capsys):
+    words = "submit", str(tmp_path / "svc"), "--", "compress", "--family", "poisson"
+    with pytest.raises(SystemExit) as end:
+        main(list(words))
+    assert end.value.code == 2
+    assert "no option --family; hesscomp newton has it" in capsys.readouterr().err
 
 
 def test_submitting_before_the_first_start(tmp_path, capsys):
