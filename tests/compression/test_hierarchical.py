@@ -12,12 +12,15 @@ from hesscomp.compression import (
     FORMATS,
     compress,
     compress_beside,
+    compress_with_prior,
     correct_hierarchical,
+    update_factor,
     update_hierarchical,
 )
 from hesscomp.compression.sketch import GaussianSketch
 from hesscomp.errors import InputError
-from hesscomp.factors import Factor, Provenance, Tree, load_factor, save_factor
+from hesscomp.factors import Diagonal, Factor, Provenance, Tree, load_factor, save_factor
+from hesscomp.factors.certificate import UNKNOWN
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.operators.operator import Operator
 from hesscomp.parallel.layout import Replicated
@@ -275,20 +278,57 @@ def test_sketches_are_held_in_the_precision_of_the_products(world, format):
     assert np.linalg.norm(factor.to_dense() - H) < 1.2e-3 * np.linalg.norm(H)
 
 
+REPRODUCIBLE = {  # kind of what is made of an operator, its matrix at a later point and a base
+    "hbs": ("hbs", lambda H, later, base: fitted(H, "hbs")),
+    "hodlr": ("hodlr", lambda H, later, base: fitted(H, "hodlr")),
+    "auto": ("hbs", lambda H, later, base: fitted(H, "auto")),
+    "beside": ("hbs+low-rank", lambda H, later, base: compress_beside(H, base, rank=4)),
+    "prior": ("hbs+low-rank", lambda H, later, base: with_prior(later, exact(H))),
+    "diagonal prior": ("diagonal+low-rank", lambda H, later, base: with_prior(later, diagonal())),
+    "refit": ("hbs", lambda H, later, base: update_factor(later, base)),
+    "difference": (
+        "hbs+low-rank",
+        lambda H, later, base: update_factor(later, base, rank=4, by="difference"),
+    ),
+    "update": ("hbs", lambda H, later, base: update_hierarchical(base, *change(base.layout))),
+    "correction": ("hbs", lambda H, later, base: correct_hierarchical(later, base, rank=2)),
+}
+
+
+def fitted(operator: Operator, format: str) -> Factor:
+    return compress(operator, tolerance=1e-4, format=format, leaf_size=20)
+
+
+def exact(operator: Operator) -> Factor:
+    return compress(operator, 2, format="hbs", leaf_size=20)
+
+
+def diagonal() -> Factor:
+    return Diagonal(np.linspace(1, 2, 300), certificate=UNKNOWN)
+
+
+def with_prior(operator: Operator, prior: Factor) -> Factor:
+    return compress_with_prior(operator, prior, rank=4)
+
+
+def change(layout) -> tuple[np.ndarray, np.ndarray]:
+    B = np.random.default_rng(2).standard_normal((layout.n, 2))
+    return layout.local(B), np.array([1.0, -0.1])
+
+
 @pytest.mark.ranks(most=4)
 @pytest.mark.parametrize("rows", [False, True])
-@pytest.mark.parametrize("kind", ["hbs", "hodlr", "hbs+low-rank"])
-def test_reproducible_bits(world, rows, kind):
+@pytest.mark.parametrize("case", REPRODUCIBLE)
+def test_reproducible_bits(world, rows, case):
     """Those of one rank, on any number of them."""
-    H = line(300)
+    kind, make = REPRODUCIBLE[case]
+    points = np.sort(np.random.default_rng(0).uniform(size=300))
 
     def made(world) -> Factor:
-        operator = MatrixOperator(H, world)
-        operator = operator.in_rows() if rows else operator
-        if kind == "hbs+low-rank":
-            base = compress(operator, 1, format="hbs", leaf_size=20)
-            return compress_beside(operator, base, rank=4)
-        return compress(operator, tolerance=1e-4, format=kind, leaf_size=20)
+        H, later = (MatrixOperator(exponential(points, each), world) for each in (0.1, 0.11))
+        if rows:
+            H, later = H.in_rows(), later.in_rows()
+        return make(H, later, compress(H, 1, format="hbs", leaf_size=20))
 
     together = made(World(world.comm, reproducible=True))
     alone = made(World(World.serial().comm, reproducible=True))

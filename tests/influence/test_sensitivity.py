@@ -340,6 +340,35 @@ def test_factors_of_any_kind_and_layout_precondition(world):
 
 
 @pytest.mark.ranks
+@pytest.mark.parametrize("format", ["hbs", "hodlr"])
+def test_error_bars_by_hierarchical_factors(world, format):
+    """Of parameters and predictions, by an accurate factor and by a coarse one."""
+    n, rows, tests = 64, 120, 20
+    rng = np.random.default_rng(4)
+    X = np.cumsum(rng.standard_normal((rows + tests, n)), axis=1) / 8
+    b = np.where(X[:, 40] > 0, 1, -1)
+    train, test = own_rows(world, rows, "uneven"), own_rows(world, tests, "uneven")
+    held_out = X[rows:][test], b[rows:][test]
+    data = from_arrays(X[:rows][train], b[:rows][train], world, test=held_out)
+    problem = hc.LogisticRegression(data, world, ridge=RIDGE, dtype="float64")
+    x = hc.newton(problem, tolerance=1e-12).x
+    H, Xt = hc.hessian(problem, at=x), X[rows:]
+    for layout in ("replicated", "rows"):
+        for asked, true in (({"tolerance": 1e-10}, H), ({"rank": 2}, None)):
+            factor = hc.compress(H, format=format, leaf_size=8, layout=layout, **asked)
+            assert factor.kind == format
+            dense = (factor if true is None else true).to_dense()
+            posterior = np.linalg.inv(dense + RIDGE * np.eye(n)) / rows
+            found = hc.sensitivity(problem, x, factor, test=data, laplace=True, leading=1)
+            np.testing.assert_allclose(
+                found.laplace.parameters, np.sqrt(np.diag(posterior)), rtol=1e-6
+            )
+            spread = np.sqrt(np.einsum("ij,jk,ik->i", Xt, posterior, Xt))
+            np.testing.assert_allclose(found.laplace.outputs[:, 0], spread, rtol=1e-6)
+            assert found.converged and found.factor.startswith(format)
+
+
+@pytest.mark.ranks
 def test_error_bars_by_kronecker_factors(world):
     problem = small_network(world)
     K, c = hc.kfac(problem), np.eye(problem.n)[0]

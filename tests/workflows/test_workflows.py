@@ -1,5 +1,6 @@
 """Workflows called from Python: requests, results, progress; and the page that shows them."""
 
+import itertools
 import json
 import re
 from dataclasses import FrozenInstanceError, replace
@@ -217,22 +218,26 @@ def test_update_adds_what_a_factor_misses(rows, alone, tmp_path):
         workflows.update(UpdateRequest(file=first, data=rows), alone)
 
 
+def walks(world, folder) -> tuple[str, np.ndarray]:
+    """Write data of smooth rows, 64 columns, and three points; return their file and the rows."""
+    X = np.cumsum(np.random.default_rng(0).standard_normal((150, 64)), axis=1) / 8
+    if world.rank == 0:
+        np.savez(folder / "d.npz", X=X, y=np.sign(X[:, 40]))
+        for number in range(3):
+            np.save(folder / f"x{number}.npy", np.full(64, 0.05 * number))
+    world.gather(None)
+    return str(folder / "d.npz"), X
+
+
 @pytest.mark.ranks
 def test_hierarchical_factors_follow_the_point(world, shared_tmp):
     """By updates and along trajectories; the certificate tells the true error."""
-    n, rng = 64, np.random.default_rng(0)
-    X = np.cumsum(rng.standard_normal((150, n)), axis=1) / 8
-    shared_rows = str(shared_tmp / "d.npz")
-    if world.rank == 0:
-        np.savez(shared_rows, X=X, y=np.sign(X[:, 40]))
-        for number in range(3):
-            np.save(shared_tmp / f"x{number}.npy", np.full(n, 0.05 * number))
-    world.gather(None)
+    shared_rows, X = walks(world, shared_tmp)
 
     def error(factor):
         p = 1 / (1 + np.exp(-(X @ factor.parameters)))
         H = (X.T * (p * (1 - p))) @ X / len(X)
-        return np.linalg.norm(factor.in_layout(Replicated(n, world)).to_dense() - H)
+        return np.linalg.norm(factor.in_layout(Replicated(64, world)).to_dense() - H)
 
     for format, kinds in (("hbs", "hbs hbs+low-rank"), ("hodlr", "hodlr hodlr+low-rank")):
         request = CompressRequest(
@@ -258,6 +263,46 @@ def test_hierarchical_factors_follow_the_point(world, shared_tmp):
             assert factor.kind == kind and "update of f.h5" in factor.provenance.method
             told = factor.certificate.frobenius_error_estimate
             assert 0 < 0.3 * told <= error(load_factor(asked.out)) <= 3 * told
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("by", ["refit", "difference"])
+@pytest.mark.parametrize("format", ["hbs", "hodlr"])
+def test_a_hierarchical_update_that_is_stopped_goes_on(world, shared_tmp, format, by):
+    """After any of its products: the same request makes the bits of a whole run."""
+    shared_rows, _ = walks(world, shared_tmp)
+    world, first = World(world.comm, reproducible=True), str(shared_tmp / "f.h5")
+    about = {"data": shared_rows, "dtype": "float64"}
+    workflows.compress(
+        CompressRequest(
+            factor_format=format, leaf_size=8, rank=2, at=(str(shared_tmp / "x0.npy"),),
+            out=first, **about,
+        ),
+        world,
+    )  # fmt: skip
+    request = UpdateRequest(
+        file=first, at=str(shared_tmp / "x2.npy"), by=by, run=str(shared_tmp / "run"),
+        out=str(shared_tmp / "g.h5"), **about,
+    )  # fmt: skip
+    whole = workflows.update(replace(request, run=None, out=None), world).factor
+    for stop in itertools.count(1):
+        calls = itertools.count()  # the first one is before the first product
+        world.stop_asked = lambda stop=stop, calls=calls: 15 * (next(calls) >= stop)
+        before = world.ledger.replayed
+        try:
+            again = workflows.update(request, world).factor
+            break
+        except Interrupted:
+            world.gather(None)
+            assert len(list((shared_tmp / "run").glob("product-*.h5"))) == stop
+            assert not Path(request.out).exists()
+    assert stop > 1 and world.ledger.replayed > before and again.kind == whole.kind
+    assert load_factor(request.out).kind == whole.kind
+    for name, array in again.contents().items():
+        np.testing.assert_array_equal(array, whole.contents()[name])
+    assert again.certificate == whole.certificate
+    world.gather(None)
+    assert not (shared_tmp / "run").exists()
 
 
 def test_spectrum_is_that_of_the_dense_matrix(rows, alone):
