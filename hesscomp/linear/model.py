@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse
 import scipy.special
 from markupsafe import escape
 
@@ -25,7 +26,7 @@ ENDLESS, UNCERTAIN = 10.0, 5.0
 class Predictions:
     """The mean of each row's target, with an interval; NaN where the model has no covariance.
 
-    Of several classes the probability of each, (rows, K).
+    Of several classes the probability of each, with an interval of its own: (rows, K).
     """
 
     mean: np.ndarray
@@ -192,7 +193,7 @@ class LinearModel:
     def predict(self, X, offsets=None, level: float = 0.95) -> Predictions:
         """Return the means of rows, of logistic regression the probability of its second class.
 
-        Of softmax regression (rows, K) probabilities, without intervals.
+        Of softmax regression the probability of each class, (rows, K).
 
         Parameters
         ----------
@@ -202,7 +203,9 @@ class LinearModel:
         offsets : (rows,) array, optional
             Needed where the training rows had offsets.
         level : float
-            Of the interval, which is that of the linear predictor, mapped to the mean.
+            Of the interval, which is that of the linear predictor, mapped to the mean. Of softmax
+            regression it is that of log(p / (1 - p)) by the delta method, mapped to p, for each
+            class by itself.
 
         Raises
         ------
@@ -221,8 +224,10 @@ class LinearModel:
         if self.several:
             table = self.table
             T = np.asarray(X @ table[: self.features]) + table[self.features :].sum(axis=0)
-            unknown = np.full(T.shape, np.nan)
-            return Predictions(known_family(self.family).mean(T), unknown, unknown)
+            logits, errors = self._class_logits(X, T)
+            reach = quantile(level) * errors
+            low, high = scipy.special.expit(logits - reach), scipy.special.expit(logits + reach)
+            return Predictions(known_family(self.family).mean(T), low, high)
         t = X @ self.coefficients[: self.features] + self.coefficients[self.features :].sum()
         t = t if offsets is None else t + offsets
         reach = quantile(level) * self._errors(X)
@@ -255,6 +260,51 @@ class LinearModel:
                 form = form + 2 * (rows @ C[:n, n]) + C[n, n]
             variances[start : start + step] = form
         return np.sqrt(np.maximum(variances, 0))
+
+    def _class_logits(self, X, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return log(p / (1 - p)) of each row's classes, and its standard error: (rows, K) each.
+
+        This logit is the class's score minus the log of the sum of exp of the other scores. Its
+        gradient by the scores is 1 at the class and minus the softmax of the others there, so that
+        nothing is divided by a p (1 - p) that may round to 0. Each row takes n^2 operations for n
+        coefficients, beside K^3.
+        """
+        logits, errors = np.full(T.shape, np.nan), np.full(T.shape, np.nan)
+        if self.covariance is None:
+            return logits, errors
+        K, itself = T.shape[1], np.eye(T.shape[1], dtype=bool)
+        step = max(CHUNK_BYTES // (8 * (2 * self.pinned.size + 4 * K**2)), 1)
+        for start in range(0, len(T), step):
+            part = slice(start, start + step)
+            others = np.where(itself, -np.inf, T[part, None])
+            logits[part] = T[part] - scipy.special.logsumexp(others, axis=-1)
+            slopes = itself - scipy.special.softmax(others, axis=-1)
+            variances = (slopes @ self._score_covariances(X[part]) * slopes).sum(axis=-1)
+            errors[part] = np.sqrt(np.maximum(variances, 0))
+        return logits, errors
+
+    def _score_covariances(self, rows) -> np.ndarray:
+        """Return the covariance of each row's scores, (rows, K, K); 0 for a reference class."""
+        C, pinned = self.covariance, self.pinned
+        assert C is not None
+        sparse, ones = scipy.sparse.issparse(rows), np.ones((rows.shape[0], 1))
+        if self.intercept and sparse:
+            rows = scipy.sparse.hstack([rows, ones], format="csr")
+        elif self.intercept:
+            rows = np.column_stack([rows, ones])
+        dense = rows.toarray() if sparse else rows
+        places = np.zeros(pinned.shape, int)
+        places[~pinned] = np.arange(len(C))
+        found = np.zeros((rows.shape[0], pinned.shape[1], pinned.shape[1]))
+        for k in np.flatnonzero(~pinned.all(axis=0)):
+            free = ~pinned[:, k]
+            block = np.zeros((np.count_nonzero(free), *pinned.shape))
+            block[:, ~pinned] = C[places[free, k]]
+            later = block[:, :, k:]  # the covariance is symmetric
+            product = rows[:, free] @ later.reshape(len(block), -1)
+            found[:, k, k:] = (dense[:, None] @ product.reshape(-1, *later.shape[1:]))[:, 0]
+            found[:, k:, k] = found[:, k, k:]
+        return found
 
     def __str__(self) -> str:
         return self.summary()

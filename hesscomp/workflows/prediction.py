@@ -66,10 +66,12 @@ class Predicted:
 
 
 def predict(request: PredictRequest, world: World, progress: Progress = silent) -> Predicted:
-    """Predict each row's mean, with the interval of its linear predictor; write CSV. Collective.
+    """Predict each row's mean, or the probability of each class; write CSV. Collective.
 
     Each rank reads and predicts its own rows; rank 0 writes them all. Encoding is that of the
-    training data, by the names of the columns.
+    training data, by the names of the columns. Where the model has a covariance, the columns `low`
+    and `high` are the intervals of `LinearModel.predict`; of several classes `low of NAME` and
+    `high of NAME` of each class follow all probabilities.
 
     Raises
     ------
@@ -114,9 +116,7 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
             "do not have; their predictions are blank"
         )
     predicted = Predicted(found, classes)
-    if model.several:
-        progress("predictions of several classes have no intervals")
-    elif model.covariance is None:
+    if model.covariance is None:
         progress("the model has no covariance: there are no intervals")
 
     def save(path) -> None:
@@ -143,13 +143,15 @@ def _write(stream, model: LinearModel, predicted: Predicted) -> None:
     found, lines = predicted.predictions, csv.writer(stream, lineterminator="\n")
     shown = model.classes if model.several else model.classes[-1:]
     titles = [f"probability of {name}" for name in shown] or ["mean"]
-    ends = [] if model.covariance is None or model.several else ["low", "high"]
+    ends = ["low", "high"]
+    if model.several:
+        ends = [f"{end} of {name}" for name in shown for end in ends]
+    ends = [] if model.covariance is None else ends
     label = [] if predicted.classes is None else [model.label_name or "class"]
     lines.writerow([*label, *titles, *ends])
-    columns = [
-        *found.mean.reshape(len(found.mean), -1).T,
-        *([found.low, found.high] if ends else []),
-    ]
+    columns = list(found.mean.reshape(len(found.mean), -1).T)
+    if ends:
+        columns.extend(np.stack([found.low, found.high], -1).reshape(len(found.mean), -1).T)
     texts = [["" if np.isnan(value) else f"{value:.17g}" for value in column] for column in columns]
     if predicted.classes is not None:
         texts.insert(0, list(predicted.classes))

@@ -151,6 +151,100 @@ def test_statistics_are_those_of_statsmodels(world, covariance, shared_tmp):
     assert list(again.likeliest(P)) == [("ant", "bee", "cow")[k] for k in P.argmax(1)]
 
 
+def deltas(parameters, covariance, table, rows):
+    """Return the probabilities of rows and their logits' errors, by statsmodels' delta method."""
+    from statsmodels.stats._delta_method import NonlinearDeltaCov
+
+    def probabilities(b):
+        odds = np.exp(rows @ table(b))
+        return (odds / odds.sum(1, keepdims=True)).ravel()
+
+    P = probabilities(parameters)
+    spread = NonlinearDeltaCov(probabilities, parameters, covariance).cov()
+    errors = np.sqrt(np.diag(spread)) / (P * (1 - P))
+    return P.reshape(-1, K), errors.reshape(-1, K)
+
+
+def check_intervals(found, P, errors, quantile):
+    logits = scipy.special.logit(P)
+    np.testing.assert_allclose(found.mean, P, atol=1e-9)
+    np.testing.assert_allclose(found.low, scipy.special.expit(logits - quantile * errors), 1e-6)
+    np.testing.assert_allclose(found.high, scipy.special.expit(logits + quantile * errors), 1e-6)
+
+
+@pytest.mark.parametrize("storage", [np.asarray, scipy.sparse.csr_array, np.float32])
+@pytest.mark.parametrize("covariance", ["observed", "robust"])
+def test_intervals_of_classes_are_those_of_mnlogit(world, covariance, storage):
+    """The parameters and the covariance are MNLogit's, which itself predicts no intervals."""
+    import statsmodels.api as sm
+
+    X, y, _ = whole()
+    rows = np.column_stack([X, np.ones(ROWS)])
+    kind = "nonrobust" if covariance == "observed" else "HC0"
+    peer = sm.MNLogit(y, rows).fit(disp=0, tol=1e-14, method="newton", cov_type=kind)
+    model = fitted(world, covariance=covariance, tolerance=1e-11)
+    given = storage(X[:9])
+    rows[:9, :N] = given.toarray() if scipy.sparse.issparse(given) else given
+    expected = deltas(
+        np.asarray(peer.params).ravel(order="F"),
+        np.asarray(peer.cov_params()),
+        lambda b: np.column_stack([np.zeros(N + 1), b.reshape(K - 1, -1).T]),
+        rows[:9],
+    )
+    check_intervals(model.predict(given, level=0.9), *expected, 1.6448536269514722)
+
+
+@pytest.mark.parametrize("storage", [np.asarray, scipy.sparse.csr_array])
+@pytest.mark.parametrize("ridge, intercept", [(0.02, True), (0.02, False), (0.0, False)])
+def test_intervals_of_scores_in_chunks_of_rows(world, monkeypatch, ridge, intercept, storage):
+    model = fitted(world, ridge=ridge, intercept=intercept)
+    X, _, _ = whole()
+
+    def table(b):
+        full = np.zeros(model.pinned.shape, b.dtype)
+        full[~model.pinned] = b
+        return full
+
+    rows = np.column_stack([X, np.ones(ROWS)])[:9, : N + intercept]
+    expected = deltas(model.coefficients, model.covariance, table, rows)
+    at_once = model.predict(storage(X[:9]))
+    check_intervals(at_once, *expected, 1.959963984540054)
+    monkeypatch.setattr("hesscomp.linear.model.CHUNK_BYTES", 1000)  # one row or two
+    in_chunks = model.predict(storage(X[:9]))
+    np.testing.assert_allclose(in_chunks.low, at_once.low, rtol=1e-12)
+    np.testing.assert_allclose(in_chunks.high, at_once.high, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.02])
+def test_intervals_of_two_classes_are_those_of_logistic_regression(world, ridge):
+    """With a ridge on the scores of both classes, it is half as large on their difference."""
+    X, y, _ = whole()
+    mine = own_rows(world, ROWS, "uneven")
+    data, options = (X[mine], (y[mine] > 0).astype(int)), {"world": world, "tolerance": 1e-11}
+    both = hc.fit_linear(data, "softmax", ridge=ridge, **options).predict(X)
+    one = hc.fit_linear(data, "logistic", ridge=ridge / 2, **options).predict(X)
+    np.testing.assert_allclose(both.mean[:, 1], one.mean, atol=1e-8)
+    np.testing.assert_allclose(both.low[:, 1], one.low, atol=1e-8)
+    np.testing.assert_allclose(both.high[:, 1], one.high, atol=1e-8)
+    np.testing.assert_allclose(both.low[:, 0], 1 - one.high, atol=1e-8)
+    np.testing.assert_allclose(both.high[:, 0], 1 - one.low, atol=1e-8)
+
+
+def test_intervals_of_classes_where_probabilities_round_and_without_covariance(world):
+    X, _, _ = whole()
+    model = fitted(world)
+    far = model.predict(1e4 * X[:9])
+    assert (far.mean == 1).any() and (far.mean == 0).any()
+    assert np.all((far.low >= 0) & (far.low <= far.mean) & (far.mean <= far.high))
+    assert np.all(far.high <= 1)
+    gap = X[:3].copy()
+    gap[1, 0] = np.nan
+    found = model.predict(gap)
+    assert np.isnan(found.low).tolist() == [[False] * K, [True] * K, [False] * K]
+    bare = fitted(world, covariance="none").predict(X[:3])
+    assert np.isfinite(bare.mean).all() and np.isnan([bare.low, bare.high]).all()
+
+
 @pytest.mark.serial
 def test_the_command_fits_and_predicts_classes(tmp_path):
     X, y, _ = whole()
@@ -166,8 +260,15 @@ def test_the_command_fits_and_predicts_classes(tmp_path):
     assert fit.result.converged and fit.train_accuracy > 0.5 and fit.model.features == N
     predict(PredictRequest(model=model, data=data, out=out), World.serial())
     rows = (tmp_path / "p.csv").read_text().splitlines()
-    assert rows[0] == "kind,probability of ant,probability of bee,probability of cow"
+    assert rows[0] == (
+        "kind,probability of ant,probability of bee,probability of cow,"
+        "low of ant,high of ant,low of bee,high of bee,low of cow,high of cow"
+    )
     numbers = np.array([row.split(",")[1:] for row in rows[1:]], float)
-    np.testing.assert_allclose(numbers.sum(1), 1, rtol=1e-12)
+    np.testing.assert_allclose(numbers[:, :K].sum(1), 1, rtol=1e-12)
+    expected = fit.model.predict(X)
+    np.testing.assert_allclose(numbers[:, :K], expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(numbers[:, K::2], expected.low, rtol=1e-12)
+    np.testing.assert_allclose(numbers[:, K + 1 :: 2], expected.high, rtol=1e-12)
     kinds = [row.split(",")[0] for row in rows[1:]]
     assert np.mean(np.array(kinds) == names) == pytest.approx(fit.train_accuracy)
