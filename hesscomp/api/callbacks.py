@@ -27,6 +27,7 @@ KERAS_NAMES = {"objective": "loss", **VALIDATION}  # by the names in a history
 MONITORS = {"loss": "full_objective", **{keras: ours for ours, keras in VALIDATION.items()}}
 MODEL, WEIGHTS = ".keras", ".weights.h5"
 INSTEAD_OF_EPOCHS = "there are no epochs here; write {step}"
+TWICE = "early stopping is asked for twice; give one EarlyStopping or `patience`"
 SCHEDULED = "make the optimizer with a schedule as its learning rate"
 TAKEN = "EarlyStopping, ModelCheckpoint, CSVLogger, TerminateOnNaN and ProgbarLogger"
 IN_PLACE_OF = {  # of Keras' callbacks
@@ -99,9 +100,7 @@ class Callbacks:
         if self.patience is None:
             return options
         if options.get("patience") is not None:
-            raise InputError(
-                "early stopping is asked for twice; give one EarlyStopping or `patience`"
-            )
+            raise InputError(TWICE)
         return {**options, "patience": self.patience}
 
     def begin(self, problem: Problem, test, folder) -> None:
@@ -118,9 +117,7 @@ class Callbacks:
 
     def _stop_early(self, stopping) -> None:
         if self.patience is not None:
-            raise InputError(
-                "early stopping is asked for twice; give one EarlyStopping or `patience`"
-            )
+            raise InputError(TWICE)
         for name, value in (
             ("monitor", "val_loss"), ("min_delta", 0), ("baseline", None), ("start_from_epoch", 0),
         ):  # fmt: skip
