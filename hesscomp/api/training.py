@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hesscomp.api import as_problem, keras_options
+from hesscomp.api.callbacks import VALIDATION, Callbacks
 from hesscomp.errors import InputError, Interrupted
 from hesscomp.optimizers.catalogue import OPTIMIZERS, optimizer_kind
 from hesscomp.optimizers.first_order import SGD, Adam, AdamW
@@ -44,18 +45,6 @@ INSTEAD = {  # what people know from Keras
     "initial_epoch": "give a `folder`, and the same call goes on",
     "class_weight": "repeat the rows that count more, or let the loss look up a weight by y",
     "sample_weight": "repeat the rows that count more, or let the loss look up a weight by y",
-}
-SCHEDULED = "make the optimizer with a schedule as its learning rate"
-IN_PLACE_OF = {  # of Keras' callbacks
-    "ModelCheckpoint": "give a `folder`; with `patience` the model gets its weights of the lowest "
-    "validation loss",
-    "BackupAndRestore": "give a `folder`, and the same call goes on",
-    "CSVLogger": "give a `folder`, which then holds history.csv",
-    "TensorBoard": "give a `folder` and `tensorboard=True`",
-    "LearningRateScheduler": SCHEDULED,
-    "ReduceLROnPlateau": SCHEDULED,
-    "TerminateOnNaN": "leave it out: such steps are taken back",
-    "ProgbarLogger": "give `verbose`",
 }
 
 
@@ -100,9 +89,14 @@ def train(
         and in a notebook.
     callbacks : callable or tuple of callables
         ``callback(row, x)`` after each step, with the history's row and the point; training stops
-        where one returns True. ``keras.callbacks.EarlyStopping(patience=N)`` may be one of them:
-        it stands for `patience`, and leaves the last weights in the model unless it has
-        ``restore_best_weights=True``.
+        where one returns True. Some of ``keras.callbacks`` may be among them.
+        ``EarlyStopping(patience=N)`` stands for `patience`, and leaves the last weights in the
+        model unless it has ``restore_best_weights=True``. ``CSVLogger(filename)`` writes the rows
+        of the history as they come, with the names `loss`, `val_loss` and `val_accuracy`.
+        ``ModelCheckpoint(filepath)`` saves the model (.keras), or its weights (.weights.h5),
+        wherever `full_objective` is known, or with ``save_best_only=True`` wherever
+        `val_loss`, `val_accuracy` or `loss` (over all rows) is the best so far, the start
+        included. Rank 0 writes. ``TerminateOnNaN`` and ``ProgbarLogger`` are taken too.
     evaluate_every : int, optional
         With batches: steps between evaluations over all rows.
     settings : dict, optional
@@ -136,25 +130,28 @@ def train(
     >>> hc.train(problem, "newton-cg", max_steps=20, gradient_tolerance=1e-6).converged
     True
     """
-    callbacks, options, keeps_last = _without_early_stopping(_as_tuple(callbacks), options)
+    asked = Callbacks.of(callbacks)
+    options = asked.options(options)
     parts = {kind: _taken(options, kind) for kind in PARTS}
     if options:
         known = [part.name for kind in PARTS for part in fields(kind)] + keras_options()
         refuse_unknown(options, known, "train", INSTEAD)
-    _check_callbacks(callbacks)
     model = None if isinstance(problem, Problem) else problem
     problem = as_problem(problem, loss, data, options, "train")
     sampling, stopping = Sampling(**parts[Sampling]), Stopping(**parts[Stopping])
     saving = Saving(**parts[Saving])
     chosen = as_optimizer(optimizer, settings or {})
+    test = rows_or_solution(problem, validation_data)
+    asked.begin(problem, test, saving.folder)
+    verbose = True if verbose is None and asked.shows_bar else verbose
     show = _Progress(problem.world, stopping.max_steps, verbose, saving.folder)
     try:
         with _stoppable(problem.world):
             result = minimise(
                 problem, chosen, x0, sampling=sampling, stopping=stopping, saving=saving,
-                callbacks=(show, *callbacks), evaluate_every=evaluate_every,
-                test=rows_or_solution(problem, validation_data),
+                callbacks=(show, *asked.functions), evaluate_every=evaluate_every, test=test,
             )  # fmt: skip
+        asked.end(result)
     except Interrupted as why:
         if model is not None and why.best is not None and saving.folder is None:
             problem.set_weights(why.best)
@@ -164,7 +161,7 @@ def train(
         show.close()
     problem.warn_without_minimum(result.best)
     if model is not None:
-        problem.set_weights(result.x if keeps_last else result.best)
+        problem.set_weights(result.x if asked.keeps_last else result.best)
     show.summary(result)
     return result
 
@@ -225,47 +222,6 @@ def _taken(options: dict[str, Any], kind: type) -> dict[str, Any]:
     return {name: options.pop(name) for name in names}
 
 
-def _as_tuple(callbacks) -> tuple:
-    """Return callbacks as a tuple; one alone may stand for itself."""
-    return tuple(callbacks) if isinstance(callbacks, Iterable) else (callbacks,)
-
-
-def _without_early_stopping(given: tuple, options: dict) -> tuple[tuple, dict, bool]:
-    """Return the other callbacks, the options with the `patience` of Keras' EarlyStopping, and
-    whether it leaves the last weights in the model and not the best.
-
-    Raises
-    ------
-    InputError
-        For what that can ask for and a run cannot do.
-    """
-    found = [each for each in given if type(each).__name__ == "EarlyStopping"]
-    others = tuple(each for each in given if each not in found)
-    if not found:
-        return others, options, False
-    if len(found) > 1 or options.get("patience") is not None:
-        raise InputError("early stopping is asked for twice; give one EarlyStopping or `patience`")
-    (stopping,) = found
-    for name, value in (
-        ("monitor", "val_loss"), ("min_delta", 0), ("baseline", None), ("start_from_epoch", 0),
-    ):  # fmt: skip
-        if getattr(stopping, name) != value:
-            raise InputError(
-                f"EarlyStopping has {name}={getattr(stopping, name)!r}, and a run here can only "
-                f"have {value!r}; change it, or pass a function of (row, x) as a callback"
-            )
-    patience = max(int(stopping.patience), 1)
-    return others, {**options, "patience": patience}, not stopping.restore_best_weights
-
-
-def _check_callbacks(callbacks: tuple) -> None:
-    for each in callbacks:
-        if not callable(each):
-            kind = type(each).__name__
-            remedy = IN_PLACE_OF.get(kind, "of Keras' only EarlyStopping can be taken")
-            raise InputError(f"a callback is a function of (row, x), and {kind} is none; {remedy}")
-
-
 class _Progress:
     """A callback that shows a bar with its end, the objective and the validation beside it."""
 
@@ -284,7 +240,7 @@ class _Progress:
             self.bar = tqdm(total=self.steps, desc="training", unit=" steps")
         self.bar.update(int(row["step"]) - self.bar.n)
         told = {"objective": f"{row['objective']:.6g}", "|g|": f"{row['gradient_norm']:.2g}"}
-        for name, short in (("test_loss", "val_loss"), ("test_accuracy", "val_accuracy")):
+        for name, short in VALIDATION.items():
             if not np.isnan(row.get(name, np.nan)):
                 self.tested[short] = f"{row[name]:.5g}"
         self.bar.set_postfix(told | self.tested, refresh=False)

@@ -37,7 +37,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         text = "its folder does not exist; make it, or name another"
         raise FileNotFoundError(errno.ENOENT, text, os.fspath(path))
     begin = f".{path.name}.{platform.node()}."
-    temporary = path.with_name(f"{begin}{os.getpid()}.tmp{path.suffix}")
+    ending = "".join(path.suffixes[-2:])  # by which other libraries go: .npz, .weights.h5
+    temporary = path.with_name(f"{begin}{os.getpid()}.tmp{ending}")
     _remove_orphans(path.parent, begin)
     with writing(path):
         try:
