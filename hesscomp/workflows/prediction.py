@@ -116,7 +116,7 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
     predicted = Predicted(found, classes)
     if model.several:
         progress("predictions of several classes have no intervals")
-    elif model.covariance is None:
+    elif not model.has_covariance:
         progress("the model has no covariance: there are no intervals")
 
     def save(path) -> None:
@@ -143,7 +143,7 @@ def _write(stream, model: LinearModel, predicted: Predicted) -> None:
     found, lines = predicted.predictions, csv.writer(stream, lineterminator="\n")
     shown = model.classes if model.several else model.classes[-1:]
     titles = [f"probability of {name}" for name in shown] or ["mean"]
-    ends = [] if model.covariance is None or model.several else ["low", "high"]
+    ends = [] if model.several or not model.has_covariance else ["low", "high"]
     label = [] if predicted.classes is None else [model.label_name or "class"]
     lines.writerow([*label, *titles, *ends])
     columns = [
