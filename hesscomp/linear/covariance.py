@@ -28,6 +28,8 @@ class FactoredCovariance:
     error : float
         The largest relative difference of the standard errors of `checked` with the solved ones;
         those of other coefficients, and those of predictions, may differ by more.
+    intercept_error : float
+        That of the last intercept, which was solved for too; NaN without one.
 
     Notes
     -----
@@ -40,6 +42,7 @@ class FactoredCovariance:
     vectors: np.ndarray = field(repr=False)
     checked: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     error: float = np.nan
+    intercept_error: float = np.nan
 
     @property
     def rank(self) -> int:

@@ -117,7 +117,8 @@ def _write_factored(group: h5py.Group, factored: FactoredCovariance) -> None:
         kind = np.int64 if name == "checked" else np.float64
         group[name] = np.asarray(getattr(factored, name), dtype=kind)
         group[name].attrs["what"] = what
-    group.attrs["error"] = float(factored.error)
+    for name in ("error", "intercept_error"):
+        group.attrs[name] = float(getattr(factored, name))
 
 
 def _factored(file: CheckedFile, n: int) -> FactoredCovariance:
@@ -135,7 +136,8 @@ def _factored(file: CheckedFile, n: int) -> FactoredCovariance:
         file.refuse("/checked holds places of no coefficient")
     if "error" not in attributes:
         file.refuse("attribute error is missing")
-    return FactoredCovariance(d, w, U, checked, float(attributes["error"]))
+    errors = (float(attributes.get(name, np.nan)) for name in ("error", "intercept_error"))
+    return FactoredCovariance(d, w, U, checked, *errors)
 
 
 def _write_texts(group: h5py.Group, name: str, texts) -> None:

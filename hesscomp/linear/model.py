@@ -351,11 +351,16 @@ class LinearModel:
         exact = f", to a relative residual of {self.residual:.1e}" if self.residual else ""
         told.append(f"{kinds[self.covariance_kind]}{exact if self.factored is None else ''}.")
         if (factored := self.factored) is not None:
+            apart = ""
+            if np.isfinite(factored.intercept_error):
+                apart = (
+                    f" ({self.names[-1]}, also solved for: {100 * factored.intercept_error:.2g}%)"
+                )
             told.append(
                 f"They come from a factor of rank {factored.rank} and a diagonal, and so do "
                 f"intervals of predictions; {len(factored.checked)} were also solved for{exact}. "
-                f"The factor's differ from these by at most {100 * factored.error:.2g}%, and "
-                "others may by more."
+                f"The factor's differ from these by at most {100 * factored.error:.2g}%{apart}, "
+                "and others may by more."
             )
         missing = int(np.count_nonzero(np.isnan(self.standard_errors)))
         if missing and self.covariance_kind != "none":

@@ -34,11 +34,13 @@ RESIDUAL = 1e-10  # relative, of the systems that are solved for single standard
 REFUSED = 1e-7  # rounding leaves more than `RESIDUAL` where columns differ in size, but not this
 COLUMNS = 32  # systems at once
 FACTOR_RANK = 100  # of their preconditioner, and of the covariance of more coefficients
+POWER = 2  # of the latter: with 1 its eigenvectors are too vague for a diagonal beside them
 FACTOR_NUMBERS = 2**25  # that its eigenvectors may have: of very many coefficients the rank is less
 CHECKED = 8  # coefficients whose errors by the factor are compared with those of linear systems
 CHECK_SEED = 20
 CHECK_ITERATIONS = 1000
 ROUNDING = 1e-12  # of the Hessian's diagonal: less is not told from nothing beside the factor's
+COVERED = 1e-6  # of a coefficient's unit vector beside the factor: about nothing is left to divide
 LITTLE = 1e-8  # of a precision, where nothing should be added
 
 
@@ -84,14 +86,15 @@ def linear_model(
     rank. Weights count as repeated rows for the observed information, and robust errors take each
     row with its weight as one observation.
 
-    Above, the observed information is approximated by its leading eigenpairs and a diagonal,
-    which comes from its exact one (`FactoredCovariance`): two block products
-    with 110 columns, n k^2 operations, and 2 n k words on each rank; k is less than 100 from 335,000
-    coefficients. The last intercept, others that are drawn with a fixed seed, eight in all, and
-    those of `errors_of` are solved for. The largest relative difference of their standard errors is
-    the stated error, and the model has the solved ones. `residual` of the model is the largest of
-    all these systems. Where a drawn one is not solved in 1,000 iterations, as where the Hessian is
-    singular, no error could be stated: a warning says so, and only `errors_of` have errors.
+    Above, the observed information is approximated by its leading eigenpairs and a diagonal, which
+    comes from its exact one (`FactoredCovariance`): block products with 540 columns at most, n k^2
+    operations, and about 8 n k words on each rank; k is less than 100 above 335,000 coefficients.
+    Eight coefficients that are drawn with a fixed seed, those of `errors_of` and the last intercept
+    are solved for. The largest relative difference of their standard errors is the stated error,
+    that of the intercept is stated apart, and the model has the solved ones. `residual` of the
+    model is the largest of all these systems. Where a drawn one is not solved in 1,000 iterations,
+    as where the Hessian is singular, no error could be stated: a warning says so, and only
+    `errors_of` have errors.
     """
     check_statistics(problem, dataset, covariance, errors_of)
     names, scaling = problem.coefficient_names(dataset), dataset.scaling
@@ -282,12 +285,12 @@ def _solved(
 
 
 def _drawn(problem: GeneralizedLinearModel, chosen: list[int]) -> np.ndarray:
-    """Return places to check beside the chosen ones: the last intercept, and random ones."""
+    """Return places to solve for beside the chosen ones: the last intercept, and random ones."""
     last = [problem.n - 1] if problem.intercept else []
     order = np.random.default_rng(CHECK_SEED).permutation(problem.n)
     others = [i for i in order.tolist() if i not in {*chosen, *last}]
-    drawn = [i for i in last if i not in chosen] + others
-    return np.array(drawn[:CHECKED], dtype=int)
+    drawn = others[:CHECKED] + [i for i in last if i not in chosen]
+    return np.array(drawn, dtype=int)
 
 
 def _completed(
@@ -296,8 +299,12 @@ def _completed(
 ) -> Errors:  # fmt: skip
     """Return solved errors with those by the factor in place of NaN, and how good these are."""
     known, near = np.isfinite(errors), problem.world.on_root(factored.standard_errors)
-    error = float(np.max(np.abs(near[known] / errors[known] - 1)))
-    factored = replace(factored, checked=np.flatnonzero(known), error=error)
+    off, last = np.abs(near / errors - 1), problem.n - 1
+    checked, of_intercept = np.flatnonzero(known), np.nan
+    if problem.intercept:
+        checked, of_intercept = checked[checked != last], float(off[last])
+    error = float(off[checked].max(initial=0))
+    factored = replace(factored, checked=checked, error=error, intercept_error=of_intercept)
     return Errors(np.where(known, errors, near), residual=residual, factored=factored)
 
 
@@ -333,9 +340,9 @@ class _Approximation:
     ) -> "_Approximation | None":
         """Return the approximation by a factor of a rank; None where a column is zero.
 
-        H without the factor F = U diag(l) U^T is taken as D, with D_i = (H - F)_ii / (1 - |U_i|^2):
-        exact where eigenvalues beyond the factor are equal, and where H is diagonal. The weights
-        keep U^T H U.
+        H without F = U (U^T H U) U^T is taken as D, with D_i = (H - F)_ii / (1 - |U_i|^2): exact
+        where U are eigenvectors and the other eigenvalues equal, and where H is diagonal. The
+        weights keep U^T H U.
         """
         exact, border = problem.hessian_diagonal(x), None
         matrix: Operator = H
@@ -348,11 +355,11 @@ class _Approximation:
             column = H @ unit
             border, matrix = column / column[last], _Centred(H, column, last)
             exact = np.maximum(exact - column * border, least)
-        F = compress(matrix, rank, layout="replicated")
-        U, kept = F.eigenvectors, np.sum(F.eigenvectors**2, axis=1)
-        left = np.maximum(exact - F.diagonal(), 0)
-        D = (left + least) / (np.maximum(1 - kept, 0) + ROUNDING)
-        w, Q = np.linalg.eigh(np.diag(F.eigenvalues) - U.T @ (D[:, None] * U))
+        U = compress(matrix, rank, power=POWER, layout="replicated").eigenvectors
+        inside, kept = matrix.quadratic(U), np.sum(U**2, axis=1)
+        left = np.maximum(exact - np.sum(U @ inside * U, axis=1), 0)
+        D = (left + least) / (np.maximum(1 - kept, 0) + COVERED)
+        w, Q = np.linalg.eigh(inside - U.T @ (D[:, None] * U))
         U = U @ Q[:, w > 0]
         if border is not None:
             D[last], U[last] = column[last], 0
