@@ -9,6 +9,7 @@ import scipy.sparse
 from shards import own_rows
 
 import hesscomp as hc
+from hesscomp.cli.main import main
 from hesscomp.errors import InputError
 from hesscomp.linear import load_model
 from hesscomp.linear.covariance import FactoredCovariance
@@ -182,3 +183,19 @@ def test_files_hold_the_factor_and_give_it_back(world, many, tmp_path):
             file["factored_covariance"][name][0] = value
         with pytest.raises(InputError, match=why):
             load_model(path)
+
+
+def test_the_command_predicts_intervals_from_the_file(many, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    X = words()
+    lines = np.column_stack([targets(X, "logistic"), X])
+    titles = ",".join(["y", *(f"w{j}" for j in range(WORDS))])
+    np.savetxt("a.csv", lines, "%g", ",", header=titles, comments="")
+    many()
+    command = ["newton", "--data", "a.csv", "--label", "y", "--intercept", "--model-out", "m.h5"]
+    assert main([*command, "--errors-of", "w3"]) == 0
+    assert "from a factor of rank" in capsys.readouterr().out
+    assert main(["predict", "m.h5", "--data", "a.csv", "--out", "p.csv"]) == 0
+    low, high = np.genfromtxt("p.csv", delimiter=",", skip_header=1, usecols=(2, 3)).T
+    expected = hc.load("m.h5").predict(X)
+    np.testing.assert_allclose([low, high], [expected.low, expected.high], rtol=1e-9)
