@@ -47,7 +47,8 @@ def fit_linear(
     covariance : {"observed", "robust", "none"}
         What standard errors come from: the observed information, the sandwich HC0, or nothing.
     errors_of : tuple of str
-        Above 4,000 coefficients, those that standard errors are computed of (by CG).
+        Above 4,000 coefficients, those whose standard errors are computed exactly (by CG). The
+        others have approximate ones, with a stated error; robust errors have only these.
     world, dtype
         As of `GeneralizedLinearModel`.
     standardize : bool

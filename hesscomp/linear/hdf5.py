@@ -8,6 +8,7 @@ import numpy as np
 
 from hesscomp.datasets.encoding import Column, Encoding
 from hesscomp.errors import InputError, one_line
+from hesscomp.linear.covariance import FactoredCovariance
 from hesscomp.linear.families import known_family
 from hesscomp.linear.model import LinearModel
 from hesscomp.storage import hdf5
@@ -18,6 +19,12 @@ VERSION = 1
 # Truths that files of before do not hold: False.
 OPTIONAL = ("has_offsets", "reference", "standardized")
 TEXT = h5py.string_dtype("utf-8")
+FACTORED = {  # data sets of the group, and what they are
+    "diagonal": "d of (diag(d) + U diag(w) U^T)^-1, the approximate covariance of coefficients",
+    "weights": "w, of the columns of U",
+    "vectors": "U, a row for each coefficient",
+    "checked": "places of the coefficients whose standard errors are from linear systems",
+}
 ATTRIBUTES = {  # of the root, by the field's type
     str: ("family", "covariance_kind", "label_name", "dataset", "fingerprint"),
     bool: ("intercept", "converged"),
@@ -48,6 +55,8 @@ def save_model(model: LinearModel, path: str | os.PathLike) -> None:
         _write_texts(file, "classes", model.classes)
         if model.covariance is not None:
             file["covariance"] = model.covariance
+        if model.factored is not None:
+            _write_factored(file.create_group("factored_covariance"), model.factored)
         if model.encoding is not None:
             _write_encoding(file.create_group("encoding"), model.encoding)
 
@@ -84,6 +93,9 @@ def load_model(path: str | os.PathLike) -> LinearModel:
             covariance = finite(file, "covariance", file.dataset("covariance", "f")[()])
             if covariance.shape != (n, n):
                 file.refuse(f"/covariance has shape {covariance.shape}, not {(n, n)}")
+        factored = None
+        if "factored_covariance" in file.file:
+            factored = _factored(file.within("factored_covariance"), n)
         encoding = _encoding(file.within("encoding")) if "encoding" in file.file else None
         if "index_base" in attributes:
             found["index_base"] = int(attributes["index_base"])
@@ -91,13 +103,41 @@ def load_model(path: str | os.PathLike) -> LinearModel:
             found[name] = bool(attributes.get(name, False))
         model = LinearModel(
             coefficients=coefficients, names=names, standard_errors=errors, covariance=covariance,
-            classes=classes, encoding=encoding, **found,
+            factored=factored, classes=classes, encoding=encoding, **found,
         )  # fmt: skip
         if model.several and (len(classes) < 2 or np.count_nonzero(~model.pinned) != n):
             file.refuse("/classes does not fit the coefficients")
         if encoding is not None and len(encoding.names) != model.features:
             file.refuse(f"/encoding has {len(encoding.names)} features of {model.features}")
         return model
+
+
+def _write_factored(group: h5py.Group, factored: FactoredCovariance) -> None:
+    for name, what in FACTORED.items():
+        kind = np.int64 if name == "checked" else np.float64
+        group[name] = np.asarray(getattr(factored, name), dtype=kind)
+        group[name].attrs["what"] = what
+    for name in ("error", "intercept_error"):
+        group.attrs[name] = float(getattr(factored, name))
+
+
+def _factored(file: CheckedFile, n: int) -> FactoredCovariance:
+    """Read the approximate covariance of n coefficients."""
+    d, w, U = (
+        finite(file, name, file.dataset(name, "f")[()])
+        for name in ("diagonal", "weights", "vectors")
+    )
+    checked, attributes = file.dataset("checked", "i")[()], file.attributes()
+    if d.shape != (n,) or w.ndim != 1 or U.shape != (n, len(w)) or checked.ndim != 1:
+        file.refuse(f"diagonal, weights, vectors and checked do not fit {n} coefficients")
+    if not (d > 0).all() or not (w >= 0).all():
+        file.refuse("diagonal or weights are not positive")
+    if len(checked) and not 0 <= checked.min() <= checked.max() < n:
+        file.refuse("/checked holds places of no coefficient")
+    if "error" not in attributes:
+        file.refuse("attribute error is missing")
+    errors = (float(attributes.get(name, np.nan)) for name in ("error", "intercept_error"))
+    return FactoredCovariance(d, w, U, checked, *errors)
 
 
 def _write_texts(group: h5py.Group, name: str, texts) -> None:

@@ -13,9 +13,9 @@ from hesscomp.datasets.encoding import NO_VALUE, Encoding
 from hesscomp.datasets.tables import encoded, is_table
 from hesscomp.datasets.targets import CLASSES
 from hesscomp.errors import InputError, some
+from hesscomp.linear.covariance import CHUNK_BYTES, FactoredCovariance
 from hesscomp.linear.families import known_family
 
-CHUNK_BYTES = 2**26  # of rows that are multiplied with the covariance at a time
 SHOWN = 60  # coefficients in a printed table
 # A level's coefficient that is this large, with a standard error that is so many times as large,
 # is on its way to infinity.
@@ -60,6 +60,8 @@ class LinearModel:
         NaN where they were not computed.
     covariance : (n, n) array or None
         Of the coefficients.
+    factored : FactoredCovariance or None
+        Of more than 4,000 coefficients, in place of it: an approximation, with its stated error.
     covariance_kind : str
         "observed" (the inverse of the observed information), "robust" (the sandwich HC0) or
         "none".
@@ -103,6 +105,7 @@ class LinearModel:
     intercept: bool
     standard_errors: np.ndarray
     covariance: np.ndarray | None = field(repr=False, default=None)
+    factored: FactoredCovariance | None = field(repr=False, default=None)
     covariance_kind: str = "none"
     residual: float = 0.0
     rows: int = 0
@@ -159,6 +162,11 @@ class LinearModel:
     def has_errors(self) -> bool:
         """Whether any coefficient has a standard error."""
         return bool(np.isfinite(self.standard_errors).any())
+
+    @property
+    def has_covariance(self) -> bool:
+        """Whether the coefficients have a covariance, or an approximation of it."""
+        return self.covariance is not None or self.factored is not None
 
     @property
     def aic(self) -> float:
@@ -249,6 +257,8 @@ class LinearModel:
     def _errors(self, X) -> np.ndarray:
         """Return the standard errors of the rows' linear predictors."""
         C, n = self.covariance, self.features
+        if self.factored is not None:
+            return np.sqrt(self.factored.of_rows(X, self.intercept))
         if C is None:
             return np.full(X.shape[0], np.nan)
         variances = np.empty(X.shape[0])
@@ -270,7 +280,7 @@ class LinearModel:
         coefficients, beside K^3.
         """
         logits, errors = np.full(T.shape, np.nan), np.full(T.shape, np.nan)
-        if self.covariance is None:
+        if not self.has_covariance:
             return logits, errors
         K, itself = T.shape[1], np.eye(T.shape[1], dtype=bool)
         step = max(CHUNK_BYTES // (8 * (2 * self.pinned.size + 4 * K**2)), 1)
@@ -286,7 +296,6 @@ class LinearModel:
     def _score_covariances(self, rows) -> np.ndarray:
         """Return the covariance of each row's scores, (rows, K, K); 0 for a reference class."""
         C, pinned = self.covariance, self.pinned
-        assert C is not None
         sparse, ones = scipy.sparse.issparse(rows), np.ones((rows.shape[0], 1))
         if self.intercept and sparse:
             rows = scipy.sparse.hstack([rows, ones], format="csr")
@@ -294,7 +303,10 @@ class LinearModel:
             rows = np.column_stack([rows, ones])
         dense = rows.toarray() if sparse else rows
         places = np.zeros(pinned.shape, int)
-        places[~pinned] = np.arange(len(C))
+        places[~pinned] = np.arange(np.count_nonzero(~pinned))
+        if self.factored is not None:
+            return self.factored.of_classes(rows, pinned, places)
+        assert C is not None  # else there is nothing to ask for
         found = np.zeros((rows.shape[0], pinned.shape[1], pinned.shape[1]))
         for k in np.flatnonzero(~pinned.all(axis=0)):
             free = ~pinned[:, k]
@@ -389,12 +401,25 @@ class LinearModel:
             "none": "Standard errors were not computed",
         }
         exact = f", to a relative residual of {self.residual:.1e}" if self.residual else ""
-        told.append(f"{kinds[self.covariance_kind]}{exact}.")
+        told.append(f"{kinds[self.covariance_kind]}{exact if self.factored is None else ''}.")
+        if (factored := self.factored) is not None:
+            apart = ""
+            if np.isfinite(factored.intercept_error):
+                apart = (
+                    f" ({self.names[-1]}, also solved for: {100 * factored.intercept_error:.2g}%)"
+                )
+            told.append(
+                f"They come from a factor of rank {factored.rank} and a diagonal, and so do "
+                f"intervals of predictions; {len(factored.checked)} were also solved for{exact}. "
+                f"The factor's differ from these by at most {100 * factored.error:.2g}%{apart}, "
+                "and others may by more."
+            )
         missing = int(np.count_nonzero(np.isnan(self.standard_errors)))
         if missing and self.covariance_kind != "none":
             told.append(
                 f"{missing} coefficients have none: {len(self.names)} are too many for the dense "
-                "covariance, and each takes a linear system of its own; name those you need."
+                f"covariance, and each{' robust one' * (self.covariance_kind == 'robust')} takes a "
+                "linear system of its own; name those you need."
             )
         on = " on the coefficients of standardised columns" * self.standardized
         if self.ridge and self.covariance_kind != "none":

@@ -92,7 +92,8 @@ class NewtonRequest(
     )  # fmt: skip
     errors_of: tuple[str, ...] = option(
         (), group="output", metavar="NAME", advanced=True,
-        help="above 4000 coefficients, those that standard errors are computed of, by CG",
+        help="above 4000 coefficients, those whose standard errors are computed exactly, by CG; "
+        "the others have approximate ones, with a stated error, and no robust ones",
     )  # fmt: skip
     level: float = option_of(PredictRequest, "level")
     factor_out: str | None = option(

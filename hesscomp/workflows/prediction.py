@@ -116,7 +116,7 @@ def predict(request: PredictRequest, world: World, progress: Progress = silent) 
             "do not have; their predictions are blank"
         )
     predicted = Predicted(found, classes)
-    if model.covariance is None:
+    if not model.has_covariance:
         progress("the model has no covariance: there are no intervals")
 
     def save(path) -> None:
@@ -146,7 +146,7 @@ def _write(stream, model: LinearModel, predicted: Predicted) -> None:
     ends = ["low", "high"]
     if model.several:
         ends = [f"{end} of {name}" for name in shown for end in ends]
-    ends = [] if model.covariance is None else ends
+    ends = ends if model.has_covariance else []
     label = [] if predicted.classes is None else [model.label_name or "class"]
     lines.writerow([*label, *titles, *ends])
     columns = list(found.mean.reshape(len(found.mean), -1).T)
