@@ -23,18 +23,18 @@ class Regrouping:
 
     Notes
     -----
-    n words of memory while it is made, 2 n / P afterwards. An exchange moves each row once.
+    Made in as many operations as the parts have positions, in 2 n / P words of memory at most. An
+    exchange moves each row once.
     """
 
     def __init__(self, layout: RowLayout, order: np.ndarray, parts: Sequence[tuple[int, int]]):
         self.world = layout.world
-        places = np.empty(layout.n, np.int64)
-        places[order] = np.arange(layout.n)
-        here = layout.local(places)
-        by_place = np.argsort(here)
-        ends = np.searchsorted(here[by_place], np.asarray(parts))
-        self._sent = np.concatenate([by_place[start:stop] for start, stop in ends])
-        self._counts = ends[:, 1] - ends[:, 0]
+        held = []
+        for start, stop in parts:
+            rows = order[start:stop]
+            held.append(rows[(rows >= layout.start) & (rows < layout.stop)] - layout.start)
+        self._sent = np.concatenate(held)
+        self._counts = np.array([len(rows) for rows in held])
         mine = order[slice(*parts[self.world.rank])]
         owners = np.searchsorted([stop for _, stop in layout.ranges], mine, side="right")
         self._came = np.argsort(owners, kind="stable")
