@@ -301,12 +301,12 @@ class LinearModel:
             rows = scipy.sparse.hstack([rows, ones], format="csr")
         elif self.intercept:
             rows = np.column_stack([rows, ones])
-        dense = rows.toarray() if sparse else rows
         places = np.zeros(pinned.shape, int)
         places[~pinned] = np.arange(np.count_nonzero(~pinned))
         if self.factored is not None:
             return self.factored.of_classes(rows, pinned, places)
         assert C is not None  # else there is nothing to ask for
+        dense = rows.toarray() if sparse else rows
         found = np.zeros((rows.shape[0], pinned.shape[1], pinned.shape[1]))
         for k in np.flatnonzero(~pinned.all(axis=0)):
             free = ~pinned[:, k]
