@@ -13,9 +13,16 @@ from types import SimpleNamespace
 import numpy as np
 import scipy.sparse
 
-from hesscomp.curvature.design import ALIGNED_ROWS, CHUNK_BYTES, SPARSE_LONE_COST, each_chunk
+from hesscomp.curvature.design import (
+    ALIGNED_ROWS,
+    CHUNK_BYTES,
+    SPARSE_LONE_COST,
+    SPARSE_WORK,
+    each_chunk,
+    weighted_squares,
+)
 from hesscomp.curvature.sharded import ShardCurvature
-from hesscomp.curvature.tensorflow import share, tf
+from hesscomp.curvature.tensorflow import share, tf, view
 from hesscomp.parallel.rows import RowBlocks
 
 SPARSE_BYTES = 2**27  # of the scores of sparse rows at once
@@ -64,6 +71,12 @@ class ClassDesign:
     def lone_cost(self) -> float:
         return SPARSE_LONE_COST["float64"] if self.sparse else ShardCurvature.lone_cost
 
+    @property
+    def column_work(self) -> float:
+        """As that of a design with one column, for each of the K."""
+        entries = self._given.nnz if self.sparse else self.rows * self.features
+        return (SPARSE_WORK if self.sparse else self.dtype.size / 2) * entries * self.table[1]
+
     def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return the scores in float64: (n,) to (rows, K)."""
         W = self.spread(x[:, None])[:, 0]
@@ -98,12 +111,7 @@ class ClassDesign:
         """Return (A * A)^T values of some rows, the table's free entries: (rows, K) to (n,)."""
         values, total = values[part], np.zeros(self.table)
         A = self._of(self._given, part)
-        if self.sparse:
-            total[: self.features] = (A.astype(np.float64, copy=False) ** 2).T @ values
-        else:
-            for start in range(0, len(A), ALIGNED_ROWS):  # float32 rows are widened, a few at once
-                few = tf.cast(A[start : start + ALIGNED_ROWS], tf.float64).numpy()
-                total[: self.features] += (few**2).T @ values[start : start + ALIGNED_ROWS]
+        total[: self.features] = weighted_squares(A if self.sparse else view(A), values)
         total[self.features :] = values.sum(axis=0)
         return total.reshape(-1)[self.free]
 
@@ -200,6 +208,10 @@ class ClassCurvature(ShardCurvature):
     @property
     def lone_cost(self) -> float:  # type: ignore[override]
         return self.design.lone_cost
+
+    @property
+    def column_work(self) -> float:  # type: ignore[override]
+        return self.design.column_work
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.product(self, V, slice(0, self.design.rows))

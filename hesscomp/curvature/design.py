@@ -23,6 +23,8 @@ CHUNK_BYTES = 4 * 2**20  # of A in one chunk: within the last-level cache, few d
 WIDE_ROWS = 2048  # rows in a chunk for wide blocks, which are bound by arithmetic instead
 WIDE = {"float32": 4, "float64": 16}  # columns from which TensorFlow's sparse products are faster
 SPARSE_LONE_COST = {"float32": 4.0, "float64": 1.2}  # as `Operator.lone_cost`
+SPARSE_WORK = 80.0  # as `Operator.column_work`, a nonzero: 20 times its operations (measured)
+SQUARED = 2**17  # entries that are squared at once, within the second-level cache
 ALIGNED_ROWS = 64  # chunks begin on cache lines whatever n: TensorFlow then slices without a copy
 
 
@@ -36,6 +38,23 @@ def make_design(
     """
     kind = SparseDesign if scipy.sparse.issparse(X) else DenseDesign
     return kind(X, tf.as_dtype(curvature_dtype), blocks)
+
+
+def weighted_squares(A: np.ndarray | scipy.sparse.csr_array, weights: np.ndarray) -> np.ndarray:
+    """Return (A * A)^T weights in float64, as squares of float32 would lose digits.
+
+    (rows, k) weights to (n, k); a few rows at a time.
+    """
+    if scipy.sparse.issparse(A):
+        return sparse.weighted_squares(A, weights)
+    few = max(SQUARED // max(A.shape[1], 1), 1)
+    squares, out = np.empty((few, A.shape[1])), np.zeros((A.shape[1], weights.shape[1]))
+    for start in range(0, len(A), few):
+        part = squares[: len(A) - start]
+        part[:] = A[start : start + few]
+        part *= part
+        out += part.T @ weights[start : start + few]
+    return out
 
 
 class DenseDesign:
@@ -86,6 +105,10 @@ class DenseDesign:
         if self._given.dtype == tf.float64:
             return tf.linalg.matvec(self._given, r, transpose_a=True)
         return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
+
+    @property
+    def column_work(self) -> float:
+        return self.dtype.size / 2 * self.rows * self.n  # 4 operations an entry, 2 in float32
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         """Return A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations, one sweep."""
@@ -151,6 +174,10 @@ class SparseDesign:
     @property
     def lone_cost(self) -> float:
         return SPARSE_LONE_COST[self.dtype.name]
+
+    @property
+    def column_work(self) -> float:
+        return SPARSE_WORK * self._matrix.nnz
 
     @functools.cached_property
     def _pair(self) -> tuple["_Csr", "_Csr"]:
@@ -218,6 +245,10 @@ class GramCurvature(ShardCurvature):
     @property
     def lone_cost(self) -> float:  # type: ignore[override]
         return self.design.lone_cost
+
+    @property
+    def column_work(self) -> float:  # type: ignore[override]
+        return self.design.column_work
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.gram_product(self.weights, V)

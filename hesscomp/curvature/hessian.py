@@ -39,6 +39,7 @@ class CurvatureOperator(ProblemOperator):
     def __init__(self, problem, x: np.ndarray, shard: ShardCurvature, *, psd: bool):
         super().__init__(problem, x, psd=psd, dtype=problem.dtype)
         self._shard, self.lone_cost = shard, shard.lone_cost
+        self.column_work = shard.column_work
 
     def narrowed(self, chosen):
         shard = self._shard.narrowed(chosen)

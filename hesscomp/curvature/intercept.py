@@ -57,6 +57,10 @@ class Bordered(ShardCurvature):
     def lone_cost(self) -> float:  # type: ignore[override]
         return self.inner.lone_cost
 
+    @property
+    def column_work(self) -> float:  # type: ignore[override]
+        return self.inner.column_work
+
     @cached_property
     def _border(self) -> tf.Tensor:
         return self.design.adjoint(self.weights)

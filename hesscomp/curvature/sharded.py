@@ -127,6 +127,7 @@ class ShardCurvature(ABC):
     """
 
     lone_cost: float = Operator.lone_cost
+    column_work: float = Operator.column_work
     assembles = False  # whether `dense` and `dense_by_row_block` are there; else products serve
 
     @abstractmethod

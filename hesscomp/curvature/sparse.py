@@ -1,7 +1,7 @@
-"""A^T D A V for a sparse matrix in one sweep over its nonzeros.
+"""A^T D A V and (A * A)^T V for a sparse matrix in one sweep over its nonzeros.
 
 Products with A and then with A^T read them from memory twice, which ranks that share the memory
-also wait for. Here each chunk of rows is multiplied both ways while it is in cache.
+also wait for. Here each chunk of rows is multiplied both ways, or squared, while it is in cache.
 """
 
 from itertools import pairwise
@@ -46,4 +46,24 @@ def gram_product(
         of_rows(rows, n, *width, *nonzeros, V.ravel(), part.ravel())
         part *= weights[first:last, None]
         of_columns(n, rows, *width, *nonzeros, part.ravel(), out.ravel())
+    return out
+
+
+def weighted_squares(A: scipy.sparse.csr_array, weights: np.ndarray) -> np.ndarray:
+    """Return (A * A)^T weights in float64: (rows, k) weights to (n, k)."""
+    if not A.has_canonical_format:
+        A = A.copy()
+        A.sum_duplicates()
+    n, k = A.shape[1], weights.shape[1]
+    weights, out = np.ascontiguousarray(weights, np.float64), np.zeros((n, k))
+    for first, last in pairwise(row_chunks(A)):
+        begin, end = A.indptr[first], A.indptr[last]
+        starts = A.indptr[first : last + 1] - begin
+        squares = np.square(A.data[begin:end], dtype=np.float64)
+        nonzeros = starts, A.indices[begin:end], squares
+        if k == 1:
+            _sparsetools.csc_matvec(n, last - first, *nonzeros, weights[first:last, 0], out[:, 0])
+        else:
+            part = weights[first:last].ravel()
+            _sparsetools.csc_matvecs(n, last - first, k, *nonzeros, part, out.ravel())
     return out

@@ -73,6 +73,9 @@ class Operator(ABC):
     __array_ufunc__ = None  # NumPy scalars leave ``c * H`` to this class
 
     lone_cost: float = 6.0  # of a product with one column, in columns of a wide block (memory)
+    # Operations of a wide float64 matrix product that take as long as this rank's share of a column
+    # of a wide block; infinite where that is not known
+    column_work: float = float("inf")
 
     def __init__(self, n: int, world: World, *, psd: bool = False, dtype: DTypeLike = "float64"):
         self.n = n

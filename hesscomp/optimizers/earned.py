@@ -1,4 +1,4 @@
-"""When CG with cheap lone products gets a factor: not before it has shown that a sketch pays."""
+"""When CG gets a factor: not before it has shown that a sketch pays."""
 
 import functools
 import math
@@ -12,18 +12,18 @@ from hesscomp.compression import compress
 from hesscomp.compression.formats import LOW_RANK
 from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
 from hesscomp.operators.operator import Operator
+from hesscomp.optimizers.grown import PROBE, Costs, Outlook, Remembering, doublings
 from hesscomp.optimizers.optimizer import State
 from hesscomp.optimizers.options import AUTO
 from hesscomp.optimizers.preconditioners import Refreshed, digit_rate
 from hesscomp.runs.checkpoint import Checkpoint
 
-PROBE = 8  # columns of the sketch that a factor is judged by before it is made
 SKETCH_SHARE = 0.5  # of the products already spent, at most, goes into sketching
 PROBE_SHARE = 0.1  # of what CG is still expected to cost, at most, goes into a probe
 TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, that a probe must find
 MIX = 0.1  # share of the diagonal in the mixed one
 LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
-FIRST_CG = 10  # iterations of a first solve, besides those that cost as much as two sketches
+FIRST_CG = 10  # iterations of a first solve, besides those beside which a probe is cheap
 TRIAL = 5  # of plain CG, which tell its rate and its leading Ritz value
 # Iterations a digit of the last plain solve, of the last with the mixed diagonal, and of the last
 # without a factor; the plain one's leading Ritz value; the rate at which a factor was refused; and
@@ -41,7 +41,8 @@ class Choice:
 
     `sketched` columns were multiplied for it, probes included; `captured` is the share of the trace
     that a probe found, NaN where there was none or the trace is unknown; `bare_rate` are the
-    iterations a digit that a first factor must beat; `limit` is the most iterations.
+    iterations a digit that a factor must beat, each of which takes `slowdown` times as long with
+    it; `limit` is the most iterations.
     """
 
     M: Any = None
@@ -51,6 +52,7 @@ class Choice:
     captured: float = np.nan
     refused: bool = False
     bare_rate: float = np.inf
+    slowdown: float = 1.0
     limit: int | None = None
 
     @property
@@ -64,13 +66,12 @@ class Choice:
 class Forecast:
     """What solves without a factor are expected to take until the end of the run.
 
-    `columns` are those of a factor's sketch, and `digits` those of the residual that are to be
-    solved for, times the columns of a wide block that a lone product costs. `plain` and `mixed` are
-    the iterations a digit of plain CG and of CG with the mixed diagonal, infinite where they were
-    not tried; `refused` says that a factor was refused where CG did about as well.
+    `digits` are those of the residual that are to be solved for, times the columns of a wide block
+    that a lone product costs. `plain` and `mixed` are the iterations a digit of plain CG and of CG
+    with the mixed diagonal, infinite where they were not tried; `refused` says that a factor was
+    refused where CG did about as well.
     """
 
-    columns: int
     digits: float
     plain: float
     mixed: float
@@ -90,24 +91,26 @@ class Forecast:
 class Earned(Refreshed):
     """An optimizer that starts without a factor, and sketches one where CG's own rate says so.
 
-    So for the `preconditioner` auto and operators whose lone products are cheap beside wide blocks,
-    which are those of sparse data. On dense data a first factor nearly always pays, and where a
-    format or a factor is named it is wanted: it serves from the first step on, as `Refreshed` says.
+    So for the `preconditioner` auto, where the operator is semidefinite and its diagonal is known,
+    or its lone products are cheap beside wide blocks, which are those of sparse data. Where a
+    format, a factor or options of one are named it is wanted, and serves from the first step on, as
+    `Refreshed` says.
 
-    Where the diagonal is known, the first solve takes (1 - a) shift + a (diag + shift), a = 0.1
-    (Hsia, Chiang and Lin 2018); else it is plain CG. Where the iterations that are then expected
-    cost more than two sketches, a step of few iterations tries plain CG, for its rate and its
-    leading Ritz value; later solves without a factor take that of the two which is expected to be
-    faster.
+    The first solve on sparse data takes (1 - a) shift + a (diag + shift), a = 0.1 (Hsia, Chiang and
+    Lin 2018), and on dense data, whose diagonal costs two lone products, plain CG. Where the
+    iterations that are then expected cost more than ten probes of 8 columns, a step of few
+    iterations tries the other one; plain CG gives the leading Ritz value. Later solves without a
+    factor take that of the two which is expected to be faster.
 
-    Where that still costs more than two sketches, a factor is tried. It is refused where even its
-    rank times the leading value is less than a tenth of the trace, which a diagonal gives exactly;
-    and else 8 columns probe a semidefinite
-    operator: refused where they hold less than a tenth of the trace, or miss the leading value by
-    more than a factor of 3, or where the predicted saving, 1 - sqrt((w_8 + shift) / (w_2 + shift))
-    of the iterations, is below the sketch. (A lone large w_1, as of one dense column, costs CG an
-    iteration.) It is tried again when the iterations a digit have doubled. A first factor that
-    serves worse than none goes.
+    Where that still costs more than ten probes, a factor is tried. It is refused where even its
+    rank times the leading value is less than a tenth of the trace, which the diagonal gives
+    exactly. Else a sketch of 8 columns probes a semidefinite operator: refused where they hold less
+    than a tenth of the trace, or miss the leading value by more than a factor of 3. The sketch is
+    doubled, up to rank + oversample columns, while the saving that is predicted, 1 - sqrt((w_k +
+    shift) / (w_2 + shift)) of the iterations, grows by more than the further columns, their
+    orthonormalisation and the application of a larger factor cost (`Outlook`); where no size pays,
+    there is no factor. One that was refused is tried again when the iterations a digit have
+    doubled. A factor goes whose last solve took longer than CG without it is expected to.
 
     No sketch is made, neither a first one nor one again, that would bring all sketches above half
     of the products already spent: the columns of CG, at the operator's `lone_cost`, and of earlier
@@ -133,132 +136,156 @@ class Earned(Refreshed):
         self, operator: Operator, state: State, horizon: float, shift: float,
         diagonal: Callable[[], np.ndarray] | None,
     ) -> Choice:  # fmt: skip
-        """Return what preconditions the next solve; `diagonal` gives the operator's. Collective.
+        """Return what preconditions the next solve. Collective.
 
-        `horizon` is the number of digits that are still to be solved for, here and later.
+        `horizon` is the number of digits that are still to be solved for, here and later;
+        `diagonal` gives the operator's.
         """
         state = {**BARE, **state}
-        kept = not from_contents(state, UNKNOWN).is_blank
-        if operator.world.decide(kept or not self._is_earned(operator)):
-            return self._keep(operator, state, horizon, shift)
+        if operator.world.decide(not self._is_earned(operator, diagonal)):
+            factor, sketched = self.current_factor(operator, state, horizon)
+            return Choice(factor.preconditioner(shift), factor, sketched=sketched)
         diagonal = None if diagonal is None else functools.cache(diagonal)  # half a product, once
+        work = float(operator.world.sum(np.array([operator.column_work]))[0])
+        costs = Costs(operator.n, operator.lone_cost, work)
         ahead = self._forecast(operator, state, horizon, shift)
+        kept = from_contents(state, UNKNOWN)
+        if not operator.world.decide(kept.is_blank):
+            pays = (state["rate"] - state["fresh_rate"]) * ahead.digits > self._columns(kept)
+            if not operator.world.decide(pays and self._missing(operator, state) == 0):
+                return self._with(kept, costs, ahead, shift)
+            return self._grow(operator, state, costs, ahead, shift, diagonal)
+        cheap = operator.lone_cost < Operator.lone_cost  # a diagonal, as half a lone product
         if operator.world.decide(state["bare_rate"] == 0):
-            return self._start(operator, ahead, shift, diagonal)
-        if not operator.world.decide(ahead.bare > 2 * ahead.columns and not ahead.refused):
+            limit = FIRST_CG + int(PROBE / PROBE_SHARE / operator.lone_cost)
+            first = self._mixed(shift, diagonal) if cheap else Choice()
+            return replace(first, limit=limit)
+        if not operator.world.decide(ahead.bare > PROBE / PROBE_SHARE and not ahead.refused):
             return self._without(operator, ahead, shift, diagonal)
         if operator.world.decide(np.isinf(ahead.plain)):
             return Choice(limit=TRIAL)
-        if self._is_hopeless(operator, state, ahead, diagonal):
+        if operator.world.decide(np.isinf(ahead.mixed) and diagonal is not None):
+            return replace(self._mixed(shift, diagonal), limit=TRIAL)
+        if self._is_hopeless(operator, state, diagonal):
             return replace(self._without(operator, ahead, shift, diagonal), refused=True)
-        probing = min(PROBE, operator.n) if operator.psd else 0
-        missing = self._missing(operator, state, probing + ahead.columns)
+        missing = self._missing(operator, state)
         if operator.world.decide(missing > 0):
             return replace(self._without(operator, ahead, shift, diagonal), limit=missing)
-        probed = self._probe(operator, state, ahead, shift, diagonal)
-        if probed.refused:
-            bare = self._without(operator, ahead, shift, diagonal)
-            return replace(probed, M=bare.M, mixed=bare.mixed)
-        return self._widen(operator, probed, ahead, shift)
+        return self._grow(operator, state, costs, ahead, shift, diagonal)
 
-    def _is_earned(self, operator: Operator) -> bool:
+    def _is_earned(self, operator: Operator, diagonal) -> bool:
         """Return whether factors have to show that they pay."""
-        return self.preconditioner == AUTO and operator.lone_cost < Operator.lone_cost
+        likely = operator.lone_cost >= Operator.lone_cost and (diagonal is None or not operator.psd)
+        return self.preconditioner == AUTO and not self.factor_options and not likely
 
-    def _missing(self, operator: Operator, state: State, columns: int) -> int:
-        """Return the CG iterations that are missing before these columns may be sketched."""
+    def _missing(self, operator: Operator, state: State) -> int:
+        """Return the CG iterations that are missing before a whole sketch may be made."""
         spent = state["spent_cg"] * operator.lone_cost + state["spent_columns"]
-        above = (state["spent_columns"] + columns) / SKETCH_SHARE - spent
-        return math.ceil(max(above, 0.0) / operator.lone_cost)
+        columns = state["spent_columns"] + self.sketch_columns(operator.n)
+        return math.ceil(max(columns / SKETCH_SHARE - spent, 0.0) / operator.lone_cost)
 
     def _forecast(self, operator: Operator, state: State, horizon: float, shift: float) -> Forecast:
         """Return what solves without a factor are expected to take."""
         plain, mixed = state["plain_rate"], state["mixed_rate"]
+        later = _later_rate(plain, state["leading"], shift, operator.n) / plain if plain else 1.0
         return Forecast(
-            columns=self.sketch_columns(operator.n),
             digits=max(horizon, 0.0) * operator.lone_cost,
-            plain=_later_rate(plain, state["leading"], shift, operator.n) if plain else np.inf,
-            mixed=mixed or np.inf,
+            plain=later * plain or np.inf,
+            mixed=later * mixed or np.inf,
             refused=state["bare_rate"] <= 2 * state["refused_rate"],
         )
 
-    def _start(self, operator: Operator, ahead: Forecast, shift: float, diagonal) -> Choice:
-        """Return the first solve's: no factor, and few iterations, for their rate."""
-        limit = FIRST_CG + int(2 * ahead.columns / operator.lone_cost)
-        return replace(self._without(operator, ahead, shift, diagonal), limit=limit)
-
     def _without(self, operator: Operator, ahead: Forecast, shift: float, diagonal) -> Choice:
-        """Return the mixed diagonal, or nothing where there is none or plain CG is faster."""
-        faster = np.isfinite(ahead.plain) and ahead.plain <= ahead.mixed
-        if operator.world.decide(diagonal is None or bool(faster and np.isfinite(ahead.mixed))):
+        """Return the mixed diagonal, or nothing where plain CG is faster."""
+        if operator.world.decide(ahead.plain <= ahead.mixed):
+            return Choice()
+        return self._mixed(shift, diagonal)
+
+    def _mixed(self, shift: float, diagonal) -> Choice:
+        """Return the mixed diagonal, or nothing where there is none."""
+        if diagonal is None:
             return Choice()
         known = diagonal()
         M = 1 / (shift + MIX * np.maximum(known, LEAST * known.mean()))
         return Choice(Diagonal(M, certificate=UNKNOWN), mixed=True)
 
-    def _is_hopeless(self, operator: Operator, state: State, ahead: Forecast, diagonal) -> bool:
+    def _is_hopeless(self, operator: Operator, state: State, diagonal) -> bool:
         """Return whether a factor of a semidefinite operator is refused without a probe."""
-        if not operator.psd:
-            return False
-        dear = min(PROBE, operator.n) > PROBE_SHARE * ahead.bare
-        poor = self.rank * state["leading"] < TRACE * _trace(diagonal)
-        return operator.world.decide(bool(poor or dear))
+        poor = operator.psd and self.rank * state["leading"] < TRACE * _trace(diagonal)
+        return operator.world.decide(bool(poor))
 
-    def _probe(
-        self, operator: Operator, state: State, ahead: Forecast, shift: float, diagonal
-    ) -> Choice:
-        """Return what 8 columns tell of a factor before it is made: whether it is refused.
+    def _grow(
+        self, operator: Operator, state: State, costs: Costs, ahead: Forecast, shift: float,
+        diagonal: Callable[[], np.ndarray] | None,
+    ) -> Choice:  # fmt: skip
+        """Return a factor whose sketch is doubled while that pays; or none, where none pays.
 
-        An indefinite operator is not probed, and its factor is made.
+        An indefinite operator is not probed, and its factor has all columns.
         """
         if not operator.psd:
-            return Choice()
-        size, leading = min(PROBE, operator.n), state["leading"]
-        with operator.world.ledger.timed("compress"):
-            probe = compress(
-                operator, size, oversample=0, power=0, seed=self.seed, layout="replicated"
-            )
-        w, captured = probe.eigenvalues, float(probe.eigenvalues.sum() / _trace(diagonal))
-        second = float(w[min(1, size - 1)]) + shift  # CG is done with a lone one in an iteration
-        later = _later_rate(state["bare_rate"], second, shift, operator.n)
-        left = np.sqrt(min((w[-1] + shift) / second, 1.0))  # of the iterations
-        saved = min(ahead.bare, later * ahead.digits) * (1 - left)
-        poor = captured < TRACE or w[0] + shift < LEADING * leading
-        refused = operator.world.decide(bool(poor or saved < ahead.columns))
-        return Choice(sketched=probe.provenance.columns, captured=captured, refused=refused)
+            factor = self.new_factor(operator)
+            return self._with(factor, costs, ahead, shift, factor.provenance.columns)
+        sizes = doublings(self.sketch_columns(operator.n), min(self.rank, operator.n))
+        growing, size, sketched, captured = Remembering(operator.replicated()), 0, 0, np.nan
+        wanted = min(sizes)
+        while wanted > size:
+            size = wanted
+            with operator.world.ledger.timed("compress"):
+                factor = compress(
+                    growing, sizes[size], oversample=size - sizes[size], power=0, seed=self.seed,
+                    layout="replicated",
+                )  # fmt: skip
+            w, sketched = factor.eigenvalues, sketched + factor.provenance.columns
+            if np.isnan(captured):
+                captured = float(w.sum() / _trace(diagonal))
+                poor = captured < TRACE or w[0] + shift < LEADING * state["leading"]
+                wanted = 0 if poor else size
+            if wanted:
+                second = float(w[min(1, len(w) - 1)]) + shift
+                later = _later_rate(state["bare_rate"], second, shift, operator.n) * ahead.digits
+                outlook = Outlook(costs, min(ahead.bare, later), second, shift)
+                wanted = outlook.wanted(w, size, sizes)
+            wanted = operator.world.broadcast(wanted)
+        if wanted:
+            grown = self._with(factor, costs, ahead, shift, sketched)
+        else:
+            bare = self._without(operator, ahead, shift, diagonal)
+            grown = replace(bare, sketched=sketched, refused=True)
+        return replace(grown, captured=captured)
 
-    def _widen(self, operator: Operator, probed: Choice, ahead: Forecast, shift: float) -> Choice:
-        """Return a factor of all its columns, after a probe that found that it pays."""
-        factor = self.new_factor(operator)
-        return replace(
-            probed, M=factor.preconditioner(shift), factor=factor,
-            sketched=probed.sketched + factor.provenance.columns, bare_rate=ahead.bare_rate,
+    def _columns(self, factor: Factor) -> float:
+        """Return the columns of a sketch like a factor's."""
+        return factor.rank * self.sketch_columns(factor.n) / self.rank
+
+    def _with(
+        self, factor: Factor, costs: Costs, ahead: Forecast, shift: float, sketched: int = 0
+    ) -> Choice:
+        """Return the choice of a factor, with what it must beat."""
+        return Choice(
+            factor.preconditioner(shift), factor, sketched=sketched, bare_rate=ahead.bare_rate,
+            slowdown=costs.slowdown(factor.rank),
         )  # fmt: skip
-
-    def _keep(self, operator: Operator, state: State, horizon: float, shift: float) -> Choice:
-        """Return the factor that there is, or that is wanted; sketched again where that pays."""
-        columns = self.sketch_columns(operator.n)
-        early = self._is_earned(operator) and self._missing(operator, state, columns) > 0
-        factor, sketched = self.current_factor(operator, state, horizon, again=not early)
-        return Choice(factor.preconditioner(shift), factor, sketched=sketched)
 
     def solved(self, state: State, choice: Choice, result, before: float) -> State:
         """Return the state after a solve, from a residual norm of `before`."""
         state, solve = {**BARE, **state}, (result.iterations, before, result.residual_norm)
-        state["spent_cg"] += float(result.iterations)
+        state["spent_cg"] += float(result.iterations) + 1  # for the gradient and the step's length
         state["spent_columns"] += float(choice.sketched)
         if choice.factor is None:
             kind, rate = "mixed_rate" if choice.mixed else "plain_rate", digit_rate(*solve)
             if choice.refused:
-                state["refused_rate"] = max(state["bare_rate"], state["mixed_rate"])
+                state |= self._refused(len(result.x), max(state["bare_rate"], state["mixed_rate"]))
             if not choice.mixed:
                 state["leading"] = result.leading
             return {**state, kind: rate, "bare_rate": rate}
         state |= self.served(state, choice.factor, choice.sketched, solve)
-        if choice.bare_rate <= state["rate"]:
-            blank = KINDS[self.factor_format].blank(choice.factor.n).contents()
-            state |= {**blank, "refused_rate": state["bare_rate"]}
+        if choice.bare_rate <= state["rate"] * choice.slowdown:
+            state |= self._refused(choice.factor.n, state["bare_rate"])
         return state
+
+    def _refused(self, n: int, rate: float) -> State:
+        """Return what changes where there is to be no factor, at these iterations a digit."""
+        return {**KINDS[self.factor_format].blank(n).contents(), "refused_rate": rate}
 
 
 def _trace(diagonal: Callable[[], np.ndarray] | None) -> float:

@@ -63,8 +63,8 @@ class NewtonCG(Earned):
     preconditioner: str | Factor = option(
         AUTO, choices=(AUTO, *FORMATS, "diagonal", "none"),
         help="preconditioner of CG; low-rank, hbs or hodlr: a factor of the matrix, sketched again "
-        "when that pays; auto: low-rank, on sparse data only where CG and a probe have shown that "
-        "it pays; diagonal: from squared gradients, as for hessian-free",
+        "when that pays; auto: low-rank, of linear models only where CG and a probe have shown "
+        "that it pays; diagonal: from squared gradients, as for hessian-free",
     )  # fmt: skip
     _: KW_ONLY
     max_cg: int = option(500, low=1, help="most CG iterations of a step")

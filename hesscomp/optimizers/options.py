@@ -121,11 +121,15 @@ class NewtonOptions(Options, group="solver"):
     gamma: float = option(1.0, above=0, metavar="G", advanced=True, help="fixed step length")
     preconditioner: str | Factor = option(
         AUTO, choices=(AUTO, *FORMATS), advanced=True,
-        help="`solver` pcg: format of the factor that preconditions it; auto: low-rank, on sparse "
-        "data only where CG and a probe of 8 columns have shown that it pays",
+        help="`solver` pcg: format of the factor that preconditions it; auto: low-rank, but only "
+        "where CG and a probe of 8 columns have shown that it pays",
     )  # fmt: skip
     rank: int = option(
-        40, low=1, metavar="K", help="rank of the factor; of hbs and hodlr at each node"
+        40,
+        low=1,
+        metavar="K",
+        help="rank of the factor, at most with `preconditioner` auto; of hbs and hodlr at each "
+        "node",
     )
     oversample: int = option_of(SketchOptions, "oversample")
     seed: int = option_of(SketchOptions, "seed")

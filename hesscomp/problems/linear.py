@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from hesscomp.curvature.design import make_design
+from hesscomp.curvature.design import make_design, weighted_squares
 from hesscomp.curvature.intercept import WithIntercept
 from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
@@ -54,14 +54,6 @@ def check_dataset(dataset) -> None:
             f"a linear model is made of a data set, not of {type(dataset).__name__}; take what "
             "hesscomp.load_data reads, or hesscomp.datasets.from_arrays(X, y, world) of arrays"
         )
-
-
-def _squared(A):
-    """Return the squares of entries in float64, as those of float32 would lose digits."""
-    if scipy.sparse.issparse(A) and A.has_canonical_format:  # as A**2, whose indices are copies
-        squares = np.square(A.data, dtype=np.float64)
-        return scipy.sparse.csr_array((squares, A.indices, A.indptr), shape=A.shape)
-    return A.astype(np.float64, copy=False) ** 2
 
 
 class GeneralizedLinearModel(Problem):
@@ -334,12 +326,10 @@ class GeneralizedLinearModel(Problem):
         """Return the sums over all rows of squares times a value of each row, over the total."""
         self.world.ledger.passes += 1
         parts, X = self.parts_here, self.shard.X
-        size = max(len(values), 1) if scipy.sparse.issparse(X) else 1024  # of rows squared at once
         sums = np.zeros((len(parts), self.n))
         for i, part in enumerate(parts):
-            for rows in chunks(part, len(values), size):
-                A = X if rows == slice(0, len(values)) else X[rows]
-                sums[i, : self.features] += _squared(A).T @ values[rows]
+            A = X if part.indices(len(values)) == (0, len(values), 1) else X[part]
+            sums[i, : self.features] = weighted_squares(A, values[part, None])[:, 0]
             sums[i, self.features :] = values[part].sum()
         return self.sum_parts(sums, (self.n,)) / self.total
 

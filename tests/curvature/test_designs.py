@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 
 from hesscomp.curvature import sparse
-from hesscomp.curvature.design import SparseDesign
+from hesscomp.curvature.design import SparseDesign, weighted_squares
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.rows import RowBlocks
 
@@ -56,3 +56,26 @@ def test_one_sweep_has_the_bits_of_two(monkeypatch, columns):
         np.testing.assert_array_equal(found, two)
     none = A[:0]
     assert not sparse.gram_product(none, sparse.row_chunks(none), d[:0], V).any()
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse", "twice"])
+@pytest.mark.parametrize("columns", [1, 3])
+def test_weighted_squares(monkeypatch, kind, columns):
+    """Against the dense matrix; `twice`: entries that are stored in two parts."""
+    monkeypatch.setattr("hesscomp.curvature.design.SQUARED", 200)
+    monkeypatch.setattr(sparse, "CHUNK", 50)
+    rng = np.random.default_rng(3)
+    A = scipy.sparse.random_array((90, 37), density=0.2, rng=rng, format="csr", dtype=np.float32)
+    A.data -= 0.5
+    if kind == "twice":
+        part = scipy.sparse.coo_array(A)
+        rows, at = (np.concatenate([each, each]) for each in part.coords)
+        order = np.argsort(rows, kind="stable")
+        data = np.concatenate([0.75 * part.data, 0.25 * part.data])[order]
+        A = scipy.sparse.csr_array((data, at[order], 2 * A.indptr), shape=A.shape)
+        assert not A.has_canonical_format
+    weights, dense = rng.standard_normal((90, columns)), A.toarray().astype(np.float64)
+    found = weighted_squares(dense.astype(np.float32) if kind == "dense" else A, weights)
+    np.testing.assert_allclose(
+        found, (dense**2).T @ weights, atol=1e-6 if kind == "twice" else 1e-13
+    )
