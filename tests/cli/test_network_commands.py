@@ -222,6 +222,7 @@ def test_compress_a_users_model(in_tmp, capsys):
     assert source.dataset == "d.npz (sample 0.5, seed 0)"
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_first_look_at_a_large_model_takes_less_and_says_so(in_tmp, capsys, monkeypatch):
     tiny().save("m.keras")
     assert run("compress", *MODEL, "--out", "f.h5") == 0  # a small one is taken whole
@@ -302,6 +303,7 @@ def test_training_writes_the_model(in_tmp, capsys):
     assert "--patience goes with --test" in refused(capsys, *patience)
 
 
+@pytest.mark.usefixtures("eager")
 def test_one_point_in_every_form(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
@@ -333,6 +335,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
     assert "none.npy: no such file; a point is zero, initial, trained, or a file" in line
 
 
+@pytest.mark.usefixtures("eager")
 def test_spectrum_and_update_of_a_network(in_tmp):
     tiny().save("m.keras")
     common = [*MODEL, "--blocks", "logits"]
