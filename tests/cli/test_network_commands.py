@@ -260,6 +260,7 @@ def test_every_operator_by_name(in_tmp, operator):
     assert load_factor("f.h5").provenance.operator.endswith(", restricted")
 
 
+@pytest.mark.usefixtures("eager")
 def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
     """Their number and their seed, which is not the sketch's."""
     model = tiny()
@@ -271,6 +272,7 @@ def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
     assert np.linalg.norm(dense(load_factor("f.h5")) - F) <= 1e-10 * np.linalg.norm(F)
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_loss_that_the_model_was_compiled_with(in_tmp, capsys):
     model, values = tiny(), []
     model.compile(loss="mse")
