@@ -587,7 +587,7 @@ def test_a_short_run_of_the_fuzzer_finds_nothing(name, tmp_path):
     """Of the readers that need no TensorFlow."""
     options = Namespace(
         readers=[name], worker=tmp_path, out=tmp_path / "out",
-        inputs=50, seconds=None, seed=0, blind=True, replay=[],
+        inputs=25, seconds=None, seed=0, blind=True, replay=[],
     )  # fmt: skip
     assert Worker(options).run() == 0
     assert not [text.read_text() for text in tmp_path.glob("out/*/*.txt")]

@@ -222,6 +222,7 @@ def test_compress_a_users_model(in_tmp, capsys):
     assert source.dataset == "d.npz (sample 0.5, seed 0)"
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_first_look_at_a_large_model_takes_less_and_says_so(in_tmp, capsys, monkeypatch):
     tiny().save("m.keras")
     assert run("compress", *MODEL, "--out", "f.h5") == 0  # a small one is taken whole
@@ -259,6 +260,7 @@ def test_every_operator_by_name(in_tmp, operator):
     assert load_factor("f.h5").provenance.operator.endswith(", restricted")
 
 
+@pytest.mark.usefixtures("eager")
 def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
     """Their number and their seed, which is not the sketch's."""
     model = tiny()
@@ -270,6 +272,7 @@ def test_targets_of_the_monte_carlo_fisher_matrix(in_tmp):
     assert np.linalg.norm(dense(load_factor("f.h5")) - F) <= 1e-10 * np.linalg.norm(F)
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_loss_that_the_model_was_compiled_with(in_tmp, capsys):
     model, values = tiny(), []
     model.compile(loss="mse")
@@ -302,6 +305,7 @@ def test_training_writes_the_model(in_tmp, capsys):
     assert "--patience goes with --test" in refused(capsys, *patience)
 
 
+@pytest.mark.usefixtures("eager")
 def test_one_point_in_every_form(in_tmp, capsys):
     model = tiny()
     model.save("m.keras")
@@ -333,6 +337,7 @@ def test_one_point_in_every_form(in_tmp, capsys):
     assert "none.npy: no such file; a point is zero, initial, trained, or a file" in line
 
 
+@pytest.mark.usefixtures("eager")
 def test_spectrum_and_update_of_a_network(in_tmp):
     tiny().save("m.keras")
     common = [*MODEL, "--blocks", "logits"]

@@ -653,11 +653,14 @@ def contents(path: Path):
 LONG = ("update", "figure")  # whose options are compress's for the most part
 # Options that others take by the same functions as compress, whose cases test them.
 SHARED = {**subject_options("", ""), **operator_options("", "")}
+OF_MODELS = ("--model", "--loss", "--targets", "--engine", "--check", "--memory-limit")
 
 
 def is_slow(command: str, option: str) -> bool:
-    return command in LONG or (
-        command in ("diagonal", "spectrum", "sensitivity") and option in SHARED
+    return (
+        command in LONG
+        or (command in ("diagonal", "spectrum", "sensitivity") and option in SHARED)
+        or (command == "train" and option in OF_MODELS)
     )
 
 

@@ -103,9 +103,10 @@ def test_batches_and_ranks_and_weights_written_back(world, problem):
     """Mini-batches, the same on one rank alone; the model gets what was found."""
     alone = network(World.serial())
     for optimizer in (Adam(0.02), HessianFree(damping=1.0), DRSOM(accept=False, radius=0.1)):
+        settings = {"sampling": NETWORK_BATCHES, "stopping": Stopping(max_steps=10)}
         results = [
-            train(each, optimizer, sampling=NETWORK_BATCHES, stopping=Stopping(max_steps=10))
-            for each in (problem, alone)
+            train(problem, optimizer, **settings),
+            by_rank_0(world, train, alone, optimizer, **settings),
         ]
         left, right = (result.history.column("objective") for result in results)
         np.testing.assert_allclose(left, right, rtol=1e-8)
@@ -162,7 +163,8 @@ def test_kronecker_factors_in_a_run(world, problem, shared_tmp):
             problem, optimizer, sampling=sampling, stopping=stopping, saving=Saving(str(shared_tmp))
         )
     assert np.array_equal(rest.x, whole.x)
-    alone = train(network(World.serial()), optimizer, sampling=sampling, stopping=long)
+    one = network(World.serial())
+    alone = by_rank_0(world, train, one, optimizer, sampling=sampling, stopping=long)
     left, right = (run.history.column("objective") for run in (whole, alone))
     np.testing.assert_allclose(left, right, rtol=1e-8)
 

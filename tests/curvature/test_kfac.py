@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 from marks import slow_but, two_ranks_but
+from oracles import by_rank_0
 from shards import block_rows, mine
 
 import hesscomp as hc
@@ -94,13 +95,20 @@ def made(problem, statistic, **options):
     return hc.kfac(problem, statistic=statistic, samples=2, seed=3, **options)
 
 
+def of_one_rank(problem, statistic):
+    """The exact matrix and both of its approximations, dense."""
+    factors = [made(problem, statistic, corrected=corrected) for corrected in (False, True)]
+    return exact(problem, statistic), *(factor.to_dense() for factor in factors)
+
+
 @pytest.mark.parametrize(
     "name, statistic", [*two_ranks_but([], CASES[:1]), *slow_but(CASES[2:], CASES[1:])]
 )
-def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, name, statistic):
+def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(world, problems, name, statistic):
     """So it is the best one in that basis; and other layers have the diagonal itself."""
     spread, alone = problems[name]
-    D, K, E = exact(alone, statistic), made(spread, statistic), made(spread, statistic, corrected=1)
+    D, *there = by_rank_0(world, of_one_rank, alone, statistic)
+    K, E = (made(spread, statistic, corrected=corrected) for corrected in (False, True))
     assert E.forms == FORMS[name]
     assert E.provenance.rows == ROWS and E.provenance.operator == "E-KFAC"
     np.testing.assert_array_equal(E.bases, K.bases)
@@ -114,9 +122,8 @@ def test_a_corrected_spectrum_is_the_diagonal_in_the_eigenbasis(problems, name, 
         np.testing.assert_allclose(E.spectrum[part], inside, rtol=1e-9, atol=1e-13)
     errors = [np.linalg.norm(D - factor.to_dense()) for factor in (E, K)]
     assert errors[0] < errors[1] < np.linalg.norm(D)
-    for factor, corrected in ((K, False), (E, True)):  # the bases are those of one sum
-        there = made(alone, statistic, corrected=corrected).to_dense()
-        np.testing.assert_allclose(factor.to_dense(), there, rtol=1e-10, atol=1e-12)
+    for factor, expected in zip((K, E), there, strict=True):  # the bases are those of one sum
+        np.testing.assert_allclose(factor.to_dense(), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.serial
@@ -132,17 +139,18 @@ def test_little_memory(problems):
 def test_reproducible_sums(world, problems):
     """The same bits on any ranks."""
     make, data = MODELS["sequences"]
-    alone = made(problems["sequences"][1], "type-2", corrected=True)
-    fixed = [
-        KerasProblem(make(), LOSS, part, World(comm, reproducible=True), dtype="float64")
-        for comm, part in (
-            (world.comm, [part[block_rows(world, ROWS)] for part in data]),
-            (World.serial().comm, data),
-        )
-    ][: world.size]
-    found = [made(problem, "type-2", corrected=True) for problem in fixed]
-    np.testing.assert_array_equal(found[0].spectrum, found[-1].spectrum)
-    np.testing.assert_allclose(found[0].to_dense(), alone.to_dense(), atol=1e-12)
+    here = [part[block_rows(world, ROWS)] for part in data]
+
+    def fixed(comm, data):
+        return KerasProblem(make(), LOSS, data, World(comm, reproducible=True), dtype="float64")
+
+    found = made(fixed(world.comm, here), "type-2", corrected=True)
+    if world.size > 1:
+        alone = fixed(World.serial().comm, data)
+        spectrum = by_rank_0(world, lambda: made(alone, "type-2", corrected=True).spectrum)
+        np.testing.assert_array_equal(found.spectrum, spectrum)
+    plain = made(problems["sequences"][0], "type-2", corrected=True)
+    np.testing.assert_allclose(found.to_dense(), plain.to_dense(), atol=1e-12)
 
 
 def patches(x, size, stride):

@@ -11,6 +11,7 @@ import pytest
 import scipy.sparse
 from marks import two_ranks_but
 from mpi4py import MPI
+from oracles import by_rank_0
 from shards import block_rows, own_rows
 
 import hesscomp as hc
@@ -306,16 +307,15 @@ def test_a_network_against_dense_matrices(world, engine, caplog):
         distance = m * step @ H @ step / p
         assert found.statistics.cook[i] == pytest.approx(distance, rel=1e-6)
     direction = np.eye(3)[0]
-    moved = small_network(World.serial(), engine=engine)
 
     def along(t):
-        tensors = moved.tensors("float64")
-        moved._tensors["float64"] = (tensors[0] + t * direction, tensors[1])
-        slopes = moved.row_slopes(x, (inverse @ c)[:, None]).sum()
-        moved._tensors["float64"] = tensors
+        tensors = alone.tensors("float64")
+        alone._tensors["float64"] = (tensors[0] + t * direction, tensors[1])
+        slopes = alone.row_slopes(x, (inverse @ c)[:, None]).sum()
+        alone._tensors["float64"] = tensors
         return -slopes / m
 
-    np.testing.assert_allclose(found.shifts[0, 0], slope(along), rtol=1e-6)
+    np.testing.assert_allclose(found.shifts[0, 0], by_rank_0(world, slope, along), rtol=1e-6)
     # Raising one class's probability and lowering another's swaps their share of the gradient.
     swap = (J[7, 0] - J[7, 2]) @ inverse @ c / m
     np.testing.assert_allclose(found.labels[7, 0, 0] - found.labels[7, 2, 0], swap, rtol=1e-6)
@@ -397,15 +397,20 @@ def test_reproducible_bits_do_not_depend_on_the_ranks(world):
 
 @pytest.mark.ranks
 def test_reproducible_bits_of_a_network_do_not_depend_on_the_ranks(world):
-    found = []
-    for each in (World(world.comm, reproducible=True), World(MPI.COMM_SELF, reproducible=True)):
-        problem = small_network(each, "blocks")
+    spread, one = (
+        small_network(World(comm, reproducible=True), "blocks")
+        for comm in (world.comm, MPI.COMM_SELF)
+    )
+
+    def numbers(problem):
         asked = {"target": np.eye(problem.n)[0], "leverage": True, "by_data": True, "leading": 4}
         result = hc.sensitivity(problem, problem.initial, operator="ggn", **asked)
         rows = result.statistics
-        found.append([result.influence, result.shifts, rows.leverage, rows.left_out, rows.cook])
-    for alone, together in zip(*found, strict=True):
-        np.testing.assert_array_equal(alone, together)
+        return [result.influence, result.shifts, rows.leverage, rows.left_out, rows.cook]
+
+    found, alone = numbers(spread), by_rank_0(world, numbers, one)
+    for together, expected in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(together, expected)
 
 
 def adult_problem(X, b, ridge, world):

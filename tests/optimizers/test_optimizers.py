@@ -388,9 +388,10 @@ def test_rosenbrock_by_the_baselines(world, optimizer):
 
 
 @pytest.mark.serial
-def test_sparse_regression_of_the_drsom_paper(world):
-    """n = 1000, m = 500, p = 0.5: stationary, and as low as SciPy's L-BFGS goes."""
-    problem = SparseRegression(world, 1000, 500)
+@pytest.mark.parametrize("n", slow_but([400], [400, 1000]))
+def test_sparse_regression_of_the_drsom_paper(world, n):
+    """There n = 1000; m = n / 2, p = 0.5: stationary, and as low as SciPy's L-BFGS goes."""
+    problem = SparseRegression(world, n, n // 2)
     stopping = Stopping(max_steps=400, gradient_tolerance=1e-5)
     known = scipy.optimize.minimize(
         problem.evaluate, problem.initial, jac=True, method="L-BFGS-B",

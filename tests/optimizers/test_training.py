@@ -41,6 +41,12 @@ ONE_OF_EACH = (
     "newton-cg", "trust-region", "saddle-free", "gauss-newton", "hessian-free", "drsom", "adam",
     "natural-gradient",
 )  # fmt: skip
+# Whose state another of `EVERY` has too, and that take long.
+ALIKE = (
+    "plain", "diagonal", "newton hbs", "trust-region hbs", "hessian-free hbs",
+    "drsom interpolation",
+)  # fmt: skip
+DISTINCT = [name for name in EVERY if name not in ALIKE]
 BATCHES = Sampling(gradient=0.5, curvature=0.3, acceptance=0.5, seed=7)
 STEPS = 8
 SHORT = {"kills": 6, "steps": STEPS}  # of the runs that are killed in every test run
@@ -49,6 +55,11 @@ SHORT = {"kills": 6, "steps": STEPS}  # of the runs that are killed in every tes
 @pytest.fixture(scope="module")
 def small(world):
     return synthetic(world)
+
+
+@pytest.fixture(scope="module")
+def small_alone():
+    return synthetic(World.serial())
 
 
 def equal(left, right) -> bool:
@@ -96,7 +107,7 @@ def check_kills(problem, folder, optimizer, seed, batches=BATCHES, kills=20, ste
 
 
 @pytest.mark.ranks(most=2)
-@pytest.mark.parametrize("name", serial_but(ONE_OF_EACH, EVERY))
+@pytest.mark.parametrize("name", serial_but(ONE_OF_EACH, DISTINCT))
 def test_a_killed_run_goes_on_as_if_nothing_had_been(small, shared_tmp, name):
     check_kills(small, shared_tmp, EVERY[name], list(EVERY).index(name), **SHORT)
 
@@ -122,6 +133,7 @@ def test_a_finished_run_goes_on_with_more_steps(small, shared_tmp, sampling):
         assert part.best_objective == np.nanmin(part.history.column("full_objective"))
 
 
+@pytest.fixture(scope="module")
 def reproducible_pair(world):
     """The same problem over all ranks, and over this rank alone."""
     X, y = synthetic_rows()
@@ -134,8 +146,8 @@ def reproducible_pair(world):
 
 
 @pytest.mark.parametrize("name", several_but(ONE_OF_EACH, two_ranks_but(ONE_OF_EACH, EVERY)))
-def test_reproducible_runs_do_not_depend_on_the_ranks(world, name):
-    spread, alone = reproducible_pair(world)
+def test_reproducible_runs_do_not_depend_on_the_ranks(world, reproducible_pair, name):
+    spread, alone = reproducible_pair
     for sampling in (Sampling(), BATCHES):
         settings = {"sampling": sampling, "stopping": Stopping(max_steps=4)}
         together = train(spread, EVERY[name], **settings)
@@ -144,8 +156,8 @@ def test_reproducible_runs_do_not_depend_on_the_ranks(world, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
-def test_long_reproducible_runs_do_not_depend_on_the_ranks(world, name):
-    spread, alone = reproducible_pair(world)
+def test_long_reproducible_runs_do_not_depend_on_the_ranks(reproducible_pair, name):
+    spread, alone = reproducible_pair
     for sampling in (Sampling(), BATCHES):
         runs = [
             train(problem, EVERY[name], sampling=sampling, stopping=Stopping(max_steps=20))
@@ -155,8 +167,8 @@ def test_long_reproducible_runs_do_not_depend_on_the_ranks(world, name):
 
 
 @pytest.mark.parametrize("name", ["newton-cg", "hessian-free", "drsom", "adam"])
-def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
-    spread, alone = reproducible_pair(world)
+def test_a_run_goes_on_with_another_number_of_ranks(world, reproducible_pair, shared_tmp, name):
+    spread, alone = reproducible_pair
     settings = {"sampling": BATCHES, "stopping": Stopping(max_steps=STEPS)}
     whole = by_rank_0(world, train, alone, EVERY[name], **settings)
     first = Saving(str(shared_tmp / "all"), every=1)
@@ -167,13 +179,12 @@ def test_a_run_goes_on_with_another_number_of_ranks(world, shared_tmp, name):
 
 
 @pytest.mark.parametrize("name", several_but(["newton-cg"], slow_but(ONE_OF_EACH, EVERY)))
-def test_rounding_is_all_that_ranks_change(world, small, name):
-    alone = synthetic(World.serial())
+def test_rounding_is_all_that_ranks_change(world, small, small_alone, name):
     for sampling in (Sampling(), BATCHES):
         settings = {"sampling": sampling, "stopping": Stopping(max_steps=10)}
         runs = [
             train(small, EVERY[name], **settings),
-            by_rank_0(world, train, alone, EVERY[name], **settings),
+            by_rank_0(world, train, small_alone, EVERY[name], **settings),
         ]
         steps = min(len(run.history) for run in runs)
         left, right = (run.history.column("objective")[:steps] for run in runs)
@@ -206,7 +217,7 @@ RECKLESS = {
 
 
 @pytest.mark.serial
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", slow_but(DISTINCT, EVERY))
 def test_no_run_hands_back_worse_than_it_was_given(small, optimum, name):
     """From the optimum too, where no step gains anything; and with steps much too long."""
     reckless = [RECKLESS[name]] if name in RECKLESS else []
