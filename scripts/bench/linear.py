@@ -19,6 +19,7 @@ to its own end in turns, --repeats times; tables have medians.
 
 import itertools
 import os
+import re
 import time
 from pathlib import Path
 
@@ -61,8 +62,10 @@ def median_times(runs: dict, repeats: int, clock=time.process_time) -> tuple[dic
     return {name: float(np.median(values)) for name, values in seconds.items()}, found
 
 
-def tell(options, part: str, row: str, medians: dict, norms: dict, told: str) -> None:
-    """Print a row of a part's table, the first run being ours, and keep it."""
+def tell(
+    options, part: str, row: str, medians: dict, norms: dict, told: str, **further: float
+) -> None:
+    """Print a row of a part's table, the first run being ours, and keep it with further values."""
     own, *others = medians
     print(f"{row}; {told}")
     values = {"seconds": medians[own]}
@@ -70,6 +73,9 @@ def tell(options, part: str, row: str, medians: dict, norms: dict, told: str) ->
         ratio = median / medians[own]
         print(f"    {name:10s} {median:6.2f} s, ||g|| {norms[name]:.0e}, over ours {ratio:.2f}")
     values |= {f"{name} over ours": medians[name] / medians[own] for name in others}
+    sketched = re.search(r"(\d+) sketch columns", told)
+    values |= {"sketch columns": int(sketched[1])} if sketched else {}
+    values |= further
     if not options.trial:
         record.save(f"linear-{part}", row, values, (*record.ENGINE, *record.OPTIMIZERS))
 
@@ -131,7 +137,11 @@ def size_of(X) -> str:
 
 
 def ranks(options, world, X, y) -> None:
-    """All ranks beside rank 0 alone, by wall time; one thread each."""
+    """All ranks beside rank 0 alone, by wall time; one thread each.
+
+    Also all ranks at once, each alone on the whole problem: how many such solves the machine does
+    in the time of one is the most that ranks can gain on it.
+    """
     import hesscomp as hc
     from hesscomp.datasets import from_arrays
     from hesscomp.parallel.rows import row_range
@@ -139,28 +149,41 @@ def ranks(options, world, X, y) -> None:
     own = slice(*row_range(len(y), world.rank, world.size))
     data = from_arrays(X[own], y[own], world)
     for ridge in RIDGES:
-        seconds = {"ranks": [], "one": []}
+        seconds = {"ranks": [], "one": [], "each alone": []}
         problem = hc.LogisticRegression(data, world, ridge=ridge, dtype="float64")
         for turn in range(options.repeats + 1):
             begun = time.perf_counter()
             fit = hc.newton(problem, solver="pcg", tolerance=TOLERANCE)
             seconds["ranks"].append(time.perf_counter() - begun)
             if world.rank == 0:
-                alone = hc.World.serial()
-                single = hc.LogisticRegression(
-                    from_arrays(X, y, alone), alone, ridge=ridge, dtype="float64"
-                )
-                begun = time.perf_counter()
-                hc.newton(single, solver="pcg", tolerance=TOLERANCE)
-                seconds["one"].append(time.perf_counter() - begun)
+                seconds["one"].append(solve_alone(X, y, ridge))
             world.sum(np.zeros(1))
+            taken = solve_alone(X, y, ridge)
+            seconds["each alone"].append(float(world.max(np.array([taken]))[0]))
             if not turn:
-                seconds = {"ranks": [], "one": []}
+                seconds = {name: [] for name in seconds}
         if world.rank == 0:
             medians = {name: float(np.median(values)) for name, values in seconds.items()}
+            limit = world.size * medians["one"] / medians.pop("each alone")
             norms = dict.fromkeys(medians, fit.gradient_norm)
             row = f"{size_of(X)}, ridge {ridge:g}, {world.size} ranks"
-            tell(options, "text", row, medians, norms, "wall")
+            print(f"the machine does {limit:.2f} solves in the time of one")
+            tell(
+                options, "text", row, medians, norms, fit.preconditioning,
+                **{"limit of the machine": limit},
+            )  # fmt: skip
+
+
+def solve_alone(X, y, ridge: float) -> float:
+    """Return the wall seconds of a solve by this rank alone."""
+    import hesscomp as hc
+    from hesscomp.datasets import from_arrays
+
+    alone = hc.World.serial()
+    problem = hc.LogisticRegression(from_arrays(X, y, alone), alone, ridge=ridge, dtype="float64")
+    begun = time.perf_counter()
+    hc.newton(problem, solver="pcg", tolerance=TOLERANCE)
+    return time.perf_counter() - begun
 
 
 def further_sets(scale: int, world):

@@ -1,7 +1,6 @@
 """Optimizers against each other: lowest training objective at equal seconds and equal passes.
 
-    HESSCOMP_DATA=/data python scripts/bench/optimizers.py   # three quarters of an hour
-    mpiexec -n 2 python scripts/bench/optimizers.py --only adult mnist-mlp mnist-cnn4 distorted-cnn4
+    HESSCOMP_DATA=/data mpiexec -n 2 python scripts/bench/optimizers.py   # an hour
     python scripts/bench/optimizers.py --only curves-autoencoder --seconds 1 --seeds 1 --rows 200
     python scripts/bench/optimizers.py --draw                # tables and figures of what is there
     mpiexec -n 2 python scripts/bench/optimizers.py --only mnist-cnn4 --speed 100   # a step's time
@@ -16,14 +15,13 @@ steps, to zero at the end of the seconds, as many steps as the method's first tw
 from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000 images; titles say on how many rows
 everything ran.
 
-The clock is the processor time of the rank that took most, which on an idle machine is wall time:
-every rank has one thread, and waits for others by asking. It runs while an optimizer works,
-compilation done, so that neighbours on a shared machine cost nobody (much). Objectives over all
-training rows are
-computed afterwards, at the points that a run was at in some eight moments of it, and count for
-nobody; what counts is the lowest so far. Passes weigh batches by their share of the rows and count
-each product column as one. Each run leaves a file in --out and is not run again; tables go to the
-terminal, figures to docs/figures/.
+The clock is the processor time of the rank that took most, which on an idle machine is wall time
+(tables have both): every rank has one thread, and waits for others by asking. It runs while an
+optimizer works, compilation done, so that neighbours on a shared machine cost nobody (much).
+Objectives over all training rows are computed afterwards, at the points that a run was at in some
+eight moments of it, and count for nobody; what counts is the lowest so far. Passes weigh batches by
+their share of the rows and count each product column as one. Each run leaves a file in --out and is
+not run again; tables go to the terminal, figures to docs/figures/.
 """
 
 import argparse
@@ -161,8 +159,8 @@ PLANS = {
     "mnist-mlp": Plan(
         5, 5000,
         {
-            **baselines(100, RATES, RATES, [3e-2]), **sketched(100, 1e-2, 1e-3), **KRONECKER,
-            **DEEP, **IN_BATCHES,
+            **soap(*SOAP_RATES), **baselines(100, RATES, RATES, [3e-2]),
+            **sketched(100, 1e-2, 1e-3), **KRONECKER, **DEEP, **IN_BATCHES,
         },
     ),
     "mnist-autoencoder": Plan(
@@ -437,6 +435,7 @@ def table(methods: dict) -> tuple[dict[str, dict], list[str]]:
             f"within {passes:.0f} passes": f"{within:.6g}",
             "passes": int(np.median([run["passes"][-1] for run in runs])),
             "steps": int(np.median([run["steps"] for run in runs])),
+            "wall seconds": float(np.median([run["wall_seconds"] for run in runs])),
             **{
                 f"squared error, {error}": float(
                     np.median([run[f"{error}_squared_error"] for run in runs])
