@@ -18,6 +18,7 @@ from hesscomp.curvature.design import (
     CHUNK_BYTES,
     SPARSE_LONE_COST,
     SPARSE_WORK,
+    SparseDesign,
     each_chunk,
     weighted_squares,
 )
@@ -36,8 +37,8 @@ class ClassDesign:
     `pinned` to zero, as scores are determined only up to a common shift.
 
     Float64 products come from the data as they were given, curvature products of dense data from a
-    copy in `dtype`, made where the data have another type; those of sparse data are SciPy's in
-    float64. With `blocks` each fixed block of rows is multiplied alone.
+    copy in `dtype`, made where the data have another type; those of sparse data are a
+    `SparseDesign`'s. With `blocks` each fixed block of rows is multiplied alone.
 
     Parameters
     ----------
@@ -57,7 +58,10 @@ class ClassDesign:
 
     def _take(self, dtype: tf.DType) -> None:
         self._curved = self._given
-        if not self.sparse and self._given.dtype != dtype:
+        if self.sparse:
+            held = ((each.start, each.stop, self._of(self._given, each)) for each in self.parts)
+            self._designs = {(a, b): SparseDesign(X, dtype) for a, b, X in held}
+        elif self._given.dtype != dtype:
             self._curved = tf.cast(self._given, dtype)
 
     def exact(self) -> "ClassDesign":
@@ -153,30 +157,27 @@ class ClassDesign:
         """Return the curvature's product with (n, k) columns over the rows of a part."""
         K, k = self.table[1], V.shape[1]
         W = tf.reshape(self.spread(V), [-1, k * K])
-        A, c, d = (self._of(each, part) for each in (self._curved, terms.outer, terms.diagonal))
+        c, d = (self._of(each, part) for each in (terms.outer, terms.diagonal))
         sign, first, ones = tf.constant(terms.sign, V.dtype), W[: self.features], self._ones(W)
         if self.sparse:
-            found = self._sparse_product(A, c, d, sign, W)
+            found = self._sparse_product(part, c, d, sign, W)
         else:
-            chunk = self._chunk(3 * k * K, self.dtype.size)
+            A, chunk = self._of(self._curved, part), self._chunk(3 * k * K, self.dtype.size)
             found = _kernels(A.dtype.name).product(A, c, d, sign, chunk, first, ones)
         back, ones = (tf.reshape(each, [-1, k, K]) for each in found)
         return self.gather(back, ones)
 
-    def _sparse_product(self, A, c, d, sign, W: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return A^T U and the sums of U; rows are copied where there are too many for memory."""
-        few = max(SPARSE_BYTES // (8 * W.shape[1]), 1)
-        back, ones = (
-            tf.zeros([self.features, W.shape[1]], W.dtype),
-            tf.zeros([1, W.shape[1]], W.dtype),
-        )
-        for start in range(0, A.shape[0], few):
-            rows = slice(start, start + few)
-            few_rows = A if A.shape[0] <= few else A[rows]
-            T = tf.constant(few_rows @ W[: self.features].numpy(), W.dtype) + self._ones(W)
-            U = _weighted(T, c[rows], d[rows], sign)
-            back += tf.constant(few_rows.T @ U.numpy(), W.dtype)
-            ones += tf.reduce_sum(U, axis=0, keepdims=True)
+    def _sparse_product(self, part: slice, c, d, sign, W: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return A^T U and the sums of U, for as many tables at once as memory holds scores of."""
+        design, K = self._designs[part.start, part.stop], self.table[1]
+        few = max(SPARSE_BYTES // (8 * max(design.rows, 1) * K), 1) * K
+        found = []
+        for first in range(0, W.shape[1], few):
+            some = W[:, first : first + few]
+            T = design.block_product(some[: self.features]) + self._ones(some)
+            U = _weighted(T, c, d, sign)
+            found.append((design.transposed_product(U), tf.reduce_sum(U, axis=0, keepdims=True)))
+        back, ones = (tf.concat(each, axis=1) for each in zip(*found, strict=True))
         return back, ones
 
     def compile(self) -> None:

@@ -197,8 +197,20 @@ class SparseDesign:
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         if self.is_narrow(V):
             return tf.constant(self.narrow_gram_product(weights, np.asarray(V)))
-        A, transposed = self._pair
-        return transposed @ (tf.cast(weights, self.dtype)[:, None] * (A @ V))
+        weights = tf.cast(weights, self.dtype)[:, None]
+        return self.transposed_product(weights * self.block_product(V))
+
+    def block_product(self, V: tf.Tensor) -> tf.Tensor:
+        """Return A V in `dtype`: (n, k) to (rows, k)."""
+        if self.is_narrow(V):
+            return tf.constant(self._matrix @ V.numpy(), self.dtype)
+        return self._pair[0] @ V
+
+    def transposed_product(self, U: tf.Tensor) -> tf.Tensor:
+        """Return A^T U in `dtype`: (rows, k) to (n, k)."""
+        if self.is_narrow(U):
+            return tf.constant(self._matrix.T @ U.numpy(), self.dtype)
+        return self._pair[1] @ U
 
     def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
         """Return whether a product with this block is SciPy's."""

@@ -23,6 +23,7 @@ PROBE_SHARE = 0.1  # of what CG is still expected to cost, at most, goes into a 
 TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, that a probe must find
 MIX = 0.1  # share of the diagonal in the mixed one
 LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
+FREE = 1.1  # iterations without a factor that one with it may take, for the factor to stay anyhow
 FIRST_CG = 10  # iterations of a first solve, besides those beside which a probe is cheap
 TRIAL = 5  # of plain CG, which tell its rate and its leading Ritz value
 # Iterations a digit of the last plain solve, of the last with the mixed diagonal, and of the last
@@ -110,7 +111,8 @@ class Earned(Refreshed):
     shift) / (w_2 + shift)) of the iterations, grows by more than the further columns, their
     orthonormalisation and the application of a larger factor cost (`Outlook`); where no size pays,
     there is no factor. One that was refused is tried again when the iterations a digit have
-    doubled. A factor goes whose last solve took longer than CG without it is expected to.
+    doubled. A factor whose application costs more than a tenth of an iteration goes where its first
+    solve took longer than CG without it is expected to, or a later one twice as long.
 
     No sketch is made, neither a first one nor one again, that would bring all sketches above half
     of the products already spent: the columns of CG, at the operator's `lone_cost`, and of earlier
@@ -154,7 +156,7 @@ class Earned(Refreshed):
             pays = (state["rate"] - state["fresh_rate"]) * ahead.digits > self._columns(kept)
             if not operator.world.decide(pays and self._missing(operator, state) == 0):
                 return self._with(kept, costs, ahead, shift)
-            return self._grow(operator, state, costs, ahead, shift, diagonal)
+            return self._grow(operator, state, costs, ahead, shift, diagonal, kept)
         cheap = operator.lone_cost < Operator.lone_cost  # a diagonal, as half a lone product
         if operator.world.decide(state["bare_rate"] == 0):
             limit = FIRST_CG + int(PROBE / PROBE_SHARE / operator.lone_cost)
@@ -216,11 +218,12 @@ class Earned(Refreshed):
 
     def _grow(
         self, operator: Operator, state: State, costs: Costs, ahead: Forecast, shift: float,
-        diagonal: Callable[[], np.ndarray] | None,
+        diagonal: Callable[[], np.ndarray] | None, kept: Factor | None = None,
     ) -> Choice:  # fmt: skip
-        """Return a factor whose sketch is doubled while that pays; or none, where none pays.
+        """Return a factor whose sketch is doubled while that pays; where none pays, `kept` or none.
 
-        An indefinite operator is not probed, and its factor has all columns.
+        An indefinite operator is not probed, and its factor has all columns. The first 8 columns of
+        one that takes the place of another only begin its sketch.
         """
         if not operator.psd:
             factor = self.new_factor(operator)
@@ -239,7 +242,7 @@ class Earned(Refreshed):
             if np.isnan(captured):
                 captured = float(w.sum() / _trace(diagonal))
                 poor = captured < TRACE or w[0] + shift < LEADING * state["leading"]
-                wanted = 0 if poor else size
+                wanted = 0 if poor and kept is None else size
             if wanted:
                 second = float(w[min(1, len(w) - 1)]) + shift
                 later = _later_rate(state["bare_rate"], second, shift, operator.n) * ahead.digits
@@ -248,6 +251,8 @@ class Earned(Refreshed):
             wanted = operator.world.broadcast(wanted)
         if wanted:
             grown = self._with(factor, costs, ahead, shift, sketched)
+        elif kept is not None:
+            grown = replace(self._with(kept, costs, ahead, shift), sketched=sketched)
         else:
             bare = self._without(operator, ahead, shift, diagonal)
             grown = replace(bare, sketched=sketched, refused=True)
@@ -279,7 +284,9 @@ class Earned(Refreshed):
                 state["leading"] = result.leading
             return {**state, kind: rate, "bare_rate": rate}
         state |= self.served(state, choice.factor, choice.sketched, solve)
-        if choice.bare_rate <= state["rate"] * choice.slowdown:
+        worse = 1.0 if choice.sketched else 2.0  # times what is expected without, to be dropped
+        slower = state["rate"] * choice.slowdown >= worse * choice.bare_rate
+        if slower and choice.slowdown > FREE:
             state |= self._refused(choice.factor.n, state["bare_rate"])
         return state
 

@@ -174,7 +174,7 @@ PLANS = {
         },
     ),
     "distorted-cnn4": Plan(
-        20, 5000, {**soap(*SOAP_RATES), **baselines(100, SOAP_RATES, SOAP_RATES, [3e-2])},
+        20, 5000, {**soap(*SOAP_RATES), **baselines(100, RATES, RATES, [3e-2])},
         distorted=True, cosine=True,
     ),
 }  # fmt: skip

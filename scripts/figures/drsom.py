@@ -32,8 +32,8 @@ ROWS, BATCH, PASSES, MOMENTS = 1000, 100, 12, 12
 COMMON = {"same_batch": True, "averaging": 0.9}
 METHODS = {
     "SGD": SGD(3e-2, nesterov=True),
-    "Adam": Adam(3e-3),
-    "AdaBelief": AdaBelief(3e-3),
+    "Adam": Adam(1e-2),
+    "AdaBelief": AdaBelief(1e-2),
     "DRSOM, Adam's diagonal": DRSOM(curvature="adam", **COMMON),
     "DRSOM, AdaBelief's diagonal": DRSOM(curvature="adabelief", **COMMON),
     "DRSOM, Kronecker": DRSOM(curvature="kronecker", **COMMON),

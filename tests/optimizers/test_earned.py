@@ -136,9 +136,12 @@ def test_a_factor_that_has_ceased_to_pay_goes(world):
     state = optimizer.solved(state, first, solve, 1.0)
     assert optimizer.made_factor(state).rank == 10
     again = optimizer.choose(H, state, 0.5, 1e-5, None)
-    assert again.sketched == 0 and again.factor.rank == 10 and 1 < again.slowdown < 2
+    assert (
+        again.sketched == 0 and again.factor.rank == 10 and 1 < again.slowdown < 1.1
+    )  # so it stays
     solve.iterations = 2000
-    state = optimizer.solved(state, again, solve, 1.0)
+    assert optimizer.made_factor(optimizer.solved(state, again, solve, 1.0)).rank == 10
+    state = optimizer.solved(state, replace(again, slowdown=1.2), solve, 1.0)
     assert optimizer.made_factor(state) is None and state["refused_rate"] == 50.0
     assert optimizer.choose(H, state, 5.0, 1e-5, None).factor is None
 
