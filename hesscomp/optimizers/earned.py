@@ -25,7 +25,8 @@ MIX = 0.1  # share of the diagonal in the mixed one
 LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
 FREE = 1.1  # iterations without a factor that one with it may take, for the factor to stay anyhow
 FIRST_CG = 10  # iterations of a first solve, besides those beside which a probe is cheap
-TRIAL = 5  # of plain CG, which tell its rate and its leading Ritz value
+TRIAL = 5  # of the other one of plain and mixed CG, which tell its rate; at least in any step
+TRIAL_SHARE = 0.2  # of what CG is still expected to cost, at most, goes into such a step
 # Iterations a digit of the last plain solve, of the last with the mixed diagonal, and of the last
 # without a factor; the plain one's leading Ritz value; the rate at which a factor was refused; and
 # what all steps have spent: iterations of CG, and columns of sketches
@@ -99,9 +100,9 @@ class Earned(Refreshed):
 
     The first solve on sparse data takes (1 - a) shift + a (diag + shift), a = 0.1 (Hsia, Chiang and
     Lin 2018), and on dense data, whose diagonal costs two lone products, plain CG. Where the
-    iterations that are then expected cost more than ten probes of 8 columns, a step of few
-    iterations tries the other one; plain CG gives the leading Ritz value. Later solves without a
-    factor take that of the two which is expected to be faster.
+    iterations that are then expected cost more than ten probes of 8 columns, and than five such
+    steps, a step of few iterations tries the other one; plain CG gives the leading Ritz value.
+    Later solves without a factor take that of the two which is expected to be faster.
 
     Where that still costs more than ten probes, a factor is tried. It is refused where even its
     rank times the leading value is less than a tenth of the trace, which the diagonal gives
@@ -162,7 +163,10 @@ class Earned(Refreshed):
             limit = FIRST_CG + int(PROBE / PROBE_SHARE / operator.lone_cost)
             first = self._mixed(shift, diagonal) if cheap else Choice()
             return replace(first, limit=limit)
-        if not operator.world.decide(ahead.bare > PROBE / PROBE_SHARE and not ahead.refused):
+        untried = np.isinf(ahead.plain) or (np.isinf(ahead.mixed) and diagonal is not None)
+        trial = (TRIAL + 2) * operator.lone_cost / TRIAL_SHARE if untried else 0.0
+        worth = ahead.bare > max(PROBE / PROBE_SHARE, trial) and not ahead.refused
+        if not operator.world.decide(worth):
             return self._without(operator, ahead, shift, diagonal)
         if operator.world.decide(np.isinf(ahead.plain)):
             return Choice(limit=TRIAL)
@@ -172,7 +176,8 @@ class Earned(Refreshed):
             return replace(self._without(operator, ahead, shift, diagonal), refused=True)
         missing = self._missing(operator, state)
         if operator.world.decide(missing > 0):
-            return replace(self._without(operator, ahead, shift, diagonal), limit=missing)
+            bare = self._without(operator, ahead, shift, diagonal)
+            return replace(bare, limit=max(missing, TRIAL))
         return self._grow(operator, state, costs, ahead, shift, diagonal)
 
     def _is_earned(self, operator: Operator, diagonal) -> bool:
