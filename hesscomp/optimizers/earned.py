@@ -311,7 +311,7 @@ def _later_rate(last: float, leading: float, shift: float, n: int) -> float:
     The geometric mean of the last solve's and of what the condition number bounds them by. On flat
     spectra the two are close; on fast decaying ones CG meets the small eigenvalues only later.
     """
-    if np.isnan(leading):
+    if not leading > 0:  # unknown, or of a matrix that has vanished
         return last
     bound = min(np.log(10) / 2 * np.sqrt(leading / max(shift, LEAST * leading)), float(n))
     return float(np.sqrt(last * max(bound, last)))

@@ -57,7 +57,7 @@ class Outlook:
 
     def solving(self, rank: int, beyond: float) -> float:
         """Return what solves cost with a factor beyond which eigenvalues are at most `beyond`."""
-        left = math.sqrt(min((beyond + self.shift) / self.second, 1.0))  # of the iterations
+        left = math.sqrt(min((beyond + self.shift) / max(self.second, TINY), 1.0))  # iterations
         return self.bare * left * self.costs.slowdown(rank)
 
     def wanted(self, w: np.ndarray, size: int, ranks: dict[int, int]) -> int:
@@ -84,7 +84,7 @@ class Outlook:
 def doublings(most: int, rank: int) -> dict[int, int]:
     """Return sizes of a sketch, by doubling to `most`, and the rank of a factor at each.
 
-    A fifth of the columns are more than the rank, where that is not less.
+    The rank is four fifths of the columns, and at most the one asked for.
     """
     sizes = [min(PROBE, most)]
     while sizes[-1] < most:

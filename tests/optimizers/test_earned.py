@@ -172,6 +172,8 @@ def test_a_sketch_grows_where_the_spectrum_decays(power):
     while (wanted := outlook.wanted(w[: ranks[size]], size, ranks)) > size:
         size = wanted
     assert wanted == {0.0: 0, 1.0: 50, 3.0: 32}[power]
+    nothing = replace(outlook, second=0.0, shift=0.0)  # of a Hessian that has vanished
+    assert nothing.wanted(np.zeros(6), 8, ranks) in (0, 8, 16)
     dear = replace(outlook, costs=Costs(10_000, 1.2, 1e5))  # a factor takes longer than it saves
     assert dear.wanted(w[:6], 8, ranks) == 0
 

@@ -72,6 +72,18 @@ def test_it_is_the_model_that_it_says(world, storage, how, ridge, intercept):
     np.testing.assert_allclose(made.row_slopes(x, V), mine @ V, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("float32", 1e-6)])
+def test_wide_products_of_sparse_rows(world, dtype, tolerance, monkeypatch):
+    """By TensorFlow from some columns on, and a few at once; also of an empty shard."""
+    monkeypatch.setattr("hesscomp.curvature.classes.SPARSE_BYTES", 8 * ROWS * K * 4)
+    made, dense = (problem(world, "first empty", each, dtype=dtype) for each in ("sparse", "dense"))
+    x = np.random.default_rng(0).standard_normal(made.n) / 3
+    for columns in (1, 9):
+        V = np.random.default_rng(columns).standard_normal((made.n, columns))
+        found, expected = (HessianOperator(each, x) @ V for each in (made, dense))
+        np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
 def test_the_contract(world):
     check_problem(problem(world))
 
