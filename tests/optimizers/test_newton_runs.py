@@ -299,12 +299,15 @@ def begun(alone, tmp_path_factory):
     ways = {
         "train": lambda folder, steps: train(
             alone,
-            NewtonCG(rank=4),
+            NewtonCG(preconditioner="low-rank", rank=4),
             stopping=Stopping(max_steps=steps),
             saving=Saving(str(folder), 3),
         ),
         "newton": lambda folder, steps: newton(
-            alone, options=replace(OPTIONS, max_iterations=steps), folder=folder, save_every=3
+            alone,
+            options=replace(OPTIONS, preconditioner="low-rank", max_iterations=steps),
+            folder=folder,
+            save_every=3,
         ),
     }
     runs = {name: (way, tmp_path_factory.mktemp(name)) for name, way in ways.items()}
