@@ -17,8 +17,8 @@ from hesscomp.curvature.design import (
     ALIGNED_ROWS,
     CHUNK_BYTES,
     SPARSE_LONE_COST,
-    SPARSE_WORK,
     SparseDesign,
+    column_work,
     each_chunk,
     weighted_squares,
 )
@@ -54,21 +54,24 @@ class ClassDesign:
         self.n, self.dtype, self.blocks = len(self.free), dtype, blocks
         self.sparse = scipy.sparse.issparse(X)
         self._given = X if self.sparse else share(X)
-        self._take(dtype)
-
-    def _take(self, dtype: tf.DType) -> None:
-        self._curved = self._given
         if self.sparse:
-            held = ((each.start, each.stop, self._of(self._given, each)) for each in self.parts)
-            self._designs = {(a, b): SparseDesign(X, dtype) for a, b, X in held}
-        elif self._given.dtype != dtype:
-            self._curved = tf.cast(self._given, dtype)
+            held = ((each.start, each.stop, self._of(X, each)) for each in self.parts)
+            self._designs = {(a, b): SparseDesign(rows, dtype) for a, b, rows in held}
+        else:
+            self._curved = self._in(dtype)
+
+    def _in(self, dtype: tf.DType) -> tf.Tensor:
+        """Return dense data in this type."""
+        return self._given if self._given.dtype == dtype else tf.cast(self._given, dtype)
 
     def exact(self) -> "ClassDesign":
         """Return this design with curvature products in float64; float32 data are copied."""
         other = copy.copy(self)
         other.dtype = tf.float64
-        other._take(tf.float64)
+        if self.sparse:
+            other._designs = {part: design.exact() for part, design in self._designs.items()}
+        else:
+            other._curved = self._in(tf.float64)
         return other
 
     @property
@@ -78,8 +81,7 @@ class ClassDesign:
     @property
     def column_work(self) -> float:
         """As that of a design with one column, for each of the K."""
-        entries = self._given.nnz if self.sparse else self.rows * self.features
-        return (SPARSE_WORK if self.sparse else self.dtype.size / 2) * entries * self.table[1]
+        return column_work(self._given, self.dtype) * self.table[1]
 
     def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return the scores in float64: (n,) to (rows, K)."""

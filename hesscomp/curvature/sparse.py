@@ -21,6 +21,13 @@ def row_chunks(A: scipy.sparse.csr_array) -> np.ndarray:
     return np.unique([0, *cuts, A.shape[0]])
 
 
+def _kernels(k: int) -> tuple:
+    """Return SciPy's kernels by rows and by columns for k columns, and what they take for k."""
+    if k == 1:
+        return _sparsetools.csr_matvec, _sparsetools.csc_matvec, ()
+    return _sparsetools.csr_matvecs, _sparsetools.csc_matvecs, (k,)
+
+
 def gram_product(
     A: scipy.sparse.csr_array, chunks: np.ndarray, weights: np.ndarray, V: np.ndarray
 ) -> np.ndarray:
@@ -36,10 +43,7 @@ def gram_product(
     """
     n, k = V.shape
     V, out = np.ascontiguousarray(V, np.float64), np.zeros((n, k))
-    many = "s" if k > 1 else ""
-    width = (k,) if k > 1 else ()
-    of_rows = getattr(_sparsetools, f"csr_matvec{many}")
-    of_columns = getattr(_sparsetools, f"csc_matvec{many}")
+    of_rows, of_columns, width = _kernels(k)
     for first, last in pairwise(chunks):
         rows, nonzeros = last - first, (A.indptr[first : last + 1], A.indices, A.data)
         part = np.zeros((rows, k))
@@ -56,14 +60,11 @@ def weighted_squares(A: scipy.sparse.csr_array, weights: np.ndarray) -> np.ndarr
         A.sum_duplicates()
     n, k = A.shape[1], weights.shape[1]
     weights, out = np.ascontiguousarray(weights, np.float64), np.zeros((n, k))
+    _, of_columns, width = _kernels(k)
     for first, last in pairwise(row_chunks(A)):
         begin, end = A.indptr[first], A.indptr[last]
-        starts = A.indptr[first : last + 1] - begin
         squares = np.square(A.data[begin:end], dtype=np.float64)
-        nonzeros = starts, A.indices[begin:end], squares
-        if k == 1:
-            _sparsetools.csc_matvec(n, last - first, *nonzeros, weights[first:last, 0], out[:, 0])
-        else:
-            part = weights[first:last].ravel()
-            _sparsetools.csc_matvecs(n, last - first, k, *nonzeros, part, out.ravel())
+        nonzeros = A.indptr[first : last + 1] - begin, A.indices[begin:end], squares
+        part = weights[first:last].ravel()
+        of_columns(n, last - first, *width, *nonzeros, part, out.ravel())
     return out

@@ -149,15 +149,13 @@ class Earned(Refreshed):
             factor, sketched = self.current_factor(operator, state, horizon)
             return Choice(factor.preconditioner(shift), factor, sketched=sketched)
         diagonal = None if diagonal is None else functools.cache(diagonal)  # half a product, once
-        work = float(operator.world.sum(np.array([operator.column_work]))[0])
-        costs = Costs(operator.n, operator.lone_cost, work)
         ahead = self._forecast(operator, state, horizon, shift)
         kept = from_contents(state, UNKNOWN)
         if not operator.world.decide(kept.is_blank):
             pays = (state["rate"] - state["fresh_rate"]) * ahead.digits > self._columns(kept)
             if not operator.world.decide(pays and self._missing(operator, state) == 0):
-                return self._with(kept, costs, ahead, shift)
-            return self._grow(operator, state, costs, ahead, shift, diagonal, kept)
+                return self._with(kept, _costs(operator), ahead, shift)
+            return self._grow(operator, state, ahead, shift, diagonal, kept)
         cheap = operator.lone_cost < Operator.lone_cost  # a diagonal, as half a lone product
         if operator.world.decide(state["bare_rate"] == 0):
             limit = FIRST_CG + int(PROBE / PROBE_SHARE / operator.lone_cost)
@@ -178,7 +176,7 @@ class Earned(Refreshed):
         if operator.world.decide(missing > 0):
             bare = self._without(operator, ahead, shift, diagonal)
             return replace(bare, limit=max(missing, TRIAL))
-        return self._grow(operator, state, costs, ahead, shift, diagonal)
+        return self._grow(operator, state, ahead, shift, diagonal)
 
     def _is_earned(self, operator: Operator, diagonal) -> bool:
         """Return whether factors have to show that they pay."""
@@ -222,7 +220,7 @@ class Earned(Refreshed):
         return operator.world.decide(bool(poor))
 
     def _grow(
-        self, operator: Operator, state: State, costs: Costs, ahead: Forecast, shift: float,
+        self, operator: Operator, state: State, ahead: Forecast, shift: float,
         diagonal: Callable[[], np.ndarray] | None, kept: Factor | None = None,
     ) -> Choice:  # fmt: skip
         """Return a factor whose sketch is doubled while that pays; where none pays, `kept` or none.
@@ -230,6 +228,7 @@ class Earned(Refreshed):
         An indefinite operator is not probed, and its factor has all columns. The first 8 columns of
         one that takes the place of another only begin its sketch.
         """
+        costs = _costs(operator)
         if not operator.psd:
             factor = self.new_factor(operator)
             return self._with(factor, costs, ahead, shift, factor.provenance.columns)
@@ -298,6 +297,12 @@ class Earned(Refreshed):
     def _refused(self, n: int, rate: float) -> State:
         """Return what changes where there is to be no factor, at these iterations a digit."""
         return {**KINDS[self.factor_format].blank(n).contents(), "refused_rate": rate}
+
+
+def _costs(operator: Operator) -> Costs:
+    """Return the costs of solves with a factor of all ranks' operator. One reduction."""
+    work = operator.world.sum(np.array([operator.column_work]))
+    return Costs(operator.n, operator.lone_cost, float(work[0]))
 
 
 def _trace(diagonal: Callable[[], np.ndarray] | None) -> float:

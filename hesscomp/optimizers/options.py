@@ -125,12 +125,10 @@ class NewtonOptions(Options, group="solver"):
         "where CG and a probe of 8 columns have shown that it pays",
     )  # fmt: skip
     rank: int = option(
-        40,
-        low=1,
-        metavar="K",
+        40, low=1, metavar="K",
         help="rank of the factor, at most with `preconditioner` auto; of hbs and hodlr at each "
         "node",
-    )
+    )  # fmt: skip
     oversample: int = option_of(SketchOptions, "oversample")
     seed: int = option_of(SketchOptions, "seed")
     tail: float | str = option(

@@ -140,20 +140,19 @@ class Refreshed(Optimizer):
         return None if kept.is_blank else kept
 
     def current_factor(
-        self, operator: Operator, state: State, horizon: float, again: bool = True
+        self, operator: Operator, state: State, horizon: float
     ) -> tuple[Factor, int]:
         """Return the factor that serves the next solve, and the columns that were sketched for it.
 
         0 columns for the factor of the state, and for the one given. The horizon is the number of
-        digits that are still to be solved for, in this solve and in later ones. A factor that there
-        is stays where it may not be sketched `again`.
+        digits that are still to be solved for, in this solve and in later ones.
         """
         columns = self.sketch_columns(operator.n)
         saved = (state["rate"] - state["fresh_rate"]) * max(horizon, 0.0)
         kept = from_contents(state, UNKNOWN)
         if kept.is_blank and self.given_factor is not None:
             kept = self.given_factor.in_layout(Replicated(operator.n, operator.world))
-        pays = again and bool(saved * operator.lone_cost > columns)
+        pays = bool(saved * operator.lone_cost > columns)
         if operator.world.decide(kept.is_blank or pays):
             factor = self.new_factor(operator)
             return factor, factor.provenance.columns

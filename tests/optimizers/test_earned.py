@@ -84,13 +84,16 @@ def test_sketches_take_at_most_a_share_of_the_products_already_spent(world, shar
     assert np.all((sketched == 0) | (sketches <= share * before))
 
 
+def after_both_kinds(world, spent):
+    """The state after plain and mixed CG, of so many iterations in all."""
+    optimizer = hc.NewtonCG(rank=10)
+    rates = {"plain_rate": 50.0, "mixed_rate": 60.0, "bare_rate": 50.0, "leading": 1.0}
+    state = {**optimizer.start(np.zeros(N)), **rates, "spent_cg": spent}
+    return hc.hessian(problem(world, True), at=np.zeros(N)), optimizer, state
+
+
 def test_a_sketch_that_would_come_too_early_bounds_the_solve_before_it(world):
-    made, optimizer = problem(world, True), hc.NewtonCG(rank=10)
-    H = hc.hessian(made, at=np.zeros(N))
-    state = {
-        **optimizer.start(np.zeros(N)), "plain_rate": 50.0, "mixed_rate": 60.0, "bare_rate": 50.0,
-        "leading": 1.0, "spent_cg": 20.0,
-    }  # fmt: skip
+    H, optimizer, state = after_both_kinds(world, 20.0)
     early = optimizer.choose(H, state, 5.0, 1e-5, None)
     assert early.factor is None and early.sketched == 0 and not early.refused
     assert early.limit == np.ceil((2 * 20 - 20 * H.lone_cost) / H.lone_cost)
@@ -125,12 +128,7 @@ def test_dense_data_begin_without_a_factor_too(world):
 
 
 def test_a_factor_that_has_ceased_to_pay_goes(world):
-    made, optimizer = problem(world, True), hc.NewtonCG(rank=10)
-    H = hc.hessian(made, at=np.zeros(N))
-    state = {
-        **optimizer.start(np.zeros(N)), "plain_rate": 50.0, "mixed_rate": 60.0, "bare_rate": 50.0,
-        "leading": 1.0, "spent_cg": 100.0,
-    }  # fmt: skip
+    H, optimizer, state = after_both_kinds(world, 100.0)
     first = optimizer.choose(H, state, 5.0, 1e-5, None)
     solve = SimpleNamespace(iterations=20, residual_norm=0.1, x=np.zeros(N), leading=1.0)
     state = optimizer.solved(state, first, solve, 1.0)
