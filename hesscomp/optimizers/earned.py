@@ -23,7 +23,9 @@ PROBE_SHARE = 0.1  # of what CG is still expected to cost, at most, goes into a 
 TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, that a probe must find
 MIX = 0.1  # share of the diagonal in the mixed one
 LEAST = 1e-12  # of a diagonal's mean, where an entry is zero
-FREE = 1.1  # iterations without a factor that one with it may take, for the factor to stay anyhow
+# A factor whose iterations take at most as long as so many without is dropped only where it took so
+# many times the iterations that are expected without: good ones took up to 3, a bad one 9
+FREE, FAILED = 1.1, 5.0
 FIRST_CG = 10  # iterations of a first solve, besides those beside which a probe is cheap
 TRIAL = 5  # of the other one of plain and mixed CG, which tell its rate; at least in any step
 TRIAL_SHARE = 0.2  # of what CG is still expected to cost, at most, goes into such a step
@@ -113,7 +115,9 @@ class Earned(Refreshed):
     orthonormalisation and the application of a larger factor cost (`Outlook`); where no size pays,
     there is no factor. One that was refused is tried again when the iterations a digit have
     doubled. A factor whose application costs more than a tenth of an iteration goes where its first
-    solve took longer than CG without it is expected to, or a later one twice as long.
+    solve took longer than CG without it is expected to, or a later one twice as long; a cheaper one
+    where a solve took five times as long, as where columns have scales that only the diagonal
+    knows. It is tried again when CG without it takes twice the iterations that it took with it.
 
     No sketch is made, neither a first one nor one again, that would bring all sketches above half
     of the products already spent: the columns of CG, at the operator's `lone_cost`, and of earlier
@@ -288,10 +292,10 @@ class Earned(Refreshed):
                 state["leading"] = result.leading
             return {**state, kind: rate, "bare_rate": rate}
         state |= self.served(state, choice.factor, choice.sketched, solve)
-        worse = 1.0 if choice.sketched else 2.0  # times what is expected without, to be dropped
-        slower = state["rate"] * choice.slowdown >= worse * choice.bare_rate
-        if slower and choice.slowdown > FREE:
-            state |= self._refused(choice.factor.n, state["bare_rate"])
+        usual = 1.0 if choice.sketched else 2.0  # times what is expected without, to be dropped
+        worse = usual if choice.slowdown > FREE else FAILED
+        if state["rate"] * choice.slowdown >= worse * choice.bare_rate:
+            state |= self._refused(choice.factor.n, max(state["bare_rate"], state["rate"]))
         return state
 
     def _refused(self, n: int, rate: float) -> State:

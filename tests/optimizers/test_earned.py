@@ -134,14 +134,29 @@ def test_a_factor_that_has_ceased_to_pay_goes(world):
     state = optimizer.solved(state, first, solve, 1.0)
     assert optimizer.made_factor(state).rank == 10
     again = optimizer.choose(H, state, 0.5, 1e-5, None)
-    assert (
-        again.sketched == 0 and again.factor.rank == 10 and 1 < again.slowdown < 1.1
-    )  # so it stays
-    solve.iterations = 2000
+    assert again.sketched == 0 and again.factor.rank == 10 and 1 < again.slowdown < 1.1
+    solve.iterations = 300  # twice those without it, and not five times: cheap, it stays
     assert optimizer.made_factor(optimizer.solved(state, again, solve, 1.0)).rank == 10
-    state = optimizer.solved(state, replace(again, slowdown=1.2), solve, 1.0)
-    assert optimizer.made_factor(state) is None and state["refused_rate"] == 50.0
+    dear = optimizer.solved(state, replace(again, slowdown=1.2), solve, 1.0)
+    assert optimizer.made_factor(dear) is None and dear["refused_rate"] == 300.0
+    solve.iterations = 2000
+    state = optimizer.solved(state, again, solve, 1.0)
+    assert optimizer.made_factor(state) is None and state["refused_rate"] == 2000.0
     assert optimizer.choose(H, state, 5.0, 1e-5, None).factor is None
+
+
+@pytest.mark.ranks
+def test_columns_of_all_scales_take_the_diagonal(world):
+    """As those of a table that nobody has scaled: there a factor fails, and goes."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((800, 120)) * 10 ** rng.uniform(-3, 4, 120)
+    margins = X @ (rng.standard_normal(120) / X.std(axis=0) / 5)
+    y = np.where(rng.random(800) < 1 / (1 + np.exp(-margins)), 1.0, -1.0)
+    mine = own_rows(world, 800, "uneven")
+    data = from_arrays(X[mine], y[mine], world)
+    made = hc.LogisticRegression(data, world, ridge=1e-4, dtype="float64")
+    fit = hc.newton(made, solver="pcg", tolerance=1e-6, max_iterations=40)
+    assert fit.converged and sum(row.cg_iterations for row in fit.history) < 1000
 
 
 @pytest.mark.ranks
