@@ -65,6 +65,19 @@ def weighted_squares(A: np.ndarray | scipy.sparse.csr_array, weights: np.ndarray
     return out
 
 
+def squared_rows(A: np.ndarray | scipy.sparse.csr_array) -> np.ndarray:
+    """Return the squared norm of each row in float64: (rows,); a few rows at a time."""
+    if scipy.sparse.issparse(A):
+        return sparse.squared_rows(A)
+    few, out = max(SQUARED // max(A.shape[1], 1), 1), np.empty(len(A))
+    wide = np.empty((few, A.shape[1]))
+    for start in range(0, len(A), few):
+        part = wide[: len(A) - start]
+        part[:] = A[start : start + few]
+        np.einsum("ij,ij->i", part, part, out=out[start : start + few])
+    return out
+
+
 class DenseDesign:
     """A dense (rows, n) shard.
 

@@ -55,9 +55,7 @@ def gram_product(
 
 def weighted_squares(A: scipy.sparse.csr_array, weights: np.ndarray) -> np.ndarray:
     """Return (A * A)^T weights in float64: (rows, k) weights to (n, k)."""
-    if not A.has_canonical_format:
-        A = A.copy()
-        A.sum_duplicates()
+    A = _canonical(A)
     n, k = A.shape[1], weights.shape[1]
     weights, out = np.ascontiguousarray(weights, np.float64), np.zeros((n, k))
     _, of_columns, width = _kernels(k)
@@ -68,3 +66,18 @@ def weighted_squares(A: scipy.sparse.csr_array, weights: np.ndarray) -> np.ndarr
         part = weights[first:last].ravel()
         of_columns(n, last - first, *width, *nonzeros, part, out.ravel())
     return out
+
+
+def squared_rows(A: scipy.sparse.csr_array) -> np.ndarray:
+    """Return the squared norm of each row in float64: (rows,)."""
+    A = _canonical(A)
+    squares = np.square(A.data, dtype=np.float64), A.indices, A.indptr
+    return scipy.sparse.csr_array(squares, shape=A.shape) @ np.ones(A.shape[1])
+
+
+def _canonical(A: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """Return a matrix whose entries are each stored once."""
+    if not A.has_canonical_format:
+        A = A.copy()
+        A.sum_duplicates()
+    return A

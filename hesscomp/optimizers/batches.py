@@ -1,7 +1,7 @@
 """What an optimizer sees of a problem in one step: three batches, and what their use costs."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -20,6 +20,27 @@ from hesscomp.problems.capabilities import HESSIAN_DIAGONAL, MARGINS, REDRAWING
 from hesscomp.problems.problem import Problem
 
 TRIALS = 4  # objectives along a line that moved margins give at once
+
+
+class HessianDiagonal:
+    """The diagonal of a problem's Hessian at a point, and its trace, without the ridge.
+
+    Each is computed when it is first asked for, of the margins at the point where those are known.
+    Collective.
+    """
+
+    def __init__(self, problem: Problem, x: np.ndarray, margins=None):
+        self._of = problem, x, margins
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        problem, x, margins = self._of
+        return problem.hessian_diagonal(x, margins)
+
+    @cached_property
+    def trace(self) -> float:
+        problem, x, margins = self._of
+        return problem.hessian_trace(x, margins)
 
 
 class View:
@@ -103,11 +124,11 @@ class View:
         shard = self.problem.curvature_at(self.margins(x)) if self.keeps_margins else None
         return HessianOperator(self.problem, x, shard)
 
-    def diagonal_of(self, x: np.ndarray) -> Callable[[], np.ndarray] | None:
-        """Return what gives the diagonal of `hessian`; None where a problem has no such method."""
+    def diagonal_of(self, x: np.ndarray) -> HessianDiagonal | None:
+        """Return the diagonal of `hessian`; None where a problem does not know it."""
         if not (self.problem.psd and self.problem.can(HESSIAN_DIAGONAL)):
             return None
-        return lambda: self.problem.hessian_diagonal(x)
+        return HessianDiagonal(self.problem, x, self.margins(x) if self.keeps_margins else None)
 
     def gauss_newton(self, x: np.ndarray) -> Operator:
         """Return the Gauss-Newton matrix of the data term at x, without the ridge.

@@ -1,8 +1,6 @@
 """When CG gets a factor: not before it has shown that a sketch pays."""
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +10,7 @@ from hesscomp.compression import compress
 from hesscomp.compression.formats import LOW_RANK
 from hesscomp.factors import KINDS, UNKNOWN, Diagonal, Factor, from_contents
 from hesscomp.operators.operator import Operator
+from hesscomp.optimizers.batches import HessianDiagonal
 from hesscomp.optimizers.grown import PROBE, Costs, Outlook, Remembering, doublings
 from hesscomp.optimizers.optimizer import State
 from hesscomp.optimizers.options import AUTO
@@ -19,6 +18,7 @@ from hesscomp.optimizers.preconditioners import Refreshed, digit_rate
 from hesscomp.runs.checkpoint import Checkpoint
 
 SKETCH_SHARE = 0.5  # of the products already spent, at most, goes into sketching
+ENOUGH = 64  # columns of a sketch that are worth waiting for
 PROBE_SHARE = 0.1  # of what CG is still expected to cost, at most, goes into a probe
 TRACE, LEADING = 0.1, 1 / 3  # of the trace, and of CG's leading Ritz value, that a probe must find
 MIX = 0.1  # share of the diagonal in the mixed one
@@ -107,13 +107,13 @@ class Earned(Refreshed):
     Later solves without a factor take that of the two which is expected to be faster.
 
     Where that still costs more than ten probes, a factor is tried. It is refused where even its
-    rank times the leading value is less than a tenth of the trace, which the diagonal gives
-    exactly. Else a sketch of 8 columns probes a semidefinite operator: refused where they hold less
-    than a tenth of the trace, or miss the leading value by more than a factor of 3. The sketch is
-    doubled, up to rank + oversample columns, while the saving that is predicted, 1 - sqrt((w_k +
-    shift) / (w_2 + shift)) of the iterations, grows by more than the further columns, their
-    orthonormalisation and the application of a larger factor cost (`Outlook`); where no size pays,
-    there is no factor. One that was refused is tried again when the iterations a digit have
+    rank times the leading value is less than a tenth of the trace, which is known exactly. Else a
+    sketch of 8 columns probes a semidefinite operator: refused where they hold less than a tenth of
+    the trace, or miss the leading value by more than a factor of 3. The sketch is doubled, once or
+    twice at a time, up to rank + oversample columns, while the saving that is predicted, 1 -
+    sqrt((w_k + shift) / (w_2 + shift)) of the iterations, grows by more than the further columns,
+    their orthonormalisation and the application of a larger factor cost (`Outlook`); where no size
+    pays, there is no factor. One that was refused is tried again when the iterations a digit have
     doubled. A factor whose application costs more than a tenth of an iteration goes where its first
     solve took longer than CG without it is expected to, or a later one twice as long; a cheaper one
     where a solve took five times as long, as where columns have scales that only the diagonal
@@ -121,8 +121,8 @@ class Earned(Refreshed):
 
     No sketch is made, neither a first one nor one again, that would bring all sketches above half
     of the products already spent: the columns of CG, at the operator's `lone_cost`, and of earlier
-    sketches. Where that alone stands against a first factor, the solve before it is bounded by the
-    iterations that are missing.
+    sketches. Where that alone stands against a first factor of 64 columns, or of rank + oversample
+    where those are fewer, the solve before it is bounded by the iterations that are missing.
     """
 
     def first_factor(self, n: int) -> State:
@@ -141,18 +141,17 @@ class Earned(Refreshed):
 
     def choose(
         self, operator: Operator, state: State, horizon: float, shift: float,
-        diagonal: Callable[[], np.ndarray] | None,
+        diagonal: HessianDiagonal | None,
     ) -> Choice:  # fmt: skip
         """Return what preconditions the next solve. Collective.
 
         `horizon` is the number of digits that are still to be solved for, here and later;
-        `diagonal` gives the operator's.
+        `diagonal` is the operator's.
         """
         state = {**BARE, **state}
         if operator.world.decide(not self._is_earned(operator, diagonal)):
             factor, sketched = self.current_factor(operator, state, horizon)
             return Choice(factor.preconditioner(shift), factor, sketched=sketched)
-        diagonal = None if diagonal is None else functools.cache(diagonal)  # half a product, once
         ahead = self._forecast(operator, state, horizon, shift)
         kept = from_contents(state, UNKNOWN)
         if not operator.world.decide(kept.is_blank):
@@ -188,10 +187,15 @@ class Earned(Refreshed):
         return self.preconditioner == AUTO and not self.factor_options and not likely
 
     def _missing(self, operator: Operator, state: State) -> int:
-        """Return the CG iterations that are missing before a whole sketch may be made."""
+        """Return the CG iterations that are missing before a sketch that is large enough."""
+        enough = min(self.sketch_columns(operator.n), ENOUGH)
+        missing = enough - self._affordable(operator, state)
+        return math.ceil(max(missing, 0.0) / SKETCH_SHARE / operator.lone_cost)
+
+    def _affordable(self, operator: Operator, state: State) -> float:
+        """Return the columns that may be sketched now."""
         spent = state["spent_cg"] * operator.lone_cost + state["spent_columns"]
-        columns = state["spent_columns"] + self.sketch_columns(operator.n)
-        return math.ceil(max(columns / SKETCH_SHARE - spent, 0.0) / operator.lone_cost)
+        return SKETCH_SHARE * spent - state["spent_columns"]
 
     def _forecast(self, operator: Operator, state: State, horizon: float, shift: float) -> Forecast:
         """Return what solves without a factor are expected to take."""
@@ -214,18 +218,20 @@ class Earned(Refreshed):
         """Return the mixed diagonal, or nothing where there is none."""
         if diagonal is None:
             return Choice()
-        known = diagonal()
+        known = diagonal.values
         M = 1 / (shift + MIX * np.maximum(known, LEAST * known.mean()))
         return Choice(Diagonal(M, certificate=UNKNOWN), mixed=True)
 
     def _is_hopeless(self, operator: Operator, state: State, diagonal) -> bool:
         """Return whether a factor of a semidefinite operator is refused without a probe."""
-        poor = operator.psd and self.rank * state["leading"] < TRACE * _trace(diagonal)
+        if not operator.world.decide(operator.psd and diagonal is not None):
+            return False
+        poor = self.rank * state["leading"] < TRACE * diagonal.trace
         return operator.world.decide(bool(poor))
 
     def _grow(
         self, operator: Operator, state: State, ahead: Forecast, shift: float,
-        diagonal: Callable[[], np.ndarray] | None, kept: Factor | None = None,
+        diagonal: HessianDiagonal | None, kept: Factor | None = None,
     ) -> Choice:  # fmt: skip
         """Return a factor whose sketch is doubled while that pays; where none pays, `kept` or none.
 
@@ -237,6 +243,8 @@ class Earned(Refreshed):
             factor = self.new_factor(operator)
             return self._with(factor, costs, ahead, shift, factor.provenance.columns)
         sizes = doublings(self.sketch_columns(operator.n), min(self.rank, operator.n))
+        most = max(self._affordable(operator, state), min(sizes))
+        sizes = {size: rank for size, rank in sizes.items() if size <= most}
         growing, size, sketched, captured = Remembering(operator.replicated()), 0, 0, np.nan
         wanted = min(sizes)
         while wanted > size:
@@ -248,7 +256,7 @@ class Earned(Refreshed):
                 )  # fmt: skip
             w, sketched = factor.eigenvalues, sketched + factor.provenance.columns
             if np.isnan(captured):
-                captured = float(w.sum() / _trace(diagonal))
+                captured = float(w.sum() / (np.nan if diagonal is None else diagonal.trace))
                 poor = captured < TRACE or w[0] + shift < LEADING * state["leading"]
                 wanted = 0 if poor and kept is None else size
             if wanted:
@@ -307,11 +315,6 @@ def _costs(operator: Operator) -> Costs:
     """Return the costs of solves with a factor of all ranks' operator. One reduction."""
     work = operator.world.sum(np.array([operator.column_work]))
     return Costs(operator.n, operator.lone_cost, float(work[0]))
-
-
-def _trace(diagonal: Callable[[], np.ndarray] | None) -> float:
-    """Return the trace by the diagonal; NaN where that is not known."""
-    return np.nan if diagonal is None else float(diagonal().sum())
 
 
 def _later_rate(last: float, leading: float, shift: float, n: int) -> float:

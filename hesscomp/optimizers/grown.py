@@ -12,6 +12,9 @@ PROBE = 8  # first columns of a sketch, by which a factor is judged before the s
 # which reads it twice from memory (measured on 172,110 parameters: rank 100 takes as long as 1.75
 # lone sparse products), n r of them for rank r; and of a sketch's orthonormalisation, n l^2 of them
 APPLYING, ORTHONORMALIZING = 40.0, 6.0
+LEAP = (
+    4  # times its columns, at most, that a sketch gets at once, as it tells little of larger ones
+)
 TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -61,7 +64,7 @@ class Outlook:
         return self.bare * left * self.costs.slowdown(rank)
 
     def wanted(self, w: np.ndarray, size: int, ranks: dict[int, int]) -> int:
-        """Return how many columns a sketch should have: its `size`, the next size, or 0.
+        """Return how many columns a sketch should have: its `size`, a larger one, or 0.
 
         `w` are the eigenvalues that `size` columns gave, and `ranks` the rank of a factor by the
         columns of its sketch. A factor leaves what lies beyond it, and beyond about half as many
@@ -78,7 +81,7 @@ class Outlook:
             if columns >= size:
                 costs[columns] = self.solving(rank, beyond) + more
         best = min(costs, key=lambda each: costs[each])
-        return best if best <= size else min(each for each in ranks if each > size)
+        return max(each for each in (0, *ranks) if each <= min(best, LEAP * size))
 
 
 def doublings(most: int, rank: int) -> dict[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from hesscomp.curvature.design import make_design, weighted_squares
+from hesscomp.curvature.design import make_design, squared_rows, weighted_squares
 from hesscomp.curvature.intercept import WithIntercept
 from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import tf
@@ -118,6 +118,7 @@ class GeneralizedLinearModel(Problem):
     )
     reference = False  # whether a class has no coefficients
     left_out: np.ndarray | None = None  # which rows here do not count
+    _norms: np.ndarray | None = None
     counts: tf.Tensor | None = None  # of each row: its weight, or 0 where a sample leaves it out
 
     def __init__(
@@ -167,6 +168,7 @@ class GeneralizedLinearModel(Problem):
                     f"{shard.y[wrong[0]]:g}; {self.name} takes {self.family.rule}"
                 )
         self.shard, self.rows, self.dataset_name = shard, shard.total, name
+        self._norms = None
         self._make_design(shard, dtype, blocks)
         self.labels = tf.convert_to_tensor(shard.y)
         self.offsets = None if shard.offsets is None else tf.convert_to_tensor(shard.offsets)
@@ -319,8 +321,16 @@ class GeneralizedLinearModel(Problem):
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         return self._squared_columns(self._slopes(self.margins(x)).numpy() ** 2)
 
-    def hessian_diagonal(self, x: np.ndarray) -> np.ndarray:
-        return self._squared_columns(self._bends(self.margins(x)).numpy())
+    def hessian_diagonal(self, x: np.ndarray, margins: tf.Tensor | None = None) -> np.ndarray:
+        return self._squared_columns(self._diagonal_bends(x, margins))
+
+    def hessian_trace(self, x: np.ndarray, margins: tf.Tensor | None = None) -> float:
+        addends = self._squared_rows(self._diagonal_bends(x, margins))
+        return float(self._sums(addends[:, None])[0]) / self.total
+
+    def _diagonal_bends(self, x: np.ndarray, margins: tf.Tensor | None) -> np.ndarray:
+        """Return the second derivative of each row's loss by each of its margins."""
+        return self._bends(self.margins(x) if margins is None else margins).numpy()
 
     def _squared_columns(self, values: np.ndarray) -> np.ndarray:
         """Return the sums over all rows of squares times a value of each row, over the total."""
@@ -349,17 +359,21 @@ class GeneralizedLinearModel(Problem):
         return slopes[places, None] * self._dense(places)
 
     def row_squares(self, x):
-        held, slopes = self._held(), self._slopes_at(x)
-        return slopes[held] ** 2 * (self._row_norms(held) + self.intercept)
+        return self._squared_rows(self._slopes_at(x) ** 2)[self._held()]
 
-    def _row_norms(self, held: np.ndarray) -> np.ndarray:
-        """Return the squared norms of rows of the shard, without the intercept's column."""
-        found = [np.zeros(0)]
-        for part in chunks(slice(None), len(held), 1024):  # float32 rows are widened, a few at once
-            A = self.shard.X[held[part]].astype(np.float64)
-            squares = A.multiply(A) if scipy.sparse.issparse(A) else A * A
-            found.append(np.asarray(squares.sum(axis=1)).reshape(-1))
-        return np.concatenate(found)
+    def _squared_rows(self, values: np.ndarray) -> np.ndarray:
+        """Return the squared norm of each row times its values, over all parameters: (rows,)."""
+        return values * (self._row_norms + self.intercept)
+
+    @property
+    def _row_norms(self) -> np.ndarray:
+        """The squared norms of the shard's rows, without the intercept's column.
+
+        They are computed once, and no run counts them as a pass: one that resumes has them already.
+        """
+        if self._norms is None:
+            self._norms = squared_rows(self.shard.X)
+        return self._norms
 
     def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
         """Return `Problem.row_slopes`, by one pass for each column and one more."""

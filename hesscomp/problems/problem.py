@@ -234,10 +234,17 @@ class Problem(ABC):
         """
         raise self.lacks(ability.SQUARED_GRADIENTS)
 
-    def hessian_diagonal(self, x: np.ndarray) -> np.ndarray:
+    def hessian_diagonal(self, x: np.ndarray, margins=None) -> np.ndarray:
         """Return the diagonal of the Hessian without the ridge, (n,), by a pass or two. Collective.
 
-        One reduction of n words, in float64.
+        One reduction of n words, in float64. With the `margins` at x, one pass less.
+        """
+        raise self.lacks(ability.HESSIAN_DIAGONAL)
+
+    def hessian_trace(self, x: np.ndarray, margins=None) -> float:
+        """Return the trace of the Hessian without the ridge, by a pass at most. Collective.
+
+        One reduction of a word, in float64. With the `margins` at x, no pass.
         """
         raise self.lacks(ability.HESSIAN_DIAGONAL)
 

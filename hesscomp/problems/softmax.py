@@ -191,12 +191,10 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         return self._squared_columns(self._slopes(self.margins(x)).numpy() ** 2)
 
-    def hessian_diagonal(self, x: np.ndarray) -> np.ndarray:
-        P = self._probabilities(self.margins(x))
+    def _diagonal_bends(self, x: np.ndarray, margins: tf.Tensor | None) -> np.ndarray:
+        P = self._probabilities(self.margins(x) if margins is None else margins)
         bends = P * (1 - P)
-        return self._squared_columns(
-            (bends if self.counts is None else self._column() * bends).numpy()
-        )
+        return (bends if self.counts is None else self._column() * bends).numpy()
 
     def _squared_columns(self, values: np.ndarray) -> np.ndarray:
         self.world.ledger.passes += 1
@@ -208,11 +206,9 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
         table = A[:, :, None] * slopes[places][:, None, :]
         return table.reshape(len(A), -1)[:, self.design.free]
 
-    def row_squares(self, x):
-        held, slopes = self._held(), self._slopes_at(x) ** 2
-        first = slopes[held, int(self.reference) :].sum(axis=1)
-        ones = slopes[held, 1:].sum(axis=1) * self.intercept
-        return first * self._row_norms(held) + ones
+    def _squared_rows(self, values: np.ndarray) -> np.ndarray:
+        first = values[:, int(self.reference) :].sum(axis=1)
+        return first * self._row_norms + values[:, 1:].sum(axis=1) * self.intercept
 
     def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
         slopes = self._slopes_at(x)

@@ -91,7 +91,10 @@ def test_an_intercept_is_a_column_of_ones_without_ridge(world, family, storage, 
     check_operator(EmpiricalFisherOperator(made, x), scores.T @ scores / w.sum(), 1e-11)
     squares = (scores**2).sum(0) / w.sum()
     np.testing.assert_allclose(made.squared_gradients(x), squares, rtol=1e-12)
-    np.testing.assert_allclose(made.hessian_diagonal(x), np.diag(dense), rtol=1e-11)
+    known = made.margins(x)
+    np.testing.assert_allclose(made.hessian_diagonal(x, known), np.diag(dense), rtol=1e-11)
+    for margins in (None, known):
+        assert made.hessian_trace(x, margins) == pytest.approx(np.trace(dense), rel=1e-11)
     mine = scores[own_rows(world, ROWS, how)]
     here = np.vstack([np.empty((0, N + 1)), *(rows for _, rows in made.row_gradients(x))])
     np.testing.assert_allclose(here, mine, atol=1e-12)
@@ -212,3 +215,4 @@ def test_diagonals_of_float32_data_are_formed_in_float64(world, storage):
     rows = np.column_stack([X.astype(np.float64), np.ones(ROWS)])
     expected = np.mean(rows**2, axis=0) / 4  # at zero
     np.testing.assert_allclose(made.hessian_diagonal(np.zeros(made.n)), expected, rtol=1e-12)
+    assert made.hessian_trace(np.zeros(made.n)) == pytest.approx(expected.sum(), rel=1e-12)

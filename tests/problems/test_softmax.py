@@ -63,6 +63,7 @@ def test_it_is_the_model_that_it_says(world, storage, how, ridge, intercept):
     check_operator(HessianOperator(made, x), dense, 1e-11)
     check_operator(EmpiricalFisherOperator(made, x), rows.T @ rows / w.sum(), 1e-11)
     np.testing.assert_allclose(made.hessian_diagonal(x), np.diag(dense), rtol=1e-11, atol=1e-14)
+    assert made.hessian_trace(x, made.margins(x)) == pytest.approx(np.trace(dense), rel=1e-11)
     np.testing.assert_allclose(made.squared_gradients(x), (rows**2).sum(0) / w.sum(), atol=1e-13)
     mine = rows[own_rows(world, ROWS, how)]
     here = np.vstack([np.empty((0, made.n)), *(part for _, part in made.row_gradients(x))])
