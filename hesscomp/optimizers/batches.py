@@ -30,17 +30,15 @@ class HessianDiagonal:
     """
 
     def __init__(self, problem: Problem, x: np.ndarray, margins=None):
-        self._of = problem, x, margins
+        self._problem, self._at = problem, (x,) if margins is None else (x, margins)
 
     @cached_property
     def values(self) -> np.ndarray:
-        problem, x, margins = self._of
-        return problem.hessian_diagonal(x, margins)
+        return self._problem.hessian_diagonal(*self._at)
 
     @cached_property
     def trace(self) -> float:
-        problem, x, margins = self._of
-        return problem.hessian_trace(x, margins)
+        return self._problem.hessian_trace(*self._at)
 
 
 class View:

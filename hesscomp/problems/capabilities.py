@@ -26,9 +26,7 @@ OTHER_OPERATOR = "take the Hessian or another operator"
 INITIAL_POINT = Capability("initial point", ("initial",), "start from zero or from a file")
 SAMPLING = Capability("sampling", ("sampled",), "use all rows")
 SQUARED_GRADIENTS = Capability("squared gradients", ("squared_gradients",), OTHER_PRECONDITIONER)
-HESSIAN_DIAGONAL = Capability(
-    "diagonal of the Hessian", ("hessian_diagonal", "hessian_trace"), "estimate it"
-)
+HESSIAN_DIAGONAL = Capability("diagonal of the Hessian", ("hessian_diagonal",), "estimate it")
 ROW_GRADIENTS = Capability(
     "gradients of single rows",
     ("row_gradients", "row_squares", "rows_here"),
