@@ -26,6 +26,7 @@ from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import share, tf, view
 from hesscomp.parallel.rows import RowBlocks
 
+NARROW = 20  # columns of tables up to which SciPy's products of sparse rows are the faster ones
 SPARSE_BYTES = 2**27  # of the scores of sparse rows at once
 
 
@@ -38,12 +39,14 @@ class ClassDesign:
 
     Float64 products come from the data as they were given, curvature products of dense data from a
     copy in `dtype`, made where the data have another type; those of sparse data are a
-    `SparseDesign`'s. With `blocks` each fixed block of rows is multiplied alone.
+    `SparseDesign`'s, narrow ones by SciPy in float64 and in one sweep. With `blocks` each fixed
+    block of rows is multiplied alone.
 
     Parameters
     ----------
     X : (rows, features) array or csr_array
     pinned : (features + intercept, K) booleans
+        Of `linear.model.pinned_entries`.
     dtype : tf.DType
     blocks : RowBlocks, optional
     """
@@ -52,6 +55,8 @@ class ClassDesign:
         self.rows, self.features = X.shape
         self.table, self.free = pinned.shape, np.flatnonzero(~pinned.reshape(-1))
         self.n, self.dtype, self.blocks = len(self.free), dtype, blocks
+        self.intercept = self.table[0] > self.features
+        self._first = int(pinned[:1].sum())  # class with coefficients, 1 after a reference
         self.sparse = scipy.sparse.issparse(X)
         self._given = X if self.sparse else share(X)
         if self.sparse:
@@ -85,16 +90,21 @@ class ClassDesign:
 
     def forward(self, x: tf.Tensor) -> tf.Tensor:
         """Return the scores in float64: (n,) to (rows, K)."""
+        if self.sparse:  # each row alone, whatever the blocks
+            return tf.constant(self._sparse_scores(view(x)))
         W = self.spread(x[:, None])[:, 0]
         scores = [self._scores(part, W) for part in self.parts]
         return tf.concat([tf.zeros([0, self.table[1]], tf.float64), *scores], axis=0)
 
     def _scores(self, part: slice, W: tf.Tensor) -> tf.Tensor:
-        A = self._of(self._given, part)
-        if self.sparse:
-            return tf.constant(A @ W[: self.features].numpy()) + self._ones(W)
-        chunk = self._chunk(self.table[1], 8)
+        A, chunk = self._of(self._given, part), self._chunk(self.table[1], 8)
         return _kernels(A.dtype.name).forward(A, W[: self.features], self._ones(W), chunk)
+
+    def _sparse_scores(self, x: np.ndarray) -> np.ndarray:
+        W, ones = self._tables(x[:, None])
+        T = self._given @ W
+        T += ones
+        return np.hstack([np.zeros((self.rows, self._first)), T]) if self._first else T
 
     def adjoint(self, R: tf.Tensor) -> tf.Tensor:
         """Return the table A^T R's free entries in float64: (rows, K) to (n,)."""
@@ -106,11 +116,11 @@ class ClassDesign:
         return tf.stack(parts) if parts else none
 
     def _adjoint(self, R: tf.Tensor, part: slice) -> tf.Tensor:
-        A, R = self._of(self._given, part), R[part]
+        A, R = (self._of(each, part) for each in (self._given, R))
         if self.sparse:
-            back = tf.constant(A.T @ R.numpy())
-        else:
-            back = _kernels(A.dtype.name).adjoint(A, R, self._chunk(self.table[1], 8))
+            own = view(R)[:, self._first :]
+            return tf.constant(self._entries(A.T @ own, np.einsum("rc->c", own), 1)[:, 0])
+        back = _kernels(A.dtype.name).adjoint(A, R, self._chunk(self.table[1], 8))
         return self.gather(back[:, None], tf.reduce_sum(R, axis=0)[None, None])[:, 0]
 
     def squares(self, values: np.ndarray, part: slice) -> np.ndarray:
@@ -144,7 +154,7 @@ class ClassDesign:
 
     def gather(self, back: tf.Tensor, ones: tf.Tensor) -> tf.Tensor:
         """Return the free entries of (features, k, K) and a last (1, k, K), as (n, k)."""
-        if self.table[0] > self.features:
+        if self.intercept:
             back = tf.concat([back, ones], axis=0)
         flat = tf.reshape(tf.transpose(back, [0, 2, 1]), [-1, back.shape[1]])
         return flat if self.n == len(flat) else tf.gather(flat, self.free)
@@ -155,19 +165,77 @@ class ClassDesign:
             W[self.features :] if len(W) > self.features else tf.zeros([1, *W.shape[1:]], W.dtype)
         )
 
+    def curvature(self, outer: tf.Tensor, sign: float, diagonal: tf.Tensor) -> "ClassCurvature":
+        """Return the curvature of these terms, which sparse designs keep in float64."""
+        kind = tf.float64 if self.sparse else self.dtype
+        return ClassCurvature(self, tf.cast(outer, kind), sign, tf.cast(diagonal, kind))
+
     def product(self, terms: "ClassCurvature", V: tf.Tensor, part: slice) -> tf.Tensor:
         """Return the curvature's product with (n, k) columns over the rows of a part."""
+        if self.is_narrow(V):
+            return tf.constant(self.narrow_product(terms, view(V), part))
         K, k = self.table[1], V.shape[1]
         W = tf.reshape(self.spread(V), [-1, k * K])
         c, d = (self._of(each, part) for each in (terms.outer, terms.diagonal))
         sign, first, ones = tf.constant(terms.sign, V.dtype), W[: self.features], self._ones(W)
         if self.sparse:
+            c, d = tf.cast(c, V.dtype), tf.cast(d, V.dtype)
             found = self._sparse_product(part, c, d, sign, W)
         else:
             A, chunk = self._of(self._curved, part), self._chunk(3 * k * K, self.dtype.size)
             found = _kernels(A.dtype.name).product(A, c, d, sign, chunk, first, ones)
         back, ones = (tf.reshape(each, [-1, k, K]) for each in found)
         return self.gather(back, ones)
+
+    def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
+        """Return whether a product with this block is SciPy's, in one sweep: all lone ones are."""
+        k = V.shape[1]
+        return self.sparse and (k == 1 or k * self.table[1] <= NARROW)
+
+    def narrow_product(self, terms: "ClassCurvature", V: np.ndarray, part: slice) -> np.ndarray:
+        """Return `product` of a narrow array, computed in float64, as an array in V's type."""
+        W, ones = self._tables(V)
+        c, d = (view(each)[part, None, self._first :] for each in (terms.outer, terms.diagonal))
+        sums = np.zeros_like(ones)
+
+        def weigh(rows, T):
+            if self.intercept:
+                T += ones
+            each = T.reshape(len(T), -1, c.shape[2])
+            shares = terms.sign * np.einsum("rkc,rkc->rk", c[rows], each)
+            each *= d[rows]
+            each += shares[:, :, None] * c[rows]
+            if self.intercept:
+                np.add(sums, np.einsum("rc->c", T), out=sums)
+
+        back = self._designs[part.start, part.stop].two_way_product(weigh, W)
+        return self._entries(back, sums, V.shape[1]).astype(V.dtype, copy=False)
+
+    def _tables(self, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (n, k) parameters as (features, k C) coefficients and (k C,) intercepts.
+
+        C counts the classes with coefficients. Those of one column are a view.
+        """
+        (F, C), k = self._coefficients, V.shape[1]
+        W = V[: F * C].reshape(F, C, k).transpose(0, 2, 1).reshape(F, k * C)
+        ones = np.zeros((k, C))
+        if self.intercept:
+            last = V[F * C :].T
+            ones[:, C - last.shape[1] :] = last
+        return W, ones.reshape(-1)
+
+    def _entries(self, back: np.ndarray, ones: np.ndarray, k: int) -> np.ndarray:
+        """Return the parameters, (n, k), whose `_tables` these are."""
+        F, C = self._coefficients
+        found = back.reshape(F, k, C).transpose(0, 2, 1).reshape(F * C, k)
+        if not self.intercept:
+            return found
+        return np.concatenate([found, ones.reshape(k, C).T[F * C - self.n :]])
+
+    @property
+    def _coefficients(self) -> tuple[int, int]:
+        """The shape of the table of coefficients without that of a reference class."""
+        return self.features, self.table[1] - self._first
 
     def _sparse_product(self, part: slice, c, d, sign, W: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Return A^T U and the sums of U, for as many tables at once as memory holds scores of."""
@@ -218,6 +286,11 @@ class ClassCurvature(ShardCurvature):
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.product(self, V, slice(0, self.design.rows))
+
+    def product_of_array(self, V: np.ndarray) -> np.ndarray:
+        if self.design.is_narrow(V):
+            return self.design.narrow_product(self, V, slice(0, self.design.rows))
+        return super().product_of_array(V)
 
     def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
         parts = [self.design.product(self, V, part) for part in self.design.parts]

@@ -242,6 +242,12 @@ class SparseDesign:
         out = sparse.gram_product(self._matrix, self._chunks, np.asarray(weights), V)
         return out.astype(self.dtype.as_numpy_dtype, copy=False)
 
+    def two_way_product(
+        self, between: Callable[[slice, np.ndarray], object], V: np.ndarray
+    ) -> np.ndarray:
+        """Return A^T f(A V) in float64, as `sparse.two_way_product`."""
+        return sparse.two_way_product(self._matrix, self._chunks, between, V)
+
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
         """Return A^T diag(weights) A, by block products with the unit vectors."""
         units = tf.eye(self.n, dtype=self.dtype)

@@ -1,9 +1,10 @@
-"""A^T D A V and (A * A)^T V for a sparse matrix in one sweep over its nonzeros.
+"""A^T f(A V) and (A * A)^T V for a sparse matrix in one sweep over its nonzeros.
 
 Products with A and then with A^T read them from memory twice, which ranks that share the memory
 also wait for. Here each chunk of rows is multiplied both ways, or squared, while it is in cache.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -28,17 +29,21 @@ def _kernels(k: int) -> tuple:
     return _sparsetools.csr_matvecs, _sparsetools.csc_matvecs, (k,)
 
 
-def gram_product(
-    A: scipy.sparse.csr_array, chunks: np.ndarray, weights: np.ndarray, V: np.ndarray
+def two_way_product(
+    A: scipy.sparse.csr_array,
+    chunks: np.ndarray,
+    between: Callable[[slice, np.ndarray], object],
+    V: np.ndarray,
 ) -> np.ndarray:
-    """Return A^T diag(weights) A V in float64, the same bits whatever the chunks.
+    """Return A^T f(A V) in float64, where f changes each row of A V by itself.
 
     Parameters
     ----------
     A : (rows, n) CSR array of float64
     chunks : array of int
-        Of `row_chunks`.
-    weights : (rows,) array of float64
+        Of `row_chunks`; they do not change the bits of the result.
+    between : callable
+        f: called with a slice of the rows and their (rows, k) part of A V, which it changes.
     V : (n, k) array
     """
     n, k = V.shape
@@ -48,9 +53,20 @@ def gram_product(
         rows, nonzeros = last - first, (A.indptr[first : last + 1], A.indices, A.data)
         part = np.zeros((rows, k))
         of_rows(rows, n, *width, *nonzeros, V.ravel(), part.ravel())
-        part *= weights[first:last, None]
+        between(slice(first, last), part)
         of_columns(n, rows, *width, *nonzeros, part.ravel(), out.ravel())
     return out
+
+
+def gram_product(
+    A: scipy.sparse.csr_array, chunks: np.ndarray, weights: np.ndarray, V: np.ndarray
+) -> np.ndarray:
+    """Return A^T diag(weights) A V in float64, as `two_way_product`, for (rows,) weights."""
+
+    def weigh(rows, part):
+        part *= weights[rows, None]
+
+    return two_way_product(A, chunks, weigh, V)
 
 
 def weighted_squares(A: scipy.sparse.csr_array, weights: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from hesscomp.curvature.classes import ClassCurvature, ClassDesign
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import tf, view
 from hesscomp.datasets import Dataset, Shard
 from hesscomp.errors import InputError
 from hesscomp.linear.model import pinned_entries
@@ -15,10 +15,10 @@ from hesscomp.parallel.world import World
 from hesscomp.problems import capabilities as ability
 from hesscomp.problems.catalogue import RIDGE
 from hesscomp.problems.linear import Classifier, GeneralizedLinearModel, check_dataset
-from hesscomp.problems.problem import ParameterBlock
+from hesscomp.problems.problem import ParameterBlock, chunks
 from hesscomp.problems.row_terms import OutputTerms
 
-ROW_SCORES = 1024  # rows whose scores are computed at once for predictions
+CACHED = 2**15  # scores whose exponentials are summed at once
 
 
 class SoftmaxRegression(Classifier, GeneralizedLinearModel):
@@ -149,16 +149,12 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
         P = self._probabilities(margins)
         counts = tf.ones([len(self.shard.y), 1], P.dtype) if self.counts is None else self._column()
         outer, diagonal = tf.sqrt(counts) * P, counts * P
-        return self._curvature(outer, -1.0, diagonal)
+        return self.design.curvature(outer, -1.0, diagonal)
 
     def empirical_fisher(self, x: np.ndarray) -> ClassCurvature:
         """Return the sum of g g^T over this rank's rows, g the gradient of a row's w l; local."""
         slopes = self._slopes(self.margins(x))
-        return self._curvature(slopes, 1.0, tf.zeros_like(slopes))
-
-    def _curvature(self, outer: tf.Tensor, sign: float, diagonal: tf.Tensor) -> ClassCurvature:
-        kind = self.design.dtype
-        return ClassCurvature(self.design, tf.cast(outer, kind), sign, tf.cast(diagonal, kind))
+        return self.design.curvature(slopes, 1.0, tf.zeros_like(slopes))
 
     def losses_along(self, margins, direction, steps):
         losses = [self._losses(margins + step * direction) for step in steps]
@@ -249,5 +245,17 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
         return np.argmax(self.output(x, X), axis=1) == y
 
 
-def _log_sum(scores: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_logsumexp(scores, axis=1)
+def _log_sum(scores: tf.Tensor) -> np.ndarray:
+    """Return log sum_k exp(T_ik) of each row of scores T.
+
+    It takes a few rows at a time, which then stay in cache, and turns them, as NumPy is slow along
+    rows of ten numbers. Measured with 2 to 50 classes: about half the time of TensorFlow.
+    """
+    T = view(scores)
+    found = np.empty(len(T))
+    for part in chunks(slice(None), len(T), max(CACHED // T.shape[1], 1)):
+        few = T[part].T.copy()
+        top = few.max(axis=0)
+        few -= top
+        found[part] = top + np.log(np.exp(few, out=few).sum(axis=0))
+    return found

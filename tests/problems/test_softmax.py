@@ -74,12 +74,17 @@ def test_it_is_the_model_that_it_says(world, storage, how, ridge, intercept):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("float32", 1e-6)])
-def test_wide_products_of_sparse_rows(world, dtype, tolerance, monkeypatch):
+@pytest.mark.parametrize("ridge, intercept", [(0.02, True), (0.0, True), (0.02, False)])
+def test_wide_and_narrow_products_of_sparse_rows(
+    world, dtype, tolerance, ridge, intercept, monkeypatch
+):
     """By TensorFlow from some columns on, and a few at once; also of an empty shard."""
+    options = {"dtype": dtype, "ridge": ridge, "intercept": intercept}
     monkeypatch.setattr("hesscomp.curvature.classes.SPARSE_BYTES", 8 * ROWS * K * 4)
-    made, dense = (problem(world, "first empty", each, dtype=dtype) for each in ("sparse", "dense"))
+    monkeypatch.setattr("hesscomp.curvature.sparse.CHUNK", 40)
+    made, dense = (problem(world, "first empty", each, **options) for each in ("sparse", "dense"))
     x = np.random.default_rng(0).standard_normal(made.n) / 3
-    for columns in (1, 9):
+    for columns in (1, 4, 9):
         V = np.random.default_rng(columns).standard_normal((made.n, columns))
         found, expected = (HessianOperator(each, x) @ V for each in (made, dense))
         np.testing.assert_allclose(found, expected, atol=tolerance)
@@ -109,14 +114,16 @@ def test_the_optimum_is_that_of_scikit_learn(world, solver, storage, shared_tmp)
     np.testing.assert_allclose(hc.newton(made, **options, folder=shared_tmp).x, fit.x, atol=1e-10)
 
 
-def test_reproducible_bits(world):
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_reproducible_bits(world, storage):
     alone = World.serial()
     alone.reproducible = True
 
     def numbers(each):
-        made = problem(each, "blocks")
+        made = problem(each, "blocks", storage)
         H = HessianOperator(made, np.full(made.n, 0.1))
-        return hc.newton(made, max_iterations=1).x, H @ np.eye(made.n)[:, :3]
+        fit = hc.newton(made, solver="pcg", max_iterations=1)
+        return fit.x, H @ np.eye(made.n)[:, :3], H @ fit.x
 
     found = numbers(World(reproducible=True))
     for one, other in zip(found, by_rank_0(world, numbers, alone), strict=True):
