@@ -39,7 +39,8 @@ class SOAP(FirstOrder):
     being k, about 3 n^2 k multiply-adds, and 5 n^3 in every step that renews the bases. The sides
     are rotated in the order of their costs, while these add up to no more than `rotation` times
     the gradient's. Each rank does this for some of the layers, and holds only their numbers: two of
-    each parameter, and 2 n^2 of each side. One gather of as many words as parameters.
+    each parameter, and 2 n^2 of each side. One gather of as many words as parameters. Products with
+    bases are computed in the precision of the gradient, which of a batch is the problem's.
 
     On convolutional networks it leads all other methods here; on networks of dense layers, where
     few sides are cheap enough, Kronecker-preconditioned `HessianFree` does.
@@ -97,21 +98,27 @@ class SOAP(FirstOrder):
         state[SPREAD] = state[SPREAD].copy()
         k = state["steps"] - 1  # the first gradient made the bases
         found = [np.empty(0)]
+        kind = self._precision(task.batches)
         for layer, G, parts in self._mine(task, state[SPREAD]):
             m, v, sides = layer.views(parts)
-            g = rotated(G, sides)
+            G, bases = G.astype(kind, copy=False), [side.basis(kind) for side in sides]
+            g = rotated(G, bases)
             m += (1 - self.beta1) * (g - m)
             v += (1 - self.beta2) * (g**2 - v)
             mean, square = m / (1 - self.beta1**k), v / (1 - self.beta2**k)
-            found.append(
-                -rotated(mean / (np.sqrt(square) + self.epsilon), sides, back=True).ravel()
-            )
+            adam = (mean / (np.sqrt(square) + self.epsilon)).astype(kind, copy=False)
+            found.append(-rotated(adam, bases, back=True).ravel())
             layer.learn(G, sides, 1 - self.memory)
             if k % self.every == 0:
-                layer.turn(m, v, sides)
+                layer.turn(m, v, sides, kind)
         layers, shares = self._layout(task.batches)
         counts = [sum(layer.size for layer in layers[share]) for share in shares]
         return task.world.gather_rows(np.concatenate(found)[:, None], counts)[:, 0]
+
+    def _precision(self, batches: Batches) -> str:
+        """Return the precision of the gradient."""
+        whole = batches.sampling.share(GRADIENT, batches.problem.rows) == 1
+        return "float64" if whole else batches.problem.dtype
 
     def _mine(self, task, spread: np.ndarray) -> Iterator[tuple["Layer", np.ndarray, np.ndarray]]:
         """Yield this rank's layers with their gradients and their parts of the state."""
@@ -122,7 +129,19 @@ class SOAP(FirstOrder):
             at += layer.numbers
 
 
-Side = tuple[int, np.ndarray, np.ndarray]  # axis, the mean of G G^T or G^T G, its basis
+Basis = tuple[int, np.ndarray]  # axis, orthonormal columns
+
+
+@dataclass(frozen=True)
+class Side:
+    """An axis of a layer, the mean S of G G^T or G^T G, and its basis Q."""
+
+    axis: int
+    S: np.ndarray
+    Q: np.ndarray
+
+    def basis(self, kind: str) -> Basis:
+        return self.axis, self.Q.astype(kind, copy=False)
 
 
 @dataclass(frozen=True)
@@ -153,15 +172,17 @@ class Layer:
         m, v = parts[: 2 * self.size].reshape(2, *self.shape)
         sides, at = [], 2 * self.size
         for n, axis in ((self.shape[axis], axis) for axis in self.axes):
-            S, Q = parts[at : at + 2 * n * n].reshape(2, n, n)
-            sides.append((axis, S, Q))
+            sides.append(Side(axis, *parts[at : at + 2 * n * n].reshape(2, n, n)))
             at += 2 * n * n
         return m, v, sides
 
     def learn(self, G: np.ndarray, sides: list[Side], share: float) -> None:
         """Renew the running means."""
-        for axis, S, _ in sides:
-            S += share * ((G.T @ G if axis else G @ G.T) - S)
+        for side in sides:
+            S, product = side.S, G.T @ G if side.axis else G @ G.T
+            product *= share  # all in place, as a copy takes as long as the product
+            S *= 1 - share
+            S += product
 
     def begin(self, G: np.ndarray, parts: np.ndarray, share: float) -> None:
         """Make the first means and their eigenvectors, those of the largest eigenvalues first.
@@ -170,25 +191,28 @@ class Layer:
         """
         sides = self.views(parts)[2]
         self.learn(G, sides, share)
-        for _, S, Q in sides:
-            values, vectors = np.linalg.eigh(S)
+        for side in sides:
+            values, vectors = np.linalg.eigh(side.S)
             found = vectors[:, values > NONE * values[-1]]
-            Q[:] = np.linalg.qr(found[:, ::-1], mode="complete")[0]
+            side.Q[:] = np.linalg.qr(found[:, ::-1], mode="complete")[0]
 
-    def turn(self, m: np.ndarray, v: np.ndarray, sides: list[Side]) -> None:
+    def turn(self, m: np.ndarray, v: np.ndarray, sides: list[Side], kind: str) -> None:
         """Follow the means by one step of the power method, in the order of the eigenvalues."""
-        for axis, S, Q in sides:
+        for side in sides:
+            axis, Q = side.basis(kind)
+            S = side.S.astype(kind, copy=False)
             powers = S @ Q + SHIFT * float(np.trace(S)) / len(S) * Q
             order = np.argsort(-np.sum(Q * powers, axis=0), kind="stable")
             v[:] = np.take(v, order, axis)
             new = np.linalg.qr(powers[:, order])[0]
-            m[:] = rotated(rotated(m, [(axis, S, Q)], back=True), [(axis, S, new)])
-            Q[:] = new
+            old = rotated(m.astype(kind, copy=False), [(axis, Q)], back=True)
+            m[:] = rotated(old, [(axis, new)])
+            side.Q[:] = new
 
 
-def rotated(G: np.ndarray, sides: list[Side], back: bool = False) -> np.ndarray:
+def rotated(G: np.ndarray, bases: list[Basis], back: bool = False) -> np.ndarray:
     """Return G in the bases of its sides, or back."""
-    for axis, _, Q in sides:
+    for axis, Q in bases:
         turned = Q.T if back else Q
         G = G @ turned if axis else turned.T @ G
     return G
