@@ -1,11 +1,11 @@
-"""Products with a sparse shard, narrow and wide, against dense ones."""
+"""Products with a shard of rows, sparse ones narrow and wide, against dense matrices."""
 
 import numpy as np
 import pytest
 import scipy.sparse
 
 from hesscomp.curvature import sparse
-from hesscomp.curvature.design import SparseDesign, weighted_squares
+from hesscomp.curvature.design import SparseDesign, make_design, weighted_squares
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.rows import RowBlocks
 
@@ -40,6 +40,19 @@ def test_narrow_and_wide_products(given, dtype, tolerance, blocks):
     found = design.exact().gram_product(tf.constant(d), tf.constant(v[:, None]))
     np.testing.assert_allclose(found[:, 0], A.T @ (d * (A @ v)), rtol=1e-12)
     np.testing.assert_array_equal(X.indices, kept.indices)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-4)])
+@pytest.mark.parametrize("rows", [0, 1, 2100])
+def test_the_gram_matrix_of_dense_rows(dtype, tolerance, rows):
+    """In one chunk, in two, and of none; also with negative weights, which have no square roots."""
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((rows, N))
+    design = make_design(A, dtype)
+    for d in (rng.random(rows), rng.standard_normal(rows)):
+        found = design.gram(tf.constant(d))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, A.T @ (d[:, None] * A), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("columns", [1, 5])
