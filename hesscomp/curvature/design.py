@@ -138,7 +138,10 @@ class DenseDesign:
         return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), chunk, V)
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
-        """Return A^T diag(weights) A: (n, n); rows n^2 operations where no weight is negative."""
+        """Return A^T diag(weights) A: (n, n).
+
+        2 rows n^2 operations, and half of them on a CPU where no weight is negative.
+        """
         weights = tf.cast(weights, self.dtype)
         if "GPU" in self._curved.device or np.any(view(weights) < 0):
             return self._kernels.gram(self._curved, weights, tf.constant(WIDE_ROWS))

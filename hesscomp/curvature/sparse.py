@@ -43,7 +43,8 @@ def two_way_product(
     chunks : array of int
         Of `row_chunks`; they do not change the bits of the result.
     between : callable
-        f: called with a slice of the rows and their (rows, k) part of A V, which it changes.
+        f: called with a slice of the rows and their (rows, k) part of A V, which it changes. It may
+        collect what it sees, in the order of the chunks.
     V : (n, k) array
     """
     n, k = V.shape

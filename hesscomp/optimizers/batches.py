@@ -30,15 +30,18 @@ class HessianDiagonal:
     """
 
     def __init__(self, problem: Problem, x: np.ndarray, margins=None):
-        self._problem, self._at = problem, (x,) if margins is None else (x, margins)
+        self._problem, self._x, self._margins = problem, x, margins
 
     @cached_property
     def values(self) -> np.ndarray:
-        return self._problem.hessian_diagonal(*self._at)
+        if self._margins is None:
+            return self._problem.hessian_diagonal(self._x)
+        return self._problem.hessian_diagonal_at(self._x, self._margins)
 
     @cached_property
     def trace(self) -> float:
-        return self._problem.hessian_trace(*self._at)
+        known = self._problem.hessian_trace(self._x, self._margins)
+        return float(self.values.sum()) if known is None else known
 
 
 class View:

@@ -156,7 +156,7 @@ class Earned(Refreshed):
         kept = from_contents(state, UNKNOWN)
         if not operator.world.decide(kept.is_blank):
             pays = (state["rate"] - state["fresh_rate"]) * ahead.digits > self._columns(kept)
-            if not operator.world.decide(pays and self._missing(operator, state) == 0):
+            if not operator.world.decide(pays and self._missing(operator, state, kept) == 0):
                 return self._with(kept, _costs(operator), ahead, shift)
             return self._grow(operator, state, ahead, shift, diagonal, kept)
         cheap = operator.lone_cost < Operator.lone_cost  # a diagonal, as half a lone product
@@ -186,9 +186,15 @@ class Earned(Refreshed):
         likely = operator.lone_cost >= Operator.lone_cost and (diagonal is None or not operator.psd)
         return self.preconditioner == AUTO and not self.factor_options and not likely
 
-    def _missing(self, operator: Operator, state: State) -> int:
-        """Return the CG iterations that are missing before a sketch that is large enough."""
-        enough = min(self.sketch_columns(operator.n), ENOUGH)
+    def _missing(self, operator: Operator, state: State, kept: Factor | None = None) -> int:
+        """Return the CG iterations that are missing before a sketch that is large enough.
+
+        That is one as large as the `kept` factor's, if any, and a whole one of an indefinite
+        operator.
+        """
+        most = self.sketch_columns(operator.n)
+        enough = min(most, ENOUGH) if operator.psd else most
+        enough = enough if kept is None else max(enough, math.ceil(self._columns(kept)))
         missing = enough - self._affordable(operator, state)
         return math.ceil(max(missing, 0.0) / SKETCH_SHARE / operator.lone_cost)
 

@@ -12,9 +12,7 @@ PROBE = 8  # first columns of a sketch, by which a factor is judged before the s
 # which reads it twice from memory (measured on 172,110 parameters: rank 100 takes as long as 1.75
 # lone sparse products), n r of them for rank r; and of a sketch's orthonormalisation, n l^2 of them
 APPLYING, ORTHONORMALIZING = 40.0, 6.0
-LEAP = (
-    4  # times its columns, at most, that a sketch gets at once, as it tells little of larger ones
-)
+LEAP = 4  # times its columns that a sketch gets at most at once: it tells little of larger ones
 TINY = float(np.finfo(np.float64).tiny)
 
 

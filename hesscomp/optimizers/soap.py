@@ -19,7 +19,9 @@ from hesscomp.optimizers.schedules import Schedule
 from hesscomp.options import option, option_of
 from hesscomp.problems.problem import ParameterBlock
 
-SHIFT = 1e-7  # times the mean eigenvalue: keeps directions that no gradient has had as they are
+# Times the mean eigenvalue, and more where that is below rounding: directions that no gradient has
+# had stay as they are
+SHIFT = 1e-7
 NONE = 1e-12  # times the largest eigenvalue, up to which one counts as zero
 
 
@@ -40,7 +42,7 @@ class SOAP(FirstOrder):
     are rotated in the order of their costs, while these add up to no more than `rotation` times
     the gradient's. Each rank does this for some of the layers, and holds only their numbers: two of
     each parameter, and 2 n^2 of each side. One gather of as many words as parameters. Products with
-    bases are computed in the precision of the gradient, which of a batch is the problem's.
+    bases are computed in the batch's `gradient_dtype`.
 
     On convolutional networks it leads all other methods here; on networks of dense layers, where
     few sides are cheap enough, Kronecker-preconditioned `HessianFree` does.
@@ -98,7 +100,7 @@ class SOAP(FirstOrder):
         state[SPREAD] = state[SPREAD].copy()
         k = state["steps"] - 1  # the first gradient made the bases
         found = [np.empty(0)]
-        kind = self._precision(task.batches)
+        kind = task.gradient_batch.problem.gradient_dtype
         for layer, G, parts in self._mine(task, state[SPREAD]):
             m, v, sides = layer.views(parts)
             G, bases = G.astype(kind, copy=False), [side.basis(kind) for side in sides]
@@ -114,11 +116,6 @@ class SOAP(FirstOrder):
         layers, shares = self._layout(task.batches)
         counts = [sum(layer.size for layer in layers[share]) for share in shares]
         return task.world.gather_rows(np.concatenate(found)[:, None], counts)[:, 0]
-
-    def _precision(self, batches: Batches) -> str:
-        """Return the precision of the gradient."""
-        whole = batches.sampling.share(GRADIENT, batches.problem.rows) == 1
-        return "float64" if whole else batches.problem.dtype
 
     def _mine(self, task, spread: np.ndarray) -> Iterator[tuple["Layer", np.ndarray, np.ndarray]]:
         """Yield this rank's layers with their gradients and their parts of the state."""
@@ -201,7 +198,8 @@ class Layer:
         for side in sides:
             axis, Q = side.basis(kind)
             S = side.S.astype(kind, copy=False)
-            powers = S @ Q + SHIFT * float(np.trace(S)) / len(S) * Q
+            shift = max(SHIFT / len(S), float(np.finfo(kind).eps)) * float(np.trace(S))
+            powers = S @ Q + shift * Q
             order = np.argsort(-np.sum(Q * powers, axis=0), kind="stable")
             v[:] = np.take(v, order, axis)
             new = np.linalg.qr(powers[:, order])[0]

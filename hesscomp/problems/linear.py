@@ -321,16 +321,19 @@ class GeneralizedLinearModel(Problem):
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         return self._squared_columns(self._slopes(self.margins(x)).numpy() ** 2)
 
-    def hessian_diagonal(self, x: np.ndarray, margins: tf.Tensor | None = None) -> np.ndarray:
-        return self._squared_columns(self._diagonal_bends(x, margins))
+    def hessian_diagonal(self, x: np.ndarray) -> np.ndarray:
+        return self.hessian_diagonal_at(x, self.margins(x))
+
+    def hessian_diagonal_at(self, x: np.ndarray, margins: tf.Tensor) -> np.ndarray:
+        return self._squared_columns(self._diagonal_bends(margins))
 
     def hessian_trace(self, x: np.ndarray, margins: tf.Tensor | None = None) -> float:
-        addends = self._squared_rows(self._diagonal_bends(x, margins))
-        return float(self._sums(addends[:, None])[0]) / self.total
+        bends = self._diagonal_bends(self.margins(x) if margins is None else margins)
+        return float(self._sums(self._squared_rows(bends)[:, None])[0]) / self.total
 
-    def _diagonal_bends(self, x: np.ndarray, margins: tf.Tensor | None) -> np.ndarray:
+    def _diagonal_bends(self, margins: tf.Tensor) -> np.ndarray:
         """Return the second derivative of each row's loss by each of its margins."""
-        return self._bends(self.margins(x) if margins is None else margins).numpy()
+        return self._bends(margins).numpy()
 
     def _squared_columns(self, values: np.ndarray) -> np.ndarray:
         """Return the sums over all rows of squares times a value of each row, over the total."""
@@ -369,7 +372,8 @@ class GeneralizedLinearModel(Problem):
     def _row_norms(self) -> np.ndarray:
         """The squared norms of the shard's rows, without the intercept's column.
 
-        They are computed once, and no run counts them as a pass: one that resumes has them already.
+        They are computed once for a problem, and are not counted as a pass: a run that resumes,
+        which computes them again, has the same counts.
         """
         if self._norms is None:
             self._norms = squared_rows(self.shard.X)

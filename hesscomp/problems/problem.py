@@ -234,17 +234,23 @@ class Problem(ABC):
         """
         raise self.lacks(ability.SQUARED_GRADIENTS)
 
-    def hessian_diagonal(self, x: np.ndarray, margins=None) -> np.ndarray:
+    def hessian_diagonal(self, x: np.ndarray) -> np.ndarray:
         """Return the diagonal of the Hessian without the ridge, (n,), by a pass or two. Collective.
 
-        One reduction of n words, in float64. With the `margins` at x, one pass less.
+        One reduction of n words, in float64.
         """
         raise self.lacks(ability.HESSIAN_DIAGONAL)
 
-    def hessian_trace(self, x: np.ndarray, margins=None) -> float:
-        """Return the trace of the Hessian without the ridge, as `hessian_diagonal`. Collective."""
-        known = () if margins is None else (margins,)
-        return float(self.hessian_diagonal(x, *known).sum())
+    def hessian_diagonal_at(self, x: np.ndarray, margins) -> np.ndarray:
+        """Return `hessian_diagonal`, where the margins at x are known."""
+        return self.hessian_diagonal(x)
+
+    def hessian_trace(self, x: np.ndarray, margins=None) -> float | None:
+        """Return the trace of the Hessian without the ridge, by less than its diagonal. Collective.
+
+        None where only the diagonal gives it. `margins` are those at x, where they are known.
+        """
+        return None
 
     @property
     def rows_here(self) -> int:

@@ -187,8 +187,8 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         return self._squared_columns(self._slopes(self.margins(x)).numpy() ** 2)
 
-    def _diagonal_bends(self, x: np.ndarray, margins: tf.Tensor | None) -> np.ndarray:
-        P = self._probabilities(self.margins(x) if margins is None else margins)
+    def _diagonal_bends(self, margins: tf.Tensor) -> np.ndarray:
+        P = self._probabilities(margins)
         bends = P * (1 - P)
         return (bends if self.counts is None else self._column() * bends).numpy()
 
@@ -256,6 +256,8 @@ def _log_sum(scores: tf.Tensor) -> np.ndarray:
     for part in chunks(slice(None), len(T), max(CACHED // T.shape[1], 1)):
         few = T[part].T.copy()
         top = few.max(axis=0)
+        top[~np.isfinite(top)] = 0.0  # of which the sum is infinite or 0
         few -= top
-        found[part] = top + np.log(np.exp(few, out=few).sum(axis=0))
+        with np.errstate(over="ignore", divide="ignore"):
+            found[part] = top + np.log(np.exp(few, out=few).sum(axis=0))
     return found

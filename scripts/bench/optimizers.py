@@ -383,9 +383,9 @@ def measure(contest: Contest, plan: Plan, seeds: int, folder: Path) -> None:
 
 
 def quiet(contest: Contest, setting: Setting, seconds: float, seed: int) -> dict:
-    """Return `Contest.run`, again where other work on the machine took a rank's time.
+    """Return `Contest.run`; it is repeated where other work on the machine slowed it down.
 
-    Waiting for a rank that had no processor is counted on the clock, as work is.
+    Ranks that wait for one without a processor use the clock up as if they worked.
     """
     world = contest.problem.world
     for _ in range(TRIES):

@@ -13,6 +13,7 @@ from hesscomp.datasets import from_arrays
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.matrix import MatrixOperator
 from hesscomp.optimizers import earned
+from hesscomp.optimizers.batches import HessianDiagonal
 from hesscomp.optimizers.grown import Costs, Outlook, Remembering, doublings
 
 ROWS, N, TOPICS = 1200, 400, 30
@@ -99,6 +100,28 @@ def test_a_sketch_that_would_come_too_early_bounds_the_solve_before_it(world):
     assert early.limit == np.ceil((2 * 20 - 20 * H.lone_cost) / H.lone_cost)
     later = optimizer.choose(H, {**state, "spent_cg": 20.0 + early.limit}, 5.0, 1e-5, None)
     assert later.sketched == 20 and later.factor is not None and later.factor.rank == 10
+
+
+@pytest.mark.serial
+def test_which_sketch_is_worth_waiting_for():
+    """64 columns; as many as those of the factor in whose place it comes; all where indefinite."""
+    optimizer, state = hc.NewtonCG(rank=100), {"spent_cg": 0.0, "spent_columns": 0.0}
+    semidefinite, indefinite = (SimpleNamespace(n=1000, lone_cost=2.0, psd=psd) for psd in (1, 0))
+    assert optimizer._missing(semidefinite, state) == 64
+    assert optimizer._missing(semidefinite, {**state, "spent_cg": 60.0}) == 4
+    assert optimizer._missing(semidefinite, state, SimpleNamespace(n=1000, rank=100)) == 110
+    assert optimizer._missing(indefinite, state) == 110
+
+
+@pytest.mark.serial
+def test_a_problem_that_knows_its_diagonal_alone_computes_it_once():
+    calls = []
+    problem = SimpleNamespace(
+        hessian_diagonal=lambda x: calls.append(x) or np.arange(3.0),
+        hessian_trace=lambda x, margins: None,
+    )
+    found = HessianDiagonal(problem, np.zeros(3))
+    assert found.trace == 3.0 and found.values.sum() == 3.0 and len(calls) == 1
 
 
 def test_a_format_that_is_named_serves_from_the_first_step(world):

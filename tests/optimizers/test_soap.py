@@ -34,13 +34,18 @@ OF_ITS_AUTHORS = [
 def test_steps_are_those_of_its_authors():
     blocks = (ParameterBlock("W", (3, 4), 0),)
     world = World.serial()
-    problem = SimpleNamespace(rows=1, row_work=1e9, parameter_blocks=blocks, world=world)
+    problem = SimpleNamespace(
+        rows=1, row_work=1e9, parameter_blocks=blocks, world=world, gradient_dtype="float64"
+    )
     batches = SimpleNamespace(problem=problem, sampling=Sampling())
     soap, x = SOAP(0.05, beta1=0.9, beta2=0.8, memory=0.7, every=3), np.zeros(12)
     state = {**soap.start(x), SPREAD: np.zeros(soap.part_here(batches)[1])}
     for k in range(13):
         g = np.cos((12 * k + np.arange(12.0)) ** 1.5)
-        outcome = soap.step(SimpleNamespace(x=x, gradient=g, batches=batches, world=world), state)
+        task = SimpleNamespace(
+            x=x, gradient=g, batches=batches, gradient_batch=batches, world=world
+        )
+        outcome = soap.step(task, state)
         x, state = outcome.x, outcome.state
         assert k or not x.any()  # the first update is skipped
     np.testing.assert_allclose(x.reshape(3, 4), OF_ITS_AUTHORS, atol=1e-7)
