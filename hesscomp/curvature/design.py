@@ -137,13 +137,17 @@ class DenseDesign:
         chunk = tf.constant(WIDE_ROWS) if wide else self._chunk(self.dtype.size * self.n)
         return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), chunk, V)
 
+    @property
+    def _on_gpu(self) -> bool:
+        return "GPU" in self._curved.device
+
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
         """Return A^T diag(weights) A: (n, n).
 
         2 rows n^2 operations, and half of them on a CPU where no weight is negative.
         """
         weights = tf.cast(weights, self.dtype)
-        if "GPU" in self._curved.device or np.any(view(weights) < 0):
+        if self._on_gpu or np.any(view(weights) < 0):
             return self._kernels.gram(self._curved, weights, tf.constant(WIDE_ROWS))
         A, roots = view(self._curved), np.sqrt(view(weights))
         out = np.zeros((self.n, self.n), A.dtype)
@@ -171,7 +175,8 @@ class DenseDesign:
         self._exact_kernels.adjoint(row, tf.zeros([len(row)], tf.float64), one)
         row, weights = self._curved[:1], tf.zeros([len(row)], self.dtype)
         self._kernels.gram_product(row, weights, one, tf.zeros([self.n, 1], self.dtype))
-        self._kernels.gram(row[:, :1], weights, one)
+        if self._on_gpu:
+            self._kernels.gram(row[:, :1], weights, one)
 
 
 class SparseDesign:
