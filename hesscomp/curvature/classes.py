@@ -26,7 +26,7 @@ from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import share, tf, view
 from hesscomp.parallel.rows import RowBlocks
 
-NARROW = 20  # columns of tables up to which SciPy's products of sparse rows are the faster ones
+NARROW = 2**19  # entries of tables up to which SciPy's products are the faster ones: in the cache
 SPARSE_BYTES = 2**27  # of the scores of sparse rows at once
 
 
@@ -39,7 +39,7 @@ class ClassDesign:
 
     Float64 products come from the data as they were given, curvature products of dense data from a
     copy in `dtype`, made where the data have another type; those of sparse data are a
-    `SparseDesign`'s, narrow ones by SciPy in float64 and in one sweep. With `blocks` each fixed
+    `SparseDesign`'s, narrow ones by SciPy in one sweep. With `blocks` each fixed
     block of rows is multiplied alone.
 
     Parameters
@@ -166,9 +166,10 @@ class ClassDesign:
         )
 
     def curvature(self, outer: tf.Tensor, sign: float, diagonal: tf.Tensor) -> "ClassCurvature":
-        """Return the curvature of these terms, which sparse designs keep in float64."""
-        kind = tf.float64 if self.sparse else self.dtype
-        return ClassCurvature(self, tf.cast(outer, kind), sign, tf.cast(diagonal, kind))
+        """Return the curvature of these terms."""
+        return ClassCurvature(
+            self, tf.cast(outer, self.dtype), sign, tf.cast(diagonal, self.dtype)
+        )
 
     def product(self, terms: "ClassCurvature", V: tf.Tensor, part: slice) -> tf.Tensor:
         """Return the curvature's product with (n, k) columns over the rows of a part."""
@@ -179,7 +180,6 @@ class ClassDesign:
         c, d = (self._of(each, part) for each in (terms.outer, terms.diagonal))
         sign, first, ones = tf.constant(terms.sign, V.dtype), W[: self.features], self._ones(W)
         if self.sparse:
-            c, d = tf.cast(c, V.dtype), tf.cast(d, V.dtype)
             found = self._sparse_product(part, c, d, sign, W)
         else:
             A, chunk = self._of(self._curved, part), self._chunk(3 * k * K, self.dtype.size)
@@ -188,12 +188,11 @@ class ClassDesign:
         return self.gather(back, ones)
 
     def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
-        """Return whether a product with this block is SciPy's, in one sweep: all lone ones are."""
-        k = V.shape[1]
-        return self.sparse and (k == 1 or k * self.table[1] <= NARROW)
+        """Return whether a product with this block is SciPy's, in one sweep over sparse rows."""
+        return self.sparse and np.prod(V.shape) <= NARROW
 
     def narrow_product(self, terms: "ClassCurvature", V: np.ndarray, part: slice) -> np.ndarray:
-        """Return `product` of a narrow array, computed in float64, as an array in V's type."""
+        """Return `product` of a narrow array, as an array."""
         W, ones = self._tables(V)
         c, d = (view(each)[part, None, self._first :] for each in (terms.outer, terms.diagonal))
         sums = np.zeros_like(ones)
@@ -209,7 +208,7 @@ class ClassDesign:
                 np.add(sums, np.einsum("rc->c", T), out=sums)
 
         back = self._designs[part.start, part.stop].two_way_product(weigh, W)
-        return self._entries(back, sums, V.shape[1]).astype(V.dtype, copy=False)
+        return self._entries(back, sums.astype(back.dtype), V.shape[1])
 
     def _tables(self, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return (n, k) parameters as (features, k C) coefficients and (k C,) intercepts.

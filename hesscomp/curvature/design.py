@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import scipy.sparse
+from scipy.linalg import get_blas_funcs
 
 from hesscomp.curvature import sparse
 from hesscomp.curvature.sharded import ShardCurvature
@@ -20,9 +21,10 @@ from hesscomp.curvature.tensorflow import share, tf, view
 from hesscomp.parallel.rows import RowBlocks
 
 CHUNK_BYTES = 4 * 2**20  # of A in one chunk: within the last-level cache, few dispatches
+LONE_BYTES = 2**20  # the same for one column, whose kernels cost less to call: the second level
 WIDE_ROWS = 2048  # rows in a chunk for wide blocks, which are bound by arithmetic instead
-WIDE = {"float32": 4, "float64": 16}  # columns from which TensorFlow's sparse products are faster
-SPARSE_LONE_COST = {"float32": 4.0, "float64": 1.2}  # as `Operator.lone_cost`
+WIDE = {"float32": 3, "float64": 16}  # columns from which TensorFlow's sparse products are faster
+SPARSE_LONE_COST = {"float32": 3.0, "float64": 1.2}  # as `Operator.lone_cost`
 SPARSE_WORK = 80.0  # as `Operator.column_work`, a nonzero: 20 times its operations (measured)
 SQUARED = 2**17  # entries that are squared at once, within the second-level cache
 ALIGNED_ROWS = 64  # chunks begin on cache lines whatever n: TensorFlow then slices without a copy
@@ -133,9 +135,31 @@ class DenseDesign:
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         """Return A^T (weights * (A V)): (n, k) to (n, k); 4 nnz k operations, one sweep."""
+        if self.is_narrow(V):
+            return tf.constant(self.narrow_gram_product(weights, view(V)))
         wide = V.shape[1] > 8
         chunk = tf.constant(WIDE_ROWS) if wide else self._chunk(self.dtype.size * self.n)
         return self._kernels.gram_product(self._curved, tf.cast(weights, self.dtype), chunk, V)
+
+    def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
+        """Return whether a product with this block is BLAS': a lone column's on a CPU."""
+        return V.shape[1] == 1 and not self._on_gpu
+
+    def narrow_gram_product(self, weights: tf.Tensor, V: np.ndarray) -> np.ndarray:
+        """Return `gram_product` of one column, as an array.
+
+        It is bound by memory: a chunk comes from there for A v, and from the second-level cache for
+        the product with A^T.
+        """
+        A, x = view(self._curved), V[:, 0]
+        weights, out = view(weights).astype(A.dtype, copy=False), np.zeros(self.n, A.dtype)
+        gemv, few = get_blas_funcs("gemv", (A,)), max(LONE_BYTES // (A.itemsize * self.n), 1)
+        for start in range(0, self.rows, few):
+            part = A[start : start + few].T  # in Fortran's order, without a copy
+            scores = gemv(1, part, x, trans=1)
+            scores *= weights[start : start + few]
+            gemv(1, part, scores, beta=1, y=out, overwrite_y=1)
+        return out[:, None]
 
     @property
     def _on_gpu(self) -> bool:
@@ -180,30 +204,29 @@ class DenseDesign:
 
 
 class SparseDesign:
-    """A sparse (rows, n) shard: one CSR matrix in float64, for both directions.
+    """A sparse (rows, n) shard: one CSR matrix for both directions.
 
-    Same methods as `DenseDesign`. Narrow products are SciPy's, in float64 and by one thread, in one
-    sweep (`curvature.sparse`): measured on text, a lone one takes a sixth of the time of
-    TensorFlow's in float64, and no longer than one in float32. Wide blocks, of `WIDE` columns and
-    more, are TensorFlow's in `dtype`.
+    Same methods as `DenseDesign`. Narrow products are SciPy's, by one thread and in one sweep
+    (`curvature.sparse`): measured on text, a lone one takes a sixth of the time of TensorFlow's in
+    float64, and half in float32. Wide blocks, of `WIDE` columns and more, are TensorFlow's.
 
-    Memory: the data themselves, whose values are copied where they are not float64. With the first
-    wide block also A and A^T in `dtype`, each with 12 bytes a nonzero, or 8 in float32.
+    Memory: the data themselves, and copies of their values in float64 and in `dtype` where they are
+    of another type. With the first wide block also A and A^T in `dtype`, each with 12 bytes a
+    nonzero, or 8 in float32.
     """
 
     def __init__(self, X: scipy.sparse.csr_array, dtype: tf.DType, blocks: RowBlocks | None = None):
         self.rows, self.n = X.shape
         self.dtype = dtype
-        self._matrix = scipy.sparse.csr_array(
-            (X.data.astype(np.float64, copy=False), X.indices, X.indptr), shape=X.shape
-        )
+        self._matrix = sparse.in_type(X, np.float64)
+        self._curved = sparse.in_type(X, dtype.as_numpy_dtype)
         self._chunks = sparse.row_chunks(self._matrix)
         self._local = blocks.local if blocks is not None else ()
         self._blocks = [SparseDesign(X[rows], dtype) for rows in self._local]
 
     def exact(self) -> "SparseDesign":
         other = copy.copy(self)
-        other.dtype = tf.float64
+        other.dtype, other._curved = tf.float64, self._matrix
         other.__dict__.pop("_pair", None)
         other._blocks = [block.exact() for block in self._blocks]
         return other
@@ -219,11 +242,10 @@ class SparseDesign:
     @functools.cached_property
     def _pair(self) -> tuple["_Csr", "_Csr"]:
         """A and A^T in TensorFlow."""
-        X = self._matrix.astype(self.dtype.as_numpy_dtype)
-        return _Csr(X), _Csr(X.T.tocsr())
+        return _Csr(self._curved), _Csr(self._curved.T.tocsr())
 
     def curvature(self, weights: tf.Tensor) -> "GramCurvature":
-        return SparseGramCurvature(self, weights)
+        return GramCurvature(self, weights)
 
     def forward(self, v: tf.Tensor) -> tf.Tensor:
         return tf.constant(self._matrix @ np.asarray(v))  # each row alone, whatever the blocks
@@ -233,20 +255,20 @@ class SparseDesign:
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         if self.is_narrow(V):
-            return tf.constant(self.narrow_gram_product(weights, np.asarray(V)))
+            return tf.constant(self.narrow_gram_product(weights, view(V)))
         weights = tf.cast(weights, self.dtype)[:, None]
         return self.transposed_product(weights * self.block_product(V))
 
     def block_product(self, V: tf.Tensor) -> tf.Tensor:
         """Return A V in `dtype`: (n, k) to (rows, k)."""
         if self.is_narrow(V):
-            return tf.constant(self._matrix @ V.numpy(), self.dtype)
+            return tf.constant(self._curved @ view(V))
         return self._pair[0] @ V
 
     def transposed_product(self, U: tf.Tensor) -> tf.Tensor:
         """Return A^T U in `dtype`: (rows, k) to (n, k)."""
         if self.is_narrow(U):
-            return tf.constant(self._matrix.T @ U.numpy(), self.dtype)
+            return tf.constant(self._curved.T @ view(U))
         return self._pair[1] @ U
 
     def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
@@ -254,15 +276,14 @@ class SparseDesign:
         return V.shape[1] < WIDE[self.dtype.name]
 
     def narrow_gram_product(self, weights: tf.Tensor, V: np.ndarray) -> np.ndarray:
-        """Return `gram_product` of a narrow array, as an array in `dtype`."""
-        out = sparse.gram_product(self._matrix, self._chunks, np.asarray(weights), V)
-        return out.astype(self.dtype.as_numpy_dtype, copy=False)
+        """Return `gram_product` of a narrow array, as an array."""
+        return sparse.gram_product(self._curved, self._chunks, view(weights), V)
 
     def two_way_product(
         self, between: Callable[[slice, np.ndarray], object], V: np.ndarray
     ) -> np.ndarray:
-        """Return A^T f(A V) in float64, as `sparse.two_way_product`."""
-        return sparse.two_way_product(self._matrix, self._chunks, between, V)
+        """Return A^T f(A V) in `dtype`, as `sparse.two_way_product`."""
+        return sparse.two_way_product(self._curved, self._chunks, between, V)
 
     def gram(self, weights: tf.Tensor) -> tf.Tensor:
         """Return A^T diag(weights) A, by block products with the unit vectors."""
@@ -308,6 +329,11 @@ class GramCurvature(ShardCurvature):
     def product(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.gram_product(self.weights, V)
 
+    def product_of_array(self, V: np.ndarray) -> np.ndarray:
+        if self.design.is_narrow(V):  # without tensors
+            return self.design.narrow_gram_product(self.weights, V)
+        return super().product_of_array(V)
+
     def product_by_row_block(self, V: tf.Tensor) -> tf.Tensor:
         return self.design.gram_product_by_row_block(self.weights, V)
 
@@ -316,17 +342,6 @@ class GramCurvature(ShardCurvature):
 
     def dense_by_row_block(self) -> tf.Tensor:
         return self.design.gram_by_row_block(self.weights)
-
-
-class SparseGramCurvature(GramCurvature):
-    """A^T diag(weights) A of a sparse shard, whose narrow products need no tensors."""
-
-    design: SparseDesign
-
-    def product_of_array(self, V: np.ndarray) -> np.ndarray:
-        if self.design.is_narrow(V):
-            return self.design.narrow_gram_product(self.weights, V)
-        return super().product_of_array(V)
 
 
 class _Csr:

@@ -18,6 +18,7 @@ from hesscomp.parallel import threads_of_environment
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 2**31 - 1  # bytes: what an int of mallopt holds
+LARGEST_MAPPED = 2**25  # bytes: the highest M_MMAP_THRESHOLD before glibc 2.35
 
 
 @contextmanager
@@ -137,7 +138,8 @@ def keep_freed_memory(most: float) -> None:
     if mallopt is not None:
         kept = int(min(most, KEPT))
         mallopt(M_TRIM_THRESHOLD, kept)
-        mallopt(M_MMAP_THRESHOLD, kept)
+        if not mallopt(M_MMAP_THRESHOLD, kept):
+            mallopt(M_MMAP_THRESHOLD, min(kept, LARGEST_MAPPED))
 
 
 @contextmanager

@@ -66,17 +66,18 @@ def backtrack(
     Parameters
     ----------
     objectives : callable
-        Return the objectives at `at_once` step lengths; collective.
+        Return the objectives at some step lengths; collective.
+    at_once : int
+        How many lengths are tried together, after the first one, which is the usual end.
     start, slope : float
         Objective and slope at length 0. No step is found unless the slope is negative.
     """
     if not world.decide(slope < 0):
         return Search(0.0, start)
-    longest = 1.0
-    for first in range(0, trials, at_once):
-        more = min(at_once, trials - first) - 1
-        lengths = np.cumprod([longest] + more * [shrink])
-        longest = float(lengths[-1] * shrink)
+    left = np.cumprod([1.0] + (trials - 1) * [shrink])
+    while len(left):
+        count = 1 if left[0] == 1 else at_once
+        lengths, left = left[:count], left[count:]
         for length, value in zip(lengths, objectives(lengths), strict=True):
             enough = value <= start + sufficient * length * slope + ROUNDING * abs(start)
             if world.decide(enough):

@@ -12,7 +12,7 @@ import scipy.sparse
 from hesscomp.curvature.design import make_design, squared_rows, weighted_squares
 from hesscomp.curvature.intercept import WithIntercept
 from hesscomp.curvature.sharded import ShardCurvature
-from hesscomp.curvature.tensorflow import tf
+from hesscomp.curvature.tensorflow import keep_freed_memory, tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.scaling import Scaling
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 ROW_NUMBERS = 2**23  # of gradients of single rows that are held at once
 NEEDED = {SIGNS: "labels of two classes", CLASSES: "labels of classes", VALUES: "real numbers"}
+FREED = 2.0**28  # bytes that vectors of rows leave for the next ones (on text, a tenth of a run)
 VECTOR = 64  # elements: a multiple of every processor's vector length
 
 
@@ -145,6 +146,7 @@ class GeneralizedLinearModel(Problem):
                 f"{dataset.targets}; read it with targets {self.family.targets}"
             )
         check_columns(dataset.train.X, dataset.name, what)
+        keep_freed_memory(FREED)
         self.world, self.ridge, self.dtype = world, float(ridge), dtype
         self.features, self.intercept = dataset.features, bool(intercept)
         self.fingerprint = dataset.fingerprint
