@@ -167,9 +167,7 @@ class ClassDesign:
 
     def curvature(self, outer: tf.Tensor, sign: float, diagonal: tf.Tensor) -> "ClassCurvature":
         """Return the curvature of these terms."""
-        return ClassCurvature(
-            self, tf.cast(outer, self.dtype), sign, tf.cast(diagonal, self.dtype)
-        )
+        return ClassCurvature(self, tf.cast(outer, self.dtype), sign, tf.cast(diagonal, self.dtype))
 
     def product(self, terms: "ClassCurvature", V: tf.Tensor, part: slice) -> tf.Tensor:
         """Return the curvature's product with (n, k) columns over the rows of a part."""
