@@ -4,13 +4,15 @@ Vyas and others, "SOAP: improving and stabilizing Shampoo using Adam" (ICLR 2025
 the authors' code (github.com/nikhilvyas/SOAP).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 
+from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Batches
 from hesscomp.optimizers.first_order import Adam, FirstOrder
 from hesscomp.optimizers.optimizer import SPREAD, Outcome
@@ -22,6 +24,8 @@ from hesscomp.problems.problem import ParameterBlock
 # Times the mean eigenvalue: keeps directions that no gradient has had as they are. In float32
 # rounding is above it and turns them; a shift above that was not better on the CNN.
 SHIFT = 1e-7
+RENEWAL = 5.0  # times n^3: multiply-adds of a new basis
+MEANS_FIRST = "means_first"  # in a state: a layer's means come before its other numbers
 NONE = 1e-12  # times the largest eigenvalue, up to which one counts as zero
 
 
@@ -40,9 +44,10 @@ class SOAP(FirstOrder):
     A step costs the gradient of its batch, and for each side of n that is rotated, the other one
     being k, about 3 n^2 k multiply-adds, and 5 n^3 in every step that renews the bases. The sides
     are rotated in the order of their costs, while these add up to no more than `rotation` times
-    the gradient's. Each rank does this for some of the layers, and holds only their numbers: two of
-    each parameter, and 2 n^2 of each side. One gather of as many words as parameters. Products with
-    bases are computed in the batch's `gradient_dtype`.
+    the gradient's. Each rank makes the steps of some layers and follows the means of some sides,
+    and holds only their numbers: two of each parameter, n^2 of each basis, and n^2 of each mean.
+    One gather of as many words as parameters; where bases are renewed, two more, of those whose
+    mean another rank has. Products with bases are computed in the batch's `gradient_dtype`.
 
     On convolutional networks it leads all other methods here; on networks of dense layers, where
     few sides are cheap enough, Kronecker-preconditioned `HessianFree` does.
@@ -73,149 +78,246 @@ class SOAP(FirstOrder):
     name = "soap"
     moments = ()
 
+    def start(self, x):
+        return {**super().start(x), MEANS_FIRST: 1}
+
+    def upgraded(self, saved):
+        if saved.step and MEANS_FIRST not in saved.state:
+            raise InputError(
+                "this checkpoint of SOAP is of a development version that had its numbers in "
+                "another order; begin the run again, in another folder"
+            )
+        return super().upgraded(saved)
+
     def part_here(self, batches):
-        layers, shares = self._layout(batches)
-        ends = [0, *accumulate(layer.numbers for layer in layers)]
+        parts, shares = self._parts(batches)
+        ends = [0, *accumulate(part.numbers for part in parts)]
         mine = shares[batches.problem.world.rank]
         return ends[mine.start], ends[mine.stop]
 
-    def _layout(self, batches: Batches) -> tuple[tuple["Layer", ...], list[slice]]:
-        """Return all layers, and which of them each rank has."""
+    def _parts(self, batches: Batches) -> tuple[tuple["Part", ...], list[slice]]:
+        """Return what there is to do for all layers, and which of it each rank does."""
         problem = batches.problem
         rows = batches.sampling.share(GRADIENT, problem.rows) * problem.rows
         allowed = self.rotation * rows * problem.row_work
-        layers = layers_of(problem.parameter_blocks, allowed, self.every)
-        return layers, shares([layer.work for layer in layers], problem.world.size)
+        parts = parts_of(problem.parameter_blocks, allowed, self.every)
+        return parts, shares([part.work for part in parts], problem.world.size)
 
     def step(self, task, state):
         if state["steps"]:
             return super().step(task, state)
-        spread = state[SPREAD].copy()
-        for layer, G, parts in self._mine(task, spread):
-            layer.begin(G, parts, 1 - self.memory)
+        mine, spread = self._learn(task, state[SPREAD], task.gradient)
+        self._renew(task, mine, first_basis)
         values = {"learning_rate": 0.0, "step_length": 0.0}
         return Outcome(task.x.copy(), {**state, "steps": 1, SPREAD: spread}, values)
 
     def _direction(self, task, state):
-        state[SPREAD] = state[SPREAD].copy()
         k = state["steps"] - 1  # the first gradient made the bases
-        found = [np.empty(0)]
         kind = task.gradient_batch.problem.gradient_dtype
-        for layer, G, parts in self._mine(task, state[SPREAD]):
-            m, v, sides = layer.views(parts)
-            G, bases = G.astype(kind, copy=False), [side.basis(kind) for side in sides]
-            g = rotated(G, bases)
-            m += (1 - self.beta1) * (g - m)
-            v += (1 - self.beta2) * (g**2 - v)
-            mean, square = m / (1 - self.beta1**k), v / (1 - self.beta2**k)
-            adam = (mean / (np.sqrt(square) + self.epsilon)).astype(kind, copy=False)
-            found.append(-rotated(adam, bases, back=True).ravel())
-            layer.learn(G, sides, 1 - self.memory)
-            if k % self.every == 0:
-                layer.turn(m, v, sides, kind)
-        layers, shares = self._layout(task.batches)
-        counts = [sum(layer.size for layer in layers[share]) for share in shares]
+        gradient = task.gradient.astype(kind, copy=False)
+        mine, state[SPREAD] = self._learn(task, state[SPREAD], gradient)
+        found = [np.empty(0)]
+        for part, held in mine:
+            if part.side is None:
+                found.append(self._adam(k, part.layer, gradient, held))
+        if k % self.every == 0:
+            self._renew(task, mine, next_basis, kind)
+        parts, shares = self._parts(task.batches)
+        counts = [sum(p.layer.size for p in parts[share] if p.side is None) for share in shares]
         return task.world.gather_rows(np.concatenate(found)[:, None], counts)[:, 0]
 
-    def _mine(self, task, spread: np.ndarray) -> Iterator[tuple["Layer", np.ndarray, np.ndarray]]:
-        """Yield this rank's layers with their gradients and their parts of the state."""
-        layers, shares = self._layout(task.batches)
-        at = 0
-        for layer in layers[shares[task.world.rank]]:
-            yield layer, layer.matrix(task.gradient), spread[at : at + layer.numbers]
-            at += layer.numbers
+    def _adam(self, k: int, layer: "Layer", gradient: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """Renew m and v, and return Adam's step."""
+        m, v, bases = layer.views(held)
+        bases = {axis: Q.astype(gradient.dtype, copy=False) for axis, Q in bases.items()}
+        g = rotated(layer.matrix(gradient), bases)
+        m += (1 - self.beta1) * (g - m)
+        v += (1 - self.beta2) * (g**2 - v)
+        mean, square = m / (1 - self.beta1**k), v / (1 - self.beta2**k)
+        adam = (mean / (np.sqrt(square) + self.epsilon)).astype(gradient.dtype, copy=False)
+        return -rotated(adam, bases, back=True).ravel()
+
+    def _mine(self, task, spread: np.ndarray) -> list[tuple["Part", np.ndarray]]:
+        """Return what this rank does, with its numbers of the state, as views."""
+        parts, shares = self._parts(task.batches)
+        mine = parts[shares[task.world.rank]]
+        ends = [0, *accumulate(part.numbers for part in mine)]
+        return [(part, spread[a:b]) for part, (a, b) in zip(mine, pairwise(ends), strict=True)]
+
+    def _learn(self, task, before: np.ndarray, gradient: np.ndarray):
+        """Return what this rank does, as `_mine`, and its new numbers: the means with a gradient.
+
+        The others are as before; nothing is changed in place, as a step may have to be made again.
+        """
+        spread = np.empty_like(before)
+        mine = self._mine(task, spread)
+        for (part, held), (_, was) in zip(mine, self._mine(task, before), strict=True):
+            if part.side is None:
+                held[:] = was
+            else:
+                part.learn(gradient, was, held, 1 - self.memory)
+        return mine, spread
+
+    def _renew(self, task, mine, basis: Callable, kind: str = "float64") -> None:
+        """Give all layers new bases: ``basis(S, Q)``, by the ranks that have the means. Collective.
+
+        A basis goes to the rank that has the mean, and the new one comes back.
+        """
+        parts, shares = self._parts(task.batches)
+        ranks = [rank for rank, share in enumerate(shares) for _ in parts[share]]
+        follows = {part.side: rank for part, rank in zip(parts, ranks, strict=True) if part.side}
+        steps = {
+            side: rank for part, rank in zip(parts, ranks, strict=True) if part.side is None
+            for side in part.layer.sides
+        }  # fmt: skip
+        apart = [side for side in follows if follows[side] != steps[side]]
+        old, new = {}, {}
+        for part, held in mine:
+            if part.side is None:
+                bases = part.layer.views(held)[2]
+                old |= {side: bases[side.axis].astype(kind) for side in part.layer.sides}
+        old |= _sent(task.world, apart, steps, old, 0, kind)
+        for part, held in mine:
+            if part.side is not None:
+                S = held.reshape(2 * (part.side.n,)).astype(kind, copy=False)
+                new[part.side] = basis(S, old[part.side]).astype(kind, copy=False)
+        new |= _sent(task.world, apart, follows, new, 1, kind)
+        for part, held in mine:
+            if part.side is None:
+                for side in part.layer.sides:
+                    part.layer.turn(held, side.axis, new[side])
 
 
-Basis = tuple[int, np.ndarray]  # axis, orthonormal columns
+class Side(NamedTuple):
+    """An axis of the layer that begins at a parameter, of n numbers."""
 
-
-@dataclass(frozen=True)
-class Side:
-    """An axis of a layer, the mean S of G G^T or G^T G, and its basis Q."""
-
+    first: int
     axis: int
-    S: np.ndarray
-    Q: np.ndarray
-
-    def basis(self, kind: str) -> Basis:
-        return self.axis, self.Q.astype(kind, copy=False)
+    n: int
 
 
 @dataclass(frozen=True)
 class Layer:
     """Parameters that are an (inputs, outputs) matrix, and which of its axes are rotated.
 
-    Its part of the state: m, v, and for each of these axes the mean and its basis.
+    Its own numbers are m, v and the basis of each of these axes.
     """
 
     first: int
     shape: tuple[int, int]
     axes: tuple[int, ...]
-    work: float  # multiply-adds of a step
 
     @property
     def size(self) -> int:
         return self.shape[0] * self.shape[1]
 
     @property
-    def numbers(self) -> int:
-        return 2 * self.size + sum(2 * self.shape[axis] ** 2 for axis in self.axes)
+    def sides(self) -> list[Side]:
+        return [Side(self.first, axis, self.shape[axis]) for axis in self.axes]
 
     def matrix(self, x: np.ndarray) -> np.ndarray:
         return x[self.first : self.first + self.size].reshape(self.shape)
 
-    def views(self, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[Side]]:
-        """Return m, v and the sides, as views of the layer's part of the state."""
-        m, v = parts[: 2 * self.size].reshape(2, *self.shape)
-        sides, at = [], 2 * self.size
-        for n, axis in ((self.shape[axis], axis) for axis in self.axes):
-            sides.append(Side(axis, *parts[at : at + 2 * n * n].reshape(2, n, n)))
-            at += 2 * n * n
-        return m, v, sides
+    def views(self, held: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, np.ndarray]]:
+        """Return m, v and the bases by their axes, as views."""
+        m, v = held[: 2 * self.size].reshape(2, *self.shape)
+        bases, at = {}, 2 * self.size
+        for _, axis, n in self.sides:
+            bases[axis] = held[at : at + n * n].reshape(n, n)
+            at += n * n
+        return m, v, bases
 
-    def learn(self, G: np.ndarray, sides: list[Side], share: float) -> None:
-        """Renew the running means."""
-        for side in sides:
-            S, product = side.S, G.T @ G if side.axis else G @ G.T
-            product *= share  # all in place, as a copy takes as long as the product
-            S *= 1 - share
-            S += product
-
-    def begin(self, G: np.ndarray, parts: np.ndarray, share: float) -> None:
-        """Make the first means and their eigenvectors, those of the largest eigenvalues first.
-
-        The basis of what is left is a smooth function of them: rounding does not decide on it.
-        """
-        sides = self.views(parts)[2]
-        self.learn(G, sides, share)
-        for side in sides:
-            values, vectors = np.linalg.eigh(side.S)
-            found = vectors[:, values > NONE * values[-1]]
-            side.Q[:] = np.linalg.qr(found[:, ::-1], mode="complete")[0]
-
-    def turn(self, m: np.ndarray, v: np.ndarray, sides: list[Side], kind: str) -> None:
-        """Follow the means by one step of the power method, in the order of the eigenvalues."""
-        for side in sides:
-            axis, Q = side.basis(kind)
-            S = side.S.astype(kind, copy=False)
-            powers = S @ Q + SHIFT * float(np.trace(S)) / len(S) * Q
-            order = np.argsort(-np.sum(Q * powers, axis=0), kind="stable")
-            v[:] = np.take(v, order, axis)
-            new = np.linalg.qr(powers[:, order])[0]
-            old = rotated(m.astype(kind, copy=False), [(axis, Q)], back=True)
-            m[:] = rotated(old, [(axis, new)])
-            side.Q[:] = new
+    def turn(self, held: np.ndarray, axis: int, new: np.ndarray) -> None:
+        """Take an axis' new basis, whose last row is the order of the old columns in it."""
+        m, v, bases = self.views(held)
+        new, order = new[:-1], new[-1].astype(int)
+        v[:] = np.take(v, order, axis)
+        Q = bases[axis].astype(new.dtype, copy=False)
+        old = rotated(m.astype(new.dtype, copy=False), {axis: Q}, back=True)
+        m[:] = rotated(old, {axis: new})
+        bases[axis][:] = new
 
 
-def rotated(G: np.ndarray, bases: list[Basis], back: bool = False) -> np.ndarray:
-    """Return G in the bases of its sides, or back."""
-    for axis, Q in bases:
+@dataclass(frozen=True)
+class Part:
+    """What one rank does: a layer's steps, or following the mean S of G G^T or G^T G of a side."""
+
+    layer: Layer
+    side: Side | None
+    numbers: int
+    work: float  # multiply-adds of a step
+
+    def learn(self, x: np.ndarray, was: np.ndarray, held: np.ndarray, share: float) -> None:
+        """Write a side's mean with a gradient; without a copy, which takes as long as a product."""
+        assert self.side is not None
+        G = self.layer.matrix(x)
+        product = G.T @ G if self.side.axis else G @ G.T
+        product *= share
+        np.multiply(was, 1 - share, out=held)
+        held += product.ravel()
+
+
+def first_basis(S: np.ndarray, _) -> np.ndarray:
+    """Return the eigenvectors of the first mean, those of the largest eigenvalues first.
+
+    As `next_basis`. The basis of what is left is a smooth function of them: rounding does not
+    decide on it.
+    """
+    values, vectors = np.linalg.eigh(S)
+    found = vectors[:, values > NONE * values[-1]]
+    new = np.linalg.qr(found[:, ::-1], mode="complete")[0]
+    return np.vstack([new, np.arange(len(S))])
+
+
+def next_basis(S: np.ndarray, Q: np.ndarray) -> np.ndarray:
+    """Follow the mean by one step of the power method, in the order of the eigenvalues.
+
+    The last row is the order of the old columns.
+    """
+    powers = S @ Q + SHIFT * float(np.trace(S)) / len(S) * Q
+    order = np.argsort(-np.sum(Q * powers, axis=0), kind="stable")
+    return np.vstack([np.linalg.qr(powers[:, order])[0], order])
+
+
+def _sent(
+    world, sides: list[Side], holders: dict[Side, int], held: dict[Side, np.ndarray],
+    more: int, kind: str,
+) -> dict[Side, np.ndarray]:  # fmt: skip
+    """Return these sides' (n + more, n) arrays, each of which one rank holds, on every rank."""
+    if not sides:
+        return {}
+    sizes = [(side.n + more) * side.n for side in sides]
+    own = [held[side].ravel() for side in sides if holders[side] == world.rank]
+    counts = [0] * world.size
+    for side, size in zip(sides, sizes, strict=True):
+        counts[holders[side]] += size
+    whole = world.gather_rows(np.concatenate([np.empty(0, kind), *own])[:, None], counts)
+    ends = pairwise([0, *accumulate(sizes)])
+    return {side: whole[a:b].reshape(-1, side.n) for side, (a, b) in zip(sides, ends, strict=True)}
+
+
+def rotated(G: np.ndarray, bases: dict[int, np.ndarray], back: bool = False) -> np.ndarray:
+    """Return G in the bases of its axes, or back."""
+    for axis, Q in bases.items():
         turned = Q.T if back else Q
         G = G @ turned if axis else turned.T @ G
     return G
 
 
 @cache
+def parts_of(blocks: tuple[ParameterBlock, ...], allowed: float, every: int) -> tuple[Part, ...]:
+    """Return what there is to do for the layers of these blocks, as `layers_of` has them."""
+    parts = []
+    for layer in layers_of(blocks, allowed, every):
+        for side in layer.sides:
+            work = side.n * layer.size + RENEWAL * side.n**3 / every
+            parts.append(Part(layer, side, side.n**2, work))
+        squares = sum(side.n**2 for side in layer.sides)
+        work = layer.size * (1.0 + sum(2.0 * side.n for side in layer.sides))
+        parts.append(Part(layer, None, 2 * layer.size + squares, work))
+    return tuple(parts)
+
+
 def layers_of(blocks: tuple[ParameterBlock, ...], allowed: float, every: int) -> tuple[Layer, ...]:
     """Return the layers of all parameters, rotated where that costs `allowed` at most in all.
 
@@ -232,7 +334,7 @@ def layers_of(blocks: tuple[ParameterBlock, ...], allowed: float, every: int) ->
         if block.size:
             places.append((block.offset, (rows, outputs)))
     costs = {
-        (first, axis): 3.0 * shape[axis] * rows * outputs + 5.0 * shape[axis] ** 3 / every
+        (first, axis): 3.0 * shape[axis] * rows * outputs + RENEWAL * shape[axis] ** 3 / every
         for first, shape in places
         for rows, outputs in [shape]
         for axis in range(2)
@@ -244,10 +346,9 @@ def layers_of(blocks: tuple[ParameterBlock, ...], allowed: float, every: int) ->
             break
         chosen[side] = cost
     return tuple(
-        Layer(first, shape, axes := tuple(a for a in range(2) if (first, a) in chosen),
-              shape[0] * shape[1] + sum(chosen[first, axis] for axis in axes))
+        Layer(first, shape, tuple(axis for axis in range(2) if (first, axis) in chosen))
         for first, shape in places
-    )  # fmt: skip
+    )
 
 
 def _sides(block: ParameterBlock) -> tuple[int, int]:

@@ -80,10 +80,10 @@ def pair(world):
 
 @pytest.mark.serial
 def test_layers_are_matrices_and_the_cheapest_sides_are_rotated(small):
-    layers, _ = SMALL._layout(Batches(small, Sampling()))
-    assert [(layer.first, layer.shape, layer.axes) for layer in layers] == [
-        (0, (5, 3), (0, 1)), (15, (28, 3), (0, 1))
-    ]  # fmt: skip
+    parts, _ = SMALL._parts(Batches(small, Sampling()))
+    found = [(p.layer.first, p.layer.shape, p.side and p.side.axis) for p in parts]
+    layers = (0, (5, 3)), (15, (28, 3))
+    assert found == [(*layer, axis) for layer in layers for axis in (0, 1, None)]
     # 3 for each parameter, those of the convolution at 9 places
     assert small.row_work == 3 * (9 * 15 + 84)
     sides = [axis for layer in layers_of(small.parameter_blocks, 3000.0, 10) for axis in layer.axes]
