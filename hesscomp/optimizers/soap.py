@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Batches
 from hesscomp.optimizers.first_order import Adam, FirstOrder
 from hesscomp.optimizers.optimizer import SPREAD, Outcome
@@ -25,7 +24,7 @@ from hesscomp.problems.problem import ParameterBlock
 # rounding is above it and turns them; a shift above that was not better on the CNN.
 SHIFT = 1e-7
 RENEWAL = 5.0  # times n^3: multiply-adds of a new basis
-MEANS_FIRST = "means_first"  # in a state: a layer's means come before its other numbers
+MEANS_FIRST = "means_first"  # in a state: means come first in a layer, as in no earlier version
 NONE = 1e-12  # times the largest eigenvalue, up to which one counts as zero
 
 
@@ -80,14 +79,6 @@ class SOAP(FirstOrder):
 
     def start(self, x):
         return {**super().start(x), MEANS_FIRST: 1}
-
-    def upgraded(self, saved):
-        if saved.step and MEANS_FIRST not in saved.state:
-            raise InputError(
-                "this checkpoint of SOAP is of a development version that had its numbers in "
-                "another order; begin the run again, in another folder"
-            )
-        return super().upgraded(saved)
 
     def part_here(self, batches):
         parts, shares = self._parts(batches)

@@ -6,6 +6,7 @@ import scipy.sparse
 
 from hesscomp.curvature import sparse
 from hesscomp.curvature.design import SparseDesign, make_design, weighted_squares
+from hesscomp.curvature.intercept import WithIntercept
 from hesscomp.curvature.tensorflow import tf
 from hesscomp.parallel.rows import RowBlocks
 
@@ -53,6 +54,32 @@ def test_the_gram_matrix_of_dense_rows(dtype, tolerance, rows):
         found = design.gram(tf.constant(d))
         assert found.dtype == dtype
         np.testing.assert_allclose(found, A.T @ (d[:, None] * A), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-5)])
+@pytest.mark.parametrize("rows", [0, 1, ROWS])
+def test_a_lone_product_of_dense_rows(monkeypatch, dtype, tolerance, rows):
+    """By BLAS, a chunk of 16 rows after the other, with an intercept and without."""
+    rng = np.random.default_rng(0)
+    A, d = rng.standard_normal((rows, N)), rng.standard_normal(rows)
+    for bytes_at_once in (16 * N * np.dtype(dtype).itemsize, 2**20):
+        monkeypatch.setattr("hesscomp.curvature.design.LONE_BYTES", bytes_at_once)
+        design = make_design(A, dtype)
+        for made, B in ((design, A), (WithIntercept(design), np.hstack([A, np.ones((rows, 1))]))):
+            v = rng.standard_normal((B.shape[1], 1)).astype(dtype)
+            curvature, expected = made.curvature(tf.constant(d)), B.T @ (d[:, None] * (B @ v))
+            for found in (curvature.product_of_array(v), curvature.product(tf.constant(v)).numpy()):
+                assert found.dtype == dtype
+                np.testing.assert_allclose(found, expected, rtol=tolerance, atol=20 * tolerance)
+
+
+def test_sums_over_many_rows_in_float32_are_widened():
+    """A column of ones has the exact number of rows, beyond which float32 adds no one."""
+    rows = 2**24 + 2**20
+    at = np.zeros(rows, np.int32), np.arange(rows + 1, dtype=np.int32)
+    ones = scipy.sparse.csr_array((np.ones(rows, np.float32), *at), shape=(rows, 1))
+    found = sparse.gram_product(ones, sparse.row_chunks(ones), np.ones(rows), np.ones((1, 1)))
+    assert found.dtype == np.float32 and found[0, 0] == rows
 
 
 @pytest.mark.parametrize("columns", [1, 5])

@@ -2,16 +2,18 @@
 
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from oracles import by_rank_0
 from test_training import SHORT, check_kills, equal
 
 from hesscomp.curvature.tensorflow import keras
+from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Batches, Sampling
 from hesscomp.optimizers.loop import Saving, Stopping, train
 from hesscomp.optimizers.optimizer import SPREAD
-from hesscomp.optimizers.soap import SOAP, layers_of, shares
+from hesscomp.optimizers.soap import MEANS_FIRST, SOAP, layers_of, shares
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
@@ -114,6 +116,18 @@ def test_reproducible_runs_go_on_with_another_number_of_ranks(world, pair, share
     seventh = (lambda row, x: row["step"] == 7,)
     train(spread, SMALL, sampling=BATCHES, saving=saving, callbacks=seventh)
     assert equal(by_rank_0(world, train, alone, SMALL, saving=saving, **settings), whole)
+
+
+@pytest.mark.serial
+def test_a_state_in_another_order_is_refused(small, tmp_path):
+    """As the version before wrote it: of as many numbers, and without a word on their order."""
+    saving = Saving(str(tmp_path), every=1)
+    train(small, SMALL, sampling=BATCHES, saving=saving, stopping=Stopping(max_steps=3))
+    for path in tmp_path.glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            del file[f"state/{MEANS_FIRST}"]
+    with pytest.raises(InputError, match=f"{MEANS_FIRST}.* to start again"):
+        train(small, SMALL, sampling=BATCHES, saving=saving, stopping=Stopping(max_steps=5))
 
 
 @pytest.mark.ranks(most=2)
