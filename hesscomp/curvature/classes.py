@@ -17,6 +17,7 @@ from hesscomp.curvature.design import (
     ALIGNED_ROWS,
     CHUNK_BYTES,
     SPARSE_LONE_COST,
+    WIDE,
     SparseDesign,
     column_work,
     each_chunk,
@@ -26,7 +27,7 @@ from hesscomp.curvature.sharded import ShardCurvature
 from hesscomp.curvature.tensorflow import share, tf, view
 from hesscomp.parallel.rows import RowBlocks
 
-NARROW = 2**19  # entries of tables up to which SciPy's products are the faster ones: in the cache
+NARROW = 2**19  # entries of tables up to which SciPy's sweep is the faster one: in the cache
 SPARSE_BYTES = 2**27  # of the scores of sparse rows at once
 
 
@@ -39,8 +40,8 @@ class ClassDesign:
 
     Float64 products come from the data as they were given, curvature products of dense data from a
     copy in `dtype`, made where the data have another type; those of sparse data are a
-    `SparseDesign`'s, narrow ones by SciPy in one sweep. With `blocks` each fixed
-    block of rows is multiplied alone.
+    `SparseDesign`'s, narrow ones by SciPy in one sweep. With `blocks` each fixed block of rows is
+    multiplied alone.
 
     Parameters
     ----------
@@ -187,7 +188,8 @@ class ClassDesign:
 
     def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
         """Return whether a product with this block is SciPy's, in one sweep over sparse rows."""
-        return self.sparse and np.prod(V.shape) <= NARROW
+        few = V.shape[1] * self.table[1] < WIDE[self.dtype.name]
+        return self.sparse and (few or np.prod(V.shape) <= NARROW)
 
     def narrow_product(self, terms: "ClassCurvature", V: np.ndarray, part: slice) -> np.ndarray:
         """Return `product` of a narrow array, as an array."""

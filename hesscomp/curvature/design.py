@@ -21,7 +21,8 @@ from hesscomp.curvature.tensorflow import share, tf, view
 from hesscomp.parallel.rows import RowBlocks
 
 CHUNK_BYTES = 4 * 2**20  # of A in one chunk: within the last-level cache, few dispatches
-LONE_BYTES = 2**20  # the same for one column, whose kernels cost less to call: the second level
+LONE_BYTES = 2**20  # the same for a lone column, for BLAS: within the second-level cache
+LONE_ROWS = 64  # at least in such a chunk: beside that, adding up the chunks' products costs little
 WIDE_ROWS = 2048  # rows in a chunk for wide blocks, which are bound by arithmetic instead
 WIDE = {"float32": 3, "float64": 16}  # columns from which TensorFlow's sparse products are faster
 SPARSE_LONE_COST = {"float32": 3.0, "float64": 1.2}  # as `Operator.lone_cost`
@@ -149,17 +150,19 @@ class DenseDesign:
         """Return `gram_product` of one column, as an array.
 
         It is bound by memory: a chunk comes from there for A v, and from the second-level cache for
-        the product with A^T.
+        the product with A^T. The chunks' products are added in float64.
         """
         A, x = view(self._curved), V[:, 0]
-        weights, out = view(weights).astype(A.dtype, copy=False), np.zeros(self.n, A.dtype)
-        gemv, few = get_blas_funcs("gemv", (A,)), max(LONE_BYTES // (A.itemsize * self.n), 1)
-        for start in range(0, self.rows, few):
-            part = A[start : start + few].T  # in Fortran's order, without a copy
-            scores = gemv(1, part, x, trans=1)
-            scores *= weights[start : start + few]
-            gemv(1, part, scores, beta=1, y=out, overwrite_y=1)
-        return out[:, None]
+        weights, out = view(weights).astype(A.dtype, copy=False), np.zeros(self.n)
+        gemv, few = get_blas_funcs("gemv", (A,)), LONE_BYTES // (A.itemsize * self.n)
+        few = max(few, LONE_ROWS)
+        with np.errstate(over="ignore", invalid="ignore"):  # who asked looks at the product
+            for start in range(0, self.rows, few):
+                part = A[start : start + few].T  # in Fortran's order, without a copy
+                scores = gemv(1, part, x, trans=1)
+                scores *= weights[start : start + few]
+                out += gemv(1, part, scores)
+        return out[:, None].astype(A.dtype, copy=False)
 
     @property
     def _on_gpu(self) -> bool:
@@ -218,9 +221,8 @@ class SparseDesign:
     def __init__(self, X: scipy.sparse.csr_array, dtype: tf.DType, blocks: RowBlocks | None = None):
         self.rows, self.n = X.shape
         self.dtype = dtype
-        self._matrix = sparse.in_type(X, np.float64)
-        self._curved = sparse.in_type(X, dtype.as_numpy_dtype)
-        self._chunks = sparse.row_chunks(self._matrix)
+        self._given, self._curved = X, sparse.in_type(X, dtype.as_numpy_dtype)
+        self._chunks = sparse.row_chunks(X)
         self._local = blocks.local if blocks is not None else ()
         self._blocks = [SparseDesign(X[rows], dtype) for rows in self._local]
 
@@ -237,7 +239,12 @@ class SparseDesign:
 
     @property
     def column_work(self) -> float:
-        return column_work(self._matrix, self.dtype)
+        return column_work(self._given, self.dtype)
+
+    @functools.cached_property
+    def _matrix(self) -> scipy.sparse.csr_array:
+        """A in float64."""
+        return sparse.in_type(self._given, np.float64)
 
     @functools.cached_property
     def _pair(self) -> tuple["_Csr", "_Csr"]:
@@ -260,15 +267,11 @@ class SparseDesign:
         return self.transposed_product(weights * self.block_product(V))
 
     def block_product(self, V: tf.Tensor) -> tf.Tensor:
-        """Return A V in `dtype`: (n, k) to (rows, k)."""
-        if self.is_narrow(V):
-            return tf.constant(self._curved @ view(V))
+        """Return A V in `dtype` by TensorFlow: (n, k) to (rows, k)."""
         return self._pair[0] @ V
 
     def transposed_product(self, U: tf.Tensor) -> tf.Tensor:
-        """Return A^T U in `dtype`: (rows, k) to (n, k)."""
-        if self.is_narrow(U):
-            return tf.constant(self._curved.T @ view(U))
+        """Return A^T U in `dtype` by TensorFlow: (rows, k) to (n, k)."""
         return self._pair[1] @ U
 
     def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
@@ -350,7 +353,7 @@ class _Csr:
     def __init__(self, X: scipy.sparse.csr_array):
         self.rows = X.shape[0]
         self.empty = X.nnz == 0  # TensorFlow's product divides by the number of nonzeros
-        X.sort_indices()
+        X = X if X.has_sorted_indices else X.sorted_indices()  # a copy: others share the indices
         rows = np.repeat(np.arange(X.shape[0], dtype=np.int64), np.diff(X.indptr))
         self.matrix = tf.raw_ops.SparseTensorToCSRSparseMatrix(
             indices=np.stack([rows, X.indices], axis=1),

@@ -14,7 +14,7 @@ import scipy.sparse
 from scipy.sparse import _sparsetools
 
 CHUNK = 100_000  # nonzeros of a chunk, 12 bytes each
-WIDENED = 32  # nonzeros a column after which sums in float32 are added up in float64
+WIDENED = 16  # nonzeros a column after which sums in float32 are added up in float64
 
 
 def in_type(A: scipy.sparse.csr_array, dtype: type) -> scipy.sparse.csr_array:
@@ -45,8 +45,8 @@ def two_way_product(
 ) -> np.ndarray:
     """Return A^T f(A V) in A's type, where f changes each row of A V by itself.
 
-    In float32, sums over many rows are widened now and then: their error does not grow with the
-    rows.
+    In float32, sums over more than `WIDENED` nonzeros a column are added up in float64: beyond
+    that, their error does not grow with the rows.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ from hesscomp.parallel import threads_of_environment
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 2**31 - 1  # bytes: what an int of mallopt holds
+_kept = 0  # what `keep_freed_memory` was asked for
 LARGEST_MAPPED = 2**25  # bytes: the highest M_MMAP_THRESHOLD before glibc 2.35
 
 
@@ -131,15 +132,17 @@ def keep_freed_memory(most: float) -> None:
     """Let the C library keep up to `most` bytes that tensors leave free, for the next tensors.
 
     By default it gives large arrays back to the system at once, and every tensor of megabytes is
-    mapped, cleared and faulted in again: a tenth of a network's block product. It keeps no more
-    than `KEPT` whatever `most`; where the library is not glibc, nothing happens.
+    mapped, cleared and faulted in again: a tenth of a network's block product. The largest `most`
+    so far holds, for the whole process, up to `KEPT`; where the library is not glibc, nothing
+    happens.
     """
+    global _kept
+    _kept = max(_kept, int(min(most, KEPT)))
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        kept = int(min(most, KEPT))
-        mallopt(M_TRIM_THRESHOLD, kept)
-        if not mallopt(M_MMAP_THRESHOLD, kept):
-            mallopt(M_MMAP_THRESHOLD, min(kept, LARGEST_MAPPED))
+        mallopt(M_TRIM_THRESHOLD, _kept)
+        if not mallopt(M_MMAP_THRESHOLD, _kept):
+            mallopt(M_MMAP_THRESHOLD, min(_kept, LARGEST_MAPPED))
 
 
 @contextmanager

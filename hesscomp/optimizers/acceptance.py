@@ -68,16 +68,15 @@ def backtrack(
     objectives : callable
         Return the objectives at some step lengths; collective.
     at_once : int
-        How many lengths are tried together, after the first one, which is the usual end.
+        How many lengths are tried together, after the first one, which usually suffices.
     start, slope : float
         Objective and slope at length 0. No step is found unless the slope is negative.
     """
     if not world.decide(slope < 0):
         return Search(0.0, start)
-    left = np.cumprod([1.0] + (trials - 1) * [shrink])
+    left, count = np.cumprod([1.0] + (trials - 1) * [shrink]), 1
     while len(left):
-        count = 1 if left[0] == 1 else at_once
-        lengths, left = left[:count], left[count:]
+        lengths, left, count = left[:count], left[count:], at_once
         for length, value in zip(lengths, objectives(lengths), strict=True):
             enough = value <= start + sufficient * length * slope + ROUNDING * abs(start)
             if world.decide(enough):

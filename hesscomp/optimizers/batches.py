@@ -231,7 +231,7 @@ class Task:
 class Line:
     """The points x + t d that a step chooses from; `slope` is the objective's, at t = 0."""
 
-    at_once = 1  # how many objectives along it cost no more than one
+    at_once = 1  # how many objectives along it take one reduction together
 
     def __init__(self, task: Task, direction: np.ndarray):
         self.task, self.direction = task, direction

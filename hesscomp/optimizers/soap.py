@@ -1,4 +1,4 @@
-"""SOAP: Adam in the eigenbases of Kronecker factors, layer by layer, the layers over the ranks.
+"""SOAP: Adam in the eigenbases of Kronecker factors, layers' steps and means over the ranks.
 
 Vyas and others, "SOAP: improving and stabilizing Shampoo using Adam" (ICLR 2025), algorithm 3, and
 the authors' code (github.com/nikhilvyas/SOAP).
@@ -24,7 +24,7 @@ from hesscomp.problems.problem import ParameterBlock
 # rounding is above it and turns them; a shift above that was not better on the CNN.
 SHIFT = 1e-7
 RENEWAL = 5.0  # times n^3: multiply-adds of a new basis
-MEANS_FIRST = "means_first"  # in a state: means come first in a layer, as in no earlier version
+MEANS_FIRST = "means_first"  # marks states in which the means of a layer come first
 NONE = 1e-12  # times the largest eigenvalue, up to which one counts as zero
 
 
@@ -46,7 +46,7 @@ class SOAP(FirstOrder):
     the gradient's. Each rank makes the steps of some layers and follows the means of some sides,
     and holds only their numbers: two of each parameter, n^2 of each basis, and n^2 of each mean.
     One gather of as many words as parameters; where bases are renewed, two more, of those whose
-    mean another rank has. Products with bases are computed in the batch's `gradient_dtype`.
+    mean another rank follows. Products with bases are computed in the batch's `gradient_dtype`.
 
     On convolutional networks it leads all other methods here; on networks of dense layers, where
     few sides are cheap enough, Kronecker-preconditioned `HessianFree` does.
@@ -135,7 +135,9 @@ class SOAP(FirstOrder):
         ends = [0, *accumulate(part.numbers for part in mine)]
         return [(part, spread[a:b]) for part, (a, b) in zip(mine, pairwise(ends), strict=True)]
 
-    def _learn(self, task, before: np.ndarray, gradient: np.ndarray):
+    def _learn(
+        self, task, before: np.ndarray, gradient: np.ndarray
+    ) -> tuple[list[tuple["Part", np.ndarray]], np.ndarray]:
         """Return what this rank does, as `_mine`, and its new numbers: the means with a gradient.
 
         The others are as before; nothing is changed in place, as a step may have to be made again.
@@ -156,23 +158,23 @@ class SOAP(FirstOrder):
         """
         parts, shares = self._parts(task.batches)
         ranks = [rank for rank, share in enumerate(shares) for _ in parts[share]]
-        follows = {part.side: rank for part, rank in zip(parts, ranks, strict=True) if part.side}
-        steps = {
+        following = {part.side: rank for part, rank in zip(parts, ranks, strict=True) if part.side}
+        stepping = {
             side: rank for part, rank in zip(parts, ranks, strict=True) if part.side is None
             for side in part.layer.sides
         }  # fmt: skip
-        apart = [side for side in follows if follows[side] != steps[side]]
+        apart = [side for side in following if following[side] != stepping[side]]
         old, new = {}, {}
         for part, held in mine:
             if part.side is None:
                 bases = part.layer.views(held)[2]
                 old |= {side: bases[side.axis].astype(kind) for side in part.layer.sides}
-        old |= _sent(task.world, apart, steps, old, 0, kind)
+        old |= _gathered(task.world, apart, stepping, old, 0, kind)
         for part, held in mine:
             if part.side is not None:
                 S = held.reshape(2 * (part.side.n,)).astype(kind, copy=False)
                 new[part.side] = basis(S, old[part.side]).astype(kind, copy=False)
-        new |= _sent(task.world, apart, follows, new, 1, kind)
+        new |= _gathered(task.world, apart, following, new, 1, kind)
         for part, held in mine:
             if part.side is None:
                 for side in part.layer.sides:
@@ -239,7 +241,10 @@ class Part:
     work: float  # multiply-adds of a step
 
     def learn(self, x: np.ndarray, was: np.ndarray, held: np.ndarray, share: float) -> None:
-        """Write a side's mean with a gradient; without a copy, which takes as long as a product."""
+        """Write to `held` a side's mean, renewed by a gradient.
+
+        In place, as a copy takes as long as the product.
+        """
         assert self.side is not None
         G = self.layer.matrix(x)
         product = G.T @ G if self.side.axis else G @ G.T
@@ -270,15 +275,18 @@ def next_basis(S: np.ndarray, Q: np.ndarray) -> np.ndarray:
     return np.vstack([np.linalg.qr(powers[:, order])[0], order])
 
 
-def _sent(
-    world, sides: list[Side], holders: dict[Side, int], held: dict[Side, np.ndarray],
-    more: int, kind: str,
+def _gathered(
+    world, sides: list[Side], holders: dict[Side, int], arrays: dict[Side, np.ndarray],
+    extra_rows: int, kind: str,
 ) -> dict[Side, np.ndarray]:  # fmt: skip
-    """Return these sides' (n + more, n) arrays, each of which one rank holds, on every rank."""
+    """Return the sides' (n + extra_rows, n) arrays, of which each has one holder, on every rank.
+
+    The sides are in the order of their holders' ranks.
+    """
     if not sides:
         return {}
-    sizes = [(side.n + more) * side.n for side in sides]
-    own = [held[side].ravel() for side in sides if holders[side] == world.rank]
+    sizes = [(side.n + extra_rows) * side.n for side in sides]
+    own = [arrays[side].ravel() for side in sides if holders[side] == world.rank]
     counts = [0] * world.size
     for side, size in zip(sides, sizes, strict=True):
         counts[holders[side]] += size

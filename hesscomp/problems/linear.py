@@ -12,7 +12,7 @@ import scipy.sparse
 from hesscomp.curvature.design import make_design, squared_rows, weighted_squares
 from hesscomp.curvature.intercept import WithIntercept
 from hesscomp.curvature.sharded import ShardCurvature
-from hesscomp.curvature.tensorflow import keep_freed_memory, tf
+from hesscomp.curvature.tensorflow import keep_freed_memory, tf, view
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.scaling import Scaling
@@ -314,9 +314,9 @@ class GeneralizedLinearModel(Problem):
         self.world.ledger.passes += 1
         losses, slopes = self._losses(margins), self._slopes(margins)
         if self.world.reproducible:
-            gradients = self.design.adjoint_by_row_block(slopes)
+            gradients = view(self.design.adjoint_by_row_block(slopes))
         else:
-            gradients = self.design.adjoint(slopes)[None]
+            gradients = view(self.design.adjoint(slopes))[None]
         addends = np.hstack([gradients, self._part_sums(losses[None])])
         return self.values_of_sums(addends, x)
 

@@ -107,7 +107,7 @@ def test_it_trains_and_ranks_change_its_rounding_alone(world, small):
 
 
 def test_reproducible_runs_go_on_with_another_number_of_ranks(world, pair, shared_tmp):
-    """With the same bits, although each rank holds and saves the state of some layers only."""
+    """With the same bits, although each rank holds and saves the state of some parts only."""
     spread, alone = pair
     settings = {"sampling": BATCHES, "stopping": Stopping(max_steps=12)}
     whole = by_rank_0(world, train, alone, SMALL, **settings)

@@ -75,12 +75,15 @@ def test_it_is_the_model_that_it_says(world, storage, how, ridge, intercept):
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("float32", 1e-6)])
 @pytest.mark.parametrize("ridge, intercept", [(0.02, True), (0.0, True), (0.02, False)])
+@pytest.mark.parametrize("narrow", [0, 40])
 def test_wide_and_narrow_products_of_sparse_rows(
-    world, dtype, tolerance, ridge, intercept, monkeypatch
+    world, dtype, tolerance, ridge, intercept, narrow, monkeypatch
 ):
     """By TensorFlow from some columns on, and a few at once; also of an empty shard."""
     options = {"dtype": dtype, "ridge": ridge, "intercept": intercept}
     monkeypatch.setattr("hesscomp.curvature.classes.SPARSE_BYTES", 8 * ROWS * K * 4)
+    monkeypatch.setattr("hesscomp.curvature.classes.NARROW", narrow)
+    monkeypatch.setattr("hesscomp.curvature.classes.WIDE", {"float32": 0, "float64": 0})
     monkeypatch.setattr("hesscomp.curvature.sparse.CHUNK", 40)
     made, dense = (problem(world, "first empty", each, **options) for each in ("sparse", "dense"))
     x = np.random.default_rng(0).standard_normal(made.n) / 3
