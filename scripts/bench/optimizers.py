@@ -181,7 +181,7 @@ PLANS = {
         distorted=True,
     ),
     "cosine-cnn4": Plan(
-        20, 5000, {**soap(1e-2, 3e-3), **baselines(100, [1e-2, 3e-3], [1e-2, 3e-3], [])},
+        20, 5000, {**soap(1e-2, 3e-3), **baselines(100, [1e-2, 3e-3], [1e-2, 3e-3], [3e-2])},
         distorted=True, cosine=True,
     ),
 }  # fmt: skip
