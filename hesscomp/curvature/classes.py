@@ -189,7 +189,7 @@ class ClassDesign:
     def is_narrow(self, V: tf.Tensor | np.ndarray) -> bool:
         """Return whether a product with this block is SciPy's, in one sweep over sparse rows."""
         few = V.shape[1] * self.table[1] < WIDE[self.dtype.name]
-        return self.sparse and (few or np.prod(V.shape) <= NARROW)
+        return self.sparse and bool(few or np.prod(V.shape) <= NARROW)
 
     def narrow_product(self, terms: "ClassCurvature", V: np.ndarray, part: slice) -> np.ndarray:
         """Return `product` of a narrow array, as an array."""

@@ -59,18 +59,19 @@ def two_way_product(
     V : (n, k) array
     """
     n, k = V.shape
-    V, out, wide, done = np.ascontiguousarray(V, A.dtype), np.zeros((n, k), A.dtype), 0.0, 0
+    V, out, done = np.ascontiguousarray(V, A.dtype), np.zeros((n, k), A.dtype), 0
+    wide = None  # the sums in float64 of what was added in float32 up to the nonzero `done`
     of_rows, of_columns, width = _kernels(k)
     for first, last in pairwise(chunks):
         if A.dtype == np.float32 and A.indptr[first] - done > WIDENED * n:
-            wide, done = wide + out.astype(np.float64), A.indptr[first]
+            wide, done = out.astype(np.float64) + (0 if wide is None else wide), A.indptr[first]
             out[:] = 0
         rows, nonzeros = last - first, (A.indptr[first : last + 1], A.indices, A.data)
         part = np.zeros((rows, k), A.dtype)
         of_rows(rows, n, *width, *nonzeros, V.ravel(), part.ravel())
         between(slice(first, last), part)
         of_columns(n, rows, *width, *nonzeros, part.ravel(), out.ravel())
-    return (wide + out).astype(A.dtype) if done else out
+    return out if wide is None else (wide + out).astype(A.dtype)
 
 
 def gram_product(

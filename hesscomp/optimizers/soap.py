@@ -164,7 +164,8 @@ class SOAP(FirstOrder):
             for side in part.layer.sides
         }  # fmt: skip
         apart = [side for side in following if following[side] != stepping[side]]
-        old, new = {}, {}
+        old: dict[Side, np.ndarray] = {}
+        new: dict[Side, np.ndarray] = {}
         for part, held in mine:
             if part.side is None:
                 bases = part.layer.views(held)[2]
