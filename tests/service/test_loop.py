@@ -157,7 +157,7 @@ def test_short_work_and_visitors_of_a_job(monkeypatch, tmp_path, data):
         ended = front.hear("ended")[0]
         assert ended["state"] == "failed" and "nothing" in ended["error"]
 
-        long = {**job, "options": {**OPTIONS, "rank": 25, "block": 1}}
+        long = {**job, "options": {**OPTIONS, "rank": 50, "block": 1}}
         for word, state in (("cancel", "cancelled"), ("drain", "queued")):
             front.send({"do": "job", "job": long, "folder": folder, "at": "zero"})
             front.hear("event")
