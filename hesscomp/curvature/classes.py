@@ -89,10 +89,10 @@ class ClassDesign:
         """As that of a design with one column, for each of the K."""
         return column_work(self._given, self.dtype) * self.table[1]
 
-    def forward(self, x: tf.Tensor) -> tf.Tensor:
+    def forward(self, x: np.ndarray) -> tf.Tensor:
         """Return the scores in float64: (n,) to (rows, K)."""
         if self.sparse:  # each row alone, whatever the blocks
-            return tf.constant(self._sparse_scores(view(x)))
+            return tf.constant(self._sparse_scores(x))
         W = self.spread(x[:, None])[:, 0]
         scores = [self._scores(part, W) for part in self.parts]
         return tf.concat([tf.zeros([0, self.table[1]], tf.float64), *scores], axis=0)
@@ -107,22 +107,20 @@ class ClassDesign:
         T += ones
         return np.hstack([np.zeros((self.rows, self._first)), T]) if self._first else T
 
-    def adjoint(self, R: tf.Tensor) -> tf.Tensor:
+    def adjoint(self, R: tf.Tensor) -> np.ndarray:
         """Return the table A^T R's free entries in float64: (rows, K) to (n,)."""
         return self._adjoint(R, slice(0, self.rows))
 
-    def adjoint_by_row_block(self, R: tf.Tensor) -> tf.Tensor:
-        none = tf.zeros([0, self.n], tf.float64)
-        parts = [self._adjoint(R, part) for part in self.parts]
-        return tf.stack(parts) if parts else none
+    def adjoint_by_row_block(self, R: tf.Tensor) -> np.ndarray:
+        return np.reshape([self._adjoint(R, part) for part in self.parts], (-1, self.n))
 
-    def _adjoint(self, R: tf.Tensor, part: slice) -> tf.Tensor:
+    def _adjoint(self, R: tf.Tensor, part: slice) -> np.ndarray:
         A, R = (self._of(each, part) for each in (self._given, R))
         if self.sparse:
             own = view(R)[:, self._first :]
-            return tf.constant(self._entries(A.T @ own, np.einsum("rc->c", own), 1)[:, 0])
+            return self._entries(A.T @ own, np.einsum("rc->c", own), 1)[:, 0]
         back = _kernels(A.dtype.name).adjoint(A, R, self._chunk(self.table[1], 8))
-        return self.gather(back[:, None], tf.reduce_sum(R, axis=0)[None, None])[:, 0]
+        return view(self.gather(back[:, None], tf.reduce_sum(R, axis=0)[None, None])[:, 0])
 
     def squares(self, values: np.ndarray, part: slice) -> np.ndarray:
         """Return (A * A)^T values of some rows, the table's free entries: (rows, K) to (n,)."""

@@ -87,7 +87,8 @@ class DenseDesign:
     Float64 products come from the data as they were given (float32 data are widened chunk by
     chunk); curvature products from a copy in `dtype`, made only where the data have another.
 
-    Methods take and return tensors; `v`, `r` and the weights are float64, blocks are in `dtype`.
+    What belongs to the rows, and blocks of columns, are tensors; `v` and A^T r are arrays. `v`, `r`
+    and the weights are float64, blocks are in `dtype`.
     Methods by row block return each block's product alone, one after the other on a first axis.
     """
 
@@ -118,17 +119,17 @@ class DenseDesign:
         rows = CHUNK_BYTES // max(row_bytes, 1) // ALIGNED_ROWS * ALIGNED_ROWS
         return tf.constant(max(rows, ALIGNED_ROWS), tf.int32)
 
-    def forward(self, v: tf.Tensor) -> tf.Tensor:
+    def forward(self, v: np.ndarray) -> tf.Tensor:
         """Return A v in float64: (n,) to (rows,)."""
         if self._given.dtype == tf.float64 and self.blocks is None:
             return tf.linalg.matvec(self._given, v)
         return self._exact_kernels.forward(self._given, v, self._chunk(8 * self.n))
 
-    def adjoint(self, r: tf.Tensor) -> tf.Tensor:
+    def adjoint(self, r: tf.Tensor) -> np.ndarray:
         """Return A^T r in float64: (rows,) to (n,)."""
         if self._given.dtype == tf.float64:
-            return tf.linalg.matvec(self._given, r, transpose_a=True)
-        return self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n))
+            return view(tf.linalg.matvec(self._given, r, transpose_a=True))
+        return view(self._exact_kernels.adjoint(self._given, r, self._chunk(8 * self.n)))
 
     @property
     def column_work(self) -> float:
@@ -184,8 +185,8 @@ class DenseDesign:
             out += scaled.T @ scaled  # by BLAS' syrk: half of the operations
         return tf.constant(out)
 
-    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
-        return self._exact_kernels.adjoint_by_row_block(self._given, r, self._chunk())
+    def adjoint_by_row_block(self, r: tf.Tensor) -> np.ndarray:
+        return view(self._exact_kernels.adjoint_by_row_block(self._given, r, self._chunk()))
 
     def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         given = self._curved, tf.cast(weights, self.dtype), self._chunk()
@@ -254,11 +255,11 @@ class SparseDesign:
     def curvature(self, weights: tf.Tensor) -> "GramCurvature":
         return GramCurvature(self, weights)
 
-    def forward(self, v: tf.Tensor) -> tf.Tensor:
-        return tf.constant(self._matrix @ np.asarray(v))  # each row alone, whatever the blocks
+    def forward(self, v: np.ndarray) -> tf.Tensor:
+        return tf.constant(self._matrix @ v)  # each row alone, whatever the blocks
 
-    def adjoint(self, r: tf.Tensor) -> tf.Tensor:
-        return tf.constant(self._matrix.T @ np.asarray(r))
+    def adjoint(self, r: tf.Tensor) -> np.ndarray:
+        return self._matrix.T @ view(r)
 
     def gram_product(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         if self.is_narrow(V):
@@ -294,8 +295,9 @@ class SparseDesign:
         panels = (units[:, start : start + 256] for start in range(0, self.n, 256))
         return tf.concat([self.gram_product(weights, panel) for panel in panels], axis=1)
 
-    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
-        return self._stacked("adjoint", tf.zeros([0, self.n], r.dtype), r)
+    def adjoint_by_row_block(self, r: tf.Tensor) -> np.ndarray:
+        parts = [block.adjoint(r[rows]) for block, rows in zip(self._blocks, self._local, strict=True)]
+        return np.reshape(parts, (-1, self.n))
 
     def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         return self._stacked("gram_product", tf.zeros([0, *V.shape], V.dtype), weights, V)

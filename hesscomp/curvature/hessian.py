@@ -87,6 +87,5 @@ class HessianOperator(CurvatureOperator):
     """
 
     def __init__(self, problem, x: np.ndarray, shard=None):
-        x = np.array(x, dtype=np.float64)
-        shard = problem.linearize(x) if shard is None else shard
+        shard = problem.linearize(np.array(x, np.float64)) if shard is None else shard
         super().__init__(problem, x, shard, psd=problem.psd)

@@ -27,15 +27,15 @@ class WithIntercept:
         other._local = self._local
         return other
 
-    def forward(self, v: tf.Tensor) -> tf.Tensor:
+    def forward(self, v: np.ndarray) -> tf.Tensor:
         return self.design.forward(v[:-1]) + v[-1]
 
-    def adjoint(self, r: tf.Tensor) -> tf.Tensor:
-        return tf.concat([self.design.adjoint(r), [tf.reduce_sum(r)]], axis=0)
+    def adjoint(self, r: tf.Tensor) -> np.ndarray:
+        return np.append(self.design.adjoint(r), tf.reduce_sum(r))
 
-    def adjoint_by_row_block(self, r: tf.Tensor) -> tf.Tensor:
+    def adjoint_by_row_block(self, r: tf.Tensor) -> np.ndarray:
         sums = np.array([r.numpy()[rows].sum() for rows in self._local]).reshape(-1, 1)
-        return tf.concat([self.design.adjoint_by_row_block(r), sums], axis=1)
+        return np.hstack([self.design.adjoint_by_row_block(r), sums])
 
     def curvature(self, weights: tf.Tensor) -> "Bordered":
         return Bordered(self.design.curvature(weights), self, weights)
@@ -62,12 +62,12 @@ class Bordered(ShardCurvature):
         return self.inner.column_work
 
     @cached_property
-    def _border(self) -> tf.Tensor:
+    def _border(self) -> np.ndarray:
         return self.design.adjoint(self.weights)
 
     @cached_property
     def _borders(self) -> np.ndarray:
-        return self.design.adjoint_by_row_block(self.weights).numpy()
+        return self.design.adjoint_by_row_block(self.weights)
 
     def product(self, V: tf.Tensor) -> tf.Tensor:
         border = tf.cast(self._border, V.dtype)
@@ -84,10 +84,10 @@ class Bordered(ShardCurvature):
         return _framed(self.inner.dense()[None], self._border[None])[0]
 
     def dense_by_row_block(self) -> tf.Tensor:
-        return _framed(self.inner.dense_by_row_block(), tf.constant(self._borders))
+        return _framed(self.inner.dense_by_row_block(), self._borders)
 
 
-def _framed(inner: tf.Tensor, borders: tf.Tensor) -> tf.Tensor:
+def _framed(inner: tf.Tensor, borders: np.ndarray) -> tf.Tensor:
     """Return (blocks, n, n) matrices with (blocks, n + 1) borders: the last row and column."""
     borders = tf.cast(borders, inner.dtype)
     wide = tf.concat([inner, borders[:, :-1, None]], axis=2)

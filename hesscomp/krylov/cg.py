@@ -146,7 +146,7 @@ def conjugate_gradients(
         layout, M = RowLayout(A.n, A.world), preconditioner
         M = None if M is None else M.in_layout(layout)
         found = _solved(A.in_layout(layout), layout.local(b), tolerance, M, limit)
-        x, residual = layout.whole(np.column_stack([found.x, found.residual])).T
+        x, residual = (layout.whole(v[:, None])[:, 0] for v in (found.x, found.residual))
         return replace(found, x=x, residual=residual)
     return _solved(A, b, tolerance, preconditioner, limit)
 

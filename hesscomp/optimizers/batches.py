@@ -44,6 +44,16 @@ class HessianDiagonal:
         return float(self.values.sum()) if known is None else known
 
 
+def _kept(x: np.ndarray) -> np.ndarray:
+    """Return a point as it is now: itself where nobody may change it, as those of a run's steps."""
+    return x.copy() if x.flags.writeable else x
+
+
+def _is_point(kept: np.ndarray, x: np.ndarray) -> bool:
+    """Return whether x is a kept point; of long vectors, which mostly are not, by a few first."""
+    return x is kept or (np.array_equal(kept[:8], x[:8]) and np.array_equal(kept, x))
+
+
 class View:
     """A problem or a batch of it, whose `share` of all rows it has.
 
@@ -67,10 +77,10 @@ class View:
 
     def know(self, x: np.ndarray, objective: float, gradient: np.ndarray) -> None:
         """Keep the values at x, and those at the point before it."""
-        self._known = [(x.copy(), (objective, gradient)), *self._known[:1]]
+        self._known = [(_kept(x), (objective, gradient)), *self._known[:1]]
 
     def _recall(self, x: np.ndarray) -> tuple[float, np.ndarray] | None:
-        return next((values for point, values in self._known if np.array_equal(point, x)), None)
+        return next((values for point, values in self._known if _is_point(point, x)), None)
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Return f(x) and its gradient; free at the last two points where both were requested."""
@@ -96,7 +106,7 @@ class View:
 
     def rows_at(self, x: np.ndarray) -> GaussNewtonRows:
         """Return the rows of the Gauss-Newton matrix at x; free at the last such point."""
-        if self._rows is None or not np.array_equal(self._rows.x, x):
+        if self._rows is None or not _is_point(self._rows.x, x):
             self._rows = None  # before there are others
             self._rows = GaussNewtonRows(self.problem, x)
         return self._rows
@@ -111,14 +121,14 @@ class View:
 
     def margins(self, x: np.ndarray):
         """Return the margins at x of this rank's rows; free at the last such point."""
-        if self._margins is not None and np.array_equal(self._margins[0], x):
+        if self._margins is not None and _is_point(self._margins[0], x):
             return self._margins[1]
         self.keep_margins(x, margins := self.problem.margins(x))
         return margins
 
     def keep_margins(self, x: np.ndarray, margins) -> None:
         """Take these for the margins at x, in place of those at the point before."""
-        self._margins = x.copy(), margins
+        self._margins = _kept(x), margins
 
     def hessian(self, x: np.ndarray) -> Operator:
         """Return the Hessian of the data term at x, without the ridge."""

@@ -169,6 +169,12 @@ def said_once(log: logging.Logger) -> Iterator[None]:
                 log.warning("%d times in this run, at first: %s", 1 + len(others), first)
 
 
+def _fixed(x: np.ndarray) -> np.ndarray:
+    """Return a point of a run, which nobody changes from now on: it is kept without a copy."""
+    x.setflags(write=False)
+    return x
+
+
 class _Run:
     """One run: what a checkpoint of it holds, and the rules for moving on."""
 
@@ -228,7 +234,7 @@ class _Run:
         status = self._conclude(task, status)
         self._finish(*status)
         return TrainResult(
-            self.x, self.best, self.best_objective, task.objective, task.gradient_norm,
+            self.x.copy(), self.best.copy(), self.best_objective, task.objective, task.gradient_norm,
             self.step, *status, self.history,
             None if self.held_out is None else self.held_out(self.best),
             self.optimizer.remark(self.history.rows), self.state,
@@ -238,7 +244,7 @@ class _Run:
 
     def _prepare(self, x0) -> None:
         x0 = self.problem.first_point() if x0 is None else x0
-        self.x = self.best = self.problem.check_point(x0).copy()
+        self.x = self.best = _fixed(self.problem.check_point(x0).copy())
         part = self.optimizer.part_here(self.batches)
         self.state = self.optimizer.start(self.x)
         self.spreads = any(self.world.gather(part[1]))
@@ -368,7 +374,7 @@ class _Run:
         if self.stopping.patience is not None:
             better = self._lowers_test_loss(tested["test_loss"])
         if self.world.decide(better):
-            self.best, self.best_objective = task.x.copy(), task.full
+            self.best, self.best_objective = task.x, task.full
 
     def _lowers_test_loss(self, loss: float) -> bool:
         """Note a loss on the test rows, or NaN for none; return whether it is the lowest."""
@@ -479,7 +485,7 @@ class _Run:
         if outcome.stuck and task.whole:
             return self._ended(outcome.why)
         self.step += 1
-        self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
+        self.x, self.state, self.values = _fixed(outcome.x), outcome.state, outcome.values
         return None
 
     def _ended(self, why: str) -> tuple[str, str]:
@@ -541,7 +547,7 @@ class _Run:
         self.step = self.saved = saved.step
         self.history = saved.history
         self.state, self.values = saved.state, saved.values
-        self.x, self.best = saved.arrays["x"], saved.arrays["best"]
+        self.x, self.best = _fixed(saved.arrays["x"]), saved.arrays["best"]
         if saved.rows is not None and self.spreads:
             self.state[SPREAD] = saved.rows[:, 0]
         elif saved.rows is not None:

@@ -289,7 +289,7 @@ class GeneralizedLinearModel(Problem):
     def margins(self, x: np.ndarray) -> tf.Tensor:
         """Return a_i.x for this shard's rows; local, one pass."""
         self.world.ledger.passes += 1
-        return self.design.forward(tf.convert_to_tensor(x, tf.float64))
+        return self.design.forward(np.asarray(x, np.float64))
 
     def known_margins(self, values: np.ndarray) -> tf.Tensor:
         return tf.convert_to_tensor(values, tf.float64)
@@ -313,12 +313,14 @@ class GeneralizedLinearModel(Problem):
         """Return E(x) and its gradient where the margins are known; one pass, one reduction."""
         self.world.ledger.passes += 1
         losses, slopes = self._losses(margins), self._slopes(margins)
+        gradients, sums = self._backs(slopes), self._part_sums(losses[None])
+        return self.values_of_sums(np.hstack([gradients, sums]), x)
+
+    def _backs(self, values: tf.Tensor) -> np.ndarray:
+        """Return A^T values of this rank's rows for each of its parts: (parts, n)."""
         if self.world.reproducible:
-            gradients = view(self.design.adjoint_by_row_block(slopes))
-        else:
-            gradients = view(self.design.adjoint(slopes))[None]
-        addends = np.hstack([gradients, self._part_sums(losses[None])])
-        return self.values_of_sums(addends, x)
+            return self.design.adjoint_by_row_block(values)
+        return self.design.adjoint(values)[None]
 
     def squared_gradients(self, x: np.ndarray) -> np.ndarray:
         return self._squared_columns(self._slopes(self.margins(x)).numpy() ** 2)
@@ -435,7 +437,7 @@ class GeneralizedLinearModel(Problem):
     def _forward(self, V: np.ndarray) -> np.ndarray:
         """Return A V for the shard, column by column: bits depend on no chunk."""
         self.world.ledger.passes += V.shape[1]
-        columns = [self.design.forward(tf.constant(v)).numpy() for v in V.T]
+        columns = [self.design.forward(v).numpy() for v in np.asarray(V.T, np.float64)]
         return np.reshape(columns, (V.shape[1], len(self.shard.y))).T
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
@@ -444,10 +446,7 @@ class GeneralizedLinearModel(Problem):
 
     def _adjoint(self, values: np.ndarray) -> np.ndarray:
         """Return A^T values over the rows of all ranks."""
-        values = tf.constant(values)
-        if self.world.reproducible:
-            return self.sum_parts(self.design.adjoint_by_row_block(values).numpy(), (self.n,))
-        return self.sum_parts(self.design.adjoint(values).numpy()[None], (self.n,))
+        return self.sum_parts(self._backs(tf.constant(values)), (self.n,))
 
     def _dense(self, places: np.ndarray) -> np.ndarray:
         """Return rows of the shard, dense and in float64, with the intercept's column."""

@@ -209,7 +209,7 @@ class SoftmaxRegression(Classifier, GeneralizedLinearModel):
     def row_slopes(self, x: np.ndarray, V: np.ndarray) -> np.ndarray:
         slopes = self._slopes_at(x)
         self.world.ledger.passes += V.shape[1]
-        along = [(self.design.forward(tf.constant(v)).numpy() * slopes).sum(axis=1) for v in V.T]
+        along = [(self.design.forward(v).numpy() * slopes).sum(axis=1) for v in V.T]
         return np.reshape(along, (V.shape[1], len(slopes))).T[self._held()]
 
     def output_terms(self, x: np.ndarray, rows: slice) -> OutputTerms:

@@ -37,7 +37,7 @@ def test_narrow_and_wide_products(given, dtype, tolerance, blocks):
             expected = [A[b].T @ (d[b, None] * (A[b] @ V)) for b in blocks.local]
             np.testing.assert_allclose(parts, expected, **close)
     v = rng.standard_normal(N)
-    np.testing.assert_allclose(design.forward(tf.constant(v)), A @ v, rtol=1e-12)
+    np.testing.assert_allclose(design.forward(v), A @ v, rtol=1e-12)
     np.testing.assert_allclose(design.adjoint(tf.constant(d)), A.T @ d, rtol=1e-12)
     np.testing.assert_allclose(design.gram(tf.constant(d)), A.T @ (d[:, None] * A), **close)
     found = design.exact().gram_product(tf.constant(d), tf.constant(v[:, None]))
