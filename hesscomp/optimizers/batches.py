@@ -44,8 +44,14 @@ class HessianDiagonal:
         return float(self.values.sum()) if known is None else known
 
 
+def fixed(x: np.ndarray) -> np.ndarray:
+    """Return a point of a run, which nobody may change from now on: it is kept without a copy."""
+    x.setflags(write=False)
+    return x
+
+
 def _kept(x: np.ndarray) -> np.ndarray:
-    """Return a point as it is now: itself where nobody may change it, as those of a run's steps."""
+    """Return a point as it is now."""
     return x.copy() if x.flags.writeable else x
 
 
@@ -266,7 +272,9 @@ class Line:
 class MarginLine(Line):
     """A line along which margins are moved: one pass over the data serves all of its points.
 
-    Several objectives then take one reduction of as many words.
+    Several objectives then take one reduction of as many words. A lone one is that of the first
+    length, where the line mostly ends: the gradient there, which the next step needs, comes with
+    it.
     """
 
     at_once = TRIALS
@@ -275,8 +283,11 @@ class MarginLine(Line):
         super().__init__(task, direction)
         self.view = task.gradient_batch
         self.margins, self.along = self.view.margins(task.x), self.view.problem.margins(direction)
+        self._ends: dict[float, np.ndarray] = {}
 
-    def objectives(self, lengths: np.ndarray) -> np.ndarray:
+    def objectives(self, lengths: np.ndarray) -> Sequence[float] | np.ndarray:
+        if len(lengths) == 1:
+            return [self.task.trial(self.end(lengths[0]))]
         x, d, problem = self.task.x, self.direction, self.view.problem
         losses = problem.losses_along(self.margins, self.along, lengths)
         xx, xd, dd = problem.ridge_term(x), problem.ridge_term(x, d), problem.ridge_term(d)
@@ -285,9 +296,10 @@ class MarginLine(Line):
         return values
 
     def end(self, length: float) -> np.ndarray:
-        x = super().end(length)
-        self.view.keep_margins(x, self.margins + length * self.along)
-        return x
+        if length not in self._ends:
+            self._ends = {length: fixed(super().end(length))}
+            self.view.keep_margins(self._ends[length], self.margins + length * self.along)
+        return self._ends[length]
 
 
 class Batches:

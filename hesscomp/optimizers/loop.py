@@ -13,7 +13,7 @@ import numpy as np
 from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.factors import hierarchical
 from hesscomp.optimizers.acceptance import ROUNDING
-from hesscomp.optimizers.batches import Batches, Task
+from hesscomp.optimizers.batches import Batches, Task, fixed
 from hesscomp.optimizers.optimizer import SPREAD, Optimizer, State
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.parallel.ledger import Ledger
@@ -169,12 +169,6 @@ def said_once(log: logging.Logger) -> Iterator[None]:
                 log.warning("%d times in this run, at first: %s", 1 + len(others), first)
 
 
-def _fixed(x: np.ndarray) -> np.ndarray:
-    """Return a point of a run, which nobody changes from now on: it is kept without a copy."""
-    x.setflags(write=False)
-    return x
-
-
 class _Run:
     """One run: what a checkpoint of it holds, and the rules for moving on."""
 
@@ -244,7 +238,7 @@ class _Run:
 
     def _prepare(self, x0) -> None:
         x0 = self.problem.first_point() if x0 is None else x0
-        self.x = self.best = _fixed(self.problem.check_point(x0).copy())
+        self.x = self.best = fixed(self.problem.check_point(x0).copy())
         part = self.optimizer.part_here(self.batches)
         self.state = self.optimizer.start(self.x)
         self.spreads = any(self.world.gather(part[1]))
@@ -485,7 +479,7 @@ class _Run:
         if outcome.stuck and task.whole:
             return self._ended(outcome.why)
         self.step += 1
-        self.x, self.state, self.values = _fixed(outcome.x), outcome.state, outcome.values
+        self.x, self.state, self.values = fixed(outcome.x), outcome.state, outcome.values
         return None
 
     def _ended(self, why: str) -> tuple[str, str]:
@@ -547,7 +541,7 @@ class _Run:
         self.step = self.saved = saved.step
         self.history = saved.history
         self.state, self.values = saved.state, saved.values
-        self.x, self.best = _fixed(saved.arrays["x"]), saved.arrays["best"]
+        self.x, self.best = fixed(saved.arrays["x"]), saved.arrays["best"]
         if saved.rows is not None and self.spreads:
             self.state[SPREAD] = saved.rows[:, 0]
         elif saved.rows is not None:
