@@ -296,8 +296,7 @@ class SparseDesign:
         return tf.concat([self.gram_product(weights, panel) for panel in panels], axis=1)
 
     def adjoint_by_row_block(self, r: tf.Tensor) -> np.ndarray:
-        parts = [block.adjoint(r[rows]) for block, rows in zip(self._blocks, self._local, strict=True)]
-        return np.reshape(parts, (-1, self.n))
+        return view(self._stacked("adjoint", tf.zeros([0, self.n], r.dtype), r))
 
     def gram_product_by_row_block(self, weights: tf.Tensor, V: tf.Tensor) -> tf.Tensor:
         return self._stacked("gram_product", tf.zeros([0, *V.shape], V.dtype), weights, V)

@@ -228,8 +228,8 @@ class _Run:
         status = self._conclude(task, status)
         self._finish(*status)
         return TrainResult(
-            self.x.copy(), self.best.copy(), self.best_objective, task.objective, task.gradient_norm,
-            self.step, *status, self.history,
+            self.x.copy(), self.best.copy(), self.best_objective, task.objective,
+            task.gradient_norm, self.step, *status, self.history,
             None if self.held_out is None else self.held_out(self.best),
             self.optimizer.remark(self.history.rows), self.state,
         )  # fmt: skip

@@ -12,7 +12,7 @@ import scipy.sparse
 from hesscomp.curvature.design import make_design, squared_rows, weighted_squares
 from hesscomp.curvature.intercept import WithIntercept
 from hesscomp.curvature.sharded import ShardCurvature
-from hesscomp.curvature.tensorflow import keep_freed_memory, tf, view
+from hesscomp.curvature.tensorflow import keep_freed_memory, tf
 from hesscomp.datasets import Dataset, Shard, from_arrays
 from hesscomp.datasets.fingerprint import fingerprint
 from hesscomp.datasets.scaling import Scaling
