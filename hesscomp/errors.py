@@ -5,7 +5,6 @@ import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 SHOWN = 20  # of names in a message
 MOST = 500  # characters of what others say, which may quote what a file holds
@@ -91,8 +90,7 @@ class Interrupted(HesscompError):
 
     def __init__(self, text: str = "", signal: int = 0):
         super().__init__(text)
-        self.signal, self.reached = signal, ""
-        self.best: Any = None
+        self.signal, self.reached, self.best = signal, "", None
 
 
 class RankFailure(HesscompError, RuntimeError):

@@ -87,8 +87,8 @@ class DenseDesign:
     Float64 products come from the data as they were given (float32 data are widened chunk by
     chunk); curvature products from a copy in `dtype`, made only where the data have another.
 
-    What belongs to the rows, and blocks of columns, are tensors; `v` and A^T r are arrays. `v`, `r`
-    and the weights are float64, blocks are in `dtype`.
+    What belongs to the rows, and blocks of columns, are tensors; `v` and A^T r are arrays, the
+    latter maybe read-only. `v`, `r` and the weights are float64, blocks are in `dtype`.
     Methods by row block return each block's product alone, one after the other on a first axis.
     """
 

@@ -62,8 +62,8 @@ class Bordered(ShardCurvature):
         return self.inner.column_work
 
     @cached_property
-    def _border(self) -> np.ndarray:
-        return self.design.adjoint(self.weights)
+    def _border(self) -> tf.Tensor:
+        return tf.constant(self.design.adjoint(self.weights))
 
     @cached_property
     def _borders(self) -> np.ndarray:
@@ -84,10 +84,10 @@ class Bordered(ShardCurvature):
         return _framed(self.inner.dense()[None], self._border[None])[0]
 
     def dense_by_row_block(self) -> tf.Tensor:
-        return _framed(self.inner.dense_by_row_block(), self._borders)
+        return _framed(self.inner.dense_by_row_block(), tf.constant(self._borders))
 
 
-def _framed(inner: tf.Tensor, borders: np.ndarray) -> tf.Tensor:
+def _framed(inner: tf.Tensor, borders: tf.Tensor) -> tf.Tensor:
     """Return (blocks, n, n) matrices with (blocks, n + 1) borders: the last row and column."""
     borders = tf.cast(borders, inner.dtype)
     wide = tf.concat([inner, borders[:, :-1, None]], axis=2)

@@ -44,20 +44,14 @@ class HessianDiagonal:
         return float(self.values.sum()) if known is None else known
 
 
-def fixed(x: np.ndarray) -> np.ndarray:
-    """Return a point of a run, which nobody may change from now on: it is kept without a copy."""
-    x.setflags(write=False)
-    return x
-
-
-def _kept(x: np.ndarray) -> np.ndarray:
-    """Return a point as it is now."""
+def kept(x: np.ndarray) -> np.ndarray:
+    """Return a point as it is now: itself where nobody may change it."""
     return x.copy() if x.flags.writeable else x
 
 
-def _is_point(kept: np.ndarray, x: np.ndarray) -> bool:
-    """Return whether x is a kept point; of long vectors, which mostly are not, by a few first."""
-    return x is kept or (np.array_equal(kept[:8], x[:8]) and np.array_equal(kept, x))
+def _are_equal(x: np.ndarray, y: np.ndarray) -> bool:
+    """Return whether two points are one; a few numbers are compared first, as most are not."""
+    return x is y or (np.array_equal(x[:8], y[:8]) and np.array_equal(x, y))
 
 
 class View:
@@ -83,10 +77,10 @@ class View:
 
     def know(self, x: np.ndarray, objective: float, gradient: np.ndarray) -> None:
         """Keep the values at x, and those at the point before it."""
-        self._known = [(_kept(x), (objective, gradient)), *self._known[:1]]
+        self._known = [(kept(x), (objective, gradient)), *self._known[:1]]
 
     def _recall(self, x: np.ndarray) -> tuple[float, np.ndarray] | None:
-        return next((values for point, values in self._known if _is_point(point, x)), None)
+        return next((values for point, values in self._known if _are_equal(point, x)), None)
 
     def objective_and_gradient(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Return f(x) and its gradient; free at the last two points where both were requested."""
@@ -112,7 +106,7 @@ class View:
 
     def rows_at(self, x: np.ndarray) -> GaussNewtonRows:
         """Return the rows of the Gauss-Newton matrix at x; free at the last such point."""
-        if self._rows is None or not _is_point(self._rows.x, x):
+        if self._rows is None or not _are_equal(self._rows.x, x):
             self._rows = None  # before there are others
             self._rows = GaussNewtonRows(self.problem, x)
         return self._rows
@@ -127,14 +121,14 @@ class View:
 
     def margins(self, x: np.ndarray):
         """Return the margins at x of this rank's rows; free at the last such point."""
-        if self._margins is not None and _is_point(self._margins[0], x):
+        if self._margins is not None and _are_equal(self._margins[0], x):
             return self._margins[1]
         self.keep_margins(x, margins := self.problem.margins(x))
         return margins
 
     def keep_margins(self, x: np.ndarray, margins) -> None:
         """Take these for the margins at x, in place of those at the point before."""
-        self._margins = _kept(x), margins
+        self._margins = kept(x), margins
 
     def hessian(self, x: np.ndarray) -> Operator:
         """Return the Hessian of the data term at x, without the ridge."""
@@ -270,11 +264,11 @@ class Line:
 
 
 class MarginLine(Line):
-    """A line along which margins are moved: one pass over the data serves all of its points.
+    """A line along which margins are moved: one pass over the data serves all objectives on it.
 
-    Several objectives then take one reduction of as many words. A lone one is that of the first
-    length, where the line mostly ends: the gradient there, which the next step needs, comes with
-    it.
+    At the first length, where the line mostly ends, also the gradient is computed, by another
+    pass: the next step needs it. Further objectives take no pass, and several of them one reduction
+    of as many words. The points may not be changed: they are kept without copies.
     """
 
     at_once = TRIALS
@@ -283,10 +277,10 @@ class MarginLine(Line):
         super().__init__(task, direction)
         self.view = task.gradient_batch
         self.margins, self.along = self.view.margins(task.x), self.view.problem.margins(direction)
-        self._ends: dict[float, np.ndarray] = {}
+        self._last: tuple[float, np.ndarray] | None = None  # the last length's point
 
     def objectives(self, lengths: np.ndarray) -> Sequence[float] | np.ndarray:
-        if len(lengths) == 1:
+        if len(lengths) == 1 and self._last is None:
             return [self.task.trial(self.end(lengths[0]))]
         x, d, problem = self.task.x, self.direction, self.view.problem
         losses = problem.losses_along(self.margins, self.along, lengths)
@@ -296,10 +290,12 @@ class MarginLine(Line):
         return values
 
     def end(self, length: float) -> np.ndarray:
-        if length not in self._ends:
-            self._ends = {length: fixed(super().end(length))}
-            self.view.keep_margins(self._ends[length], self.margins + length * self.along)
-        return self._ends[length]
+        if self._last is None or self._last[0] != length:
+            x = super().end(length)
+            x.setflags(write=False)
+            self.view.keep_margins(x, self.margins + length * self.along)
+            self._last = length, x
+        return self._last[1]
 
 
 class Batches:

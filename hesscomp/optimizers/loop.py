@@ -13,7 +13,7 @@ import numpy as np
 from hesscomp.errors import InputError, Interrupted, NumericalError
 from hesscomp.factors import hierarchical
 from hesscomp.optimizers.acceptance import ROUNDING
-from hesscomp.optimizers.batches import Batches, Task, fixed
+from hesscomp.optimizers.batches import Batches, Task, kept
 from hesscomp.optimizers.optimizer import SPREAD, Optimizer, State
 from hesscomp.optimizers.options import Sampling, Saving, Stopping
 from hesscomp.parallel.ledger import Ledger
@@ -104,7 +104,7 @@ def train(
     saving : Saving
     callbacks : tuple of callables
         Each called as ``callback(row, x)`` with each row of the history and its point, on every
-        rank; a run stops where one of them returns True on rank 0.
+        rank; a run stops where one of them returns True on rank 0. It must not change x.
     evaluate_every : int, optional
         Steps between objectives over all rows, where gradients are of batches; by default as many
         as make a pass.
@@ -238,7 +238,7 @@ class _Run:
 
     def _prepare(self, x0) -> None:
         x0 = self.problem.first_point() if x0 is None else x0
-        self.x = self.best = fixed(self.problem.check_point(x0).copy())
+        self.x = self.best = self.problem.check_point(x0).copy()
         part = self.optimizer.part_here(self.batches)
         self.state = self.optimizer.start(self.x)
         self.spreads = any(self.world.gather(part[1]))
@@ -368,7 +368,7 @@ class _Run:
         if self.stopping.patience is not None:
             better = self._lowers_test_loss(tested["test_loss"])
         if self.world.decide(better):
-            self.best, self.best_objective = task.x, task.full
+            self.best, self.best_objective = kept(task.x), task.full
 
     def _lowers_test_loss(self, loss: float) -> bool:
         """Note a loss on the test rows, or NaN for none; return whether it is the lowest."""
@@ -459,7 +459,7 @@ class _Run:
         except Interrupted as why:
             self._save(task)
             self._finish(STOPPED, "by a signal")
-            why.best = self.best
+            why.best = self.best.copy()
             why.reached = (
                 f"at step {self.step} with objective {task.objective:.10g}, the best over all rows "
                 f"being {self.best_objective:.10g}"
@@ -479,7 +479,7 @@ class _Run:
         if outcome.stuck and task.whole:
             return self._ended(outcome.why)
         self.step += 1
-        self.x, self.state, self.values = fixed(outcome.x), outcome.state, outcome.values
+        self.x, self.state, self.values = outcome.x, outcome.state, outcome.values
         return None
 
     def _ended(self, why: str) -> tuple[str, str]:
@@ -541,7 +541,7 @@ class _Run:
         self.step = self.saved = saved.step
         self.history = saved.history
         self.state, self.values = saved.state, saved.values
-        self.x, self.best = fixed(saved.arrays["x"]), saved.arrays["best"]
+        self.x, self.best = saved.arrays["x"], saved.arrays["best"]
         if saved.rows is not None and self.spreads:
             self.state[SPREAD] = saved.rows[:, 0]
         elif saved.rows is not None:

@@ -40,10 +40,11 @@ class Newton(Earned):
 
     Notes
     -----
-    A step costs one pass for A d and one for the gradient, where the problem has margins A x, and
-    its solve: CG iterations of one pass each (pcg), a sketch (lowrank) or one pass and n^2 words
-    (direct). Newton systems are solved to a relative residual min(0.1, 0.9 (||g_k|| /
-    ||g_k-1||)^2) (Eisenstat and Walker 1996, choice 2). Memory: the factor, n (rank + oversample)
+    A step costs one pass for A d and one for the gradient, where the problem has margins A x (one
+    more where the first length is rejected), and its solve: CG iterations of one pass each (pcg), a
+    sketch (lowrank) or one pass and n^2 words (direct). Newton systems are solved to a relative
+    residual min(0.1, 0.9 (||g_k|| / ||g_k-1||)^2) (Eisenstat and Walker 1996, choice 2). Memory:
+    the factor, n (rank + oversample)
     numbers, or n^2 (direct). NumericalError if the Hessian plus ridge is not positive definite.
     `hesscomp.newton` is the same method as one call.
 
@@ -105,6 +106,7 @@ class Newton(Earned):
         with task.world.ledger.timed("solve"):
             hessian = task.curvature_batch.hessian(task.x)
             direction, solved, values = getattr(self, f"_{solver}")(task, state, hessian)
+            del hessian  # the line search holds vectors of rows of its own
         line = task.line(direction)
         if self.fixed_step:
             length = self.fixed_step

@@ -468,7 +468,11 @@ class Problem(ABC):
         raise self.lacks(ability.MARGINS)
 
     def evaluate(self, x: np.ndarray, margins) -> tuple[float, np.ndarray]:
-        """Return what `objective_and_gradient` does, where the margins at x are known."""
+        """Return what `objective_and_gradient` does, where the margins at x are known.
+
+        Also called at points that a line search may reject, where numbers may not be finite. x may
+        be read-only.
+        """
         raise self.lacks(ability.MARGINS)
 
     def losses_along(self, margins, direction, steps: np.ndarray) -> np.ndarray:

@@ -11,7 +11,11 @@ from hesscomp.datasets import fourier_features, from_arrays, load_dataset
 from hesscomp.errors import InputError, NumericalError
 from hesscomp.krylov.cg import conjugate_gradients
 from hesscomp.operators.matrix import MatrixOperator
-from hesscomp.optimizers.newton import NewtonOptions, cheapest_solver, newton
+from hesscomp.optimizers.loop import train
+from hesscomp.optimizers.newton import Newton, NewtonOptions, cheapest_solver, newton
+from hesscomp.optimizers.options import Stopping
+from hesscomp.parallel.rows import row_range
+from hesscomp.problems.linear import GeneralizedLinearModel
 from hesscomp.problems.logistic import LogisticRegression
 
 pytestmark = pytest.mark.ranks
@@ -89,6 +93,27 @@ def test_a_good_start_takes_no_step(world, adult):
     first = newton(problem)
     again = newton(problem, first.x)
     assert (again.iterations, again.converged) == (0, True)
+
+
+@pytest.mark.parametrize("solver", ["pcg", "direct"])
+def test_objectives_and_gradients_where_first_lengths_are_rejected(world, solver):
+    rng = np.random.default_rng(0)
+    X, own = rng.standard_normal((40, 5)), slice(*row_range(40, world.rank, world.size))
+    counts = from_arrays(X[own], rng.poisson(3.0, 40)[own], world, targets="values")
+    problem = GeneralizedLinearModel(counts, world, family="poisson", ridge=1e-3, intercept=True)
+    start, found = np.array([0.0, 0, 0, 0, 0, -4]), []
+
+    def compare(row, x):
+        value, gradient = problem.objective_and_gradient(x.copy())
+        found.append((row["objective"] - value, row["gradient_norm"] - np.linalg.norm(gradient)))
+
+    optimizer = Newton(solver=solver)
+    stopping = Stopping(gradient_tolerance=1e-9)
+    result = train(problem, optimizer, start, stopping=stopping, callbacks=(compare,))
+    lengths = result.history.column("step_length")
+    assert result.status == "converged" and min(lengths[1:]) < 1 and len(found) > 5
+    np.testing.assert_allclose(found, 0.0, atol=1e-9 * result.history.rows[0]["gradient_norm"])
+    assert result.x.flags.writeable and result.best.flags.writeable and start.flags.writeable
 
 
 def test_separable_data_without_ridge_do_not_hang(world):
