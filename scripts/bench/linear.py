@@ -65,8 +65,9 @@ def median_times(runs: dict, repeats: int, clock=time.process_time) -> tuple[dic
 
 
 def tell(
-    options, part: str, row: str, medians: dict, norms: dict, told: str, **further: float
-) -> None:
+    options, part: str, row: str, medians: dict, norms: dict, told: str, ranks: int = 1,
+    **further: float,
+) -> None:  # fmt: skip
     """Print a row of a part's table, the first run being ours, and keep it with further values."""
     own, *others = medians
     print(f"{row}; {told}")
@@ -79,7 +80,8 @@ def tell(
     values |= {"sketch columns": int(sketched[1])} if sketched else {}
     values |= further
     if not options.trial:
-        record.save(f"linear-{part}", row, values, (*record.ENGINE, *record.OPTIMIZERS))
+        code = (*record.ENGINE, *record.OPTIMIZERS)
+        record.save(f"linear-{part}", row, values, code, ranks)
 
 
 def norm_at(problem, x) -> float:
@@ -171,7 +173,7 @@ def ranks(options, world, X, y) -> None:
             row = f"{size_of(X)}, ridge {ridge:g}, {world.size} ranks"
             print(f"the machine does {limit:.2f} solves in the time of one")
             tell(
-                options, "text", row, medians, norms, fit.preconditioning,
+                options, "text", row, medians, norms, fit.preconditioning, world.size,
                 **{"limit of the machine": limit},
             )  # fmt: skip
 

@@ -12,9 +12,8 @@ autoencoders start from Martens' sparse weights, others from Glorot's, one start
 distorted images are those of MNIST, training and test, each turned, stretched, sheared and moved at
 random (`distorted`). On `cosine-cnn4` the rates of all methods fall along a cosine after a warm-up
 of 20 steps, to zero at the end of the seconds, as many steps as the method's first twenty say;
-elsewhere they are constant. Data come
-from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000 images; titles say on how many rows
-everything ran.
+elsewhere they are constant. Data come from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000
+images; titles say on how many rows everything ran.
 
 The clock is the processor time of the rank that took most, which on an idle machine is wall time
 (tables have both): every rank has one thread, and waits for others by asking. It runs while an
@@ -317,7 +316,8 @@ def distorted(source: str, world: World) -> Dataset:
 
     Turned by up to 20 degrees, sheared by up to 0.2, stretched by 0.8 to 1.2 along both axes, and
     moved by whole pixels to anywhere where all of the digit is inside, each uniformly; linear
-    interpolation. So are the images of affNIST (Tieleman 2013, cs.toronto.edu/~tijmen/affNIST).
+    interpolation. After affNIST (cs.toronto.edu/~tijmen/affNIST), whose images are as large and are
+    moved as far; these are not its images, and the ranges are chosen here.
     """
     alone, rng, parts = load_dataset(source, World.serial()), np.random.default_rng(0), []
     for shard in (alone.train, alone.test):
