@@ -44,9 +44,8 @@ class Newton(Earned):
     more where the first length is rejected), and its solve: CG iterations of one pass each (pcg), a
     sketch (lowrank) or one pass and n^2 words (direct). Newton systems are solved to a relative
     residual min(0.1, 0.9 (||g_k|| / ||g_k-1||)^2) (Eisenstat and Walker 1996, choice 2). Memory:
-    the factor, n (rank + oversample)
-    numbers, or n^2 (direct). NumericalError if the Hessian plus ridge is not positive definite.
-    `hesscomp.newton` is the same method as one call.
+    the factor, n (rank + oversample) numbers, or n^2 (direct). NumericalError if the Hessian plus
+    ridge is not positive definite. `hesscomp.newton` is the same method as one call.
 
     Examples
     --------

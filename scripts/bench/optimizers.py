@@ -12,8 +12,8 @@ autoencoders start from Martens' sparse weights, others from Glorot's, one start
 distorted images are those of MNIST, training and test, each turned, stretched, sheared and moved at
 random (`distorted`). On `cosine-cnn4` the rates of all methods fall along a cosine after a warm-up
 of 20 steps, to zero at the end of the seconds, as many steps as the method's first twenty say;
-elsewhere they are constant. Data come from HESSCOMP_DATA, else MNIST is the packaged sample of 5,000
-images; titles say on how many rows everything ran.
+elsewhere they are constant. Data come from HESSCOMP_DATA, else MNIST is the packaged sample of
+5,000 images; titles say on how many rows everything ran.
 
 The clock is the processor time of the rank that took most, which on an idle machine is wall time
 (tables have both): every rank has one thread, and waits for others by asking. It runs while an
