@@ -253,7 +253,7 @@ class SparseDesign:
         return _Csr(self._curved), _Csr(self._curved.T.tocsr())
 
     def curvature(self, weights: tf.Tensor) -> "GramCurvature":
-        return GramCurvature(self, weights)
+        return GramCurvature(self, tf.cast(weights, self.dtype))
 
     def forward(self, v: np.ndarray) -> tf.Tensor:
         return tf.constant(self._matrix @ v)  # each row alone, whatever the blocks

@@ -87,7 +87,8 @@ def gram_product(
     def weigh(rows, part):
         part *= weights[rows, None]
 
-    return np.hstack([two_way_product(A, chunks, weigh, v[:, None]) for v in V.T])
+    found = [two_way_product(A, chunks, weigh, v[:, None]) for v in V.T]
+    return found[0] if len(found) == 1 else np.hstack(found)
 
 
 def weighted_squares(A: scipy.sparse.csr_array, weights: np.ndarray) -> np.ndarray:

@@ -343,12 +343,14 @@ class GeneralizedLinearModel(Problem):
         """Return the sums over all rows of squares times a value of each row, over the total."""
         self.world.ledger.passes += 1
         parts, X = self.parts_here, self.shard.X
-        sums = np.zeros((len(parts), self.n))
+        sums = np.empty((len(parts), self.n))
         for i, part in enumerate(parts):
             A = X if part.indices(len(values)) == (0, len(values), 1) else X[part]
             sums[i, : self.features] = weighted_squares(A, values[part, None])[:, 0]
             sums[i, self.features :] = values[part].sum()
-        return self.sum_parts(sums, (self.n,)) / self.total
+        found = self.sum_parts(sums, (self.n,))
+        found /= self.total
+        return found
 
     @property
     def rows_here(self) -> int:

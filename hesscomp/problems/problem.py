@@ -184,7 +184,8 @@ class Problem(ABC):
 
         With the ridge. Collective: one reduction.
         """
-        total = self.sum_parts(addends, (self.n + 1,)) / self.total
+        total = self.sum_parts(addends, (self.n + 1,))
+        total /= self.total
         gradient = total[:-1]
         gradient[self.penalized] += self.ridge * x[self.penalized]
         return float(total[-1] + self.ridge_term(x)), gradient
