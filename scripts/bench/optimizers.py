@@ -419,12 +419,12 @@ def slug(method: str, setting: Setting) -> str:
 
 
 def label(setting: Setting) -> str:
-    """What is not by default, and a learning rate."""
+    """What is not by default, a learning rate, and a damping."""
     optimizer, sampling = setting
     fresh = type(optimizer)()
     own = [
         f"{k} {v}" for k, v in vars(optimizer).items()
-        if v != getattr(fresh, k) or k == "learning_rate"
+        if v != getattr(fresh, k) or k in ("learning_rate", "damping")
     ]  # fmt: skip
     for name, share in (("batch", sampling.gradient), ("curvature", sampling.curvature),
                         ("acceptance", sampling.acceptance)):  # fmt: skip
@@ -465,10 +465,11 @@ def table(methods: dict) -> tuple[dict[str, dict], list[str]]:
     for name, runs in sorted(shown.items(), key=lambda each: final(each[1])):
         ends = [run["objective"][-1] for run in runs]
         within = np.median([at(run, "passes", passes) for run in runs])
+        known = all(run["passes"][1] <= passes for run in runs)  # a point after the first step's
         rows[", ".join(filter(None, (name, runs[0]["label"])))] = {
             f"objective after {first['budget']:g} s": f"{final(runs):.6g}",
             "seeds": f"{min(ends):.6g} to {max(ends):.6g}",
-            f"within {passes:.0f} passes": f"{within:.6g}",
+            f"within {passes:.0f} passes": f"{within:.6g}" if known else "not looked at",
             "passes": int(np.median([run["passes"][-1] for run in runs])),
             "steps": int(np.median([run["steps"] for run in runs])),
             "wall seconds": float(np.median([run["wall_seconds"] for run in runs])),
@@ -507,12 +508,13 @@ def draw(methods: dict, path: Path) -> None:
             grid = np.linspace(0, most, 200) if cost == "seconds" else np.geomspace(1, most, 200)
             values = np.array([at(run, cost, grid) - run["floor"] for run in runs])
             values[values <= 0] = np.nan
-            style = {"color": f"C{index}", "ls": "--" if name in BASELINES else "-"}
+            line = "--" if name in BASELINES else "-" if index < 10 else ":"
+            style = {"color": f"C{index % 10}", "ls": line}
             known = np.isfinite(values).all(axis=0)
             grid, values = grid[known], values[:, known]
             axis.plot(grid, np.median(values, axis=0), lw=1.6, label=name, **style)
             axis.fill_between(
-                grid, values.min(axis=0), values.max(axis=0), color=f"C{index}", alpha=0.15, lw=0
+                grid, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, lw=0
             )
         scale_by_powers(axis.yaxis)
     axes[0].set_xlabel("seconds of training")
@@ -521,8 +523,8 @@ def draw(methods: dict, path: Path) -> None:
     above = runs[0]["above"]
     axes[0].set_ylabel("lowest objective so far" + (f", above {above}" if above != "0" else ""))
     figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(methods),
-        frameon=False, fontsize=9,
+        *axes[0].get_legend_handles_labels(), loc="outside lower center",
+        ncols=min(len(methods), 4), frameon=False, fontsize=9,
     )  # fmt: skip
     save_figure(figure, path)
 

@@ -13,7 +13,7 @@ from hesscomp.errors import InputError
 from hesscomp.optimizers.batches import Batches, Sampling
 from hesscomp.optimizers.loop import Saving, Stopping, train
 from hesscomp.optimizers.optimizer import SPREAD
-from hesscomp.optimizers.soap import MEANS_FIRST, SOAP, layers_of, shares
+from hesscomp.optimizers.soap import MEANS_FIRST, SOAP, Part, equal_slices, layers_of, shares
 from hesscomp.parallel.rows import row_range
 from hesscomp.parallel.world import World
 from hesscomp.problems.keras import KerasProblem
@@ -93,8 +93,12 @@ def test_layers_are_matrices_and_the_cheapest_sides_are_rotated(small):
     assert not any(layer.axes for layer in layers_of(small.parameter_blocks, 1.0, 10))
     alone = (ParameterBlock("a/gamma", (3,), 0), ParameterBlock("b/bias", (3,), 3))
     assert [layer.shape for layer in layers_of(alone, 1e9, 10)] == [(3, 1), (3, 1)]
-    assert shares([3.0, 1.0, 1.0, 1.0], 2) == [slice(0, 1), slice(1, 4)]
-    assert shares([1.0], 3) == [slice(0, 0), slice(0, 1), slice(1, 1)]
+    assert equal_slices(np.array([3.0, 1.0, 1.0, 1.0]), 2) == [slice(0, 1), slice(1, 4)]
+    assert equal_slices(np.array([1.0]), 3) == [slice(0, 0), slice(0, 1), slice(1, 1)]
+    # The first side's renewals alone keep its rank: the steps' work is what can be shared.
+    layer = layers_of(alone, 1e9, 10)[0]
+    some = [Part(layer, None, 1, 1.0, renewal) for renewal in (90.0, 0.0, 0.0, 0.0)]
+    assert shares(tuple(some), 2, 10) == [slice(0, 2), slice(2, 4)]
 
 
 def test_it_trains_and_ranks_change_its_rounding_alone(world, small):
