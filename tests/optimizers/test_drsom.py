@@ -8,6 +8,7 @@ from test_training import SHORT, check_kills
 
 from hesscomp.compression import compress
 from hesscomp.curvature.hessian import HessianOperator
+from hesscomp.optimizers import drsom
 from hesscomp.optimizers.batches import Batches, Sampling, Task
 from hesscomp.optimizers.drsom import DRSOM
 from hesscomp.optimizers.loop import Stopping, train
@@ -28,6 +29,19 @@ def test_every_approximation_lowers_the_objective(small, kind):
     optimizer = DRSOM(curvature=kind, count=3, **MINI)
     found = train(small, optimizer, sampling=BATCHES, stopping=Stopping(max_steps=25))
     assert found.best_objective < 0.95 * found.history.rows[0]["full_objective"]
+
+
+@pytest.mark.serial
+def test_moves_are_forgotten_where_no_step_is_accepted(small, monkeypatch):
+    ratios = iter([1.0])
+    monkeypatch.setattr(drsom, "reduction_ratio", lambda *_: next(ratios, -1.0))
+    optimizer = DRSOM(same_batch=True)
+    task = Task(0, small.initial, Batches(small, BATCHES))
+    first = optimizer.step(task, optimizer.start(task.x))
+    assert first.state["moves"].any() and not first.stuck
+    second = optimizer.step(Task(1, first.x, task.batches), first.state)
+    assert second.stuck and not second.state["moves"].any()
+    np.testing.assert_array_equal(second.x, first.x)
 
 
 @pytest.mark.serial

@@ -86,6 +86,8 @@ def test_a_change_of_the_sources_shows(tmp_path, monkeypatch):
     before = record.code_hash(("package",))
     source.with_suffix(".txt").write_text("no source\n")
     assert record.code_hash(("package",)) == before
+    source.write_text('"""What the module is,\n\nin words."""\n\nx = 1\n')
+    assert record.code_hash(("package",)) == before
     source.write_text("x = 2\n")
     assert record.code_hash(("package",)) != before
 
