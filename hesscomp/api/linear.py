@@ -82,6 +82,7 @@ def fit_linear(
     from hesscomp.optimizers.newton import newton
     from hesscomp.optimizers.options import NewtonOptions
     from hesscomp.optimizers.standard_errors import check_statistics, linear_model, named_columns
+    from hesscomp.workflows.minimum import warn_without_minimum
 
     read = {name: options.pop(name) for name in READ_BY if name in options}
     named = [name for name in signature(fit_linear).parameters if name != "options"]
@@ -94,7 +95,7 @@ def fit_linear(
     check_statistics(problem, dataset, covariance, tuple(errors_of))
     with named_columns(problem, dataset):
         result = newton(problem, None, NewtonOptions(**options))
-    problem.warn_without_minimum(result.x)
+    warn_without_minimum(problem, dataset, result)
     return linear_model(problem, dataset, result, covariance, tuple(errors_of))
 
 

@@ -260,7 +260,11 @@ class CsvSource(TextSource):
                 self.refuse(row + i, f" is not CSV in UTF-8 ({error}); correct or remove it")
             if len(cells) != len(self.names):
                 found, named = len(cells), len(self.names)
-                fault = f" has {found} columns, the header {named}; correct or remove it"
+                mark = {",": "commas", ";": "semicolons"}.get(self.separator, "tabs")
+                fault = (
+                    f" has {found} columns, the header {named}, where {mark} separate them; "
+                    "correct or remove it, and quote names that hold a comma"
+                )
                 if found == named + 1 and row + i == 0:
                     fault += (
                         "; R's write.table leaves out the name of its row names: write.csv with "

@@ -189,6 +189,10 @@ FAMILIES: dict[str, Family] = {
     "tweedie": _tweedie(USUAL_POWER),
 }
 NAMES = f"{', '.join(FAMILIES)} (of power {USUAL_POWER:g}) or tweedie:POWER"
+ELSEWHERE = {
+    "binomial": "logistic", "multinomial": "softmax", "gaussian": "least-squares",
+    "normal": "least-squares",
+}  # fmt: skip
 
 
 @functools.cache
@@ -207,5 +211,6 @@ def known_family(name: str) -> Family:
             "tweedie:1.7"
         )
     if kind != "tweedie":
-        raise InputError(f"family must be one of {NAMES}, not {name}")
+        known = f"; that is {ELSEWHERE[name]} here" if name in ELSEWHERE else ""
+        raise InputError(f"family must be one of {NAMES}, not {name}{known}")
     return _tweedie(power)

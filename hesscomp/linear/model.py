@@ -224,8 +224,9 @@ class LinearModel:
         X = self._features_of(X)
         if self.has_offsets and offsets is None:
             raise InputError(
-                "the training rows had offsets; give those of these rows too (zeros predict the "
-                "mean at an offset of 0, such as the rate for an exposure of 1)"
+                "the training rows had offsets; give those of these rows too, as `offsets` or in "
+                "the shell as --offset NAME (zeros predict the mean at an offset of 0, such as the "
+                "rate for an exposure of 1)"
             )
         if len(X.shape) != 2 or X.shape[1] != self.features:
             raise InputError(f"rows of shape {X.shape}; the model takes {self.features} columns")

@@ -19,6 +19,7 @@ from hesscomp.problems.catalogue import COVARIANCES, RIDGE
 from hesscomp.runs.report import write_json
 from hesscomp.storage.files import check_picture_name
 from hesscomp.workflows.curvature import Curvature, read_ordering
+from hesscomp.workflows.minimum import warn_without_minimum
 from hesscomp.workflows.prediction import PredictRequest
 from hesscomp.workflows.progress import (
     Checkpoints,
@@ -222,7 +223,7 @@ def newton(
             folder=request.run,
             save_every=request.save_every or 1,
         )
-    problem.warn_without_minimum(result.x)
+    warn_without_minimum(problem, dataset, result)
     test = None if dataset.test is None else HeldOut(problem, dataset)(result.x)
     classifies = problem.can(CLASSIFICATION)
     accuracy = problem.accuracy(result.x, dataset.train) if classifies else math.nan

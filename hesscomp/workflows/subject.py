@@ -84,7 +84,7 @@ class SourceRequest(Options, group="data"):
         "default: 1; not for networks",
     )  # fmt: skip
     offset: str | None = option(
-        None, metavar="NAME", advanced=True,
+        None, metavar="NAME",
         help="what is added to each row's linear predictor, such as a logarithm of exposure: a "
         "column or a data set, as `weights`; not for networks",
     )  # fmt: skip

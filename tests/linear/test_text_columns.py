@@ -89,6 +89,24 @@ def test_a_level_without_a_finite_estimate_is_named(table):
     assert "finite estimate" not in str(fitted("a.csv"))
 
 
+def test_classes_that_a_point_on_the_border_keeps_apart(caplog):
+    """Newton's steps go on for ever, with any small gradient: R's glm warns of such fits too."""
+    x = np.array([-2.0, -1, 0, 0, 1, 2])
+    y = np.array([0.0, 0, 0, 1, 1, 1])
+    hc.fit_linear((x[:, None], y), ridge=0.0)
+    assert "probably no minimum without a ridge" in caplog.text
+    assert "x1: where the run ended" in caplog.text
+    caplog.clear()
+    counts = np.array([2.0, 3, 1, 0, 0, 0])
+    group = np.array([[0.0], [0], [0], [1], [1], [1]])
+    hc.fit_linear((group, counts), family="poisson", ridge=0.0)
+    assert "x1: where the run ended" in caplog.text
+    caplog.clear()
+    for settings in ({"ridge": 1e-3}, {"ridge": 0.0, "tolerance": 1e-2}):
+        hc.fit_linear((x[:, None], np.array([0.0, 1, 0, 1, 0, 1])), **settings)
+    assert not caplog.text
+
+
 def test_tables_of_pandas_are_encoded_by_the_names_of_their_columns(table):
     model, plain = fitted("a.csv"), table[["region", "age", "school"]].assign(id="x")
     data = hc.load_data("a.csv", missing="level", ignore=("w",), reference=True)
