@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hesscomp.errors import some
+from hesscomp.errors import NumericalError, some
 from hesscomp.optimizers.options import NewtonOptions
 from hesscomp.parallel.ledger import Ledger
 
@@ -45,7 +45,10 @@ def warn_without_minimum(
     apart = copy.copy(problem)
     apart.world = problem.world.with_ledger(Ledger())
     options = NewtonOptions(solver="pcg", max_iterations=1, tolerance=TINY)
-    further = newton(apart, result.x, options).x
+    try:
+        further = newton(apart, result.x, options).x
+    except NumericalError:  # of all ranks: no step can be made, which tells nothing
+        return
     change = np.abs(apart.margins(further).numpy() - apart.margins(result.x).numpy())
     (moved,) = apart.world.max(np.array([change.max(initial=0.0)]))
     if moved < MOVED:
